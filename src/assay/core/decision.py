@@ -1,0 +1,105 @@
+"""Decisions: what to do with each training example, and why."""
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from .errors import UsageError
+from .ids import Ids
+from .lineage import Lineage, fingerprint
+
+
+class Action(enum.IntEnum):
+    """What is done with one example. The number is what is stored."""
+
+    DROP = 0
+    KEEP = 1
+    RELABEL = 2
+    WEIGHT = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decision:
+    """One action and one reason per example.
+
+    Attributes:
+        ids: The examples decided on.
+        actions: An `Action` each.
+        labels: The class to train on where the action is RELABEL; -1 elsewhere.
+        weights: Factor of the example's loss: 0 where dropped, 1 where kept or relabelled, any number >= 0 for WEIGHT.
+        reasons: Why, in words, one each.
+        policy: Name in the catalogue.
+        options: All options the policy ran with.
+        title: Policy and score that it chose by.
+        lineage: Where the decision comes from.
+    """
+
+    ids: Ids
+    actions: Int[Tensor, " examples"]
+    labels: Int[Tensor, " examples"]
+    weights: Float64[Tensor, " examples"]
+    reasons: tuple[str, ...]
+    policy: str
+    options: Mapping[str, object]
+    title: str
+    lineage: Lineage | None = None
+
+    def __post_init__(self):
+        n = len(self.ids)
+        if not self.actions.shape == self.labels.shape == self.weights.shape == (n,) or len(self.reasons) != n:
+            raise UsageError(f"A decision on {n} examples needs one action, label, weight and reason for each.")
+        wrong = (
+            ((self.actions == Action.DROP) != (self.weights == 0))
+            | ((self.actions == Action.RELABEL) != (self.labels >= 0))
+            | ~self.weights.isfinite()
+            | (self.weights < 0)
+        )
+        if bool(wrong.any()):
+            at = int(wrong.nonzero()[0])
+            raise UsageError(
+                f"Example {self.ids.values[at]}: action {Action(int(self.actions[at])).name} does not go with "
+                f"label {int(self.labels[at])} and weight {float(self.weights[at])}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def kept(self) -> Bool[Tensor, " examples"]:
+        """Which examples still take part in training."""
+        return self.actions != Action.DROP
+
+    @property
+    def touched(self) -> Bool[Tensor, " examples"]:
+        """Which examples are dropped, relabelled or weighted."""
+        return self.actions != Action.KEEP
+
+    @property
+    def budget(self) -> int:
+        """How many examples are kept."""
+        return int(self.kept.sum())
+
+    @property
+    def kept_ids(self) -> Ids:
+        """The examples that still take part in training."""
+        return self.ids.take(self.kept)
+
+    @property
+    def dropped_ids(self) -> Ids:
+        """The examples that do not."""
+        return self.ids.take(~self.kept)
+
+    def counts(self) -> dict[str, int]:
+        """How many examples each action concerns, without those that concern none."""
+        return {action.name.lower(): n for action in Action if (n := int((self.actions == action).sum()))}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash over ids, actions, labels and weights."""
+        arrays = (self.actions.to(torch.int64), self.labels.to(torch.int64), self.weights)
+        return fingerprint(self.ids.fingerprint, *(array.numpy().tobytes() for array in arrays))

@@ -1,0 +1,99 @@
+"""Every error that assay raises on purpose, and the exit code that a shell sees.
+
+* AssayError                          1
+  * UndeclaredNeed                    1   a method read what it did not declare (a bug in the method)
+  * UsageError (also ValueError)      2   the call is wrong: value, allowed range, nearest names
+    * UnknownName                     2   no method, policy, option, dataset or net of that name
+    * OutputExists                    2   the place to write to is taken
+  * MissingEvidence                   3   the run did not record a need; says how to record it
+  * Mismatch                          4   two artefacts do not belong together
+  * RunError                          5   absent, incomplete, damaged, foreign or newer
+    * RunLocked                       5   another process is writing this run
+    * NotWritten                      5   the disk refused: full, read-only, no permission
+  * NumericalError                    6   non-finite or not converged: ids, epoch, residual
+    * BadScores                       6   a method returned something that is not one finite number per example
+  * TrialFailed                       7   path and tail of the log
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class AssayError(Exception):
+    """Base of the tree."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UndeclaredNeed(AssayError):
+    """A method or policy reached for evidence outside its `needs`."""
+
+
+class UsageError(AssayError, ValueError):
+    """The caller passed something that cannot be used."""
+
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that is not in a catalogue; the message carries the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        known = sorted(known)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        super().__init__(f"No {kind} is named {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+
+
+class OutputExists(UsageError):
+    """The place to write to is taken, and nothing is overwritten unasked."""
+
+
+class MissingEvidence(AssayError):
+    """A need that the run did not record."""
+
+    exit_code = 3
+
+
+class Mismatch(AssayError):
+    """Two artefacts that do not belong together."""
+
+    exit_code = 4
+
+
+class RunError(AssayError):
+    """A run that is absent, incomplete, damaged, foreign or of a newer schema."""
+
+    exit_code = 5
+
+
+class RunLocked(RunError):
+    """Another process is writing this run."""
+
+
+class NotWritten(RunError):
+    """The disk refused a write; what was committed before is intact."""
+
+
+class NumericalError(AssayError):
+    """A number that is not finite, or an iteration that did not converge."""
+
+    exit_code = 6
+
+
+class BadScores(NumericalError):
+    """A method returned the wrong shape, or a value that is not finite."""
+
+
+class TrialFailed(AssayError):
+    """A retraining that ended in an error; carries the path and the tail of its log."""
+
+    exit_code = 7
+
+
+def some(values: Iterable[object], total: int, most: int = 5) -> str:
+    """The first few of `total` values as words, for messages: `3, 17, 20 and 4 more`."""
+    shown = [str(value) for value, _ in zip(values, range(most), strict=False)]
+    rest = total - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")

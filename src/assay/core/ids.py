@@ -1,0 +1,124 @@
+"""Stable names of examples. Everything that is kept or handed on is keyed by them."""
+
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .errors import Mismatch, UsageError, some
+
+
+class Ids:
+    """Unique ids in a fixed order: 64-bit integers, or strings. Immutable.
+
+    An id says *which* example, a position says *where in this order*. Two artefacts are joined by id, never by position.
+    """
+
+    def __init__(self, values: Iterable[int] | Iterable[str] | np.ndarray | Tensor):
+        """Keep `values` in the given order.
+
+        Raises:
+            UsageError: A value occurs twice, or is neither an integer nor a string.
+        """
+        if isinstance(values, Tensor):
+            values = values.detach().cpu().numpy()
+        elif not isinstance(values, np.ndarray):
+            values = list(values)
+        array = np.asarray(values)
+        if array.size == 0:
+            array = array.astype(np.int64)
+        if array.ndim != 1 or array.dtype.kind not in "iuU":
+            raise UsageError(
+                f"Ids must be one row of integers or of strings, not {array.ndim} axes of {array.dtype}. "
+                "Give each example one integer or one string."
+            )
+        array = np.array(array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.str_))
+        unique, counts = np.unique(array, return_counts=True)
+        if len(unique) != len(array):
+            twice = unique[counts > 1]
+            raise UsageError(f"{len(twice)} ids occur more than once: {some(twice, len(twice))}. Ids must be unique.")
+        array.flags.writeable = False
+        self.values = array
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the ids are integers."""
+        return self.values.dtype.kind == "i"
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[int | str]:
+        return iter(self.values.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ids) and np.array_equal(self.values, other.values)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"Ids({some(self.values, len(self), 4)})" if len(self) else "Ids()"
+
+    def take(self, positions: Sequence[int] | np.ndarray | Tensor) -> "Ids":
+        """The ids at these positions (or where this mask is true)."""
+        index = positions.detach().cpu().numpy() if isinstance(positions, Tensor) else np.asarray(positions)
+        return Ids(self.values[index if index.size else index.astype(np.int64)])
+
+    @functools.cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.values, kind="stable")
+        return order, self.values[order]
+
+    @functools.cached_property
+    def ranks(self) -> Int[Tensor, " examples"]:
+        """Place of each id when all are sorted (numbers by size, strings by code point): how ties are broken."""
+        ranks = np.empty(len(self), np.int64)
+        ranks[self._sorted[0]] = np.arange(len(self))
+        return torch.from_numpy(ranks)
+
+    def positions(self, wanted: "Ids", here: str = "this set") -> Int[Tensor, " wanted"]:
+        """Where each of `wanted` stands.
+
+        Raises:
+            Mismatch: An id is not among these; names the first ones.
+        """
+        order, values = self._sorted
+        if len(wanted) and (self.numeric != wanted.numeric or not len(self)):
+            raise Mismatch(f"{some(wanted.values, len(wanted))} are not ids of {here}, whose ids look like {self!r}.")
+        place = np.searchsorted(values, wanted.values)
+        found = place < len(values)
+        found[found] = values[place[found]] == wanted.values[found]
+        if not found.all():
+            alien = wanted.values[~found]
+            raise Mismatch(f"{len(alien)} ids are not in {here}: {some(alien, len(alien))}. Its ids look like {self!r}.")
+        return torch.from_numpy(order[place]) if len(wanted) else torch.zeros(0, dtype=torch.int64)
+
+    @functools.cached_property
+    def keys(self) -> np.ndarray:
+        """One 64-bit word per id for counter-based draws: the integer itself, or a BLAKE2b digest of the string."""
+        if self.numeric:
+            return self.values.astype(np.uint64)
+        digests = (hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in self.values)
+        return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the ids in order, 16 hex digits."""
+        body = self.values.astype("<i8").tobytes() if self.numeric else "\0".join(self.values.tolist()).encode()
+        return hashlib.sha256(self.values.dtype.kind.encode() + body).hexdigest()[:16]
+
+
+def dataset_fingerprint(ids: Ids, labels: Int[Tensor, " examples"]) -> str:
+    """What makes two artefacts speak of the same dataset: SHA-256 over ids in sorted order and given labels, 16 hex digits.
+
+    The order of the examples does not enter, a changed label does.
+    """
+    order = torch.argsort(ids.ranks)
+    digest = hashlib.sha256(ids.take(order).fingerprint.encode())
+    digest.update(labels.detach().cpu()[order].to(torch.int64).numpy().astype("<i8").tobytes())
+    return digest.hexdigest()[:16]

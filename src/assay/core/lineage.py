@@ -1,0 +1,40 @@
+"""Where an artefact comes from: what it was made of, by which code, on what, in how long."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+SCHEMA = 1
+"""Version of everything that assay writes to disk. A newer one is refused, an older one is read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """Carried by every saved artefact.
+
+    Attributes:
+        dataset: Fingerprint of ids and given labels.
+        parents: Fingerprint of each artefact that this one was made of, by its noun (`run`, `scores`, `decision`).
+        code: Version of assay.
+        seed: Seed of the step that made it, if it draws at random.
+        device: Where it was computed.
+        seconds: How long that took.
+        folder: The run's folder when this was made; empty without one.
+    """
+
+    dataset: str
+    parents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    code: str = ""
+    seed: int | None = None
+    device: str = "cpu"
+    seconds: float = 0.0
+    folder: str = ""
+
+
+def fingerprint(*parts: bytes | str) -> str:
+    """SHA-256 over the parts, each with its length before it; 16 hex digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        body = part.encode() if isinstance(part, str) else part
+        digest.update(len(body).to_bytes(8, "little") + body)
+    return digest.hexdigest()[:16]

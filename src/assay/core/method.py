@@ -1,0 +1,151 @@
+"""The one interface that a scoring method implements, and the one function that runs it."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from . import options
+from .errors import BadScores, MissingEvidence, some
+from .evidence import EPOCH_NEEDS, Epoch, Evidence, Need
+from .scores import Direction, Scores
+
+State = dict[str, Tensor]
+"""What a fold keeps between epochs. Tensors only, so that it can be saved and loaded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a formula comes from, and how ours departs from it."""
+
+    cite: str
+    url: str
+    departures: str = "none"
+
+
+class AbstractMethod(abc.ABC):
+    """Gives every training example one number. Subclasses are final frozen dataclasses whose fields are the options."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    direction: ClassVar[Direction]
+    unit: ClassVar[str]
+    source: ClassVar[Source]
+
+    @abc.abstractmethod
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        """One number per example, in the order of `evidence.ids`."""
+
+    def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
+        """Which examples the method can speak of at all; the others are reported as unscored, never as 0."""
+        return torch.ones(len(evidence.ids), dtype=torch.bool)
+
+    @property
+    def title(self) -> str:
+        """Name with the options that differ from their defaults: `dual:window=5`."""
+        return options.join(self.name, options.changed(self))
+
+
+class AbstractDynamicsMethod(AbstractMethod):
+    """A method that is a fold over epochs: small state per example, one epoch at a time, so live and on disk alike.
+
+    `start`, then `absorb` for each epoch of `epochs_read` in order, then `finish`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def fewest_epochs(self) -> int:
+        """How many recorded epochs it takes before there is a value."""
+
+    @abc.abstractmethod
+    def epochs_read(self, recorded: int) -> range:
+        """The epochs that can change the score of a run of `recorded` epochs."""
+
+    @abc.abstractmethod
+    def start(self, examples: int, classes: int) -> State:
+        """The state before the first epoch."""
+
+    @abc.abstractmethod
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        """Take one epoch into the state, in place."""
+
+    @abc.abstractmethod
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        """The values after the epochs absorbed so far; leaves the state as it is."""
+
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        """Fold over the epochs that are read."""
+        return fold([self], evidence)[0]
+
+
+def fold(methods: Sequence[AbstractDynamicsMethod], evidence: Evidence) -> list[Float[Tensor, " examples"]]:
+    """Run several folds in one pass over the recorded epochs: each fact is read once, whoever asks for it.
+
+    Raises:
+        MissingEvidence: A method needs more epochs than were recorded.
+    """
+    for method in methods:
+        if evidence.recorded < method.fewest_epochs:
+            raise MissingEvidence(
+                f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {evidence.recorded}. "
+                "Record more epochs, or give the method options that fit."
+            )
+    states = [method.start(len(evidence.ids), evidence.classes) for method in methods]
+    read = [method.epochs_read(evidence.recorded) for method in methods]
+    for index in range(evidence.recorded):
+        epoch = None
+        for method, state, wanted in zip(methods, states, read, strict=True):
+            if index in wanted:
+                epoch = epoch or evidence.epoch(index)
+                method.absorb(state, epoch.narrow(method.needs & EPOCH_NEEDS))
+    return [method.finish(state) for method, state in zip(methods, states, strict=True)]
+
+
+def score(methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Scores]:
+    """Run methods on one run's evidence; all folds share one pass.
+
+    Raises:
+        MissingEvidence: The run did not record what a method needs.
+        BadScores: A result is not one finite number per scored example.
+    """
+    views = [evidence.narrow(method.title, method.needs) for method in methods]
+    folds = [method for method in methods if isinstance(method, AbstractDynamicsMethod)]
+    union = frozenset().union(*(method.needs for method in folds))
+    folded = dict(zip(map(id, folds), fold(folds, evidence.narrow("these methods", union)), strict=True)) if folds else {}
+    return [
+        checked(method, view, folded[id(method)] if id(method) in folded else method.values(view))
+        for method, view in zip(methods, views, strict=True)
+    ]
+
+
+def checked(method: AbstractMethod, evidence: Evidence, values: Tensor) -> Scores:
+    """`values` as the scores of `method`, or a refusal.
+
+    Raises:
+        BadScores: Not one finite number per scored example.
+    """
+    if values.shape != (len(evidence.ids),):
+        raise BadScores(
+            f"{method.title} returned shape {tuple(values.shape)}; expected one number for each of {len(evidence.ids)} examples."
+        )
+    mask = method.scored(evidence)
+    values = values.detach().to("cpu", torch.float64)[mask]
+    ids = evidence.ids if bool(mask.all()) else evidence.ids.take(mask)
+    bad = ~values.isfinite()
+    if bool(bad.any()):
+        names = ids.take(bad)
+        raise BadScores(f"{method.title}: {len(names)} values are not finite; ids {some(names, len(names))}.")
+    return Scores(
+        ids=ids,
+        values=values,
+        method=method.name,
+        options={field.name: getattr(method, field.name) for field in dataclasses.fields(method)},  # type: ignore[arg-type]
+        title=method.title,
+        direction=method.direction,
+        unit=method.unit,
+        unscored=evidence.ids.take(~mask),
+    )

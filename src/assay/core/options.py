@@ -1,0 +1,111 @@
+"""Options of methods and policies: the fields of their frozen dataclasses, given by keyword or as `name:key=value,...`."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from .errors import UnknownName, UsageError
+
+Built = TypeVar("Built")
+
+
+def split(spec: str) -> tuple[str, dict[str, str]]:
+    """`"dual:window=5,epochs=30"` as `("dual", {"window": "5", "epochs": "30"})`.
+
+    Raises:
+        UsageError: A part is not `key=value`, or a key occurs twice.
+    """
+    name, _, rest = spec.partition(":")
+    given: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise UsageError(f"Option {part!r} in {spec!r} is not of the form key=value.")
+        if key in given:
+            raise UsageError(f"Option {key!r} is given twice in {spec!r}.")
+        given[key] = value.strip()
+    return name.strip(), given
+
+
+def join(name: str, options: Mapping[str, object]) -> str:
+    """The inverse of `split`."""
+    return name + (":" + ",".join(f"{key}={value}" for key, value in options.items()) if options else "")
+
+
+def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
+    """An instance of the dataclass `cls` with these options; texts are read as the field's type.
+
+    Raises:
+        UnknownName: No field has that name.
+        UsageError: A value cannot be read as the field's type, or a field without default is missing.
+    """
+    name = getattr(cls, "name", cls.__name__)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in given.items():
+        if key not in fields:
+            raise UnknownName(f"option of {kind} {name!r}", key, fields)
+        values[key] = _read(value, hints[key], f"{kind} {name!r}, option {key!r}")
+    absent = [
+        key
+        for key, field in fields.items()
+        if key not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if absent:
+        raise UsageError(f"{kind} {name!r} needs a value for {', '.join(absent)}.")
+    return cls(**values)
+
+
+def changed(value: object) -> dict[str, Any]:
+    """The options of a dataclass instance that differ from their defaults."""
+    return {
+        field.name: getattr(value, field.name)
+        for field in dataclasses.fields(value)  # type: ignore[arg-type]
+        if getattr(value, field.name) != field.default
+    }
+
+
+def _read(value: object, hint: Any, where: str) -> object:
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    for kind in kinds:
+        read = _as(value, kind)
+        if read is not NotImplemented:
+            return read
+    allowed = " or ".join(_words(kind) for kind in kinds)
+    raise UsageError(f"{where}: {value!r} is not {allowed}.")
+
+
+def _as(value: object, kind: Any) -> object:
+    if typing.get_origin(kind) is typing.Literal:
+        return value if value in typing.get_args(kind) else NotImplemented
+    if kind is type(None):
+        return None if value is None or value == "none" else NotImplemented
+    if kind is bool:
+        texts = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if isinstance(value, str):
+            return texts.get(value.lower(), NotImplemented)
+        return value if isinstance(value, bool) else NotImplemented
+    if kind is str:
+        return value if isinstance(value, str) else NotImplemented
+    if isinstance(value, bool) or kind not in (int, float):
+        return NotImplemented
+    if isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            return NotImplemented
+    if isinstance(value, (int, float)) and (kind is float or isinstance(value, int)):
+        return kind(value)
+    return NotImplemented
+
+
+def _words(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(repr(choice) for choice in typing.get_args(kind))
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}.get(
+        kind, str(kind)
+    )

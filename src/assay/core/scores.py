@@ -1,0 +1,164 @@
+"""Scores: one number per example from one method, and tables of them joined by id."""
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from .errors import Mismatch, UnknownName, UsageError, some
+from .ids import Ids
+from .lineage import Lineage, fingerprint
+
+
+class Direction(enum.Enum):
+    """What a large value means. Difficulty is not dirt: only the first two rank suspects."""
+
+    HIGH_IS_SUSPECT = "high is suspect"
+    LOW_IS_SUSPECT = "low is suspect"
+    HIGH_IS_HARD = "high is hard"
+    LOW_IS_HARD = "low is hard"
+
+    @property
+    def ranks_suspects(self) -> bool:
+        """Whether the method claims anything about wrong labels."""
+        return self in (Direction.HIGH_IS_SUSPECT, Direction.LOW_IS_SUSPECT)
+
+    @property
+    def sign(self) -> int:
+        """+1 if large values are the suspect or hard ones, -1 if small values are."""
+        return 1 if self in (Direction.HIGH_IS_SUSPECT, Direction.HIGH_IS_HARD) else -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """What one method says of each example.
+
+    Attributes:
+        ids: The scored examples.
+        values: One finite number each, in the order of `ids`.
+        method: Name in the catalogue.
+        options: All options the method ran with.
+        title: Name with the options that differ from their defaults; unique in a table.
+        direction: What a large value means.
+        unit: Unit of the values.
+        unscored: Examples of the dataset of which the method cannot speak.
+        lineage: Where the scores come from; None for scores made by hand.
+    """
+
+    ids: Ids
+    values: Float64[Tensor, " examples"]
+    method: str
+    options: Mapping[str, object]
+    title: str
+    direction: Direction
+    unit: str
+    unscored: Ids = dataclasses.field(default_factory=lambda: Ids([]))
+    lineage: Lineage | None = None
+
+    def __post_init__(self):
+        if self.values.shape != (len(self.ids),):
+            raise UsageError(f"{len(self.ids)} ids cannot carry values of shape {tuple(self.values.shape)}.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def suspicion(self) -> Float64[Tensor, " examples"]:
+        """Values turned so that larger is more suspect.
+
+        Raises:
+            UsageError: The method ranks difficulty, which says nothing about wrong labels.
+        """
+        if not self.direction.ranks_suspects:
+            raise UsageError(
+                f"{self.title} ranks difficulty ({self.direction.value}), not suspicion. "
+                "Use its values, or a method that ranks suspects such as aum, loss, confidence or correctness."
+            )
+        return self.values * self.direction.sign
+
+    def hardness(self) -> Float64[Tensor, " examples"]:
+        """Values turned so that larger is harder or more suspect, whichever the method claims."""
+        return self.values * self.direction.sign
+
+    def ranks(self) -> Int[Tensor, " examples"]:
+        """Place of each example when the most suspect or hardest comes first; 0 is first, ties break by id."""
+        order = ordered(self.hardness(), self.ids, descending=True)
+        ranks = torch.empty_like(order)
+        ranks[order] = torch.arange(len(order))
+        return ranks
+
+    def of(self, ids: Ids) -> Float64[Tensor, " wanted"]:
+        """The values of these examples.
+
+        Raises:
+            Mismatch: An id was not scored.
+        """
+        return self.values[self.ids.positions(ids, f"scores of {self.title}")]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash over ids, values, method and options."""
+        return fingerprint(self.ids.fingerprint, self.values.numpy().tobytes(), self.method, repr(sorted(self.options.items())))
+
+
+class ScoreTable(Mapping[str, Scores]):
+    """Scores of several methods over the same examples, by title, all in the same order of ids."""
+
+    def __init__(self, scores: Sequence[Scores]):
+        """Join by id, in the order of the first.
+
+        Raises:
+            UsageError: Two scores have the same title.
+            Mismatch: Two scores do not cover the same examples of the same dataset.
+        """
+        self._scores: dict[str, Scores] = {}
+        first = scores[0] if scores else None
+        for one in scores:
+            if one.title in self._scores:
+                raise UsageError(f"Two scores are titled {one.title!r}; give each other options, or score once.")
+            assert first is not None
+            if one.lineage and first.lineage and one.lineage.dataset != first.lineage.dataset:
+                raise Mismatch(
+                    f"Scores {one.title} are of dataset {one.lineage.dataset}, {first.title} of {first.lineage.dataset}. "
+                    "Score both on the same ids and labels."
+                )
+            if len(one) != len(first):
+                raise Mismatch(f"Scores {one.title} cover {len(one)} examples, {first.title} {len(first)}.")
+            place = one.ids.positions(first.ids, f"scores of {one.title}")
+            self._scores[one.title] = (
+                one if one.ids == first.ids else dataclasses.replace(one, ids=first.ids, values=one.values[place])
+            )
+        self.ids = first.ids if first is not None else Ids([])
+
+    def __getitem__(self, title: str) -> Scores:
+        if title not in self._scores:
+            raise UnknownName("score in this table", title, self._scores)
+        return self._scores[title]
+
+    def __contains__(self, title: object) -> bool:
+        return title in self._scores
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scores)
+
+    def __len__(self) -> int:
+        return len(self._scores)
+
+    def __repr__(self) -> str:
+        return f"ScoreTable({len(self.ids)} examples; {', '.join(self)})"
+
+
+def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool) -> Int[Tensor, " examples"]:
+    """Positions sorted by value; equal values by id, smallest id first in either direction.
+
+    Raises:
+        UsageError: A value is NaN.
+    """
+    if bool(values.isnan().any()):
+        bad = ids.take(values.isnan())
+        raise UsageError(f"{len(bad)} values are NaN and cannot be ranked; ids {some(bad, len(bad))}.")
+    by_id = torch.argsort(ids.ranks)
+    return by_id[torch.argsort(values[by_id], descending=descending, stable=True)]

@@ -1,0 +1,122 @@
+"""Examples with stable ids, held as tensors: what every reader in this room returns."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.errors import UsageError, some
+from ..core.ids import Ids, dataset_fingerprint
+from ..core.lineage import fingerprint
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Examples of one part (train or test) of a dataset.
+
+    Attributes:
+        ids: Stable id of each example: a given column, a file path or the index in the full set.
+        inputs: uint8 images (examples, channels, height, width), or float32 rows (examples, dims).
+        labels: Given class of each example, in [0, classes).
+        class_names: One name per class, in the order of the class numbers.
+        mean: What to subtract from float inputs: per channel for images (of values in 0..1), else None.
+        std: What to divide by after that; None with `mean`.
+        rows: For tables, the original cells as text, one tuple per example, for people to read; else None.
+        columns: Names of the cells in `rows`.
+    """
+
+    ids: Ids
+    inputs: Tensor
+    labels: Int[Tensor, " examples"]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    rows: tuple[tuple[str, ...], ...] | None = None
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        n = len(self.ids)
+        if len(self.inputs) != n or self.labels.shape != (n,):
+            raise UsageError(f"{n} ids, {len(self.inputs)} inputs and {tuple(self.labels.shape)} labels do not go together.")
+        bad = (self.labels < 0) | (self.labels >= len(self.class_names))
+        if bool(bad.any()):
+            names = self.ids.take(bad)
+            raise UsageError(
+                f"{len(names)} labels are outside 0..{len(self.class_names) - 1}; ids {some(names, len(names))}. "
+                "Give every example one of the classes."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the inputs are images."""
+        return self.inputs.ndim == 4
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return tuple(self.inputs.shape[1:])
+
+    def take(self, positions: Tensor) -> "Examples":
+        """The examples at these positions (or where this mask is true)."""
+        if positions.dtype == torch.bool:
+            positions = positions.nonzero().flatten()
+        rows = tuple(self.rows[i] for i in positions.tolist()) if self.rows is not None else None
+        return dataclasses.replace(
+            self, ids=self.ids.take(positions), inputs=self.inputs[positions], labels=self.labels[positions], rows=rows
+        )
+
+    def with_labels(self, labels: Int[Tensor, " examples"]) -> "Examples":
+        """The same inputs under other given labels."""
+        return dataclasses.replace(self, labels=labels)
+
+    def prepared(self, inputs: Tensor) -> Tensor:
+        """A batch of `inputs` as the float32 tensor that a net takes: images to 0..1, then minus mean, by std."""
+        batch = inputs.to(torch.float32)
+        if inputs.dtype == torch.uint8:
+            batch = batch / 255
+        if self.mean is not None and self.std is not None:
+            shape = (1, -1) + (1,) * (batch.ndim - 2)
+            mean, std = (torch.tensor(v, dtype=torch.float32, device=batch.device).view(shape) for v in (self.mean, self.std))
+            batch = (batch - mean) / std
+        return batch
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash over ids and given labels, whatever the order: what `Scores` and `Run` are matched by."""
+        return dataset_fingerprint(self.ids, self.labels)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Hash over ids, inputs and labels in order: changes when a pixel does."""
+        return fingerprint(
+            self.ids.fingerprint, self.inputs.contiguous().numpy().tobytes(), self.labels.to(torch.int64).numpy().tobytes()
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """What a reader returns.
+
+    Attributes:
+        train: Examples to train on and to value.
+        test: Examples to measure accuracy on; never valued.
+        true_labels: True class of each training example, if the dataset knows it beside the given one. Never evidence.
+    """
+
+    train: Examples
+    test: Examples
+    true_labels: Int[Tensor, " examples"] | None = None
+
+
+Reader = Callable[..., Split]
