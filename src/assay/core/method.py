@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from . import options
-from .errors import BadScores, MissingEvidence, some
+from .errors import BadScores, MissingEvidence, UsageError, some
 from .evidence import EPOCH_NEEDS, Epoch, Evidence, Need
 from .scores import Direction, Scores
 
@@ -31,7 +31,7 @@ class AbstractMethod(abc.ABC):
     """Gives every training example one number. Subclasses are final frozen dataclasses whose fields are the options."""
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[Need]]
+    needs: frozenset[Need]
     direction: ClassVar[Direction]
     unit: ClassVar[str]
     source: ClassVar[Source]
@@ -80,6 +80,68 @@ class AbstractDynamicsMethod(AbstractMethod):
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         """Fold over the epochs that are read."""
         return fold([self], evidence)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractSpanMethod(AbstractDynamicsMethod):
+    """A fold over the first epochs of a run.
+
+    Args:
+        epochs: How many epochs from the first on are read; all recorded ones by default.
+    """
+
+    epochs: int | None = None
+
+    def __post_init__(self):
+        if self.epochs is not None and self.epochs < self.shortest_span:
+            raise UsageError(f"{self.title}: epochs={self.epochs} is too few; at least {self.shortest_span} are needed.")
+
+    @property
+    def shortest_span(self) -> int:
+        """The fewest epochs that give a value."""
+        return 1
+
+    @property
+    def fewest_epochs(self) -> int:
+        return self.shortest_span if self.epochs is None else self.epochs
+
+    def epochs_read(self, recorded: int) -> range:
+        return range(recorded if self.epochs is None else min(self.epochs, recorded))
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractEpochMethod(AbstractDynamicsMethod):
+    """A value of one single epoch.
+
+    Args:
+        at: Which epoch, counted from 0; -1 is the last recorded one.
+    """
+
+    at: int = -1
+
+    def __post_init__(self):
+        if self.at < -1:
+            raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
+
+    @property
+    def fewest_epochs(self) -> int:
+        return 1 if self.at == -1 else self.at + 1
+
+    def epochs_read(self, recorded: int) -> range:
+        return range(recorded - 1, recorded) if self.at == -1 else range(self.at, min(self.at + 1, recorded))
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"value": torch.zeros(examples, dtype=torch.float64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["value"].copy_(self.value(epoch))
+
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        return state["value"].clone()
+
+    @abc.abstractmethod
+    def value(self, epoch: Epoch) -> Float[Tensor, " examples"]:
+        """One number per example from the facts of this epoch."""
 
 
 def fold(methods: Sequence[AbstractDynamicsMethod], evidence: Evidence) -> list[Float[Tensor, " examples"]]:
@@ -149,3 +211,16 @@ def checked(method: AbstractMethod, evidence: Evidence, values: Tensor) -> Score
         unit=method.unit,
         unscored=evidence.ids.take(~mask),
     )
+
+
+def checked_window(window: int, epochs: int | None = None, smallest: int = 2) -> int:
+    """`window`, if there are enough epochs for it.
+
+    Raises:
+        UsageError: Shorter than `smallest`, or longer than the trajectory.
+    """
+    if window < smallest:
+        raise UsageError(f"window={window} is too short; a window needs at least {smallest} epochs.")
+    if epochs is not None and epochs < window:
+        raise UsageError(f"{epochs} epochs are fewer than window={window}; give more epochs or a window of at most {epochs}.")
+    return window

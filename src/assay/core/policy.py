@@ -3,7 +3,9 @@
 import abc
 import dataclasses
 import math
-from typing import ClassVar
+import typing
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int
@@ -15,6 +17,10 @@ from .errors import Mismatch, UsageError, some
 from .evidence import Evidence, Need
 from .method import Source
 from .scores import Scores
+
+
+By = Literal["values", "suspicion"]
+"""What a policy ranks by: the score's values as they are, or turned so that larger is more suspect."""
 
 
 def budget_of(keep: float, examples: int) -> int:
@@ -38,6 +44,14 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def by(self, what: By) -> Float64[Tensor, " examples"]:
+        """The values to rank by.
+
+        Raises:
+            UsageError: Suspicion is asked of a score that ranks difficulty.
+        """
+        return self.scores.suspicion() if what == "suspicion" else self.values
 
     @property
     def labels(self) -> Int[Tensor, " examples"]:
@@ -76,6 +90,7 @@ class Choice:
         weights: Loss weight of each example that stays; None for 1.
         why_kept: Reason written to the examples left as they are.
         why_touched: Reason written to those dropped, relabelled or weighted.
+        why_else: Reasons of single examples, by position, where neither sentence says enough.
     """
 
     kept: Bool[Tensor, " examples"]
@@ -83,6 +98,7 @@ class Choice:
     why_touched: str
     labels: Int[Tensor, " examples"] | None = None
     weights: Float64[Tensor, " examples"] | None = None
+    why_else: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 class AbstractPolicy(abc.ABC):
@@ -93,6 +109,19 @@ class AbstractPolicy(abc.ABC):
     nests: ClassVar[bool]
     """Whether a larger budget keeps everything that a smaller one keeps."""
     source: ClassVar[Source]
+
+    def __post_init__(self):
+        """Refuse options of the wrong type. Subclasses check ranges after this.
+
+        Raises:
+            UsageError: An option is not what its type says.
+        """
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, where = getattr(self, field.name), f"policy {self.name!r}, option {field.name!r}"
+            # Texts are for `options.build` to read; a text that arrives here would stay one.
+            if isinstance(options._read(value, hints[field.name], where), str) != isinstance(value, str):
+                raise UsageError(f"{where}: the text {value!r} stands where a value of another type belongs.")
 
     @abc.abstractmethod
     def choose(self, candidates: Candidates) -> Choice:
@@ -139,7 +168,7 @@ def choose(policy: AbstractPolicy, scores: Scores, evidence: Evidence | None = N
         actions=actions,
         labels=labels,
         weights=weights,
-        reasons=tuple(why[bool(touched)] for touched in actions != Action.KEEP),
+        reasons=tuple(choice.why_else.get(i, why[touched]) for i, touched in enumerate((actions != Action.KEEP).tolist())),
         policy=policy.name,
         options={field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},  # type: ignore[arg-type]
         title=f"{policy.title} by {scores.title}",

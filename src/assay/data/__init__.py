@@ -1,0 +1,52 @@
+"""One file per dataset. `catalogue()` finds them; nothing is registered."""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+
+from ..core import options
+from ..core.errors import UnknownName
+from .dataset import AbstractDataset
+
+
+@functools.cache
+def catalogue() -> dict[str, type[AbstractDataset]]:
+    """Every dataset in this package, by name."""
+    found: dict[str, type[AbstractDataset]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for cls in vars(module).values():
+            if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not issubclass(cls, AbstractDataset):
+                continue
+            if inspect.isabstract(cls):
+                continue
+            if cls.name in found:
+                raise RuntimeError(f"two datasets are named {cls.name!r}: {found[cls.name]} and {cls}")
+            found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> type[AbstractDataset]:
+    """The dataset of that name.
+
+    Raises:
+        UnknownName: With the nearest names.
+    """
+    if name not in catalogue():
+        raise UnknownName("dataset", name, catalogue())
+    return catalogue()[name]
+
+
+def parse(spec: str | AbstractDataset, given: Mapping[str, object] | None = None) -> AbstractDataset:
+    """The dataset that `"name"` or `"name:option=value,..."` asks for, not yet read; a dataset is passed through.
+
+    Raises:
+        UnknownName: No such dataset or option.
+        UsageError: A value that the option does not take.
+    """
+    if isinstance(spec, AbstractDataset):
+        return spec
+    name, texts = options.split(spec)
+    return options.build(find(name), "dataset", {**texts, **(given or {})})

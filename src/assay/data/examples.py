@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Int
@@ -112,11 +111,42 @@ class Split:
         train: Examples to train on and to value.
         test: Examples to measure accuracy on; never valued.
         true_labels: True class of each training example, if the dataset knows it beside the given one. Never evidence.
+        notes: What the reader had to decide on the way, a sentence each, for people to read.
     """
 
     train: Examples
     test: Examples
     true_labels: Int[Tensor, " examples"] | None = None
+    notes: tuple[str, ...] = ()
 
-
-Reader = Callable[..., Split]
+    def __post_init__(self):
+        train, test = self.train, self.test
+        if not len(train) or not len(test):
+            raise UsageError(f"{len(train)} training and {len(test)} test examples: each part needs at least one.")
+        if train.class_names != test.class_names:
+            raise UsageError(
+                f"The training part has {train.classes} classes ({some(train.class_names, train.classes)}), the test part "
+                f"{test.classes} ({some(test.class_names, test.classes)}). Give both the same class names in the same order."
+            )
+        if train.shape != test.shape or train.inputs.dtype != test.inputs.dtype:
+            raise UsageError(
+                f"A training input is {train.inputs.dtype} of shape {train.shape}, a test input {test.inputs.dtype} of shape "
+                f"{test.shape}. Bring both parts to one type and shape."
+            )
+        if bool((train.labels == train.labels[0]).all()):
+            raise UsageError(
+                f"All {len(train)} training examples have the label {train.class_names[int(train.labels[0])]!r}. "
+                "Nothing can be learnt from one class; give at least two."
+            )
+        if self.true_labels is not None:
+            if self.true_labels.shape != train.labels.shape:
+                raise UsageError(
+                    f"{tuple(self.true_labels.shape)} true labels for {len(train)} training examples; give one for each."
+                )
+            bad = (self.true_labels < 0) | (self.true_labels >= train.classes)
+            if bool(bad.any()):
+                names = train.ids.take(bad)
+                raise UsageError(
+                    f"{len(names)} true labels are outside 0..{train.classes - 1}; ids {some(names, len(names))}. "
+                    "Give every training example one of the classes."
+                )

@@ -1,0 +1,52 @@
+"""One file per scoring method. `catalogue()` finds them; nothing is registered."""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+
+from ..core import options
+from ..core.errors import UnknownName
+from ..core.method import AbstractMethod
+
+
+@functools.cache
+def catalogue() -> dict[str, type[AbstractMethod]]:
+    """Every method in this package, by name."""
+    found: dict[str, type[AbstractMethod]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for cls in vars(module).values():
+            if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not issubclass(cls, AbstractMethod):
+                continue
+            if inspect.isabstract(cls):
+                continue
+            if cls.name in found:
+                raise RuntimeError(f"two methods are named {cls.name!r}: {found[cls.name]} and {cls}")
+            found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> type[AbstractMethod]:
+    """The method of that name.
+
+    Raises:
+        UnknownName: With the nearest names.
+    """
+    if name not in catalogue():
+        raise UnknownName("method", name, catalogue())
+    return catalogue()[name]
+
+
+def parse(spec: str | AbstractMethod, given: Mapping[str, object] | None = None) -> AbstractMethod:
+    """The method that `"name"` or `"name:option=value,..."` asks for; a method is passed through.
+
+    Raises:
+        UnknownName: No such method or option.
+        UsageError: A value that the option does not take.
+    """
+    if isinstance(spec, AbstractMethod):
+        return spec
+    name, texts = options.split(spec)
+    return options.build(find(name), "method", {**texts, **(given or {})})

@@ -1,0 +1,256 @@
+"""Exhibits: everything that a report shows, ready made. The page computes nothing."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from .decision import Decision
+from .errors import UsageError, some
+from .ids import Ids
+from .lineage import Lineage
+from .scores import Scores
+from .trial import Cleaning, Detection, Verdict
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """The examples that stand on the page one by one; the dataset may hold many more.
+
+    Attributes:
+        ids: Which examples, in the order in which they are met before anything is sorted.
+        given: Given class of each.
+        predicted: Class that the model gives each, by whatever rule the facts name; None if unknown.
+        true: True class of each, where the truth is known; else None.
+        pictures: uint8 images; None for data that has no pictures. The page shows them as thumbnails.
+        rows: For tables, the original cells as text, one tuple per example; else None.
+        columns: Names of the cells in `rows`.
+    """
+
+    ids: Ids
+    given: Int[Tensor, " shown"]
+    predicted: Int[Tensor, " shown"] | None = None
+    true: Int[Tensor, " shown"] | None = None
+    pictures: UInt8[Tensor, "shown channels height width"] | None = None
+    rows: tuple[tuple[str, ...], ...] | None = None
+    columns: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        _per_example("given labels", self.given, len(self))
+        _per_example("predicted labels", self.predicted, len(self))
+        _per_example("true labels", self.true, len(self))
+        _per_example("pictures", self.pictures, len(self), axes=4)
+        if self.pictures is not None and self.pictures.dtype != torch.uint8:
+            raise UsageError(f"Pictures are {self.pictures.dtype}; give them as uint8, 0 to 255.")
+        if self.rows is None:
+            return
+        if len(self.rows) != len(self):
+            raise UsageError(f"{len(self)} examples are shown, but there are {len(self.rows)} rows of cells; give one row each.")
+        for id_, row in zip(self.ids, self.rows, strict=True):
+            if len(row) != len(self.columns):
+                raise UsageError(f"Example {id_} has {len(row)} cells under {len(self.columns)} columns; give one cell per column.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DataMap:
+    """Training dynamics of each shown example (Swayamdipta et al. 2020), in the order of `Shown.ids`.
+
+    Attributes:
+        confidence: Mean over epochs of the probability of the given label, in [0, 1].
+        variability: Standard deviation over epochs of the same, in [0, 0.5].
+        correctness: Fraction of epochs in which the given label is predicted, in [0, 1].
+    """
+
+    confidence: Float[Tensor, " shown"]
+    variability: Float[Tensor, " shown"]
+    correctness: Float[Tensor, " shown"]
+
+    def __post_init__(self):
+        for name, most in (("confidence", 1.0), ("variability", 0.5), ("correctness", 1.0)):
+            values = getattr(self, name)
+            _per_example(name, values, len(self.confidence))
+            outside = ~((values >= 0) & (values <= most + 1e-6))
+            if bool(outside.any()):
+                at = int(outside.nonzero()[0])
+                raise UsageError(f"The {name} at position {at} is {float(values[at])}; the data map needs 0 to {most:g}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectories:
+    """Probability of the given label by epoch, for each shown example, in the order of `Shown.ids`.
+
+    Attributes:
+        epochs: Number of each recorded epoch, increasing.
+        target_probs: In [0, 1]; NaN in an epoch that did not visit the example, where the line has a gap.
+    """
+
+    epochs: tuple[int, ...]
+    target_probs: Float[Tensor, "shown epochs"]
+
+    def __post_init__(self):
+        _per_example("trajectories", self.target_probs, len(self.target_probs), axes=2)
+        if self.target_probs.shape[1] != len(self.epochs):
+            raise UsageError(f"Trajectories of {self.target_probs.shape[1]} values do not fit {len(self.epochs)} epochs.")
+        outside = (self.target_probs < 0) | (self.target_probs > 1 + 1e-6)
+        if bool(outside.any()):
+            at, epoch = outside.nonzero()[0].tolist()
+            raise UsageError(
+                f"Position {at} has probability {float(self.target_probs[at, epoch])} in epoch {self.epochs[epoch]}; "
+                "give probabilities of 0 to 1."
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Histogram:
+    """How one score is distributed over all scored examples, shown or not.
+
+    Attributes:
+        title: Title of the score, one of `Exhibit.scores`.
+        edges: Bin edges, increasing, in the unit of the score.
+        counts: How many examples fall into each bin.
+        wrong: How many of them have a given label that is known to be wrong; None where the truth is not known.
+    """
+
+    title: str
+    edges: Float[Tensor, " bins_and_one"]
+    counts: Int[Tensor, " bins"]
+    wrong: Int[Tensor, " bins"] | None = None
+
+    def __post_init__(self):
+        if self.counts.ndim != 1 or self.edges.shape != (len(self.counts) + 1,) or not bool((self.edges.diff() > 0).all()):
+            raise UsageError(f"The histogram of {self.title} needs one increasing edge more than its {len(self.counts)} counts.")
+        if self.wrong is not None and (self.wrong.shape != self.counts.shape or bool((self.wrong > self.counts).any())):
+            raise UsageError(f"The histogram of {self.title} counts more wrong labels than examples in a bin, or in other bins.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Agreement:
+    """How alike methods rank the examples.
+
+    Attributes:
+        titles: Titles of the scores compared.
+        correlations: Rank correlation of each with each, in [-1, 1], when the most suspect or hardest stands first in both;
+            NaN where a method gives every example the same value.
+        measure: Which rank correlation.
+    """
+
+    titles: tuple[str, ...]
+    correlations: Float[Tensor, "titles titles"]
+    measure: str = "Spearman rank correlation"
+
+    def __post_init__(self):
+        if self.correlations.shape != (len(self.titles), len(self.titles)):
+            raise UsageError(f"{len(self.titles)} methods cannot agree by a table of shape {tuple(self.correlations.shape)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """One artefact behind the page: what it is, its fingerprint, and where it comes from."""
+
+    noun: str
+    fingerprint: str
+    lineage: Lineage | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exhibit:
+    """Everything that one report shows. A part that is None or empty leaves its section out.
+
+    Attributes:
+        title: Heading of the page.
+        class_names: One name per class, in the order of the class numbers.
+        examples: How many examples the dataset has, shown or not.
+        shown: The examples that stand on the page one by one.
+        picked: One sentence on how the shown were picked; needed unless all are shown.
+        facts: What was run, in words: data, net, recipe, machine, seeds, seconds, and by which rule labels are predicted.
+        scores: One per method, of all the examples that it scored; the first is the one that the page opens with.
+        decision: What is done with each example; covers every shown one.
+        data_map: Training dynamics of the shown.
+        trajectories: Probability of the given label by epoch, of the shown.
+        histograms: At most one per score.
+        agreement: Rank correlations between the scores.
+        verdict: Whether the decision was right, if examples were retrained.
+        detections: How well each score finds known wrong labels, where there is no verdict to say so.
+        cleaning: The decision against the known truth, where there is no verdict to say so.
+        origins: The artefacts behind the page.
+        notes: What a reader must know besides, one sentence each.
+    """
+
+    title: str
+    class_names: tuple[str, ...]
+    examples: int
+    shown: Shown
+    picked: str = ""
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    scores: tuple[Scores, ...] = ()
+    decision: Decision | None = None
+    data_map: DataMap | None = None
+    trajectories: Trajectories | None = None
+    histograms: tuple[Histogram, ...] = ()
+    agreement: Agreement | None = None
+    verdict: Verdict | None = None
+    detections: tuple[Detection, ...] = ()
+    cleaning: Cleaning | None = None
+    origins: tuple[Origin, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Refuse parts that do not belong together.
+
+        Raises:
+            UsageError: A part has another number of examples, a class without a name, or a title that no score has.
+            Mismatch: The decision or a score does not cover a shown example.
+        """
+        n = len(self.shown)
+        if n > self.examples:
+            raise UsageError(f"{n} examples cannot be shown of {self.examples}.")
+        if n < self.examples and not self.picked:
+            raise UsageError(f"{n} of {self.examples} examples are shown; say in `picked` how they were picked.")
+        for what in ("given", "predicted", "true"):
+            labels = getattr(self.shown, what)
+            wrong = (labels < 0) | (labels >= len(self.class_names)) if labels is not None else torch.zeros(0, dtype=torch.bool)
+            if bool(wrong.any()):
+                ids = self.shown.ids.take(wrong)
+                raise UsageError(f"{len(ids)} {what} labels have no class name; ids {some(ids, len(ids))}. Name every class.")
+        if self.data_map is not None and len(self.data_map.confidence) != n:
+            raise UsageError(f"The data map has {len(self.data_map.confidence)} examples, {n} are shown.")
+        if self.trajectories is not None and len(self.trajectories.target_probs) != n:
+            raise UsageError(f"There are trajectories of {len(self.trajectories.target_probs)} examples, {n} are shown.")
+        titles = [scores.title for scores in self.scores]
+        if len(set(titles)) != len(titles):
+            raise UsageError(f"Two scores have the same title among {', '.join(titles)}; give each other options.")
+        for histogram in self.histograms:
+            if histogram.title not in titles:
+                raise UsageError(f"The histogram of {histogram.title} has no scores beside it; there are {', '.join(titles)}.")
+        if self.decision is not None:
+            self.decision.ids.positions(self.shown.ids, "the decision")
+            if len(self.decision) and int(self.decision.labels.max()) >= len(self.class_names):
+                raise UsageError(f"The decision relabels to class {int(self.decision.labels.max())}, which has no name.")
+        for scores in self.scores:
+            _all_ids(scores).positions(self.shown.ids, f"scores of {scores.title}")
+        if self.verdict is not None and (self.detections or self.cleaning is not None):
+            raise UsageError("The verdict carries detections and cleaning already; leave those of the exhibit empty.")
+
+    @property
+    def found(self) -> Sequence[Detection]:
+        """The detections, wherever they were handed in."""
+        return self.verdict.detections if self.verdict is not None else self.detections
+
+    @property
+    def cleaned(self) -> Cleaning | None:
+        """The cleaning, wherever it was handed in."""
+        return self.verdict.cleaning if self.verdict is not None else self.cleaning
+
+
+def _all_ids(scores: Scores) -> Ids:
+    return Ids([*scores.ids, *scores.unscored]) if len(scores.unscored) else scores.ids
+
+
+def _per_example(what: str, values: Tensor | None, examples: int, axes: int = 1) -> None:
+    if values is not None and (values.ndim != axes or len(values) != examples):
+        raise UsageError(f"{examples} examples are shown, but {what} have shape {tuple(values.shape)}; give one each.")

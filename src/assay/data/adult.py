@@ -1,0 +1,55 @@
+"""The UCI Adult census table: does a person earn more than 50,000 dollars a year?"""
+
+import dataclasses
+from typing import ClassVar
+
+from ..core.errors import UsageError
+from . import table
+from .dataset import AbstractDataset
+from .examples import Split
+from .files import folder_at
+
+COLUMNS = (
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education-num",
+    "marital-status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital-gain",
+    "capital-loss",
+    "hours-per-week",
+    "native-country",
+    "income",
+)
+"""The 14 inputs in the order of the file, and the label."""
+
+_PAIRS = (("adult.data", "adult.test"), ("adult-training.csv", "adult-test.csv"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Adult(AbstractDataset):
+    """Ids are rows of the training file; the test rows are counted on from there. Encoded as `table` says.
+
+    Attributes:
+        path: Folder of `adult.data` and `adult.test`, or of the same files named `adult-training.csv` and `adult-test.csv`.
+    """
+
+    path: str
+    name: ClassVar[str] = "adult"
+    summary: ClassVar[str] = "UCI Adult: 14 columns about a person, income above 50,000 dollars or not"
+
+    def load(self) -> Split:
+        """Read the pair; the comment that opens the test file is passed over, as is the full stop after its labels."""
+        folder = folder_at(self.path)
+        pair = next((pair for pair in _PAIRS if all((folder / name).is_file() for name in pair)), None)
+        if pair is None:
+            wanted = " nor ".join(" with ".join(pair) for pair in _PAIRS)
+            raise UsageError(f"{folder} holds neither {wanted}. Give the folder of the UCI Adult files.")
+        train, test = (table.read_csv(folder / name, columns=COLUMNS, comment="|") for name in pair)
+        rows = [(*row[:-1], row[-1].removesuffix(".") if row[-1] is not None else None) for row in test.rows]
+        return table.split(train, dataclasses.replace(test, rows=rows), label="income")

@@ -1,0 +1,197 @@
+"""Examples from NumPy arrays or tensors, in memory or in one .npz file."""
+
+import dataclasses
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import UnknownName, UsageError, some
+from ..core.ids import Ids
+from . import labels as given
+from .dataset import AbstractDataset
+from .examples import Examples, Split
+from .files import file_at
+from .normalisation import statistics
+from .splitting import held_out
+
+_REQUIRED = ("inputs", "labels")
+_OPTIONAL = ("ids", "true_labels", "class_names", "test_inputs", "test_labels", "test_ids")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays(AbstractDataset):
+    """Ids are the array `ids`, or positions in `inputs`; those of `test_inputs` are counted on from there.
+
+    The file holds `inputs` and `labels`, and may hold `ids`, `true_labels`, `class_names`, `test_inputs`, `test_labels`,
+    `test_ids`. Any other array is refused. What they may contain, `examples_from_arrays` says. uint8 images are normalised by
+    mean and standard deviation of the training part.
+
+    Attributes:
+        path: The .npz file.
+        test: Fraction of every class that is set aside, drawn by id; for files without `test_inputs`.
+        seed: Of that draw.
+        standardise: Whether float inputs are normalised too, per column or channel.
+    """
+
+    path: str
+    test: float | None = None
+    seed: int = 0
+    standardise: bool = False
+    name: ClassVar[str] = "arrays"
+    summary: ClassVar[str] = "NumPy arrays in one .npz file: inputs, labels, and optionally ids, truth and a test part"
+
+    def load(self) -> Split:
+        """Read the file."""
+        file = file_at(self.path)
+        arrays = _read(str(file))
+        ready = "test_inputs" in arrays
+        if ready == (self.test is not None):
+            raise UsageError(
+                f"{file} brings its own test part; leave out test={self.test}."
+                if ready
+                else f"{file} has no test_inputs. Add them with test_labels, or give a fraction such as test=0.2."
+            )
+        for key in ("test_labels", "test_ids"):
+            if (key in arrays) > ready or (key == "test_labels" and ready and key not in arrays):
+                raise UsageError(f"{file}: test_inputs and test_labels go together, and test_ids with them.")
+        source = {key: f"{file}, {key}" for key in arrays}
+        rows = len(np.atleast_1d(arrays["inputs"]))
+        ids = _ids(arrays.get("ids", np.arange(rows)), f"{file}, ids")
+        values = {
+            key: given.checked(arrays[key], source[key], ids.values if key != "test_labels" else range(len(arrays[key])), "id")
+            for key in ("labels", "true_labels", "test_labels")
+            if key in arrays
+        }
+        if len({array.dtype.kind for array in values.values()}) > 1:
+            raise UsageError(f"{file}: {', '.join(values)} must all be numbers or all be texts.")
+        names = arrays.get("class_names")
+        if names is None:
+            names = np.array(given.class_names(f"{file}, labels", *values.values()))
+        full = examples_from_arrays(arrays["inputs"], values["labels"], ids, class_names=names.tolist(), source=str(file))
+        truth = None
+        if "true_labels" in values:
+            truth = given.encode(values["true_labels"], full.class_names, source["true_labels"], ids.values, "id")
+        if self.test is None:
+            test_ids = arrays.get("test_ids", np.arange(rows, rows + len(values["test_labels"])))
+            test = examples_from_arrays(
+                arrays["test_inputs"], values["test_labels"], test_ids, class_names=full.class_names, source=f"{file}, test part"
+            )
+            train = full
+        else:
+            aside = held_out(full.ids, full.labels, self.test, self.seed)
+            train, test = full.take(~aside), full.take(aside)
+            truth = truth[~aside] if truth is not None else None
+        if self.standardise or train.inputs.dtype == torch.uint8:
+            mean, std = statistics(train.inputs)
+            train, test = (dataclasses.replace(part, mean=mean, std=std) for part in (train, test))
+        return Split(train, test, truth)
+
+
+def _read(path: str) -> dict[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UsageError(f"{path} holds a single array. Save inputs and labels together with numpy.savez.")
+        with loaded:
+            arrays = {key: loaded[key] for key in loaded.files}
+    except UsageError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read as .npz ({error}). Save plain arrays with numpy.savez.") from error
+    for key in arrays:
+        if key not in _REQUIRED + _OPTIONAL:
+            raise UnknownName(f"array of {path}", key, _REQUIRED + _OPTIONAL)
+    absent = [key for key in _REQUIRED if key not in arrays]
+    if absent:
+        raise UsageError(f"{path} lacks the array {' and '.join(absent)}; it holds {', '.join(arrays) or 'none'}.")
+    return arrays
+
+
+def examples_from_arrays(
+    inputs: np.ndarray | Tensor,
+    labels: np.ndarray | Tensor | Sequence[int] | Sequence[str],
+    ids: Ids | Iterable[int] | Iterable[str] | np.ndarray | Tensor | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    source: str = "these arrays",
+) -> Examples:
+    """Examples that share nothing with the arrays they were made of.
+
+    Args:
+        inputs: uint8 images (examples, channels, height, width) or (examples, height, width), which stay uint8; or any
+            numbers (examples, ...), which become float32.
+        labels: Class numbers from 0, or texts.
+        ids: One per example; None for positions.
+        class_names: Names in the order of the class numbers; None for the numbers or texts that occur. Give them for a test
+            part, so that it has the classes of the training part.
+        mean: What `Examples.prepared` subtracts, per channel or column; None for nothing.
+        std: What it divides by; goes with `mean`.
+        source: What messages call the arrays.
+
+    Raises:
+        UsageError: Inputs, labels or ids are missing, not finite, of a wrong type or do not go together; names the ids.
+    """
+    array = inputs.detach().cpu().numpy() if isinstance(inputs, Tensor) else np.asarray(inputs)
+    if array.ndim < 2 or not len(array):
+        raise UsageError(f"{source}: inputs have shape {array.shape}; give at least one example, each with at least one axis.")
+    which = ids if isinstance(ids, Ids) else _ids(range(len(array)) if ids is None else ids, source)
+    if len(which) != len(array):
+        raise UsageError(f"{source}: {len(which)} ids for {len(array)} inputs; give one id for each.")
+    values = given.checked(labels, source, which.values, "id")
+    names = given.class_names(source, values) if class_names is None else tuple(class_names)
+    if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"{source}: class_names {some(names, len(names))} must be two or more different texts.")
+    prepared = _inputs(array, which, source)
+    if (mean is None) != (std is None):
+        raise UsageError(f"{source}: mean and std go together; give both or neither.")
+    for what in (mean, std):
+        if what is not None and len(what) != prepared.shape[1]:
+            raise UsageError(
+                f"{source}: {len(what)} numbers for mean or std, but inputs have {prepared.shape[1]} channels or columns."
+            )
+    return Examples(
+        which,
+        prepared,
+        given.encode(values, names, source, which.values, "id"),
+        names,
+        tuple(mean) if mean is not None else None,
+        tuple(std) if std is not None else None,
+    )
+
+
+def _inputs(array: np.ndarray, ids: Ids, source: str) -> Tensor:
+    if array.dtype.kind not in "biuf":
+        raise UsageError(f"{source}: inputs are {array.dtype}; give numbers.")
+    if array.dtype == np.uint8 and array.ndim == 3:
+        array = array[:, None]
+    if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):
+        raise UsageError(
+            f"{source}: images of shape {array.shape[1:]} look as if channels came last. Give (examples, channels, height, width), "
+            "for example by inputs.transpose(0, 3, 1, 2)."
+        )
+    if array.dtype == np.uint8 and array.ndim == 4:
+        return torch.from_numpy(np.array(array, order="C"))
+    with np.errstate(over="ignore"):  # what overflows float32 is refused below
+        floats = np.array(array, np.float32, order="C")
+    bad = ~np.isfinite(floats).reshape(len(floats), -1).all(1)
+    if bad.any():
+        names = ids.values[bad]
+        raise UsageError(
+            f"{source}: inputs of {len(names)} examples are NaN, infinite or too large for float32; ids {some(names, len(names))}. "
+            "Mend them or leave these examples out."
+        )
+    return torch.from_numpy(floats)
+
+
+def _ids(values: Iterable[int] | Iterable[str] | np.ndarray | Tensor, source: str) -> Ids:
+    try:
+        return Ids(values)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error

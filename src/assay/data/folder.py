@@ -1,0 +1,97 @@
+"""A folder of images, one subfolder per class."""
+
+import dataclasses
+import pathlib
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from ..core.errors import UsageError, some
+from ..core.ids import Ids
+from .dataset import AbstractDataset
+from .examples import Examples, Split
+from .files import folder_at
+from .normalisation import statistics
+from .pictures import Colours, pixels
+from .splitting import held_out
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder(AbstractDataset):
+    """Ids are the paths below `path`, with `/`. Classes are the subfolders of the training part, sorted.
+
+    Every file at any depth below a class folder must be an image; names that begin with a dot are passed over.
+
+    Attributes:
+        path: Holds `train/<class>/...` and `test/<class>/...`; or `<class>/...` if `test` is given.
+        test: Fraction of every class that is set aside, drawn by id.
+        seed: Of that draw.
+        size: Height and width that all images are scaled to, whatever their proportions; without it all must be of one size.
+        colours: `rgb` for three channels, `grey` for one; images are converted.
+    """
+
+    path: str
+    test: float | None = None
+    seed: int = 0
+    size: int | None = None
+    colours: Colours = "rgb"
+    name: ClassVar[str] = "folder"
+    summary: ClassVar[str] = "images in one subfolder per class: train/ and test/, or one set with test=FRACTION"
+
+    def __post_init__(self):
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"size={self.size} is below 1; it is the height and width in pixels.")
+
+    def load(self) -> Split:
+        """Read every image; mean and std are those of the training part."""
+        root = folder_at(self.path)
+        parted = (root / "train").is_dir() and (root / "test").is_dir()
+        if self.test is None:
+            if not parted:
+                raise UsageError(f"{root} has no folders train and test. Add them, or give a fraction such as test=0.2.")
+            classes = _classes(root / "train")
+            unknown = [name for name in _classes(root / "test") if name not in classes]
+            if unknown:
+                raise UsageError(f"{root / 'test'} has the classes {some(unknown, len(unknown))}, which {root / 'train'} lacks.")
+            train, test = self._read(root, root / "train", classes), self._read(root, root / "test", classes)
+        else:
+            if parted:
+                raise UsageError(f"{root} is split into train and test already; leave out test={self.test}.")
+            full = self._read(root, root, _classes(root))
+            aside = held_out(full.ids, full.labels, self.test, self.seed)
+            train, test = full.take(~aside), full.take(aside)
+        mean, std = statistics(train.inputs)
+        return Split(dataclasses.replace(train, mean=mean, std=std), dataclasses.replace(test, mean=mean, std=std))
+
+    def _read(self, root: pathlib.Path, part: pathlib.Path, classes: list[str]) -> Examples:
+        files = [(file, number) for number, name in enumerate(classes) for file in _files(part / name)]
+        arrays: list[np.ndarray] = []
+        for file, _ in files:
+            arrays.append(pixels(file, str(file), self.colours, self.size))
+            if arrays[-1].shape != arrays[0].shape:
+                one, other = (" x ".join(map(str, array.shape[1:])) for array in (arrays[0], arrays[-1]))
+                raise UsageError(f"{files[0][0]} is {one} pixels, {file} is {other}. Give size= to scale all images to one size.")
+        if not arrays:
+            raise UsageError(f"{part} holds no images in class folders.")
+        ids = Ids([file.relative_to(root).as_posix() for file, _ in files])
+        labels = torch.tensor([number for _, number in files])
+        return Examples(ids, torch.from_numpy(np.stack(arrays)), labels, tuple(classes))
+
+
+def _classes(part: pathlib.Path) -> list[str]:
+    shown = sorted(entry for entry in part.iterdir() if not entry.name.startswith("."))
+    stray = [entry.name for entry in shown if not entry.is_dir()]
+    if stray:
+        raise UsageError(
+            f"{part} holds {some(stray, len(stray))} beside the class folders. Move files into the folder of their class."
+        )
+    if len(shown) < 2:
+        raise UsageError(f"{part} holds {len(shown)} class folders. Give at least two, each with the images of one class.")
+    return [entry.name for entry in shown]
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files below, sorted by path; none for a class that this part does not have."""
+    below = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))

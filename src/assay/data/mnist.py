@@ -1,0 +1,89 @@
+"""MNIST, and any set in the same four idx files (Fashion-MNIST, KMNIST): grey images of 10 classes."""
+
+import dataclasses
+import gzip
+import pathlib
+import zlib
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from ..core.errors import UsageError
+from ..core.ids import Ids
+from . import labels as given
+from .dataset import AbstractDataset
+from .examples import Examples, Split
+from .files import folder_at, first_rows
+from .normalisation import statistics
+
+_DIGITS = tuple("0123456789")
+
+
+@dataclasses.dataclass(frozen=True)
+class MNIST(AbstractDataset):
+    """Ids are rows of the training file; the test rows are counted on from there.
+
+    Attributes:
+        path: Folder of the four files, each as it is or with `.gz` (the plain one is read if both are there).
+        limit: Take the first so many training rows only.
+    """
+
+    path: str
+    limit: int | None = None
+    name: ClassVar[str] = "mnist"
+    summary: ClassVar[str] = "MNIST or a set in its format: the four idx files in a folder, gzipped or not"
+
+    def load(self) -> Split:
+        """Read the four files; mean and std are those of the training rows taken."""
+        folder = folder_at(self.path)
+        images, labels = _part(folder, "train")
+        test_images, test_labels = _part(folder, "t10k")
+        if images.shape[1:] != test_images.shape[1:]:
+            raise UsageError(f"{folder}: training images are {images.shape[1:]}, test images {test_images.shape[1:]}.")
+        keep = first_rows(self.limit, len(images), str(folder))
+        inputs = torch.from_numpy(images[:keep])[:, None]
+        mean, std = statistics(inputs)
+        train = Examples(Ids(range(keep)), inputs, torch.from_numpy(labels[:keep]), _DIGITS, mean, std)
+        ids = Ids(range(len(images), len(images) + len(test_images)))
+        test = Examples(ids, torch.from_numpy(test_images)[:, None], torch.from_numpy(test_labels), _DIGITS, mean, std)
+        return Split(train, test)
+
+
+def _part(folder: pathlib.Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = _file(folder, f"{part}-images-idx3-ubyte"), _file(folder, f"{part}-labels-idx1-ubyte")
+    pixels, classes = read_idx(images, 3), read_idx(labels, 1)
+    if len(pixels) != len(classes):
+        raise UsageError(f"{images} holds {len(pixels)} images, but {labels} {len(classes)} labels. Fetch the pair again.")
+    return pixels, given.encode(classes.astype(np.int64), _DIGITS, str(labels), range(len(classes))).numpy()
+
+
+def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise UsageError(f"{folder} holds neither {name} nor {name}.gz. Give the folder of the four idx files.")
+
+
+def read_idx(path: pathlib.Path, axes: int) -> np.ndarray:
+    """The bytes of an idx file (LeCun's format) as a uint8 array of so many axes.
+
+    Raises:
+        UsageError: Wrong magic number, number of axes or length, or a broken gzip stream; names the file.
+    """
+    try:
+        body = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} cannot be read ({error}). Fetch it again.") from error
+    magic, head = bytes((0, 0, 8, axes)), 4 + 4 * axes
+    if body[:4] != magic:
+        raise UsageError(
+            f"{path} begins with {body[:4].hex() or 'nothing'} instead of {magic.hex()}: it is no idx file of bytes with {axes} axes."
+        )
+    if len(body) < head:
+        raise UsageError(f"{path} ends after {len(body)} bytes, inside its head of {head}. Fetch it again.")
+    shape = tuple(int(size) for size in np.frombuffer(body, ">u4", axes, 4))
+    expected = head + int(np.prod([int(size) for size in shape], dtype=object))
+    if len(body) != expected:
+        raise UsageError(f"{path} has {len(body)} bytes, but its head {shape} announces {expected}. Fetch it again.")
+    return np.frombuffer(body, np.uint8, offset=head).reshape(shape).copy()

@@ -1,0 +1,43 @@
+"""Image files and image bytes as pixels."""
+
+import io
+import pathlib
+from typing import Literal
+
+import numpy as np
+
+from ..core.errors import UsageError
+
+Colours = Literal["rgb", "grey"]
+
+
+def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size: int | None = None) -> np.ndarray:
+    """One image as uint8 (channels, height, width).
+
+    Palettes are resolved, transparency is left out (the colour below it stays), grey and colour are converted into each
+    other as asked.
+
+    Args:
+        body: The encoded image, or its file.
+        name: What messages call it.
+        colours: `rgb` for three channels, `grey` for one.
+        size: Height and width to scale to, whatever the proportions (bilinear, averaging when shrinking); None leaves it.
+
+    Raises:
+        UsageError: Not an image that Pillow reads, or one of more than 8 bits per channel.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(body) if isinstance(body, bytes) else body) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UsageError(f"{name} has {image.mode!r} pixels of more than 8 bits. Convert it to 8 bits per channel.")
+            converted = image.convert("RGB" if colours == "rgb" else "L")
+    except UsageError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{name} cannot be read as an image ({error}). Replace it or take it out.") from error
+    if size is not None:
+        converted = converted.resize((size, size), Image.Resampling.BILINEAR)
+    array = np.asarray(converted)
+    return array.transpose(2, 0, 1) if array.ndim == 3 else array[None]

@@ -1,0 +1,38 @@
+"""A test part drawn from a training set that comes without one."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.ids import Ids
+from ..maths import draws
+
+
+def held_out(ids: Ids, labels: Int[Tensor, " examples"], fraction: float, seed: int) -> Bool[Tensor, " examples"]:
+    """Which examples form the test part: the same fraction of every class, drawn by id.
+
+    Every class gives floor(fraction * size); what is missing to round(fraction * examples) comes from the classes with the
+    largest remainders. At least one example of every class stays for training. The order of the examples does not enter.
+
+    Raises:
+        UsageError: `fraction` is outside (0, 1), or leaves the test part empty.
+    """
+    if not 0 < fraction < 1:
+        raise UsageError(f"test={fraction} is outside 0..1; it is the fraction of the examples that are set aside.")
+    present, sizes = np.unique(labels.numpy(), return_counts=True)
+    quota = fraction * sizes
+    take = np.minimum(np.floor(quota), sizes - 1).astype(np.int64)
+    missing = round(fraction * len(ids)) - int(take.sum())
+    for place in np.argsort(take - quota, kind="stable"):
+        if missing > 0 and take[place] + 1 < sizes[place]:
+            take[place] += 1
+            missing -= 1
+    if not take.sum():
+        raise UsageError(f"test={fraction} of {len(ids)} examples leaves the test part empty. Give a larger fraction.")
+    mask = torch.zeros(len(ids), dtype=torch.bool)
+    shuffled = draws.permutation(ids.keys, seed, "test part")
+    for label, count in zip(present.tolist(), take.tolist(), strict=True):
+        mask[shuffled[labels[shuffled] == label][:count]] = True
+    return mask

@@ -1,0 +1,475 @@
+"""Tables of numbers and categories, from CSV or Parquet.
+
+A column is numeric if every training cell that is not missing reads as a finite number, else it is categorical.
+
+* Numeric columns are standardised by mean and population standard deviation of the training cells (divided by 1 if constant).
+  A missing cell becomes 0, the training mean. If a training cell is missing, a column of 0 and 1 says where.
+* Categorical columns become one column of 0 and 1 per category of the training part, in sorted order. Missing is a category of
+  its own if it occurs in the training part. A test cell of a category that training lacks is 0 in all of them; how many such
+  cells there are in which column is said in `Split.notes`.
+"""
+
+import csv
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int
+from torch import Tensor
+
+from ..core.errors import UnknownName, UsageError, some
+from ..core.ids import Ids
+from . import labels as given
+from .dataset import AbstractDataset
+from .examples import Examples, Split
+from .files import file_at
+from .splitting import held_out
+
+Row = tuple[str | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """A table as text.
+
+    Attributes:
+        source: The file, for messages.
+        columns: Name of each column.
+        rows: Cells of each row; None is missing.
+        places: Line (CSV) or row (Parquet, from 0) of each row in the file.
+        place: Which of the two.
+    """
+
+    source: str
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+    places: Sequence[int]
+    place: Literal["line", "row"]
+
+    def column(self, index: int) -> list[str | None]:
+        """The cells of one column."""
+        return [row[index] for row in self.rows]
+
+    def where(self, row: int) -> str:
+        """A row of this table in words."""
+        return f"{self.source}, {self.place} {self.places[row]}"
+
+    def take(self, positions: Sequence[int]) -> "Cells":
+        """The rows at these positions."""
+        return dataclasses.replace(self, rows=[self.rows[i] for i in positions], places=[self.places[i] for i in positions])
+
+
+@dataclasses.dataclass(frozen=True)
+class Table(AbstractDataset):
+    """Ids are the `id` column, or row numbers from 0; those of a test file are counted on from the training file.
+
+    Attributes:
+        path: The CSV file, or the Parquet file (by its ending `.parquet` or `.pq`).
+        label: Column of the given label: its name, or its position from 0 (negative from the end).
+        test: The test file, or the fraction of every class that is set aside, drawn by id.
+        id: Column of the ids, by name or position: whole numbers or texts.
+        seed: Of the draw of the test part.
+        header: Whether the first row of a CSV names the columns; if not, their names are their positions.
+        delimiter: What stands between the cells of a CSV: one character, or `tab`.
+        skip: How many lines at the top of a CSV are passed over, in both files.
+        comment: Lines of a CSV that begin with this text are passed over.
+        missing: Texts that mean a missing cell, separated by `+`. An empty cell, a null and a NaN of Parquet always do.
+        on_missing: `encode` them as said above, or `refuse` them in columns that are used.
+        categorical: Columns of numbers that are categories all the same (codes), names separated by `+`.
+        drop: Columns that are no inputs, names separated by `+`.
+        most_categories: A categorical column of more is refused: it is likely an identifier or free text.
+    """
+
+    path: str
+    label: int | str
+    test: float | str = 0.2
+    id: int | str | None = None
+    seed: int = 0
+    header: bool = True
+    delimiter: str = ","
+    skip: int = 0
+    comment: str = ""
+    missing: str = "?"
+    on_missing: Literal["encode", "refuse"] = "encode"
+    categorical: str = ""
+    drop: str = ""
+    most_categories: int = 200
+    name: ClassVar[str] = "table"
+    summary: ClassVar[str] = "a CSV or Parquet table: numbers standardised, categories one-hot, both fitted on train only"
+
+    def __post_init__(self):
+        if len(self.delimiter) != 1 and self.delimiter != "tab":
+            raise UsageError(f"delimiter={self.delimiter!r} is neither one character nor 'tab'.")
+        if self.skip < 0:
+            raise UsageError(f"skip={self.skip} is below 0; it is how many lines are passed over.")
+        if self.on_missing not in ("encode", "refuse"):
+            raise UsageError(f"on_missing={self.on_missing!r} is neither 'encode' nor 'refuse'.")
+
+    def load(self) -> Split:
+        """Read one or two files and encode them."""
+        train = self._read(self.path)
+        test = self._read(self.test) if isinstance(self.test, str) else None
+        return split(
+            train,
+            test if test is not None else float(self.test),
+            label=self.label,
+            id=self.id,
+            seed=self.seed,
+            on_missing=self.on_missing,
+            categorical=_names(self.categorical),
+            drop=_names(self.drop),
+            most_categories=self.most_categories,
+        )
+
+    def _read(self, path: str) -> Cells:
+        file = file_at(path)
+        if file.suffix.lower() in (".parquet", ".pq"):
+            idle = [key for key in ("header", "delimiter", "skip", "comment") if getattr(self, key) != _default(key)]
+            if idle:
+                raise UsageError(f"{file} is Parquet, to which {', '.join(idle)} cannot apply. Leave them out.")
+            return read_parquet(file, _names(self.missing))
+        delimiter = "\t" if self.delimiter == "tab" else self.delimiter
+        return read_csv(
+            file, header=self.header, delimiter=delimiter, skip=self.skip, comment=self.comment, missing=_names(self.missing)
+        )
+
+
+def _default(key: str) -> object:
+    return {field.name: field.default for field in dataclasses.fields(Table)}[key]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split("+") if part)
+
+
+def read_csv(
+    path: pathlib.Path,
+    *,
+    header: bool = True,
+    columns: tuple[str, ...] | None = None,
+    delimiter: str = ",",
+    skip: int = 0,
+    comment: str = "",
+    missing: Sequence[str] = ("?",),
+) -> Cells:
+    """A CSV file (UTF-8, quotes doubled inside quotes) as text cells without surrounding spaces; blank lines are passed over.
+
+    Args:
+        path: The file.
+        header: Whether the first row names the columns.
+        columns: The names, for a file without header.
+        delimiter: What stands between cells.
+        skip: Lines passed over at the top.
+        comment: Rows that begin with this are passed over; empty for none.
+        missing: Texts that mean a missing cell.
+
+    Raises:
+        UsageError: Unreadable, no rows, a row of another length than the others, or columns of one name; names the line.
+    """
+    names = columns
+    rows: list[Row] = []
+    places: list[int] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for _ in range(skip):
+                file.readline()
+            # strict: a stray quote is an error, not a cell that swallows the following lines.
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+            for parsed in reader:
+                cells = [cell.strip() for cell in parsed]
+                if not any(cells) and len(cells) <= 1 or comment and parsed and parsed[0].startswith(comment):
+                    continue
+                line = skip + reader.line_num
+                if names is None:
+                    names = tuple(cells) if header else tuple(str(position) for position in range(len(cells)))
+                    if header:
+                        continue
+                if len(cells) != len(names):
+                    raise UsageError(
+                        f"{path}, line {line}: {len(cells)} cells where there are {len(names)} columns. Mend the line."
+                    )
+                rows.append(tuple(None if cell == "" or cell in missing else cell for cell in cells))
+                places.append(line)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read as CSV ({error}, near line {places[-1] if places else 1}).") from error
+    return _table(str(path), names or (), rows, places, "line")
+
+
+def read_parquet(path: pathlib.Path, missing: Sequence[str] = ("?",)) -> Cells:
+    """A Parquet file as text cells; numbers keep all their digits.
+
+    Raises:
+        UsageError: Unreadable, no rows, or a column of lists, structures or bytes.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UsageError(f"{path} cannot be read as Parquet ({error}).") from error
+    for field in table.schema:
+        if (
+            pyarrow.types.is_nested(field.type)
+            or pyarrow.types.is_binary(field.type)
+            or pyarrow.types.is_large_binary(field.type)
+        ):
+            raise UsageError(f"{path}: column {field.name!r} holds {field.type}; a table holds numbers and texts. Leave it out.")
+    columns = [[_cell(value, missing) for value in column.to_pylist()] for column in table.columns]
+    return _table(str(path), tuple(table.column_names), list(zip(*columns, strict=True)), range(table.num_rows), "row")
+
+
+def _cell(value: object, missing: Sequence[str]) -> str | None:
+    if value is None or value != value:
+        return None
+    text = str(value).strip()
+    return None if text == "" or text in missing else text
+
+
+def _table(
+    source: str, names: tuple[str, ...], rows: Sequence[Row], places: Sequence[int], place: Literal["line", "row"]
+) -> Cells:
+    if not rows:
+        raise UsageError(f"{source} holds no rows.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(
+            f"{source}: the column names {', '.join(map(repr, twice))} occur more than once. Name each column differently."
+        )
+    return Cells(source, names, rows, places, place)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericColumn:
+    """(x - mean) / std, and where `flagged` a second column that is 1 where x is missing."""
+
+    index: int
+    mean: float
+    std: float
+    flagged: bool
+
+    def apply(self, cells: Cells) -> np.ndarray:
+        """float64 (rows, 1 or 2).
+
+        Raises:
+            UsageError: A cell is no finite number; names its place.
+        """
+        column = cells.column(self.index)
+        values = np.zeros((len(column), 1 + self.flagged))
+        for row, cell in enumerate(column):
+            if cell is None:
+                values[row, 1:] = 1
+                continue
+            number = _number(cell)
+            if number is None or not math.isfinite(number):
+                raise UsageError(
+                    f"{cells.where(row)}: {cell!r} in column {cells.columns[self.index]!r} is no finite number, as in training. "
+                    "Mend the cell, name its text in missing=, or the column in categorical=."
+                )
+            values[row, 0] = (number - self.mean) / self.std
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoricalColumn:
+    """1 in the column of its category, 0 elsewhere. None stands for missing."""
+
+    index: int
+    categories: tuple[str | None, ...]
+
+    def apply(self, cells: Cells) -> np.ndarray:
+        """float64 (rows, categories)."""
+        number = {category: place for place, category in enumerate(self.categories)}
+        values = np.zeros((len(cells.rows), len(self.categories)))
+        for row, cell in enumerate(cells.column(self.index)):
+            if cell in number:
+                values[row, number[cell]] = 1
+        return values
+
+    def unknown(self, cells: Cells) -> int:
+        """How many cells are of no known category."""
+        return sum(cell not in self.categories for cell in cells.column(self.index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Columns as they were fitted on a training part."""
+
+    columns: tuple[NumericColumn | CategoricalColumn, ...]
+
+    def apply(self, cells: Cells) -> Float32[Tensor, "examples dims"]:
+        """The inputs of these rows."""
+        return torch.from_numpy(np.concatenate([column.apply(cells) for column in self.columns], 1).astype(np.float32))
+
+    def notes(self, cells: Cells) -> tuple[str, ...]:
+        """A sentence for each column in which cells of `cells` could not be told from others."""
+        said = []
+        for column in self.columns:
+            name = cells.columns[column.index]
+            if isinstance(column, CategoricalColumn):
+                n, what = column.unknown(cells), "hold a category that training lacks, and are 0 in all its columns"
+            else:
+                n = 0 if column.flagged else sum(cell is None for cell in cells.column(column.index))
+                what = "are missing where no training cell is, and stand at the training mean"
+            if n:
+                said.append(f"{cells.source}, column {name!r}: {n} of {len(cells.rows)} cells {what}.")
+        return tuple(said)
+
+
+def fit(cells: Cells, inputs: Sequence[int], categorical: Sequence[int] = (), most_categories: int = 200) -> Encoder:
+    """Means, deviations and categories of the columns `inputs` of a training part.
+
+    Raises:
+        UsageError: A column has only missing cells, numbers that are not finite, or too many categories.
+    """
+    return Encoder(tuple(_fitted(cells, index, index in categorical, most_categories) for index in inputs))
+
+
+def _fitted(cells: Cells, index: int, categorical: bool, most: int) -> NumericColumn | CategoricalColumn:
+    column, where = cells.column(index), f"{cells.source}, column {cells.columns[index]!r}"
+    present = [cell for cell in column if cell is not None]
+    if not present:
+        raise UsageError(f"{where}: every training cell is missing. Name the column in drop=.")
+    numbers = [_number(cell) for cell in present]
+    if not categorical and all(number is not None for number in numbers):
+        values = np.array(numbers, np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = float(values.mean()), float(values.std())
+        if not math.isfinite(std):
+            raise UsageError(f"{where}: its numbers are infinite, NaN or too large to standardise. Name such texts in missing=.")
+        constant = bool((values == values[0]).all())
+        # The mean of equal numbers may be off by rounding.
+        mean, std = (float(values[0]), 1.0) if constant else (mean, std)
+        return NumericColumn(index, mean, std, len(present) < len(column))
+    categories: list[str | None] = [*sorted(set(present))]
+    if len(categories) > most:
+        text = next((row for row, cell in enumerate(column) if cell is not None and _number(cell) is None), None)
+        hint = "" if text is None else f" (not a number: {column[text]!r}, {cells.place} {cells.places[text]})"
+        raise UsageError(
+            f"{where}: {len(categories)} different texts{hint} are too many categories. Name such texts in missing= if the column "
+            f"is numeric, name the column in drop=, or raise most_categories={most}."
+        )
+    return CategoricalColumn(index, tuple(categories + [None] * (len(present) < len(column))))
+
+
+def _number(cell: str) -> float | None:
+    try:
+        # Python reads 1_000 as a number; in a table it is a code.
+        return None if "_" in cell else float(cell)
+    except ValueError:
+        return None
+
+
+def split(
+    train: Cells,
+    test: Cells | float,
+    *,
+    label: int | str,
+    id: int | str | None = None,
+    seed: int = 0,
+    on_missing: Literal["encode", "refuse"] = "encode",
+    categorical: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    most_categories: int = 200,
+) -> Split:
+    """Two tables, or one and the fraction to set aside, as encoded examples. `Table` says what each argument means.
+
+    `Examples.rows` holds the cells as they were read, without label and id: a planted label is not given away beside them.
+
+    Raises:
+        UsageError: Columns that do not fit, labels or cells that cannot be used; names file, line and column.
+    """
+    target, key = _position(train, label), None if id is None else _position(train, id)
+    if target == key:
+        raise UsageError(f"{train.source}: column {train.columns[target]!r} cannot be both label and id.")
+    dropped = {_position(train, name) for name in drop}
+    codes = {_position(train, name) for name in categorical}
+    inputs = [i for i in range(len(train.columns)) if i not in dropped | {target, key}]
+    if not inputs:
+        raise UsageError(f"{train.source}: no column is left as an input. Drop fewer.")
+    if not codes <= set(inputs):
+        odd = sorted(train.columns[i] for i in codes - set(inputs))
+        raise UsageError(f"{train.source}: {some(odd, len(odd))} in categorical= are no inputs, but dropped, label or id.")
+    if isinstance(test, Cells) and test.columns != train.columns:
+        raise UsageError(
+            f"{test.source} has the columns {some(test.columns, len(test.columns), 20)}; "
+            f"{train.source} has {some(train.columns, len(train.columns), 20)}. Both need the same in the same order."
+        )
+    if on_missing == "refuse":
+        for cells in (train, test) if isinstance(test, Cells) else (train,):
+            _refuse_missing(cells, inputs)
+
+    values = _labels(train, target)
+    names = given.class_names(f"{train.source}, column {train.columns[target]!r}", values)
+    classes, ids = _encoded(train, values, target, names), _ids(train, key, 0)
+    if isinstance(test, Cells):
+        test_classes = _encoded(test, _labels(test, target), target, names)
+        test_ids = _ids(test, key, len(train.rows))
+    else:
+        aside = held_out(ids, classes, test, seed)
+        full, full_ids, full_classes = train, ids, classes
+        train, ids, classes = full.take((~aside).nonzero().flatten().tolist()), full_ids.take(~aside), full_classes[~aside]
+        test, test_ids, test_classes = full.take(aside.nonzero().flatten().tolist()), full_ids.take(aside), full_classes[aside]
+
+    encoder = fit(train, inputs, tuple(codes), most_categories)
+    shown = [i for i in range(len(train.columns)) if i not in (target, key)]
+    columns = tuple(train.columns[i] for i in shown)
+    parts = [
+        Examples(which, encoder.apply(cells), numbers, names, rows=_shown(cells, shown), columns=columns)
+        for cells, which, numbers in ((train, ids, classes), (test, test_ids, test_classes))
+    ]
+    return Split(parts[0], parts[1], notes=encoder.notes(test))
+
+
+def _position(cells: Cells, column: int | str) -> int:
+    if isinstance(column, str):
+        if column not in cells.columns:
+            raise UnknownName(f"column of {cells.source}", column, cells.columns)
+        return cells.columns.index(column)
+    count = len(cells.columns)
+    if not -count <= column < count:
+        raise UsageError(f"{cells.source} has no column {column}: positions run from 0 to {count - 1}, or by name.")
+    return column % count
+
+
+def _refuse_missing(cells: Cells, inputs: Sequence[int]) -> None:
+    for row, values in enumerate(cells.rows):
+        for index in inputs:
+            if values[index] is None:
+                raise UsageError(
+                    f"{cells.where(row)}: the cell in column {cells.columns[index]!r} is missing. Fill it, or give on_missing=encode."
+                )
+
+
+def _labels(cells: Cells, target: int) -> np.ndarray:
+    return given.checked(cells.column(target), f"{cells.source}, column {cells.columns[target]!r}", cells.places, cells.place)
+
+
+def _encoded(cells: Cells, values: np.ndarray, target: int, names: tuple[str, ...]) -> Int[Tensor, " examples"]:
+    return given.encode(values, names, f"{cells.source}, column {cells.columns[target]!r}", cells.places, cells.place)
+
+
+def _ids(cells: Cells, key: int | None, start: int) -> Ids:
+    if key is None:
+        return Ids(range(start, start + len(cells.rows)))
+    column, where = cells.column(key), f"{cells.source}, column {cells.columns[key]!r}"
+    absent = [cells.places[row] for row, cell in enumerate(column) if cell is None]
+    if absent:
+        raise UsageError(
+            f"{where}: {len(absent)} ids are missing; {cells.place} {some(absent, len(absent))}. Give every row an id."
+        )
+    texts = [cell for cell in column if cell is not None]
+    # 007 and 7 are two ids: only texts that read back the same are taken as numbers.
+    numeric = all(text.isascii() and text.removeprefix("-").isdigit() and str(int(text)) == text for text in texts)
+    try:
+        return Ids([int(text) for text in texts] if numeric and all(abs(int(text)) < 2**63 for text in texts) else texts)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _shown(cells: Cells, shown: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(row[i] or "" for i in shown) for row in cells.rows)

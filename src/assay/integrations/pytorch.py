@@ -1,0 +1,428 @@
+"""The recorder in a plain PyTorch loop: `record` wraps the loader so that ids travel with every batch.
+
+The loader is copied, not rebuilt: the copy shares its samplers, workers settings and generator, its dataset hands out
+(key, item) and its collate strips the keys again before the loop sees the batch. So the ids are right with any number of
+workers, prefetching, persistent workers and `in_order=False`, whatever the order in which batches come back.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler
+
+from .. import __version__
+from ..core.errors import Mismatch, UsageError, some
+from ..core.ids import Ids
+from ..core.method import AbstractDynamicsMethod
+from ..maths import draws
+from ..methods import parse
+from ..runs.packing import pack, unpack
+from ..runs.recorder import Checkpoints, Recorder
+from ..runs.run import Run
+from ..runs.schema import View
+
+
+class Stateful(Protocol):
+    """Anything with a state to save beside model and optimizer: a scheduler, a gradient scaler."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class KeyedDataset(Dataset):
+    """A dataset that hands out, with the items of a batch, the keys under which they were asked for."""
+
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> tuple[list[Any], list[Any]]:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[Any]) -> tuple[list[Any], Any]:
+        whole = getattr(self.dataset, "__getitems__", None)
+        return list(keys), whole(keys) if whole else [self.dataset[key] for key in keys]
+
+
+class KeyedCollate:
+    """The loop's own collate, with the keys carried past it."""
+
+    def __init__(self, collate: Callable[[Any], Any]):
+        self.collate = collate
+
+    def __call__(self, fetched: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
+        keys, items = fetched
+        return keys, self.collate(items)
+
+
+def ids_of(dataset: Any) -> Ids:
+    """The ids of a map-style dataset: its attribute `ids`, else those of the full set behind a Subset, else the index.
+
+    Raises:
+        UsageError: The dataset has no length, or `ids` does not fit it.
+    """
+    if isinstance(dataset, Subset):
+        return ids_of(dataset.dataset).take(np.asarray(dataset.indices, dtype=np.int64))
+    try:
+        n = len(dataset)
+    except TypeError as error:
+        raise UsageError(f"{type(dataset).__name__} has no length; give a map-style dataset with __len__.") from error
+    given = getattr(dataset, "ids", None)
+    ids = Ids(np.arange(n)) if given is None else given if isinstance(given, Ids) else Ids(given)
+    if len(ids) != n:
+        raise UsageError(f"{type(dataset).__name__}.ids names {len(ids)} examples, but the dataset has {n}.")
+    return ids
+
+
+def record(
+    folder: str | Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    loader: DataLoader,
+    *,
+    seed: int | None = None,
+    view: View = "train",
+    keep_logits: bool = False,
+    mean_probs: bool = True,
+    checkpoints: Checkpoints = "last",
+    live: Sequence[str | AbstractDynamicsMethod] = (),
+    ids: Ids | Sequence[int] | Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    clean: Dataset | None = None,
+    forward: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None = None,
+    stateful: Mapping[str, Stateful] | None = None,
+    about: Mapping[str, object] | None = None,
+    resume: bool = False,
+) -> "LoopRecorder":
+    """Attach a recorder to a training loop.
+
+        with assay.record("runs/mine", model, optimizer, loader, seed=0) as recorder:
+            for epoch in range(30):
+                for x, y in recorder.epoch():
+                    logits = model(x); loss = F.cross_entropy(logits, y)
+                    optimizer.zero_grad(); loss.backward(); optimizer.step()
+                    recorder.batch(logits, y)
+
+    Args:
+        folder: Where the run is written; new or empty, unless `resume`.
+        model: Saved in the checkpoints; run in eval mode by `view="eval"`. Not changed.
+        optimizer: Its learning rates are recorded, its state saved in the checkpoints.
+        loader: The loop's DataLoader over a map-style dataset.
+        seed: If given, torch, NumPy, `random` and the loader's generator are seeded from (seed, epoch) before each epoch, so that
+            an epoch's order, augmentation and dropout can be repeated and a run resumed. If None, no generator is touched.
+        view: `"train"` records the logits of the training pass, free of cost, augmented, in train mode. `"eval"` runs a clean pass
+            over all examples after each epoch.
+        keep_logits: Store every epoch's logits, for methods such as TDDS that are to be scored later.
+        mean_probs: Store the sum of the probabilities over epochs, for relabelling.
+        checkpoints: Model and optimizer at epoch ends: `"every"`, `"last"`, `"none"`, or a list of epochs.
+        live: Dynamics methods to run along; their scores need no stored logits.
+        ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
+        class_names: One name per output of the model.
+        clean: For `view="eval"`: the same examples in the same order without augmentation; the loader's own dataset by default.
+        forward: For `view="eval"`: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)`.
+        stateful: More objects to save and load with the checkpoints, such as `{"scheduler": scheduler}`.
+        about: What is being trained, in words, for the report.
+        resume: Go on with the run in `folder`, if there is one: model, optimizer and `stateful` are set to its last epoch.
+            Loop over `range(recorder.epochs, total)`.
+
+    Raises:
+        UsageError: Ids cannot be captured from this loader, or a setting is outside its range.
+        OutputExists: `folder` holds a run and `resume` is false.
+        Mismatch: The run to resume has other examples or settings.
+        RunLocked: Another process writes this run.
+    """
+    check_loader(loader)
+    dataset = loader.dataset
+    whole = ids_of(dataset) if ids is None else ids if isinstance(ids, Ids) else Ids(ids)
+    size = len(dataset)  # type: ignore[arg-type]
+    if len(whole) != size:
+        raise UsageError(f"{len(whole)} ids were given for a dataset of {size} examples.")
+    chosen = np.arange(size)
+    if isinstance(loader.sampler, SubsetRandomSampler):
+        chosen = np.asarray(loader.sampler.indices, dtype=np.int64)
+    if view == "train":
+        check_visits_all(loader, len(chosen))
+    if clean is not None and view != "eval":
+        raise UsageError("clean= is read by view='eval' only; leave it out, or record with view='eval'.")
+    if forward is not None and view != "eval":
+        raise UsageError("forward= is called by view='eval' only; leave it out, or record with view='eval'.")
+    if clean is not None and len(clean) != size:  # type: ignore[arg-type]
+        raise Mismatch(
+            f"clean= has {len(clean)} examples, the loader's dataset {size}; give the same examples in the same order."
+        )  # type: ignore[arg-type]
+    if resume and checkpoints == "none":
+        raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints='last'.")
+    methods = tuple(parse(method) for method in live)
+    for method in methods:
+        if not isinstance(method, AbstractDynamicsMethod):
+            raise UsageError(f"{method.title} cannot run live; it is not a fold over epochs. Score the finished run instead.")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    recorder = Recorder(
+        folder,
+        whole.take(chosen),
+        view=view,
+        keep_logits=keep_logits,
+        mean_probs=mean_probs,
+        checkpoints=checkpoints,
+        live=methods,  # type: ignore[arg-type]
+        class_names=class_names,
+        seed=seed,
+        device=str(device),
+        about=about,
+        resume=resume,
+        code=__version__,
+    )
+    try:
+        loop = LoopRecorder(
+            recorder, model, optimizer, loader, chosen, clean if clean is not None else dataset, forward, stateful or {}
+        )
+        if recorder.epochs:
+            loop.restore(Run(folder))
+    except BaseException:
+        recorder.close()
+        raise
+    return loop
+
+
+def check_loader(loader: Any) -> None:
+    """Refuse what ids cannot be captured from.
+
+    Raises:
+        UsageError: No DataLoader, no map-style dataset, or no automatic batching.
+    """
+    if not isinstance(loader, DataLoader):
+        raise UsageError(f"{type(loader).__name__} is no torch DataLoader; ids can only travel with the batches of one.")
+    if isinstance(loader.dataset, IterableDataset):
+        raise UsageError("An IterableDataset has no stable ids; give a map-style dataset with __len__ and __getitem__.")
+    if loader.batch_sampler is None:
+        raise UsageError("With batch_size=None the dataset makes the batches and hides the ids; let the DataLoader batch.")
+
+
+def check_visits_all(loader: DataLoader, examples: int) -> None:
+    """Refuse loaders of which it is plain that an epoch does not visit every example.
+
+    Raises:
+        UsageError: Dropped last batch, or a sampler of another length.
+    """
+    ways = "record with view='eval', which passes over every example after each epoch"
+    if loader.drop_last and loader.batch_size and examples % loader.batch_size:
+        raise UsageError(
+            f"drop_last=True leaves {examples % loader.batch_size} of {examples} examples out of every epoch; set drop_last=False, or {ways}."
+        )
+    try:
+        drawn = len(loader.sampler)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return
+    if loader.batch_size is not None and drawn != examples:
+        raise UsageError(
+            f"The sampler draws {drawn} times per epoch from {examples} examples, so not each once; wrap the dataset in a Subset of those "
+            f"to train on, or {ways}."
+        )
+
+
+class LoopRecorder:
+    """A recorder attached to one loop. Made by `record`.
+
+    Attributes:
+        recorder: What writes the run.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loader: DataLoader,
+        chosen: np.ndarray,
+        clean: Any,
+        forward: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None,
+        stateful: Mapping[str, Stateful],
+    ):
+        self.recorder = recorder
+        self._model, self._optimizer, self._clean = model, optimizer, clean
+        self._forward = forward if forward is not None else forward_pair
+        self._stateful = dict(stateful)
+        self._place = np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
+        self._place[chosen] = np.arange(len(chosen))
+        self._chosen = chosen
+        self._loader = copy.copy(loader)
+        # DataLoader refuses these assignments once it is built; the copy has not been iterated yet.
+        vars(self._loader).update(
+            dataset=KeyedDataset(loader.dataset), collate_fn=KeyedCollate(loader.collate_fn), _iterator=None
+        )
+        self._pending: Tensor | None = None
+        self._batches_begun = 0
+        self._open = False
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are committed."""
+        return self.recorder.epochs
+
+    def epoch(self) -> Iterator[Any]:
+        """The batches of one epoch, as the loader gives them. The epoch is committed when the last one has been used.
+
+        Raises:
+            UsageError: The epoch before was left early, a batch was not recorded, or the sampler gives no positions.
+            NumericalError: A logit is NaN or infinite.
+            NotWritten: The operating system refuses; the epochs before are intact.
+        """
+        self._check_closed()
+        index = self.recorder.begin()
+        self._seed(index)
+        self._open, self._batches_begun, self._pending = True, 0, None
+        for keys, batch in self._loader:
+            positions = self._positions(keys)
+            self.recorder.step(positions, [group["lr"] for group in self._optimizer.param_groups])
+            self._pending = positions if self.recorder.header.view == "train" else None
+            self._batches_begun += 1
+            yield batch
+            if self._pending is not None:
+                raise UsageError(
+                    f"Batch {self._batches_begun - 1} of epoch {index} was not recorded; call recorder.batch(logits, labels) in every step."
+                )
+        if self.recorder.header.view == "eval":
+            self._observe_clean()
+        tensors, note = pack(self._state())
+        self.recorder.commit(tensors, {"state": note})
+        self._open = False
+
+    def batch(self, logits: Tensor, labels: Tensor) -> None:
+        """What the model said of the batch just trained on. Not needed with `view="eval"`, where it only checks the call.
+
+        Args:
+            logits: (batch, classes), of the forward pass before the update.
+            labels: (batch,), the given classes.
+
+        Raises:
+            UsageError: Called outside `epoch()` or twice for a batch, or shapes do not fit.
+        """
+        if not self._open:
+            raise UsageError("recorder.batch was called outside recorder.epoch(); loop over `for x, y in recorder.epoch():`.")
+        if self.recorder.header.view == "eval":
+            return
+        if self._pending is None:
+            raise UsageError(
+                f"Batch {self._batches_begun - 1} of epoch {self.epochs} was recorded twice; call recorder.batch once."
+            )
+        self.recorder.observe(self._pending, logits, labels)
+        self._pending = None
+
+    def _positions(self, keys: Sequence[Any]) -> Int[Tensor, " batch"]:
+        try:
+            index = np.asarray([int(key) for key in keys], dtype=np.int64)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"The sampler gives keys such as {keys[0]!r}, not positions in the dataset; ids cannot be captured."
+            ) from error
+        outside = (index < 0) | (index >= len(self._place))
+        place = np.where(outside, -1, self._place[np.where(outside, 0, index)])
+        if (place < 0).any():
+            strange = index[place < 0]
+            raise UsageError(
+                f"The sampler gives {some(strange, len(strange))}, which are not positions of the recorded examples."
+            )
+        return torch.from_numpy(place)
+
+    def _seed(self, epoch: int) -> None:
+        seed = self.recorder.header.seed
+        if seed is None:
+            return
+        word = draws.integer(seed, "loop", epoch)
+        torch.manual_seed(word)
+        np.random.seed(word % 2**32)
+        random.seed(word)
+        generators = (self._loader.generator, getattr(self._loader.sampler, "generator", None))
+        for number, generator in enumerate(generators):
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(draws.integer(seed, "loader", epoch, number))
+
+    def _observe_clean(self) -> None:
+        loader = self._loader
+        pool = DataLoader(
+            KeyedDataset(self._clean),
+            batch_sampler=[self._chosen[at : at + 512].tolist() for at in range(0, len(self._chosen), 512)],
+            collate_fn=loader.collate_fn,
+            num_workers=loader.num_workers,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            generator=torch.Generator(),
+        )
+        modes = [(module, module.training) for module in self._model.modules()]
+        self._model.eval()
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                for keys, batch in pool:
+                    logits, labels = self._forward(self._model, batch)
+                    self.recorder.observe(self._positions(keys), logits, labels)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self._model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            **{f"also {name}": part.state_dict() for name, part in self._stateful.items()},
+        }
+
+    def restore(self, run: Run) -> None:
+        """Set model, optimizer and the other stateful objects to the end of the last committed epoch.
+
+        Raises:
+            RunError: That epoch kept no checkpoint.
+            Mismatch: The checkpoint is of another model or optimizer.
+        """
+        file = run.checkpoint(run.epochs - 1)
+        state = unpack(file.read_all(), file.notes["state"])
+        if missing := {f"also {name}" for name in self._stateful} - state.keys():
+            raise Mismatch(f"The checkpoint of {run.folder} holds no {', '.join(sorted(missing))}; resume as it was begun.")
+        try:
+            self._model.load_state_dict(state["model"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            for name, part in self._stateful.items():
+                part.load_state_dict(state[f"also {name}"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise Mismatch(f"The checkpoint of {run.folder} is of another model or optimizer: {error}") from error
+
+    def _check_closed(self) -> None:
+        if self._open:
+            raise UsageError(
+                f"Epoch {self.epochs} was left after {self._batches_begun} batches and is not recorded; use every batch of "
+                "recorder.epoch(), or record with a loader that is as short as the epochs you want."
+            )
+
+    def __enter__(self) -> "LoopRecorder":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.recorder.close()
+        if kind is None:
+            self._check_closed()
+
+
+def forward_pair(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """The forward pass of a batch `(inputs, labels)`.
+
+    Raises:
+        UsageError: The batch is something else.
+    """
+    if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        raise UsageError(
+            "The clean pass got a batch that is not (inputs, labels); give forward=... that returns (logits, labels)."
+        )
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    inputs, labels = batch
+    return model(inputs.to(device)), labels

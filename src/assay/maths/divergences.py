@@ -1,0 +1,25 @@
+"""How far probabilities stand from a label, or from the probabilities of the epoch before."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def error_norm(
+    probs: Float[Tensor, "*batch examples classes"], labels: Int[Tensor, " examples"]
+) -> Float[Tensor, "*batch examples"]:
+    """Euclidean distance from `probs` to the one-hot label; in [0, sqrt 2]."""
+    return torch.linalg.vector_norm(probs - F.one_hot(labels, probs.shape[-1]).to(probs.dtype), dim=-1)
+
+
+def weighted_log_change(
+    probs: Float[Tensor, "*batch classes"],
+    log_probs: Float[Tensor, "*batch classes"],
+    log_before: Float[Tensor, "*batch classes"],
+    *,
+    absolute: bool,
+) -> Float[Tensor, "*batch"]:
+    """Sum over classes of probs * (log_probs - log_before); of its absolute terms if `absolute`, else the KL divergence."""
+    terms = (log_probs - log_before).mul_(probs)
+    return (terms.abs_() if absolute else terms).sum(-1)

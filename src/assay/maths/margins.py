@@ -1,0 +1,23 @@
+"""Margins between outputs. Pure functions on tensors."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def label_margin(
+    outputs: Float[Tensor, "*batch examples classes"], labels: Int[Tensor, " examples"]
+) -> Float[Tensor, "*batch examples"]:
+    """Output of the given class minus the best other class, in the unit of `outputs`; 0 is a tie, below 0 is wrong.
+
+    The given class is masked with -inf, not with 0: logits of the other classes may all be negative.
+    """
+    index = labels.expand(outputs.shape[:-1]).unsqueeze(-1)
+    given = outputs.gather(-1, index).squeeze(-1)
+    other = outputs.scatter(-1, index, -float("inf")).amax(-1)
+    return given - other
+
+
+def top_two(outputs: Float[Tensor, "*batch classes"]) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+    """The largest and the second largest output; equal at a tie."""
+    best = outputs.topk(2, dim=-1).values
+    return best[..., 0], best[..., 1]

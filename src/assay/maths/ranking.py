@@ -1,0 +1,141 @@
+"""How well a ranking finds what it should, and how alike two rankings are. Ties are handled exactly, never by arrival."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+
+def places_within(groups: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
+    """Place of each element among those of its group, in the order given, from 0. Groups are numbered from 0."""
+    order = torch.argsort(groups, stable=True)
+    counts = torch.bincount(groups)
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
+    return places
+
+
+def auc(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"]) -> float:
+    """Chance that a wrong label ranks before a right one; a tie counts half. 0.5 is chance, 1 is perfect.
+
+    Raises:
+        ValueError: A value is NaN, no label is wrong, or none is right.
+    """
+    inspected, found = _tied_counts(suspicion, wrong)
+    labels_wrong, labels_right = int(found[-1]), int(inspected[-1] - found[-1])
+    if not labels_right:
+        raise ValueError("All labels are wrong; the AUC compares wrong labels with right ones.")
+    found_here, right_here = np.diff(found, prepend=0), np.diff(inspected - found, prepend=0)
+    right_after = labels_right - (inspected - found)
+    return int((found_here * (2 * right_after + right_here)).sum()) / (2 * labels_wrong * labels_right)
+
+
+def average_precision(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"]) -> float:
+    """Mean over the wrong labels of the precision at the threshold that just includes them.
+
+    sum over thresholds of (recall gained there) * (precision there). Equal values share one threshold, as in scikit-learn's
+    `average_precision_score`; a score without any spread gets the fraction of wrong labels. Range 0..1.
+
+    Raises:
+        ValueError: A value is NaN, or no label is wrong.
+    """
+    inspected, found = _tied_counts(suspicion, wrong)
+    return float((np.diff(found, prepend=0) * (found / inspected)).sum() / found[-1])
+
+
+def precision_at(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"], count: int) -> float:
+    """Fraction of wrong labels among the `count` most suspect; where a tie straddles the cut, the mean over its orders.
+
+    Raises:
+        ValueError: A value is NaN, no label is wrong, or `count` is outside 1..examples.
+    """
+    if not 1 <= count <= len(wrong):
+        raise ValueError(f"count={count} is outside 1..{len(wrong)}, the number of examples.")
+    return float(_found_among(suspicion, wrong, np.array([count]))[0]) / count
+
+
+def recovered_fraction(
+    suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"], inspected_fraction: float
+) -> float:
+    """Fraction of the wrong labels that stand in the first floor(inspected_fraction * examples) of the ranking.
+
+    Where a tie straddles the cut, the mean over its orders.
+
+    Raises:
+        ValueError: A value is NaN, no label is wrong, or the fraction is outside 0..1.
+    """
+    if not 0 <= inspected_fraction <= 1:
+        raise ValueError(f"inspected_fraction={inspected_fraction} is outside 0..1.")
+    count = int(np.floor(inspected_fraction * len(wrong) + 1e-9))
+    return float(_found_among(suspicion, wrong, np.array([count]))[0]) / int(wrong.sum())
+
+
+def detection_curve(
+    suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"], points: int = 101
+) -> tuple[tuple[float, float], ...]:
+    """(fraction inspected, fraction of the wrong labels found) along the ranking, from (0, 0) to (1, 1).
+
+    Evenly spaced, each at a whole number of examples, so fewer than `points` if there are fewer examples. Within a tie the
+    found fraction is the mean over its orders. A ranking by chance gives the diagonal.
+
+    Raises:
+        ValueError: A value is NaN, no label is wrong, or `points` is below 2.
+    """
+    if points < 2:
+        raise ValueError(f"points={points} is below 2; a curve has two ends.")
+    n = len(wrong)
+    counts = np.unique(np.round(np.linspace(0, n, points)).astype(np.int64))
+    found = _found_among(suspicion, wrong, counts)
+    return tuple(zip((counts / n).tolist(), (found / int(wrong.sum())).tolist(), strict=True))
+
+
+def rank_correlation(values: Float[Tensor, "methods examples"]) -> Float64[Tensor, "methods methods"]:
+    """Spearman correlation of every two rows; equal values share their mean rank. Range -1..1.
+
+    A row without any spread has no ranking, so its correlations are NaN, with itself too.
+
+    Raises:
+        ValueError: A value is NaN.
+    """
+    rows = _numbers(values)
+    n = rows.shape[1]
+    # Doubled ranks about their mean are whole numbers: up to some 200,000 examples the sums are exact, so equal rankings
+    # give exactly 1 and the matrix is exactly symmetric.
+    ranks = np.stack([_doubled_ranks(row) - (n + 1) for row in rows]) if len(rows) else np.zeros((0, n))
+    products = ranks @ ranks.T
+    spread = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
+    with np.errstate(invalid="ignore"):
+        ratio = np.where(spread > 0, products / spread, np.nan)
+    # The root is rounded, so that the ratio of proportional ranks can pass 1 by an ulp.
+    return torch.from_numpy(ratio.clip(-1, 1))
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    array = values.detach().cpu().to(torch.float64).numpy()
+    if np.isnan(array).any():
+        raise ValueError(f"{int(np.isnan(array).sum())} values are NaN and cannot be ranked.")
+    return array
+
+
+def _doubled_ranks(row: np.ndarray) -> np.ndarray:
+    """Twice the rank from 1, equal values at their mean rank."""
+    _, group, counts = np.unique(row, return_inverse=True, return_counts=True)
+    ends = counts.cumsum()
+    return (2 * ends - counts + 1)[group].astype(np.float64)
+
+
+def _tied_counts(suspicion: Tensor, wrong: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Down to the end of each group of equal values, most suspect first: how many examples, how many of them wrong."""
+    values, hits = _numbers(suspicion), wrong.detach().cpu().numpy()
+    if values.shape != hits.shape:
+        raise ValueError(f"{len(values)} values and {len(hits)} truths do not go together.")
+    if not hits.any():
+        raise ValueError("No label is wrong; there is nothing to detect.")
+    _, group, counts = np.unique(-values, return_inverse=True, return_counts=True)
+    return counts.cumsum(), np.bincount(group[hits], minlength=len(counts)).cumsum()
+
+
+def _found_among(suspicion: Tensor, wrong: Tensor, counts: np.ndarray) -> np.ndarray:
+    """How many wrong labels the first `counts` examples hold, in the mean over the orders of tied examples."""
+    inspected, found = _tied_counts(suspicion, wrong)
+    return np.interp(counts, np.concatenate([[0], inspected]), np.concatenate([[0], found]))

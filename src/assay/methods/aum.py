@@ -1,0 +1,63 @@
+r"""AUM: area under the margin.
+
+$$ \mathrm{AUM}_i = \frac1T \sum_{t=0}^{T-1} \Bigl( z_{t,i,y_i} - \max_{c \ne y_i} z_{t,i,c} \Bigr) $$
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.evidence import Epoch, Need
+from ..core.method import AbstractSpanMethod, Source, State
+from ..core.scores import Direction
+from ..maths.margins import label_margin
+
+
+def aum(logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
+    """Mean over epochs of the margin of the given label, in logits; 0 is a tie, below 0 the model resists the label."""
+    return label_margin(logits, labels).mean(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AUM(AbstractSpanMethod):
+    """Low AUM marks labels that the model resists throughout training.
+
+    Args:
+        form: Margin of the logits (the paper), or of the probabilities (the accumulated margin of the CCS code).
+        reduce: Mean over epochs (the paper) or sum (the CCS code).
+    """
+
+    form: Literal["logits", "probs"] = "logits"
+    reduce: Literal["mean", "sum"] = "mean"
+    name: ClassVar[str] = "aum"
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "logits"
+    source: ClassVar[Source] = Source(
+        "Pleiss et al. 2020, equations 1 and 2",
+        "https://arxiv.org/abs/2001.10528",
+        "all recorded epochs by default, the paper stops before the first drop of the learning rate (epochs=...); no threshold "
+        "examples",
+    )
+
+    @property
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        if self.form == "logits":
+            return frozenset({Need.MARGINS})
+        return frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT})
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        if self.form == "logits":
+            state["total"] += epoch.margins
+        else:
+            # The best other class is the second best overall exactly when the given class is the best.
+            state["total"] += epoch.target_probs - torch.where(epoch.correct, epoch.second_probs, epoch.top_probs)
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        return state["total"] / (state["seen"] if self.reduce == "mean" else 1)

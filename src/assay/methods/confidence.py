@@ -1,0 +1,40 @@
+r"""Confidence (dataset cartography): mean probability of the given label over epochs."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..core.evidence import Epoch, Need
+from ..core.method import AbstractSpanMethod, Source, State
+from ..core.scores import Direction
+
+
+def confidence(target_probs: Float[Tensor, "epochs examples"]) -> Float[Tensor, " examples"]:
+    """Mean over epochs of the probability of the given label. Small means hard to learn or wrongly labelled; range [0, 1]."""
+    return target_probs.mean(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Confidence(AbstractSpanMethod):
+    """Low confidence marks examples whose label the model does not come to believe."""
+
+    name: ClassVar[str] = "confidence"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "probability"
+    source: ClassVar[Source] = Source(
+        "Swayamdipta et al. 2020, section 2", "https://arxiv.org/abs/2009.10795", "the recorded pass"
+    )
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += epoch.target_probs
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Float64[Tensor, " examples"]:
+        return state["total"] / state["seen"]

@@ -1,0 +1,40 @@
+r"""Correctness (dataset cartography): fraction of epochs at which the given label is predicted."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from ..core.evidence import Epoch, Need
+from ..core.method import AbstractSpanMethod, Source, State
+from ..core.scores import Direction
+
+
+def correctness(correct: Bool[Tensor, "epochs examples"]) -> Float64[Tensor, " examples"]:
+    """Fraction of epochs at which the given label is predicted. Small means hard to learn or wrongly labelled; range [0, 1]."""
+    return correct.to(torch.float64).mean(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Correctness(AbstractSpanMethod):
+    """Low correctness marks examples that are rarely predicted as labelled."""
+
+    name: ClassVar[str] = "correctness"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "fraction of epochs"
+    source: ClassVar[Source] = Source(
+        "Swayamdipta et al. 2020, section 2", "https://arxiv.org/abs/2009.10795", "a fraction, where the released code counts"
+    )
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += epoch.correct
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Float64[Tensor, " examples"]:
+        return state["total"] / state["seen"]

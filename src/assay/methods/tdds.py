@@ -1,0 +1,122 @@
+r"""TDDS: temporal dual-depth scoring, an exponential average of how unsteadily the predictions move.
+
+$$ d_{t,i} = \sum_c \bigl| p_{t+1,i,c} \bigl(\ln(p_{t+1,i,c}+\epsilon) - \ln(p_{t,i,c}+\epsilon)\bigr) \bigr|, \qquad
+   v_{k,i} = \Bigl\| d_{k..k+J-2,i} - \bar d_{k,i} \Bigr\|_2, \qquad
+   \mathrm{TDDS}_i = \sum_{k=0}^{T-J} a (1-a)^{T-J-k} v_{k,i} $$
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.evidence import Epoch, Need
+from ..core.method import AbstractSpanMethod, Source, State, checked_window
+from ..core.scores import Direction
+from ..maths.divergences import weighted_log_change
+from ..maths.windows import push, start_ring
+
+EPS = 1e-8
+"""Added to every probability before its logarithm, as in the authors' code."""
+
+
+def tdds(
+    probs: Float[Tensor, "epochs examples classes"],
+    window: int = 10,
+    decay: float = 0.9,
+    *,
+    inner: Literal["abs", "kl"] = "abs",
+    outer: Literal["norm", "sumsq"] = "norm",
+) -> Float[Tensor, " examples"]:
+    """Exponentially weighted sum, newest window heaviest, of the spread of epoch-to-epoch changes within each window.
+
+    Large means that the predictions still move unsteadily. The weights are a, a(1-a), a(1-a)^2 ... from the newest window back,
+    so at a = 0.9 the score is about the last `window` epochs. At least 0; nats (nats squared for outer="sumsq").
+
+    Args:
+        probs: Softmax probabilities by epoch.
+        window: J, epochs per window; a window holds J - 1 changes.
+        decay: a, in (0, 1].
+        inner: Sum of absolute terms (the authors' code), or the signed sum, a KL divergence.
+        outer: Euclidean norm of the centred changes (the authors' code), or its square.
+
+    Raises:
+        UsageError: Fewer epochs than the window, a window below 3, or a decay outside (0, 1].
+    """
+    checked_window(window, len(probs), smallest=3)
+    _checked_decay(decay)
+    logs = (probs + EPS).log()
+    changes = weighted_log_change(probs[1:], logs[1:], logs[:-1], absolute=inner == "abs")
+    windows = changes.unfold(0, window - 1, 1)
+    spread = (windows - windows.mean(-1, keepdim=True)).square().sum(-1)
+    if outer == "norm":
+        spread = spread.sqrt()
+    age = torch.arange(len(spread) - 1, -1, -1, dtype=probs.dtype, device=probs.device)
+    return (decay * (1 - decay) ** age) @ spread
+
+
+def _checked_decay(decay: float) -> None:
+    if not 0 < decay <= 1:
+        raise UsageError(f"decay={decay} is outside (0, 1]; it is the weight of the newest window.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TDDS(AbstractSpanMethod):
+    """High TDDS marks examples that still drive the training at the end of the epochs read.
+
+    Args:
+        window: J, epochs per window.
+        decay: a, weight of the newest window.
+        inner: `abs` or `kl`.
+        outer: `norm` or `sumsq`.
+    """
+
+    window: int = 10
+    decay: float = 0.9
+    inner: Literal["abs", "kl"] = "abs"
+    outer: Literal["norm", "sumsq"] = "norm"
+    name: ClassVar[str] = "tdds"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOGITS})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
+    unit: ClassVar[str] = "nats"
+    source: ClassVar[Source] = Source(
+        "Zhang et al. 2024, TDDS",
+        "https://arxiv.org/abs/2311.13613",
+        "as in the authors' code (absolute terms, norm); the paper's wording as inner=kl, outer=sumsq",
+    )
+
+    def __post_init__(self):
+        checked_window(self.window, smallest=3)
+        _checked_decay(self.decay)
+        super().__post_init__()
+
+    @property
+    def shortest_span(self) -> int:
+        return self.window
+
+    def start(self, examples: int, classes: int) -> State:
+        return {
+            **start_ring(self.window - 1, examples),
+            "log_before": torch.full((examples, classes), torch.nan, dtype=torch.float64),
+            "total": torch.zeros(examples, dtype=torch.float64),
+            "begun": torch.zeros((), dtype=torch.bool),
+        }
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        probs = epoch.probs
+        logs = (probs + EPS).log_()
+        if state["begun"]:
+            change = weighted_log_change(probs, logs, state["log_before"], absolute=self.inner == "abs")
+            if push(state, change):
+                spread = (state["ring"] - state["ring"].mean(0)).square_().sum(0)
+                if self.outer == "norm":
+                    spread.sqrt_()
+                state["total"].mul_(1 - self.decay).add_(spread, alpha=self.decay)
+        state["log_before"] = logs
+        state["begun"].fill_(True)
+
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        return state["total"].clone()

@@ -1,0 +1,43 @@
+r"""Threshold closeness (dataset cartography): $\mu_i (1 - \mu_i)$ with $\mu_i$ the mean probability of the given label."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..core.evidence import Epoch, Need
+from ..core.method import AbstractSpanMethod, Source, State
+from ..core.scores import Direction
+from .confidence import confidence
+
+
+def threshold_closeness(target_probs: Float[Tensor, "epochs examples"]) -> Float[Tensor, " examples"]:
+    """Confidence times one minus confidence. Large means close to even odds; range [0, 0.25]."""
+    mean = confidence(target_probs)
+    return mean * (1 - mean)
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdCloseness(AbstractSpanMethod):
+    """High values mark examples that the model believes about half the time."""
+
+    name: ClassVar[str] = "threshold_closeness"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
+    unit: ClassVar[str] = "probability squared"
+    source: ClassVar[Source] = Source(
+        "Swayamdipta et al. 2020, released code", "https://arxiv.org/abs/2009.10795", "the recorded pass"
+    )
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += epoch.target_probs
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Float64[Tensor, " examples"]:
+        mean = state["total"] / state["seen"]
+        return mean * (1 - mean)

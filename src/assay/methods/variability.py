@@ -1,0 +1,62 @@
+r"""Variability (dataset cartography): standard deviation over epochs of the probability of the given label."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.evidence import Epoch, Need
+from ..core.method import AbstractSpanMethod, Source, State
+from ..core.scores import Direction
+
+
+def variability(target_probs: Float[Tensor, "epochs examples"], ddof: int = 0) -> Float[Tensor, " examples"]:
+    """Standard deviation over epochs of the probability of the given label.
+
+    Large means ambiguous; a constant trajectory gives 0. Range [0, 0.5] for the population form (ddof 0).
+    """
+    return target_probs.std(0, correction=ddof)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variability(AbstractSpanMethod):
+    """High variability marks ambiguous examples, which the model learns and loses again.
+
+    Args:
+        ddof: 0 for the population form of the paper, 1 for the unbiased variance.
+    """
+
+    ddof: int = 0
+    name: ClassVar[str] = "variability"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
+    unit: ClassVar[str] = "probability"
+    source: ClassVar[Source] = Source(
+        "Swayamdipta et al. 2020, section 2", "https://arxiv.org/abs/2009.10795", "the recorded pass"
+    )
+
+    def __post_init__(self):
+        if self.ddof not in (0, 1):
+            raise UsageError(f"{self.name}: ddof={self.ddof} is neither 0 nor 1.")
+        super().__post_init__()
+
+    @property
+    def shortest_span(self) -> int:
+        return 1 + self.ddof
+
+    def start(self, examples: int, classes: int) -> State:
+        # Welford's running moments: a plain sum of squares would cancel for examples that hardly move.
+        zeros = torch.zeros(examples, dtype=torch.float64)
+        return {"mean": zeros, "squares": zeros.clone(), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["seen"] += 1
+        gap = epoch.target_probs - state["mean"]
+        state["mean"] += gap / state["seen"]
+        state["squares"] += gap * (epoch.target_probs - state["mean"])
+
+    def finish(self, state: State) -> Float64[Tensor, " examples"]:
+        return (state["squares"] / (state["seen"] - self.ddof)).clamp(min=0).sqrt()

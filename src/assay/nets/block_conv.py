@@ -1,0 +1,42 @@
+"""A small CNN that learns fast: BatchNorm after every convolution."""
+
+import dataclasses
+import itertools
+from typing import ClassVar
+
+from torch import nn
+
+from .net import AbstractNet, widths
+
+
+def _block(before: int, after: int) -> list[nn.Module]:
+    # No bias: BatchNorm subtracts it again.
+    return [
+        nn.Conv2d(before, after, 3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(),
+        nn.Conv2d(after, after, 3, padding=1, bias=False),
+        nn.BatchNorm2d(after),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockConv(AbstractNet):
+    """Three blocks of (Conv, BatchNorm, ReLU) twice and MaxPool, then one linear layer. `widths` are the channels by block."""
+
+    name: ClassVar[str] = "block_conv"
+    summary: ClassVar[str] = "three blocks of two convolutions, BatchNorm after each, images from 8x8; widths=32-64-128"
+    smallest: ClassVar[int] = 8
+
+    widths: str = "32-64-128"
+
+    def __post_init__(self):
+        widths(self.widths, self.name, 3)
+
+    def layers(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        channels, height, width = shape
+        sizes = (channels, *widths(self.widths, self.name, 3))
+        blocks = [layer for before, after in itertools.pairwise(sizes) for layer in _block(before, after)]
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(sizes[-1] * (height // 8) * (width // 8), classes))

@@ -1,0 +1,170 @@
+r"""Beta sampling: DUAL's draw, which moves towards easy examples as more is pruned.
+
+With pruned fraction r = 1 - keep and $\bar P_i$ the mean probability of the given label,
+
+$$ w_i \propto \mathrm{Beta}(\bar P_i; \alpha, \beta)\, S_i, \qquad
+   \beta = C_0 (1 - \mu)(1 - r^{c_D}), \qquad \alpha = C_0 + 1 - \beta, $$
+
+where $\mu$ is the mean of $\bar P$ over the examples with the highest scores S.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..core.errors import UsageError, some
+from ..core.evidence import Need
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of, keep_first
+from ..core.scores import ordered
+from ..maths.draws import uniform
+
+EDGE = 1e-6
+"""Mean probabilities are taken no nearer to 0 or 1 than this, where the Beta density is 0 or infinite."""
+
+
+def beta_shape(anchor: float, keep: float, c_d: float, c_0: float = 15.0) -> tuple[float, float]:
+    """alpha and beta of the Beta density; alpha + beta = c_0 + 1.
+
+    Args:
+        anchor: mu, mean probability of the given label over the examples with the highest scores.
+        keep: Fraction that stays.
+        c_d: How late, as more is pruned, the draw turns to easy examples.
+        c_0: Concentration of the density.
+    """
+    beta = c_0 * (1 - anchor) * (1 - (1 - keep) ** c_d)
+    return c_0 + 1 - beta, beta
+
+
+def log_density(
+    mean_target_probs: Float[Tensor, " examples"],
+    scores: Float[Tensor, " examples"],
+    keep: float,
+    c_d: float,
+    *,
+    c_0: float = 15.0,
+    anchors: int = 10,
+) -> Float64[Tensor, " examples"]:
+    """ln of the Beta density at each mean probability, up to a constant; probabilities are taken within EDGE of 0 and 1.
+
+    Raises:
+        UsageError: See `beta_weights`.
+    """
+    checked_options(keep, c_d, c_0, anchors)
+    probs, scores = mean_target_probs.to(torch.float64), scores.to(torch.float64)
+    if anchors > len(probs):
+        raise UsageError(f"anchors={anchors} is more than the {len(probs)} examples; give anchors in 1..{len(probs)}.")
+    bad = ~((probs >= 0) & (probs <= 1))
+    if bool(bad.any()):
+        where = bad.nonzero().flatten().tolist()
+        raise UsageError(f"{len(where)} mean probabilities are outside 0..1; positions {some(where, len(where))}.")
+    bad = ~((scores >= 0) & scores.isfinite())
+    if bool(bad.any()):
+        where = bad.nonzero().flatten().tolist()
+        raise UsageError(
+            f"{len(where)} scores are negative or not finite; positions {some(where, len(where))}. "
+            "They are factors of sampling weights: use a score that is never negative, such as dual or dyn_unc."
+        )
+    highest = torch.argsort(scores, descending=True, stable=True)[:anchors]
+    alpha, beta = beta_shape(float(probs[highest].mean()), keep, c_d, c_0)
+    probs = probs.clamp(EDGE, 1 - EDGE)
+    return (alpha - 1) * probs.log() + (beta - 1) * (1 - probs).log()
+
+
+def beta_weights(
+    mean_target_probs: Float[Tensor, " examples"],
+    scores: Float[Tensor, " examples"],
+    keep: float,
+    c_d: float,
+    *,
+    c_0: float = 15.0,
+    anchors: int = 10,
+) -> Float64[Tensor, " examples"]:
+    """Sampling weights Beta(mean probability; alpha, beta) * score, summing to 1.
+
+    A score of 0 gives weight 0. If all scores are 0, the weights are the density alone. Any positive factor of the scores
+    cancels. Worked out in logarithms, so that no product underflows before it is normalised.
+
+    Args:
+        mean_target_probs: Probability of the given label, averaged over the epochs that the scores read; in 0..1.
+        scores: What is worth keeping, high first; finite and never negative.
+        keep: Fraction that stays, in 0..1.
+        c_d: How late, as more is pruned, the draw turns to easy examples; above 0. The paper: 4 for CIFAR-100.
+        c_0: Concentration of the density, above 0.
+        anchors: How many of the highest scores set the mean of the density; equal scores by position.
+
+    Raises:
+        UsageError: An argument is outside its range.
+    """
+    density = log_density(mean_target_probs, scores, keep, c_d, c_0=c_0, anchors=anchors)
+    if not bool((scores > 0).any()):
+        return density.softmax(0)
+    return (density + scores.to(torch.float64).log()).softmax(0)
+
+
+def checked_options(keep: float, c_d: float, c_0: float, anchors: int) -> None:
+    """Refuse options outside their range.
+
+    Raises:
+        UsageError: Which, and the range.
+    """
+    budget_of(keep, 0)
+    for name, value in (("c_d", c_d), ("c_0", c_0)):
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name}={value} is not a finite number above 0.")
+    if anchors < 1:
+        raise UsageError(f"anchors={anchors} is below 1; the mean is taken over that many of the highest scores.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Beta(AbstractPolicy):
+    """Draws floor(keep * examples) without replacement, one after another with probability proportional to `beta_weights`.
+
+    If fewer examples than the budget have a score above 0, all of these stay and the rest is drawn by the density alone.
+    Budgets do not nest, because the density depends on `keep`. Equal scores at the edge of the anchors: by id.
+
+    Args:
+        keep: Fraction of examples that stay, in 0..1.
+        seed: Of the draw.
+        c_d: How late, as more is pruned, the draw turns to easy examples; above 0.
+        c_0: Concentration of the density, above 0.
+        anchors: How many of the highest scores set the mean of the density.
+    """
+
+    keep: float
+    seed: int
+    c_d: float = 4.0
+    c_0: float = 15.0
+    anchors: int = 10
+    name: ClassVar[str] = "beta"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    nests: ClassVar[bool] = False
+    source: ClassVar[Source] = Source(
+        "Cho et al. 2025, DUAL with beta sampling",
+        "https://arxiv.org/abs/2502.06905",
+        "seeded per id by Gumbel top-k, the same law as one draw after another; floor(keep * examples) exactly; zero scores are "
+        "drawn last and by the density alone where the released code stops",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        checked_options(self.keep, self.c_d, self.c_0, self.anchors)
+
+    def choose(self, candidates: Candidates) -> Choice:
+        budget = budget_of(self.keep, len(candidates))
+        # Everything in the order of the ids: sums and ties then come out the same however the examples are arranged.
+        by_id = torch.argsort(candidates.ids.ranks)
+        ids, scores = candidates.ids.take(by_id), candidates.values[by_id]
+        density = log_density(
+            candidates.mean_target_probs[by_id], scores, self.keep, self.c_d, c_0=self.c_0, anchors=self.anchors
+        )
+        positive = scores > 0
+        gumbel = -(-uniform(ids.keys, self.seed, "policy beta").log()).log()
+        order = ordered(density + torch.where(positive, scores, 1.0).log() + gumbel, ids, descending=True)
+        order = torch.cat([order[positive[order]], order[~positive[order]]])
+        how = f"by {candidates.scores.title} and mean probability of the given label (Beta density, seed {self.seed})"
+        return Choice(keep_first(by_id[order], budget), f"drawn {how}", f"not drawn {how}")

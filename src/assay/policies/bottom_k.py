@@ -1,0 +1,42 @@
+"""Keep the examples with the lowest values."""
+
+import dataclasses
+from typing import ClassVar
+
+from ..core.evidence import Need
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, By, Candidates, Choice, budget_of, keep_first
+from ..core.scores import ordered
+
+
+@dataclasses.dataclass(frozen=True)
+class BottomK(AbstractPolicy):
+    """Keeps the floor(keep * examples) lowest values; equal values by id, smallest first.
+
+    With `by="suspicion"` this drops the most suspect, whichever way the score points.
+
+    Args:
+        keep: Fraction of examples that stay, in 0..1.
+        by: What is ranked: the values, or the suspicion.
+    """
+
+    keep: float
+    by: By = "values"
+    name: ClassVar[str] = "bottom_k"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(
+        "Sorscher et al. 2022, Beyond neural scaling laws (keeping the easy end)",
+        "https://arxiv.org/abs/2206.14486",
+        "ties break by id",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        budget_of(self.keep, 0)
+
+    def choose(self, candidates: Candidates) -> Choice:
+        budget = budget_of(self.keep, len(candidates))
+        order = ordered(candidates.by(self.by), candidates.ids, descending=False)
+        what = f"the {budget} lowest {self.by} of {candidates.scores.title}"
+        return Choice(keep_first(order, budget), f"among {what}", f"not among {what}")

@@ -1,0 +1,128 @@
+r"""Coverage-centric selection (CCS): cut the hardest, then cover the rest of the score's range evenly.
+
+The strata are equal-width bins between the lowest and the highest value that the cut leaves. They are visited from the smallest
+to the largest; with m examples still to be given out and s strata left, one takes
+
+$$ q = \min(\mathrm{size}, \lfloor m / s \rfloor), \qquad m \leftarrow m - q. $$
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from ..core.errors import UsageError, some
+from ..core.evidence import Need
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of
+from ..core.scores import ordered
+from ..maths.ranking import places_within
+from .random import shuffled
+
+
+def stratum_of(values: Float64[Tensor, " examples"], strata: int) -> Int[Tensor, " examples"]:
+    """Which equal-width bin between the lowest and the highest value each value falls in, numbered from 0.
+
+    A bin holds its lower edge and not its upper one; the last holds both. Equal values are all in the last bin.
+
+    Raises:
+        UsageError: The values are not finite, or span more than a float64 holds.
+    """
+    if not len(values):
+        return torch.zeros(0, dtype=torch.int64)
+    lowest, highest = float(values.min()), float(values.max())
+    if not np.isfinite(highest - lowest):
+        raise UsageError(
+            f"Values from {lowest} to {highest} cannot be cut into {strata} equal bins; use a score with finite values."
+        )
+    edges = torch.from_numpy(np.linspace(lowest, highest, strata + 1))
+    return (torch.searchsorted(edges, values, right=True) - 1).clamp(max=strata - 1)
+
+
+def stratum_budgets(counts: Int[Tensor, " strata"] | Int[np.ndarray, " strata"], budget: int) -> Int[Tensor, " strata"]:
+    """How many examples each stratum gives, so that they sum to the budget and are as even as the counts allow.
+
+    Strata of equal count are visited in the given order. A larger budget takes from no stratum.
+
+    Args:
+        counts: How many examples each stratum holds.
+        budget: How many are wanted in all.
+
+    Raises:
+        UsageError: A count is negative, or the budget is outside 0..sum of the counts.
+    """
+    sizes = torch.as_tensor(counts).to(torch.int64)
+    if bool((sizes < 0).any()):
+        raise UsageError(f"Stratum {int((sizes < 0).nonzero()[0])} counts {int(sizes.min())} examples; counts start at 0.")
+    if not 0 <= budget <= int(sizes.sum()):
+        raise UsageError(f"budget={budget} is outside 0..{int(sizes.sum())}, the number of examples in all strata.")
+    budgets = torch.zeros_like(sizes)
+    left = budget
+    for visited, stratum in enumerate(torch.argsort(sizes, stable=True).tolist()):
+        take = min(int(sizes[stratum]), left // (len(sizes) - visited))
+        budgets[stratum] = take
+        left -= take
+    return budgets
+
+
+@dataclasses.dataclass(frozen=True)
+class CCS(AbstractPolicy):
+    """Drops the floor(cutoff * examples) hardest, then draws floor(keep * examples) from all levels of the score.
+
+    Hardest or most suspect is read off the score's direction: the lowest AUM, the highest EL2N.
+
+    Args:
+        keep: Fraction of all examples that stay, in 0..1.
+        seed: Of the draw within each stratum.
+        cutoff: Fraction of all examples that is cut as hardest before, in 0..1.
+        strata: How many equal-width bins, at least 1.
+    """
+
+    keep: float
+    seed: int
+    cutoff: float
+    strata: int = 50
+    name: ClassVar[str] = "ccs"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(
+        "Zheng et al. 2023, Coverage-centric coreset selection",
+        "https://arxiv.org/abs/2210.15809",
+        "the last bin is closed where the released code stretches the highest value by 1.0001; the number of strata is heeded; "
+        "drawn per id, so that budgets nest under one cutoff",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        budget_of(self.keep, 0)
+        if not 0 <= self.cutoff <= 1:
+            raise UsageError(f"cutoff={self.cutoff} is outside 0..1; it is the fraction of examples cut as hardest.")
+        if self.strata < 1:
+            raise UsageError(f"strata={self.strata} is below 1; the score's range is cut into that many bins.")
+
+    def choose(self, candidates: Candidates) -> Choice:
+        n, title = len(candidates), candidates.scores.title
+        budget, cut = budget_of(self.keep, n), budget_of(self.cutoff, n)
+        if budget > n - cut:
+            raise UsageError(
+                f"keep={self.keep} asks for {budget} of {n} examples, but cutoff={self.cutoff} leaves {n - cut}; lower one of them."
+            )
+        infinite = candidates.values.isinf()
+        if bool(infinite.any()):
+            bad = candidates.ids.take(infinite)
+            raise UsageError(f"{len(bad)} values of {title} are infinite and fall in no bin; ids {some(bad, len(bad))}.")
+        hardest = ordered(candidates.scores.hardness(), candidates.ids, descending=True)[:cut]
+        left = torch.ones(n, dtype=torch.bool)
+        left[hardest] = False
+        order = shuffled(candidates.ids, self.seed, "policy ccs")
+        order = order[left[order]]
+        stratum = stratum_of(candidates.values[order], self.strata)
+        budgets = stratum_budgets(torch.bincount(stratum, minlength=self.strata), budget)
+        kept: Bool[Tensor, " examples"] = torch.zeros(n, dtype=torch.bool)
+        kept[order[places_within(stratum) < budgets[stratum]]] = True
+        why_cut = f"among the {cut} hardest or most suspect by {title}, cut before the draw"
+        how = f"from its stratum of {title} ({self.strata} equal-width strata, seed {self.seed})"
+        return Choice(kept, f"drawn {how}", f"not drawn {how}", why_else=dict.fromkeys(hardest.tolist(), why_cut))

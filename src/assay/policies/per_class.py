@@ -1,0 +1,76 @@
+"""Keep the same fraction of every class."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.evidence import Need
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, By, Candidates, Choice, budget_of
+from ..core.scores import ordered
+from ..maths.ranking import places_within
+
+
+def class_budgets(counts: Int[Tensor, " classes"], keep: float, fill: bool = True) -> Int[Tensor, " classes"]:
+    """How many of each class stay.
+
+    floor(keep * count) for each class. With `fill`, what is then missing from floor(keep * examples) goes, one example each, to
+    the classes with the largest remainder keep * count - floor(keep * count), the lower class number first at a tie.
+
+    Args:
+        counts: How many examples each class has.
+        keep: Fraction that stays, in 0..1.
+        fill: Whether to reach the exact budget.
+    """
+    if not fill:
+        return torch.tensor([budget_of(keep, count) for count in counts.tolist()], dtype=torch.int64)
+    share = keep * counts.to(torch.float64)
+    # Without the 1e-9 of `budget_of` here: 28.999999999999996 then counts as the largest remainder, and the sum stays exact.
+    budgets = share.floor()
+    missing = budget_of(keep, int(counts.sum())) - int(budgets.sum())
+    budgets[torch.argsort(share - budgets, descending=True, stable=True)[:missing]] += 1
+    return budgets.to(torch.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class PerClass(AbstractPolicy):
+    """Keeps the best `keep` of each given class, so that pruning does not change the class balance.
+
+    Budgets do not nest: with more budget, the largest remainders can lie in other classes (the Alabama paradox). They do
+    with `fill=False`, which keeps up to one example per class less than the budget.
+
+    Args:
+        keep: Fraction of examples that stay, in 0..1.
+        end: Which values are best, the high or the low.
+        fill: Whether to reach floor(keep * examples) exactly, by largest remainder.
+        by: What is ranked: the values, or the suspicion.
+    """
+
+    keep: float
+    end: Literal["high", "low"] = "high"
+    fill: bool = True
+    by: By = "values"
+    name: ClassVar[str] = "per_class"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    nests: ClassVar[bool] = False
+    source: ClassVar[Source] = Source(
+        "Guo et al. 2022, DeepCore (class-balanced selection)",
+        "https://arxiv.org/abs/2204.08499",
+        "the exact budget by largest remainder; each class is counted by itself; ties break by id",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        budget_of(self.keep, 0)
+
+    def choose(self, candidates: Candidates) -> Choice:
+        labels = candidates.labels
+        order = ordered(candidates.by(self.by), candidates.ids, descending=self.end == "high")
+        place = torch.empty_like(order)
+        place[order] = places_within(labels[order])
+        kept = place < class_budgets(torch.bincount(labels), self.keep, self.fill)[labels]
+        what = f"the {self.end}est {self.keep:.4g} of its class by {self.by} of {candidates.scores.title}"
+        return Choice(kept, f"in {what}", f"not in {what}")

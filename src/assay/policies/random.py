@@ -1,0 +1,66 @@
+"""Keep examples at random: what every other policy must beat."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.evidence import Need
+from ..core.ids import Ids
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of, keep_first
+from ..maths.draws import permutation
+from ..maths.ranking import places_within
+
+
+def shuffled(ids: Ids, seed: int, purpose: str) -> Int[Tensor, " examples"]:
+    """Positions in a random order that depends on the seed, the purpose and each id alone."""
+    by_id = torch.argsort(ids.ranks)
+    return by_id[permutation(ids.keys[by_id.numpy()], seed, purpose)]
+
+
+def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
+    """An order in which every beginning holds each class in proportion, as nearly as whole examples allow.
+
+    The j-th example of a class (from 0, in the given order) stands at (j + 1/2) / count of its class. These are Webster's
+    quotients, so a longer beginning never takes an example back; equal quotients stay in the given order.
+    """
+    counts = torch.bincount(labels)
+    return torch.argsort((places_within(labels) + 0.5) / counts[labels].to(torch.float64), stable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(AbstractPolicy):
+    """Keeps floor(keep * examples) drawn uniformly without replacement; the score is not looked at.
+
+    Args:
+        keep: Fraction of examples that stay, in 0..1.
+        seed: Of the draw. A larger budget keeps everything that a smaller one keeps under the same seed.
+        stratified: Whether each given class is drawn in proportion.
+    """
+
+    keep: float
+    seed: int
+    stratified: bool = False
+    name: ClassVar[str] = "random"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(
+        "Guo et al. 2022, DeepCore (uniform selection)",
+        "https://arxiv.org/abs/2204.08499",
+        "drawn per id, so that budgets nest and the order of the examples does not matter; strata by Webster's quotients",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        budget_of(self.keep, 0)
+
+    def choose(self, candidates: Candidates) -> Choice:
+        budget = budget_of(self.keep, len(candidates))
+        order = shuffled(candidates.ids, self.seed, "policy random")
+        if self.stratified:
+            order = order[interleaved(candidates.labels[order])]
+        how = f"at random{' within its class' if self.stratified else ''}, seed {self.seed}"
+        return Choice(keep_first(order, budget), f"drawn {how}", f"not drawn {how}")

@@ -1,0 +1,59 @@
+"""Keep the examples whose value lies between two bounds."""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+from ..core.errors import UsageError, some
+from ..core.evidence import Need
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, By, Candidates, Choice
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold(AbstractPolicy):
+    """Keeps at_least <= value <= at_most, however many these are.
+
+    Args:
+        at_least: Lower bound in the unit of the score, itself included; none for no bound.
+        at_most: Upper bound, itself included; none for no bound.
+        by: What is compared: the values, or the suspicion.
+    """
+
+    at_least: float | None = None
+    at_most: float | None = None
+    by: By = "values"
+    name: ClassVar[str] = "threshold"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(
+        "Pleiss et al. 2020, AUM (removal below a threshold)",
+        "https://arxiv.org/abs/2001.10528",
+        "the bound is given; the paper reads it off examples with a planted extra class",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.at_least is None and self.at_most is None:
+            raise UsageError("threshold needs at_least, at_most or both; without a bound every example would stay.")
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        if not low <= high:
+            raise UsageError(f"at_least={self.at_least} and at_most={self.at_most} leave no value; give at_least <= at_most.")
+
+    def choose(self, candidates: Candidates) -> Choice:
+        values = candidates.by(self.by)
+        # A NaN compares false with any bound and would be dropped as if it had been looked at.
+        if bool(values.isnan().any()):
+            bad = candidates.ids.take(values.isnan())
+            raise UsageError(f"{len(bad)} values are NaN and cannot be compared; ids {some(bad, len(bad))}.")
+        kept = ~values.isnan()
+        bounds = []
+        if self.at_least is not None:
+            kept &= values >= self.at_least
+            bounds.append(f"at least {self.at_least}")
+        if self.at_most is not None:
+            kept &= values <= self.at_most
+            bounds.append(f"at most {self.at_most}")
+        what = f"{self.by} of {candidates.scores.title} {' and '.join(bounds)}"
+        return Choice(kept, what, f"not {what}")

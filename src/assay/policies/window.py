@@ -1,0 +1,47 @@
+"""Keep a stretch of the ranking that starts below the very hardest."""
+
+import dataclasses
+from typing import ClassVar
+
+from ..core.errors import UsageError
+from ..core.evidence import Need
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of, keep_first
+from ..core.scores import ordered
+
+
+@dataclasses.dataclass(frozen=True)
+class Window(AbstractPolicy):
+    """Keeps floor(keep * examples) from rank floor(start * examples) on, the hardest or most suspect ranked first.
+
+    Args:
+        keep: Fraction of examples that stay, in 0..1.
+        start: Fraction of the hardest that is passed over, in 0..1-keep.
+    """
+
+    keep: float
+    start: float
+    name: ClassVar[str] = "window"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(
+        "Choi et al. 2024, Best window selection",
+        "https://arxiv.org/abs/2406.03057",
+        "the start is given; the paper searches it by ridge regression on features",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        budget_of(self.keep, 0)
+        # 1e-12 forgives the rounding of the sum, which is a few 1e-16.
+        if not (self.start >= 0 and self.start + self.keep <= 1 + 1e-12):
+            raise UsageError(
+                f"start={self.start} is outside 0..{1 - self.keep:.6g}; a window of keep={self.keep} must end within the ranking."
+            )
+
+    def choose(self, candidates: Candidates) -> Choice:
+        n = len(candidates)
+        first, budget = budget_of(self.start, n), budget_of(self.keep, n)
+        order = ordered(candidates.scores.hardness(), candidates.ids, descending=True)
+        what = f"the {budget} ranks from {first} on (0 is the hardest or most suspect) by {candidates.scores.title}"
+        return Choice(keep_first(order.roll(-first), budget), f"within {what}", f"outside {what}")

@@ -1,0 +1,249 @@
+"""The charts of the page as Vega-Lite specifications. Each takes numbers that are ready; colours come from the page's theme."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.exhibit import Agreement, Histogram
+from ..core.trial import ALL, KEPT, RANDOM, Comparison, Detection, Outcome
+
+Spec = dict[str, Any]
+
+ARMS = {KEPT: "decision", RANDOM: "random removal", ALL: "all data"}
+"""How the three arms are called on the page."""
+
+RIGHT, WRONG = "right label", "wrong label"
+
+
+def arm(name: str) -> str:
+    """An arm's name on the page."""
+    return ARMS.get(name, name)
+
+
+def data_map(*, truth: bool, pictures: bool) -> Spec:
+    """Confidence against variability, coloured by correctness; the page fills `examples` and `chosen` and hears `brush`, `pick`."""
+    import altair as alt
+
+    x = alt.X("variability:Q", title="variability", scale=alt.Scale(domain=[0, 0.5]))
+    y = alt.Y("confidence:Q", title="confidence", scale=alt.Scale(domain=[0, 1]))
+    tooltip = [alt.Tooltip(f"{field}:N") for field in ("image",) * pictures + ("id", "given", "predicted") + ("true",) * truth]
+    tooltip += [alt.Tooltip(f"{field}:Q", format=".3f") for field in ("confidence", "variability", "correctness")]
+    color = alt.Color("correctness:Q", title="correctness", scale=alt.Scale(domain=[0, 1]), legend=alt.Legend(gradientLength=120))
+    marks: Spec = {"x": x, "y": y, "color": color, "tooltip": tooltip}
+    if truth:
+        marks["shape"] = alt.Shape(
+            "label:N", title=None, scale=alt.Scale(domain=[RIGHT, WRONG], range=["circle", "triangle-up"]), sort=None
+        )
+    points = (
+        alt.Chart(alt.NamedData("examples"), name="points")
+        .mark_point(filled=True, size=34, opacity=0.75)
+        .encode(**marks)
+        .add_params(
+            alt.selection_interval(name="brush", encodings=["x", "y"]),
+            alt.selection_point(name="pick", fields=["position"], on="click", clear=False, toggle=False),
+        )
+    )
+    rings = (
+        alt.Chart(alt.NamedData("chosen"), name="rings")
+        .mark_point(filled=False, size=110, strokeWidth=2, style="chosen")
+        .encode(x=x, y=y)
+    )
+    return _spec(alt.layer(points, rings), "Data map: confidence against variability of each example", height=380)
+
+
+def trajectories(*, truth: bool) -> Spec:
+    """Probability of the given label by epoch; the page fills `lines`."""
+    import altair as alt
+
+    chart = (
+        alt.Chart(alt.NamedData("lines"))
+        .mark_line(point={"size": 14}, strokeWidth=1.4, opacity=0.8, interpolate="linear")
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(zero=False, nice=False)),
+            y=alt.Y("probability:Q", title="probability of given label", scale=alt.Scale(domain=[0, 1])),
+            detail="position:Q",
+            tooltip=["id:N", "given:N", "epoch:Q", alt.Tooltip("probability:Q", format=".2f")],
+        )
+    )
+    if truth:
+        chart = chart.encode(color=_label_color(alt))
+    return _spec(chart, "Probability of the given label by epoch, one line per chosen example", height=200)
+
+
+def histogram(one: Histogram, unit: str) -> Spec:
+    """Counts per bin of one score; wrong labels apart where they are known."""
+    import altair as alt
+
+    edges, counts = one.edges.tolist(), one.counts.tolist()
+    wrong = one.wrong.tolist() if one.wrong is not None else [0] * len(counts)
+    bars = [
+        {"low": low, "high": high, "count": count, "label": label}
+        for low, high, total, bad in zip(edges[:-1], edges[1:], counts, wrong, strict=True)
+        for label, count in ((RIGHT, total - bad), (WRONG, bad))
+        if count
+    ]
+    chart = (
+        alt.Chart(alt.Data(values=bars))
+        .mark_bar(binSpacing=0.5)
+        .encode(
+            x=alt.X("low:Q", bin="binned", title=unit, axis=alt.Axis(tickCount=5), scale=alt.Scale(zero=False)),
+            x2="high:Q",
+            y=alt.Y("count:Q", title="examples", axis=alt.Axis(tickCount=4)),
+            tooltip=[alt.Tooltip("low:Q", title="from", format=".4g"), alt.Tooltip("high:Q", title="to", format=".4g"), "count:Q"],
+        )
+    )
+    if one.wrong is not None:
+        chart = chart.encode(
+            color=_label_color(alt, legend=False),
+            order=alt.Order("label:N", sort="descending"),
+            tooltip=[
+                "label:N",
+                alt.Tooltip("low:Q", title="from", format=".4g"),
+                alt.Tooltip("high:Q", title="to", format=".4g"),
+                "count:Q",
+            ],
+        )
+    return _spec(chart, f"Distribution of {one.title}", height=140)
+
+
+def agreement(table: Agreement) -> Spec:
+    """Rank correlations as a heat map with numbers."""
+    import altair as alt
+
+    values = table.correlations.tolist()
+    cells = [
+        {"one": one, "other": other, "correlation": values[i][j] if values[i][j] == values[i][j] else None}
+        for i, one in enumerate(table.titles)
+        for j, other in enumerate(table.titles)
+    ]
+    titles = list(table.titles)
+    base = alt.Chart(alt.Data(values=cells)).encode(
+        x=alt.X("one:N", title=None, sort=titles, axis=alt.Axis(labelAngle=-45, labelLimit=140)),
+        y=alt.Y("other:N", title=None, sort=titles, axis=alt.Axis(labelLimit=140)),
+        tooltip=["one:N", "other:N", alt.Tooltip("correlation:Q", format=".3f")],
+    )
+    heat = base.mark_rect().encode(
+        color=alt.Color("correlation:Q", title=None, scale=alt.Scale(domain=[-1, 1], domainMid=0), legend=None)
+    )
+    numbers = base.mark_text(fontSize=11).encode(
+        text=alt.Text("correlation:Q", format=".2f"),
+    )
+    return _spec(alt.layer(heat, numbers), f"{table.measure} between methods", height={"step": 30})
+
+
+def accuracies(outcomes: Sequence[Outcome]) -> Spec:
+    """Test accuracy per arm, one line per seed, so that pairs are seen."""
+    import altair as alt
+
+    arms = list(dict.fromkeys([name for name in ARMS if any(one.arm == name for one in outcomes)] + [one.arm for one in outcomes]))
+    rows = [
+        {
+            "arm": arm(one.arm),
+            "place": arms.index(one.arm),
+            "seed": one.seed,
+            "accuracy": 100 * one.accuracy,
+            "examples": one.examples,
+        }
+        for one in outcomes
+    ]
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point={"size": 45, "filled": True}, strokeWidth=1, opacity=0.75)
+        .encode(
+            x=alt.X(
+                "arm:N", title=None, sort=[arm(name) for name in arms], axis=alt.Axis(labelAngle=0), scale=alt.Scale(padding=0.35)
+            ),
+            y=alt.Y("accuracy:Q", title="test accuracy, %", scale=alt.Scale(zero=False, padding=8)),
+            detail="seed:N",
+            order="place:Q",
+            tooltip=["arm:N", "seed:N", alt.Tooltip("accuracy:Q", format=".2f"), "examples:Q"],
+        )
+    )
+    return _spec(chart, "Test accuracy of each arm; a line joins the retrainings of one seed", height=220)
+
+
+def effects(comparisons: Sequence[Comparison]) -> Spec:
+    """Differences in accuracy with their intervals; hollow where there is no significant difference."""
+    import altair as alt
+
+    rows = [
+        {
+            "pair": f"{arm(one.treatment)} − {arm(one.baseline)}",
+            "effect": 100 * one.effect,
+            "low": 100 * one.low,
+            "high": 100 * one.high,
+            "p": one.p,
+            "finding": "significant" if one.significant else "no significant difference",
+        }
+        for one in comparisons
+    ]
+    pairs = [row["pair"] for row in rows]
+    # The title stands above the axis labels of two words each, so that the chart keeps its width on a phone.
+    y = alt.Y("pair:N", title=None, sort=pairs, axis=alt.Axis(labelLimit=220, labelExpr="split(datum.label, ' − ')"))
+    fill = alt.Fill(
+        "finding:N", title=None, scale=alt.Scale(domain=["significant", "no significant difference"], range="category")
+    )
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=y,
+        tooltip=[
+            "pair:N",
+            *(alt.Tooltip(f"{field}:Q", format="+.2f") for field in ("effect", "low", "high")),
+            alt.Tooltip("p:Q", format=".3g"),
+            "finding:N",
+        ],
+    )
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], style="guide").encode(x="zero:Q")
+    intervals = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("low:Q", title="difference in test accuracy, points"), x2=alt.X2("high:Q")
+    )
+    means = base.mark_point(filled=True, size=90, opacity=1).encode(x="effect:Q", fill=fill)
+    return _spec(alt.layer(zero, intervals, means), "Differences between arms with 95 % intervals", height={"step": 56})
+
+
+def detection(found: Sequence[Detection]) -> Spec:
+    """Wrong labels found against examples inspected, one line per score; the page sets `method` to lift one out."""
+    import altair as alt
+
+    points = [{"title": one.title, "inspected": x, "recovered": y} for one in found for x, y in one.curve]
+    method = alt.param(name="method", value=found[0].title)
+    lifted = "datum.title === method"
+    x = alt.X("inspected:Q", title="examples inspected", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("recovered:Q", title="wrong labels found", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
+    tooltip = [
+        "title:N",
+        alt.Tooltip("inspected:Q", format=".1%"),
+        alt.Tooltip("recovered:Q", format=".1%"),
+    ]
+    others = (
+        alt.Chart(alt.Data(values=points))
+        .mark_line(strokeWidth=1.2, style="muted")
+        .encode(x=x, y=y, detail="title:N", tooltip=tooltip)
+    )
+    one = (
+        alt.Chart(alt.Data(values=points))
+        .transform_filter(lifted)
+        .mark_line(strokeWidth=2.6)
+        .encode(x=x, y=y, order="inspected:Q", tooltip=tooltip)
+    )
+    chance = (
+        alt.Chart(alt.Data(values=[{"inspected": 0, "recovered": 0}, {"inspected": 1, "recovered": 1}]))
+        .mark_line(strokeDash=[4, 3], style="guide")
+        .encode(x=x, y=y)
+    )
+    return _spec(alt.layer(chance, others, one).add_params(method), "Wrong labels found against examples inspected", height=300)
+
+
+def _label_color(alt, *, legend: bool = True):
+    scale = alt.Scale(domain=[RIGHT, WRONG], range="category")
+    return alt.Color("label:N", title=None, scale=scale, legend=alt.Legend(orient="top") if legend else None)
+
+
+def _spec(chart, description: str, height: int | Spec) -> Spec:
+    """The chart as JSON, as wide as its place on the page."""
+    import altair as alt
+
+    chart = chart.properties(
+        width="container", height=height, description=description, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+    )
+    spec = chart.to_dict()
+    spec.pop("config", None)  # the theme is the page's, light or dark
+    return spec

@@ -1,0 +1,176 @@
+"""One HTML file out of one exhibit: no network, no second file, nothing computed."""
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.decision import Action
+from ..core.exhibit import Exhibit
+from . import charts
+from .thumbnails import thumbnail
+
+SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "tabulator.min.js")
+"""What is inlined from `vendor/`, in the order in which one needs the other."""
+
+STEPS = 250
+"""Trajectories travel as bytes: probabilities in steps of 1/250, finer than a line is thick. 255 says not visited."""
+
+VISITED_NOT = 255
+
+
+def render(exhibit: Exhibit) -> str:
+    """The page of one exhibit, the same bytes for the same exhibit.
+
+    Returns:
+        HTML that loads nothing: charts, table and pictures are inside, and its Content-Security-Policy forbids any request.
+    """
+    import jinja2
+
+    scripts = [_inline(_read(f"vendor/{name}")) for name in SCRIPTS] + [_inline(_read("page.js"))]
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
+    environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["share"] = lambda fraction: f"{100 * fraction:.1f} %"
+    return environment.get_template("page.html.j2").render(
+        exhibit=exhibit,
+        arm=charts.arm,
+        styles=[_read("vendor/tabulator_simple.min.css"), _read("page.css")],
+        scripts=scripts,
+        policy=_policy(scripts),
+        data=_data(exhibit),
+        specs=_specs(exhibit),
+        histograms=[(one, _scores(exhibit, one.title)) for one in exhibit.histograms],
+        words=_words(exhibit),
+    )
+
+
+def _read(name: str) -> str:
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return text.replace("\r\n", "\n")
+
+
+def _inline(script: str) -> str:
+    """A script that can stand inside a script element: no end tag in it, no source map to be asked for."""
+    lines = (line for line in script.split("\n") if not line.startswith("//# sourceMappingURL="))
+    return "\n" + "\n".join(lines).replace("</script", "<\\/script").replace("<!--", "<\\!--").strip() + "\n"
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Nothing may be fetched, and only these very scripts may run, so markup that slips in anywhere stays dead."""
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
+    # Vega and the table set styles at run time, which no hash can foresee.
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _scores(exhibit: Exhibit, title: str):
+    return next(scores for scores in exhibit.scores if scores.title == title)
+
+
+def _words(exhibit: Exhibit) -> dict[str, Any]:
+    """Sentences that depend on which parts there are."""
+    shown, total = len(exhibit.shown), exhibit.examples
+    return {
+        "shown": f"All {total:,} examples are on this page."
+        if shown == total
+        else f"{shown:,} of {total:,} examples are on this page: {exhibit.picked}",
+        "decision": ", ".join(f"{action} {n:,}" for action, n in exhibit.decision.counts().items()) if exhibit.decision else "",
+    }
+
+
+def _specs(exhibit: Exhibit) -> dict[str, Any]:
+    """Every chart that has something to show."""
+    shown, specs = exhibit.shown, {}
+    if exhibit.verdict is not None and exhibit.verdict.outcomes:
+        specs["accuracies"] = charts.accuracies(exhibit.verdict.outcomes)
+    if exhibit.verdict is not None and exhibit.verdict.comparisons:
+        specs["effects"] = charts.effects(exhibit.verdict.comparisons)
+    if exhibit.data_map is not None and len(shown):
+        specs["map"] = charts.data_map(truth=shown.true is not None, pictures=shown.pictures is not None)
+    if exhibit.trajectories is not None and len(shown):
+        specs["lines"] = charts.trajectories(truth=shown.true is not None)
+    for place, one in enumerate(exhibit.histograms):
+        specs[f"histogram-{place}"] = charts.histogram(one, _scores(exhibit, one.title).unit)
+    if exhibit.agreement is not None and len(exhibit.agreement.titles) > 1:
+        specs["agreement"] = charts.agreement(exhibit.agreement)
+    if exhibit.found:
+        specs["detection"] = charts.detection(exhibit.found)
+    return specs
+
+
+def _data(exhibit: Exhibit) -> dict[str, Any]:
+    """What the table, the data map and the chosen examples read: one list per fact, in the order of the shown."""
+    shown = exhibit.shown
+    data: dict[str, Any] = {
+        "total": exhibit.examples,
+        "classes": list(exhibit.class_names),
+        # Text, because JavaScript has no 64-bit integers.
+        "ids": [str(id_) for id_ in shown.ids],
+        "numeric": shown.ids.numeric,
+        "given": shown.given.tolist(),
+        "predicted": shown.predicted.tolist() if shown.predicted is not None else None,
+        "true": shown.true.tolist() if shown.true is not None else None,
+        "columns": list(shown.columns),
+        "rows": [list(row) for row in shown.rows] if shown.rows is not None else None,
+        "pictures": [base64.b64encode(thumbnail(image)).decode() for image in shown.pictures]
+        if shown.pictures is not None
+        else None,
+        "methods": [_method(exhibit, scores) for scores in exhibit.scores],
+    }
+    if exhibit.decision is not None:
+        place = exhibit.decision.ids.positions(shown.ids, "the decision").tolist()
+        reasons: dict[str, int] = {}
+        data["decision"] = {
+            "actions": [Action(int(exhibit.decision.actions[i])).name.lower() for i in place],
+            "labels": exhibit.decision.labels[place].tolist(),
+            "weights": _numbers(exhibit.decision.weights[place]),
+            "reason": [reasons.setdefault(exhibit.decision.reasons[i], len(reasons)) for i in place],
+            "reasons": list(reasons),
+        }
+    if exhibit.data_map is not None:
+        data["map"] = {
+            name: _numbers(getattr(exhibit.data_map, name), 4) for name in ("confidence", "variability", "correctness")
+        }
+    if exhibit.trajectories is not None:
+        probs = exhibit.trajectories.target_probs
+        steps = torch.where(probs.isnan(), VISITED_NOT, (probs.nan_to_num() * STEPS).round().clamp(max=STEPS)).to(torch.uint8)
+        data["lines"] = {
+            "epochs": list(exhibit.trajectories.epochs),
+            "steps": STEPS,
+            "gap": VISITED_NOT,
+            "values": base64.b64encode(steps.contiguous().numpy().tobytes()).decode(),
+        }
+    return data
+
+
+def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
+    """One score of the shown examples with ranks among all scored ones; null where the method cannot speak."""
+    place = {id_: i for i, id_ in enumerate(scores.ids)}
+    at = [place.get(id_) for id_ in exhibit.shown.ids]
+    ranks = (scores.ranks() + 1).tolist()
+    return {
+        "title": scores.title,
+        "direction": scores.direction.value,
+        "unit": scores.unit,
+        "scored": len(scores),
+        "suspects": scores.direction.ranks_suspects,
+        "values": [None if i is None else _number(float(scores.values[i])) for i in at],
+        "ranks": [None if i is None else ranks[i] for i in at],
+    }
+
+
+def _numbers(values: Tensor, digits: int = 6) -> Sequence[float | None]:
+    return [_number(value, digits) for value in values.to(torch.float64).tolist()]
+
+
+def _number(value: float, digits: int = 6) -> float | None:
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None

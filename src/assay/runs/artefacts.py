@@ -1,0 +1,220 @@
+"""Saving and loading what is made from runs: scores, decisions, verdicts and the planted truth."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.decision import Decision
+from ..core.errors import RunError
+from ..core.ids import Ids
+from ..core.lineage import SCHEMA, Lineage
+from ..core.scores import Direction, Scores
+from ..core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
+from .disk import replace
+from .tables import read_table, write_table
+
+
+def save_scores(scores: Scores, path: Path) -> None:
+    """One Parquet file: `id`, `value`, and in its metadata what the value means and where it comes from.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    notes = {
+        "method": scores.method,
+        "options": dict(scores.options),
+        "title": scores.title,
+        "direction": scores.direction.value,
+        "unit": scores.unit,
+        "unscored": list(scores.unscored),
+        "lineage": _lineage(scores.lineage),
+    }
+    write_table(path, "scores", scores.ids, {"value": scores.values}, notes)
+
+
+def load_scores(path: Path) -> Scores:
+    """The inverse of `save_scores`, to the bit.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    ids, columns, notes = read_table(path, "scores")
+    with _whole(path):
+        return Scores(
+            ids=ids,
+            values=torch.from_numpy(columns["value"]).to(torch.float64),
+            method=notes["method"],
+            options=notes["options"],
+            title=notes["title"],
+            direction=Direction(notes["direction"]),
+            unit=notes["unit"],
+            unscored=Ids(notes["unscored"]),
+            lineage=_read_lineage(notes["lineage"]),
+        )
+
+
+def save_decision(decision: Decision, path: Path) -> None:
+    """One Parquet file: `id`, `action` (0 drop, 1 keep, 2 relabel, 3 weight), `label`, `weight`, `reason`.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    notes = {
+        "policy": decision.policy,
+        "options": dict(decision.options),
+        "title": decision.title,
+        "lineage": _lineage(decision.lineage),
+    }
+    columns = {
+        "action": decision.actions.numpy().astype(np.int8),
+        "label": decision.labels,
+        "weight": decision.weights,
+        "reason": list(decision.reasons),
+    }
+    write_table(path, "decision", decision.ids, columns, notes)
+
+
+def load_decision(path: Path) -> Decision:
+    """The inverse of `save_decision`.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    ids, columns, notes = read_table(path, "decision")
+    with _whole(path):
+        return Decision(
+            ids=ids,
+            actions=torch.from_numpy(columns["action"]).to(torch.int64),
+            labels=torch.from_numpy(columns["label"]).to(torch.int64),
+            weights=torch.from_numpy(columns["weight"]).to(torch.float64),
+            reasons=tuple(columns["reason"]),
+            policy=notes["policy"],
+            options=notes["options"],
+            title=notes["title"],
+            lineage=_read_lineage(notes["lineage"]),
+        )
+
+
+def save_truth(ids: Ids, true_labels: Int[Tensor, " examples"], path: Path) -> None:
+    """The true class of each example, beside the run and never inside its evidence.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    write_table(path, "truth", ids, {"true_label": true_labels}, {})
+
+
+def load_truth(path: Path) -> tuple[Ids, Int[Tensor, " examples"]]:
+    """The inverse of `save_truth`.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    ids, columns, _ = read_table(path, "truth")
+    return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
+
+
+def save_json(kind: str, body: Mapping[str, Any], path: Path) -> None:
+    """One JSON file that says what it is.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    replace(path, (json.dumps({"format": f"assay-{kind}", "schema_version": SCHEMA, **body}, indent=1) + "\n").encode())
+
+
+def load_json(kind: str, path: Path) -> dict[str, Any]:
+    """The inverse of `save_json`.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    try:
+        body = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist; make it first.") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error}); make it again.") from error
+    if not isinstance(body, dict) or body.pop("format", None) != f"assay-{kind}":
+        raise RunError(f"{path} holds no {kind} of assay; name another file.")
+    if (version := body.pop("schema_version", 0)) > SCHEMA:
+        raise RunError(f"{path} has schema {version}, this assay reads up to {SCHEMA}; upgrade assay to open it.")
+    return body
+
+
+def save_outcome(outcome: Outcome, path: Path) -> None:
+    """One retraining, so that a verification that was stopped need not repeat it.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("outcome", dataclasses.asdict(outcome), path)
+
+
+def load_outcome(path: Path) -> Outcome:
+    """The inverse of `save_outcome`.
+
+    Raises:
+        RunError: Absent or damaged.
+    """
+    body = load_json("outcome", path)
+    with _whole(path):
+        return Outcome(**body)
+
+
+def save_verdict(verdict: Verdict, path: Path) -> None:
+    """The verdict with all its outcomes.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("verdict", dataclasses.asdict(verdict), path)
+
+
+def load_verdict(path: Path) -> Verdict:
+    """The inverse of `save_verdict`.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    body = load_json("verdict", path)
+    with _whole(path):
+        return Verdict(
+            decision=body["decision"],
+            outcomes=tuple(Outcome(**one) for one in body["outcomes"]),
+            comparisons=tuple(Comparison(**one) for one in body["comparisons"]),
+            detections=tuple(
+                Detection(**{**one, "curve": tuple((float(x), float(y)) for x, y in one["curve"])}) for one in body["detections"]
+            ),
+            cleaning=Cleaning(**body["cleaning"]) if body["cleaning"] else None,
+            plan=body["plan"],
+            lineage=_read_lineage(body["lineage"]),
+        )
+
+
+class _whole:
+    """Maps a field that is missing or of the wrong type to one sentence."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (KeyError, TypeError, ValueError)):
+            raise RunError(f"{self.path} is damaged ({type(error).__name__}: {error}); make it again.") from error
+
+
+def _lineage(lineage: Lineage | None) -> dict[str, Any] | None:
+    return None if lineage is None else dataclasses.asdict(lineage)
+
+
+def _read_lineage(body: dict[str, Any] | None) -> Lineage | None:
+    return None if body is None else Lineage(**body)

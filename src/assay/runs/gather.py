@@ -1,0 +1,63 @@
+"""From a run, or from tensors in memory, to the evidence that methods read."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.evidence import EPOCH_NEEDS, Evidence, Need
+from ..core.ids import Ids
+from ..maths.observations import observe
+from .disk import TensorFile
+from .run import Run
+
+
+class RecordedEpochs:
+    """The epochs of a run on disk, read fact by fact; one shard is open at a time."""
+
+    def __init__(self, run: Run):
+        self.recorded, self.holds = run.epochs, run.holds
+        self._run = run
+        self._open: tuple[int, TensorFile] | None = None
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of one epoch, as stored.
+
+        Raises:
+            RunError: The shard is missing or damaged.
+        """
+        if self._open is None or self._open[0] != epoch:
+            self._open = epoch, self._run.shard(epoch)
+        return self._open[1].read(need.value)
+
+
+class EpochsInMemory:
+    """Epochs given as logits; every fact is computed when it is read."""
+
+    holds = EPOCH_NEEDS
+
+    def __init__(self, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]):
+        self.recorded = len(logits)
+        self._logits, self._labels = logits, labels
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of one epoch, in the precision of the logits."""
+        if need is Need.LOGITS:
+            return self._logits[epoch]
+        return observe(self._logits[epoch], self._labels)[need.value]
+
+
+def gather(run: Run) -> Evidence:
+    """Everything a run says of its examples, read when it is asked for."""
+    return Evidence(
+        run.ids,
+        run.classes,
+        labels=run.labels,
+        epochs=RecordedEpochs(run),
+        mean_probs=run.mean_probs() if run.commits[-1].sums else None,
+    )
+
+
+def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Evidence:
+    """The evidence of logits in memory, such as those of a paper's released files."""
+    mean = torch.stack([epoch.to(torch.float64).softmax(-1) for epoch in logits]).mean(0)
+    return Evidence(ids, logits.shape[-1], labels=labels, epochs=EpochsInMemory(logits, labels), mean_probs=mean)

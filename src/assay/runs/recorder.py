@@ -1,0 +1,376 @@
+"""The recorder: what one epoch said of each example, buffered in memory and committed whole or not at all."""
+
+import datetime
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.errors import Mismatch, NumericalError, OutputExists, UsageError, some
+from ..core.evidence import EPOCH_NEEDS, Epoch, Need
+from ..core.ids import Ids, dataset_fingerprint
+from ..core.method import AbstractDynamicsMethod, State
+from ..maths.observations import observe
+from .disk import WriterLock, append_line, remove, replace, save_tensors
+from .paths import RunPaths
+from .run import Run, read_run
+from .schema import Commit, File, Header, View, read_commits
+from .tables import write_examples
+
+FLUSH_BYTES = 16 * 2**20
+"""Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""
+
+Checkpoints = Literal["every", "last", "none"] | Sequence[int]
+
+
+class EpochInMemory:
+    """The epoch just trained, as methods that run along see it."""
+
+    def __init__(self, index: int, facts: Mapping[str, Tensor]):
+        self.recorded = index + 1
+        self.holds = frozenset(need for need in EPOCH_NEEDS if need.value in facts)
+        self._facts = facts
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of this epoch."""
+        return self._facts[need.value]
+
+
+class Recorder:
+    """Writes one run, epoch by epoch.
+
+    `begin`, then `step` for every optimizer step and `observe` for every forward pass that is recorded, then `commit`. An epoch
+    that was not committed leaves no trace.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        ids: Ids,
+        *,
+        view: View = "train",
+        keep_logits: bool = False,
+        mean_probs: bool = True,
+        checkpoints: Checkpoints = "last",
+        live: Sequence[AbstractDynamicsMethod] = (),
+        class_names: Sequence[str] | None = None,
+        seed: int | None = None,
+        device: str = "cpu",
+        about: Mapping[str, object] | None = None,
+        resume: bool = False,
+        code: str = "",
+    ):
+        """Start a run in `folder`, or, with `resume`, go on with the one there if there is one.
+
+        Raises:
+            OutputExists: A run is there and `resume` is false.
+            Mismatch: The run to resume has other ids or was recorded otherwise.
+            RunLocked: Another process writes this run.
+            UsageError: A setting is outside its range.
+        """
+        if view not in ("train", "eval"):
+            raise UsageError(f"view={view!r} is neither 'train' (the training pass) nor 'eval' (a clean pass per epoch).")
+        if isinstance(checkpoints, str) and checkpoints not in ("every", "last", "none"):
+            raise UsageError(f"checkpoints={checkpoints!r} is not 'every', 'last', 'none' or a list of epochs.")
+        if not len(ids):
+            raise UsageError("There are no examples to record.")
+        self.paths = RunPaths(Path(folder))
+        if self.paths.folder.exists() and not self.paths.folder.is_dir():
+            raise OutputExists(f"{folder} is a file; name a folder for the run.")
+        self.ids, self.live = ids, tuple(live)
+        self._names = tuple(class_names) if class_names is not None else None
+        exists = self.paths.header.exists()
+        if exists and not resume:
+            raise OutputExists(f"{folder} already holds a run; resume it with resume=True (`--resume`) or name another folder.")
+        if not exists and self.paths.folder.exists() and not self._untouched():
+            raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
+        self._lock = WriterLock(self.paths.lock)
+        try:
+            wanted = Header(
+                created=_now(),
+                code=code,
+                torch=torch.__version__,
+                machine=f"{platform.system()} {platform.machine()}",
+                threads=torch.get_num_threads(),
+                view=view,
+                keep_logits=keep_logits,
+                mean_probs=mean_probs,
+                checkpoints=checkpoints if isinstance(checkpoints, str) else tuple(checkpoints),  # type: ignore[arg-type]
+                examples=len(ids),
+                live=tuple(method.title for method in self.live),
+                seed=seed,
+                device=device,
+                about=dict(about or {}),
+            )
+            self.labels: Int[Tensor, " examples"] = torch.full((len(ids),), -1, dtype=torch.int64)
+            self.classes = 0
+            self.commits: list[Commit] = []
+            self._probs_sum: Tensor | None = None
+            self._states: list[State] | None = None
+            if exists:
+                self._reopen(wanted)
+            else:
+                self.header = wanted
+                replace(self.paths.header, (wanted.model_dump_json(indent=1) + "\n").encode())
+            self._clear()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _untouched(self) -> bool:
+        """Whether the folder holds at most what a writer leaves that was killed before it wrote the header."""
+        return all(entry == self.paths.lock or entry.suffix == ".tmp" for entry in self.paths.folder.iterdir())
+
+    def _reopen(self, wanted: Header) -> None:
+        self.header, self.commits = read_run(self.paths)
+        for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "live", "seed"):
+            old, new = getattr(self.header, field), getattr(wanted, field)
+            if old != new:
+                raise Mismatch(f"{self.paths.folder} was recorded with {field}={old!r}, not {new!r}; resume it as it was begun.")
+        if not self.commits:
+            return
+        body = self.paths.commits.read_bytes()
+        whole = read_commits(body, str(self.paths.commits))[1]
+        if whole < len(body):
+            replace(self.paths.commits, body[:whole])
+        run = Run(self.paths.folder)
+        if run.ids != self.ids:
+            raise Mismatch(
+                f"{self.paths.folder} recorded {len(run.ids)} ids {run.ids!r}, the loader has {len(self.ids)}: {self.ids!r}. "
+                "Resume with the same dataset."
+            )
+        self.labels, self.classes, self._names = run.labels, run.classes, run.class_names
+        if run.header.mean_probs:
+            self._probs_sum = run.probs_sum()
+        if self.live:
+            self._states = [state for method in self.live if (state := run.live_state(method)) is not None]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are committed, which is also the number of the epoch to come."""
+        return len(self.commits)
+
+    def _clear(self) -> None:
+        self._facts: dict[str, Tensor] = {}
+        self._visits = torch.zeros(len(self.ids), dtype=torch.int64)
+        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._held_bytes = 0
+        self._epoch_labels = torch.full((len(self.ids),), -1, dtype=torch.int64)
+        self._batches: list[Tensor] = []
+        self._rates: list[list[float]] = []
+        self._begun = time.perf_counter()
+
+    def begin(self) -> int:
+        """Start an epoch, forgetting one that was not committed; its number."""
+        self._clear()
+        return self.epochs
+
+    def step(self, positions: Int[Tensor, " batch"], rates: Sequence[float]) -> None:
+        """One optimizer step: on which examples, at which learning rate by parameter group."""
+        self._batches.append(positions.to("cpu", torch.int64))
+        self._rates.append([float(rate) for rate in rates])
+
+    def observe(self, positions: Int[Tensor, " batch"], logits: Tensor, labels: Tensor) -> None:
+        """What a forward pass said of some examples. Nothing is computed until enough is held back.
+
+        Raises:
+            UsageError: Logits or labels are of the wrong shape or type.
+        """
+        if logits.ndim != 2 or len(logits) != len(positions):
+            raise UsageError(
+                f"Epoch {self.epochs}: logits of shape {tuple(logits.shape)} do not fit a batch of {len(positions)} examples; "
+                "give one row of class logits per example."
+            )
+        if (
+            not isinstance(labels, Tensor)
+            or labels.shape != (len(positions),)
+            or labels.is_floating_point()
+            or labels.dtype == torch.bool
+        ):
+            kind = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+            raise UsageError(
+                f"Epoch {self.epochs}: labels are {kind}; give one integer class per example. "
+                "Soft and mixed labels cannot be recorded."
+            )
+        logits = logits.detach()
+        # A copy, because loops may reuse the memory of a batch before the facts are computed.
+        self._held.append((positions, logits.clone(), labels.detach().clone()))
+        self._held_bytes += logits.numel() * logits.element_size()
+        if self._held_bytes >= FLUSH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._held:
+            return
+        positions = torch.cat([held[0].to("cpu", torch.int64) for held in self._held])
+        logits = torch.cat([held[1] for held in self._held]).to(torch.float32)
+        labels = torch.cat([held[2] for held in self._held]).to(logits.device, torch.int64)
+        self._held, self._held_bytes = [], 0
+        self._check_logits(positions, logits)
+        self._check_labels(positions, labels, logits.shape[1])
+        self._visits += torch.bincount(positions, minlength=len(self.ids))
+        twice = self._visits > 1
+        if bool(twice.any()):
+            names = self.ids.take(twice)
+            raise UsageError(
+                f"Epoch {self.epochs}: {len(names)} ids came more than once: {some(names, len(names))}. "
+                "A recorded training pass visits every example once; with a repeating sampler, record with view='eval'."
+            )
+        self._epoch_labels[positions] = labels.cpu()
+        facts: dict[str, Tensor] = observe(logits, labels)
+        if self.header.keep_logits or any(Need.LOGITS in method.needs for method in self.live):
+            facts["logits"] = logits
+        if self.header.mean_probs:
+            facts["probs"] = logits.softmax(-1)
+        for name, fact in facts.items():
+            fact = fact.cpu()
+            if name not in self._facts:
+                self._facts[name] = torch.zeros((len(self.ids), *fact.shape[1:]), dtype=fact.dtype)
+            self._facts[name][positions] = fact
+
+    def _check_logits(self, positions: Tensor, logits: Tensor) -> None:
+        bad = ~logits.isfinite().all(1).cpu()
+        if bool(bad.any()):
+            names = self.ids.take(positions[bad])
+            raise NumericalError(
+                f"Epoch {self.epochs}: logits of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}. "
+                "Lower the learning rate or mend these inputs; the epochs before are saved."
+            )
+
+    def _check_labels(self, positions: Tensor, labels: Tensor, classes: int) -> None:
+        if classes < 2:
+            raise UsageError(f"The model has {classes} output; valuing needs logits of at least 2 classes.")
+        if self.classes and classes != self.classes:
+            raise UsageError(f"Epoch {self.epochs}: the model has {classes} outputs, it had {self.classes} before.")
+        self.classes = classes
+        labels = labels.cpu()
+        bad = (labels < 0) | (labels >= classes)
+        if bool(bad.any()):
+            names, values = self.ids.take(positions[bad]), labels[bad].unique().tolist()
+            raise UsageError(
+                f"Epoch {self.epochs}: {len(names)} labels are outside 0..{classes - 1} ({some(values, len(values))}); "
+                f"ids {some(names, len(names))}. Give every example one of the classes."
+            )
+        known = self.labels[positions]
+        changed = (known >= 0) & (known != labels)
+        if bool(changed.any()):
+            at = int(changed.nonzero()[0])
+            raise UsageError(
+                f"Epoch {self.epochs}: the label of id {self.ids.values[int(positions[at])]} was {int(known[at])} "
+                f"and is now {int(labels[at])}. Within a run an example has one label; record without mixing labels."
+            )
+
+    def commit(self, state: Mapping[str, Tensor] | None = None, notes: Mapping[str, str] | None = None) -> Commit:
+        """Put the epoch on disk: one shard, what goes with it, and last the line that makes it count.
+
+        Args:
+            state: Model and optimizer at the epoch's end, for the checkpoint.
+            notes: Texts saved in the checkpoint.
+
+        Raises:
+            UsageError: An example was not visited, or all labels are equal.
+            NumericalError: A logit is NaN or infinite.
+            NotWritten: The operating system refuses; the epochs before are intact.
+        """
+        self._flush()
+        epoch = self.epochs
+        absent = self._visits == 0
+        if bool(absent.any()):
+            names = self.ids.take(absent)
+            raise UsageError(
+                f"Epoch {epoch}: {len(names)} of {len(self.ids)} ids were not visited: {some(names, len(names))}. "
+                "A recorded training pass visits every example; with drop_last or a partial sampler, record with view='eval'."
+            )
+        if bool((self._epoch_labels == self._epoch_labels[0]).all()):
+            raise UsageError(
+                f"All {len(self.ids)} labels are class {int(self._epoch_labels[0])}; valuing needs at least 2 classes."
+            )
+        if epoch == 0:
+            self.labels = self._epoch_labels.clone()
+            if self._names is None:
+                self._names = tuple(str(number) for number in range(self.classes))
+            if len(self._names) != self.classes:
+                raise UsageError(f"{len(self._names)} class names do not fit a model with {self.classes} outputs.")
+            write_examples(self.paths.examples, self.ids, self.labels, self._names)
+        live = self._absorb(epoch)
+        sums = None
+        if self.header.mean_probs:
+            total = self._facts["probs"].to(torch.float64) + (self._probs_sum if self._probs_sum is not None else 0)
+            sums = self._save(self.paths.sums(epoch), {"probs": total})
+        stored = {name: fact for name, fact in self._facts.items() if name != "probs"}
+        if not self.header.keep_logits:
+            stored.pop("logits", None)
+        stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
+        stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
+        stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
+        keep = self.header.checkpoints
+        wanted = state is not None and (keep in ("every", "last") or (not isinstance(keep, str) and epoch in keep))
+        checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
+        commit = Commit(
+            epoch=epoch,
+            shard=self._save(self.paths.shard(epoch), stored),
+            checkpoint=checkpoint,
+            sums=sums,
+            live=live,
+            dataset=dataset_fingerprint(self.ids, self.labels),
+            steps=len(self._batches),
+            seconds=time.perf_counter() - self._begun,
+            at=_now(),
+        )
+        append_line(self.paths.commits, commit.line())
+        self.commits.append(commit)
+        if sums is not None:
+            self._probs_sum = total
+        self._remove_superseded(epoch - 1)
+        self._clear()
+        return commit
+
+    def _save(self, path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> File:
+        return File(name=str(path.relative_to(self.paths.folder)), sums=save_tensors(path, tensors, notes))
+
+    def _absorb(self, epoch: int) -> File | None:
+        if not self.live:
+            return None
+        if self._states is None:
+            self._states = [method.start(len(self.ids), self.classes) for method in self.live]
+        source = EpochInMemory(epoch, self._facts)
+        seen = Epoch(source, epoch, source.holds)
+        for method, state in zip(self.live, self._states, strict=True):
+            if epoch in method.epochs_read(epoch + 1):
+                method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
+        tensors = {
+            f"{method.title}|{name}": tensor
+            for method, state in zip(self.live, self._states, strict=True)
+            for name, tensor in state.items()
+        }
+        return self._save(self.paths.live(epoch), tensors)
+
+    def _remove_superseded(self, epoch: int) -> None:
+        # One epoch is kept behind the newest, so that a reader that has just read the commits still finds its files.
+        old = epoch - 1
+        if old < 0:
+            return
+        remove(self.paths.sums(old))
+        remove(self.paths.live(old))
+        if self.header.checkpoints == "last":
+            remove(self.paths.checkpoint(old))
+
+    def close(self) -> None:
+        """Let other writers in. Epochs that are not committed are gone."""
+        self._clear()
+        self._lock.release()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,172 @@
+"""A recorded run, opened for reading: exactly its committed epochs, whatever happened after them."""
+
+import functools
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.errors import RunError, UsageError
+from ..core.evidence import EPOCH_NEEDS, Need
+from ..core.ids import dataset_fingerprint
+from ..core.lineage import fingerprint
+from ..core.method import AbstractDynamicsMethod, State
+from .disk import TensorFile
+from .paths import RunPaths
+from .schema import Commit, File, Header, read_commits, read_header
+from .tables import read_examples
+
+
+class Run:
+    """A run on disk.
+
+    Attributes:
+        paths: Where its files stand.
+        header: What was known when recording started.
+        commits: One per committed epoch.
+        ids: Stable id of each example, in recording order.
+        labels: Given class of each example.
+        class_names: One name per class.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Open the run in `folder`.
+
+        Raises:
+            RunError: Absent, foreign, newer, damaged, or without a committed epoch.
+        """
+        self.paths = RunPaths(Path(folder))
+        self.header, self.commits = read_run(self.paths)
+        if not self.commits:
+            raise RunError(f"{folder} has no committed epoch yet; let the recording finish its first epoch, or resume it.")
+        self.ids, self.labels, self.class_names = read_examples(self.paths.examples)
+        dataset = dataset_fingerprint(self.ids, self.labels)
+        if len(self.ids) != self.header.examples or any(commit.dataset != dataset for commit in self.commits):
+            raise RunError(f"{self.paths.examples} is damaged: its ids and labels are not those that were recorded. Restore it.")
+        self.dataset = dataset
+
+    @property
+    def folder(self) -> Path:
+        """Where the run stands."""
+        return self.paths.folder
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are committed; they are numbered from 0."""
+        return len(self.commits)
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash over the dataset, the view and the checksums of everything recorded; not over dates."""
+        return fingerprint(self.dataset, self.header.view, *(repr(sorted(commit.shard.sums.items())) for commit in self.commits))
+
+    def _commit(self, epoch: int) -> Commit:
+        if not 0 <= epoch < self.epochs:
+            raise UsageError(f"Epoch {epoch} is not in {self.folder}; it holds epochs 0 to {self.epochs - 1}.")
+        return self.commits[epoch]
+
+    def _open(self, file: File) -> TensorFile:
+        return TensorFile(self.folder / file.name, file.sums)
+
+    def shard(self, epoch: int) -> TensorFile:
+        """The facts of one epoch.
+
+        Raises:
+            UsageError: No such epoch.
+            RunError: Missing or damaged.
+        """
+        return self._open(self._commit(epoch).shard)
+
+    @property
+    def holds(self) -> frozenset[Need]:
+        """The facts that every epoch has."""
+        stored = self.commits[0].shard.sums
+        return frozenset(need for need in EPOCH_NEEDS if need.value in stored)
+
+    def order(self, epoch: int) -> list[Int[Tensor, " batch"]]:
+        """Positions of the examples of each step, in the order in which the epoch trained on them."""
+        shard = self.shard(epoch)
+        return list(shard.read("order").to(torch.int64).split(shard.read("batch_sizes").tolist()))
+
+    def rates(self, epoch: int) -> Float[Tensor, "steps groups"]:
+        """Learning rate of each step and parameter group."""
+        return self.shard(epoch).read("rates")
+
+    def probs_sum(self) -> Float[Tensor, "examples classes"] | None:
+        """Softmax probabilities summed over all committed epochs; None if they were not kept."""
+        file = self.commits[-1].sums
+        return self._open(file).read("probs") if file is not None else None
+
+    def mean_probs(self) -> Float[Tensor, "examples classes"] | None:
+        """Softmax probabilities averaged over all committed epochs; None if they were not kept."""
+        total = self.probs_sum()
+        return None if total is None else total / self.epochs
+
+    def checkpoints(self) -> list[int]:
+        """The epochs whose checkpoint is still there."""
+        return [c.epoch for c in self.commits if c.checkpoint is not None and (self.folder / c.checkpoint.name).exists()]
+
+    def checkpoint(self, epoch: int) -> TensorFile:
+        """Model and optimizer at the end of one epoch.
+
+        Raises:
+            RunError: That epoch kept no checkpoint.
+        """
+        commit = self._commit(epoch)
+        if commit.checkpoint is None or epoch not in self.checkpoints():
+            raise RunError(
+                f"{self.folder} keeps no checkpoint of epoch {epoch} (it keeps {self.checkpoints() or 'none'}); "
+                "record with checkpoints='every'."
+            )
+        return self._open(commit.checkpoint)
+
+    def live_state(self, method: AbstractDynamicsMethod) -> State | None:
+        """What `method` has folded up while the run was recorded; None if it did not run along."""
+        file = self.commits[-1].live
+        if file is None or method.title not in self.header.live:
+            return None
+        prefix = f"{method.title}|"
+        opened = self._open(file)
+        return {name.removeprefix(prefix): opened.read(name) for name in file.sums if name.startswith(prefix)}
+
+    def check(self) -> int:
+        """Read everything that was committed; how many tensors agree with their checksums.
+
+        Raises:
+            RunError: The first one that is missing or damaged.
+        """
+        count = 0
+        kept = set(self.checkpoints())
+        for commit in self.commits:
+            last = commit is self.commits[-1]
+            files = [commit.shard]
+            files += [commit.checkpoint] if commit.checkpoint is not None and commit.epoch in kept else []
+            files += [file for file in (commit.sums, commit.live) if last and file is not None]
+            for file in files:
+                count += len(self._open(file).read_all())
+        return count
+
+
+def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
+    """Header and commits, without opening anything else.
+
+    Raises:
+        RunError: Absent, foreign, newer or damaged.
+    """
+    if not paths.header.exists():
+        what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
+        raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
+    try:
+        header = read_header(paths.header.read_text(), str(paths.header))
+        commits = read_commits(paths.commits.read_bytes(), str(paths.commits))[0] if paths.commits.exists() else []
+    except OSError as error:
+        raise RunError(f"{paths.folder} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{paths.header} is damaged (not text); restore it from a copy or record again.") from error
+    return header, commits

@@ -1,0 +1,71 @@
+"""Where training runs, and what is switched for its duration: determinism, random state, train or eval mode."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ..core.errors import UsageError
+
+
+def device_named(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UsageError: This machine has no such device.
+    """
+    if name not in ("cpu", "cuda"):
+        raise UsageError(f"Device {name!r} is neither 'cpu' nor 'cuda'.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("Device 'cuda' was asked for, but torch finds no CUDA device here; use device 'cpu'.")
+    return torch.device(name)
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On CUDA, repeatable kernels only; all flags come back as they were. The CPU needs no flag."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    # cuBLAS repeats its sums only with a fixed workspace, which it reads from the environment.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        cudnn.deterministic, cudnn.benchmark = before
+        if workspace is None:
+            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+@contextlib.contextmanager
+def own_random_state(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn or seeded inside, torch's random state outside stays as it was."""
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
+        yield
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed the generators that a step on this device draws from, and no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Train and eval mode of every single module come back as they were."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

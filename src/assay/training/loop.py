@@ -1,0 +1,286 @@
+"""The training loop: same recipe, same ids, same data, same bytes on the CPU."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, some
+from ..core.ids import Ids
+from ..maths import draws
+from .batches import Augment, Prepare, batches, sizes
+from .device import deterministic, device_named, modes_kept, own_random_state, seed_torch
+from .recipe import Recipe
+from .state import TrainingState, capture, restore
+from .step import batch_loss, example_losses, optimizer_of, update
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Looks on while a model trains. Subclasses override what they want to see; the rest does nothing.
+
+    What an observer draws from torch's generator does not reach the training.
+    """
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Before the first step of an epoch."""
+
+    def batch(
+        self, positions: Int[Tensor, " batch"], logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], rate: float
+    ) -> None:
+        """After a training forward pass, before its update.
+
+        Args:
+            positions: Where the examples stand in `ids`, on the CPU.
+            logits: Detached, float32 or wider, on the training device.
+            labels: Given labels, on the training device.
+            rate: Learning rate of the update to come.
+        """
+
+    def epoch_ends(self, epoch: int, model: nn.Module, state: TrainingState) -> None:
+        """After the last step of an epoch. `state` is a copy from which training can be resumed."""
+
+
+def train(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Int[Tensor, " examples"],
+    ids: Ids,
+    recipe: Recipe,
+    *,
+    prepare: Prepare | None = None,
+    augment: Augment | None = None,
+    weights: Float[Tensor, " examples"] | None = None,
+    observer: Observer | None = None,
+    resume: TrainingState | None = None,
+) -> TrainingState:
+    """Train in place by mean cross-entropy; the model ends on the recipe's device.
+
+    Order, augmentation and dropout depend on seed, epoch, step and example ids only. torch's generator is seeded before
+    each epoch from (seed, epoch) and given back as it was. Resuming ends in the bytes of the uninterrupted run (on the CPU, at
+    the same number of threads).
+
+    Args:
+        inputs: One row per example; integer inputs (uint8 images) need `prepare`.
+        labels: Given class of each example.
+        ids: Which examples these are.
+        recipe: How to train.
+        prepare: Turns a batch of inputs into what the net takes, on the training device.
+        augment: Changes a batch before it is prepared: `augment(batch, keys, epoch=, step=)`, step counted within the epoch.
+        weights: Factor of each example's loss; the divisor stays the size of the batch. None for 1.
+        observer: Sees every step and every epoch.
+        resume: Go on after this state; the model's present weights are replaced.
+
+    Returns:
+        The state after the last epoch.
+
+    Raises:
+        UsageError: Arguments that do not go together; the sentence says which.
+        Mismatch: `resume` is of another recipe, model or set of examples.
+        NumericalError: A loss or a parameter is not finite; names epoch, step and ids.
+    """
+    device = device_named(recipe.device)
+    _check(inputs, labels, ids, recipe, prepare, augment, weights)
+    per_epoch = len(sizes(len(ids), recipe.batch, recipe.ragged))
+    steps = per_epoch * (recipe.horizon or recipe.epochs)
+    first = _first_epoch(resume, recipe, ids, per_epoch)
+    model.to(device)
+    optimizer = optimizer_of(recipe, model)
+
+    def state_after(epochs: int) -> TrainingState:
+        return capture(model, optimizer, epochs=epochs, steps=epochs * per_epoch, recipe=recipe.fingerprint, ids=ids.fingerprint)
+
+    with deterministic(device), own_random_state(device), modes_kept(model):
+        if resume is not None:
+            restore(resume, model, optimizer)
+        for epoch in range(first, recipe.epochs):
+            if observer is not None:
+                with own_random_state(device):
+                    observer.epoch_begins(epoch)
+            model.train()
+            seed_torch(draws.integer(recipe.seed, "torch", epoch), device)
+            for step, positions in enumerate(batches(ids.keys, recipe, epoch)):
+                rate = recipe.rate(epoch * per_epoch + step, steps)
+                batch, given = inputs[positions].to(device), labels[positions].to(device, torch.int64)
+                factors = weights[positions].to(device) if weights is not None else None
+                if augment is not None:
+                    batch = augment(batch, ids.keys[positions.numpy()], epoch=epoch, step=step)
+                if prepare is not None:
+                    batch = prepare(batch)
+                with _explained(epoch, step, batch):
+                    logits = _logits(model, batch, recipe.precision)
+                _check_logits(logits, given, ids, positions)
+                losses = example_losses(logits, given)
+                if not bool(losses.isfinite().all()):
+                    bad = ids.take(positions[~losses.detach().isfinite().cpu()])
+                    raise NumericalError(
+                        f"Epoch {epoch}, step {step}: the loss of {len(bad)} examples is not finite; ids {some(bad, len(bad))}. "
+                        "Look at their inputs, or lower the learning rate."
+                    )
+                if observer is not None:
+                    with own_random_state(device):
+                        observer.batch(positions, logits.detach(), given, rate)
+                with _explained(epoch, step, batch):
+                    update(optimizer, batch_loss(losses, factors), rate)
+            _check_parameters(model, epoch)
+            if observer is not None:
+                with own_random_state(device):
+                    observer.epoch_ends(epoch, model, state_after(epoch + 1))
+        optimizer.zero_grad(set_to_none=True)
+        return state_after(max(first, recipe.epochs))
+
+
+def predict(
+    model: nn.Module, inputs: Tensor, *, prepare: Prepare | None = None, batch: int = 512, device: str = "cpu"
+) -> Float[Tensor, "examples classes"]:
+    """Logits in eval mode without gradients, on the CPU. The model's modes, device and gradients come back as they were.
+
+    Raises:
+        UsageError: There are no inputs, they need `prepare`, or the device is absent.
+    """
+    if len(inputs) == 0:
+        raise UsageError("There are no examples to predict.")
+    if batch < 1:
+        raise UsageError(f"batch={batch} is not a whole number of 1 or more.")
+    if prepare is None and not inputs.is_floating_point():
+        raise UsageError(f"Inputs are {inputs.dtype}; give `prepare`, which makes the floats that the net takes.")
+    place = device_named(device)
+    home = next((parameter.device for parameter in model.parameters()), place)
+    rows = []
+    with deterministic(place), own_random_state(place), modes_kept(model), torch.no_grad():
+        try:
+            model.to(place).eval()
+            for part in inputs.split(batch):
+                part = part.to(place)
+                part = part if prepare is None else prepare(part)
+                with _explained(None, len(rows), part):
+                    rows.append(model(part).cpu())
+        finally:
+            model.to(home)
+    return torch.cat(rows)
+
+
+def evaluate(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Int[Tensor, " examples"],
+    *,
+    prepare: Prepare | None = None,
+    batch: int = 512,
+    device: str = "cpu",
+) -> tuple[float, float]:
+    """Accuracy (fraction in 0..1; the first of equal largest logits is the prediction) and mean cross-entropy in nats.
+
+    Raises:
+        UsageError: As `predict`; or labels that do not go with the inputs.
+        NumericalError: A logit is not finite.
+    """
+    if len(labels) != len(inputs):
+        raise UsageError(f"{len(inputs)} inputs and {len(labels)} labels do not go together.")
+    logits = predict(model, inputs, prepare=prepare, batch=batch, device=device).to(torch.float64)
+    labels = labels.cpu().to(torch.int64)
+    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise UsageError(f"Labels {int(labels.min())}..{int(labels.max())} do not fit a net of {logits.shape[1]} classes.")
+    finite = logits.isfinite().all(1)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        raise NumericalError(
+            f"{len(bad)} predictions are not finite, at positions {some(bad, len(bad))}; the model has diverged."
+        )
+    return float((logits.argmax(1) == labels).double().mean()), float(example_losses(logits, labels).mean())
+
+
+def _logits(model: nn.Module, batch: Tensor, precision: str) -> Tensor:
+    if precision == "float32":
+        return model(batch)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        return model(batch).float()
+
+
+def _first_epoch(resume: TrainingState | None, recipe: Recipe, ids: Ids, per_epoch: int) -> int:
+    if resume is None:
+        return 0
+    if resume.recipe != recipe.fingerprint:
+        raise Mismatch(
+            f"The state to resume was trained by recipe {resume.recipe}, this one is {recipe.fingerprint}; resume with the same."
+        )
+    if resume.ids != ids.fingerprint:
+        raise Mismatch(f"The state to resume saw examples {resume.ids}, these are {ids.fingerprint}; resume with the same ids.")
+    if resume.steps != resume.epochs * per_epoch or resume.epochs > recipe.epochs:
+        raise Mismatch(
+            f"The state to resume stands at epoch {resume.epochs}, step {resume.steps}; "
+            f"this recipe has {recipe.epochs} epochs of {per_epoch} steps."
+        )
+    return resume.epochs
+
+
+def _check(
+    inputs: Tensor,
+    labels: Tensor,
+    ids: Ids,
+    recipe: Recipe,
+    prepare: Prepare | None,
+    augment: Augment | None,
+    weights: Tensor | None,
+) -> None:
+    if not len(inputs) == len(labels) == len(ids):
+        raise UsageError(f"{len(inputs)} inputs, {len(labels)} labels and {len(ids)} ids do not go together.")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise UsageError(f"Labels are {labels.dtype}; give class numbers as integers.")
+    if prepare is None and not inputs.is_floating_point():
+        raise UsageError(f"Inputs are {inputs.dtype}; give `prepare`, which makes the floats that the net takes.")
+    if augment is None and (recipe.crop or recipe.flip):
+        raise UsageError(f"The recipe asks for crop={recipe.crop} and flip={recipe.flip}, but no `augment` was given to do it.")
+    if weights is None:
+        return
+    if len(weights) != len(ids):
+        raise UsageError(f"{len(weights)} weights and {len(ids)} ids do not go together.")
+    wrong = ~weights.isfinite() | (weights < 0)
+    if bool(wrong.any()):
+        bad = ids.take(wrong)
+        raise UsageError(f"{len(bad)} weights are negative or not finite; ids {some(bad, len(bad))}.")
+
+
+def _check_logits(logits: Tensor, labels: Tensor, ids: Ids, positions: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise UsageError(
+            f"The model returned shape {tuple(logits.shape)} for a batch of {len(labels)}; expected (batch, classes) logits."
+        )
+    wrong = (labels < 0) | (labels >= logits.shape[1])
+    if bool(wrong.any()):
+        bad = ids.take(positions[wrong.cpu()])
+        raise UsageError(
+            f"The model has {logits.shape[1]} classes, but {len(bad)} labels are outside 0..{logits.shape[1] - 1}; "
+            f"ids {some(bad, len(bad))}."
+        )
+
+
+def _check_parameters(model: nn.Module, epoch: int) -> None:
+    bad = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
+    if bad:
+        raise NumericalError(
+            f"After epoch {epoch} {len(bad)} parameters are not finite: {some(bad, len(bad))}. Lower the learning rate."
+        )
+
+
+@contextlib.contextmanager
+def _explained(epoch: int | None, step: int, batch: Tensor) -> Iterator[None]:
+    """Say in one sentence, with epoch and step, why torch refused a batch."""
+    try:
+        yield
+    except AssayError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        where = f"Batch {step}" if epoch is None else f"Epoch {epoch}, step {step}"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = "Give inputs of the shape and type that the net was built for."
+        if "deterministic" in reason:
+            hint = "Use a layer that has a repeatable implementation, or train on the CPU."
+        elif isinstance(error, torch.OutOfMemoryError):
+            hint = "Use a smaller batch."
+        elif len(batch) == 1:
+            hint = "A batch of one does not go with BatchNorm; use ragged='even' or 'drop', or another batch size."
+        raise UsageError(f"{where}: the model failed on a batch of shape {tuple(batch.shape)}: {reason}. {hint}") from error

@@ -1,0 +1,109 @@
+"""Everything that training needs in order to go on, as flat tensors."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import Mismatch, RunError, UsageError
+from .step import trainable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingState:
+    """Training as it stands after some epochs. `tensors` and `metadata` together fit into one safetensors file.
+
+    Attributes:
+        epochs: How many epochs are done.
+        steps: How many steps are done.
+        tensors: Copies on the CPU, none sharing memory: `model.NAME`, `optimizer.SLOT.NAME` and `rng.DEVICE`.
+        recipe: Fingerprint of the recipe.
+        ids: Fingerprint of the example ids.
+    """
+
+    epochs: int
+    steps: int
+    tensors: dict[str, Tensor]
+    recipe: str
+    ids: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is not a tensor, as texts."""
+        return {"epochs": str(self.epochs), "steps": str(self.steps), "recipe": self.recipe, "ids": self.ids}
+
+    @classmethod
+    def read(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> "TrainingState":
+        """The inverse: a state from its tensors and its metadata.
+
+        Raises:
+            RunError: The metadata is not that of a training state.
+        """
+        try:
+            epochs, steps = int(metadata["epochs"]), int(metadata["steps"])
+            return cls(epochs, steps, dict(tensors), metadata["recipe"], metadata["ids"])
+        except (KeyError, ValueError) as error:
+            raise RunError(
+                f"This is not a training state: its metadata {dict(metadata)} has no valid {error}. Give the checkpoint of a run."
+            ) from error
+
+    @property
+    def model(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers, as `load_state_dict` takes them."""
+        return {name.removeprefix("model."): value for name, value in self.tensors.items() if name.startswith("model.")}
+
+
+def capture(
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, epochs: int, steps: int, recipe: str, ids: str
+) -> TrainingState:
+    """Copy the present state of a training run, torch's random state included.
+
+    Raises:
+        UsageError: The model keeps extra state that is not a tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise UsageError(f"The model's state {name!r} is {type(value).__name__}, not a tensor, and cannot be captured.")
+        tensors[f"model.{name}"] = value
+    for name, parameter in trainable(model).items():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{slot}.{name}"] = value
+            elif value is not None:
+                raise UsageError(f"The optimizer's {slot!r} of {name!r} is {type(value).__name__}, not a tensor.")
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    # .to alone would hand out the live tensor on the CPU, and tied parameters would share memory.
+    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    return TrainingState(epochs, steps, copies, recipe, ids)
+
+
+def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put model, optimizer and torch's random state where they stood; the inverse of `capture`.
+
+    Raises:
+        Mismatch: The state is of another model.
+    """
+    try:
+        model.load_state_dict(state.model)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:300]
+        raise Mismatch(f"The training state is of another model: {first} Give the net that the run was recorded with.") from error
+    parameters = trainable(model)
+    optimizer.state.clear()
+    for key, value in state.tensors.items():
+        room, _, rest = key.partition(".")
+        if room != "optimizer":
+            continue
+        slot, _, name = rest.partition(".")
+        if name not in parameters:
+            raise Mismatch(f"The training state holds {slot!r} of {name!r}, which is not a trainable parameter of this model.")
+        # Adam counts its steps on the CPU, wherever the parameters are.
+        device = "cpu" if slot == "step" else parameters[name].device
+        optimizer.state[parameters[name]][slot] = value.to(device, copy=True)
+    torch.set_rng_state(state.tensors["rng.cpu"])
+    if "rng.cuda" in state.tensors:
+        torch.cuda.set_rng_state(state.tensors["rng.cuda"])
