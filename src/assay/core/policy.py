@@ -18,7 +18,6 @@ from .evidence import Evidence, Need
 from .method import Source
 from .scores import Scores
 
-
 By = Literal["values", "suspicion"]
 """What a policy ranks by: the score's values as they are, or turned so that larger is more suspect."""
 

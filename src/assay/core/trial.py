@@ -18,18 +18,18 @@ class Outcome:
         arm: `kept`, `random` or `all`.
         seed: Seed of initialisation, order and, in the random arm, of the removal.
         accuracy: Fraction of test examples predicted right after the last epoch.
-        loss: Mean cross-entropy on the test examples, in nats.
+        loss: Mean cross-entropy on the test examples, in nats; None where the user's own training does not tell.
         examples: How many training examples took part.
-        steps: How many optimizer steps were taken.
+        steps: How many optimizer steps were taken; None where the user's own training does not tell.
         seconds: How long it took.
     """
 
     arm: str
     seed: int
     accuracy: float
-    loss: float
+    loss: float | None
     examples: int
-    steps: int
+    steps: int | None
     seconds: float
 
 

@@ -50,41 +50,37 @@ class Arrays(AbstractDataset):
         file = file_at(self.path)
         arrays = _read(str(file))
         ready = "test_inputs" in arrays
-        if ready == (self.test is not None):
-            raise UsageError(
-                f"{file} brings its own test part; leave out test={self.test}."
-                if ready
-                else f"{file} has no test_inputs. Add them with test_labels, or give a fraction such as test=0.2."
-            )
-        for key in ("test_labels", "test_ids"):
-            if (key in arrays) > ready or (key == "test_labels" and ready and key not in arrays):
-                raise UsageError(f"{file}: test_inputs and test_labels go together, and test_ids with them.")
-        source = {key: f"{file}, {key}" for key in arrays}
-        rows = len(np.atleast_1d(arrays["inputs"]))
+        if ready and self.test is not None:
+            raise UsageError(f"{file} brings its own test part; leave out test={self.test}.")
+        if not ready and self.test is None:
+            raise UsageError(f"{file} has no test_inputs. Add them with test_labels, or give a fraction such as test=0.2.")
+        if ready != ("test_labels" in arrays) or ("test_ids" in arrays and not ready):
+            raise UsageError(f"{file}: test_inputs and test_labels go together, and test_ids with them.")
+
+        rows, test_rows = len(arrays["inputs"]), len(arrays["test_inputs"]) if ready else 0
         ids = _ids(arrays.get("ids", np.arange(rows)), f"{file}, ids")
-        values = {
-            key: given.checked(arrays[key], source[key], ids.values if key != "test_labels" else range(len(arrays[key])), "id")
+        test_ids = _ids(arrays.get("test_ids", np.arange(rows, rows + test_rows)), f"{file}, test_ids")
+        origins = {
+            key: given.Origin(f"{file}, {key}", (test_ids if key == "test_labels" else ids).values, "id")
             for key in ("labels", "true_labels", "test_labels")
             if key in arrays
         }
+        values = {key: given.checked(arrays[key], origin) for key, origin in origins.items()}
         if len({array.dtype.kind for array in values.values()}) > 1:
             raise UsageError(f"{file}: {', '.join(values)} must all be numbers or all be texts.")
-        names = arrays.get("class_names")
-        if names is None:
-            names = np.array(given.class_names(f"{file}, labels", *values.values()))
-        full = examples_from_arrays(arrays["inputs"], values["labels"], ids, class_names=names.tolist(), source=str(file))
-        truth = None
-        if "true_labels" in values:
-            truth = given.encode(values["true_labels"], full.class_names, source["true_labels"], ids.values, "id")
-        if self.test is None:
-            test_ids = arrays.get("test_ids", np.arange(rows, rows + len(values["test_labels"])))
-            test = examples_from_arrays(
-                arrays["test_inputs"], values["test_labels"], test_ids, class_names=full.class_names, source=f"{file}, test part"
-            )
-            train = full
+        if "class_names" in arrays:
+            names = tuple(arrays["class_names"].tolist())
         else:
-            aside = held_out(full.ids, full.labels, self.test, self.seed)
-            train, test = full.take(~aside), full.take(aside)
+            names = given.class_names(f"{file}, {', '.join(values)}", *values.values())
+
+        train = examples_from_arrays(arrays["inputs"], values["labels"], ids, class_names=names, source=str(file))
+        truth = given.encode(values["true_labels"], names, origins["true_labels"]) if "true_labels" in values else None
+        if self.test is None:
+            source = f"{file}, test part"
+            test = examples_from_arrays(arrays["test_inputs"], values["test_labels"], test_ids, class_names=names, source=source)
+        else:
+            aside = held_out(train.ids, train.labels, self.test, self.seed)
+            train, test = train.take(~aside), train.take(aside)
             truth = truth[~aside] if truth is not None else None
         if self.standardise or train.inputs.dtype == torch.uint8:
             mean, std = statistics(train.inputs)
@@ -106,6 +102,9 @@ def _read(path: str) -> dict[str, np.ndarray]:
     for key in arrays:
         if key not in _REQUIRED + _OPTIONAL:
             raise UnknownName(f"array of {path}", key, _REQUIRED + _OPTIONAL)
+    for key, array in arrays.items():
+        if array.ndim == 0:
+            raise UsageError(f"{path}: {key} is a single value; give one entry per example or class.")
     absent = [key for key in _REQUIRED if key not in arrays]
     if absent:
         raise UsageError(f"{path} lacks the array {' and '.join(absent)}; it holds {', '.join(arrays) or 'none'}.")
@@ -114,7 +113,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
 
 def examples_from_arrays(
     inputs: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | Sequence[int] | Sequence[str],
+    labels: np.ndarray | Tensor | Sequence[object],
     ids: Ids | Iterable[int] | Iterable[str] | np.ndarray | Tensor | None = None,
     *,
     class_names: Sequence[str] | None = None,
@@ -144,7 +143,8 @@ def examples_from_arrays(
     which = ids if isinstance(ids, Ids) else _ids(range(len(array)) if ids is None else ids, source)
     if len(which) != len(array):
         raise UsageError(f"{source}: {len(which)} ids for {len(array)} inputs; give one id for each.")
-    values = given.checked(labels, source, which.values, "id")
+    origin = given.Origin(source, which.values, "id")
+    values = given.checked(labels, origin)
     names = given.class_names(source, values) if class_names is None else tuple(class_names)
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"{source}: class_names {some(names, len(names))} must be two or more different texts.")
@@ -159,7 +159,7 @@ def examples_from_arrays(
     return Examples(
         which,
         prepared,
-        given.encode(values, names, source, which.values, "id"),
+        given.encode(values, names, origin),
         names,
         tuple(mean) if mean is not None else None,
         tuple(std) if std is not None else None,
@@ -173,8 +173,8 @@ def _inputs(array: np.ndarray, ids: Ids, source: str) -> Tensor:
         array = array[:, None]
     if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):
         raise UsageError(
-            f"{source}: images of shape {array.shape[1:]} look as if channels came last. Give (examples, channels, height, width), "
-            "for example by inputs.transpose(0, 3, 1, 2)."
+            f"{source}: images of shape {array.shape[1:]} look as if channels came last. "
+            "Give (examples, channels, height, width), for example by inputs.transpose(0, 3, 1, 2)."
         )
     if array.dtype == np.uint8 and array.ndim == 4:
         return torch.from_numpy(np.array(array, order="C"))
@@ -184,8 +184,8 @@ def _inputs(array: np.ndarray, ids: Ids, source: str) -> Tensor:
     if bad.any():
         names = ids.values[bad]
         raise UsageError(
-            f"{source}: inputs of {len(names)} examples are NaN, infinite or too large for float32; ids {some(names, len(names))}. "
-            "Mend them or leave these examples out."
+            f"{source}: inputs of {len(names)} examples are NaN, infinite or too large for float32; "
+            f"ids {some(names, len(names))}. Mend them or leave these examples out."
         )
     return torch.from_numpy(floats)
 

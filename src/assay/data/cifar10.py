@@ -48,6 +48,8 @@ class CIFAR10(AbstractDataset):
     def load(self) -> Split:
         """Read both parts; mean and std are those of the training rows taken."""
         root = pathlib.Path(self.path).expanduser()
+        if not root.exists():
+            raise UsageError(f"{root} is absent. Give the path of the archive, its folder, or a folder of Parquet files.")
         archive, shards = _archive(root), _shards(root, "train")
         if archive is not None and shards:
             raise UsageError(f"{root} holds both {archive.name} and {shards[0].name}. Give the path of the one to read.")
@@ -56,7 +58,7 @@ class CIFAR10(AbstractDataset):
         if shards:
             return self._from_parquet(root, shards)
         raise UsageError(
-            f"{root} is no CIFAR-10: it holds neither {_FOLDER}, {_ARCHIVE}, train.parquet nor train-*.parquet. Give the path of one."
+            f"{root} is no CIFAR-10: it holds neither {_FOLDER}, {_ARCHIVE} nor Parquet files. Give the path of one."
         )
 
     def _from_archive(self, archive: pathlib.Path) -> Split:
@@ -135,8 +137,8 @@ def _batch(body: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
         raise UsageError(f"{source}: `data` is not a uint8 array of rows of 3,072 bytes. Fetch the archive again.")
     if not isinstance(labels, list):
         raise UsageError(f"{source}: `labels` is not a list. Fetch the archive again.")
-    places = range(len(data))
-    numbers = given.encode(given.checked(labels, source, places), _CLASSES, source, places)
+    origin = given.Origin(source, range(len(data)))
+    numbers = given.encode(given.checked(labels, origin), _CLASSES, origin)
     return data.reshape(-1, 3, 32, 32), numbers.numpy()
 
 
@@ -231,9 +233,9 @@ def _table(shards: Sequence[pathlib.Path], columns: Sequence[str], keep: int) ->
                         break
                     places = range(done - start, done - start + len(taken))
                     for numbers, column in zip(labels, columns, strict=True):
-                        source = f"{shard}, column {column!r}"
-                        values = given.checked(taken.column(column).to_pylist(), source, places)
-                        numbers.append(given.encode(values, _CLASSES, source, places).numpy())
+                        origin = given.Origin(f"{shard}, column {column!r}", places)
+                        values = given.checked(taken.column(column).to_pylist(), origin)
+                        numbers.append(given.encode(values, _CLASSES, origin).numpy())
                     for row, cell in zip(places, taken.column("img").to_pylist(), strict=True):
                         images[start + row] = _image(cell, f"{shard}, row {row}")
                     done += len(taken)
@@ -251,7 +253,8 @@ def _expect(schema: Any, columns: Sequence[str], shard: pathlib.Path) -> None:
             raise UnknownName(f"label column of {shard}", column, whole)
         if column not in whole:
             raise UsageError(
-                f"{shard}: column {column!r} holds {schema.field(column).type}, no class numbers. Known: {some(whole, len(whole))}."
+                f"{shard}: column {column!r} holds {schema.field(column).type}, no class numbers. "
+                f"Columns that do: {some(whole, len(whole))}."
             )
     if "img" not in schema.names:
         raise UsageError(f"{shard} has no column 'img'; its columns are {', '.join(schema.names)}.")

@@ -65,6 +65,10 @@ class Folder(AbstractDataset):
         return Split(dataclasses.replace(train, mean=mean, std=std), dataclasses.replace(test, mean=mean, std=std))
 
     def _read(self, root: pathlib.Path, part: pathlib.Path, classes: list[str]) -> Examples:
+        for name in classes:
+            # A test part may lack a class; a folder without images is a slip in either.
+            if (part / name).is_dir() and not _files(part / name):
+                raise UsageError(f"{part / name} holds no image. Fill the class folder or remove it.")
         files = [(file, number) for number, name in enumerate(classes) for file in _files(part / name)]
         arrays: list[np.ndarray] = []
         for file, _ in files:
@@ -72,8 +76,6 @@ class Folder(AbstractDataset):
             if arrays[-1].shape != arrays[0].shape:
                 one, other = (" x ".join(map(str, array.shape[1:])) for array in (arrays[0], arrays[-1]))
                 raise UsageError(f"{files[0][0]} is {one} pixels, {file} is {other}. Give size= to scale all images to one size.")
-        if not arrays:
-            raise UsageError(f"{part} holds no images in class folders.")
         ids = Ids([file.relative_to(root).as_posix() for file, _ in files])
         labels = torch.tensor([number for _, number in files])
         return Examples(ids, torch.from_numpy(np.stack(arrays)), labels, tuple(classes))
@@ -93,5 +95,7 @@ def _classes(part: pathlib.Path) -> list[str]:
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     """All files below, sorted by path; none for a class that this part does not have."""
+    if not folder.is_dir():
+        return []
     below = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in below if not any(part.startswith(".") for part in path.relative_to(folder).parts))

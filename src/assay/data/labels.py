@@ -1,5 +1,6 @@
 """Given labels as class numbers: every reader's labels pass through here, so that all are refused in the same words."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,17 +11,31 @@ from torch import Tensor
 from ..core.errors import UsageError, some
 
 
-def checked(values: object, source: str, places: Sequence[object], place: str = "row") -> np.ndarray:
-    """One row of labels, each a whole number or each a text.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """Where labels were read, for messages.
+
+    Attributes:
+        source: File, column or object.
+        places: Id, line or row of each label.
+        place: Which of these.
+    """
+
+    source: str
+    places: Sequence[object] | np.ndarray
+    place: str = "row"
+
+    def at(self, positions: Sequence[int] | np.ndarray) -> str:
+        """The places of some labels in words."""
+        return f"{self.place} {some((self.places[int(position)] for position in positions), len(positions))}"
+
+
+def checked(values: object, origin: Origin) -> np.ndarray:
+    """One row of labels, each a whole number or each a text: int64 or text, in the order of `values`.
 
     Args:
-        values: Labels as they were read; in a list or an object array, None and NaN are missing.
-        source: What they were read from, for messages.
-        places: Where each label stands: its id, line or row.
-        place: What `places` are.
-
-    Returns:
-        int64 or text, in the order of `values`.
+        values: Labels as they were read; in a list or an object array, None, NaN and the empty text are missing.
+        origin: Where they were read.
 
     Raises:
         UsageError: A label is missing, NaN, or of another type; names its place.
@@ -29,46 +44,45 @@ def checked(values: object, source: str, places: Sequence[object], place: str = 
     if not isinstance(array, np.ndarray):
         listed = list(array)  # type: ignore[call-overload]
         array = np.empty(len(listed), object)
-        array[:] = listed
-    if array.shape != (len(places),):
-        raise UsageError(f"{source}: labels of shape {array.shape} for {len(places)} examples; give one label for each.")
+        for position, value in enumerate(listed):
+            array[position] = value
+    if array.shape != (len(origin.places),):
+        raise UsageError(
+            f"{origin.source}: labels of shape {array.shape} for {len(origin.places)} examples; give each one label."
+        )
     if array.dtype.kind == "U":
         array = array.astype(object)
     if array.dtype.kind in "fO":
-        absent = np.array([value is None or value != value or value == "" for value in array], bool)
-        if absent.any():
-            at = np.flatnonzero(absent)
+        absent = np.flatnonzero([_absent(value) for value in array])
+        if len(absent):
             raise UsageError(
-                f"{source}: {len(at)} labels are missing or NaN; {place} {some((places[i] for i in at), len(at))}. "
+                f"{origin.source}: {len(absent)} labels are missing or NaN; {origin.at(absent)}. "
                 "Label these examples or leave them out."
             )
-    if array.dtype.kind == "O":
-        texts = np.array([isinstance(value, str) for value in array], bool)
-        numbers = np.array([isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in array], bool)
-        wrong = np.flatnonzero(~(numbers if len(array) and numbers[0] else texts))
-        if len(wrong):
-            raise UsageError(
-                f"{source}: the label of {place} {places[wrong[0]]} is {array[wrong[0]]!r}. "
-                "Labels must all be whole numbers or all be texts."
-            )
-        if not len(array) or texts[0]:
+    if array.dtype.kind == "O" and len(array):
+        kind = str if isinstance(array[0], str) else (int, np.integer)
+        for position, value in enumerate(array):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise UsageError(
+                    f"{origin.source}: the label of {origin.at([position])} is {value!r}. "
+                    "Labels must all be whole numbers or all be texts."
+                )
+        if kind is str:
             return array.astype(np.str_)
-        array = np.array([_fitting(int(value), source, places[i], place) for i, value in enumerate(array)], np.int64)
-    if array.dtype.kind not in "iu":
-        raise UsageError(f"{source}: labels are {array.dtype}. Give whole numbers from 0, or texts.")
-    if array.dtype.kind == "u" and len(array):
-        _fitting(int(array.max()), source, places[int(array.argmax())], place)
+    elif array.dtype.kind not in "iu":
+        raise UsageError(f"{origin.source}: labels are {array.dtype}. Give whole numbers from 0, or texts.")
+    large = np.flatnonzero([int(value) >= 2**63 or int(value) < -(2**63) for value in array] if array.dtype.kind in "uO" else [])
+    if len(large):
+        raise UsageError(f"{origin.source}: the label of {origin.at(large[:1])} is no 64-bit number. Number the classes from 0.")
     return array.astype(np.int64)
 
 
-def _fitting(value: int, source: str, where: object, place: str) -> int:
-    if not -(2**63) <= value < 2**63:
-        raise UsageError(f"{source}: the label of {place} {where} is {value}, which is no class number. Count classes from 0.")
-    return value
+def _absent(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, (float, np.floating)) and value != value)
 
 
 def class_names(source: str, *parts: np.ndarray) -> tuple[str, ...]:
-    """The classes that these labels speak of: 0..largest for numbers, else the texts, sorted (as numbers if all are).
+    """The classes that labels speak of: 0..largest for numbers, else the texts, sorted (as numbers if all are).
 
     Raises:
         UsageError: There is no label, only one class, nearly as many classes as examples, or numbers with large gaps.
@@ -83,24 +97,23 @@ def class_names(source: str, *parts: np.ndarray) -> tuple[str, ...]:
             f"{source}: {len(values)} examples have {len(distinct)} different labels, which look like measurements or ids. "
             "Give a column of classes, or class_names if there are so many."
         )
-    if values.dtype.kind == "i" and distinct[-1] >= 2 * len(distinct) + 10:
+    if values.dtype.kind == "U":
+        texts = distinct.tolist()
+        return tuple(sorted(texts, key=int) if all(_whole(text) for text in texts) else texts)
+    if distinct[-1] >= 2 * len(distinct) + 10:
         raise UsageError(
-            f"{source}: labels go up to {distinct[-1]}, but only {len(distinct)} numbers occur. Number the classes from 0 without "
-            "gaps, or give class_names."
+            f"{source}: labels go up to {distinct[-1]}, but only {len(distinct)} numbers occur. "
+            "Number the classes from 0 without gaps, or give class_names."
         )
-    if values.dtype.kind == "i":
-        return tuple(str(number) for number in range(int(distinct[-1]) + 1))
-    texts = distinct.tolist()
-    return tuple(sorted(texts, key=int) if all(_whole(text) for text in texts) else texts)
+    # At least two names, so that `encode` can say which numbers are negative.
+    return tuple(str(number) for number in range(max(2, int(distinct[-1]) + 1)))
 
 
 def _whole(text: str) -> bool:
-    return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
+    return text.isascii() and text.removeprefix("-").isdigit()
 
 
-def encode(
-    values: np.ndarray, names: Sequence[str], source: str, places: Sequence[object], place: str = "row"
-) -> Int[Tensor, " examples"]:
+def encode(values: np.ndarray, names: Sequence[str], origin: Origin) -> Int[Tensor, " examples"]:
     """Class number of each label that `checked` has passed.
 
     Raises:
@@ -110,16 +123,16 @@ def encode(
         bad = np.flatnonzero((values < 0) | (values >= len(names)))
         if len(bad):
             raise UsageError(
-                f"{source}: {len(bad)} labels are outside 0..{len(names) - 1}; {place} {some((places[i] for i in bad), len(bad))} "
+                f"{origin.source}: {len(bad)} labels are outside 0..{len(names) - 1}; {origin.at(bad)} "
                 f"(the first is {values[bad[0]]}). Give every example one of the classes."
             )
         return torch.from_numpy(values.copy())
     number = {name: index for index, name in enumerate(names)}
     texts = values.tolist()
-    bad = np.array([i for i, text in enumerate(texts) if text not in number], np.int64)
+    bad = np.flatnonzero([text not in number for text in texts])
     if len(bad):
         raise UsageError(
-            f"{source}: {len(bad)} labels are not among the classes {some(names, len(names))}; {place} "
-            f"{some((places[i] for i in bad), len(bad))} (the first is {texts[bad[0]]!r})."
+            f"{origin.source}: {len(bad)} labels are not among the classes {some(names, len(names))}; {origin.at(bad)} "
+            f"(the first is {texts[bad[0]]!r}). Give every example one of the classes."
         )
     return torch.tensor([number[text] for text in texts], dtype=torch.int64)

@@ -14,7 +14,7 @@ from ..core.ids import Ids
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
-from .files import folder_at, first_rows
+from .files import first_rows, folder_at
 from .normalisation import statistics
 
 _DIGITS = tuple("0123456789")
@@ -55,7 +55,7 @@ def _part(folder: pathlib.Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     pixels, classes = read_idx(images, 3), read_idx(labels, 1)
     if len(pixels) != len(classes):
         raise UsageError(f"{images} holds {len(pixels)} images, but {labels} {len(classes)} labels. Fetch the pair again.")
-    return pixels, given.encode(classes.astype(np.int64), _DIGITS, str(labels), range(len(classes))).numpy()
+    return pixels, given.encode(classes.astype(np.int64), _DIGITS, given.Origin(str(labels), range(len(classes)))).numpy()
 
 
 def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -78,7 +78,8 @@ def read_idx(path: pathlib.Path, axes: int) -> np.ndarray:
     magic, head = bytes((0, 0, 8, axes)), 4 + 4 * axes
     if body[:4] != magic:
         raise UsageError(
-            f"{path} begins with {body[:4].hex() or 'nothing'} instead of {magic.hex()}: it is no idx file of bytes with {axes} axes."
+            f"{path} begins with {body[:4].hex() or 'nothing'} instead of {magic.hex()}. "
+            f"It is no idx file of bytes with {axes} axes; fetch it again."
         )
     if len(body) < head:
         raise UsageError(f"{path} ends after {len(body)} bytes, inside its head of {head}. Fetch it again.")

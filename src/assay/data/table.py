@@ -102,8 +102,8 @@ class Table(AbstractDataset):
     summary: ClassVar[str] = "a CSV or Parquet table: numbers standardised, categories one-hot, both fitted on train only"
 
     def __post_init__(self):
-        if len(self.delimiter) != 1 and self.delimiter != "tab":
-            raise UsageError(f"delimiter={self.delimiter!r} is neither one character nor 'tab'.")
+        if self.delimiter != "tab" and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise UsageError(f"delimiter={self.delimiter!r} is neither one character (no quote, no line end) nor 'tab'.")
         if self.skip < 0:
             raise UsageError(f"skip={self.skip} is below 0; it is how many lines are passed over.")
         if self.on_missing not in ("encode", "refuse"):
@@ -181,7 +181,7 @@ def read_csv(
             reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
             for parsed in reader:
                 cells = [cell.strip() for cell in parsed]
-                if not any(cells) and len(cells) <= 1 or comment and parsed and parsed[0].startswith(comment):
+                if cells in ([], [""]) or (comment and parsed[0].startswith(comment)):
                     continue
                 line = skip + reader.line_num
                 if names is None:
@@ -350,8 +350,8 @@ def _fitted(cells: Cells, index: int, categorical: bool, most: int) -> NumericCo
         text = next((row for row, cell in enumerate(column) if cell is not None and _number(cell) is None), None)
         hint = "" if text is None else f" (not a number: {column[text]!r}, {cells.place} {cells.places[text]})"
         raise UsageError(
-            f"{where}: {len(categories)} different texts{hint} are too many categories. Name such texts in missing= if the column "
-            f"is numeric, name the column in drop=, or raise most_categories={most}."
+            f"{where}: {len(categories)} different texts{hint} are too many categories. Name such texts in missing= if "
+            f"the column is numeric, name the column in drop=, or raise most_categories={most}."
         )
     return CategoricalColumn(index, tuple(categories + [None] * (len(present) < len(column))))
 
@@ -378,7 +378,8 @@ def split(
 ) -> Split:
     """Two tables, or one and the fraction to set aside, as encoded examples. `Table` says what each argument means.
 
-    `Examples.rows` holds the cells as they were read, without label and id: a planted label is not given away beside them.
+    `Examples.rows` holds the cells as they were read, missing ones empty, without label and id: so the original label does not
+    stand beside one that was planted wrong.
 
     Raises:
         UsageError: Columns that do not fit, labels or cells that cannot be used; names file, line and column.
@@ -441,16 +442,21 @@ def _refuse_missing(cells: Cells, inputs: Sequence[int]) -> None:
         for index in inputs:
             if values[index] is None:
                 raise UsageError(
-                    f"{cells.where(row)}: the cell in column {cells.columns[index]!r} is missing. Fill it, or give on_missing=encode."
+                    f"{cells.where(row)}: the cell in column {cells.columns[index]!r} is missing. "
+                    "Fill it, or give on_missing=encode."
                 )
 
 
 def _labels(cells: Cells, target: int) -> np.ndarray:
-    return given.checked(cells.column(target), f"{cells.source}, column {cells.columns[target]!r}", cells.places, cells.place)
+    return given.checked(cells.column(target), _origin(cells, target))
 
 
 def _encoded(cells: Cells, values: np.ndarray, target: int, names: tuple[str, ...]) -> Int[Tensor, " examples"]:
-    return given.encode(values, names, f"{cells.source}, column {cells.columns[target]!r}", cells.places, cells.place)
+    return given.encode(values, names, _origin(cells, target))
+
+
+def _origin(cells: Cells, column: int) -> given.Origin:
+    return given.Origin(f"{cells.source}, column {cells.columns[column]!r}", cells.places, cells.place)
 
 
 def _ids(cells: Cells, key: int | None, start: int) -> Ids:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -46,11 +45,11 @@ def examples_from_dataset(
     n = len(dataset)
     if not n:
         raise UsageError(f"{type(dataset).__name__} is empty.")
-    first, _ = _item(dataset, 0)
+    first, label = _item(dataset, 0)
     inputs = np.empty((n, *first.shape), first.dtype)
-    labels = []
-    for index in range(n):
-        value, label = (first, _) if index == 0 else _item(dataset, index)
+    inputs[0], labels = first, [label]
+    for index in range(1, n):
+        value, label = _item(dataset, index)
         if value.shape != first.shape or value.dtype != first.dtype:
             raise UsageError(
                 f"Item {index} is {value.dtype} of shape {value.shape}, item 0 {first.dtype} of shape {first.shape}. "

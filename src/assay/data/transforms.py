@@ -49,7 +49,7 @@ def augment(
         raise UsageError(
             f"Augmentation takes images (examples, channels, height, width), not inputs of shape {tuple(inputs.shape)}."
         )
-    n, channels, height, width = inputs.shape
+    n, _, height, width = inputs.shape
     if len(keys) != n:
         raise UsageError(f"{len(keys)} keys for {n} images; give one key for each.")
     if padding not in ("zeros", "reflect"):

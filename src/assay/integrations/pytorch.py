@@ -25,10 +25,10 @@ from ..core.ids import Ids
 from ..core.method import AbstractDynamicsMethod
 from ..maths import draws
 from ..methods import parse
-from ..runs.packing import pack, unpack
 from ..runs.recorder import Checkpoints, Recorder
 from ..runs.run import Run
 from ..runs.schema import View
+from .packing import pack, unpack
 
 
 class Stateful(Protocol):

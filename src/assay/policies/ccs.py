@@ -108,7 +108,8 @@ class CCS(AbstractPolicy):
         budget, cut = budget_of(self.keep, n), budget_of(self.cutoff, n)
         if budget > n - cut:
             raise UsageError(
-                f"keep={self.keep} asks for {budget} of {n} examples, but cutoff={self.cutoff} leaves {n - cut}; lower one of them."
+                f"keep={self.keep} asks for {budget} of {n} examples, but cutoff={self.cutoff} leaves {n - cut}; "
+                "lower one of them."
             )
         infinite = candidates.values.isinf()
         if bool(infinite.any()):

@@ -13,6 +13,9 @@ ARMS = {KEPT: "decision", RANDOM: "random removal", ALL: "all data"}
 
 RIGHT, WRONG = "right label", "wrong label"
 
+DOTTED = 15
+"""Lines of at most so many epochs carry a dot per epoch."""
+
 
 def arm(name: str) -> str:
     """An arm's name on the page."""
@@ -27,7 +30,7 @@ def data_map(*, truth: bool, pictures: bool) -> Spec:
     y = alt.Y("confidence:Q", title="confidence", scale=alt.Scale(domain=[0, 1]))
     tooltip = [alt.Tooltip(f"{field}:N") for field in ("image",) * pictures + ("id", "given", "predicted") + ("true",) * truth]
     tooltip += [alt.Tooltip(f"{field}:Q", format=".3f") for field in ("confidence", "variability", "correctness")]
-    color = alt.Color("correctness:Q", title="correctness", scale=alt.Scale(domain=[0, 1]), legend=alt.Legend(gradientLength=120))
+    color = alt.Color("correctness:Q", title="correctness", scale=alt.Scale(domain=[0, 1], interpolate="lab"), legend=alt.Legend(gradientLength=120))
     marks: Spec = {"x": x, "y": y, "color": color, "tooltip": tooltip}
     if truth:
         marks["shape"] = alt.Shape(
@@ -50,15 +53,18 @@ def data_map(*, truth: bool, pictures: bool) -> Spec:
     return _spec(alt.layer(points, rings), "Data map: confidence against variability of each example", height=380)
 
 
-def trajectories(*, truth: bool) -> Spec:
+def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
     """Probability of the given label by epoch; the page fills `lines`."""
     import altair as alt
 
+    # Half an epoch of air around a single one, which a domain of no width could not place.
+    ends = [epochs[0], epochs[-1]] if len(epochs) > 1 else [epochs[0] - 0.5, epochs[0] + 0.5]
+
     chart = (
         alt.Chart(alt.NamedData("lines"))
-        .mark_line(point={"size": 14}, strokeWidth=1.4, opacity=0.8, interpolate="linear")
+        .mark_line(point={"size": 16} if len(epochs) <= DOTTED else False, strokeWidth=1.3, opacity=0.75)
         .encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(zero=False, nice=False)),
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(domain=ends, nice=False)),
             y=alt.Y("probability:Q", title="probability of given label", scale=alt.Scale(domain=[0, 1])),
             detail="position:Q",
             tooltip=["id:N", "given:N", "epoch:Q", alt.Tooltip("probability:Q", format=".2f")],
@@ -122,12 +128,12 @@ def agreement(table: Agreement) -> Spec:
         tooltip=["one:N", "other:N", alt.Tooltip("correlation:Q", format=".3f")],
     )
     heat = base.mark_rect().encode(
-        color=alt.Color("correlation:Q", title=None, scale=alt.Scale(domain=[-1, 1], domainMid=0), legend=None)
+        color=alt.Color("correlation:Q", title=None, scale=alt.Scale(domain=[-1, 1], domainMid=0, interpolate="lab"), legend=None)
     )
     numbers = base.mark_text(fontSize=11).encode(
         text=alt.Text("correlation:Q", format=".2f"),
     )
-    return _spec(alt.layer(heat, numbers), f"{table.measure} between methods", height={"step": 30})
+    return _spec(alt.layer(heat, numbers), f"{table.measure} between methods", height=30 * len(titles))
 
 
 def accuracies(outcomes: Sequence[Outcome]) -> Spec:
@@ -162,12 +168,12 @@ def accuracies(outcomes: Sequence[Outcome]) -> Spec:
 
 
 def effects(comparisons: Sequence[Comparison]) -> Spec:
-    """Differences in accuracy with their intervals; hollow where there is no significant difference."""
+    """Differences in accuracy with their intervals; hollow marks where there is no significant difference."""
     import altair as alt
 
     rows = [
         {
-            "pair": f"{arm(one.treatment)} − {arm(one.baseline)}",
+            "pair": f"{arm(one.treatment)}\n− {arm(one.baseline)}",
             "effect": 100 * one.effect,
             "low": 100 * one.low,
             "high": 100 * one.high,
@@ -177,10 +183,10 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
         for one in comparisons
     ]
     pairs = [row["pair"] for row in rows]
-    # The title stands above the axis labels of two words each, so that the chart keeps its width on a phone.
-    y = alt.Y("pair:N", title=None, sort=pairs, axis=alt.Axis(labelLimit=220, labelExpr="split(datum.label, ' − ')"))
-    fill = alt.Fill(
-        "finding:N", title=None, scale=alt.Scale(domain=["significant", "no significant difference"], range="category")
+    # Labels of two lines, so that the chart keeps its width on a phone.
+    y = alt.Y("pair:N", title=None, sort=pairs, axis=alt.Axis(labelLimit=220, labelExpr="split(datum.label, '\\n')"))
+    hollow = alt.FillOpacity(
+        "finding:N", legend=None, scale=alt.Scale(domain=["significant", "no significant difference"], range=[1, 0])
     )
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=y,
@@ -193,10 +199,10 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
     )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], style="guide").encode(x="zero:Q")
     intervals = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("low:Q", title="difference in test accuracy, points"), x2=alt.X2("high:Q")
+        x=alt.X("low:Q", title="difference in test accuracy, points", axis=alt.Axis(tickCount=6)), x2=alt.X2("high:Q")
     )
-    means = base.mark_point(filled=True, size=90, opacity=1).encode(x="effect:Q", fill=fill)
-    return _spec(alt.layer(zero, intervals, means), "Differences between arms with 95 % intervals", height={"step": 56})
+    means = base.mark_point(filled=True, size=100, opacity=1, style="effect").encode(x="effect:Q", fillOpacity=hollow)
+    return _spec(alt.layer(zero, intervals, means), "Differences between arms with 95 % intervals", height=56 * len(pairs))
 
 
 def detection(found: Sequence[Detection]) -> Spec:
@@ -237,7 +243,7 @@ def _label_color(alt, *, legend: bool = True):
     return alt.Color("label:N", title=None, scale=scale, legend=alt.Legend(orient="top") if legend else None)
 
 
-def _spec(chart, description: str, height: int | Spec) -> Spec:
+def _spec(chart, description: str, height: int) -> Spec:
     """The chart as JSON, as wide as its place on the page."""
     import altair as alt
 

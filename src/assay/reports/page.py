@@ -84,6 +84,7 @@ def _words(exhibit: Exhibit) -> dict[str, Any]:
         if shown == total
         else f"{shown:,} of {total:,} examples are on this page: {exhibit.picked}",
         "decision": ", ".join(f"{action} {n:,}" for action, n in exhibit.decision.counts().items()) if exhibit.decision else "",
+        "apart": any(one.wrong is not None for one in exhibit.histograms),
     }
 
 
@@ -96,8 +97,8 @@ def _specs(exhibit: Exhibit) -> dict[str, Any]:
         specs["effects"] = charts.effects(exhibit.verdict.comparisons)
     if exhibit.data_map is not None and len(shown):
         specs["map"] = charts.data_map(truth=shown.true is not None, pictures=shown.pictures is not None)
-    if exhibit.trajectories is not None and len(shown):
-        specs["lines"] = charts.trajectories(truth=shown.true is not None)
+    if exhibit.trajectories is not None and exhibit.trajectories.epochs and len(shown):
+        specs["lines"] = charts.trajectories(exhibit.trajectories.epochs, truth=shown.true is not None)
     for place, one in enumerate(exhibit.histograms):
         specs[f"histogram-{place}"] = charts.histogram(one, _scores(exhibit, one.title).unit)
     if exhibit.agreement is not None and len(exhibit.agreement.titles) > 1:
@@ -156,14 +157,14 @@ def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
     """One score of the shown examples with ranks among all scored ones; null where the method cannot speak."""
     place = {id_: i for i, id_ in enumerate(scores.ids)}
     at = [place.get(id_) for id_ in exhibit.shown.ids]
-    ranks = (scores.ranks() + 1).tolist()
+    values, ranks = scores.values.tolist(), (scores.ranks() + 1).tolist()
     return {
         "title": scores.title,
         "direction": scores.direction.value,
         "unit": scores.unit,
         "scored": len(scores),
         "suspects": scores.direction.ranks_suspects,
-        "values": [None if i is None else _number(float(scores.values[i])) for i in at],
+        "values": [None if i is None else _number(values[i]) for i in at],
         "ranks": [None if i is None else ranks[i] for i in at],
     }
 

@@ -38,11 +38,11 @@ def thumbnail(image: UInt8[Tensor, "channels height width"], side: int = 32, qua
         scale = side / max(picture.size)
         width, height = (max(1, round(length * scale)) for length in picture.size)
         picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    sharp = _webp(picture, lossless=True, quality=100)
+    sharp = _webp(picture, lossless=True, quality=50)
     return sharp if len(sharp) <= LOSSLESS_BYTES else _webp(picture, lossless=False, quality=quality)
 
 
 def _webp(picture, lossless: bool, quality: int) -> bytes:
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "WEBP", lossless=lossless, quality=quality, method=4)
+    picture.convert("RGB").save(buffer, "WEBP", lossless=lossless, quality=quality, method=0 if lossless else 4)
     return buffer.getvalue()

@@ -47,13 +47,13 @@ class Observer(Protocol):
 def train(
     model: nn.Module,
     inputs: Tensor,
-    labels: Int[Tensor, " examples"],
+    labels: Tensor,
     ids: Ids,
     recipe: Recipe,
     *,
     prepare: Prepare | None = None,
     augment: Augment | None = None,
-    weights: Float[Tensor, " examples"] | None = None,
+    weights: Tensor | None = None,
     observer: Observer | None = None,
     resume: TrainingState | None = None,
 ) -> TrainingState:
@@ -65,12 +65,12 @@ def train(
 
     Args:
         inputs: One row per example; integer inputs (uint8 images) need `prepare`.
-        labels: Given class of each example.
+        labels: Given class of each example, integers (examples,).
         ids: Which examples these are.
         recipe: How to train.
         prepare: Turns a batch of inputs into what the net takes, on the training device.
         augment: Changes a batch before it is prepared: `augment(batch, keys, epoch=, step=)`, step counted within the epoch.
-        weights: Factor of each example's loss; the divisor stays the size of the batch. None for 1.
+        weights: (examples,), factor of each example's loss; the divisor stays the size of the batch. None for 1.
         observer: Sees every step and every epoch.
         resume: Go on after this state; the model's present weights are replaced.
 
@@ -130,7 +130,7 @@ def train(
                 with own_random_state(device):
                     observer.epoch_ends(epoch, model, state_after(epoch + 1))
         optimizer.zero_grad(set_to_none=True)
-        return state_after(max(first, recipe.epochs))
+        return state_after(recipe.epochs)
 
 
 def predict(
@@ -149,7 +149,7 @@ def predict(
         raise UsageError(f"Inputs are {inputs.dtype}; give `prepare`, which makes the floats that the net takes.")
     place = device_named(device)
     home = next((parameter.device for parameter in model.parameters()), place)
-    rows = []
+    rows: list[Tensor] = []
     with deterministic(place), own_random_state(place), modes_kept(model), torch.no_grad():
         try:
             model.to(place).eval()
@@ -157,7 +157,9 @@ def predict(
                 part = part.to(place)
                 part = part if prepare is None else prepare(part)
                 with _explained(None, len(rows), part):
-                    rows.append(model(part).cpu())
+                    logits = model(part)
+                _check_shape(logits, len(part))
+                rows.append(logits.cpu())
         finally:
             model.to(home)
     return torch.cat(rows)
@@ -166,7 +168,7 @@ def predict(
 def evaluate(
     model: nn.Module,
     inputs: Tensor,
-    labels: Int[Tensor, " examples"],
+    labels: Tensor,
     *,
     prepare: Prepare | None = None,
     batch: int = 512,
@@ -244,11 +246,15 @@ def _check(
         raise UsageError(f"{len(bad)} weights are negative or not finite; ids {some(bad, len(bad))}.")
 
 
-def _check_logits(logits: Tensor, labels: Tensor, ids: Ids, positions: Tensor) -> None:
-    if logits.ndim != 2 or len(logits) != len(labels):
+def _check_shape(logits: Tensor, batch: int) -> None:
+    if logits.ndim != 2 or len(logits) != batch:
         raise UsageError(
-            f"The model returned shape {tuple(logits.shape)} for a batch of {len(labels)}; expected (batch, classes) logits."
+            f"The model returned shape {tuple(logits.shape)} for a batch of {batch}; expected (batch, classes) logits."
         )
+
+
+def _check_logits(logits: Tensor, labels: Tensor, ids: Ids, positions: Tensor) -> None:
+    _check_shape(logits, len(labels))
     wrong = (labels < 0) | (labels >= logits.shape[1])
     if bool(wrong.any()):
         bad = ids.take(positions[wrong.cpu()])
@@ -281,6 +287,6 @@ def _explained(epoch: int | None, step: int, batch: Tensor) -> Iterator[None]:
             hint = "Use a layer that has a repeatable implementation, or train on the CPU."
         elif isinstance(error, torch.OutOfMemoryError):
             hint = "Use a smaller batch."
-        elif len(batch) == 1:
+        elif epoch is not None and len(batch) == 1:
             hint = "A batch of one does not go with BatchNorm; use ragged='even' or 'drop', or another batch size."
         raise UsageError(f"{where}: the model failed on a batch of shape {tuple(batch.shape)}: {reason}. {hint}") from error

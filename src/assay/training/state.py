@@ -41,12 +41,14 @@ class TrainingState:
             RunError: The metadata is not that of a training state.
         """
         try:
-            epochs, steps = int(metadata["epochs"]), int(metadata["steps"])
-            return cls(epochs, steps, dict(tensors), metadata["recipe"], metadata["ids"])
+            state = cls(int(metadata["epochs"]), int(metadata["steps"]), dict(tensors), metadata["recipe"], metadata["ids"])
         except (KeyError, ValueError) as error:
             raise RunError(
-                f"This is not a training state: its metadata {dict(metadata)} has no valid {error}. Give the checkpoint of a run."
+                f"This is not a training state: bad metadata {dict(metadata)}. Give the checkpoint of a run."
             ) from error
+        if "rng.cpu" not in tensors:
+            raise RunError("This is not a training state: it holds no random state `rng.cpu`. Give the checkpoint of a run.")
+        return state
 
     @property
     def model(self) -> dict[str, Tensor]:

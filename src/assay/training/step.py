@@ -48,7 +48,7 @@ def batch_loss(losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"]
     The divisor is the size of the batch whatever the weights, so an example of weight 0 is taken out without
     making the others count more.
     """
-    return (losses if weights is None else losses * weights).sum() / len(losses)
+    return (losses if weights is None else losses * weights.to(losses.dtype)).sum() / len(losses)
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float) -> None:

@@ -1,0 +1,281 @@
+"""Where trials run: in this process, in processes on this machine, or in any other `concurrent.futures.Executor`."""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import NotWritten, TrialFailed, UsageError, some
+
+KINDS = ("inline", "processes")
+_TAIL = 8
+"""Lines of a log that an error message shows."""
+
+
+class InlineExecutor(Executor):
+    """Runs each call at `submit`, in this process, with as many torch threads as a worker process would have.
+
+    The same number of threads gives the same bytes, so a trial does not depend on where it ran.
+    """
+
+    def __init__(self, threads: int = 1):
+        self._threads, self._open = threads, True
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """A finished future; an exception of the call stays in it, Ctrl-C passes through."""
+        if not self._open:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future: Future = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            with _threads(self._threads):
+                result = fn(*args, **kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls. Nothing ever waits here, so there is nothing to cancel."""
+        self._open = False
+
+
+class SpawnedProcesses(ProcessPoolExecutor):
+    """Freshly started processes (no fork: torch's threads and CUDA do not survive one), each with its own torch threads."""
+
+    def __init__(self, workers: int, threads: int = 1):
+        context = multiprocessing.get_context("spawn")
+        super().__init__(workers, mp_context=context, initializer=_begin_worker, initargs=(threads,))
+
+    def stop(self) -> None:
+        """End the workers now, whatever they are doing."""
+        # The pool has no public way to end a running call before Python 3.14.
+        workers = list((self._processes or {}).values())
+        self.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.stop()
+        return super().__exit__(kind, error, trace)
+
+
+def executor(kind: str = "inline", workers: int | None = None, threads: int = 1) -> Executor:
+    """Where calls run on this machine.
+
+    Args:
+        kind: `inline`, one after the other in this process; or `processes`, side by side.
+        workers: How many processes; None for the cores that this process may use, divided by `threads`.
+        threads: torch threads of each call.
+
+    Raises:
+        UsageError: An unknown kind, or a number below 1, or several workers inline.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"Executor {kind!r} is not one of {', '.join(KINDS)}.")
+    if threads < 1 or (workers is not None and workers < 1):
+        raise UsageError(f"workers={workers} and threads={threads} must be 1 or more.")
+    if kind == "inline":
+        if workers not in (None, 1):
+            raise UsageError(f"workers={workers} needs the executor 'processes'; 'inline' runs one call after the other.")
+        return InlineExecutor(threads)
+    return SpawnedProcesses(workers or max(_cores() // threads, 1), threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One trial to run: `function(*args)`. For other processes it must be picklable, so a function at the top of a module.
+
+    Attributes:
+        name: Unique among the calls; the log is `NAME.log`. Letters, digits, dot, dash and underscore.
+        function: What to call.
+        args: With which arguments.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    args: tuple = ()
+
+
+def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple[str, Any]]:
+    """Run all calls, and yield (name, result) as each completes.
+
+    After a failure nothing new is started; results of calls that were running are still yielded, then the error is raised.
+    When the caller stops listening or presses Ctrl-C, what waits is cancelled; Ctrl-C also ends the workers of
+    `executor("processes")`.
+
+    Args:
+        pool: Any executor, which stays the caller's to shut down.
+        calls: What to run.
+        logs: Folder for one log per call: when it began, when it ended, the traceback if it failed.
+
+    Raises:
+        UsageError: Two calls share a name, or a name does not fit a file.
+        NotWritten: A log cannot be written.
+        TrialFailed: A call raised, or its process died; carries path and tail of its log.
+    """
+    paths = _prepare_logs(calls, logs)
+    waiting: dict[Future, str] = {}
+    failed: TrialFailed | None = None
+    lost: list[tuple[str, BaseException]] = []
+
+    def collect(done: set[Future]) -> Iterator[tuple[str, Any]]:
+        nonlocal failed
+        for future in [future for future in waiting if future in done]:
+            name = waiting.pop(future)
+            error = future.exception()
+            if isinstance(error, BrokenExecutor):
+                lost.append((name, error))
+            elif error is not None:
+                # Raised outside the call itself: it, or its result, could not be sent between processes.
+                _append(paths[name], "".join(traceback.format_exception(error)))
+                failed = failed or _failure(name, f"{type(error).__name__}: {error}", paths[name], error)
+            elif isinstance(result := future.result(), _Raised):
+                failed = failed or _failure(name, result.reason, paths[name])
+            else:
+                yield name, result
+
+    try:
+        for call in calls:
+            try:
+                waiting[pool.submit(_logged, call, str(paths[call.name]))] = call.name
+            except BrokenExecutor as error:
+                lost.append((call.name, error))
+            # An inline executor is done at once, and its result should not wait for the other calls.
+            yield from collect({future for future in waiting if future.done()})
+            if failed or lost:
+                break
+        while waiting:
+            if failed or lost:
+                # A cancelled future counts as done only once its executor has noticed, which some never do.
+                waiting = {future: name for future, name in waiting.items() if not future.cancel()}
+            if waiting:
+                yield from collect(wait(waiting, return_when=FIRST_COMPLETED).done)
+    except BaseException as error:
+        for future in waiting:
+            future.cancel()
+        if isinstance(error, KeyboardInterrupt) and isinstance(pool, SpawnedProcesses):
+            pool.stop()
+        raise
+    if failed:
+        raise failed
+    if lost:
+        raise _died(lost, paths) from lost[0][1]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Raised:
+    """What a failed call sends back: text, since an exception may not survive the way between processes."""
+
+    reason: str
+
+
+def _logged(call: Call, log: str) -> Any:
+    """Run a call where the executor put it, with its beginning, its end and its traceback in the log."""
+    path = Path(log)
+    _append(path, f"began {call.name} in process {os.getpid()}\n")
+    try:
+        result = call.function(*call.args)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        _append(path, traceback.format_exc())
+        return _Raised(f"{type(error).__name__}: {error}")
+    _append(path, f"ended {call.name}\n")
+    return result
+
+
+def _begin_worker(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    # Ctrl-C reaches the whole group; the parent decides, and a worker would only print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """End this worker when its parent is gone: after kill -9 nobody else would."""
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    """How many cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prepare_logs(calls: Sequence[Call], logs: Path) -> dict[str, Path]:
+    names = [call.name for call in calls]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"{len(twice)} calls share a name: {some(twice, len(twice))}. Name each call differently.")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+            raise UsageError(f"{name!r} cannot name a call and its log; use letters, digits, dot, dash and underscore.")
+    paths = {name: logs / f"{name}.log" for name in names}
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+        for path in paths.values():
+            path.write_text("")
+    except OSError as error:
+        raise NotWritten(f"The logs of the trials cannot be written to {logs}: {error.strerror}.") from error
+    return paths
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        with path.open("a") as log:
+            log.write(text)
+    except OSError as error:
+        raise NotWritten(f"The log {path} cannot be written: {error.strerror}.") from error
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines()[-_TAIL:]
+    return "\n".join(f"  {line}" for line in lines) if lines else "  (nothing was written)"
+
+
+def _failure(name: str, reason: str, path: Path, cause: BaseException | None = None) -> TrialFailed:
+    error = TrialFailed(f"Trial {name} failed with {reason}; its log {path} ends with\n{_tail(path)}")
+    error.__cause__ = cause
+    return error
+
+
+def _died(lost: Sequence[tuple[str, BaseException]], paths: dict[str, Path]) -> TrialFailed:
+    """A broken pool fails every call that it still had; those that had begun are the ones to look at."""
+    names = [name for name, _ in lost if paths[name].stat().st_size] or [lost[0][0]]
+    return TrialFailed(
+        f"A worker process died while running trial {some(names, len(names))}: killed, out of memory, "
+        'or started by a script without `if __name__ == "__main__":`. '
+        f"The log {paths[names[0]]} ends with\n{_tail(paths[names[0]])}"
+    )

@@ -1,0 +1,205 @@
+"""Exhibit: a run and everything made from it, gathered for the page. What the page shows is computed here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from ..core.decision import Decision
+from ..core.exhibit import Agreement, DataMap, Exhibit, Histogram, Origin, Shown, Trajectories
+from ..core.ids import Ids
+from ..core.scores import Scores, ScoreTable, ordered
+from ..core.trial import Verdict
+from ..data.examples import Examples
+from ..maths import draws, ranking
+from ..runs.artefacts import load_truth
+from ..runs.gather import gather
+from ..runs.run import Run
+from .score import score
+from .verify import clean, detect, wrong_labels
+
+MOST_SHOWN = 2000
+"""Examples with pictures on one page."""
+MOST_EPOCHS = 40
+"""Epochs of a trajectory that are drawn."""
+BINS = 40
+
+
+def exhibit(
+    run: str | Path | Run,
+    table: ScoreTable | Mapping[str, Scores],
+    *,
+    decision: Decision | None = None,
+    verdict: Verdict | None = None,
+    examples: Examples | None = None,
+    truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
+    title: str = "",
+    most: int = MOST_SHOWN,
+) -> Exhibit:
+    """Everything that a report shows of one run.
+
+    Args:
+        run: The run.
+        table: Scores to show; the first is the one that the page opens with.
+        decision: What is done with each example.
+        verdict: Whether that was right.
+        examples: The examples themselves, for their pictures or cells.
+        truth: Ids and true labels; by default those kept beside the run.
+        title: Heading; by default made from the data and the run's folder.
+        most: How many examples are shown one by one, at most.
+
+    Raises:
+        Mismatch: Parts that are not of the same examples.
+        RunError: The run is damaged.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    scores = tuple(table.values())
+    if truth is None and run.paths.truth.exists():
+        truth = load_truth(run.paths.truth)
+    shown_ids, picked = _picked(run, scores, most)
+    place = run.ids.positions(shown_ids, f"run {run.folder}")
+    mean = run.mean_probs()
+    predicted = mean.argmax(1) if mean is not None else None
+    dynamics = score(run, ["confidence", "variability", "correctness"])
+    wrong = wrong_labels(run.ids, run, truth) if truth is not None else None
+    trajectories, note = _trajectories(run, place)
+    known = truth is not None and bool(wrong.any()) and not bool(wrong.all())  # type: ignore[union-attr]
+    given = run.labels[place]
+    return Exhibit(
+        title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
+        class_names=run.class_names,
+        examples=len(run.ids),
+        shown=Shown(
+            ids=shown_ids,
+            given=given,
+            predicted=predicted[place] if predicted is not None else None,
+            true=truth[1][truth[0].positions(shown_ids, "the truth")] if truth is not None else None,
+            **_looks(examples, shown_ids),
+        ),
+        picked=picked,
+        facts=_facts(run, predicted is not None, wrong),
+        scores=scores,
+        decision=decision,
+        data_map=DataMap(*(dynamics[name].of(shown_ids) for name in ("confidence", "variability", "correctness"))),
+        trajectories=trajectories,
+        histograms=tuple(_histogram(one, wrong_labels(one.ids, run, truth) if truth is not None else None) for one in scores),
+        agreement=_agreement(scores) if len(scores) > 1 else None,
+        verdict=verdict,
+        detections=tuple(detect(one, run, truth) for one in scores) if known and verdict is None and truth is not None else (),
+        cleaning=_cleaning(decision, run, truth) if verdict is None else None,
+        origins=_origins(run, scores, decision, verdict),
+        notes=tuple(filter(None, (note, _pass_note(run)))),
+    )
+
+
+def _picked(run: Run, scores: Sequence[Scores], most: int) -> tuple[Ids, str]:
+    if len(run.ids) <= most:
+        return run.ids, ""
+    chosen: dict[int, None] = {}
+    orders = [ordered(one.hardness(), one.ids, descending=True) for one in scores]
+    half = most // 2 if scores else 0
+    for rank in range(len(run.ids)):
+        for one, order in zip(scores, orders, strict=True):
+            if len(chosen) < half and rank < len(order):
+                chosen[int(run.ids.positions(one.ids.take(order[rank : rank + 1]))[0])] = None
+        if len(chosen) >= half:
+            break
+    suspects = len(chosen)
+    for position in draws.permutation(run.ids.keys, 0, "shown on the page").tolist():
+        if len(chosen) >= most:
+            break
+        chosen.setdefault(position)
+    words = (
+        f"{most:,} of {len(run.ids):,} examples are shown: the {suspects:,} that rank first when each method in turn names its most "
+        f"suspect or hardest, and {most - suspects:,} drawn at random from the rest."
+    )
+    return run.ids.take(torch.tensor(list(chosen))), words
+
+
+def _looks(examples: Examples | None, ids: Ids) -> dict:
+    if examples is None:
+        return {}
+    place = examples.ids.positions(ids, "the data")
+    if examples.pictures and examples.inputs.dtype == torch.uint8 and examples.shape[0] in (1, 3):
+        return {"pictures": examples.inputs[place]}
+    if examples.rows is not None:
+        return {"rows": tuple(examples.rows[at] for at in place.tolist()), "columns": examples.columns}
+    return {}
+
+
+def _facts(run: Run, predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:
+    header, about = run.header, run.header.about
+    seconds = sum(commit.seconds for commit in run.commits)
+    facts = {
+        "data": str(about.get("data", f"{len(run.ids):,} examples of the loop's own dataset")),
+        "examples": f"{len(run.ids):,} for training"
+        + (f", {about['test examples']:,} for testing" if "test examples" in about else "")
+        + f", {run.classes} classes",
+        "net": f"{about['net']}, {about['parameters']:,} parameters"
+        if "net" in about
+        else str(about.get("model", "the loop's own model")),
+    }
+    if isinstance(recipe := about.get("recipe"), dict):
+        facts["recipe"] = ", ".join(f"{name} {value}" for name, value in recipe.items())
+    facts["recorded"] = (
+        f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps in {seconds:.1f} s"
+        + (f", seed {header.seed}" if header.seed is not None else "")
+    )
+    facts["machine"] = f"{header.machine}, {header.device}, {header.threads} threads, torch {header.torch}, assay {header.code}"
+    if wrong is not None:
+        facts["known truth"] = f"{int(wrong.sum()):,} of {len(wrong):,} given labels are wrong; no method saw which"
+    if predicted:
+        facts["predicted label"] = "the class of the largest probability, averaged over all recorded epochs"
+    return facts
+
+
+def _trajectories(run: Run, place: Tensor) -> tuple[Trajectories, str]:
+    wanted = torch.linspace(0, run.epochs - 1, min(run.epochs, MOST_EPOCHS)).round().to(torch.int64).unique().tolist()
+    evidence = gather(run)
+    lines = torch.stack([evidence.epoch(epoch).target_probs[place] for epoch in wanted], dim=1)
+    note = f"Trajectories show {len(wanted)} of {run.epochs} epochs, evenly spaced." if len(wanted) < run.epochs else ""
+    return Trajectories(tuple(wanted), lines), note
+
+
+def _histogram(scores: Scores, wrong: Bool[Tensor, " examples"] | None) -> Histogram:
+    values = scores.values
+    low, high = float(values.min()), float(values.max())
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    edges = torch.linspace(low, high, BINS + 1, dtype=torch.float64)
+    bins = torch.bucketize(values, edges[1:-1], right=True)
+    counts = torch.bincount(bins, minlength=BINS)
+    return Histogram(scores.title, edges, counts, torch.bincount(bins[wrong], minlength=BINS) if wrong is not None else None)
+
+
+def _agreement(scores: Sequence[Scores]) -> Agreement:
+    first = scores[0]
+    rows = torch.stack([one.of(first.ids) * one.direction.sign for one in scores])
+    return Agreement(tuple(one.title for one in scores), ranking.rank_correlation(rows))
+
+
+def _cleaning(decision: Decision | None, run: Run, truth: tuple[Ids, Tensor] | None):
+    if decision is None or truth is None:
+        return None
+    return clean(decision, run.labels[run.ids.positions(decision.ids, f"run {run.folder}")], truth)
+
+
+def _origins(run: Run, scores: Sequence[Scores], decision: Decision | None, verdict: Verdict | None) -> tuple[Origin, ...]:
+    origins = [Origin("dataset", run.dataset), Origin("run", run.fingerprint)]
+    origins += [Origin(f"scores {one.title}", one.fingerprint, one.lineage) for one in scores]
+    if decision is not None:
+        origins.append(Origin(f"decision {decision.title}", decision.fingerprint, decision.lineage))
+    if verdict is not None and verdict.lineage is not None:
+        origins.append(Origin("verdict", verdict.lineage.parents.get("decision", ""), verdict.lineage))
+    return tuple(origins)
+
+
+def _pass_note(run: Run) -> str:
+    if run.header.view == "train":
+        return (
+            "Recorded on the training pass: every example of an epoch was seen by slightly different weights, with the augmentation "
+            "of that epoch."
+        )
+    return "Recorded on a clean pass after every epoch, in eval mode and without augmentation."

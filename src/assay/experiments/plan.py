@@ -1,0 +1,207 @@
+"""A plan: which data, which net, how to train, what to plant and what to record. Everything needed to do it again."""
+
+import dataclasses
+import functools
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from .. import data, nets
+from ..core import options
+from ..core.errors import UnknownName, UsageError
+from ..data.corruption import plant
+from ..data.examples import Examples
+from ..data.transforms import augment
+from ..training.recipe import Recipe
+
+DEFAULT_RECIPE = {"epochs": 20, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+"""Used where a plan says nothing: plain SGD with momentum at a constant rate."""
+
+
+class Plant(pydantic.BaseModel):
+    """Labels to make wrong on purpose (see `data.corruption.plant`)."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["uniform", "pair", "class"] = "uniform"
+    rate: float | None = None
+    seed: int | None = None
+    matrix: tuple[tuple[float, ...], ...] | None = None
+
+
+class Recording(pydantic.BaseModel):
+    """What is kept of the training (see `runs.recorder.Recorder`)."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    view: Literal["train", "eval"] = "train"
+    keep_logits: bool = False
+    mean_probs: bool = True
+    checkpoints: Literal["every", "last", "none"] | tuple[int, ...] = "last"
+    live: tuple[str, ...] = ()
+
+
+class Plan(pydantic.BaseModel):
+    """One experiment, as a TOML file or as flags.
+
+    Attributes:
+        data: Dataset with options, `"cifar10:path=DIR,labels=worse_label"` or a table with `name`.
+        net: Net with options, `"mlp:widths=64-128"`.
+        seed: Of initial weights, order, augmentation and, unless it names its own, planting.
+        plant: Labels to make wrong; None for none.
+        recipe: Settings of training; those left out take DEFAULT_RECIPE's, then `Recipe`'s defaults.
+        record: What is kept.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    net: str = "mlp"
+    seed: int = 0
+    plant: Plant | None = None
+    recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
+    record: Recording = Recording()
+
+    @pydantic.field_validator("data", mode="before")
+    @classmethod
+    def _spec(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            rest = {key: inner for key, inner in value.items() if key != "name"}
+            return options.join(str(value.get("name", "")), rest)
+        return value
+
+    @classmethod
+    def make(cls, settings: Mapping[str, Any]) -> "Plan":
+        """A plan from plain settings.
+
+        Raises:
+            UnknownName: No setting has that name.
+            UsageError: A value is of the wrong type or out of range, or `data` is missing.
+        """
+        try:
+            plan = cls.model_validate(dict(settings))
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            if first["type"] == "extra_forbidden":
+                raise UnknownName("setting of a plan", where, _settings()) from error
+            if first["type"] == "missing":
+                raise UsageError(f"The plan needs a value for {where}.") from error
+            raise UsageError(f"The plan's {where} = {first['input']!r}: {first['msg']}.") from error
+        plan.training  # noqa: B018  a bad recipe, net or dataset name is refused here, not after the data are read
+        nets.parse(plan.net)
+        data.parse(plan.data)
+        return plan
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> "Plan":
+        """A plan from a TOML file, with some settings replaced.
+
+        Raises:
+            UsageError: The file is absent or no TOML; or as `make`.
+        """
+        try:
+            settings = tomllib.loads(Path(path).read_text())
+        except FileNotFoundError as error:
+            raise UsageError(f'{path} does not exist; give a TOML file with at least `data = "digits"`.') from error
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is no readable TOML ({error}).") from error
+        return cls.make(merged(settings, overrides or {}))
+
+    @functools.cached_property
+    def training(self) -> Recipe:
+        """The recipe with all defaults filled in."""
+        return self.recipe_with(self.seed)
+
+    def recipe_with(self, seed: int) -> Recipe:
+        """The recipe under another seed.
+
+        Raises:
+            UsageError: A setting is out of range.
+        """
+        defaults = dict(DEFAULT_RECIPE)
+        if self.recipe.get("optimizer", "sgd") != "sgd":
+            defaults.pop("momentum")
+        return Recipe.from_dict({**defaults, **self.recipe, "seed": seed})
+
+    def load(self) -> "Material":
+        """Read the data and plant what is to be planted.
+
+        Raises:
+            UsageError: A file is absent or damaged, or the planting does not fit the data.
+        """
+        split = data.parse(self.data).load()
+        if self.plant is None:
+            return Material(split.train, split.test, split.true_labels)
+        if split.true_labels is not None:
+            raise UsageError(
+                f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
+            )
+        seed = self.seed if self.plant.seed is None else self.plant.seed
+        planted = plant(split.train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
+        return Material(planted.examples, split.test, planted.true_labels)
+
+    def build(self, material: "Material", seed: int) -> nn.Module:
+        """The net with fresh weights.
+
+        Raises:
+            UsageError: The net does not take these inputs.
+        """
+        return nets.build(self.net, material.train.shape, material.train.classes, seed)
+
+    def augmentation(self, material: "Material", seed: int):
+        """The random crop and flip that the recipe asks for; None for none.
+
+        Raises:
+            UsageError: It asks for them on data that are no images.
+        """
+        recipe = self.training
+        if not recipe.crop and not recipe.flip:
+            return None
+        if not material.train.pictures:
+            raise UsageError(f"crop and flip need images; {self.data} has inputs of shape {material.train.shape}.")
+        return functools.partial(augment, seed=seed, crop=recipe.crop, flip=recipe.flip)
+
+    def plain(self) -> dict[str, Any]:
+        """The plan as JSON takes it."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Material:
+    """What a plan trains and tests on. The truth stays here: it never becomes evidence.
+
+    Attributes:
+        train: Examples under their given labels.
+        test: Examples to measure accuracy on.
+        true_labels: True class of each training example, where it is known.
+    """
+
+    train: Examples
+    test: Examples
+    true_labels: Int[Tensor, " examples"] | None
+
+    @property
+    def wrong(self) -> Tensor | None:
+        """Which given labels are wrong; None where the truth is unknown."""
+        return None if self.true_labels is None else self.train.labels != self.true_labels.to(torch.int64)
+
+
+def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings` with `overrides` put over them, table by table."""
+    result = dict(settings)
+    for key, value in overrides.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def _settings() -> Sequence[str]:
+    inner = [f"{table}.{name}" for table, cls in (("plant", Plant), ("record", Recording)) for name in cls.model_fields]
+    return [*Plan.model_fields, *inner]

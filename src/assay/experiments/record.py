@@ -1,0 +1,138 @@
+"""Record: train the plan's net with the recorder on."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..core.errors import Mismatch, UsageError
+from ..core.method import AbstractDynamicsMethod
+from ..data.examples import Examples
+from ..methods import parse
+from ..runs.artefacts import save_truth
+from ..runs.recorder import Recorder
+from ..runs.run import Run
+from ..training.loop import Observer, predict, train
+from ..training.recipe import Recipe
+from ..training.state import TrainingState
+from .plan import Material, Plan
+from .progress import Progress
+
+
+class _Tap(Observer):
+    """Carries what the training loop shows over to the recorder."""
+
+    def __init__(self, recorder: Recorder, examples: Examples, recipe: Recipe, progress: Progress):
+        self._recorder, self._examples, self._recipe, self._progress = recorder, examples, recipe, progress
+        self._right = self._seen = 0
+
+    def epoch_begins(self, epoch: int) -> None:
+        self._recorder.begin()
+        self._right = self._seen = 0
+
+    def batch(self, positions: Tensor, logits: Tensor, labels: Tensor, rate: float) -> None:
+        self._recorder.step(positions, [rate])
+        if self._recorder.header.view == "train":
+            self._recorder.observe(positions, logits, labels)
+        self._right += int((logits.argmax(1) == labels).sum())
+        self._seen += len(positions)
+
+    def epoch_ends(self, epoch: int, model: nn.Module, state: TrainingState) -> None:
+        if self._recorder.header.view == "eval":
+            examples = self._examples
+            logits = predict(model, examples.inputs, prepare=examples.prepared, device=self._recipe.device)
+            self._recorder.observe(torch.arange(len(examples)), logits, examples.labels)
+        self._recorder.commit(state.tensors, state.metadata)
+        self._progress.advance("record", epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
+
+
+def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Progress | None = None) -> Run:
+    """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, to the same bytes.
+
+    Raises:
+        UsageError: The plan cannot be carried out.
+        OutputExists: `folder` holds a run and `resume` is false.
+        Mismatch: The run to resume was recorded by another plan or from other data.
+        NumericalError: A loss or logit is not finite.
+        NotWritten: The disk refuses.
+    """
+    progress = progress or Progress()
+    began = time.perf_counter()
+    material = plan.load()
+    examples, recipe = material.train, plan.training
+    if recipe.ragged == "drop" and plan.record.view == "train" and len(examples) % recipe.batch:
+        raise UsageError(
+            f"ragged='drop' leaves {len(examples) % recipe.batch} of {len(examples)} examples out of every epoch; "
+            "use ragged='keep' or 'even', or record with view='eval'."
+        )
+    if resume and plan.record.checkpoints == "none":
+        raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints 'last'.")
+    augment = plan.augmentation(material, recipe.seed)
+    model = plan.build(material, plan.seed)
+    live = [parse(spec) for spec in plan.record.live]
+    for method in live:
+        if not isinstance(method, AbstractDynamicsMethod):
+            raise UsageError(f"{method.title} cannot run live; it is not a fold over epochs. Score the finished run instead.")
+    recorder = Recorder(
+        folder,
+        examples.ids,
+        view=plan.record.view,
+        keep_logits=plan.record.keep_logits,
+        mean_probs=plan.record.mean_probs,
+        checkpoints=plan.record.checkpoints,
+        live=live,  # type: ignore[arg-type]
+        class_names=examples.class_names,
+        seed=plan.seed,
+        device=recipe.device,
+        about=about(plan, material, model),
+        resume=resume,
+        code=__version__,
+    )
+    with recorder:
+        # The content hash takes the pixels in, which ids and labels alone do not.
+        if (was := recorder.header.about.get("content")) != examples.content:
+            raise Mismatch(
+                f"{folder} was recorded from data {was}, {plan.data} now is {examples.content}; resume with the same data."
+            )
+        if recorder.header.about.get("plan") != plan.plain():
+            raise Mismatch(f"{folder} was recorded by another plan; resume with the plan in {recorder.paths.header}.")
+        if material.true_labels is not None:
+            save_truth(examples.ids, material.true_labels, recorder.paths.truth)
+        state = None
+        if recorder.epochs:
+            file = Run(folder).checkpoint(recorder.epochs - 1)
+            state = TrainingState.read(file.read_all(), file.notes)
+        train(
+            model,
+            examples.inputs,
+            examples.labels,
+            examples.ids,
+            recipe,
+            prepare=examples.prepared,
+            augment=augment,
+            observer=_Tap(recorder, examples, recipe, progress),
+            resume=state,
+        )
+    progress.advance("record", recipe.epochs, recipe.epochs, f"{time.perf_counter() - began:.1f} s")
+    return Run(folder)
+
+
+def about(plan: Plan, material: Material, model: nn.Module) -> dict[str, object]:
+    """What is being trained, for people and for `verify`."""
+    examples = material.train
+    facts: dict[str, object] = {
+        "plan": plan.plain(),
+        "data": plan.data,
+        "content": examples.content,
+        "examples": len(examples),
+        "test examples": len(material.test),
+        "classes": examples.classes,
+        "net": plan.net,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "recipe": plan.training.to_dict(),
+    }
+    if material.wrong is not None:
+        facts["wrong labels"] = int(material.wrong.sum())
+    return facts

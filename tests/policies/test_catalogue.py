@@ -1,0 +1,30 @@
+import pytest
+
+from assay.core.errors import UnknownName, UsageError
+from assay.policies import catalogue, find, parse
+from assay.policies.beta import Beta
+from assay.policies.top_k import TopK
+
+
+def test_every_policy_is_found():
+    assert list(catalogue()) == sorted(
+        ["beta", "bottom_k", "ccs", "per_class", "random", "relabel", "threshold", "top_k", "window"]
+    )
+    assert find("top_k") is TopK
+
+
+def test_the_nearest_name_is_offered():
+    with pytest.raises(UnknownName, match="No policy is named 'topk'. Did you mean top_k"):
+        find("topk")
+
+
+def test_options_as_text():
+    assert parse("beta:keep=0.3,seed=4,c_d=5.5") == Beta(0.3, 4, c_d=5.5)
+    assert parse("beta:keep=0.3", {"seed": 4}).title == "beta:keep=0.3,seed=4"
+    assert parse(TopK(0.5)) == TopK(0.5)
+    with pytest.raises(UsageError, match="already has its options"):
+        parse(TopK(0.5), {"keep": 0.3})
+    with pytest.raises(UsageError, match="by"):
+        parse("top_k:keep=0.3,by=hardness")
+    with pytest.raises(UnknownName, match="Did you mean keep"):
+        parse("top_k:kep=0.3")

@@ -1,0 +1,183 @@
+"""Exhibits made in the test: 2,000 pictures, planted wrong labels, thirteen scores that really were computed from trajectories."""
+
+import dataclasses
+import math
+
+import torch
+
+from assay.core.decision import Action, Decision
+from assay.core.exhibit import Agreement, DataMap, Exhibit, Histogram, Origin, Shown, Trajectories
+from assay.core.ids import Ids
+from assay.core.lineage import Lineage
+from assay.core.scores import Direction, Scores
+from assay.core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Outcome, Verdict
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PROBE = "<img src=x onerror=\"document.title='fired'\"></script><script>document.title='fired'</script>"
+"""A class name that would run, were it ever read as markup."""
+
+METHODS = (
+    ("aum", Direction.LOW_IS_SUSPECT, "logit margin"),
+    ("confidence", Direction.LOW_IS_SUSPECT, "probability"),
+    ("loss", Direction.HIGH_IS_SUSPECT, "nats"),
+    ("correctness", Direction.LOW_IS_SUSPECT, "fraction of epochs"),
+    ("el2n:at=10", Direction.HIGH_IS_SUSPECT, "probability distance"),
+    ("dual", Direction.HIGH_IS_HARD, "probability"),
+    ("dyn_unc", Direction.HIGH_IS_HARD, "probability"),
+    ("tdds", Direction.HIGH_IS_HARD, "nats"),
+    ("variability", Direction.HIGH_IS_HARD, "probability"),
+    ("forgetting", Direction.HIGH_IS_HARD, "events"),
+    ("entropy", Direction.HIGH_IS_HARD, "nats"),
+    ("margin", Direction.LOW_IS_HARD, "probability"),
+    ("least_confidence", Direction.HIGH_IS_HARD, "probability"),
+)
+
+
+def pictures(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Smooth colour fields with a shape by class: they compress as photographs do."""
+    n, side = len(labels), 32
+    coarse = torch.rand(n, 3, 6, 6, generator=generator)
+    fields = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
+    angle = labels.view(-1, 1, 1) * math.pi / 10
+    stripe = (torch.sin(9 * (x * angle.cos() + y * angle.sin())) > 0).float() * (x**2 + y**2 < 0.6)
+    noise = 0.06 * torch.randn(n, 3, side, side, generator=generator)
+    return ((0.65 * fields + 0.35 * stripe[:, None] + noise).clamp(0, 1) * 255).to(torch.uint8)
+
+
+def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple[str, ...] = CLASSES) -> Exhibit:
+    """A whole exhibit of pictures: a tenth of the given labels is wrong."""
+    g = torch.Generator().manual_seed(0)
+    true = torch.randint(len(classes), (n,), generator=g)
+    wrong = torch.rand(n, generator=g) < 0.1
+    given = torch.where(wrong, (true + 1 + torch.randint(len(classes) - 1, (n,), generator=g)) % len(classes), true)
+    ids = Ids(torch.randperm(total, generator=g)[:n])
+    hardness = torch.rand(n, generator=g) ** 2
+    pace = torch.linspace(-2, 6, epochs)[None] - 5 * hardness[:, None] + 0.9 * torch.randn(n, epochs, generator=g)
+    probs = torch.sigmoid(torch.where(wrong[:, None], -3.2 + 0.3 * pace, pace)).to(torch.float64)
+    confidence, variability = probs.mean(1), probs.std(1, unbiased=False)
+    correctness = (probs > 0.5).double().mean(1)
+    noise = lambda spread: spread * torch.randn(n, generator=g, dtype=torch.float64)  # noqa: E731
+    drift = probs.diff(dim=1).abs().mean(1)
+    columns = (
+        torch.logit(probs, eps=1e-6).mean(1),
+        confidence,
+        -probs.clamp_min(1e-6).log().mean(1),
+        correctness,
+        math.sqrt(2) * (1 - probs[:, 10]),
+        variability * (1 - confidence),
+        variability,
+        drift,
+        variability + noise(0.01),
+        ((probs[:, :-1] > 0.5) & (probs[:, 1:] <= 0.5)).double().sum(1),
+        -(probs * probs.log() + (1 - probs) * (1 - probs).log()).mean(1),
+        (2 * probs - 1).abs().mean(1) + noise(0.02),
+        1 - torch.maximum(probs, 1 - probs).mean(1) + noise(0.01),
+    )
+    lineage = Lineage("0f3c9a1be2d47765", {"run": "9b1d22c07e55f310"}, "0.1.0", 0, "cpu", 12.25)
+    scores = tuple(
+        Scores(ids, values.double(), title.split(":")[0], {}, title, direction, unit, lineage=lineage)
+        for values, (title, direction, unit) in zip(columns, METHODS, strict=True)
+    )
+    dropped = scores[0].ranks() < n // 10
+    relabelled = (scores[2].ranks() < n // 40) & ~dropped
+    actions = torch.where(dropped, int(Action.DROP), torch.where(relabelled, int(Action.RELABEL), int(Action.KEEP)))
+    decision = Decision(
+        ids,
+        actions,
+        torch.where(relabelled, true, -1),
+        torch.where(dropped, 0.0, 1.0).double(),
+        tuple(
+            {0: f"rank {r + 1} by aum is among the worst {n // 10}", 1: "kept: not among the worst", 2: "the model is sure"}[a]
+            for r, a in zip(scores[0].ranks().tolist(), actions.tolist(), strict=True)
+        ),
+        "bottom_k",
+        {},
+        "bottom_k:keep=0.9 by aum",
+        lineage,
+    )
+    order = torch.stack([one.ranks().double() for one in scores])
+    found = tuple(_detection(one, wrong) for one in scores)
+    gains = {KEPT: 0.021, RANDOM: 0.0, ALL: 0.002}
+    outcomes = tuple(
+        Outcome(a, s, 0.871 + gains[a] + 0.004 * s / 5 + 0.002 * ((s * 7 + len(a)) % 5), 0.41, 54_000, 12_660, 31.5)
+        for a in gains
+        for s in range(5)
+    )
+    comparisons = (
+        Comparison(KEPT, RANDOM, 0.0211, 0.0172, 0.0249, 0.0021, "paired t-test", 5),
+        Comparison(KEPT, ALL, 0.0023, -0.0014, 0.0061, 0.31, "paired t-test", 5),
+    )
+    cleaning = Cleaning(int(wrong.sum()), int(decision.touched.sum()), int((decision.touched & wrong).sum()), int(relabelled.sum()))
+    return Exhibit(
+        title="CIFAR-10 with one label in ten flipped",
+        class_names=classes,
+        examples=total,
+        picked="the first 1,500 by aum and 500 at random." if n < total else "",
+        shown=Shown(ids, given, torch.where(wrong, true, given), true, pictures(true, g)),
+        facts={
+            "data": "CIFAR-10, 60,000 training examples, 10 % of the labels flipped uniformly",
+            "net": "six-convolution CNN, 1.2 million parameters",
+            "recipe": "SGD 0.9, one-cycle to 0.1, batch 128, 30 epochs",
+            "machine": "2 cores, CPU",
+            "seeds": "run 0; retraining 0 to 4",
+            "seconds": "412 recorded, 1,980 retrained",
+            "predicted": "class with the largest mean probability over all epochs",
+        },
+        scores=scores,
+        decision=decision,
+        data_map=DataMap(confidence, variability, correctness),
+        trajectories=Trajectories(tuple(range(epochs)), probs),
+        histograms=tuple(_histogram(one, wrong) for one in scores),
+        agreement=Agreement(tuple(one.title for one in scores), torch.corrcoef(order)),
+        verdict=Verdict(decision.title, outcomes, comparisons, found, cleaning, {"net": "cnn6", "epochs": 30, "optimizer": "sgd"}),
+        origins=(
+            Origin("run", "9b1d22c07e55f310", Lineage("0f3c9a1be2d47765", {}, "0.1.0", 0, "cpu", 412.0)),
+            Origin("scores", scores[0].fingerprint, lineage),
+            Origin("decision", decision.fingerprint, dataclasses.replace(lineage, seed=None)),
+        ),
+        notes=("The truth was planted and is used by the verdict only.",),
+    )
+
+
+def table(n: int = 40) -> Exhibit:
+    """Rows of a table: string ids, no pictures, no truth, no verdict, one method that cannot speak of the last two examples."""
+    ids = Ids([f"row-{i:03d}<b>" for i in range(n)])
+    values = torch.linspace(0, 1, n, dtype=torch.float64)
+    scores = Scores(
+        ids.take(range(n - 2)), values[:-2], "loss", {}, "loss", Direction.HIGH_IS_SUSPECT, "nats", unscored=ids.take([n - 2, n - 1])
+    )
+    rows = tuple((str(20 + i), PROBE if i == 3 else "State-gov", f"{i * 100}") for i in range(n))
+    return Exhibit(
+        title="Adult",
+        class_names=("<=50K", ">50K"),
+        examples=n,
+        shown=Shown(ids, torch.arange(n) % 2, rows=rows, columns=("age", "work<i>class", "gain")),
+        scores=(scores,),
+    )
+
+
+def _histogram(one: Scores, wrong: torch.Tensor) -> Histogram:
+    edges = torch.linspace(float(one.values.min()), float(one.values.max()), 25, dtype=torch.float64)
+    return Histogram(
+        one.title, edges, torch.histogram(one.values, edges).hist.long(), torch.histogram(one.values[wrong], edges).hist.long()
+    )
+
+
+def _detection(one: Scores, wrong: torch.Tensor) -> Detection:
+    hits = wrong[one.ranks().argsort()].double()
+    found = hits.cumsum(0) / hits.sum()
+    n, k = len(hits), int(hits.sum())
+    at = torch.linspace(0, n - 1, 60).long()
+    auc = float((found * (1 - hits)).sum() / (n - k))
+    precision = hits.cumsum(0) / torch.arange(1, n + 1)
+    curve = ((0.0, 0.0), *(((i + 1) / n, float(found[i])) for i in at.tolist()))
+    return Detection(
+        one.title,
+        auc,
+        float((precision * hits).sum() / k),
+        float(hits[:k].mean()),
+        float(found[n // 5 - 1]),
+        one.direction.ranks_suspects,
+        curve,
+    )

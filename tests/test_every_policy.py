@@ -1,0 +1,299 @@
+"""Laws that hold for every policy, shipped or new; and the proof that each law can fail."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from assay.core.errors import UsageError
+from assay.core.evidence import Evidence, Need
+from assay.core.ids import Ids
+from assay.core.policy import AbstractPolicy, choose
+from assay.core.scores import Direction, Scores
+from assay.policies import catalogue
+from faulty.policies import FAULTY, SOUND, Drawn
+
+EXAMPLES, EPOCHS, CLASSES = 60, 4, 3
+KEEPS = (0.0, 0.1, 0.2, 0.3, 1 / 3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+VARIANTS = {
+    "top_k": [{}, {"by": "suspicion"}],
+    "bottom_k": [{}, {"by": "suspicion"}],
+    "per_class": [{}, {"end": "low"}],
+    "random": [{}, {"stratified": True}],
+    "threshold": [{"at_least": 0.4}, {"at_least": 0.2, "at_most": 0.7, "by": "suspicion"}],
+    "window": [{"start": 0.0}, {"start": 0.2}],
+    "ccs": [{"cutoff": 0.0}, {"cutoff": 0.2, "strata": 3}],
+    "beta": [{}, {"c_d": 11.0, "anchors": 1}],
+    "relabel": [{"count": 20}, {"fraction": 0.2}],
+}
+"""Options beside keep and seed that each policy is run with; a new policy adds its line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One policy class with options; keep and seed are set by the laws."""
+
+    cls: type[AbstractPolicy]
+    options: dict
+
+    @property
+    def fields(self) -> set[str]:
+        return {field.name for field in dataclasses.fields(self.cls)}
+
+    @property
+    def keeps(self) -> list[float]:
+        """The budgets that these options leave room for."""
+        taken = self.options.get("start", 0) + self.options.get("cutoff", 0)
+        return [keep for keep in KEEPS if keep + taken <= 1]
+
+    def make(self, keep=0.4, seed=0) -> AbstractPolicy:
+        given = {name: value for name, value in (("keep", keep), ("seed", seed)) if name in self.fields}
+        return self.cls(**given, **self.options)
+
+
+class Recorded:
+    """Target probabilities of some epochs, in memory."""
+
+    holds = frozenset({Need.TARGET_PROBS})
+
+    def __init__(self, target_probs):
+        self.target_probs, self.recorded = target_probs, len(target_probs)
+
+    def read(self, epoch, need):
+        assert need is Need.TARGET_PROBS
+        return self.target_probs[epoch]
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """Scores with many ties, three classes of unequal size, and what the run recorded; the examples in no order."""
+
+    ids: Ids
+    values: torch.Tensor
+    labels: torch.Tensor
+    target_probs: torch.Tensor
+    mean_probs: torch.Tensor
+
+    def take(self, order) -> "World":
+        return World(
+            self.ids.take(order),
+            self.values[order],
+            self.labels[order],
+            self.target_probs[:, order],
+            self.mean_probs[order],
+        )
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.ids, self.values, "made", {}, "made", Direction.HIGH_IS_SUSPECT, "none")
+
+    def evidence(self, holds=frozenset(Need)) -> Evidence:
+        return Evidence(
+            self.ids,
+            CLASSES,
+            labels=self.labels if Need.LABELS in holds else None,
+            epochs=Recorded(self.target_probs) if Need.TARGET_PROBS in holds else None,
+            mean_probs=self.mean_probs if Need.MEAN_PROBS in holds else None,
+        )
+
+    def decide(self, policy):
+        return choose(policy, self.scores, self.evidence())
+
+
+def world() -> World:
+    draw = np.random.default_rng(7)
+    probs = torch.from_numpy(draw.dirichlet(np.ones(CLASSES), (EPOCHS, EXAMPLES)))
+    labels = torch.from_numpy(draw.permutation(np.repeat([0, 1, 2], [31, 18, 11])))
+    return World(
+        ids=Ids(draw.choice(10_000, EXAMPLES, replace=False) - 500),
+        values=torch.from_numpy(draw.integers(1, 10, EXAMPLES) / 10),
+        labels=labels,
+        target_probs=probs[:, torch.arange(EXAMPLES), labels],
+        mean_probs=probs.mean(0),
+    )
+
+
+def exact_count(case):
+    for keep in case.keeps:
+        decision = world().decide(case.make(keep))
+        assert decision.budget == math.floor(keep * EXAMPLES + 1e-9), keep
+
+
+def budgets_nest(case):
+    smaller = set()
+    for keep in case.keeps:
+        kept = set(world().decide(case.make(keep)).kept_ids)
+        assert smaller <= kept, keep
+        smaller = kept
+
+
+def nothing_and_all(case):
+    assert world().decide(case.make(0.0)).budget == 0
+    assert world().decide(case.make(max(case.keeps))).budget == math.floor(max(case.keeps) * EXAMPLES + 1e-9)
+
+
+def ties_break_by_id(case):
+    here = world()
+    level = dataclasses.replace(
+        here,
+        values=torch.full_like(here.values, 0.5),
+        mean_probs=torch.eye(CLASSES, dtype=torch.float64)[(here.labels + 1) % CLASSES],
+    )
+    decision = level.decide(case.make(0.4))
+    chosen = decision.touched if bool(decision.kept.all()) else decision.kept
+    groups = level.labels if Need.LABELS in case.cls.needs and "keep" in case.fields else torch.zeros(EXAMPLES)
+    for group in groups.unique():
+        sorted_ids = torch.argsort(level.ids.ranks)
+        row = chosen[sorted_ids][groups[sorted_ids] == group]
+        assert int((row.int().diff() != 0).sum()) <= 2, "equal values are not taken as one run of sorted ids"
+        if "start" not in case.options:
+            assert bool(row[0]) and not bool(row[-1])
+
+
+def nan_is_refused(case):
+    here, broken = world(), {}
+    broken["values"] = here.values.clone()
+    broken["values"][5] = math.nan
+    if Need.MEAN_PROBS in case.cls.needs:
+        broken["mean_probs"] = here.mean_probs.clone()
+        broken["mean_probs"][5, 1] = math.nan
+    if Need.TARGET_PROBS in case.cls.needs:
+        broken["target_probs"] = here.target_probs.clone()
+        broken["target_probs"][1, 5] = math.nan
+    for name, values in broken.items():
+        with pytest.raises(UsageError):
+            dataclasses.replace(here, **{name: values}).decide(case.make())
+
+
+def same_call_same_decision(case):
+    one, two = world().decide(case.make(seed=3)), world().decide(case.make(seed=3))
+    assert one.fingerprint == two.fingerprint and one.reasons == two.reasons
+
+
+def another_seed_differs(case):
+    assert len({world().decide(case.make(seed=seed)).fingerprint for seed in range(5)}) == 5
+
+
+def order_does_not_matter(case):
+    here = world()
+    base = here.decide(case.make())
+    for seed in range(3):
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(EXAMPLES))
+        again = here.take(order).decide(case.make())
+        assert again.ids == base.ids.take(order)
+        assert torch.equal(again.actions, base.actions[order])
+        assert torch.equal(again.labels, base.labels[order])
+        assert torch.equal(again.weights, base.weights[order])
+        assert again.reasons == tuple(base.reasons[i] for i in order)
+
+
+def keep_outside_is_refused(case):
+    for keep in (-0.1, -1e-9, 1.0001, 2.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="keep"):
+            case.make(keep)
+
+
+def input_is_untouched(case):
+    here, before = world(), world()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), np.random.get_state()[2]
+    here.decide(case.make())
+    assert here.ids == before.ids
+    for name in ("values", "labels", "target_probs", "mean_probs"):
+        assert torch.equal(getattr(here, name), getattr(before, name)), name
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1]) and np.random.get_state()[2] == states[2]
+
+
+def string_ids_work(case):
+    here = world()
+    named = dataclasses.replace(here, ids=Ids([f"photo {rank:03d}.png" for rank in here.ids.ranks.tolist()]))
+    by_name, by_number = named.decide(case.make()), here.decide(case.make())
+    assert all(isinstance(one, str) for one in by_name.kept_ids)
+    assert by_name.budget == by_number.budget
+    if "seed" not in case.fields:
+        assert torch.equal(by_name.actions, by_number.actions)
+
+
+def reads_what_it_declares(case):
+    full = world().decide(case.make())
+    bare = choose(case.make(), world().scores, world().evidence(case.cls.needs))
+    assert bare.fingerprint == full.fingerprint
+
+
+def budgeted(case):
+    return "keep" in case.fields
+
+
+LAWS = {
+    exact_count: budgeted,
+    budgets_nest: lambda case: budgeted(case) and case.cls.nests,
+    nothing_and_all: budgeted,
+    ties_break_by_id: lambda case: "seed" not in case.fields and case.cls.name != "threshold",
+    nan_is_refused: lambda case: True,
+    same_call_same_decision: lambda case: True,
+    another_seed_differs: lambda case: "seed" in case.fields,
+    order_does_not_matter: lambda case: True,
+    keep_outside_is_refused: budgeted,
+    input_is_untouched: lambda case: True,
+    string_ids_work: lambda case: True,
+    reads_what_it_declares: lambda case: True,
+}
+"""Each law, and which policies it speaks of."""
+
+CASES = {f"{name}-{i}": Case(cls, options) for name, cls in catalogue().items() for i, options in enumerate(VARIANTS[name])}
+
+
+@pytest.mark.parametrize(
+    ("law", "case"),
+    [
+        pytest.param(law, case, id=f"{law.__name__}-{name}")
+        for law, applies in LAWS.items()
+        for name, case in CASES.items()
+        if applies(case)
+    ],
+)
+def test_law(law, case):
+    law(case)
+
+
+def broken_laws(cls) -> set[str]:
+    case, broken = Case(cls, {}), set()
+    for law, applies in LAWS.items():
+        if applies(case):
+            try:
+                law(case)
+            except (Exception, pytest.fail.Exception):
+                broken.add(law.__name__)
+    return broken
+
+
+@pytest.mark.parametrize("cls", SOUND, ids=lambda cls: cls.__name__)
+def test_the_laws_pass_what_the_faulty_ones_are_made_from(cls):
+    assert broken_laws(cls) == set()
+
+
+@pytest.mark.parametrize("cls", FAULTY, ids=lambda cls: cls.__name__)
+def test_every_faulty_policy_is_caught(cls):
+    assert FAULTY[cls] in broken_laws(cls)
+
+
+def test_every_law_catches_a_faulty_policy():
+    assert set(FAULTY.values()) == {law.__name__ for law in LAWS}
+
+
+@pytest.mark.parametrize("given", [{"keep": "0.3"}, {"keep": None}, {"keep": True}, {"seed": "1"}, {"seed": 0.5}, {"seed": None}])
+def test_options_of_another_type_are_refused(given):
+    # On a policy of the tests, because the run-time type checker of the tests watches the shipped ones and is faster.
+    with pytest.raises(UsageError, match=next(iter(given))):
+        Drawn(**{"keep": 0.3, "seed": 1, **given})
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_every_policy_says_where_it_comes_from(name):
+    cls = catalogue()[name]
+    assert cls.name == name and cls.source.cite and cls.source.url.startswith("https://") and cls.source.departures
+    assert cls.__doc__ and cls.__doc__ != "" and not cls.__doc__.startswith(cls.__name__ + "(")
+    assert isinstance(cls.nests, bool) and isinstance(cls.needs, frozenset)
