@@ -14,6 +14,7 @@ from assay.core.policy import AbstractPolicy, choose
 from assay.core.scores import Direction, Scores
 from assay.policies import catalogue
 from faulty.policies import FAULTY, SOUND, Drawn
+from policies.worlds import Recorded
 
 EXAMPLES, EPOCHS, CLASSES = 60, 4, 3
 KEEPS = (0.0, 0.1, 0.2, 0.3, 1 / 3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -52,19 +53,6 @@ class Case:
     def make(self, keep=0.4, seed=0) -> AbstractPolicy:
         given = {name: value for name, value in (("keep", keep), ("seed", seed)) if name in self.fields}
         return self.cls(**given, **self.options)
-
-
-class Recorded:
-    """Target probabilities of some epochs, in memory."""
-
-    holds = frozenset({Need.TARGET_PROBS})
-
-    def __init__(self, target_probs):
-        self.target_probs, self.recorded = target_probs, len(target_probs)
-
-    def read(self, epoch, need):
-        assert need is Need.TARGET_PROBS
-        return self.target_probs[epoch]
 
 
 @dataclasses.dataclass(frozen=True)

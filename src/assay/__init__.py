@@ -5,3 +5,46 @@ Names are loaded when first used, so that importing assay (and `assay --help`) c
 """
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "record": "integrations.pytorch",
+    "score": "experiments.score",
+    "choose": "experiments.choose",
+    "verify": "experiments.verify",
+    "exhibit": "experiments.exhibit",
+    "report": "experiments.report",
+    "Plan": "experiments.plan",
+    "Run": "runs.run",
+    "Recorder": "runs.recorder",
+    "gather": "runs.gather",
+    "gather_logits": "runs.gather",
+    "load_scores": "runs.artefacts",
+    "save_scores": "runs.artefacts",
+    "load_decision": "runs.artefacts",
+    "save_decision": "runs.artefacts",
+    "load_verdict": "runs.artefacts",
+    "save_verdict": "runs.artefacts",
+    "Ids": "core.ids",
+    "Scores": "core.scores",
+    "ScoreTable": "core.scores",
+    "Direction": "core.scores",
+    "Decision": "core.decision",
+    "Verdict": "core.trial",
+    "Evidence": "core.evidence",
+    "Need": "core.evidence",
+    "AssayError": "core.errors",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'assay' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -132,19 +132,14 @@ def test_a_failed_trial_carries_path_and_tail_of_its_log(kind, function, args, r
 
 
 def test_after_a_failure_running_trials_still_deliver_and_waiting_ones_do_not_begin(pool, tmp_path):
-    calls = [Call("slow", wait_for, (tmp_path / "go", "slow result")), Call("bad", touch, (tmp_path / "go",)), *squares(40)]
+    calls = [Call("slow", wait_for, (tmp_path / "go", "slow result")), Call("bad", touch, (tmp_path / "go",)), *squares(300)]
     results = {}
     with pytest.raises(TrialFailed, match="Trial bad failed with RuntimeError: touched"):
-        results.update(run_all(pool, calls, tmp_path))
-        pytest.fail("no error")
-    results = {}
-    (tmp_path / "go").unlink()
-    with pytest.raises(TrialFailed):
         for name, result in run_all(pool, calls, tmp_path):
             results[name] = result
     assert results["slow"] == "slow result"
     begun = [path for path in tmp_path.glob("square-*.log") if path.stat().st_size]
-    assert len(begun) < 40 and set(results) == {"slow"} | {path.stem for path in begun}
+    assert len(begun) < 300 and set(results) == {"slow"} | {path.stem for path in begun}
 
 
 def test_what_cannot_be_sent_is_a_failed_trial(pool, tmp_path):

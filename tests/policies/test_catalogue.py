@@ -14,7 +14,7 @@ def test_every_policy_is_found():
 
 
 def test_the_nearest_name_is_offered():
-    with pytest.raises(UnknownName, match="No policy is named 'topk'. Did you mean top_k"):
+    with pytest.raises(UnknownName, match=r"No policy is named 'topk'\. Did you mean top_k"):
         find("topk")
 
 

@@ -56,5 +56,5 @@ def test_refusals():
     with pytest.raises(MissingEvidence, match="mean_probs"):
         choose(Relabel(count=1), made, run(made.ids, labels=LABELS))
     for given in ({}, {"count": 1, "fraction": 0.1}, {"count": -1}, {"fraction": 1.1}, {"fraction": math.nan}):
-        with pytest.raises(UsageError, match="count|fraction"):
+        with pytest.raises(UsageError, match=r"count|fraction"):
             Relabel(**given)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -180,7 +181,7 @@ def test_a_state_is_a_copy():
     keeper = Keeper()
     run(RECIPES["momentum"], observer=keeper)
     weights = [state.tensors["model.5.weight"] for state in keeper.states]
-    assert all(not torch.equal(one, other) for one, other in zip(weights, weights[1:], strict=False))
+    assert all(not torch.equal(one, other) for one, other in itertools.pairwise(weights))
 
 
 def test_weights_of_one_change_nothing_and_weight_zero_removes_without_renormalising():

@@ -90,11 +90,13 @@ class Arrays(AbstractDataset):
 
 def _read(path: str) -> dict[str, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise UsageError(f"{path} holds a single array. Save inputs and labels together with numpy.savez.")
-        with loaded:
-            arrays = {key: loaded[key] for key in loaded.files}
+        # Opened here, because numpy.load leaves a damaged file open.
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise UsageError(f"{path} holds a single array. Save inputs and labels together with numpy.savez.")
+            with loaded:
+                arrays = {key: loaded[key] for key in loaded.files}
     except UsageError:
         raise
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:

@@ -125,7 +125,7 @@ def verify(
             "choose again from this run."
         )
     given = opened.labels[opened.ids.positions(decision.ids, f"run {opened.folder}")]
-    plan = None if retrain is not None else _plan_of(opened)
+    plan = None if retrain is not None else plan_of(opened)
     base = opened.header.seed or 0
     outcomes: list[Outcome] = []
     due: list[tuple[Arm, int, Path]] = []
@@ -240,7 +240,13 @@ def _run_of(decision: Decision, run: str | Path | Run | None) -> Run:
     return Run(folder)
 
 
-def _plan_of(run: Run) -> Plan:
+def plan_of(run: Run) -> Plan:
+    """The plan that a run was recorded by, with the data checked to be the same.
+
+    Raises:
+        UsageError: It was recorded in the user's own loop.
+        Mismatch: The data have changed.
+    """
     if "plan" not in run.header.about:
         raise UsageError(
             f"{run.folder} was recorded in your own loop, which assay cannot repeat; give verify(..., retrain=FUNCTION) that trains on "

@@ -185,9 +185,7 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
     pairs = [row["pair"] for row in rows]
     # Labels of two lines, so that the chart keeps its width on a phone.
     y = alt.Y("pair:N", title=None, sort=pairs, axis=alt.Axis(labelLimit=220, labelExpr="split(datum.label, '\\n')"))
-    hollow = alt.FillOpacity(
-        "finding:N", legend=None, scale=alt.Scale(domain=["significant", "no significant difference"], range=[1, 0])
-    )
+    hollow = alt.condition("datum.finding === 'significant'", alt.value(1), alt.value(0))
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=y,
         tooltip=[

@@ -6,7 +6,7 @@
   const specs = read("specs");
   const $ = (id) => document.getElementById(id);
   const number = new Intl.NumberFormat("en");
-  const charts = new Map();
+  const chart = (name) => document.querySelector(`.chart[data-spec="${name}"]`)?.drawn;
   const CARDS = 48;
   const LINES = 40;
   const OPENING = 8;
@@ -80,7 +80,7 @@
       },
       range: {
         category: [color("right"), color("wrong")],
-        ramp: [color("low"), color("mid"), color("high")],
+        ramp: [color("ramp-1"), color("ramp-2"), color("ramp-3"), color("ramp-4")],
         heatmap: [color("minus"), color("zero"), color("plus")],
         diverging: [color("minus"), color("zero"), color("plus")],
       },
@@ -91,13 +91,13 @@
   async function draw(place) {
     const name = place.dataset.spec;
     const spec = structuredClone(specs[name]);
-    charts.get(name)?.finalize();
+    place.drawn?.finalize();
     const drawn = await vegaEmbed(place, spec, {
       mode: "vega-lite", actions: false, ast: true, config: theme(), renderer: name === "map" || name === "lines" ? "canvas" : "svg",
     });
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", spec.description);
-    charts.set(name, drawn);
+    place.drawn = drawn;
     if (name === "map") {
       wireMap(drawn.view);
       await fill("map", "examples", found.map(point));
@@ -108,7 +108,7 @@
   }
 
   async function fill(name, dataset, rows) {
-    const view = charts.get(name)?.view;
+    const view = chart(name)?.view;
     if (view) await view.change(dataset, vega.changeset().remove(vega.truthy).insert(rows)).runAsync();
   }
 
@@ -224,7 +224,7 @@
     $("matching").textContent = found.length === all.length ? number.format(all.length) : `${number.format(found.length)} of ${number.format(all.length)}`;
     $("table").setAttribute("aria-rowcount", found.length);
     move(0, true);
-    if (charts.has("map")) fill("map", "examples", found.map(point));
+    if (chart("map")) fill("map", "examples", found.map(point));
   }
 
   function explain() {
@@ -413,8 +413,8 @@
     if (data.lines && $("lines-count")) {
       $("lines-count").textContent = focused === null && n > LINES ? `The first ${LINES} of ${number.format(n)} are drawn.` : "";
     }
-    if (charts.has("map")) await fill("map", "chosen", chosen.map(point));
-    if (charts.has("lines")) await fill("lines", "lines", lines());
+    if (chart("map")) await fill("map", "chosen", chosen.map(point));
+    if (chart("lines")) await fill("lines", "lines", lines());
   }
 
   // On a narrow screen the chosen stand above the table: a way there while they are out of sight.
@@ -437,7 +437,7 @@
   function lift(title) {
     for (const button of document.querySelectorAll(".lift")) button.setAttribute("aria-pressed", String(button.dataset.title === title));
     $("lifted").textContent = title;
-    charts.get("detection")?.view.signal("method", title).runAsync();
+    chart("detection")?.view.signal("method", title).runAsync();
   }
 
   // ---------------------------------------------------------------- start

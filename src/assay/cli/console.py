@@ -1,0 +1,66 @@
+"""What commands print: tables, sentences, and progress while they work."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from ..experiments.progress import Progress
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class LiveProgress(Progress):
+    """One bar per task, with the latest words behind it. Without a terminal, a line per tenth of the work."""
+
+    def __init__(self, bars: Bars | None):
+        self._bars, self._tasks = bars, {}
+        self._said: dict[str, int] = {}
+
+    def advance(self, task: str, done: int, total: int, words: str = "") -> None:
+        if self._bars is None:
+            tenth = 10 * done // max(total, 1)
+            if self._said.get(task) != tenth:
+                self._said[task] = tenth
+                print(f"{task} {done}/{total} {words}".rstrip(), flush=True)
+            return
+        if task not in self._tasks:
+            self._tasks[task] = self._bars.add_task(task, total=total, words="")
+        self._bars.update(self._tasks[task], completed=done, total=total, words=escape(words))
+
+
+@contextlib.contextmanager
+def showing_progress() -> Iterator[LiveProgress]:
+    """Bars for as long as the work takes."""
+    if not console.is_terminal:
+        yield LiveProgress(None)
+        return
+    columns = (
+        TextColumn("{task.description:>7}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Bars(*columns, console=console) as bars:
+        yield LiveProgress(bars)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
+    """Print a table; columns named in `right` are numbers."""
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    console.print(table, soft_wrap=False)
+
+
+def say(words: str) -> None:
+    """Print a sentence, as it is."""
+    console.print(escape(words))

@@ -1,0 +1,66 @@
+"""`assay import` and `assay export`: the npy files of the DUAL and TDDS codes."""
+
+from pathlib import Path
+
+
+def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") -> None:
+    """Make a run from a folder of i_Output.npy, i_Index.npy and, if it is there, i_Loss.npy.
+
+    Parameters
+    ----------
+    source
+        Folder of the npy files.
+    run
+        Folder of the run to make.
+    labels
+        npy file with the given class of every position, which the format itself does not keep.
+    view
+        Which pass the logits are of: train, as the released codes store it, or eval.
+    """
+    import numpy as np
+    import torch
+
+    from .. import __version__
+    from ..core.errors import UsageError
+    from ..runs.npy import import_npy
+    from .console import say
+
+    try:
+        array = np.load(labels, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{labels} is no readable npy file ({error}).") from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise UsageError(f"{labels} holds {array.dtype} with {array.ndim} axes; give one whole number per example.")
+    made = import_npy(source, torch.from_numpy(array.astype(np.int64)), run, view=view, code=__version__)  # type: ignore[arg-type]
+    say(f"{run}: {made.epochs} epochs of {len(made.ids):,} examples. Next: assay score {run} all")
+
+
+def export_(run: Path, folder: Path, /, *, scores: bool = False) -> None:
+    """Write the epochs of a run as i_Output.npy, i_Loss.npy and i_Index.npy, or its scores as X_score.npy and X_mask.npy.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    folder
+        Where the npy files are written.
+    scores
+        Write the saved scores instead of the epochs.
+    """
+    from ..core.errors import UsageError
+    from ..runs.npy import export_npy, export_scores
+    from ..runs.run import Run
+    from .console import say
+    from .saved import scores_of
+
+    opened = Run(run)
+    if not scores:
+        export_npy(opened, folder)
+        say(f"{folder}: {opened.epochs} epochs")
+        return
+    table = scores_of(opened)
+    if not table:
+        raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
+    for one in table.values():
+        export_scores(one, folder)
+    say(f"{folder}: {', '.join(table)}")

@@ -1,0 +1,51 @@
+"""`assay inspect`: what a run's folder holds."""
+
+from pathlib import Path
+
+
+def inspect_(run: Path, /, *, check: bool = False) -> None:
+    """Show what a run recorded, what was made from it, and which methods it allows.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    check
+        Read everything and hold it against its checksums.
+    """
+    from ..experiments.score import scorable
+    from ..runs.run import Run
+    from .console import say, show_table
+
+    opened = Run(run)
+    header, about = opened.header, opened.header.about
+    size = sum(path.stat().st_size for path in opened.folder.rglob("*") if path.is_file())
+    seconds = sum(commit.seconds for commit in opened.commits)
+    rows = [
+        ("epochs", f"{opened.epochs} committed, {sum(commit.steps for commit in opened.commits):,} steps, {seconds:.1f} s"),
+        ("examples", f"{len(opened.ids):,} in {opened.classes} classes"),
+        (
+            "pass",
+            f"{header.view}; logits {'kept' if header.keep_logits else 'not kept'}, checkpoints {header.checkpoints}: {opened.checkpoints()}",
+        ),
+        ("data", about.get("data", "the loop's own")),
+        ("net", about.get("net", "the loop's own")),
+        ("seed", header.seed),
+        (
+            "made by",
+            f"assay {header.code}, torch {header.torch}, {header.device}, {header.machine}, {header.threads} threads, {header.created}",
+        ),
+        ("dataset", opened.dataset),
+        ("run", opened.fingerprint),
+        ("on disk", f"{size / 1e6:.1f} MB"),
+    ]
+    for noun, suffix in (("scores", "parquet"), ("decisions", "parquet"), ("verdicts", "json")):
+        names = sorted(path.stem for path in (opened.folder / noun).glob(f"*.{suffix}"))
+        rows.append((noun, ", ".join(names) or "none"))
+    able, unable = scorable(opened)
+    rows.append(("allows", ", ".join(able)))
+    show_table(str(run), ("", ""), rows)
+    for name, why in unable.items():
+        say(f"not {name}: {why}")
+    if check:
+        say(f"{opened.check()} tensors agree with their checksums.")

@@ -1,0 +1,152 @@
+"""`assay record`: train a plan's net with the recorder on."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+def record_(
+    run: Path,
+    /,
+    *,
+    plan: Path | None = None,
+    data: str | None = None,
+    net: str | None = None,
+    plant: str | None = None,
+    seed: int | None = None,
+    epochs: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    optimizer: str | None = None,
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    schedule: str | None = None,
+    ragged: str | None = None,
+    crop: int | None = None,
+    flip: bool | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    view: str | None = None,
+    keep_logits: bool | None = None,
+    mean_probs: bool | None = None,
+    checkpoints: str | None = None,
+    live: list[str] | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    resume: bool = False,
+) -> None:
+    """Train a net with the recorder on. A TOML plan, flags, or both; flags win.
+
+    Example: assay record runs/digits --data digits --net mlp --plant uniform:rate=0.1 --epochs 20
+
+    Parameters
+    ----------
+    run
+        Folder of the run; new or empty, unless --resume.
+    plan
+        TOML file with data, net, seed and the tables plant, recipe, record.
+    data
+        Dataset with options, such as cifar10:path=DIR,labels=worse_label,limit=10000 (see `assay datasets`).
+    net
+        Net with options, such as mlp:widths=64-128 (see `assay nets`).
+    plant
+        Labels to make wrong: uniform:rate=0.1, pair:rate=0.1, or class with a matrix in the plan; the truth is kept aside.
+    seed
+        Of initial weights, order, augmentation and planting.
+    epochs, batch, lr, optimizer, momentum, weight_decay, schedule, ragged, crop, flip, device, precision
+        Settings of the recipe.
+    view
+        train (the training pass, free) or eval (a clean pass after every epoch).
+    keep_logits
+        Store every epoch's logits.
+    mean_probs
+        Store the running sum of the probabilities, for relabelling; on by default.
+    checkpoints
+        every, last, none, or epochs such as 0,5,10.
+    live
+        Method to run along, such as tdds; may be given several times.
+    set_
+        Any other setting of the recipe as key=value, such as nesterov=true; may be given several times.
+    resume
+        Go on after the last committed epoch of the run in the folder, if there is one.
+    """
+    from ..core.errors import UsageError
+    from ..experiments.plan import Plan
+    from ..experiments.record import record
+    from .console import say, showing_progress
+
+    recipe: dict[str, Any] = {
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+        "optimizer": optimizer,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "ragged": ragged,
+        "crop": crop,
+        "flip": flip,
+        "device": device,
+        "precision": precision,
+    }
+    for pair in set_ or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair!r} is not of the form key=value.")
+        recipe[key.strip().replace("-", "_")] = literal(value.strip())
+    settings: dict[str, Any] = {
+        "data": data,
+        "net": net,
+        "seed": seed,
+        "plant": planting(plant) if plant is not None else None,
+        "recipe": given(recipe),
+        "record": given(
+            {
+                "view": view,
+                "keep_logits": keep_logits,
+                "mean_probs": mean_probs,
+                "checkpoints": epochs_kept(checkpoints) if checkpoints is not None else None,
+                "live": live,
+            }
+        ),
+    }
+    settings = given(settings)
+    made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
+    with showing_progress() as progress:
+        done = record(made, run, resume=resume, progress=progress)
+    say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded. Next: assay score {run} all")
+
+
+def given(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were given."""
+    return {key: value for key, value in settings.items() if value is not None and value != {}}
+
+
+def planting(spec: str) -> dict[str, Any]:
+    """`uniform:rate=0.1` as a table of the plan."""
+    from ..core import options
+
+    kind, texts = options.split(spec)
+    return {"kind": kind, **{key: literal(text) for key, text in texts.items()}}
+
+
+def literal(text: str) -> Any:
+    """A value as TOML reads it, or the text itself: 0.1, true, [1, 2], step."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def epochs_kept(text: str) -> str | list[int]:
+    """`every`, `last`, `none`, or `0,5,10` as numbers."""
+    from ..core.errors import UsageError
+
+    if text in ("every", "last", "none"):
+        return text
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"--checkpoints {text!r} is not every, last, none or epochs such as 0,5,10.") from error

@@ -1,0 +1,55 @@
+"""`assay report`: everything on one page."""
+
+from pathlib import Path
+
+
+def report_(
+    run: Path,
+    /,
+    *,
+    decision: str | None = None,
+    out: Path | None = None,
+    first: str | None = None,
+    most: int = 2000,
+    title: str = "",
+) -> None:
+    """Write one self-contained HTML page of a run: its scores, its decision and the verdict on it, as far as they are there.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    decision
+        Name of the decision to show; not needed if there is only one.
+    out
+        The file; by default report.html in the run's folder.
+    first
+        The score that the page opens with; by default the one that the decision was made by, else aum, else the first.
+    most
+        How many examples are shown with their pictures, at most.
+    title
+        Heading of the page.
+    """
+    from ..core.errors import UsageError
+    from ..core.scores import ScoreTable
+    from ..experiments.report import report
+    from ..runs.artefacts import load_decision, load_verdict
+    from ..runs.run import Run
+    from .console import say
+    from .saved import decision_of, scores_of
+
+    opened = Run(run)
+    table = scores_of(opened)
+    if not table:
+        raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
+    chosen = verdict = None
+    if decision is not None or opened.paths.decision("x").parent.exists():
+        path = decision_of(opened, decision)
+        chosen = load_decision(path)
+        if opened.paths.verdict(path.stem).exists():
+            verdict = load_verdict(opened.paths.verdict(path.stem))
+    opener = first or next((name for name in table if chosen is not None and chosen.title.endswith(f" by {name}")), "")
+    opener = opener or ("aum" if "aum" in table else next(iter(table)))
+    table = ScoreTable([table[opener], *(one for name, one in table.items() if name != opener)])
+    where = report(opened, table, out, decision=chosen, verdict=verdict, most=most, title=title)
+    say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")

@@ -1,0 +1,45 @@
+"""What a run's folder holds beside the recording, found by name."""
+
+from pathlib import Path
+
+from ..core.errors import Mismatch, UnknownName, UsageError
+from ..core.scores import ScoreTable
+from ..runs.artefacts import load_scores
+from ..runs.run import Run
+
+
+def decision_of(run: Run, name: str | None) -> Path:
+    """The decision of that name, or the only one.
+
+    Raises:
+        UsageError: There is none, or there are several and none is named.
+        UnknownName: There is none of that name.
+    """
+    from ..runs.paths import slug
+
+    known = {path.stem: path for path in sorted(run.paths.decision("x").parent.glob("*.parquet"))}
+    if not known:
+        raise UsageError(f"{run.folder} holds no decision; make one with `assay choose {run.folder} SCORE --policy POLICY`.")
+    if name is None:
+        if len(known) > 1:
+            raise UsageError(f"{run.folder} holds several decisions; name one with --decision: {', '.join(known)}.")
+        return next(iter(known.values()))
+    if slug(name) not in known:
+        raise UnknownName("decision in this run", name, known)
+    return known[slug(name)]
+
+
+def scores_of(run: Run) -> ScoreTable:
+    """Every score saved in the run, in the order of their names.
+
+    Raises:
+        Mismatch: A score is of another dataset or recording.
+    """
+    found = [load_scores(path) for path in sorted(run.paths.scores("x").parent.glob("*.parquet"))]
+    for one in found:
+        if one.lineage is None or one.lineage.dataset != run.dataset:
+            where = one.lineage.dataset if one.lineage is not None else "an unknown dataset"
+            raise Mismatch(
+                f"The saved score {one.title} is of {where}, {run.folder} recorded {run.dataset}; score the run again."
+            )
+    return ScoreTable(found)

@@ -1,0 +1,79 @@
+"""`assay verify`: was the decision right?"""
+
+from pathlib import Path
+
+
+def verify_(
+    run: Path, /, *, decision: str | None = None, seeds: int = 5, executor: str = "processes", workers: int | None = None
+) -> None:
+    """Retrain with the decision, with random removal of equal size and with everything, over seeds, and compare.
+
+    Every finished retraining is kept, so that the same command goes on where it was stopped.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    decision
+        Name of a decision in the run; not needed if there is only one.
+    seeds
+        How many seeds, at least 2.
+    executor
+        processes (side by side on this machine) or inline.
+    workers
+        How many processes; by default as many as there are cores.
+    """
+    from ..cluster.executors import executor as pool_of
+    from ..experiments.verify import verify
+    from ..runs.artefacts import load_decision, save_verdict
+    from ..runs.run import Run
+    from .console import say, showing_progress
+    from .saved import decision_of, scores_of
+
+    opened = Run(run)
+    path = decision_of(opened, decision)
+    chosen = load_decision(path)
+    with showing_progress() as progress, pool_of(executor, workers) as pool:
+        verdict = verify(chosen, run=opened, scores=scores_of(opened), seeds=seeds, pool=pool, save=True, progress=progress)
+    save_verdict(verdict, opened.paths.verdict(path.stem))
+    show_verdict(verdict)
+    say(f"Next: assay report {run} --decision {path.stem}")
+
+
+def show_verdict(verdict) -> None:
+    """The verdict as tables and sentences."""
+    from ..core.trial import ALL, KEPT, RANDOM
+    from .console import say, show_table
+
+    rows = []
+    for arm in (KEPT, RANDOM, ALL):
+        mine = [one for one in verdict.outcomes if one.arm == arm]
+        mean = sum(one.accuracy for one in mine) / len(mine)
+        rows.append((arm, f"{mine[0].examples:,}", f"{100 * mean:.2f} %", " ".join(f"{100 * one.accuracy:.2f}" for one in mine)))
+    show_table(
+        f"Retrained: {verdict.decision}",
+        ("arm", "examples", "mean accuracy", "by seed"),
+        rows,
+        right=("examples", "mean accuracy"),
+    )
+    if verdict.detections:
+        found = [
+            (
+                one.title,
+                f"{one.auc:.3f}",
+                f"{one.average_precision:.3f}",
+                f"{one.precision_at_planted:.3f}",
+                f"{one.recovered:.3f}",
+                "suspicion" if one.claims_suspicion else "difficulty",
+            )
+            for one in sorted(verdict.detections, key=lambda one: -one.auc)
+        ]
+        columns = ("score", "AUC", "AP", "P@wrong", "in first 20 %", "ranks")
+        show_table("Finding the wrong labels", columns, found, right=columns[1:5])
+    if verdict.cleaning is not None:
+        c = verdict.cleaning
+        say(
+            f"The decision touches {c.touched:,} examples, {c.hit:,} of the {c.planted:,} wrong labels among them; {c.mended:,} are mended."
+        )
+    for comparison in verdict.comparisons:
+        say(comparison.sentence)

@@ -1,0 +1,59 @@
+"""Report: one page of a run and everything made from it, written to a file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.decision import Decision
+from ..core.errors import OutputExists
+from ..core.ids import Ids
+from ..core.scores import Scores, ScoreTable
+from ..core.trial import Verdict
+from ..data.examples import Examples
+from ..reports import render
+from ..runs.disk import replace
+from ..runs.run import Run
+from .exhibit import MOST_SHOWN, exhibit
+from .verify import plan_of
+
+MARK = b'<meta name="generator" content="assay'
+"""What a page of ours begins with; only such a file is written over unasked."""
+
+
+def report(
+    run: str | Path | Run,
+    table: ScoreTable | Mapping[str, Scores],
+    path: str | Path | None = None,
+    *,
+    decision: Decision | None = None,
+    verdict: Verdict | None = None,
+    examples: Examples | None = None,
+    truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
+    title: str = "",
+    most: int = MOST_SHOWN,
+) -> Path:
+    """Write the report; where it stands.
+
+    Args:
+        run: The run.
+        table: Scores to show; the first is the one that the page opens with.
+        path: The file; by default `report.html` in the run's folder.
+        decision, verdict, truth, title, most: As `exhibit`.
+        examples: For their pictures or cells; by default the plan's data are read again, where the run has a plan.
+
+    Raises:
+        OutputExists: `path` is a file that assay did not make.
+        Mismatch: Parts that are not of the same examples.
+        NotWritten: The disk refuses.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    target = Path(path) if path is not None else run.paths.report
+    if target.is_dir() or (target.exists() and MARK not in target.read_bytes()[:4096]):
+        raise OutputExists(f"{target} is there and is no report of assay; name another file.")
+    if examples is None and "plan" in run.header.about:
+        examples = plan_of(run).load().train
+    page = render(exhibit(run, table, decision=decision, verdict=verdict, examples=examples, truth=truth, title=title, most=most))
+    replace(target, page.encode())
+    return target

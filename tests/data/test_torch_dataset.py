@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
+
+from assay.core.errors import UsageError
+from assay.data.torch_dataset import examples_from_dataset
+
+ROWS, LABELS = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 2, 1])
+
+
+class Items(Dataset):
+    def __init__(self, items, classes=None):
+        self.items, self.read = items, []
+        if classes:
+            self.classes = classes
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.items[index]
+
+
+def test_every_item_is_read_once():
+    dataset = Items(list(zip(ROWS, LABELS, strict=True)), ["ant", "bee", "cat"])
+    examples = examples_from_dataset(dataset)
+    assert dataset.read == [0, 1, 2, 3]
+    assert torch.equal(examples.inputs, ROWS) and torch.equal(examples.labels, LABELS)
+    assert examples.class_names == ("ant", "bee", "cat") and list(examples.ids) == [0, 1, 2, 3]
+
+
+def test_a_subset_keeps_the_indices_of_the_full_set():
+    full = Items(list(zip(ROWS, LABELS.tolist(), strict=True)), ["ant", "bee", "cat"])
+    subset = Subset(Subset(full, [3, 0, 2]), [2, 0])
+    examples = examples_from_dataset(subset)
+    assert list(examples.ids) == [2, 3] and examples.labels.tolist() == [2, 1]
+    assert examples.class_names == ("ant", "bee", "cat")
+    assert list(examples_from_dataset(subset, ids=["x", "y"]).ids) == ["x", "y"]
+
+
+def test_other_datasets_of_torch():
+    dataset = ConcatDataset([TensorDataset(ROWS, LABELS), TensorDataset(ROWS + 1, LABELS)])
+    examples = examples_from_dataset(dataset, class_names=["a", "b", "c"])
+    assert torch.equal(examples.inputs, torch.cat([ROWS, ROWS + 1])) and list(examples.ids) == list(range(8))
+
+
+def test_images_as_tensors_and_as_pil():
+    pixels = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    pil = examples_from_dataset(Items([(Image.fromarray(pixels[0]), "a"), (Image.fromarray(pixels[1]), "b")]))
+    assert pil.inputs.dtype == torch.uint8 and np.array_equal(pil.inputs.numpy(), pixels.transpose(0, 3, 1, 2))
+    grey = examples_from_dataset(Items([(Image.fromarray(image[..., 0]), label) for label, image in enumerate(pixels)]))
+    assert grey.shape == (1, 4, 5)
+    floats = examples_from_dataset(Items([(torch.rand(3, 4, 5), label) for label in (0, 1)]))
+    assert floats.pictures and floats.inputs.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([], "is empty"),
+        ([(ROWS[0], 0), ROWS[1]], "Item 1 of Items is a Tensor; give pairs"),
+        ([(ROWS[0], 0), (ROWS[1], 1, 2)], "Item 1 of Items is a tuple; give pairs"),
+        ([(ROWS[0], 0), (ROWS[1, :2], 1)], r"Item 1 is float32 of shape \(2,\), item 0 float32 of shape \(3,\)"),
+        ([(ROWS[0], 0), (ROWS[1].double(), 1)], "Item 1 is float64"),
+        ([(torch.tensor(1.0), 0)], "Input of item 0 is a single number"),
+        ([("text", 0)], "Input of item 0 is a str"),
+        ([(ROWS[0], 0), (ROWS[1], 1.0)], r"label of id 1 is 1\.0"),
+        ([(ROWS[0], 0), (ROWS[1], None)], "1 labels are missing or NaN; id 1"),
+        ([(ROWS[0], 0), (ROWS[1], torch.tensor([1]))], "label of id 1 is tensor"),
+        ([(ROWS[0], 0), (ROWS[1], torch.tensor(float("nan")))], "missing or NaN; id 1"),
+        ([(ROWS[0], 1), (ROWS[1], 1)], "all 2 labels are 1"),
+        ([(ROWS[0], 0), (ROWS[1] * float("inf"), 1)], "NaN, infinite"),
+    ],
+)
+def test_items_that_cannot_be_used_are_named(items, words):
+    with pytest.raises(UsageError, match=words):
+        examples_from_dataset(Items(items))
+
+
+def test_an_error_of_the_dataset_names_its_item():
+    class Broken(Items):
+        def __getitem__(self, index):
+            return super().__getitem__(index) if index < 2 else {}["absent"]
+
+    with pytest.raises(UsageError, match=r"Item 2 of Broken cannot be read \(KeyError"):
+        examples_from_dataset(Broken([(row, 0) for row in ROWS]))
+
+
+def test_a_stream_has_no_stable_ids():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([])
+
+    with pytest.raises(UsageError, match="Stream is no map-style dataset"):
+        examples_from_dataset(Stream())

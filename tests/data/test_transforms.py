@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from assay.core.errors import UsageError
+from assay.core.ids import Ids
+from assay.data.transforms import augment
+from assay.maths import draws
+
+
+def images(n=6, channels=3, height=7, width=9, dtype=torch.uint8):
+    return torch.randint(0, 256, (n, channels, height, width), generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def one_by_one(inputs, keys, seed, epoch, step, crop, flip, padding):
+    """The slow way: every image alone, padded by NumPy, cut and mirrored."""
+    out = []
+    for image, key in zip(inputs.numpy(), keys, strict=True):
+        key = np.array([key])
+        top, left = (int(draws.integers(key, 2 * crop + 1, seed, f"crop {side}", epoch, step)) for side in ("top", "left"))
+        width = ((0, 0), (crop, crop), (crop, crop))
+        padded = np.pad(image, width, mode="constant" if padding == "zeros" else "reflect")
+        cut = padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+        mirrored = flip and float(draws.uniform(key, seed, "flip", epoch, step)) < 0.5
+        out.append(cut[:, :, ::-1] if mirrored else cut)
+    return torch.from_numpy(np.stack(out).copy())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 3),
+    st.integers(0, 50),
+    st.integers(0, 500),
+    st.integers(0, 5),
+    st.booleans(),
+    st.sampled_from(["zeros", "reflect"]),
+    st.sampled_from([torch.uint8, torch.float32]),
+    st.integers(1, 8),
+)
+def test_against_one_image_at_a_time(seed, epoch, step, crop, flip, padding, dtype, n):
+    inputs, keys = images(n, dtype=dtype), Ids([f"e{i}" for i in range(n)]).keys
+    fast = augment(inputs, keys, seed=seed, epoch=epoch, step=step, crop=crop, flip=flip, padding=padding)
+    assert fast.dtype == dtype
+    assert torch.equal(fast, one_by_one(inputs, keys, seed, epoch, step, crop, flip, padding))
+
+
+def test_the_rest_of_the_batch_does_not_matter():
+    inputs, keys = images(20), np.arange(20, dtype=np.uint64)
+    whole = augment(inputs, keys, seed=1, epoch=2, step=3)
+    for some in ([4], [19, 0, 7], list(range(0, 20, 3))):
+        assert torch.equal(augment(inputs[some], keys[some], seed=1, epoch=2, step=3), whole[some])
+
+
+def test_seed_epoch_and_step_all_matter_and_repeat():
+    inputs, keys = images(20), np.arange(20, dtype=np.uint64)
+    variants = [augment(inputs, keys, seed=s, epoch=e, step=t) for s, e, t in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    assert all(not torch.equal(variants[0], other) for other in variants[1:])
+    assert torch.equal(variants[0], augment(inputs, keys, seed=0, epoch=0, step=0))
+
+
+def test_every_shift_and_both_sides_occur_equally_often():
+    n, crop = 20000, 1
+    inputs = torch.zeros(n, 1, 3, 4, dtype=torch.uint8)
+    inputs[:, 0, 1, 1] = 1
+    out = augment(inputs, np.arange(n, dtype=np.uint64), seed=0, epoch=0, step=0, crop=crop)
+    places = out.flatten(1).argmax(1).bincount(minlength=12) / n
+    # A mark at column 1 goes to 0..2 when shifted, and to 3..1 when mirrored besides.
+    expected = torch.tensor([1, 2, 2, 1] * 3) / 18
+    assert float((places - expected).abs().max()) < 0.01
+
+
+def test_inputs_and_the_global_generator_are_untouched():
+    inputs, state = images(), torch.get_rng_state()
+    before = inputs.clone()
+    augment(inputs, np.arange(6, dtype=np.uint64), seed=0, epoch=0, step=0, padding="reflect")
+    assert torch.equal(inputs, before) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_nothing_to_do():
+    inputs, keys = images(), np.arange(6, dtype=np.uint64)
+    assert torch.equal(augment(inputs, keys, seed=0, epoch=0, step=0, crop=0, flip=False), inputs)
+    assert augment(inputs[:0], keys[:0], seed=0, epoch=0, step=0).shape == (0, 3, 7, 9)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "words"),
+    [
+        (images().flatten(1), {}, "takes images"),
+        (images(5), {}, "6 keys for 5 images"),
+        (images(), {"crop": -1}, r"crop=-1 is outside 0\.\.7"),
+        (images(), {"crop": 8}, r"crop=8 is outside 0\.\.7"),
+        (images(), {"crop": 7, "padding": "reflect"}, r"crop=7 is outside 0\.\.6"),
+        (images(), {"padding": "edge"}, "padding='edge'"),
+    ],
+)
+def test_what_cannot_be_augmented(inputs, options, words):
+    with pytest.raises(UsageError, match=words):
+        augment(inputs, np.arange(6, dtype=np.uint64), seed=0, epoch=0, step=0, **options)
