@@ -207,7 +207,7 @@ def string_ids_work(case):
 
 def reads_what_it_declares(case):
     full = world().decide(case.make())
-    bare = choose(case.make(), world().scores, world().evidence(case.cls.needs))
+    bare = choose(case.make(), world().scores, world().evidence(case.make().needs))
     assert bare.fingerprint == full.fingerprint
 
 

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay.core.evidence import Need
 from assay.core.policy import choose
 from assay.policies.random import Random, interleaved
 from policies.worlds import run, scores
@@ -26,6 +27,11 @@ def test_dropping_an_example_leaves_the_others_in_their_order():
 def test_unstratified_runs_without_a_recording_and_says_why():
     decision = choose(Random(0.5, 4), scores(torch.zeros(4)))
     assert set(decision.reasons) == {"drawn at random, seed 4", "not drawn at random, seed 4"}
+
+
+def test_only_strata_need_the_labels():
+    assert Random(0.5, 4).needs == frozenset() and Random(0.5, 4) == Random(0.5, 4)
+    assert Random(0.5, 4, stratified=True).needs == Random.needs == {Need.LABELS}
 
 
 def test_stratified_keeps_the_balance():

@@ -108,7 +108,9 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
         Comparison(KEPT, RANDOM, 0.0211, 0.0172, 0.0249, 0.0021, "paired t-test", 5),
         Comparison(KEPT, ALL, 0.0023, -0.0014, 0.0061, 0.31, "paired t-test", 5),
     )
-    cleaning = Cleaning(int(wrong.sum()), int(decision.touched.sum()), int((decision.touched & wrong).sum()), int(relabelled.sum()))
+    cleaning = Cleaning(
+        int(wrong.sum()), int(decision.touched.sum()), int((decision.touched & wrong).sum()), int(relabelled.sum())
+    )
     return Exhibit(
         title="CIFAR-10 with one label in ten flipped",
         class_names=classes,
@@ -130,7 +132,9 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
         trajectories=Trajectories(tuple(range(epochs)), probs),
         histograms=tuple(_histogram(one, wrong) for one in scores),
         agreement=Agreement(tuple(one.title for one in scores), torch.corrcoef(order)),
-        verdict=Verdict(decision.title, outcomes, comparisons, found, cleaning, {"net": "cnn6", "epochs": 30, "optimizer": "sgd"}),
+        verdict=Verdict(
+            decision.title, outcomes, comparisons, found, cleaning, {"net": "cnn6", "epochs": 30, "optimizer": "sgd"}
+        ),
         origins=(
             Origin("run", "9b1d22c07e55f310", Lineage("0f3c9a1be2d47765", {}, "0.1.0", 0, "cpu", 412.0)),
             Origin("scores", scores[0].fingerprint, lineage),
@@ -145,7 +149,14 @@ def table(n: int = 40) -> Exhibit:
     ids = Ids([f"row-{i:03d}<b>" for i in range(n)])
     values = torch.linspace(0, 1, n, dtype=torch.float64)
     scores = Scores(
-        ids.take(range(n - 2)), values[:-2], "loss", {}, "loss", Direction.HIGH_IS_SUSPECT, "nats", unscored=ids.take([n - 2, n - 1])
+        ids.take(range(n - 2)),
+        values[:-2],
+        "loss",
+        {},
+        "loss",
+        Direction.HIGH_IS_SUSPECT,
+        "nats",
+        unscored=ids.take([n - 2, n - 1]),
     )
     rows = tuple((str(20 + i), PROBE if i == 3 else "State-gov", f"{i * 100}") for i in range(n))
     return Exhibit(

@@ -1,9 +1,9 @@
 import torch
-from reports import exhibits
 
 from assay.core.exhibit import Agreement
 from assay.core.trial import Comparison
 from assay.reports import charts
+from reports import exhibits
 
 
 def test_every_count_of_a_histogram_is_drawn_once():
@@ -32,4 +32,3 @@ def test_arms_keep_their_order_and_their_seeds():
     spec = charts.accuracies(outcomes)
     assert spec["encoding"]["x"]["sort"] == ["decision", "random removal", "all data"]
     assert {row["seed"] for row in spec["data"]["values"]} == set(range(5))
-

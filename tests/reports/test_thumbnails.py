@@ -16,7 +16,9 @@ def opened(data: bytes) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("shape, size", [((3, 64, 32), (32, 16)), ((3, 32, 32), (32, 32)), ((1, 8, 8), (8, 8)), ((3, 1, 500), (1, 32))])
+@pytest.mark.parametrize(
+    "shape, size", [((3, 64, 32), (32, 16)), ((3, 32, 32), (32, 32)), ((1, 8, 8), (8, 8)), ((3, 1, 500), (1, 32))]
+)
 def test_no_side_is_longer_than_asked_and_nothing_is_enlarged(shape, size):
     assert opened(thumbnail(torch.full(shape, 99, dtype=torch.uint8))).shape[:2] == size
 
@@ -42,7 +44,9 @@ def test_the_same_picture_gives_the_same_bytes():
     assert thumbnail(image) == thumbnail(image.clone())
 
 
-@pytest.mark.parametrize("image", [torch.zeros(3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(3, 0, 4, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "image", [torch.zeros(3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(3, 0, 4, dtype=torch.uint8)]
+)
 def test_what_is_no_picture_is_refused(image):
     with pytest.raises(UsageError, match="cannot be drawn"):
         thumbnail(image)

@@ -141,7 +141,12 @@ class Epoch:
         """Softmax of the logits. Computed once and shared by all methods of a pass."""
         logits = self._take(Need.LOGITS)
         if "probs" not in self._read:
-            self._read["probs"] = logits.softmax(-1)
+            # Classes first in memory: torch's softmax over a few classes is several times slower along the last axis.
+            shifted = logits.t().contiguous()
+            shifted -= shifted.amax(0)
+            shifted.exp_()
+            shifted /= shifted.sum(0)
+            self._read["probs"] = shifted.t()
         return self._read["probs"]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .decision import Decision
@@ -24,7 +24,7 @@ class Shown:
         given: Given class of each.
         predicted: Class that the model gives each, by whatever rule the facts name; None if unknown.
         true: True class of each, where the truth is known; else None.
-        pictures: uint8 images; None for data that has no pictures. The page shows them as thumbnails.
+        pictures: uint8 images (shown, channels, height, width); None for data that has no pictures. The page shows them as thumbnails.
         rows: For tables, the original cells as text, one tuple per example; else None.
         columns: Names of the cells in `rows`.
     """
@@ -33,7 +33,7 @@ class Shown:
     given: Int[Tensor, " shown"]
     predicted: Int[Tensor, " shown"] | None = None
     true: Int[Tensor, " shown"] | None = None
-    pictures: UInt8[Tensor, "shown channels height width"] | None = None
+    pictures: Tensor | None = None
     rows: tuple[tuple[str, ...], ...] | None = None
     columns: tuple[str, ...] = ()
 
@@ -50,7 +50,9 @@ class Shown:
             raise UsageError(f"{len(self)} examples are shown, but there are {len(self.rows)} rows of cells; give one row each.")
         for id_, row in zip(self.ids, self.rows, strict=True):
             if len(row) != len(self.columns):
-                raise UsageError(f"Example {id_} has {len(row)} cells under {len(self.columns)} columns; give one cell per column.")
+                raise UsageError(
+                    f"Example {id_} has {len(row)} cells under {len(self.columns)} columns; give one cell per column."
+                )
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -56,6 +56,9 @@ class Random(AbstractPolicy):
     def __post_init__(self):
         super().__post_init__()
         budget_of(self.keep, 0)
+        if not self.stratified:
+            # The class says what it reads at most; a plain draw must not ask for a run that it never opens.
+            object.__setattr__(self, "needs", frozenset())
 
     def choose(self, candidates: Candidates) -> Choice:
         budget = budget_of(self.keep, len(candidates))

@@ -30,7 +30,12 @@ def data_map(*, truth: bool, pictures: bool) -> Spec:
     y = alt.Y("confidence:Q", title="confidence", scale=alt.Scale(domain=[0, 1]))
     tooltip = [alt.Tooltip(f"{field}:N") for field in ("image",) * pictures + ("id", "given", "predicted") + ("true",) * truth]
     tooltip += [alt.Tooltip(f"{field}:Q", format=".3f") for field in ("confidence", "variability", "correctness")]
-    color = alt.Color("correctness:Q", title="correctness", scale=alt.Scale(domain=[0, 1], interpolate="lab"), legend=alt.Legend(gradientLength=120))
+    color = alt.Color(
+        "correctness:Q",
+        title="correctness",
+        scale=alt.Scale(domain=[0, 1], interpolate="lab"),
+        legend=alt.Legend(gradientLength=120),
+    )
     marks: Spec = {"x": x, "y": y, "color": color, "tooltip": tooltip}
     if truth:
         marks["shape"] = alt.Shape(
@@ -94,7 +99,11 @@ def histogram(one: Histogram, unit: str) -> Spec:
             x=alt.X("low:Q", bin="binned", title=unit, axis=alt.Axis(tickCount=5), scale=alt.Scale(zero=False)),
             x2="high:Q",
             y=alt.Y("count:Q", title="examples", axis=alt.Axis(tickCount=4)),
-            tooltip=[alt.Tooltip("low:Q", title="from", format=".4g"), alt.Tooltip("high:Q", title="to", format=".4g"), "count:Q"],
+            tooltip=[
+                alt.Tooltip("low:Q", title="from", format=".4g"),
+                alt.Tooltip("high:Q", title="to", format=".4g"),
+                "count:Q",
+            ],
         )
     )
     if one.wrong is not None:
@@ -140,7 +149,9 @@ def accuracies(outcomes: Sequence[Outcome]) -> Spec:
     """Test accuracy per arm, one line per seed, so that pairs are seen."""
     import altair as alt
 
-    arms = list(dict.fromkeys([name for name in ARMS if any(one.arm == name for one in outcomes)] + [one.arm for one in outcomes]))
+    arms = list(
+        dict.fromkeys([name for name in ARMS if any(one.arm == name for one in outcomes)] + [one.arm for one in outcomes])
+    )
     rows = [
         {
             "arm": arm(one.arm),

@@ -418,10 +418,10 @@
   }
 
   // On a narrow screen the chosen stand above the table: a way there while they are out of sight.
-  const seen = { table: false, chosen: true };
+  const seen = { table: false, cards: true };
 
   function jump() {
-    $("jump").hidden = !(chosen.length && seen.table && !seen.chosen);
+    $("jump").hidden = !(chosen.length && seen.table && !seen.cards);
   }
 
   function watch() {
@@ -429,7 +429,7 @@
       for (const entry of entries) seen[entry.target.id] = entry.isIntersecting;
       jump();
     });
-    for (const id of ["table", "chosen"]) observer.observe($(id));
+    for (const id of ["table", "cards"]) observer.observe($(id));
   }
 
   // ---------------------------------------------------------------- detection

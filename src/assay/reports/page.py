@@ -34,7 +34,11 @@ def render(exhibit: Exhibit) -> str:
 
     scripts = [_inline(_read(f"vendor/{name}")) for name in SCRIPTS] + [_inline(_read("page.js"))]
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     environment.filters["count"] = lambda number: f"{number:,}"

@@ -1,0 +1,42 @@
+"""What every result carries: machine, versions and the command that makes it again."""
+
+import json
+import os
+import pathlib
+import platform
+import sys
+
+import numpy
+import torch
+
+import assay
+
+
+def processor() -> str:
+    """The processor's own name."""
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def report(name: str, figures: dict, out: str | None) -> None:
+    """Print the figures, and save them if a folder is given."""
+    result = {
+        "benchmark": name,
+        "command": " ".join(["python", *[part for part in sys.argv if not part.startswith("/")]]),
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "assay": assay.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "figures": figures,
+    }
+    print(json.dumps(result, indent=1))
+    if out:
+        folder = pathlib.Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,70 @@
+"""Write docs/methods.md and docs/policies.md from the catalogues: `make docs`. A test holds them against the code."""
+
+import dataclasses
+import pathlib
+
+from assay import methods, policies
+
+HERE = pathlib.Path(__file__).parent
+
+
+def options_of(cls) -> str:
+    """The options of a catalogue entry with their defaults, as code."""
+    parts = []
+    for field in dataclasses.fields(cls):
+        bare = field.default is dataclasses.MISSING
+        parts.append(f"`{field.name}`" if bare else f"`{field.name}={field.default}`")
+    return ", ".join(parts) or "none"
+
+
+def cell(text: str) -> str:
+    """A text inside a table."""
+    return text.replace("|", "\\|")
+
+
+def methods_page() -> str:
+    """The table of scoring methods."""
+    rows = [
+        "# Scoring methods",
+        "",
+        "Made by `make docs` from the methods themselves; `assay methods` prints the same. *Direction* says what a large value means:",
+        "only methods that rank suspects may be asked which labels are wrong, difficulty is not dirt. *Reads* are the facts that a run",
+        "must have recorded; all but `logits` are always there.",
+        "",
+        "| method | direction | unit | reads | options | source | departures from it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, cls in methods.catalogue().items():
+        needs = ", ".join(f"`{need}`" for need in sorted(need.value for need in cls().needs))
+        source = f"[{cls.source.cite}]({cls.source.url})"
+        rows.append(
+            f"| `{name}` | {cls.direction.value} | {cls.unit} | {needs} | {options_of(cls)} | {source} | {cell(cls.source.departures)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def policies_page() -> str:
+    """The table of policies."""
+    rows = [
+        "# Policies",
+        "",
+        "Made by `make docs` from the policies themselves; `assay policies` prints the same. *Nests*: whether a larger budget keeps",
+        "everything that a smaller one keeps. Options without a value must be given.",
+        "",
+        "| policy | what it does | nests | options | source | departures from it |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, cls in policies.catalogue().items():
+        words = (cls.__doc__ or "").strip().splitlines()[0]
+        source = f"[{cls.source.cite}]({cls.source.url})" if cls.source.url else cls.source.cite
+        rows.append(
+            f"| `{name}` | {cell(words)} | {'yes' if cls.nests else 'no'} | {options_of(cls)} | {source} | {cell(cls.source.departures)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+PAGES = {"methods.md": methods_page, "policies.md": policies_page}
+
+if __name__ == "__main__":
+    for file, page in PAGES.items():
+        (HERE / file).write_text(page())

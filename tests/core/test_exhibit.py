@@ -1,0 +1,77 @@
+import dataclasses
+
+import pytest
+import torch
+
+from assay.core.errors import Mismatch, UsageError
+from assay.core.exhibit import DataMap, Histogram, Shown, Trajectories
+from assay.core.ids import Ids
+from reports import exhibits
+
+
+@pytest.fixture(scope="module")
+def exhibit():
+    return exhibits.exhibit(40)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda e: {"examples": 39}, "40 examples cannot be shown of 39"),
+        (lambda e: {"picked": ""}, "how they were picked"),
+        (lambda e: {"class_names": ("a", "b")}, "have no class name"),
+        (lambda e: {"scores": e.scores[:1] * 2}, "same title"),
+        (lambda e: {"scores": e.scores[:1]}, "has no scores beside it"),
+        (lambda e: {"detections": e.verdict.detections}, "carries detections"),
+        (lambda e: {"data_map": exhibits.exhibit(41).data_map}, "41 examples, 40 are shown"),
+        (lambda e: {"trajectories": exhibits.exhibit(41).trajectories}, "trajectories of 41"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(exhibit, change, words):
+    with pytest.raises(UsageError, match=words):
+        dataclasses.replace(exhibit, **change(exhibit))
+
+
+def test_a_decision_or_score_must_cover_what_is_shown(exhibit):
+    other = exhibits.exhibit(30, total=100)
+    with pytest.raises(Mismatch, match="the decision"):
+        dataclasses.replace(exhibit, decision=other.decision)
+    with pytest.raises(Mismatch, match="scores of aum"):
+        dataclasses.replace(exhibit, scores=other.scores)
+
+
+def test_unscored_examples_may_be_shown():
+    table = exhibits.table()
+    assert len(table.scores[0]) == len(table.shown) - 2
+
+
+def test_detections_come_from_the_verdict_or_stand_alone(exhibit):
+    assert exhibit.found == exhibit.verdict.detections and exhibit.cleaned == exhibit.verdict.cleaning
+    alone = dataclasses.replace(exhibit, verdict=None, detections=exhibit.found, cleaning=exhibit.cleaned)
+    assert alone.found == exhibit.found and alone.cleaned == exhibit.cleaned
+
+
+def test_numbers_outside_their_range_are_refused():
+    half = torch.full((3,), 0.5)
+    with pytest.raises(UsageError, match="variability at position 1"):
+        DataMap(half, torch.tensor([0.1, 0.7, 0.1]), half)
+    with pytest.raises(UsageError, match="confidence at position 0"):
+        DataMap(torch.tensor([float("nan"), 0.0, 0.0]), half, half)
+    with pytest.raises(UsageError, match=r"probability 2\.0 in epoch 7"):
+        Trajectories((3, 7), torch.tensor([[0.0, 2.0]]))
+    with pytest.raises(UsageError, match="do not fit 1 epochs"):
+        Trajectories((3,), torch.zeros(2, 2))
+    with pytest.raises(UsageError, match="more wrong labels than examples"):
+        Histogram("aum", torch.tensor([0.0, 1.0]), torch.tensor([1]), torch.tensor([2]))
+    with pytest.raises(UsageError, match="one increasing edge more"):
+        Histogram("aum", torch.tensor([1.0, 0.0]), torch.tensor([1]))
+
+
+def test_rows_must_fit_their_columns():
+    with pytest.raises(UsageError, match="Example 1 has 1 cells under 2 columns"):
+        Shown(Ids([0, 1]), torch.zeros(2, dtype=torch.int64), rows=(("a", "b"), ("a",)), columns=("x", "y"))
+
+
+def test_pictures_are_uint8():
+    with pytest.raises(UsageError, match="give them as uint8"):
+        Shown(Ids([0]), torch.zeros(1, dtype=torch.int64), pictures=torch.zeros(1, 3, 4, 4).float())

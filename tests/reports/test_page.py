@@ -1,0 +1,442 @@
+"""The page in a real Chromium: 2,000 examples with pictures, and markup wherever a name may stand."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+
+from assay.core.exhibit import Exhibit, Shown
+from assay.core.ids import Ids
+from assay.core.trial import Comparison
+from assay.reports import render
+from reports import exhibits
+from reports.exhibits import PROBE
+
+READY = "html[data-ready=yes]"
+
+
+@dataclasses.dataclass
+class Watched:
+    """A tab that writes down everything it says and asks for."""
+
+    tab: object
+    said: list
+    asked: list
+
+
+def watched(browser, path, **options):
+    context = browser.new_context(**options)
+    tab, said, asked = context.new_page(), [], []
+    tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+    tab.on("pageerror", lambda error: said.append(f"error: {error}"))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector(READY)
+    return Watched(tab, said, asked)
+
+
+@pytest.fixture(scope="module")
+def exhibit():
+    made = exhibits.exhibit(classes=("airplane", "automobile", "bird", PROBE, *exhibits.CLASSES[4:]))
+    return dataclasses.replace(made, title=f"Flipped {PROBE}", facts={**made.facts, "odd": PROBE}, notes=(PROBE,))
+
+
+@pytest.fixture(scope="module")
+def html(exhibit):
+    return render(exhibit)
+
+
+@pytest.fixture(scope="module")
+def path(html, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, path):
+    page = watched(chromium, path, viewport={"width": 1440, "height": 900}, color_scheme="light")
+    yield page
+    page.tab.context.close()
+
+
+@pytest.fixture
+def tab(opened):
+    """The open page, everything reset; whatever a test does, the page stays silent and asks for nothing."""
+    opened.tab.click("#reset")
+    until(
+        opened.tab,
+        "document.querySelector('#matching').textContent === '2,000' && document.querySelector('#meaning').textContent.startsWith('aum')",
+    )
+    opened.tab.click("#clear")
+    opened.tab.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 0")
+    yield opened.tab
+    assert opened.said == []
+    assert [url for url in opened.asked if not url.startswith("data:")] == opened.asked[:1]
+
+
+def until(tab, condition, seconds=20):
+    """Wait for a condition of the page. Playwright's own waiting evaluates strings, which the page's policy forbids."""
+    for _ in range(20 * seconds):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(50)
+    pytest.fail(f"After {seconds} seconds still not: {condition}")
+
+
+def cells(tab, field, most=8):
+    found = tab.locator(f".tabulator-row .tabulator-cell[tabulator-field={field}]")
+    tab.wait_for_timeout(100)
+    return [found.nth(i).inner_text().strip() for i in range(min(most, found.count()))]
+
+
+def cards(tab):
+    return [int(text) for text in tab.locator("#cards .card b").all_inner_texts()]
+
+
+def ids_by(exhibit, title):
+    scores = next(one for one in exhibit.scores if one.title == title)
+    return [int(i) for i in scores.ids.values[scores.ranks().argsort()]]
+
+
+def position(exhibit, id_):
+    return int(exhibit.shown.ids.positions(Ids([id_]))[0])
+
+
+def test_one_file_under_4_mb(html):
+    assert len(html.encode()) < 4_000_000
+
+
+def test_same_exhibit_same_bytes():
+    small = exhibits.exhibit(60)
+    assert render(small) == render(small)
+
+
+def test_silent_and_alone(tab):
+    """No console message, no request: the fixture's checks, over everything that opening the page does."""
+    assert tab.locator(".chart").count() == 6 + 13
+    assert tab.locator(".chart svg, .chart canvas").count() == 6 + 13
+
+
+def test_nothing_can_be_fetched_and_no_foreign_script_runs(chromium, path):
+    page = watched(chromium, path)
+    assert page.tab.evaluate("fetch('data:,x').then(() => 'fetched', () => 'refused')") == "refused"
+    page.tab.evaluate(
+        "() => { const s = document.createElement('script'); s.textContent = 'window.ran = true'; document.body.append(s); }"
+    )
+    page.tab.evaluate("() => { document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.ran = true\">'); }")
+    page.tab.wait_for_timeout(200)
+    assert page.tab.evaluate("window.ran") is None
+    page.tab.context.close()
+
+
+def test_markup_stays_text(tab, exhibit):
+    assert tab.title() == f"Flipped {PROBE}"
+    assert tab.locator("h1").inner_text() == f"Flipped {PROBE}"
+    tab.select_option("#class", "3")
+    assert set(cells(tab, "given")) == {PROBE}
+    tab.locator(".tabulator-row").first.click()
+    assert PROBE in tab.locator("#cards .card").first.inner_text()
+    assert tab.locator("dd", has_text="onerror").inner_text() == PROBE
+    point(tab, exhibit, cards(tab)[0], press=False)
+    tooltip = tab.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert PROBE in tooltip.inner_text()
+    assert tab.locator("img[src=x]").count() == 0
+    assert tab.title() == f"Flipped {PROBE}"
+
+
+def test_data_cannot_end_its_element(html):
+    assert len(re.findall(r"</script", html, re.I)) == len(
+        re.findall(r"<script", re.sub(r"(?s)<script>.*?</script>", "<script></script>", html))
+    )
+    data = re.search(r'(?s)<script type="application/json" id="data">(.*?)</script>', html).group(1)
+    assert "<" not in data
+    assert json.loads(data)["classes"][3] == PROBE
+
+
+def test_pictures_show(tab):
+    tab.locator(".tabulator-row").first.click()
+    images = tab.locator("#table img, #cards img")
+    assert images.count() > 8
+    until(tab, "[...document.querySelectorAll('#table img, #cards img')].every((image) => image.complete)")
+    assert (
+        tab.evaluate("Math.min(...[...document.querySelectorAll('#table img, #cards img')].map((image) => image.naturalWidth))")
+        == 32
+    )
+
+
+def test_opens_with_the_most_suspect_first(tab, exhibit):
+    assert [int(text) for text in cells(tab, "id")] == ids_by(exhibit, "aum")[:8]
+    assert cells(tab, "rank") == [str(i + 1) for i in range(8)]
+    assert "low is suspect" in tab.locator("#meaning").inner_text()
+
+
+@pytest.mark.parametrize("how", ["mouse", "keyboard"])
+def test_headings_sort(tab, exhibit, how):
+    heading = tab.locator(".tabulator-col[tabulator-field=id]")
+    for descending in (False, True):
+        heading.click() if how == "mouse" else (heading.focus(), tab.keyboard.press("Enter"))
+        assert [int(text) for text in cells(tab, "id")] == sorted(exhibit.shown.ids, reverse=descending)[:8]
+    assert heading.get_attribute("aria-sort") == "descending"
+
+
+def test_scores_sort_by_number(tab, exhibit):
+    tab.locator(".tabulator-col[tabulator-field=score]").click()
+    shown = [float(text) for text in cells(tab, "score")]
+    assert shown == pytest.approx(exhibit.scores[0].values.sort().values[:8].tolist(), rel=1e-3)
+
+
+def test_choosing_a_method_ranks_by_it(tab, exhibit):
+    tab.select_option("#method", label="dual")
+    until(tab, "document.querySelector('#meaning').textContent.startsWith('dual')")
+    assert [int(text) for text in cells(tab, "id")] == ids_by(exhibit, "dual")[:8]
+    assert "not dirt" in tab.locator("#meaning").inner_text()
+    tab.fill("#within", "5")
+    assert tab.locator("#matching").inner_text() == "5 of 2,000"
+    assert {int(text) for text in cells(tab, "id")} == set(ids_by(exhibit, "dual")[:5])
+
+
+def test_filters_by_class_decision_and_label(tab, exhibit):
+    shown, decision = exhibit.shown, exhibit.decision
+    tab.select_option("#class", label="ship")
+    expected = shown.given == 8
+    assert tab.locator("#matching").inner_text() == f"{int(expected.sum())} of 2,000"
+    assert set(cells(tab, "given")) == {"ship"}
+    tab.select_option("#action", label="keep")
+    expected &= decision.actions == 1
+    assert tab.locator("#matching").inner_text() == f"{int(expected.sum())} of 2,000"
+    tab.select_option("#label", "wrong")
+    expected &= shown.true != shown.given
+    assert tab.locator("#matching").inner_text() == f"{int(expected.sum())} of 2,000"
+    assert len(tab.evaluate("document.querySelector('[data-spec=map]').drawn.view.data('examples')")) == int(expected.sum())
+
+
+def test_slash_finds_an_id(tab, exhibit):
+    wanted = ids_by(exhibit, "aum")[1234]
+    tab.keyboard.press("/")
+    assert tab.evaluate("document.activeElement.id") == "search"
+    tab.keyboard.type(str(wanted))
+    assert str(wanted) in cells(tab, "id")
+    tab.keyboard.press("Enter")
+    assert cards(tab) == [wanted]
+    assert tab.locator("#one h3").inner_text() == f"Example {wanted}"
+    ranks = tab.locator("#one tbody tr").first.locator("td").first.inner_text()
+    assert ranks == "1,235 of 2,000"
+
+
+def test_an_id_that_is_not_here_is_said_to_be_not_on_this_page(tab):
+    tab.fill("#search", "no such id")
+    assert "it holds 2,000 of 60,000" in tab.locator(".tabulator-placeholder").inner_text()
+
+
+def test_rows_by_keyboard(tab, exhibit):
+    order = ids_by(exhibit, "aum")
+    tab.locator("#search").focus()
+    while tab.evaluate("document.activeElement.id") != "table":
+        tab.keyboard.press("Tab")
+    for _ in range(3):
+        tab.keyboard.press("ArrowDown")
+    assert tab.evaluate("getComputedStyle(document.querySelector('.tabulator-row.active')).outlineStyle") == "solid"
+    tab.keyboard.press("Enter")
+    assert cards(tab) == [order[3]]
+    tab.keyboard.press("ArrowUp")
+    tab.keyboard.press(" ")
+    assert cards(tab) == [order[2], order[3]]
+    assert tab.locator(".tabulator-row[aria-selected=true]").count() == 2
+    tab.keyboard.press("End")
+    row = tab.locator(f"#row-{position(exhibit, order[-1])}")
+    row.wait_for()
+    assert tab.locator("#table").get_attribute("aria-activedescendant") == f"row-{position(exhibit, order[-1])}"
+    tab.keyboard.press("Enter")
+    assert cards(tab) == [order[-1]]
+    tab.keyboard.press("Home")
+    until(tab, "document.querySelector('.tabulator-tableholder').scrollTop === 0")
+    until(tab, "document.querySelectorAll('.tabulator-row[aria-selected=true]').length === 0")
+    tab.keyboard.press("Escape")
+    assert cards(tab) == []
+
+
+def at(tab, variability, confidence):
+    """Where a point of the data map lies on the screen."""
+    tab.locator("[data-spec=map]").scroll_into_view_if_needed()
+    return tab.evaluate(
+        """([x, y]) => {
+          const place = document.querySelector("[data-spec=map]"), view = place.drawn.view;
+          const box = place.querySelector("canvas").getBoundingClientRect(), [left, top] = view.origin(), padding = view.padding();
+          return [box.left + left + padding.left + view.scale("x")(x), box.top + top + padding.top + view.scale("y")(y)];
+        }""",
+        [variability, confidence],
+    )
+
+
+def point(tab, exhibit, id_, press=True):
+    i = position(exhibit, id_)
+    tab.mouse.move(*at(tab, float(exhibit.data_map.variability[i]), float(exhibit.data_map.confidence[i])))
+    if press:
+        tab.mouse.down()
+        tab.mouse.up()
+
+
+def test_brushing_the_map_shows_pictures_and_lines(tab, exhibit):
+    corners = at(tab, 0.001, 0.001), at(tab, 0.1, 0.1)
+    tab.mouse.move(*corners[0])
+    tab.mouse.down()
+    tab.mouse.move(*corners[1], steps=6)
+    tab.mouse.up()
+    until(tab, "document.querySelectorAll('#cards img').length > 1")
+    dynamics = exhibit.data_map
+    inside = (dynamics.variability < 0.1) & (dynamics.confidence < 0.1)
+    said = int(tab.locator("#chosen-count").inner_text().split()[0].replace(",", ""))
+    assert 1 < said < 400 and abs(said - int(inside.sum())) <= 4  # a pixel at the border
+    chosen = [position(exhibit, id_) for id_ in cards(tab)]
+    assert len(chosen) == min(48, said)
+    assert float(dynamics.confidence[chosen].max()) < 0.11 and float(dynamics.variability[chosen].max()) < 0.11
+    assert tab.locator("#more").is_visible()
+    assert "The first 40 of" in tab.locator("#lines-count").inner_text()
+    tab.click("#more")
+    assert len(cards(tab)) == min(96, said)
+
+
+def test_clicking_a_point_shows_its_picture(tab, exhibit):
+    furthest = int(exhibit.data_map.variability.argmax())
+    id_ = int(exhibit.shown.ids.values[furthest])
+    point(tab, exhibit, id_)
+    until(tab, "document.querySelectorAll('#cards .card').length === 1")
+    assert cards(tab) == [id_]
+    assert tab.evaluate("document.querySelector('#cards img').naturalWidth") == 32
+
+
+def test_lines_are_the_recorded_probabilities(tab, exhibit):
+    tab.locator(".tabulator-row").first.click()
+    until(tab, "document.querySelector('[data-spec=lines]').drawn.view.data('lines').length === 30")
+    rows = tab.evaluate(
+        "document.querySelector('[data-spec=lines]').drawn.view.data('lines').map((r) => [r.epoch, r.probability])"
+    )
+    i = position(exhibit, ids_by(exhibit, "aum")[0])
+    assert [row[0] for row in rows] == list(range(30))
+    assert [row[1] for row in rows] == pytest.approx(exhibit.trajectories.target_probs[i].tolist(), abs=1 / 499)
+
+
+def test_another_curve_can_be_lifted(tab):
+    tab.get_by_role("button", name="entropy").click()
+    assert tab.locator("#lifted").inner_text() == "entropy"
+    assert tab.evaluate("document.querySelector('[data-spec=detection]').drawn.view.signal('method')") == "entropy"
+    assert tab.locator(".lift[aria-pressed=true]").all_inner_texts() == ["entropy"]
+
+
+def test_controls_have_names(tab):
+    nameless = tab.evaluate(
+        """[...document.querySelectorAll("select, input, button")].filter((e) =>
+          !(e.labels?.length || e.textContent.trim() || e.getAttribute("aria-label"))).map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    assert tab.locator("#table").get_attribute("role") == "grid"
+    assert tab.locator("[data-spec=map]").get_attribute("aria-label").startswith("Data map")
+
+
+def test_says_how_the_shown_were_picked(tab, exhibit):
+    assert f"2,000 of 60,000 examples are on this page: {exhibit.picked}" in tab.locator(".lead").inner_text()
+
+
+def test_verdict_stands_first_with_its_numbers(tab, exhibit):
+    assert tab.locator("main section").first.get_attribute("id") == "verdict"
+    said = tab.locator("#verdict").inner_text()
+    assert all(one.sentence in said for one in exhibit.verdict.comparisons)
+    assert "No significant difference in either direction" not in said
+
+
+def test_says_when_nothing_is_significant(chromium, tmp_path):
+    made = exhibits.exhibit(30)
+    none = tuple(Comparison("kept", other, 0.001, -0.01, 0.012, 0.8, "paired t-test", 5) for other in ("random", "all"))
+    path = tmp_path / "report.html"
+    path.write_text(
+        render(dataclasses.replace(made, verdict=dataclasses.replace(made.verdict, comparisons=none))), encoding="utf-8"
+    )
+    page = watched(chromium, path)
+    assert "No significant difference in either direction" in page.tab.locator("#verdict").inner_text()
+    assert page.tab.locator(".findings .better, .findings .worse").count() == 0
+    assert page.said == []
+    page.tab.context.close()
+
+
+def test_dark_and_light_follow_the_reader(chromium, path):
+    page = watched(chromium, path, color_scheme="dark")
+    look = """() => [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,
+      document.querySelector("[data-spec=agreement] .role-axis-label text").getAttribute("fill")]"""
+    dark = page.tab.evaluate(look)
+    page.tab.emulate_media(color_scheme="light")
+    until(page.tab, f"({look})()[2] !== '{dark[2]}'")
+    light = page.tab.evaluate(look)
+    assert all(one != other for one, other in zip(dark, light, strict=True))
+    bright = [sum(map(int, re.findall(r"\d+", color)[:3])) for color in (dark[0], dark[1], light[0], light[1])]
+    assert bright[0] < 150 < bright[1] and bright[2] > 600 > bright[3]
+    assert page.said == []
+    page.tab.context.close()
+
+
+def test_a_phone_needs_no_sideways_scrolling(chromium, path):
+    page = watched(chromium, path, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    assert page.tab.evaluate("document.documentElement.scrollWidth") <= 390
+    widest = page.tab.evaluate(
+        "Math.max(...[...document.querySelectorAll('.chart')].filter((c) => !c.closest('.scroll')).map((c) => c.scrollWidth))"
+    )
+    assert 300 < widest <= 390
+    page.tab.locator("#table").scroll_into_view_if_needed()
+    page.tab.locator(".tabulator-row").nth(2).click()
+    page.tab.locator("#jump:visible").click()
+    until(page.tab, "document.querySelector('#chosen').getBoundingClientRect().top < 844")
+    assert page.tab.locator("#cards img").count() == 1
+    assert page.said == []
+    page.tab.context.close()
+
+
+def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(render(exhibits.table()), encoding="utf-8")
+    page = watched(chromium, path)
+    tab = page.tab
+    assert tab.locator("main section").count() == 1
+    assert tab.locator("img").count() == 0
+    assert "All 40 examples" in tab.locator(".lead").inner_text()
+    tab.fill("#search", "row-003")
+    assert cells(tab, "row") == [f"age 23 · work<i>class {PROBE} · gain 300"]
+    tab.fill("#search", "")
+    tab.locator(".tabulator-col[tabulator-field=rank]").click()
+    tab.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 1e6")
+    tab.wait_for_timeout(200)
+    assert "not scored" in tab.locator(".tabulator-row").last.inner_text()
+    assert tab.title() == "Adult"
+    assert page.said == []
+    tab.context.close()
+
+
+def test_an_exhibit_with_nothing_to_show(chromium, tmp_path):
+    path = tmp_path / "report.html"
+    nothing = Exhibit("Empty", ("a", "b"), 5, Shown(Ids([]), torch.zeros(0, dtype=torch.int64)), picked="none was asked for.")
+    path.write_text(render(nothing), encoding="utf-8")
+    page = watched(chromium, path)
+    assert page.tab.locator("main section").count() == 0
+    assert "0 of 5 examples" in page.tab.locator(".lead").inner_text()
+    assert page.said == []
+    page.tab.context.close()
+
+
+def test_an_epoch_that_did_not_visit_an_example_is_a_gap(chromium, tmp_path):
+    made = exhibits.exhibit(30)
+    probs = made.trajectories.target_probs.clone()
+    probs[:, 4] = float("nan")
+    path = tmp_path / "report.html"
+    path.write_text(
+        render(dataclasses.replace(made, trajectories=dataclasses.replace(made.trajectories, target_probs=probs))),
+        encoding="utf-8",
+    )
+    page = watched(chromium, path)
+    gaps = page.tab.evaluate(
+        "document.querySelector('[data-spec=lines]').drawn.view.data('lines').filter((r) => r.probability === null).map((r) => r.epoch)"
+    )
+    assert len(gaps) == 8 and set(gaps) == {4}
+    assert page.said == []
+    page.tab.context.close()
