@@ -26,7 +26,7 @@ class Entropy(AbstractEpochMethod):
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source(
-        "Coleman et al. 2020, section 3.1",
+        "Coleman et al. 2020, Selection via proxy",
         "https://arxiv.org/abs/1906.11829",
         "no 1e-10 inside the logarithm; the last recorded pass",
     )

@@ -45,7 +45,7 @@ class Forgetting(AbstractSpanMethod):
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "events"
     source: ClassVar[Source] = Source(
-        "Toneva et al. 2019, definition 2",
+        "Toneva et al. 2019, forgetting events",
         "https://arxiv.org/abs/1812.05159",
         "counted between epochs of the recorded pass; never-learned examples get the number of epochs, as in the authors' code, "
         "because a score is a finite number (the pure function says infinity)",

@@ -25,7 +25,7 @@ class LeastConfidence(AbstractEpochMethod):
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(
-        "Coleman et al. 2020, section 3.1",
+        "Coleman et al. 2020, Selection via proxy",
         "https://arxiv.org/abs/1906.11829",
         "probabilities, where DeepCore takes the largest logit; the last recorded pass",
     )

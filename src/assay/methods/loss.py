@@ -26,7 +26,7 @@ class Loss(AbstractSpanMethod):
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source(
-        "Arpit et al. 2017, section 3; Jiang et al. 2018 (small loss)",
+        "Arpit et al. 2017, A closer look at memorization (small loss)",
         "https://arxiv.org/abs/1706.05394",
         "mean over all recorded epochs instead of one epoch",
     )

@@ -27,7 +27,7 @@ class Margin(AbstractEpochMethod):
     direction: ClassVar[Direction] = Direction.LOW_IS_HARD
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(
-        "Coleman et al. 2020, section 3.1", "https://arxiv.org/abs/1906.11829", "the last recorded pass"
+        "Coleman et al. 2020, Selection via proxy", "https://arxiv.org/abs/1906.11829", "the last recorded pass"
     )
 
     def value(self, epoch: Epoch) -> Float[Tensor, " examples"]:
