@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
@@ -19,7 +19,8 @@ class LiveProgress(Progress):
     """One bar per task, with the latest words behind it. Without a terminal, a line per tenth of the work."""
 
     def __init__(self, bars: Bars | None):
-        self._bars, self._tasks = bars, {}
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, int] = {}
 
     def advance(self, task: str, done: int, total: int, words: str = "") -> None:

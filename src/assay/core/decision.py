@@ -54,15 +54,20 @@ class Decision:
         if not self.actions.shape == self.labels.shape == self.weights.shape == (n,) or len(self.reasons) != n:
             raise UsageError(f"A decision on {n} examples needs one action, label, weight and reason for each.")
         wrong = (
-            ((self.actions == Action.DROP) != (self.weights == 0))
+            (self.actions < min(Action))
+            | (self.actions > max(Action))
+            | ((self.actions == Action.DROP) != (self.weights == 0))
+            | ((self.actions == Action.KEEP) & (self.weights != 1))
             | ((self.actions == Action.RELABEL) != (self.labels >= 0))
+            | (self.labels < -1)
             | ~self.weights.isfinite()
             | (self.weights < 0)
         )
         if bool(wrong.any()):
             at = int(wrong.nonzero()[0])
+            names = {int(action): action.name for action in Action}
             raise UsageError(
-                f"Example {self.ids.values[at]}: action {Action(int(self.actions[at])).name} does not go with "
+                f"Example {self.ids.values[at]}: action {names.get(int(self.actions[at]), int(self.actions[at]))} does not go with "
                 f"label {int(self.labels[at])} and weight {float(self.weights[at])}."
             )
 

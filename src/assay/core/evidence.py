@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -56,6 +56,7 @@ EPOCH_NEEDS = frozenset(
 """The needs that exist once per epoch and example."""
 
 
+@runtime_checkable
 class EpochSource(Protocol):
     """Where the facts of recorded epochs come from: a run on disk, tensors in memory, the epoch just trained."""
 
@@ -79,7 +80,7 @@ class Epoch:
 
     def narrow(self, needs: frozenset[Need]) -> "Epoch":
         """The same epoch and the same cache, restricted to `needs`."""
-        view = Epoch(self._source, self.index, needs)
+        view = Epoch(self._source, self.index, self._needs & needs)
         view._read = self._read
         return view
 
@@ -158,6 +159,7 @@ class GradientBlock:
     gradients: Float[Tensor, "block params"]
 
 
+@runtime_checkable
 class GradientSource(Protocol):
     """Per-example gradients in blocks, so that no (examples x params) matrix is ever held."""
 
@@ -182,6 +184,7 @@ class Step:
     """Trainable parameters before the step, by name."""
 
 
+@runtime_checkable
 class StepSource(Protocol):
     """A recorded stretch of training that can be walked backwards and differentiated."""
 

@@ -22,12 +22,12 @@ class Ids:
         """Keep `values` in the given order.
 
         Raises:
-            UsageError: A value occurs twice, or is neither an integer nor a string.
+            UsageError: A value occurs twice, is neither a 64-bit integer nor a string, or the two kinds are mixed.
         """
         if isinstance(values, Tensor):
             values = values.detach().cpu().numpy()
-        elif not isinstance(values, np.ndarray):
-            values = list(values)
+        if not isinstance(values, np.ndarray) or values.dtype.kind in "OU":
+            values = _of_one_kind(values.tolist() if isinstance(values, np.ndarray) else list(values))
         array = np.asarray(values)
         if array.size == 0:
             array = array.astype(np.int64)
@@ -36,6 +36,8 @@ class Ids:
                 f"Ids must be one row of integers or of strings, not {array.ndim} axes of {array.dtype}. "
                 "Give each example one integer or one string."
             )
+        if array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
+            raise UsageError(f"Id {array.max()} does not fit 64 bits with a sign; give smaller integers, or strings.")
         array = np.array(array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.str_))
         unique, counts = np.unique(array, return_counts=True)
         if len(unique) != len(array):
@@ -111,6 +113,18 @@ class Ids:
         """SHA-256 over the ids in order, 16 hex digits."""
         body = self.values.astype("<i8").tobytes() if self.numeric else "\0".join(self.values.tolist()).encode()
         return hashlib.sha256(self.values.dtype.kind.encode() + body).hexdigest()[:16]
+
+
+def _of_one_kind(values: list) -> list:
+    texts = [value for value in values if isinstance(value, str)]
+    if 0 < len(texts) < len(values):
+        number = next(value for value in values if not isinstance(value, str))
+        raise UsageError(f"Ids mix strings such as {texts[0]!r} and others such as {number!r}; give one kind.")
+    for text in texts:
+        # NumPy would cut a NUL off, and what is no Unicode cannot be written to any file.
+        if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):
+            raise UsageError(f"Id {text!r} holds a NUL or a broken character; rename this example.")
+    return values
 
 
 def dataset_fingerprint(ids: Ids, labels: Int[Tensor, " examples"]) -> str:

@@ -31,10 +31,19 @@ class AbstractMethod(abc.ABC):
     """Gives every training example one number. Subclasses are final frozen dataclasses whose fields are the options."""
 
     name: ClassVar[str]
-    needs: frozenset[Need]
+    needs: ClassVar[frozenset[Need]]
     direction: ClassVar[Direction]
     unit: ClassVar[str]
     source: ClassVar[Source]
+
+    def __post_init__(self):
+        """Refuse options of the wrong type. Subclasses check ranges after this.
+
+        Raises:
+            UsageError: An option is not what its type says.
+        """
+        if dataclasses.is_dataclass(self):
+            options.settle(self, "method")
 
     @abc.abstractmethod
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
@@ -93,6 +102,7 @@ class AbstractSpanMethod(AbstractDynamicsMethod):
     epochs: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.epochs is not None and self.epochs < self.shortest_span:
             raise UsageError(f"{self.title}: epochs={self.epochs} is too few; at least {self.shortest_span} are needed.")
 
@@ -120,6 +130,7 @@ class AbstractEpochMethod(AbstractDynamicsMethod):
     at: int = -1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.at < -1:
             raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
 

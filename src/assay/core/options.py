@@ -1,6 +1,7 @@
 """Options of methods and policies: the fields of their frozen dataclasses, given by keyword or as `name:key=value,...`."""
 
 import dataclasses
+import numbers
 import types
 import typing
 from collections.abc import Mapping
@@ -32,7 +33,8 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
 
 def join(name: str, options: Mapping[str, object]) -> str:
     """The inverse of `split`."""
-    return name + (":" + ",".join(f"{key}={value}" for key, value in options.items()) if options else "")
+    texts = (f"{key}={'none' if value is None else value}" for key, value in options.items())
+    return name + (":" + ",".join(texts) if options else "")
 
 
 def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
@@ -60,6 +62,24 @@ def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
     return cls(**values)
 
 
+def settle(value: object, kind: str) -> None:
+    """Hold the options of a dataclass instance to their types; a whole number becomes a float where the type is float.
+
+    Raises:
+        UsageError: An option is not what its type says.
+    """
+    hints = typing.get_type_hints(type(value))
+    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+        given = getattr(value, field.name)
+        where = f"{kind} {getattr(value, 'name', type(value).__name__)!r}, option {field.name!r}"
+        read = _read(given, hints[field.name], where)
+        # Texts are for `build` to read; a text that arrives here would stay one.
+        if isinstance(read, str) != isinstance(given, str):
+            raise UsageError(f"{where}: the text {given!r} stands where a value of another type belongs.")
+        # Frozen instances settle before anybody sees them; 1 and 1.0 must not give two titles.
+        object.__setattr__(value, field.name, read)
+
+
 def changed(value: object) -> dict[str, Any]:
     """The options of a dataclass instance that differ from their defaults."""
     return {
@@ -81,7 +101,7 @@ def _read(value: object, hint: Any, where: str) -> object:
 
 def _as(value: object, kind: Any) -> object:
     if typing.get_origin(kind) is typing.Literal:
-        return value if value in typing.get_args(kind) else NotImplemented
+        return value if isinstance(value, str) and value in typing.get_args(kind) else NotImplemented
     if kind is type(None):
         return None if value is None or value == "none" else NotImplemented
     if kind is bool:
@@ -98,7 +118,7 @@ def _as(value: object, kind: Any) -> object:
             return kind(value)
         except ValueError:
             return NotImplemented
-    if isinstance(value, (int, float)) and (kind is float or isinstance(value, int)):
+    if isinstance(value, numbers.Real) and (kind is float or isinstance(value, numbers.Integral)):
         return kind(value)
     return NotImplemented
 

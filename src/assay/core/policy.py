@@ -3,7 +3,6 @@
 import abc
 import dataclasses
 import math
-import typing
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -115,12 +114,7 @@ class AbstractPolicy(abc.ABC):
         Raises:
             UsageError: An option is not what its type says.
         """
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value, where = getattr(self, field.name), f"policy {self.name!r}, option {field.name!r}"
-            # Texts are for `options.build` to read; a text that arrives here would stay one.
-            if isinstance(options._read(value, hints[field.name], where), str) != isinstance(value, str):
-                raise UsageError(f"{where}: the text {value!r} stands where a value of another type belongs.")
+        options.settle(self, "policy")
 
     @abc.abstractmethod
     def choose(self, candidates: Candidates) -> Choice:

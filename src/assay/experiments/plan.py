@@ -5,16 +5,17 @@ import functools
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from .. import data, nets
+from .. import data, methods, nets
 from ..core import options
 from ..core.errors import UnknownName, UsageError
+from ..core.method import AbstractDynamicsMethod
 from ..data.corruption import plant
 from ..data.examples import Examples
 from ..data.transforms import augment
@@ -24,27 +25,40 @@ DEFAULT_RECIPE = {"epochs": 20, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-
 """Used where a plan says nothing: plain SGD with momentum at a constant rate."""
 
 
+_ROWS = pydantic.Field(strict=False)
+"""TOML and JSON write lists where a plan holds tuples; everything else must be of its own type, so that `seed = true` is no 1."""
+
+
 class Plant(pydantic.BaseModel):
     """Labels to make wrong on purpose (see `data.corruption.plant`)."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: Literal["uniform", "pair", "class"] = "uniform"
     rate: float | None = None
     seed: int | None = None
-    matrix: tuple[tuple[float, ...], ...] | None = None
+    matrix: Annotated[tuple[Annotated[tuple[float, ...], _ROWS], ...], _ROWS] | None = None
 
 
 class Recording(pydantic.BaseModel):
     """What is kept of the training (see `runs.recorder.Recorder`)."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
     view: Literal["train", "eval"] = "train"
     keep_logits: bool = False
     mean_probs: bool = True
     checkpoints: Literal["every", "last", "none"] | tuple[int, ...] = "last"
-    live: tuple[str, ...] = ()
+    live: Annotated[tuple[str, ...], _ROWS] = ()
+
+    @pydantic.field_validator("checkpoints", mode="before")
+    @classmethod
+    def _which(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in value):
+            return tuple(value)
+        if value not in ("every", "last", "none"):
+            raise ValueError("give 'every', 'last', 'none' or a list of epochs, counted from 0")
+        return value
 
 
 class Plan(pydantic.BaseModel):
@@ -59,7 +73,7 @@ class Plan(pydantic.BaseModel):
         record: What is kept.
     """
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
     data: str
     net: str = "mlp"
@@ -71,10 +85,15 @@ class Plan(pydantic.BaseModel):
     @pydantic.field_validator("data", mode="before")
     @classmethod
     def _spec(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            rest = {key: inner for key, inner in value.items() if key != "name"}
-            return options.join(str(value.get("name", "")), rest)
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        if not isinstance(value.get("name"), str):
+            raise ValueError("a table of data needs a name, such as 'digits'")
+        rest = {key: inner for key, inner in value.items() if key != "name"}
+        for key, inner in rest.items():
+            if not isinstance(inner, (str, int, float)) or "," in str(inner):
+                raise ValueError(f"{key} must be a number, true, false or a text without a comma")
+        return options.join(value["name"], rest)
 
     @classmethod
     def make(cls, settings: Mapping[str, Any]) -> "Plan":
@@ -93,10 +112,17 @@ class Plan(pydantic.BaseModel):
                 raise UnknownName("setting of a plan", where, _settings()) from error
             if first["type"] == "missing":
                 raise UsageError(f"The plan needs a value for {where}.") from error
-            raise UsageError(f"The plan's {where} = {first['input']!r}: {first['msg']}.") from error
-        plan.training  # noqa: B018  a bad recipe, net or dataset name is refused here, not after the data are read
+            raise UsageError(f"The plan's {where} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
+        # A bad recipe, net, dataset or method is refused here, not after the data are read.
+        recipe = plan.training
         nets.parse(plan.net)
         data.parse(plan.data)
+        plan.live  # noqa: B018
+        kept = plan.record.checkpoints
+        if not isinstance(kept, str) and (not kept or not 0 <= min(kept) <= max(kept) < recipe.epochs):
+            raise UsageError(
+                f"The plan's record.checkpoints = {list(kept)} must be some of the {recipe.epochs} epochs, 0..{recipe.epochs - 1}."
+            )
         return plan
 
     @classmethod
@@ -104,6 +130,7 @@ class Plan(pydantic.BaseModel):
         """A plan from a TOML file, with some settings replaced.
 
         Raises:
+            UnknownName: No setting has that name.
             UsageError: The file is absent or no TOML; or as `make`.
         """
         try:
@@ -112,7 +139,12 @@ class Plan(pydantic.BaseModel):
             raise UsageError(f'{path} does not exist; give a TOML file with at least `data = "digits"`.') from error
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} is no readable TOML ({error}).") from error
-        return cls.make(merged(settings, overrides or {}))
+        given = dict(overrides or {})
+        old, new = settings.get("plant"), given.get("plant")
+        if isinstance(old, dict) and isinstance(new, Mapping) and new.get("kind", old.get("kind")) != old.get("kind"):
+            # Rate and matrix belong to their kind of planting; with another kind, none of them is meant.
+            del settings["plant"]
+        return cls.make(merged(settings, given))
 
     @functools.cached_property
     def training(self) -> Recipe:
@@ -123,12 +155,33 @@ class Plan(pydantic.BaseModel):
         """The recipe under another seed.
 
         Raises:
+            UnknownName: No setting has that name.
             UsageError: A setting is out of range.
         """
+        if "seed" in self.recipe:
+            raise UsageError(f"The plan's recipe.seed = {self.recipe['seed']!r}: give seed once, outside the recipe.")
         defaults = dict(DEFAULT_RECIPE)
         if self.recipe.get("optimizer", "sgd") != "sgd":
             defaults.pop("momentum")
         return Recipe.from_dict({**defaults, **self.recipe, "seed": seed})
+
+    @functools.cached_property
+    def live(self) -> tuple[AbstractDynamicsMethod, ...]:
+        """The methods that run along.
+
+        Raises:
+            UnknownName: No such method or option.
+            UsageError: A method is no fold over epochs, or is named twice.
+        """
+        found: dict[str, AbstractDynamicsMethod] = {}
+        for spec in self.record.live:
+            method = methods.parse(spec)
+            if not isinstance(method, AbstractDynamicsMethod):
+                raise UsageError(f"{method.title} cannot run live; it is not a fold over epochs. Score the finished run instead.")
+            if method.title in found:
+                raise UsageError(f"{method.title} is to run live twice; name it once.")
+            found[method.title] = method
+        return tuple(found.values())
 
     def load(self) -> "Material":
         """Read the data and plant what is to be planted.
@@ -138,14 +191,14 @@ class Plan(pydantic.BaseModel):
         """
         split = data.parse(self.data).load()
         if self.plant is None:
-            return Material(split.train, split.test, split.true_labels)
+            return Material(split.train, split.test, split.true_labels, split.notes)
         if split.true_labels is not None:
             raise UsageError(
                 f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
             )
         seed = self.seed if self.plant.seed is None else self.plant.seed
         planted = plant(split.train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
-        return Material(planted.examples, split.test, planted.true_labels)
+        return Material(planted.examples, split.test, planted.true_labels, split.notes)
 
     def build(self, material: "Material", seed: int) -> nn.Module:
         """The net with fresh weights.
@@ -181,11 +234,13 @@ class Material:
         train: Examples under their given labels.
         test: Examples to measure accuracy on.
         true_labels: True class of each training example, where it is known.
+        notes: What the reader of the data had to decide, a sentence each.
     """
 
     train: Examples
     test: Examples
     true_labels: Int[Tensor, " examples"] | None
+    notes: tuple[str, ...] = ()
 
     @property
     def wrong(self) -> Tensor | None:
@@ -203,5 +258,9 @@ def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
 
 
 def _settings() -> Sequence[str]:
-    inner = [f"{table}.{name}" for table, cls in (("plant", Plant), ("record", Recording)) for name in cls.model_fields]
-    return [*Plan.model_fields, *inner]
+    tables = {
+        "plant": list(Plant.model_fields),
+        "record": list(Recording.model_fields),
+        "recipe": [field.name for field in dataclasses.fields(Recipe) if field.name != "seed"],
+    }
+    return [*Plan.model_fields, *(f"{table}.{name}" for table, names in tables.items() for name in names)]

@@ -1,19 +1,21 @@
 """Record: train the plan's net with the recorder on."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..core.errors import Mismatch, UsageError
-from ..core.method import AbstractDynamicsMethod
+from ..core.errors import Mismatch, NotWritten, UsageError
 from ..data.examples import Examples
-from ..methods import parse
 from ..runs.artefacts import save_truth
+from ..runs.disk import remove
 from ..runs.recorder import Recorder
 from ..runs.run import Run
+from ..training.device import device_named
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState
@@ -60,8 +62,10 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
     """
     progress = progress or Progress()
     began = time.perf_counter()
+    recipe, live = plan.training, plan.live
+    device_named(recipe.device)
     material = plan.load()
-    examples, recipe = material.train, plan.training
+    examples = material.train
     if recipe.ragged == "drop" and plan.record.view == "train" and len(examples) % recipe.batch:
         raise UsageError(
             f"ragged='drop' leaves {len(examples) % recipe.batch} of {len(examples)} examples out of every epoch; "
@@ -71,10 +75,6 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints 'last'.")
     augment = plan.augmentation(material, recipe.seed)
     model = plan.build(material, plan.seed)
-    live = [parse(spec) for spec in plan.record.live]
-    for method in live:
-        if not isinstance(method, AbstractDynamicsMethod):
-            raise UsageError(f"{method.title} cannot run live; it is not a fold over epochs. Score the finished run instead.")
     recorder = Recorder(
         folder,
         examples.ids,
@@ -82,7 +82,7 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         keep_logits=plan.record.keep_logits,
         mean_probs=plan.record.mean_probs,
         checkpoints=plan.record.checkpoints,
-        live=live,  # type: ignore[arg-type]
+        live=live,
         class_names=examples.class_names,
         seed=plan.seed,
         device=recipe.device,
@@ -90,14 +90,15 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         resume=resume,
         code=__version__,
     )
-    with recorder:
+    with recorder, _forgotten_if_empty(recorder):
         # The content hash takes the pixels in, which ids and labels alone do not.
         if (was := recorder.header.about.get("content")) != examples.content:
             raise Mismatch(
                 f"{folder} was recorded from data {was}, {plan.data} now is {examples.content}; resume with the same data."
             )
-        if recorder.header.about.get("plan") != plan.plain():
-            raise Mismatch(f"{folder} was recorded by another plan; resume with the plan in {recorder.paths.header}.")
+        old, new = recorder.header.about.get("plan"), plan.plain()
+        if old != new:
+            raise Mismatch(f"{folder} was recorded by another plan ({_difference(old, new)}); resume it with the same settings.")
         if material.true_labels is not None:
             save_truth(examples.ids, material.true_labels, recorder.paths.truth)
         state = None
@@ -119,6 +120,34 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
     return Run(folder)
 
 
+@contextlib.contextmanager
+def _forgotten_if_empty(recorder: Recorder) -> Iterator[None]:
+    """A recording that fails before anything is worth keeping leaves its folder free for the next try."""
+    try:
+        yield
+    except BaseException:
+        if not recorder.epochs and not recorder.paths.examples.exists():
+            with contextlib.suppress(NotWritten):
+                remove(recorder.paths.truth)
+                remove(recorder.paths.header)
+        raise
+
+
+def _difference(old: object, new: dict[str, object]) -> str:
+    """The first setting in which two plans differ, in words."""
+    if not isinstance(old, dict):
+        return "its own loop"
+    for name in sorted(old.keys() | new.keys()):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, dict) and isinstance(now, dict) and was != now:
+            name, was, now = next(
+                (f"{name}.{key}", was.get(key), now.get(key)) for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)
+            )
+        if was != now:
+            return f"{name} was {was!r} and is {now!r}"
+    return "the order of its settings"
+
+
 def about(plan: Plan, material: Material, model: nn.Module) -> dict[str, object]:
     """What is being trained, for people and for `verify`."""
     examples = material.train
@@ -135,4 +164,6 @@ def about(plan: Plan, material: Material, model: nn.Module) -> dict[str, object]
     }
     if material.wrong is not None:
         facts["wrong labels"] = int(material.wrong.sum())
+    if material.notes:
+        facts["notes"] = list(material.notes)
     return facts

@@ -143,7 +143,8 @@ def verify(
             save_outcome(outcome, path)
     outcomes.sort(key=lambda one: ((KEPT, RANDOM, ALL).index(one.arm), one.seed))
     known = truth if truth is not None else load_truth(opened.paths.truth) if opened.paths.truth.exists() else None
-    detections, cleaning = (), None
+    detections: tuple[Detection, ...] = ()
+    cleaning = None
     if known is not None:
         detections = tuple(detect(one, opened, known) for one in (scores or {}).values())
         cleaning = clean(decision, given, known)

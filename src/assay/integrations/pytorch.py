@@ -160,8 +160,8 @@ def record(
         raise UsageError("forward= is called by view='eval' only; leave it out, or record with view='eval'.")
     if clean is not None and len(clean) != size:  # type: ignore[arg-type]
         raise Mismatch(
-            f"clean= has {len(clean)} examples, the loader's dataset {size}; give the same examples in the same order."
-        )  # type: ignore[arg-type]
+            f"clean= and the loader's dataset ({size} examples) differ in length; give the same examples in the same order."
+        )
     if resume and checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints='last'.")
     methods = tuple(parse(method) for method in live)

@@ -10,7 +10,7 @@ def error_norm(
     probs: Float[Tensor, "*batch examples classes"], labels: Int[Tensor, " examples"]
 ) -> Float[Tensor, "*batch examples"]:
     """Euclidean distance from `probs` to the one-hot label; in [0, sqrt 2]."""
-    return torch.linalg.vector_norm(probs - F.one_hot(labels, probs.shape[-1]).to(probs.dtype), dim=-1)
+    return torch.linalg.vector_norm(probs - F.one_hot(labels.to(torch.int64), probs.shape[-1]).to(probs.dtype), dim=-1)
 
 
 def weighted_log_change(

@@ -1,5 +1,6 @@
 """Margins between outputs. Pure functions on tensors."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -11,7 +12,7 @@ def label_margin(
 
     The given class is masked with -inf, not with 0: logits of the other classes may all be negative.
     """
-    index = labels.expand(outputs.shape[:-1]).unsqueeze(-1)
+    index = labels.to(torch.int64).expand(outputs.shape[:-1]).unsqueeze(-1)
     given = outputs.gather(-1, index).squeeze(-1)
     other = outputs.scatter(-1, index, -float("inf")).amax(-1)
     return given - other

@@ -10,7 +10,9 @@ from .margins import label_margin, top_two
 
 
 def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]) -> dict[str, Tensor]:
-    """Facts per example, keyed as in `core.evidence.Need`, in the precision of `logits`.
+    """Facts per example, keyed as in `core.evidence.Need`, in the precision of `logits` and at least float32.
+
+    Half precision would round the probability of an easy example to 1 and lose how it moves.
 
     Returns:
         target_probs: softmax probability of the given label.
@@ -21,6 +23,8 @@ def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " exa
         error_norms: Euclidean distance from p to the one-hot label.
         top_probs, second_probs: the two largest probabilities.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = labels.to(torch.int64)
     log_probs = logits.log_softmax(-1)
     probs = log_probs.exp()
     losses = F.nll_loss(log_probs, labels, reduction="none")

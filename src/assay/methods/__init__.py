@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Mapping
 
 from ..core import options
-from ..core.errors import UnknownName
+from ..core.errors import UnknownName, UsageError
 from ..core.method import AbstractMethod
 
 
@@ -40,13 +40,17 @@ def find(name: str) -> type[AbstractMethod]:
 
 
 def parse(spec: str | AbstractMethod, given: Mapping[str, object] | None = None) -> AbstractMethod:
-    """The method that `"name"` or `"name:option=value,..."` asks for; a method is passed through.
+    """The method that `"name"` or `"name:option=value,..."` asks for; options in `given` win. A method is passed through.
 
     Raises:
         UnknownName: No such method or option.
-        UsageError: A value that the option does not take.
+        UsageError: A value that the option does not take, or options beside a finished method.
     """
     if isinstance(spec, AbstractMethod):
+        if given:
+            raise UsageError(
+                f"{spec.title} already has its options; {', '.join(given)} cannot be set on it. Give a name instead."
+            )
         return spec
     name, texts = options.split(spec)
     return options.build(find(name), "method", {**texts, **(given or {})})

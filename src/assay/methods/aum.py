@@ -42,6 +42,12 @@ class AUM(AbstractSpanMethod):
         "examples",
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.form == "probs":
+            # The class carries the unit of the default form, for the table of methods; this method carries its own.
+            object.__setattr__(self, "unit", "probability")
+
     @property
     def needs(self) -> frozenset[Need]:  # type: ignore[override]
         if self.form == "logits":

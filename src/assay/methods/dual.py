@@ -57,8 +57,8 @@ class DUAL(AbstractSpanMethod):
     )
 
     def __post_init__(self):
-        checked_window(self.window)
         super().__post_init__()
+        checked_window(self.window)
 
     @property
     def shortest_span(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.errors import MissingEvidence
 from ..core.evidence import Epoch, Need
 from ..core.method import AbstractSpanMethod, Source, State, checked_window
 from ..core.scores import Direction
@@ -60,16 +61,16 @@ class DynUnc(AbstractSpanMethod):
     )
 
     def __post_init__(self):
-        checked_window(self.window)
         super().__post_init__()
+        checked_window(self.window)
 
     @property
     def shortest_span(self) -> int:
         return self.window + int(self.drop_last)
 
     def epochs_read(self, recorded: int) -> range:
-        span = super().epochs_read(recorded)
-        return span[:-1] if self.drop_last else span
+        last = recorded if self.epochs is None else self.epochs
+        return range(min(last - int(self.drop_last), recorded))
 
     def start(self, examples: int, classes: int) -> State:
         return {**start_ring(self.window, examples), "total": torch.zeros(examples, dtype=torch.float64)}
@@ -79,4 +80,10 @@ class DynUnc(AbstractSpanMethod):
             state["total"] += ring_moments(state)[1]
 
     def finish(self, state: State) -> Float[Tensor, " examples"]:
+        if int(state["seen"]) < self.window:
+            # While a run goes on, no epoch is known to be before the last one unless epochs=... says so.
+            raise MissingEvidence(
+                f"{self.title} has folded {int(state['seen'])} epochs, its window takes {self.window}; "
+                "score the finished run, which needs no logits for it."
+            )
         return state["total"] / (state["seen"] - self.window + 1)

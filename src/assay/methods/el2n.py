@@ -51,6 +51,7 @@ class EL2N(AbstractDynamicsMethod):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if self.at < 0 or self.span < 1:
             raise UsageError(f"{self.title}: at must be 0 or more and span 1 or more.")
 

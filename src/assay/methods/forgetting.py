@@ -52,12 +52,12 @@ class Forgetting(AbstractSpanMethod):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         if isinstance(self.never_learned, float) and not math.isfinite(self.never_learned):
             raise UsageError(
                 f"{self.name}: never_learned={self.never_learned} is not a finite number; use never_learned=epochs to rank such "
                 "examples above all others."
             )
-        super().__post_init__()
 
     def start(self, examples: int, classes: int) -> State:
         return {

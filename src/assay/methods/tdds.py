@@ -89,13 +89,21 @@ class TDDS(AbstractSpanMethod):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         checked_window(self.window, smallest=3)
         _checked_decay(self.decay)
-        super().__post_init__()
+        if self.outer == "sumsq":
+            # The class carries the unit of the default form, for the table of methods; this method carries its own.
+            object.__setattr__(self, "unit", "nats squared")
 
     @property
     def shortest_span(self) -> int:
         return self.window
+
+    def epochs_read(self, recorded: int) -> range:
+        span = super().epochs_read(recorded)
+        # With a decay of 1 only the newest window has any weight.
+        return span[-self.window :] if self.decay == 1 else span
 
     def start(self, examples: int, classes: int) -> State:
         return {

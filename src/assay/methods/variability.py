@@ -17,8 +17,19 @@ def variability(target_probs: Float[Tensor, "epochs examples"], ddof: int = 0) -
     """Standard deviation over epochs of the probability of the given label.
 
     Large means ambiguous; a constant trajectory gives 0. Range [0, 0.5] for the population form (ddof 0).
+
+    Raises:
+        UsageError: A ddof other than 0 and 1, or no more epochs than it.
     """
+    if len(target_probs) <= _checked_ddof(ddof):
+        raise UsageError(f"{len(target_probs)} epochs are too few for ddof={ddof}; give at least {ddof + 1}.")
     return target_probs.std(0, correction=ddof)
+
+
+def _checked_ddof(ddof: int) -> int:
+    if ddof not in (0, 1):
+        raise UsageError(f"ddof={ddof} is neither 0 nor 1.")
+    return ddof
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +50,8 @@ class Variability(AbstractSpanMethod):
     )
 
     def __post_init__(self):
-        if self.ddof not in (0, 1):
-            raise UsageError(f"{self.name}: ddof={self.ddof} is neither 0 nor 1.")
         super().__post_init__()
+        _checked_ddof(self.ddof)
 
     @property
     def shortest_span(self) -> int:

@@ -193,7 +193,7 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
         }
         for one in comparisons
     ]
-    pairs = [row["pair"] for row in rows]
+    pairs = [str(row["pair"]) for row in rows]
     # Labels of two lines, so that the chart keeps its width on a phone.
     y = alt.Y("pair:N", title=None, sort=pairs, axis=alt.Axis(labelLimit=220, labelExpr="split(datum.label, '\\n')"))
     hollow = alt.condition("datum.finding === 'significant'", alt.value(1), alt.value(0))

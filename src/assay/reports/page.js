@@ -10,6 +10,7 @@
   const CARDS = 48;
   const LINES = 40;
   const OPENING = 8;
+  const RINGS = 100;
 
   // ---------------------------------------------------------------- small builders, text only
 
@@ -101,7 +102,7 @@
     if (name === "map") {
       wireMap(drawn.view);
       await fill("map", "examples", found.map(point));
-      await fill("map", "chosen", chosen.map(point));
+      await fill("map", "chosen", ringed());
     }
     if (name === "lines") await fill("lines", "lines", lines());
     if (name === "detection") lift($("lifted").textContent);
@@ -132,6 +133,9 @@
     image: data.pictures ? source(i) : undefined, label: wrong(i) ? "wrong label" : "right label",
     confidence: data.map.confidence[i], variability: data.map.variability[i], correctness: data.map.correctness[i],
   });
+
+  // More rings than this would hide the points that they mark; the brush shows where those are.
+  const ringed = () => (chosen.length <= RINGS ? chosen.map(point) : []);
 
   // ---------------------------------------------------------------- the table
 
@@ -165,7 +169,7 @@
     return a - b;
   }
 
-  const text = (cell) => document.createTextNode(cell.getValue() ?? "–");
+  const text = (cell) => cell.getValue() ?? "–";
   const clamp = (cell) => make("span", { className: "clamp", title: cell.getValue() ?? "" }, cell.getValue() ?? "");
   const against = (cell) => {
     const i = cell.getData().position;
@@ -413,7 +417,7 @@
     if (data.lines && $("lines-count")) {
       $("lines-count").textContent = focused === null && n > LINES ? `The first ${LINES} of ${number.format(n)} are drawn.` : "";
     }
-    if (chart("map")) await fill("map", "chosen", chosen.map(point));
+    if (chart("map")) await fill("map", "chosen", ringed());
     if (chart("lines")) await fill("lines", "lines", lines());
   }
 

@@ -98,7 +98,7 @@ def remove(path: Path) -> None:
 
 def checksum(tensor: Tensor) -> int:
     """CRC-32 over the bytes of a tensor."""
-    return zlib.crc32(memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy()))
+    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())  # type: ignore[arg-type]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> dict[str, int]:
