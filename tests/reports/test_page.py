@@ -15,6 +15,7 @@ from reports import exhibits
 from reports.exhibits import PROBE
 
 READY = "html[data-ready=yes]"
+SETTLED = "document.querySelector('#table').getAttribute('aria-busy') !== 'true'"
 
 
 @dataclasses.dataclass
@@ -66,10 +67,7 @@ def opened(chromium, path):
 def tab(opened):
     """The open page, everything reset; whatever a test does, the page stays silent and asks for nothing."""
     opened.tab.click("#reset")
-    until(
-        opened.tab,
-        "document.querySelector('#matching').textContent === '2,000' && document.querySelector('#meaning').textContent.startsWith('aum')",
-    )
+    until(opened.tab, SETTLED)
     opened.tab.click("#clear")
     opened.tab.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 0")
     yield opened.tab
@@ -188,7 +186,7 @@ def test_scores_sort_by_number(tab, exhibit):
 
 def test_choosing_a_method_ranks_by_it(tab, exhibit):
     tab.select_option("#method", label="dual")
-    until(tab, "document.querySelector('#meaning').textContent.startsWith('dual')")
+    until(tab, SETTLED)
     assert [int(text) for text in cells(tab, "id")] == ids_by(exhibit, "dual")[:8]
     assert "not dirt" in tab.locator("#meaning").inner_text()
     tab.fill("#within", "5")

@@ -1,41 +1,52 @@
 """The application: its verbs by name, and the one seam where errors become a sentence and an exit code."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cyclopts
 
 from .. import __version__
+from .choose import choose_
+from .demo import demo_
+from .exchange import export_, import_
+from .inspect import inspect_
+from .record import record_
+from .report import report_
+from .score import score_
+from .tables import datasets_, methods_, nets_, policies_
+from .verify import verify_
 
 app = cyclopts.App(
     name="assay",
     version=__version__,
     help="What every training example is worth: record once, score with every method, decide, verify, report.\n\n"
-    "Try `assay demo`. Every verb explains itself with --help.",
+    "Try `assay demo`. Every verb explains itself with --help. An error is one sentence; --debug shows where it came from.",
     help_format="markdown",
     help_on_error=False,
+    default_parameter=cyclopts.Parameter(negative_iterable=()),
+    # Ctrl-C is answered in run_app.
+    suppress_keyboard_interrupt=False,
 )
 
-VERBS = {
-    "demo": "demo",
-    "record": "record",
-    "score": "score",
-    "choose": "choose",
-    "verify": "verify",
-    "report": "report",
-    "inspect": "inspect",
-    "import": "exchange",
-    "export": "exchange",
-    "methods": "tables",
-    "policies": "tables",
-    "datasets": "tables",
-    "nets": "tables",
+VERBS: dict[str, Callable[..., None]] = {
+    "demo": demo_,
+    "record": record_,
+    "score": score_,
+    "choose": choose_,
+    "verify": verify_,
+    "report": report_,
+    "inspect": inspect_,
+    "import": import_,
+    "export": export_,
+    "methods": methods_,
+    "policies": policies_,
+    "datasets": datasets_,
+    "nets": nets_,
 }
-"""Which module holds each verb."""
+"""In the order of the work. Each imports what it needs when it runs, so that help comes at once."""
 
-for _verb, _module in VERBS.items():
-    # As text, so that cyclopts imports a verb's module only when its help or its work is asked for.
-    app.command(f"assay.cli.{_module}:{_verb}_", name=_verb)
+for _place, (_name, _verb) in enumerate(VERBS.items()):
+    app.command(_verb, name=_name, sort_key=_place)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -54,7 +65,7 @@ def run_app(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _say(
             debug,
-            "interrupted; what was committed is safe, and the same command with --resume (record) or as it was goes on.",
+            "interrupted; what was finished is kept. The same command goes on from there, `assay record` with --resume.",
             INTERRUPTED,
         )
     except BrokenPipeError:

@@ -6,7 +6,9 @@ from pathlib import Path
 def choose_(
     run: Path, score: str, /, *, policy: str, keep: float | None = None, seed: int | None = None, name: str | None = None
 ) -> None:
-    """Apply a policy to a score of a run and save the decision in its folder.
+    """Decide by a score which examples to keep, drop or relabel.
+
+    The decision is saved in the run's folder.
 
     Example: assay choose runs/digits dual --policy beta --keep 0.3 --seed 0
 
@@ -25,13 +27,15 @@ def choose_(
     name
         Name of the decision; by default made from policy and score.
     """
-    from ..core.errors import OutputExists
+    from ..core.errors import OutputExists, UsageError
     from ..experiments.choose import choose
     from ..experiments.score import score as scored
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say
 
+    if name is not None and not any(letter.isalnum() for letter in name):
+        raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
     opened = Run(run)
     options = {key: value for key, value in {"keep": keep, "seed": seed}.items() if value is not None}
     table = scored(opened, score, save=True)

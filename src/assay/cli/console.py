@@ -52,14 +52,19 @@ def showing_progress() -> Iterator[LiveProgress]:
         yield LiveProgress(bars)
 
 
+WIDE = 10_000
+"""Columns of a table that no terminal shows: one line per row, for grep and the like."""
+
+
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
     """Print a table; columns named in `right` are numbers."""
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for place, column in enumerate(columns):
+        # The first column is what a row is called by, and must be readable in one piece.
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table, soft_wrap=False)
+    console.print(table, soft_wrap=False, width=None if console.is_terminal else WIDE)
 
 
 def say(words: str) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 
 def demo_(*, out: Path = Path("demo"), seeds: int = 5) -> None:
-    """Plant wrong labels into scikit-learn's digits, find them, drop the worst, retrain, and write report.html.
+    """Go the whole way on real digits, in under a minute.
 
-    A tenth of the training labels is flipped, with the truth kept aside; a small net trains with the recorder on; every method
-    scores every example; the most suspect tenth is dropped; retraining over seeds tells whether that was right.
+    A tenth of the training labels of scikit-learn's digits is flipped, with the truth kept aside; a small net trains with the
+    recorder on; every method scores every example; the most suspect tenth is dropped; retraining over seeds tells whether that
+    was right; report.html shows it all.
     Started again, it goes on where it was stopped.
 
     Parameters

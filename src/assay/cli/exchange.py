@@ -1,10 +1,15 @@
 """`assay import` and `assay export`: the npy files of the DUAL and TDDS codes."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
 def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") -> None:
-    """Make a run from a folder of i_Output.npy, i_Index.npy and, if it is there, i_Loss.npy.
+    """Make a run from the npy files of the DUAL and TDDS codes.
+
+    These are i_Output.npy, i_Index.npy and, if it is there, i_Loss.npy, with i the epoch.
 
     Parameters
     ----------
@@ -35,8 +40,10 @@ def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") ->
     say(f"{run}: {made.epochs} epochs of {len(made.ids):,} examples. Next: assay score {run} all")
 
 
-def export_(run: Path, folder: Path, /, *, scores: bool = False) -> None:
-    """Write the epochs of a run as i_Output.npy, i_Loss.npy and i_Index.npy, or its scores as X_score.npy and X_mask.npy.
+def export_(run: Path, folder: Path, /, *, scores: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Write a run, or its scores, as such npy files.
+
+    Epochs become i_Output.npy, i_Loss.npy and i_Index.npy, scores X_score.npy and X_mask.npy.
 
     Parameters
     ----------
@@ -61,6 +68,11 @@ def export_(run: Path, folder: Path, /, *, scores: bool = False) -> None:
     table = scores_of(opened)
     if not table:
         raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
+    names = [one.method for one in table.values()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"{run} holds several scores of {', '.join(twice)}, but the npy files are named by method; take one out of {run / 'scores'}."
+        )
     for one in table.values():
         export_scores(one, folder)
     say(f"{folder}: {', '.join(table)}")

@@ -1,10 +1,14 @@
 """`assay inspect`: what a run's folder holds."""
 
+import contextlib
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
-def inspect_(run: Path, /, *, check: bool = False) -> None:
-    """Show what a run recorded, what was made from it, and which methods it allows.
+def inspect_(run: Path, /, *, check: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Show what a run holds and which methods it allows.
 
     Parameters
     ----------
@@ -19,7 +23,11 @@ def inspect_(run: Path, /, *, check: bool = False) -> None:
 
     opened = Run(run)
     header, about = opened.header, opened.header.about
-    size = sum(path.stat().st_size for path in opened.folder.rglob("*") if path.is_file())
+    size = 0
+    for path in opened.folder.rglob("*"):
+        # A run that is being written loses its temporary files while we look.
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
     seconds = sum(commit.seconds for commit in opened.commits)
     rows = [
         ("epochs", f"{opened.epochs} committed, {sum(commit.steps for commit in opened.commits):,} steps, {seconds:.1f} s"),

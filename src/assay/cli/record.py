@@ -33,9 +33,11 @@ def record_(
     checkpoints: str | None = None,
     live: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
-    resume: bool = False,
+    resume: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Train a net with the recorder on. A TOML plan, flags, or both; flags win.
+    """Train a net with the recorder on.
+
+    What to train is said by a TOML plan, flags, or both; flags win.
 
     Example: assay record runs/digits --data digits --net mlp --plant uniform:rate=0.1 --epochs 20
 
@@ -51,10 +53,33 @@ def record_(
         Net with options, such as mlp:widths=64-128 (see `assay nets`).
     plant
         Labels to make wrong: uniform:rate=0.1, pair:rate=0.1, or class with a matrix in the plan; the truth is kept aside.
+        Of another kind than the plan's, it takes the place of the plan's.
     seed
         Of initial weights, order, augmentation and planting.
-    epochs, batch, lr, optimizer, momentum, weight_decay, schedule, ragged, crop, flip, device, precision
-        Settings of the recipe.
+    epochs
+        How many times every example is seen; 20 if nothing says otherwise.
+    batch
+        Examples per step; 128 if nothing says otherwise.
+    lr
+        Learning rate, with a schedule its largest value; 0.05 if nothing says otherwise.
+    optimizer
+        sgd (the default), adam or adamw.
+    momentum
+        Of sgd; 0.9 if nothing says otherwise.
+    weight_decay
+        On every trainable parameter; 0.0005 if nothing says otherwise.
+    schedule
+        How the rate goes from step to step: constant (the default), step, cosine, one_cycle or inverse_sqrt.
+    ragged
+        A last batch that is not full: keep it (the default), drop it, or cut the epoch into even batches.
+    crop
+        Pixels of padding for random crops of images; 0 (the default) for none.
+    flip
+        Whether images are mirrored at random; they are not by default.
+    device
+        cpu (the default) or cuda.
+    precision
+        float32 (the default), or bfloat16 on cuda.
     view
         train (the training pass, free) or eval (a clean pass after every epoch).
     keep_logits
@@ -66,7 +91,7 @@ def record_(
     live
         Method to run along, such as tdds; may be given several times.
     set_
-        Any other setting of the recipe as key=value, such as nesterov=true; may be given several times.
+        Any other setting of the recipe as key=value, such as nesterov=true or milestones=[10,15]; may be given several times.
     resume
         Go on after the last committed epoch of the run in the folder, if there is one.
     """
@@ -93,7 +118,10 @@ def record_(
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"--set {pair!r} is not of the form key=value.")
-        recipe[key.strip().replace("-", "_")] = literal(value.strip())
+        name = key.strip().replace("-", "_")
+        if recipe.get(name) is not None:
+            raise UsageError(f"{name} is given twice, the second time by --set {pair!r}; give it once.")
+        recipe[name] = literal(value.strip())
     settings: dict[str, Any] = {
         "data": data,
         "net": net,
@@ -114,6 +142,8 @@ def record_(
     made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
     with showing_progress() as progress:
         done = record(made, run, resume=resume, progress=progress)
+    for note in done.header.about.get("notes", ()):  # type: ignore[attr-defined]
+        say(f"{made.data}: {note}")
     say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded. Next: assay score {run} all")
 
 

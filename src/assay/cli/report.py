@@ -13,7 +13,9 @@ def report_(
     most: int = 2000,
     title: str = "",
 ) -> None:
-    """Write one self-contained HTML page of a run: its scores, its decision and the verdict on it, as far as they are there.
+    """Write everything on one HTML page.
+
+    It shows the run, its scores, its decision and the verdict on it, as far as they are there, and needs no network.
 
     Parameters
     ----------
@@ -43,7 +45,7 @@ def report_(
     if not table:
         raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
     chosen = verdict = None
-    if decision is not None or opened.paths.decision("x").parent.exists():
+    if decision is not None or any(opened.paths.decision("x").parent.glob("*.parquet")):
         path = decision_of(opened, decision)
         chosen = load_decision(path)
         if opened.paths.verdict(path.stem).exists():

@@ -34,12 +34,15 @@ def scores_of(run: Run) -> ScoreTable:
 
     Raises:
         Mismatch: A score is of another dataset or recording.
+        RunError: A score is damaged.
     """
     found = [load_scores(path) for path in sorted(run.paths.scores("x").parent.glob("*.parquet"))]
     for one in found:
-        if one.lineage is None or one.lineage.dataset != run.dataset:
-            where = one.lineage.dataset if one.lineage is not None else "an unknown dataset"
+        made_of = one.lineage.parents.get("run") if one.lineage is not None else None
+        if one.lineage is None or one.lineage.dataset != run.dataset or made_of != run.fingerprint:
+            # A run that was scored half-way and then resumed is another recording.
             raise Mismatch(
-                f"The saved score {one.title} is of {where}, {run.folder} recorded {run.dataset}; score the run again."
+                f"The saved score {one.title} was made from recording {made_of or 'unknown'}, {run.folder} holds {run.fingerprint}; "
+                f"score it again: assay score {run.folder} {one.title}."
             )
     return ScoreTable(found)

@@ -1,10 +1,15 @@
 """`assay score`: from a recorded run to one number per example and method."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 
-def score_(run: Path, /, *methods: str, again: bool = False) -> None:
-    """Score a run and save the scores in its folder. A score that was made from this very recording is taken from there.
+def score_(run: Path, /, *methods: str, again: Annotated[bool, Parameter(negative=())] = False) -> None:
+    """Give every example of a run a number by each method.
+
+    The scores are saved in the run's folder. One that was made from this very recording is taken from there.
 
     Example: assay score runs/digits aum dual:window=5 forgetting
 
@@ -18,7 +23,7 @@ def score_(run: Path, /, *methods: str, again: bool = False) -> None:
         Compute scores even if they are there.
     """
     from ..core.errors import UsageError, some
-    from ..core.scores import ordered
+    from ..core.scores import Direction, ordered
     from ..experiments.score import scorable, score
     from ..runs.run import Run
     from .console import say, show_table
@@ -49,4 +54,7 @@ def score_(run: Path, /, *methods: str, again: bool = False) -> None:
     if "all" in methods:
         for name, why in unable.items():
             say(f"left out {name}: {why}")
-    say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay choose {run} {next(iter(table))} --policy top_k:keep=0.9")
+    title, one = next(iter(table.items()))
+    # Where large values are the suspect ones, keeping the largest would keep the suspects.
+    policy = "bottom_k" if one.direction is Direction.HIGH_IS_SUSPECT else "top_k"
+    say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay choose {run} {title} --policy {policy} --keep 0.9")

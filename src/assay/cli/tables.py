@@ -4,7 +4,7 @@ import dataclasses
 
 
 def methods_() -> None:
-    """List the scoring methods: what a large value means, the unit, what they read, their options."""
+    """List the scoring methods and their options."""
     from ..methods import catalogue
     from .console import show_table
 
@@ -16,7 +16,7 @@ def methods_() -> None:
 
 
 def policies_() -> None:
-    """List the policies: what they do, their options."""
+    """List the policies and their options."""
     from ..policies import catalogue
     from .console import show_table
 

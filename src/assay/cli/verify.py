@@ -6,8 +6,9 @@ from pathlib import Path
 def verify_(
     run: Path, /, *, decision: str | None = None, seeds: int = 5, executor: str = "processes", workers: int | None = None
 ) -> None:
-    """Retrain with the decision, with random removal of equal size and with everything, over seeds, and compare.
+    """Retrain over seeds: was the decision right?
 
+    The net is trained with the decision, with random removal of equal size and with everything, and the three are compared.
     Every finished retraining is kept, so that the same command goes on where it was stopped.
 
     Parameters

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .errors import MissingEvidence, UndeclaredNeed, UsageError
+from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
 from .ids import Ids
 
 
@@ -164,6 +164,7 @@ class GradientSource(Protocol):
     """Per-example gradients in blocks, so that no (examples x params) matrix is ever held."""
 
     checkpoints: int
+    """How many there are; they are numbered from 0."""
 
     def blocks(self, checkpoint: int) -> Iterator[GradientBlock]:
         """Every example once, in blocks of any size."""
@@ -175,13 +176,21 @@ Params = Mapping[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One optimizer step as it was taken: which examples, at which rate, from which parameters."""
+    """One optimizer step as it was taken: which examples, at which rate, from which parameters.
+
+    Attributes:
+        index: Number of the step, counted from 0 over the whole run.
+        positions: The batch, in the order of the evidence's ids. An example may stand in it twice.
+        rates: Learning rate of each parameter, by name.
+        params: Trainable parameters before the step, by name.
+        buffers: What the optimizer carries from step to step, before the step; empty for plain SGD.
+    """
 
     index: int
     positions: Int[Tensor, " batch"]
-    rate: float
+    rates: Mapping[str, float]
     params: Params
-    """Trainable parameters before the step, by name."""
+    buffers: Params = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -189,6 +198,9 @@ class StepSource(Protocol):
     """A recorded stretch of training that can be walked backwards and differentiated."""
 
     recorded: int
+    """How many steps there are."""
+    visited: Bool[Tensor, " examples"]
+    """Which examples any of the steps trained on. Known without a replay."""
     final_params: Params
     """Trainable parameters after the last step."""
 
@@ -198,6 +210,15 @@ class StepSource(Protocol):
 
     def losses(self, params: Params, step: Step) -> Float[Tensor, " batch"]:
         """Loss of each example of the step's batch at `params`, differentiable."""
+        ...
+
+    def advance(self, params: Params, buffers: Params, weights: Float[Tensor, " batch"], step: Step) -> tuple[Params, Params]:
+        """Parameters and buffers after the step, differentiable in all three.
+
+        `weights` multiply the losses of the batch, whose mean is still taken over its whole size: ones repeat the step as it was
+        recorded, a zero takes an example out. Only the source knows the optimizer, so a method that walks backwards through
+        `advance` is right for each of them.
+        """
         ...
 
     def target(self, params: Params) -> Float[Tensor, ""]:
@@ -230,6 +251,17 @@ class Evidence:
         steps: StepSource | None = None,
         utility: Utility | None = None,
     ):
+        """Put facts under their needs.
+
+        Raises:
+            UsageError: Labels or mean probabilities do not fit the ids and classes.
+        """
+        if labels is not None:
+            _check_labels(labels, ids, classes)
+        if mean_probs is not None and mean_probs.shape != (len(ids), classes):
+            raise UsageError(
+                f"Mean probabilities of shape {tuple(mean_probs.shape)} do not fit {len(ids)} examples of {classes} classes."
+            )
         self.ids, self.classes = ids, classes
         self.recorded = epochs.recorded if epochs is not None else 0
         held = {
@@ -303,3 +335,14 @@ class Evidence:
     def utility(self) -> Utility:
         """A function from ids to a number, by retraining."""
         return self._take(Need.UTILITY)
+
+
+def _check_labels(labels: Tensor, ids: Ids, classes: int) -> None:
+    if labels.shape != (len(ids),):
+        raise UsageError(f"Labels of shape {tuple(labels.shape)} do not fit {len(ids)} examples; give one class each.")
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        names, values = ids.take(outside), labels[outside].unique().tolist()
+        raise UsageError(
+            f"{len(names)} labels are outside 0..{classes - 1} ({some(values, len(values))}); ids {some(names, len(names))}."
+        )

@@ -144,6 +144,8 @@ def choose(policy: AbstractPolicy, scores: Scores, evidence: Evidence | None = N
         )
     if evidence is not None and len(evidence.ids) != len(scores.ids):
         raise Mismatch(f"{scores.title} covers {len(scores.ids)} examples, the run {len(evidence.ids)}; score this run again.")
+    if evidence is not None:
+        evidence.ids.positions(scores.ids, "the run")
     view = evidence.narrow(policy.title, policy.needs) if evidence is not None and policy.needs else None
     choice = policy.choose(Candidates(scores, view))
     n = len(scores.ids)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from .. import __version__
+from ..core import options as texts
 from ..core import policy as core
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
@@ -29,30 +30,31 @@ def choose(scores: Scores, policy: str | AbstractPolicy, *, run: str | Path | Ru
 
     Raises:
         UnknownName: No such policy or option.
-        UsageError: An option is out of range, a score is NaN, or the policy needs a run and none is known.
+        UsageError: An option is out of range or given twice, a score is NaN, or the policy needs a run and none is known.
         Mismatch: The scores are of another dataset than the run.
     """
+    if isinstance(policy, str) and (twice := sorted(texts.split(policy)[1].keys() & options.keys())):
+        raise UsageError(f"{', '.join(twice)} is given in {policy!r} and again beside it; give it once.")
     chosen = parse(policy, options)
     began = time.perf_counter()
-    evidence = None
-    if run is not None or (chosen.needs and scores.lineage is not None and scores.lineage.folder):
-        opened = run if isinstance(run, Run) else Run(run if run is not None else scores.lineage.folder)  # type: ignore[union-attr]
-        if scores.lineage is not None and scores.lineage.dataset != opened.dataset:
+    parent, opened, evidence = scores.lineage, None, None
+    if run is not None or (chosen.needs and parent is not None and parent.folder):
+        opened = run if isinstance(run, Run) else Run(run if run is not None else parent.folder)  # type: ignore[union-attr]
+        if parent is not None and parent.dataset and parent.dataset != opened.dataset:
             raise Mismatch(
-                f"{scores.title} scores dataset {scores.lineage.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
+                f"{scores.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
             )
         evidence = gather(opened)
     if evidence is None and chosen.needs:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
     decision = core.choose(chosen, scores, evidence)
-    parent = scores.lineage
     lineage = Lineage(
-        dataset=parent.dataset if parent else "",
+        dataset=parent.dataset if parent and parent.dataset else opened.dataset if opened else "",
         parents={**(parent.parents if parent else {}), "scores": scores.fingerprint},
         code=__version__,
         seed=getattr(chosen, "seed", None),
         device="cpu",
         seconds=time.perf_counter() - began,
-        folder=parent.folder if parent else "",
+        folder=parent.folder if parent and parent.folder else str(opened.folder) if opened else "",
     )
     return dataclasses.replace(decision, lineage=lineage)

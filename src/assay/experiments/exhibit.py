@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.decision import Decision
+from ..core.errors import Mismatch, UsageError
 from ..core.exhibit import Agreement, DataMap, Exhibit, Histogram, Origin, Shown, Trajectories
 from ..core.ids import Ids
 from ..core.scores import Scores, ScoreTable, ordered
@@ -18,7 +19,7 @@ from ..runs.artefacts import load_truth
 from ..runs.gather import gather
 from ..runs.run import Run
 from .score import score
-from .verify import clean, detect, wrong_labels
+from .verify import check_dataset, clean, detections_of, has_plan, wrong_labels
 
 MOST_SHOWN = 2000
 """Examples with pictures on one page."""
@@ -51,11 +52,18 @@ def exhibit(
         most: How many examples are shown one by one, at most.
 
     Raises:
-        Mismatch: Parts that are not of the same examples.
+        UsageError: No example may be shown.
+        Mismatch: Parts that are not of the same examples, or a verdict on another decision.
         RunError: The run is damaged.
     """
+    if most < 1:
+        raise UsageError(f"most={most} shows no example; give at least 1.")
     run = run if isinstance(run, Run) else Run(run)
     scores = tuple(table.values())
+    check_dataset(run, scores, decision)
+    judged = verdict.lineage.parents.get("decision") if verdict is not None and verdict.lineage is not None else None
+    if decision is not None and judged not in (None, decision.fingerprint):
+        raise Mismatch(f"The verdict is on another decision than {decision.title} as it is now; verify this one.")
     if truth is None and run.paths.truth.exists():
         truth = load_truth(run.paths.truth)
     shown_ids, picked = _picked(run, scores, most)
@@ -65,7 +73,6 @@ def exhibit(
     dynamics = score(run, ["confidence", "variability", "correctness"])
     wrong = wrong_labels(run.ids, run, truth) if truth is not None else None
     trajectories, note = _trajectories(run, place)
-    known = truth is not None and bool(wrong.any()) and not bool(wrong.all())  # type: ignore[union-attr]
     given = run.labels[place]
     return Exhibit(
         title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
@@ -87,10 +94,10 @@ def exhibit(
         histograms=tuple(_histogram(one, wrong_labels(one.ids, run, truth) if truth is not None else None) for one in scores),
         agreement=_agreement(scores) if len(scores) > 1 else None,
         verdict=verdict,
-        detections=tuple(detect(one, run, truth) for one in scores) if known and verdict is None and truth is not None else (),
+        detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
         cleaning=_cleaning(decision, run, truth) if verdict is None else None,
         origins=_origins(run, scores, decision, verdict),
-        notes=tuple(filter(None, (note, _pass_note(run)))),
+        notes=tuple(filter(None, (note, _pass_note(run), *_reader_notes(run)))),
     )
 
 
@@ -132,17 +139,20 @@ def _looks(examples: Examples | None, ids: Ids) -> dict:
 def _facts(run: Run, predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:
     header, about = run.header, run.header.about
     seconds = sum(commit.seconds for commit in run.commits)
-    facts = {
-        "data": str(about.get("data", f"{len(run.ids):,} examples of the loop's own dataset")),
-        "examples": f"{len(run.ids):,} for training"
-        + (f", {about['test examples']:,} for testing" if "test examples" in about else "")
-        + f", {run.classes} classes",
-        "net": f"{about['net']}, {about['parameters']:,} parameters"
-        if "net" in about
-        else str(about.get("model", "the loop's own model")),
-    }
-    if isinstance(recipe := about.get("recipe"), dict):
-        facts["recipe"] = ", ".join(f"{name} {value}" for name, value in recipe.items())
+    if has_plan(run):
+        facts = {
+            "data": str(about["data"]),
+            "examples": f"{len(run.ids):,} for training, {about['test examples']:,} for testing, {run.classes} classes",
+            "net": f"{about['net']}, {about['parameters']:,} parameters",
+            "recipe": ", ".join(f"{name} {value}" for name, value in about["recipe"].items()),  # type: ignore[attr-defined]
+        }
+    else:
+        facts = {
+            "data": "the loop's own dataset",
+            "examples": f"{len(run.ids):,} for training, {run.classes} classes",
+            "net": "the loop's own model",
+            **{name: str(value) for name, value in about.items()},
+        }
     facts["recorded"] = (
         f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps in {seconds:.1f} s"
         + (f", seed {header.seed}" if header.seed is not None else "")
@@ -194,6 +204,10 @@ def _origins(run: Run, scores: Sequence[Scores], decision: Decision | None, verd
     if verdict is not None and verdict.lineage is not None:
         origins.append(Origin("verdict", verdict.lineage.parents.get("decision", ""), verdict.lineage))
     return tuple(origins)
+
+
+def _reader_notes(run: Run) -> Sequence[str]:
+    return run.header.about.get("notes", ()) if has_plan(run) else ()  # type: ignore[return-value]
 
 
 def _pass_note(run: Run) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import data, methods, nets
 from ..core import options
 from ..core.errors import UnknownName, UsageError
+from ..core.lineage import fingerprint
 from ..core.method import AbstractDynamicsMethod
 from ..data.corruption import plant
 from ..data.examples import Examples
@@ -241,6 +242,11 @@ class Material:
     test: Examples
     true_labels: Int[Tensor, " examples"] | None
     notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Hash over everything that is trained and tested on."""
+        return fingerprint(self.train.content, self.test.content)
 
     @property
     def wrong(self) -> Tensor | None:

@@ -141,7 +141,9 @@ def _difference(old: object, new: dict[str, object]) -> str:
         was, now = old.get(name), new.get(name)
         if isinstance(was, dict) and isinstance(now, dict) and was != now:
             name, was, now = next(
-                (f"{name}.{key}", was.get(key), now.get(key)) for key in sorted(was.keys() | now.keys()) if was.get(key) != now.get(key)
+                (f"{name}.{key}", was.get(key), now.get(key))
+                for key in sorted(was.keys() | now.keys())
+                if was.get(key) != now.get(key)
             )
         if was != now:
             return f"{name} was {was!r} and is {now!r}"

@@ -16,7 +16,7 @@ from ..reports import render
 from ..runs.disk import replace
 from ..runs.run import Run
 from .exhibit import MOST_SHOWN, exhibit
-from .verify import plan_of
+from .verify import has_plan, material_of, plan_of
 
 MARK = b'<meta name="generator" content="assay'
 """What a page of ours begins with; only such a file is written over unasked."""
@@ -52,8 +52,8 @@ def report(
     target = Path(path) if path is not None else run.paths.report
     if target.is_dir() or (target.exists() and MARK not in target.read_bytes()[:4096]):
         raise OutputExists(f"{target} is there and is no report of assay; name another file.")
-    if examples is None and "plan" in run.header.about:
-        examples = plan_of(run).load().train
+    if examples is None and has_plan(run):
+        examples = material_of(plan_of(run)).train
     page = render(exhibit(run, table, decision=decision, verdict=verdict, examples=examples, truth=truth, title=title, most=most))
     replace(target, page.encode())
     return target

@@ -92,7 +92,12 @@ def _computed(run: Run, methods: Sequence[AbstractMethod]) -> list[Scores]:
     for method in methods:
         state = run.live_state(method) if isinstance(method, AbstractDynamicsMethod) else None
         # A state that was folded while training is the same number without the stored logits.
-        if state is not None and not method.needs <= evidence.holds and run.epochs >= method.fewest_epochs:  # type: ignore[attr-defined]
+        if state is not None and not method.needs <= evidence.holds:
+            if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
+                raise MissingEvidence(
+                    f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {run.epochs}. "  # type: ignore[attr-defined]
+                    "Record more epochs, or give the method options that fit."
+                )
             results.append(core.checked(method, evidence, method.finish(state)))  # type: ignore[attr-defined]
         else:
             stored.append(method)
@@ -109,5 +114,8 @@ def _saved(run: Run, method: AbstractMethod) -> Scores | None:
         # A damaged or newer file is no result; it is computed and written again.
         return None
     lineage = scores.lineage
-    same = lineage is not None and lineage.parents.get("run") == run.fingerprint and lineage.code == __version__
-    return dataclasses.replace(scores, lineage=dataclasses.replace(lineage, folder=str(run.folder))) if same and lineage else None
+    if lineage is None or lineage.parents.get("run") != run.fingerprint or lineage.code != __version__:
+        return None
+    if scores.title != method.title:
+        return None
+    return dataclasses.replace(scores, lineage=dataclasses.replace(lineage, folder=str(run.folder)))

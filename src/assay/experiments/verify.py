@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import json
 import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
 from ..core.decision import Decision
-from ..core.errors import Mismatch, NumericalError, UsageError
+from ..core.errors import Mismatch, NumericalError, RunError, UsageError
 from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores, ScoreTable
@@ -107,47 +108,51 @@ def verify(
         seeds: How many seeds, at least 2. They are not the run's own seed, with which the decision was made.
         pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
+            Not with `retrain`, whose results cannot be told from those of another function.
         progress: Told of each finished retraining.
 
     Raises:
-        UsageError: Fewer than 2 seeds, or no plan and no `retrain`.
-        Mismatch: The decision, the run and the data are not of the same dataset.
+        UsageError: Fewer than 2 seeds, no plan and no `retrain`, or a decision that leaves an arm without examples.
+        Mismatch: The decision, the scores, the truth, the run and the data are not of the same dataset.
         TrialFailed: A retraining ended in an error; with path and tail of its log.
     """
     progress = progress or Progress()
     if seeds < 2:
         raise UsageError(f"seeds={seeds} cannot tell an effect from chance; give at least 2.")
+    if save and retrain is not None:
+        raise UsageError("save=True cannot tell your retrain function from another one later; leave it out.")
     began = time.perf_counter()
     opened = _run_of(decision, run)
-    if decision.lineage is not None and decision.lineage.dataset != opened.dataset:
-        raise Mismatch(
-            f"The decision {decision.title} is on dataset {decision.lineage.dataset}, {opened.folder} recorded {opened.dataset}; "
-            "choose again from this run."
+    check_dataset(opened, (scores or {}).values(), decision)
+    if not decision.budget or bool(decision.touched.all()):
+        raise UsageError(
+            f"The decision {decision.title} keeps {decision.budget} and touches {int(decision.touched.sum())} of "
+            f"{len(decision)} examples, so one of the arms has nothing to train on; choose one that leaves some as they are."
         )
     given = opened.labels[opened.ids.positions(decision.ids, f"run {opened.folder}")]
+    known = truth if truth is not None else load_truth(opened.paths.truth) if opened.paths.truth.exists() else None
+    detections: tuple[Detection, ...] = ()
+    cleaning = None
+    if known is not None:
+        detections = detections_of((scores or {}).values(), opened, known)
+        cleaning = clean(decision, given, known)
     plan = None if retrain is not None else plan_of(opened)
     base = opened.header.seed or 0
     outcomes: list[Outcome] = []
     due: list[tuple[Arm, int, Path]] = []
     for seed in range(base + 1, base + 1 + seeds):
         for arm in arms(decision, given, seed):
-            key = fingerprint(json.dumps(plan.plain(), sort_keys=True) if plan else "own", __version__, arm.fingerprint)
-            path = opened.paths.trial(key, arm.name, seed)
-            if save and plan is not None and path.exists():
-                outcomes.append(load_outcome(path))
+            how = [json.dumps(plan.plain(), sort_keys=True), material_of(plan).content] if plan else ["own"]
+            path = opened.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
+            if save and (outcome := _finished(path)) is not None:
+                outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))
     for outcome, path in _trials(opened, plan, retrain, due, pool, outcomes, progress):
         outcomes.append(outcome)
-        if save and plan is not None:
+        if save:
             save_outcome(outcome, path)
     outcomes.sort(key=lambda one: ((KEPT, RANDOM, ALL).index(one.arm), one.seed))
-    known = truth if truth is not None else load_truth(opened.paths.truth) if opened.paths.truth.exists() else None
-    detections: tuple[Detection, ...] = ()
-    cleaning = None
-    if known is not None:
-        detections = tuple(detect(one, opened, known) for one in (scores or {}).values())
-        cleaning = clean(decision, given, known)
     return Verdict(
         decision=decision.title,
         outcomes=tuple(outcomes),
@@ -182,6 +187,33 @@ def compare(outcomes: Sequence[Outcome], treatment: str, baseline: str) -> Compa
     low, high = statistics.bootstrap_interval(differences)
     p, test = statistics.paired_test(a, b)
     return Comparison(treatment, baseline, float(np.mean(differences)), low, high, p, test, len(common))
+
+
+def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None = None) -> None:
+    """Refuse scores and decisions of another dataset than the run's.
+
+    Raises:
+        Mismatch: The first that does not belong.
+    """
+    parts = [(f"scores {one.title} are of", one.lineage, "score") for one in scores]
+    parts += [(f"decision {decision.title} is on", decision.lineage, "choose")] if decision is not None else []
+    for what, lineage, verb in parts:
+        if lineage is not None and lineage.dataset and lineage.dataset != run.dataset:
+            raise Mismatch(
+                f"The {what} dataset {lineage.dataset}, {run.folder} recorded {run.dataset}; {verb} again from this run."
+            )
+
+
+def detections_of(scores: Iterable[Scores], run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]) -> tuple[Detection, ...]:
+    """One detection per score; none where no label is wrong or all are, so that there is nothing to tell apart.
+
+    Raises:
+        Mismatch: An example has no truth, or was not recorded.
+    """
+    wrong = wrong_labels(run.ids, run, truth)
+    if not bool(wrong.any()) or bool(wrong.all()):
+        return ()
+    return tuple(detect(one, run, truth) for one in scores)
 
 
 def detect(scores: Scores, run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]) -> Detection:
@@ -232,6 +264,14 @@ def clean(decision: Decision, given: Int[Tensor, " examples"], truth: tuple[Ids,
     )
 
 
+def _finished(path: Path) -> Outcome | None:
+    """What an earlier verification left there. A damaged file is no result; that trial runs again."""
+    try:
+        return load_outcome(path) if path.exists() else None
+    except RunError:
+        return None
+
+
 def _run_of(decision: Decision, run: str | Path | Run | None) -> Run:
     if isinstance(run, Run):
         return run
@@ -248,18 +288,26 @@ def plan_of(run: Run) -> Plan:
         UsageError: It was recorded in the user's own loop.
         Mismatch: The data have changed.
     """
-    if "plan" not in run.header.about:
+    if not has_plan(run):
         raise UsageError(
-            f"{run.folder} was recorded in your own loop, which assay cannot repeat; give verify(..., retrain=FUNCTION) that trains on "
-            "given ids, labels and weights and returns a test accuracy."
+            f"{run.folder} was recorded in your own loop, which assay cannot repeat; in Python, give verify(..., retrain=FUNCTION) "
+            "that trains on given ids, labels and weights and returns a test accuracy."
         )
     plan = Plan.make(run.header.about["plan"])  # type: ignore[arg-type]
-    found = material_of(plan).train.fingerprint
-    if found != run.dataset:
-        raise Mismatch(
-            f"{plan.data} now gives dataset {found}, {run.folder} recorded {run.dataset}; restore the data or record again."
-        )
+    recorded = run.header.about["content"]
+    if material_of(plan).train.content != recorded:
+        # The files may have been put back since this process last read them.
+        _material.cache_clear()
+        if (found := material_of(plan).train.content) != recorded:
+            raise Mismatch(
+                f"{plan.data} now gives data {found}, {run.folder} recorded {recorded}; restore the data or record again."
+            )
     return plan
+
+
+def has_plan(run: Run) -> bool:
+    """Whether `experiments.record` made this run, so that it can be done again. `about` of a user's own loop may say anything."""
+    return isinstance(run.header.about.get("plan"), Mapping) and "content" in run.header.about
 
 
 def material_of(plan: Plan) -> Material:
@@ -302,14 +350,22 @@ def _trials(
             yield outcome, paths[name]
 
 
+_TURN = threading.Lock()
+"""torch's random generator is one per process, so that trials in threads of one process must take turns."""
+
+
 def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int) -> Outcome:
     """One retraining by the plan: the arm's examples, fresh weights, the accuracy after the last epoch.
 
     Raises:
         AssayError: As `training.loop.train`.
     """
+    with _TURN:
+        return _trained(Plan.make(plain), arm, seed)
+
+
+def _trained(plan: Plan, arm: Arm, seed: int) -> Outcome:
     began = time.perf_counter()
-    plan = Plan.make(plain)
     material = material_of(plan)
     recipe = plan.recipe_with(seed)
     examples = material.train.take(material.train.ids.positions(arm.ids, plan.data))

@@ -13,16 +13,22 @@ def pack(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     """Every tensor under its path (`optimizer/state/0/exp_avg`), and the rest as JSON in which `{"tensor": path}` stands for it.
 
     Raises:
-        UsageError: A value is neither tensor, number, text, boolean, None, list, tuple nor mapping.
+        UsageError: A value is neither tensor, number, text, boolean, None, list, tuple nor mapping, or a key neither text nor integer.
     """
     tensors: dict[str, Tensor] = {}
 
     def flat(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
+            # The key "a/b" and the key "b" inside "a" have one path.
+            while path in tensors:
+                path += "+"
             # A copy, because parameters that share memory cannot stand twice in one safetensors file.
             tensors[path] = value.detach().to("cpu", copy=True)
             return {"tensor": path}
         if isinstance(value, Mapping):
+            for key in value:
+                if type(key) not in (int, str):
+                    raise UsageError(f"{path} of the checkpoint has the key {key!r}, which is neither integer nor text.")
             return {"items": [[key, flat(inner, f"{path}/{key}")] for key, inner in value.items()]}
         if isinstance(value, (list, tuple)):
             kind = "tuple" if isinstance(value, tuple) else "list"

@@ -5,12 +5,14 @@ The loader is copied, not rebuilt: the copy shares its samplers, workers setting
 workers, prefetching, persistent workers and `in_order=False`, whatever the order in which batches come back.
 """
 
+import contextlib
 import copy
+import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -39,21 +41,37 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
+class KeyedBatch(NamedTuple):
+    """A batch with the keys under which its items were asked for. A tuple, so that pinning memory reaches the tensors."""
+
+    keys: list[Any]
+    batch: Any
+
+
 class KeyedDataset(Dataset):
-    """A dataset that hands out, with the items of a batch, the keys under which they were asked for."""
+    """A dataset that hands out, with the items of a batch, the keys under which they were asked for.
+
+    Its other attributes are those of the dataset, read and set, because a `worker_init_fn` finds this one in its worker.
+    """
 
     def __init__(self, dataset: Any):
-        self.dataset = dataset
+        vars(self)["_keyed"] = dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._keyed)
 
-    def __getitem__(self, key: Any) -> tuple[list[Any], list[Any]]:
-        return self.__getitems__([key])
+    def __getitems__(self, keys: Sequence[Any]) -> KeyedBatch:
+        whole = getattr(self._keyed, "__getitems__", None)
+        return KeyedBatch(list(keys), whole(keys) if whole else [self._keyed[key] for key in keys])
 
-    def __getitems__(self, keys: Sequence[Any]) -> tuple[list[Any], Any]:
-        whole = getattr(self.dataset, "__getitems__", None)
-        return list(keys), whole(keys) if whole else [self.dataset[key] for key in keys]
+    def __getattr__(self, name: str) -> Any:
+        # While it is unpickled in a worker, the dataset is not there yet.
+        if "_keyed" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self._keyed, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._keyed, name, value)
 
 
 class KeyedCollate:
@@ -62,9 +80,8 @@ class KeyedCollate:
     def __init__(self, collate: Callable[[Any], Any]):
         self.collate = collate
 
-    def __call__(self, fetched: tuple[list[Any], Any]) -> tuple[list[Any], Any]:
-        keys, items = fetched
-        return keys, self.collate(items)
+    def __call__(self, fetched: KeyedBatch) -> KeyedBatch:
+        return KeyedBatch(fetched.keys, self.collate(fetched.batch))
 
 
 def ids_of(dataset: Any) -> Ids:
@@ -120,19 +137,23 @@ def record(
         model: Saved in the checkpoints; run in eval mode by `view="eval"`. Not changed.
         optimizer: Its learning rates are recorded, its state saved in the checkpoints.
         loader: The loop's DataLoader over a map-style dataset.
-        seed: If given, torch, NumPy, `random` and the loader's generator are seeded from (seed, epoch) before each epoch, so that
-            an epoch's order, augmentation and dropout can be repeated and a run resumed. If None, no generator is touched.
+        seed: If given, torch, NumPy, `random` and the torch generators of the loader and its samplers are seeded from (seed, epoch)
+            before each epoch, and workers start anew with each, so that an epoch's order, augmentation and dropout can be repeated
+            and a run resumed bit for bit (with `in_order=False` the order of the batches still depends on the workers' speed).
+            If None, no generator is touched.
         view: `"train"` records the logits of the training pass, free of cost, augmented, in train mode. `"eval"` runs a clean pass
             over all examples after each epoch.
         keep_logits: Store every epoch's logits, for methods such as TDDS that are to be scored later.
         mean_probs: Store the sum of the probabilities over epochs, for relabelling.
-        checkpoints: Model and optimizer at epoch ends: `"every"`, `"last"`, `"none"`, or a list of epochs.
+        checkpoints: Model and optimizer at epoch ends, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or a list of
+            epochs.
         live: Dynamics methods to run along; their scores need no stored logits.
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
         class_names: One name per output of the model.
-        clean: For `view="eval"`: the same examples in the same order without augmentation; the loader's own dataset by default.
+        clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
         forward: For `view="eval"`: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)`.
-        stateful: More objects to save and load with the checkpoints, such as `{"scheduler": scheduler}`.
+        stateful: More objects to save and load with the checkpoints, such as `{"scheduler": scheduler}`. Step a scheduler where
+            you like, also between epochs: an epoch is committed when the next one begins or the block ends.
         about: What is being trained, in words, for the report.
         resume: Go on with the run in `folder`, if there is one: model, optimizer and `stateful` are set to its last epoch.
             Loop over `range(recorder.epochs, total)`.
@@ -142,6 +163,7 @@ def record(
         OutputExists: `folder` holds a run and `resume` is false.
         Mismatch: The run to resume has other examples or settings.
         RunLocked: Another process writes this run.
+        NotWritten: The operating system refuses.
     """
     check_loader(loader)
     dataset = loader.dataset
@@ -158,7 +180,7 @@ def record(
         raise UsageError("clean= is read by view='eval' only; leave it out, or record with view='eval'.")
     if forward is not None and view != "eval":
         raise UsageError("forward= is called by view='eval' only; leave it out, or record with view='eval'.")
-    if clean is not None and len(clean) != size:  # type: ignore[arg-type]
+    if clean is not None and len(ids_of(clean)) != size:
         raise Mismatch(
             f"clean= and the loader's dataset ({size} examples) differ in length; give the same examples in the same order."
         )
@@ -168,7 +190,6 @@ def record(
     for method in methods:
         if not isinstance(method, AbstractDynamicsMethod):
             raise UsageError(f"{method.title} cannot run live; it is not a fold over epochs. Score the finished run instead.")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     recorder = Recorder(
         folder,
         whole.take(chosen),
@@ -179,7 +200,7 @@ def record(
         live=methods,  # type: ignore[arg-type]
         class_names=class_names,
         seed=seed,
-        device=str(device),
+        device=str(_device_of(model)),
         about=about,
         resume=resume,
         code=__version__,
@@ -217,6 +238,10 @@ def check_visits_all(loader: DataLoader, examples: int) -> None:
         UsageError: Dropped last batch, or a sampler of another length.
     """
     ways = "record with view='eval', which passes over every example after each epoch"
+    if getattr(loader.sampler, "replacement", False):
+        raise UsageError(
+            f"{type(loader.sampler).__name__} draws with replacement, so an epoch does not visit each example once; {ways}."
+        )
     if loader.drop_last and loader.batch_size and examples % loader.batch_size:
         raise UsageError(
             f"drop_last=True leaves {examples % loader.batch_size} of {examples} examples out of every epoch; set drop_last=False, or {ways}."
@@ -262,9 +287,15 @@ class LoopRecorder:
         vars(self._loader).update(
             dataset=KeyedDataset(loader.dataset), collate_fn=KeyedCollate(loader.collate_fn), _iterator=None
         )
+        if recorder.header.seed is not None:
+            # Workers that live on go on with random states that no resumed run could find again.
+            vars(self._loader)["persistent_workers"] = False
         self._pending: Tensor | None = None
         self._batches_begun = 0
-        self._open = False
+        self._open = self._whole = False
+        if recorder.header.checkpoints != "none":
+            # What cannot be saved is better known before the first epoch than after it.
+            pack(self._state())
 
     @property
     def epochs(self) -> int:
@@ -272,19 +303,28 @@ class LoopRecorder:
         return self.recorder.epochs
 
     def epoch(self) -> Iterator[Any]:
-        """The batches of one epoch, as the loader gives them. The epoch is committed when the last one has been used.
+        """The batches of one epoch, as the loader gives them.
+
+        The epoch is committed when the next one begins or the block ends: with the state that the next one starts from, so that
+        nothing done in between, such as a scheduler's step, is lost to a run that is resumed.
 
         Raises:
             UsageError: The epoch before was left early, a batch was not recorded, or the sampler gives no positions.
             NumericalError: A logit is NaN or infinite.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
-        self._check_closed()
+        self._settle()
         index = self.recorder.begin()
         self._seed(index)
         self._open, self._batches_begun, self._pending = True, 0, None
-        for keys, batch in self._loader:
-            positions = self._positions(keys)
+        for fetched in self._loader:
+            if not isinstance(fetched, KeyedBatch):
+                raise UsageError(
+                    f"{type(self._loader).__name__}.__iter__ changes its batches, so ids cannot travel with them; "
+                    "change them in collate_fn or in the loop."
+                )
+            batch = fetched.batch
+            positions = self._positions(fetched.keys)
             self.recorder.step(positions, [group["lr"] for group in self._optimizer.param_groups])
             self._pending = positions if self.recorder.header.view == "train" else None
             self._batches_begun += 1
@@ -295,9 +335,8 @@ class LoopRecorder:
                 )
         if self.recorder.header.view == "eval":
             self._observe_clean()
-        tensors, note = pack(self._state())
-        self.recorder.commit(tensors, {"state": note})
-        self._open = False
+        self.recorder.complete()
+        self._open, self._whole = False, True
 
     def batch(self, logits: Tensor, labels: Tensor) -> None:
         """What the model said of the batch just trained on. Not needed with `view="eval"`, where it only checks the call.
@@ -322,8 +361,8 @@ class LoopRecorder:
 
     def _positions(self, keys: Sequence[Any]) -> Int[Tensor, " batch"]:
         try:
-            index = np.asarray([int(key) for key in keys], dtype=np.int64)
-        except (TypeError, ValueError) as error:
+            index = np.asarray([operator.index(key) for key in keys], dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
             raise UsageError(
                 f"The sampler gives keys such as {keys[0]!r}, not positions in the dataset; ids cannot be captured."
             ) from error
@@ -344,8 +383,9 @@ class LoopRecorder:
         torch.manual_seed(word)
         np.random.seed(word % 2**32)
         random.seed(word)
-        generators = (self._loader.generator, getattr(self._loader.sampler, "generator", None))
-        for number, generator in enumerate(generators):
+        batches = self._loader.batch_sampler
+        for number, owner in enumerate((self._loader, self._loader.sampler, batches, getattr(batches, "sampler", None))):
+            generator = getattr(owner, "generator", None)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(draws.integer(seed, "loader", epoch, number))
 
@@ -363,7 +403,7 @@ class LoopRecorder:
         modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
         try:
-            with torch.random.fork_rng(), torch.no_grad():
+            with _untouched_generators(_device_of(self._model)), torch.no_grad():
                 for keys, batch in pool:
                     logits, labels = self._forward(self._model, batch)
                     self.recorder.observe(self._positions(keys), logits, labels)
@@ -386,6 +426,8 @@ class LoopRecorder:
             Mismatch: The checkpoint is of another model or optimizer.
         """
         file = run.checkpoint(run.epochs - 1)
+        if "state" not in file.notes:
+            raise Mismatch(f"{run.folder} was not recorded by a loop like this one; resume it with `assay record --resume`.")
         state = unpack(file.read_all(), file.notes["state"])
         if missing := {f"also {name}" for name in self._stateful} - state.keys():
             raise Mismatch(f"The checkpoint of {run.folder} holds no {', '.join(sorted(missing))}; resume as it was begun.")
@@ -397,20 +439,47 @@ class LoopRecorder:
         except (RuntimeError, ValueError, KeyError) as error:
             raise Mismatch(f"The checkpoint of {run.folder} is of another model or optimizer: {error}") from error
 
-    def _check_closed(self) -> None:
+    def _settle(self) -> None:
+        """Commit the epoch before, with the state that is there now."""
         if self._open:
             raise UsageError(
                 f"Epoch {self.epochs} was left after {self._batches_begun} batches and is not recorded; use every batch of "
                 "recorder.epoch(), or record with a loader that is as short as the epochs you want."
             )
+        if self._whole:
+            if self.recorder.keeps_checkpoint(self.epochs):
+                tensors, note = pack(self._state())
+                self.recorder.commit(tensors, {"state": note})
+            else:
+                self.recorder.commit()
+            self._whole = False
 
     def __enter__(self) -> "LoopRecorder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.recorder.close()
-        if kind is None:
-            self._check_closed()
+        # After an error nobody knows whether the work between two epochs was done; the resumed run does it again.
+        try:
+            if kind is None:
+                self._settle()
+        finally:
+            self.recorder.close()
+
+
+@contextlib.contextmanager
+def _untouched_generators(device: torch.device) -> Iterator[None]:
+    """Torch's, NumPy's and Python's global generators come back as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def forward_pair(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
@@ -423,6 +492,5 @@ def forward_pair(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         raise UsageError(
             "The clean pass got a batch that is not (inputs, labels); give forward=... that returns (logits, labels)."
         )
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     inputs, labels = batch
-    return model(inputs.to(device)), labels
+    return model(inputs.to(_device_of(model))), labels

@@ -71,7 +71,7 @@ class Forgetting(AbstractSpanMethod):
         correct = epoch.correct
         state["events"] += state["before"] & ~correct
         state["ever"] |= correct
-        state["before"] = correct.clone()
+        state["before"].copy_(correct)
         state["seen"] += 1
 
     def finish(self, state: State) -> Float64[Tensor, " examples"]:

@@ -123,7 +123,7 @@ class TDDS(AbstractSpanMethod):
                 if self.outer == "norm":
                     spread.sqrt_()
                 state["total"].mul_(1 - self.decay).add_(spread, alpha=self.decay)
-        state["log_before"] = logs
+        state["log_before"].copy_(logs)
         state["begun"].fill_(True)
 
     def finish(self, state: State) -> Float[Tensor, " examples"]:

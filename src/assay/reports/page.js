@@ -169,7 +169,7 @@
     return a - b;
   }
 
-  const text = (cell) => cell.getValue() ?? "–";
+  const text = (cell) => document.createTextNode(cell.getValue() ?? "–");
   const clamp = (cell) => make("span", { className: "clamp", title: cell.getValue() ?? "" }, cell.getValue() ?? "");
   const against = (cell) => {
     const i = cell.getData().position;
@@ -237,6 +237,17 @@
     const first = one.suspects ? "the most suspect" : "the hardest";
     $("meaning").textContent = `${one.title}: ${one.direction}, in ${one.unit}. Rank 1 is ${first} of ${number.format(one.scored)} scored examples.`
       + (one.suspects ? "" : " It ranks difficulty, which is not dirt.");
+  }
+
+  let pending = 0;
+
+  // Says while the rows are being replaced, so that readers and tests need not guess.
+  async function busy(work) {
+    pending += 1;
+    $("table").setAttribute("aria-busy", "true");
+    await work();
+    pending -= 1;
+    $("table").setAttribute("aria-busy", String(pending > 0));
   }
 
   async function useMethod(index) {
@@ -453,8 +464,11 @@
       $("tools").addEventListener("submit", (event) => event.preventDefault());
       for (const id of ["within", "search"]) $(id)?.addEventListener("input", filter);
       for (const id of ["class", "action", "label"]) $(id)?.addEventListener("change", filter);
-      $("method")?.addEventListener("change", () => useMethod(Number($("method").value)));
-      $("tools").addEventListener("reset", () => setTimeout(() => (data.methods.length ? useMethod(0) : filter())));
+      $("method")?.addEventListener("change", () => busy(() => useMethod(Number($("method").value))));
+      $("tools").addEventListener("reset", () => busy(async () => {
+        await new Promise((done) => setTimeout(done)); // the fields are empty only after this event
+        await (data.methods.length ? useMethod(0) : filter());
+      }));
       $("search").addEventListener("keydown", (event) => {
         if (event.key !== "Enter") return;
         const exact = rows().findIndex((row) => row.getData().id === $("search").value.trim());

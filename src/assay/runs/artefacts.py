@@ -1,7 +1,6 @@
 """Saving and loading what is made from runs: scores, decisions, verdicts and the planted truth."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from torch import Tensor
 from ..core.decision import Decision
 from ..core.errors import RunError
 from ..core.ids import Ids
-from ..core.lineage import SCHEMA, Lineage
+from ..core.lineage import Lineage
 from ..core.scores import Direction, Scores
 from ..core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
 from .disk import replace
+from .schema import seal, unseal
 from .tables import read_table, write_table
 
 
@@ -127,7 +127,7 @@ def save_json(kind: str, body: Mapping[str, Any], path: Path) -> None:
     Raises:
         NotWritten: The operating system refuses.
     """
-    replace(path, (json.dumps({"format": f"assay-{kind}", "schema_version": SCHEMA, **body}, indent=1) + "\n").encode())
+    replace(path, seal(kind, body))
 
 
 def load_json(kind: str, path: Path) -> dict[str, Any]:
@@ -137,16 +137,12 @@ def load_json(kind: str, path: Path) -> dict[str, Any]:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
     try:
-        body = json.loads(path.read_text())
+        body = path.read_bytes()
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; make it first.") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}); make it again.") from error
-    if not isinstance(body, dict) or body.pop("format", None) != f"assay-{kind}":
-        raise RunError(f"{path} holds no {kind} of assay; name another file.")
-    if (version := body.pop("schema_version", 0)) > SCHEMA:
-        raise RunError(f"{path} has schema {version}, this assay reads up to {SCHEMA}; upgrade assay to open it.")
-    return body
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error}); name another file.") from error
+    return unseal(kind, body, str(path))
 
 
 def save_outcome(outcome: Outcome, path: Path) -> None:

@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -38,13 +40,16 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """The folder and its parents.
+    """The folder and its parents, forced to the disk where they are new.
 
     Raises:
         NotWritten: The operating system refuses.
     """
     with writing(folder):
+        new = [made for made in (folder, *folder.parents) if not made.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for made in new:
+            _sync_folder(made.parent)
 
 
 def replace(path: Path, body: bytes) -> None:
@@ -74,12 +79,26 @@ def append_line(path: Path, line: str) -> None:
     """Add one line and force it to the disk.
 
     Raises:
-        NotWritten: The operating system refuses. A part of the line may stand at the end; it counts as not written.
+        NotWritten: The operating system refuses; the file is as it was.
     """
-    with writing(path), open(path, "ab") as file:
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with writing(path):
+        # Unbuffered, because a buffer would try to write the rest of a refused line once more when the file is closed.
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            before = os.fstat(handle).st_size
+            rest = line.encode() + b"\n"
+            try:
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
+                os.fsync(handle)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, before)
+                raise
+        finally:
+            os.close(handle)
+        if not before:
+            _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -96,28 +115,45 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
+def remove_leftovers(path: Path) -> None:
+    """Take away what a killed `replace` of `path` left behind."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        remove(leftover)
+
+
 def checksum(tensor: Tensor) -> int:
-    """CRC-32 over the bytes of a tensor."""
-    return zlib.crc32(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())  # type: ignore[arg-type]
+    """CRC-32 over type, shape and bytes of a tensor."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    kind = f"{tensor.dtype} {list(tensor.shape)}"
+    return zlib.crc32(flat.view(torch.uint8).numpy(), zlib.crc32(kind.encode()))  # type: ignore[arg-type]
+
+
+def checksum_notes(notes: Mapping[str, str]) -> int:
+    """CRC-32 over the texts saved beside tensors."""
+    return zlib.crc32(json.dumps(notes, sort_keys=True).encode())
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> dict[str, int]:
-    """One safetensors file by `replace`; the checksum of each tensor."""
+    """One safetensors file by `replace`; the checksum of each tensor.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     replace(path, to_safetensors(flat, dict(notes or {})))
-    return {name: checksum(tensor.reshape(-1) if tensor.ndim == 0 else tensor) for name, tensor in flat.items()}
+    return {name: checksum(tensor) for name, tensor in flat.items()}
 
 
 class TensorFile:
     """A safetensors file whose tensors are checked against their recorded checksums as they are read."""
 
-    def __init__(self, path: Path, sums: Mapping[str, int]):
+    def __init__(self, path: Path, sums: Mapping[str, int], notes_sum: int):
         """Open `path`.
 
         Raises:
             RunError: Absent, or not a whole safetensors file.
         """
-        self.path, self._sums = path, sums
+        self.path, self._sums, self._notes_sum = path, sums, notes_sum
         try:
             self._file = safe_open(path, framework="pt")
         except FileNotFoundError as error:
@@ -127,8 +163,17 @@ class TensorFile:
 
     @property
     def notes(self) -> dict[str, str]:
-        """The texts saved beside the tensors."""
-        return dict(self._file.metadata() or {})
+        """The texts saved beside the tensors.
+
+        Raises:
+            RunError: They differ from those that were committed.
+        """
+        notes = dict(self._file.metadata() or {})
+        if checksum_notes(notes) != self._notes_sum:
+            raise RunError(
+                f"{self.path} is damaged: its notes are not what was committed. Restore it from a copy or record again."
+            )
+        return notes
 
     def read(self, name: str) -> Tensor:
         """One tensor.
@@ -140,13 +185,25 @@ class TensorFile:
             tensor = self._file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise RunError(f"{self.path} is damaged: no readable {name!r} ({error}). Restore it or record again.") from error
-        if name not in self._sums or checksum(tensor.reshape(-1) if tensor.ndim == 0 else tensor) != self._sums[name]:
+        if name not in self._sums or checksum(tensor) != self._sums[name]:
             raise RunError(f"{self.path} is damaged: {name!r} is not what was committed. Restore it from a copy or record again.")
         return tensor
 
     def read_all(self) -> dict[str, Tensor]:
         """Every tensor that was committed."""
         return {name: self.read(name) for name in self._sums}
+
+
+_held: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
+
+
+def _drop_inherited() -> None:
+    for lock in list(_held):
+        lock.release()
+
+
+# A forked child, such as a loader's worker, would share the lock and hold it on after its parent is killed.
+os.register_at_fork(after_in_child=_drop_inherited)
 
 
 class WriterLock:
@@ -157,17 +214,22 @@ class WriterLock:
 
         Raises:
             RunLocked: Another process holds it.
+            NotWritten: The operating system refuses.
         """
         make_folder(path.parent)
         with writing(path):
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._handle)
-            raise RunLocked(
-                f"{path.parent} is being written by another process; wait for it, or record to another folder."
-            ) from error
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self.release()
+                raise RunLocked(
+                    f"{path.parent} is being written by another process; wait for it, or record to another folder."
+                ) from error
+            except OSError:
+                self.release()
+                raise
+        _held.add(self)
 
     def release(self) -> None:
         """Let the next writer in."""

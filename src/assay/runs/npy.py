@@ -1,5 +1,6 @@
 """The npy files that the DUAL and TDDS codes write and read: per epoch `i_Output`, `i_Loss`, `i_Index`; per score `X_score`, `X_mask`."""
 
+import io
 import re
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from ..core.errors import Mismatch, MissingEvidence, OutputExists, RunError, Usa
 from ..core.evidence import Need
 from ..core.ids import Ids
 from ..core.scores import Scores, ordered
-from .disk import make_folder, writing
+from .disk import make_folder, replace
 from .recorder import Recorder
 from .run import Run
 from .schema import View
 
 LOSS_TOLERANCE = 1e-3
-"""How far a stored loss may be from the cross-entropy of the stored logits, in nats; more means that the labels are others."""
+"""How far a stored loss may be from the cross-entropy of the stored logits, in nats, rounding aside; more means other labels."""
 
 
 def import_npy(
@@ -27,8 +28,8 @@ def import_npy(
 ) -> Run:
     """A run from a folder of `i_Output.npy` (N, C) logits and `i_Index.npy` (N,), both in visiting order, i from 0.
 
-    Ids are the entries of Index, positions in the full training set. `i_Loss.npy` is optional and is held against the labels,
-    which the format does not keep.
+    The entries of Index are positions in the full training set; they are the ids too, unless `ids.npy` (as `export_npy` writes it)
+    names the positions otherwise. `i_Loss.npy` is optional and is held against the labels, which the format does not keep.
 
     Args:
         source: Folder of the npy files.
@@ -51,10 +52,13 @@ def import_npy(
         raise UsageError(
             f"{source} holds epochs {numbers[0]} to {numbers[-1]} with gaps; epochs are numbered from 0 without gaps."
         )
-    n = len(labels)
-    with Recorder(
-        folder, Ids(range(n)), view=view, keep_logits=True, checkpoints="none", about={"data": str(source)}, code=code
-    ) as run:
+    if labels.ndim != 1 or labels.is_floating_point():
+        raise UsageError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give one integer class per position.")
+    labels, n = labels.to(torch.int64), len(labels)
+    ids = Ids(_read(source / "ids.npy", 1)) if (source / "ids.npy").exists() else Ids(range(n))
+    if len(ids) != n:
+        raise Mismatch(f"{source}/ids.npy names {len(ids)} examples, {n} labels were given; give the labels of the full set.")
+    with Recorder(folder, ids, view=view, keep_logits=True, checkpoints="none", about={"data": str(source)}, code=code) as run:
         for epoch in numbers:
             logits, index = _read(source / f"{epoch}_Output.npy", 2), _read(source / f"{epoch}_Index.npy", 1)
             if len(logits) != len(index) or index.dtype.kind not in "iu":
@@ -67,7 +71,7 @@ def import_npy(
                     f"{source}/{epoch}_Index.npy names positions outside 0..{n - 1}; give the labels of the full set."
                 )
             outputs, given = torch.from_numpy(logits.astype(np.float32)), labels[positions]
-            _check_losses(source / f"{epoch}_Loss.npy", outputs, given)
+            _check_losses(source / f"{epoch}_Loss.npy", outputs, given, logits.dtype)
             run.begin()
             run.step(positions, [])
             run.observe(positions, outputs, given)
@@ -81,6 +85,7 @@ def export_npy(run: Run, folder: str | Path) -> None:
     Raises:
         MissingEvidence: The run keeps no logits.
         OutputExists: The folder holds npy files.
+        NotWritten: The operating system refuses.
     """
     if Need.LOGITS not in run.holds:
         raise MissingEvidence(f"{run.folder} keeps no logits ({Need.LOGITS.how}).")
@@ -88,7 +93,10 @@ def export_npy(run: Run, folder: str | Path) -> None:
     _write(target / "ids.npy", run.ids.values)
     for epoch in range(run.epochs):
         shard = run.shard(epoch)
-        order = torch.cat(run.order(epoch)) if run.order(epoch) else torch.arange(len(run.ids))
+        every = torch.arange(len(run.ids))
+        visited = torch.cat([every[:0], *run.order(epoch)])
+        # A run of view='eval' may have trained on some examples twice and on others never; its logits are of each once.
+        order = visited if torch.equal(visited.sort().values, every) else every
         _write(target / f"{epoch}_Output.npy", shard.read("logits")[order].numpy())
         _write(target / f"{epoch}_Loss.npy", shard.read("losses")[order].numpy())
         _write(target / f"{epoch}_Index.npy", order.numpy())
@@ -99,14 +107,14 @@ def export_scores(scores: Scores, folder: str | Path) -> None:
 
     Raises:
         OutputExists: One of the files is there.
+        NotWritten: The operating system refuses.
     """
-    target = Path(folder)
-    make_folder(target)
-    for suffix, array in (("score", scores.values), ("mask", ordered(scores.values, scores.ids, descending=False))):
-        path = target / f"{scores.method}_{suffix}.npy"
+    score, mask = (Path(folder) / f"{scores.method}_{suffix}.npy" for suffix in ("score", "mask"))
+    for path in (score, mask):
         if path.exists():
             raise OutputExists(f"{path} is there; name another folder.")
-        _write(path, array.numpy())
+    _write(score, scores.values.numpy())
+    _write(mask, ordered(scores.values, scores.ids, descending=False).numpy())
 
 
 def _fresh(folder: str | Path) -> Path:
@@ -130,20 +138,28 @@ def _read(path: Path, axes: int) -> np.ndarray:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    with writing(path), open(path, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+    sink = io.BytesIO()
+    np.save(sink, array, allow_pickle=False)
+    replace(path, sink.getvalue())
 
 
-def _check_losses(path: Path, logits: Tensor, labels: Tensor) -> None:
-    if not path.exists():
+def _check_losses(path: Path, logits: Tensor, labels: Tensor, stored_as: np.dtype) -> None:
+    # Logits that are not finite have no loss; the recorder refuses them and names the ids.
+    if not path.exists() or not bool(logits.isfinite().all()):
         return
     if bool(((labels < 0) | (labels >= logits.shape[1])).any()):
         raise UsageError(
             f"{path.parent} has logits of {logits.shape[1]} classes, but labels lie in {int(labels.min())}..{int(labels.max())}."
         )
-    stored = torch.from_numpy(_read(path, 1).astype(np.float64))
-    gap = (F.cross_entropy(logits.double(), labels, reduction="none") - stored).abs()
-    if len(stored) != len(labels) or float(gap.max()) > LOSS_TOLERANCE:
+    losses = _read(path, 1)
+    if len(losses) != len(labels):
+        raise UsageError(f"{path} has {len(losses)} losses for {len(labels)} rows of logits; copy the files of one epoch again.")
+    exact = F.cross_entropy(logits.double(), labels, reduction="none")
+    gap = (exact - torch.from_numpy(losses.astype(np.float64))).abs()
+    # Stored with precision eps, a logit z moves the loss by up to eps |z|, and the loss itself is off by up to eps times its size.
+    eps = max((float(np.finfo(kind).eps) for kind in (stored_as, losses.dtype) if kind.kind == "f"), default=0.0)
+    allowed = LOSS_TOLERANCE + eps * (2 * logits.abs().amax(1) + exact)
+    if not bool((gap <= allowed).all()):
         raise Mismatch(
             f"{path} is not the cross-entropy of these logits with the given labels (largest gap {float(gap.max()):.3g} nats); "
             "give the labels that the run was trained on."

@@ -55,6 +55,10 @@ class RunPaths:
     def live(self, epoch: int) -> Path:
         return self.folder / "live" / f"epoch-{epoch:06d}.safetensors"
 
+    def of_epoch(self, epoch: int) -> tuple[Path, ...]:
+        """Every file that the commit of an epoch names."""
+        return self.shard(epoch), self.checkpoint(epoch), self.sums(epoch), self.live(epoch)
+
     def scores(self, title: str) -> Path:
         return self.folder / "scores" / f"{slug(title)}.parquet"
 

@@ -1,9 +1,10 @@
 """The recorder: what one epoch said of each example, buffered in memory and committed whole or not at all."""
 
 import datetime
+import numbers
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +17,10 @@ from ..core.evidence import EPOCH_NEEDS, Epoch, Need
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.method import AbstractDynamicsMethod, State
 from ..maths.observations import observe
-from .disk import WriterLock, append_line, remove, replace, save_tensors
+from .disk import WriterLock, append_line, checksum_notes, remove, remove_leftovers, replace, save_tensors
 from .paths import RunPaths
 from .run import Run, read_run
-from .schema import Commit, File, Header, View, read_commits
+from .schema import Commit, File, Header, View, read_commits, write_header
 from .tables import write_examples
 
 FLUSH_BYTES = 16 * 2**20
@@ -72,25 +73,26 @@ class Recorder:
             Mismatch: The run to resume has other ids or was recorded otherwise.
             RunLocked: Another process writes this run.
             UsageError: A setting is outside its range.
+            NotWritten: The operating system refuses.
         """
         if view not in ("train", "eval"):
             raise UsageError(f"view={view!r} is neither 'train' (the training pass) nor 'eval' (a clean pass per epoch).")
-        if isinstance(checkpoints, str) and checkpoints not in ("every", "last", "none"):
-            raise UsageError(f"checkpoints={checkpoints!r} is not 'every', 'last', 'none' or a list of epochs.")
+        if not (checkpoints in ("every", "last", "none") if isinstance(checkpoints, str) else _are_epochs(checkpoints)):
+            raise UsageError(f"checkpoints={checkpoints!r} is not 'every', 'last', 'none' or a list of epochs counted from 0.")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
+            raise UsageError(f"seed={seed!r} is no integer; give an integer, or None.")
         if not len(ids):
             raise UsageError("There are no examples to record.")
+        if len({method.title for method in live}) < len(live):
+            raise UsageError(f"live= names a method twice: {', '.join(method.title for method in live)}; name each once.")
         self.paths = RunPaths(Path(folder))
-        if self.paths.folder.exists() and not self.paths.folder.is_dir():
-            raise OutputExists(f"{folder} is a file; name a folder for the run.")
         self.ids, self.live = ids, tuple(live)
         self._names = tuple(class_names) if class_names is not None else None
-        exists = self.paths.header.exists()
-        if exists and not resume:
-            raise OutputExists(f"{folder} already holds a run; resume it with resume=True (`--resume`) or name another folder.")
-        if not exists and self.paths.folder.exists() and not self._untouched():
-            raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
+        self._check_place(resume)
         self._lock = WriterLock(self.paths.lock)
         try:
+            # Once more, because another process may have recorded here before the lock was taken.
+            exists = self._check_place(resume)
             wanted = Header(
                 created=_now(),
                 code=code,
@@ -100,10 +102,10 @@ class Recorder:
                 view=view,
                 keep_logits=keep_logits,
                 mean_probs=mean_probs,
-                checkpoints=checkpoints if isinstance(checkpoints, str) else tuple(checkpoints),  # type: ignore[arg-type]
+                checkpoints=checkpoints if isinstance(checkpoints, str) else tuple(sorted(set(map(int, checkpoints)))),  # type: ignore[arg-type]
                 examples=len(ids),
                 live=tuple(method.title for method in self.live),
-                seed=seed,
+                seed=None if seed is None else int(seed),
                 device=device,
                 about=dict(about or {}),
             )
@@ -116,11 +118,23 @@ class Recorder:
                 self._reopen(wanted)
             else:
                 self.header = wanted
-                replace(self.paths.header, (wanted.model_dump_json(indent=1) + "\n").encode())
+                replace(self.paths.header, write_header(wanted))
             self._clear()
         except BaseException:
             self._lock.release()
             raise
+
+    def _check_place(self, resume: bool) -> bool:
+        """Whether there is a run to go on with."""
+        folder = self.paths.folder
+        if folder.exists() and not folder.is_dir():
+            raise OutputExists(f"{folder} is a file; name a folder for the run.")
+        exists = self.paths.header.exists()
+        if exists and not resume:
+            raise OutputExists(f"{folder} already holds a run; resume it with resume=True (`--resume`) or name another folder.")
+        if not exists and folder.exists() and not self._untouched():
+            raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
+        return exists
 
     def _untouched(self) -> bool:
         """Whether the folder holds at most what a writer leaves that was killed before it wrote the header."""
@@ -132,17 +146,28 @@ class Recorder:
             old, new = getattr(self.header, field), getattr(wanted, field)
             if old != new:
                 raise Mismatch(f"{self.paths.folder} was recorded with {field}={old!r}, not {new!r}; resume it as it was begun.")
+        for path in (self.paths.header, self.paths.examples, self.paths.commits, *self.paths.of_epoch(self.epochs)):
+            remove_leftovers(path)
+        if self.paths.commits.exists():
+            # A torn line must go before another is added to it, also when it is the first.
+            body = self.paths.commits.read_bytes()
+            whole = read_commits(body, str(self.paths.commits))[1]
+            if whole < len(body):
+                replace(self.paths.commits, body[:whole])
         if not self.commits:
             return
-        body = self.paths.commits.read_bytes()
-        whole = read_commits(body, str(self.paths.commits))[1]
-        if whole < len(body):
-            replace(self.paths.commits, body[:whole])
+        for commit in self.commits:
+            self._remove_superseded(commit.epoch - 1)
         run = Run(self.paths.folder)
         if run.ids != self.ids:
             raise Mismatch(
                 f"{self.paths.folder} recorded {len(run.ids)} ids {run.ids!r}, the loader has {len(self.ids)}: {self.ids!r}. "
                 "Resume with the same dataset."
+            )
+        if self._names is not None and self._names != run.class_names:
+            raise Mismatch(
+                f"{self.paths.folder} was recorded with class_names {some(run.class_names, run.classes)}, not "
+                f"{some(self._names, len(self._names))}; resume it as it was begun."
             )
         self.labels, self.classes, self._names = run.labels, run.classes, run.class_names
         if run.header.mean_probs:
@@ -164,6 +189,8 @@ class Recorder:
         self._batches: list[Tensor] = []
         self._rates: list[list[float]] = []
         self._begun = time.perf_counter()
+        if not self.commits:
+            self.classes = 0
 
     def begin(self) -> int:
         """Start an epoch, forgetting one that was not committed; its number."""
@@ -181,11 +208,13 @@ class Recorder:
         Raises:
             UsageError: Logits or labels are of the wrong shape or type.
         """
-        if logits.ndim != 2 or len(logits) != len(positions):
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(positions):
+            kind = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
             raise UsageError(
-                f"Epoch {self.epochs}: logits of shape {tuple(logits.shape)} do not fit a batch of {len(positions)} examples; "
+                f"Epoch {self.epochs}: {kind} as logits does not fit a batch of {len(positions)} examples; "
                 "give one row of class logits per example."
             )
+        self._check_classes(logits.shape[1])
         if (
             not isinstance(labels, Tensor)
             or labels.shape != (len(positions),)
@@ -211,16 +240,23 @@ class Recorder:
         logits = torch.cat([held[1] for held in self._held]).to(torch.float32)
         labels = torch.cat([held[2] for held in self._held]).to(logits.device, torch.int64)
         self._held, self._held_bytes = [], 0
-        self._check_logits(positions, logits)
-        self._check_labels(positions, labels, logits.shape[1])
-        self._visits += torch.bincount(positions, minlength=len(self.ids))
-        twice = self._visits > 1
+        if bool(((positions < 0) | (positions >= len(self.ids))).any()):
+            raise UsageError(
+                f"Epoch {self.epochs}: positions {int(positions.min())}..{int(positions.max())} are outside "
+                f"0..{len(self.ids) - 1}; a position is the place of an id in the order given at the start."
+            )
+        visits = self._visits + torch.bincount(positions, minlength=len(self.ids))
+        twice = visits > 1
         if bool(twice.any()):
             names = self.ids.take(twice)
             raise UsageError(
                 f"Epoch {self.epochs}: {len(names)} ids came more than once: {some(names, len(names))}. "
                 "A recorded training pass visits every example once; with a repeating sampler, record with view='eval'."
             )
+        self._check_logits(positions, logits)
+        self._check_labels(positions, labels)
+        # Counted only now: an epoch some of whose logits were refused must not pass for whole.
+        self._visits = visits
         self._epoch_labels[positions] = labels.cpu()
         facts: dict[str, Tensor] = observe(logits, labels)
         if self.header.keep_logits or any(Need.LOGITS in method.needs for method in self.live):
@@ -242,13 +278,19 @@ class Recorder:
                 "Lower the learning rate or mend these inputs; the epochs before are saved."
             )
 
-    def _check_labels(self, positions: Tensor, labels: Tensor, classes: int) -> None:
+    def _check_classes(self, classes: int) -> None:
         if classes < 2:
             raise UsageError(f"The model has {classes} output; valuing needs logits of at least 2 classes.")
         if self.classes and classes != self.classes:
-            raise UsageError(f"Epoch {self.epochs}: the model has {classes} outputs, it had {self.classes} before.")
+            raise UsageError(
+                f"Epoch {self.epochs}: the model has {classes} outputs, it had {self.classes} before; record one head per run."
+            )
+        if self._names is not None and len(self._names) != classes:
+            raise UsageError(f"{len(self._names)} class names do not fit a model with {classes} outputs; give one for each.")
         self.classes = classes
-        labels = labels.cpu()
+
+    def _check_labels(self, positions: Tensor, labels: Tensor) -> None:
+        labels, classes = labels.cpu(), self.classes
         bad = (labels < 0) | (labels >= classes)
         if bool(bad.any()):
             names, values = self.ids.take(positions[bad]), labels[bad].unique().tolist()
@@ -265,17 +307,17 @@ class Recorder:
                 f"and is now {int(labels[at])}. Within a run an example has one label; record without mixing labels."
             )
 
-    def commit(self, state: Mapping[str, Tensor] | None = None, notes: Mapping[str, str] | None = None) -> Commit:
-        """Put the epoch on disk: one shard, what goes with it, and last the line that makes it count.
+    def keeps_checkpoint(self, epoch: int) -> bool:
+        """Whether the state at the end of that epoch is to be saved."""
+        keep = self.header.checkpoints
+        return keep in ("every", "last") if isinstance(keep, str) else epoch in keep
 
-        Args:
-            state: Model and optimizer at the epoch's end, for the checkpoint.
-            notes: Texts saved in the checkpoint.
+    def complete(self) -> None:
+        """Hold the epoch against what an epoch must be, without writing anything yet.
 
         Raises:
-            UsageError: An example was not visited, or all labels are equal.
+            UsageError: An example was not visited or came twice, a label is no class, or all labels are equal.
             NumericalError: A logit is NaN or infinite.
-            NotWritten: The operating system refuses; the epochs before are intact.
         """
         self._flush()
         epoch = self.epochs
@@ -290,14 +332,27 @@ class Recorder:
             raise UsageError(
                 f"All {len(self.ids)} labels are class {int(self._epoch_labels[0])}; valuing needs at least 2 classes."
             )
+
+    def commit(self, state: Mapping[str, Tensor] | None = None, notes: Mapping[str, str] | None = None) -> Commit:
+        """Put the epoch on disk: one shard, what goes with it, and last the line that makes it count.
+
+        Args:
+            state: Model and optimizer at the epoch's end, for the checkpoint.
+            notes: Texts saved in the checkpoint.
+
+        Raises:
+            UsageError: An example was not visited or came twice, a label is no class, or all labels are equal.
+            NumericalError: A logit is NaN or infinite.
+            NotWritten: The operating system refuses; the epochs before are intact.
+        """
+        self.complete()
+        epoch = self.epochs
+        labels = self._epoch_labels
         if epoch == 0:
-            self.labels = self._epoch_labels.clone()
-            if self._names is None:
-                self._names = tuple(str(number) for number in range(self.classes))
-            if len(self._names) != self.classes:
-                raise UsageError(f"{len(self._names)} class names do not fit a model with {self.classes} outputs.")
-            write_examples(self.paths.examples, self.ids, self.labels, self._names)
-        live = self._absorb(epoch)
+            names = self._names or tuple(str(number) for number in range(self.classes))
+            write_examples(self.paths.examples, self.ids, labels, names)
+        states = self._absorb(epoch)
+        live = self._save(self.paths.live(epoch), self._flat(states)) if states else None
         sums = None
         if self.header.mean_probs:
             total = self._facts["probs"].to(torch.float64) + (self._probs_sum if self._probs_sum is not None else 0)
@@ -308,8 +363,7 @@ class Recorder:
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
         stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
-        keep = self.header.checkpoints
-        wanted = state is not None and (keep in ("every", "last") or (not isinstance(keep, str) and epoch in keep))
+        wanted = state is not None and self.keeps_checkpoint(epoch)
         checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
         commit = Commit(
             epoch=epoch,
@@ -317,13 +371,15 @@ class Recorder:
             checkpoint=checkpoint,
             sums=sums,
             live=live,
-            dataset=dataset_fingerprint(self.ids, self.labels),
+            dataset=dataset_fingerprint(self.ids, labels),
             steps=len(self._batches),
             seconds=time.perf_counter() - self._begun,
             at=_now(),
         )
         append_line(self.paths.commits, commit.line())
+        # Only now, so that an epoch that was refused by the disk can be recorded again.
         self.commits.append(commit)
+        self.labels, self._states = labels, states
         if sums is not None:
             self._probs_sum = total
         self._remove_superseded(epoch - 1)
@@ -331,24 +387,28 @@ class Recorder:
         return commit
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> File:
-        return File(name=str(path.relative_to(self.paths.folder)), sums=save_tensors(path, tensors, notes))
+        name, sums = str(path.relative_to(self.paths.folder)), save_tensors(path, tensors, notes)
+        return File(name=name, sums=sums, notes=checksum_notes(notes or {}))
 
-    def _absorb(self, epoch: int) -> File | None:
-        if not self.live:
-            return None
+    def _absorb(self, epoch: int) -> list[State]:
+        """The states after this epoch; those after the one before stay as they are."""
         if self._states is None:
-            self._states = [method.start(len(self.ids), self.classes) for method in self.live]
+            states = [method.start(len(self.ids), self.classes) for method in self.live]
+        else:
+            states = [{name: tensor.clone() for name, tensor in state.items()} for state in self._states]
         source = EpochInMemory(epoch, self._facts)
         seen = Epoch(source, epoch, source.holds)
-        for method, state in zip(self.live, self._states, strict=True):
+        for method, state in zip(self.live, states, strict=True):
             if epoch in method.epochs_read(epoch + 1):
                 method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
-        tensors = {
+        return states
+
+    def _flat(self, states: Sequence[State]) -> dict[str, Tensor]:
+        return {
             f"{method.title}|{name}": tensor
-            for method, state in zip(self.live, self._states, strict=True)
+            for method, state in zip(self.live, states, strict=True)
             for name, tensor in state.items()
         }
-        return self._save(self.paths.live(epoch), tensors)
 
     def _remove_superseded(self, epoch: int) -> None:
         # One epoch is kept behind the newest, so that a reader that has just read the commits still finds its files.
@@ -370,6 +430,10 @@ class Recorder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _are_epochs(value: object) -> bool:
+    return isinstance(value, Iterable) and all(isinstance(one, numbers.Integral) and int(one) >= 0 for one in value)
 
 
 def _now() -> str:

@@ -72,7 +72,7 @@ class Run:
         return self.commits[epoch]
 
     def _open(self, file: File) -> TensorFile:
-        return TensorFile(self.folder / file.name, file.sums)
+        return TensorFile(self.folder / file.name, file.sums, file.notes)
 
     def shard(self, epoch: int) -> TensorFile:
         """The facts of one epoch.
@@ -149,7 +149,9 @@ class Run:
             files += [commit.checkpoint] if commit.checkpoint is not None and commit.epoch in kept else []
             files += [file for file in (commit.sums, commit.live) if last and file is not None]
             for file in files:
-                count += len(self._open(file).read_all())
+                opened = self._open(file)
+                count += len(opened.read_all())
+                opened.notes  # noqa: B018  (reading is checking)
         return count
 
 
@@ -163,10 +165,8 @@ def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
         what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
         raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
     try:
-        header = read_header(paths.header.read_text(), str(paths.header))
+        header = read_header(paths.header.read_bytes(), str(paths.header))
         commits = read_commits(paths.commits.read_bytes(), str(paths.commits))[0] if paths.commits.exists() else []
     except OSError as error:
         raise RunError(f"{paths.folder} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise RunError(f"{paths.header} is damaged (not text); restore it from a copy or record again.") from error
     return header, commits

@@ -1,12 +1,13 @@
-"""The text files of a run as models: the header, and one line per committed epoch."""
+"""The text files of a run: the header, one line per committed epoch, and JSON that carries its own checksum."""
 
 import json
 import zlib
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pydantic
 
-from ..core.errors import RunError
+from ..core.errors import RunError, UsageError
 from ..core.lineage import SCHEMA
 
 View = Literal["train", "eval"]
@@ -15,7 +16,7 @@ View = Literal["train", "eval"]
 class FrozenModel(pydantic.BaseModel):
     """Read-only, and no unknown fields."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Header(FrozenModel):
@@ -52,10 +53,11 @@ class Header(FrozenModel):
 
 
 class File(FrozenModel):
-    """One committed safetensors file: its name inside the run, and the CRC-32 of each tensor."""
+    """One committed safetensors file: its name inside the run, and the CRC-32 of each tensor and of the notes."""
 
     name: str
     sums: dict[str, int]
+    notes: int
 
 
 class Commit(FrozenModel):
@@ -84,12 +86,19 @@ def read_commits(body: bytes, where: str) -> tuple[list[Commit], int]:
         RunError: A whole line does not match its checksum, or the epochs are not 0, 1, 2, ...
     """
     commits: list[Commit] = []
-    whole = body.rfind(b"\n") + 1
-    for number, line in enumerate(body[:whole].decode(errors="replace").splitlines(), 1):
-        text, _, check = line.partition("\t")
-        if f"{zlib.crc32(text.encode()):08x}" != check:
+    *lines, torn = body.split(b"\n")
+    whole = len(body) - len(torn)
+    # What follows a whole checksum can only be a line's end that was changed: that line was committed.
+    if len(torn.partition(b"\t")[2]) > 8:
+        lines.append(torn)
+    for number, line in enumerate(lines, 1):
+        text, _, check = line.partition(b"\t")
+        if f"{zlib.crc32(text):08x}".encode() != check:
             raise RunError(f"{where}, line {number} is damaged (checksum); restore the file from a copy or record again.")
-        commit = Commit.model_validate_json(text)
+        try:
+            commit = Commit.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            raise RunError(f"{where}, line {number} is no commit of this assay ({_first(error)}); upgrade assay.") from error
         if commit.epoch != len(commits):
             raise RunError(
                 f"{where}, line {number} commits epoch {commit.epoch}; epoch {len(commits)} was due. Restore the file."
@@ -98,24 +107,78 @@ def read_commits(body: bytes, where: str) -> tuple[list[Commit], int]:
     return commits, whole
 
 
-def read_header(text: str, where: str) -> Header:
+def write_header(header: Header) -> bytes:
+    """The body of `run.json`.
+
+    Raises:
+        UsageError: `about` holds something that JSON cannot.
+    """
+    try:
+        return seal("run", header.model_dump(mode="json", exclude={"format", "schema_version"}))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"about= cannot be written as JSON ({error}); give texts, numbers, lists and mappings.") from error
+
+
+def read_header(body: bytes, where: str) -> Header:
     """The header.
 
     Raises:
         RunError: Foreign, newer or damaged.
     """
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise RunError(f"{where} is damaged (not JSON); restore it from a copy or record again.") from error
-    if not isinstance(raw, dict) or raw.get("format") != "assay-run":
-        raise RunError(f"{where} is not the header of an assay run; point to a folder that `assay record` made.")
-    version = raw.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA:
-        raise RunError(f"{where} has schema {version}, this assay reads up to {SCHEMA}; upgrade assay to open this run.")
+    raw = unseal("run", body, where)
     try:
         return Header.model_validate(raw)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise RunError(f"{where} is damaged: {field}: {first['msg']}. Restore it or record again.") from error
+        raise RunError(f"{where} is damaged ({_first(error)}); restore it from a copy or record again.") from error
+
+
+def seal(kind: str, fields: Mapping[str, Any]) -> bytes:
+    """Fields as JSON that says what it is and carries the CRC-32 of the rest.
+
+    Raises:
+        TypeError: A value is none that JSON has.
+    """
+    body = {"format": f"assay-{kind}", "schema_version": SCHEMA, **fields}
+    return (json.dumps({**body, "checksum": _checksum(body)}, indent=1) + "\n").encode()
+
+
+def unseal(kind: str, body: bytes, where: str) -> dict[str, Any]:
+    """The inverse of `seal`.
+
+    Raises:
+        RunError: Foreign, newer or damaged.
+    """
+    try:
+        raw = json.loads(body)
+    except ValueError as error:
+        raise RunError(f"{where} is damaged (not JSON: {error}); restore it from a copy or make it again.") from error
+    if not isinstance(raw, dict) or raw.pop("format", None) != f"assay-{kind}":
+        raise RunError(f"{where} holds no {kind} of assay; point to one that assay made.")
+    version = raw.pop("schema_version", None)
+    check_version(version, where)
+    check = raw.pop("checksum", None)
+    if check != _checksum({"format": f"assay-{kind}", "schema_version": version, **raw}):
+        raise RunError(f"{where} is damaged (checksum); restore it from a copy or make it again.")
+    return raw
+
+
+def check_version(version: object, where: object) -> None:
+    """Refuse what a newer assay wrote.
+
+    Raises:
+        RunError: The schema is newer, or none at all.
+    """
+    if type(version) is not int or version < 1:
+        raise RunError(f"{where} is damaged: its schema_version is {version!r}. Restore it from a copy or make it again.")
+    if version > SCHEMA:
+        raise RunError(f"{where} has schema {version}, this assay reads up to {SCHEMA}; upgrade assay to open it.")
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    # Through JSON and back, because a tuple or an integer key is another thing once it was written.
+    return f"{zlib.crc32(json.dumps(json.loads(json.dumps(body)), sort_keys=True).encode()):08x}"
+
+
+def _first(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..core.errors import RunError
 from ..core.ids import Ids
 from ..core.lineage import SCHEMA
 from .disk import replace
+from .schema import check_version
 
 
 def write_table(path: Path, kind: str, ids: Ids, columns: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
@@ -27,9 +29,9 @@ def write_table(path: Path, kind: str, ids: Ids, columns: Mapping[str, Any], not
     import pyarrow.parquet as pq
 
     arrays = {"id": ids.values.tolist() if not ids.numeric else ids.values, **columns}
-    table = pa.table({name: value.numpy() if isinstance(value, Tensor) else value for name, value in arrays.items()})
-    head = {"format": f"assay-{kind}", "schema_version": SCHEMA, **notes}
-    table = table.replace_schema_metadata({"assay": json.dumps(head)})
+    arrays = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in arrays.items()}
+    head = json.dumps({"format": f"assay-{kind}", "schema_version": SCHEMA, **notes})
+    table = pa.table(arrays).replace_schema_metadata({"assay": head, "checksum": _checksum(head, arrays)})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     replace(path, sink.getvalue())
@@ -45,27 +47,47 @@ def read_table(path: Path, kind: str) -> tuple[Ids, dict[str, Any], dict[str, An
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            table = file.read()
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; make it first.") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise RunError(f"{path} is damaged or no Parquet file ({error}); make it again.") from error
+    held = table.schema.metadata or {}
+    head = held.get(b"assay", b"{}")
     try:
-        notes = json.loads((table.schema.metadata or {}).get(b"assay", b"{}"))
+        notes = json.loads(head)
     except ValueError as error:
         raise RunError(f"{path} is damaged (its notes are not JSON); make it again.") from error
-    if notes.get("format") != f"assay-{kind}":
-        raise RunError(f"{path} holds no {kind} of assay (it says {notes.get('format', 'nothing')!r}).")
-    if notes.get("schema_version", 0) > SCHEMA:
-        raise RunError(f"{path} has schema {notes['schema_version']}, this assay reads up to {SCHEMA}; upgrade assay to open it.")
+    if not isinstance(notes, dict) or notes.get("format") != f"assay-{kind}":
+        raise RunError(f"{path} holds no {kind} of assay; name a file that assay made as such.")
+    check_version(notes.get("schema_version"), path)
     columns: dict[str, Any] = {}
-    for name in table.column_names:
-        column = table.column(name)
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            columns[name] = column.to_pylist()
-        else:
-            columns[name] = np.array(column.to_numpy())
+    try:
+        for name in table.column_names:
+            column = table.column(name)
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                columns[name] = column.to_pylist()
+            else:
+                columns[name] = np.array(column.to_numpy())
+        same = _checksum(head.decode(), columns).encode() == held.get(b"checksum")
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); make it again.") from error
+    if not same:
+        raise RunError(f"{path} is damaged (checksum); restore it from a copy or make it again.")
     return Ids(columns.pop("id")), columns, notes
+
+
+def _checksum(head: str, columns: Mapping[str, Any]) -> str:
+    """CRC-32 over what a reader gets: the notes, and name, type and content of each column."""
+    total = zlib.crc32(head.encode())
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray):
+            kind, body = column.dtype.str, np.ascontiguousarray(column).tobytes()
+        else:
+            kind, body = "text", json.dumps(column).encode()
+        total = zlib.crc32(body, zlib.crc32(f"{name} {kind}".encode(), total))
+    return f"{total:08x}"
 
 
 def write_examples(path: Path, ids: Ids, labels: Int[Tensor, " examples"], class_names: tuple[str, ...]) -> None:

@@ -1,0 +1,296 @@
+"""Wrong methods on purpose: each makes one mistake that real code has made. Every law must catch one, and each must be caught."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from assay.core.evidence import Epoch, Evidence, Need
+from assay.core.method import AbstractEpochMethod, AbstractMethod, AbstractSpanMethod, Source, State
+from assay.core.scores import Direction
+from assay.maths.windows import push, start_ring
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanLoss(AbstractSpanMethod):
+    """What the others spoil; right by itself."""
+
+    name: ClassVar[str] = "mean_loss"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
+    unit: ClassVar[str] = "nats"
+    source: ClassVar[Source] = Source("none", "none")
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += epoch.losses
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Tensor:
+        return state["total"] / state["seen"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LastEntropy(AbstractEpochMethod):
+    """What the faulty methods of one epoch spoil; right by itself."""
+
+    name: ClassVar[str] = "last_entropy"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.ENTROPIES})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
+    unit: ClassVar[str] = "nats"
+    source: ClassVar[Source] = Source("none", "none")
+
+    def value(self, epoch: Epoch) -> Tensor:
+        return epoch.entropies
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenWindow(MeanLoss):
+    """The window never slides: the ring is full after its first turn and nothing replaces the oldest epoch."""
+
+    window: int = 4
+
+    @property
+    def shortest_span(self) -> int:
+        return self.window
+
+    def start(self, examples: int, classes: int) -> State:
+        return start_ring(self.window, examples)
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        if int(state["seen"]) < self.window:
+            push(state, epoch.losses)
+
+    def finish(self, state: State) -> Tensor:
+        return state["ring"].mean(0)
+
+
+class ResetInTheLoop(MeanLoss):
+    """The accumulator is made anew in every turn: the last epoch is all that stays."""
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] = epoch.losses.clone()
+        state["seen"] += 1
+
+
+class WrongEpochs(MeanLoss):
+    """Says that it reads all epochs, and lets the first two pass."""
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        if epoch.index >= 2:
+            super().absorb(state, epoch)
+
+
+class JoinedByArrival(MeanLoss):
+    """Returns the values in sorted order instead of the order of the ids."""
+
+    def finish(self, state: State) -> Tensor:
+        return super().finish(state).sort().values
+
+
+class ByPosition(MeanLoss):
+    """What stands later counts a little more."""
+
+    def finish(self, state: State) -> Tensor:
+        values = super().finish(state)
+        return values * (1 + torch.arange(len(values)) * 1e-6)
+
+
+class ByClassNumber(MeanLoss):
+    """Takes the number of a class for a size."""
+
+    needs = frozenset({Need.LOSSES, Need.LOGITS})
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        super().absorb(state, epoch)
+        state["total"] += epoch.logits.argmax(-1)
+
+
+class Undeclared(MeanLoss):
+    """Looks at margins that it does not declare."""
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        super().absorb(state, epoch)
+        state["total"] -= epoch.margins
+
+
+class DeclaresTooMuch(MeanLoss):
+    """Asks every run for logits that it never reads."""
+
+    needs = frozenset({Need.LOSSES, Need.LOGITS})
+
+
+class PeeksAtTheTruth(MeanLoss):
+    """Reads labels through the evidence although it declares none, as a peek at a planted truth would."""
+
+    def values(self, evidence: Evidence) -> Tensor:
+        return super().values(evidence) + evidence.labels
+
+
+class WrongDirection(MeanLoss):
+    """A large loss is no sign of a right label."""
+
+    direction = Direction.LOW_IS_SUSPECT
+
+
+class WrongHardness(LastEntropy):
+    """An undecided prediction is no sign of an easy example."""
+
+    direction = Direction.LOW_IS_HARD
+
+
+class Unseeded(MeanLoss):
+    """Breaks ties by torch's global generator, which it moves on."""
+
+    def finish(self, state: State) -> Tensor:
+        return super().finish(state) + 1e-9 * torch.rand(len(state["total"]), dtype=torch.float64)
+
+
+class SeedsTheWorld(MeanLoss):
+    """Gives the same value twice by seeding everybody's generator."""
+
+    def finish(self, state: State) -> Tensor:
+        torch.manual_seed(0)
+        return super().finish(state)
+
+
+class WritesIntoItsInput(MeanLoss):
+    """Clips the losses where they stand, so that the next method reads clipped ones."""
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        epoch.losses.clamp_(max=1.0)
+        super().absorb(state, epoch)
+
+
+class SpoilsTheOthers(MeanLoss):
+    """Counts its folds in the class: the first one of a pass gets it right."""
+
+    folds: ClassVar[list[int]] = []
+
+    def start(self, examples: int, classes: int) -> State:
+        state = super().start(examples, classes)
+        state["total"] += len(self.folds)
+        self.folds.append(examples)
+        return state
+
+
+class LogOfZero(AbstractEpochMethod):
+    """p ln p without the limit at 0."""
+
+    name: ClassVar[str] = "log_of_zero"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOGITS})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
+    unit: ClassVar[str] = "nats"
+    source: ClassVar[Source] = Source("none", "none")
+
+    def value(self, epoch: Epoch) -> Tensor:
+        return -(epoch.probs * epoch.probs.log()).sum(-1)
+
+
+class OneNumber(MeanLoss):
+    """Returns the mean over the dataset."""
+
+    def finish(self, state: State) -> Tensor:
+        return super().finish(state).mean()
+
+
+class NoLowerBound(FrozenWindow):
+    """Gives a value for half a window: the ring's empty places are zeros."""
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        push(state, epoch.losses)
+
+    @property
+    def shortest_span(self) -> int:
+        return 1
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepsItToItself(MeanLoss):
+    """Keeps the running sum in the method instead of the state."""
+
+    def start(self, examples: int, classes: int) -> State:
+        object.__setattr__(self, "_total", torch.zeros(examples, dtype=torch.float64))
+        return super().start(examples, classes)
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        self._total += epoch.losses
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Tensor:
+        return self._total / state["seen"]
+
+
+class FinishesForGood(MeanLoss):
+    """Divides the running sum in place, so that a value looked up on the way spoils the rest."""
+
+    def finish(self, state: State) -> Tensor:
+        return state["total"].div_(state["seen"])
+
+
+class SinglePrecision(MeanLoss):
+    """Rounds to float32 on the way, and far losses with it."""
+
+    def start(self, examples: int, classes: int) -> State:
+        return super().start(examples, classes) | {"total": torch.zeros(examples, dtype=torch.float32)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += epoch.losses.float()
+        state["seen"] += 1
+
+
+class NumericIds(AbstractMethod):
+    """Takes ids for numbers."""
+
+    name: ClassVar[str] = "numeric_ids"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
+    unit: ClassVar[str] = "nats"
+    source: ClassVar[Source] = Source("none", "none")
+
+    def values(self, evidence: Evidence) -> Tensor:
+        ids = torch.from_numpy(evidence.ids.values.astype(int))
+        return evidence.epoch(0).losses + 0.0 * ids
+
+
+@dataclasses.dataclass(frozen=True)
+class AnotherTitle(MeanLoss):
+    """Shortens an option for its title, which then names another method."""
+
+    cap: float = 1.0
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}:cap={self.cap:.1f}"
+
+
+SOUND = [MeanLoss, LastEntropy]
+FAULTY = {
+    FrozenWindow: "the_epochs_read_are_those_that_matter",
+    ResetInTheLoop: "the_epochs_read_are_those_that_matter",
+    WrongEpochs: "the_epochs_read_are_those_that_matter",
+    JoinedByArrival: "reordering_examples_reorders_scores",
+    ByPosition: "a_duplicated_example_gets_an_equal_score",
+    ByClassNumber: "renaming_classes_changes_nothing",
+    Undeclared: "it_reads_what_it_declares",
+    DeclaresTooMuch: "it_reads_what_it_declares",
+    PeeksAtTheTruth: "values_are_the_fold",
+    SpoilsTheOthers: "it_is_the_same_in_company",
+    WrongDirection: "it_points_the_declared_way",
+    WrongHardness: "it_points_the_declared_way",
+    Unseeded: "same_input_same_score",
+    SeedsTheWorld: "the_world_is_untouched",
+    WritesIntoItsInput: "the_world_is_untouched",
+    LogOfZero: "one_finite_float64_per_id",
+    OneNumber: "one_finite_float64_per_id",
+    SinglePrecision: "one_finite_float64_per_id",
+    NoLowerBound: "too_few_epochs_are_refused",
+    KeepsItToItself: "a_fold_can_stop_anywhere",
+    FinishesForGood: "a_fold_can_stop_anywhere",
+    NumericIds: "string_ids_work",
+    AnotherTitle: "the_title_says_all",
+}
+"""Each faulty method, and the law that was written against its mistake."""

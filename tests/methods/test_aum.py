@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from assay.core.evidence import Need
+from assay.methods.aum import AUM, aum
+from methods.worlds import facts_of, value
+
+
+def test_by_hand():
+    logits = torch.tensor([[[2.0, 1.0, 0.0]], [[0.0, 3.0, 1.0]]], dtype=torch.float64)  # two epochs, one example
+    assert aum(logits, torch.tensor([0])).tolist() == [(1.0 - 3.0) / 2]
+    assert aum(logits, torch.tensor([1])).tolist() == [(-1.0 + 2.0) / 2]
+    assert value(AUM(), margins=[[1.0], [-3.0]]) == [-1.0]
+    assert value(AUM(reduce="sum"), margins=[[1.0], [-3.0]]) == [-2.0]
+    assert value(AUM(epochs=1), margins=[[1.0], [-3.0]]) == [1.0]
+
+
+def test_the_given_class_is_masked_where_all_logits_are_negative():
+    logits = torch.tensor([[[-1.0, -5.0, -7.0]]])
+    assert aum(logits, torch.tensor([0])).item() == 4.0  # masked with 0 it would be -1
+
+
+def test_a_tie_is_zero():
+    assert aum(torch.tensor([[[2.0, 2.0, 0.0]]]), torch.tensor([1])).item() == 0.0
+
+
+def test_the_form_of_the_ccs_code_is_the_margin_of_the_probabilities():
+    logits = torch.randn(5, 40, 4, dtype=torch.float64) * 3
+    logits[0, 0] = 1.0  # a tie of all classes
+    labels = torch.arange(40) % 4
+    facts = {need.value: fact for need, fact in facts_of(logits, labels).items()}
+    expected = aum(logits.softmax(-1), labels)
+    assert value(AUM(form="probs"), **facts) == pytest.approx(expected.tolist(), abs=1e-12)
+    assert value(AUM(form="probs", reduce="sum"), **facts) == pytest.approx((5 * expected).tolist(), abs=1e-12)
+
+
+def test_each_form_declares_what_it_reads_and_its_unit():
+    assert AUM().needs == {Need.MARGINS} and AUM().unit == AUM.unit == "logits"
+    assert AUM(form="probs").needs == {Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT}
+    assert AUM(form="probs").unit == "probability"
+
+
+def test_precision_stays():
+    assert aum(torch.randn(2, 3, 4), torch.tensor([0, 1, 2], dtype=torch.int32)).dtype == torch.float32
+    assert aum(torch.randn(2, 3, 4, dtype=torch.float64), torch.tensor([0, 1, 2])).dtype == torch.float64

@@ -1,0 +1,214 @@
+"""Pure function, fold in memory, fold over a run on disk, fold along the recording: one number."""
+
+import tempfile
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from assay.core.errors import MissingEvidence
+from assay.core.evidence import EPOCH_NEEDS, Need
+from assay.core.ids import Ids
+from assay.core.method import fold
+from assay.maths.divergences import error_norm
+from assay.methods import catalogue
+from assay.methods.aum import aum
+from assay.methods.confidence import confidence
+from assay.methods.correctness import correctness
+from assay.methods.dual import dual
+from assay.methods.dyn_unc import dyn_unc
+from assay.methods.el2n import el2n
+from assay.methods.entropy import entropy
+from assay.methods.forgetting import forgetting
+from assay.methods.least_confidence import least_confidence
+from assay.methods.loss import loss
+from assay.methods.margin import margin
+from assay.methods.tdds import tdds
+from assay.methods.threshold_closeness import threshold_closeness
+from assay.methods.variability import variability
+from assay.runs.gather import gather, gather_logits
+from methods.worlds import Facts, facts_of, in_memory, on_disk
+
+SAME = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def spans(epochs, least):
+    return st.none() | st.integers(least, epochs)
+
+
+@st.composite
+def windowed(draw, epochs, smallest=2, more=0):
+    window = draw(st.integers(smallest, epochs - more))
+    return {"window": window, "epochs": draw(spans(epochs, window + more))}
+
+
+OPTIONS = (
+    {
+        "dual": lambda epochs: windowed(epochs),
+        "dyn_unc": lambda epochs: st.booleans().flatmap(
+            lambda drop: windowed(epochs, more=int(drop)).map(lambda options: options | {"drop_last": drop})
+        ),
+        "tdds": lambda epochs: st.tuples(
+            windowed(epochs, 3),
+            st.fixed_dictionaries(
+                {
+                    "decay": st.floats(0.05, 1.0) | st.just(1.0),
+                    "inner": st.sampled_from(["abs", "kl"]),
+                    "outer": st.sampled_from(["norm", "sumsq"]),
+                }
+            ),
+        ).map(lambda pair: pair[0] | pair[1]),
+        "el2n": lambda epochs: st.integers(0, epochs - 1).flatmap(
+            lambda at: st.fixed_dictionaries(
+                {"at": st.just(at), "span": st.integers(1, epochs - at), "reduce": st.sampled_from(["mean", "sum"])}
+            )
+        ),
+        "aum": lambda epochs: st.fixed_dictionaries(
+            {"epochs": spans(epochs, 1), "form": st.sampled_from(["logits", "probs"]), "reduce": st.sampled_from(["mean", "sum"])}
+        ),
+        "forgetting": lambda epochs: st.fixed_dictionaries(
+            {"epochs": spans(epochs, 1), "never_learned": st.sampled_from(["epochs", "count", -1.5])}
+        ),
+        "variability": lambda epochs: st.integers(0, 1).flatmap(
+            lambda ddof: st.fixed_dictionaries({"ddof": st.just(ddof), "epochs": spans(epochs, 1 + ddof)})
+        ),
+    }
+    | {
+        name: lambda epochs: st.fixed_dictionaries({"at": st.integers(-1, epochs - 1)})
+        for name in ("entropy", "least_confidence", "margin")
+    }
+    | {
+        name: lambda epochs: st.fixed_dictionaries({"epochs": spans(epochs, 1)})
+        for name in ("loss", "confidence", "correctness", "threshold_closeness")
+    }
+)
+"""Options of each method that a run of so many epochs allows; a new fold adds its line here and in PURE."""
+
+
+def _summed(method, mean, epochs):
+    return mean * epochs if method.reduce == "sum" else mean
+
+
+def _never(method, epochs):
+    return {"epochs": float(epochs), "count": 0.0}.get(method.never_learned, method.never_learned)
+
+
+PURE = {
+    "dual": lambda m, logits, labels, target: dual(target[: m.epochs], m.window),
+    "dyn_unc": lambda m, logits, labels, target: dyn_unc(target[: m.epochs], m.window, drop_last=m.drop_last),
+    "tdds": lambda m, logits, labels, target: tdds(
+        logits.softmax(-1)[: m.epochs], m.window, m.decay, inner=m.inner, outer=m.outer
+    ),
+    "el2n": lambda m, logits, labels, target: _summed(m, el2n(logits.softmax(-1)[m.at : m.at + m.span], labels), m.span),
+    "aum": lambda m, logits, labels, target: _summed(
+        m, aum((logits if m.form == "logits" else logits.softmax(-1))[: m.epochs], labels), m.epochs or len(logits)
+    ),
+    "forgetting": lambda m, logits, labels, target: forgetting(
+        (logits.argmax(-1) == labels)[: m.epochs], _never(m, m.epochs or len(logits))
+    ),
+    "variability": lambda m, logits, labels, target: variability(target[: m.epochs], m.ddof),
+    "entropy": lambda m, logits, labels, target: entropy(logits.softmax(-1)[m.at]),
+    "least_confidence": lambda m, logits, labels, target: least_confidence(logits.softmax(-1)[m.at]),
+    "margin": lambda m, logits, labels, target: margin(logits.softmax(-1)[m.at]),
+    "loss": lambda m, logits, labels, target: loss(-logits.log_softmax(-1)[: m.epochs, torch.arange(len(labels)), labels]),
+    "confidence": lambda m, logits, labels, target: confidence(target[: m.epochs]),
+    "correctness": lambda m, logits, labels, target: correctness((logits.argmax(-1) == labels)[: m.epochs]),
+    "threshold_closeness": lambda m, logits, labels, target: threshold_closeness(target[: m.epochs]),
+}
+
+
+@st.composite
+def worlds(draw):
+    epochs, examples, classes = draw(st.integers(4, 9)), draw(st.integers(3, 12)), draw(st.integers(2, 5))
+    draws = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    # Sharp enough for some to saturate, and rounded so that logits tie.
+    logits = (torch.randn(epochs, examples, classes, generator=draws) * draw(st.sampled_from([0.5, 3.0, 30.0]))).round(decimals=1)
+    labels = torch.randint(classes, (examples,), generator=draws)
+    labels[:2] = torch.tensor([0, 1])
+    methods = [cls(**draw(OPTIONS[name](epochs))) for name, cls in catalogue().items()]
+    return logits, labels, methods
+
+
+def agree(one, two, method):
+    torch.testing.assert_close(one, two, **SAME, msg=lambda text: f"{method.title}: {text}")
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(worlds())
+def test_pure_function_and_fold_in_memory(world):
+    logits, labels, methods = world
+    logits = logits.double()
+    target = logits.softmax(-1)[:, torch.arange(len(labels)), labels]
+    evidence = gather_logits(Ids(range(len(labels))), logits, labels)
+    for method, values in zip(methods, fold(methods, evidence), strict=True):
+        assert values.dtype == torch.float64
+        agree(values, PURE[method.name](method, logits, labels, target), method)
+
+
+def stored(run):
+    """The facts of a run as they were stored, and the probabilities of the logits beside them."""
+    facts = {need: torch.stack([run.shard(e).read(need.value) for e in range(run.epochs)]) for need in EPOCH_NEEDS}
+    return {need: fact if need is Need.CORRECT else fact.double() for need, fact in facts.items()}
+
+
+@hypothesis.settings(max_examples=5, deadline=None)
+@hypothesis.given(worlds(), st.data())
+def test_fold_on_disk_and_along_the_recording(world, data):
+    logits, labels, methods = world
+    stop = data.draw(st.integers(1, len(logits)), label="epochs before the recording is stopped and resumed")
+    with tempfile.TemporaryDirectory() as folder:
+        run = on_disk(f"{folder}/run", logits, labels, live=methods, stop=stop)
+        here = fold(methods, in_memory(stored(run), classes=logits.shape[-1]))
+        there = fold(methods, gather(run))
+        for method, memory, disk in zip(methods, here, there, strict=True):
+            assert torch.equal(memory, disk), method.title
+            state = run.live_state(method)
+            if method.name == "dyn_unc" and method.drop_last and method.epochs is None:
+                # Which epoch is the last one shows at the end only; its fold says so instead of giving a number.
+                with pytest.raises(MissingEvidence, match="score the finished run"):
+                    method.finish(state)
+            else:
+                agree(method.finish(state), disk, method)
+        # Single precision on disk is the only difference to the pure functions of the logits.
+        exact = fold(methods, gather_logits(run.ids, logits.double(), labels))
+        for method, disk, double in zip(methods, there, exact, strict=True):
+            torch.testing.assert_close(disk, double, rtol=1e-5, atol=2e-5, msg=lambda text, m=method: f"{m.title}: {text}")
+        facts = stored(run)
+        norms = error_norm(logits.double().softmax(-1), labels)
+        torch.testing.assert_close(facts[Need.ERROR_NORMS], norms, rtol=0, atol=1e-6)
+
+
+@hypothesis.settings(max_examples=10, deadline=None)
+@hypothesis.given(worlds(), st.data())
+def test_a_state_saved_and_loaded_goes_on_as_if_nothing_had_happened(world, data):
+    logits, labels, methods = world
+    facts, classes = facts_of(logits.double(), labels), logits.shape[-1]
+    evidence = in_memory(facts, classes=classes)
+    whole = fold(methods, evidence)
+    stop = data.draw(st.integers(0, len(logits)))
+    for method, expected in zip(methods, whole, strict=True):
+        state = method.start(len(labels), classes)
+        for epoch in method.epochs_read(len(logits)):
+            if epoch == stop:
+                state = load(save(state))
+            method.absorb(state, evidence.epoch(epoch))
+        assert torch.equal(method.finish(state), expected), method.title
+        assert torch.equal(method.finish(load(save(state))), expected), method.title
+
+
+def test_one_pass_reads_each_fact_once():
+    logits, labels = torch.randn(11, 6, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+    counted = []
+
+    class Counted(Facts):
+        def read(self, epoch, need):
+            counted.append((epoch, need))
+            return super().read(epoch, need)
+
+    from assay.core.evidence import Evidence
+
+    evidence = Evidence(Ids(range(6)), 3, epochs=Counted(facts_of(logits, labels)))
+    fold([cls() for cls in catalogue().values()], evidence)
+    assert len(counted) == len(set(counted)) and (10, Need.LOGITS) in counted

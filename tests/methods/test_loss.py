@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from assay.core.evidence import Need
+from assay.methods.loss import Loss, loss
+from methods.worlds import facts_of, value
+
+
+def test_by_hand():
+    losses = torch.tensor([[0.0, 1.0], [0.5, 3.0]], dtype=torch.float64)
+    assert loss(losses).tolist() == [0.25, 2.0]
+    assert value(Loss(), losses=losses) == [0.25, 2.0]
+    assert value(Loss(epochs=1), losses=losses) == [0.0, 1.0]
+
+
+def test_it_is_the_cross_entropy_and_stays_exact_where_the_probability_vanishes():
+    logits = torch.tensor([[[0.0, 800.0]]], dtype=torch.float64)
+    losses = facts_of(logits, torch.tensor([0]))[Need.LOSSES]
+    assert value(Loss(), losses=losses) == pytest.approx([800.0])
+
+
+def test_precision_stays():
+    assert loss(torch.rand(2, 5)).dtype == torch.float32
+    assert loss(torch.rand(2, 5, dtype=torch.float64)).dtype == torch.float64

@@ -1,0 +1,82 @@
+import math
+
+import pytest
+import torch
+
+from assay.core.errors import UsageError
+from assay.methods.tdds import EPS, TDDS, tdds
+from methods.worlds import value
+
+PROBS = torch.tensor([[[0.5, 0.5]], [[0.75, 0.25]], [[0.5, 0.5]], [[0.9, 0.1]]], dtype=torch.float64)
+
+
+def change(now, before, absolute=True):
+    terms = [p * (math.log(p + EPS) - math.log(q + EPS)) for p, q in zip(now, before, strict=True)]
+    return sum(map(abs, terms)) if absolute else sum(terms)
+
+
+@pytest.mark.parametrize("inner", ["abs", "kl"])
+@pytest.mark.parametrize("outer", ["norm", "sumsq"])
+def test_by_hand(inner, outer):
+    rows = PROBS[:, 0].tolist()
+    one, two, three = (change(rows[t + 1], rows[t], inner == "abs") for t in range(3))
+    # Two changes lie half their difference from their mean, so the sum of squares is half the square of the difference.
+    early, late = (one - two) ** 2 / 2, (two - three) ** 2 / 2
+    if outer == "norm":
+        early, late = math.sqrt(early), math.sqrt(late)
+    expected = 0.8 * late + 0.8 * 0.2 * early
+    assert tdds(PROBS, 3, 0.8, inner=inner, outer=outer).item() == pytest.approx(expected, rel=1e-12)
+    method = TDDS(window=3, decay=0.8, inner=inner, outer=outer)
+    assert value(method, logits=PROBS.log()) == pytest.approx([expected], rel=1e-12)
+
+
+def test_the_kl_form_is_the_divergence():
+    probs = torch.rand(4, 5, 6, dtype=torch.float64).softmax(-1)
+    from scipy.special import rel_entr
+
+    d = torch.stack([torch.from_numpy(rel_entr(probs[t + 1].numpy(), probs[t].numpy()).sum(-1)) for t in range(3)])
+    expected = (d - d.mean(0)).square().sum(0)
+    torch.testing.assert_close(tdds(probs, 4, 1.0, inner="kl", outer="sumsq"), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_the_window_slides():
+    probs = torch.rand(20, 6, 3, dtype=torch.float64).softmax(-1)
+    assert not torch.allclose(tdds(probs, 5), tdds(probs[:-3], 5))
+
+
+def test_a_decay_of_one_is_the_newest_window_alone():
+    probs = torch.rand(9, 6, 3, dtype=torch.float64).softmax(-1)
+    torch.testing.assert_close(tdds(probs, 4, 1.0), tdds(probs[-4:], 4, 1.0), rtol=0, atol=0)
+    assert TDDS(window=4, decay=1.0).epochs_read(9) == range(5, 9)
+    assert value(TDDS(window=4, decay=1.0), logits=probs.log()) == pytest.approx(tdds(probs, 4, 1.0).tolist(), rel=1e-12)
+
+
+def test_constant_and_saturated_probabilities_give_finite_values():
+    still = torch.zeros(12, 1, 3, dtype=torch.float64)
+    still[..., 0] = 1.0
+    assert tdds(still).item() == 0
+    turning = still.clone()
+    turning[::2] = turning[::2].roll(1, -1)
+    assert math.isfinite(tdds(turning).item())
+
+
+def test_too_short_windows_runs_and_wrong_decays():
+    with pytest.raises(UsageError, match="9 epochs are fewer than window=10"):
+        tdds(torch.rand(9, 2, 3).softmax(-1))
+    assert len(tdds(torch.rand(10, 2, 3).softmax(-1))) == 2
+    for window in (1, 2):
+        with pytest.raises(UsageError, match=f"window={window} is too short; a window needs at least 3"):
+            tdds(torch.rand(9, 2, 3).softmax(-1), window)
+        with pytest.raises(UsageError, match=f"window={window} is too short"):
+            TDDS(window=window)
+    for decay in (0.0, -0.1, 1.1, math.nan):
+        with pytest.raises(UsageError, match=r"outside \(0, 1\]"):
+            tdds(torch.rand(12, 2, 3).softmax(-1), decay=decay)
+        with pytest.raises(UsageError, match=r"outside \(0, 1\]"):
+            TDDS(decay=decay)
+
+
+def test_units_and_precision():
+    assert TDDS().unit == "nats" and TDDS(outer="sumsq").unit == "nats squared"
+    assert tdds(torch.rand(12, 4, 3).softmax(-1)).dtype == torch.float32
+    assert tdds(torch.rand(12, 4, 3, dtype=torch.float64).softmax(-1)).dtype == torch.float64

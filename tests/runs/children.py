@@ -1,0 +1,33 @@
+"""What the children do that are killed or share a run with another process."""
+
+import os
+import time
+from pathlib import Path
+
+from runs.worlds import IDS, LIVE, play, recorded
+
+from assay.runs.disk import replace
+from assay.runs.recorder import Recorder
+
+
+def record(folder, epochs):
+    recorded(folder, epochs, live=LIVE, checkpoints="every", resume=True)
+
+
+def record_last(folder, epochs):
+    recorded(folder, epochs, live=LIVE, resume=True)
+
+
+def hold(folder, epochs, ready, fork=False):
+    """Record some epochs, keep the run open and wait; with `fork`, so does a child of its own, as a loader's worker would."""
+    with Recorder(Path(folder), IDS, live=LIVE, checkpoints="every", resume=True) as recorder:
+        play(recorder, epochs)
+        if fork and not os.fork():
+            time.sleep(20)
+            os._exit(0)
+        ready()
+        time.sleep(60)
+
+
+def put(path, size):
+    replace(Path(path), b"x" * size)

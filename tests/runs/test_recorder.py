@@ -1,0 +1,377 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from runs.worlds import (
+    BATCH,
+    CLASSES,
+    EXAMPLES,
+    IDS,
+    LABELS,
+    LIVE,
+    assert_holds,
+    logits_of,
+    order_of,
+    play,
+    recorded,
+    state_of,
+)
+
+from assay.core.errors import Mismatch, NumericalError, OutputExists, RunError, UsageError
+from assay.core.evidence import Need
+from assay.core.ids import Ids
+from assay.core.method import score
+from assay.methods.aum import AUM
+from assay.methods.dual import DUAL
+from assay.methods.el2n import EL2N
+from assay.methods.entropy import Entropy
+from assay.methods.tdds import TDDS
+from assay.runs import recorder as module
+from assay.runs.gather import gather, gather_logits
+from assay.runs.recorder import Recorder
+from assay.runs.run import Run
+
+RNG = torch.Generator().manual_seed(3)
+
+
+def observe_all(recorder, logits=None, labels=LABELS):
+    recorder.begin()
+    recorder.observe(torch.arange(EXAMPLES), logits_of(0) if logits is None else logits, labels)
+
+
+@pytest.mark.parametrize("flush", [1, 7 * CLASSES * 4, module.FLUSH_BYTES])
+def test_every_fact_is_that_of_a_computation_by_hand_in_the_order_of_the_ids(tmp_path, monkeypatch, flush):
+    monkeypatch.setattr(module, "FLUSH_BYTES", flush)
+    recorded(tmp_path, 3)
+    run = Run(tmp_path)
+    assert run.epochs == 3 and run.ids == IDS and torch.equal(run.labels, LABELS) and run.class_names == ("0", "1", "2", "3")
+    for epoch in range(3):
+        assert_holds(run.shard(epoch), logits_of(epoch), LABELS)
+        assert all(run.shard(epoch).read(need.value).dtype in (torch.float32, torch.bool) for need in run.holds)
+
+
+def test_order_batches_and_rates_are_kept(tmp_path):
+    recorded(tmp_path, 2)
+    run = Run(tmp_path)
+    for epoch in range(2):
+        batches = order_of(epoch).split(BATCH)
+        assert [batch.tolist() for batch in run.order(epoch)] == [batch.tolist() for batch in batches]
+        assert run.rates(epoch).tolist() == [[0.5**epoch, step] for step in range(len(batches))]
+
+
+def test_an_epoch_without_steps_has_an_empty_order(tmp_path):
+    with Recorder(tmp_path, IDS, view="eval") as recorder:
+        observe_all(recorder)
+        recorder.commit()
+    run = Run(tmp_path)
+    assert run.order(0) == [] and run.rates(0).numel() == 0 and run.check() == 12
+    assert_holds(run.shard(0), logits_of(0), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "kept"), [("every", [0, 1, 2, 3]), ("last", [2, 3]), ("none", []), ([0, 2], [0, 2]), (range(1), [0])]
+)
+def test_checkpoints_are_kept_as_asked(tmp_path, checkpoints, kept):
+    recorded(tmp_path, 4, checkpoints=checkpoints)
+    run = Run(tmp_path)
+    assert run.checkpoints() == kept
+    assert len(list(tmp_path.glob("checkpoints/*"))) == len(kept)
+    for epoch in kept:
+        file = run.checkpoint(epoch)
+        assert file.notes == {"epoch": str(epoch)} and file.read_all().keys() == state_of(epoch).keys()
+        assert all(torch.equal(file.read(name), tensor) for name, tensor in state_of(epoch).items())
+    for epoch in set(range(4)) - set(kept):
+        with pytest.raises(RunError, match=f"no checkpoint of epoch {epoch}"):
+            run.checkpoint(epoch)
+
+
+def test_logits_and_mean_probs_are_kept_when_asked_for_only(tmp_path):
+    recorded(tmp_path / "with", 3, keep_logits=True)
+    recorded(tmp_path / "without", 3, mean_probs=False)
+    run, bare = Run(tmp_path / "with"), Run(tmp_path / "without")
+    assert all(torch.equal(run.shard(epoch).read("logits"), logits_of(epoch)) for epoch in range(3))
+    by_hand = torch.stack([logits_of(epoch).double().softmax(1) for epoch in range(3)]).mean(0)
+    torch.testing.assert_close(run.mean_probs(), by_hand, rtol=0, atol=1e-6)
+    assert run.mean_probs().dtype == torch.float64
+    assert bare.mean_probs() is None and Need.LOGITS not in bare.holds and Need.LOGITS in run.holds
+    assert not (tmp_path / "without/sums").exists()
+
+
+def test_what_is_superseded_is_taken_away(tmp_path):
+    recorded(tmp_path, 5, live=LIVE)
+    for folder in ("sums", "live", "checkpoints"):
+        assert sorted(path.name for path in tmp_path.glob(f"{folder}/*")) == [f"epoch-00000{e}.safetensors" for e in (3, 4)]
+
+
+@pytest.mark.parametrize("stops", [[6], [1, 2, 4, 6], [0, 5, 5, 6]])
+def test_live_scores_equal_those_of_the_stored_logits(tmp_path, stops):
+    live = (TDDS(window=3), DUAL(window=2), EL2N(at=2), Entropy(), AUM(epochs=4))
+    for stop in stops:
+        with Recorder(tmp_path, IDS, live=live, resume=True) as recorder:
+            play(recorder, stop)
+    recorded(tmp_path / "stored", 6, keep_logits=True)
+    run = Run(tmp_path)
+    assert Need.LOGITS not in run.holds
+    stored = score(live, gather(Run(tmp_path / "stored")))
+    for method, scores in zip(live, stored, strict=True):
+        state = run.live_state(method)
+        assert state is not None
+        torch.testing.assert_close(method.finish(state), scores.values, rtol=0, atol=1e-12)
+    in_memory = score([TDDS(window=3)], gather_logits(IDS, torch.stack([logits_of(epoch) for epoch in range(6)]), LABELS))
+    torch.testing.assert_close(live[0].finish(run.live_state(live[0])), in_memory[0].values, rtol=0, atol=1e-12)
+    assert run.live_state(DUAL(window=3)) is None
+
+
+def test_equal_recordings_have_equal_fingerprints_whenever_and_wherever_they_are_made(tmp_path):
+    recorded(tmp_path / "one", 3)
+    for stop in (1, 3):
+        with Recorder(tmp_path / "two", IDS, resume=True) as recorder:
+            play(recorder, stop)
+    recorded(tmp_path / "shorter", 2)
+    one, two, shorter = (Run(tmp_path / name).fingerprint for name in ("one", "two", "shorter"))
+    assert one == two != shorter
+    with Recorder(tmp_path / "shorter", IDS, resume=True) as recorder:
+        recorder.begin()
+        recorder.observe(torch.arange(EXAMPLES), logits_of(2).nextafter(torch.tensor(9.0)), LABELS)
+        recorder.commit()
+    assert Run(tmp_path / "shorter").fingerprint != one
+
+
+def test_half_precision_logits_are_taken_as_they_are(tmp_path):
+    logits = logits_of(0).to(torch.bfloat16)
+    with Recorder(tmp_path, IDS) as recorder:
+        observe_all(recorder, logits, LABELS.to(torch.uint8))
+        recorder.commit()
+    assert_holds(Run(tmp_path).shard(0), logits.float(), LABELS)
+
+
+def test_the_loop_may_reuse_its_memory(tmp_path):
+    with Recorder(tmp_path, IDS) as recorder:
+        recorder.begin()
+        logits, labels = torch.empty(1, CLASSES), torch.empty(1, dtype=torch.int64)
+        for position in range(EXAMPLES):
+            logits[0], labels[0] = logits_of(0)[position], LABELS[position]
+            recorder.observe(torch.tensor([position]), logits, labels)
+        recorder.commit()
+    assert_holds(Run(tmp_path).shard(0), logits_of(0), LABELS)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_not_finite_are_named_and_the_epochs_before_stay(tmp_path, bad):
+    with Recorder(tmp_path, IDS) as recorder:
+        play(recorder, 2)
+        logits = logits_of(2)
+        logits[4, 1] = logits[9, 0] = bad
+        observe_all(recorder, logits)
+        with pytest.raises(NumericalError, match=r"Epoch 2: logits of 2 .* ids picture 04, picture 09") as caught:
+            recorder.commit()
+        assert caught.value.exit_code == 6
+        # Going on regardless does not make the epoch whole.
+        with pytest.raises(UsageError, match="23 of 23 ids were not visited"):
+            recorder.commit()
+    assert Run(tmp_path).epochs == 2 and Run(tmp_path).check()
+
+
+LABEL_MISTAKES = {
+    "too large": (LABELS + 1, r"labels are outside 0\.\.3 \(4\); ids picture 01"),
+    "ignored": (torch.where(LABELS == 2, -100, LABELS), r"labels are outside 0\.\.3 \(-100\)"),
+    "floats": (LABELS.float(), r"labels are torch.float32 of shape \(23,\)"),
+    "one-hot": (torch.nn.functional.one_hot(LABELS), r"labels are torch.int64 of shape \(23, 4\)"),
+    "soft": (torch.rand(EXAMPLES, CLASSES), "Soft and mixed labels cannot be recorded"),
+    "booleans": (LABELS > 0, "labels are torch.bool"),
+    "none": (None, "labels are NoneType"),
+    "a list": (LABELS.tolist(), "labels are list"),
+    "one class": (torch.full_like(LABELS, 2), "All 23 labels are class 2"),
+}
+
+
+@pytest.mark.parametrize("mistake", LABEL_MISTAKES)
+def test_wrong_labels_are_refused(tmp_path, mistake):
+    labels, words = LABEL_MISTAKES[mistake]
+    with Recorder(tmp_path, IDS) as recorder, pytest.raises(UsageError, match=words) as caught:
+        observe_all(recorder, labels=labels)
+        recorder.commit()
+    assert "\n" not in str(caught.value) and "Epoch 0" in str(caught.value) or mistake == "one class"
+    with pytest.raises(RunError, match="no committed epoch"):
+        Run(tmp_path)
+
+
+LOGIT_MISTAKES = {
+    "one output": (torch.zeros(EXAMPLES, 1), "The model has 1 output"),
+    "one axis": (torch.zeros(EXAMPLES), r"logits of shape \(23,\)"),
+    "three axes": (torch.zeros(EXAMPLES, 2, CLASSES), r"logits of shape \(23, 2, 4\)"),
+    "too few rows": (torch.zeros(EXAMPLES - 1, CLASSES), r"logits of shape \(22, 4\)"),
+    "array": (np.zeros((EXAMPLES, CLASSES)), "a ndarray as logits"),
+    "none": ((), "a tuple as logits"),
+}
+
+
+@pytest.mark.parametrize("mistake", LOGIT_MISTAKES)
+def test_wrong_logits_are_refused(tmp_path, mistake):
+    logits, words = LOGIT_MISTAKES[mistake]
+    with Recorder(tmp_path, IDS) as recorder, pytest.raises(UsageError, match=words):
+        observe_all(recorder, logits)
+
+
+def test_a_label_that_changes_between_epochs_is_refused(tmp_path):
+    with Recorder(tmp_path, IDS) as recorder:
+        play(recorder, 1)
+        changed = LABELS.clone()
+        changed[5] = (changed[5] + 1) % CLASSES
+        observe_all(recorder, labels=changed)
+        words = rf"Epoch 1: the label of id picture 05 was {LABELS[5]} and is now {changed[5]}"
+        with pytest.raises(UsageError, match=words):
+            recorder.commit()
+
+
+@pytest.mark.parametrize("flush", [1, module.FLUSH_BYTES])
+def test_missing_and_repeated_ids_are_refused(tmp_path, monkeypatch, flush):
+    monkeypatch.setattr(module, "FLUSH_BYTES", flush)
+    with Recorder(tmp_path, IDS) as recorder:
+        positions = torch.arange(EXAMPLES)[3:]
+        recorder.begin()
+        recorder.observe(positions, logits_of(0)[positions], LABELS[positions])
+        with pytest.raises(UsageError, match=r"3 of 23 ids were not visited: picture 00, picture 01, picture 02"):
+            recorder.commit()
+        recorder.begin()
+        twice = torch.cat([torch.arange(EXAMPLES), torch.tensor([4, 4, 8])])
+        with pytest.raises(UsageError, match=r"2 ids came more than once: picture 04, picture 08"):
+            recorder.observe(twice, logits_of(0)[twice], LABELS[twice])
+            recorder.commit()
+        recorder.begin()
+        with pytest.raises(UsageError, match=r"positions -1\.\.23 are outside 0\.\.22"):
+            recorder.observe(torch.tensor([-1, 23]), logits_of(0)[:2], LABELS[:2])
+            recorder.commit()
+        play(recorder, 1)
+    assert Run(tmp_path).epochs == 1
+
+
+def test_the_number_of_classes_is_one(tmp_path):
+    with Recorder(tmp_path / "a", IDS, class_names=["a", "b", "c"]) as recorder:
+        with pytest.raises(UsageError, match="3 class names do not fit a model with 4 outputs"):
+            observe_all(recorder)
+        # The refused epoch leaves nothing behind: another model may be recorded.
+        observe_all(recorder, logits_of(0)[:, :3], LABELS % 3)
+        with pytest.raises(UsageError, match="has 5 outputs, it had 3 before"):
+            recorder.observe(torch.tensor([0]), torch.zeros(1, 5), LABELS[:1])
+        recorder.commit()
+    assert Run(tmp_path / "a").class_names == ("a", "b", "c")
+    with Recorder(tmp_path / "b", IDS) as recorder:
+        play(recorder, 1)
+        with pytest.raises(UsageError, match="has 5 outputs, it had 4 before"):
+            observe_all(recorder, torch.zeros(EXAMPLES, 5))
+
+
+SETTINGS = {
+    "view": ({"view": "test"}, "view='test' is neither"),
+    "checkpoints": ({"checkpoints": "all"}, "checkpoints='all'"),
+    "a number": ({"checkpoints": 3}, "checkpoints=3"),
+    "words": ({"checkpoints": ["last"]}, r"checkpoints=\['last'\]"),
+    "before 0": ({"checkpoints": [2, -1]}, r"checkpoints=\[2, -1\]"),
+    "half a seed": ({"seed": 0.5}, "seed=0.5 is no integer"),
+    "twice": ({"live": (DUAL(), DUAL(window=10))}, "live= names a method twice"),
+    "about": ({"about": {"model": torch.nn.Linear(1, 1)}}, "about= cannot be written as JSON"),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_outside_their_range_are_refused_and_leave_no_run(tmp_path, setting):
+    settings, words = SETTINGS[setting]
+    with pytest.raises(UsageError, match=words):
+        Recorder(tmp_path / "run", IDS, **settings)
+    recorded(tmp_path / "run", 1)
+    with pytest.raises(UsageError, match="no examples"):
+        Recorder(tmp_path / "none", Ids([]))
+
+
+def test_integers_of_numpy_are_integers(tmp_path):
+    with Recorder(tmp_path, IDS, seed=np.int64(3), checkpoints=np.array([2, 0])) as recorder:
+        play(recorder, 1)
+    with Recorder(tmp_path, IDS, seed=3, checkpoints=[0, 2], resume=True) as recorder:
+        play(recorder, 3)
+    assert Run(tmp_path).checkpoints() == [0, 2]
+
+
+def test_the_header_says_what_was_asked(tmp_path):
+    about = {"net": "a café’s net", "rates": [0.1, float("inf")], "nested": {"1": None}}
+    with Recorder(tmp_path, IDS, seed=7, about=about, code="1.2", device="cuda:1", class_names="abcd") as recorder:
+        play(recorder, 1)
+    header = Run(tmp_path).header
+    assert header.about == about and header.code == "1.2" and header.device == "cuda:1"
+    assert (header.seed, header.view, header.examples) == (7, "train", EXAMPLES)
+    assert json.loads((tmp_path / "run.json").read_text())["format"] == "assay-run"
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    recorded(tmp_path / "run", 1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    before = Run(tmp_path / "run").fingerprint
+    for place, words in [("run", "already holds a run"), ("other", "is not empty and holds no run"), ("file", "is a file")]:
+        with pytest.raises(OutputExists, match=words) as caught:
+            Recorder(tmp_path / place, IDS)
+        assert caught.value.exit_code == 2
+    assert Run(tmp_path / "run").fingerprint == before
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes.txt"]
+    for place in ("other", "file"):
+        with pytest.raises(OutputExists):
+            Recorder(tmp_path / place, IDS, resume=True)
+
+
+OTHERWISE = {
+    "view": {"view": "eval"},
+    "keep_logits": {"keep_logits": True},
+    "mean_probs": {"mean_probs": False},
+    "checkpoints": {"checkpoints": "every"},
+    "seed": {"seed": 2},
+    "live": {"live": (DUAL(),)},
+    "class_names": {"class_names": ["a", "b", "c", "d"]},
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_run_is_resumed_as_it_was_begun(tmp_path, name):
+    recorded(tmp_path, 1, seed=1)
+    with pytest.raises(Mismatch, match=f"{name}") as caught:
+        Recorder(tmp_path, IDS, **{"seed": 1, **OTHERWISE[name]}, resume=True)
+    assert caught.value.exit_code == 4
+    # The refusal let go of the lock.
+    with Recorder(tmp_path, IDS, seed=1, resume=True) as recorder:
+        play(recorder, 2)
+
+
+@pytest.mark.parametrize(
+    "ids", [Ids(range(EXAMPLES)), IDS.take(range(EXAMPLES)[::-1]), Ids([*IDS][1:] + ["another"]), IDS.take(range(5))]
+)
+def test_a_run_is_resumed_with_the_same_ids(tmp_path, ids):
+    recorded(tmp_path, 1)
+    with pytest.raises(Mismatch, match=r"ids|examples=23"):
+        Recorder(tmp_path, ids, resume=True)
+
+
+def test_resume_without_a_run_begins_one(tmp_path):
+    recorded(tmp_path / "new", 2, resume=True)
+    assert Run(tmp_path / "new").epochs == 2
+
+
+def test_begin_forgets_an_epoch_that_was_not_committed(tmp_path):
+    with Recorder(tmp_path, IDS, live=LIVE) as recorder:
+        play(recorder, 1)
+        for _ in range(3):
+            recorder.begin()
+            recorder.step(torch.tensor([1, 2]), [9.0])
+            recorder.observe(torch.tensor([1, 2]), torch.full((2, CLASSES), 9.0), LABELS[1:3])
+        play(recorder, 3)
+    recorded(tmp_path / "plain", 3, live=LIVE)
+    assert Run(tmp_path).fingerprint == Run(tmp_path / "plain").fingerprint
+
+
+def test_one_process_does_not_write_a_run_twice_at_once(tmp_path):
+    with Recorder(tmp_path, IDS) as recorder:
+        play(recorder, 1)
+        with pytest.raises(RunError, match="being written"):
+            Recorder(tmp_path, IDS, resume=True)
+        assert Run(tmp_path).epochs == 1
+    Recorder(tmp_path, IDS, resume=True).close()

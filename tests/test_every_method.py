@@ -1,0 +1,395 @@
+"""Laws that hold for every method, shipped or new; and the proof that each law can fail."""
+
+import copy
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from assay.core import options
+from assay.core.errors import MissingEvidence, UndeclaredNeed, UnknownName, UsageError
+from assay.core.evidence import EPOCH_NEEDS, Evidence, Need
+from assay.core.ids import Ids
+from assay.core.method import AbstractDynamicsMethod, AbstractMethod, score
+from assay.core.scores import Direction
+from assay.methods import catalogue, parse
+from assay.runs.artefacts import load_scores, save_scores
+from faulty.methods import FAULTY, SOUND, MeanLoss
+from methods.worlds import Facts, facts_of
+
+EXAMPLES, EPOCHS, CLASSES = 120, 14, 4
+WRONG, HARD = slice(0, 20), slice(20, 50)
+
+VARIANTS = {
+    "dual": [{}, {"window": 4, "epochs": 9}],
+    "dyn_unc": [{"window": 3}, {"drop_last": True}, {"window": 4, "drop_last": True, "epochs": 9}],
+    "tdds": [{}, {"window": 3, "decay": 0.4, "inner": "kl", "outer": "sumsq"}, {"window": 5, "decay": 1.0, "epochs": 12}],
+    "el2n": [{"at": 5}, {"at": 3, "span": 4, "reduce": "sum"}],
+    "aum": [{}, {"form": "probs", "reduce": "sum"}, {"epochs": 6}],
+    "forgetting": [{}, {"never_learned": "count"}, {"never_learned": 100.0, "epochs": 10}],
+    "variability": [{}, {"ddof": 1, "epochs": 8}],
+    "entropy": [{}, {"at": 3}],
+    "least_confidence": [{}, {"at": 3}],
+    "margin": [{}, {"at": 3}],
+    "loss": [{}, {"epochs": 8}],
+    "confidence": [{}, {"epochs": 8}],
+    "correctness": [{}, {"epochs": 8}],
+    "threshold_closeness": [{}, {"epochs": 8}],
+}
+"""Options that each method is run with; a new method adds its line."""
+
+BAD_OPTIONS = [
+    "dual:window=1", "dual:window=0", "dual:window=2.5", "dual:window=", "dual:epochs=9", "dual:epochs=0", "dual:epochs=-1",
+    "dyn_unc:window=1", "dyn_unc:window=12,drop_last=true,epochs=12", "dyn_unc:drop_last=perhaps",
+    "tdds:window=2", "tdds:decay=0", "tdds:decay=1.5", "tdds:decay=nan", "tdds:inner=l1", "tdds:outer=2",
+    "el2n:at=-1", "el2n:span=0", "el2n:reduce=max",
+    "aum:form=prob", "aum:reduce=max", "aum:epochs=0",
+    "forgetting:never_learned=inf", "forgetting:never_learned=nan", "forgetting:never_learned=max",
+    "variability:ddof=2", "variability:ddof=-1", "variability:ddof=1,epochs=1",
+    "entropy:at=-2", "least_confidence:at=last", "margin:at=-5",
+    "loss:epochs=0", "confidence:epochs=0", "correctness:epochs=0", "threshold_closeness:epochs=0.5",
+]  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What a run recorded of some examples; the first ones were labelled wrong, the next are hard (the method does not know)."""
+
+    ids: Ids
+    labels: torch.Tensor
+    logits: torch.Tensor
+
+    def evidence(self, holds=EPOCH_NEEDS, recorded=None) -> Evidence:
+        facts = {need: fact[:recorded] for need, fact in facts_of(self.logits, self.labels).items() if need in holds}
+        probs = self.logits.softmax(-1).mean(0)
+        return Evidence(self.ids, CLASSES, labels=self.labels, epochs=Facts(facts), mean_probs=probs)
+
+    def take(self, order) -> "World":
+        return World(self.ids.take(order), self.labels[order], self.logits[:, order])
+
+    def say(self, method: AbstractMethod) -> torch.Tensor:
+        return score([method], self.evidence())[0].values
+
+
+def world(seed=0) -> World:
+    """Easy examples are learned early; hard ones waver between two classes to the end; wrong ones are learned as their true class."""
+    draw = torch.Generator().manual_seed(seed)
+    true = torch.randint(CLASSES, (EXAMPLES,), generator=draw)
+    given = true.clone()
+    given[WRONG] = (true[WRONG] + 1) % CLASSES
+    pull = torch.linspace(1.5, 6.0, EPOCHS, dtype=torch.float64)[:, None, None]
+    logits = pull * torch.nn.functional.one_hot(true, CLASSES)
+    logits[:, HARD] = 2.0 * torch.nn.functional.one_hot(true[HARD], CLASSES) + 2.0 * torch.nn.functional.one_hot(
+        (true[HARD] + 1) % CLASSES, CLASSES
+    )
+    logits += torch.randn(EPOCHS, EXAMPLES, CLASSES, generator=draw, dtype=torch.float64)
+    ids = Ids(np.random.default_rng(seed).choice(10_000, EXAMPLES, replace=False) - 500)
+    return World(ids, given, logits)
+
+
+def saturated() -> World:
+    """Constant, certain, certainly wrong, tied and wildly turning outputs."""
+    logits = torch.zeros(EPOCHS, 6, CLASSES, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    logits[:, 1, 1] = logits[:, 2, 0] = 900.0
+    logits[:, 3, 2:] = 50.0
+    logits[::2, 4, 0] = logits[1::2, 4, 3] = 900.0
+    logits[0, 5, 1] = logits[1:, 5, 2] = 1e4
+    return World(Ids(range(6)), labels, logits)
+
+
+def reordering_examples_reorders_scores(method):
+    here = world()
+    base = here.say(method)
+    for seed in range(2):
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(EXAMPLES))
+        scores = score([method], here.take(order).evidence())[0]
+        assert scores.ids == here.ids.take(order)
+        torch.testing.assert_close(scores.values, base[order], rtol=1e-12, atol=1e-12)
+
+
+def renaming_classes_changes_nothing(method):
+    here, name = world(), torch.tensor([2, 0, 3, 1])
+    renamed = World(here.ids, name[here.labels], here.logits[..., name.argsort()])
+    torch.testing.assert_close(renamed.say(method), here.say(method), rtol=1e-12, atol=1e-12)
+
+
+def it_reads_what_it_declares(method):
+    here = world()
+    evidence = here.evidence()
+    full = score([method], evidence)[0].values
+    read = {need for _, need in evidence._source.reads}
+    assert read == method.needs & EPOCH_NEEDS, f"declares {method.needs}, reads {read}"
+    assert torch.equal(score([method], here.evidence(holds=method.needs))[0].values, full)
+    for need in method.needs:
+        with pytest.raises(MissingEvidence, match=need.value):
+            score([method], here.evidence(holds=EPOCH_NEEDS - {need}))
+
+
+def the_epochs_read_are_those_that_matter(method):
+    here, other = world(), world(1)
+    read = method.epochs_read(EPOCHS)
+    evidence = here.evidence()
+    base = score([method], evidence)[0].values
+    assert {epoch for epoch, _ in evidence._source.reads} == set(read)
+    for epoch in range(EPOCHS):
+        logits = here.logits.clone()
+        logits[epoch] = other.logits[epoch]
+        changed = not torch.equal(dataclasses.replace(here, logits=logits).say(method), base)
+        assert changed == (epoch in read), f"epoch {epoch}: {'read' if epoch in read else 'not read'}, but changed is {changed}"
+
+
+def it_points_the_declared_way(method):
+    scores = score([method], world().evidence())[0]
+    easy = slice(HARD.stop, EXAMPLES)
+    if method.direction in (Direction.HIGH_IS_SUSPECT, Direction.LOW_IS_SUSPECT):
+        values, marked = scores.suspicion(), WRONG
+        assert torch.equal(values, scores.hardness())
+    else:
+        with pytest.raises(UsageError, match="ranks difficulty"):
+            scores.suspicion()
+        values, marked = scores.hardness(), HARD
+    gap = values[marked][:, None] - values[easy]
+    auc = float(((gap > 0).double() + 0.5 * (gap == 0)).mean())
+    assert auc > 0.8, f"AUC of the planted examples {auc:.2f}"
+
+
+def same_input_same_score(method):
+    one = world().say(method)
+    torch.manual_seed(99)
+    assert torch.equal(world().say(method), one)
+
+
+def the_world_is_untouched(method):
+    evidence = world().evidence()
+    before = copy.deepcopy(evidence._source.facts)
+    torch.manual_seed(5)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(), torch.get_default_dtype()
+    score([method], evidence)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate(), torch.get_default_dtype()) == states[1:]
+    assert torch.is_grad_enabled()
+    for need, fact in before.items():
+        assert torch.equal(evidence._source.facts[need], fact), f"wrote into {need.value}"
+
+
+def it_is_the_same_in_company(method):
+    others = [cls() for cls in catalogue().values()]
+    together = score([*others, method, *others], world().evidence())
+    assert torch.equal(together[len(others)].values, world().say(method))
+
+
+def values_are_the_fold(method):
+    view = world().evidence().narrow(method.title, method.needs)
+    assert torch.equal(method.values(view), world().say(method))
+
+
+def a_duplicated_example_gets_an_equal_score(method):
+    here = world()
+    twins = torch.cat([torch.arange(EXAMPLES), torch.arange(EXAMPLES)])
+    double = World(Ids(range(2 * EXAMPLES)), here.labels[twins], here.logits[:, twins])
+    values = double.say(method)
+    assert torch.equal(values[:EXAMPLES], values[EXAMPLES:])
+
+
+def one_finite_float64_per_id(method):
+    for here in (world(), saturated()):
+        (scores,) = score([method], here.evidence())
+        assert scores.ids == here.ids and not len(scores.unscored)
+        assert scores.values.shape == (len(here.ids),) and scores.values.dtype == torch.float64
+        assert not scores.values.requires_grad and bool(scores.values.isfinite().all())
+    raw = method.values(world().evidence().narrow(method.title, method.needs))
+    assert raw.dtype == torch.float64, "the fold itself keeps double precision"
+
+
+def too_few_epochs_are_refused(method):
+    least = method.fewest_epochs
+    values = score([method], world().evidence(recorded=least))[0].values
+    # With one epoch more in view, but the same option to read no further, the earliest value must not have been made of nothing.
+    assert bool((values != 0).any())
+    with pytest.raises(MissingEvidence, match=rf"{method.name}.* at least {least} epochs, but this run has {least - 1}"):
+        score([method], world().evidence(recorded=least - 1))
+    shortest = method.epochs_read(least)
+    assert len(shortest) >= 1 and shortest[-1] < least
+    if hasattr(method, "window"):
+        assert least >= method.window, "a window was filled from fewer epochs than it holds"
+
+
+def a_fold_can_stop_anywhere(method):
+    evidence, expected = world().evidence(), world().say(method)
+    state = method.start(EXAMPLES, CLASSES)
+    for place, epoch in enumerate(method.epochs_read(EPOCHS)):
+        method.absorb(state, evidence.epoch(epoch).narrow(method.needs & EPOCH_NEEDS))
+        assert all(isinstance(part, torch.Tensor) for part in state.values())
+        if place % 3 == 2:
+            held = {name: part.clone() for name, part in state.items()}
+            try:
+                method.finish(state)
+            except MissingEvidence:
+                pass
+            assert all(torch.equal(state[name], part) for name, part in held.items()), "finish changed the state"
+            other = copy.deepcopy(method)
+            other.start(EXAMPLES, CLASSES)
+            method, state = other, held
+    assert torch.equal(method.finish(state), expected)
+
+
+def string_ids_work(method):
+    here = world()
+    named = World(Ids([f"photo {number}.png" for number in here.ids]), here.labels, here.logits)
+    scores = score([method], named.evidence())[0]
+    assert torch.equal(scores.values, here.say(method)) and all(isinstance(one, str) for one in scores.ids)
+
+
+def the_title_says_all(method):
+    name, texts = options.split(method.title)
+    assert name == method.name and options.build(type(method), "method", texts) == method
+    changed = {}
+    for field in dataclasses.fields(method):
+        if isinstance(field.default, float):
+            changed[field.name] = field.default * 0.987654321
+    if changed:
+        other = dataclasses.replace(method, **changed)
+        assert options.build(type(method), "method", options.split(other.title)[1]) == other
+
+
+def is_fold(method):
+    return isinstance(method, AbstractDynamicsMethod)
+
+
+def always(method):
+    return True
+
+
+LAWS = {
+    reordering_examples_reorders_scores: always,
+    renaming_classes_changes_nothing: always,
+    it_reads_what_it_declares: always,
+    the_epochs_read_are_those_that_matter: is_fold,
+    it_points_the_declared_way: always,
+    same_input_same_score: always,
+    the_world_is_untouched: always,
+    it_is_the_same_in_company: always,
+    values_are_the_fold: is_fold,
+    a_duplicated_example_gets_an_equal_score: always,
+    one_finite_float64_per_id: always,
+    too_few_epochs_are_refused: is_fold,
+    a_fold_can_stop_anywhere: is_fold,
+    string_ids_work: always,
+    the_title_says_all: always,
+}
+"""Each law, and which methods it speaks of."""
+
+METHODS = {method.title: method for name, cls in catalogue().items() for method in (cls(**given) for given in VARIANTS[name])}
+
+
+@pytest.mark.parametrize(
+    ("law", "method"),
+    [
+        pytest.param(law, method, id=f"{law.__name__}-{title}")
+        for law, applies in LAWS.items()
+        for title, method in METHODS.items()
+        if applies(method)
+    ],
+)
+def test_law(law, method):
+    law(method)
+
+
+def broken_laws(cls) -> set[str]:
+    broken = set()
+    for law, applies in LAWS.items():
+        if applies(cls()):
+            try:
+                law(cls())
+            except (Exception, pytest.fail.Exception):
+                broken.add(law.__name__)
+    return broken
+
+
+@pytest.mark.parametrize("cls", SOUND, ids=lambda cls: cls.__name__)
+def test_the_laws_pass_what_the_faulty_ones_are_made_from(cls):
+    assert broken_laws(cls) == set()
+
+
+@pytest.mark.parametrize("cls", FAULTY, ids=lambda cls: cls.__name__)
+def test_every_faulty_method_is_caught(cls):
+    assert FAULTY[cls] in broken_laws(cls)
+
+
+def test_every_law_catches_a_faulty_method():
+    assert set(FAULTY.values()) == {law.__name__ for law in LAWS}
+
+
+def test_all_four_directions_are_there():
+    assert {method.direction for method in METHODS.values()} == set(Direction)
+
+
+@pytest.mark.parametrize("spec", BAD_OPTIONS)
+def test_options_out_of_range_are_refused(spec):
+    with pytest.raises(UsageError, match=spec.partition(":")[2].partition("=")[0]):
+        parse(spec)
+
+
+def test_every_method_has_a_bad_option_here():
+    assert {spec.partition(":")[0] for spec in BAD_OPTIONS} == set(catalogue())
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_an_unknown_option_names_the_nearest(name):
+    first = dataclasses.fields(catalogue()[name])[0].name
+    with pytest.raises(UnknownName, match=rf"No option of method '{name}' is named '{first}s'. Did you mean .*{first}"):
+        parse(f"{name}:{first}s=3")
+
+
+@pytest.mark.parametrize("given", [{"epochs": "3"}, {"epochs": 2.5}, {"epochs": True}])
+def test_options_of_another_type_are_refused(given):
+    # On a method of the tests, because the run-time type checker of the tests watches the shipped ones and is faster.
+    with pytest.raises(UsageError, match="method 'mean_loss', option 'epochs'"):
+        MeanLoss(**given)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert MeanLoss(epochs=np.int64(3)).title == "mean_loss:epochs=3" and type(MeanLoss(epochs=np.int64(3)).epochs) is int
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_saved_and_loaded_is_the_same(method, tmp_path):
+    for ids in (world().ids, Ids([f"row {n}" for n in range(EXAMPLES)])):
+        (scores,) = score([method], dataclasses.replace(world(), ids=ids).evidence())
+        save_scores(scores, tmp_path / "scores.parquet")
+        again = load_scores(tmp_path / "scores.parquet")
+        assert again.fingerprint == scores.fingerprint and torch.equal(again.values, scores.values)
+        assert (again.ids, again.method, again.options, again.title) == (scores.ids, scores.method, scores.options, scores.title)
+        assert (again.direction, again.unit, again.unscored) == (scores.direction, scores.unit, scores.unscored)
+        assert parse(again.title) == method
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_every_method_says_what_it_is(name):
+    cls = catalogue()[name]
+    assert cls.name == name == cls.__module__.rpartition(".")[2] and callable(
+        getattr(__import__(cls.__module__, fromlist=[name]), name)
+    )
+    assert cls.source.cite and cls.source.url.startswith("https://") and cls.source.departures and cls.unit
+    assert cls.__doc__ and not cls.__doc__.startswith(cls.__name__ + "(")
+    assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen and not cls.__subclasses__()
+    assert hash(cls()) == hash(cls()) and cls() == parse(name)
+
+
+@pytest.mark.parametrize("need", EPOCH_NEEDS, ids=lambda need: need.value)
+def test_every_undeclared_fact_of_an_epoch_raises(need):
+    view = world().evidence().narrow("nobody", frozenset(EPOCH_NEEDS - {need}))
+    with pytest.raises(UndeclaredNeed, match=f"`{need.value}` of epoch 0 was read but is not declared"):
+        getattr(view.epoch(0), need.value)
+    with pytest.raises(UndeclaredNeed, match=need.value):
+        getattr(view.epoch(0).narrow(EPOCH_NEEDS), need.value)
+
+
+@pytest.mark.parametrize("need", sorted(set(Need) - EPOCH_NEEDS, key=lambda need: need.value), ids=lambda need: need.value)
+def test_every_other_undeclared_fact_raises(need):
+    view = world().evidence().narrow("nobody", EPOCH_NEEDS)
+    with pytest.raises(UndeclaredNeed, match=f"`{need.value}` was read but is not declared"):
+        getattr(view, need.value)
