@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import torch
 
-from assay.core.evidence import EPOCH_NEEDS, Evidence, Need
+from assay.core.evidence import Evidence, Need
 from assay.core.ids import Ids
 from assay.core.method import score
 from assay.maths.observations import observe
@@ -29,8 +29,9 @@ class Facts:
 
 def facts_of(logits, labels) -> dict[Need, torch.Tensor]:
     """Every epoch fact of these logits, in their precision."""
-    rows = [observe(epoch, labels) | {"logits": epoch} for epoch in logits]
-    return {need: torch.stack([row[need.value] for row in rows]) for need in EPOCH_NEEDS}
+    rows = observe(logits.flatten(0, 1), labels.repeat(len(logits)))
+    facts = {Need(name): fact.view(logits.shape[:2]) for name, fact in rows.items()}
+    return facts | {Need.LOGITS: logits.contiguous()}
 
 
 def in_memory(facts: dict[Need, torch.Tensor], ids=None, classes=2) -> Evidence:

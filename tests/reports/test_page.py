@@ -388,6 +388,18 @@ def test_a_phone_needs_no_sideways_scrolling(chromium, path):
     page.tab.context.close()
 
 
+def test_the_table_follows_the_width_of_the_window(chromium, path):
+    page = watched(chromium, path, viewport={"width": 1440, "height": 900})
+    gap = """() => { const right = (e) => document.querySelector(e).getBoundingClientRect().right;
+      return Math.round(right("#table") - right(".tabulator-col[tabulator-field=reason]")); }"""
+    for width in (1440, 1050, 1400):
+        page.tab.set_viewport_size({"width": width, "height": 900})
+        page.tab.wait_for_timeout(300)
+        assert 0 <= page.tab.evaluate(gap) <= 20
+    assert page.said == []
+    page.tab.context.close()
+
+
 def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(render(exhibits.table()), encoding="utf-8")

@@ -114,7 +114,9 @@ def main():
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
-    import assay.integrations.pytorch
-    import assay.runs.recorder  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import runs.children  # noqa: F401
+
+    import assay.integrations.pytorch  # noqa: F401
 
     main()

@@ -155,7 +155,12 @@ def given(settings: dict[str, Any]) -> dict[str, Any]:
 def planting(spec: str) -> dict[str, Any]:
     """`uniform:rate=0.1` as a table of the plan."""
     from ..core import options
+    from ..core.errors import UsageError
 
+    if spec.replace(" ", "").startswith("class:"):
+        raise UsageError(
+            f"--plant {spec!r}: a matrix does not fit into a flag; write kind and matrix into the table plant of a plan."
+        )
     kind, texts = options.split(spec)
     return {"kind": kind, **{key: literal(text) for key, text in texts.items()}}
 

@@ -202,7 +202,7 @@
       list.push(column("decision", "decision", 104, {
         formatter: (cell) => make("span", { className: `act ${data.decision.actions[cell.getData().position]}` }, cell.getValue()),
       }));
-      list.push(column("reason", "reason", 170, { formatter: clamp, widthGrow: 2 }));
+      list.push(column("reason", "reason", 140, { formatter: clamp, widthGrow: 2 }));
     }
     return list;
   }
@@ -317,11 +317,21 @@
     }
   }
 
+  // Tabulator's own way redraws whenever the table scrolls into view, which swallows a click that is under way.
+  function fit() {
+    let width = $("table").clientWidth;
+    new ResizeObserver(() => {
+      if ($("table").clientWidth === width) return;
+      width = $("table").clientWidth;
+      table.redraw(true);
+    }).observe($("table").parentElement);
+  }
+
   function build() {
     return new Promise((ready) => {
       table = new Tabulator("#table", {
         data: all.map(row), columns: columns(), index: "position", layout: "fitColumns", height: Math.min(640, Math.max(320, window.innerHeight * 0.75)),
-        rowHeight: 44, keybindings: false, rowFormatter: (row) => paint(row),
+        rowHeight: 44, keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
         initialSort: data.methods.length ? [{ column: "rank", dir: "asc" }] : [],
         placeholder: all.length === data.total ? "No example matches." : `No example on this page matches; it holds ${number.format(all.length)} of ${number.format(data.total)}.`,
       });
@@ -333,6 +343,7 @@
         box.querySelector(".tabulator-tableholder").tabIndex = -1;
         box.addEventListener("keydown", keys);
         headings();
+        fit();
         ready();
       });
       // A row that comes back into the window still looks as it did when it left.

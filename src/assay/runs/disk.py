@@ -199,7 +199,7 @@ _held: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()
 
 def _drop_inherited() -> None:
     for lock in list(_held):
-        lock.release()
+        lock.drop()
 
 
 # A forked child, such as a loader's worker, would share the lock and hold it on after its parent is killed.
@@ -222,17 +222,24 @@ class WriterLock:
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                self.release()
+                self.drop()
                 raise RunLocked(
                     f"{path.parent} is being written by another process; wait for it, or record to another folder."
                 ) from error
             except OSError:
-                self.release()
+                self.drop()
                 raise
         _held.add(self)
 
     def release(self) -> None:
         """Let the next writer in."""
+        if self._handle >= 0:
+            # Not by closing alone: a child that is just being forked has the file open too.
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the file, which frees the lock unless another process shares it."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1

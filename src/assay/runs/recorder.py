@@ -114,6 +114,8 @@ class Recorder:
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
             self._states: list[State] | None = None
+            for path in (self.paths.header, self.paths.examples, self.paths.commits):
+                remove_leftovers(path)
             if exists:
                 self._reopen(wanted)
             else:
@@ -146,7 +148,7 @@ class Recorder:
             old, new = getattr(self.header, field), getattr(wanted, field)
             if old != new:
                 raise Mismatch(f"{self.paths.folder} was recorded with {field}={old!r}, not {new!r}; resume it as it was begun.")
-        for path in (self.paths.header, self.paths.examples, self.paths.commits, *self.paths.of_epoch(self.epochs)):
+        for path in self.paths.of_epoch(self.epochs):
             remove_leftovers(path)
         if self.paths.commits.exists():
             # A torn line must go before another is added to it, also when it is the first.

@@ -52,7 +52,8 @@ def read_table(path: Path, kind: str) -> tuple[Ids, dict[str, Any], dict[str, An
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; make it first.") from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged or no Parquet file ({error}); make it again.") from error
+        why = " ".join(str(error).split())
+        raise RunError(f"{path} is damaged or no Parquet file ({why}); make it again.") from error
     held = table.schema.metadata or {}
     head = held.get(b"assay", b"{}")
     try:

@@ -1,0 +1,32 @@
+import shutil
+
+import pytest
+import torch
+
+from assay.cli.app import run_app
+from cli.shell import SMALL
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Nets this small are slower on several threads, most of all beside other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory):
+    """Folder of a recorded run with every score and one decision, `drop`. It is read, never changed."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert run_app(["record", str(folder), *SMALL]) == 0
+    assert run_app(["score", str(folder), "all"]) == 0
+    assert run_app(["choose", str(folder), "aum", "--policy", "top_k", "--keep", "0.9", "--name", "drop"]) == 0
+    return folder
+
+
+@pytest.fixture
+def own(recorded, tmp_path):
+    """The same run, to change."""
+    return shutil.copytree(recorded, tmp_path / "own")

@@ -1,0 +1,47 @@
+import inspect
+
+import pytest
+
+from assay.core import errors
+
+CODES = {
+    "AssayError": 1, "UndeclaredNeed": 1, "UsageError": 2, "UnknownName": 2, "OutputExists": 2, "MissingEvidence": 3, "Mismatch": 4,
+    "RunError": 5, "RunLocked": 5, "NotWritten": 5, "NumericalError": 6, "BadScores": 6, "TrialFailed": 7,
+}  # fmt: skip
+
+
+def test_every_error_has_its_exit_code():
+    found = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, Exception)}
+    assert {name: cls.exit_code for name, cls in found.items()} == CODES
+    assert all(issubclass(cls, errors.AssayError) for cls in found.values())
+
+
+def test_the_tree_drawn_in_the_module_is_the_tree():
+    for line in errors.__doc__.splitlines():
+        if line.strip().startswith("*"):
+            name, code = line.replace("(also ValueError)", "").split()[1:3]
+            assert CODES[name] == int(code), line
+    assert sum(line.strip().startswith("*") for line in errors.__doc__.splitlines()) == len(CODES)
+
+
+def test_a_wrong_call_is_a_value_error():
+    assert issubclass(errors.UsageError, ValueError) and not issubclass(errors.MissingEvidence, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("duel", r"No method is named 'duel'\. Did you mean dual\? Known: aum, dual, margin\."),
+        ("zzz", r"No method is named 'zzz'\. Known: aum, dual, margin\."),
+    ],
+)
+def test_unknown_names_carry_the_nearest(name, words):
+    with pytest.raises(errors.UsageError, match=words):
+        raise errors.UnknownName("method", name, ["margin", "dual", "aum"])
+
+
+def test_some():
+    assert errors.some([3, 17], 2) == "3, 17"
+    assert errors.some(range(100), 100) == "0, 1, 2, 3, 4 and 95 more"
+    assert errors.some(["a"], 1) == "a" and errors.some([], 0) == ""
+    assert errors.some(range(6), 6, most=2) == "0, 1 and 4 more"

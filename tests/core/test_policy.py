@@ -1,0 +1,128 @@
+import dataclasses
+import math
+from typing import ClassVar
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from assay.core.decision import Action
+from assay.core.errors import Mismatch, MissingEvidence, UndeclaredNeed, UsageError
+from assay.core.evidence import Evidence, Need
+from assay.core.ids import Ids
+from assay.core.method import Source
+from assay.core.policy import AbstractPolicy, Candidates, Choice, budget_of, choose, keep_first
+from assay.core.scores import Direction, Scores
+
+
+def scores(values=(1.0, 2.0, 3.0, 4.0), unscored=(), **options):
+    values = torch.tensor(values, dtype=torch.float64)
+    ids = Ids([f"row {n}" for n in range(len(values))])
+    return Scores(ids, values, "made", options, "made", Direction.HIGH_IS_HARD, "none", unscored=Ids(unscored))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(AbstractPolicy):
+    """Drops the first, relabels the second if `relabel`, halves the weight of the third."""
+
+    relabel: bool = True
+    name: ClassVar[str] = "mixed"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    nests: ClassVar[bool] = False
+    source: ClassVar[Source] = Source("none", "none")
+
+    def choose(self, candidates: Candidates) -> Choice:
+        return Choice(
+            kept=torch.tensor([False, True, True, True]),
+            why_kept="as it was",
+            why_touched="touched",
+            labels=torch.tensor([5, 2 if self.relabel else -1, -1, -1]),
+            weights=torch.tensor([1.0, 1.0, 0.5, 1.0], dtype=torch.float64),
+            why_else={2: "half trusted"},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader(AbstractPolicy):
+    """Keeps whom `reads` says; declares `needs`."""
+
+    name: ClassVar[str] = "reader"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    nests: ClassVar[bool] = False
+    source: ClassVar[Source] = Source("none", "none")
+
+    def choose(self, candidates: Candidates) -> Choice:
+        return Choice(candidates.labels > 0, "", "")
+
+
+def test_ten_percent_of_fifty_thousand():
+    assert budget_of(0.1, 50_000) == 5_000 and budget_of(0.2, 50_000) == 10_000  # int((1 - 0.9) * n) is one short
+    assert budget_of(0.3, 10) == 3 and budget_of(0.0, 7) == 0 and budget_of(1.0, 7) == 7 and budget_of(0.5, 7) == 3
+
+
+@hypothesis.given(st.integers(0, 2_000_000), st.integers(1, 1000).flatmap(lambda b: st.tuples(st.integers(0, b), st.just(b))))
+def test_a_fraction_keeps_its_share(examples, fraction):
+    part, whole = fraction
+    assert budget_of(part / whole, examples) == examples * part // whole
+
+
+@pytest.mark.parametrize("keep", [-0.01, 1.01, math.nan, math.inf])
+def test_keep_is_a_fraction(keep):
+    with pytest.raises(UsageError, match=r"outside 0\.\.1"):
+        budget_of(keep, 10)
+
+
+def test_keep_first():
+    assert keep_first(torch.tensor([2, 0, 1]), 2).tolist() == [True, False, True]
+    assert keep_first(torch.tensor([2, 0, 1]), 0).tolist() == [False] * 3
+
+
+def test_a_choice_becomes_a_decision():
+    made = choose(Mixed(), scores())
+    assert made.actions.tolist() == [Action.DROP, Action.RELABEL, Action.WEIGHT, Action.KEEP]
+    assert made.labels.tolist() == [-1, 2, -1, -1]  # nobody is dropped and relabelled at once
+    assert made.weights.tolist() == [0.0, 1.0, 0.5, 1.0]
+    assert made.reasons == ("touched", "touched", "half trusted", "as it was")
+    assert made.title == "mixed by made" and made.options == {"relabel": True}
+
+
+def test_scores_that_cannot_be_chosen_by():
+    with pytest.raises(UsageError, match=r"1 scores of made are NaN; ids row 1\. Nothing was chosen"):
+        choose(Mixed(), scores((1.0, math.nan, 3.0, 4.0)))
+    with pytest.raises(UsageError, match=r"no value for 1 examples \(lost\)"):
+        choose(Mixed(), scores(unscored=["lost"]))
+
+
+def evidence(names=("row 0", "row 1", "row 2", "row 3")):
+    return Evidence(Ids(list(names)), 2, labels=torch.tensor([0, 1, 0, 1]))
+
+
+def test_facts_are_joined_by_id():
+    assert choose(Reader(), scores(), evidence()).kept.tolist() == [False, True, False, True]
+    turned = evidence(("row 3", "row 2", "row 1", "row 0"))
+    assert choose(Reader(), scores(), turned).kept.tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("policy", [Mixed(), Reader()])
+def test_another_run_is_refused_whether_it_is_read_or_not(policy):
+    with pytest.raises(Mismatch, match="ids are not in the run: row 3"):
+        choose(policy, scores(), evidence(("row 0", "row 1", "row 2", "row 9")))
+    with pytest.raises(Mismatch, match="covers 3 examples, the run 4"):
+        choose(policy, scores((1.0, 2.0, 3.0)), evidence())
+
+
+def test_facts_that_are_not_there():
+    with pytest.raises(UsageError, match="reads the recorded run, which was not given"):
+        choose(Reader(), scores())
+    with pytest.raises(MissingEvidence, match="reader needs labels"):
+        choose(Reader(), scores(), Evidence(scores().ids, 2))
+    candidates = Candidates(scores(), evidence().narrow("nobody", frozenset()))
+    with pytest.raises(UndeclaredNeed, match="labels"):
+        candidates.labels  # noqa: B018
+
+
+def test_suspicion_is_not_asked_of_difficulty():
+    assert Candidates(scores(), None).by("values").tolist() == [1.0, 2.0, 3.0, 4.0]
+    with pytest.raises(UsageError, match="ranks difficulty"):
+        Candidates(scores(), None).by("suspicion")

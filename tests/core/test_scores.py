@@ -1,0 +1,107 @@
+import dataclasses
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+
+from assay.core.errors import Mismatch, UnknownName, UsageError
+from assay.core.ids import Ids
+from assay.core.lineage import Lineage
+from assay.core.scores import Direction, Scores, ScoreTable, ordered
+
+
+def scores(values, ids=None, title="made", direction=Direction.HIGH_IS_SUSPECT, dataset=None, **options):
+    values = torch.as_tensor(values, dtype=torch.float64)
+    ids = Ids(range(len(values)) if ids is None else ids)
+    return Scores(ids, values, "made", options, title, direction, "none", lineage=Lineage(dataset) if dataset else None)
+
+
+@pytest.mark.parametrize(
+    ("direction", "sign", "suspects"),
+    [
+        (Direction.HIGH_IS_SUSPECT, 1, True),
+        (Direction.LOW_IS_SUSPECT, -1, True),
+        (Direction.HIGH_IS_HARD, 1, False),
+        (Direction.LOW_IS_HARD, -1, False),
+    ],
+)
+def test_directions(direction, sign, suspects):
+    made = scores([1.0, 3.0, 2.0], direction=direction)
+    assert made.hardness().tolist() == [sign * 1.0, sign * 3.0, sign * 2.0]
+    assert made.ranks().tolist() == ([2, 0, 1] if sign > 0 else [0, 2, 1])
+    assert direction.ranks_suspects == suspects
+    if suspects:
+        assert torch.equal(made.suspicion(), made.hardness())
+    else:
+        with pytest.raises(UsageError, match=r"made ranks difficulty \(.*\), not suspicion"):
+            made.suspicion()
+
+
+@hypothesis.given(st.lists(st.integers(0, 3), max_size=30), st.booleans(), st.randoms(use_true_random=False))
+def test_equal_values_stand_by_id_in_either_direction(values, descending, shuffler):
+    names = list(range(100, 100 + len(values)))
+    shuffler.shuffle(names)
+    ids = Ids(names)
+    order = ordered(torch.tensor(values, dtype=torch.float64), ids, descending=descending).tolist()
+    assert order == sorted(range(len(values)), key=lambda i: (-values[i] if descending else values[i], names[i]))
+
+
+def test_infinite_values_rank_and_nan_does_not():
+    ids = Ids(["a", "b", "c"])
+    assert ordered(torch.tensor([0.0, torch.inf, -torch.inf], dtype=torch.float64), ids, descending=True).tolist() == [1, 0, 2]
+    with pytest.raises(UsageError, match="1 values are NaN and cannot be ranked; ids b"):
+        ordered(torch.tensor([0.0, torch.nan, 1.0], dtype=torch.float64), ids, descending=True)
+
+
+def test_values_of_some_examples():
+    made = scores([1.0, 2.0, 3.0], ids=["a", "b", "c"])
+    assert made.of(Ids(["c", "a"])).tolist() == [3.0, 1.0]
+    with pytest.raises(Mismatch, match="1 ids are not in scores of made: z"):
+        made.of(Ids(["z"]))
+
+
+def test_ids_and_values_belong_together():
+    with pytest.raises(UsageError, match=r"3 ids cannot carry values of shape \(2,\)"):
+        scores([1.0, 2.0], ids=[1, 2, 3])
+
+
+def test_the_fingerprint_is_of_ids_values_method_and_options():
+    base = scores([1.0, 2.0], a=1)
+    assert scores([1.0, 2.0], a=1).fingerprint == base.fingerprint
+    others = [
+        scores([1.0, 2.5], a=1),
+        scores([1.0, 2.0], a=2),
+        scores([1.0, 2.0], ids=[0, 5], a=1),
+        dataclasses.replace(base, method="other"),
+    ]
+    assert len({one.fingerprint for one in [base, *others]}) == 5
+
+
+def test_a_table_joins_by_id_in_the_order_of_the_first():
+    table = ScoreTable(
+        [scores([1.0, 2.0, 3.0], ids=["a", "b", "c"]), scores([30.0, 10.0, 20.0], ids=["c", "a", "b"], title="other")]
+    )
+    assert list(table) == ["made", "other"] and len(table) == 2 and "other" in table and "third" not in table
+    assert list(table["other"].ids) == ["a", "b", "c"] and table["other"].values.tolist() == [10.0, 20.0, 30.0]
+    assert repr(table) == "ScoreTable(3 examples; made, other)"
+    with pytest.raises(UnknownName, match=r"No score in this table is named 'othr'\. Did you mean other"):
+        table["othr"]
+
+
+def test_an_empty_table():
+    assert len(ScoreTable([])) == 0 and len(ScoreTable([]).ids) == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "words"),
+    [
+        (scores([1.0, 2.0]), UsageError, "Two scores are titled 'made'"),
+        (scores([1.0], title="b"), Mismatch, "Scores b cover 1 examples, made 2"),
+        (scores([1.0, 2.0], ids=[0, 7], title="b"), Mismatch, "1 ids are not in scores of b: 1"),
+        (scores([1.0, 2.0], title="b", dataset="beef"), Mismatch, "Scores b are of dataset beef, made of cafe"),
+    ],
+)
+def test_scores_that_do_not_belong_together(other, error, words):
+    with pytest.raises(error, match=words):
+        ScoreTable([scores([5.0, 6.0], dataset="cafe"), other])

@@ -1,0 +1,107 @@
+import dataclasses
+
+import pytest
+import torch
+
+from assay.core.decision import Action
+from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
+from assay.experiments.choose import choose
+from assay.experiments.score import score
+from assay.policies.top_k import TopK
+from experiments import small
+
+
+@pytest.fixture(scope="module")
+def table(run):
+    return score(run, ["aum", "dual:window=2", "loss"])
+
+
+def test_a_policy_by_name_by_spec_and_by_value_decide_alike(table):
+    decisions = [
+        choose(table["aum"], "top_k", keep=0.8),
+        choose(table["aum"], "top_k:keep=0.8"),
+        choose(table["aum"], TopK(keep=0.8)),
+    ]
+    assert len({one.fingerprint for one in decisions}) == 1
+    assert decisions[0].budget == 317 and decisions[0].title == "top_k:keep=0.8 by aum"
+
+
+def test_the_lineage_names_scores_run_and_dataset(run, table):
+    decision = choose(table["aum"], "random", keep=0.5, seed=4)
+    lineage = decision.lineage
+    assert lineage.parents == {"run": run.fingerprint, "scores": table["aum"].fingerprint}
+    assert lineage.dataset == run.dataset and lineage.seed == 4 and lineage.folder == str(run.folder)
+
+
+def test_beta_reads_the_run_that_the_scores_were_made_from(run, table):
+    decision = choose(table["dual:window=2"], "beta", keep=0.3, seed=0)
+    assert decision.budget == 119
+    assert decision.fingerprint == choose(table["dual:window=2"], "beta", run=run, keep=0.3, seed=0).fingerprint
+    assert decision.fingerprint != choose(table["dual:window=2"], "beta", keep=0.3, seed=1).fingerprint
+
+
+def test_relabel_takes_the_mean_prediction(run, table):
+    decision = choose(table["aum"], "relabel", count=30)
+    changed = decision.actions == Action.RELABEL
+    assert 0 < int(changed.sum()) <= 30 and decision.budget == len(run.ids)
+    assert torch.equal(decision.labels[changed], run.mean_probs().argmax(1)[changed])
+
+
+def test_relabel_needs_mean_probabilities(tmp_path):
+    run = small.recorded(tmp_path / "run", record={"mean_probs": False})
+    with pytest.raises(MissingEvidence, match="--mean-probs"):
+        choose(score(run, "aum")["aum"], "relabel", count=3)
+
+
+def test_scores_made_by_hand_take_their_run_from_the_call(run, table):
+    bare = dataclasses.replace(table["aum"], lineage=None)
+    assert choose(bare, "top_k", keep=0.5).lineage.dataset == ""
+    with pytest.raises(UsageError, match="give run=PATH"):
+        choose(bare, "relabel", count=3)
+    decision = choose(bare, "relabel", run=run.folder, count=3)
+    assert decision.lineage.dataset == run.dataset and decision.lineage.folder == str(run.folder)
+
+
+def test_scores_of_another_dataset_are_refused(run, tmp_path):
+    other = small.recorded(tmp_path / "other", plant={"seed": 9})
+    assert other.ids == run.ids and other.dataset != run.dataset
+    with pytest.raises(Mismatch, match=f"scores dataset {other.dataset}, .* recorded {run.dataset}"):
+        choose(score(other, "aum")["aum"], "top_k", run=run, keep=0.5)
+
+
+def test_scores_of_other_examples_are_refused(run, tmp_path):
+    other = small.recorded(tmp_path / "other", data="digits:test=1500")
+    bare = dataclasses.replace(score(other, "aum")["aum"], lineage=None)
+    with pytest.raises(Mismatch, match="297 examples, the run 397"):
+        choose(bare, "top_k", run=run, keep=0.5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "kind", "words"),
+    [
+        ("topk", {"keep": 0.5}, UnknownName, "Did you mean top_k"),
+        ("threshold", {"keep": 0.5}, UnknownName, "No option of policy 'threshold' is named 'keep'"),
+        ("top_k", {"keep": 0.5, "seed": 1}, UnknownName, "No option of policy 'top_k' is named 'seed'"),
+        ("top_k", {"keep": 1.5}, UsageError, r"keep=1.5 is outside 0\.\.1"),
+        ("top_k", {}, UsageError, "needs a value for keep"),
+        ("top_k:keep=0.5", {"keep": 0.3}, UsageError, "keep is given in 'top_k:keep=0.5' and again"),
+        (TopK(keep=0.5), {"keep": 0.3}, UsageError, "already has its options"),
+        ("beta", {"keep": 0.3}, UsageError, "needs a value for seed"),
+    ],
+)
+def test_bad_policies_and_options_are_refused(table, policy, options, kind, words):
+    with pytest.raises(kind, match=words):
+        choose(table["aum"], policy, **options)
+
+
+def test_suspicion_is_not_read_off_difficulty(table):
+    with pytest.raises(UsageError, match="ranks difficulty"):
+        choose(table["dual:window=2"], "relabel", count=3)
+
+
+def test_a_run_that_is_gone_is_refused(own, tmp_path):
+    scores = score(own, "aum")["aum"]
+    own.folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="does not exist"):
+        choose(scores, "relabel", count=3)
+    assert choose(scores, "relabel", run=tmp_path / "elsewhere", count=3).budget == 397

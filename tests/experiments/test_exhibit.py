@@ -1,0 +1,181 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from assay.core.errors import Mismatch, UsageError
+from assay.core.lineage import Lineage
+from assay.core.scores import ScoreTable
+from assay.experiments.choose import choose
+from assay.experiments.exhibit import exhibit
+from assay.experiments.score import score
+from assay.experiments.verify import verify
+from assay.runs.artefacts import load_truth
+from experiments import small
+from experiments.test_verify import looped
+
+
+@pytest.fixture(scope="module")
+def table(run):
+    return score(run, ["aum", "dual:window=2"])
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """3,000 rows, more than a page shows."""
+    folder = tmp_path_factory.mktemp("large")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 3010)
+    np.savez(folder / "d.npz", inputs=rng.normal(size=(3010, 3)) + np.eye(3)[labels], labels=labels)
+    spec = f"arrays:path={folder / 'd.npz'},test=0.00333"
+    run = small.recorded(folder / "run", data=spec, recipe={"epochs": 2, "batch": 1000})
+    assert len(run.ids) == 3000
+    return run
+
+
+def test_everything_that_is_there_is_shown(run, table):
+    made = exhibit(run, table, examples=small.plan().load().train)
+    assert made.examples == len(made.shown) == 397 and made.picked == ""
+    assert made.title == "digits: run" and made.class_names == tuple("0123456789")
+    assert made.shown.ids == run.ids and torch.equal(made.shown.given, run.labels)
+    assert torch.equal(made.shown.true, load_truth(run.paths.truth)[1])
+    assert torch.equal(made.shown.predicted, run.mean_probs().argmax(1))
+    assert torch.equal(made.shown.pictures, small.plan().load().train.inputs)
+    assert [one.title for one in made.scores] == ["aum", "dual:window=2"]
+    facts = score(run, ["confidence", "variability", "correctness"])
+    for name in facts:
+        assert torch.equal(getattr(made.data_map, name), facts[name].values)
+    assert made.trajectories.epochs == (0, 1, 2) and made.trajectories.target_probs.shape == (397, 3)
+    assert torch.allclose(made.trajectories.target_probs.mean(1), made.data_map.confidence)
+    assert [one.title for one in made.detections] == ["aum", "dual:window=2"] and made.cleaning is None
+    assert made.agreement.correlations.shape == (2, 2)
+    assert "40 of 397 given labels are wrong" in made.facts["known truth"]
+    assert made.facts["examples"] == "397 for training, 1,400 for testing, 10 classes"
+
+
+def test_histograms_count_every_example_once(run, table):
+    made = exhibit(run, table)
+    for one in made.histograms:
+        values = table[one.title].values
+        assert int(one.counts.sum()) == 397 and int(one.wrong.sum()) == 40
+        assert float(one.edges[0]) == float(values.min()) and float(one.edges[-1]) == float(values.max())
+        assert np.array_equal(one.counts.numpy(), np.histogram(values.numpy(), one.edges.numpy())[0])
+
+
+def test_a_score_that_is_the_same_for_all_has_a_histogram(run, table):
+    flat = dataclasses.replace(table["aum"], values=torch.full((397,), 2.0, dtype=torch.float64))
+    (one,) = exhibit(run, {"aum": flat}).histograms
+    assert int(one.counts.sum()) == 397 and float(one.edges[0]) < 2 < float(one.edges[-1])
+
+
+def test_the_examples_of_a_large_set_are_picked_as_the_sentence_says(large):
+    table = score(large, ["aum", "entropy"])
+    made = exhibit(large, table)
+    assert made.examples == 3000 and len(made.shown) == 2000
+    assert made.picked == (
+        "2,000 of 3,000 examples are shown: the 1,000 that rank first when each method in turn names its most suspect or hardest, "
+        "and 1,000 drawn at random from the rest."
+    )
+    orders = [large.ids.values[np.argsort(one.ranks().numpy())].tolist() for one in table.values()]
+    named = dict.fromkeys(id_ for pair in zip(*orders, strict=True) for id_ in pair)
+    assert list(made.shown.ids)[:1000] == list(named)[:1000]
+    rest = list(made.shown.ids)[1000:]
+    assert not set(rest) & set(list(named)[:1000]) and 0.3 < np.mean([id_ in large.ids.values[:1500] for id_ in rest]) < 0.7
+    assert exhibit(large, table).shown.ids == made.shown.ids
+    assert int(made.histograms[0].counts.sum()) == 3000
+
+
+def test_few_are_shown_where_few_are_asked(run, table):
+    made = exhibit(run, table, most=11)
+    assert len(made.shown) == 11 and "11 of 397" in made.picked and "the 5 that" in made.picked and "6 drawn" in made.picked
+    assert made.trajectories.target_probs.shape == (11, 3) and len(made.data_map.confidence) == 11
+    assert exhibit(run, table, most=397).picked == ""
+    with pytest.raises(UsageError, match="most=0"):
+        exhibit(run, table, most=0)
+
+
+def test_without_a_truth_nothing_is_said_of_it(own):
+    own.paths.truth.unlink()
+    made = exhibit(own, score(own, "aum"), decision=choose(score(own, "aum")["aum"], "top_k", keep=0.9))
+    assert made.shown.true is None and made.detections == () and made.cleaning is None and made.histograms[0].wrong is None
+    assert "known truth" not in made.facts and made.agreement is None
+
+
+def test_when_all_labels_are_right_nothing_is_detected(tmp_path):
+    run = small.recorded(tmp_path / "run", plant={"rate": 0.0})
+    made = exhibit(run, score(run, "aum"))
+    assert made.detections == () and "0 of 397" in made.facts["known truth"]
+
+
+def test_a_decision_is_held_against_the_truth_by_the_verdict_or_here(run, table):
+    decision = choose(table["aum"], "top_k", keep=0.9)
+    made = exhibit(run, table, decision=decision)
+    verdict = verify(decision, run=run, scores=table, seeds=2)
+    judged = exhibit(run, table, decision=decision, verdict=verdict)
+    assert made.cleaning == verdict.cleaning == judged.cleaned and made.found == judged.found
+    assert [origin.noun for origin in judged.origins] == [
+        "dataset",
+        "run",
+        "scores aum",
+        "scores dual:window=2",
+        "decision top_k:keep=0.9 by aum",
+        "verdict",
+    ]
+
+
+def test_a_loop_of_ones_own_is_shown_in_its_own_words(tmp_path):
+    run = looped(tmp_path / "mine", net="my net", recipe={"lr": 0.1}, plan="as in the paper", notes="none")
+    made = exhibit(run, score(run, "aum"))
+    assert made.facts["net"] == "my net" and made.facts["plan"] == "as in the paper" and made.shown.pictures is None
+    assert made.title == "Training data: mine"
+    plain = exhibit(looped(tmp_path / "plain"), score(run, "aum"))
+    assert plain.facts["data"] == "the loop's own dataset" and "seed 5" in plain.facts["recorded"]
+
+
+def test_rows_of_a_table_are_shown_with_their_cells(tmp_path):
+    lines = [f"{i % 7},{'red' if i % 3 else 'blue'},{i % 2}" for i in range(40)]
+    (tmp_path / "train.csv").write_text("\n".join(["size,colour,y", *lines]) + "\n")
+    (tmp_path / "test.csv").write_text("size,colour,y\n1,green,0\n2,red,1\n")
+    plan = small.plan(data=f"table:path={tmp_path / 'train.csv'},test={tmp_path / 'test.csv'},label=y", plant=None)
+    run = small.recorded(tmp_path / "run", data=plan.data, plant=None)
+    made = exhibit(run, score(run, "aum"), examples=plan.load().train, most=10)
+    at = list(run.ids).index(next(iter(made.shown.ids)))
+    assert made.shown.columns[:2] == ("size", "colour") and made.shown.rows[0][:2] == tuple(lines[at].split(",")[:2])
+    assert any("colour" in note for note in made.notes)
+
+
+def test_one_epoch_is_enough(tmp_path):
+    run = small.recorded(tmp_path / "run", recipe={"epochs": 1})
+    made = exhibit(run, score(run, "aum"))
+    assert made.trajectories.epochs == (0,) and float(made.data_map.variability.max()) == 0
+
+
+def test_long_trajectories_are_thinned_and_say_so(tmp_path):
+    run = small.recorded(tmp_path / "run", data="digits:test=1750", recipe={"epochs": 50})
+    made = exhibit(run, score(run, "aum"))
+    assert len(made.trajectories.epochs) == 40 and made.trajectories.epochs[0] == 0 and made.trajectories.epochs[-1] == 49
+    assert any("40 of 50 epochs" in note for note in made.notes)
+
+
+def test_parts_of_other_datasets_are_refused(run, table, tmp_path):
+    other = small.recorded(tmp_path / "other", plant={"seed": 9})
+    theirs = score(other, "aum")
+    with pytest.raises(Mismatch, match="scores aum are of dataset"):
+        exhibit(run, theirs)
+    with pytest.raises(Mismatch, match=r"decision .* is on dataset"):
+        exhibit(run, table, decision=choose(theirs["aum"], "top_k", keep=0.9))
+    with pytest.raises(Mismatch, match="the data"):
+        exhibit(run, table, examples=small.plan(data="digits:test=1500").load().train)
+
+
+def test_a_verdict_on_another_decision_is_refused(run, table):
+    verdict = verify(choose(table["aum"], "top_k", keep=0.9), run=run, seeds=2)
+    with pytest.raises(Mismatch, match="verdict is on another decision"):
+        exhibit(run, table, decision=choose(table["aum"], "top_k", keep=0.8), verdict=verdict)
+
+
+def test_scores_made_by_hand_may_be_shown(run, table):
+    mine = dataclasses.replace(table["aum"], title="mine", lineage=None)
+    unknown = dataclasses.replace(table["aum"], title="unknown", lineage=Lineage(dataset=""))
+    assert [one.title for one in exhibit(run, ScoreTable([mine, unknown])).scores] == ["mine", "unknown"]

@@ -1,0 +1,303 @@
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay.cluster import executor
+from assay.core.decision import Action, Decision
+from assay.core.errors import Mismatch, TrialFailed, UsageError
+from assay.core.trial import ALL, KEPT, RANDOM
+from assay.experiments import verify as module
+from assay.experiments.choose import choose
+from assay.experiments.progress import Progress
+from assay.experiments.score import score
+from assay.experiments.verify import arms, plan_of, train_arm, verify
+from assay.runs.artefacts import load_truth, load_verdict, save_verdict
+from assay.runs.run import Run
+from experiments import small
+
+
+def decided(run, policy="top_k", by="aum", **options):
+    return choose(score(run, by)[by], policy, **(options or {"keep": 0.9}))
+
+
+def weighted(run):
+    """The first ten examples count half."""
+    actions = torch.full((len(run.ids),), int(Action.KEEP))
+    actions[:10] = int(Action.WEIGHT)
+    return Decision(
+        ids=run.ids,
+        actions=actions,
+        labels=torch.full((len(run.ids),), -1),
+        weights=torch.where(actions == Action.WEIGHT, 0.5, 1.0).to(torch.float64),
+        reasons=("by hand",) * len(run.ids),
+        policy="hand",
+        options={},
+        title="ten at half weight",
+    )
+
+
+def results(verdict):
+    """What the retrainings found, without how long they took."""
+    return [(one.arm, one.seed, one.accuracy, one.loss, one.examples, one.steps) for one in verdict.outcomes]
+
+
+class Told(Progress):
+    def __init__(self):
+        self.words = []
+
+    def advance(self, task, done, total, words=""):
+        self.words.append((done, total, words))
+
+
+def test_the_random_arm_drops_as_many_as_the_decision_touches(run):
+    decision = decided(run)
+    kept, random, everything = arms(decision, run.labels, seed=1)
+    assert [arm.name for arm in (kept, random, everything)] == [KEPT, RANDOM, ALL]
+    assert kept.ids == decision.kept_ids and everything.ids == run.ids
+    assert len(random.ids) == len(kept.ids) == 357 and random.ids != kept.ids
+    assert torch.equal(random.labels, run.labels[run.ids.positions(random.ids)])
+    assert arms(decision, run.labels, seed=1)[1].ids == random.ids != arms(decision, run.labels, seed=2)[1].ids
+
+
+def test_relabelled_examples_stay_with_their_new_label(run):
+    decision = decided(run, "relabel", count=30)
+    kept, random, everything = arms(decision, run.labels, seed=1)
+    touched = int(decision.touched.sum())
+    assert kept.ids == run.ids and len(random.ids) == len(run.ids) - touched and touched > 0
+    assert int((kept.labels != run.labels).sum()) == touched
+    assert torch.equal(everything.labels, run.labels) and bool((kept.weights == 1).all())
+
+
+def test_weights_reach_the_training(run):
+    decision = weighted(run)
+    kept, random, everything = arms(decision, run.labels, seed=1)
+    assert kept.weights[:10].tolist() == [0.5] * 10 and len(random.ids) == len(run.ids) - 10
+    plain = small.plan().plain()
+    assert train_arm(plain, kept, 1).loss != train_arm(plain, everything, 1).loss
+    same = dataclasses.replace(kept, weights=torch.ones_like(kept.weights))
+    assert train_arm(plain, same, 1).loss == train_arm(plain, everything, 1).loss
+
+
+def test_a_decision_that_touches_nothing_makes_no_difference(run):
+    verdict = verify(decided(run, keep=1.0), run=run, seeds=2)
+    by_arm = {arm: [row[1:] for row in results(verdict) if row[0] == arm] for arm in (KEPT, RANDOM, ALL)}
+    assert by_arm[KEPT] == by_arm[RANDOM] == by_arm[ALL]
+    for comparison in verdict.comparisons:
+        assert comparison.effect == 0 and comparison.p == 1 and not comparison.significant
+        assert "no significant difference" in comparison.sentence
+
+
+def test_seeds_are_fresh_and_paired(run):
+    verdict = verify(decided(run), run=run, seeds=3)
+    assert {(one.arm, one.seed) for one in verdict.outcomes} == {(arm, seed) for arm in (KEPT, RANDOM, ALL) for seed in (1, 2, 3)}
+    by_seed = {(one.arm, one.seed): one.accuracy for one in verdict.outcomes}
+    differences = [by_seed[KEPT, seed] - by_seed[RANDOM, seed] for seed in (1, 2, 3)]
+    assert verdict.comparisons[0].effect == pytest.approx(np.mean(differences)) and verdict.comparisons[0].n == 3
+    assert verdict.plan == small.plan().plain()
+    assert verdict.lineage.parents == {"run": run.fingerprint, "decision": decided(run).fingerprint}
+
+
+def test_a_whole_retraining_is_the_recorded_training(run):
+    everything = arms(decided(run), run.labels, seed=0)[2]
+    outcome = train_arm(small.plan().plain(), everything, 0)
+    material, plan = small.plan().load(), small.plan()
+    model = plan.build(material, 0)
+    state = run.checkpoint(run.epochs - 1).read_all()
+    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")})
+    with torch.no_grad():
+        right = model(material.test.prepared(material.test.inputs)).argmax(1) == material.test.labels
+    assert outcome.accuracy == pytest.approx(float(right.double().mean()), abs=1e-12) and outcome.steps == 21
+
+
+def test_where_trials_run_does_not_change_them(own):
+    decision = decided(own)
+    inline = verify(decision, run=own, seeds=2)
+    with executor("processes", workers=1) as pool:
+        assert results(verify(decision, run=own, seeds=2, pool=pool)) == results(inline)
+
+
+def test_any_executor_will_do(tmp_path):
+    run = small.recorded(tmp_path / "run", net="mlp:widths=16")
+    decision = decided(run)
+    inline = verify(decision, run=run, seeds=2)
+    with ThreadPoolExecutor(4) as pool:
+        assert results(verify(decision, run=run, seeds=2, pool=pool)) == results(inline)
+
+
+def test_finished_trials_are_taken_from_disk(own, monkeypatch):
+    decision = decided(own)
+    first = verify(decision, run=own, seeds=2, save=True)
+    ran = []
+    original = train_arm
+    monkeypatch.setattr(module, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
+    told = Told()
+    assert verify(decision, run=own, seeds=2, save=True, progress=told).outcomes == first.outcomes
+    assert not ran and told.words == [(6, 6, "taken from an earlier verification")]
+    (lost,) = own.paths.trials.glob("*/random-2.json")
+    lost.unlink()
+    (damaged,) = own.paths.trials.glob("*/kept-1.json")
+    damaged.write_text(damaged.read_text()[:20])
+    again = verify(decision, run=own, seeds=2, save=True)
+    assert ran == [(KEPT, 1), (RANDOM, 2)] and results(again) == results(first)
+    more = verify(decision, run=own, seeds=3, save=True)
+    assert ran[2:] == [(KEPT, 3), (RANDOM, 3), (ALL, 3)] and results(first)[0] == results(more)[0]
+
+
+def test_another_decision_shares_only_what_is_the_same(own, monkeypatch):
+    verify(decided(own), run=own, seeds=2, save=True)
+    ran = []
+    original = train_arm
+    monkeypatch.setattr(module, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
+    verify(decided(own, by="loss", policy="bottom_k", keep=0.9), run=own, seeds=2, save=True)
+    assert (ALL, 1) not in ran and (RANDOM, 1) not in ran and (KEPT, 1) in ran
+
+
+def test_nothing_is_kept_unless_asked(own):
+    verify(decided(own), run=own, seeds=2)
+    assert not list(own.paths.trials.glob("*/*.json"))
+
+
+def test_detection_and_cleaning_are_held_against_the_truth(run):
+    table, decision = score(run, ["aum", "variability"]), decided(run, "relabel", count=40)
+    verdict = verify(decision, run=run, scores=table, seeds=2)
+    ids, true = load_truth(run.paths.truth)
+    wrong = run.labels != true
+    found = {one.title: one for one in verdict.detections}
+    assert found["aum"].auc > 0.9 and found["aum"].claims_suspicion and not found["variability"].claims_suspicion
+    cleaning = verdict.cleaning
+    assert cleaning.planted == int(wrong.sum()) == 40 and cleaning.touched == int(decision.touched.sum())
+    assert cleaning.hit == int((wrong & decision.touched).sum()) and cleaning.mended == int(
+        (wrong & (decision.labels == true)).sum()
+    )
+    assert 0 < cleaning.mended <= cleaning.hit
+    given = verify(decision, run=run, scores=table, seeds=2, truth=(ids, true))
+    assert given.detections == verdict.detections
+
+
+def test_without_a_truth_there_is_none_to_hold_against(own):
+    own.paths.truth.unlink()
+    verdict = verify(decided(own), run=own, scores=score(own, "aum"), seeds=2)
+    assert verdict.detections == () and verdict.cleaning is None
+
+
+def test_when_all_labels_are_right_there_is_nothing_to_detect(tmp_path):
+    run = small.recorded(tmp_path / "run", plant={"rate": 0.0})
+    verdict = verify(decided(run), run=run, scores=score(run, "aum"), seeds=2)
+    assert verdict.detections == () and verdict.cleaning.planted == 0 == verdict.cleaning.hit
+
+
+def test_the_verdict_survives_the_disk(run, tmp_path):
+    verdict = verify(decided(run), run=run, scores=score(run, "aum"), seeds=2)
+    save_verdict(verdict, tmp_path / "verdict.json")
+    assert load_verdict(tmp_path / "verdict.json") == verdict
+
+
+def test_a_trial_that_fails_names_its_log(tmp_path):
+    changed = {"record": {"view": "eval"}, "recipe": {"ragged": "drop", "batch": 390}}
+    run = small.recorded(tmp_path / "run", **changed)
+    with pytest.raises(TrialFailed, match="Trial kept-1 failed") as caught:
+        verify(decided(run), run=run, seeds=2, save=True)
+    log = run.paths.trials / "logs" / "kept-1.log"
+    assert str(log) in str(caught.value) and "357 examples do not fill one batch of 390" in log.read_text()
+    assert "do not fill one batch" in str(caught.value)
+
+
+def looped(folder, **about):
+    """A run of somebody's own loop."""
+    material = small.plan().load()
+    inputs, labels = material.train.prepared(material.train.inputs), material.train.labels
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(inputs, labels), batch_size=64, shuffle=True)
+    with assay.record(folder, model, optimizer, loader, seed=5, about=about or None) as recorder:
+        for _ in range(3):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    return Run(folder)
+
+
+def test_a_loop_of_ones_own_is_verified_by_a_function_of_ones_own(tmp_path):
+    run = looped(tmp_path / "run")
+    decision = decided(run)
+    with pytest.raises(UsageError, match=r"give verify\(\.\.\., retrain=FUNCTION\)"):
+        verify(decision, run=run)
+    calls = []
+
+    def retrain(ids, labels, weights, seed):
+        calls.append((len(ids), len(labels), float(weights.sum()), seed))
+        return 0.5 + len(ids) / 1000 + seed / 10000
+
+    told = Told()
+    verdict = verify(decision, run=run, retrain=retrain, seeds=2, progress=told)
+    assert calls == [(*sizes, seed) for seed in (6, 7) for sizes in [(357, 357, 357.0)] * 2 + [(397, 397, 397.0)]]
+    assert verdict.plan == {"retrain": "retrain"} and verdict.comparisons[1].effect == pytest.approx(-0.04)
+    assert verdict.outcomes[0].loss is None and len(told.words) == 6
+    with pytest.raises(UsageError, match="save=True cannot tell your retrain function"):
+        verify(decision, run=run, retrain=retrain, seeds=2, save=True)
+
+
+@pytest.mark.parametrize("answer", [float("nan"), 93.2, "well"])
+def test_an_answer_that_is_no_accuracy_is_refused(run, answer):
+    with pytest.raises(TrialFailed, match="kept-1"):
+        verify(decided(run), run=run, retrain=lambda *_: answer, seeds=2)
+
+
+def test_what_a_loop_says_of_itself_is_no_plan(tmp_path):
+    run = looped(tmp_path / "run", plan="as in the paper", net="mine", recipe={"lr": 1})
+    with pytest.raises(UsageError, match="your own loop"):
+        plan_of(run)
+
+
+def test_one_seed_is_refused_before_any_training(run):
+    with pytest.raises(UsageError, match="seeds=1"):
+        verify(decided(run), run=run, seeds=1)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.001])
+def test_a_decision_that_keeps_nothing_is_refused(run, keep):
+    with pytest.raises(UsageError, match="nothing to train on"):
+        verify(decided(run, keep=keep), run=run, seeds=2)
+
+
+def test_parts_of_other_datasets_are_refused(run, tmp_path):
+    other = small.recorded(tmp_path / "other", plant={"seed": 9})
+    with pytest.raises(Mismatch, match=f"decision top_k:keep=0.9 by aum is on dataset {other.dataset}"):
+        verify(decided(other), run=run, seeds=2)
+    with pytest.raises(Mismatch, match=f"scores loss are of dataset {other.dataset}"):
+        verify(decided(run), run=run, scores=score(other, "loss"), seeds=2)
+
+
+def test_a_decision_without_a_run_needs_one(run):
+    bare = dataclasses.replace(decided(run), lineage=None)
+    with pytest.raises(UsageError, match="give run=PATH"):
+        verify(bare, seeds=2)
+    assert results(verify(bare, run=run, seeds=2)) == results(verify(decided(run), seeds=2))
+
+
+def test_data_that_changed_since_are_noticed(tmp_path):
+    path = tmp_path / "d.npz"
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(60, 3)), np.arange(60) % 2
+    np.savez(path, inputs=rows, labels=labels)
+    run = small.recorded(tmp_path / "run", data=f"arrays:path={path},test=0.5", plant=None)
+    first = verify(decided(run), run=run, seeds=2, save=True)
+    np.savez(path, inputs=rows + 1, labels=labels)
+    module._material.cache_clear()
+    with pytest.raises(Mismatch, match="restore the data or record again"):
+        verify(decided(run), run=run, seeds=2, save=True)
+    np.savez(path, inputs=rows, labels=labels)
+    assert verify(decided(run), run=run, seeds=2, save=True).outcomes == first.outcomes
+    assert json.loads(run.paths.header.read_text())["about"]["content"] == plan_of(run).load().train.content
