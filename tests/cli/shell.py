@@ -10,7 +10,7 @@ from assay.cli.app import run_app
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 SMALL = ("--data", "digits:test=1400", "--net", "logistic", "--plant", "uniform:rate=0.1", "--epochs", "3", "--batch", "64")
 """397 of scikit-learn's digits, a linear net, three epochs."""
-LONG = (*SMALL[:-3], "300", *SMALL[-2:])
+LONG = (*SMALL[:-3], "120", *SMALL[-2:])
 """The same with so many epochs that there is time to interfere."""
 PATIENCE = 120
 """Seconds after which a test gives up on a process; none takes so long."""

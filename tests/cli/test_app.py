@@ -15,12 +15,12 @@ def parameters(text):
     box = text[text.index("─ Parameters") :]
     found, name = {}, ""
     for line in box.splitlines()[1:]:
-        line = line.strip("│╰─╯ ")
+        line = line.strip("│╰─╯ *")
         if flag := re.match(r"(--[a-z-]+)", line):
             # A second name on a line of its own (`--no-flip`) belongs to the flag above.
             name = name if line == f"--no-{name[2:]}" else flag[1]
         found[name] = f"{found.get(name, '')} {line}"
-    return {name: re.sub(r"^( *(--[a-z-]+|[A-Z]+(\.\.\.)?))+", "", words).strip() for name, words in found.items() if name}
+    return {name: re.sub(r"^( *(--[a-z-]+|[A-Z]{2,}(\.\.\.)?))+", "", words).strip() for name, words in found.items() if name}
 
 
 def test_help_lists_every_verb_with_a_line(capsys):
@@ -74,9 +74,9 @@ def test_help_and_import_do_not_import_torch():
         (["scroe", "runs/x"], "scroe"),
         (["score"], "RUN"),
         (["record", "x", "--epochz", "3"], "--epochz"),
-        (["record", "x", "--epochs", "three"], '"three" into int'),
+        (["record", "x", "--epochs", "three"], "'three' is no whole number"),
         (["record", "x", "--epochs"], "--epochs"),
-        (["verify", "x", "--seeds", "2.5"], "--seeds"),
+        (["verify", "x", "--seeds", "2.5"], "'2.5' is no whole number"),
         (["methods", "now"], "now"),
         (["inspect", "x", "--no-check"], "--no-check"),
     ],

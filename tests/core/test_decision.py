@@ -43,7 +43,6 @@ def test_what_is_kept_and_touched():
         ({"actions": (0, 1, 2, 7)}, "Example d: action 7 does not go with"),
         ({"actions": (0, 1, 2, -1)}, "Example d: action -1 does not go with"),
         ({"reasons": ("w",)}, "needs one action, label, weight and reason for each"),
-        ({"labels": (-1, -1, 2)}, "A decision on 4 examples needs one"),
     ],
 )
 def test_parts_that_contradict_each_other_are_refused(given, words):

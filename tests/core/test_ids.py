@@ -62,7 +62,7 @@ def test_the_order_that_breaks_ties():
         (["b", "a", "b", "a"], "2 ids occur more than once: a, b"),
         ([1.5, 2.0], "not 1 axes of float64"),
         ([True, False], "not 1 axes of bool"),
-        ([[1], [2]], "not 2 axes of int64"),
+        (np.array([[1], [2]]), "not 2 axes of int64"),
         ([None, None], "not 1 axes of object"),
         ([1, "1"], "Ids mix strings such as '1' and others such as 1"),
         (["a", None], "Ids mix strings such as 'a' and others such as None"),
@@ -76,7 +76,15 @@ def test_the_order_that_breaks_ties():
 )
 def test_what_is_no_id_is_refused(values, words):
     with pytest.raises(UsageError, match=words):
-        Ids(values)
+        # As an array, because the run-time type checker of the tests looks into lists and is faster.
+        Ids(values if isinstance(values, np.ndarray) else np.array(values, dtype=object))
+
+
+def test_lists_and_tensors():
+    assert Ids([3, 1]) == Ids(torch.tensor([3, 1])) == Ids(range(3, 0, -2)) == Ids(np.array([3, 1], dtype=np.uint8))
+    assert Ids(["b", "a"]) == Ids(iter("ba")) == Ids(np.array(["b", "a"]))
+    with pytest.raises(UsageError, match="Ids mix"):
+        Ids([1, "1"])
 
 
 def test_ids_are_immutable_and_of_their_own():

@@ -4,12 +4,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from assay.core.errors import BadScores, UsageError
+from assay.core.errors import BadScores, UndeclaredNeed, UsageError
 from assay.core.evidence import Evidence, Need
 from assay.core.ids import Ids
 from assay.core.method import AbstractMethod, Source, checked, checked_window, score
 from assay.core.scores import Direction
-from faulty.methods import LastEntropy, MeanLoss
+from assay.methods.aum import AUM
+from faulty.methods import LastEntropy, MeanLoss, Undeclared
 from methods.worlds import in_memory
 
 EVIDENCE = Evidence(Ids(["a", "b", "c"]), 2, labels=torch.tensor([0, 1, 1]))
@@ -17,9 +18,8 @@ EVIDENCE = Evidence(Ids(["a", "b", "c"]), 2, labels=torch.tensor([0, 1, 1]))
 
 @dataclasses.dataclass(frozen=True)
 class Says(AbstractMethod):
-    """Returns what it was made with, and speaks of all but `silent`."""
+    """Gives a NaN to the second example, and speaks of all but `silent`."""
 
-    values_given: ClassVar[torch.Tensor]
     silent: str = "none"
     name: ClassVar[str] = "says"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
@@ -65,6 +65,12 @@ def test_folds_and_others_come_back_in_the_order_asked_for():
     torch.testing.assert_close(made[0].values, losses[0])
     torch.testing.assert_close(made[3].values, losses[:2].mean(0))
     assert score([], evidence) == []
+
+
+def test_what_another_method_of_the_pass_declares_stays_undeclared():
+    facts = {Need.LOSSES: torch.rand(3, 3), Need.MARGINS: torch.rand(3, 3)}
+    with pytest.raises(UndeclaredNeed, match="`margins` of epoch 0 was read but is not declared"):
+        score([AUM(), Undeclared()], in_memory(facts))
 
 
 def test_checked_window():

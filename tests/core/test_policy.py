@@ -58,6 +58,7 @@ class Reader(AbstractPolicy):
 
 def test_ten_percent_of_fifty_thousand():
     assert budget_of(0.1, 50_000) == 5_000 and budget_of(0.2, 50_000) == 10_000  # int((1 - 0.9) * n) is one short
+    assert budget_of(0.29, 100) == 29 and budget_of(0.57, 100) == 57  # 0.29 * 100 is 28.999999999999996
     assert budget_of(0.3, 10) == 3 and budget_of(0.0, 7) == 0 and budget_of(1.0, 7) == 7 and budget_of(0.5, 7) == 3
 
 

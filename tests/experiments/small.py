@@ -2,6 +2,8 @@
 
 import shutil
 
+from safetensors import safe_open
+
 from assay.experiments.plan import Plan
 from assay.experiments.record import record
 from assay.runs.run import Run
@@ -38,5 +40,16 @@ def copied(run, folder):
 
 
 def files(folder, *names):
-    """Bytes of the files below some folders of a run, by name."""
-    return {path.name: path.read_bytes() for name in names for path in sorted((folder / name).iterdir())}
+    """Bytes of the files below some folders of a run."""
+    return {path: path.read_bytes() for name in names for path in sorted((folder / name).iterdir())}
+
+
+def contents(run):
+    """Everything that a run holds in safetensors files, to the bit: by file, each tensor and the notes."""
+    found = {}
+    for path in sorted(run.folder.rglob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            bodies = {name: (str(one.dtype), one.shape, one.numpy().tobytes()) for name, one in tensors.items()}
+            found[str(path.relative_to(run.folder))] = bodies, file.metadata()
+    return found

@@ -126,6 +126,16 @@ class Moving(DataLoader):
             yield tuple(part for part in batch)
 
 
+class ByName(Numbers):
+    """Its keys are no positions."""
+
+    def __init__(self):
+        super().__init__(3)
+
+    def __getitem__(self, key):
+        return super().__getitem__("abc".index(key))
+
+
 def by_name(items):
     inputs, labels = zip(*items, strict=True)
     return {"inputs": torch.stack(inputs), "labels": torch.stack(labels), "length": len(items)}
@@ -172,6 +182,57 @@ def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+def fit(loader, epochs=3, recorder=None, seed=0):
+    """A training that draws for its order, its data and its dropout."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+    def train(batches, note=lambda logits, labels: None):
+        for x, y in batches:
+            logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            note(logits, y)
+
+    if recorder is None:
+        for _ in range(epochs):
+            train(loader)
+    else:
+        with recorder(model, optimizer) as attached:
+            for _ in range(epochs):
+                train(attached.epoch(), attached.batch)
+    return weights(model), torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+def same(one, other):
+    return all(torch.equal(one[0][name], other[0][name]) for name in one[0]) and (
+        torch.equal(one[1], other[1]) and one[2:] == other[2:]
+    )
+
+
+def train_with_and_without(folder, view, workers):
+    """Recorded or not, a training ends in the same weights, and all generators in the same state."""
+
+    def loader():
+        return DataLoader(Drawn(), 7, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+    def same(one, other):
+        return all(torch.equal(one[0][name], other[0][name]) for name in one[0]) and (
+            torch.equal(one[1], other[1]) and one[2:] == other[2:]
+        )
+
+    def recorder(model, optimizer):
+        return assay.record(folder, model, optimizer, loader(), view=view, live=["dual"], keep_logits=True, checkpoints="every")
+
+    plain = fit(loader())
+    assert same(fit(loader(), recorder=recorder), plain)
+    assert not same(fit(loader(), seed=1), plain)
+
+
 EPOCHS, STEPS = 4, 4
 """Of the runs that are killed; 26 examples in batches of 7."""
 
@@ -211,7 +272,15 @@ def train(folder, result, optimizer, scheduler, die=None, resume=False, view="tr
             os.kill(os.getpid(), signal.SIGKILL)
 
     with assay.record(
-        folder, model, optimizer, loader, seed=3, view=view, live=["tdds:window=3"], resume=resume, stateful={"scheduler": scheduler}
+        folder,
+        model,
+        optimizer,
+        loader,
+        seed=3,
+        view=view,
+        live=["tdds:window=3"],
+        resume=resume,
+        stateful={"scheduler": scheduler},
     ) as recorder:
         batches = recorder.epochs * STEPS
         for epoch in range(recorder.epochs, EPOCHS):

@@ -4,10 +4,9 @@ import os
 import time
 from pathlib import Path
 
-from runs.worlds import IDS, LIVE, play, recorded
-
 from assay.runs.disk import replace
 from assay.runs.recorder import Recorder
+from runs.worlds import IDS, LIVE, play, recorded
 
 
 def record(folder, epochs):

@@ -2,6 +2,7 @@ import os
 import subprocess
 
 import pytest
+
 from runs.nursery import Nursery
 
 

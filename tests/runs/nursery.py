@@ -115,8 +115,11 @@ def main():
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[1])
     import pyarrow.parquet  # noqa: F401
-    import runs.children  # noqa: F401
+
+    # The first step of an optimizer loads this, which takes longer than most of what the children do.
+    import torch._dynamo  # noqa: F401
 
     import assay.integrations.pytorch  # noqa: F401
+    import runs.children  # noqa: F401
 
     main()

@@ -220,6 +220,6 @@ def test_a_newer_or_changed_file_of_text_is_refused(tmp_path, kind):
 
 def test_a_field_too_many_is_damage(tmp_path):
     artefacts.save_json("outcome", {**dataclasses.asdict(OUTCOME), "more": 1}, tmp_path / "outcome.json")
-    with pytest.raises(RunError, match="is damaged.*more"):
+    with pytest.raises(RunError, match=r"is damaged.*more"):
         artefacts.load_outcome(tmp_path / "outcome.json")
     assert json.loads((tmp_path / "outcome.json").read_text())["more"] == 1

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, play, recorded
 
 from assay.core.errors import NotWritten, RunError, RunLocked
 from assay.runs.disk import TensorFile, WriterLock, append_line, checksum, checksum_notes, replace, save_tensors
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
+from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, play, recorded
 
 PAGE = 4096
 
@@ -166,7 +166,7 @@ def test_every_changed_bit_of_a_file_is_noticed(tmp_path):
             assert file.notes == NOTES
             back = file.read_all()
         except RunError as error:
-            assert str(path) in str(error) and "\n" not in str(error)  # noqa: PT017
+            assert str(path) in str(error) and "\n" not in str(error)
             noticed += 1
         else:
             assert all(checksum(back[name]) == checksum(tensor) for name, tensor in TENSORS.items())
@@ -179,7 +179,13 @@ def test_every_changed_bit_of_a_file_is_noticed(tmp_path):
 
 def test_a_checksum_is_of_type_and_shape_too():
     zeros = torch.zeros(4)
-    others = [zeros.int(), zeros.reshape(2, 2), zeros[:3], torch.zeros(2, dtype=torch.float64), zeros.clone().index_fill(0, torch.tensor(3), -0.0)]
+    others = [
+        zeros.int(),
+        zeros.reshape(2, 2),
+        zeros[:3],
+        torch.zeros(2, dtype=torch.float64),
+        zeros.clone().index_fill(0, torch.tensor(3), -0.0),
+    ]
     assert len({checksum(tensor) for tensor in [zeros, *others]}) == 6
     assert checksum(zeros) == checksum(torch.zeros(4, 2)[:, 1]) == checksum(torch.zeros(4, requires_grad=True))
 

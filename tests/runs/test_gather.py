@@ -1,11 +1,11 @@
 import torch
-from runs.worlds import IDS, LABELS, logits_of, recorded
 
 from assay.core.evidence import Need
 from assay.core.method import score
 from assay.methods import catalogue
 from assay.runs.gather import RecordedEpochs, gather, gather_logits
 from assay.runs.run import Run
+from runs.worlds import IDS, LABELS, logits_of, recorded
 
 EPOCHS = 12
 LOGITS = torch.stack([logits_of(epoch) for epoch in range(EPOCHS)])

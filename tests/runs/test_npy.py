@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from runs.worlds import CLASSES, EXAMPLES, IDS, LABELS, assert_holds, logits_of, order_of, recorded
 
 from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputExists, RunError, UsageError
 from assay.core.ids import Ids
@@ -14,6 +13,7 @@ from assay.core.scores import Direction, Scores
 from assay.runs.npy import export_npy, export_scores, import_npy
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
+from runs.worlds import CLASSES, EXAMPLES, IDS, LABELS, assert_holds, logits_of, order_of, recorded
 
 EPOCHS = 3
 
@@ -160,7 +160,12 @@ def test_files_that_do_not_go_together_are_refused(source, tmp_path, case):
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(LABELS[:20], "outside"), (F.one_hot(LABELS), "labels are"), (LABELS.float(), "labels are"), (LABELS + 1, "labels lie in 1")],
+    [
+        (LABELS[:20], "outside"),
+        (F.one_hot(LABELS), "labels are"),
+        (LABELS.float(), "labels are"),
+        (LABELS + 1, "labels lie in 1"),
+    ],
 )
 def test_labels_that_are_none_are_refused(source, tmp_path, labels, words):
     with pytest.raises(UsageError, match=words):

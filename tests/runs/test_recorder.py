@@ -3,20 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from runs.worlds import (
-    BATCH,
-    CLASSES,
-    EXAMPLES,
-    IDS,
-    LABELS,
-    LIVE,
-    assert_holds,
-    logits_of,
-    order_of,
-    play,
-    recorded,
-    state_of,
-)
 
 from assay.core.errors import Mismatch, NumericalError, OutputExists, RunError, UsageError
 from assay.core.evidence import Need
@@ -31,8 +17,20 @@ from assay.runs import recorder as module
 from assay.runs.gather import gather, gather_logits
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
-
-RNG = torch.Generator().manual_seed(3)
+from runs.worlds import (
+    BATCH,
+    CLASSES,
+    EXAMPLES,
+    IDS,
+    LABELS,
+    LIVE,
+    assert_holds,
+    logits_of,
+    order_of,
+    play,
+    recorded,
+    state_of,
+)
 
 
 def observe_all(recorder, logits=None, labels=LABELS):
@@ -192,7 +190,7 @@ def test_wrong_labels_are_refused(tmp_path, mistake):
     with Recorder(tmp_path, IDS) as recorder, pytest.raises(UsageError, match=words) as caught:
         observe_all(recorder, labels=labels)
         recorder.commit()
-    assert "\n" not in str(caught.value) and "Epoch 0" in str(caught.value) or mistake == "one class"
+    assert ("\n" not in str(caught.value) and "Epoch 0" in str(caught.value)) or mistake == "one class"
     with pytest.raises(RunError, match="no committed epoch"):
         Run(tmp_path)
 
@@ -202,8 +200,8 @@ LOGIT_MISTAKES = {
     "one axis": (torch.zeros(EXAMPLES), r"logits of shape \(23,\)"),
     "three axes": (torch.zeros(EXAMPLES, 2, CLASSES), r"logits of shape \(23, 2, 4\)"),
     "too few rows": (torch.zeros(EXAMPLES - 1, CLASSES), r"logits of shape \(22, 4\)"),
-    "array": (np.zeros((EXAMPLES, CLASSES)), "a ndarray as logits"),
-    "none": ((), "a tuple as logits"),
+    "array": (np.zeros((EXAMPLES, CLASSES)), "logits given as ndarray"),
+    "none": ((), "logits given as tuple"),
 }
 
 
@@ -343,7 +341,7 @@ def test_a_run_is_resumed_as_it_was_begun(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "ids", [Ids(range(EXAMPLES)), IDS.take(range(EXAMPLES)[::-1]), Ids([*IDS][1:] + ["another"]), IDS.take(range(5))]
+    "ids", [Ids(range(EXAMPLES)), IDS.take(range(EXAMPLES)[::-1]), Ids([*[*IDS][1:], "another"]), IDS.take(range(5))]
 )
 def test_a_run_is_resumed_with_the_same_ids(tmp_path, ids):
     recorded(tmp_path, 1)

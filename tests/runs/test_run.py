@@ -2,7 +2,6 @@ import json
 import shutil
 
 import pytest
-from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, play, recorded
 
 from assay.core.errors import MissingEvidence, RunError, UsageError
 from assay.core.evidence import Need
@@ -12,6 +11,7 @@ from assay.runs.gather import gather
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
 from assay.runs.schema import read_commits
+from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, play, recorded
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_every_changed_bit_of_the_small_files_is_noticed(folder, name):
         try:
             after = facts_of(Run(folder))
         except RunError as error:
-            assert name in str(error) and "\n" not in str(error)  # noqa: PT017
+            assert name in str(error) and "\n" not in str(error)
             noticed += 1
         else:
             assert after == before, f"byte {at} changed unnoticed"
@@ -178,7 +178,7 @@ def test_every_changed_bit_of_the_commits_is_noticed(made):
     for at in range(len(body)):
         damaged = bytearray(body)
         damaged[at] ^= 1 << at % 8
-        with pytest.raises(RunError, match="commits.jsonl, line . "):
+        with pytest.raises(RunError, match=r"commits\.jsonl, line . "):
             read_commits(bytes(damaged), "commits.jsonl")
 
 

@@ -43,7 +43,8 @@ def test_a_changed_field_is_noticed_and_another_layout_is_not():
 def test_commits_come_back_and_a_torn_tail_does_not_count(names, tail):
     file = File(name="epochs/0", sums={name: 2**32 - 1 for name in names}, notes=0)
     commits = [
-        Commit(epoch=epoch, shard=file, live=file, dataset="ab", steps=1, seconds=0.1, at=name) for epoch, name in enumerate(names)
+        Commit(epoch=epoch, shard=file, live=file, dataset="ab", steps=1, seconds=0.1, at=name)
+        for epoch, name in enumerate(names)
     ]
     body = b"".join(commit.line().encode() + b"\n" for commit in commits)
     if b"\t" in tail:

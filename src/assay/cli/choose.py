@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from .values import MaybeWhole
+
 
 def choose_(
-    run: Path, score: str, /, *, policy: str, keep: float | None = None, seed: int | None = None, name: str | None = None
+    run: Path, score: str, /, *, policy: str, keep: float | None = None, seed: MaybeWhole = None, name: str | None = None
 ) -> None:
     """Decide by a score which examples to keep, drop or relabel.
 

@@ -64,7 +64,8 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    console.print(table, soft_wrap=False, width=None if console.is_terminal else WIDE)
+    wide = Console(highlight=False, width=WIDE)
+    (console if console.is_terminal else wide).print(table, soft_wrap=False)
 
 
 def say(words: str) -> None:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from .values import Whole
 
-def demo_(*, out: Path = Path("demo"), seeds: int = 5) -> None:
+
+def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
     """Go the whole way on real digits, in under a minute.
 
     A tenth of the training labels of scikit-learn's digits is flipped, with the truth kept aside; a small net trains with the

@@ -1,9 +1,8 @@
 """`assay import` and `assay export`: the npy files of the DUAL and TDDS codes."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from .values import Switch
 
 
 def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") -> None:
@@ -40,7 +39,7 @@ def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") ->
     say(f"{run}: {made.epochs} epochs of {len(made.ids):,} examples. Next: assay score {run} all")
 
 
-def export_(run: Path, folder: Path, /, *, scores: Annotated[bool, Parameter(negative=())] = False) -> None:
+def export_(run: Path, folder: Path, /, *, scores: Switch = False) -> None:
     """Write a run, or its scores, as such npy files.
 
     Epochs become i_Output.npy, i_Loss.npy and i_Index.npy, scores X_score.npy and X_mask.npy.

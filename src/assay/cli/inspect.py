@@ -2,12 +2,11 @@
 
 import contextlib
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from .values import Switch
 
 
-def inspect_(run: Path, /, *, check: Annotated[bool, Parameter(negative=())] = False) -> None:
+def inspect_(run: Path, /, *, check: Switch = False) -> None:
     """Show what a run holds and which methods it allows.
 
     Parameters

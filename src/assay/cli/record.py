@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from .values import MaybeWhole, Switch
+
 
 def record_(
     run: Path,
@@ -14,16 +16,16 @@ def record_(
     data: str | None = None,
     net: str | None = None,
     plant: str | None = None,
-    seed: int | None = None,
-    epochs: int | None = None,
-    batch: int | None = None,
+    seed: MaybeWhole = None,
+    epochs: MaybeWhole = None,
+    batch: MaybeWhole = None,
     lr: float | None = None,
     optimizer: str | None = None,
     momentum: float | None = None,
     weight_decay: float | None = None,
     schedule: str | None = None,
     ragged: str | None = None,
-    crop: int | None = None,
+    crop: MaybeWhole = None,
     flip: bool | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -33,7 +35,7 @@ def record_(
     checkpoints: str | None = None,
     live: list[str] | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
+    resume: Switch = False,
 ) -> None:
     """Train a net with the recorder on.
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .values import Whole
+
 
 def report_(
     run: Path,
@@ -10,7 +12,7 @@ def report_(
     decision: str | None = None,
     out: Path | None = None,
     first: str | None = None,
-    most: int = 2000,
+    most: Whole = 2000,
     title: str = "",
 ) -> None:
     """Write everything on one HTML page.

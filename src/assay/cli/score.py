@@ -1,12 +1,11 @@
 """`assay score`: from a recorded run to one number per example and method."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
+from .values import Switch
 
 
-def score_(run: Path, /, *methods: str, again: Annotated[bool, Parameter(negative=())] = False) -> None:
+def score_(run: Path, /, *methods: str, again: Switch = False) -> None:
     """Give every example of a run a number by each method.
 
     The scores are saved in the run's folder. One that was made from this very recording is taken from there.

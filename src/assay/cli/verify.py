@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from .values import MaybeWhole, Whole
+
 
 def verify_(
-    run: Path, /, *, decision: str | None = None, seeds: int = 5, executor: str = "processes", workers: int | None = None
+    run: Path, /, *, decision: str | None = None, seeds: Whole = 5, executor: str = "processes", workers: MaybeWhole = None
 ) -> None:
     """Retrain over seeds: was the decision right?
 

@@ -42,8 +42,7 @@ class AbstractMethod(abc.ABC):
         Raises:
             UsageError: An option is not what its type says.
         """
-        if dataclasses.is_dataclass(self):
-            options.settle(self, "method")
+        options.settle(self, "method")
 
     @abc.abstractmethod
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:

@@ -50,6 +50,7 @@ class AUM(AbstractSpanMethod):
 
     @property
     def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """The margins of the logits, or what the margin of the probabilities is made of."""
         if self.form == "logits":
             return frozenset({Need.MARGINS})
         return frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT})

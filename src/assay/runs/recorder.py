@@ -211,9 +211,9 @@ class Recorder:
             UsageError: Logits or labels are of the wrong shape or type.
         """
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(positions):
-            kind = f"logits of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            kind = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"given as {type(logits).__name__}"
             raise UsageError(
-                f"Epoch {self.epochs}: {kind} as logits does not fit a batch of {len(positions)} examples; "
+                f"Epoch {self.epochs}: logits {kind} do not fit a batch of {len(positions)} examples; "
                 "give one row of class logits per example."
             )
         self._check_classes(logits.shape[1])

@@ -1,0 +1,24 @@
+"""What flags take beyond the plain types."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+
+def whole(kind: Any, tokens: Sequence[Any]) -> int:
+    """A whole number. cyclopts by itself would round 2.5 to 2.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return int(tokens[0].value)
+    except ValueError as error:
+        raise ValueError(f"{tokens[0].value!r} is no whole number.") from error
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+MaybeWhole = Annotated[int | None, Parameter(converter=whole)]
+Switch = Annotated[bool, Parameter(negative=())]
+"""A flag that is given or not, without a `--no-` of its own."""

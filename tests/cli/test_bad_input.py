@@ -1,0 +1,318 @@
+"""Bad input: an exit code and one sentence each. Inside the test, by the seam that every command goes through."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from assay.core.lineage import SCHEMA
+from assay.core.scores import ScoreTable
+from assay.experiments.score import score
+from assay.runs.artefacts import load_scores, save_scores
+from cli.shell import SMALL, here, sentence
+from experiments.test_verify import looped
+
+REST = SMALL[2:]
+"""The flags of the small run without its data."""
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must be refused; gives its exit code and sentence."""
+
+    def run(*arguments):
+        code, _, err = here(capsys, *arguments)
+        return code, sentence(err)
+
+    return run
+
+
+def written(tmp_path, name="d.npz", **arrays):
+    np.savez(tmp_path / name, **arrays)
+    return f"arrays:path={tmp_path / name},test=0.25"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--net", "logistic"], "needs a value for data"),
+        (["--data", "digts"], "Did you mean digits"),
+        (["--data", "digits:tst=3"], "Did you mean test"),
+        (["--data", "digits", "--net", "mpl"], "Did you mean mlp"),
+        (["--data", "digits", "--net", "mlp:width=3"], "Did you mean widths"),
+        (["--data", "digits", "--set", "nesterow=true"], "Did you mean nesterov"),
+        (["--data", "digits", "--set", "nesterov"], "not of the form key=value"),
+        (["--data", "digits", "--lr", "0.1", "--set", "lr=0.2"], "lr is given twice"),
+        (["--data", "digits", "--set", "lr=0.1", "--set", "lr=0.2"], "lr is given twice"),
+        (["--data", "digits", "--set", "seed=3"], "outside the recipe"),
+        (["--data", "digits", "--schedule", "cosin"], "constant, step, cosine"),
+        (["--data", "digits", "--optimizer", "adam", "--momentum", "0.9"], "no meaning with optimizer 'adam'"),
+        (["--data", "digits", "--epochs", "0"], "epochs=0"),
+        (["--data", "digits", "--view", "evl"], "'train' or 'eval'"),
+        (["--data", "digits", "--checkpoints", "often"], "epochs such as 0,5,10"),
+        (["--data", "digits", "--checkpoints", "0,20"], "some of the 20 epochs"),
+        (["--data", "digits", "--live", "tdd"], "Did you mean tdds"),
+        (["--data", "digits", "--plant", "unifrm:rate=0.1"], "'uniform', 'pair' or 'class'"),
+        (["--data", "digits", "--plant", "uniform:rat=0.1"], "Did you mean plant.rate"),
+        (["--data", "digits", "--plant", "uniform"], "take a rate"),
+        (["--data", "digits", "--plant", "uniform:rate=1.5"], "outside 0..1"),
+        (["--data", "digits", "--plant", "class"], "take a matrix"),
+        (["--data", "digits", "--plant", "class:matrix=[[0.9, 0.1], [0, 1]]"], "into the table plant of a plan"),
+        (["--data", "adult:path=nowhere"], "nowhere is absent"),
+        (["--data", "table:path=nowhere.csv,label=y"], "nowhere.csv is absent"),
+        (["--data", "mnist"], "needs a value for path"),
+        (["--plan", "nowhere.toml"], "nowhere.toml does not exist"),
+        (["--data", "digits", "--ragged", "drop"], "leaves 29 of 1437"),
+        (["--data", "digits", "--net", "lenet"], "images of at least 12 x 12"),
+        (["--data", "digits", "--crop", "9"], "crop=9 is outside"),
+        (["--data", "digits", "--precision", "bfloat16"], "needs device 'cuda'"),
+        (["--data", "digits", "--checkpoints", "none", "--resume"], "cannot be resumed"),
+    ],
+)
+def test_a_recording_that_cannot_be_is_refused_and_leaves_nothing(refused, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, said = refused("record", "run", *arguments)
+    assert code == 2 and words in said
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_data_that_cannot_be_learnt_from_are_refused(refused, tmp_path):
+    rows, half = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    cases = {
+        "one class": ({"inputs": rows, "labels": half * 0}, "labels are 0"),
+        "missing label": ({"inputs": rows, "labels": np.where(np.arange(40) == 7, np.nan, half)}, "id 7"),
+        "NaN input": ({"inputs": np.where(rows == rows[5, 1], np.nan, rows), "labels": half}, "ids 5"),
+        "ids twice": ({"inputs": rows, "labels": half, "ids": half}, "more than once"),
+    }
+    for name, (arrays, words) in cases.items():
+        code, said = refused("record", tmp_path / "run", "--data", written(tmp_path, **arrays), *REST)
+        assert code == 2 and words in said, (name, said)
+    spec = written(tmp_path, inputs=rows, labels=half, true_labels=half[::-1])
+    assert "known truth" in refused("record", tmp_path / "run", "--data", spec, *REST)[1]
+    spec = written(tmp_path, inputs=rows, labels=half)
+    assert "need images" in refused("record", tmp_path / "run", "--data", spec, *REST, "--flip")[1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_matrix_is_given_by_a_plan(capsys, tmp_path):
+    matrix = [[0.0] * row + [1.0] + [0.0] * (9 - row) for row in range(10)]
+    matrix[3] = [0.0] * 8 + [1.0, 0.0]
+    (tmp_path / "plan.toml").write_text(
+        f'data = "digits:test=1400"\nnet = "logistic"\n[plant]\nkind = "class"\nmatrix = {matrix}\n'
+    )
+    few = ("--epochs", "1")
+    assert here(capsys, "record", tmp_path / "run", "--plan", tmp_path / "plan.toml", "--plant", "class", *few)[0] == 0
+    about = json.loads((tmp_path / "run" / "run.json").read_text())["about"]
+    assert about["wrong labels"] == int((torch.tensor(about["plan"]["plant"]["matrix"]).argmax(1) != torch.arange(10)).sum()) * 40
+    flags = ("--plant", "pair:rate=0.5", *few)
+    assert here(capsys, "record", tmp_path / "other", "--plan", tmp_path / "plan.toml", *flags)[0] == 0
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["about"]["plan"]["plant"] == {"kind": "pair", "rate": 0.5}
+
+
+def test_nothing_is_overwritten_unasked(refused, own, tmp_path):
+    code, said = refused("record", own, *SMALL)
+    assert code == 2 and "already holds a run" in said and "--resume" in said
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    code, said = refused("record", tmp_path / "full", *SMALL)
+    assert code == 2 and "not empty" in said
+    code, said = refused("report", own, "--out", tmp_path / "full" / "thesis.tex")
+    assert code == 2 and "no report of assay" in said and (tmp_path / "full" / "thesis.tex").read_text() == "years of work"
+    code, said = refused("choose", own, "aum", "--policy", "top_k", "--keep", "0.5", "--name", "drop")
+    assert code == 2 and "holds another decision" in said
+
+
+def test_a_run_is_resumed_by_its_own_plan(refused, own):
+    code, said = refused("record", own, *SMALL, "--lr", "0.2", "--resume")
+    assert code == 4 and "recipe.lr was None and is 0.2" in said
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected", "words"),
+    [
+        ([], 2, "Name a method, or `all`; this run allows aum,"),
+        (["amu"], 2, "Did you mean aum"),
+        (["aum:fom=probs"], 2, "Did you mean form"),
+        (["aum:form=prob"], 2, "'logits' or 'probs'"),
+        (["aum:form"], 2, "not of the form key=value"),
+        (["aum", "aum:form=logits"], 2, "titled 'aum'"),
+        (["dual:window=1"], 2, "window=1 is too short"),
+        (["dual"], 3, "at least 10 epochs, but this run has 3"),
+        (["tdds:window=3"], 3, "`assay record --keep-logits`"),
+    ],
+)
+def test_a_score_that_cannot_be_is_refused(refused, recorded, methods, expected, words):
+    code, said = refused("score", recorded, *methods)
+    assert code == expected and words in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected", "words"),
+    [
+        (["aum", "--policy", "topk"], 2, "Did you mean top_k"),
+        (["aum", "--policy", "top_k"], 2, "needs a value for keep"),
+        (["aum", "--policy", "top_k:kep=0.5"], 2, "Did you mean keep"),
+        (["aum", "--policy", "top_k", "--keep", "1.2"], 2, "outside 0..1"),
+        (["aum", "--policy", "top_k", "--keep", "nan"], 2, "outside 0..1"),
+        (["aum", "--policy", "threshold:at_least=0", "--keep", "0.5"], 2, "No option of policy 'threshold' is named 'keep'"),
+        (["aum", "--policy", "top_k", "--keep", "0.5", "--seed", "1"], 2, "No option of policy 'top_k' is named 'seed'"),
+        (["aum", "--policy", "top_k:keep=0.5", "--keep", "0.4"], 2, "give it once"),
+        (["aum", "--policy", "top_k:keep=0.5", "--name", "//"], 2, "makes no file name"),
+        (["amu", "--policy", "top_k:keep=0.5"], 2, "Did you mean aum"),
+        (["dual", "--policy", "top_k:keep=0.5"], 3, "at least 10 epochs"),
+    ],
+)
+def test_a_decision_that_cannot_be_is_refused(refused, own, arguments, expected, words):
+    code, said = refused("choose", own, *arguments)
+    assert code == expected and words in said
+    assert [path.stem for path in (own / "decisions").iterdir()] == ["drop"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--seeds", "1"], "at least 2"),
+        (["--decision", "drip"], "Did you mean drop"),
+        (["--executor", "slurm"], "inline, processes"),
+        (["--executor", "inline", "--workers", "3"], "needs the executor 'processes'"),
+        (["--workers", "0"], "must be 1 or more"),
+    ],
+)
+def test_a_verification_that_cannot_be_is_refused(refused, recorded, arguments, words):
+    code, said = refused("verify", recorded, *arguments)
+    assert code == 2 and words in said
+
+
+def test_a_decision_must_be_named_where_there_are_several_and_made_where_there_is_none(refused, own, capsys):
+    assert here(capsys, "choose", own, "aum", "--policy", "top_k:keep=0.0", "--name", "nothing")[0] == 0
+    for verb in ("verify", "report"):
+        code, said = refused(verb, own)
+        assert code == 2 and "name one with --decision: drop, nothing" in said
+    code, said = refused("verify", own, "--decision", "nothing", "--seeds", "2")
+    assert code == 2 and "nothing to train on" in said
+    for path in (own / "decisions").iterdir():
+        path.unlink()
+    code, said = refused("verify", own)
+    assert code == 2 and "holds no decision" in said
+    assert here(capsys, "report", own)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--first", "amu"], "Did you mean aum"), (["--most", "0"], "at least 1"), (["--decision", "x"], "drop")],
+)
+def test_a_report_that_cannot_be_is_refused(refused, own, arguments, words):
+    code, said = refused("report", own, *arguments)
+    assert code == 2 and words in said and not (own / "report.html").exists()
+
+
+def test_without_scores_there_is_nothing_to_report_or_export(refused, own, tmp_path):
+    for path in (own / "scores").iterdir():
+        path.unlink()
+    for command in (("report", own), ("export", own, tmp_path / "npy", "--scores")):
+        code, said = refused(*command)
+        assert code == 2 and f"assay score {own} all" in said
+    assert not (tmp_path / "npy").exists()
+
+
+def test_scores_of_another_dataset_or_recording_are_refused(refused, own, capsys, tmp_path):
+    other = tmp_path / "other"
+    assert here(capsys, "record", other, *SMALL, "--seed", "3")[0] == 0
+    theirs = score(other, "aum")["aum"]
+    save_scores(theirs, own / "scores" / "aum.parquet")
+    for command in (("report", own), ("verify", own), ("export", own, tmp_path / "npy", "--scores")):
+        code, said = refused(*command)
+        assert code == 4 and theirs.lineage.parents["run"] in said and f"assay score {own} aum" in said
+    assert here(capsys, "score", own, "aum")[0] == 0 and here(capsys, "report", own)[0] == 0
+
+
+def test_a_decision_on_another_dataset_is_refused(refused, own, capsys, tmp_path):
+    other = tmp_path / "other"
+    assert here(capsys, "record", other, *SMALL, "--seed", "3")[0] == 0
+    assert here(capsys, "choose", other, "aum", "--policy", "top_k:keep=0.5", "--name", "drop")[0] == 0
+    (own / "decisions" / "drop.parquet").write_bytes((other / "decisions" / "drop.parquet").read_bytes())
+    for verb in ("verify", "report"):
+        code, said = refused(verb, own)
+        assert code == 4 and "on dataset" in said
+
+
+def test_a_run_that_is_none_is_refused(refused, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "run.json").write_text('{"format": "somebody else\'s"}')
+    for folder, words in (
+        (tmp_path / "nowhere", "does not exist"),
+        (tmp_path, "is not an assay run"),
+        (tmp_path / "foreign", "run.json"),
+    ):
+        for command in (("score", folder, "aum"), ("inspect", folder), ("verify", folder), ("report", folder)):
+            code, said = refused(*command)
+            assert code == 5 and words in said
+
+
+def test_a_newer_or_damaged_run_is_refused(refused, own):
+    header = (own / "run.json").read_text()
+    (own / "run.json").write_text(header.replace(f'"schema_version": {SCHEMA}', '"schema_version": 999'))
+    code, said = refused("inspect", own)
+    assert code == 5 and "schema 999" in said and "upgrade assay" in said
+    (own / "run.json").write_text(header[: len(header) // 2])
+    assert refused("inspect", own)[0] == 5
+    (own / "run.json").write_text(header)
+    shard = own / "epochs" / "epoch-000001.safetensors"
+    body = bytearray(shard.read_bytes())
+    body[-5] ^= 1
+    shard.write_bytes(body)
+    for command in (("score", own, "aum", "forgetting", "loss", "entropy", "--again"), ("inspect", own, "--check")):
+        code, said = refused(*command)
+        assert code == 5 and "damaged" in said and "epoch-000001" in said
+    shard.unlink()
+    code, said = refused("inspect", own, "--check")
+    assert code == 5 and "missing" in said
+
+
+def test_a_damaged_artefact_is_refused(refused, own):
+    path = own / "decisions" / "drop.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+    code, said = refused("verify", own)
+    assert code == 5 and "damaged" in said
+    (own / "scores" / "aum.parquet").write_bytes(b"")
+    code, said = refused("export", own, own / "npy", "--scores")
+    assert code == 5 and "aum.parquet" in said
+
+
+def test_training_that_diverges_names_epoch_and_ids(refused, tmp_path):
+    code, said = refused("record", tmp_path / "run", *SMALL, "--lr", "1e20", "--momentum", "0")
+    assert code == 6 and "Epoch 0" in said and "ids " in said and "lower the learning rate" in said
+
+
+def test_a_trial_that_fails_names_its_log(capsys, tmp_path):
+    folder = tmp_path / "run"
+    batch = ("--batch", "390", "--ragged", "drop", "--view", "eval")
+    assert here(capsys, "record", folder, *SMALL[:-2], *batch)[0] == 0
+    assert here(capsys, "choose", folder, "aum", "--policy", "top_k:keep=0.9", "--name", "drop")[0] == 0
+    code, _, err = here(capsys, "verify", folder, "--executor", "inline", "--seeds", "2")
+    log = folder / "trials" / "logs" / "kept-1.log"
+    assert code == 7 and str(log) in err and log.exists()
+    # Its sentence is followed by the tail of the log, which is what one looks for.
+    assert err.splitlines()[0].startswith("assay: Trial kept-1 failed") and "do not fill one batch of 390" in err
+
+
+def test_a_loop_of_ones_own_is_not_retrained(refused, tmp_path, capsys):
+    run = looped(tmp_path / "mine")
+    assert here(capsys, "choose", run.folder, "aum", "--policy", "top_k:keep=0.9")[0] == 0
+    code, said = refused("verify", run.folder)
+    assert code == 2 and "your own loop" in said and "retrain=FUNCTION" in said
+    assert here(capsys, "report", run.folder)[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["inspect", "report"])
+def test_a_run_of_ones_own_loop_can_be_looked_at(verb, tmp_path, capsys):
+    run = looped(tmp_path / "mine", net="my net")
+    assert here(capsys, "score", run.folder, "aum")[0] == 0
+    code, out, _ = here(capsys, verb, run.folder)
+    assert code == 0 and (verb == "report" or "my net" in out)
+
+
+def test_scores_are_saved_by_the_names_that_tables_use(recorded):
+    found = ScoreTable([load_scores(path) for path in sorted((recorded / "scores").glob("*.parquet"))])
+    assert {"aum", "forgetting"} <= set(found)

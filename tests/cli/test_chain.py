@@ -1,0 +1,111 @@
+"""The whole way by command, each step in a process of its own."""
+
+import re
+
+import pytest
+
+from assay.experiments.report import MARK
+from assay.runs.artefacts import load_decision, load_scores, load_verdict
+from assay.runs.run import Run
+from cli.shell import SMALL, assay, here
+
+DECISION = "top_k+keep=0.9-by-aum"
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Folder of the run, and what each command said."""
+    folder = tmp_path_factory.mktemp("chain")
+    commands = {
+        "record": ("record", "run", *SMALL),
+        "score": ("score", "run", "aum", "dual:window=2"),
+        "choose": ("choose", "run", "aum", "--policy", "top_k", "--keep", "0.9"),
+        "verify": ("verify", "run", "--seeds", "2", "--executor", "inline"),
+        "report": ("report", "run"),
+        "inspect": ("inspect", "run", "--check"),
+    }
+    said = {}
+    for verb, command in commands.items():
+        code, out, err = assay(*command, cwd=folder)
+        assert code == 0 and err == "", (verb, out, err)
+        said[verb] = out
+    return folder / "run", said
+
+
+def test_every_step_leaves_its_artefact(chain):
+    folder, _ = chain
+    run = Run(folder)
+    assert run.epochs == 3 and len(run.ids) == 397 and run.paths.truth.exists()
+    assert load_scores(run.paths.scores("dual:window=2")).lineage.parents == {"run": run.fingerprint}
+    decision = load_decision(run.paths.decision(DECISION))
+    assert decision.budget == 357 and decision.lineage.parents["run"] == run.fingerprint
+    verdict = load_verdict(run.paths.verdict(DECISION))
+    assert verdict.lineage.parents["decision"] == decision.fingerprint and len(verdict.outcomes) == 6
+    assert {one.title for one in verdict.detections} == {"aum", "dual:window=2"} and verdict.cleaning.planted == 40
+    page = run.paths.report.read_bytes()
+    assert MARK in page[:4096] and len(page) > 100_000
+
+
+def test_every_step_names_the_next_one(chain):
+    _, said = chain
+    assert "Next: assay score run all" in said["record"]
+    assert "Next: assay choose run aum --policy top_k --keep 0.9" in said["score"]
+    assert f"Next: assay verify run --decision {DECISION}" in said["choose"]
+    assert f"Next: assay report run --decision {DECISION}" in said["verify"]
+
+
+def test_every_step_says_what_came_out(chain):
+    folder, said = chain
+    assert "record 3/3" in said["record"] and "397 examples" in said["record"]
+    assert re.search(r"^ aum .* low is suspect ", said["score"], re.MULTILINE)
+    assert "drop 40, keep 357 of 397 examples" in said["choose"]
+    assert "verify 6/6" in said["verify"] and said["verify"].count("95 % interval") == 2
+    assert "of the 40 wrong labels" in said["verify"]
+    assert "MB" in said["report"]
+    for words in (
+        "3 committed",
+        "digits:test=1400",
+        Run(folder).fingerprint,
+        "aum, dual",
+        DECISION,
+        "agree with their checksums",
+    ):
+        assert words in said["inspect"]
+    assert "\x1b" not in "".join(said.values()), "plain lines where there is no terminal"
+
+
+def test_a_score_whose_large_values_are_suspect_is_not_kept_from_the_top(chain, capsys):
+    assert "--policy bottom_k" in here(capsys, "score", chain[0], "loss")[1]
+
+
+def test_every_step_taken_again_finds_its_work_done(chain, capsys):
+    folder, _ = chain
+    run = Run(folder)
+    before = {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix in (".parquet", ".safetensors")
+    }
+    assert here(capsys, "record", folder, *SMALL, "--resume")[0] == 0
+    assert here(capsys, "score", folder, "aum", "dual:window=2")[0] == 0
+    code, out, _ = here(capsys, "choose", folder, "aum", "--policy", "top_k", "--keep", "0.9")
+    assert code == 0 and "holds this very decision already" in out
+    code, out, _ = here(capsys, "verify", folder, "--seeds", "2")
+    assert code == 0 and "taken from an earlier verification" in out
+    assert here(capsys, "report", folder)[0] == 0
+    assert {path: path.read_bytes() for path in before} == before and Run(folder).fingerprint == run.fingerprint
+
+
+def test_all_scores_what_the_run_allows_and_says_what_it_leaves_out(chain, capsys):
+    folder, _ = chain
+    code, out, _ = here(capsys, "score", folder, "all", "dual:window=3")
+    assert code == 0 and "left out tdds: " in out and "--keep-logits" in out and "left out dual: " in out
+    assert (folder / "scores" / "forgetting.parquet").exists() and (folder / "scores" / "dual+window=3.parquet").exists()
+
+
+def test_the_page_opens_with_the_score_of_the_decision_or_the_one_asked_for(chain, capsys, tmp_path):
+    folder, _ = chain
+    pages = {}
+    for first in ("aum", "dual:window=2"):
+        assert here(capsys, "report", folder, "--out", tmp_path / "page.html", "--first", first, "--title", f"By {first}")[0] == 0
+        pages[first] = (tmp_path / "page.html").read_text()
+        assert f"By {first}" in pages[first]
+    assert pages["aum"] != pages["dual:window=2"]

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from assay.experiments.score import score
+from assay.runs.run import Run
+from cli.shell import SMALL, here, sentence
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A run with its logits, and the npy files made of it."""
+    from assay.cli.app import run_app
+
+    folder = tmp_path_factory.mktemp("exchange")
+    assert run_app(["record", str(folder / "run"), *SMALL, "--keep-logits"]) == 0
+    assert run_app(["export", str(folder / "run"), str(folder / "npy")]) == 0
+    np.save(folder / "labels.npy", Run(folder / "run").labels.numpy())
+    return folder
+
+
+def test_a_run_goes_out_and_comes_back(exported, tmp_path, capsys):
+    code, out, err = here(capsys, "import", exported / "npy", tmp_path / "back", "--labels", exported / "labels.npy")
+    assert code == 0 and err == "" and "3 epochs of 397 examples" in out
+    before, after = Run(exported / "run"), Run(tmp_path / "back")
+    assert after.dataset == before.dataset and after.header.view == "train"
+    for name in ("aum", "tdds:window=3", "forgetting"):
+        assert torch.allclose(score(after, name)[name].values, score(before, name)[name].values, atol=1e-6)
+    assert (
+        here(capsys, "import", exported / "npy", tmp_path / "clean", "--labels", exported / "labels.npy", "--view", "eval")[0]
+        == 0
+    )
+    assert Run(tmp_path / "clean").header.view == "eval"
+
+
+def test_scores_go_out_by_method(exported, tmp_path, capsys):
+    assert here(capsys, "score", exported / "run", "aum", "loss")[0] == 0
+    assert here(capsys, "export", exported / "run", tmp_path / "npy", "--scores")[0] == 0
+    values = score(exported / "run", "aum")["aum"].values.numpy()
+    assert np.array_equal(np.load(tmp_path / "npy" / "aum_score.npy"), values)
+    assert np.array_equal(values[np.load(tmp_path / "npy" / "aum_mask.npy")], np.sort(values))
+
+
+def test_two_scores_of_one_method_do_not_fit_into_one_name(exported, tmp_path, capsys):
+    assert here(capsys, "score", exported / "run", "aum", "aum:form=probs")[0] == 0
+    code, _, err = here(capsys, "export", exported / "run", tmp_path / "npy", "--scores")
+    assert code == 2 and "several scores of aum" in sentence(err) and not (tmp_path / "npy").exists()
+    (exported / "run" / "scores" / "aum+form=probs.parquet").unlink()
+
+
+@pytest.mark.parametrize(
+    ("labels", "extra", "expected", "words"),
+    [
+        (None, (), 2, "no readable npy file"),
+        (np.zeros(397), (), 2, "whole number per example"),
+        (np.zeros((397, 2), np.int64), (), 2, "whole number per example"),
+        (np.arange(397) % 10, (), 4, "not the cross-entropy"),
+        ("right", ("--view", "evl"), 2, "'train'"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(exported, tmp_path, capsys, labels, extra, expected, words):
+    path = tmp_path / "labels.npy"
+    if isinstance(labels, np.ndarray):
+        np.save(path, labels)
+    elif labels == "right":
+        path = exported / "labels.npy"
+    code, _, err = here(capsys, "import", exported / "npy", tmp_path / "back", "--labels", path, *extra)
+    assert code == expected and words in sentence(err)
+
+
+def test_what_cannot_be_read_or_written_is_refused(exported, recorded, tmp_path, capsys):
+    labels = ("--labels", exported / "labels.npy")
+    for command, expected, words in (
+        (("import", tmp_path, tmp_path / "back", *labels), 2, "holds no i_Output.npy"),
+        (("import", exported / "npy", recorded, *labels), 2, "already holds a run"),
+        (("export", recorded, tmp_path / "npy"), 3, "keeps no logits"),
+        (("export", exported / "run", exported / "npy"), 2, "already holds npy files"),
+        (("export", tmp_path / "nowhere", tmp_path / "npy"), 5, "does not exist"),
+    ):
+        code, _, err = here(capsys, *command)
+        assert code == expected and words in sentence(err), command

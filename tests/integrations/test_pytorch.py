@@ -1,0 +1,568 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    random_split,
+)
+
+import assay
+from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputExists, RunError, UsageError
+from assay.core.ids import Ids
+from assay.integrations.pytorch import KeyedDataset, ids_of, record
+from assay.runs.run import Run
+from integrations.worlds import (
+    CLASSES,
+    EPOCHS,
+    STEPS,
+    Announced,
+    Backwards,
+    ByName,
+    Drawn,
+    Fetched,
+    Moving,
+    Named,
+    Numbers,
+    Opened,
+    Ragged,
+    TensorKeys,
+    Unsized,
+    by_name,
+    fit,
+    frozen,
+    labels_of,
+    logits_of,
+    net,
+    open_dataset,
+    weights,
+)
+from runs.worlds import assert_holds, recorded
+
+KILLED = -9
+
+
+def loop(folder, loader, epochs=2, **settings):
+    """Record a frozen model; the numbers in each batch as the loop saw them."""
+    model, optimizer = frozen()
+    seen = []
+    with record(folder, model, optimizer, loader, **settings) as recorder:
+        for _ in range(epochs):
+            seen.append([])
+            for batch in recorder.epoch():
+                x, y = (batch["inputs"], batch["labels"]) if isinstance(batch, dict) else batch
+                recorder.batch(model(x), y)
+                seen[-1].append(x[:, 0].int().tolist())
+    return Run(folder), seen
+
+
+def check(run, seen, numbers, ids=None):
+    """Every fact of every epoch is that of the example under whose id it stands, and every batch is the one that was seen."""
+    assert list(run.ids) == list(numbers if ids is None else ids)
+    assert torch.equal(run.labels, labels_of(numbers)) and run.epochs == len(seen)
+    for epoch, batches in enumerate(seen):
+        assert_holds(run.shard(epoch), logits_of(numbers), labels_of(numbers))
+        assert [[numbers[position] for position in batch.tolist()] for batch in run.order(epoch)] == batches
+
+
+def nested():
+    return Subset(Subset(Numbers(40, first=100), [*range(39, 5, -2), 4]), [3, 1, 17, 0, 12, 9, 5])
+
+
+LOADERS = {
+    "sequential": lambda: (DataLoader(Numbers(), batch_size=7), range(30)),
+    "shuffled": lambda: (DataLoader(Numbers(), batch_size=7, shuffle=True), range(30)),
+    "generator": lambda: (DataLoader(Numbers(), 7, shuffle=True, generator=torch.Generator().manual_seed(5)), range(30)),
+    "workers": lambda: (DataLoader(Numbers(), batch_size=4, shuffle=True, num_workers=2, prefetch_factor=3), range(30)),
+    "persistent": lambda: (DataLoader(Numbers(), 4, shuffle=True, num_workers=2, persistent_workers=True), range(30)),
+    "opened in its worker": lambda: (DataLoader(Opened(), 4, num_workers=2, worker_init_fn=open_dataset), range(30)),
+    "divided": lambda: (DataLoader(Numbers(), batch_size=10, shuffle=True, drop_last=True), range(30)),
+    "subset": lambda: (DataLoader(nested(), 3, shuffle=True), [4 if i == 17 else 39 - 2 * i for i in [3, 1, 17, 0, 12, 9, 5]]),
+    "sampled subset": lambda: (DataLoader(Numbers(), 2, sampler=SubsetRandomSampler([5, 2, 29, 11, 3])), [5, 2, 29, 11, 3]),
+    "sampled array": lambda: (DataLoader(Numbers(), 2, sampler=SubsetRandomSampler(np.array([5, 2, 9]))), [5, 2, 9]),
+    "own sampler": lambda: (DataLoader(Numbers(), 7, sampler=Backwards(30)), range(30)),
+    "keys as tensors": lambda: (DataLoader(Numbers(), 7, sampler=TensorKeys(30)), range(30)),
+    "without length": lambda: (DataLoader(Numbers(), 7, sampler=Unsized()), range(30)),
+    "list as sampler": lambda: (DataLoader(Numbers(10), 3, sampler=[9, 1, 0, 3, 2, 5, 4, 7, 6, 8]), range(10)),
+    "own batches": lambda: (DataLoader(Numbers(), batch_sampler=Ragged()), range(30)),
+    "torch batches": lambda: (DataLoader(Numbers(), batch_sampler=BatchSampler(RandomSampler(range(30)), 7, False)), range(30)),
+    "concatenated": lambda: (DataLoader(ConcatDataset([Numbers(9), Numbers(21, first=9)]), 7, shuffle=True), range(30)),
+    "whole batches": lambda: (DataLoader(Fetched(), batch_size=7, shuffle=True), range(30)),
+    "subset of whole batches": lambda: (DataLoader(Subset(Fetched(), [8, 3, 9, 4]), batch_size=3, shuffle=True), [8, 3, 9, 4]),
+    "own collate": lambda: (DataLoader(Numbers(), batch_size=7, shuffle=True, collate_fn=by_name), range(30)),
+    "own class": lambda: (Announced(Numbers(), batch_size=7, shuffle=True), range(30)),
+    "own class and workers": lambda: (Announced(Numbers(), 7, shuffle=True, num_workers=1, persistent_workers=True), range(30)),
+}
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("name", LOADERS)
+def test_ids_are_those_of_the_examples(tmp_path, name, seed):
+    loader, numbers = LOADERS[name]()
+    numbers = [100 + number for number in numbers] if name == "subset" else list(numbers)
+    ids = None if name != "subset" else [number - 100 for number in numbers]
+    run, seen = loop(tmp_path / "run", loader, seed=seed)
+    check(run, seen, numbers, ids)
+    if name in ("shuffled", "workers", "persistent"):
+        assert seen[0] != seen[1] != [[*range(30)]]
+
+
+def test_random_splits_have_the_ids_of_the_whole_set(tmp_path):
+    parts = random_split(Named(30), [18, 12], generator=torch.Generator().manual_seed(0))
+    taken = []
+    for number, part in enumerate(parts):
+        run, seen = loop(tmp_path / str(number), DataLoader(part, 5, shuffle=True))
+        check(run, seen, list(part.indices), [f"number {index}" for index in part.indices])
+        taken += list(run.ids)
+    assert sorted(taken) == sorted(Named(30).ids)
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_ids_given_as_texts(tmp_path, view):
+    texts = [f"row {number}" for number in range(30)]
+    for name, dataset, more in [("own", Named(), {}), ("given", Numbers(), {"ids": texts})]:
+        expected = Named().ids if name == "own" else texts
+        run, seen = loop(tmp_path / name, DataLoader(dataset, 7, shuffle=True), view=view, **more)
+        check(run, seen, range(30), expected)
+
+
+def test_batches_that_come_back_out_of_order_keep_their_ids(tmp_path):
+    loader = DataLoader(Numbers(slow=(0, 13)), batch_size=3, num_workers=2, in_order=False)
+    run, seen = loop(tmp_path / "run", loader)
+    assert any(batches != sorted(batches) for batches in seen), "no batch overtook another; the test tried nothing"
+    check(run, seen, range(30))
+
+
+def test_a_loader_whose_workers_are_started_by_spawning(tmp_path):
+    """Where workers are not forked, all that travels with the batches must be pickled."""
+    loader = DataLoader(Named(), 7, shuffle=True, num_workers=1, multiprocessing_context="spawn")
+    run, seen = loop(tmp_path / "run", loader, epochs=1)
+    check(run, seen, range(30), Named().ids)
+
+
+def test_the_loader_and_its_dataset_are_left_as_they_were(tmp_path):
+    loader = DataLoader(Numbers(), batch_size=7, shuffle=True)
+    before = dict(vars(loader))
+    loop(tmp_path / "run", loader)
+    assert vars(loader) == before
+    assert [x[:, 0].tolist() for x, _ in DataLoader(loader.dataset, 30)] == [[*map(float, range(30))]]
+
+
+def test_what_a_worker_does_to_the_dataset_reaches_it():
+    dataset = Numbers()
+    keyed = KeyedDataset(dataset)
+    keyed.offset = 7
+    assert dataset.offset == keyed.offset == 7 and len(keyed) == 30 and not hasattr(keyed, "nothing")
+
+
+REFUSED = {
+    "iterable": lambda: DataLoader(type("Stream", (IterableDataset,), {"__iter__": lambda self: iter(range(9))})()),
+    "no batching": lambda: DataLoader(Numbers(), batch_size=None),
+    "a list": lambda: [(torch.zeros(2, 1), torch.zeros(2))],
+    "a dataset": Numbers,
+    "dropped": lambda: DataLoader(Numbers(), batch_size=7, drop_last=True),
+    "weighted": lambda: DataLoader(Numbers(), 7, sampler=WeightedRandomSampler(torch.ones(30), 30)),
+    "with replacement": lambda: DataLoader(Numbers(), 7, sampler=RandomSampler(range(30), replacement=True)),
+    "a part": lambda: DataLoader(Numbers(), 7, sampler=Backwards(20)),
+    "an empty one": lambda: DataLoader(Subset(Numbers(), []), 7),
+    "twice": lambda: DataLoader(Subset(Numbers(), [1, 2, 1]), 7),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_hides_its_ids_is_refused_before_anything_is_written(tmp_path, name):
+    words = {
+        "iterable": "IterableDataset has no stable ids",
+        "no batching": "batch_size=None",
+        "a list": "list is no torch DataLoader",
+        "a dataset": "Numbers is no torch DataLoader",
+        "dropped": "drop_last=True leaves 2 of 30 examples out",
+        "weighted": "WeightedRandomSampler draws with replacement.*view='eval'",
+        "with replacement": "RandomSampler draws with replacement",
+        "a part": "draws 20 times per epoch from 30 examples",
+        "an empty one": "no examples",
+        "twice": "1 ids occur more than once: 1",
+    }[name]
+    model, optimizer = frozen()
+    with pytest.raises(UsageError, match=words) as caught:
+        record(tmp_path / "run", model, optimizer, REFUSED[name]())
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+LATE = {
+    "keys that are no positions": (
+        lambda: DataLoader(ByName(), 2, sampler=["a", "b", "c"]),
+        "gives keys such as 'a', not positions",
+    ),
+    "a sampler that repeats": (lambda: DataLoader(Numbers(3), 3, sampler=[0, 1, 1]), "1 ids came more than once: 1"),
+    "a batch sampler that skips": (lambda: DataLoader(Numbers(3), batch_sampler=[[0], [2]]), "1 of 3 ids were not visited: 1"),
+    "a negative key": (lambda: DataLoader(Numbers(3), 3, sampler=[0, 1, -1]), "gives -1, which are not positions"),
+    "batches made anew": (lambda: Moving(Numbers(3), 3), "Moving.__iter__ changes its batches"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_only_shows_in_the_epoch_is_refused_there(tmp_path, name):
+    make, words = LATE[name]
+    with pytest.raises(UsageError, match=words):
+        loop(tmp_path / "run", make())
+    with pytest.raises(RunError, match="no committed epoch"):
+        Run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DataLoader(Numbers(), batch_size=7, drop_last=True, shuffle=True),
+        lambda: DataLoader(Numbers(), 7, sampler=WeightedRandomSampler(torch.arange(30.0), 50)),
+        lambda: DataLoader(Numbers(), 7, sampler=Backwards(20), num_workers=1),
+    ],
+    ids=["dropped", "weighted", "a part"],
+)
+def test_a_clean_pass_values_every_example_whatever_is_trained_on(tmp_path, make):
+    run, seen = loop(tmp_path / "run", make(), view="eval")
+    check(run, seen, range(30))
+
+
+def test_a_clean_pass_over_another_dataset_and_other_batches(tmp_path):
+    augmented, clean = Numbers(), Numbers()
+    augmented.offset = 1000
+    model, optimizer = frozen()
+    loader = DataLoader(augmented, 7, shuffle=True, collate_fn=by_name)
+
+    def forward(model, batch):
+        return model(batch["inputs"]), batch["labels"]
+
+    with record(tmp_path / "run", model, optimizer, loader, view="eval", clean=clean, forward=forward) as recorder:
+        for batch in recorder.epoch():
+            assert float(batch["inputs"].min()) >= 1000
+    assert_holds(Run(tmp_path / "run").shard(0), logits_of(range(30)), labels_of(range(30)))
+    with record(tmp_path / "other", model, optimizer, loader, view="eval", clean=clean) as recorder:
+        with pytest.raises(UsageError, match="give forward="):
+            [*recorder.epoch()]
+        recorder._open = False
+
+
+MISTAKEN = {
+    "ids": ({"ids": [1, 2]}, UsageError, "2 ids were given for a dataset of 30"),
+    "clean": ({"clean": Numbers()}, UsageError, "clean= is read by view='eval' only"),
+    "forward": ({"forward": lambda model, batch: batch}, UsageError, "forward= is called by view='eval' only"),
+    "short clean": ({"view": "eval", "clean": Numbers(3)}, Mismatch, "differ in length"),
+    "view": ({"view": "test"}, UsageError, "view='test'"),
+    "live": ({"live": ["dule"]}, UsageError, "Did you mean dual"),
+    "twice live": ({"live": ["dual", "dual"]}, UsageError, "names a method twice"),
+    "no checkpoint": ({"resume": True, "checkpoints": "none"}, UsageError, "cannot be resumed"),
+    "checkpoints": ({"checkpoints": "all"}, UsageError, "checkpoints='all'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKEN)
+def test_mistaken_settings_are_refused_before_anything_is_written(tmp_path, name):
+    settings, kind, words = MISTAKEN[name]
+    model, optimizer = frozen()
+    with pytest.raises(kind, match=words):
+        record(tmp_path / "run", model, optimizer, DataLoader(Numbers(), 7), **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ids_of_a_dataset():
+    assert ids_of(Numbers(3)) == Ids([0, 1, 2]) and ids_of(Named(2)) == Ids(["number 0", "number 1"])
+    assert ids_of(Subset(Named(4), torch.tensor([3, 1]))) == Ids(["number 3", "number 1"])
+    wrong = type("Wrong", (Numbers,), {"ids": [1, 2]})(3)
+    with pytest.raises(UsageError, match="names 2 examples, but the dataset has 3"):
+        ids_of(wrong)
+    with pytest.raises(UsageError, match="has no length"):
+        ids_of(object())
+
+
+# The loop itself.
+
+
+def test_the_five_lines_work_as_they_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_set = TensorDataset(torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3)
+    model = torch.nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(train_set, batch_size=128, shuffle=True)
+    with assay.record("runs/mine", model, optimizer, loader, seed=0) as recorder:
+        for epoch in range(12):  # noqa: B007
+            for x, y in recorder.epoch():
+                logits = model(x)
+                loss = F.cross_entropy(logits, y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    table = assay.score("runs/mine", ["dual", "aum", "forgetting"])
+    decision = assay.choose(table["dual"], policy="beta", keep=0.3, seed=0)
+    assert set(table) == {"dual", "aum", "forgetting"} and decision.budget == 18 and Run("runs/mine").epochs == 12
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_recording_changes_nothing_in_the_training(nursery, tmp_path, view, workers):
+    # In a child, because the checks of types that run with these tests draw from Python's generator themselves.
+    child = "integrations.worlds:train_with_and_without"
+    assert nursery.run(child, folder=str(tmp_path / "run"), view=view, workers=workers) == 0
+    assert Run(tmp_path / "run").epochs == 3
+
+
+def test_a_clean_pass_leaves_the_modes_of_all_modules(tmp_path):
+    model = net()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    buffers = weights(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with record(tmp_path / "run", model, optimizer, DataLoader(Drawn(), 7), view="eval") as recorder:
+        for _ in recorder.epoch():
+            pass
+        assert [module.training for module in model.modules()] == modes and torch.is_grad_enabled()
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in weights(model).items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_runs_with_one_seed_are_identical_and_another_seed_is_another_run(tmp_path, workers):
+    def run(name, seed, before):
+        loader = DataLoader(Drawn(), 7, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+        end = fit(loader, 2, lambda model, optimizer: record(tmp_path / name, model, optimizer, loader, seed=seed), seed=before)
+        return end[0], Run(tmp_path / name).fingerprint
+
+    one, other, third = run("one", 5, 1), run("other", 5, 2), run("third", 6, 1)
+    assert one[1] == other[1] != third[1]
+    assert all(torch.equal(one[0][name], other[0][name]) for name in one[0])
+
+
+RESUMED = {
+    "in the first epoch": {"optimizer": "momentum", "scheduler": "step", "die": 2},
+    "in the middle": {"optimizer": "momentum", "scheduler": "step", "die": 2 * STEPS + 1},
+    "in the last batch": {"optimizer": "adam", "scheduler": "one_cycle", "die": 3 * STEPS},
+    "at the very last": {"optimizer": "adam", "scheduler": "one_cycle", "die": EPOCHS * STEPS},
+    "before the scheduler": {"optimizer": "adamw", "scheduler": "milestones", "die": "after 1"},
+    "after the scheduler": {"optimizer": "adam", "scheduler": "milestones", "die": "after the schedule of 1"},
+    "chained": {"optimizer": "momentum", "scheduler": "chain", "die": "after the schedule of 2"},
+    "clean pass": {"optimizer": "adamw", "scheduler": "step", "die": 2 * STEPS + 3, "view": "eval"},
+    "workers": {"optimizer": "momentum", "scheduler": "step", "die": 2 * STEPS + 2, "workers": 2},
+    "own generator": {"optimizer": "momentum", "scheduler": "step", "die": 3 * STEPS + 2, "own": True},
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_a_killed_training_is_resumed_to_the_same_bits(nursery, tmp_path, case):
+    settings = {key: value for key, value in RESUMED[case].items() if key != "die"}
+    die = RESUMED[case]["die"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train = "integrations.worlds:train"
+    assert nursery.run(train, folder=str(whole), result=f"{whole}.pt", **settings) == 0
+    assert nursery.run(train, folder=str(broken), result=f"{broken}.pt", die=die, **settings) == KILLED
+    before = len([*broken.glob("epochs/*")])
+    assert before < EPOCHS
+    assert nursery.run(train, folder=str(broken), result=f"{broken}.pt", resume=True, **settings) == 0
+    one, other = (torch.load(f"{place}.pt") for place in (whole, broken))
+    assert one["optimizer"]["state"] and all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
+    assert one["optimizer"]["param_groups"] == other["optimizer"]["param_groups"]
+    for index, state in one["optimizer"]["state"].items():
+        assert all(torch.equal(tensor, other["optimizer"]["state"][index][name]) for name, tensor in state.items())
+    one, other = Run(whole), Run(broken)
+    assert one.epochs == other.epochs == EPOCHS and one.fingerprint == other.fingerprint and other.check()
+    # Shards, checkpoints, sums and live states, to the byte.
+    for path in sorted(whole.glob("*/*.safetensors")):
+        assert path.read_bytes() == (broken / path.relative_to(whole)).read_bytes(), path.name
+    rates = [float(one.rates(epoch)[0, 0]) for epoch in range(EPOCHS)]
+    assert len(set(rates)) > 1, "the schedule did nothing, so nothing was tried"
+
+
+def steps(recorder, model, until=None):
+    for number, (x, y) in enumerate(recorder.epoch()):
+        if number == until:
+            break
+        recorder.batch(model(x), y)
+
+
+def attach(folder, **settings):
+    model, optimizer = frozen()
+    return record(folder, model, optimizer, DataLoader(Numbers(), 7, shuffle=True), **settings), model
+
+
+def test_an_epoch_is_committed_with_what_was_done_until_the_next(tmp_path):
+    recorder, model = attach(tmp_path, checkpoints="every")
+    with recorder:
+        for epoch in range(3):
+            assert recorder.epochs == max(0, epoch - 1)
+            steps(recorder, model)
+            with torch.no_grad():
+                model.weight.fill_(epoch + 10)
+    run = Run(tmp_path)
+    assert [float(run.checkpoint(epoch).read("model/weight")) for epoch in range(3)] == [10, 11, 12]
+
+
+@pytest.mark.parametrize("until", [0, 2, 4])
+def test_an_epoch_that_is_left_early_is_an_error_at_the_end(tmp_path, until):
+    recorder, model = attach(tmp_path)
+    with pytest.raises(UsageError, match=rf"Epoch 1 was left after {until + 1} batches and is not recorded"), recorder:
+        steps(recorder, model)
+        steps(recorder, model, until)
+    assert Run(tmp_path).epochs == 1
+
+
+def test_an_epoch_that_is_left_early_is_an_error_at_the_next(tmp_path):
+    recorder, model = attach(tmp_path)
+    with pytest.raises(UsageError, match="Epoch 0 was left after 3 batches"), recorder:
+        steps(recorder, model, 2)
+        steps(recorder, model)
+    with pytest.raises(RunError, match="no committed epoch"):
+        Run(tmp_path)
+
+
+def test_forgetting_the_batch_is_an_error(tmp_path):
+    recorder, _ = attach(tmp_path)
+    words = r"Batch 0 of epoch 0 was not recorded; call recorder.batch\(logits, labels\) in every step"
+    with pytest.raises(UsageError, match=words), recorder:
+        for _ in recorder.epoch():
+            pass
+
+
+def test_forgetting_the_last_batch_is_an_error(tmp_path):
+    recorder, model = attach(tmp_path)
+    with pytest.raises(UsageError, match="Batch 4 of epoch 1 was not recorded"), recorder:
+        steps(recorder, model)
+        for number, (x, y) in enumerate(recorder.epoch()):
+            if number < 4:
+                recorder.batch(model(x), y)
+    assert Run(tmp_path).epochs == 1
+
+
+def test_recording_a_batch_twice_or_outside_is_an_error(tmp_path):
+    recorder, model = attach(tmp_path)
+    with recorder:
+        with pytest.raises(UsageError, match=r"was called outside recorder\.epoch"):
+            recorder.batch(logits_of([0]), labels_of([0]))
+        for x, y in recorder.epoch():
+            recorder.batch(model(x), y)
+            with pytest.raises(UsageError, match="of epoch 0 was recorded twice"):
+                recorder.batch(model(x), y)
+        with pytest.raises(UsageError, match=r"was called outside recorder\.epoch"):
+            recorder.batch(logits_of([0]), labels_of([0]))
+    assert Run(tmp_path).epochs == 1
+
+
+@pytest.mark.parametrize("where", ["in the epoch", "between epochs"])
+def test_an_exception_leaves_the_committed_epochs(tmp_path, where):
+    recorder, model = attach(tmp_path)
+    with pytest.raises(ZeroDivisionError), recorder:
+        steps(recorder, model)
+        steps(recorder, model)
+        if where == "in the epoch":
+            for _ in recorder.epoch():
+                1 / 0  # noqa: B018
+        1 / 0  # noqa: B018
+    # Between two epochs nobody knows what is done already, so that the epoch before is trained again.
+    assert Run(tmp_path).epochs == (2 if where == "in the epoch" else 1) and Run(tmp_path).check()
+    recorder, model = attach(tmp_path, resume=True)
+    with recorder:
+        for _ in range(recorder.epochs, 3):
+            steps(recorder, model)
+    assert Run(tmp_path).epochs == 3
+
+
+def test_mistakes_in_the_batch_are_named(tmp_path):
+    def broken(name, change):
+        recorder, model = attach(tmp_path / name)
+        with recorder:
+            steps(recorder, model)
+            for x, y in recorder.epoch():
+                recorder.batch(*change(model(x), y, x[:, 0] == 12))
+
+    with pytest.raises(NumericalError, match="Epoch 1: logits of 1 examples are NaN or infinite; ids 12"):
+        broken("nan", lambda logits, y, at: (logits.masked_fill(at[:, None], torch.nan), y))
+    with pytest.raises(UsageError, match="Epoch 1: the label of id 12 was 1 and is now 2"):
+        broken("label", lambda logits, y, at: (logits, torch.where(at, 2, y)))
+    with pytest.raises(UsageError, match=r"logits of shape \(6, 3\) do not fit a batch of 7"):
+        broken("short", lambda logits, y, at: (logits[1:], y[1:]))
+    with pytest.raises(UsageError, match=r"labels are torch\.float32 of shape"):
+        broken("mixed", lambda logits, y, at: (logits, F.one_hot(y, CLASSES).float()))
+    for name in ("nan", "label", "short", "mixed"):
+        assert Run(tmp_path / name).epochs == 1
+
+
+def test_what_cannot_be_saved_is_refused_at_once(tmp_path):
+    model, optimizer = frozen()
+
+    class Odd:
+        def state_dict(self):
+            return {"rule": {1, 2}}
+
+        def load_state_dict(self, state):
+            raise AssertionError
+
+    loader = DataLoader(Numbers(), 7)
+    with pytest.raises(UsageError, match="also odd/rule of the checkpoint is a set"):
+        record(tmp_path / "run", model, optimizer, loader, stateful={"odd": Odd()})
+    with record(tmp_path / "unsaved", model, optimizer, loader, stateful={"odd": Odd()}, checkpoints="none") as recorder:
+        steps(recorder, model)
+    assert Run(tmp_path / "unsaved").checkpoints() == []
+
+
+def test_a_run_of_something_else_is_not_resumed(tmp_path):
+    recorder, model = attach(tmp_path / "run")
+    with recorder:
+        steps(recorder, model)
+    with pytest.raises(OutputExists, match="already holds a run"):
+        attach(tmp_path / "run")
+    loader = DataLoader(Numbers(), 7)
+    other = torch.nn.Linear(1, 3)
+    sgd = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(Mismatch, match="is of another model or optimizer"):
+        record(tmp_path / "run", other, sgd, loader, resume=True)
+    model, _ = frozen()
+    two_groups = torch.optim.Adam([{"params": [model.weight]}, {"params": [other.weight]}])
+    with pytest.raises(Mismatch, match="is of another model or optimizer"):
+        record(tmp_path / "run", model, two_groups, loader, resume=True)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = {"scheduler": torch.optim.lr_scheduler.StepLR(sgd, 1)}
+    with pytest.raises(Mismatch, match="holds no also scheduler"):
+        record(tmp_path / "run", model, sgd, loader, resume=True, stateful=schedule)
+    with pytest.raises(Mismatch, match="ids"):
+        record(tmp_path / "run", model, sgd, DataLoader(Named(), 7), resume=True)
+    with pytest.raises(Mismatch, match="seed"):
+        record(tmp_path / "run", model, sgd, loader, resume=True, seed=1)
+    # The refusals let go of the lock.
+    recorder, model = attach(tmp_path / "run", resume=True)
+    with recorder:
+        steps(recorder, model)
+    assert Run(tmp_path / "run").epochs == 2
+
+
+def test_a_run_that_was_recorded_without_a_loop_is_not_resumed_by_one(tmp_path):
+    recorded(tmp_path, 2)
+    model, optimizer = frozen()
+    loader = DataLoader(Subset(Numbers(), range(23)), 7)
+    with pytest.raises(Mismatch, match="was not recorded by a loop like this one"):
+        record(tmp_path, model, optimizer, loader, ids=Run(tmp_path).ids, resume=True)
+
+
+def test_a_run_whose_last_checkpoint_was_not_kept_is_not_resumed(tmp_path):
+    recorder, model = attach(tmp_path, checkpoints=[0])
+    with recorder:
+        steps(recorder, model)
+        steps(recorder, model)
+    with pytest.raises(RunError, match="keeps no checkpoint of epoch 1"):
+        attach(tmp_path, checkpoints=[0], resume=True)
+
+
+def test_live_methods_score_without_stored_logits(tmp_path):
+    loader = DataLoader(Drawn(), 7, shuffle=True)
+    for name, settings in [("live", {"live": ["tdds:window=3", "dual:window=2"]}), ("stored", {"keep_logits": True})]:
+        fit(loader, 4, lambda model, optimizer, n=name, s=settings: record(tmp_path / n, model, optimizer, loader, seed=1, **s))
+    live, stored = (assay.score(tmp_path / name, ["tdds:window=3", "dual:window=2"]) for name in ("live", "stored"))
+    for title in live:
+        torch.testing.assert_close(live[title].values, stored[title].values, rtol=0, atol=1e-12)
+    with pytest.raises(MissingEvidence):
+        assay.score(tmp_path / "live", ["tdds:window=4"])

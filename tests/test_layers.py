@@ -1,0 +1,144 @@
+"""Who may import whom, found by walking every import in the package; and the proof that the walker sees what it should."""
+
+import ast
+import pathlib
+
+import pytest
+
+import assay
+
+ROOT = pathlib.Path(assay.__file__).parent
+TESTS = pathlib.Path(__file__).parent
+
+BASE = {"core", "maths"}
+RUNS = BASE | {"runs"}
+STEPS = RUNS | {"methods", "policies", "data", "nets", "training", "integrations", "cluster", "reports"}
+ALLOWED = {
+    "core": set(),
+    "maths": set(),
+    "methods": BASE,
+    "policies": BASE,
+    "data": BASE,
+    "nets": BASE,
+    "training": BASE,
+    "runs": BASE,
+    "integrations": RUNS | {"methods"},
+    "cluster": {"core"},
+    "reports": {"core"},
+    "experiments": STEPS,
+    "cli": STEPS | {"experiments"},
+    "studies": STEPS | {"experiments", "cli"},
+}
+"""Each room, and the other rooms that it may import."""
+
+KNOWS_THE_VERSION = {"runs", "integrations", "cluster", "reports", "experiments", "cli", "studies"}
+PURE = {"core", "maths", "methods", "policies"}
+IMPURE = ("os", "pathlib", "json", "pickle", "logging", "socket", "subprocess", "shutil", "tempfile", "torch.utils.data")
+SAYS_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+def imported(source: str, package: tuple[str, ...]) -> set[str]:
+    """Every module or name that this source imports, as a dotted path from the top; relative ones resolved against `package`."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - (node.level - 1)] if node.level else ()
+            base = (*base, *(node.module.split(".") if node.module else ()))
+            found |= {".".join((*base, alias.name)) for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(ast.unparse(node) if ast.unparse(node) == "torch.utils.data" else "")
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = ast.unparse(node.func)
+            if called in ("importlib.import_module", "import_module", "__import__"):
+                found.add(str(node.args[0].value))
+    return found - {""}
+
+
+def violations(source: str, package: tuple[str, ...]) -> list[str]:
+    """What this source, standing in `package`, imports and must not."""
+    room, wrong = package[1], []
+    for name in sorted(imported(source, package)):
+        parts = name.split(".")
+        if parts[0] == "assay":
+            other = parts[1] if len(parts) > 1 else ""
+            if other == "__version__" and room in KNOWS_THE_VERSION:
+                continue
+            if other != room and other not in ALLOWED[room]:
+                wrong.append(f"{room} must not import {name}")
+        elif room in PURE and any(name == impure or name.startswith(f"{impure}.") for impure in IMPURE):
+            wrong.append(f"{room} is pure and must not import {name}")
+    return wrong
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports(path):
+    assert violations(path.read_text(), ("assay", *path.relative_to(ROOT).parts[:-1])) == []
+
+
+def test_every_room_has_its_rule():
+    assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} == set(ALLOWED)
+
+
+def test_the_top_imports_nothing_until_asked():
+    # `assay --help` must not wait for torch.
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    assert not [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+@pytest.mark.parametrize(
+    ("package", "source", "found"),
+    [
+        (("assay", "maths"), "from ..core.ids import Ids", "maths must not import assay.core.ids.Ids"),
+        (("assay", "core"), "import assay.maths.draws", "core must not import assay.maths.draws"),
+        (("assay", "methods"), "from assay.runs import run", "methods must not import assay.runs.run"),
+        (("assay", "methods"), "from .. import runs", "methods must not import assay.runs"),
+        (("assay", "methods"), "from ..policies.beta import Beta", "methods must not import assay.policies.beta.Beta"),
+        (("assay", "methods"), "from .. import __version__", "methods must not import assay.__version__"),
+        (("assay", "data"), "from ..training import loop", "data must not import assay.training.loop"),
+        (("assay", "nets"), "from ..data import catalogue", "nets must not import assay.data.catalogue"),
+        (("assay", "runs"), "from ..methods import parse", "runs must not import assay.methods.parse"),
+        (("assay", "reports"), "from ..runs.run import Run", "reports must not import assay.runs.run.Run"),
+        (("assay", "experiments"), "from ..cli.app import app", "experiments must not import assay.cli.app.app"),
+        (("assay", "core"), "def f():\n    import json", "core is pure and must not import json"),
+        (("assay", "methods"), "from os import path", "methods is pure and must not import os.path"),
+        (("assay", "maths"), "import torch.utils.data as d", "maths is pure and must not import torch.utils.data"),
+        (("assay", "maths"), "from torch.utils import data", "maths is pure and must not import torch.utils.data"),
+        (("assay", "maths"), "import torch\ntorch.utils.data.DataLoader", "maths is pure and must not import torch.utils.data"),
+        (("assay", "policies"), "import importlib\nimportlib.import_module('json')", "policies is pure and must not import json"),
+        (
+            ("assay", "integrations", "deep"),
+            "from ...experiments import plan",
+            "integrations must not import assay.experiments.plan",
+        ),
+    ],
+)
+def test_the_walker_catches_a_planted_violation(package, source, found):
+    assert violations(source, package) == [found]
+
+
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        (("assay", "methods"), "from ..core.method import State\nfrom ..maths import draws\nfrom .confidence import confidence"),
+        (("assay", "runs"), "import json, os\nfrom .. import __version__\nfrom ..core.ids import Ids\nimport torch.utils.data"),
+        (("assay", "maths"), "import osmium\nfrom jsonschema import json"),
+        (("assay", "experiments"), "from ..reports.page import render\nfrom ..cluster import executors"),
+    ],
+)
+def test_the_walker_lets_the_rest_pass(package, source):
+    assert violations(source, package) == []
+
+
+@pytest.mark.parametrize("room", ["methods", "policies"])
+def test_every_method_and_policy_has_its_test(room):
+    alone = [path.name for path in (ROOT / room).glob("[!_]*.py") if not (TESTS / room / f"test_{path.name}").exists()]
+    assert alone == []
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    assert [path for path in (*ROOT.rglob("*"), *TESTS.rglob("*.py")) if path.stem in SAYS_NOTHING] == []
