@@ -56,7 +56,8 @@ def test_every_step_names_the_next_one(chain):
 
 def test_every_step_says_what_came_out(chain):
     folder, said = chain
-    assert "record 3/3" in said["record"] and "397 examples" in said["record"]
+    assert [line[:10] for line in said["record"].splitlines()[:4]] == [f"record {done}/3" for done in range(4)]
+    assert "train accuracy" in said["record"] and "397 examples" in said["record"]
     assert re.search(r"^ aum .* low is suspect ", said["score"], re.MULTILINE)
     assert "drop 40, keep 357 of 397 examples" in said["choose"]
     assert "verify 6/6" in said["verify"] and said["verify"].count("95 % interval") == 2

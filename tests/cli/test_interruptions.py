@@ -10,7 +10,7 @@ import pytest
 from assay.cli.app import run_app
 from assay.runs.artefacts import load_verdict
 from assay.runs.run import Run
-from cli.shell import LONG, SMALL, assay, finish, here, sentence, start, wait_until
+from cli.shell import LONG, SMALL, finish, here, sentence, start, wait_until
 from experiments.small import contents
 
 
@@ -27,7 +27,7 @@ def committed(folder, epochs):
     return lambda: (folder / "commits.jsonl").exists() and (folder / "commits.jsonl").read_bytes().count(b"\n") >= epochs
 
 
-def test_ctrl_c_while_recording_is_one_sentence_and_can_be_gone_on_from(tmp_path, whole):
+def test_ctrl_c_while_recording_is_one_sentence_and_can_be_gone_on_from(tmp_path, whole, capsys):
     folder = tmp_path / "run"
     process = start("record", "run", *LONG, cwd=tmp_path)
     wait_until(committed(folder, 3), process)
@@ -36,7 +36,7 @@ def test_ctrl_c_while_recording_is_one_sentence_and_can_be_gone_on_from(tmp_path
     assert code == 130 and "interrupted" in sentence(err) and "--resume" in err
     # The line that was being written when the signal came may have been taken back.
     assert 2 <= Run(folder).epochs < 120
-    code, out, err = assay("record", "run", *LONG, "--resume", cwd=tmp_path)
+    code, out, err = here(capsys, "record", folder, *LONG, "--resume")
     assert code == 0 and err == "" and "120/120" in out
     assert Run(folder).fingerprint == whole.fingerprint and contents(Run(folder)) == contents(whole)
 
@@ -74,8 +74,9 @@ def test_a_second_writer_is_refused_while_the_first_writes(tmp_path, capsys):
     assert finish(process)[0] == 130
 
 
-def test_ctrl_c_while_verifying_keeps_what_is_finished(tmp_path, whole, capsys):
-    folder = shutil.copytree(whole.folder, tmp_path / "run")
+def test_ctrl_c_while_verifying_keeps_what_is_finished(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert here(capsys, "record", folder, *SMALL[:-3], "40", *SMALL[-2:])[0] == 0
     assert here(capsys, "choose", folder, "aum", "--policy", "top_k:keep=0.9", "--name", "drop")[0] == 0
     other = shutil.copytree(folder, tmp_path / "other")
     process = start("verify", "run", "--seeds", "2", "--workers", "1", cwd=tmp_path)

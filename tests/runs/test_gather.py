@@ -1,5 +1,7 @@
+import pytest
 import torch
 
+from assay.core.errors import NumericalError
 from assay.core.evidence import Need
 from assay.core.method import score
 from assay.methods import catalogue
@@ -27,3 +29,10 @@ def test_one_shard_is_open_at_a_time_and_any_order_of_reading_is_right(tmp_path)
     epochs = RecordedEpochs(Run(tmp_path))
     for epoch in (2, 0, 0, 1, 2):
         assert torch.equal(epochs.read(epoch, Need.LOGITS), LOGITS[epoch])
+
+
+def test_logits_in_memory_that_are_not_finite_are_named():
+    spoilt = LOGITS.clone()
+    spoilt[3, 5, 1] = torch.nan
+    with pytest.raises(NumericalError, match="Epoch 3: logits of 1 examples are NaN or infinite; ids picture 05"):
+        gather_logits(IDS, spoilt, LABELS)

@@ -7,10 +7,10 @@ import torch
 from assay.core.errors import Mismatch, NumericalError, OutputExists, RunError, UsageError
 from assay.core.evidence import Need
 from assay.core.ids import Ids
-from assay.core.method import score
+from assay.core.method import AbstractDynamicsMethod, score
+from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.dual import DUAL
-from assay.methods.el2n import EL2N
 from assay.methods.entropy import Entropy
 from assay.methods.tdds import TDDS
 from assay.runs import recorder as module
@@ -104,7 +104,11 @@ def test_what_is_superseded_is_taken_away(tmp_path):
 
 @pytest.mark.parametrize("stops", [[6], [1, 2, 4, 6], [0, 5, 5, 6]])
 def test_live_scores_equal_those_of_the_stored_logits(tmp_path, stops):
-    live = (TDDS(window=3), DUAL(window=2), EL2N(at=2), Entropy(), AUM(epochs=4))
+    short = {"window": 3, "at": 2}
+    live = [TDDS(window=3, epochs=5), DUAL(window=2), AUM(epochs=4), Entropy(), Entropy(at=1)]
+    for cls in catalogue().values():
+        if issubclass(cls, AbstractDynamicsMethod):
+            live.append(cls(**{name: value for name, value in short.items() if name in cls.__dataclass_fields__}))
     for stop in stops:
         with Recorder(tmp_path, IDS, live=live, resume=True) as recorder:
             play(recorder, stop)
@@ -112,13 +116,13 @@ def test_live_scores_equal_those_of_the_stored_logits(tmp_path, stops):
     run = Run(tmp_path)
     assert Need.LOGITS not in run.holds
     stored = score(live, gather(Run(tmp_path / "stored")))
-    for method, scores in zip(live, stored, strict=True):
+    in_memory = score(live, gather_logits(IDS, torch.stack([logits_of(epoch) for epoch in range(6)]), LABELS))
+    for method, *others in zip(live, stored, in_memory, strict=True):
         state = run.live_state(method)
         assert state is not None
-        torch.testing.assert_close(method.finish(state), scores.values, rtol=0, atol=1e-12)
-    in_memory = score([TDDS(window=3)], gather_logits(IDS, torch.stack([logits_of(epoch) for epoch in range(6)]), LABELS))
-    torch.testing.assert_close(live[0].finish(run.live_state(live[0])), in_memory[0].values, rtol=0, atol=1e-12)
-    assert run.live_state(DUAL(window=3)) is None
+        for scores in others:
+            torch.testing.assert_close(method.finish(state), scores.values, rtol=0, atol=1e-12)
+    assert run.live_state(DUAL(window=4)) is None
 
 
 def test_equal_recordings_have_equal_fingerprints_whenever_and_wherever_they_are_made(tmp_path):

@@ -140,10 +140,12 @@ class Epoch:
     @property
     def probs(self) -> Float[Tensor, "examples classes"]:
         """Softmax of the logits. Computed once and shared by all methods of a pass."""
-        logits = self._take(Need.LOGITS)
+        if Need.LOGITS not in self._needs:
+            return self._take(Need.LOGITS)
         if "probs" not in self._read:
+            logits = self._read[Need.LOGITS] if Need.LOGITS in self._read else self._source.read(self.index, Need.LOGITS)
             # Classes first in memory: torch's softmax over a few classes is several times slower along the last axis.
-            shifted = logits.t().contiguous()
+            shifted = logits.t().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
             shifted -= shifted.amax(0)
             shifted.exp_()
             shifted /= shifted.sum(0)

@@ -105,6 +105,7 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         if recorder.epochs:
             file = Run(folder).checkpoint(recorder.epochs - 1)
             state = TrainingState.read(file.read_all(), file.notes)
+        progress.advance("record", recorder.epochs, recipe.epochs)
         train(
             model,
             examples.inputs,

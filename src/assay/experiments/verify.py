@@ -330,8 +330,7 @@ def _trials(
     progress: Progress,
 ) -> Iterator[tuple[Outcome, Path]]:
     total = len(due) + len(done)
-    if done:
-        progress.advance("verify", len(done), total, "taken from an earlier verification")
+    progress.advance("verify", len(done), total, "taken from an earlier verification" if done else "")
     calls, paths = [], {}
     for arm, seed, path in due:
         name = f"{arm.name}-{seed}"

@@ -36,9 +36,13 @@ from .packing import pack, unpack
 class Stateful(Protocol):
     """Anything with a state to save beside model and optimizer: a scheduler, a gradient scaler."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """What to save."""
+        ...
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take up what was saved."""
+        ...
 
 
 class KeyedBatch(NamedTuple):

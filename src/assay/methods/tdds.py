@@ -108,7 +108,8 @@ class TDDS(AbstractSpanMethod):
     def start(self, examples: int, classes: int) -> State:
         return {
             **start_ring(self.window - 1, examples),
-            "log_before": torch.full((examples, classes), torch.nan, dtype=torch.float64),
+            # Classes first, as `Epoch.probs` lies in memory.
+            "log_before": torch.full((classes, examples), torch.nan, dtype=torch.float64),
             "total": torch.zeros(examples, dtype=torch.float64),
             "begun": torch.zeros((), dtype=torch.bool),
         }
@@ -117,13 +118,13 @@ class TDDS(AbstractSpanMethod):
         probs = epoch.probs
         logs = (probs + EPS).log_()
         if state["begun"]:
-            change = weighted_log_change(probs, logs, state["log_before"], absolute=self.inner == "abs")
+            change = weighted_log_change(probs, logs, state["log_before"].t(), absolute=self.inner == "abs")
             if push(state, change):
                 spread = (state["ring"] - state["ring"].mean(0)).square_().sum(0)
                 if self.outer == "norm":
                     spread.sqrt_()
                 state["total"].mul_(1 - self.decay).add_(spread, alpha=self.decay)
-        state["log_before"].copy_(logs)
+        state["log_before"] = logs.t().contiguous()
         state["begun"].fill_(True)
 
     def finish(self, state: State) -> Float[Tensor, " examples"]:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..core.errors import NumericalError, some
 from ..core.evidence import EPOCH_NEEDS, Evidence, Need
 from ..core.ids import Ids
 from ..maths.observations import observe
@@ -31,19 +32,22 @@ class RecordedEpochs:
 
 
 class EpochsInMemory:
-    """Epochs given as logits; every fact is computed when it is read."""
+    """Epochs given as logits; the facts of one epoch are computed together and held until another is read."""
 
     holds = EPOCH_NEEDS
 
     def __init__(self, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]):
         self.recorded = len(logits)
         self._logits, self._labels = logits, labels
+        self._facts: tuple[int, dict[str, Tensor]] | None = None
 
     def read(self, epoch: int, need: Need) -> Tensor:
         """One fact of one epoch, in the precision of the logits."""
         if need is Need.LOGITS:
             return self._logits[epoch]
-        return observe(self._logits[epoch], self._labels)[need.value]
+        if self._facts is None or self._facts[0] != epoch:
+            self._facts = epoch, observe(self._logits[epoch], self._labels)
+        return self._facts[1][need.value]
 
 
 def gather(run: Run) -> Evidence:
@@ -58,6 +62,17 @@ def gather(run: Run) -> Evidence:
 
 
 def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Evidence:
-    """The evidence of logits in memory, such as those of a paper's released files."""
+    """The evidence of logits in memory, such as those of a paper's released files.
+
+    Raises:
+        NumericalError: A logit is NaN or infinite; names the epoch and ids.
+    """
+    for epoch, rows in enumerate(logits):
+        bad = ~rows.isfinite().all(-1)
+        if bool(bad.any()):
+            names = ids.take(bad)
+            raise NumericalError(
+                f"Epoch {epoch}: logits of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}."
+            )
     mean = torch.stack([epoch.to(torch.float64).softmax(-1) for epoch in logits]).mean(0)
     return Evidence(ids, logits.shape[-1], labels=labels, epochs=EpochsInMemory(logits, labels), mean_probs=mean)

@@ -13,46 +13,53 @@ class RunPaths:
 
     @property
     def header(self) -> Path:
+        """What was known when recording started."""
         return self.folder / "run.json"
 
     @property
     def commits(self) -> Path:
+        """One line per committed epoch."""
         return self.folder / "commits.jsonl"
 
     @property
     def examples(self) -> Path:
+        """Ids and given labels."""
         return self.folder / "examples.parquet"
 
     @property
     def lock(self) -> Path:
+        """Held by the one process that writes."""
         return self.folder / "writer.lock"
 
     @property
-    def plan(self) -> Path:
-        return self.folder / "plan.toml"
-
-    @property
     def truth(self) -> Path:
+        """True labels, where they are known."""
         return self.folder / "truth.parquet"
 
     @property
     def report(self) -> Path:
+        """The page."""
         return self.folder / "report.html"
 
     @property
     def trials(self) -> Path:
+        """Folder of finished retrainings."""
         return self.folder / "trials"
 
     def shard(self, epoch: int) -> Path:
+        """Facts of one epoch."""
         return self.folder / "epochs" / f"epoch-{epoch:06d}.safetensors"
 
     def checkpoint(self, epoch: int) -> Path:
+        """Model and optimizer at the end of one epoch."""
         return self.folder / "checkpoints" / f"epoch-{epoch:06d}.safetensors"
 
     def sums(self, epoch: int) -> Path:
+        """Probabilities summed up to one epoch."""
         return self.folder / "sums" / f"epoch-{epoch:06d}.safetensors"
 
     def live(self, epoch: int) -> Path:
+        """States of the methods that run along, up to one epoch."""
         return self.folder / "live" / f"epoch-{epoch:06d}.safetensors"
 
     def of_epoch(self, epoch: int) -> tuple[Path, ...]:
@@ -60,15 +67,19 @@ class RunPaths:
         return self.shard(epoch), self.checkpoint(epoch), self.sums(epoch), self.live(epoch)
 
     def scores(self, title: str) -> Path:
+        """One score."""
         return self.folder / "scores" / f"{slug(title)}.parquet"
 
     def decision(self, name: str) -> Path:
+        """One decision."""
         return self.folder / "decisions" / f"{slug(name)}.parquet"
 
     def verdict(self, name: str) -> Path:
+        """One verdict."""
         return self.folder / "verdicts" / f"{slug(name)}.json"
 
     def trial(self, plan: str, arm: str, seed: int) -> Path:
+        """One finished retraining."""
         return self.trials / plan / f"{arm}-{seed}.json"
 
 

@@ -81,6 +81,11 @@ class Recorder:
             raise UsageError(f"checkpoints={checkpoints!r} is not 'every', 'last', 'none' or a list of epochs counted from 0.")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
             raise UsageError(f"seed={seed!r} is no integer; give an integer, or None.")
+        for method in live:
+            if not any(epoch in method.epochs_read(epoch + 1) for epoch in range(method.fewest_epochs + 1)):
+                raise UsageError(
+                    f"{method.title} cannot run live: it must know the last epoch beforehand. Score the finished run instead."
+                )
         if not len(ids):
             raise UsageError("There are no examples to record.")
         if len({method.title for method in live}) < len(live):
