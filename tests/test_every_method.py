@@ -386,7 +386,7 @@ def test_every_method_says_what_it_is(name):
     assert hash(cls()) == hash(cls()) and cls() == parse(name)
 
 
-@pytest.mark.parametrize("need", EPOCH_NEEDS, ids=lambda need: need.value)
+@pytest.mark.parametrize("need", sorted(EPOCH_NEEDS, key=lambda need: need.value), ids=lambda need: need.value)
 def test_every_undeclared_fact_of_an_epoch_raises(need):
     view = world().evidence().narrow("nobody", frozenset(EPOCH_NEEDS - {need}))
     with pytest.raises(UndeclaredNeed, match=f"`{need.value}` of epoch 0 was read but is not declared"):

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -74,6 +76,16 @@ def test_relabelled_examples_stay_with_their_new_label(run):
     assert kept.ids == run.ids and len(random.ids) == len(run.ids) - touched and touched > 0
     assert int((kept.labels != run.labels).sum()) == touched
     assert torch.equal(everything.labels, run.labels) and bool((kept.weights == 1).all())
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_an_arm_travels_between_processes_without_shared_memory(run, which):
+    arm = arms(decided(run, "relabel", count=30), run.labels, seed=1)[which]
+    arm.ids.positions(arm.ids)
+    assert len(arm.ids.ranks) == len(arm.ids), "what ids remember for themselves are tensors too"
+    body = ForkingPickler.dumps(arm)
+    back = pickle.loads(body)
+    assert b"rebuild_storage" not in bytes(body) and back.fingerprint == arm.fingerprint and back.name == arm.name
 
 
 def test_weights_reach_the_training(run):

@@ -60,6 +60,15 @@ class Arm:
         """Hash over everything that the arm trains on."""
         return fingerprint(self.ids.fingerprint, self.labels.numpy().tobytes(), self.weights.numpy().tobytes())
 
+    def __reduce__(self):
+        # torch sends tensors to other processes through shared memory, which small containers lack and which a worker that is
+        # ended half-way leaves with a traceback.
+        return _arm, (self.name, self.ids.values, self.labels.numpy(), self.weights.numpy())
+
+
+def _arm(name: str, ids: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Arm:
+    return Arm(name, Ids(ids), torch.from_numpy(labels), torch.from_numpy(weights))
+
 
 def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list[Arm]:
     """The three arms of one seed: the decision; as many examples dropped at random as it touches; every example as given.
