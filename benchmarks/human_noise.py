@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--data-path", required=True, help="folder with CIFAR-10's train.parquet and test.parquet")
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--net", default="block_conv")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -70,9 +71,10 @@ def main() -> None:
                 "epochs": given.epochs,
                 "lr": 0.1,
                 "schedule": "one_cycle",
-                "batch": 128,
+                "batch": given.batch,
                 "flip": True,
                 "momentum": 0.9,
+                "nesterov": True,
                 "weight_decay": 5e-4,
             },
             "record": {"keep_logits": True},
