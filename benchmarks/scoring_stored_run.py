@@ -7,7 +7,6 @@ what it held after importing. Both read the same logits; the results are compare
 import argparse
 import json
 import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -58,9 +57,15 @@ def make(folder: pathlib.Path, examples: int, classes: int, epochs: int) -> None
             recorder.commit()
 
 
-def peak_mb() -> float:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident_mb(line: str) -> float:
+    """A line of /proc/self/status in MB: VmRSS, what is resident now; VmHWM, the most since the last `forget_peak`."""
+    words = next(text for text in pathlib.Path("/proc/self/status").read_text().splitlines() if text.startswith(line))
+    return int(words.split()[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Let VmHWM start again from what is resident now: importing alone peaks higher than scoring does."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def side(which: str, folder: pathlib.Path, epochs: int, threads: int) -> None:
@@ -73,17 +78,20 @@ def side(which: str, folder: pathlib.Path, epochs: int, threads: int) -> None:
 
         import assay
 
-        methods = [name for name in NAMES]
-        before, began = peak_mb(), time.perf_counter()
-        table = assay.score(folder / "run", methods)
-        seconds, after = time.perf_counter() - began, peak_mb()
+        # Loaded by name, since assay imports its parts when they are first used.
+        score, methods = assay.score, list(NAMES)
+        forget_peak()
+        before, began = resident_mb("VmRSS"), time.perf_counter()
+        table = score(folder / "run", methods)
+        seconds, after = time.perf_counter() - began, resident_mb("VmHWM")
         values = {name: table[name].values.numpy() for name in methods}
     else:
         from stacked import stacked_scores
 
-        before, began = peak_mb(), time.perf_counter()
+        forget_peak()
+        before, began = resident_mb("VmRSS"), time.perf_counter()
         values = stacked_scores(folder / "npy", np.load(folder / "labels.npy"), epochs)
-        seconds, after = time.perf_counter() - began, peak_mb()
+        seconds, after = time.perf_counter() - began, resident_mb("VmHWM")
     np.savez(folder / f"{which}.npz", **values)
     print(json.dumps({"seconds": seconds, "mb": after - before, "mb in all": after}))
 

@@ -1,7 +1,6 @@
 """Record: train the plan's net with the recorder on."""
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,7 +60,6 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         NotWritten: The disk refuses.
     """
     progress = progress or Progress()
-    began = time.perf_counter()
     recipe, live = plan.training, plan.live
     device_named(recipe.device)
     material = plan.load()
@@ -117,7 +115,6 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
             observer=_Tap(recorder, examples, recipe, progress),
             resume=state,
         )
-    progress.advance("record", recipe.epochs, recipe.epochs, f"{time.perf_counter() - began:.1f} s")
     return Run(folder)
 
 

@@ -13,13 +13,12 @@ def error_norm(
     return torch.linalg.vector_norm(probs - F.one_hot(labels.to(torch.int64), probs.shape[-1]).to(probs.dtype), dim=-1)
 
 
-def weighted_log_change(
-    probs: Float[Tensor, "*batch classes"],
-    log_probs: Float[Tensor, "*batch classes"],
-    log_before: Float[Tensor, "*batch classes"],
-    *,
-    absolute: bool,
+def weighted_change(
+    probs: Float[Tensor, "*batch classes"], change: Float[Tensor, "*batch classes"], *, absolute: bool
 ) -> Float[Tensor, "*batch"]:
-    """Sum over classes of probs * (log_probs - log_before); of its absolute terms if `absolute`, else the KL divergence."""
-    terms = (log_probs - log_before).mul_(probs)
+    """Sum over classes of probs * change; of its absolute terms if `absolute`. Writes over `change`.
+
+    With the change of log probabilities from one epoch to the next the plain sum is the KL divergence.
+    """
+    terms = change.mul_(probs)
     return (terms.abs_() if absolute else terms).sum(-1)

@@ -16,7 +16,7 @@ from ..core.errors import UsageError
 from ..core.evidence import Epoch, Need
 from ..core.method import AbstractSpanMethod, Source, State, checked_window
 from ..core.scores import Direction
-from ..maths.divergences import weighted_log_change
+from ..maths.divergences import weighted_change
 from ..maths.windows import push, start_ring
 
 EPS = 1e-8
@@ -49,7 +49,7 @@ def tdds(
     checked_window(window, len(probs), smallest=3)
     _checked_decay(decay)
     logs = (probs + EPS).log()
-    changes = weighted_log_change(probs[1:], logs[1:], logs[:-1], absolute=inner == "abs")
+    changes = weighted_change(probs[1:], logs[1:] - logs[:-1], absolute=inner == "abs")
     windows = changes.unfold(0, window - 1, 1)
     spread = (windows - windows.mean(-1, keepdim=True)).square().sum(-1)
     if outer == "norm":
@@ -118,8 +118,9 @@ class TDDS(AbstractSpanMethod):
         probs = epoch.probs
         logs = (probs + EPS).log_()
         if state["begun"]:
-            change = weighted_log_change(probs, logs, state["log_before"].t(), absolute=self.inner == "abs")
-            if push(state, change):
+            # In the memory of the old logarithms, which are not needed any more: a fresh tensor costs as much as the sum.
+            moved = torch.sub(logs.t(), state["log_before"], out=state["log_before"]).t()
+            if push(state, weighted_change(probs, moved, absolute=self.inner == "abs")):
                 spread = (state["ring"] - state["ring"].mean(0)).square_().sum(0)
                 if self.outer == "norm":
                     spread.sqrt_()

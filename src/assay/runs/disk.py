@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -34,6 +35,7 @@ def writing(path: Path) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up; free some space",
             errno.EROFS: "the file system is read-only; choose another folder",
             errno.EACCES: "there is no permission to write there; choose another folder",
+            errno.EEXIST: "a file stands where a folder is needed; choose another folder",
             errno.ENOTDIR: "a file stands where a folder is needed; choose another folder",
         }.get(error.errno or 0, f"{error.strerror or error}; choose another folder")
         raise NotWritten(f"{path} was not written: {why}. What was saved before is intact.") from error
@@ -122,10 +124,11 @@ def remove_leftovers(path: Path) -> None:
 
 
 def checksum(tensor: Tensor) -> int:
-    """CRC-32 over type, shape and bytes of a tensor."""
+    """XXH3 (64 bits) over type, shape and bytes of a tensor."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    kind = f"{tensor.dtype} {list(tensor.shape)}"
-    return zlib.crc32(flat.view(torch.uint8).numpy(), zlib.crc32(kind.encode()))  # type: ignore[arg-type]
+    digest = xxhash.xxh3_64(f"{tensor.dtype} {list(tensor.shape)}".encode())
+    digest.update(flat.view(torch.uint8).numpy())
+    return digest.intdigest()
 
 
 def checksum_notes(notes: Mapping[str, str]) -> int:
@@ -140,7 +143,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
         NotWritten: The operating system refuses.
     """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    replace(path, to_safetensors(flat, dict(notes or {})))
+    # One entry, because safetensors writes several in any order, and the same run should give the same bytes.
+    replace(path, to_safetensors(flat, {"notes": json.dumps(notes or {}, sort_keys=True)}))
     return {name: checksum(tensor) for name, tensor in flat.items()}
 
 
@@ -168,8 +172,11 @@ class TensorFile:
         Raises:
             RunError: They differ from those that were committed.
         """
-        notes = dict(self._file.metadata() or {})
-        if checksum_notes(notes) != self._notes_sum:
+        try:
+            notes = json.loads((self._file.metadata() or {})["notes"])
+        except (KeyError, ValueError):
+            notes = None
+        if notes is None or checksum_notes(notes) != self._notes_sum:
             raise RunError(
                 f"{self.path} is damaged: its notes are not what was committed. Restore it from a copy or record again."
             )

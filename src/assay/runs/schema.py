@@ -53,7 +53,7 @@ class Header(FrozenModel):
 
 
 class File(FrozenModel):
-    """One committed safetensors file: its name inside the run, and the CRC-32 of each tensor and of the notes."""
+    """One committed safetensors file: its name inside the run, the checksum of each tensor, and that of the notes."""
 
     name: str
     sums: dict[str, int]
