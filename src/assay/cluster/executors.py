@@ -59,15 +59,20 @@ class SpawnedProcesses(ProcessPoolExecutor):
         context = multiprocessing.get_context("spawn")
         super().__init__(workers, mp_context=context, initializer=_begin_worker, initargs=(threads,))
 
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """As any executor's; workers that it starts do not hear Ctrl-C, not even before their first line."""
+        with _interrupts_ignored():
+            return super().submit(fn, *args, **kwargs)
+
     def stop(self) -> None:
-        """End the workers now, whatever they are doing."""
+        """End the workers now, whatever they are doing; calls that are not finished get BrokenProcessPool."""
         # The pool has no public way to end a running call before Python 3.14.
         workers = list((self._processes or {}).values())
-        self.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.terminate()
         for worker in workers:
             worker.join()
+        self.shutdown(wait=True)
 
     def __exit__(self, kind, error, trace):
         if kind is not None and issubclass(kind, KeyboardInterrupt):
@@ -167,10 +172,12 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
             if waiting:
                 yield from collect(wait(waiting, return_when=FIRST_COMPLETED).done)
     except BaseException as error:
-        for future in waiting:
-            future.cancel()
         if isinstance(error, KeyboardInterrupt) and isinstance(pool, SpawnedProcesses):
+            # Cancelled futures would make the pool's own thread stumble over them when the workers are gone.
             pool.stop()
+        else:
+            for future in waiting:
+                future.cancel()
         raise
     if failed:
         raise failed
@@ -209,6 +216,19 @@ def _begin_worker(threads: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process that is started inside ignores Ctrl-C from its very beginning, because it inherits that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_with(sentinel: int) -> None:
