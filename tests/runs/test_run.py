@@ -137,7 +137,7 @@ def test_what_goes_with_an_epoch_is_checked_too(folder, kind):
 
 def test_a_changed_note_of_a_checkpoint_is_noticed(folder):
     path = folder / "checkpoints/epoch-000002.safetensors"
-    flip(path, path.read_bytes().index(rb'epoch\": \"2') + 11)
+    flip(path, path.read_bytes().index(rb"epoch\": \"2") + 11)
     with pytest.raises(RunError, match="its notes are not what was committed"):
         Run(folder).checkpoint(2).notes  # noqa: B018
     with pytest.raises(RunError, match="its notes"):
