@@ -127,7 +127,7 @@ def checksum(tensor: Tensor) -> int:
     """XXH3 (64 bits) over type, shape and bytes of a tensor."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = xxhash.xxh3_64(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    digest.update(flat.view(torch.uint8).numpy())
+    digest.update(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.intdigest()
 
 
