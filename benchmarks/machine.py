@@ -24,7 +24,13 @@ def report(name: str, figures: dict, out: str | None) -> None:
     """Print the figures, and save them if a folder is given."""
     result = {
         "benchmark": name,
-        "command": " ".join(["python", *[part for part in sys.argv if not part.startswith("/")]]),
+        "command": " ".join(
+            [
+                "python",
+                f"benchmarks/{pathlib.Path(sys.argv[0]).name}",
+                *("DIR" if part.startswith("/") else part for part in sys.argv[1:]),
+            ]
+        ),
         "machine": f"{processor()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         "versions": {
