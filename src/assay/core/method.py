@@ -119,6 +119,25 @@ class AbstractSpanMethod(AbstractDynamicsMethod):
 
 
 @dataclasses.dataclass(frozen=True)
+class AbstractMeanMethod(AbstractSpanMethod):
+    """The mean over the first epochs of one number per epoch."""
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += self.value(epoch)
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        return state["total"] / state["seen"]
+
+    @abc.abstractmethod
+    def value(self, epoch: Epoch) -> Tensor:
+        """One number, or whether, per example from the facts of this epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
 class AbstractEpochMethod(AbstractDynamicsMethod):
     """A value of one single epoch.
 

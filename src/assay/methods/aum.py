@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State
+from ..core.method import AbstractMeanMethod, Source, State
 from ..core.scores import Direction
 from ..maths.margins import label_margin
 
@@ -22,7 +22,7 @@ def aum(logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " 
 
 
 @dataclasses.dataclass(frozen=True)
-class AUM(AbstractSpanMethod):
+class AUM(AbstractMeanMethod):
     """Low AUM marks labels that the model resists throughout training.
 
     Args:
@@ -55,16 +55,11 @@ class AUM(AbstractSpanMethod):
             return frozenset({Need.MARGINS})
         return frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT})
 
-    def start(self, examples: int, classes: int) -> State:
-        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
-
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def value(self, epoch: Epoch) -> Float[Tensor, " examples"]:
         if self.form == "logits":
-            state["total"] += epoch.margins
-        else:
-            # The best other class is the second best overall exactly when the given class is the best.
-            state["total"] += epoch.target_probs - torch.where(epoch.correct, epoch.second_probs, epoch.top_probs)
-        state["seen"] += 1
+            return epoch.margins
+        # The best other class is the second best overall exactly when the given class is the best.
+        return epoch.target_probs - torch.where(epoch.correct, epoch.second_probs, epoch.top_probs)
 
     def finish(self, state: State) -> Float[Tensor, " examples"]:
-        return state["total"] / (state["seen"] if self.reduce == "mean" else 1)
+        return super().finish(state) if self.reduce == "mean" else state["total"].clone()

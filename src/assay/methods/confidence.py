@@ -3,12 +3,11 @@ r"""Confidence (dataset cartography): mean probability of the given label over e
 import dataclasses
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State
+from ..core.method import AbstractMeanMethod, Source
 from ..core.scores import Direction
 
 
@@ -18,7 +17,7 @@ def confidence(target_probs: Float[Tensor, "epochs examples"]) -> Float[Tensor, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Confidence(AbstractSpanMethod):
+class Confidence(AbstractMeanMethod):
     """Low confidence marks examples whose label the model does not come to believe."""
 
     name: ClassVar[str] = "confidence"
@@ -29,12 +28,5 @@ class Confidence(AbstractSpanMethod):
         "Swayamdipta et al. 2020, section 2", "https://arxiv.org/abs/2009.10795", "the recorded pass"
     )
 
-    def start(self, examples: int, classes: int) -> State:
-        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
-
-    def absorb(self, state: State, epoch: Epoch) -> None:
-        state["total"] += epoch.target_probs
-        state["seen"] += 1
-
-    def finish(self, state: State) -> Float64[Tensor, " examples"]:
-        return state["total"] / state["seen"]
+    def value(self, epoch: Epoch) -> Tensor:
+        return epoch.target_probs

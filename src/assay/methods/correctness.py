@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State
+from ..core.method import AbstractMeanMethod, Source
 from ..core.scores import Direction
 
 
@@ -18,7 +18,7 @@ def correctness(correct: Bool[Tensor, "epochs examples"]) -> Float64[Tensor, " e
 
 
 @dataclasses.dataclass(frozen=True)
-class Correctness(AbstractSpanMethod):
+class Correctness(AbstractMeanMethod):
     """Low correctness marks examples that are rarely predicted as labelled."""
 
     name: ClassVar[str] = "correctness"
@@ -29,12 +29,5 @@ class Correctness(AbstractSpanMethod):
         "Swayamdipta et al. 2020, section 2", "https://arxiv.org/abs/2009.10795", "a fraction, where the released code counts"
     )
 
-    def start(self, examples: int, classes: int) -> State:
-        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
-
-    def absorb(self, state: State, epoch: Epoch) -> None:
-        state["total"] += epoch.correct
-        state["seen"] += 1
-
-    def finish(self, state: State) -> Float64[Tensor, " examples"]:
-        return state["total"] / state["seen"]
+    def value(self, epoch: Epoch) -> Tensor:
+        return epoch.correct

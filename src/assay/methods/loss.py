@@ -3,12 +3,11 @@ r"""Loss: mean cross-entropy over epochs."""
 import dataclasses
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State
+from ..core.method import AbstractMeanMethod, Source
 from ..core.scores import Direction
 
 
@@ -18,7 +17,7 @@ def loss(losses: Float[Tensor, "epochs examples"]) -> Float[Tensor, " examples"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss(AbstractSpanMethod):
+class Loss(AbstractMeanMethod):
     """High loss marks labels that the model resists: the small-loss criterion of learning with noisy labels."""
 
     name: ClassVar[str] = "loss"
@@ -31,12 +30,5 @@ class Loss(AbstractSpanMethod):
         "mean over all recorded epochs instead of one epoch",
     )
 
-    def start(self, examples: int, classes: int) -> State:
-        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
-
-    def absorb(self, state: State, epoch: Epoch) -> None:
-        state["total"] += epoch.losses
-        state["seen"] += 1
-
-    def finish(self, state: State) -> Float64[Tensor, " examples"]:
-        return state["total"] / state["seen"]
+    def value(self, epoch: Epoch) -> Tensor:
+        return epoch.losses

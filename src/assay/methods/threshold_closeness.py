@@ -3,12 +3,11 @@ r"""Threshold closeness (dataset cartography): $\mu_i (1 - \mu_i)$ with $\mu_i$ 
 import dataclasses
 from typing import ClassVar
 
-import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State
+from ..core.method import AbstractMeanMethod, Source, State
 from ..core.scores import Direction
 from .confidence import confidence
 
@@ -20,7 +19,7 @@ def threshold_closeness(target_probs: Float[Tensor, "epochs examples"]) -> Float
 
 
 @dataclasses.dataclass(frozen=True)
-class ThresholdCloseness(AbstractSpanMethod):
+class ThresholdCloseness(AbstractMeanMethod):
     """High values mark examples that the model believes about half the time."""
 
     name: ClassVar[str] = "threshold_closeness"
@@ -31,13 +30,9 @@ class ThresholdCloseness(AbstractSpanMethod):
         "Swayamdipta et al. 2020, released code", "https://arxiv.org/abs/2009.10795", "the recorded pass"
     )
 
-    def start(self, examples: int, classes: int) -> State:
-        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+    def value(self, epoch: Epoch) -> Tensor:
+        return epoch.target_probs
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
-        state["total"] += epoch.target_probs
-        state["seen"] += 1
-
-    def finish(self, state: State) -> Float64[Tensor, " examples"]:
-        mean = state["total"] / state["seen"]
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        mean = super().finish(state)
         return mean * (1 - mean)
