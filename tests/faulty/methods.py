@@ -224,6 +224,20 @@ class KeepsItToItself(MeanLoss):
         return self._total / state["seen"]
 
 
+class KeepsWhatIsLent(MeanLoss):
+    """Holds on to the probabilities of the epoch before, whose memory the next epoch uses again."""
+
+    needs = frozenset({Need.LOGITS})
+
+    def start(self, examples: int, classes: int) -> State:
+        return super().start(examples, classes) | {"before": torch.zeros(examples, classes, dtype=torch.float64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += (epoch.probs - state["before"]).abs().sum(-1)
+        state["before"] = epoch.probs
+        state["seen"] += 1
+
+
 class FinishesForGood(MeanLoss):
     """Divides the running sum in place, so that a value looked up on the way spoils the rest."""
 
@@ -289,6 +303,7 @@ FAULTY = {
     SinglePrecision: "one_finite_float64_per_id",
     NoLowerBound: "too_few_epochs_are_refused",
     KeepsItToItself: "a_fold_can_stop_anywhere",
+    KeepsWhatIsLent: "a_fold_can_stop_anywhere",
     FinishesForGood: "a_fold_can_stop_anywhere",
     NumericIds: "string_ids_work",
     AnotherTitle: "the_title_says_all",

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
+from assay.core.ids import Ids
 from assay.methods.tdds import EPS, TDDS, tdds
+from assay.runs.gather import gather_logits
 from methods.worlds import value
 
 PROBS = torch.tensor([[[0.5, 0.5]], [[0.75, 0.25]], [[0.5, 0.5]], [[0.9, 0.1]]], dtype=torch.float64)
@@ -58,6 +60,16 @@ def test_constant_and_saturated_probabilities_give_finite_values():
     turning = still.clone()
     turning[::2] = turning[::2].roll(1, -1)
     assert math.isfinite(tdds(turning).item())
+
+
+@pytest.mark.parametrize("decay, read", [(1.0, 5), (0.9, 34), (0.5, 104), (0.1, 160)])
+def test_windows_too_old_to_matter_are_not_read(decay, read):
+    method = TDDS(window=5, decay=decay)
+    assert method.epochs_read(160) == range(160 - read, 160)
+    logits = 3 * torch.randn(160, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # The weight of a window falls below the rounding of the sum long before the window is left out.
+    values = method.values(gather_logits(Ids(range(6)), logits, torch.zeros(6, dtype=torch.int64)))
+    torch.testing.assert_close(values, tdds(logits.softmax(-1), 5, decay), rtol=1e-13, atol=0)
 
 
 def test_too_short_windows_runs_and_wrong_decays():

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -70,17 +70,23 @@ class EpochSource(Protocol):
         ...
 
 
+Value = TypeVar("Value")
+Space = dict[str, Tensor]
+"""Memory that one epoch leaves to the next."""
+
+
 class Epoch:
     """The facts of one epoch, each read when it is first asked for. Values are float64 whatever the store holds."""
 
-    def __init__(self, source: EpochSource, index: int, needs: frozenset[Need]):
+    def __init__(self, source: EpochSource, index: int, needs: frozenset[Need], space: Space | None = None):
         self.index = index
         self._source, self._needs = source, needs
-        self._read: dict[Need | str, Tensor] = {}
+        self._space = {} if space is None else space
+        self._read: dict[Any, Any] = {}
 
     def narrow(self, needs: frozenset[Need]) -> "Epoch":
         """The same epoch and the same cache, restricted to `needs`."""
-        view = Epoch(self._source, self.index, self._needs & needs)
+        view = Epoch(self._source, self.index, self._needs & needs, self._space)
         view._read = self._read
         return view
 
@@ -91,6 +97,22 @@ class Epoch:
             fact = self._source.read(self.index, need)
             self._read[need] = fact if need is Need.CORRECT else fact.to(torch.float64)
         return self._read[need]
+
+    def once(self, key: tuple, make: Callable[[], Value]) -> Value:
+        """A value that several methods of a pass make alike, made by the first that asks.
+
+        Args:
+            key: Everything that the value depends on: what it is, its options, and the first epoch it looks at if not only this one.
+            make: Makes it.
+        """
+        if key not in self._read:
+            self._read[key] = make()
+        return self._read[key]
+
+    def _room(self, name: str, shape: torch.Size) -> Tensor:
+        if name not in self._space or self._space[name].shape != shape:
+            self._space[name] = torch.empty(shape, dtype=torch.float64)
+        return self._space[name]
 
     @property
     def target_probs(self) -> Float[Tensor, " examples"]:
@@ -142,15 +164,13 @@ class Epoch:
         """Softmax of the logits. Computed once and shared by all methods of a pass."""
         if Need.LOGITS not in self._needs:
             return self._take(Need.LOGITS)
-        if "probs" not in self._read:
-            logits = self._read[Need.LOGITS] if Need.LOGITS in self._read else self._source.read(self.index, Need.LOGITS)
-            # Classes first in memory: torch's softmax over a few classes is several times slower along the last axis.
-            shifted = logits.t().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
-            shifted -= shifted.amax(0)
-            shifted.exp_()
-            shifted /= shifted.sum(0)
-            self._read["probs"] = shifted.t()
-        return self._read["probs"]
+        return self.once(("probs",), self._softmax)
+
+    def _softmax(self) -> Tensor:
+        logits = self._read[Need.LOGITS] if Need.LOGITS in self._read else self._source.read(self.index, Need.LOGITS)
+        # Classes first in memory: torch's softmax over a few classes is several times slower along the last axis.
+        across = self._room("logits", logits.shape[::-1]).copy_(logits.t())
+        return torch.softmax(across, 0, out=self._room("probs", across.shape)).t()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,15 +323,19 @@ class Evidence:
             raise UndeclaredNeed(f"`{need.value}` was read but is not declared in `needs`.")
         return self._held[need]
 
-    def epoch(self, index: int) -> Epoch:
+    def epoch(self, index: int, space: Space | None = None) -> Epoch:
         """One recorded epoch, showing the declared epoch facts only.
+
+        Args:
+            index: Which one, counted from 0.
+            space: Memory to use again; what an earlier epoch of the same space gave is written over.
 
         Raises:
             UsageError: There is no such epoch.
         """
         if self._source is None or not 0 <= index < self.recorded:
             raise UsageError(f"Epoch {index} is not recorded; {self.recorded} epochs are, numbered from 0.")
-        return Epoch(self._source, index, self._needs & EPOCH_NEEDS)
+        return Epoch(self._source, index, self._needs & EPOCH_NEEDS, space)
 
     @property
     def labels(self) -> Int[Tensor, " examples"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import options
 from .errors import BadScores, MissingEvidence, UsageError, some
-from .evidence import EPOCH_NEEDS, Epoch, Evidence, Need
+from .evidence import EPOCH_NEEDS, Epoch, Evidence, Need, Space
 from .scores import Direction, Scores
 
 State = dict[str, Tensor]
@@ -79,7 +79,7 @@ class AbstractDynamicsMethod(AbstractMethod):
 
     @abc.abstractmethod
     def absorb(self, state: State, epoch: Epoch) -> None:
-        """Take one epoch into the state, in place."""
+        """Take one epoch into the state, in place. What the epoch gives is only lent: copy what is kept."""
 
     @abc.abstractmethod
     def finish(self, state: State) -> Float[Tensor, " examples"]:
@@ -187,11 +187,13 @@ def fold(methods: Sequence[AbstractDynamicsMethod], evidence: Evidence) -> list[
             )
     states = [method.start(len(evidence.ids), evidence.classes) for method in methods]
     read = [method.epochs_read(evidence.recorded) for method in methods]
+    # Fresh memory of this size costs more than the sums that fill it.
+    space: Space = {}
     for index in range(evidence.recorded):
         epoch = None
         for method, state, wanted in zip(methods, states, read, strict=True):
             if index in wanted:
-                epoch = epoch or evidence.epoch(index)
+                epoch = epoch or evidence.epoch(index, space)
                 method.absorb(state, epoch.narrow(method.needs & EPOCH_NEEDS))
     return [method.finish(state) for method, state in zip(methods, states, strict=True)]
 

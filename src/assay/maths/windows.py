@@ -30,4 +30,14 @@ def ring_moments(ring: dict[str, Tensor]) -> tuple[Float[Tensor, " examples"], F
     """Mean and standard deviation (ddof 1) over a full ring."""
     held = ring["ring"]
     mean = held.mean(0)
-    return mean, ((held - mean).square_().sum(0) / (len(held) - 1)).sqrt_()
+    return mean, (squared_gaps(held, mean) / (len(held) - 1)).sqrt_()
+
+
+def squared_gaps(held: Float[Tensor, "window examples"], mean: Float[Tensor, " examples"]) -> Float[Tensor, " examples"]:
+    """Sum over the window of the squared distance from `mean`."""
+    # Row by row: a second ring to hold all the gaps costs more than the sums.
+    total, gap = torch.zeros_like(mean), torch.empty_like(mean)
+    for row in held:
+        torch.sub(row, mean, out=gap)
+        total.addcmul_(gap, gap)
+    return total

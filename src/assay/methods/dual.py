@@ -69,8 +69,8 @@ class DUAL(AbstractSpanMethod):
 
     def absorb(self, state: State, epoch: Epoch) -> None:
         if push(state, epoch.target_probs):
-            mean, std = ring_moments(state)
-            state["total"] += (1 - mean) * std
+            mean, std = epoch.once(("window_moments", self.window), lambda: ring_moments(state))
+            state["total"].add_(std).addcmul_(mean, std, value=-1)
 
     def finish(self, state: State) -> Float[Tensor, " examples"]:
         return state["total"] / (state["seen"] - self.window + 1)

@@ -77,7 +77,7 @@ class DynUnc(AbstractSpanMethod):
 
     def absorb(self, state: State, epoch: Epoch) -> None:
         if push(state, epoch.target_probs):
-            state["total"] += ring_moments(state)[1]
+            state["total"] += epoch.once(("window_moments", self.window), lambda: ring_moments(state))[1]
 
     def finish(self, state: State) -> Float[Tensor, " examples"]:
         if int(state["seen"]) < self.window:

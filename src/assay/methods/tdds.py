@@ -6,6 +6,7 @@ $$ d_{t,i} = \sum_c \bigl| p_{t+1,i,c} \bigl(\ln(p_{t+1,i,c}+\epsilon) - \ln(p_{
 """
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -17,10 +18,13 @@ from ..core.evidence import Epoch, Need
 from ..core.method import AbstractSpanMethod, Source, State, checked_window
 from ..core.scores import Direction
 from ..maths.divergences import weighted_change
-from ..maths.windows import push, start_ring
+from ..maths.windows import push, squared_gaps, start_ring
 
 EPS = 1e-8
 """Added to every probability before its logarithm, as in the authors' code."""
+
+NEGLIGIBLE = 1e-30
+"""Weight of all the windows together that are too old to be read. No spread comes near 1e6, so they would add less than 1e-24."""
 
 
 def tdds(
@@ -101,31 +105,30 @@ class TDDS(AbstractSpanMethod):
         return self.window
 
     def epochs_read(self, recorded: int) -> range:
-        span = super().epochs_read(recorded)
-        # With a decay of 1 only the newest window has any weight.
-        return span[-self.window :] if self.decay == 1 else span
+        # Older windows weigh too little to be told from none.
+        windows = 1 if self.decay == 1 else math.ceil(math.log(NEGLIGIBLE) / math.log1p(-self.decay))
+        return super().epochs_read(recorded)[-(self.window + windows - 1) :]
 
     def start(self, examples: int, classes: int) -> State:
         return {
             **start_ring(self.window - 1, examples),
-            # Classes first, as `Epoch.probs` lies in memory.
+            # Classes first, as the probabilities lie in memory.
             "log_before": torch.full((classes, examples), torch.nan, dtype=torch.float64),
             "total": torch.zeros(examples, dtype=torch.float64),
             "begun": torch.zeros((), dtype=torch.bool),
         }
 
     def absorb(self, state: State, epoch: Epoch) -> None:
-        probs = epoch.probs
-        logs = (probs + EPS).log_()
+        logs = (epoch.probs.t() + EPS).log_()
         if state["begun"]:
             # In the memory of the old logarithms, which are not needed any more: a fresh tensor costs as much as the sum.
-            moved = torch.sub(logs.t(), state["log_before"], out=state["log_before"]).t()
-            if push(state, weighted_change(probs, moved, absolute=self.inner == "abs")):
-                spread = (state["ring"] - state["ring"].mean(0)).square_().sum(0)
+            moved = torch.sub(logs, state["log_before"], out=state["log_before"]).t()
+            if push(state, weighted_change(epoch.probs, moved, absolute=self.inner == "abs")):
+                spread = squared_gaps(state["ring"], state["ring"].mean(0))
                 if self.outer == "norm":
                     spread.sqrt_()
                 state["total"].mul_(1 - self.decay).add_(spread, alpha=self.decay)
-        state["log_before"] = logs.t().contiguous()
+        state["log_before"] = logs.contiguous()
         state["begun"].fill_(True)
 
     def finish(self, state: State) -> Float[Tensor, " examples"]:
