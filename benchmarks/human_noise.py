@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=0.03)
     parser.add_argument("--net", default="block_conv")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -69,13 +70,13 @@ def main() -> None:
             "seed": given.seed,
             "recipe": {
                 "epochs": given.epochs,
-                "lr": 0.1,
+                "lr": given.lr,
                 "schedule": "one_cycle",
                 "batch": given.batch,
                 "flip": True,
                 "momentum": 0.9,
                 "nesterov": True,
-                "weight_decay": 5e-4,
+                "weight_decay": 1e-4,
             },
             "record": {"keep_logits": True},
         }

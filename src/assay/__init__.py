@@ -13,6 +13,8 @@ _HOMES = {
     "verify": "experiments.verify",
     "exhibit": "experiments.exhibit",
     "report": "experiments.report",
+    "examples_from_arrays": "data.arrays",
+    "examples_from_dataset": "data.torch_dataset",
     "Plan": "experiments.plan",
     "Run": "runs.run",
     "Recorder": "runs.recorder",

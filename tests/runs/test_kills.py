@@ -98,6 +98,8 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(nursery, tmp_path,
         with pytest.raises(RunLocked, match="is being written by another process") as caught:
             Recorder(tmp_path, IDS, live=LIVE, checkpoints="every", resume=True)
         assert caught.value.exit_code == 5
+        with pytest.raises(RunLocked):
+            Recorder(tmp_path, IDS, live=LIVE, checkpoints="every")
         # Reading needs no lock.
         assert Run(tmp_path).epochs == 2 and Run(tmp_path).check()
     finally:

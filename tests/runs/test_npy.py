@@ -156,6 +156,7 @@ def test_files_that_do_not_go_together_are_refused(source, tmp_path, case):
     with pytest.raises(kind, match=words) as caught:
         import_npy(source, LABELS, tmp_path / "run")
     assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
 @pytest.mark.parametrize(

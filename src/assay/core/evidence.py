@@ -109,11 +109,6 @@ class Epoch:
             self._read[key] = make()
         return self._read[key]
 
-    def _room(self, name: str, shape: torch.Size) -> Tensor:
-        if name not in self._space or self._space[name].shape != shape:
-            self._space[name] = torch.empty(shape, dtype=torch.float64)
-        return self._space[name]
-
     @property
     def target_probs(self) -> Float[Tensor, " examples"]:
         """Softmax probability of the given label, in [0, 1]."""
@@ -168,9 +163,16 @@ class Epoch:
 
     def _softmax(self) -> Tensor:
         logits = self._read[Need.LOGITS] if Need.LOGITS in self._read else self._source.read(self.index, Need.LOGITS)
-        # Classes first in memory: torch's softmax over a few classes is several times slower along the last axis.
-        across = self._room("logits", logits.shape[::-1]).copy_(logits.t())
-        return torch.softmax(across, 0, out=self._room("probs", across.shape)).t()
+        # Classes first in memory: along a short last axis torch is several times slower. Not torch.softmax, whose last bits
+        # depend on the number of threads.
+        shape = logits.shape[::-1]
+        if "probs" not in self._space or self._space["probs"].shape != shape:
+            self._space["probs"] = torch.empty(shape, dtype=torch.float64)
+        probs = self._space["probs"].copy_(logits.t())
+        probs -= probs.amax(0)
+        probs.exp_()
+        probs /= probs.sum(0)
+        return probs.t()
 
 
 @dataclasses.dataclass(frozen=True)

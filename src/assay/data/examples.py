@@ -97,9 +97,12 @@ class Examples:
 
     @functools.cached_property
     def content(self) -> str:
-        """Hash over ids, inputs and labels in order: changes when a pixel does."""
+        """Hash over ids, inputs (their type and shape too) and labels in order: changes when a pixel does."""
         return fingerprint(
-            self.ids.fingerprint, self.inputs.contiguous().numpy().tobytes(), self.labels.to(torch.int64).numpy().tobytes()
+            self.ids.fingerprint,
+            f"{self.inputs.dtype} {self.shape}",
+            self.inputs.contiguous().numpy().tobytes(),
+            self.labels.to(torch.int64).numpy().tobytes(),
         )
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from .net import AbstractNet, widths
+from .net import AbstractNet, GlobalMean, widths
 
 
 def _block(before: int, after: int) -> list[nn.Module]:
@@ -14,20 +14,23 @@ def _block(before: int, after: int) -> list[nn.Module]:
     return [
         nn.Conv2d(before, after, 3, padding=1, bias=False),
         nn.BatchNorm2d(after),
-        nn.ReLU(),
+        nn.GELU(),
         nn.Conv2d(after, after, 3, padding=1, bias=False),
         nn.BatchNorm2d(after),
-        nn.ReLU(),
+        nn.GELU(),
         nn.MaxPool2d(2),
     ]
 
 
 @dataclasses.dataclass(frozen=True)
 class BlockConv(AbstractNet):
-    """Three blocks of (Conv, BatchNorm, ReLU) twice and MaxPool, then one linear layer. `widths` are the channels by block."""
+    """Three blocks of (Conv, BatchNorm, GELU) twice and MaxPool, the mean over what is left of the image, then one linear layer.
+
+    `widths` are the channels by block. Of the small nets that were tried on CIFAR-10 it learns most in ten epochs.
+    """
 
     name: ClassVar[str] = "block_conv"
-    summary: ClassVar[str] = "three blocks of two convolutions, BatchNorm after each, images from 8x8; widths=32-64-128"
+    summary: ClassVar[str] = "three blocks of two convolutions, BatchNorm and GELU after each, images from 8x8; widths=32-64-128"
     smallest: ClassVar[int] = 8
 
     widths: str = "32-64-128"
@@ -36,7 +39,6 @@ class BlockConv(AbstractNet):
         widths(self.widths, self.name, 3)
 
     def layers(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        channels, height, width = shape
-        sizes = (channels, *widths(self.widths, self.name, 3))
+        sizes = (shape[0], *widths(self.widths, self.name, 3))
         blocks = [layer for before, after in itertools.pairwise(sizes) for layer in _block(before, after)]
-        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(sizes[-1] * (height // 8) * (width // 8), classes))
+        return nn.Sequential(*blocks, GlobalMean(), nn.Linear(sizes[-1], classes))

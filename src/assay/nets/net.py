@@ -4,7 +4,7 @@ import abc
 import math
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.errors import UsageError
 
@@ -46,6 +46,13 @@ class AbstractNet(abc.ABC):
                 f"not {shape[1]} x {shape[2]}; use 'mlp' or 'logistic' for smaller ones."
             )
         return self.layers(shape, classes)
+
+
+class GlobalMean(nn.Module):
+    """Mean over height and width. Unlike torch's adaptive pooling it is repeatable on a GPU, backward too."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.mean((2, 3))
 
 
 def size(shape: tuple[int, ...]) -> int:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .net import AbstractNet
+from .net import AbstractNet, GlobalMean
 
 
 class BasicBlock(nn.Module):
@@ -25,13 +25,6 @@ class BasicBlock(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         inner = F.relu(self.norm1(self.conv1(inputs)))
         return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(inputs))
-
-
-class GlobalMean(nn.Module):
-    """Mean over height and width."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs.mean((2, 3))
 
 
 @dataclasses.dataclass(frozen=True)

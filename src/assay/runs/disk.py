@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 import weakref
 import zlib
@@ -52,6 +53,25 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for made in new:
             _sync_folder(made.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which stands at `folder` once the block has ended well, and nowhere if it has not.
+
+    Raises:
+        NotWritten: The operating system refuses, or something stands at `folder` by then.
+    """
+    make_folder(folder.parent)
+    with writing(folder):
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield scratch / folder.name
+        with writing(folder):
+            os.rename(scratch / folder.name, folder)
+            _sync_folder(folder.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace(path: Path, body: bytes) -> None:

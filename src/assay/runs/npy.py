@@ -14,8 +14,9 @@ from ..core.errors import Mismatch, MissingEvidence, OutputExists, RunError, Usa
 from ..core.evidence import Need
 from ..core.ids import Ids
 from ..core.scores import Scores, ordered
-from .disk import make_folder, replace
-from .recorder import Recorder
+from .disk import make_folder, replace, whole_folder
+from .paths import RunPaths
+from .recorder import Recorder, check_place
 from .run import Run
 from .schema import View
 
@@ -41,6 +42,8 @@ def import_npy(
     Raises:
         UsageError: No or not all files, wrong shapes, positions that are not each there once.
         Mismatch: The stored losses are not those of these labels.
+        OutputExists: Something stands at `folder`.
+        NotWritten: The operating system refuses.
     """
     source = Path(source)
     numbers = sorted(
@@ -58,7 +61,13 @@ def import_npy(
     ids = Ids(_read(source / "ids.npy", 1)) if (source / "ids.npy").exists() else Ids(range(n))
     if len(ids) != n:
         raise Mismatch(f"{source}/ids.npy names {len(ids)} examples, {n} labels were given; give the labels of the full set.")
-    with Recorder(folder, ids, view=view, keep_logits=True, checkpoints="none", about={"data": str(source)}, code=code) as run:
+    place = RunPaths(Path(folder))
+    check_place(place)
+    with (
+        # A run of half the files would open like one of all.
+        whole_folder(place.folder) as part,
+        Recorder(part, ids, view=view, keep_logits=True, checkpoints="none", about={"data": str(source)}, code=code) as run,
+    ):
         for epoch in numbers:
             logits, index = _read(source / f"{epoch}_Output.npy", 2), _read(source / f"{epoch}_Index.npy", 1)
             if len(logits) != len(index) or index.dtype.kind not in "iu":

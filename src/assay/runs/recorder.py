@@ -1,5 +1,6 @@
 """The recorder: what one epoch said of each example, buffered in memory and committed whole or not at all."""
 
+import contextlib
 import datetime
 import numbers
 import platform
@@ -12,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.errors import Mismatch, NumericalError, OutputExists, UsageError, some
+from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, some
 from ..core.evidence import EPOCH_NEEDS, Epoch, Need
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.method import AbstractDynamicsMethod, State
@@ -27,6 +28,24 @@ FLUSH_BYTES = 16 * 2**20
 """Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""
 
 Checkpoints = Literal["every", "last", "none"] | Sequence[int]
+
+
+def check_place(paths: RunPaths, resume: bool = False) -> bool:
+    """Whether there is a run to go on with.
+
+    Raises:
+        OutputExists: There is one and `resume` is false, or there is something else.
+    """
+    folder = paths.folder
+    if folder.exists() and not folder.is_dir():
+        raise OutputExists(f"{folder} is a file; name a folder for the run.")
+    exists = paths.header.exists()
+    if exists and not resume:
+        raise OutputExists(f"{folder} already holds a run; resume it with resume=True (`--resume`) or name another folder.")
+    # What a writer leaves that was killed before it wrote the header is as good as nothing.
+    if not exists and folder.exists() and any(at != paths.lock and at.suffix != ".tmp" for at in folder.iterdir()):
+        raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
+    return exists
 
 
 class EpochInMemory:
@@ -93,11 +112,18 @@ class Recorder:
         self.paths = RunPaths(Path(folder))
         self.ids, self.live = ids, tuple(live)
         self._names = tuple(class_names) if class_names is not None else None
-        self._check_place(resume)
+        try:
+            check_place(self.paths, resume)
+        except OutputExists:
+            if self.paths.lock.exists():
+                # A run that is being written is told from one that is there.
+                with contextlib.suppress(NotWritten):
+                    WriterLock(self.paths.lock).release()
+            raise
         self._lock = WriterLock(self.paths.lock)
         try:
             # Once more, because another process may have recorded here before the lock was taken.
-            exists = self._check_place(resume)
+            exists = check_place(self.paths, resume)
             wanted = Header(
                 created=_now(),
                 code=code,
@@ -130,22 +156,6 @@ class Recorder:
         except BaseException:
             self._lock.release()
             raise
-
-    def _check_place(self, resume: bool) -> bool:
-        """Whether there is a run to go on with."""
-        folder = self.paths.folder
-        if folder.exists() and not folder.is_dir():
-            raise OutputExists(f"{folder} is a file; name a folder for the run.")
-        exists = self.paths.header.exists()
-        if exists and not resume:
-            raise OutputExists(f"{folder} already holds a run; resume it with resume=True (`--resume`) or name another folder.")
-        if not exists and folder.exists() and not self._untouched():
-            raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
-        return exists
-
-    def _untouched(self) -> bool:
-        """Whether the folder holds at most what a writer leaves that was killed before it wrote the header."""
-        return all(entry == self.paths.lock or entry.suffix == ".tmp" for entry in self.paths.folder.iterdir())
 
     def _reopen(self, wanted: Header) -> None:
         self.header, self.commits = read_run(self.paths)
