@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=0.03)
+    parser.add_argument("--warmup", type=float, default=0.3)
     parser.add_argument("--net", default="block_conv")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -72,6 +73,7 @@ def main() -> None:
                 "epochs": given.epochs,
                 "lr": given.lr,
                 "schedule": "one_cycle",
+                "warmup": given.warmup,
                 "batch": given.batch,
                 "flip": True,
                 "momentum": 0.9,

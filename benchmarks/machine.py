@@ -20,6 +20,17 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def resident_mb(line: str) -> float:
+    """A line of /proc/self/status in MB: VmRSS, what is resident now; VmHWM, the most since the last `forget_peak`."""
+    words = next(text for text in pathlib.Path("/proc/self/status").read_text().splitlines() if text.startswith(line))
+    return int(words.split()[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Let VmHWM start again from what is resident now: importing alone peaks higher than scoring does."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
 def report(name: str, figures: dict, out: str | None) -> None:
     """Print the figures, and save them if a folder is given."""
     result = {

@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import numpy as np
+from machine import forget_peak, report, resident_mb
 
 NAMES = [
     "dual",
@@ -55,17 +56,6 @@ def make(folder: pathlib.Path, examples: int, classes: int, epochs: int) -> None
             recorder.begin()
             recorder.observe(torch.arange(examples), logits, labels)
             recorder.commit()
-
-
-def resident_mb(line: str) -> float:
-    """A line of /proc/self/status in MB: VmRSS, what is resident now; VmHWM, the most since the last `forget_peak`."""
-    words = next(text for text in pathlib.Path("/proc/self/status").read_text().splitlines() if text.startswith(line))
-    return int(words.split()[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Let VmHWM start again from what is resident now: importing alone peaks higher than scoring does."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def side(which: str, folder: pathlib.Path, epochs: int, threads: int) -> None:
@@ -128,8 +118,6 @@ def main() -> None:
     if given.side:
         side(given.side, given.folder, given.epochs, given.threads)
         return
-    from machine import report
-
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch) / "full"
         make(folder, given.examples, given.classes, given.epochs)

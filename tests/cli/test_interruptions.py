@@ -67,7 +67,7 @@ def test_a_second_writer_is_refused_while_the_first_writes(tmp_path, capsys):
     code, _, err = here(capsys, "record", folder, *LONG, "--resume")
     assert code == 5 and "being written by another process" in sentence(err)
     code, _, err = here(capsys, "record", folder, *LONG)
-    assert code == 2 and "already holds a run" in sentence(err)
+    assert code == 5 and "being written by another process" in sentence(err)
     assert here(capsys, "inspect", folder)[0] == 0, "reading is free"
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)

@@ -1,0 +1,124 @@
+"""What the three verbs of `maths.derivatives` cost beside one forward and backward pass, and beside the ways that they replace.
+
+Six-convolution CNN, one CIFAR-10 batch, eval mode (so that every example has a gradient of its own). Each way runs in a process of its
+own, which tells the median of its seconds and how far its memory rose above what it held before; every process times the forward
+and backward pass too, in turn with its way, and the ratio is taken within the process.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from machine import forget_peak, report, resident_mb
+from torch.func import functional_call, grad, vmap
+
+from assay import nets
+from assay.maths.derivatives import directional, directional_and_hvp, gradient_norms
+
+ASKED = {"directional": 1.4, "directional_and_hvp": 3.0, "gradient_norms": 2.2}
+
+
+def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """One number per example."""
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def ways(batch: int) -> dict:
+    """Each way as a function without arguments."""
+    torch.manual_seed(0)
+    module = nets.build("six_conv", (3, 32, 32), 10, seed=0).eval()
+    inputs, targets = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    params = {name: value.detach() for name, value in module.named_parameters()}
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+    weights = torch.full((batch,), 1 / batch)
+
+    def losses(here):
+        return loss(functional_call(module, here, (inputs,)), targets)
+
+    def train_step():
+        module.zero_grad(set_to_none=True)
+        loss(module(inputs), targets).mean().backward()
+
+    def one(here, x, y):
+        return loss(functional_call(module, here, (x[None],)), y[None])[0]
+
+    def vmapped(chunk=16):
+        return torch.cat(
+            [
+                torch.stack(
+                    [g.flatten(1).square().sum(1) for g in vmap(grad(one), in_dims=(None, 0, 0))(params, x, y).values()]
+                ).sum(0)
+                for x, y in zip(inputs.split(chunk), targets.split(chunk), strict=True)
+            ]
+        )
+
+    def looped():
+        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+        return [torch.autograd.grad(one(leaves, x, y), list(leaves.values())) for x, y in zip(inputs, targets, strict=True)]
+
+    return {
+        "train": train_step,
+        "directional": lambda: directional(losses, params, direction),
+        "directional_and_hvp": lambda: directional_and_hvp(losses, params, weights, direction),
+        "double backward": lambda: directional_and_hvp(losses, params, weights, direction, way="double backward"),
+        "gradient_norms": lambda: gradient_norms(module, params, inputs, targets, loss),
+        "vmap of gradients": vmapped,
+        "loop over examples": looped,
+    }
+
+
+def side(name: str, batch: int, repeats: int) -> dict:
+    """Seconds of one way and of the forward and backward pass in turn; MB above what was held before, of either."""
+    every = ways(batch)
+    seconds: dict[str, list[float]] = {name: [], "train": []}
+    megabytes = {}
+    for way in ("train", name):
+        forget_peak()
+        before = resident_mb("VmRSS")
+        every[way]()
+        megabytes[way] = resident_mb("VmHWM") - before
+    for _ in range(repeats):
+        for way in dict.fromkeys(("train", name)):
+            began = time.perf_counter()
+            every[way]()
+            seconds[way].append(time.perf_counter() - began)
+    ratios = [a / b for a, b in zip(seconds[name], seconds["train"], strict=True)]
+    return {
+        "seconds": statistics.median(seconds[name]),
+        "times forward and backward": statistics.median(ratios),
+        "MB": megabytes[name],
+        "MB of forward and backward": megabytes["train"],
+    }
+
+
+def main() -> None:
+    """One process per way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.side:
+        print(json.dumps(side(given.side, given.batch, given.repeats)))
+        return
+    figures = {}
+    for name in list(ways(2))[1:]:
+        command = [sys.executable, __file__, "--side", name]
+        for key in ("batch", "repeats", "threads"):
+            command += [f"--{key}", str(getattr(given, key))]
+        figures[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        if name in ASKED:
+            figures[name]["asked: at most"] = ASKED[name]
+    report("derivatives", {"batch": given.batch, "by way": figures}, given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,495 @@
+"""Directional derivatives, Hessian products, per-example gradients and their norms: what gradient-based values are made of.
+
+A batch enters as a function from parameters (by name) to one loss per example. It must be repeatable: with the same parameters it
+returns the same numbers each time it is called, dropout and augmentation included.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+Params = Mapping[str, Tensor]
+Losses = Callable[[dict[str, Tensor]], Tensor]
+"""From parameters to the loss of each example of a batch, (batch,)."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From a module's outputs and the targets to the loss of each example, (batch,)."""
+Way = Literal["forward", "double backward"]
+
+CHUNK_BYTES = 16 * 2**20
+"""How much memory one chunk of examples may take in `gradient_norms` and `example_gradients`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Slopes:
+    """Derivatives of a batch's losses along one direction.
+
+    Attributes:
+        losses: (batch,), l_i at the parameters.
+        slopes: (batch,), d/de l_i(params + e direction) at e = 0. Where examples do not meet inside the model this is
+            <direction, grad l_i>; where they do (BatchNorm in training) it is what the weighted sum of losses changes by, by weight.
+        way: `forward` (one forward-mode pass), or `double backward` where an operation has no forward-mode rule.
+    """
+
+    losses: Float[Tensor, " batch"]
+    slopes: Float[Tensor, " batch"]
+    way: Way
+
+
+@dataclasses.dataclass(frozen=True)
+class Curved(Slopes):
+    """Slopes, and the Hessian of the weighted sum of the losses times the direction.
+
+    Attributes:
+        curved: By name, sum_i w_i H_i direction.
+    """
+
+    curved: dict[str, Tensor]
+
+
+def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
+    """The slope of every example's loss along `direction`: one forward-mode pass, and no (batch x params) matrix.
+
+    Forward mode knows nothing of gradients that torch withholds: give a direction that is 0 where they are (`withheld`).
+
+    Args:
+        losses: The batch.
+        params: Where to differentiate, by name.
+        direction: The same names and shapes.
+    """
+    at, along = _detached(params), _detached(direction)
+    try:
+        with _every_derivative():
+            values, slopes = jvp(losses, (at,), (along,))  # type: ignore[misc]
+        return Slopes(values.detach(), slopes.detach(), "forward")
+    except (NotImplementedError, RuntimeError):
+        # What is wrong with the batch itself raises here again.
+        values, slopes, _ = _backward_twice(losses, at, None, along, curved=False)
+        return Slopes(values, slopes, "double backward")
+
+
+def directional_and_hvp(
+    losses: Losses, params: Params, weights: Float[Tensor, " batch"], direction: Params, *, way: Way = "forward"
+) -> Curved:
+    """Slopes along `direction`, and the Hessian of sum_i w_i l_i times it, together: reverse over forward mode.
+
+    Where BatchNorm or InstanceNorm takes statistics of its input, torch's reverse over forward is wrong (2.13: it takes them for
+    constants), so such a batch is differentiated backwards twice. `withheld` as for `directional`.
+
+    Args:
+        losses: The batch.
+        params: Where to differentiate, by name.
+        weights: Of the losses; 1/batch each for the Hessian of the mean.
+        direction: The same names and shapes as `params`.
+        way: Which way to try first.
+    """
+    at, along = _detached(params), _detached(direction)
+    weights = weights.detach()
+
+    def weighted(here: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        values, slopes = jvp(losses, (here,), (along,))  # type: ignore[misc]
+        return (weights * slopes).sum(), (values, slopes)
+
+    if way == "forward":
+        try:
+            with _Sound(), _every_derivative():
+                curved, (values, slopes) = grad(weighted, has_aux=True)(at)
+            return Curved(values.detach(), slopes.detach(), "forward", {name: part.detach() for name, part in curved.items()})
+        except (NotImplementedError, RuntimeError):
+            pass
+    values, slopes, product = _backward_twice(losses, at, weights, along, curved=True)
+    return Curved(values, slopes, "double backward", product)
+
+
+class _Sound(TorchFunctionMode):
+    """Keeps away from torch's formulas that are wrong in reverse over forward mode (2.13): the normalisations by own statistics.
+
+    LayerNorm is computed from its parts instead; what normalises by the batch or the image is refused.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.layer_norm:
+            return _layer_norm(*args, **kwargs)
+        # The functions of torch.nn.functional come first, with these by name; torch's own have them in sixth place.
+        named = (
+            kwargs.get("training") if func is F.batch_norm else kwargs.get("use_input_stats") if func is F.instance_norm else None
+        )
+        if func is torch.layer_norm or named or (func in (torch.batch_norm, torch.instance_norm) and args[5]):
+            raise NotImplementedError("normalisation by own statistics")
+        return func(*args, **kwargs)
+
+
+def _layer_norm(
+    values: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    axes = tuple(range(-len(normalized_shape), 0))
+    centred = values - values.mean(axes, keepdim=True)
+    scaled = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    scaled = scaled if weight is None else scaled * weight
+    return scaled if bias is None else scaled + bias
+
+
+def withheld(module: nn.Module, direction: Params) -> dict[str, Tensor]:
+    """`direction` with 0 where torch gives no gradient though the output depends on it: the padding rows of embeddings."""
+    kept = dict(direction)
+    for prefix, layer in module.named_modules():
+        name = f"{prefix}.weight" if prefix else "weight"
+        if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and layer.padding_idx is not None and name in kept:
+            kept[name] = kept[name].index_fill(0, torch.tensor(layer.padding_idx, device=kept[name].device), 0)
+    return kept
+
+
+def _backward_twice(
+    losses: Losses, at: dict[str, Tensor], weights: Tensor | None, along: dict[str, Tensor], *, curved: bool
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    with torch.enable_grad(), _every_derivative():
+        leaves = {name: value.requires_grad_() for name, value in at.items()}
+        values = losses(leaves)
+        factors = (torch.ones_like(values) if weights is None else weights.to(values)).detach().requires_grad_()
+        first = torch.autograd.grad((factors * values).sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
+        product = torch.stack([(part * along[name]).sum() for name, part in zip(leaves, first, strict=True)]).sum()
+        wanted = [factors, *leaves.values()] if curved else [factors]
+        slopes, *rest = torch.autograd.grad(product, wanted, materialize_grads=True)
+    return values.detach(), slopes, dict(zip(leaves, rest, strict=True)) if curved else {}
+
+
+def _every_derivative() -> Any:
+    """Attention by the one kernel that has forward-mode and second derivatives, and a batching rule."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _detached(params: Params) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in params.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Norms:
+    """Squared norms of per-example gradients.
+
+    Attributes:
+        squares: (batch,), |grad l_i|^2 over all parameters asked for.
+        by_chunks: Names of the parameters whose gradients had to be made one by one, in chunks, because their layer has no rule.
+    """
+
+    squares: Float[Tensor, " batch"]
+    by_chunks: tuple[str, ...]
+
+
+def gradient_norms(
+    module: nn.Module, params: Params, inputs: Tensor, targets: Tensor, loss: Loss, *, chunk_bytes: int = CHUNK_BYTES
+) -> Norms:
+    """|grad l_i|^2 without holding a gradient per example.
+
+    For a layer that is linear in its parameters the gradient is a sum over places of (output gradient) x (input), so its norm
+    follows from both without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm and
+    BatchNorm (eval) have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once
+    are differentiated example by example, in chunks.
+
+    Args:
+        module: Takes `inputs`; in the mode (train or eval) in which it is to be differentiated. Comes back as it was.
+        params: Which parameters, by name, and their values; the module's other tensors stay as they are.
+        inputs: (batch, ...).
+        targets: (batch, ...), for `loss`.
+        loss: One number per example, which depends on that example's outputs only.
+        chunk_bytes: Memory of one chunk of examples.
+
+    Raises:
+        ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
+    """
+    _refuse_coupling(module)
+    at = _detached(params)
+    probes = _Probes(module, at, chunk_bytes)
+    with probes:
+        outputs = functional_call(module, {**at, **_buffers(module)}, (inputs,))
+        values = loss(outputs, targets)
+    squares = torch.zeros(len(values), dtype=values.dtype, device=values.device)
+    by_rule = probes.once_each()
+    if by_rule:
+        torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
+        for probe in by_rule:
+            squares += probe.squares if probe.squares is not None else 0
+    covered = {name for probe in by_rule for name in probe.names}
+    rest = tuple(name for name in at if name not in covered)
+    if rest:
+        for start, gradients in example_gradients(module, at, inputs, targets, loss, names=rest, chunk_bytes=chunk_bytes):
+            part = torch.stack([block.flatten(1).square().sum(1) for block in gradients.values()]).sum(0)
+            squares[start : start + len(part)] += part
+    return Norms(squares.detach(), rest)
+
+
+def example_gradients(
+    module: nn.Module,
+    params: Params,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    *,
+    names: tuple[str, ...] | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The gradient of each example's loss, in chunks of examples: (first position, {name: (chunk, *shape)}).
+
+    Args:
+        module, params, inputs, targets, loss, chunk_bytes: As `gradient_norms`.
+        names: Which of `params` to differentiate by; all by default.
+
+    Raises:
+        ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
+    """
+    _refuse_coupling(module)
+    at = _detached(params)
+    wanted = {name: at[name] for name in (at if names is None else names)}
+    fixed = {**{name: value for name, value in at.items() if name not in wanted}, **_buffers(module)}
+
+    def one(here: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return loss(functional_call(module, {**fixed, **here}, (x[None],)), y[None])[0]
+
+    size = max(1, chunk_bytes // max(1, sum(value.numel() * value.element_size() for value in wanted.values())))
+    each = vmap(grad(one), in_dims=(None, 0, 0))
+    for start in range(0, len(inputs), size):
+        x, y = inputs[start : start + size], targets[start : start + size]
+        try:
+            with _every_derivative():
+                gradients = each(wanted, x, y)
+        except (NotImplementedError, RuntimeError):
+            # An operation without a batching rule.
+            gradients = _one_by_one(one, wanted, x, y)
+        yield start, {name: block.detach() for name, block in gradients.items()}
+
+
+def _one_by_one(one: Callable[..., Tensor], wanted: Params, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    rows = []
+    with torch.enable_grad():
+        for x, y in zip(inputs, targets, strict=True):
+            leaves = {name: value.detach().requires_grad_() for name, value in wanted.items()}
+            rows.append(torch.autograd.grad(one(leaves, x, y), list(leaves.values()), materialize_grads=True))
+    return {name: torch.stack(parts) for name, parts in zip(wanted, zip(*rows, strict=True), strict=True)}
+
+
+def _buffers(module: nn.Module) -> dict[str, Tensor]:
+    # functional_call writes into the buffers that it is given.
+    return {name: value.clone() for name, value in module.named_buffers()}
+
+
+def _refuse_coupling(module: nn.Module) -> None:
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
+            raise ValueError(
+                f"{name or type(layer).__name__} normalises by the batch, which couples its examples: their own gradients are not "
+                "defined. Put the model into eval mode, or use directional derivatives."
+            )
+
+
+class _Probe:
+    """One layer that has a rule: catches its input and the gradient at its output."""
+
+    def __init__(self, layer: nn.Module, names: dict[str, str], chunk_bytes: int):
+        self.layer, self.names, self.chunk_bytes = layer, tuple(names.values()), chunk_bytes
+        self.own = frozenset(names)
+        self.calls = 0
+        self.squares: Tensor | None = None
+        self.anchor: Tensor = torch.zeros(())
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        self.calls += 1
+        self.anchor = torch.zeros((), device=output.device, requires_grad=True)
+        return _Watch.apply(output, args[0], self.anchor, self)
+
+    def take(self, inputs: Tensor, gradient: Tensor) -> None:
+        rule = RULES[type(self.layer)]
+        per_example = max(1, rule.bytes(self.layer, inputs, gradient))
+        size = max(1, self.chunk_bytes // per_example)
+        parts = [rule.squares(self.layer, self.own, a, g) for a, g in zip(inputs.split(size), gradient.split(size), strict=True)]
+        self.squares = torch.cat(parts)
+
+
+class _Watch(torch.autograd.Function):
+    """Identity whose backward hands the gradient to a probe."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, probe: _Probe) -> Tensor:
+        ctx.save_for_backward(inputs)
+        ctx.probe = probe
+        # A copy, because an operation in place may follow, whose gradient is another.
+        return output.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        ctx.probe.take(ctx.saved_tensors[0], gradient)
+        return gradient if ctx.needs_input_grad[0] else None, None, torch.zeros_like(ctx.probe.anchor), None
+
+
+class _Probes:
+    """The probes of a module, hung in for one forward pass."""
+
+    def __init__(self, module: nn.Module, params: Mapping[str, Tensor], chunk_bytes: int):
+        places: dict[int, int] = {}
+        for layer in module.modules():
+            for parameter in layer.parameters(recurse=False):
+                places[id(parameter)] = places.get(id(parameter), 0) + 1
+        self.probes = []
+        for prefix, layer in module.named_modules():
+            own = dict(layer.named_parameters(recurse=False))
+            names = {name: f"{prefix}.{name}" if prefix else name for name in own}
+            # A parameter that several layers share has a gradient that no layer knows alone.
+            wanted = {name: full for name, full in names.items() if full in params and places[id(own[name])] == 1}
+            rule = RULES.get(type(layer))
+            if wanted and rule is not None and rule.fits(layer):
+                self.probes.append(_Probe(layer, wanted, chunk_bytes))
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._handles = [probe.layer.register_forward_hook(probe) for probe in self.probes]
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def once_each(self) -> list[_Probe]:
+        """Those whose layer was called exactly once, so that its gradient is one sum."""
+        return [probe for probe in self.probes if probe.calls == 1]
+
+
+class _Rule:
+    """How the squared norm of one kind of layer's gradient follows from its input and the gradient at its output."""
+
+    def fits(self, layer: Any) -> bool:
+        """Whether this very layer is one of the kind that the rule is for."""
+        return True
+
+    def bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
+        """Memory that one example takes."""
+        return (inputs[0].numel() + gradient[0].numel()) * gradient.element_size()
+
+    def squares(self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
+        """(chunk,), over the parameters `own` of the layer."""
+        raise NotImplementedError
+
+
+def _outer_squares(inputs: Tensor, gradient: Tensor) -> Tensor:
+    """|sum over places of g_p a_p^T|^2 for inputs (batch, a, places) and gradients (batch, g, places)."""
+    a, g, places = inputs.shape[-2], gradient.shape[-2], inputs.shape[-1]
+    if places == 1:
+        return inputs.square().sum((-2, -1)) * gradient.square().sum((-2, -1))
+    if places * (a + g) < a * g:
+        # The sum over pairs of places <a_p, a_q> <g_p, g_q>: cheaper than the matrix itself where places are few.
+        return ((inputs.mT @ inputs) * (gradient.mT @ gradient)).sum((-2, -1))
+    return (gradient @ inputs.mT).square().sum((-2, -1))
+
+
+class _LinearRule(_Rule):
+    def squares(self, layer: nn.Linear, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
+        a = inputs.reshape(len(inputs), -1, inputs.shape[-1]).mT
+        g = gradient.reshape(len(gradient), -1, gradient.shape[-1]).mT
+        total = _outer_squares(a, g) if "weight" in own else torch.zeros_like(g[:, 0, 0])
+        return total + g.sum(-1).square().sum(-1) if "bias" in own else total
+
+
+class _ConvRule(_Rule):
+    def fits(self, layer: Any) -> bool:
+        return layer.padding_mode == "zeros"
+
+    def bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
+        places = gradient[0, 0].numel()
+        patch = inputs.shape[1] * layer.weight[0, 0].numel()
+        return (patch * places + min(places**2, patch * gradient.shape[1])) * gradient.element_size()
+
+    def squares(self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
+        batch = len(inputs)
+        total = torch.zeros(batch, dtype=gradient.dtype, device=gradient.device)
+        if "weight" in own:
+            patches = self._patches(layer, inputs)
+            a = patches.reshape(batch, layer.groups, -1, patches.shape[-1])
+            g = gradient.reshape(batch, layer.groups, -1, patches.shape[-1])
+            total = total + _outer_squares(a, g).sum(1)
+        return total + gradient.flatten(2).sum(-1).square().sum(-1) if "bias" in own else total
+
+    def _patches(self, layer: Any, inputs: Tensor) -> Tensor:
+        """(batch, channels * kernel, places)."""
+        size, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
+        if layer.padding == "valid":
+            around = [0, 0] * len(size)
+        elif layer.padding == "same":
+            # What does not divide by two goes to the end, as torch has it.
+            totals = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
+            around = [part for total in reversed(totals) for part in (total // 2, total - total // 2)]
+        else:
+            around = [part for pad in reversed(layer.padding) for part in (pad, pad)]
+        padded = F.pad(inputs, around) if any(around) else inputs
+        if len(size) == 1:
+            padded, size, dilation, stride = padded[:, :, None], (1, *size), (1, *dilation), (1, *stride)
+        return F.unfold(padded, size, dilation=dilation, stride=stride)
+
+
+class _EmbeddingRule(_Rule):
+    def fits(self, layer: nn.Embedding) -> bool:
+        return not layer.scale_grad_by_freq and layer.max_norm is None
+
+    def bytes(self, layer: nn.Embedding, inputs: Tensor, gradient: Tensor) -> int:
+        return (inputs[0].numel() ** 2 + gradient[0].numel()) * gradient.element_size()
+
+    def squares(self, layer: nn.Embedding, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
+        tokens = inputs.reshape(len(inputs), -1)
+        g = gradient.reshape(len(gradient), tokens.shape[1], -1)
+        if layer.padding_idx is not None:
+            g = g * (tokens != layer.padding_idx)[..., None]
+        # Rows of the same token add up before they are squared.
+        return ((g @ g.mT) * (tokens[:, :, None] == tokens[:, None, :])).sum((1, 2))
+
+
+class _ScaleRule(_Rule):
+    """Layers that end in (normalised input) * weight + bias, channel by channel."""
+
+    def normalised(self, layer: Any, inputs: Tensor) -> Tensor:
+        """The input as it is multiplied by the weight."""
+        raise NotImplementedError
+
+    def channels(self, layer: Any, values: Tensor) -> Tensor:
+        """Summed over the places that share a weight: (batch, weights)."""
+        return values.flatten(2).sum(-1) if values.ndim > 2 else values
+
+    def squares(self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
+        total = torch.zeros(len(inputs), dtype=gradient.dtype, device=gradient.device)
+        if "weight" in own:
+            total = total + self.channels(layer, gradient * self.normalised(layer, inputs)).square().sum(-1)
+        return total + self.channels(layer, gradient).square().sum(-1) if "bias" in own else total
+
+
+class _BatchNormRule(_ScaleRule):
+    def normalised(self, layer: Any, inputs: Tensor) -> Tensor:
+        return F.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
+
+
+class _GroupNormRule(_ScaleRule):
+    def normalised(self, layer: nn.GroupNorm, inputs: Tensor) -> Tensor:
+        return F.group_norm(inputs, layer.num_groups, eps=layer.eps)
+
+
+class _LayerNormRule(_ScaleRule):
+    def normalised(self, layer: nn.LayerNorm, inputs: Tensor) -> Tensor:
+        return F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
+
+    def channels(self, layer: nn.LayerNorm, values: Tensor) -> Tensor:
+        size = layer.weight.numel()
+        return values.reshape(len(values), -1, size).sum(1)
+
+
+RULES: dict[type, _Rule] = {
+    nn.Linear: _LinearRule(),
+    nn.Conv1d: _ConvRule(),
+    nn.Conv2d: _ConvRule(),
+    nn.Embedding: _EmbeddingRule(),
+    nn.BatchNorm1d: _BatchNormRule(),
+    nn.BatchNorm2d: _BatchNormRule(),
+    nn.GroupNorm: _GroupNormRule(),
+    nn.LayerNorm: _LayerNormRule(),
+}
+"""By exact type: a subclass may compute something else."""

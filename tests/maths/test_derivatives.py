@@ -1,0 +1,294 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call
+
+from assay.maths.derivatives import directional, directional_and_hvp, example_gradients, gradient_norms, withheld
+from reference.derivatives import flat, gradients_one_by_one, hessian_by_columns
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
+
+BATCH, CLASSES = 5, 3
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.flatten(2).mean(2)
+
+
+class Tokens(nn.Module):
+    """Embedding with a padding token, attention with an additive mask of four axes, LayerNorm."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 6, padding_idx=0)
+        self.qkv, self.out = nn.Linear(6, 18), nn.Linear(6, CLASSES)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        q, k, v = (part.unflatten(-1, (2, 3)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        mask = torch.zeros(len(tokens), 1, 1, tokens.shape[1], dtype=x.dtype).masked_fill(
+            (tokens == 0)[:, None, None], torch.finfo(x.dtype).min
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(self.norm(x + mixed.transpose(1, 2).flatten(2)).mean(1))
+
+
+class Shared(nn.Module):
+    """One layer called twice, one weight shared by two layers, one parameter outside every layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice, self.one, self.other = nn.Linear(4, 4), nn.Linear(4, CLASSES), nn.Linear(4, CLASSES)
+        self.other.weight = self.one.weight
+        self.scale = nn.Parameter(torch.rand(CLASSES))
+
+    def forward(self, x):
+        x = self.twice(self.twice(x).tanh()).tanh()
+        return self.one(x) + self.scale * self.other(x * x)
+
+
+def conv(*layers):
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(CLASSES))
+
+
+MODULES = {
+    "linear": (lambda: nn.Linear(4, CLASSES), (4,)),
+    "no bias": (lambda: nn.Sequential(nn.Linear(4, 6, bias=False), nn.Tanh(), nn.Linear(6, CLASSES)), (4,)),
+    "rows of places": (lambda: nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, CLASSES), Mean3()), (3, 4)),
+    "conv": (lambda: conv(nn.Conv2d(2, 3, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 3, padding=1)), (2, 6, 6)),
+    "conv settings": (
+        lambda: conv(nn.Conv2d(4, 6, (3, 2), stride=2, dilation=(1, 2), padding=(2, 1), groups=2, bias=False)),
+        (4, 7, 8),
+    ),
+    "conv same": (lambda: conv(nn.Conv2d(2, 3, 4, padding="same"), nn.ReLU(), nn.Conv2d(3, 2, 3, padding="valid")), (2, 6, 5)),
+    "conv circular": (lambda: conv(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")), (2, 5, 5)),
+    "conv1d": (lambda: conv(nn.Conv1d(3, 4, 3, padding=2, stride=2, groups=1), nn.Tanh()), (3, 9)),
+    "conv1d same": (lambda: conv(nn.Conv1d(2, 4, 4, padding="same", dilation=2, groups=2)), (2, 9)),
+    "batch norm": (lambda: conv(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh()), (2, 5, 5)),
+    "batch norm of rows": (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)), (4,)),
+    "group norm": (lambda: conv(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh()), (2, 5, 5)),
+    "instance norm": (lambda: conv(nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.Tanh()), (2, 5, 5)),
+    "layer norm": (lambda: conv(nn.Conv2d(2, 2, 3), nn.LayerNorm([2, 4, 4]), nn.Conv2d(2, 2, 3)), (2, 6, 6)),
+    "layer norm without weights": (
+        lambda: nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6, elementwise_affine=False), nn.Linear(6, CLASSES)),
+        (4,),
+    ),
+    "in place": (lambda: conv(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2), nn.ReLU(inplace=True)), (2, 6, 6)),
+    "shared": (Shared, (4,)),
+    "tokens": (Tokens, "tokens"),
+}
+BY_CHUNKS = {
+    "conv circular": {"0.weight", "0.bias"},
+    "instance norm": {"1.weight", "1.bias"},
+    "shared": {"scale", "twice.weight", "twice.bias", "one.weight"},
+}
+"""What has no rule; everything else must have one."""
+
+
+class Mean3(nn.Module):
+    def forward(self, x):
+        return x.mean(1)
+
+
+def loss(outputs, targets):
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def world(name, seed=0, dtype=torch.float64):
+    make, shape = MODULES[name]
+    draw = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if shape == "tokens":
+            inputs = torch.randint(0, 7, (BATCH, 5), generator=draw)
+            inputs[:, 0] = 3
+            inputs[0, 1] = 3
+        else:
+            inputs = torch.randn(BATCH, *shape, generator=draw, dtype=torch.float32)
+        module = make()
+        module(inputs)
+    module = module.to(dtype).eval()
+    inputs = inputs if shape == "tokens" else inputs.to(dtype)
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.add_(torch.rand(buffer.shape, generator=draw, dtype=dtype))
+    params = {name: value.detach().clone() for name, value in module.named_parameters()}
+    direction = withheld(module, {name: torch.randn(value.shape, generator=draw, dtype=dtype) for name, value in params.items()})
+    targets = torch.randint(0, CLASSES, (BATCH,), generator=draw)
+    return module, params, direction, inputs, targets
+
+
+def batch_losses(module, inputs, targets):
+    return lambda params: loss(functional_call(module, params, (inputs,)), targets)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_slopes_are_inner_products_with_each_gradient(name):
+    module, params, direction, inputs, targets = world(name)
+    expected = gradients_one_by_one(module, params, inputs, targets, loss) @ flat(direction)
+    found = directional(batch_losses(module, inputs, targets), params, direction)
+    torch.testing.assert_close(found.slopes, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.losses, loss(module(inputs), targets).detach(), rtol=0, atol=1e-14)
+    assert found.way == "forward" and not found.slopes.requires_grad
+
+
+@pytest.mark.parametrize("way", ["forward", "double backward"])
+@pytest.mark.parametrize("name", MODULES)
+def test_slopes_and_the_hessian_product_come_together(name, way):
+    module, params, direction, inputs, targets = world(name)
+    losses, weights = batch_losses(module, inputs, targets), torch.linspace(0.1, 1, BATCH, dtype=torch.float64)
+    found = directional_and_hvp(losses, params, weights, direction, way=way)
+    torch.testing.assert_close(found.slopes, directional(losses, params, direction).slopes, rtol=1e-12, atol=1e-12)
+    expected = hessian_by_columns(losses, params, weights) @ flat(direction)
+    torch.testing.assert_close(flat(found.curved), expected, rtol=1e-10, atol=1e-11)
+    assert found.way == ("double backward" if name == "instance norm" else way) and list(found.curved) == list(params)
+    assert not any(part.requires_grad for part in found.curved.values())
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 4_000, 2**24])
+@pytest.mark.parametrize("name", MODULES)
+def test_norms_are_those_of_each_gradient(name, chunk_bytes):
+    module, params, _, inputs, targets = world(name)
+    expected = gradients_one_by_one(module, params, inputs, targets, loss).square().sum(1)
+    found = gradient_norms(module, params, inputs, targets, loss, chunk_bytes=chunk_bytes)
+    torch.testing.assert_close(found.squares, expected, rtol=1e-11, atol=1e-13)
+    assert set(found.by_chunks) == BY_CHUNKS.get(name, set())
+    assert not found.squares.requires_grad
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_some_parameters_alone(name):
+    module, params, _, inputs, targets = world(name)
+    some = dict(list(params.items())[::2])
+    expected = gradients_one_by_one(module, some, inputs, targets, loss).square().sum(1)
+    torch.testing.assert_close(gradient_norms(module, some, inputs, targets, loss).squares, expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**24])
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_of_each_example(name, chunk_bytes):
+    module, params, _, inputs, targets = world(name)
+    expected = gradients_one_by_one(module, params, inputs, targets, loss)
+    starts, rows = [], []
+    for start, gradients in example_gradients(module, params, inputs, targets, loss, chunk_bytes=chunk_bytes):
+        starts.append(start)
+        rows.append(torch.cat([gradients[name].flatten(1) for name in params], 1))
+    torch.testing.assert_close(torch.cat(rows), expected, rtol=1e-11, atol=1e-13)
+    assert starts == list(range(0, BATCH, len(rows[0]))) and len(rows) == (BATCH if chunk_bytes == 1 else 1)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 5), name=st.sampled_from(sorted(MODULES)))
+def test_the_three_verbs_agree_on_any_problem(seed, scale, name):
+    module, params, direction, inputs, targets = world(name, seed)
+    params = {name: scale * value for name, value in params.items()}
+    losses, weights = batch_losses(module, inputs, targets), torch.ones(BATCH, dtype=torch.float64) / BATCH
+    slopes = directional(losses, params, direction).slopes
+    forward, twice = (directional_and_hvp(losses, params, weights, direction, way=way) for way in ("forward", "double backward"))
+    size = float(slopes.abs().max()) + 1e-6
+    torch.testing.assert_close(forward.slopes / size, slopes / size, rtol=0, atol=1e-10)
+    torch.testing.assert_close(twice.slopes / size, slopes / size, rtol=0, atol=1e-10)
+    bent = float(flat(twice.curved).abs().max()) + 1e-6
+    torch.testing.assert_close(flat(forward.curved) / bent, flat(twice.curved) / bent, rtol=0, atol=1e-9)
+    # Cauchy-Schwarz binds the slopes by the norms.
+    squares = gradient_norms(module, params, inputs, targets, loss).squares
+    assert bool((slopes.square() <= squares * flat(direction).square().sum() * (1 + 1e-9) + 1e-20).all())
+
+
+def test_rows_of_padding_are_withheld():
+    module, params, direction, *_ = world("tokens")
+    assert not direction["embed.weight"][0].any() and direction["embed.weight"][1:].all()
+    full = {name: torch.ones_like(value) for name, value in params.items()}
+    assert withheld(module, full)["embed.weight"].sum() == full["embed.weight"][1:].sum() and full["embed.weight"].all()
+
+
+def test_single_precision_and_a_world_left_as_it_was():
+    module, params, direction, inputs, targets = world("batch norm", dtype=torch.float32)
+    module.train(False)
+    before, state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
+    given = {name: value.clone() for name, value in params.items()}
+    squares = gradient_norms(module, params, inputs, targets, loss).squares
+    slopes = directional(batch_losses(module, inputs, targets), params, direction).slopes
+    assert squares.dtype == slopes.dtype == torch.float32
+    reference = gradients_one_by_one(module, params, inputs, targets, loss)
+    torch.testing.assert_close(squares, reference.square().sum(1), rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    assert all(torch.equal(given[key], value) and not value.requires_grad for key, value in params.items())
+    assert torch.equal(state, torch.get_rng_state()) and not any(p.grad is not None for p in module.parameters())
+    assert not any(layer._forward_hooks for layer in module.modules())
+
+
+def test_batch_statistics_couple_examples():
+    """In training BatchNorm no example has a gradient of its own, but the weighted sum of losses has a slope by each weight."""
+    module, params, direction, inputs, targets = world("batch norm")
+    module.train()
+    for call in (gradient_norms, lambda *args: list(example_gradients(*args))):
+        with pytest.raises(ValueError, match="1 normalises by the batch, which couples its examples"):
+            call(module, params, inputs, targets, loss)
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+
+    def losses(here):
+        copies = {name: value.clone() for name, value in buffers.items()}
+        return loss(functional_call(module, {**here, **copies}, (inputs,)), targets)
+
+    step = 1e-6
+    up, down = (losses({name: params[name] + s * step * direction[name] for name in params}) for s in (1, -1))
+    expected = (up - down) / (2 * step)
+    weights = torch.full((BATCH,), 1 / BATCH, dtype=torch.float64)
+    curved = hessian_by_columns(losses, params, weights) @ flat(direction)
+    for found in (directional_and_hvp(losses, params, weights, direction, way=way) for way in ("forward", "double backward")):
+        torch.testing.assert_close(found.slopes, expected, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(flat(found.curved), curved, rtol=1e-9, atol=1e-11)
+        assert found.way == "double backward"
+
+
+class NoForwardMode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 3 * ctx.saved_tensors[0] ** 2
+
+
+class Cubed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, CLASSES)
+        self.bent = nn.Parameter(torch.rand(4))
+
+    def forward(self, x):
+        return self.last(NoForwardMode.apply(self.first(x) * self.bent))
+
+
+def test_an_operation_without_forward_mode_or_batching_rule_falls_back_and_says_so():
+    torch.manual_seed(0)
+    module, inputs, targets = Cubed().double(), torch.randn(BATCH, 4, dtype=torch.float64), torch.randint(0, CLASSES, (BATCH,))
+    params = {name: value.detach() for name, value in module.named_parameters()}
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+    each = gradients_one_by_one(module, params, inputs, targets, loss)
+    losses = batch_losses(module, inputs, targets)
+    found = directional(losses, params, direction)
+    torch.testing.assert_close(found.slopes, each @ flat(direction), rtol=1e-12, atol=1e-12)
+    both = directional_and_hvp(losses, params, torch.ones(BATCH, dtype=torch.float64), direction)
+    assert found.way == both.way == "double backward"
+    expected = hessian_by_columns(losses, params, torch.ones(BATCH, dtype=torch.float64)) @ flat(direction)
+    torch.testing.assert_close(flat(both.curved), expected, rtol=1e-10, atol=1e-12)
+    norms = gradient_norms(module, params, inputs, targets, loss)
+    torch.testing.assert_close(norms.squares, each.square().sum(1), rtol=1e-12, atol=1e-12)
+    assert norms.by_chunks == ("bent",)
+
+
+def test_a_batch_that_does_not_fit_says_what_torch_says():
+    module, params, direction, inputs, targets = world("linear")
+    with pytest.raises((RuntimeError, ValueError)):
+        directional(batch_losses(module, inputs[:, :3], targets), params, direction)
