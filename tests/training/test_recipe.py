@@ -125,3 +125,10 @@ def test_the_fingerprint_ignores_epochs_only_where_the_rate_does():
     cosine = Recipe(epochs=3, lr=0.1, schedule="cosine")
     assert cosine.fingerprint != Recipe(epochs=9, lr=0.1, schedule="cosine").fingerprint
     assert cosine.fingerprint == Recipe(epochs=2, lr=0.1, schedule="cosine", horizon=3).fingerprint
+
+
+def test_what_is_told_is_what_matters():
+    told = Recipe(epochs=3, lr=0.1, momentum=0.9, schedule="cosine").told()
+    assert told["momentum"] == 0.9 and told["final"] == 0.0 and told["batch"] == 128
+    assert not {"betas", "eps", "milestones", "gamma", "warmup", "divisor"} & set(told)
+    assert "momentum" not in Recipe(epochs=3, lr=0.1, optimizer="adam").told()

@@ -160,7 +160,7 @@ def about(plan: Plan, material: Material, model: nn.Module) -> dict[str, object]
         "classes": examples.classes,
         "net": plan.net,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "recipe": plan.training.to_dict(),
+        "recipe": plan.training.told(),
     }
     if material.wrong is not None:
         facts["wrong labels"] = int(material.wrong.sum())

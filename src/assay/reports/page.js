@@ -189,17 +189,17 @@
         formatter: (cell) => make("img", { src: source(cell.getValue()), alt: `example ${data.ids[cell.getValue()]}` }),
       }));
     }
-    list.push(column("id", "id", data.numeric ? 84 : 130, { sorter: byId, formatter: clamp, widthGrow: data.numeric ? 1 : 2 }));
+    list.push(column("id", "id", data.numeric ? 64 : 130, { sorter: byId, formatter: clamp, widthGrow: data.numeric ? 1 : 2 }));
     if (data.rows) list.push(column("row", "row", 260, { formatter: clamp, widthGrow: 4 }));
     if (data.methods.length) {
-      list.push(column("rank", "rank", 76, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => (cell.getValue() === null ? "–" : number.format(cell.getValue())) }));
-      list.push(column("score", "score", 90, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => short(cell.getValue()) }));
+      list.push(column("rank", "rank", 68, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => (cell.getValue() === null ? "–" : number.format(cell.getValue())) }));
+      list.push(column("score", "score", 80, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => short(cell.getValue()) }));
     }
-    list.push(column("given", "given", 90));
-    if (data.predicted) list.push(column("predicted", "predicted", 110, { formatter: against }));
-    if (data.true) list.push(column("true", "true", 90, { formatter: against }));
+    list.push(column("given", "given", 78));
+    if (data.predicted) list.push(column("predicted", "predicted", 100, { formatter: against }));
+    if (data.true) list.push(column("true", "true", 74, { formatter: against }));
     if (data.decision) {
-      list.push(column("decision", "decision", 104, {
+      list.push(column("decision", "decision", 94, {
         formatter: (cell) => make("span", { className: `act ${data.decision.actions[cell.getData().position]}` }, cell.getValue()),
       }));
       list.push(column("reason", "reason", 140, { formatter: clamp, widthGrow: 2 }));

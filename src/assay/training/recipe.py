@@ -211,6 +211,14 @@ class Recipe:
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()}
         return {name: value for name, value in plain.items() if value is not None}
 
+    def told(self) -> dict[str, Any]:
+        """`to_dict` without the settings that mean nothing under this optimizer and schedule: what a reader wants to know."""
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in _BELONGS or getattr(self, _BELONGS[name][0]) in _BELONGS[name][1]
+        }
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Recipe":
         """The inverse of `to_dict`; settings left out take their defaults.
