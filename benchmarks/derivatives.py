@@ -1,7 +1,7 @@
 """What the three verbs of `maths.derivatives` cost beside one forward and backward pass, and beside the ways that they replace.
 
 Six-convolution CNN, one CIFAR-10 batch, eval mode (so that every example has a gradient of its own). Each way runs in a process of its
-own, which tells the median of its seconds and how far its memory rose above what it held before; every process times the forward
+own, which tells the median of its seconds and how far its memory rose above what it held before. Every process times the forward
 and backward pass too, in turn with its way, and the ratio is taken within the process.
 """
 
@@ -18,7 +18,10 @@ from machine import forget_peak, report, resident_mb
 from torch.func import functional_call, grad, vmap
 
 from assay import nets
-from assay.maths.derivatives import directional, directional_and_hvp, gradient_norms
+from assay.maths.derivatives import directional, directional_and_hvp, gradient_norms, joined
+
+PART = 32
+"""Examples at once in `directional_and_hvp`."""
 
 ASKED = {"directional": 1.4, "directional_and_hvp": 3.0, "gradient_norms": 2.2}
 
@@ -39,6 +42,14 @@ def ways(batch: int) -> dict:
 
     def losses(here):
         return loss(functional_call(module, here, (inputs,)), targets)
+
+    def in_parts(way):
+        return joined(
+            directional_and_hvp(
+                lambda here, x=x, y=y: loss(functional_call(module, here, (x,)), y), params, part, direction, way=way
+            )
+            for x, y, part in zip(inputs.split(PART), targets.split(PART), weights.split(PART), strict=True)
+        )
 
     def train_step():
         module.zero_grad(set_to_none=True)
@@ -64,8 +75,9 @@ def ways(batch: int) -> dict:
     return {
         "train": train_step,
         "directional": lambda: directional(losses, params, direction),
-        "directional_and_hvp": lambda: directional_and_hvp(losses, params, weights, direction),
-        "double backward": lambda: directional_and_hvp(losses, params, weights, direction, way="double backward"),
+        "directional_and_hvp": lambda: in_parts("forward"),
+        "directional_and_hvp, undivided": lambda: directional_and_hvp(losses, params, weights, direction),
+        "double backward": lambda: in_parts("double backward"),
         "gradient_norms": lambda: gradient_norms(module, params, inputs, targets, loss),
         "vmap of gradients": vmapped,
         "loop over examples": looped,
@@ -73,27 +85,22 @@ def ways(batch: int) -> dict:
 
 
 def side(name: str, batch: int, repeats: int) -> dict:
-    """Seconds of one way and of the forward and backward pass in turn; MB above what was held before, of either."""
+    """Seconds of one way and of the forward and backward pass in turn; MB above what was held before."""
     every = ways(batch)
+    # Memory first, while nothing that was freed lies about to be used again.
+    forget_peak()
+    before = resident_mb("VmRSS")
+    every[name]()
+    megabytes = resident_mb("VmHWM") - before
+    every["train"]()
     seconds: dict[str, list[float]] = {name: [], "train": []}
-    megabytes = {}
-    for way in ("train", name):
-        forget_peak()
-        before = resident_mb("VmRSS")
-        every[way]()
-        megabytes[way] = resident_mb("VmHWM") - before
     for _ in range(repeats):
-        for way in dict.fromkeys(("train", name)):
+        for way in seconds:
             began = time.perf_counter()
             every[way]()
             seconds[way].append(time.perf_counter() - began)
     ratios = [a / b for a, b in zip(seconds[name], seconds["train"], strict=True)]
-    return {
-        "seconds": statistics.median(seconds[name]),
-        "times forward and backward": statistics.median(ratios),
-        "MB": megabytes[name],
-        "MB of forward and backward": megabytes["train"],
-    }
+    return {"seconds": statistics.median(seconds[name]), "times forward and backward": statistics.median(ratios), "MB": megabytes}
 
 
 def main() -> None:
@@ -109,12 +116,13 @@ def main() -> None:
     if given.side:
         print(json.dumps(side(given.side, given.batch, given.repeats)))
         return
-    figures = {}
-    for name in list(ways(2))[1:]:
+    figures: dict[str, dict] = {}
+    for name in ways(2):
         command = [sys.executable, __file__, "--side", name]
         for key in ("batch", "repeats", "threads"):
             command += [f"--{key}", str(getattr(given, key))]
         figures[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        figures[name]["times its memory"] = figures[name]["MB"] / figures["train"]["MB"]
         if name in ASKED:
             figures[name]["asked: at most"] = ASKED[name]
     report("derivatives", {"batch": given.batch, "by way": figures}, given.out)

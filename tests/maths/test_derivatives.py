@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from assay.maths.derivatives import directional, directional_and_hvp, example_gradients, gradient_norms, withheld
+from assay.maths.derivatives import directional, directional_and_hvp, example_gradients, gradient_norms, joined, withheld
 from reference.derivatives import flat, gradients_one_by_one, hessian_by_columns
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -200,6 +200,23 @@ def test_the_three_verbs_agree_on_any_problem(seed, scale, name):
     # Cauchy-Schwarz binds the slopes by the norms.
     squares = gradient_norms(module, params, inputs, targets, loss).squares
     assert bool((slopes.square() <= squares * flat(direction).square().sum() * (1 + 1e-9) + 1e-20).all())
+
+
+@pytest.mark.parametrize("way", ["forward", "double backward"])
+@pytest.mark.parametrize("name", ["conv", "batch norm", "tokens"])
+def test_a_batch_in_parts_is_the_batch(name, way):
+    module, params, direction, inputs, targets = world(name)
+    weights = torch.linspace(0.1, 1, BATCH, dtype=torch.float64)
+    whole = directional_and_hvp(batch_losses(module, inputs, targets), params, weights, direction, way=way)
+    parts = [slice(0, 2), slice(2, 3), slice(3, BATCH)]
+    found = joined(
+        directional_and_hvp(batch_losses(module, inputs[part], targets[part]), params, weights[part], direction, way=way)
+        for part in parts
+    )
+    assert found.way == way
+    torch.testing.assert_close(found.losses, whole.losses, rtol=0, atol=1e-14)
+    torch.testing.assert_close(found.slopes, whole.slopes, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(flat(found.curved), flat(whole.curved), rtol=1e-12, atol=1e-12)
 
 
 def test_rows_of_padding_are_withheld():
