@@ -1,0 +1,186 @@
+r"""Optimizer steps and their adjoints: how a change of the state after a step goes back to the state before it.
+
+A step takes the gradient g of the batch's loss at theta and the optimizer's buffers B to theta' and B'. Backwards, with lambda and
+beta the derivatives of the target by theta and B, everything that reaches theta through the loss passes through one vector,
+gamma = d target / d g, so that
+
+    d target / d w_i = <gamma, d g / d w_i>          lambda = (what does not pass through the loss) + H gamma
+
+with H the Hessian of the batch's loss. `maths.derivatives.directional_and_hvp` gives both along gamma.
+
+Source: Hara et al. 2019 for plain SGD; the other optimizers are differentiated from torch.optim's own steps.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Params = Mapping[str, Tensor]
+Rates = Mapping[str, float]
+Buffers = Mapping[str, Params]
+"""By slot, as torch.optim names it, then by parameter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Back:
+    """A step's adjoint, apart from what passes through the loss.
+
+    Attributes:
+        gamma: d target / d gradient of the batch's loss, by parameter.
+        params: d target / d params before the step, without H gamma.
+        buffers: d target / d buffers before the step.
+    """
+
+    gamma: dict[str, Tensor]
+    params: dict[str, Tensor]
+    buffers: dict[str, dict[str, Tensor]]
+
+
+@runtime_checkable
+class Update(Protocol):
+    """One optimizer's step, forwards and backwards."""
+
+    def step(
+        self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        """Parameters and buffers after step number `count` (from 0), differentiable in parameters, gradients and buffers."""
+        ...
+
+    def back(
+        self, after: Params, carried: Buffers, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
+    ) -> Back:
+        """The adjoint of the same step.
+
+        Args:
+            after: d target / d params after the step.
+            carried: d target / d buffers after the step; slots that nothing depends on yet may be left out.
+            params, gradients, buffers, rates, count: As `step` took them.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SGDUpdate(Update):
+    """torch.optim.SGD.
+
+    g = gradient + decay * theta; v' = momentum * v + (1 - dampening) * g (v' = g in the first step); theta' = theta - rate * v', or
+    theta - rate * (g + momentum * v') with Nesterov.
+    """
+
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    decay: float = 0.0
+
+    def step(
+        self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        moved, kept = {}, {}
+        for name, theta in params.items():
+            move = gradients[name] + self.decay * theta
+            if self.momentum:
+                old = None if count == 0 else buffers["momentum_buffer"][name]
+                kept[name] = move if old is None else self.momentum * old + (1 - self.dampening) * move
+                move = move + self.momentum * kept[name] if self.nesterov else kept[name]
+            moved[name] = theta - rates[name] * move
+        return moved, {"momentum_buffer": kept} if self.momentum else {}
+
+    def back(
+        self, after: Params, carried: Buffers, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
+    ) -> Back:
+        gamma, before, held = {}, {}, {}
+        for name, adjoint in after.items():
+            moved = -rates[name] * adjoint
+            if not self.momentum:
+                gamma[name] = moved
+            else:
+                nu = carried["momentum_buffer"][name] if carried else torch.zeros_like(adjoint)
+                bar = nu + (self.momentum * moved if self.nesterov else moved)
+                gamma[name] = (1.0 if count == 0 else 1 - self.dampening) * bar + (moved if self.nesterov else 0)
+                held[name] = torch.zeros_like(adjoint) if count == 0 else self.momentum * bar
+            before[name] = adjoint + self.decay * gamma[name]
+        return Back(gamma, before, {"momentum_buffer": held} if self.momentum else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamUpdate(Update):
+    """torch.optim.Adam, or AdamW with `decoupled`.
+
+    g = gradient + decay * theta (Adam); m' = b1 m + (1 - b1) g; v' = b2 v + (1 - b2) g^2; with m^ and v^ divided by 1 - b^k,
+    k = count + 1: theta' = theta - rate * m^ / (sqrt(v^ + root) + eps), theta shrunk by 1 - rate * decay before (AdamW). Where
+    v^ + root is 0 the derivative of its root is taken for 0.
+
+    Attributes:
+        root: Added under the root, 0 in torch; a small one makes the step differentiable everywhere.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    decay: float = 0.0
+    decoupled: bool = False
+    root: float = 0.0
+
+    def step(
+        self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
+    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+        moved, first, second = {}, {}, {}
+        for name, theta in params.items():
+            g = gradients[name] + (0.0 if self.decoupled else self.decay) * theta
+            m, v = (buffers[slot][name] if count else torch.zeros_like(theta) for slot in ("exp_avg", "exp_avg_sq"))
+            first[name], second[name] = self._means(m, v, g)
+            m_hat, denominator, _ = self._fraction(first[name], second[name], count)
+            shrunk = theta * (1 - rates[name] * self.decay) if self.decoupled else theta
+            moved[name] = shrunk - rates[name] * m_hat / denominator
+        return moved, {"exp_avg": first, "exp_avg_sq": second}
+
+    def back(
+        self, after: Params, carried: Buffers, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
+    ) -> Back:
+        gamma, before, m_bars, v_bars = {}, {}, {}, {}
+        (b1, b2), coupled = self.betas, 0.0 if self.decoupled else self.decay
+        for name, adjoint in after.items():
+            g = gradients[name] + coupled * params[name]
+            m, v = (buffers[slot][name] if count else torch.zeros_like(g) for slot in ("exp_avg", "exp_avg_sq"))
+            m_hat, denominator, root = self._fraction(*self._means(m, v, g), count)
+            m_after, v_after = (carried[slot][name] if carried else torch.zeros_like(g) for slot in ("exp_avg", "exp_avg_sq"))
+            slope = torch.where(root > 0, 1 / (2 * root.clamp(min=torch.finfo(root.dtype).tiny)), 0.0)
+            m_bar = m_after - rates[name] * adjoint / (denominator * (1 - b1 ** (count + 1)))
+            v_bar = v_after + rates[name] * adjoint * m_hat * slope / (denominator.square() * (1 - b2 ** (count + 1)))
+            gamma[name] = (1 - b1) * m_bar + 2 * (1 - b2) * g * v_bar
+            m_bars[name], v_bars[name] = b1 * m_bar, b2 * v_bar
+            shrunk = adjoint * (1 - rates[name] * self.decay) if self.decoupled else adjoint
+            before[name] = shrunk + coupled * gamma[name]
+        return Back(gamma, before, {"exp_avg": m_bars, "exp_avg_sq": v_bars})
+
+    def _means(self, m: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        b1, b2 = self.betas
+        return b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g.square()
+
+    def _fraction(self, m: Tensor, v: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        b1, b2 = self.betas
+        under = v / (1 - b2 ** (count + 1)) + self.root
+        # The inner choice keeps autograd from the root of 0, whose derivative is infinite.
+        root = torch.where(under > 0, torch.where(under > 0, under, 1.0).sqrt(), 0.0)
+        return m / (1 - b1 ** (count + 1)), root + self.eps, root
+
+
+def clipped(gradients: Params, limit: float) -> dict[str, Tensor]:
+    """Gradients scaled down together so that their common norm is at most `limit`."""
+    norm = _norm(gradients)
+    return {name: value * (limit / norm) if norm > limit else value for name, value in gradients.items()}
+
+
+def clip_back(gamma: Params, gradients: Params, limit: float) -> dict[str, Tensor]:
+    """The adjoint of `clipped`: d target / d gradients from d target / d clipped gradients."""
+    norm = _norm(gradients)
+    if not norm > limit:
+        return dict(gamma)
+    inner = torch.stack([(value * gamma[name]).sum() for name, value in gradients.items()]).sum()
+    return {name: (limit / norm) * (gamma[name] - value * inner / norm.square()) for name, value in gradients.items()}
+
+
+def _norm(gradients: Params) -> Tensor:
+    return torch.stack([value.square().sum() for value in gradients.values()]).sum().sqrt()
