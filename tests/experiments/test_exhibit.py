@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import assay
 from assay.core.errors import Mismatch, UsageError
 from assay.core.lineage import Lineage
 from assay.core.scores import ScoreTable
@@ -114,6 +115,8 @@ def test_a_decision_is_held_against_the_truth_by_the_verdict_or_here(run, table)
     verdict = verify(decision, run=run, scores=table, seeds=2)
     judged = exhibit(run, table, decision=decision, verdict=verdict)
     assert made.cleaning == verdict.cleaning == judged.cleaned and made.found == judged.found
+    recorded = judged.origins[1].lineage
+    assert recorded is not None and recorded.seed == 0 and recorded.code == assay.__version__ and recorded.seconds > 0
     assert [origin.noun for origin in judged.origins] == [
         "dataset",
         "run",

@@ -220,6 +220,6 @@ def test_dropped_batches_go_with_a_clean_pass(tmp_path):
 
 
 def test_checkpoints_are_kept_as_asked(tmp_path):
-    run = small.recorded(tmp_path / "run", record={"checkpoints": [0, 2]})
-    assert run.checkpoints() == [0, 2]
-    assert json.loads(run.paths.header.read_text())["checkpoints"] == [0, 2]
+    run = small.recorded(tmp_path / "run", recipe={"epochs": 5}, record={"checkpoints": [0, 1]})
+    assert run.checkpoints() == [0, 1, 3, 4], "the newest stay to resume from"
+    assert json.loads(run.paths.header.read_text())["checkpoints"] == [0, 1]

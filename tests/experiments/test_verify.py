@@ -313,3 +313,18 @@ def test_data_that_changed_since_are_noticed(tmp_path):
     np.savez(path, inputs=rows, labels=labels)
     assert verify(decided(run), run=run, seeds=2, save=True).outcomes == first.outcomes
     assert json.loads(run.paths.header.read_text())["about"]["content"] == plan_of(run).load().train.content
+
+
+def test_a_trial_does_not_depend_on_whose_executor_it_ran_in(tmp_path):
+    """Nor on the threads that torch happens to have there."""
+    run = small.recorded(tmp_path / "run")
+    decision = assay.choose(assay.score(run, ["aum"])["aum"], policy="top_k", keep=0.8)
+    here = assay.verify(decision, run=run, seeds=2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            there = assay.verify(decision, run=run, seeds=2, pool=pool)
+    finally:
+        torch.set_num_threads(before)
+    assert [(one.accuracy, one.loss) for one in there.outcomes] == [(one.accuracy, one.loss) for one in here.outcomes]

@@ -548,13 +548,16 @@ def test_a_run_that_was_recorded_without_a_loop_is_not_resumed_by_one(tmp_path):
         record(tmp_path, model, optimizer, loader, ids=Run(tmp_path).ids, resume=True)
 
 
-def test_a_run_whose_last_checkpoint_was_not_kept_is_not_resumed(tmp_path):
+def test_a_run_that_keeps_some_checkpoints_is_resumed_after_any_epoch(tmp_path):
     recorder, model = attach(tmp_path, checkpoints=[0])
     with recorder:
-        steps(recorder, model)
-        steps(recorder, model)
-    with pytest.raises(RunError, match="keeps no checkpoint of epoch 1"):
-        attach(tmp_path, checkpoints=[0], resume=True)
+        for _ in range(4):
+            steps(recorder, model)
+    assert Run(tmp_path).checkpoints() == [0, 2, 3]
+    resumed, other = attach(tmp_path, checkpoints=[0], resume=True)
+    with resumed:
+        assert resumed.epochs == 4
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
 def test_live_methods_score_without_stored_logits(tmp_path):

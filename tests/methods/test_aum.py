@@ -1,9 +1,15 @@
 import pytest
 import torch
 
+from assay.core.errors import UsageError
 from assay.core.evidence import Need
 from assay.methods.aum import AUM, aum
 from methods.worlds import facts_of, value
+
+
+def test_labels_that_are_no_class_are_refused():
+    with pytest.raises(UsageError, match=r"1 labels are outside 0\.\.2 \(-1\), at positions 0"):
+        aum(torch.rand(4, 2, 3), torch.tensor([-1, 2]))
 
 
 def test_by_hand():

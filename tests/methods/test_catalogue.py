@@ -34,3 +34,8 @@ def test_options_as_text_and_by_keyword():
 def test_options_beside_a_finished_method_are_refused():
     with pytest.raises(UsageError, match="dual:window=5 already has its options; window cannot be set"):
         parse(DUAL(window=5), {"window": 6})
+
+
+def test_what_is_no_name_is_refused():
+    with pytest.raises(UsageError, match="3 is no method; give a name such as 'dual'"):
+        parse(3)

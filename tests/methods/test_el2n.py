@@ -10,6 +10,11 @@ from assay.methods.el2n import EL2N, el2n
 from methods.worlds import in_memory, value
 
 
+def test_labels_that_are_no_class_are_refused():
+    with pytest.raises(UsageError, match=r"1 labels are outside 0\.\.2 \(3\), at positions 1; give every example"):
+        el2n(torch.rand(2, 3).softmax(-1), torch.tensor([0, 3]))
+
+
 def test_by_hand():
     probs = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
     got = el2n(probs, torch.tensor([0, 0, 0]))

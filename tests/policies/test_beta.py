@@ -145,3 +145,10 @@ def test_what_cannot_be_weighted_is_refused():
         beta_weights(half, half.index_fill(0, torch.tensor([3]), -0.1), 0.5, 4.0)
     with pytest.raises(UsageError, match="keep"):
         beta_weights(half, half, 1.5, 4.0)
+
+
+def test_negative_scores_are_named_by_id():
+    ids = ["cat", "ant", "bee", "dog"]
+    held = run(ids, target_probs=torch.full((3, 4), 0.5, dtype=torch.float64))
+    with pytest.raises(UsageError, match=r"2 values of made are negative; ids ant, cat\."):
+        choose(Beta(keep=0.5, seed=0, anchors=2), scores([-1.0, -2.0, 0.5, 0.1], ids=ids), held)

@@ -15,6 +15,7 @@ from assay.core.scores import Direction, Scores
 from assay.core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
 from assay.runs import artefacts
 from runs.test_tables import IDS, NAMES
+from runs.worlds import recorded
 
 FRACTIONS = st.floats(0, 1)
 
@@ -223,3 +224,15 @@ def test_a_field_too_many_is_damage(tmp_path):
     with pytest.raises(RunError, match=r"is damaged.*more"):
         artefacts.load_outcome(tmp_path / "outcome.json")
     assert json.loads((tmp_path / "outcome.json").read_text())["more"] == 1
+
+
+def test_what_stands_in_a_run_is_of_that_run_wherever_we_are(tmp_path, monkeypatch):
+    recorded(tmp_path / "run", 1)
+    path = tmp_path / "run" / "scores" / "dual.parquet"
+    made = Scores(Ids([1, 2]), torch.zeros(2, dtype=torch.float64), "dual", {}, "dual", Direction.HIGH_IS_HARD, "probability")
+    made = dataclasses.replace(made, lineage=Lineage("x", folder="run"))
+    artefacts.save_scores(made, path)
+    monkeypatch.chdir(tmp_path)
+    assert artefacts.load_scores(path.relative_to(tmp_path)).lineage.folder == str(tmp_path / "run")
+    artefacts.save_scores(made, tmp_path / "away" / "dual.parquet")
+    assert artefacts.load_scores(tmp_path / "away" / "dual.parquet").lineage.folder == "run"

@@ -68,7 +68,7 @@ def test_an_epoch_without_steps_has_an_empty_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("checkpoints", "kept"), [("every", [0, 1, 2, 3]), ("last", [2, 3]), ("none", []), ([0, 2], [0, 2]), (range(1), [0])]
+    ("checkpoints", "kept"), [("every", [0, 1, 2, 3]), ("last", [2, 3]), ("none", []), ([0, 2], [0, 2, 3]), (range(1), [0, 2, 3])]
 )
 def test_checkpoints_are_kept_as_asked(tmp_path, checkpoints, kept):
     recorded(tmp_path, 4, checkpoints=checkpoints)
@@ -292,7 +292,8 @@ def test_integers_of_numpy_are_integers(tmp_path):
         play(recorder, 1)
     with Recorder(tmp_path, IDS, seed=3, checkpoints=[0, 2], resume=True) as recorder:
         play(recorder, 3)
-    assert Run(tmp_path).checkpoints() == [0, 2]
+    run = Run(tmp_path)
+    assert run.header.checkpoints == (0, 2) and run.checkpoints() == [0, 1, 2]
 
 
 def test_the_header_says_what_was_asked(tmp_path):

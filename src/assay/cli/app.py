@@ -65,7 +65,7 @@ def run_app(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _say(
             debug,
-            "interrupted; what was finished is kept. The same command goes on from there, `assay record` with --resume.",
+            "interrupted; what was finished is kept. The same command goes on from there, `assay record` with --resume if it keeps checkpoints.",
             INTERRUPTED,
         )
     except BrokenPipeError:

@@ -28,7 +28,7 @@ class InlineExecutor(Executor):
     """
 
     def __init__(self, threads: int = 1):
-        self._threads, self._open = threads, True
+        self.threads, self._open = threads, True
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """A finished future; an exception of the call stays in it, Ctrl-C passes through."""
@@ -37,7 +37,7 @@ class InlineExecutor(Executor):
         future: Future = Future()
         future.set_running_or_notify_cancel()
         try:
-            with _threads(self._threads):
+            with _threads(self.threads):
                 result = fn(*args, **kwargs)
         except KeyboardInterrupt:
             raise
@@ -57,6 +57,7 @@ class SpawnedProcesses(ProcessPoolExecutor):
 
     def __init__(self, workers: int, threads: int = 1):
         context = multiprocessing.get_context("spawn")
+        self.threads = threads
         super().__init__(workers, mp_context=context, initializer=_begin_worker, initargs=(threads,))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
@@ -205,6 +206,12 @@ def _logged(call: Call, log: str) -> Any:
         return _Raised(f"{type(error).__name__}: {error}")
     _append(path, f"ended {call.name}\n")
     return result
+
+
+def at_threads(count: int, function: Callable[..., Any], /, *args: Any) -> Any:
+    """The call, with so many torch threads: in somebody else's executor too a trial gives the bytes that it gives here."""
+    with _threads(count):
+        return function(*args)
 
 
 def _begin_worker(threads: int) -> None:

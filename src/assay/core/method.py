@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from . import options
@@ -255,3 +255,19 @@ def checked_window(window: int, epochs: int | None = None, smallest: int = 2) ->
     if epochs is not None and epochs < window:
         raise UsageError(f"{epochs} epochs are fewer than window={window}; give more epochs or a window of at most {epochs}.")
     return window
+
+
+def checked_labels(labels: Int[Tensor, " examples"], classes: int) -> Int[Tensor, " examples"]:
+    """`labels`, if each is one of the classes.
+
+    Raises:
+        UsageError: One is outside 0..classes - 1; names values and positions.
+    """
+    outside = (labels < 0) | (labels >= classes)
+    if bool(outside.any()):
+        values, where = labels[outside].unique().tolist(), outside.nonzero().flatten().tolist()
+        raise UsageError(
+            f"{len(where)} labels are outside 0..{classes - 1} ({some(values, len(values))}), at positions "
+            f"{some(where, len(where))}; give every example one of the classes."
+        )
+    return labels

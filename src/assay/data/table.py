@@ -267,7 +267,7 @@ class NumericColumn:
             number = _number(cell)
             if number is None or not math.isfinite(number):
                 raise UsageError(
-                    f"{cells.where(row)}: {cell!r} in column {cells.columns[self.index]!r} is no finite number, as in training. "
+                    f"{cells.where(row)}: {cell!r} in column {cells.columns[self.index]!r} is no finite number, as the column's cells in training are. "
                     "Mend the cell, name its text in missing=, or the column in categorical=."
                 )
             values[row, 0] = (number - self.mean) / self.std

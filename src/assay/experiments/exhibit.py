@@ -11,6 +11,7 @@ from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
 from ..core.exhibit import Agreement, DataMap, Exhibit, Histogram, Origin, Shown, Trajectories
 from ..core.ids import Ids
+from ..core.lineage import Lineage
 from ..core.scores import Scores, ScoreTable, ordered
 from ..core.trial import Verdict
 from ..data.examples import Examples
@@ -197,7 +198,15 @@ def _cleaning(decision: Decision | None, run: Run, truth: tuple[Ids, Tensor] | N
 
 
 def _origins(run: Run, scores: Sequence[Scores], decision: Decision | None, verdict: Verdict | None) -> tuple[Origin, ...]:
-    origins = [Origin("dataset", run.dataset), Origin("run", run.fingerprint)]
+    header = run.header
+    recorded = Lineage(
+        dataset=run.dataset,
+        code=header.code,
+        seed=header.seed,
+        device=header.device,
+        seconds=sum(commit.seconds for commit in run.commits),
+    )
+    origins = [Origin("dataset", run.dataset), Origin("run", run.fingerprint, recorded)]
     origins += [Origin(f"scores {one.title}", one.fingerprint, one.lineage) for one in scores]
     if decision is not None:
         origins.append(Origin(f"decision {decision.title}", decision.fingerprint, decision.lineage))

@@ -150,7 +150,7 @@ def record(
         keep_logits: Store every epoch's logits, for methods such as TDDS that are to be scored later.
         mean_probs: Store the sum of the probabilities over epochs, for relabelling.
         checkpoints: Model and optimizer at epoch ends, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or a list of
-            epochs.
+            epochs (the newest stays too, to resume from).
         live: Dynamics methods to run along; their scores need no stored logits.
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
         class_names: One name per output of the model.

@@ -39,7 +39,7 @@ def find(name: str) -> type[AbstractMethod]:
     return catalogue()[name]
 
 
-def parse(spec: str | AbstractMethod, given: Mapping[str, object] | None = None) -> AbstractMethod:
+def parse(spec: object, given: Mapping[str, object] | None = None) -> AbstractMethod:
     """The method that `"name"` or `"name:option=value,..."` asks for; options in `given` win. A method is passed through.
 
     Raises:
@@ -52,5 +52,7 @@ def parse(spec: str | AbstractMethod, given: Mapping[str, object] | None = None)
                 f"{spec.title} already has its options; {', '.join(given)} cannot be set on it. Give a name instead."
             )
         return spec
+    if not isinstance(spec, str):
+        raise UsageError(f"{spec!r} is no method; give a name such as 'dual', 'name:option=value', or a method.")
     name, texts = options.split(spec)
     return options.build(find(name), "method", {**texts, **(given or {})})

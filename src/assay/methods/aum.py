@@ -11,14 +11,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.evidence import Epoch, Need
-from ..core.method import AbstractMeanMethod, Source, State
+from ..core.method import AbstractMeanMethod, Source, State, checked_labels
 from ..core.scores import Direction
 from ..maths.margins import label_margin
 
 
 def aum(logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
-    """Mean over epochs of the margin of the given label, in logits; 0 is a tie, below 0 the model resists the label."""
-    return label_margin(logits, labels).mean(0)
+    """Mean over epochs of the margin of the given label, in logits; 0 is a tie, below 0 the model resists the label.
+
+    Raises:
+        UsageError: A label is no class.
+    """
+    return label_margin(logits, checked_labels(labels, logits.shape[-1])).mean(0)
 
 
 @dataclasses.dataclass(frozen=True)

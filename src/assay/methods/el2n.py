@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.evidence import Epoch, Need
-from ..core.method import AbstractDynamicsMethod, Source, State
+from ..core.method import AbstractDynamicsMethod, Source, State, checked_labels
 from ..core.scores import Direction
 from ..maths.divergences import error_norm
 
@@ -21,8 +21,11 @@ def el2n(probs: Float[Tensor, "*runs examples classes"], labels: Int[Tensor, " e
     """Norm of softmax minus one-hot label, averaged over all leading axes (epochs, models).
 
     Large means far from the given label. Range [0, sqrt 2]; probability distance.
+
+    Raises:
+        UsageError: A label is no class.
     """
-    norms = error_norm(probs, labels)
+    norms = error_norm(probs, checked_labels(labels, probs.shape[-1]))
     return norms.reshape(-1, norms.shape[-1]).mean(0)
 
 

@@ -159,6 +159,12 @@ class Beta(AbstractPolicy):
         # Everything in the order of the ids: sums and ties then come out the same however the examples are arranged.
         by_id = torch.argsort(candidates.ids.ranks)
         ids, scores = candidates.ids.take(by_id), candidates.values[by_id]
+        if bool((low := scores < 0).any()):
+            names = ids.take(low)
+            raise UsageError(
+                f"{len(names)} values of {candidates.scores.title} are negative; ids {some(names, len(names))}. "
+                "They are factors of sampling weights: use a score that is never negative, such as dual or dyn_unc."
+            )
         density = log_density(
             candidates.mean_target_probs[by_id], scores, self.keep, self.c_d, c_0=self.c_0, anchors=self.anchors
         )

@@ -17,6 +17,7 @@ from ..core.lineage import Lineage
 from ..core.scores import Direction, Scores
 from ..core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
 from .disk import replace
+from .paths import RunPaths
 from .schema import seal, unseal
 from .tables import read_table, write_table
 
@@ -56,7 +57,7 @@ def load_scores(path: Path) -> Scores:
             direction=Direction(notes["direction"]),
             unit=notes["unit"],
             unscored=Ids(notes["unscored"]),
-            lineage=_read_lineage(notes["lineage"]),
+            lineage=_read_lineage(notes["lineage"], path),
         )
 
 
@@ -98,7 +99,7 @@ def load_decision(path: Path) -> Decision:
             policy=notes["policy"],
             options=notes["options"],
             title=notes["title"],
-            lineage=_read_lineage(notes["lineage"]),
+            lineage=_read_lineage(notes["lineage"], path),
         )
 
 
@@ -191,7 +192,7 @@ def load_verdict(path: Path) -> Verdict:
             ),
             cleaning=Cleaning(**body["cleaning"]) if body["cleaning"] else None,
             plan=body["plan"],
-            lineage=_read_lineage(body["lineage"]),
+            lineage=_read_lineage(body["lineage"], path),
         )
 
 
@@ -212,5 +213,9 @@ def _lineage(lineage: Lineage | None) -> dict[str, Any] | None:
     return None if lineage is None else dataclasses.asdict(lineage)
 
 
-def _read_lineage(body: dict[str, Any] | None) -> Lineage | None:
-    return None if body is None else Lineage(**body)
+def _read_lineage(body: dict[str, Any] | None, path: Path) -> Lineage | None:
+    if body is None:
+        return None
+    # What stands in a run's folder is of that run, wherever it has been moved to and wherever we are called from.
+    home = path.absolute().parent.parent
+    return Lineage(**{**body, "folder": str(home)} if RunPaths(home).header.exists() else body)

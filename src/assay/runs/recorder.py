@@ -326,8 +326,8 @@ class Recorder:
 
     def keeps_checkpoint(self, epoch: int) -> bool:
         """Whether the state at the end of that epoch is to be saved."""
-        keep = self.header.checkpoints
-        return keep in ("every", "last") if isinstance(keep, str) else epoch in keep
+        # Of a list of epochs the newest stand beside those asked for, so that the run can be resumed.
+        return self.header.checkpoints != "none"
 
     def complete(self) -> None:
         """Hold the epoch against what an epoch must be, without writing anything yet.
@@ -434,7 +434,8 @@ class Recorder:
             return
         remove(self.paths.sums(old))
         remove(self.paths.live(old))
-        if self.header.checkpoints == "last":
+        keep = self.header.checkpoints
+        if keep == "last" or (not isinstance(keep, str) and old not in keep):
             remove(self.paths.checkpoint(old))
 
     def close(self) -> None:
