@@ -328,3 +328,13 @@ def test_a_trial_does_not_depend_on_whose_executor_it_ran_in(tmp_path):
     finally:
         torch.set_num_threads(before)
     assert [(one.accuracy, one.loss) for one in there.outcomes] == [(one.accuracy, one.loss) for one in here.outcomes]
+
+
+def test_a_verdict_has_a_fingerprint_of_what_was_measured(tmp_path):
+    verdict = assay.verify(decided(small.recorded(tmp_path / "run")), run=tmp_path / "run", seeds=2)
+    slower = [dataclasses.replace(one, seconds=one.seconds + 1) for one in verdict.outcomes]
+    other = [dataclasses.replace(one, accuracy=0.0) for one in verdict.outcomes]
+    assert dataclasses.replace(verdict, outcomes=tuple(slower)).fingerprint == verdict.fingerprint
+    assert dataclasses.replace(verdict, outcomes=tuple(other)).fingerprint != verdict.fingerprint
+    save_verdict(verdict, tmp_path / "verdict.json")
+    assert load_verdict(tmp_path / "verdict.json").fingerprint == verdict.fingerprint

@@ -54,6 +54,31 @@ class Shared(nn.Module):
         return self.one(x) + self.scale * self.other(x * x)
 
 
+class Tied(nn.Module):
+    """The embedding's weight is the last layer's too, unknown to any layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(7, 4), nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        return F.linear(self.mix(self.embed(tokens)).tanh().mean(1), self.embed.weight)[:, :CLASSES]
+
+
+class Sequences(nn.Module):
+    """Places first, as many as there are examples; then examples and places along one axis; then an input given by name."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.one, self.two, self.last = first, nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        if self.first:
+            x = self.one(x.transpose(0, 1)).tanh().transpose(0, 1)
+        x = self.two(x.flatten(0, 1)).tanh().unflatten(0, x.shape[:2])
+        return self.last(input=x.mean(1))
+
+
 def conv(*layers):
     return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(CLASSES))
 
@@ -83,10 +108,16 @@ MODULES = {
     "in place": (lambda: conv(nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Conv2d(3, 2, 2), nn.ReLU(inplace=True)), (2, 6, 6)),
     "shared": (Shared, (4,)),
     "tokens": (Tokens, "tokens"),
+    "tied": (Tied, "tokens"),
+    "places first": (lambda: Sequences(True), (5, 4)),
+    "flattened": (lambda: Sequences(False), (5, 4)),
 }
 BY_CHUNKS = {
     "conv circular": {"0.weight", "0.bias"},
     "instance norm": {"1.weight", "1.bias"},
+    "tied": {"embed.weight", "mix.weight", "mix.bias"},
+    "places first": {f"{layer}.{name}" for layer in ("one", "two", "last") for name in ("weight", "bias")},
+    "flattened": {f"{layer}.{name}" for layer in ("one", "two", "last") for name in ("weight", "bias")},
     "shared": {"scale", "twice.weight", "twice.bias", "one.weight"},
 }
 """What has no rule; everything else must have one."""

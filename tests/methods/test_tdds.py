@@ -70,6 +70,7 @@ def test_windows_too_old_to_matter_are_not_read(decay, read):
     # The weight of a window falls below the rounding of the sum long before the window is left out.
     values = method.values(gather_logits(Ids(range(6)), logits, torch.zeros(6, dtype=torch.int64)))
     torch.testing.assert_close(values, tdds(logits.softmax(-1), 5, decay), rtol=1e-13, atol=0)
+    assert TDDS(decay=1e-320).epochs_read(160) == range(160)
 
 
 def test_too_short_windows_runs_and_wrong_decays():

@@ -89,7 +89,7 @@ def record_(
     mean_probs
         Store the running sum of the probabilities, for relabelling; on by default.
     checkpoints
-        every, last, none, or epochs such as 0,5,10.
+        every, last (the default), none, or epochs such as 0,5,10; the newest stays too, to resume from.
     live
         Method to run along, such as tdds; may be given several times.
     set_

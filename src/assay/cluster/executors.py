@@ -22,10 +22,7 @@ _TAIL = 8
 
 
 class InlineExecutor(Executor):
-    """Runs each call at `submit`, in this process, with as many torch threads as a worker process would have.
-
-    The same number of threads gives the same bytes, so a trial does not depend on where it ran.
-    """
+    """Runs each call at `submit`, in this process; `threads` is for `run_all`."""
 
     def __init__(self, threads: int = 1):
         self.threads, self._open = threads, True
@@ -37,8 +34,7 @@ class InlineExecutor(Executor):
         future: Future = Future()
         future.set_running_or_notify_cancel()
         try:
-            with _threads(self.threads):
-                result = fn(*args, **kwargs)
+            result = fn(*args, **kwargs)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -53,12 +49,12 @@ class InlineExecutor(Executor):
 
 
 class SpawnedProcesses(ProcessPoolExecutor):
-    """Freshly started processes (no fork: torch's threads and CUDA do not survive one), each with its own torch threads."""
+    """Freshly started processes (no fork: torch's threads and CUDA do not survive one); `threads` is for `run_all`."""
 
     def __init__(self, workers: int, threads: int = 1):
         context = multiprocessing.get_context("spawn")
         self.threads = threads
-        super().__init__(workers, mp_context=context, initializer=_begin_worker, initargs=(threads,))
+        super().__init__(workers, mp_context=context, initializer=_begin_worker)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """As any executor's; workers that it starts do not hear Ctrl-C, not even before their first line."""
@@ -121,6 +117,9 @@ class Call:
 def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple[str, Any]]:
     """Run all calls, and yield (name, result) as each completes.
 
+    Each runs at the torch threads of its executor, 1 in somebody else's: the same number gives the same bytes, so a result does
+    not depend on where it was made.
+
     After a failure nothing new is started; results of calls that were running are still yielded, then the error is raised.
     When the caller stops listening or presses Ctrl-C, what waits is cancelled; Ctrl-C also ends the workers of
     `executor("processes")`.
@@ -136,6 +135,7 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
         TrialFailed: A call raised, or its process died; carries path and tail of its log.
     """
     paths = _prepare_logs(calls, logs)
+    threads = getattr(pool, "threads", 1)
     waiting: dict[Future, str] = {}
     failed: TrialFailed | None = None
     lost: list[tuple[str, BaseException]] = []
@@ -159,7 +159,7 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
     try:
         for call in calls:
             try:
-                waiting[pool.submit(_logged, call, str(paths[call.name]))] = call.name
+                waiting[pool.submit(_logged, call, str(paths[call.name]), threads)] = call.name
             except BrokenExecutor as error:
                 lost.append((call.name, error))
             # An inline executor is done at once, and its result should not wait for the other calls.
@@ -193,12 +193,13 @@ class _Raised:
     reason: str
 
 
-def _logged(call: Call, log: str) -> Any:
-    """Run a call where the executor put it, with its beginning, its end and its traceback in the log."""
+def _logged(call: Call, log: str, threads: int) -> Any:
+    """Run a call where the executor put it, at so many torch threads, with its beginning, end and traceback in the log."""
     path = Path(log)
     _append(path, f"began {call.name} in process {os.getpid()}\n")
     try:
-        result = call.function(*call.args)
+        with _threads(threads):
+            result = call.function(*call.args)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
@@ -208,16 +209,7 @@ def _logged(call: Call, log: str) -> Any:
     return result
 
 
-def at_threads(count: int, function: Callable[..., Any], /, *args: Any) -> Any:
-    """The call, with so many torch threads: in somebody else's executor too a trial gives the bytes that it gives here."""
-    with _threads(count):
-        return function(*args)
-
-
-def _begin_worker(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+def _begin_worker() -> None:
     # Ctrl-C reaches the whole group; the parent decides, and a worker would only print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from .errors import UsageError
-from .lineage import Lineage
+from .lineage import Lineage, fingerprint
 
 KEPT, RANDOM, ALL = "kept", "random", "all"
 """The three arms: the decision; random removal of equal size; every example as given."""
@@ -153,3 +153,9 @@ class Verdict:
     cleaning: Cleaning | None = None
     plan: Mapping[str, object] = dataclasses.field(default_factory=dict)
     lineage: Lineage | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the decision's title, the plan and what every retraining measured; not over seconds."""
+        measured = [(one.arm, one.seed, one.accuracy, one.loss, one.examples) for one in self.outcomes]
+        return fingerprint(self.decision, repr(sorted(self.plan.items())), repr(measured))

@@ -210,8 +210,8 @@ def _origins(run: Run, scores: Sequence[Scores], decision: Decision | None, verd
     origins += [Origin(f"scores {one.title}", one.fingerprint, one.lineage) for one in scores]
     if decision is not None:
         origins.append(Origin(f"decision {decision.title}", decision.fingerprint, decision.lineage))
-    if verdict is not None and verdict.lineage is not None:
-        origins.append(Origin("verdict", verdict.lineage.parents.get("decision", ""), verdict.lineage))
+    if verdict is not None:
+        origins.append(Origin("verdict", verdict.fingerprint, verdict.lineage))
     return tuple(origins)
 
 

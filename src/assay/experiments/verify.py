@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from .. import __version__
-from ..cluster.executors import Call, at_threads, executor, run_all
+from ..cluster.executors import Call, executor, run_all
 from ..core.decision import Decision
 from ..core.errors import Mismatch, NumericalError, RunError, UsageError
 from ..core.ids import Ids
@@ -340,12 +340,12 @@ def _trials(
 ) -> Iterator[tuple[Outcome, Path]]:
     total = len(due) + len(done)
     progress.advance("verify", len(done), total, "taken from an earlier verification" if done else "")
-    calls, paths, threads = [], {}, getattr(pool, "threads", 1)
+    calls, paths = [], {}
     for arm, seed, path in due:
         name = f"{arm.name}-{seed}"
         paths[name] = path
         work = (train_arm, (plan.plain(), arm, seed)) if plan is not None else (_own, (retrain, arm, seed))
-        calls.append(Call(name, at_threads, (threads, work[0], *work[1])))
+        calls.append(Call(name, *work))
     finished = len(done)
     with contextlib.ExitStack() as stack:
         if pool is None:

@@ -451,7 +451,7 @@ class LoopRecorder:
                 "recorder.epoch(), or record with a loader that is as short as the epochs you want."
             )
         if self._whole:
-            if self.recorder.keeps_checkpoint(self.epochs):
+            if self.recorder.keeps_checkpoints:
                 tensors, note = pack(self._state())
                 self.recorder.commit(tensors, {"state": note})
             else:

@@ -209,7 +209,8 @@ def gradient_norms(
     For a layer that is linear in its parameters the gradient is a sum over places of (output gradient) x (input), so its norm
     follows from both without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm and
     BatchNorm (eval) have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once
-    are differentiated example by example, in chunks.
+    are differentiated example by example, in chunks. So are all of them if the rules do not give the norm of the example with the
+    largest one, which is differentiated by itself: a weight may be used behind its layer's back.
 
     Args:
         module: Takes `inputs`; in the mode (train or eval) in which it is to be differentiated. Comes back as it was.
@@ -232,9 +233,13 @@ def gradient_norms(
     by_rule = probes.once_each()
     if by_rule:
         torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
+        # A layer that was given its examples along another axis says nothing about single ones.
+        by_rule = [probe for probe in by_rule if probe.squares is None or len(probe.squares) == len(squares)]
         for probe in by_rule:
             squares += probe.squares if probe.squares is not None else 0
-    covered = {name for probe in by_rule for name in probe.names}
+        if not _confirmed(squares, by_rule, module, at, inputs, targets, loss):
+            by_rule, squares = [], torch.zeros_like(squares)
+    covered = _covered(by_rule)
     rest = tuple(name for name in at if name not in covered)
     if rest:
         for start, gradients in example_gradients(module, at, inputs, targets, loss, names=rest, chunk_bytes=chunk_bytes):
@@ -283,6 +288,24 @@ def example_gradients(
         yield start, {name: block.detach() for name, block in gradients.items()}
 
 
+def _covered(probes: list["_Probe"]) -> set[str]:
+    return {name for probe in probes for name in probe.names}
+
+
+def _confirmed(
+    squares: Tensor, probes: list["_Probe"], module: nn.Module, at: Params, inputs: Tensor, targets: Tensor, loss: Loss
+) -> bool:
+    """Whether the largest of the squared norms is what that example's own gradient says."""
+    if not probes or not len(squares):
+        return True
+    place = int(squares.argmax())
+    names = tuple(_covered(probes))
+    here = slice(place, place + 1)
+    (_, alone), *_ = example_gradients(module, at, inputs[here], targets[here], loss, names=names)
+    exact = torch.stack([block.square().sum() for block in alone.values()]).sum()
+    return bool((squares[place] - exact).abs() <= torch.finfo(squares.dtype).eps ** 0.5 * exact)
+
+
 def _one_by_one(one: Callable[..., Tensor], wanted: Params, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     rows = []
     with torch.enable_grad():
@@ -318,6 +341,10 @@ class _Probe:
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         self.calls += 1
+        if len(args) != 1:
+            # Its input was given by name.
+            self.calls += 1
+            return output
         self.anchor = torch.zeros((), device=output.device, requires_grad=True)
         return _Watch.apply(output, args[0], self.anchor, self)
 

@@ -105,9 +105,10 @@ class TDDS(AbstractSpanMethod):
         return self.window
 
     def epochs_read(self, recorded: int) -> range:
+        span = super().epochs_read(recorded)
         # Older windows weigh too little to be told from none.
-        windows = 1 if self.decay == 1 else math.ceil(math.log(NEGLIGIBLE) / math.log1p(-self.decay))
-        return super().epochs_read(recorded)[-(self.window + windows - 1) :]
+        windows = 1 if self.decay == 1 else math.log(NEGLIGIBLE) / math.log1p(-self.decay)
+        return span if windows > len(span) else span[-(self.window + math.ceil(windows) - 1) :]
 
     def start(self, examples: int, classes: int) -> State:
         return {

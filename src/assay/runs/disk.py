@@ -62,6 +62,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         NotWritten: The operating system refuses, or something stands at `folder` by then.
     """
+    folder = folder.absolute()
     make_folder(folder.parent)
     with writing(folder):
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))

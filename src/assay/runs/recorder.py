@@ -324,8 +324,9 @@ class Recorder:
                 f"and is now {int(labels[at])}. Within a run an example has one label; record without mixing labels."
             )
 
-    def keeps_checkpoint(self, epoch: int) -> bool:
-        """Whether the state at the end of that epoch is to be saved."""
+    @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether the state at the end of an epoch is to be saved."""
         # Of a list of epochs the newest stand beside those asked for, so that the run can be resumed.
         return self.header.checkpoints != "none"
 
@@ -380,7 +381,7 @@ class Recorder:
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
         stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
-        wanted = state is not None and self.keeps_checkpoint(epoch)
+        wanted = state is not None and self.keeps_checkpoints
         checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
         commit = Commit(
             epoch=epoch,
