@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "record": "integrations.pytorch",
+    "Loop": "integrations.loop",
+    "Replaying": "experiments.again",
     "score": "experiments.score",
     "choose": "experiments.choose",
     "verify": "experiments.verify",

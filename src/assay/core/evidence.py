@@ -2,11 +2,11 @@
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
@@ -27,8 +27,8 @@ class Need(enum.Enum):
     SECOND_PROBS = "second_probs", "every run records it"
     LOGITS = "logits", "record with keep_logits=True (`assay record --keep-logits`), or score live while training"
     MEAN_PROBS = "mean_probs", "record with mean_probs=True (`assay record --mean-probs`), which is the default"
-    GRADIENTS = "gradients", "gather from a run with checkpoints (checkpoints='every') together with its model and data"
-    STEPS = "steps", "gather from a run with checkpoints and order together with its model and data"
+    CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
+    STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
     UTILITY = "utility", "give a function that retrains on some ids and returns a number"
 
     how: str
@@ -175,78 +175,171 @@ class Epoch:
         return probs.t()
 
 
-@dataclasses.dataclass(frozen=True)
-class GradientBlock:
-    """Loss gradients of some examples at one checkpoint, one row per example."""
-
-    positions: Int[Tensor, " block"]
-    gradients: Float[Tensor, "block params"]
+Params = Mapping[str, Tensor]
+"""Tensors by parameter name."""
 
 
 @runtime_checkable
-class GradientSource(Protocol):
-    """Per-example gradients in blocks, so that no (examples x params) matrix is ever held."""
+class Batch(Protocol):
+    """Some examples, and the loss of each as a function of the model's parameters, in eval mode: what gradients are taken of."""
 
-    checkpoints: int
-    """How many there are; they are numbered from 0."""
+    positions: Int[Tensor, " batch"]
+    """Which examples, in the order of the evidence's ids. An example may stand here twice."""
+    params: Params
+    """Trainable parameters where the batch was met. Only lent: copy what is kept longer than the next batch."""
 
-    def blocks(self, checkpoint: int) -> Iterator[GradientBlock]:
-        """Every example once, in blocks of any size."""
+    def losses(self, params: Params) -> Float[Tensor, " batch"]:
+        """Loss of each example at `params`, differentiable; parameters that are left out are those of the batch."""
+        ...
+
+    def squares(self, params: Params) -> Float[Tensor, " batch"]:
+        """|grad l_i|^2 of each example's loss by `params`, at `params`."""
         ...
 
 
-Params = Mapping[str, Tensor]
+@runtime_checkable
+class Checkpoint(Protocol):
+    """The model as it stood at the end of one epoch."""
+
+    epoch: int
+    """Counted from 0; -1 is the state before training."""
+    rates: Mapping[str, float]
+    """Learning rate of each parameter in the last step before; in the first step, for the state before training."""
+    params: Params
+    """Trainable parameters."""
+    head: tuple[str, ...]
+    """Names of the parameters of the last linear layer; empty if there is none."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Every example once, without augmentation."""
+        ...
+
+    def target(self, name: str) -> dict[str, Tensor]:
+        """Gradient of a target by the parameters, here."""
+        ...
+
+
+@runtime_checkable
+class CheckpointSource(Protocol):
+    """The models that a run kept."""
+
+    kept: tuple[int, ...]
+    """Epochs whose end is kept, rising; -1 among them if the state before training is."""
+    targets: tuple[str, ...]
+    """Names of the numbers whose change can be asked for."""
+
+    def at(self, epoch: int) -> Checkpoint:
+        """The model at the end of one of the `kept` epochs."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """One optimizer step as it was taken: which examples, at which rate, from which parameters.
+class Adjoint:
+    """Derivative of a target by everything that one step hands to the next.
 
     Attributes:
-        index: Number of the step, counted from 0 over the whole run.
-        positions: The batch, in the order of the evidence's ids. An example may stand in it twice.
-        rates: Learning rate of each parameter, by name.
-        params: Trainable parameters before the step, by name.
-        buffers: What the optimizer carries from step to step, before the step; empty for plain SGD.
+        params: By the trainable parameters.
+        carried: By the optimizer's buffers, by slot and parameter; empty as long as nothing depends on them.
+        statistics: By the running statistics of normalisation layers, by name.
     """
 
-    index: int
-    positions: Int[Tensor, " batch"]
-    rates: Mapping[str, float]
     params: Params
-    buffers: Params = dataclasses.field(default_factory=dict)
+    carried: Mapping[str, Params] = dataclasses.field(default_factory=dict)
+    statistics: Params = dataclasses.field(default_factory=dict)
+
+
+@runtime_checkable
+class Step(Batch, Protocol):
+    """One optimizer step as it was taken. `params` are those before it."""
+
+    index: int
+    """Counted from 0 over the whole run."""
+    epoch: int
+    """The epoch that it belongs to."""
+    rates: Mapping[str, float]
+    """Learning rate of each parameter."""
+    after: Params
+    """Trainable parameters after the step; lent like `params`."""
+
+    def target(self, name: str) -> dict[str, Tensor]:
+        """Gradient of a target by the parameters before the step."""
+        ...
+
+    def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
+        """Hessian of a target before the step times a direction."""
+        ...
+
+    def back(
+        self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
+    ) -> list[tuple[Float[Tensor, " batch"], Adjoint]]:
+        """For each adjoint of the state after the step: d target / d weight of each example's loss, and the adjoint before it.
+
+        The step is differentiated as it was taken: train mode, the same augmentation and dropout, through its optimizer.
+
+        Args:
+            adjoints: One per target.
+            at: Differentiate here instead of at `params`.
+            curvature: Whether the Hessian of the batch carries the adjoint on.
+        """
+        ...
 
 
 @runtime_checkable
 class StepSource(Protocol):
-    """A recorded stretch of training that can be walked backwards and differentiated."""
+    """A recorded training that can be taken again, forwards and backwards."""
 
-    recorded: int
-    """How many steps there are."""
-    visited: Bool[Tensor, " examples"]
-    """Which examples any of the steps trained on. Known without a replay."""
-    final_params: Params
-    """Trainable parameters after the last step."""
+    epochs: tuple[range, ...]
+    """The steps of each epoch, counted over the whole run."""
+    first: int
+    """The earliest step that can be taken again."""
+    targets: tuple[str, ...]
+    """Names of the numbers whose change can be asked for."""
 
-    def backwards(self) -> Iterator[Step]:
-        """The steps from the last to the first."""
+    def visits(self, steps: range) -> Int[Tensor, " examples"]:
+        """How often each example stands in the batches of these steps. Known without taking them again."""
         ...
 
-    def losses(self, params: Params, step: Step) -> Float[Tensor, " batch"]:
-        """Loss of each example of the step's batch at `params`, differentiable."""
+    def sizes(self, steps: range) -> list[int]:
+        """How many examples each of these steps took."""
         ...
 
-    def advance(self, params: Params, buffers: Params, weights: Float[Tensor, " batch"], step: Step) -> tuple[Params, Params]:
-        """Parameters and buffers after the step, differentiable in all three.
+    def retrained(
+        self,
+        without: Sequence[Int[Tensor, " group"]],
+        steps: range,
+        target: str,
+        form: Literal["weight", "removed", "renormalised"] = "weight",
+    ) -> Float[Tensor, " trainings"]:
+        """A target at the end of the run, had some examples been left out of these steps; one training for each group.
 
-        `weights` multiply the losses of the batch, whose mean is still taken over its whole size: ones repeat the step as it was
-        recorded, a zero takes an example out. Only the source knows the optimizer, so a method that walks backwards through
-        `advance` is right for each of them.
+        Args:
+            without: Positions of those left out, for each training.
+            steps: Where they are left out; the other steps are taken as they were.
+            target: Which.
+            form: `weight`: their losses count 0, the mean is still taken over the whole batch, which they still help to normalise.
+                `removed`: they are not there, and the gradient is still divided by the batch's recorded size. `renormalised`: the mean
+                is taken over those that are there. In the last two a batch without examples is no step.
         """
         ...
 
-    def target(self, params: Params) -> Float[Tensor, ""]:
-        """The number whose change is asked for (say, mean validation loss) at `params`, differentiable."""
+    def reweighted(self, weights: Float[Tensor, " examples"], steps: range, target: str) -> float:
+        """A target at the end of the run, had the losses of these steps been multiplied by these weights."""
+        ...
+
+    def forwards(self, steps: range) -> Iterator[Step]:
+        """These steps, first to last."""
+        ...
+
+    def backwards(self, steps: range, *, replay: bool = True) -> Iterator[Step]:
+        """These steps, last to first. Without `replay` their `params` and `after` are those after the last step of the run."""
+        ...
+
+    def end(self, name: str) -> Adjoint:
+        """Derivative of a target by the state after the last step of the run."""
+        ...
+
+    def final(self) -> Params:
+        """Trainable parameters after the last step of the run."""
         ...
 
 
@@ -271,7 +364,7 @@ class Evidence:
         labels: Int[Tensor, " examples"] | None = None,
         epochs: EpochSource | None = None,
         mean_probs: Float[Tensor, "examples classes"] | None = None,
-        gradients: GradientSource | None = None,
+        checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
         utility: Utility | None = None,
     ):
@@ -291,7 +384,7 @@ class Evidence:
         held = {
             Need.LABELS: labels,
             Need.MEAN_PROBS: mean_probs,
-            Need.GRADIENTS: gradients,
+            Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
             Need.UTILITY: utility,
         }
@@ -350,13 +443,13 @@ class Evidence:
         return self._take(Need.MEAN_PROBS)
 
     @property
-    def gradients(self) -> GradientSource:
-        """Per-example gradients in blocks."""
-        return self._take(Need.GRADIENTS)
+    def checkpoints(self) -> CheckpointSource:
+        """The models that the run kept."""
+        return self._take(Need.CHECKPOINTS)
 
     @property
     def steps(self) -> StepSource:
-        """Replayed training steps."""
+        """The recorded training, to be taken again."""
         return self._take(Need.STEPS)
 
     @property

@@ -2,8 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import options
 from .errors import BadScores, MissingEvidence, UsageError, some
-from .evidence import EPOCH_NEEDS, Epoch, Evidence, Need, Space
+from .evidence import EPOCH_NEEDS, Epoch, Evidence, Need, Space, Step, StepSource
 from .scores import Direction, Scores
 
 State = dict[str, Tensor]
@@ -25,6 +25,23 @@ class Source:
     cite: str
     url: str
     departures: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """Values, and what a method has to say beside them.
+
+    Attributes:
+        values: One number per example, in the order of the evidence's ids.
+        by_epoch: What each epoch adds to the value; None for methods whose value is no sum over epochs.
+        diagnostics: Numbers, texts and lists of them, by name: how far the values can be trusted.
+        warnings: What a reader must know before trusting the values, a sentence each.
+    """
+
+    values: Float[Tensor, " examples"]
+    by_epoch: Float[Tensor, "epochs examples"] | None = None
+    diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class AbstractMethod(abc.ABC):
@@ -47,6 +64,11 @@ class AbstractMethod(abc.ABC):
     @abc.abstractmethod
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         """One number per example, in the order of `evidence.ids`."""
+
+    @classmethod
+    def together(cls, methods: Sequence["AbstractMethod"], evidence: Evidence) -> list["Tensor | Findings"]:
+        """The values of several methods of this class, for classes that can share work between them."""
+        return [method.values(evidence.narrow(method.title, method.needs)) for method in methods]
 
     def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Which examples the method can speak of at all; the others are reported as unscored, never as 0."""
@@ -173,6 +195,90 @@ class AbstractEpochMethod(AbstractDynamicsMethod):
         """One number per example from the facts of this epoch."""
 
 
+class AbstractStepMethod(AbstractMethod):
+    """A method that is a fold over the optimizer steps in the order in which they were taken, so live and on a replay alike.
+
+    `start`, then `absorb` for each step in order, then `finish`. Its needs are `STEPS`.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
+
+    @property
+    def window(self) -> str:
+        """Which epochs are read (see `span`)."""
+        return "all"
+
+    @abc.abstractmethod
+    def start(self, examples: int, evidence: Evidence | None = None) -> Any:
+        """What is kept between steps, before the first; `evidence` is there on a replay only.
+
+        Raises:
+            MissingEvidence: The method looks ahead, so that it cannot run while training goes on.
+        """
+
+    @abc.abstractmethod
+    def absorb(self, state: Any, step: Step) -> None:
+        """Take one step into the state, in place. What the step gives is only lent."""
+
+    @abc.abstractmethod
+    def finish(self, state: Any) -> Findings:
+        """The values after the steps absorbed so far, as if training ended here; leaves the state as it is."""
+
+    def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
+        """Those that stand in the batches of the window."""
+        source = evidence.steps
+        return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title))) > 0
+
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        """Fold over the steps of the window."""
+        return walk([self], evidence)[0].values
+
+
+def span(window: str, epochs: int, title: str) -> range:
+    """The epochs of a window: `all`, `last`, or `FIRST-LAST` counted from 0, such as `3-5`.
+
+    Raises:
+        UsageError: None of these, or outside the recorded epochs.
+    """
+    if window == "all":
+        return range(epochs)
+    if window == "last":
+        return range(epochs - 1, epochs)
+    first, _, last = window.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise UsageError(f"{title}: window={window!r} is not all, last, or epochs such as 3-5.")
+    if not int(first) <= int(last) < epochs:
+        raise UsageError(f"{title}: window={window} is outside the {epochs} recorded epochs, 0-{epochs - 1}.")
+    return range(int(first), int(last) + 1)
+
+
+def checked_span(window: str, title: str) -> None:
+    """Refuse a window that no run has.
+
+    Raises:
+        UsageError: It is not `all`, `last` or `FIRST-LAST`.
+    """
+    last = window.partition("-")[2]
+    span(window, int(last) + 1 if last.isdecimal() else 1, title)
+
+
+def steps_of(source: StepSource, epochs: range) -> range:
+    """The steps of some epochs in a row."""
+    return range(source.epochs[epochs.start].start, source.epochs[epochs.stop - 1].stop)
+
+
+def walk(methods: Sequence[AbstractStepMethod], evidence: Evidence) -> list[Findings]:
+    """Run several folds over steps in one replay."""
+    source = evidence.steps
+    wanted = [steps_of(source, span(method.window, len(source.epochs), method.title)) for method in methods]
+    states = [method.start(len(evidence.ids), evidence.narrow(method.title, method.needs)) for method in methods]
+    for step in source.forwards(range(min(one.start for one in wanted), max(one.stop for one in wanted))):
+        for method, state, steps in zip(methods, states, wanted, strict=True):
+            if step.index in steps:
+                method.absorb(state, step)
+    return [method.finish(state) for method, state in zip(methods, states, strict=True)]
+
+
 def fold(methods: Sequence[AbstractDynamicsMethod], evidence: Evidence) -> list[Float[Tensor, " examples"]]:
     """Run several folds in one pass over the recorded epochs: each fact is read once, whoever asks for it.
 
@@ -208,19 +314,32 @@ def score(methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Scores]
     views = [evidence.narrow(method.title, method.needs) for method in methods]
     folds = [method for method in methods if isinstance(method, AbstractDynamicsMethod)]
     union = frozenset().union(*(method.needs for method in folds))
-    folded = dict(zip(map(id, folds), fold(folds, evidence.narrow("these methods", union)), strict=True)) if folds else {}
-    return [
-        checked(method, view, folded[id(method)] if id(method) in folded else method.values(view))
-        for method, view in zip(methods, views, strict=True)
-    ]
+    found: dict[int, Tensor | Findings] = {}
+    if folds:
+        found.update(zip(map(id, folds), fold(folds, evidence.narrow("these methods", union)), strict=True))
+    others: dict[type[AbstractMethod], list[AbstractMethod]] = {}
+    for method in methods:
+        if id(method) not in found:
+            others.setdefault(type(method), []).append(method)
+    walks = [method for group in others.values() for method in group if isinstance(method, AbstractStepMethod)]
+    if walks:
+        needs = frozenset().union(*(method.needs for method in walks))
+        found.update(zip(map(id, walks), walk(walks, evidence.narrow("these methods", needs)), strict=True))
+    for kind, group in others.items():
+        if not issubclass(kind, AbstractStepMethod):
+            needs = frozenset().union(*(method.needs for method in group))
+            found.update(zip(map(id, group), kind.together(group, evidence.narrow(kind.name, needs)), strict=True))
+    return [checked(method, view, found[id(method)]) for method, view in zip(methods, views, strict=True)]
 
 
-def checked(method: AbstractMethod, evidence: Evidence, values: Tensor) -> Scores:
-    """`values` as the scores of `method`, or a refusal.
+def checked(method: AbstractMethod, evidence: Evidence, found: Tensor | Findings) -> Scores:
+    """What was found as the scores of `method`, or a refusal.
 
     Raises:
         BadScores: Not one finite number per scored example.
     """
+    findings = found if isinstance(found, Findings) else Findings(found)
+    values = findings.values
     if values.shape != (len(evidence.ids),):
         raise BadScores(
             f"{method.title} returned shape {tuple(values.shape)}; expected one number for each of {len(evidence.ids)} examples."
@@ -241,6 +360,9 @@ def checked(method: AbstractMethod, evidence: Evidence, values: Tensor) -> Score
         direction=method.direction,
         unit=method.unit,
         unscored=evidence.ids.take(~mask),
+        by_epoch=None if findings.by_epoch is None else findings.by_epoch.detach().to("cpu", torch.float64)[:, mask],
+        diagnostics=dict(findings.diagnostics),
+        warnings=findings.warnings,
     )
 
 

@@ -47,6 +47,9 @@ class Scores:
         unit: Unit of the values.
         unscored: Examples of the dataset of which the method cannot speak.
         lineage: Where the scores come from; None for scores made by hand.
+        by_epoch: What each epoch adds to the value, for values that are sums over epochs.
+        diagnostics: How far the values can be trusted, by name, as JSON holds it.
+        warnings: What a reader must know before trusting the values, a sentence each.
     """
 
     ids: Ids
@@ -58,6 +61,9 @@ class Scores:
     unit: str
     unscored: Ids = dataclasses.field(default_factory=lambda: Ids([]))
     lineage: Lineage | None = None
+    by_epoch: Float64[Tensor, "epochs examples"] | None = None
+    diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.values.shape != (len(self.ids),):
@@ -129,7 +135,14 @@ class ScoreTable(Mapping[str, Scores]):
                 raise Mismatch(f"Scores {one.title} cover {len(one)} examples, {first.title} {len(first)}.")
             place = one.ids.positions(first.ids, f"scores of {one.title}")
             self._scores[one.title] = (
-                one if one.ids == first.ids else dataclasses.replace(one, ids=first.ids, values=one.values[place])
+                one
+                if one.ids == first.ids
+                else dataclasses.replace(
+                    one,
+                    ids=first.ids,
+                    values=one.values[place],
+                    by_epoch=None if one.by_epoch is None else one.by_epoch[:, place],
+                )
             )
         self.ids = first.ids if first is not None else Ids([])
 

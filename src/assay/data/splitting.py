@@ -1,4 +1,4 @@
-"""A test part drawn from a training set that comes without one."""
+"""A part set aside from a training set: for testing where it comes without one, or for validation."""
 
 import numpy as np
 import torch
@@ -10,17 +10,19 @@ from ..core.ids import Ids
 from ..maths import draws
 
 
-def held_out(ids: Ids, labels: Int[Tensor, " examples"], fraction: float, seed: int) -> Bool[Tensor, " examples"]:
-    """Which examples form the test part: the same fraction of every class, drawn by id.
+def held_out(
+    ids: Ids, labels: Int[Tensor, " examples"], fraction: float, seed: int, part: str = "test"
+) -> Bool[Tensor, " examples"]:
+    """Which examples form the test (or validation) part: the same fraction of every class, drawn by id.
 
     Every class gives floor(fraction * size); what is missing to round(fraction * examples) comes from the classes with the
     largest remainders. At least one example of every class stays for training. The order of the examples does not enter.
 
     Raises:
-        UsageError: `fraction` is outside (0, 1), or leaves the test part empty.
+        UsageError: `fraction` is outside (0, 1), or leaves that part empty.
     """
     if not 0 < fraction < 1:
-        raise UsageError(f"test={fraction} is outside 0..1; it is the fraction of the examples that are set aside.")
+        raise UsageError(f"{part}={fraction} is outside 0..1; it is the fraction of the examples that are set aside.")
     present, sizes = np.unique(labels.numpy(), return_counts=True)
     quota = fraction * sizes
     take = np.minimum(np.floor(quota), sizes - 1).astype(np.int64)
@@ -30,9 +32,9 @@ def held_out(ids: Ids, labels: Int[Tensor, " examples"], fraction: float, seed: 
             take[place] += 1
             missing -= 1
     if not take.sum():
-        raise UsageError(f"test={fraction} of {len(ids)} examples leaves the test part empty. Give a larger fraction.")
+        raise UsageError(f"{part}={fraction} of {len(ids)} examples leaves the {part} part empty. Give a larger fraction.")
     mask = torch.zeros(len(ids), dtype=torch.bool)
-    shuffled = draws.permutation(ids.keys, seed, "test part")
+    shuffled = draws.permutation(ids.keys, seed, f"{part} part")
     for label, count in zip(present.tolist(), take.tolist(), strict=True):
         mask[shuffled[labels[shuffled] == label][:count]] = True
     return mask

@@ -19,6 +19,7 @@ from ..core.lineage import fingerprint
 from ..core.method import AbstractDynamicsMethod
 from ..data.corruption import plant
 from ..data.examples import Examples
+from ..data.splitting import held_out
 from ..data.transforms import augment
 from ..training.recipe import Recipe
 
@@ -69,6 +70,8 @@ class Plan(pydantic.BaseModel):
         data: Dataset with options, `"cifar10:path=DIR,labels=worse_label"` or a table with `name`.
         net: Net with options, `"mlp:widths=64-128"`.
         seed: Of initial weights, order, augmentation and, unless it names its own, planting.
+        validation: Fraction of the training examples that is held out before labels are planted wrong, the same of every class; for
+            methods that ask what changes on examples not trained on.
         plant: Labels to make wrong; None for none.
         recipe: Settings of training; those left out take DEFAULT_RECIPE's, then `Recipe`'s defaults.
         record: What is kept.
@@ -79,6 +82,7 @@ class Plan(pydantic.BaseModel):
     data: str
     net: str = "mlp"
     seed: int = 0
+    validation: float = 0.0
     plant: Plant | None = None
     recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
     record: Recording = Recording()
@@ -119,6 +123,10 @@ class Plan(pydantic.BaseModel):
         nets.parse(plan.net)
         data.parse(plan.data)
         plan.live  # noqa: B018
+        if not 0 <= plan.validation < 1:
+            raise UsageError(
+                f"The plan's validation = {plan.validation} is outside 0..1; it is a fraction of the training examples."
+            )
         kept = plan.record.checkpoints
         if not isinstance(kept, str) and (not kept or not 0 <= min(kept) <= max(kept) < recipe.epochs):
             raise UsageError(
@@ -191,15 +199,20 @@ class Plan(pydantic.BaseModel):
             UsageError: A file is absent or damaged, or the planting does not fit the data.
         """
         split = data.parse(self.data).load()
+        train, true, validation = split.train, split.true_labels, None
+        if self.validation:
+            apart = held_out(train.ids, train.labels, self.validation, self.seed, "validation")
+            validation, train = train.take(apart), train.take(~apart)
+            true = None if true is None else true[~apart]
         if self.plant is None:
-            return Material(split.train, split.test, split.true_labels, split.notes)
-        if split.true_labels is not None:
+            return Material(train, split.test, true, split.notes, validation)
+        if true is not None:
             raise UsageError(
                 f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
             )
         seed = self.seed if self.plant.seed is None else self.plant.seed
-        planted = plant(split.train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
-        return Material(planted.examples, split.test, planted.true_labels, split.notes)
+        planted = plant(train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
+        return Material(planted.examples, split.test, planted.true_labels, split.notes, validation)
 
     def build(self, material: "Material", seed: int) -> nn.Module:
         """The net with fresh weights.
@@ -236,12 +249,14 @@ class Material:
         test: Examples to measure accuracy on.
         true_labels: True class of each training example, where it is known.
         notes: What the reader of the data had to decide, a sentence each.
+        validation: What the plan held out of the training examples, under the labels that were given; None if nothing.
     """
 
     train: Examples
     test: Examples
     true_labels: Int[Tensor, " examples"] | None
     notes: tuple[str, ...] = ()
+    validation: Examples | None = None
 
     @functools.cached_property
     def content(self) -> str:

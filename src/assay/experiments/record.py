@@ -29,6 +29,9 @@ class _Tap(Observer):
         self._recorder, self._examples, self._recipe, self._progress = recorder, examples, recipe, progress
         self._right = self._seen = 0
 
+    def starts(self, state: TrainingState) -> None:
+        self._recorder.start(state.tensors, state.metadata)
+
     def epoch_begins(self, epoch: int) -> None:
         self._recorder.begin()
         self._right = self._seen = 0
@@ -162,6 +165,8 @@ def about(plan: Plan, material: Material, model: nn.Module) -> dict[str, object]
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "recipe": plan.training.told(),
     }
+    if material.validation is not None:
+        facts["validation examples"] = len(material.validation)
     if material.wrong is not None:
         facts["wrong labels"] = int(material.wrong.sum())
     if material.notes:

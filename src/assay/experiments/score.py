@@ -2,19 +2,27 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .. import __version__
 from ..core import method as core
 from ..core.errors import MissingEvidence, RunError, UsageError
+from ..core.evidence import Need
 from ..core.lineage import Lineage
 from ..core.method import AbstractDynamicsMethod, AbstractMethod
 from ..core.scores import Scores, ScoreTable
+from ..integrations.loop import Loop
 from ..methods import catalogue, parse
 from ..runs.artefacts import load_scores, save_scores
 from ..runs.gather import gather
+from ..runs.replay import Replay
 from ..runs.run import Run
+from .again import Given, Replaying, identity
+from .again import again as taken_again
+
+REPLAYED = frozenset({Need.STEPS, Need.CHECKPOINTS})
+"""Needs that ask for model and data beside the run."""
 
 
 def score(
@@ -23,41 +31,59 @@ def score(
     *,
     save: bool = False,
     again: bool = False,
+    loop: Loop | None = None,
+    targets: Mapping[str, Given] | Sequence[str] | None = None,
+    replaying: Replaying | None = None,
 ) -> ScoreTable:
     """One score per method, joined by id. All methods that fold over epochs share one pass over the run.
+
+    Methods that read steps or kept models take the training again. `assay record` made runs that know how; for runs of your own
+    loop, `loop` says it.
 
     Args:
         run: Folder of a run, or an open run.
         methods: Names, `"name:option=value,..."`, or methods; one or several.
         save: Write each score into the run's folder, and take it from there if it was made from this very recording.
         again: With `save`, compute even what is there.
+        loop: What your own loop consists of.
+        targets: The numbers whose change may be asked for, by name: functions of the model, or (inputs, labels). For runs with a
+            plan also texts: `validation`, `test`, `class=NAME`, `id=ID`, `ids=FILE` (see `experiments.again`).
+        replaying: How steps are taken again: schedule, memory, tolerance.
 
     Raises:
         UnknownName: No such method or option.
         MissingEvidence: The run did not record what a method needs.
         RunError: The run is absent or damaged.
         BadScores: A method gave something that is not one finite number per example.
+        Mismatch: Taking the training again does not give what was recorded.
+        NumericalError: An adjoint is not finite.
     """
     run = run if isinstance(run, Run) else Run(run)
     wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
     if not wanted:
         raise UsageError("No method was named; name at least one, such as 'dual'.")
+    replay = None
+    if any(one.needs & REPLAYED for one in wanted):
+        replay = taken_again(run, loop=loop, targets=targets, replaying=replaying)
+        for one in wanted:
+            if getattr(one, "target", None) is not None and one.target not in replay.targets:  # type: ignore[attr-defined]
+                raise UsageError(_no_target(one.title, one.target, replay))  # type: ignore[attr-defined]
     made: dict[str, Scores] = {}
     for one in wanted:
-        if save and not again and (old := _saved(run, one)) is not None:
+        if save and not again and (old := _saved(run, one, replay)) is not None:
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
     began = time.perf_counter()
-    for result in _computed(run, due):
+    for result in _computed(run, due, replay):
         made[result.title] = result
     seconds = time.perf_counter() - began
     for one in due:
         lineage = Lineage(
             dataset=run.dataset,
-            parents={"run": run.fingerprint},
+            parents=_parents(run, one, replay),
             code=__version__,
             seed=run.header.seed,
-            device="cpu",
+            device=str(replay.course.device) if replay is not None and one.needs & REPLAYED else "cpu",
             seconds=seconds,
             folder=str(run.folder),
         )
@@ -67,11 +93,32 @@ def score(
     return ScoreTable([made[one.title] for one in wanted])
 
 
+def _parents(run: Run, method: AbstractMethod, replay: Replay | None) -> dict[str, str]:
+    """Fingerprints of what a score is made of: the recording, and the target if there is one."""
+    target = getattr(method, "target", None)
+    if replay is None or target is None or not method.needs & REPLAYED:
+        return {"run": run.fingerprint}
+    return {"run": run.fingerprint, "target": identity(replay).get(target, "a function")}
+
+
+def _no_target(title: str, target: str, replay: Replay) -> str:
+    known = ", ".join(replay.targets) or "none"
+    hint = (
+        "Record with examples held out (`--validation 0.1`), or name another target with targets= (`--target test`) and the option target=."
+        if target == "validation"
+        else "Name it with targets= (`--target`)."
+    )
+    return f"{title} asks for target {target!r}; there are: {known}. {hint}"
+
+
 def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     """Names of the methods that this run allows with their default options, and why it does not allow the others."""
     evidence, able, unable = gather(run), [], {}
     for name, cls in catalogue().items():
         method = cls()
+        if method.needs & REPLAYED:
+            unable[name] = f"{name} takes the training again; name it to have it."
+            continue
         try:
             if not (isinstance(method, AbstractDynamicsMethod) and run.live_state(method) is not None):
                 evidence.narrow(method.title, method.needs)
@@ -84,10 +131,10 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     return able, unable
 
 
-def _computed(run: Run, methods: Sequence[AbstractMethod]) -> list[Scores]:
+def _computed(run: Run, methods: Sequence[AbstractMethod], replay: Replay | None) -> list[Scores]:
     if not methods:
         return []
-    evidence = gather(run)
+    evidence = gather(run, replay)
     results, stored = [], []
     for method in methods:
         state = run.live_state(method) if isinstance(method, AbstractDynamicsMethod) else None
@@ -104,7 +151,7 @@ def _computed(run: Run, methods: Sequence[AbstractMethod]) -> list[Scores]:
     return results + (core.score(stored, evidence) if stored else [])
 
 
-def _saved(run: Run, method: AbstractMethod) -> Scores | None:
+def _saved(run: Run, method: AbstractMethod, replay: Replay | None) -> Scores | None:
     path = run.paths.scores(method.title)
     if not path.exists():
         return None
@@ -114,7 +161,10 @@ def _saved(run: Run, method: AbstractMethod) -> Scores | None:
         # A damaged or newer file is no result; it is computed and written again.
         return None
     lineage = scores.lineage
-    if lineage is None or lineage.parents.get("run") != run.fingerprint or lineage.code != __version__:
+    if lineage is None or dict(lineage.parents) != _parents(run, method, replay) or lineage.code != __version__:
+        return None
+    if lineage.parents.get("target") == "a function":
+        # What it computes cannot be told, so neither can whether it is still the same.
         return None
     if scores.title != method.title:
         return None

@@ -1,35 +1,30 @@
-"""The recorder in a plain PyTorch loop: `record` wraps the loader so that ids travel with every batch.
-
-The loader is copied, not rebuilt: the copy shares its samplers, workers settings and generator, its dataset hands out
-(key, item) and its collate strips the keys again before the loop sees the batch. So the ids are right with any number of
-workers, prefetching, persistent workers and `in_order=False`, whatever the order in which batches come back.
-"""
+"""The recorder in a plain PyTorch loop: `record` wraps the loader so that ids travel with every batch (see `keyed`)."""
 
 import contextlib
-import copy
 import operator
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, SubsetRandomSampler
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
 from ..core.errors import Mismatch, UsageError, some
 from ..core.ids import Ids
 from ..core.method import AbstractDynamicsMethod
-from ..maths import draws
 from ..methods import parse
 from ..runs.recorder import Checkpoints, Recorder
 from ..runs.run import Run
 from ..runs.schema import View
+from .keyed import KeyedBatch, KeyedDataset, check_loader, ids_of, keyed_copy
+from .loop import seed_loop
 from .packing import pack, unpack
 
 
@@ -43,68 +38,6 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         """Take up what was saved."""
         ...
-
-
-class KeyedBatch(NamedTuple):
-    """A batch with the keys under which its items were asked for. A tuple, so that pinning memory reaches the tensors."""
-
-    keys: list[Any]
-    batch: Any
-
-
-class KeyedDataset(Dataset):
-    """A dataset that hands out, with the items of a batch, the keys under which they were asked for.
-
-    Its other attributes are those of the dataset, read and set, because a `worker_init_fn` finds this one in its worker.
-    """
-
-    def __init__(self, dataset: Any):
-        vars(self)["_keyed"] = dataset
-
-    def __len__(self) -> int:
-        return len(self._keyed)
-
-    def __getitems__(self, keys: Sequence[Any]) -> KeyedBatch:
-        whole = getattr(self._keyed, "__getitems__", None)
-        return KeyedBatch(list(keys), whole(keys) if whole else [self._keyed[key] for key in keys])
-
-    def __getattr__(self, name: str) -> Any:
-        # While it is unpickled in a worker, the dataset is not there yet.
-        if "_keyed" not in vars(self):
-            raise AttributeError(name)
-        return getattr(self._keyed, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._keyed, name, value)
-
-
-class KeyedCollate:
-    """The loop's own collate, with the keys carried past it."""
-
-    def __init__(self, collate: Callable[[Any], Any]):
-        self.collate = collate
-
-    def __call__(self, fetched: KeyedBatch) -> KeyedBatch:
-        return KeyedBatch(fetched.keys, self.collate(fetched.batch))
-
-
-def ids_of(dataset: Any) -> Ids:
-    """The ids of a map-style dataset: its attribute `ids`, else those of the full set behind a Subset, else the index.
-
-    Raises:
-        UsageError: The dataset has no length, or `ids` does not fit it.
-    """
-    if isinstance(dataset, Subset):
-        return ids_of(dataset.dataset).take(np.asarray(dataset.indices, dtype=np.int64))
-    try:
-        n = len(dataset)
-    except TypeError as error:
-        raise UsageError(f"{type(dataset).__name__} has no length; give a map-style dataset with __len__.") from error
-    given = getattr(dataset, "ids", None)
-    ids = Ids(np.arange(n)) if given is None else given if isinstance(given, Ids) else Ids(given)
-    if len(ids) != n:
-        raise UsageError(f"{type(dataset).__name__}.ids names {len(ids)} examples, but the dataset has {n}.")
-    return ids
 
 
 def record(
@@ -221,20 +154,6 @@ def record(
     return loop
 
 
-def check_loader(loader: Any) -> None:
-    """Refuse what ids cannot be captured from.
-
-    Raises:
-        UsageError: No DataLoader, no map-style dataset, or no automatic batching.
-    """
-    if not isinstance(loader, DataLoader):
-        raise UsageError(f"{type(loader).__name__} is no torch DataLoader; ids can only travel with the batches of one.")
-    if isinstance(loader.dataset, IterableDataset):
-        raise UsageError("An IterableDataset has no stable ids; give a map-style dataset with __len__ and __getitem__.")
-    if loader.batch_sampler is None:
-        raise UsageError("With batch_size=None the dataset makes the batches and hides the ids; let the DataLoader batch.")
-
-
 def check_visits_all(loader: DataLoader, examples: int) -> None:
     """Refuse loaders of which it is plain that an epoch does not visit every example.
 
@@ -286,14 +205,7 @@ class LoopRecorder:
         self._place = np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
-        self._loader = copy.copy(loader)
-        # DataLoader refuses these assignments once it is built; the copy has not been iterated yet.
-        vars(self._loader).update(
-            dataset=KeyedDataset(loader.dataset), collate_fn=KeyedCollate(loader.collate_fn), _iterator=None
-        )
-        if recorder.header.seed is not None:
-            # Workers that live on go on with random states that no resumed run could find again.
-            vars(self._loader)["persistent_workers"] = False
+        self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._pending: Tensor | None = None
         self._batches_begun = 0
         self._open = self._whole = False
@@ -318,8 +230,11 @@ class LoopRecorder:
             NotWritten: The operating system refuses; the epochs before are intact.
         """
         self._settle()
+        if not self.epochs and self.recorder.keeps_checkpoints:
+            tensors, note = pack(self._state())
+            self.recorder.start(tensors, {"state": note})
         index = self.recorder.begin()
-        self._seed(index)
+        seed_loop(self.recorder.header.seed, index, self._loader)
         self._open, self._batches_begun, self._pending = True, 0, None
         for fetched in self._loader:
             if not isinstance(fetched, KeyedBatch):
@@ -378,20 +293,6 @@ class LoopRecorder:
                 f"The sampler gives {some(strange, len(strange))}, which are not positions of the recorded examples."
             )
         return torch.from_numpy(place)
-
-    def _seed(self, epoch: int) -> None:
-        seed = self.recorder.header.seed
-        if seed is None:
-            return
-        word = draws.integer(seed, "loop", epoch)
-        torch.manual_seed(word)
-        np.random.seed(word % 2**32)
-        random.seed(word)
-        batches = self._loader.batch_sampler
-        for number, owner in enumerate((self._loader, self._loader.sampler, batches, getattr(batches, "sampler", None))):
-            generator = getattr(owner, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(draws.integer(seed, "loader", epoch, number))
 
     def _observe_clean(self) -> None:
         loader = self._loader

@@ -66,7 +66,7 @@ def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
     """
     at, along = _detached(params), _detached(direction)
     try:
-        with _every_derivative():
+        with every_derivative():
             values, slopes = jvp(losses, (at,), (along,))  # type: ignore[misc]
         return Slopes(values.detach(), slopes.detach(), "forward")
     except (NotImplementedError, RuntimeError):
@@ -100,7 +100,7 @@ def directional_and_hvp(
 
     if way == "forward":
         try:
-            with _Sound(), _every_derivative():
+            with _Sound(), every_derivative():
                 curved, (values, slopes) = grad(weighted, has_aux=True)(at)
             return Curved(values.detach(), slopes.detach(), "forward", {name: part.detach() for name, part in curved.items()})
         except (NotImplementedError, RuntimeError):
@@ -168,7 +168,7 @@ def withheld(module: nn.Module, direction: Params) -> dict[str, Tensor]:
 def _backward_twice(
     losses: Losses, at: dict[str, Tensor], weights: Tensor | None, along: dict[str, Tensor], *, curved: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    with torch.enable_grad(), _every_derivative():
+    with torch.enable_grad(), every_derivative():
         leaves = {name: value.requires_grad_() for name, value in at.items()}
         values = losses(leaves)
         factors = (torch.ones_like(values) if weights is None else weights.to(values)).detach().requires_grad_()
@@ -179,7 +179,7 @@ def _backward_twice(
     return values.detach(), slopes, dict(zip(leaves, rest, strict=True)) if curved else {}
 
 
-def _every_derivative() -> Any:
+def every_derivative() -> Any:
     """Attention by the one kernel that has forward-mode and second derivatives, and a batching rule."""
     return sdpa_kernel(SDPBackend.MATH)
 
@@ -280,7 +280,7 @@ def example_gradients(
     for start in range(0, len(inputs), size):
         x, y = inputs[start : start + size], targets[start : start + size]
         try:
-            with _every_derivative():
+            with every_derivative():
                 gradients = each(wanted, x, y)
         except (NotImplementedError, RuntimeError):
             # An operation without a batching rule.

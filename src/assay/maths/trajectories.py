@@ -43,6 +43,11 @@ class Back:
 class Update(Protocol):
     """One optimizer's step, forwards and backwards."""
 
+    @property
+    def linear(self) -> bool:
+        """Whether the step is linear in gradient and buffers, so that `back` does not look at their values."""
+        ...
+
     def step(
         self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -74,6 +79,10 @@ class SGDUpdate(Update):
     dampening: float = 0.0
     nesterov: bool = False
     decay: float = 0.0
+
+    @property
+    def linear(self) -> bool:
+        return True
 
     def step(
         self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
@@ -123,6 +132,10 @@ class AdamUpdate(Update):
     decoupled: bool = False
     root: float = 0.0
 
+    @property
+    def linear(self) -> bool:
+        return False
+
     def step(
         self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
@@ -167,19 +180,24 @@ class AdamUpdate(Update):
         return m / (1 - b1 ** (count + 1)), root + self.eps, root
 
 
-def clipped(gradients: Params, limit: float) -> dict[str, Tensor]:
-    """Gradients scaled down together so that their common norm is at most `limit`."""
-    norm = _norm(gradients)
-    return {name: value * (limit / norm) if norm > limit else value for name, value in gradients.items()}
+def clipped(gradients: Params, limit: float, soft: float = 0.0) -> dict[str, Tensor]:
+    """Gradients scaled down together so that their common norm is at most `limit`.
+
+    The factor is min(1, limit / (norm + soft)); torch's clip_grad_norm_ has soft = 1e-6.
+    """
+    factor = limit / (_norm(gradients) + soft)
+    return {name: value * factor if factor < 1 else value for name, value in gradients.items()}
 
 
-def clip_back(gamma: Params, gradients: Params, limit: float) -> dict[str, Tensor]:
+def clip_back(gamma: Params, gradients: Params, limit: float, soft: float = 0.0) -> dict[str, Tensor]:
     """The adjoint of `clipped`: d target / d gradients from d target / d clipped gradients."""
     norm = _norm(gradients)
-    if not norm > limit:
+    factor = limit / (norm + soft)
+    if not factor < 1:
         return dict(gamma)
     inner = torch.stack([(value * gamma[name]).sum() for name, value in gradients.items()]).sum()
-    return {name: (limit / norm) * (gamma[name] - value * inner / norm.square()) for name, value in gradients.items()}
+    pull = factor * inner / (norm * (norm + soft))
+    return {name: factor * gamma[name] - pull * value for name, value in gradients.items()}
 
 
 def _norm(gradients: Params) -> Tensor:

@@ -23,7 +23,7 @@ from .tables import read_table, write_table
 
 
 def save_scores(scores: Scores, path: Path) -> None:
-    """One Parquet file: `id`, `value`, and in its metadata what the value means and where it comes from.
+    """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, and in its metadata what it means and comes from.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -36,8 +36,11 @@ def save_scores(scores: Scores, path: Path) -> None:
         "unit": scores.unit,
         "unscored": list(scores.unscored),
         "lineage": _lineage(scores.lineage),
+        "diagnostics": dict(scores.diagnostics),
+        "warnings": list(scores.warnings),
     }
-    write_table(path, "scores", scores.ids, {"value": scores.values}, notes)
+    over_time = {} if scores.by_epoch is None else {f"epoch {n}": row for n, row in enumerate(scores.by_epoch)}
+    write_table(path, "scores", scores.ids, {"value": scores.values, **over_time}, notes)
 
 
 def load_scores(path: Path) -> Scores:
@@ -58,7 +61,15 @@ def load_scores(path: Path) -> Scores:
             unit=notes["unit"],
             unscored=Ids(notes["unscored"]),
             lineage=_read_lineage(notes["lineage"], path),
+            by_epoch=_by_epoch(columns),
+            diagnostics=notes.get("diagnostics", {}),
+            warnings=tuple(notes.get("warnings", ())),
         )
+
+
+def _by_epoch(columns: Mapping[str, Any]) -> torch.Tensor | None:
+    rows = [columns[f"epoch {n}"] for n in range(len(columns)) if f"epoch {n}" in columns]
+    return torch.stack([torch.from_numpy(row).to(torch.float64) for row in rows]) if rows else None
 
 
 def save_decision(decision: Decision, path: Path) -> None:

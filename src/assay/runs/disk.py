@@ -178,7 +178,7 @@ class TensorFile:
         Raises:
             RunError: Absent, or not a whole safetensors file.
         """
-        self.path, self._sums, self._notes_sum = path, sums, notes_sum
+        self.path, self.sums, self._notes_sum = path, sums, notes_sum
         try:
             self._file = safe_open(path, framework="pt")
         except FileNotFoundError as error:
@@ -213,13 +213,13 @@ class TensorFile:
             tensor = self._file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise RunError(f"{self.path} is damaged: no readable {name!r} ({error}). Restore it or record again.") from error
-        if name not in self._sums or checksum(tensor) != self._sums[name]:
+        if name not in self.sums or checksum(tensor) != self.sums[name]:
             raise RunError(f"{self.path} is damaged: {name!r} is not what was committed. Restore it from a copy or record again.")
         return tensor
 
     def read_all(self) -> dict[str, Tensor]:
         """Every tensor that was committed."""
-        return {name: self.read(name) for name in self._sums}
+        return {name: self.read(name) for name in self.sums}
 
 
 _held: "weakref.WeakSet[WriterLock]" = weakref.WeakSet()

@@ -9,6 +9,7 @@ from ..core.evidence import EPOCH_NEEDS, Evidence, Need
 from ..core.ids import Ids
 from ..maths.observations import observe
 from .disk import TensorFile
+from .replay import Replay
 from .run import Run
 
 
@@ -50,14 +51,21 @@ class EpochsInMemory:
         return self._facts[1][need.value]
 
 
-def gather(run: Run) -> Evidence:
-    """Everything a run says of its examples, read when it is asked for."""
+def gather(run: Run, replay: Replay | None = None) -> Evidence:
+    """Everything a run says of its examples, read when it is asked for.
+
+    Args:
+        run: The run.
+        replay: Its steps and kept models, where model and data are at hand to take them again.
+    """
     return Evidence(
         run.ids,
         run.classes,
         labels=run.labels,
         epochs=RecordedEpochs(run),
         mean_probs=run.mean_probs() if run.commits[-1].sums else None,
+        checkpoints=replay,  # type: ignore[arg-type]
+        steps=replay,  # type: ignore[arg-type]
     )
 
 

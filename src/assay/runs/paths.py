@@ -54,6 +54,11 @@ class RunPaths:
         """Model and optimizer at the end of one epoch."""
         return self.folder / "checkpoints" / f"epoch-{epoch:06d}.safetensors"
 
+    @property
+    def start(self) -> Path:
+        """Model and optimizer before training."""
+        return self.folder / "checkpoints" / "start.safetensors"
+
     def sums(self, epoch: int) -> Path:
         """Probabilities summed up to one epoch."""
         return self.folder / "sums" / f"epoch-{epoch:06d}.safetensors"
@@ -64,7 +69,7 @@ class RunPaths:
 
     def of_epoch(self, epoch: int) -> tuple[Path, ...]:
         """Every file that the commit of an epoch names."""
-        return self.shard(epoch), self.checkpoint(epoch), self.sums(epoch), self.live(epoch)
+        return self.shard(epoch), self.checkpoint(epoch), self.start, self.sums(epoch), self.live(epoch)
 
     def scores(self, title: str) -> Path:
         """One score."""

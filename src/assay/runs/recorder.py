@@ -144,6 +144,7 @@ class Recorder:
             self.classes = 0
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
+            self._start: File | None = None
             self._states: list[State] | None = None
             for path in (self.paths.header, self.paths.examples, self.paths.commits):
                 remove_leftovers(path)
@@ -208,6 +209,19 @@ class Recorder:
         self._begun = time.perf_counter()
         if not self.commits:
             self.classes = 0
+
+    def start(self, state: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+        """Keep the state before training, from which the whole of it can be taken again; nothing if no checkpoints are kept.
+
+        Args:
+            state: Model and optimizer.
+            notes: Texts saved with them.
+
+        Raises:
+            NotWritten: The operating system refuses.
+        """
+        if self.keeps_checkpoints and not self.epochs:
+            self._start = self._save(self.paths.start, state, notes)
 
     def begin(self) -> int:
         """Start an epoch, forgetting one that was not committed; its number."""
@@ -387,6 +401,7 @@ class Recorder:
             epoch=epoch,
             shard=self._save(self.paths.shard(epoch), stored),
             checkpoint=checkpoint,
+            start=self._start if epoch == 0 else None,
             sums=sums,
             live=live,
             dataset=dataset_fingerprint(self.ids, labels),

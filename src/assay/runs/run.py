@@ -1,6 +1,7 @@
 """A recorded run, opened for reading: exactly its committed epochs, whatever happened after them."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -126,6 +127,34 @@ class Run:
             )
         return self._open(commit.checkpoint)
 
+    def states(self) -> list[int]:
+        """The epochs at whose end model and optimizer are kept, rising; -1 is the state before training."""
+        start = self.commits[0].start
+        return ([-1] if start is not None and (self.folder / start.name).exists() else []) + self.checkpoints()
+
+    def state(self, epoch: int) -> TensorFile:
+        """Model and optimizer at the end of an epoch, or before training (-1).
+
+        Raises:
+            RunError: It was not kept.
+        """
+        if epoch >= 0:
+            return self.checkpoint(epoch)
+        start = self.commits[0].start
+        if start is None:
+            raise RunError(f"{self.folder} keeps no state before training; record with checkpoints 'every' or 'last'.")
+        return self._open(start)
+
+    def model(self, epoch: int) -> dict[str, Tensor]:
+        """The model's parameters and buffers at the end of an epoch, or before training (-1), by their names in it."""
+        file = self.state(epoch)
+        return {name: file.read(key) for key, name in _model_names(file.sums).items()}
+
+    def state_sums(self, epoch: int) -> dict[str, int]:
+        """Checksum of each of the model's tensors at the end of an epoch, whether or not they are still kept."""
+        file = self._commit(epoch).checkpoint
+        return {} if file is None else {name: file.sums[key] for key, name in _model_names(file.sums).items()}
+
     def live_state(self, method: AbstractDynamicsMethod) -> State | None:
         """What `method` has folded up while the run was recorded; None if it did not run along."""
         file = self.commits[-1].live
@@ -147,12 +176,19 @@ class Run:
             last = commit is self.commits[-1]
             files = [commit.shard]
             files += [commit.checkpoint] if commit.checkpoint is not None and commit.epoch in kept else []
+            files += [commit.start] if commit.start is not None else []
             files += [file for file in (commit.sums, commit.live) if last and file is not None]
             for file in files:
                 opened = self._open(file)
                 count += len(opened.read_all())
                 opened.notes  # noqa: B018  (reading is checking)
         return count
+
+
+def _model_names(keys: Iterable[str]) -> dict[str, str]:
+    """Names in the model of those keys of a checkpoint that belong to it."""
+    # assay's own loop writes `model.NAME`, a user's loop packs `model/NAME`.
+    return {key: key[len("model.") :] for key in keys if key.startswith(("model.", "model/"))}
 
 
 def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:

@@ -61,11 +61,12 @@ class File(FrozenModel):
 
 
 class Commit(FrozenModel):
-    """One line of `commits.jsonl`: an epoch that is wholly on disk."""
+    """One line of `commits.jsonl`: an epoch that is wholly on disk. `start`, in the first, is the state before training."""
 
     epoch: int
     shard: File
     checkpoint: File | None = None
+    start: File | None = None
     sums: File | None = None
     live: File | None = None
     dataset: str

@@ -60,6 +60,18 @@ def seed_torch(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
+def random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """The state of the generators that a step on this device draws from."""
+    return (torch.get_rng_state(), torch.cuda.get_rng_state()) if device.type == "cuda" else (torch.get_rng_state(),)
+
+
+def set_random_state(state: tuple[torch.Tensor, ...]) -> None:
+    """The inverse of `random_state`."""
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state(state[1])
+
+
 @contextlib.contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Train and eval mode of every single module come back as they were."""

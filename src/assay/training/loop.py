@@ -25,6 +25,9 @@ class Observer(Protocol):
     What an observer draws from torch's generator does not reach the training.
     """
 
+    def starts(self, state: TrainingState) -> None:
+        """Before the first epoch of a training that resumes nothing."""
+
     def epoch_begins(self, epoch: int) -> None:
         """Before the first step of an epoch."""
 
@@ -96,6 +99,9 @@ def train(
     with deterministic(device), own_random_state(device), modes_kept(model):
         if resume is not None:
             restore(resume, model, optimizer)
+        elif observer is not None:
+            with own_random_state(device):
+                observer.starts(state_after(0))
         for epoch in range(first, recipe.epochs):
             if observer is not None:
                 with own_random_state(device):
@@ -111,7 +117,7 @@ def train(
                 if prepare is not None:
                     batch = prepare(batch)
                 with _explained(epoch, step, batch):
-                    logits = _logits(model, batch, recipe.precision)
+                    logits = forward(model, batch, recipe.precision)
                 _check_logits(logits, given, ids, positions)
                 losses = example_losses(logits, given)
                 if not bool(losses.isfinite().all()):
@@ -195,7 +201,8 @@ def evaluate(
     return float((logits.argmax(1) == labels).double().mean()), float(example_losses(logits, labels).mean())
 
 
-def _logits(model: nn.Module, batch: Tensor, precision: str) -> Tensor:
+def forward(model: nn.Module, batch: Tensor, precision: str) -> Tensor:
+    """The logits of a batch, in float32."""
     if precision == "float32":
         return model(batch)
     with torch.autocast("cuda", dtype=torch.bfloat16):

@@ -42,13 +42,15 @@ def example_losses(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def batch_loss(losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"] | None = None) -> Float[Tensor, ""]:
+def batch_loss(
+    losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"] | None = None, divisor: int | None = None
+) -> Float[Tensor, ""]:
     """Mean over the batch of weight times loss.
 
     The divisor is the size of the batch whatever the weights, so an example of weight 0 is taken out without
-    making the others count more.
+    making the others count more; unless another `divisor` is given.
     """
-    return (losses if weights is None else losses * weights.to(losses.dtype)).sum() / len(losses)
+    return (losses if weights is None else losses * weights.to(losses.dtype)).sum() / (divisor or len(losses))
 
 
 def update(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float) -> None:

@@ -1,0 +1,287 @@
+"""Again: a recorded run joined with what trained it, so that its steps and kept models can be differentiated."""
+
+import csv
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.errors import Mismatch, UsageError, some
+from ..core.lineage import fingerprint
+from ..data.examples import Examples
+from ..integrations.loop import Loop, LoopCourse
+from ..runs.replay import Replay, Target
+from ..runs.run import Run
+from ..training.course import Course
+from ..training.recipe_course import RecipeCourse
+from ..training.state import TrainingState
+from .plan import Material, Plan
+from .verify import has_plan, material_of, plan_of
+
+PART = 512
+"""Examples of a target in one graph."""
+
+Function = Callable[[nn.Module], Tensor]
+"""From the model (in eval mode) to one number."""
+Given = Function | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+"""A target: a function, or inputs and labels (and a weight for each) whose weighted mean of cross-entropies is taken."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanLoss:
+    """Weighted mean of the cross-entropies of some examples, in nats.
+
+    Attributes:
+        inputs: As the net takes them, or as `prepare` does.
+        labels: Class of each.
+        weights: How much each counts; they are divided by their sum.
+        prepare: Turns a part of the inputs into what the net takes.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    weights: Tensor
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        device = next(model.parameters()).device
+        total = self.weights.sum()
+        for start in range(0, len(self.inputs), PART):
+            part = slice(start, start + PART)
+            inputs = self.inputs[part].to(device)
+            logits = model(inputs if self.prepare is None else self.prepare(inputs))
+            losses = F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
+            yield (losses * (self.weights[part] / total).to(losses)).sum()
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over everything that is averaged."""
+        return fingerprint(
+            f"{self.inputs.dtype} {tuple(self.inputs.shape)}",
+            self.inputs.contiguous().numpy().tobytes(),
+            self.labels.to(torch.int64).numpy().tobytes(),
+            self.weights.to(torch.float64).numpy().tobytes(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Single:
+    """A user's function as a target of one part."""
+
+    function: Function
+
+    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        yield self.function(model)
+
+
+@dataclasses.dataclass(frozen=True)
+class Replaying:
+    """How steps are taken again.
+
+    Attributes:
+        schedule: `sqrt`, `all` or `tree` (see `runs.replay.Replay`).
+        memory: Bytes that states may take; None for what the schedule takes.
+        tolerance: How far a replay may end from the recorded parameters, as a part of their norm; 0 for the same bits.
+    """
+
+    schedule: str = "sqrt"
+    memory: int | None = None
+    tolerance: float = 0.0
+
+
+def again(
+    run: str | Path | Run,
+    *,
+    loop: Loop | None = None,
+    targets: Mapping[str, Given] | Sequence[str] | None = None,
+    replaying: Replaying | None = None,
+) -> Replay:
+    """A run's steps and kept models, ready to be taken again.
+
+    Args:
+        run: The run.
+        loop: What your own loop consists of; not for runs that `assay record` made, which know their plan.
+        targets: What may be asked for, by name: functions of the model, or (inputs, labels). For runs with a plan also texts:
+            `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE`
+            (a CSV of id and weight: a weighted mix of them). By default what the plan held out for validation.
+        replaying: How steps are taken again.
+
+    Raises:
+        UsageError: No loop for a run without a plan, a loop for one with, or a target that does not fit.
+        Mismatch: The data, the loader or the model are not those of the recording.
+        MissingEvidence: The run kept no model.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    how = replaying or Replaying()
+    named: Mapping[str, Given] = targets if isinstance(targets, Mapping) else {}
+    texts = [] if targets is None or isinstance(targets, Mapping) else list(targets)
+    course: Course
+    found: dict[str, Target] = {}
+    if has_plan(run):
+        if loop is not None:
+            raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
+        plan = plan_of(run)
+        material = material_of(plan)
+        course = _course(run, plan, material)
+        found = _planned(material, texts)
+    else:
+        if loop is None:
+            raise UsageError(
+                f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give "
+                "score(..., loop=assay.Loop(model, optimizer, loader), targets={'validation': (inputs, labels)})."
+            )
+        if texts:
+            raise UsageError(
+                f"Targets of your own loop are given as {{name: (inputs, labels) or function}}, not as {texts[0]!r}."
+            )
+        course = LoopCourse(run, loop)
+    for name, given in named.items():
+        found[name] = _own(name, given)
+    replay = Replay(run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance)
+    _check_apart(replay)
+    return replay
+
+
+def identity(replay: Replay) -> dict[str, str]:
+    """Fingerprint of each target that has one; what a user's function computes cannot be told."""
+    return {name: target.fingerprint for name, target in replay.given.items() if isinstance(target, MeanLoss)}
+
+
+def _course(run: Run, plan: Plan, material: Material) -> Course:
+    examples = material.train
+
+    def states(epoch: int) -> TrainingState:
+        file = run.state(epoch)
+        return TrainingState.read(file.read_all(), file.notes)
+
+    return RecipeCourse(
+        plan.build(material, plan.seed),
+        examples.inputs,
+        examples.labels,
+        examples.ids,
+        plan.training,
+        states,
+        prepare=examples.prepared,
+        augment=plan.augmentation(material, plan.seed),
+    )
+
+
+def _own(name: str, given: Given) -> Target:
+    if callable(given):
+        return Single(given)
+    if not isinstance(given, tuple) or len(given) not in (2, 3) or not all(isinstance(part, Tensor) for part in given):
+        raise UsageError(f"Target {name!r} is neither a function of the model nor (inputs, labels) as tensors.")
+    inputs, labels = given[0], given[1]
+    weights = given[2] if len(given) == 3 else torch.ones(len(labels), dtype=torch.float64)
+    return _mean(name, inputs, labels, weights, None)
+
+
+def _mean(name: str, inputs: Tensor, labels: Tensor, weights: Tensor, prepare: Callable[[Tensor], Tensor] | None) -> MeanLoss:
+    if not len(inputs) == len(labels) == len(weights) or not len(inputs):
+        raise UsageError(
+            f"Target {name!r}: {len(inputs)} inputs, {len(labels)} labels and {len(weights)} weights do not go together."
+        )
+    if not bool(weights.isfinite().all()) or not float(weights.sum()) > 0:
+        raise UsageError(f"Target {name!r}: its weights must be finite and add up to more than 0.")
+    return MeanLoss(inputs, labels, weights.to(torch.float64), prepare)
+
+
+def _planned(material: Material, texts: Sequence[str]) -> dict[str, Target]:
+    found: dict[str, Target] = {}
+    if material.validation is not None:
+        found["validation"] = _of(material.validation, "validation")
+    for text in texts:
+        kind, _, value = text.partition("=")
+        if kind == "test" and not value:
+            found[text] = _of(material.test, text)
+            continue
+        if kind not in ("validation", "class", "id", "ids") or bool(value) == (kind == "validation"):
+            raise UsageError(f"Target {text!r} is not validation, test, class=NAME, id=ID or ids=FILE.")
+        held = material.validation
+        if held is None:
+            raise UsageError(
+                f"Target {text!r}: the plan held out no validation examples; record with `validation = 0.1` (`--validation 0.1`), or name "
+                "`test` as the target, which then can no longer judge the decision."
+            )
+        if kind == "class":
+            found[text] = _of(held, text, (held.labels == _class(held, value)).to(torch.float64))
+        elif kind == "id":
+            found[text] = _of(held, text, _weights(held, {value: 1.0}, text))
+        elif kind == "ids":
+            found[text] = _of(held, text, _weights(held, _read(value), text))
+    return found
+
+
+def _of(examples: Examples, name: str, weights: Tensor | None = None) -> Target:
+    weights = torch.ones(len(examples), dtype=torch.float64) if weights is None else weights
+    if bool((weights != 0).any()):
+        examples, weights = examples.take(weights != 0), weights[weights != 0]
+    return _mean(name, examples.inputs, examples.labels, weights, examples.prepared)
+
+
+def _class(examples: Examples, name: str) -> int:
+    if name not in examples.class_names:
+        raise UsageError(f"Target class={name}: the classes are {some(examples.class_names, examples.classes)}.")
+    return examples.class_names.index(name)
+
+
+def _weights(examples: Examples, given: Mapping[str, float], text: str) -> Tensor:
+    places = {str(one): place for place, one in enumerate(examples.ids)}
+    strange = [one for one in given if one not in places]
+    if strange:
+        raise UsageError(f"Target {text}: {some(strange, len(strange))} are no validation examples.")
+    weights = torch.zeros(len(examples), dtype=torch.float64)
+    for one, weight in given.items():
+        weights[places[one]] = weight
+    return weights
+
+
+def _read(path: str) -> dict[str, float]:
+    try:
+        with open(path, newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+        body = rows[1:] if rows and rows[0][:1] == ["id"] else rows
+        return {row[0]: float(row[1]) if len(row) > 1 else 1.0 for row in body}
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); give a CSV of id and weight.") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no CSV of id and weight ({error}).") from error
+
+
+def _check_apart(replay: Replay) -> None:
+    """Refuse targets most of whose examples are trained on; single equal rows happen in real tables.
+
+    Raises:
+        Mismatch: At least half of a target's inputs are inputs of training examples.
+    """
+    wanted = {name: target for name, target in replay.given.items() if isinstance(target, MeanLoss)}
+    held = {name: [_rows(target, start) for start in range(0, len(target.inputs), PART)] for name, target in wanted.items()}
+    sought = {name: {row for part in parts for row in part} for name, parts in held.items()}
+    met: dict[str, set[bytes]] = {name: set() for name in sought}
+    if not sought:
+        return
+    for positions in torch.arange(len(replay.run.ids)).split(PART):
+        batch = replay.course.clean(positions)
+        if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
+            return
+        rows = set(_bytes(batch[0]))
+        for name, own in sought.items():
+            met[name] |= rows & own
+    for name, own in sought.items():
+        if 2 * len(met[name]) >= len(own):
+            raise Mismatch(
+                f"{len(met[name])} of the {len(own)} examples of target {name!r} are trained on; what is trained on cannot say what helps. "
+                "Hold other examples out."
+            )
+
+
+def _rows(target: MeanLoss, start: int) -> list[bytes]:
+    inputs = target.inputs[start : start + PART]
+    return _bytes(inputs if target.prepare is None else target.prepare(inputs))
+
+
+def _bytes(inputs: Tensor) -> list[bytes]:
+    return [row.tobytes() for row in inputs.detach().cpu().contiguous().numpy()]

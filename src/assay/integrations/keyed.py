@@ -1,0 +1,107 @@
+"""Loaders whose batches carry the keys under which their items were asked for.
+
+The loader is copied, not rebuilt: the copy shares its samplers, workers settings and generator, its dataset hands out
+(key, item) and its collate strips the keys again before the loop sees the batch. So the ids are right with any number of
+workers, prefetching, persistent workers and `in_order=False`, whatever the order in which batches come back.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+from ..core.errors import UsageError
+from ..core.ids import Ids
+
+
+class KeyedBatch(NamedTuple):
+    """A batch with the keys under which its items were asked for. A tuple, so that pinning memory reaches the tensors."""
+
+    keys: list[Any]
+    batch: Any
+
+
+class KeyedDataset(Dataset):
+    """A dataset that hands out, with the items of a batch, the keys under which they were asked for.
+
+    Its other attributes are those of the dataset, read and set, because a `worker_init_fn` finds this one in its worker.
+    """
+
+    def __init__(self, dataset: Any):
+        vars(self)["_keyed"] = dataset
+
+    def __len__(self) -> int:
+        return len(self._keyed)
+
+    def __getitems__(self, keys: Sequence[Any]) -> KeyedBatch:
+        whole = getattr(self._keyed, "__getitems__", None)
+        return KeyedBatch(list(keys), whole(keys) if whole else [self._keyed[key] for key in keys])
+
+    def __getattr__(self, name: str) -> Any:
+        # While it is unpickled in a worker, the dataset is not there yet.
+        if "_keyed" not in vars(self):
+            raise AttributeError(name)
+        return getattr(self._keyed, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._keyed, name, value)
+
+
+class KeyedCollate:
+    """The loop's own collate, with the keys carried past it."""
+
+    def __init__(self, collate: Callable[[Any], Any]):
+        self.collate = collate
+
+    def __call__(self, fetched: KeyedBatch) -> KeyedBatch:
+        return KeyedBatch(fetched.keys, self.collate(fetched.batch))
+
+
+def ids_of(dataset: Any) -> Ids:
+    """The ids of a map-style dataset: its attribute `ids`, else those of the full set behind a Subset, else the index.
+
+    Raises:
+        UsageError: The dataset has no length, or `ids` does not fit it.
+    """
+    if isinstance(dataset, Subset):
+        return ids_of(dataset.dataset).take(np.asarray(dataset.indices, dtype=np.int64))
+    try:
+        n = len(dataset)
+    except TypeError as error:
+        raise UsageError(f"{type(dataset).__name__} has no length; give a map-style dataset with __len__.") from error
+    given = getattr(dataset, "ids", None)
+    ids = Ids(np.arange(n)) if given is None else given if isinstance(given, Ids) else Ids(given)
+    if len(ids) != n:
+        raise UsageError(f"{type(dataset).__name__}.ids names {len(ids)} examples, but the dataset has {n}.")
+    return ids
+
+
+def check_loader(loader: Any) -> None:
+    """Refuse what ids cannot be captured from.
+
+    Raises:
+        UsageError: No DataLoader, no map-style dataset, or no automatic batching.
+    """
+    if not isinstance(loader, DataLoader):
+        raise UsageError(f"{type(loader).__name__} is no torch DataLoader; ids can only travel with the batches of one.")
+    if isinstance(loader.dataset, IterableDataset):
+        raise UsageError("An IterableDataset has no stable ids; give a map-style dataset with __len__ and __getitem__.")
+    if loader.batch_sampler is None:
+        raise UsageError("With batch_size=None the dataset makes the batches and hides the ids; let the DataLoader batch.")
+
+
+def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True) -> DataLoader:
+    """A copy of a loader whose batches are `KeyedBatch`.
+
+    Args:
+        loader: Any that `check_loader` passes.
+        lasting_workers: Whether workers may live on from epoch to epoch, with random states that nobody can find again.
+    """
+    copied = copy.copy(loader)
+    # DataLoader refuses these assignments once it is built; the copy has not been iterated yet.
+    vars(copied).update(dataset=KeyedDataset(loader.dataset), collate_fn=KeyedCollate(loader.collate_fn), _iterator=None)
+    if not lasting_workers:
+        vars(copied)["persistent_workers"] = False
+    return copied

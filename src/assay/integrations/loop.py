@@ -1,0 +1,238 @@
+"""A user's own loop, so that a run recorded in it can be taken again step by step."""
+
+import copy
+import dataclasses
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
+
+from ..core.errors import Mismatch, UsageError
+from ..core.ids import Ids
+from ..maths import draws
+from ..maths.trajectories import Update
+from ..runs.run import Run
+from ..training.course import Course, update_of
+from ..training.functional import Functional, Losses, cross_entropies
+from ..training.step import batch_loss, trainable
+from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
+from .packing import unpack
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loop:
+    """What your loop consists of. Model and optimizer are only looked at: a copy is trained again.
+
+    Attributes:
+        model: The net; its weights do not matter, those of the run are loaded. In train mode as your loop has it, or in eval mode,
+            then all of it is put into train mode.
+        optimizer: Over its parameters, grouped as they were. Rates and settings are those that the run recorded.
+        loader: The loader that was recorded. With `seed=` at recording it is iterated as then; without, batches are collated again
+            from the recorded order.
+        losses: `losses(model, batch)`: the loss of each example, without reduction. Regularisers in the loss belong to each example.
+        loss: `loss(model, batch)`: what your loop calls backward on, where that is not the mean of `losses`; so that steps are
+            repeated to the bit.
+        clip: Largest norm of the gradient, if your loop calls clip_grad_norm_.
+        update: What one step of your optimizer does, where it is not torch's SGD, Adam or AdamW.
+        begin_epoch: Called with the epoch's number before its first batch, for what your loop does there (`sampler.set_epoch`).
+        clean: The same dataset without augmentation, for methods that look at examples between epochs; the loader's own by default.
+        ids: As at recording, if they were given there.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    loader: DataLoader
+    losses: Losses = cross_entropies
+    loss: Callable[[nn.Module, Any], Tensor] | None = None
+    clip: float | None = None
+    update: Update | None = None
+    begin_epoch: Callable[[int], None] | None = None
+    clean: Dataset | None = None
+    ids: Ids | Sequence[int] | Sequence[str] | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.model, nn.Module) or not isinstance(self.optimizer, Optimizer):
+            raise UsageError("Loop needs your model (a torch module) and your optimizer (a torch optimizer) over its parameters.")
+        if self.clip is not None and not self.clip > 0:
+            raise UsageError(f"Loop: clip={self.clip} is not a norm above 0.")
+        check_loader(self.loader)
+
+
+class LoopCourse(Course):
+    """The steps of a user's loop."""
+
+    def __init__(self, run: Run, loop: Loop):
+        """Copy model and optimizer.
+
+        Raises:
+            Mismatch: The loader is not over the examples of the run.
+            UsageError: The optimizer cannot be walked backwards, or randomness was recorded without a seed.
+        """
+        self._run, self._loop = run, loop
+        self.model = copy.deepcopy(loop.model)
+        if not self.model.training:
+            self.model.train()
+        self.model.zero_grad(set_to_none=True)
+        self.optimizer = _over(loop.optimizer, loop.model, self.model)
+        self.functional = Functional(self.model, loop.losses)
+        self.clip = loop.clip
+        self.groups = self._groups()
+        seed = run.header.seed
+        self.free = seed is None
+        whole = ids_of(loop.loader.dataset) if loop.ids is None else loop.ids if isinstance(loop.ids, Ids) else Ids(loop.ids)
+        chosen = np.arange(len(whole))
+        if isinstance(loop.loader.sampler, SubsetRandomSampler):
+            chosen = np.asarray(loop.loader.sampler.indices, dtype=np.int64)
+        if whole.take(chosen) != run.ids:
+            raise Mismatch(
+                f"{run.folder} recorded {len(run.ids)} ids {run.ids!r}, the loop's loader has {len(chosen)}: {whole.take(chosen)!r}. Give "
+                "the loader that was recorded."
+            )
+        self._chosen = chosen
+        self._batches: Iterator[Any] = iter(())
+        if self.free:
+            self._refuse_chance(run)
+
+    def _refuse_chance(self, run: Run) -> None:
+        names = [
+            n
+            for n, layer in self.model.named_modules()
+            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p
+        ]
+        if names:
+            raise UsageError(
+                f"{names[0]} draws at random in training, and {run.folder} recorded no random state; record with seed=... so that it can "
+                "be repeated."
+            )
+        first, second = (self._collated(self._loop.loader.dataset, torch.arange(min(4, len(self._chosen)))) for _ in range(2))
+        same = all(
+            torch.equal(a, b)
+            for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=True)
+            if isinstance(a, Tensor)
+        )
+        if not same:
+            raise UsageError(
+                f"The dataset gives other inputs each time it is asked (random augmentation), and {run.folder} recorded no random state; "
+                "record with seed=... so that it can be repeated."
+            )
+
+    def _groups(self) -> list[tuple[Update, tuple[str, ...]]]:
+        names = {id(parameter): name for name, parameter in trainable(self.model).items()}
+        groups = []
+        for group in self.optimizer.param_groups:
+            own = tuple(names[id(parameter)] for parameter in group["params"] if id(parameter) in names)
+            groups.append((self._loop.update or update_of(self.optimizer, group), own))
+        missing = set(names.values()) - {name for _, own in groups for name in own}
+        if missing:
+            raise UsageError(
+                f"{len(missing)} trainable parameters are not in the optimizer ({sorted(missing)[0]}); set requires_grad=False on what is "
+                "not trained, or give the optimizer as it was."
+            )
+        return groups
+
+    def load(self, epoch: int) -> None:
+        file = self._run.state(epoch)
+        if "state" not in file.notes:
+            raise Mismatch(f"{self._run.folder} was not recorded in a loop of your own; score it without loop=.")
+        state = unpack(file.read_all(), file.notes["state"])
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = " ".join(str(error).split())[:300]
+            raise Mismatch(f"{self._run.folder} recorded another model or optimizer: {first}") from error
+        # Momentum, decay and the like are those that were recorded.
+        self.groups = self._groups()
+
+    def begin(self, epoch: int) -> None:
+        if self._loop.begin_epoch is not None:
+            self._loop.begin_epoch(epoch)
+        if not self.free:
+            seed_loop(self._run.header.seed, epoch, self._loop.loader)
+            self._batches = iter(keyed_copy(self._loop.loader, lasting_workers=False))
+
+    def fetch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
+        if self.free:
+            return self._collated(self._loop.loader.dataset, positions)
+        fetched = next(self._batches, None)
+        wanted = self._chosen[positions.numpy()]
+        if not isinstance(fetched, KeyedBatch) or list(map(int, fetched.keys)) != wanted.tolist():
+            raise Mismatch(
+                f"Epoch {epoch}, step {step}: the loader does not give the examples that were recorded there; give the loader as it was, and "
+                "what your loop does before an epoch as begin_epoch=."
+            )
+        return self._placed(fetched.batch)
+
+    def clean(self, positions: Int[Tensor, " batch"]) -> Any:
+        return self._collated(self._loop.clean if self._loop.clean is not None else self._loop.loader.dataset, positions)
+
+    def _collated(self, dataset: Any, positions: Tensor) -> Any:
+        keys = self._chosen[positions.numpy()].tolist()
+        whole = getattr(dataset, "__getitems__", None)
+        return self._placed(self._loop.loader.collate_fn(whole(keys) if whole else [dataset[key] for key in keys]))
+
+    def _placed(self, batch: Any) -> Any:
+        return pytree.tree_map(lambda part: part.to(self.device) if isinstance(part, Tensor) else part, batch)
+
+    def take(
+        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: int | None = None
+    ) -> Tensor | None:
+        logits = None
+        self.optimizer.zero_grad(set_to_none=True)
+        if weights is None and divisor is None and self._loop.loss is not None:
+            loss = self._loop.loss(self.model, batch)
+        elif weights is None and divisor is None and self._loop.losses is cross_entropies:
+            # The reduction that most loops use, whose last bits are not those of a mean of single losses.
+            inputs, labels = batch
+            logits = self.model(inputs)
+            loss = F.cross_entropy(logits, labels)
+        elif weights is None and divisor is None:
+            loss = self._loop.losses(self.model, batch).mean()
+        else:
+            loss = batch_loss(self._loop.losses(self.model, batch), weights, divisor)
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], self.clip)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.optimizer.step()
+        return None if logits is None else logits.detach()
+
+
+def _over(optimizer: Optimizer, model: nn.Module, copied: nn.Module) -> Optimizer:
+    """An optimizer of the same kind and settings over the parameters of a copied model, without state."""
+    places = dict(zip(map(id, model.parameters()), copied.parameters(), strict=True))
+    strange = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in places]
+    if strange:
+        raise UsageError(
+            f"The optimizer holds {len(strange)} parameters that are not the model's; give the model and its own optimizer."
+        )
+    groups = [{**group, "params": [places[id(p)] for p in group["params"]]} for group in optimizer.param_groups]
+    # As unpickling does it: no constructor of an optimizer is known to take back all of its settings.
+    made = type(optimizer).__new__(type(optimizer))
+    made.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})
+    return made
+
+
+def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:
+    """Seed everything that an epoch of a loop draws from: torch, NumPy, random, the generators of the loader and its samplers."""
+    if seed is None:
+        return
+    word = draws.integer(seed, "loop", epoch)
+    torch.manual_seed(word)
+    np.random.seed(word % 2**32)
+    random.seed(word)
+    batches = loader.batch_sampler
+    for number, owner in enumerate((loader, loader.sampler, batches, getattr(batches, "sampler", None))):
+        generator = getattr(owner, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(draws.integer(seed, "loader", epoch, number))

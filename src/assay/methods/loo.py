@@ -1,0 +1,74 @@
+r"""Leave-one-out: what a target really becomes when training is done again without an example.
+
+$$ s_i = \Phi(\text{trained without } i) - \Phi(\text{trained on all}) $$
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.evidence import Evidence, Need, StepSource
+from ..core.method import AbstractMethod, Source, checked_span, span, steps_of
+from ..core.scores import Direction
+
+Form = Literal["weight", "removed", "renormalised"]
+
+
+def loo(source: StepSource, examples: int, target: str, steps: range, form: Form = "weight") -> Float[Tensor, " examples"]:
+    """Change of the target when each example is left out of these steps, by as many trainings as there are examples; 0 if in none.
+
+    Args:
+        source: The recorded training.
+        examples: How many examples there are.
+        target: Name of a target of `source`.
+        steps: The steps that an example is left out of.
+        form: What is left of a batch (see `StepSource.retrained`).
+    """
+    values = torch.zeros(examples, dtype=torch.float64)
+    met = (source.visits(steps) > 0).nonzero().flatten()
+    everyone = source.retrained([torch.zeros(0, dtype=torch.int64)], steps, target, form)[0]
+    values[met] = source.retrained(list(met.split(1)), steps, target, form) - everyone
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class LOO(AbstractMethod):
+    """Real change of the target by training again without the example, same start, same order: above 0 it helps, below 0 it harms.
+
+    Args:
+        target: Which number's change is measured.
+        window: Steps that the example is left out of: `all`, `last` (the last epoch), or epochs such as `3-5`.
+        form: What is left of a batch: `weight`: the example's loss counts 0, and the mean is still over the whole batch, which it still
+            helps to normalise; `removed`: it is not there, and the gradient is divided by the recorded size; `renormalised`: it is not
+            there, and the mean is over the others.
+    """
+
+    target: str = "validation"
+    window: str = "all"
+    form: Form = "weight"
+    name: ClassVar[str] = "loo"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "change of the target"
+    source: ClassVar[Source] = Source(
+        "Hara et al. 2019, section 6.1 (form=removed)",
+        "https://arxiv.org/abs/1906.08473",
+        "by default the example's weight is 0, which is what influence predicts where BatchNorm or weight decay is at work",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        checked_span(self.window, self.title)
+
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        return loo(evidence.steps, len(evidence.ids), self.target, self._steps(evidence), self.form)
+
+    def scored(self, evidence: Evidence) -> Tensor:
+        return evidence.steps.visits(self._steps(evidence)) > 0
+
+    def _steps(self, evidence: Evidence) -> range:
+        source = evidence.steps
+        return steps_of(source, span(self.window, len(source.epochs), self.title))

@@ -1,0 +1,222 @@
+r"""SGD-influence: what a target would have become had an example been left out, through the very training that took place.
+
+$$ s_i = -\frac{\partial \Phi}{\partial w_i}, \qquad
+   \frac{\partial \Phi}{\partial w_i} = \sum_{t:\, i \in B_t} \frac1{b_t} \langle \gamma_t, \nabla \ell_i(\theta_t) \rangle $$
+
+$\gamma_t$ is the derivative of the target by the gradient of step $t$: for plain SGD $-\eta_t \lambda_{t+1}$, with the adjoint
+$\lambda_T = \nabla \Phi(\theta_T)$, $\lambda_t = (I - \eta_t H_t) \lambda_{t+1}$ carried backwards through the recorded steps.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.errors import NumericalError, UsageError
+from ..core.evidence import Adjoint, Evidence, Need, StepSource
+from ..core.method import AbstractMethod, Findings, Source, checked_span, span, steps_of
+from ..core.scores import Direction
+from ..maths import draws
+
+UNSTABLE = 1e3
+"""Growth of the adjoint's norm above which a linear answer is not to be trusted: small changes grow by this factor."""
+UNEVEN = 0.5
+"""Part of the largest batch below which the members of a smaller one count so much more that they stand out."""
+APART = 0.2
+"""Relative error of the finite differences above which the values are not to be trusted."""
+
+
+def sgd_influence(
+    source: StepSource, examples: int, targets: Sequence[str], steps: range, form: str = "exact"
+) -> tuple[Float[Tensor, "targets epochs examples"], dict[str, list[float]]]:
+    """What each epoch adds to -d target / d weight of each example, for several targets in one sweep, and the norms of the adjoints.
+
+    Args:
+        source: The recorded training.
+        examples: How many examples there are.
+        targets: Names of targets of `source`.
+        steps: Where the sweep stops; it starts at the end of the run whatever the window.
+        form: `exact`; `last_parameters` differentiates every step at the final parameters; `no_hessian` leaves the adjoint
+            as it is but for what the optimizer carries.
+
+    Returns:
+        The sums, and by target the norm of the adjoint after the last step and before each epoch, from the last to the first.
+
+    Raises:
+        NumericalError: The adjoint is not finite; names step and norm.
+    """
+    values = torch.zeros(len(targets), len(source.epochs), examples, dtype=torch.float64)
+    adjoints = [source.end(name) for name in targets]
+    norms = {name: [norm_of(adjoint)] for name, adjoint in zip(targets, adjoints, strict=True)}
+    still = source.final() if form == "last_parameters" else None
+    firsts = {epoch.start for epoch in source.epochs}
+    for step in source.backwards(range(steps.start, source.epochs[-1].stop), replay=still is None):
+        found = step.back(adjoints, at=still, curvature=form != "no_hessian")
+        adjoints = [adjoint for _, adjoint in found]
+        for place, (name, (slopes, adjoint)) in enumerate(zip(targets, found, strict=True)):
+            # An example may stand twice in a batch, so its shares are added, not assigned.
+            values[place, step.epoch].index_add_(0, step.positions, -slopes.to("cpu", torch.float64))
+            norm = norm_of(adjoint)
+            if not norm < float("inf"):
+                raise NumericalError(
+                    f"sgd_influence: the adjoint of target {name!r} has norm {norm} before step {step.index}, so small changes grow "
+                    "without bound from there on. Lower the learning rate, or choose a later window."
+                )
+            if step.index in firsts:
+                norms[name].append(norm)
+    return values, norms
+
+
+def norm_of(adjoint: Adjoint) -> float:
+    """Euclidean norm over all parameters."""
+    return float(torch.stack([value.to(torch.float64).square().sum() for value in adjoint.params.values()]).sum().sqrt())
+
+
+@dataclasses.dataclass(frozen=True)
+class SGDInfluence(AbstractMethod):
+    """Predicted change of the target if the example's loss is taken out of every step: above 0 it helps, below 0 it harms.
+
+    Args:
+        target: Which number's change is predicted.
+        window: Steps that the example is taken out of: `all`, `last` (the last epoch), or epochs such as `3-5`.
+        form: `exact`, or two approximations for comparison: `last_parameters`, which needs no state but the last, and
+            `no_hessian`, which ignores that a change moves later gradients (TracIn at every step).
+        sign: `removal`, or `weight`, the derivative by the example's weight (Koh and Liang's up-weighting, the metagradient).
+        checks: Random directions in which the prediction is held against training again with slightly other weights.
+    """
+
+    target: str = "validation"
+    window: str = "all"
+    form: Literal["exact", "last_parameters", "no_hessian"] = "exact"
+    sign: Literal["removal", "weight"] = "removal"
+    checks: int = 0
+    name: ClassVar[str] = "sgd_influence"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "change of the target"
+    source: ClassVar[Source] = Source(
+        "Hara et al. 2019, section 4; Suzuki et al. 2021 for form=last_parameters",
+        "https://arxiv.org/abs/1906.08473",
+        "any optimizer that can be replayed, where the paper has plain SGD; states are replayed, not stored; the Hessian's share is "
+        "divided by the batch once (the released code of the cleansing experiments divides twice)",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        checked_span(self.window, self.title)
+        if self.checks < 0:
+            raise UsageError(f"{self.title}: checks={self.checks} is not a number of directions, 0 or more.")
+        if self.checks and self.form != "exact":
+            raise UsageError(
+                f"{self.title}: checks={self.checks} holds the exact form against training; leave form={self.form} out."
+            )
+        if self.sign == "weight":
+            object.__setattr__(self, "direction", Direction.HIGH_IS_SUSPECT)
+        if self.form != "exact":
+            object.__setattr__(self, "unit", "rank only")
+
+    @classmethod
+    def together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Tensor | Findings]:
+        """One sweep for all targets and windows of a form."""
+        own = [method for method in methods if isinstance(method, SGDInfluence)]
+        source, found = evidence.steps, {}
+        for form in dict.fromkeys(method.form for method in own):
+            group = [method for method in own if method.form == form]
+            targets = list(dict.fromkeys(method.target for method in group))
+            windows = [steps_of(source, span(method.window, len(source.epochs), method.title)) for method in group]
+            earliest = min(windows, key=lambda steps: steps.start)
+            values, norms = sgd_influence(source, len(evidence.ids), targets, earliest, form)
+            for method in group:
+                found[method] = method.findings(evidence, values[targets.index(method.target)], norms[method.target])
+        return [found[method] for method in own]
+
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        (found,) = self.together([self], evidence)
+        return found.values if isinstance(found, Findings) else found
+
+    def scored(self, evidence: Evidence) -> Tensor:
+        return self._visits(evidence) > 0
+
+    def _visits(self, evidence: Evidence) -> Int[Tensor, " examples"]:
+        source = evidence.steps
+        return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title)))
+
+    def findings(self, evidence: Evidence, by_epoch: Float[Tensor, "epochs examples"], norms: Sequence[float]) -> Findings:
+        """The window's part of a sweep, with what there is to say of it.
+
+        Args:
+            evidence: The recorded training.
+            by_epoch: What each epoch adds.
+            norms: Norm of the adjoint at the end and before each epoch, from the last to the first.
+        """
+        source = evidence.steps
+        epochs = span(self.window, len(source.epochs), self.title)
+        inside = torch.zeros(len(source.epochs), 1, dtype=torch.float64)
+        inside[epochs.start : epochs.stop] = 1
+        by_epoch = by_epoch * inside * (1 if self.sign == "removal" else -1)
+        norms = norms[: len(source.epochs) - epochs.start + 1]
+        visits = self._visits(evidence)
+        outside = float((visits == 0).double().mean())
+        sizes = source.sizes(steps_of(source, epochs))
+        least = min(sizes) / max(sizes)
+        growth = max(norms) / norms[0] if norms[0] > 0 else 0.0
+        diagnostics: dict[str, object] = {
+            "adjoint norms, from the end backwards": list(norms),
+            "adjoint growth": growth,
+            "share of examples outside the window": outside,
+            "smallest batch as a part of the largest": least,
+        }
+        warnings = []
+        if growth > UNSTABLE:
+            warnings.append(
+                f"The adjoint grows {growth:.3g}-fold over the window: training was unstable, and what leaving an example out really does "
+                "may be far from this linear answer. A lower learning rate or a shorter window helps."
+            )
+        if least < UNEVEN:
+            warnings.append(
+                f"The smallest batch has {min(sizes)} examples, the largest {max(sizes)}: in it each counts {1 / least:.1f} times as much and "
+                "stands out. Record with ragged='even' or 'drop'."
+            )
+        if outside:
+            warnings.append(
+                f"{int((visits == 0).sum())} of {len(visits)} examples are in no step of the window and have no value."
+            )
+        if self.checks:
+            checked, trusted = self._check(source, evidence, by_epoch.sum(0) * (1 if self.sign == "removal" else -1))
+            diagnostics.update(checked)
+            if not trusted:
+                warnings.append(
+                    f"Training again with slightly other weights gives other changes than predicted (errors {checked['relative errors of the prediction']}): "
+                    "do not trust the size of these values."
+                )
+        return Findings(by_epoch.sum(0), by_epoch, diagnostics, tuple(warnings))
+
+    def _check(
+        self, source: StepSource, evidence: Evidence, removal: Float[Tensor, " examples"]
+    ) -> tuple[dict[str, object], bool]:
+        """Predicted against actual change along random directions, and how often two steps along one go the same way.
+
+        Metasmoothness: the share of directions in which the second step changes the target with the sign of the first
+        (three points: the recorded weights, and one and two steps away).
+        """
+        steps = steps_of(source, span(self.window, len(source.epochs), self.title))
+        size, errors, agreeing = 0.05, [], 0
+        here = source.reweighted(torch.ones(len(evidence.ids), dtype=torch.float64), steps, self.target)
+        for number in range(self.checks):
+            direction = draws.uniform(evidence.ids.keys, 0, "influence check", number) * 2 - 1
+            once, twice = (source.reweighted(1 + size * times * direction, steps, self.target) for times in (1, 2))
+            # The slope at the recorded weights from three points, right to second order.
+            actual = (4 * once - twice - 3 * here) / (2 * size)
+            predicted = -float((direction * removal).sum())
+            errors.append(abs(predicted - actual) / max(abs(actual), abs(predicted), 1e-300))
+            agreeing += (twice - once) * (once - here) > 0
+        return (
+            {
+                "relative errors of the prediction": [round(error, 6) for error in errors],
+                "metasmoothness": agreeing / self.checks,
+            },
+            max(errors) <= APART and agreeing == self.checks,
+        )

@@ -1,0 +1,195 @@
+"""A model with its loss per example as a function of the parameters: what derivatives are taken of."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from ..core.errors import UsageError
+from ..maths.derivatives import gradient_norms
+from .device import modes_kept
+from .step import trainable
+
+Params = Mapping[str, Tensor]
+Losses = Callable[[nn.Module, Any], Tensor]
+"""`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
+
+
+def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy of each example of a batch `(inputs, labels)`, in nats.
+
+    Raises:
+        UsageError: The batch is something else.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        raise UsageError("A batch is not (inputs, labels); give losses=... that returns the loss of each example of a batch.")
+    inputs, labels = batch
+    return F.cross_entropy(model(inputs), labels, reduction="none")
+
+
+def size_of(batch: Any) -> int:
+    """How many examples stand in a batch: the length of its first tensor."""
+    return next(len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
+
+
+def rows(batch: Any, index: Tensor | slice) -> Any:
+    """Some examples of a batch."""
+    size = size_of(batch)
+    return pytree.tree_map(
+        lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch
+    )
+
+
+class _Objective(nn.Module):
+    """The losses as a module, so that parameters can be put in for one call, also where the losses read them directly."""
+
+    def __init__(self, model: nn.Module, losses: Losses):
+        super().__init__()
+        self.model, self.losses = model, losses
+
+    def forward(self, batch: Any) -> Tensor:
+        values = self.losses(self.model, batch)
+        if not isinstance(values, Tensor) or values.ndim != 1 or len(values) != size_of(batch):
+            shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise UsageError(f"losses returned {shape} for a batch of {size_of(batch)}; return the loss of each example.")
+        return values
+
+
+class _Rows(nn.Module):
+    """The losses of some rows of one batch, chosen by number."""
+
+    def __init__(self, objective: _Objective, batch: Any):
+        super().__init__()
+        self.model, self.batch = objective.model, batch
+        self._losses = objective.losses
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self._losses(self.model, rows(self.batch, index))
+
+
+class Functional:
+    """A model whose parameters and buffers are arguments.
+
+    Attributes:
+        model: Only its structure and modes count, and what it holds for names that are not given.
+        losses: The loss of each example of a batch.
+        names: The trainable parameters.
+    """
+
+    def __init__(self, model: nn.Module, losses: Losses = cross_entropies):
+        self.model, self.losses = model, losses
+        self.names = tuple(trainable(model))
+        self._objective = _Objective(model, losses)
+
+    def __call__(self, params: Params, buffers: Params, batch: Any, *, training: bool = False) -> Tensor:
+        """The losses of a batch, differentiable by `params`; buffers stay as they are."""
+        with mode(self.model, training):
+            return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,))
+
+    def with_statistics(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
+        """Losses in train mode, and what BatchNorm saw of the batch: (momentum, statistic) by name of the running one."""
+        seen: dict[str, tuple[float, Tensor]] = {}
+
+        def look(prefix: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(layer: Any, args: tuple[Any, ...]) -> None:
+                values = args[0]
+                axes = [axis for axis in range(values.ndim) if axis != 1]
+                count = int(buffers.get(f"{prefix}num_batches_tracked", torch.zeros(()))) + 1
+                momentum = 1 / count if layer.momentum is None else float(layer.momentum)
+                seen[f"{prefix}running_mean"] = momentum, values.mean(axes)
+                seen[f"{prefix}running_var"] = momentum, values.var(axes, unbiased=True)
+
+            return hook
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mode(self.model, True))
+            for name, layer in self.model.named_modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+                    stack.callback(layer.register_forward_pre_hook(look(f"{name}." if name else "")).remove)
+            return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,)), seen
+
+    def squares(self, params: Params, buffers: Params, batch: Any) -> Tensor:
+        """Squared norm of each example's gradient by `params`, in eval mode.
+
+        Raises:
+            UsageError: Normalisation couples the examples even in eval mode.
+        """
+        with mode(self.model, False), torch.enable_grad(), _held(self.model, buffers):
+            pair = self.losses is cross_entropies and isinstance(batch, (tuple, list)) and len(batch) == 2
+            try:
+                if pair:
+                    inputs, labels = batch
+                    return gradient_norms(self.model, params, inputs, labels, _cross_entropy).squares
+                index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
+                module = _Rows(self._objective, batch)
+                return gradient_norms(module, _prefixed(params), index, index, _first).squares
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+
+
+class differentiable_statistics(TorchFunctionMode):
+    """While it lasts, BatchNorm in eval mode is differentiable by its running statistics, which torch's own is not."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False)) | (
+            kwargs or {}
+        )
+        mean = given.get("running_mean")
+        if func is not F.batch_norm or given.get("training") or not isinstance(mean, Tensor) or not mean.requires_grad:
+            return func(*args, **(kwargs or {}))
+        values, spread = given["input"], given["running_var"] + given.get("eps", args[7] if len(args) > 7 else 1e-5)
+        shape = (1, -1) + (1,) * (values.ndim - 2)
+        scaled = (values - mean.view(shape)) * spread.rsqrt().view(shape)
+        weight, bias = given.get("weight"), given.get("bias")
+        scaled = scaled if weight is None else scaled * weight.view(shape)
+        return scaled if bias is None else scaled + bias.view(shape)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _first(values: Tensor, _: Tensor) -> Tensor:
+    return values
+
+
+def _prefixed(params: Params) -> dict[str, Tensor]:
+    return {f"model.{name}": value for name, value in params.items()}
+
+
+def _copied(buffers: Params) -> dict[str, Tensor]:
+    # functional_call writes into the buffers that it is given.
+    return {name: value.clone() for name, value in buffers.items()}
+
+
+@contextlib.contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Train or eval mode for a while; modules that were put into eval mode by hand stay there."""
+    if training:
+        yield
+        return
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextlib.contextmanager
+def _held(model: nn.Module, buffers: Params) -> Iterator[None]:
+    """The model with these buffers for a while."""
+    own = dict(model.named_buffers())
+    before = {name: own[name].clone() for name in buffers if name in own}
+    try:
+        with torch.no_grad():
+            for name in before:
+                own[name].copy_(buffers[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                own[name].copy_(value)

@@ -1,0 +1,84 @@
+"""A training by recipe, to be taken again: every batch follows from seed, epoch, step and ids, so any can be had at any time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ..core.errors import UsageError
+from ..core.ids import Ids
+from ..maths import draws
+from .batches import Augment, Prepare
+from .course import Course, update_of
+from .device import device_named, seed_torch
+from .functional import Functional
+from .loop import forward
+from .recipe import Recipe
+from .state import TrainingState, restore
+from .step import batch_loss, example_losses, optimizer_of, trainable, update
+
+
+class RecipeCourse(Course):
+    """What `training.loop.train` did."""
+
+    separable = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Tensor,
+        labels: Tensor,
+        ids: Ids,
+        recipe: Recipe,
+        states: Callable[[int], TrainingState],
+        *,
+        prepare: Prepare | None = None,
+        augment: Augment | None = None,
+    ):
+        """Take over `model`, whose weights do not matter.
+
+        Args:
+            model, inputs, labels, ids, recipe, prepare, augment: As `train` had them.
+            states: The state at the end of a kept epoch; -1 is before training.
+
+        Raises:
+            UsageError: The recipe trains in reduced precision, whose steps cannot be differentiated faithfully.
+        """
+        if recipe.precision != "float32":
+            raise UsageError(f"A run in {recipe.precision} cannot be taken apart step by step; record it in float32.")
+        device = device_named(recipe.device)
+        self.model = model.to(device).train()
+        self.optimizer = optimizer_of(recipe, model)
+        self.functional = Functional(model)
+        names = tuple(trainable(model))
+        self.groups = [(update_of(self.optimizer, group), names) for group in self.optimizer.param_groups]
+        self._inputs, self._labels, self._ids, self._recipe = inputs, labels, ids, recipe
+        self._states, self._prepare, self._augment = states, prepare, augment
+
+    def load(self, epoch: int) -> None:
+        restore(self._states(epoch), self.model, self.optimizer)
+
+    def begin(self, epoch: int) -> None:
+        seed_torch(draws.integer(self._recipe.seed, "torch", epoch), self.device)
+
+    def fetch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
+        batch = self._inputs[positions].to(self.device)
+        if self._augment is not None:
+            batch = self._augment(batch, self._ids.keys[positions.numpy()], epoch=epoch, step=step)
+        return self._ready(batch), self._labels[positions].to(self.device, torch.int64)
+
+    def clean(self, positions: Int[Tensor, " batch"]) -> Any:
+        return self._ready(self._inputs[positions].to(self.device)), self._labels[positions].to(self.device, torch.int64)
+
+    def _ready(self, batch: Tensor) -> Tensor:
+        return batch if self._prepare is None else self._prepare(batch)
+
+    def take(
+        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: int | None = None
+    ) -> Tensor | None:
+        inputs, labels = batch
+        logits = forward(self.model, inputs, self._recipe.precision)
+        update(self.optimizer, batch_loss(example_losses(logits, labels), weights, divisor), rates[0])
+        return logits.detach()

@@ -1,0 +1,200 @@
+"""A run taken again: the same states forwards and backwards, and a refusal when they are not the recorded ones."""
+
+import pytest
+import torch
+from torch import nn
+
+from assay.core.errors import Mismatch, MissingEvidence, UnknownName, UsageError
+from assay.core.evidence import CheckpointSource, StepSource
+from assay.core.ids import Ids
+from assay.runs.recorder import Recorder
+from assay.runs.replay import Replay
+from assay.runs.run import Run
+from assay.training.loop import Observer, train
+from assay.training.recipe import Recipe
+from assay.training.recipe_course import RecipeCourse
+from assay.training.state import TrainingState
+
+EXAMPLES, CLASSES = 22, 3
+
+
+def net(dropout=0.0, norm=False, seed=0):
+    torch.manual_seed(seed)
+    middle = [nn.BatchNorm1d(6)] if norm else []
+    return nn.Sequential(nn.Linear(4, 6), *middle, nn.Tanh(), nn.Dropout(dropout), nn.Linear(6, CLASSES))
+
+
+def data():
+    draw = torch.Generator().manual_seed(3)
+    inputs = torch.randn(EXAMPLES, 4, generator=draw)
+    return inputs, (inputs @ torch.randn(4, CLASSES, generator=draw)).argmax(1), Ids([f"row {n}" for n in range(EXAMPLES)])
+
+
+class Written(Observer):
+    """Hands the training over to a recorder, and remembers every state."""
+
+    def __init__(self, recorder):
+        self.recorder, self.steps = recorder, []
+
+    def starts(self, state):
+        self.recorder.start(state.tensors, state.metadata)
+
+    def epoch_begins(self, epoch):
+        self.recorder.begin()
+
+    def batch(self, positions, logits, labels, rate):
+        self.recorder.step(positions, [rate])
+        self.recorder.observe(positions, logits, labels)
+
+    def epoch_ends(self, epoch, model, state):
+        self.recorder.commit(state.tensors, state.metadata)
+
+
+def recorded(folder, recipe, model, checkpoints="last"):
+    inputs, labels, ids = data()
+    recorder = Recorder(folder, ids, checkpoints=checkpoints, seed=recipe.seed)
+    with recorder:
+        train(model, inputs, labels, ids, recipe, observer=Written(recorder), augment=noise if recipe.flip else None)
+    return Run(folder)
+
+
+def noise(batch, keys, *, epoch, step):
+    return batch + 0.01 * (epoch + 1) * (step + 1)
+
+
+def again(run, recipe, model, inputs=None, labels=None, **given):
+    own_inputs, own_labels, ids = data()
+    inputs = own_inputs if inputs is None else inputs
+    labels = own_labels if labels is None else labels
+
+    def states(epoch):
+        file = run.state(epoch)
+        return TrainingState.read(file.read_all(), file.notes)
+
+    course = RecipeCourse(model, inputs, labels, ids, recipe, states, augment=noise if recipe.flip else None)
+    targets = {"loss": lambda m: iter([nn.functional.cross_entropy(m(own_inputs), own_labels)])}
+    return Replay(run, course, targets, **given)
+
+
+RECIPES = {
+    "sgd": ({}, {}),
+    "momentum": ({"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "ragged": "even"}, {}),
+    "adam": ({"optimizer": "adam", "schedule": "cosine"}, {"dropout": 0.4}),
+    "adamw": ({"optimizer": "adamw", "weight_decay": 0.1, "flip": True}, {"norm": True}),
+}
+
+
+@pytest.mark.parametrize("checkpoints", ["last", "every", [1]])
+@pytest.mark.parametrize("name", RECIPES)
+def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, name, checkpoints):
+    settings, shape = RECIPES[name]
+    recipe = Recipe(epochs=4, lr=0.05, batch=5, seed=7, **settings)
+    run = recorded(tmp_path / "run", recipe, net(**shape), checkpoints)
+    replay = again(run, recipe, net(**shape, seed=1))
+    assert isinstance(replay, StepSource) and isinstance(replay, CheckpointSource)
+    every = range(0, replay.epochs[-1].stop)
+    forwards = [
+        (step.index, {n: v.clone() for n, v in step.params.items()}, step.batch[0].clone(), step.random)
+        for step in replay.forwards(every)
+    ]
+    final = run.model(3)
+    assert [index for index, *_ in forwards] == list(every)
+    for schedule in ("sqrt", "all", "tree"):
+        other = again(run, recipe, net(**shape, seed=2), schedule=schedule)
+        after = None
+        for step in other.backwards(every):
+            index, params, batch, random = forwards[step.index]
+            assert index == step.index
+            assert all(torch.equal(step.params[n], params[n]) for n in params)
+            assert torch.equal(step.batch[0], batch) and torch.equal(step.random[0], random[0])
+            expected = {n: final[n] for n in params} if after is None else after
+            assert all(torch.equal(step.after[n], expected[n]) for n in params)
+            after = params
+        assert step.index == 0
+        assert [step.index for step in other.backwards(range(6, 13))] == list(range(12, 5, -1))
+
+
+def test_the_random_state_outside_and_the_threads_stay(tmp_path):
+    recipe = Recipe(epochs=2, lr=0.05, batch=5)
+    run = recorded(tmp_path / "run", recipe, net(dropout=0.3))
+    replay = again(run, recipe, net(dropout=0.3))
+    torch.manual_seed(11)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    for step in replay.backwards(range(10)):
+        step.back([replay.end("loss")])
+    replay.at(-1)
+    assert torch.equal(before, torch.get_rng_state()) and threads == torch.get_num_threads()
+
+
+def test_what_was_kept(tmp_path):
+    recipe = Recipe(epochs=4, lr=0.05, batch=5)
+    for checkpoints, kept in (("last", (-1, 2, 3)), ("every", (-1, 0, 1, 2, 3)), ([0], (-1, 0, 2, 3))):
+        run = recorded(tmp_path / str(checkpoints), recipe, net(), checkpoints)
+        replay = again(run, recipe, net())
+        assert replay.kept == kept and replay.first == 0
+    with pytest.raises(MissingEvidence, match=r"kept no model of epoch 1.*checkpoints='every'"):
+        replay.at(1)
+    (run.folder / "checkpoints" / "start.safetensors").unlink()
+    late = again(Run(run.folder), recipe, net())
+    assert late.first == 5
+    with pytest.raises(MissingEvidence, match="Step 0 cannot be taken again.*before step 5"):
+        list(late.backwards(range(20)))
+    bare = recorded(tmp_path / "none", recipe, net(), "none")
+    with pytest.raises(MissingEvidence, match="kept no model from which its steps could be taken again"):
+        again(bare, recipe, net())
+
+
+@pytest.mark.parametrize("way", ["forwards", "backwards"])
+def test_other_data_are_refused_at_the_first_differing_step(tmp_path, way):
+    recipe = Recipe(epochs=2, lr=0.05, batch=5, seed=2)
+    run = recorded(tmp_path / "run", recipe, net())
+    inputs, labels, _ = data()
+    third = run.order(0)[2][1]
+    changed = inputs.clone()
+    changed[third] += 1e-3
+    replay = again(run, recipe, net(), inputs=changed)
+    # Backwards begins with the last kept state, so the first step to differ is met in its epoch.
+    epoch, step = (0, 2) if way == "forwards" else (1, next(n for n, batch in enumerate(run.order(1)) if third in batch))
+    words = rf"epoch {epoch}.*step {step} is the first that differs: the loss of id row {int(third)} was"
+    with pytest.raises(Mismatch, match=words):
+        list(getattr(replay, way)(range(10)))
+    with pytest.raises(Mismatch, match="of their norm apart at its end, and tolerance=1e-09"):
+        list(getattr(again(run, recipe, net(), inputs=changed, tolerance=1e-9), way)(range(10)))
+    assert len(list(getattr(again(run, recipe, net(), inputs=changed, tolerance=0.5), way)(range(10)))) == 10
+
+
+def test_a_memory_budget_is_kept_or_refused(tmp_path):
+    recipe = Recipe(epochs=2, lr=0.05, batch=1, ragged="keep")
+    run = recorded(tmp_path / "run", recipe, net())
+    replay = again(run, recipe, net())
+    state = replay._state(-1)
+    assert [step.index for step in again(run, recipe, net(), memory=10 * state.bytes).backwards(range(44))] == list(
+        range(43, -1, -1)
+    )
+    with pytest.raises(UsageError, match="memory=.* a state takes .* fewest"):
+        list(again(run, recipe, net(), memory=2 * state.bytes).backwards(range(44)))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"schedule": "log"}, "schedule='log' is not one of"), ({"memory": 0}, "memory=0"), ({"tolerance": -1.0}, "tolerance=-1.0")],
+)
+def test_settings_out_of_range_are_refused(tmp_path, given, words):
+    recipe = Recipe(epochs=2, lr=0.05, batch=5)
+    run = recorded(tmp_path / "run", recipe, net())
+    with pytest.raises(UsageError, match=words):
+        again(run, recipe, net(), **given)
+
+
+def test_targets_must_be_there_and_depend_on_the_parameters(tmp_path):
+    recipe = Recipe(epochs=2, lr=0.05, batch=5)
+    run = recorded(tmp_path / "run", recipe, net())
+    replay = again(run, recipe, net())
+    with pytest.raises(UnknownName, match="'los'.*Did you mean loss"):
+        replay.end("los")
+    replay.given["fixed"] = lambda model: iter([torch.tensor(3.0)])
+    with pytest.raises(UsageError, match="'fixed' does not depend on any trainable parameter"):
+        replay.end("fixed")
+    replay.given["vector"] = lambda model: iter([model[0].weight])
+    with pytest.raises(UsageError, match="'vector' is no single number"):
+        replay.end("vector")
