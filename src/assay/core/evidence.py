@@ -186,7 +186,7 @@ class Batch(Protocol):
     positions: Int[Tensor, " batch"]
     """Which examples, in the order of the evidence's ids. An example may stand here twice."""
     params: Params
-    """Trainable parameters where the batch was met. Only lent: copy what is kept longer than the next batch."""
+    """Trainable parameters where the batch was met."""
 
     def losses(self, params: Params) -> Float[Tensor, " batch"]:
         """Loss of each example at `params`, differentiable; parameters that are left out are those of the batch."""
@@ -259,7 +259,11 @@ class Step(Batch, Protocol):
     rates: Mapping[str, float]
     """Learning rate of each parameter."""
     after: Params
-    """Trainable parameters after the step; lent like `params`."""
+    """Trainable parameters after the step. Only lent: copy what is kept longer than this step is the newest."""
+
+    def batch_alone(self) -> Batch:
+        """The batch, the parameters before the step and what else its losses need, to be kept as long as one likes."""
+        ...
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters before the step."""
@@ -279,7 +283,7 @@ class Step(Batch, Protocol):
         Args:
             adjoints: One per target.
             at: Differentiate here instead of at `params`.
-            curvature: Whether the Hessian of the batch carries the adjoint on.
+            curvature: Whether what changes the parameters changes later gradients too; else the adjoint by the parameters stays as it is.
         """
         ...
 

@@ -70,6 +70,12 @@ class AbstractMethod(abc.ABC):
         """The values of several methods of this class, for classes that can share work between them."""
         return [method.values(evidence.narrow(method.title, method.needs)) for method in methods]
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the numbers whose change the method asks for."""
+        target = getattr(self, "target", None)
+        return () if target is None else (target,)
+
     def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Which examples the method can speak of at all; the others are reported as unscored, never as 0."""
         return torch.ones(len(evidence.ids), dtype=torch.bool)
@@ -203,10 +209,13 @@ class AbstractStepMethod(AbstractMethod):
 
     needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
 
-    @property
-    def window(self) -> str:
-        """Which epochs are read (see `span`)."""
-        return "all"
+    window: str
+    """Which epochs count (see `span`)."""
+
+    def reads(self, epochs: Sequence[range]) -> range:
+        """The steps that are to be seen, given those of each epoch."""
+        counted = span(self.window, len(epochs), self.title)
+        return range(epochs[counted.start].start, epochs[counted.stop - 1].stop)
 
     @abc.abstractmethod
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
@@ -222,7 +231,10 @@ class AbstractStepMethod(AbstractMethod):
 
     @abc.abstractmethod
     def finish(self, state: Any) -> Findings:
-        """The values after the steps absorbed so far, as if training ended here; leaves the state as it is."""
+        """The values after the steps absorbed so far, as if training ended here; leaves the state as it is.
+
+        What the last step lent is still there.
+        """
 
     def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Those that stand in the batches of the window."""
@@ -270,7 +282,7 @@ def steps_of(source: StepSource, epochs: range) -> range:
 def walk(methods: Sequence[AbstractStepMethod], evidence: Evidence) -> list[Findings]:
     """Run several folds over steps in one replay."""
     source = evidence.steps
-    wanted = [steps_of(source, span(method.window, len(source.epochs), method.title)) for method in methods]
+    wanted = [method.reads(source.epochs) for method in methods]
     states = [method.start(len(evidence.ids), evidence.narrow(method.title, method.needs)) for method in methods]
     for step in source.forwards(range(min(one.start for one in wanted), max(one.stop for one in wanted))):
         for method, state, steps in zip(methods, states, wanted, strict=True):

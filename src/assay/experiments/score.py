@@ -66,8 +66,9 @@ def score(
     if any(one.needs & REPLAYED for one in wanted):
         replay = taken_again(run, loop=loop, targets=targets, replaying=replaying)
         for one in wanted:
-            if getattr(one, "target", None) is not None and one.target not in replay.targets:  # type: ignore[attr-defined]
-                raise UsageError(_no_target(one.title, one.target, replay))  # type: ignore[attr-defined]
+            for target in one.targets if one.needs & REPLAYED else ():
+                if target not in replay.targets:
+                    raise UsageError(_no_target(one.title, target, replay))
     made: dict[str, Scores] = {}
     for one in wanted:
         if save and not again and (old := _saved(run, one, replay)) is not None:
@@ -95,10 +96,10 @@ def score(
 
 def _parents(run: Run, method: AbstractMethod, replay: Replay | None) -> dict[str, str]:
     """Fingerprints of what a score is made of: the recording, and the target if there is one."""
-    target = getattr(method, "target", None)
-    if replay is None or target is None or not method.needs & REPLAYED:
+    if replay is None or not method.targets or not method.needs & REPLAYED:
         return {"run": run.fingerprint}
-    return {"run": run.fingerprint, "target": identity(replay).get(target, "a function")}
+    known = identity(replay)
+    return {"run": run.fingerprint, **{"target": known.get(target, "a function") for target in method.targets}}
 
 
 def _no_target(title: str, target: str, replay: Replay) -> str:

@@ -208,10 +208,15 @@ class LoopRecorder:
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._pending: Tensor | None = None
         self._batches_begun = 0
+        self._rates: list[list[float]] = []
+        self._watch = optimizer.register_step_pre_hook(self._stepping)
         self._open = self._whole = False
         if recorder.header.checkpoints != "none":
             # What cannot be saved is better known before the first epoch than after it.
             pack(self._state())
+
+    def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
+        self._rates.append([float(group["lr"]) for group in optimizer.param_groups])
 
     @property
     def epochs(self) -> int:
@@ -244,7 +249,7 @@ class LoopRecorder:
                 )
             batch = fetched.batch
             positions = self._positions(fetched.keys)
-            self.recorder.step(positions, [group["lr"] for group in self._optimizer.param_groups])
+            self._rates = []
             self._pending = positions if self.recorder.header.view == "train" else None
             self._batches_begun += 1
             yield batch
@@ -252,6 +257,9 @@ class LoopRecorder:
                 raise UsageError(
                     f"Batch {self._batches_begun - 1} of epoch {index} was not recorded; call recorder.batch(logits, labels) in every step."
                 )
+            # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
+            rates = self._rates[-1] if self._rates else [group["lr"] for group in self._optimizer.param_groups]
+            self.recorder.step(positions, rates, updates=len(self._rates))
         if self.recorder.header.view == "eval":
             self._observe_clean()
         self.recorder.complete()
@@ -368,6 +376,7 @@ class LoopRecorder:
             if kind is None:
                 self._settle()
         finally:
+            self._watch.remove()
             self.recorder.close()
 
 

@@ -39,8 +39,8 @@ def sgd_influence(
         examples: How many examples there are.
         targets: Names of targets of `source`.
         steps: Where the sweep stops; it starts at the end of the run whatever the window.
-        form: `exact`; `last_parameters` differentiates every step at the final parameters; `no_hessian` leaves the adjoint
-            as it is but for what the optimizer carries.
+        form: `exact`; `last_parameters` differentiates every step at the final parameters; `no_hessian` leaves the adjoint by the
+            parameters as it is.
 
     Returns:
         The sums, and by target the norm of the adjoint after the last step and before each epoch, from the last to the first.

@@ -206,6 +206,7 @@ class Recorder:
         self._epoch_labels = torch.full((len(self.ids),), -1, dtype=torch.int64)
         self._batches: list[Tensor] = []
         self._rates: list[list[float]] = []
+        self._updates: list[int] = []
         self._begun = time.perf_counter()
         if not self.commits:
             self.classes = 0
@@ -228,8 +229,9 @@ class Recorder:
         self._clear()
         return self.epochs
 
-    def step(self, positions: Int[Tensor, " batch"], rates: Sequence[float]) -> None:
-        """One optimizer step: on which examples, at which learning rate by parameter group."""
+    def step(self, positions: Int[Tensor, " batch"], rates: Sequence[float], updates: int = 1) -> None:
+        """One step: on which examples, at which learning rate by parameter group, and how often the optimizer moved in it."""
+        self._updates.append(updates)
         self._batches.append(positions.to("cpu", torch.int64))
         self._rates.append([float(rate) for rate in rates])
 
@@ -395,6 +397,8 @@ class Recorder:
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
         stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
+        if any(count != 1 for count in self._updates):
+            stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
         wanted = state is not None and self.keeps_checkpoints
         checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
         commit = Commit(

@@ -73,6 +73,10 @@ class TakenStep(TakenBatch):
             self.batch, self.before, self.rates, self.index, adjoints, at=at, curvature=curvature, whole=self.drawn
         )
 
+    def batch_alone(self) -> TakenBatch:
+        """The batch without what belongs to the step only."""
+        return TakenBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
+
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters before the step."""
         with _at(self.replay.course.model, self.before.model):
@@ -137,6 +141,12 @@ class Replay:
             raise MissingEvidence(
                 f"{run.folder} kept no model from which its steps could be taken again; record with checkpoints='every', or 'last' "
                 "for the last epoch and the whole run."
+            )
+        if (uneven := run.uneven_updates()) is not None:
+            epoch, step, count = uneven
+            raise UsageError(
+                f"{run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once; steps with accumulated or skipped "
+                "gradients cannot be taken again. Record a loop that steps once per batch."
             )
         bounds = [0]
         for commit in run.commits:

@@ -99,6 +99,15 @@ class Run:
         """Learning rate of each step and parameter group."""
         return self.shard(epoch).read("rates")
 
+    def uneven_updates(self) -> tuple[int, int, int] | None:
+        """(epoch, step, how often the optimizer moved) of the first step in which it did not move exactly once; None if it always did."""
+        for commit in self.commits:
+            if "updates" in commit.shard.sums:
+                updates = self.shard(commit.epoch).read("updates")
+                at = int((updates != 1).nonzero()[0])
+                return commit.epoch, at, int(updates[at])
+        return None
+
     def probs_sum(self) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities summed over all committed epochs; None if they were not kept."""
         file = self.commits[-1].sums

@@ -208,7 +208,7 @@ class Course(abc.ABC):
         assert backs is not None
         results = []
         for adjoint, back, slope, product in zip(adjoints, backs, slopes, curved, strict=True):
-            after = {name: value + product[name] if name in product else value for name, value in back.params.items()}
+            after = {name: back.params[name] + product[name] if curvature else value for name, value in adjoint.params.items()}
             momenta = self._momenta(buffers)
             fading = {name: (1 - momenta[name]) * value for name, value in adjoint.statistics.items()}
             results.append((torch.cat(slope), Adjoint(after, back.buffers, fading)))

@@ -1,0 +1,67 @@
+r"""GraNd: norm of the example's loss gradient, early in training.
+
+$$ \mathrm{GraNd}_i = \lVert \nabla_\theta \ell_i(\theta_e) \rVert_2 $$
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.evidence import Checkpoint, Evidence, Need
+from ..core.method import AbstractMethod, Source
+from ..core.scores import Direction
+
+
+def grand(checkpoint: Checkpoint, examples: int, layers: str = "all") -> Float[Tensor, " examples"]:
+    """Norm of each example's loss gradient at one model, without augmentation, in eval mode.
+
+    Args:
+        checkpoint: The model.
+        examples: How many examples there are.
+        layers: `all` trainable parameters, or only those of the last linear layer, `head`.
+
+    Raises:
+        UsageError: The model has no linear layer.
+    """
+    names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
+    if not names:
+        raise UsageError("grand: layers=head needs a model with a trainable linear layer; choose layers=all.")
+    values = torch.zeros(examples, dtype=torch.float64)
+    for batch in checkpoint.batches():
+        values[batch.positions] = batch.squares({name: checkpoint.params[name] for name in names}).to("cpu", torch.float64).sqrt()
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class GraNd(AbstractMethod):
+    """High GraNd marks examples that would move the model most: hard ones, and wrong ones.
+
+    Args:
+        at: The epoch whose end is looked at, counted from 0; -1 is the last recorded one.
+        layers: Gradient by `all` parameters, or by those of the last linear layer, `head` (the DeepCore form).
+    """
+
+    at: int = -1
+    layers: Literal["all", "head"] = "all"
+    name: ClassVar[str] = "grand"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
+    unit: ClassVar[str] = "loss per parameter"
+    source: ClassVar[Source] = Source(
+        "Paul et al. 2021, definition 2.1",
+        "https://arxiv.org/abs/2107.07075",
+        "one model; the paper averages over ten initial ones",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.at < -1:
+            raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
+
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        source = evidence.checkpoints
+        return grand(source.at(source.kept[-1] if self.at == -1 else self.at), len(evidence.ids), self.layers)

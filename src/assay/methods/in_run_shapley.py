@@ -1,0 +1,85 @@
+r"""In-Run Data Shapley: each example's share of what every single step did to a target, summed over the run.
+
+$$ \phi_i = \sum_{t:\, i \in B_t} \frac{\eta_t}{b_t} \Bigl\langle \nabla\Phi(\theta_t) - \frac{\eta_t}{2 b_t} \nabla^2\Phi(\theta_t)
+   \sum_{j \in B_t} \nabla\ell_j(\theta_t),\ \nabla\ell_i(\theta_t) \Bigr\rangle $$
+
+The second term is left out at order 1.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.evidence import Evidence, Step
+from ..core.method import AbstractStepMethod, Findings, Source, checked_span
+from ..core.scores import Direction
+from ..maths.derivatives import directional
+
+
+def in_run_shapley(step: Step, target: str, order: int = 1) -> Float[Tensor, " batch"]:
+    """Shapley value of each example of one step: its share of the fall of the target, to first or second order.
+
+    The shares of a step add up to the fall that the Taylor polynomial of that order predicts for a step of plain SGD.
+
+    Args:
+        step: The recorded step.
+        target: Name of the target.
+        order: 1 or 2.
+    """
+    size = len(step.positions)
+    along = {name: step.rates[name] / size * value for name, value in step.target(target).items()}
+    if order == 2:
+        with torch.enable_grad():
+            leaves = {name: value.detach().clone().requires_grad_() for name, value in step.params.items()}
+            total = torch.autograd.grad(step.losses(leaves).sum(), list(leaves.values()), materialize_grads=True)
+        move = {name: step.rates[name] / size * value for name, value in zip(leaves, total, strict=True)}
+        curved = step.target_product(target, move)
+        along = {name: value - step.rates[name] / (2 * size) * curved[name] for name, value in along.items()}
+    return directional(step.losses, step.params, along).slopes
+
+
+@dataclasses.dataclass(frozen=True)
+class InRunShapley(AbstractStepMethod):
+    """Above 0 the example's steps lowered the target, below 0 they raised it; the values add up to what training did.
+
+    Args:
+        target: Which number's fall is shared out.
+        order: Of the Taylor polynomial: 1, or 2, which knows that examples of a batch do each other's work.
+        window: Steps that count: `all`, `last`, or epochs such as `0-2`.
+    """
+
+    target: str = "validation"
+    order: int = 1
+    window: str = "all"
+    name: ClassVar[str] = "in_run_shapley"
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "change of the target"
+    source: ClassVar[Source] = Source(
+        "Wang et al. 2024, theorems 3 and 4",
+        "https://arxiv.org/abs/2406.11011",
+        "above 0 is helpful; the step is that of plain SGD whatever the optimizer",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        checked_span(self.window, self.title)
+        if self.order not in (1, 2):
+            raise UsageError(f"{self.title}: order={self.order} is neither 1 nor 2.")
+
+    def start(self, examples: int, evidence: Evidence | None = None) -> Any:
+        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)]}
+
+    def absorb(self, state: Any, step: Step) -> None:
+        while len(state["by_epoch"]) <= step.epoch:
+            state["by_epoch"].append(torch.zeros_like(state["by_epoch"][0]))
+        found = in_run_shapley(step, self.target, self.order)
+        # An example may stand twice in a batch.
+        state["by_epoch"][step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64))
+
+    def finish(self, state: Any) -> Findings:
+        by_epoch = torch.stack(state["by_epoch"])
+        return Findings(by_epoch.sum(0), by_epoch)

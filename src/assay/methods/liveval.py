@@ -1,0 +1,253 @@
+r"""LiveVal: how far a step on the example alone goes towards where training stands a few steps later, while training goes on.
+
+$$ v_i^t = \frac{\lVert \Delta_t \rVert - \lVert \Delta_t + \eta_t g_i^t \rVert}{\lVert \Delta_t \rVert + \lVert \Delta_t + \eta_t g_i^t \rVert},
+   \qquad \Delta_t = \theta_{t'} - \theta_{t-1}, \quad t' = \min(t + \delta_t - 1, T) $$
+
+The window $\delta_t$ grows while the loss changes fast and shrinks while it is flat.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.evidence import Evidence, Params, Step
+from ..core.method import AbstractStepMethod, Findings, Source, checked_span, span
+from ..core.scores import Direction
+from ..maths.solo_steps import gain, solo_gains
+
+
+def value(
+    dot: Float[Tensor, " batch"],
+    sqnorm_gradient: Float[Tensor, " batch"],
+    sqnorm_delta: Float[Tensor, " batch"],
+    lr: float | Float[Tensor, " batch"],
+) -> Float[Tensor, " batch"]:
+    """The value of one visit, in [-1, 1]: above 0 the solo step goes towards the reference; 0 if there is nothing to go.
+
+    Args:
+        dot: <D, g>, D from the parameters before the step to the reference, g the example's gradient there.
+        sqnorm_gradient: |g|^2.
+        sqnorm_delta: |D|^2.
+        lr: Learning rate of the step.
+    """
+    return gain(lr * dot, lr**2 * sqnorm_gradient, sqnorm_delta)
+
+
+def liveval(steps: Sequence[Step], examples: int, **options: Any) -> Float[Tensor, " examples"]:
+    """The values after a whole training, given as its steps in order.
+
+    Args:
+        steps: All of them, each with what it lends still valid.
+        examples: How many examples there are.
+        **options: Of `LiveVal`.
+    """
+    method = LiveVal(**options)
+    state = method.start(examples)
+    for step in steps:
+        method.absorb(state, step)
+    return method.finish(state).values
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveVal(AbstractStepMethod):
+    """Above 0 a step on the example alone goes where training then goes; the most harmful go elsewhere. Runs live.
+
+    Args:
+        delta_0: First window, in steps.
+        delta_min: Smallest window.
+        delta_max: Largest window: how many parameter vectors are held beside the model.
+        delta_step: By how much a window changes.
+        eps_lo: Change of the loss per step below which the window shrinks.
+        eps_hi: Change above which it grows.
+        window_rule: `adaptive`: by the loss after the step against the one before; `alg3`: by the loss of the same batch across its own
+            window, growing when flat; `window_loss`: by the loss across the window (stays at 1 once there); `fixed`: delta_0 always.
+        reduce: `sum` over the visits, or `mean`.
+        window: Steps that count: `all`, `last`, or epochs such as `0-2`.
+    """
+
+    delta_0: int = 2
+    delta_min: int = 1
+    delta_max: int = 3
+    delta_step: int = 1
+    eps_lo: float = 0.05
+    eps_hi: float = 0.1
+    window_rule: Literal["adaptive", "alg3", "window_loss", "fixed"] = "adaptive"
+    reduce: Literal["sum", "mean"] = "sum"
+    window: str = "all"
+    name: ClassVar[str] = "liveval"
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "rank only"
+    source: ClassVar[Source] = Source(
+        "Xu et al. 2025, equations 12 to 14; window rule of the released code before its last commit",
+        "https://arxiv.org/abs/2502.10489",
+        "each value is credited to the examples of its own step, at that step's rate, and the model is never overwritten (the released "
+        "code does neither); per-example gradients in eval mode with the running statistics of that step; the solo step is plain SGD "
+        "whatever the optimizer",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        checked_span(self.window, self.title)
+        if not 1 <= self.delta_min <= self.delta_0 <= self.delta_max:
+            raise UsageError(
+                f"{self.title}: delta_min={self.delta_min}, delta_0={self.delta_0} and delta_max={self.delta_max} must rise, from 1."
+            )
+        if self.delta_step < 1:
+            raise UsageError(f"{self.title}: delta_step={self.delta_step} is not a number of steps, 1 or more.")
+        if not 0 <= self.eps_lo <= self.eps_hi < math.inf:
+            raise UsageError(f"{self.title}: eps_lo={self.eps_lo} and eps_hi={self.eps_hi} must be 0 or more and rise.")
+
+    def reads(self, epochs: Sequence[range]) -> range:
+        # Windows adapt from the first step on, and references lie behind the last step that counts.
+        return range(epochs[0].start, epochs[-1].stop)
+
+    def start(self, examples: int, evidence: Evidence | None = None) -> Any:
+        return {
+            "values": [torch.zeros(examples, dtype=torch.float64)],
+            "visits": [torch.zeros(examples, dtype=torch.float64)],
+            "pending": [],
+            "states": {},
+            "losses": [],
+            "delta": self.delta_0,
+            "deltas": [],
+            "skipped": 0,
+            "alone": 0,
+            "at": -1,
+            "after": {},
+        }
+
+    def absorb(self, state: Any, step: Step) -> None:
+        while len(state["values"]) <= step.epoch:
+            state["values"].append(torch.zeros_like(state["values"][0]))
+            state["visits"].append(torch.zeros_like(state["visits"][0]))
+        state["at"], state["after"] = step.index, step.after
+        # A batch, not a step: what a step lends beyond it is gone by the time it is valued.
+        entry = {"index": step.index, "epoch": step.epoch, "rates": dict(step.rates), "batch": step.batch_alone(), "delta": 0}
+        state["pending"].append(entry)
+        if self.window_rule == "alg3":
+            self._decide_later(state)
+        else:
+            entry["delta"] = self._decided(state, step)
+            state["deltas"].append(entry["delta"])
+            state["alone"] += len(step.positions) == 1 and entry["delta"] == 1
+        self._settle(state)
+
+    def _decided(self, state: Any, step: Step) -> int:
+        """The window of the step just taken."""
+        delta = state["delta"]
+        if self.window_rule == "fixed":
+            return delta
+        with torch.no_grad():
+            loss = float(step.losses(step.after).to(torch.float64).mean())
+        losses = state["losses"]
+        losses.append(loss)
+        del losses[: -max(2, self.delta_max)]
+        if len(losses) > 1:
+            before = losses[-2] if self.window_rule == "adaptive" else losses[-delta] if len(losses) >= delta else losses[0]
+            rate = abs(loss - before) / delta
+            if not math.isfinite(rate):
+                state["skipped"] += 1
+            elif rate > self.eps_hi:
+                delta = min(delta + self.delta_step, self.delta_max)
+            elif rate < self.eps_lo:
+                delta = max(delta - self.delta_step, self.delta_min)
+        state["delta"] = delta
+        return delta
+
+    def _decide_later(self, state: Any) -> None:
+        """Windows of steps whose predecessor's window has closed; until then where training stood is kept."""
+        state["states"][state["at"]] = {name: value.clone() for name, value in state["after"].items()}
+        while True:
+            entry = next((one for one in state["pending"] if not one["delta"]), None)
+            if entry is None:
+                break
+            if state["deltas"]:
+                index, delta, batch = state["before"]
+                closing = state["states"].get(index + delta - 1)
+                if closing is None:
+                    break
+                state["delta"] = self._after_window(state, batch, closing, delta)
+            entry["delta"] = state["delta"]
+            state["deltas"].append(entry["delta"])
+            state["before"] = entry["index"], entry["delta"], entry["batch"]
+        for index in [index for index in state["states"] if index <= state["at"] - self.delta_max]:
+            del state["states"][index]
+
+    def _after_window(self, state: Any, batch: Any, closing: Params, delta: int) -> int:
+        with torch.no_grad():
+            change = batch.losses(closing).to(torch.float64).mean() - batch.losses(batch.params).to(torch.float64).mean()
+        rate = abs(float(change)) / delta
+        if not math.isfinite(rate):
+            state["skipped"] += 1
+            return delta
+        if rate < self.eps_lo:
+            return min(delta + self.delta_step, self.delta_max)
+        return max(delta - self.delta_step, self.delta_min) if rate > self.eps_hi else delta
+
+    def _settle(self, state: Any) -> None:
+        """Value the steps whose reference is reached. They do not come in order: a later step may have a shorter window."""
+        waiting = []
+        for entry in state["pending"]:
+            due = entry["index"] + entry["delta"] - 1
+            if not entry["delta"] or due > state["at"]:
+                waiting.append(entry)
+                continue
+            self._value(state, entry, state["after"] if due == state["at"] else state["states"][due])
+        state["pending"] = waiting
+
+    def _value(self, state: Any, entry: Any, reference: Params) -> None:
+        batch = entry["batch"]
+        found = solo_gains(batch.losses, batch.squares, batch.params, reference, entry["rates"]).cpu()
+        # An example may stand twice in a batch.
+        state["values"][entry["epoch"]].index_add_(0, batch.positions, found)
+        state["visits"][entry["epoch"]].index_add_(0, batch.positions, torch.ones_like(found))
+
+    def finish(self, state: Any) -> Findings:
+        state = {**state, "values": [v.clone() for v in state["values"]], "visits": [v.clone() for v in state["visits"]]}
+        for entry in state["pending"]:
+            # Training has ended before their reference: what is there now takes its place.
+            due = entry["index"] + (entry["delta"] or state["delta"]) - 1
+            self._value(state, entry, state["states"].get(due, state["after"]))
+        by_epoch, visits = torch.stack(state["values"]), torch.stack(state["visits"])
+        counted = torch.zeros(len(by_epoch), 1, dtype=torch.float64)
+        epochs = span(self.window, len(by_epoch), self.title)
+        counted[epochs.start : epochs.stop] = 1
+        by_epoch = by_epoch * counted
+        if self.reduce == "mean":
+            by_epoch = by_epoch / (visits * counted).sum(0).clamp(min=1)
+        deltas = [*state["deltas"], *(state["delta"] for entry in state["pending"] if not entry["delta"])]
+        diagnostics: dict[str, object] = {
+            "mean window": sum(deltas) / max(len(deltas), 1),
+            "largest window": max(deltas, default=0),
+            "steps whose loss was not finite": state["skipped"],
+        }
+        warnings: tuple[str, ...] = ()
+        if state["alone"]:
+            warnings = (
+                f"{state['alone']} batches of one example were valued against the very step they made, which always gives 1. Record with "
+                "ragged='even', or choose delta_min=2.",
+            )
+        return Findings(by_epoch.sum(0), by_epoch, diagnostics, warnings)
+
+
+def merged(states: Sequence[Any]) -> Any:
+    """One state from those of processes that trained together, each on its own part of every batch: the values add up.
+
+    Each process values its examples against the same parameters, so nothing else is exchanged; windows follow each one's own losses.
+
+    Args:
+        states: One per process, each with nothing pending (`settled`) or at the same step.
+    """
+    first = dict(states[0])
+    for name in ("values", "visits"):
+        first[name] = [torch.stack(parts).sum(0) for parts in zip(*(state[name] for state in states), strict=True)]
+    first["pending"] = [entry for state in states for entry in state["pending"]]
+    for name in ("skipped", "alone"):
+        first[name] = sum(state[name] for state in states)
+    return first

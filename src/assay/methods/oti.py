@@ -1,0 +1,140 @@
+r"""OTI (online training influence): how far a step on the example alone would have gone towards where training ended.
+
+$$ v_i^t = \frac{\lVert \Delta_t \rVert - \lVert \Delta_t + \eta_t g_i^t \rVert}{\lVert \Delta_t \rVert + \lVert \Delta_t + \eta_t g_i^t \rVert},
+   \qquad \Delta_t = \theta^* - \theta_{t-1} $$
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import MissingEvidence, UsageError
+from ..core.evidence import Evidence, Params, Step, StepSource
+from ..core.method import AbstractStepMethod, Findings, Source, checked_span
+from ..core.scores import Direction
+from ..maths.solo_steps import solo_gains
+
+
+def oti(
+    step: Step, reference: Params, *, normalised: bool = True, by_tensor: bool = False, rate: float | None = None
+) -> Float[Tensor, " batch"]:
+    """Gain of a solo step of each example of a recorded step towards `reference`; 0 where training stands there already.
+
+    Args:
+        step: The recorded step.
+        reference: Any parameters.
+        normalised: The ratio, in [-1, 1]; otherwise the difference of the distances.
+        by_tensor: Norms of single tensors are added (the released code), instead of one norm over all parameters.
+        rate: Of the solo step; by default the recorded one.
+    """
+    if all(torch.equal(value, reference[name]) for name, value in step.params.items()):
+        return torch.zeros(len(step.positions), dtype=torch.float64)
+    rates = step.rates if rate is None else dict.fromkeys(step.rates, rate)
+    return solo_gains(step.losses, step.squares, step.params, reference, rates, normalised=normalised, by_tensor=by_tensor)
+
+
+def reference_of(source: StepSource, which: str) -> Params:
+    """The reference parameters: at the end, at the best point, or at the end of an epoch.
+
+    Args:
+        source: The recorded training.
+        which: `final`; `best`: after the epoch whose batches had the lowest mean loss when they came; `best_batch`: before the step
+            whose batch had the lowest loss (the released code); or the number of an epoch.
+
+    Raises:
+        UsageError: There is no such epoch.
+    """
+    if which == "final":
+        return source.final()
+    steps = range(source.epochs[0].start, source.epochs[-1].stop)
+    if which not in ("best", "best_batch"):
+        if int(which) >= len(source.epochs):
+            raise UsageError(
+                f"oti: reference={which} is outside the {len(source.epochs)} recorded epochs, 0-{len(source.epochs) - 1}."
+            )
+        last = source.epochs[int(which)].stop
+        return source.final() if last == steps.stop else _copied(next(iter(source.forwards(range(last, last + 1)))).params)
+    best, lowest, found = float("inf"), [], source.final()
+    for step in source.forwards(steps):
+        with torch.no_grad():
+            loss = float(step.losses(step.params).mean())
+        lowest.append(loss)
+        if which == "best_batch":
+            if loss < best:
+                best, found = loss, _copied(step.params)
+        elif step.index + 1 == source.epochs[step.epoch].stop:
+            mean = sum(lowest) / len(lowest)
+            lowest.clear()
+            if mean < best:
+                best, found = mean, _copied(step.after)
+    return found
+
+
+def _copied(params: Params) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in params.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class OTI(AbstractStepMethod):
+    """Above 0 a step on the example alone goes towards where training ended; the most harmful go away from it.
+
+    Args:
+        reference: Where the step should go: `final`, `best` (after the epoch with the lowest mean training loss), `best_batch` (before
+            the batch with the lowest loss), or the number of an epoch.
+        form: `normalised`, or the `raw` difference of the distances.
+        norm: One `global` norm, or norms `by_tensor`, added.
+        rate: The `recorded` rate of each step, or `one`.
+        reduce: `mean` over the visits, or `sum`.
+        window: Steps that count: `all`, `last`, or epochs such as `0-2`.
+    """
+
+    reference: str = "final"
+    form: Literal["normalised", "raw"] = "normalised"
+    norm: Literal["global", "by_tensor"] = "global"
+    rate: Literal["recorded", "one"] = "recorded"
+    reduce: Literal["mean", "sum"] = "mean"
+    window: str = "all"
+    name: ClassVar[str] = "oti"
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = "rank only"
+    source: ClassVar[Source] = Source(
+        "Xu et al. 2025, fixed reference (equations 12 to 14)",
+        "https://arxiv.org/abs/2502.10489",
+        "scored on the recorded trajectory itself, where the released code trains a second, other one; one norm over all parameters, "
+        "where it adds norms of tensors; per-example gradients in eval mode; a stored run takes the place of its modes",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        checked_span(self.window, self.title)
+        if self.reference not in ("final", "best", "best_batch") and not self.reference.isdecimal():
+            raise UsageError(
+                f"{self.title}: reference={self.reference!r} is not final, best, best_batch or the number of an epoch."
+            )
+
+    def start(self, examples: int, evidence: Evidence | None = None) -> Any:
+        if evidence is None:
+            raise MissingEvidence(
+                f"{self.title} needs the end of the training before its beginning; score the finished run instead."
+            )
+        epochs = len(evidence.steps.epochs)
+        return {
+            "reference": reference_of(evidence.steps, self.reference),
+            "by_epoch": torch.zeros(epochs, examples, dtype=torch.float64),
+            "visits": torch.zeros(examples, dtype=torch.float64),
+        }
+
+    def absorb(self, state: Any, step: Step) -> None:
+        rate = None if self.rate == "recorded" else 1.0
+        raw, by_tensor = self.form == "raw", self.norm == "by_tensor"
+        values = oti(step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate).cpu()
+        # An example may stand twice in a batch.
+        state["by_epoch"][step.epoch].index_add_(0, step.positions, values)
+        state["visits"].index_add_(0, step.positions, torch.ones_like(values))
+
+    def finish(self, state: Any) -> Findings:
+        by_epoch = state["by_epoch"] / state["visits"].clamp(min=1) if self.reduce == "mean" else state["by_epoch"].clone()
+        return Findings(by_epoch.sum(0), by_epoch)
