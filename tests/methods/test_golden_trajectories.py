@@ -1,6 +1,7 @@
 """Expected values from elsewhere (tests/golden/README.md), through the public API: recorded in a loop with the given start, order and
 rates, then scored."""
 
+import itertools
 import json
 import pathlib
 
@@ -143,7 +144,7 @@ def flat(name, folder):
     given = case(name)
     sizes, alpha = given["sizes"].tolist(), float(given["alpha"])
     layers = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), {"tanh": nn.Tanh, "relu": nn.ReLU}.get(str(given["act"]), nn.Identity)()]
     model = nn.Sequential(*layers[:-1]).double()
 
@@ -202,7 +203,7 @@ def test_conv_with_batch_norm_and_augmentation(tmp_path):
     given = case("convbn10_sgd_aug")
     model = ConvNorm().double()
     labels, held = (torch.tensor(given[key]).long() for key in ("y_train", "y_val"))
-    losses = lambda net, batch: F.cross_entropy(net(batch[0]), batch[1], reduction="none")
+    losses = softmax
     dataset = Numbered(given["X_train"], labels, given["offsets"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     rates = np.full(len(given["order"]), float(given["lr"]))
@@ -306,7 +307,7 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 def test_liveval(name, tmp_path):
     options, epochs = RULES[name]
-    given, loop = lived(name, tmp_path / "run", epochs=epochs)
+    _, loop = lived(name, tmp_path / "run", epochs=epochs)
     want = live_case(name)
     method = f"liveval:{options}" if options else "liveval"
     (one,) = scored(tmp_path / "run", loop, method)

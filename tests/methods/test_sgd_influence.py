@@ -12,9 +12,6 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
-from assay.core.errors import MissingEvidence, Mismatch, NumericalError, UsageError
-from assay.core.method import span
-from assay.methods.sgd_influence import SGDInfluence
 from assay.runs.run import Run
 
 EXAMPLES, CLASSES = 13, 3

@@ -137,7 +137,7 @@ def test_what_was_kept(tmp_path):
     (run.folder / "checkpoints" / "start.safetensors").unlink()
     late = again(Run(run.folder), recipe, net())
     assert late.first == 5
-    with pytest.raises(MissingEvidence, match="Step 0 cannot be taken again.*before step 5"):
+    with pytest.raises(MissingEvidence, match=r"Step 0 cannot be taken again.*before step 5"):
         list(late.backwards(range(20)))
     bare = recorded(tmp_path / "none", recipe, net(), "none")
     with pytest.raises(MissingEvidence, match="kept no model from which its steps could be taken again"):
@@ -148,7 +148,7 @@ def test_what_was_kept(tmp_path):
 def test_other_data_are_refused_at_the_first_differing_step(tmp_path, way):
     recipe = Recipe(epochs=2, lr=0.05, batch=5, seed=2)
     run = recorded(tmp_path / "run", recipe, net())
-    inputs, labels, _ = data()
+    inputs, _, _ = data()
     third = run.order(0)[2][1]
     changed = inputs.clone()
     changed[third] += 1e-3
@@ -171,7 +171,7 @@ def test_a_memory_budget_is_kept_or_refused(tmp_path):
     assert [step.index for step in again(run, recipe, net(), memory=10 * state.bytes).backwards(range(44))] == list(
         range(43, -1, -1)
     )
-    with pytest.raises(UsageError, match="memory=.* a state takes .* fewest"):
+    with pytest.raises(UsageError, match=r"memory=.* a state takes .* fewest"):
         list(again(run, recipe, net(), memory=2 * state.bytes).backwards(range(44)))
 
 
@@ -190,7 +190,7 @@ def test_targets_must_be_there_and_depend_on_the_parameters(tmp_path):
     recipe = Recipe(epochs=2, lr=0.05, batch=5)
     run = recorded(tmp_path / "run", recipe, net())
     replay = again(run, recipe, net())
-    with pytest.raises(UnknownName, match="'los'.*Did you mean loss"):
+    with pytest.raises(UnknownName, match=r"'los'.*Did you mean loss"):
         replay.end("los")
     replay.given["fixed"] = lambda model: iter([torch.tensor(3.0)])
     with pytest.raises(UsageError, match="'fixed' does not depend on any trainable parameter"):

@@ -16,6 +16,7 @@ def record_(
     data: str | None = None,
     net: str | None = None,
     plant: str | None = None,
+    validation: float | None = None,
     seed: MaybeWhole = None,
     epochs: MaybeWhole = None,
     batch: MaybeWhole = None,
@@ -56,6 +57,9 @@ def record_(
     plant
         Labels to make wrong: uniform:rate=0.1, pair:rate=0.1, or class with a matrix in the plan; the truth is kept aside.
         Of another kind than the plan's, it takes the place of the plan's.
+    validation
+        Fraction of the training examples to hold out (before planting), for methods that ask what changes on them; 0 if nothing says
+        otherwise.
     seed
         Of initial weights, order, augmentation and planting.
     epochs
@@ -128,6 +132,7 @@ def record_(
         "data": data,
         "net": net,
         "seed": seed,
+        "validation": validation,
         "plant": planting(plant) if plant is not None else None,
         "recipe": given(recipe),
         "record": given(

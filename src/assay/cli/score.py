@@ -2,15 +2,25 @@
 
 from pathlib import Path
 
-from .values import Switch
+from .values import MaybeWhole, Switch
 
 
-def score_(run: Path, /, *methods: str, again: Switch = False) -> None:
+def score_(
+    run: Path,
+    /,
+    *methods: str,
+    again: Switch = False,
+    schedule: str = "sqrt",
+    memory: MaybeWhole = None,
+    tolerance: float = 0.0,
+) -> None:
     """Give every example of a run a number by each method.
 
     The scores are saved in the run's folder. One that was made from this very recording is taken from there.
+    Methods that read steps or kept models (sgd_influence, liveval, tracin, ...) take the training again; what they predict the change of
+    is their option target: validation (what --validation held out), test, class=NAME, id=ID, or ids=FILE with a CSV of id and weight.
 
-    Example: assay score runs/digits aum dual:window=5 forgetting
+    Example: assay score runs/digits aum dual:window=5 sgd_influence:target=class=3
 
     Parameters
     ----------
@@ -20,9 +30,16 @@ def score_(run: Path, /, *methods: str, again: Switch = False) -> None:
         METHOD or METHOD:option=value,...; `all` is every method that the run allows. `assay methods` lists them.
     again
         Compute scores even if they are there.
+    schedule
+        How steps are gone backwards: sqrt (the default; about 2 sqrt(steps) states in memory), all (every state), or tree (fewest states).
+    memory
+        Bytes that states may take; the fastest schedule that keeps to it is used.
+    tolerance
+        How far training taken again may end from the recorded parameters, as a part of their norm; 0 (the default) asks for the same bits.
     """
     from ..core.errors import UsageError, some
     from ..core.scores import Direction, ordered
+    from ..experiments.again import Replaying
     from ..experiments.score import scorable, score
     from ..runs.run import Run
     from .console import say, show_table
@@ -32,7 +49,8 @@ def score_(run: Path, /, *methods: str, again: Switch = False) -> None:
     wanted = [one for name in methods for one in (able if name == "all" else [name])]
     if not wanted:
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(able)}.")
-    table = score(opened, list(dict.fromkeys(wanted)), save=True, again=again)
+    how = Replaying(schedule, memory, tolerance)
+    table = score(opened, list(dict.fromkeys(wanted)), save=True, again=again, replaying=how)
     rows = []
     for title, one in table.items():
         first = one.ids.take(ordered(one.hardness(), one.ids, descending=True)[:5])
@@ -50,6 +68,11 @@ def score_(run: Path, /, *methods: str, again: Switch = False) -> None:
         )
     columns = ("method", "least", "mean", "largest", "unit", "direction", "first ids")
     show_table(f"{len(table.ids):,} examples of {run}", columns, rows, right=("least", "mean", "largest"))
+    for title, one in table.items():
+        for name, value in one.diagnostics.items():
+            say(f"{title}: {name}: {worded(value)}")
+        for warning in one.warnings:
+            say(f"{title}: WARNING: {warning}")
     if "all" in methods:
         for name, why in unable.items():
             say(f"left out {name}: {why}")
@@ -57,3 +80,15 @@ def score_(run: Path, /, *methods: str, again: Switch = False) -> None:
     # Where large values are the suspect ones, keeping the largest would keep the suspects.
     policy = "bottom_k" if one.direction is Direction.HIGH_IS_SUSPECT else "top_k"
     say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay choose {run} {title} --policy {policy} --keep 0.9")
+
+
+def worded(value: object) -> str:
+    """A diagnostic for people: numbers to four digits."""
+    if isinstance(value, (list, tuple)):
+        shown = [worded(one) for one in value]
+        return (
+            ", ".join(shown)
+            if len(shown) <= 8
+            else f"{', '.join(shown[:4])}, ..., {', '.join(shown[-3:])} ({len(shown)} numbers)"
+        )
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

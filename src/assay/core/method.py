@@ -68,7 +68,11 @@ class AbstractMethod(abc.ABC):
     @classmethod
     def together(cls, methods: Sequence["AbstractMethod"], evidence: Evidence) -> list["Tensor | Findings"]:
         """The values of several methods of this class, for classes that can share work between them."""
-        return [method.values(evidence.narrow(method.title, method.needs)) for method in methods]
+        return [method.findings(evidence.narrow(method.title, method.needs)) for method in methods]
+
+    def findings(self, evidence: Evidence) -> "Tensor | Findings":
+        """The values, for methods that have more to say with what that is."""
+        return self.values(evidence)
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -203,8 +203,8 @@ def _planned(material: Material, texts: Sequence[str]) -> dict[str, Target]:
         held = material.validation
         if held is None:
             raise UsageError(
-                f"Target {text!r}: the plan held out no validation examples; record with `validation = 0.1` (`--validation 0.1`), or name "
-                "`test` as the target, which then can no longer judge the decision."
+                f"Target {text!r}: the plan held out no validation examples; record with `validation = 0.1` (`--validation 0.1`), or ask for "
+                "target=test, which then can no longer judge a decision made by it."
             )
         if kind == "class":
             found[text] = _of(held, text, (held.labels == _class(held, value)).to(torch.float64))

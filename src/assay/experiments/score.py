@@ -20,7 +20,10 @@ from ..runs.replay import Replay
 from ..runs.run import Run
 from .again import Given, Replaying, identity
 from .again import again as taken_again
+from .verify import has_plan
 
+FUNCTION = "a function"
+"""Stands for the fingerprint of a target that a user computes."""
 REPLAYED = frozenset({Need.STEPS, Need.CHECKPOINTS})
 """Needs that ask for model and data beside the run."""
 
@@ -46,8 +49,8 @@ def score(
         save: Write each score into the run's folder, and take it from there if it was made from this very recording.
         again: With `save`, compute even what is there.
         loop: What your own loop consists of.
-        targets: The numbers whose change may be asked for, by name: functions of the model, or (inputs, labels). For runs with a
-            plan also texts: `validation`, `test`, `class=NAME`, `id=ID`, `ids=FILE` (see `experiments.again`).
+        targets: The numbers whose change may be asked for, by name: functions of the model, or (inputs, labels). Runs with a plan know
+            `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
         replaying: How steps are taken again: schedule, memory, tolerance.
 
     Raises:
@@ -64,11 +67,16 @@ def score(
         raise UsageError("No method was named; name at least one, such as 'dual'.")
     replay = None
     if any(one.needs & REPLAYED for one in wanted):
+        asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
+        if loop is None and has_plan(run) and not isinstance(targets, Mapping):
+            targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
         replay = taken_again(run, loop=loop, targets=targets, replaying=replaying)
-        for one in wanted:
-            for target in one.targets if one.needs & REPLAYED else ():
-                if target not in replay.targets:
-                    raise UsageError(_no_target(one.title, target, replay))
+        for title, target in asked:
+            if target not in replay.targets:
+                raise UsageError(
+                    f"{title} asks for target {target!r}; there are: {', '.join(replay.targets) or 'none'}. Name it with targets=, as "
+                    "(inputs, labels) or a function of the model."
+                )
     made: dict[str, Scores] = {}
     for one in wanted:
         if save and not again and (old := _saved(run, one, replay)) is not None:
@@ -99,17 +107,7 @@ def _parents(run: Run, method: AbstractMethod, replay: Replay | None) -> dict[st
     if replay is None or not method.targets or not method.needs & REPLAYED:
         return {"run": run.fingerprint}
     known = identity(replay)
-    return {"run": run.fingerprint, **{"target": known.get(target, "a function") for target in method.targets}}
-
-
-def _no_target(title: str, target: str, replay: Replay) -> str:
-    known = ", ".join(replay.targets) or "none"
-    hint = (
-        "Record with examples held out (`--validation 0.1`), or name another target with targets= (`--target test`) and the option target=."
-        if target == "validation"
-        else "Name it with targets= (`--target`)."
-    )
-    return f"{title} asks for target {target!r}; there are: {known}. {hint}"
+    return {"run": run.fingerprint, **{f"target {target}": known.get(target, FUNCTION) for target in method.targets}}
 
 
 def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
@@ -164,7 +162,7 @@ def _saved(run: Run, method: AbstractMethod, replay: Replay | None) -> Scores | 
     lineage = scores.lineage
     if lineage is None or dict(lineage.parents) != _parents(run, method, replay) or lineage.code != __version__:
         return None
-    if lineage.parents.get("target") == "a function":
+    if FUNCTION in lineage.parents.values():
         # What it computes cannot be told, so neither can whether it is still the same.
         return None
     if scores.title != method.title:

@@ -25,6 +25,8 @@ UNSTABLE = 1e3
 """Growth of the adjoint's norm above which a linear answer is not to be trusted: small changes grow by this factor."""
 UNEVEN = 0.5
 """Part of the largest batch below which the members of a smaller one count so much more that they stand out."""
+CHECK = 0.1
+"""How far example weights go along a random direction, at most, when the prediction is held against training again."""
 APART = 0.2
 """Relative error of the finite differences above which the values are not to be trusted."""
 
@@ -130,7 +132,7 @@ class SGDInfluence(AbstractMethod):
             earliest = min(windows, key=lambda steps: steps.start)
             values, norms = sgd_influence(source, len(evidence.ids), targets, earliest, form)
             for method in group:
-                found[method] = method.findings(evidence, values[targets.index(method.target)], norms[method.target])
+                found[method] = method._told(evidence, values[targets.index(method.target)], norms[method.target])
         return [found[method] for method in own]
 
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
@@ -144,7 +146,7 @@ class SGDInfluence(AbstractMethod):
         source = evidence.steps
         return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title)))
 
-    def findings(self, evidence: Evidence, by_epoch: Float[Tensor, "epochs examples"], norms: Sequence[float]) -> Findings:
+    def _told(self, evidence: Evidence, by_epoch: Float[Tensor, "epochs examples"], norms: Sequence[float]) -> Findings:
         """The window's part of a sweep, with what there is to say of it.
 
         Args:
@@ -188,8 +190,9 @@ class SGDInfluence(AbstractMethod):
             checked, trusted = self._check(source, evidence, by_epoch.sum(0) * (1 if self.sign == "removal" else -1))
             diagnostics.update(checked)
             if not trusted:
+                errors = ", ".join(f"{error:.2g}" for error in checked["relative errors of the prediction"])  # type: ignore[attr-defined]
                 warnings.append(
-                    f"Training again with slightly other weights gives other changes than predicted (errors {checked['relative errors of the prediction']}): "
+                    f"Training again with slightly other weights gives other changes than predicted (relative errors {errors}; metasmoothness {checked['metasmoothness']:.2g}): "
                     "do not trust the size of these values."
                 )
         return Findings(by_epoch.sum(0), by_epoch, diagnostics, tuple(warnings))
@@ -197,26 +200,22 @@ class SGDInfluence(AbstractMethod):
     def _check(
         self, source: StepSource, evidence: Evidence, removal: Float[Tensor, " examples"]
     ) -> tuple[dict[str, object], bool]:
-        """Predicted against actual change along random directions, and how often two steps along one go the same way.
+        """Predicted against actual change along random directions, and whether the target changes steadily along them.
 
-        Metasmoothness: the share of directions in which the second step changes the target with the sign of the first
-        (three points: the recorded weights, and one and two steps away).
+        Metasmoothness: the share of directions in which the target, at one step back, at the recorded weights and one step on, rises
+        twice or falls twice.
         """
         steps = steps_of(source, span(self.window, len(source.epochs), self.title))
-        size, errors, agreeing = 0.05, [], 0
-        here = source.reweighted(torch.ones(len(evidence.ids), dtype=torch.float64), steps, self.target)
+        ones = torch.ones(len(evidence.ids), dtype=torch.float64)
+        here = source.reweighted(ones, steps, self.target)
+        errors, steady = [], 0
         for number in range(self.checks):
             direction = draws.uniform(evidence.ids.keys, 0, "influence check", number) * 2 - 1
-            once, twice = (source.reweighted(1 + size * times * direction, steps, self.target) for times in (1, 2))
-            # The slope at the recorded weights from three points, right to second order.
-            actual = (4 * once - twice - 3 * here) / (2 * size)
-            predicted = -float((direction * removal).sum())
+            back, on = (source.reweighted(ones + size * direction, steps, self.target) for size in (-CHECK, CHECK))
+            actual, predicted = (on - back) / (2 * CHECK), -float((direction * removal).sum())
             errors.append(abs(predicted - actual) / max(abs(actual), abs(predicted), 1e-300))
-            agreeing += (twice - once) * (once - here) > 0
+            steady += (on - here) * (here - back) > 0
         return (
-            {
-                "relative errors of the prediction": [round(error, 6) for error in errors],
-                "metasmoothness": agreeing / self.checks,
-            },
-            max(errors) <= APART and agreeing == self.checks,
+            {"relative errors of the prediction": [round(error, 6) for error in errors], "metasmoothness": steady / self.checks},
+            max(errors) <= APART and steady == self.checks,
         )

@@ -94,12 +94,15 @@ class TracIn(AbstractMethod):
     def targets(self) -> tuple[str, ...]:
         return () if self.target == "self" else (self.target,)
 
-    def values(self, evidence: Evidence) -> Tensor | Findings:  # type: ignore[override]
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        return self.findings(evidence).values
+
+    def findings(self, evidence: Evidence) -> Findings:
         target = None if self.target == "self" else self.target
         if self.every == "checkpoint":
             source = evidence.checkpoints
             models = [source.at(epoch) for epoch in source.kept if epoch >= 0]
-            return tracin(models, len(evidence.ids), target, self.layers)
+            return Findings(tracin(models, len(evidence.ids), target, self.layers))
         steps = evidence.steps
         by_epoch = torch.zeros(len(steps.epochs), len(evidence.ids), dtype=torch.float64)
         for step in steps.forwards(range(steps.epochs[0].start, steps.epochs[-1].stop)):

@@ -1,0 +1,63 @@
+"""A small training that can be taken again, for the laws: recorded in a loop, on given batches, in float64."""
+
+import pathlib
+import tempfile
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from assay.core.ids import Ids
+from assay.experiments.again import Replaying, again
+from assay.integrations.loop import Loop
+from assay.integrations.pytorch import record
+from assay.runs.replay import Replay
+
+DIMS, WIDTH, HELD_OUT = 8, 5, 40
+
+
+class Given:
+    """Batches by epoch, in a given order."""
+
+    def __init__(self, epochs):
+        self.epochs, self.epoch = epochs, 0
+
+    def __iter__(self):
+        return iter([list(map(int, batch)) for batch in self.epochs[self.epoch]])
+
+    def __len__(self):
+        return len(self.epochs[self.epoch])
+
+
+def net(classes: int) -> nn.Module:
+    """The last layer starts at 0, so that no class is special."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(DIMS, WIDTH), nn.Tanh(), nn.Linear(WIDTH, classes)).double()
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    return model
+
+
+def trained(ids: Ids, inputs, labels, held_out, classes: int, epochs) -> Replay:
+    """Train on these batches (positions, by epoch), record, and get ready to take it again.
+
+    Args:
+        held_out: Inputs and labels of the target.
+    """
+    model, batches = net(classes), Given(epochs)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
+    loader = DataLoader(TensorDataset(inputs, labels), batch_sampler=batches)
+    folder = pathlib.Path(tempfile.mkdtemp()) / "run"
+    with record(folder, model, optimizer, loader, ids=ids, checkpoints="every") as recorder:
+        for epoch in range(len(epochs)):
+            batches.epoch = epoch
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    loop = Loop(model, optimizer, loader, ids=ids)
+    return again(folder, loop=loop, targets={"validation": held_out}, replaying=Replaying(tolerance=1e-12))
