@@ -6,7 +6,7 @@ import torch
 from assay.core.errors import BadScores, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.method import score as straight
 from assay.experiments import score as module
-from assay.experiments.score import scorable, score
+from assay.experiments.score import REPLAYED, scorable, score
 from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.entropy import Entropy
@@ -21,9 +21,9 @@ def computed(monkeypatch):
     titles = []
     original = module._computed
 
-    def spy(run, methods):
+    def spy(run, methods, replay):
         titles.extend(method.title for method in methods)
-        return original(run, methods)
+        return original(run, methods, replay)
 
     monkeypatch.setattr(module, "_computed", spy)
     return titles
@@ -104,9 +104,12 @@ def test_scorable_says_what_works_and_why_the_rest_does_not(run):
     assert sorted([*able, *unable]) == sorted(catalogue())
     assert score(run, able).keys() == set(able)
     for name, why in unable.items():
+        assert name in why
+        if catalogue()[name]().needs & REPLAYED:
+            assert "takes the training again" in why
+            continue
         with pytest.raises(MissingEvidence):
             score(run, name)
-        assert name in why
     assert "keep_logits" in unable["tdds"] and "10 epochs" in unable["dual"]
 
 

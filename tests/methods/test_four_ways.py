@@ -212,5 +212,5 @@ def test_one_pass_reads_each_fact_once():
     from assay.core.evidence import Evidence
 
     evidence = Evidence(Ids(range(6)), 3, epochs=Counted(facts_of(logits, labels)))
-    fold([cls() for cls in catalogue().values()], evidence)
+    fold([cls() for cls in FOLDS.values()], evidence)
     assert len(counted) == len(set(counted)) and (10, Need.LOGITS) in counted

@@ -1,162 +1,13 @@
 """SGD-influence against the derivative of the unrolled training, against training again, and through the public API."""
 
-import math
-
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.func import functional_call
-from torch.utils.data import DataLoader, TensorDataset
 
 import assay
-from assay.runs.run import Run
-
-EXAMPLES, CLASSES = 13, 3
-
-
-class Net(nn.Module):
-    def __init__(self, norm=False):
-        super().__init__()
-        # What BatchNorm takes away again has a gradient of 0, where Adam's root has no derivative.
-        self.hidden, self.out = nn.Linear(3, 5, bias=not norm), nn.Linear(5, CLASSES)
-        self.norm = nn.BatchNorm1d(5) if norm else nn.Identity()
-
-    def forward(self, inputs):
-        return self.out(torch.tanh(self.norm(self.hidden(inputs))))
-
-
-OPTIMIZERS = {
-    "sgd": (torch.optim.SGD, {"lr": 0.3}),
-    "decay": (torch.optim.SGD, {"lr": 0.3, "weight_decay": 0.05}),
-    "momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
-    "dampening": (torch.optim.SGD, {"lr": 0.2, "momentum": 0.8, "dampening": 0.4}),
-    "nesterov": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
-    "adam": (torch.optim.Adam, {"lr": 0.05, "weight_decay": 0.1, "eps": 1e-4}),
-    "adamw": (torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.2, "eps": 1e-4}),
-}
-
-
-def data(seed):
-    draw = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(EXAMPLES + 9, 3, generator=draw, dtype=torch.float64)
-    labels = torch.randint(CLASSES, (EXAMPLES + 9,), generator=draw)
-    return inputs[:EXAMPLES], labels[:EXAMPLES], inputs[EXAMPLES:], labels[EXAMPLES:]
-
-
-class World:
-    """A training in the user's own loop, recorded; and the same training as one graph."""
-
-    def __init__(self, folder, optimizer="sgd", seed=0, epochs=3, batch=5, clip=None, norm=False, checkpoints="every", rate=1.0):
-        self.inputs, self.labels, self.held_out, self.held_labels = data(seed)
-        torch.manual_seed(seed)
-        self.model = Net(norm).double()
-        self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
-        kind, settings = OPTIMIZERS[optimizer]
-        self.name, self.settings, self.clip, self.norm = optimizer, {**settings, "lr": settings["lr"] * rate}, clip, norm
-        # Layers learn at different rates.
-        groups = [
-            {"params": self.model.hidden.parameters(), "lr": 0.7 * self.settings["lr"]},
-            {"params": [*self.model.norm.parameters(), *self.model.out.parameters()]},
-        ]
-        self.optimizer = kind(groups, **self.settings)
-        self.loader = DataLoader(
-            TensorDataset(self.inputs, self.labels), batch, shuffle=True, generator=torch.Generator().manual_seed(seed)
-        )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / math.sqrt(step + 1))
-        with assay.record(folder, self.model, self.optimizer, self.loader, checkpoints=checkpoints) as recorder:
-            for _ in range(epochs):
-                for x, y in recorder.epoch():
-                    logits = self.model(x)
-                    self.optimizer.zero_grad()
-                    F.cross_entropy(logits, y).backward()
-                    if clip:
-                        nn.utils.clip_grad_norm_(self.model.parameters(), clip)
-                    self.optimizer.step()
-                    self.scheduler.step()
-                    recorder.batch(logits, y)
-        self.run = Run(folder)
-
-    def loop(self, **given):
-        return assay.Loop(self.model, self.optimizer, self.loader, **({"clip": self.clip} | given))
-
-    def score(self, *methods, targets=None, **given):
-        targets = targets or {"validation": (self.held_out, self.held_labels)}
-        how = assay.Replaying(tolerance=1e-9)
-        return assay.score(self.run, list(methods), targets=targets, loop=self.loop(), replaying=how, **given)
-
-    def target(self, params, buffers):
-        self.model.eval()
-        logits = functional_call(self.model, {**buffers, **params}, (self.held_out,))
-        return F.cross_entropy(logits, self.held_labels)
-
-    def unrolled(self, weights, first=0):
-        """The target after the training with these loss weights from epoch `first` on, as one graph."""
-        names = [name for name, _ in self.model.named_parameters()]
-        params = {name: self.start[name].clone().requires_grad_() for name in names}
-        buffers = {name: value.clone() for name, value in self.start.items() if name not in names}
-        slots, count = {}, 0
-        for epoch in range(self.run.epochs):
-            for positions, rates in zip(self.run.order(epoch), self.run.rates(epoch), strict=True):
-                own = weights[positions] if epoch >= first else torch.ones(len(positions), dtype=torch.float64)
-                losses, buffers = self.forward(params, buffers, positions)
-                gradients = dict(
-                    zip(
-                        names,
-                        torch.autograd.grad((own * losses).sum() / len(positions), list(params.values()), create_graph=True),
-                        strict=True,
-                    )
-                )
-                if self.clip:
-                    norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
-                    factor = torch.clamp(self.clip / (norm + 1e-6), max=1.0)
-                    gradients = {name: g * factor for name, g in gradients.items()}
-                count += 1
-                params = {
-                    name: self.stepped(
-                        name, value, gradients[name], slots, float(rates[0] if name.startswith("hidden") else rates[1]), count
-                    )
-                    for name, value in params.items()
-                }
-        return self.evaluated(params, buffers)
-
-    def forward(self, params, buffers, positions):
-        hidden = self.inputs[positions] @ params["hidden.weight"].T + params.get("hidden.bias", 0)
-        if self.norm:
-            mean, var = hidden.mean(0), hidden.var(0, unbiased=False)
-            buffers = {
-                "norm.running_mean": 0.9 * buffers["norm.running_mean"] + 0.1 * mean,
-                "norm.running_var": 0.9 * buffers["norm.running_var"] + 0.1 * hidden.var(0, unbiased=True),
-            }
-            hidden = (hidden - mean) / (var + 1e-5).sqrt() * params["norm.weight"] + params["norm.bias"]
-        logits = torch.tanh(hidden) @ params["out.weight"].T + params["out.bias"]
-        return F.cross_entropy(logits, self.labels[positions], reduction="none"), buffers
-
-    def evaluated(self, params, buffers):
-        hidden = self.held_out @ params["hidden.weight"].T + params.get("hidden.bias", 0)
-        if self.norm:
-            hidden = (hidden - buffers["norm.running_mean"]) / (buffers["norm.running_var"] + 1e-5).sqrt()
-            hidden = hidden * params["norm.weight"] + params["norm.bias"]
-        return F.cross_entropy(torch.tanh(hidden) @ params["out.weight"].T + params["out.bias"], self.held_labels)
-
-    def stepped(self, name, theta, g, slots, rate, count):
-        s = self.settings
-        decay = s.get("weight_decay", 0.0)
-        if "adam" in self.name:
-            g = g + decay * theta if self.name == "adam" else g
-            m, v = slots.get(name, (0.0, 0.0))
-            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g.square()
-            slots[name] = m, v
-            theta = theta * (1 - rate * decay) if self.name == "adamw" else theta
-            return theta - rate * (m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + s["eps"])
-        g = g + decay * theta
-        if "momentum" in s:
-            v = s["momentum"] * slots[name] + (1 - s.get("dampening", 0.0)) * g if name in slots else g
-            slots[name] = v
-            g = g + s["momentum"] * v if s.get("nesterov") else v
-        return theta - rate * g
+from assay.core.errors import Mismatch, NumericalError, UsageError
+from methods.loops import EXAMPLES, OPTIMIZERS, World
 
 
 def by_unroll(world, first=0):
@@ -184,3 +35,128 @@ def test_equals_the_derivative_of_the_unrolled_training(tmp_path_factory, optimi
     assert_equal(table["sgd_influence:window=last"].values, by_unroll(world, 2))
     assert_equal(table["sgd_influence:window=1-1"].values, by_unroll(world, 1) - by_unroll(world, 2))
     torch.testing.assert_close(table["sgd_influence"].by_epoch.sum(0), table["sgd_influence"].values, rtol=1e-12, atol=1e-15)
+
+
+def test_the_forms_are_what_they_say(tmp_path):
+    world = World(tmp_path / "run", "sgd", epochs=2)
+    table = world.score("sgd_influence:form=no_hessian", "sgd_influence:form=last_parameters")
+    assert {one.unit for one in table.values()} == {"rank only"}
+    steps = world.by_hand()
+    final = steps[-1][-1]
+    pull = world.gradient(final, world.held_out, world.held_labels)
+    expected = torch.zeros(EXAMPLES, dtype=torch.float64)
+    for _, positions, rates, before, _ in steps:
+        for position in positions.tolist():
+            g = world.example_gradient(before, position)
+            expected[position] += sum(rates[n] * float((pull[n] * g[n]).sum()) for n in g) / len(positions)
+    assert_equal(table["sgd_influence:form=no_hessian"].values, expected)
+    last, adjoint = torch.zeros(EXAMPLES, dtype=torch.float64), {n: v.clone() for n, v in pull.items()}
+    for _, positions, rates, _, _ in reversed(steps):
+        for position in positions.tolist():
+            g = world.example_gradient(final, position)
+            last[position] += sum(rates[n] * float((adjoint[n] * g[n]).sum()) for n in g) / len(positions)
+        size = 1e-6
+        moved = [{n: final[n] + sign * size * rates[n] * adjoint[n] for n in final} for sign in (1, -1)]
+        up, down = (world.gradient(at, world.inputs[positions], world.labels[positions]) for at in moved)
+        adjoint = {n: adjoint[n] - (up[n] - down[n]) / (2 * size) for n in adjoint}
+    torch.testing.assert_close(table["sgd_influence:form=last_parameters"].values, last, rtol=0, atol=1e-8)
+
+
+def test_targets_and_windows_share_one_sweep(tmp_path, monkeypatch):
+    world = World(tmp_path / "run")
+    targets = {"validation": (world.held_out, world.held_labels), "one": (world.held_out[:1], world.held_labels[:1])}
+    targets["mix"] = (world.held_out[:2], world.held_labels[:2], torch.tensor([3.0, 1.0]))
+    targets["second"] = (world.held_out[1:2], world.held_labels[1:2])
+    from assay.runs.replay import Replay
+
+    sweeps, backwards = [], Replay.backwards
+
+    def counted(self, steps, **given):
+        sweeps.append(steps)
+        return backwards(self, steps, **given)
+
+    monkeypatch.setattr(Replay, "backwards", counted)
+    names = [f"sgd_influence:target={name}" for name in ("one", "mix", "second")] + ["sgd_influence", "sgd_influence:window=last"]
+    together = world.score(*names, targets=targets)
+    assert sweeps == [range(0, 9)]
+    for name, one in together.items():
+        (alone,) = world.score(name, targets=targets).values()
+        assert torch.equal(alone.values, one.values)
+    mixed = 0.75 * together["sgd_influence:target=one"].values + 0.25 * together["sgd_influence:target=second"].values
+    torch.testing.assert_close(together["sgd_influence:target=mix"].values, mixed, rtol=1e-10, atol=1e-14)
+
+
+def test_what_is_said_beside_the_values(tmp_path):
+    world = World(tmp_path / "run", batch=6)
+    scores = world.score("sgd_influence")["sgd_influence"]
+    assert scores.diagnostics["smallest batch as a part of the largest"] == pytest.approx(1 / 6)
+    assert len(scores.diagnostics["adjoint norms, from the end backwards"]) == 4
+    (ragged,) = scores.warnings
+    assert "smallest batch has 1 examples, the largest 6" in ragged and "ragged='even'" in ragged
+
+
+def test_the_check_trusts_a_smooth_training_and_not_a_wild_one(tmp_path):
+    world = World(tmp_path / "smooth", "sgd", epochs=2, rate=0.3)
+    smooth = world.score("sgd_influence:checks=3")["sgd_influence:checks=3"]
+    assert max(smooth.diagnostics["relative errors of the prediction"]) < 0.01
+    assert not any("do not trust" in warning for warning in smooth.warnings)
+    wild = World(tmp_path / "wild", "sgd", epochs=12, rate=20)
+    scores = wild.score("sgd_influence:checks=3")["sgd_influence:checks=3"]
+    assert any("do not trust" in warning for warning in scores.warnings)
+
+
+def test_an_exploding_adjoint_is_said_or_refused(tmp_path):
+    world = World(tmp_path / "run", "sgd", epochs=12, rate=20)
+    growth = world.score("sgd_influence")["sgd_influence"]
+    assert growth.diagnostics["adjoint growth"] > 10
+    assert any("adjoint grows" in warning and "unstable" in warning for warning in growth.warnings)
+
+
+def test_a_non_finite_adjoint_names_step_and_norm(tmp_path, monkeypatch):
+    world = World(tmp_path / "run")
+    from assay.training.course import Course
+
+    back = Course.back
+
+    def broken(self, batch, before, rates, count, adjoints, **given):
+        found = back(self, batch, before, rates, count, adjoints, **given)
+        if count == 4:
+            found[0][1].params["out.bias"][0] = torch.inf
+        return found
+
+    monkeypatch.setattr(Course, "back", broken)
+    with pytest.raises(NumericalError, match=r"adjoint of target 'validation' has norm inf before step 4"):
+        world.score("sgd_influence")
+
+
+@pytest.mark.parametrize("schedule", ["all", "tree"])
+def test_the_schedule_does_not_matter(tmp_path, schedule):
+    world = World(tmp_path / "run", "momentum", checkpoints="last")
+    base = world.score("sgd_influence")["sgd_influence"].values
+    how = assay.Replaying(schedule, tolerance=1e-9)
+    targets = {"validation": (world.held_out, world.held_labels)}
+    again = assay.score(world.run, "sgd_influence", targets=targets, loop=world.loop(), replaying=how)
+    assert torch.equal(again["sgd_influence"].values, base)
+
+
+def test_a_window_outside_the_run_is_refused(tmp_path):
+    world = World(tmp_path / "run")
+    with pytest.raises(UsageError, match="window=2-3 is outside the 3 recorded epochs, 0-2"):
+        world.score("sgd_influence:window=2-3")
+
+
+def test_validation_examples_that_are_trained_on_are_refused(tmp_path):
+    world = World(tmp_path / "run")
+    with pytest.raises(Mismatch, match="3 of the 4 examples of target 'validation' are trained on"):
+        targets = (torch.cat([world.inputs[:3], world.held_out[:1]]), torch.zeros(4, dtype=torch.int64))
+        world.score("sgd_influence", targets={"validation": targets})
+
+
+def test_frozen_parameters_have_no_part(tmp_path):
+    torch.manual_seed(0)
+    world = World(tmp_path / "free", "sgd")
+    base = world.score("sgd_influence")["sgd_influence"].values
+    world.model.hidden.requires_grad_(False)
+    with pytest.raises(Mismatch, match="does not give what was recorded"):
+        world.score("sgd_influence")
+    assert base.abs().max() > 0

@@ -10,8 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from ..core.scores import Direction, Scores, ordered
 from ..experiments.progress import Progress
 
+MOST = 6
+"""Examples that are named while training goes on."""
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -22,6 +25,7 @@ class LiveProgress(Progress):
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, int] = {}
+        self._told: dict[str, int] = {}
 
     def advance(self, task: str, done: int, total: int, words: str = "") -> None:
         if self._bars is None:
@@ -33,6 +37,19 @@ class LiveProgress(Progress):
         if task not in self._tasks:
             self._tasks[task] = self._bars.add_task(task, total=total, words="")
         self._bars.update(self._tasks[task], completed=done, total=total, words=escape(words))
+
+    def most(self, scores: Scores) -> None:
+        worst = ordered(scores.hardness(), scores.ids, descending=True)[:MOST]
+        pairs = ", ".join(f"{scores.ids.values[at]} ({float(scores.values[at]):.3g})" for at in worst.tolist())
+        words = "most harmful" if scores.direction is Direction.LOW_IS_SUSPECT else "most suspect or hard"
+        if self._bars is None:
+            if self._told.get(scores.title) != self._said.get("record"):
+                self._told[scores.title] = self._said.get("record", -1)
+                print(f"{scores.title}: {words} so far: {pairs}", flush=True)
+            return
+        if scores.title not in self._tasks:
+            self._tasks[scores.title] = self._bars.add_task(scores.title, total=None, words="")
+        self._bars.update(self._tasks[scores.title], words=escape(f"{words}: {pairs}"))
 
 
 @contextlib.contextmanager

@@ -38,8 +38,9 @@ class Findings:
         warnings: What a reader must know before trusting the values, a sentence each.
     """
 
-    values: Float[Tensor, " examples"]
-    by_epoch: Float[Tensor, "epochs examples"] | None = None
+    # Not typed by shape: what a method returns is held against its evidence in `checked`, which says so in words.
+    values: Tensor
+    by_epoch: Tensor | None = None
     diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -348,8 +349,16 @@ def score(methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Scores]
     return [checked(method, view, found[id(method)]) for method, view in zip(methods, views, strict=True)]
 
 
-def checked(method: AbstractMethod, evidence: Evidence, found: Tensor | Findings) -> Scores:
+def checked(
+    method: AbstractMethod, evidence: Evidence, found: Tensor | Findings, scored: Bool[Tensor, " examples"] | None = None
+) -> Scores:
     """What was found as the scores of `method`, or a refusal.
+
+    Args:
+        method: Who found it.
+        evidence: In what.
+        found: One number per example.
+        scored: Which examples it speaks of, where `evidence` does not hold what that is told from.
 
     Raises:
         BadScores: Not one finite number per scored example.
@@ -360,7 +369,7 @@ def checked(method: AbstractMethod, evidence: Evidence, found: Tensor | Findings
         raise BadScores(
             f"{method.title} returned shape {tuple(values.shape)}; expected one number for each of {len(evidence.ids)} examples."
         )
-    mask = method.scored(evidence)
+    mask = method.scored(evidence) if scored is None else scored
     values = values.detach().to("cpu", torch.float64)[mask]
     ids = evidence.ids if bool(mask.all()) else evidence.ids.take(mask)
     bad = ~values.isfinite()

@@ -16,11 +16,12 @@ from .. import data, methods, nets
 from ..core import options
 from ..core.errors import UnknownName, UsageError
 from ..core.lineage import fingerprint
-from ..core.method import AbstractDynamicsMethod
+from ..core.method import AbstractMethod
 from ..data.corruption import plant
 from ..data.examples import Examples
 from ..data.splitting import held_out
 from ..data.transforms import augment
+from ..runs.recorder import check_live
 from ..training.recipe import Recipe
 
 DEFAULT_RECIPE = {"epochs": 20, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -175,22 +176,16 @@ class Plan(pydantic.BaseModel):
         return Recipe.from_dict({**defaults, **self.recipe, "seed": seed})
 
     @functools.cached_property
-    def live(self) -> tuple[AbstractDynamicsMethod, ...]:
+    def live(self) -> tuple[AbstractMethod, ...]:
         """The methods that run along.
 
         Raises:
             UnknownName: No such method or option.
-            UsageError: A method is no fold over epochs, or is named twice.
+            UsageError: A method cannot run along, or is named twice.
         """
-        found: dict[str, AbstractDynamicsMethod] = {}
-        for spec in self.record.live:
-            method = methods.parse(spec)
-            if not isinstance(method, AbstractDynamicsMethod):
-                raise UsageError(f"{method.title} cannot run live; it is not a fold over epochs. Score the finished run instead.")
-            if method.title in found:
-                raise UsageError(f"{method.title} is to run live twice; name it once.")
-            found[method.title] = method
-        return tuple(found.values())
+        found = tuple(methods.parse(spec) for spec in self.record.live)
+        check_live(found, 1)
+        return found
 
     def load(self) -> "Material":
         """Read the data and plant what is to be planted.

@@ -15,6 +15,7 @@ from ..runs.disk import remove
 from ..runs.recorder import Recorder
 from ..runs.run import Run
 from ..training.device import device_named
+from ..training.live import LiveSteps
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState
@@ -25,9 +26,11 @@ from .progress import Progress
 class _Tap(Observer):
     """Carries what the training loop shows over to the recorder."""
 
-    def __init__(self, recorder: Recorder, examples: Examples, recipe: Recipe, progress: Progress):
+    def __init__(self, recorder: Recorder, examples: Examples, recipe: Recipe, model: nn.Module, progress: Progress):
         self._recorder, self._examples, self._recipe, self._progress = recorder, examples, recipe, progress
         self._right = self._seen = 0
+        self._steps = LiveSteps(model, first=sum(commit.steps for commit in recorder.commits))
+        recorder.functional = self._steps.functional
 
     def starts(self, state: TrainingState) -> None:
         self._recorder.start(state.tensors, state.metadata)
@@ -35,6 +38,15 @@ class _Tap(Observer):
     def epoch_begins(self, epoch: int) -> None:
         self._recorder.begin()
         self._right = self._seen = 0
+
+    def step_begins(self, model: nn.Module) -> None:
+        if self._recorder.walks:
+            self._steps.before()
+
+    def stepped(self, positions: Tensor, batch: Tensor, labels: Tensor, rate: float) -> None:
+        if self._recorder.walks:
+            rates = dict.fromkeys(self._steps.functional.names, rate)
+            self._recorder.absorb(self._steps.after(self._recorder.epochs, positions, (batch, labels), rates))
 
     def batch(self, positions: Tensor, logits: Tensor, labels: Tensor, rate: float) -> None:
         self._recorder.step(positions, [rate])
@@ -49,6 +61,8 @@ class _Tap(Observer):
             logits = predict(model, examples.inputs, prepare=examples.prepared, device=self._recipe.device)
             self._recorder.observe(torch.arange(len(examples)), logits, examples.labels)
         self._recorder.commit(state.tensors, state.metadata)
+        for scores in self._recorder.live_scores():
+            self._progress.most(scores)
         self._progress.advance("record", epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
 
 
@@ -115,7 +129,7 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
             recipe,
             prepare=examples.prepared,
             augment=augment,
-            observer=_Tap(recorder, examples, recipe, progress),
+            observer=_Tap(recorder, examples, recipe, model, progress),
             resume=state,
         )
     return Run(folder)

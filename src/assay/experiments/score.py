@@ -10,7 +10,7 @@ from ..core import method as core
 from ..core.errors import MissingEvidence, RunError, UsageError
 from ..core.evidence import Need
 from ..core.lineage import Lineage
-from ..core.method import AbstractDynamicsMethod, AbstractMethod
+from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
 from ..core.scores import Scores, ScoreTable
 from ..integrations.loop import Loop
 from ..methods import catalogue, parse
@@ -66,7 +66,7 @@ def score(
     if not wanted:
         raise UsageError("No method was named; name at least one, such as 'dual'.")
     replay = None
-    if any(one.needs & REPLAYED for one in wanted):
+    if any(one.needs & REPLAYED and one.title not in run.header.live for one in wanted):
         asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
         if loop is None and has_plan(run) and not isinstance(targets, Mapping):
             targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
@@ -115,11 +115,11 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     evidence, able, unable = gather(run), [], {}
     for name, cls in catalogue().items():
         method = cls()
-        if method.needs & REPLAYED:
+        if method.needs & REPLAYED and method.title not in run.header.live:
             unable[name] = f"{name} takes the training again; name it to have it."
             continue
         try:
-            if not (isinstance(method, AbstractDynamicsMethod) and run.live_state(method) is not None):
+            if method.title not in run.header.live:
                 evidence.narrow(method.title, method.needs)
             if isinstance(method, AbstractDynamicsMethod) and run.epochs < method.fewest_epochs:
                 raise MissingEvidence(f"{name} reads at least {method.fewest_epochs} epochs, this run has {run.epochs}.")
@@ -136,6 +136,9 @@ def _computed(run: Run, methods: Sequence[AbstractMethod], replay: Replay | None
     evidence = gather(run, replay)
     results, stored = [], []
     for method in methods:
+        if replay is None and isinstance(method, AbstractStepMethod) and (findings := run.walk_findings(method)) is not None:
+            results.append(core.checked(method, evidence, findings, run.visits() > 0))
+            continue
         state = run.live_state(method) if isinstance(method, AbstractDynamicsMethod) else None
         # A state that was folded while training is the same number without the stored logits.
         if state is not None and not method.needs <= evidence.holds:

@@ -20,12 +20,12 @@ from ..core.errors import Mismatch, UsageError
 from ..core.ids import Ids
 from ..maths import draws
 from ..maths.trajectories import Update
+from ..runs.packing import unpack
 from ..runs.run import Run
 from ..training.course import Course, update_of
 from ..training.functional import Functional, Losses, cross_entropies
 from ..training.step import batch_loss, trainable
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
-from .packing import unpack
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,19 +13,23 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
-from ..core.errors import Mismatch, UsageError, some
+from ..core.errors import Mismatch, MissingEvidence, UsageError, some
 from ..core.ids import Ids
-from ..core.method import AbstractDynamicsMethod
+from ..core.method import AbstractMethod
+from ..core.scores import Scores, ordered
 from ..methods import parse
+from ..runs.packing import pack, unpack
 from ..runs.recorder import Checkpoints, Recorder
 from ..runs.run import Run
 from ..runs.schema import View
+from ..training.functional import Losses, cross_entropies
+from ..training.live import LiveSteps
 from .keyed import KeyedBatch, KeyedDataset, check_loader, ids_of, keyed_copy
 from .loop import seed_loop
-from .packing import pack, unpack
 
 
 class Stateful(Protocol):
@@ -51,7 +55,8 @@ def record(
     keep_logits: bool = False,
     mean_probs: bool = True,
     checkpoints: Checkpoints = "last",
-    live: Sequence[str | AbstractDynamicsMethod] = (),
+    live: Sequence[str | AbstractMethod] = (),
+    losses: Losses = cross_entropies,
     ids: Ids | Sequence[int] | Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     clean: Dataset | None = None,
@@ -84,7 +89,9 @@ def record(
         mean_probs: Store the sum of the probabilities over epochs, for relabelling.
         checkpoints: Model and optimizer at epoch ends, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or a list of
             epochs (the newest stays too, to resume from).
-        live: Dynamics methods to run along; their scores need no stored logits.
+        live: Methods to run along: folds over epochs, whose scores need no stored logits, and folds over steps, such as `liveval`.
+        losses: For methods that run along with the steps: `losses(model, batch)`, the loss of each example; cross-entropy of a batch
+            `(inputs, labels)` by default.
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
         class_names: One name per output of the model.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
@@ -124,9 +131,6 @@ def record(
     if resume and checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints='last'.")
     methods = tuple(parse(method) for method in live)
-    for method in methods:
-        if not isinstance(method, AbstractDynamicsMethod):
-            raise UsageError(f"{method.title} cannot run live; it is not a fold over epochs. Score the finished run instead.")
     recorder = Recorder(
         folder,
         whole.take(chosen),
@@ -134,7 +138,7 @@ def record(
         keep_logits=keep_logits,
         mean_probs=mean_probs,
         checkpoints=checkpoints,
-        live=methods,  # type: ignore[arg-type]
+        live=methods,
         class_names=class_names,
         seed=seed,
         device=str(_device_of(model)),
@@ -144,7 +148,7 @@ def record(
     )
     try:
         loop = LoopRecorder(
-            recorder, model, optimizer, loader, chosen, clean if clean is not None else dataset, forward, stateful or {}
+            recorder, model, optimizer, loader, chosen, clean if clean is not None else dataset, forward, stateful or {}, losses
         )
         if recorder.epochs:
             loop.restore(Run(folder))
@@ -197,8 +201,11 @@ class LoopRecorder:
         clean: Any,
         forward: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None,
         stateful: Mapping[str, Stateful],
+        losses: Losses = cross_entropies,
     ):
         self.recorder = recorder
+        self._steps = LiveSteps(model, losses, sum(commit.steps for commit in recorder.commits))
+        recorder.functional = self._steps.functional
         self._model, self._optimizer, self._clean = model, optimizer, clean
         self._forward = forward if forward is not None else forward_pair
         self._stateful = dict(stateful)
@@ -214,6 +221,31 @@ class LoopRecorder:
         if recorder.header.checkpoints != "none":
             # What cannot be saved is better known before the first epoch than after it.
             pack(self._state())
+
+    def live(self, method: str | AbstractMethod) -> "Live":
+        """One more method to run along, such as `"liveval"` or `"dual"`; what it says so far can be asked at any time.
+
+        Call it before the first epoch, and again so when a run is resumed.
+
+        Raises:
+            UnknownName: No such method or option.
+            UsageError: It cannot run along, or training has begun.
+        """
+        made = parse(method)
+        if made.title not in {one.title for one in self.recorder.live}:
+            self.recorder.add_live(made)
+        return Live(self.recorder, made.title)
+
+    def _walk(self, epoch: int, positions: Tensor, batch: Any, by_group: Sequence[float]) -> None:
+        """Show the step just taken to the methods that read steps. Nothing that they do reaches the training."""
+        device = _device_of(self._model)
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        rates = dict.fromkeys(self._steps.functional.names, 0.0)
+        for rate, group in zip(by_group, self._optimizer.param_groups, strict=True):
+            rates |= {names[id(parameter)]: rate for parameter in group["params"] if names.get(id(parameter)) in rates}
+        placed = pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, batch)
+        with _untouched_generators(device):
+            self.recorder.absorb(self._steps.after(epoch, positions, placed, rates))
 
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
         self._rates.append([float(group["lr"]) for group in optimizer.param_groups])
@@ -252,6 +284,8 @@ class LoopRecorder:
             self._rates = []
             self._pending = positions if self.recorder.header.view == "train" else None
             self._batches_begun += 1
+            if self.recorder.walks:
+                self._steps.before()
             yield batch
             if self._pending is not None:
                 raise UsageError(
@@ -260,6 +294,8 @@ class LoopRecorder:
             # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
             rates = self._rates[-1] if self._rates else [group["lr"] for group in self._optimizer.param_groups]
             self.recorder.step(positions, rates, updates=len(self._rates))
+            if self.recorder.walks:
+                self._walk(index, positions, batch, rates)
         if self.recorder.header.view == "eval":
             self._observe_clean()
         self.recorder.complete()
@@ -378,6 +414,33 @@ class LoopRecorder:
         finally:
             self._watch.remove()
             self.recorder.close()
+
+
+class Live:
+    """What a method that runs along says so far."""
+
+    def __init__(self, recorder: Recorder, title: str):
+        self._recorder, self.title = recorder, title
+
+    def scores(self) -> Scores:
+        """One number per example by now.
+
+        Raises:
+            MissingEvidence: It has seen too little yet.
+        """
+        for scores in self._recorder.live_scores():
+            if scores.title == self.title:
+                return scores
+        raise MissingEvidence(f"{self.title} has not seen enough yet; let training go on.")
+
+    def worst(self, count: int = 10) -> list[tuple[Any, float]]:
+        """Ids and values of the most harmful, most suspect or hardest examples by now, the first one first."""
+        scores = self.scores()
+        places = ordered(scores.hardness(), scores.ids, descending=True)[:count].tolist()
+        return [(scores.ids.values[place], float(scores.values[place])) for place in places]
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.title}: first ids by now", *(f"  {name!s:>12}  {value: .4g}" for name, value in self.worst())])
 
 
 @contextlib.contextmanager

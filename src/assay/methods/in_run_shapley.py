@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.errors import UsageError
+from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence, Step
 from ..core.method import AbstractStepMethod, Findings, Source, checked_span
 from ..core.scores import Direction
@@ -71,6 +71,8 @@ class InRunShapley(AbstractStepMethod):
             raise UsageError(f"{self.title}: order={self.order} is neither 1 nor 2.")
 
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
+        if evidence is None:
+            raise MissingEvidence(f"{self.title} asks for a target at every step; score the finished run instead.")
         return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)]}
 
     def absorb(self, state: Any, step: Step) -> None:

@@ -69,7 +69,7 @@ class RunPaths:
 
     def of_epoch(self, epoch: int) -> tuple[Path, ...]:
         """Every file that the commit of an epoch names."""
-        return self.shard(epoch), self.checkpoint(epoch), self.start, self.sums(epoch), self.live(epoch)
+        return self.shard(epoch), self.checkpoint(epoch), self.sums(epoch), self.live(epoch)
 
     def scores(self, title: str) -> Path:
         """One score."""

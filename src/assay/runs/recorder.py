@@ -2,27 +2,31 @@
 
 import contextlib
 import datetime
+import json
 import numbers
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, some
-from ..core.evidence import EPOCH_NEEDS, Epoch, Need
+from ..core.errors import Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
+from ..core.evidence import EPOCH_NEEDS, Epoch, Evidence, Need
 from ..core.ids import Ids, dataset_fingerprint
-from ..core.method import AbstractDynamicsMethod, State
+from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, checked
+from ..core.scores import Scores
 from ..maths.observations import observe
+from ..training.functional import Functional, LiveStep
 from .disk import WriterLock, append_line, checksum_notes, remove, remove_leftovers, replace, save_tensors
 from .paths import RunPaths
 from .run import Run, read_run
 from .schema import Commit, File, Header, View, read_commits, write_header
 from .tables import write_examples
+from .walks import decode, encode
 
 FLUSH_BYTES = 16 * 2**20
 """Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""
@@ -77,7 +81,7 @@ class Recorder:
         keep_logits: bool = False,
         mean_probs: bool = True,
         checkpoints: Checkpoints = "last",
-        live: Sequence[AbstractDynamicsMethod] = (),
+        live: Sequence[AbstractMethod] = (),
         class_names: Sequence[str] | None = None,
         seed: int | None = None,
         device: str = "cpu",
@@ -100,15 +104,9 @@ class Recorder:
             raise UsageError(f"checkpoints={checkpoints!r} is not 'every', 'last', 'none' or a list of epochs counted from 0.")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
             raise UsageError(f"seed={seed!r} is no integer; give an integer, or None.")
-        for method in live:
-            if not any(epoch in method.epochs_read(epoch + 1) for epoch in range(method.fewest_epochs + 1)):
-                raise UsageError(
-                    f"{method.title} cannot run live: it must know the last epoch beforehand. Score the finished run instead."
-                )
         if not len(ids):
             raise UsageError("There are no examples to record.")
-        if len({method.title for method in live}) < len(live):
-            raise UsageError(f"live= names a method twice: {', '.join(method.title for method in live)}; name each once.")
+        check_live(live, len(ids))
         self.paths = RunPaths(Path(folder))
         self.ids, self.live = ids, tuple(live)
         self._names = tuple(class_names) if class_names is not None else None
@@ -144,8 +142,12 @@ class Recorder:
             self.classes = 0
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
-            self._start: File | None = None
+            self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
             self._states: list[State] | None = None
+            self.functional: Functional | None = None
+            self._walks: dict[str, Any] = {}
+            self._fresh = False
+            self._open = False
             for path in (self.paths.header, self.paths.examples, self.paths.commits):
                 remove_leftovers(path)
             if exists:
@@ -160,11 +162,11 @@ class Recorder:
 
     def _reopen(self, wanted: Header) -> None:
         self.header, self.commits = read_run(self.paths)
-        for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "live", "seed"):
+        for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "seed"):
             old, new = getattr(self.header, field), getattr(wanted, field)
             if old != new:
                 raise Mismatch(f"{self.paths.folder} was recorded with {field}={old!r}, not {new!r}; resume it as it was begun.")
-        for path in self.paths.of_epoch(self.epochs):
+        for path in (self.paths.start, *self.paths.of_epoch(self.epochs)):
             remove_leftovers(path)
         if self.paths.commits.exists():
             # A torn line must go before another is added to it, also when it is the first.
@@ -190,8 +192,52 @@ class Recorder:
         self.labels, self.classes, self._names = run.labels, run.classes, run.class_names
         if run.header.mean_probs:
             self._probs_sum = run.probs_sum()
-        if self.live:
-            self._states = [state for method in self.live if (state := run.live_state(method)) is not None]
+
+    def add_live(self, method: AbstractMethod) -> None:
+        """One more method to run along.
+
+        Raises:
+            UsageError: It cannot, it does already, or the first epoch has begun.
+            Mismatch: The run to go on with did not have it.
+        """
+        if self._open or (self.epochs and method.title not in self.header.live):
+            raise UsageError(f"{method.title} cannot join a training that has begun; add it before the first epoch.")
+        check_live([*self.live, method], len(self.ids))
+        self.live = (*self.live, method)
+        if not self.epochs:
+            self.header = self.header.model_copy(update={"live": tuple(one.title for one in self.live)})
+            replace(self.paths.header, write_header(self.header))
+
+    @property
+    def folds(self) -> tuple[AbstractDynamicsMethod, ...]:
+        """The live methods that read epochs."""
+        return tuple(method for method in self.live if isinstance(method, AbstractDynamicsMethod))
+
+    @property
+    def walks(self) -> tuple[AbstractStepMethod, ...]:
+        """The live methods that read steps."""
+        return tuple(method for method in self.live if isinstance(method, AbstractStepMethod))
+
+    def absorb(self, step: LiveStep) -> None:
+        """Show a step just taken to the methods that read steps."""
+        self._fresh = False
+        for method in self.walks:
+            method.absorb(self._walks[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
+
+    def live_scores(self) -> list[Scores]:
+        """What the methods that run along say so far: those that read steps up to this one, the others up to the last epoch."""
+        found: list[Scores] = []
+        for walk in self.walks:
+            if walk.title in self._walks:
+                found.append(self._scores(walk, walk.finish(self._walks[walk.title])))
+        for fold, state in zip(self.folds, self._states or (), strict=False):
+            if self.epochs >= fold.fewest_epochs:
+                found.append(self._scores(fold, Findings(fold.finish(state))))
+        return found
+
+    def _scores(self, method: AbstractMethod, findings: Findings) -> Scores:
+        evidence = Evidence(self.ids, max(self.classes, 2))
+        return checked(method, evidence, findings, torch.ones(len(self.ids), dtype=torch.bool))
 
     @property
     def epochs(self) -> int:
@@ -214,20 +260,45 @@ class Recorder:
     def start(self, state: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
         """Keep the state before training, from which the whole of it can be taken again; nothing if no checkpoints are kept.
 
-        Args:
-            state: Model and optimizer.
-            notes: Texts saved with them.
+        It is written with the first epoch, so that a recording without one leaves nothing behind.
 
-        Raises:
-            NotWritten: The operating system refuses.
+        Args:
+            state: Model and optimizer, which stay as they are.
+            notes: Texts saved with them.
         """
         if self.keeps_checkpoints and not self.epochs:
-            self._start = self._save(self.paths.start, state, notes)
+            self._start = dict(state), dict(notes or {})
 
     def begin(self) -> int:
-        """Start an epoch, forgetting one that was not committed; its number."""
+        """Start an epoch, forgetting one that was not committed; its number.
+
+        Raises:
+            Mismatch: The run to go on with had other methods running along.
+        """
+        titles = tuple(method.title for method in self.live)
+        if titles != self.header.live:
+            raise Mismatch(
+                f"{self.paths.folder} was recorded with live={self.header.live!r}, not {titles!r}; resume it as it was begun."
+            )
+        if self.epochs and self._states is None and self.folds:
+            run = Run(self.paths.folder)
+            self._states = [state for method in self.folds if (state := run.live_state(method)) is not None]
+        if not self._fresh:
+            self._begin_walks()
+        self._open = True
         self._clear()
         return self.epochs
+
+    def _begin_walks(self) -> None:
+        """The states of methods that read steps, as they were after the last committed epoch."""
+        run = Run(self.paths.folder) if self.epochs and self.walks else None
+        for method in self.walks:
+            stored = run.walk_state(method) if run is not None else None
+            if stored is None or self.functional is None:
+                self._walks[method.title] = method.start(len(self.ids))
+            else:
+                self._walks[method.title] = decode(*stored, self.functional)
+        self._fresh = True
 
     def step(self, positions: Int[Tensor, " batch"], rates: Sequence[float], updates: int = 1) -> None:
         """One step: on which examples, at which learning rate by parameter group, and how often the optimizer moved in it."""
@@ -386,7 +457,7 @@ class Recorder:
             names = self._names or tuple(str(number) for number in range(self.classes))
             write_examples(self.paths.examples, self.ids, labels, names)
         states = self._absorb(epoch)
-        live = self._save(self.paths.live(epoch), self._flat(states)) if states else None
+        live = self._save(self.paths.live(epoch), *self._flat(states)) if self.live else None
         sums = None
         if self.header.mean_probs:
             total = self._facts["probs"].to(torch.float64) + (self._probs_sum if self._probs_sum is not None else 0)
@@ -405,7 +476,7 @@ class Recorder:
             epoch=epoch,
             shard=self._save(self.paths.shard(epoch), stored),
             checkpoint=checkpoint,
-            start=self._start if epoch == 0 else None,
+            start=self._save(self.paths.start, *self._start) if self._start is not None else None,
             sums=sums,
             live=live,
             dataset=dataset_fingerprint(self.ids, labels),
@@ -416,7 +487,7 @@ class Recorder:
         append_line(self.paths.commits, commit.line())
         # Only now, so that an epoch that was refused by the disk can be recorded again.
         self.commits.append(commit)
-        self.labels, self._states = labels, states
+        self.labels, self._states, self._fresh, self._start = labels, states, True, None
         if sums is not None:
             self._probs_sum = total
         self._remove_superseded(epoch - 1)
@@ -430,22 +501,34 @@ class Recorder:
     def _absorb(self, epoch: int) -> list[State]:
         """The states after this epoch; those after the one before stay as they are."""
         if self._states is None:
-            states = [method.start(len(self.ids), self.classes) for method in self.live]
+            states = [method.start(len(self.ids), self.classes) for method in self.folds]
         else:
             states = [{name: tensor.clone() for name, tensor in state.items()} for state in self._states]
         source = EpochInMemory(epoch, self._facts)
         seen = Epoch(source, epoch, source.holds)
-        for method, state in zip(self.live, states, strict=True):
+        for method, state in zip(self.folds, states, strict=True):
             if epoch in method.epochs_read(epoch + 1):
                 method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
         return states
 
-    def _flat(self, states: Sequence[State]) -> dict[str, Tensor]:
-        return {
+    def _flat(self, states: Sequence[State]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """States of all live methods as tensors and notes; for those that read steps also what they would say now."""
+        tensors = {
             f"{method.title}|{name}": tensor
-            for method, state in zip(self.live, states, strict=True)
+            for method, state in zip(self.folds, states, strict=True)
             for name, tensor in state.items()
         }
+        notes: dict[str, str] = {}
+        for method in self.walks:
+            state = self._walks[method.title]
+            packed, notes[f"{method.title}|state"] = encode(state)
+            tensors |= {f"{method.title}|{name}": tensor for name, tensor in packed.items()}
+            findings = method.finish(state)
+            tensors[f"{method.title}|found values"] = findings.values
+            if findings.by_epoch is not None:
+                tensors[f"{method.title}|found by epoch"] = findings.by_epoch
+            notes[f"{method.title}|found"] = json.dumps([dict(findings.diagnostics), list(findings.warnings)])
+        return tensors, notes
 
     def _remove_superseded(self, epoch: int) -> None:
         # One epoch is kept behind the newest, so that a reader that has just read the commits still finds its files.
@@ -468,6 +551,30 @@ class Recorder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def check_live(live: Sequence[AbstractMethod], examples: int) -> None:
+    """Refuse methods that cannot run along.
+
+    Raises:
+        UsageError: A method is named twice, reads neither epochs nor steps, or looks ahead.
+    """
+    if len({method.title for method in live}) < len(live):
+        raise UsageError(f"live= names a method twice: {', '.join(method.title for method in live)}; name each once.")
+    for method in live:
+        if isinstance(method, AbstractStepMethod):
+            try:
+                method.start(examples)
+            except MissingEvidence as error:
+                raise UsageError(f"{method.title} cannot run live: {error}") from error
+        elif not isinstance(method, AbstractDynamicsMethod):
+            raise UsageError(
+                f"{method.title} cannot run live; it is a fold over neither epochs nor steps. Score the finished run instead."
+            )
+        elif not any(epoch in method.epochs_read(epoch + 1) for epoch in range(method.fewest_epochs + 1)):
+            raise UsageError(
+                f"{method.title} cannot run live: it must know the last epoch beforehand. Score the finished run instead."
+            )
 
 
 def _are_epochs(value: object) -> bool:

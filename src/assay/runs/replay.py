@@ -17,7 +17,7 @@ from ..maths import schedules
 from ..maths.observations import observe
 from ..training.course import Course, Params, Snapshot
 from ..training.device import deterministic, own_random_state, random_state, set_random_state
-from ..training.functional import Functional, differentiable_statistics, mode, rows, size_of
+from ..training.functional import SeenBatch, differentiable_statistics, mode, rows, size_of, standing_at
 from .disk import checksum
 from .run import Run
 
@@ -31,27 +31,7 @@ BLOCK = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TakenBatch:
-    """Examples and the model they are seen with (see `core.evidence.Batch`)."""
-
-    positions: Int[Tensor, " batch"]
-    params: Params
-    functional: Functional
-    buffers: Params
-    batch: Any
-
-    def losses(self, params: Params) -> Tensor:
-        """Loss of each example in eval mode, differentiable."""
-        return self.functional({**self.params, **params}, self.buffers, self.batch)
-
-    def squares(self, params: Params) -> Tensor:
-        """Squared norm of each example's gradient by `params`, in eval mode."""
-        with _at(self.functional.model, self.params):
-            return self.functional.squares(params, self.buffers, self.batch)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TakenStep(TakenBatch):
+class TakenStep(SeenBatch):
     """One step of a replay (see `core.evidence.Step`)."""
 
     index: int
@@ -73,20 +53,20 @@ class TakenStep(TakenBatch):
             self.batch, self.before, self.rates, self.index, adjoints, at=at, curvature=curvature, whole=self.drawn
         )
 
-    def batch_alone(self) -> TakenBatch:
+    def batch_alone(self) -> SeenBatch:
         """The batch without what belongs to the step only."""
-        return TakenBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
+        return SeenBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters before the step."""
-        with _at(self.replay.course.model, self.before.model):
+        with standing_at(self.replay.course.model, self.before.model):
             return _gradient(self.replay.course, self.replay.named(name), name)[1]
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
         """Hessian of a target before the step times a direction."""
         total: dict[str, Tensor] = {}
         model = self.replay.course.model
-        with _at(model, self.before.model), mode(model, False), torch.enable_grad():
+        with standing_at(model, self.before.model), mode(model, False), torch.enable_grad():
             leaves = {key: value for key, value in model.named_parameters() if key in self.functional.names}
             for part in self.replay.named(name)(model):
                 first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
@@ -559,33 +539,17 @@ class KeptModel:
                 own = (f"{name}.weight" if name else "weight", f"{name}.bias" if name else "bias")
                 self.head = tuple(one for one in own if one in self.params) or self.head
 
-    def batches(self) -> Iterator[TakenBatch]:
+    def batches(self) -> Iterator[SeenBatch]:
         """Every example once, without augmentation."""
         course = self._replay.course
         buffers = {name: self._state.model.get(name, value) for name, value in course.buffers.items()}
         for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
-            yield TakenBatch(positions, self.params, course.functional, buffers, course.clean(positions))
+            yield SeenBatch(positions, self.params, course.functional, buffers, course.clean(positions))
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters, here."""
-        with _at(self._replay.course.model, self._state.model):
+        with standing_at(self._replay.course.model, self._state.model):
             return _gradient(self._replay.course, self._replay.named(name), name)[1]
-
-
-@contextlib.contextmanager
-def _at(model: nn.Module, values: Params) -> Iterator[None]:
-    """The model with these parameters and buffers for a while."""
-    own = model.state_dict()
-    before = {name: own[name].clone() for name in values if name in own}
-    with torch.no_grad():
-        for name in before:
-            own[name].copy_(values[name])
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, value in before.items():
-                own[name].copy_(value)
 
 
 def _gradient(course: Course, target: Target, name: str) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:

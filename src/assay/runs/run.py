@@ -1,6 +1,7 @@
 """A recorded run, opened for reading: exactly its committed epochs, whatever happened after them."""
 
 import functools
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..core.errors import RunError, UsageError
 from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
-from ..core.method import AbstractDynamicsMethod, State
+from ..core.method import AbstractDynamicsMethod, AbstractStepMethod, Findings, State
 from .disk import TensorFile
 from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
@@ -172,6 +173,32 @@ class Run:
         prefix = f"{method.title}|"
         opened = self._open(file)
         return {name.removeprefix(prefix): opened.read(name) for name in file.sums if name.startswith(prefix)}
+
+    def walk_state(self, method: AbstractStepMethod) -> tuple[dict[str, Tensor], str] | None:
+        """The state of a method that ran along with the steps, as `runs.walks` packs it; None if it did not run along."""
+        file = self.commits[-1].live
+        if file is None or method.title not in self.header.live:
+            return None
+        prefix, opened = f"{method.title}|", self._open(file)
+        names = [name for name in file.sums if name.startswith(prefix) and not name.startswith(f"{prefix}found ")]
+        return {name.removeprefix(prefix): opened.read(name) for name in names}, opened.notes[f"{prefix}state"]
+
+    def walk_findings(self, method: AbstractStepMethod) -> Findings | None:
+        """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along."""
+        file = self.commits[-1].live
+        if file is None or method.title not in self.header.live:
+            return None
+        prefix, opened = f"{method.title}|found", self._open(file)
+        diagnostics, warnings = json.loads(opened.notes[prefix])
+        by_epoch = opened.read(f"{prefix} by epoch") if f"{prefix} by epoch" in file.sums else None
+        return Findings(opened.read(f"{prefix} values"), by_epoch, diagnostics, tuple(warnings))
+
+    def visits(self) -> Int[Tensor, " examples"]:
+        """How often each example stands in the recorded batches."""
+        found = torch.zeros(len(self.ids), dtype=torch.int64)
+        for epoch in range(self.epochs):
+            found += torch.bincount(self.shard(epoch).read("order").to(torch.int64), minlength=len(found))
+        return found
 
     def check(self) -> int:
         """Read everything that was committed; how many tensors agree with their checksums.

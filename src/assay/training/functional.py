@@ -1,17 +1,19 @@
 """A model with its loss per example as a function of the parameters: what derivatives are taken of."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from ..core.errors import UsageError
+from ..core.errors import MissingEvidence, UsageError
 from ..maths.derivatives import gradient_norms
 from .device import modes_kept
 from .step import trainable
@@ -120,7 +122,7 @@ class Functional:
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
         """
-        with mode(self.model, False), torch.enable_grad(), _held(self.model, buffers):
+        with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers):
             pair = self.losses is cross_entropies and isinstance(batch, (tuple, list)) and len(batch) == 2
             try:
                 if pair:
@@ -131,6 +133,86 @@ class Functional:
                 return gradient_norms(module, _prefixed(params), index, index, _first).squares
             except ValueError as error:
                 raise UsageError(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SeenBatch:
+    """Examples and the model they are seen with (see `core.evidence.Batch`).
+
+    Attributes:
+        positions: Which examples.
+        params: Trainable parameters.
+        functional: The model's structure and losses.
+        buffers: The model's buffers.
+        batch: What the losses take.
+    """
+
+    positions: Int[Tensor, " batch"]
+    params: Params
+    functional: Functional
+    buffers: Params
+    batch: Any
+
+    def losses(self, params: Params) -> Tensor:
+        """Loss of each example in eval mode, differentiable."""
+        return self.functional({**self.params, **params}, self.buffers, self.batch)
+
+    def squares(self, params: Params) -> Tensor:
+        """Squared norm of each example's gradient by `params`, in eval mode."""
+        with standing_at(self.functional.model, self.params):
+            return self.functional.squares(params, self.buffers, self.batch)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LiveStep(SeenBatch):
+    """A step just taken by a training that goes on (see `core.evidence.Step`).
+
+    Attributes:
+        index: Counted over the whole run.
+        epoch: The epoch that it belongs to.
+        rates: Learning rate of each parameter.
+        after: The live parameters.
+    """
+
+    index: int
+    epoch: int
+    rates: Mapping[str, float]
+    after: Params
+
+    def batch_alone(self) -> SeenBatch:
+        """The batch without what belongs to the step only."""
+        return SeenBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
+
+    def target(self, name: str) -> dict[str, Tensor]:
+        """Not while training goes on."""
+        raise self._too_early()
+
+    def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
+        """Not while training goes on."""
+        raise self._too_early()
+
+    def back(self, adjoints: Any, *, at: Params | None = None, curvature: bool = True) -> Any:
+        """Not while training goes on."""
+        raise self._too_early()
+
+    def _too_early(self) -> MissingEvidence:
+        return MissingEvidence("A training that goes on knows no targets and cannot be walked backwards; score the finished run.")
+
+
+@contextlib.contextmanager
+def standing_at(model: nn.Module, values: Params) -> Iterator[None]:
+    """The model with these parameters and buffers for a while."""
+    own = model.state_dict()
+    before = {name: own[name].clone() for name in values if name in own}
+    with torch.no_grad():
+        for name in before:
+            own[name].copy_(values[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                own[name].copy_(value)
 
 
 class differentiable_statistics(TorchFunctionMode):
@@ -177,19 +259,3 @@ def mode(model: nn.Module, training: bool) -> Iterator[None]:
     with modes_kept(model):
         model.eval()
         yield
-
-
-@contextlib.contextmanager
-def _held(model: nn.Module, buffers: Params) -> Iterator[None]:
-    """The model with these buffers for a while."""
-    own = dict(model.named_buffers())
-    before = {name: own[name].clone() for name in buffers if name in own}
-    try:
-        with torch.no_grad():
-            for name in before:
-                own[name].copy_(buffers[name])
-        yield
-    finally:
-        with torch.no_grad():
-            for name, value in before.items():
-                own[name].copy_(value)

@@ -43,6 +43,17 @@ class Observer(Protocol):
             rate: Learning rate of the update to come.
         """
 
+    def step_begins(self, model: nn.Module) -> None:
+        """Before the forward pass of a step."""
+
+    def stepped(self, positions: Int[Tensor, " batch"], batch: Tensor, labels: Int[Tensor, " batch"], rate: float) -> None:
+        """After the update of a step.
+
+        Args:
+            positions, labels, rate: As `batch`.
+            batch: The prepared inputs that the net was given.
+        """
+
     def epoch_ends(self, epoch: int, model: nn.Module, state: TrainingState) -> None:
         """After the last step of an epoch. `state` is a copy from which training can be resumed."""
 
@@ -101,6 +112,7 @@ def train(
             restore(resume, model, optimizer)
         elif observer is not None:
             with own_random_state(device):
+                seed_torch(draws.integer(recipe.seed, "torch", 0), device)
                 observer.starts(state_after(0))
         for epoch in range(first, recipe.epochs):
             if observer is not None:
@@ -116,6 +128,9 @@ def train(
                     batch = augment(batch, ids.keys[positions.numpy()], epoch=epoch, step=step)
                 if prepare is not None:
                     batch = prepare(batch)
+                if observer is not None:
+                    with own_random_state(device):
+                        observer.step_begins(model)
                 with _explained(epoch, step, batch):
                     logits = forward(model, batch, recipe.precision)
                 _check_logits(logits, given, ids, positions)
@@ -131,6 +146,9 @@ def train(
                         observer.batch(positions, logits.detach(), given, rate)
                 with _explained(epoch, step, batch):
                     update(optimizer, batch_loss(losses, factors), rate)
+                if observer is not None:
+                    with own_random_state(device):
+                        observer.stepped(positions, batch, given, rate)
             _check_parameters(model, epoch)
             if observer is not None:
                 with own_random_state(device):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.core.errors import RunError, UsageError
-from assay.integrations.packing import pack, unpack
+from assay.runs.packing import pack, unpack
 
 LEAVES = (
     st.none()

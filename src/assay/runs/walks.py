@@ -1,0 +1,54 @@
+"""States of methods that walk along with the optimizer's steps, as flat tensors and one text, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..core.errors import RunError
+from ..training.functional import Functional, SeenBatch
+from .packing import pack, unpack
+
+BATCH = "a batch"
+"""Marks a mapping that stands for a `SeenBatch`."""
+
+
+def encode(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """A state as `runs.packing` writes it; batches become mappings."""
+    return pack({"state": _plain(state)})
+
+
+def decode(tensors: Mapping[str, Tensor], text: str, functional: Functional) -> Any:
+    """The inverse of `encode`.
+
+    Args:
+        tensors, text: What `encode` gave.
+        functional: The model that the batches are seen with.
+    """
+    # Copied to memory that begins where torch's own does: sums over tensors that lie otherwise differ in their last bits.
+    return _whole(unpack({name: tensor.clone() for name, tensor in tensors.items()}, text)["state"], functional)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, SeenBatch):
+        held = {"positions": value.positions, "params": value.params, "buffers": value.buffers, "batch": value.batch}
+        return {BATCH: _plain(held)}
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(inner) for inner in value)
+    return value
+
+
+def _whole(value: Any, functional: Functional) -> Any:
+    if isinstance(value, dict):
+        if BATCH in value:
+            held = _whole(value[BATCH], functional)
+            try:
+                return SeenBatch(held["positions"], held["params"], functional, held["buffers"], held["batch"])
+            except KeyError as error:
+                raise RunError(f"A checkpoint is damaged (no {error} of a batch); record again.") from error
+        return {key: _whole(inner, functional) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_whole(inner, functional) for inner in value)
+    return value

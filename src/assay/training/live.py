@@ -1,0 +1,58 @@
+"""A training that goes on, seen step by step: what the methods that read steps are shown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from .functional import Functional, LiveStep, Losses, cross_entropies
+
+
+class LiveSteps:
+    """Makes a `LiveStep` of every step: `before` it, then `after`.
+
+    One copy of the parameters is made per step; the methods hold it for as long as they need it.
+
+    Attributes:
+        functional: The model with its losses.
+    """
+
+    def __init__(self, model: nn.Module, losses: Losses = cross_entropies, first: int = 0):
+        """Look at a model.
+
+        Args:
+            model: Is trained by somebody else.
+            losses: Loss of each example of a batch.
+            first: Number of the step to come.
+        """
+        self.functional = Functional(model, losses)
+        self._index = first
+        self._params: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
+
+    def before(self) -> None:
+        """A step is to come."""
+        own = self._own()
+        self._params = {name: value.clone() for name, value in own.items()}
+        self._buffers = {name: value.clone() for name, value in self.functional.model.named_buffers()}
+
+    def after(self, epoch: int, positions: Int[Tensor, " batch"], batch: Any, rates: Mapping[str, float]) -> LiveStep:
+        """The step that was just taken."""
+        step = LiveStep(
+            positions=positions,
+            params=self._params,
+            functional=self.functional,
+            buffers=self._buffers,
+            batch=batch,
+            index=self._index,
+            epoch=epoch,
+            rates=rates,
+            after=self._own(),
+        )
+        self._index += 1
+        return step
+
+    def _own(self) -> dict[str, Tensor]:
+        parameters = dict(self.functional.model.named_parameters())
+        return {name: parameters[name].detach() for name in self.functional.names}

@@ -1,0 +1,151 @@
+"""Methods that run along in a user's loop: nothing reaches the training, and live is what a replay says afterwards."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay.core.errors import Mismatch, MissingEvidence, UsageError
+from assay.runs.run import Run
+
+EXAMPLES = 23
+
+
+def world(dtype=torch.float32):
+    torch.manual_seed(4)
+    inputs = torch.randn(EXAMPLES, 5, dtype=dtype)
+    labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0.5).long()
+    layers = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 3)
+    model = nn.Sequential(*layers).to(dtype)
+    groups = [{"params": layers[0].parameters(), "lr": 0.02}, {"params": [*layers[1].parameters(), *layers[4].parameters()]}]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.8)
+    return model, optimizer, DataLoader(TensorDataset(inputs, labels), 6, shuffle=True)
+
+
+def trained(folder, live=(), epochs=4, stop=None, dtype=torch.float32, late=(), **given):
+    """Train, in two sittings if `stop` says so."""
+    for last in [*([stop] if stop else []), epochs]:
+        model, optimizer, loader = world(dtype)
+        recording = assay.record(folder, model, optimizer, loader, seed=3, checkpoints="every", live=live, resume=True, **given)
+        with recording as recorder:
+            views = [recorder.live(one) for one in late]
+            for _ in range(recorder.epochs, last):
+                for x, y in recorder.epoch():
+                    logits = model(x)
+                    optimizer.zero_grad()
+                    F.cross_entropy(logits, y).backward()
+                    optimizer.step()
+                    recorder.batch(logits, y)
+    return model, optimizer, loader, views
+
+
+METHODS = ["liveval", "liveval:delta_max=5,delta_step=2,eps_lo=0.01,eps_hi=0.02", "liveval:window_rule=alg3,delta_max=4", "aum"]
+
+
+def test_the_weights_are_the_same_bits_with_and_without(tmp_path):
+    with_it, *_ = trained(tmp_path / "with", METHODS)
+    without, *_ = trained(tmp_path / "without")
+    for (name, one), two in zip(with_it.state_dict().items(), without.state_dict().values(), strict=True):
+        assert torch.equal(one, two), name
+    assert Run(tmp_path / "with").fingerprint == Run(tmp_path / "without").fingerprint
+
+
+@pytest.mark.parametrize("stop", [None, 1, 3])
+def test_live_is_what_a_replay_says(tmp_path, stop):
+    model, optimizer, loader, _ = trained(tmp_path / "run", METHODS, stop=stop, dtype=torch.float64)
+    live = assay.score(tmp_path / "run", METHODS)
+    plain = trained(tmp_path / "plain", dtype=torch.float64)
+    assert plain is not None
+    loop = assay.Loop(model, optimizer, loader)
+    again = assay.score(tmp_path / "plain", METHODS, loop=loop, targets={})
+    for title, one in live.items():
+        torch.testing.assert_close(one.values, again[title].values, rtol=1e-12, atol=1e-14)
+        if title != "aum":
+            torch.testing.assert_close(one.by_epoch, again[title].by_epoch, rtol=1e-12, atol=1e-14)
+            assert dict(one.diagnostics) == dict(again[title].diagnostics)
+
+
+def test_a_resumed_run_ends_in_the_same_bytes(tmp_path):
+    trained(tmp_path / "whole", METHODS)
+    trained(tmp_path / "parts", METHODS, stop=2)
+    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
+    assert whole.commits[-1].live.sums == parts.commits[-1].live.sums
+    assert whole.commits[-1].live.notes == parts.commits[-1].live.notes
+
+
+def test_what_they_say_can_be_asked_at_any_time(tmp_path):
+    model, optimizer, loader = world()
+    with assay.record(tmp_path / "run", model, optimizer, loader, seed=0) as recorder:
+        view, fold = recorder.live("liveval"), recorder.live("aum")
+        with pytest.raises(MissingEvidence, match="aum has not seen enough yet"):
+            fold.worst()
+        seen = []
+        for _ in range(2):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+                seen.append(view.scores().values)
+        assert all(bool(values.isfinite().all()) for values in seen)
+        # The example's last step is seen when the loop asks for the next batch.
+        assert int((seen[0] != 0).sum()) == 0 and int((seen[2] != 0).sum()) == 12 and bool((seen[-1] != 0).all())
+        worst = view.worst(3)
+        assert [value for _, value in worst] == sorted(value for _, value in worst) and len(worst) == 3
+        assert str(view).startswith("liveval: first ids by now") and str(worst[0][0]) in str(view)
+        with pytest.raises(UsageError, match="dual cannot join a training that has begun"):
+            recorder.live("dual")
+    assert Run(tmp_path / "run").header.live == ("liveval", "aum")
+
+
+def test_methods_that_joined_must_join_again(tmp_path):
+    trained(tmp_path / "run", late=["liveval"], stop=2)
+    assert Run(tmp_path / "run").epochs == 4
+    with pytest.raises(Mismatch, match="recorded with live="):
+        trained(tmp_path / "run", epochs=5)
+
+
+@pytest.mark.parametrize("method", ["oti", "in_run_shapley", "sgd_influence", "grand"])
+def test_methods_that_look_ahead_are_refused(tmp_path, method):
+    with pytest.raises(UsageError, match=f"{method} cannot run live"):
+        trained(tmp_path / "run", [method])
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_losses_and_batches(tmp_path):
+    class Rows(TensorDataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return {"x": x, "y": y}
+
+    def losses(net, batch):
+        return F.cross_entropy(net(batch["x"]), batch["y"], reduction="none", label_smoothing=0.1)
+
+    model, optimizer, loader = world(torch.float64)
+    loader = DataLoader(Rows(*loader.dataset.tensors), 6, shuffle=True)
+    with assay.record(
+        tmp_path / "run", model, optimizer, loader, seed=0, live=["liveval"], losses=losses, checkpoints="every"
+    ) as recorder:
+        for _ in range(2):
+            for batch in recorder.epoch():
+                logits = model(batch["x"])
+                optimizer.zero_grad()
+                F.cross_entropy(logits, batch["y"], label_smoothing=0.1).backward()
+                optimizer.step()
+                recorder.batch(logits, batch["y"])
+    live = assay.score(tmp_path / "run", "liveval")["liveval"]
+    loop = assay.Loop(model, optimizer, loader, losses)
+    how = assay.Replaying(tolerance=1e-9)
+    again = assay.score(tmp_path / "run", ["liveval:delta_max=3", "grand"], loop=loop, targets={}, replaying=how)
+    torch.testing.assert_close(live.values, again["liveval"].values, rtol=1e-9, atol=1e-12)
+    params = Run(tmp_path / "run").model(1)
+    model.load_state_dict(params)
+    model.eval()
+    for position in range(5):
+        x, y = loader.dataset.tensors[0][position][None], loader.dataset.tensors[1][position][None]
+        grads = torch.autograd.grad(losses(model, {"x": x, "y": y})[0], list(model.parameters()))
+        norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
+        assert float(again["grand"].values[position]) == pytest.approx(float(norm), rel=1e-9)

@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from assay.core.errors import UsageError
+from assay.core.scores import Direction
+from methods.loops import EXAMPLES, World, inner
+
+
+def test_equals_products_by_hand(tmp_path):
+    world = World(tmp_path / "run", "sgd")
+    names = ["tracin", "tracin:layers=head", "tracin:target=self", "tracin:every=step", "tracin:target=self,every=step"]
+    table = world.score(*names)
+    steps = world.by_hand()
+    rates = [steps[last][2] for last in (2, 5, 8)]
+    expected = {name: torch.zeros(EXAMPLES, dtype=torch.float64) for name in names}
+    for epoch in range(3):
+        params = world.run.model(epoch)
+        pull = world.gradient(params, world.held_out, world.held_labels)
+        for position in range(EXAMPLES):
+            g = world.example_gradient(params, position)
+            scaled = {n: rates[epoch][n] * g[n] for n in g}
+            expected["tracin"][position] += inner(scaled, pull)
+            expected["tracin:layers=head"][position] += inner({n: v for n, v in scaled.items() if n.startswith("out")}, pull)
+            expected["tracin:target=self"][position] += inner(scaled, g)
+    for _, positions, rate, before, _ in steps:
+        pull = world.gradient(before, world.held_out, world.held_labels)
+        for position in positions.tolist():
+            g = world.example_gradient(before, position)
+            scaled = {n: rate[n] * g[n] / len(positions) for n in g}
+            expected["tracin:every=step"][position] += inner(scaled, pull)
+            expected["tracin:target=self,every=step"][position] += inner(scaled, g)
+    for name in names:
+        torch.testing.assert_close(table[name].values, expected[name], rtol=1e-9, atol=1e-12)
+    assert table["tracin"].direction is Direction.LOW_IS_SUSPECT
+    assert table["tracin:target=self"].direction is Direction.HIGH_IS_SUSPECT
+    assert table["tracin"].unit == "rank only" and table["tracin:every=step"].by_epoch.shape == (3, EXAMPLES)
+
+
+def test_a_target_that_is_not_there_is_refused(tmp_path):
+    world = World(tmp_path / "run", "sgd")
+    with pytest.raises(UsageError, match="tracin:target=test asks for target 'test'; there are: validation"):
+        world.score("tracin:target=test")
