@@ -67,7 +67,7 @@ BAD_OPTIONS = [
     "entropy:at=-2", "least_confidence:at=last", "margin:at=-5",
     "sgd_influence:window=first", "sgd_influence:window=3-1", "sgd_influence:form=approximate", "sgd_influence:sign=minus",
     "sgd_influence:checks=-1", "sgd_influence:checks=2,form=no_hessian",
-    "loo:window=0", "loo:form=dropped", "oti:reference=first", "oti:norm=l1", "oti:window=last-1", "oti:rate=two", "oti:reduce=max",
+    "loo:window=0", "loo:form=dropped", "oti:reference=", "oti:norm=l1", "oti:window=last-1", "oti:rate=two", "oti:reduce=max",
     "liveval:delta_0=0", "liveval:delta_min=0", "liveval:delta_max=1", "liveval:delta_step=0", "liveval:eps_lo=0.2", "liveval:eps_hi=inf",
     "liveval:window_rule=none", "liveval:reduce=max", "liveval:window=x", "grand:at=-2", "grand:layers=last", "tracin:layers=first",
     "tracin:every=epoch", "tracin:layers=head,every=step", "in_run_shapley:order=3", "in_run_shapley:window=5-",

@@ -30,6 +30,7 @@ VARIANTS = {
     "ccs": [{"cutoff": 0.0}, {"cutoff": 0.2, "strata": 3}],
     "beta": [{}, {"c_d": 11.0, "anchors": 1}],
     "relabel": [{"count": 20}, {"fraction": 0.2}],
+    "remove_worst": [{"count": 24}, {"count": 1, "harmful_only": False}],
 }
 """Options beside keep and seed that each policy is run with; a new policy adds its line."""
 

@@ -49,6 +49,8 @@ def written(tmp_path, name="d.npz", **arrays):
         (["--data", "digits", "--schedule", "cosin"], "constant, step, cosine"),
         (["--data", "digits", "--optimizer", "adam", "--momentum", "0.9"], "no meaning with optimizer 'adam'"),
         (["--data", "digits", "--epochs", "0"], "epochs=0"),
+        (["--data", "digits", "--clip", "0"], "clip=0.0 is not a number above 0"),
+        (["--data", "digits", "--ema", "1"], "ema=1.0 is not a number between 0 and 1"),
         (["--data", "digits", "--view", "evl"], "'train' or 'eval'"),
         (["--data", "digits", "--checkpoints", "often"], "epochs such as 0,5,10"),
         (["--data", "digits", "--checkpoints", "0,20"], "some of the 20 epochs"),

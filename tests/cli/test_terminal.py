@@ -34,3 +34,11 @@ def test_progress_is_live_on_a_terminal(tmp_path):
     drawn = seen("record", "run", *SMALL, cwd=tmp_path)
     assert "\x1b[?25l" in drawn and "━" in drawn and "3/3" in drawn and "train accuracy" in drawn
     assert "record 1/3 train accuracy" not in drawn, "these are the plain lines of a pipe (test_chain)"
+
+
+def test_who_ranks_first_stands_in_a_table_while_training_goes_on(tmp_path):
+    drawn = seen("record", "run", *SMALL, "--live", "liveval,aum", cwd=tmp_path)
+    head = next(line for line in drawn.splitlines() if "liveval" in line and "aum" in line)
+    below = drawn[drawn.index(head) :]
+    assert "most harmful so far" in below and "(-" in below
+    assert "\x1b[1A" in drawn or "\x1b[A" in drawn, "the table is drawn over, not below, the one before"

@@ -8,13 +8,22 @@ from hypothesis import strategies as st
 from assay.core.errors import Mismatch, UnknownName, UsageError
 from assay.core.ids import Ids
 from assay.core.lineage import Lineage
-from assay.core.scores import Direction, Scores, ScoreTable, ordered
+from assay.core.scores import CHANGE, Direction, Scores, ScoreTable, ordered
 
 
 def scores(values, ids=None, title="made", direction=Direction.HIGH_IS_SUSPECT, dataset=None, **options):
     values = torch.as_tensor(values, dtype=torch.float64)
     ids = Ids(range(len(values)) if ids is None else ids)
     return Scores(ids, values, "made", options, title, direction, "none", lineage=Lineage(dataset) if dataset else None)
+
+
+def test_only_scores_in_the_unit_of_a_change_tell_harm_from_help():
+    made = scores([-1.0, 0.0, 2.0], direction=Direction.LOW_IS_SUSPECT)
+    assert made.harmful() is None
+    assert dataclasses.replace(made, unit=CHANGE).harmful().tolist() == [True, False, False]
+    assert dataclasses.replace(made, unit=CHANGE, direction=Direction.HIGH_IS_SUSPECT).harmful().tolist() == [False, False, True]
+    with pytest.raises(UsageError, match="ranks difficulty"):
+        dataclasses.replace(made, unit=CHANGE, direction=Direction.HIGH_IS_HARD).harmful()
 
 
 @pytest.mark.parametrize(

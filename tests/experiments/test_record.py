@@ -49,8 +49,9 @@ def test_another_seed_gives_another_run(run, tmp_path):
             "recipe": {"crop": 1, "flip": True, "schedule": "one_cycle"},
         },
         {"recipe": {"optimizer": "adam", "lr": 0.01}, "record": {"view": "eval", "keep_logits": True, "live": ["tdds:window=3"]}},
+        {"recipe": {"clip": 0.5, "ema": 0.9}, "record": {"view": "eval"}},
     ],
-    ids=["plain", "augmented", "adam-eval-live"],
+    ids=["plain", "augmented", "adam-eval-live", "clipped-averaged"],
 )
 def test_a_run_that_was_stopped_ends_in_the_same_numbers_to_the_bit(tmp_path, changed):
     plan = small.plan(**changed)
@@ -80,13 +81,15 @@ def test_progress_is_told_of_every_epoch(tmp_path):
     assert told.told == [("record", 0, 3), ("record", 1, 3), ("record", 2, 3), ("record", 3, 3)]
 
 
-def test_the_clean_pass_is_what_the_net_says_after_each_epoch(tmp_path):
-    plan = small.plan(record={"view": "eval", "keep_logits": True, "checkpoints": "every"}, recipe={"flip": True})
+@pytest.mark.parametrize("recipe", [{"flip": True}, {"ema": 0.95}])
+def test_the_clean_pass_is_what_the_net_says_after_each_epoch(tmp_path, recipe):
+    plan = small.plan(record={"view": "eval", "keep_logits": True, "checkpoints": "every"}, recipe=recipe)
     run, material = record(plan, tmp_path / "run"), plan.load()
     model = plan.build(material, plan.seed)
     for epoch in range(run.epochs):
         state = run.checkpoint(epoch).read_all()
-        model.load_state_dict({name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")})
+        room = "average." if "ema" in recipe else "model."
+        model.load_state_dict({name.removeprefix(room): value for name, value in state.items() if name.startswith(room)})
         logits = predict(model, material.train.inputs, prepare=material.train.prepared)
         assert torch.equal(run.shard(epoch).read("logits"), logits)
         losses = F.cross_entropy(logits.double(), material.train.labels, reduction="none")

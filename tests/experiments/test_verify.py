@@ -117,13 +117,16 @@ def test_seeds_are_fresh_and_paired(run):
     assert verdict.lineage.parents == {"run": run.fingerprint, "decision": decided(run).fingerprint}
 
 
-def test_a_whole_retraining_is_the_recorded_training(run):
+@pytest.mark.parametrize(("recipe", "room"), [({}, "model."), ({"clip": 0.3, "ema": 0.99}, "average.")])
+def test_a_whole_retraining_is_the_recorded_training(run, recipe, room, tmp_path):
+    plan = small.plan(recipe=recipe)
+    run = small.recorded(tmp_path / "run", recipe=recipe) if recipe else run
     everything = arms(decided(run), run.labels, seed=0)[2]
-    outcome = train_arm(small.plan().plain(), everything, 0)
-    material, plan = small.plan().load(), small.plan()
+    outcome = train_arm(plan.plain(), everything, 0)
+    material = plan.load()
     model = plan.build(material, 0)
     state = run.checkpoint(run.epochs - 1).read_all()
-    model.load_state_dict({name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")})
+    model.load_state_dict({name.removeprefix(room): value for name, value in state.items() if name.startswith(room)})
     with torch.no_grad():
         right = model(material.test.prepared(material.test.inputs)).argmax(1) == material.test.labels
     assert outcome.accuracy == pytest.approx(float(right.double().mean()), abs=1e-12) and outcome.steps == 21

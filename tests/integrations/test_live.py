@@ -75,6 +75,23 @@ def test_a_resumed_run_ends_in_the_same_bytes(tmp_path):
     assert whole.commits[-1].live.notes == parts.commits[-1].live.notes
 
 
+@pytest.mark.parametrize("stop", [None, 2])
+def test_the_value_over_time_is_in_the_run(tmp_path, stop):
+    trained(tmp_path / "run", METHODS, stop=stop, dtype=torch.float64)
+    run, table = Run(tmp_path / "run"), assay.score(tmp_path / "run", METHODS)
+    orders = [batch for epoch in range(run.epochs) for batch in run.order(epoch)]
+    for title in METHODS[:3]:
+        stream = run.stream(title)
+        assert stream.steps.tolist() == [step for step, batch in enumerate(orders) for _ in batch]
+        assert torch.equal(stream.positions, torch.cat(orders))
+        total = torch.zeros(EXAMPLES, dtype=torch.float64).index_add_(0, stream.positions, stream.values)
+        torch.testing.assert_close(total, table[title].values, rtol=1e-12, atol=1e-14)
+        assert bool((stream.values.abs() <= 1).all())
+    with pytest.raises(UsageError, match=r"no value over time of 'aum'.*--live liveval"):
+        run.stream("aum")
+    assert run.check() > 0
+
+
 def test_what_they_say_can_be_asked_at_any_time(tmp_path):
     model, optimizer, loader = world()
     with assay.record(tmp_path / "run", model, optimizer, loader, seed=0) as recorder:

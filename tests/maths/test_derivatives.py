@@ -336,6 +336,33 @@ def test_an_operation_without_forward_mode_or_batching_rule_falls_back_and_says_
     assert norms.by_chunks == ("bent",)
 
 
+class Once(NoForwardMode):
+    backward = staticmethod(torch.autograd.function.once_differentiable(NoForwardMode.backward))
+
+
+def test_a_cut_in_the_graph_is_never_taken_for_zero():
+    torch.manual_seed(0)
+
+    class Cut(Cubed):
+        def forward(self, x):
+            return self.last(Once.apply(self.first(x) * self.bent))
+
+    module, inputs, targets = Cut().double(), torch.randn(BATCH, 4, dtype=torch.float64), torch.randint(0, CLASSES, (BATCH,))
+    params = {name: value.detach() for name, value in module.named_parameters()}
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+    losses = batch_losses(module, inputs, targets)
+    found = directional(losses, params, direction)
+    each = gradients_one_by_one(module, params, inputs, targets, loss)
+    torch.testing.assert_close(found.slopes, each @ flat(direction), rtol=1e-12, atol=1e-12)
+    assert found.way == "one by one"
+    with pytest.raises(NotImplementedError, match="no second derivative"):
+        directional_and_hvp(losses, params, torch.ones(BATCH, dtype=torch.float64), direction)
+    # A derivative with respect to the layers above alone goes past the cut.
+    above = {name: params[name] for name in params if name.startswith("last")}
+    both = directional_and_hvp(losses, above, torch.ones(BATCH, dtype=torch.float64), {name: direction[name] for name in above})
+    assert both.slopes.abs().max() > 0
+
+
 def test_a_batch_that_does_not_fit_says_what_torch_says():
     module, params, direction, inputs, targets = world("linear")
     with pytest.raises((RuntimeError, ValueError)):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from assay.maths.ranking import (
     auc,
     average_precision,
+    concordance,
     detection_curve,
     places_within,
     precision_at,
@@ -149,6 +150,23 @@ def test_a_row_without_spread_has_no_correlation():
     found = rank_correlation(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]))
     assert float(found[0, 0]) == 1
     assert bool(found[1].isnan().all()) and bool(found[:, 1].isnan().all())
+
+
+@settings(deadline=None)
+@given(st.integers(2, 12), st.integers(0, 1000))
+def test_concordance_counts_all_pairs(n, seed):
+    one, other = np.random.default_rng(seed).integers(0, 4, (2, n)).astype(float)
+    one[0], one[1], other[0], other[1] = 0, 9, 9, 0  # so that neither row is constant
+    signs = [(np.sign(one[i] - one[j]), np.sign(other[i] - other[j])) for i, j in itertools.combinations(range(n), 2)]
+    ordered = [sum(pair[row] != 0 for pair in signs) for row in (0, 1)]
+    expected = sum(a * b for a, b in signs) / math.sqrt(ordered[0] * ordered[1])
+    assert concordance(torch.from_numpy(one), torch.from_numpy(other)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_concordance_refuses_and_needs_spread():
+    assert math.isnan(concordance(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0])))
+    with pytest.raises(ValueError, match="NaN"):
+        concordance(torch.tensor([1.0, torch.nan]), torch.zeros(2))
 
 
 def test_rank_correlation_refuses_nan():

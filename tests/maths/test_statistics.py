@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.maths.statistics import bootstrap_interval, paired_test
+from assay.maths.statistics import bootstrap_interval, line, paired_test
 
 accuracies = st.floats(0, 1).map(lambda value: round(value, 4))
 
@@ -126,3 +126,30 @@ def test_paired_test_refuses():
         paired_test([0.1], [0.2])
     with pytest.raises(ValueError, match="b must be"):
         paired_test([0.1, 0.2], [0.1, float("nan")])
+
+
+@settings(deadline=None)
+@given(st.integers(3, 20), st.integers(0, 1000))
+def test_line_against_numpy(n, seed):
+    draw = np.random.default_rng(seed)
+    x = draw.normal(3, 1, n)
+    y = -2 * x + draw.normal(0, 1, n)
+    slope, correlation = line(x, y)
+    assert slope == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-9)
+    assert correlation == pytest.approx(np.corrcoef(x, y)[0, 1], rel=1e-9)
+
+
+def test_line_by_hand_and_without_spread():
+    assert line([0.0, 1.0, 2.0], [1.0, 3.0, 5.0]) == (2.0, 1.0)
+    assert line([0.0, 1.0, 2.0], [5.0, 3.0, 1.0]) == (-2.0, -1.0)
+    assert all(np.isnan(line([0.1, 0.1, 0.1], [1.0, 2.0, 3.0])))
+    slope, correlation = line([1.0, 2.0, 3.0], [0.1, 0.1, 0.1])
+    assert slope == 0 and np.isnan(correlation)
+    assert all(np.isnan(line([], [])))
+
+
+def test_line_refuses():
+    with pytest.raises(ValueError, match="not pairs"):
+        line([1.0, 2.0], [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="x must be"):
+        line([1.0, float("inf")], [1.0, 2.0])

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
@@ -15,14 +16,15 @@ EXAMPLES, CLASSES = 13, 3
 
 
 class Net(nn.Module):
-    def __init__(self, norm=False):
+    def __init__(self, norm=False, dropout=0.0):
         super().__init__()
         # What BatchNorm takes away again has a gradient of 0, where Adam's root has no derivative.
         self.hidden, self.out = nn.Linear(3, 5, bias=not norm), nn.Linear(5, CLASSES)
         self.norm = nn.BatchNorm1d(5) if norm else nn.Identity()
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, inputs):
-        return self.out(torch.tanh(self.norm(self.hidden(inputs))))
+        return self.out(self.drop(torch.tanh(self.norm(self.hidden(inputs)))))
 
 
 OPTIMIZERS = {
@@ -44,12 +46,28 @@ def data(seed):
 
 
 class World:
-    """A training in the user's own loop, recorded; and the same training as one graph."""
+    """A training in the user's own loop, recorded; and the same training as one graph.
 
-    def __init__(self, folder, optimizer="sgd", seed=0, epochs=3, batch=5, clip=None, norm=False, checkpoints="every", rate=1.0):
+    Dropout is recorded with a seed, and what it let through in each step is remembered in `masks`.
+    """
+
+    def __init__(
+        self,
+        folder,
+        optimizer="sgd",
+        seed=0,
+        epochs=3,
+        batch=5,
+        clip=None,
+        norm=False,
+        checkpoints="every",
+        rate=1.0,
+        ema=None,
+        dropout=0.0,
+    ):
         self.inputs, self.labels, self.held_out, self.held_labels = data(seed)
         torch.manual_seed(seed)
-        self.model = Net(norm).double()
+        self.model = Net(norm, dropout).double()
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
         kind, settings = OPTIMIZERS[optimizer]
         self.name, self.settings, self.clip, self.norm = optimizer, {**settings, "lr": settings["lr"] * rate}, clip, norm
@@ -63,7 +81,11 @@ class World:
             TensorDataset(self.inputs, self.labels), batch, shuffle=True, generator=torch.Generator().manual_seed(seed)
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / math.sqrt(step + 1))
-        with assay.record(folder, self.model, self.optimizer, self.loader, checkpoints=checkpoints) as recorder:
+        self.ema, self.masks = ema, []
+        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
+        given = {"checkpoints": checkpoints, "seed": seed if dropout else None, "stateful": {"ema": self.averaged} if ema else None}
+        watch = self.model.drop.register_forward_hook(lambda layer, args, out: self.masks.append((out / args[0]).detach()))
+        with assay.record(folder, self.model, self.optimizer, self.loader, **given) as recorder:
             for _ in range(epochs):
                 for x, y in recorder.epoch():
                     logits = self.model(x)
@@ -72,12 +94,15 @@ class World:
                     if clip:
                         nn.utils.clip_grad_norm_(self.model.parameters(), clip)
                     self.optimizer.step()
+                    if ema:
+                        self.averaged.update_parameters(self.model)
                     self.scheduler.step()
                     recorder.batch(logits, y)
+        watch.remove()
         self.run = Run(folder)
 
     def loop(self, **given):
-        return assay.Loop(self.model, self.optimizer, self.loader, **({"clip": self.clip} | given))
+        return assay.Loop(self.model, self.optimizer, self.loader, **({"clip": self.clip, "ema": self.ema} | given))
 
     def score(self, *methods, targets=None, **given):
         targets = targets or {"validation": (self.held_out, self.held_labels)}
@@ -89,11 +114,11 @@ class World:
         names = [name for name, _ in self.model.named_parameters()]
         params = {name: self.start[name].clone().requires_grad_() for name in names}
         buffers = {name: value.clone() for name, value in self.start.items() if name not in names}
-        slots, count = {}, 0
+        slots, count, averages = {}, 0, {}
         for epoch in range(self.run.epochs):
             for positions, rates in zip(self.run.order(epoch), self.run.rates(epoch), strict=True):
                 own = weights[positions] if epoch >= first else torch.ones(len(positions), dtype=torch.float64)
-                losses, buffers = self.forward(params, buffers, positions)
+                losses, buffers = self.forward(params, buffers, positions, self.masks[count])
                 gradients = dict(
                     zip(
                         names,
@@ -112,9 +137,13 @@ class World:
                     )
                     for name, value in params.items()
                 }
-        return self.evaluated(params, buffers)
+                averages = {
+                    name: self.ema * averages[name] + (1 - self.ema) * value if self.ema and averages else value
+                    for name, value in params.items()
+                }
+        return self.evaluated(averages, buffers)
 
-    def forward(self, params, buffers, positions):
+    def forward(self, params, buffers, positions, mask):
         hidden = self.inputs[positions] @ params["hidden.weight"].T + params.get("hidden.bias", 0)
         if self.norm:
             mean, var = hidden.mean(0), hidden.var(0, unbiased=False)
@@ -123,7 +152,7 @@ class World:
                 "norm.running_var": 0.9 * buffers["norm.running_var"] + 0.1 * hidden.var(0, unbiased=True),
             }
             hidden = (hidden - mean) / (var + 1e-5).sqrt() * params["norm.weight"] + params["norm.bias"]
-        logits = torch.tanh(hidden) @ params["out.weight"].T + params["out.bias"]
+        logits = mask * torch.tanh(hidden) @ params["out.weight"].T + params["out.bias"]
         return F.cross_entropy(logits, self.labels[positions], reduction="none"), buffers
 
     def evaluated(self, params, buffers):

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from methods.loops import EXAMPLES, OPTIMIZERS, Net, World
 
@@ -13,6 +14,7 @@ def trained_without(world, left_out, form, first=0):
     kind, _ = OPTIMIZERS[world.name]
     groups = [{"params": model.hidden.parameters()}, {"params": [*model.norm.parameters(), *model.out.parameters()]}]
     optimizer = kind(groups, **world.settings)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(world.ema)) if world.ema else None
     for epoch in range(world.run.epochs):
         for positions, rates in zip(world.run.order(epoch), world.run.rates(epoch), strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -31,14 +33,16 @@ def trained_without(world, left_out, form, first=0):
             if world.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), world.clip)
             optimizer.step()
+            if averaged is not None:
+                averaged.update_parameters(model)
     with torch.no_grad():
-        return float(F.cross_entropy(model.eval()(world.held_out), world.held_labels))
+        return float(F.cross_entropy((averaged or model).eval()(world.held_out), world.held_labels))
 
 
 @pytest.mark.parametrize("form", ["weight", "removed", "renormalised"])
-@pytest.mark.parametrize(("optimizer", "norm"), [("momentum", True), ("adamw", False)])
-def test_equals_training_again_in_plain_torch(tmp_path, form, optimizer, norm):
-    world = World(tmp_path / "run", optimizer, norm=norm, batch=7 if norm else 6, clip=0.5)
+@pytest.mark.parametrize(("optimizer", "norm", "ema"), [("momentum", True, 0.8), ("adamw", False, None), ("sgd", False, 0.9)])
+def test_equals_training_again_in_plain_torch(tmp_path, form, optimizer, norm, ema):
+    world = World(tmp_path / "run", optimizer, norm=norm, batch=7 if norm else 6, clip=0.5, ema=ema)
     table = world.score(f"loo:form={form}" if form != "weight" else "loo", f"loo:form={form},window=last")
     for one, first in zip(table.values(), (0, 2), strict=True):
         base = trained_without(world, -1, form)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from assay.core.errors import UsageError
+from assay.core.errors import Mismatch, UnknownName, UsageError
 from methods.loops import EXAMPLES, World, inner
 
 
@@ -76,3 +76,16 @@ def test_an_epoch_outside_the_run_is_refused(tmp_path):
     world = World(tmp_path / "run")
     with pytest.raises(UsageError, match="reference=3 is outside the 3 recorded epochs"):
         world.score("oti:reference=3")
+
+
+def test_a_reference_from_elsewhere(tmp_path):
+    world = World(tmp_path / "run", "sgd")
+    elsewhere = {name: value + 0.1 for name, value in world.by_hand()[-1][-1].items()}
+    references = {"mine": elsewhere}
+    (one,) = world.score("oti:reference=mine", references=references).values()
+    torch.testing.assert_close(one.values, by_hand(world, lambda steps: elsewhere), rtol=1e-9, atol=1e-12)
+    assert one.lineage.parents["reference"]
+    with pytest.raises(UnknownName, match=r"reference .*'mini'.*Did you mean mine"):
+        world.score("oti:reference=mini", references=references)
+    with pytest.raises(Mismatch, match=r"Reference 'mine' is of another model: hidden.weight .* is not in it"):
+        world.score("oti:reference=mine", references={"mine": {"weight": torch.ones(3)}})

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
+from assay.core.ids import Ids
+from assay.data.examples import Examples
 from methods.loops import EXAMPLES, OPTIMIZERS, World
 
 
@@ -37,21 +39,49 @@ def test_equals_the_derivative_of_the_unrolled_training(tmp_path_factory, optimi
     torch.testing.assert_close(table["sgd_influence"].by_epoch.sum(0), table["sgd_influence"].values, rtol=1e-12, atol=1e-15)
 
 
-def test_the_forms_are_what_they_say(tmp_path):
-    world = World(tmp_path / "run", "sgd", epochs=2)
+@pytest.mark.parametrize("clip", [None, 0.3])
+@pytest.mark.parametrize(("optimizer", "norm"), [("sgd", False), ("momentum", True), ("adam", False), ("adamw", True)])
+@settings(max_examples=2, deadline=None)
+@given(seed=st.integers(0, 10_000), ema=st.sampled_from([0.6, 0.95]))
+def test_equals_the_derivative_of_the_unrolled_training_of_an_average(tmp_path_factory, optimizer, norm, clip, seed, ema):
+    batch = 7 if norm else 5
+    world = World(tmp_path_factory.mktemp("runs") / "run", optimizer, seed, clip=clip, norm=norm, batch=batch, ema=ema)
+    table = world.score("sgd_influence", "sgd_influence:window=last")
+    assert_equal(table["sgd_influence"].values, by_unroll(world))
+    assert_equal(table["sgd_influence:window=last"].values, by_unroll(world, 2))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("given", [{}, {"ema": 0.8}, {"clip": 0.3, "norm": True, "batch": 7}])
+def test_dropout_falls_as_it_fell(tmp_path, optimizer, given):
+    world = World(tmp_path / "run", optimizer, seed=4, dropout=0.4, **given)
+    assert {float(value) for mask in world.masks for value in mask.unique().round(decimals=9)} == {0.0, 1.666666667}
+    assert_equal(world.score("sgd_influence")["sgd_influence"].values, by_unroll(world))
+
+
+@pytest.mark.parametrize("ema", [None, 0.7])
+def test_the_forms_are_what_they_say(tmp_path, ema):
+    world = World(tmp_path / "run", "sgd", epochs=2, ema=ema)
     table = world.score("sgd_influence:form=no_hessian", "sgd_influence:form=last_parameters")
     assert {one.unit for one in table.values()} == {"rank only"}
     steps = world.by_hand()
     final = steps[-1][-1]
-    pull = world.gradient(final, world.held_out, world.held_labels)
+    # The steps are taken at the parameters, and the target is that of their average.
+    ending = {n: v.detach() for n, v in world.averaged.module.named_parameters()} if ema else final
+    pull = world.gradient(ending, world.held_out, world.held_labels)
     expected = torch.zeros(EXAMPLES, dtype=torch.float64)
-    for _, positions, rates, before, _ in steps:
+    for place, (_, positions, rates, before, _) in enumerate(steps):
+        arrives = 1 - ema ** (len(steps) - place) if ema and place else 1.0
         for position in positions.tolist():
             g = world.example_gradient(before, position)
-            expected[position] += sum(rates[n] * float((pull[n] * g[n]).sum()) for n in g) / len(positions)
+            expected[position] += arrives * sum(rates[n] * float((pull[n] * g[n]).sum()) for n in g) / len(positions)
     assert_equal(table["sgd_influence:form=no_hessian"].values, expected)
-    last, adjoint = torch.zeros(EXAMPLES, dtype=torch.float64), {n: v.clone() for n, v in pull.items()}
-    for _, positions, rates, _, _ in reversed(steps):
+    last = torch.zeros(EXAMPLES, dtype=torch.float64)
+    adjoint, waiting = {n: 0 * v if ema else v.clone() for n, v in pull.items()}, {n: v if ema else 0 * v for n, v in pull.items()}
+    for place, (_, positions, rates, _, _) in reversed(list(enumerate(steps))):
+        kept = ema if ema and place else 0.0
+        adjoint = {n: adjoint[n] + (1 - kept) * waiting[n] for n in adjoint}
+        waiting = {n: kept * v for n, v in waiting.items()}
         for position in positions.tolist():
             g = world.example_gradient(final, position)
             last[position] += sum(rates[n] * float((adjoint[n] * g[n]).sum()) for n in g) / len(positions)
@@ -139,6 +169,14 @@ def test_the_schedule_does_not_matter(tmp_path, schedule):
     assert torch.equal(again["sgd_influence"].values, base)
 
 
+def test_the_adjoint_of_an_average_does_not_grow_while_it_waits(tmp_path):
+    world = World(tmp_path / "run", "sgd", epochs=4, rate=1e-6, ema=0.9)
+    scores = world.score("sgd_influence")["sgd_influence"]
+    norms = scores.diagnostics["adjoint norms, from the end backwards"]
+    assert norms[0] > 0 and norms == pytest.approx([norms[0]] * 5, rel=1e-4)
+    assert not any("adjoint grows" in warning for warning in scores.warnings)
+
+
 def test_a_window_outside_the_run_is_refused(tmp_path):
     world = World(tmp_path / "run")
     with pytest.raises(UsageError, match="window=2-3 is outside the 3 recorded epochs, 0-2"):
@@ -150,6 +188,41 @@ def test_validation_examples_that_are_trained_on_are_refused(tmp_path):
     with pytest.raises(Mismatch, match="3 of the 4 examples of target 'validation' are trained on"):
         targets = (torch.cat([world.inputs[:3], world.held_out[:1]]), torch.zeros(4, dtype=torch.int64))
         world.score("sgd_influence", targets={"validation": targets})
+
+
+def test_validation_examples_under_trained_ids_are_refused(tmp_path):
+    world = World(tmp_path / "run")
+    held = Examples(Ids([5, *range(100, 108)]), world.held_out, world.held_labels, ("a", "b", "c"))
+    with pytest.raises(Mismatch, match=r"1 of the 9 examples of target 'validation' are trained on \(ids 5\)"):
+        world.score("sgd_influence", targets={"validation": held})
+    apart = Examples(Ids(range(100, 109)), world.held_out, world.held_labels, ("a", "b", "c"))
+    one, two = world.score("sgd_influence", targets={"validation": apart}), world.score("sgd_influence")
+    # Examples are prepared in float32.
+    torch.testing.assert_close(one["sgd_influence"].values, two["sgd_influence"].values, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "words"),
+    [
+        (torch.zeros(2, 7, dtype=torch.float64), torch.tensor([0, 1]), "cannot be computed: mat1 and mat2 shapes"),
+        (torch.ones(2, 3, dtype=torch.float64), torch.tensor([0, 9]), "cannot be computed: Target 9 is out of bounds"),
+        (torch.ones(2, 3, dtype=torch.float64), torch.tensor([0]), "2 inputs, 1 labels"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(tmp_path, inputs, labels, words):
+    world = World(tmp_path / "run")
+    with pytest.raises(UsageError, match=f"'validation'.*{words}"):
+        world.score("sgd_influence", targets={"validation": (inputs, labels)})
+
+
+def test_single_equal_inputs_are_told(tmp_path):
+    world = World(tmp_path / "run")
+    inputs = torch.cat([world.held_out, world.inputs[:1]])
+    targets = {"validation": (inputs, torch.cat([world.held_labels, world.labels[:1]]))}
+    (one,) = world.score("tracin", targets=targets).values()
+    assert one.warnings == (
+        "1 of the 10 inputs of target 'validation' are also inputs of training examples, which then help themselves.",
+    )
 
 
 def test_frozen_parameters_have_no_part(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from assay.core.curve import Curve, Removal
 from assay.core.decision import Action, Decision
 from assay.core.errors import NotWritten, RunError
 from assay.core.ids import Ids
@@ -152,6 +153,34 @@ def test_verdicts_and_outcomes_come_back_equal(place, outcomes, comparisons, det
         assert artefacts.load_outcome(place / "outcome.json") == outcome
 
 
+MEASURED = fields(
+    validation_accuracy=FRACTIONS,
+    validation_loss=st.floats(0, 1e9),
+    test_accuracy=FRACTIONS,
+    test_loss=st.floats(0, 1e9),
+    seconds=st.floats(0, 1e9),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    measured=st.lists(MEASURED, min_size=5, max_size=5),
+    words=st.tuples(NAMES, st.sampled_from(["last", "all"]), st.sampled_from([0, 1, 30]), st.sampled_from(["loss", "accuracy"])),
+    seed=st.integers(0, 2**63),
+    come=LINEAGES,
+)
+def test_curves_and_removals_come_back_equal(place, measured, words, seed, come):
+    arms = [("none", 0), ("worst", 1), ("random", 1), ("worst", 30), ("random", 30)]
+    removals = tuple(Removal(arm, count, seed, **one) for (arm, count), one in zip(arms, measured, strict=True))
+    title, retrained, best, by = words
+    curve = Curve(title, retrained, removals, best, by, lineage(come))
+    artefacts.save_curve(curve, place / "curve.json")
+    assert artefacts.load_curve(place / "curve.json") == curve
+    for removal in removals:
+        artefacts.save_removal(removal, place / "removal.json")
+        assert artefacts.load_removal(place / "removal.json") == removal
+
+
 def test_a_loss_that_is_not_finite_comes_back(place):
     outcome = Outcome("kept", 0, 0.1, math.inf, 3, 4, 0.5)
     artefacts.save_outcome(outcome, place / "outcome.json")
@@ -173,11 +202,15 @@ DECISION = Decision(
 )
 OUTCOME = Outcome("kept", 0, 0.5, 1.0, 10, 20, 0.1)
 VERDICT = Verdict("top_k", (OUTCOME,), (Comparison("kept", "all", 0.1, 0.0, 0.2, 0.04, "t", 2),))
+REMOVAL = Removal("none", 0, 0, 0.5, 1.0, 0.5, 1.0, 0.1)
+CURVE = Curve("aum", "last", (REMOVAL,), 0, "loss")
 KINDS = {
     "scores": (artefacts.save_scores, artefacts.load_scores, SCORES),
     "decision": (artefacts.save_decision, artefacts.load_decision, DECISION),
     "verdict": (artefacts.save_verdict, artefacts.load_verdict, VERDICT),
     "outcome": (artefacts.save_outcome, artefacts.load_outcome, OUTCOME),
+    "curve": (artefacts.save_curve, artefacts.load_curve, CURVE),
+    "removal": (artefacts.save_removal, artefacts.load_removal, REMOVAL),
 }
 
 
@@ -206,12 +239,12 @@ def test_absent_damaged_and_foreign_files_are_refused(tmp_path, kind):
         save(thing, tmp_path / "file" / kind)
 
 
-@pytest.mark.parametrize("kind", ["verdict", "outcome"])
+@pytest.mark.parametrize("kind", ["verdict", "outcome", "curve", "removal"])
 def test_a_newer_or_changed_file_of_text_is_refused(tmp_path, kind):
     save, load, thing = KINDS[kind]
     save(thing, tmp_path / kind)
     text = (tmp_path / kind).read_text()
-    (tmp_path / kind).write_text(text.replace('"accuracy": 0.5', '"accuracy": 0.6'))
+    (tmp_path / kind).write_text(text.replace('accuracy": 0.5', 'accuracy": 0.6'))
     with pytest.raises(RunError, match=r"is damaged \(checksum\)"):
         load(tmp_path / kind)
     (tmp_path / kind).write_text(text.replace('"schema_version": 1', '"schema_version": 9'))

@@ -19,7 +19,13 @@ def test_nothing_stands_in_the_place_of_something_else():
     paths = RunPaths(Path("run"))
     alone = [paths.header, paths.commits, paths.examples, paths.lock, paths.truth, paths.report, paths.trials, paths.start]
     by_epoch = [path for epoch in (0, 1, 10**6) for path in paths.of_epoch(epoch)]
-    named = [paths.scores("dual"), paths.decision("dual"), paths.verdict("dual"), paths.trial("x", "kept", 1)]
+    named = [
+        paths.scores("dual"),
+        paths.decision("dual"),
+        paths.verdict("dual"),
+        paths.curve("dual"),
+        paths.trial("x", "kept", 1),
+    ]
     everything = [*alone, *by_epoch, *named]
-    assert len(set(everything)) == len(everything) == 8 + 12 + 4
-    assert sorted(map(str, by_epoch[:8:4])) == [str(paths.shard(0)), str(paths.shard(1))]
+    assert len(set(everything)) == len(everything) == 8 + 15 + 5
+    assert sorted(map(str, by_epoch[:10:5])) == [str(paths.shard(0)), str(paths.shard(1))]

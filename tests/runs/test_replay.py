@@ -1,5 +1,7 @@
 """A run taken again: the same states forwards and backwards, and a refusal when they are not the recorded ones."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from assay.core.errors import Mismatch, MissingEvidence, UnknownName, UsageError
 from assay.core.evidence import CheckpointSource, StepSource
 from assay.core.ids import Ids
+from assay.methods.sgd_influence import sgd_influence
 from assay.runs.recorder import Recorder
 from assay.runs.replay import Replay
 from assay.runs.run import Run
@@ -52,6 +55,7 @@ class Written(Observer):
 
 def recorded(folder, recipe, model, checkpoints="last"):
     inputs, labels, ids = data()
+    inputs = inputs.to(next(model.parameters()).dtype)
     recorder = Recorder(folder, ids, checkpoints=checkpoints, seed=recipe.seed)
     with recorder:
         train(model, inputs, labels, ids, recipe, observer=Written(recorder), augment=noise if recipe.flip else None)
@@ -64,6 +68,7 @@ def noise(batch, keys, *, epoch, step):
 
 def again(run, recipe, model, inputs=None, labels=None, **given):
     own_inputs, own_labels, ids = data()
+    own_inputs = own_inputs.to(next(model.parameters()).dtype)
     inputs = own_inputs if inputs is None else inputs
     labels = own_labels if labels is None else labels
 
@@ -81,6 +86,7 @@ RECIPES = {
     "momentum": ({"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "ragged": "even"}, {}),
     "adam": ({"optimizer": "adam", "schedule": "cosine"}, {"dropout": 0.4}),
     "adamw": ({"optimizer": "adamw", "weight_decay": 0.1, "flip": True}, {"norm": True}),
+    "averaged": ({"momentum": 0.8, "clip": 0.5, "ema": 0.9, "flip": True}, {"norm": True, "dropout": 0.3}),
 }
 
 
@@ -112,6 +118,79 @@ def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, name, 
             after = params
         assert step.index == 0
         assert [step.index for step in other.backwards(range(6, 13))] == list(range(12, 5, -1))
+
+
+AVERAGED = {"momentum": 0.8, "clip": 0.5, "ema": 0.9, "flip": True}
+ADAM = {"optimizer": "adam", "lr": 0.01, "eps": 1e-3, "clip": 0.7, "ema": 0.8, "flip": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "size", "tolerance"),
+    [(AVERAGED, torch.float64, 1e-4, 1e-7), (AVERAGED, torch.float32, 0.03, 2e-3), (ADAM, torch.float64, 1e-4, 2e-5)],
+)
+def test_the_influence_is_the_slope_of_training_again(tmp_path, settings, dtype, size, tolerance):
+    recipe = Recipe(**{"epochs": 3, "lr": 0.05, "batch": 8, "seed": 5, "ragged": "even", **settings})
+    # What BatchNorm takes away again has a gradient of 0, which Adam makes much of.
+    shape = {"dropout": 0.3, "norm": recipe.optimizer == "sgd"}
+    run = recorded(tmp_path / "run", recipe, net(**shape).to(dtype))
+    replay = again(run, recipe, net(**shape, seed=1).to(dtype))
+    every = range(replay.epochs[-1].stop)
+    by_epoch = sgd_influence(replay, EXAMPLES, ["loss"], every)[0][0]
+    for first in (0, 1):
+        removal, slopes = by_epoch[first:].sum(0), []
+        for seed in range(2):
+            direction = torch.randn(EXAMPLES, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            moved = range(replay.epochs[first].start, every.stop)
+            on, back = (replay.reweighted(1 + sign * size * direction, moved, "loss") for sign in (1, -1))
+            # The largest slope that a direction of this length can have tells what an error is small against.
+            scale = float(direction.norm() * removal.norm())
+            slopes.append(abs(on - back) / (2 * size) / scale)
+            assert abs((on - back) / (2 * size) + float(direction @ removal)) < tolerance * scale
+        assert max(slopes) > 0.05
+
+
+def test_a_target_at_the_end_is_that_of_the_averaged_model(tmp_path):
+    recipe = Recipe(epochs=3, lr=0.1, batch=5, ema=0.95)
+    run = recorded(tmp_path / "run", recipe, net())
+    replay = again(run, recipe, net(seed=1))
+    inputs, labels, _ = data()
+    losses = []
+    for params in (run.averages(2), run.model(2)):
+        model = net()
+        model.load_state_dict(params)
+        losses.append(float(nn.functional.cross_entropy(model(inputs), labels).detach()))
+    assert replay.reweighted(torch.ones(EXAMPLES), replay.epochs[2], "loss") == pytest.approx(losses[0], abs=1e-7)
+    assert abs(losses[0] - losses[1]) > 1e-3
+    end = replay.end("loss")
+    model.load_state_dict(run.averages(2))
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(model(inputs), labels), list(model.parameters()))
+    for (name, averaged), expected in zip(end.averages.items(), gradients, strict=True):
+        torch.testing.assert_close(averaged, expected)
+        assert not end.params[name].any() and torch.equal(replay.final()[name], run.model(2)[name])
+    # A kept model is looked at as it stood, not at its average.
+    model.load_state_dict(run.model(2))
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(model(inputs), labels), list(model.parameters()))
+    for value, expected in zip(replay.at(2).target("loss").values(), gradients, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
+def test_an_average_takes_memory_and_must_end_as_it_was_recorded(tmp_path):
+    recipe = Recipe(epochs=2, lr=0.05, batch=5, ema=0.9)
+    run = recorded(tmp_path / "run", recipe, net())
+    plain = again(recorded(tmp_path / "plain", dataclasses.replace(recipe, ema=None), net()), Recipe(2, 0.05, 5), net())
+    replay = again(run, recipe, net())
+    averaged = sum(value.numel() * value.element_size() for value in replay.final().values())
+    assert replay._state(1).bytes == plain._state(1).bytes + averaged
+    other = dataclasses.replace(recipe, ema=0.8)
+    with pytest.raises(Mismatch, match=r"epoch 0, 4 of 8 tensors differ at its end, the average of 0\.weight among them; they are"):
+        list(again(run, other, net()).forwards(range(10)))
+    assert len(list(again(run, other, net(), tolerance=0.5).forwards(range(10)))) == 10
+    with pytest.raises(Mismatch, match="of their norm apart at its end, and tolerance=1e-09"):
+        list(again(run, other, net(), tolerance=1e-9).forwards(range(10)))
+    with pytest.raises(Mismatch, match="ema=None, and the state after epoch 1 holds an average"):
+        again(run, dataclasses.replace(recipe, ema=None), net()).end("loss")
+    with pytest.raises(Mismatch, match=r"ema=0\.9, and the state after epoch 1 holds none"):
+        again(plain.run, recipe, net()).end("loss")
 
 
 def test_the_random_state_outside_and_the_threads_stay(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from assay.core.errors import Mismatch, NumericalError, UsageError
 from assay.core.ids import Ids
@@ -27,6 +28,8 @@ RECIPES = {
     "nesterov": Recipe(epochs=4, lr=0.1, batch=5, momentum=0.9, nesterov=True, schedule="step", milestones=(2,), ragged="even"),
     "adam": Recipe(epochs=4, lr=0.01, batch=5, optimizer="adam", weight_decay=1e-3, schedule="cosine", ragged="drop"),
     "adamw": Recipe(epochs=4, lr=0.01, batch=5, optimizer="adamw", weight_decay=0.1, schedule="one_cycle", crop=1, flip=True),
+    "clipped": Recipe(epochs=4, lr=0.1, batch=5, momentum=0.9, clip=0.5, flip=True),
+    "averaged": Recipe(epochs=4, lr=0.05, batch=5, momentum=0.9, clip=1.5, ema=0.9),
 }
 
 
@@ -82,23 +85,31 @@ def test_the_loop_takes_the_steps_of_plain_torch(name):
     recipe = dataclasses.replace(RECIPES[name], crop=0, flip=False)
     model, plain = net(), net()
     model[4].p = plain[4].p = 0.0
-    train(model, IMAGES, LABELS, IDS, recipe, prepare=prepare)
+    state = train(model, IMAGES, LABELS, IDS, recipe, prepare=prepare)
 
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     options = {"weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
         options |= {"momentum": recipe.momentum, "dampening": recipe.dampening, "nesterov": recipe.nesterov}
     optimizer = kind(plain.parameters(), lr=recipe.lr, **options)
+    averaged = AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema or 0.5))
     done, steps = 0, recipe.epochs * len(batches(IDS.keys, recipe, 0))
     for epoch in range(recipe.epochs):
         for positions in batches(IDS.keys, recipe, epoch):
             optimizer.param_groups[0]["lr"] = recipe.rate(done, steps)
             optimizer.zero_grad()
             F.cross_entropy(plain(prepare(IMAGES[positions])), LABELS[positions]).backward()
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(plain.parameters(), recipe.clip)
             optimizer.step()
+            averaged.update_parameters(plain)
             done += 1
     for ours, theirs in zip(model.state_dict().values(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    expected = dict(averaged.module.named_parameters()) if recipe.ema else {}
+    assert state.averages.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(state.averages[name], value.detach(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", RECIPES)

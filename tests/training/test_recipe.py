@@ -16,6 +16,7 @@ FULL = [
     Recipe(epochs=30, lr=0.1, schedule="cosine", horizon=200, final=1e-4, ragged="even", crop=4, flip=True, seed=7),
     Recipe(epochs=2, lr=1e-3, optimizer="adamw", betas=(0.8, 0.99), eps=1e-6, schedule="one_cycle", warmup=0.25),
     Recipe(epochs=2, lr=0.1, optimizer="sgd", momentum=0.9, dampening=0.1, schedule="inverse_sqrt", ragged="drop"),
+    Recipe(epochs=2, lr=0.1, clip=1, ema=0.99),
 ]
 
 
@@ -59,6 +60,13 @@ def test_a_recipe_survives_json_and_toml(recipe):
         ({"schedule": "cosine", "warmup": 0.1}, "only with one_cycle"),
         ({"schedule": "one_cycle", "warmup": 1.0}, "between 0 and 1"),
         ({"precision": "bfloat16"}, "needs device 'cuda'"),
+        ({"clip": 0}, "clip=0 is not a number above 0"),
+        ({"clip": math.inf}, "clip=inf is not a number"),
+        ({"clip": True}, "clip=True"),
+        ({"ema": 0}, "ema=0 is not a number between 0 and 1, both excluded"),
+        ({"ema": 1.0}, "ema=1.0"),
+        ({"ema": "0.99"}, "ema='0.99'"),
+        ({"lr": None}, "lr=None is not a number above 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, match):
@@ -127,7 +135,15 @@ def test_the_fingerprint_ignores_epochs_only_where_the_rate_does():
     assert cosine.fingerprint == Recipe(epochs=2, lr=0.1, schedule="cosine", horizon=3).fingerprint
 
 
+def test_a_setting_that_is_not_there_leaves_the_fingerprint_as_it_was():
+    # Recorded states name the recipe by it.
+    assert Recipe(epochs=3, lr=0.1).fingerprint == "ef8b623d0a7db419"
+    assert FULL[3].fingerprint == "5ee1c289bba7acbe"
+    assert len({Recipe(epochs=3, lr=0.1, **more).fingerprint for more in ({}, {"clip": 1.0}, {"ema": 0.9}, {"ema": 0.99})}) == 4
+
+
 def test_what_is_told_is_what_matters():
+    assert "ema" not in Recipe(epochs=3, lr=0.1).told() and FULL[-1].told()["clip"] == 1.0
     told = Recipe(epochs=3, lr=0.1, momentum=0.9, schedule="cosine").told()
     assert told["momentum"] == 0.9 and told["final"] == 0.0 and told["batch"] == 128
     assert not {"betas", "eps", "milestones", "gamma", "warmup", "divisor"} & set(told)

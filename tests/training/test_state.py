@@ -60,6 +60,23 @@ def test_what_cannot_be_captured_or_restored_is_refused():
         restore(state, other, optimizer_of(ADAM, other))
 
 
+def test_averages_go_through_it_and_belong_to_a_model():
+    model = nn.Linear(3, 1)
+    optimizer = stepped(model)
+    averages = {name: value.detach() / 2 for name, value in model.named_parameters()}
+    state = capture(model, optimizer, averages, **NAMES)
+    assert capture(model, optimizer, **NAMES).averages == {}
+    with torch.random.fork_rng():
+        back = restore(TrainingState.read(load(save(state.tensors)), state.metadata), model, optimizer)
+        assert back.keys() == averages.keys() and all(torch.equal(back[name], averages[name]) for name in averages)
+        # What goes on with them must not change the state.
+        back["bias"].zero_()
+        assert torch.equal(state.averages["bias"], averages["bias"])
+        state.tensors.pop("average.bias")
+        with pytest.raises(Mismatch, match="averages other parameters than this model trains; 'bias'"):
+            restore(state, model, optimizer)
+
+
 @pytest.mark.parametrize("drop", ["epochs", "recipe", "rng.cpu"])
 def test_foreign_files_are_refused(drop):
     model = nn.Linear(3, 1)

@@ -7,6 +7,7 @@ import cyclopts
 
 from .. import __version__
 from .choose import choose_
+from .cleanse import cleanse_
 from .demo import demo_
 from .exchange import export_, import_
 from .inspect import inspect_
@@ -32,6 +33,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo_,
     "record": record_,
     "score": score_,
+    "cleanse": cleanse_,
     "choose": choose_,
     "verify": verify_,
     "report": report_,

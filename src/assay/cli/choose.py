@@ -6,13 +6,23 @@ from .values import MaybeWhole
 
 
 def choose_(
-    run: Path, score: str, /, *, policy: str, keep: float | None = None, seed: MaybeWhole = None, name: str | None = None
+    run: Path,
+    score: str,
+    /,
+    *,
+    policy: str,
+    keep: float | None = None,
+    count: str | None = None,
+    seed: MaybeWhole = None,
+    name: str | None = None,
+    retrain: str | None = None,
 ) -> None:
     """Decide by a score which examples to keep, drop or relabel.
 
     The decision is saved in the run's folder.
 
-    Example: assay choose runs/digits dual --policy beta --keep 0.3 --seed 0
+    Examples: assay choose runs/digits dual --policy beta --keep 0.3 --seed 0,
+    assay choose runs/digits sgd_influence --policy remove_worst --count auto
 
     Parameters
     ----------
@@ -24,24 +34,50 @@ def choose_(
         POLICY or POLICY:option=value,...; `assay policies` lists them.
     keep
         Fraction of the examples that stay, for policies with a budget.
+    count
+        How many examples are concerned, for policies that count; auto takes what `assay cleanse` found best on validation data.
     seed
         For policies that draw at random.
     name
         Name of the decision; by default made from policy and score.
+    retrain
+        With --count auto, which curve: of the last epoch trained again (last) or of everything (all).
     """
+    import dataclasses
+
+    from ..cluster.executors import executor as pool_of
     from ..core.errors import OutputExists, UsageError
     from ..experiments.choose import choose
     from ..experiments.score import score as scored
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
-    from .console import say
+    from .cleanse import cleansed
+    from .console import say, showing_progress
+    from .saved import curve_of
 
     if name is not None and not any(letter.isalnum() for letter in name):
         raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
+    auto = count == "auto"
+    if auto and policy.partition(":")[0] != "remove_worst":
+        raise UsageError(f"--count auto is for the policy remove_worst; {policy} does not remove the worst.")
+    if retrain not in (None, "last", "all") or (retrain is not None and not auto):
+        raise UsageError(
+            f"--retrain {retrain} does not go with --count {count}; it says which curve --count auto takes, last or all."
+        )
     opened = Run(run)
-    options = {key: value for key, value in {"keep": keep, "seed": seed}.items() if value is not None}
-    table = scored(opened, score, save=True)
-    decision = choose(next(iter(table.values())), policy, run=opened, **options)
+    options: dict[str, object] = {"keep": keep, "seed": seed, "count": count}
+    scores, curve = next(iter(scored(opened, score, save=True).values())), None
+    if auto:
+        if (curve := curve_of(opened, scores, retrain)) is None:
+            with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
+                curve = cleansed(opened, scores, None, retrain or "last", 5, "loss", pool, progress)
+        say(curve.sentence)
+        options["count"] = curve.best
+    given = {key: value for key, value in options.items() if value is not None}
+    decision = choose(scores, policy, run=opened, **given)
+    if curve is not None and decision.lineage is not None:
+        parents = {**decision.lineage.parents, "curve": curve.fingerprint}
+        decision = dataclasses.replace(decision, lineage=dataclasses.replace(decision.lineage, parents=parents))
     label = name if name is not None else decision.title.replace(" by ", "-by-")
     path = opened.paths.decision(label)
     if path.exists():

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
@@ -19,13 +20,17 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class LiveProgress(Progress):
-    """One bar per task, with the latest words behind it. Without a terminal, a line per tenth of the work."""
+    """On a terminal one bar per task with the latest words behind it, and below them a table of who ranks first by now.
 
-    def __init__(self, bars: Bars | None):
-        self._bars = bars
+    Without a terminal, a line per tenth of the work.
+    """
+
+    def __init__(self, bars: Bars | None = None, live: Live | None = None):
+        self._bars, self._live = bars, live
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, int] = {}
         self._told: dict[str, int] = {}
+        self._first: dict[str, tuple[str, list[str]]] = {}
 
     def advance(self, task: str, done: int, total: int, words: str = "") -> None:
         if self._bars is None:
@@ -40,23 +45,28 @@ class LiveProgress(Progress):
 
     def most(self, scores: Scores) -> None:
         worst = ordered(scores.hardness(), scores.ids, descending=True)[:MOST]
-        pairs = ", ".join(f"{scores.ids.values[at]} ({float(scores.values[at]):.3g})" for at in worst.tolist())
+        cells = [f"{scores.ids.values[at]} ({float(scores.values[at]):.3g})" for at in worst.tolist()]
         words = "most harmful" if scores.direction is Direction.LOW_IS_SUSPECT else "most suspect or hard"
-        if self._bars is None:
+        if self._bars is None or self._live is None:
             if self._told.get(scores.title) != self._said.get("record"):
                 self._told[scores.title] = self._said.get("record", -1)
-                print(f"{scores.title}: {words} so far: {pairs}", flush=True)
+                print(f"{scores.title}: {words} so far: {', '.join(cells)}", flush=True)
             return
-        if scores.title not in self._tasks:
-            self._tasks[scores.title] = self._bars.add_task(scores.title, total=None, words="")
-        self._bars.update(self._tasks[scores.title], words=escape(f"{words}: {pairs}"))
+        self._first[scores.title] = words, cells
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for title, (meaning, _) in self._first.items():
+            table.add_column(escape(f"{title}\n{meaning} so far"))
+        columns = [[*cells, *[""] * (MOST - len(cells))] for _, cells in self._first.values()]
+        for row in zip(*columns, strict=True):
+            table.add_row(*map(escape, row))
+        self._live.update(Group(self._bars, table))
 
 
 @contextlib.contextmanager
 def showing_progress() -> Iterator[LiveProgress]:
-    """Bars for as long as the work takes."""
+    """Bars and a table for as long as the work takes."""
     if not console.is_terminal:
-        yield LiveProgress(None)
+        yield LiveProgress()
         return
     columns = (
         TextColumn("{task.description:>7}"),
@@ -65,8 +75,9 @@ def showing_progress() -> Iterator[LiveProgress]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[words]}"),
     )
-    with Bars(*columns, console=console) as bars:
-        yield LiveProgress(bars)
+    bars = Bars(*columns, console=console)
+    with Live(bars, console=console) as live:
+        yield LiveProgress(bars, live)
 
 
 WIDE = 10_000

@@ -46,7 +46,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         ("run", opened.fingerprint),
         ("on disk", f"{size / 1e6:.1f} MB"),
     ]
-    for noun, suffix in (("scores", "parquet"), ("decisions", "parquet"), ("verdicts", "json")):
+    for noun, suffix in (("scores", "parquet"), ("decisions", "parquet"), ("verdicts", "json"), ("curves", "json")):
         names = sorted(path.stem for path in (opened.folder / noun).glob(f"*.{suffix}"))
         rows.append((noun, ", ".join(names) or "none"))
     able, unable = scorable(opened)

@@ -25,6 +25,8 @@ def record_(
     momentum: float | None = None,
     weight_decay: float | None = None,
     schedule: str | None = None,
+    clip: float | None = None,
+    ema: float | None = None,
     ragged: str | None = None,
     crop: MaybeWhole = None,
     flip: bool | None = None,
@@ -76,6 +78,10 @@ def record_(
         On every trainable parameter; 0.0005 if nothing says otherwise.
     schedule
         How the rate goes from step to step: constant (the default), step, cosine, one_cycle or inverse_sqrt.
+    clip
+        Largest norm of the gradient, longer ones are scaled down to it; none by default.
+    ema
+        Decay of a running average of the weights, such as 0.99, which is then what counts at the end; none by default.
     ragged
         A last batch that is not full: keep it (the default), drop it, or cut the epoch into even batches.
     crop
@@ -95,7 +101,7 @@ def record_(
     checkpoints
         every, last (the default), none, or epochs such as 0,5,10; the newest stays too, to resume from.
     live
-        Method to run along, such as tdds; may be given several times.
+        Methods to run along, such as liveval,tdds; may be given several times.
     set_
         Any other setting of the recipe as key=value, such as nesterov=true or milestones=[10,15]; may be given several times.
     resume
@@ -114,6 +120,8 @@ def record_(
         "momentum": momentum,
         "weight_decay": weight_decay,
         "schedule": schedule,
+        "clip": clip,
+        "ema": ema,
         "ragged": ragged,
         "crop": crop,
         "flip": flip,
@@ -141,7 +149,7 @@ def record_(
                 "keep_logits": keep_logits,
                 "mean_probs": mean_probs,
                 "checkpoints": epochs_kept(checkpoints) if checkpoints is not None else None,
-                "live": live,
+                "live": None if live is None else methods_named(live),
             }
         ),
     }
@@ -170,6 +178,19 @@ def planting(spec: str) -> dict[str, Any]:
         )
     kind, texts = options.split(spec)
     return {"kind": kind, **{key: literal(text) for key, text in texts.items()}}
+
+
+def methods_named(texts: list[str]) -> list[str]:
+    """`liveval:delta_max=5,delta_step=2,dual` as two methods: a comma before `option=value` belongs to the method before."""
+    found: list[str] = []
+    for text in texts:
+        for place, part in enumerate(text.split(",")):
+            name, equals, _ = part.partition("=")
+            if place and equals and ":" not in name:
+                found[-1] += f",{part}"
+            else:
+                found.append(part.strip())
+    return found
 
 
 def literal(text: str) -> Any:

@@ -17,7 +17,8 @@ def report_(
 ) -> None:
     """Write everything on one HTML page.
 
-    It shows the run, its scores, its decision and the verdict on it, as far as they are there, and needs no network.
+    It shows the run, its scores, who harms and who helps by them, the curves of cleansing, its decision and the verdict on it, as far as
+    they are there, and needs no network.
 
     Parameters
     ----------
@@ -34,16 +35,15 @@ def report_(
     title
         Heading of the page.
     """
-    from ..core.errors import UsageError
-    from ..core.scores import ScoreTable
+    from ..core.errors import UnknownName, UsageError
     from ..experiments.report import report
     from ..runs.artefacts import load_decision, load_verdict
     from ..runs.run import Run
     from .console import say
-    from .saved import decision_of, scores_of
+    from .saved import curves_of, decision_of, saved_scores
 
     opened = Run(run)
-    table = scores_of(opened)
+    table = {one.title: one for one in saved_scores(opened)}
     if not table:
         raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
     chosen = verdict = None
@@ -54,6 +54,9 @@ def report_(
             verdict = load_verdict(opened.paths.verdict(path.stem))
     opener = first or next((name for name in table if chosen is not None and chosen.title.endswith(f" by {name}")), "")
     opener = opener or ("aum" if "aum" in table else next(iter(table)))
-    table = ScoreTable([table[opener], *(one for name, one in table.items() if name != opener)])
-    where = report(opened, table, out, decision=chosen, verdict=verdict, most=most, title=title)
+    if opener not in table:
+        raise UnknownName("score in this run", opener, table)
+    table = {name: table[name] for name in (opener, *(name for name in table if name != opener))}
+    curves = curves_of(opened)
+    where = report(opened, table, out, decision=chosen, verdict=verdict, curves=curves, most=most, title=title)
     say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")

@@ -1,8 +1,12 @@
 """`assay score`: from a recorded run to one number per example and method."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .values import MaybeWhole, Switch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def score_(
@@ -13,6 +17,9 @@ def score_(
     schedule: str = "sqrt",
     memory: MaybeWhole = None,
     tolerance: float = 0.0,
+    reference: list[str] | None = None,
+    executor: str = "processes",
+    workers: MaybeWhole = None,
 ) -> None:
     """Give every example of a run a number by each method.
 
@@ -36,13 +43,21 @@ def score_(
         Bytes that states may take; the fastest schedule that keeps to it is used.
     tolerance
         How far training taken again may end from the recorded parameters, as a part of their norm; 0 (the default) asks for the same bits.
+    reference
+        NAME=RUN or NAME=FILE: the last model of another run, or a state_dict in a safetensors file, for oti:reference=NAME; may be given
+        several times.
+    executor
+        Where loo trains again without each example: processes (side by side on this machine) or inline.
+    workers
+        How many processes; by default as many as there are cores for, at the recorded number of threads each.
     """
+    from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError, some
     from ..core.scores import Direction, ordered
     from ..experiments.again import Replaying
     from ..experiments.score import scorable, score
     from ..runs.run import Run
-    from .console import say, show_table
+    from .console import say, show_table, showing_progress
 
     opened = Run(run)
     able, unable = scorable(opened)
@@ -50,7 +65,17 @@ def score_(
     if not wanted:
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(able)}.")
     how = Replaying(schedule, memory, tolerance)
-    table = score(opened, list(dict.fromkeys(wanted)), save=True, again=again, replaying=how)
+    with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
+        table = score(
+            opened,
+            list(dict.fromkeys(wanted)),
+            save=True,
+            again=again,
+            replaying=how,
+            references=dict(map(referred, reference or ())),
+            pool=pool,
+            progress=progress,
+        )
     rows = []
     for title, one in table.items():
         first = one.ids.take(ordered(one.hardness(), one.ids, descending=True)[:5])
@@ -80,6 +105,28 @@ def score_(
     # Where large values are the suspect ones, keeping the largest would keep the suspects.
     policy = "bottom_k" if one.direction is Direction.HIGH_IS_SUSPECT else "top_k"
     say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay choose {run} {title} --policy {policy} --keep 0.9")
+
+
+def referred(text: str) -> tuple[str, "dict[str, Tensor]"]:
+    """`NAME=RUN` or `NAME=FILE` as a name and parameters."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from ..core.errors import UsageError
+    from ..runs.run import Run
+
+    name, equals, place = text.partition("=")
+    if not name or not equals or not place:
+        raise UsageError(f"--reference {text!r} is not NAME=RUN or NAME=FILE.")
+    if Path(place).is_dir():
+        run = Run(place)
+        if not run.checkpoints():
+            raise UsageError(f"--reference {name}: {place} kept no model; record it with --checkpoints last.")
+        return name, run.model(run.checkpoints()[-1])
+    try:
+        return name, load_file(place)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"--reference {name}: {place} is neither a run nor a readable safetensors file ({error}).") from error
 
 
 def worded(value: object) -> str:

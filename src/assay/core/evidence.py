@@ -215,7 +215,7 @@ class Checkpoint(Protocol):
         ...
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters, here."""
+        """Gradient of a target by the parameters, here; also where the run ends with their average."""
         ...
 
 
@@ -241,11 +241,13 @@ class Adjoint:
         params: By the trainable parameters.
         carried: By the optimizer's buffers, by slot and parameter; empty as long as nothing depends on them.
         statistics: By the running statistics of normalisation layers, by name.
+        averages: By the running averages of the trainable parameters; empty where training keeps none.
     """
 
     params: Params
     carried: Mapping[str, Params] = dataclasses.field(default_factory=dict)
     statistics: Params = dataclasses.field(default_factory=dict)
+    averages: Params = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -266,7 +268,7 @@ class Step(Batch, Protocol):
         ...
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters before the step."""
+        """Gradient of a target by the parameters before the step, at them; also where the run ends with their average."""
         ...
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
@@ -311,15 +313,15 @@ class StepSource(Protocol):
         self,
         without: Sequence[Int[Tensor, " group"]],
         steps: range,
-        target: str,
+        targets: Sequence[str],
         form: Literal["weight", "removed", "renormalised"] = "weight",
-    ) -> Float[Tensor, " trainings"]:
-        """A target at the end of the run, had some examples been left out of these steps; one training for each group.
+    ) -> Float[Tensor, "trainings targets"]:
+        """Targets at the end of the run, had some examples been left out of these steps; one training for each group.
 
         Args:
             without: Positions of those left out, for each training.
             steps: Where they are left out; the other steps are taken as they were.
-            target: Which.
+            targets: Which.
             form: `weight`: their losses count 0, the mean is still taken over the whole batch, which they still help to normalise.
                 `removed`: they are not there, and the gradient is still divided by the batch's recorded size. `renormalised`: the mean
                 is taken over those that are there. In the last two a batch without examples is no step.
@@ -339,11 +341,15 @@ class StepSource(Protocol):
         ...
 
     def end(self, name: str) -> Adjoint:
-        """Derivative of a target by the state after the last step of the run."""
+        """Derivative of a target by the state after the last step of the run; the target is that of the averaged model, where one was kept."""
         ...
 
     def final(self) -> Params:
-        """Trainable parameters after the last step of the run."""
+        """Trainable parameters after the last step of the run, not their average."""
+        ...
+
+    def reference(self, name: str) -> Params:
+        """Trainable parameters that were given from outside, by the name that they were given."""
         ...
 
 

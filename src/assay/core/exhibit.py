@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from .curve import Curve
 from .decision import Decision
 from .errors import UsageError, some
 from .ids import Ids
@@ -150,6 +151,118 @@ class Agreement:
             raise UsageError(f"{len(self.titles)} methods cannot agree by a table of shape {tuple(self.correlations.shape)}.")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extremes:
+    """The examples at one end of a score.
+
+    Attributes:
+        ids: The most extreme first.
+        values: Value of each.
+        over_time: What each had gathered by the end of each epoch of `Influence.epochs`; None for values that are no sums over epochs.
+    """
+
+    ids: Ids
+    values: Float64[Tensor, " extremes"]
+    over_time: Float64[Tensor, "epochs extremes"] | None = None
+
+    def __post_init__(self):
+        if self.values.shape != (len(self.ids),):
+            raise UsageError(f"{len(self.ids)} extreme examples cannot carry values of shape {tuple(self.values.shape)}.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Influence:
+    """What a score whose sign means something says of single examples: which of them harm, and which help.
+
+    Attributes:
+        title: Title of the score, one of `Exhibit.scores`.
+        target: The number whose change is told; empty for methods that have none.
+        harmful: The examples that harm most.
+        helpful: The examples that help most.
+        harming: How many of all scored examples are predicted to harm; None for scores that only rank.
+        helping: How many are predicted to help; None for scores that only rank.
+        epochs: Numbers of the epochs of values over time, increasing; empty for values that are no sums over epochs.
+        wrong: Mean over the known wrong labels of what they had gathered by the end of each epoch; None where the truth is not known.
+        right: The same of the right labels.
+        norms: Norm of the adjoint before each epoch, and last after the last one, as (epoch, norm), the epochs increasing; empty for
+            methods that carry none.
+    """
+
+    title: str
+    target: str
+    harmful: Extremes
+    helpful: Extremes
+    harming: int | None = None
+    helping: int | None = None
+    epochs: tuple[int, ...] = ()
+    wrong: Float64[Tensor, " epochs"] | None = None
+    right: Float64[Tensor, " epochs"] | None = None
+    norms: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self):
+        for what, rows in (
+            ("harmful examples", self.harmful.over_time),
+            ("helpful examples", self.helpful.over_time),
+            ("wrong labels", self.wrong),
+            ("right labels", self.right),
+        ):
+            if rows is not None and (len(rows) != len(self.epochs) or not len(rows)):
+                raise UsageError(f"{self.title}: values of {what} over {len(rows)} epochs do not fit {len(self.epochs)} epochs.")
+        if (self.wrong is None) != (self.right is None):
+            raise UsageError(f"{self.title}: wrong and right labels over time are compared; give both or neither.")
+        if any(not norm >= 0 for _, norm in self.norms):
+            raise UsageError(f"{self.title}: a norm of the adjoint is not a number of 0 or more; leave norms out.")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairing:
+    """Two scores of the same examples held against each other: an approximation and the exact value, or prediction and what happened.
+
+    Both are turned so that above 0 helps. The numbers are over all examples that both scored; the points may be fewer.
+
+    Attributes:
+        title: Title of the score asked about.
+        reference: Title of the score that it is held against.
+        target: The number whose change both tell.
+        measured: Whether the reference was measured by training again.
+        same: Whether both mean the very same number, so that equal values are right ones.
+        ids: The examples that are drawn as points.
+        values: Of the score asked about, for each point.
+        references: Of the other, for each point.
+        wrong: Whether the given label of each point is known to be wrong; None where the truth is not known.
+        examples: How many examples the numbers are over.
+        tau: Kendall's rank correlation, tau-b; this and the others are NaN where a score has no spread.
+        spearman: Spearman's rank correlation.
+        pearson: Pearson's correlation.
+        slope: Of the least-squares line of the reference by the score.
+    """
+
+    title: str
+    reference: str
+    target: str
+    measured: bool
+    same: bool
+    ids: Ids
+    values: Float64[Tensor, " points"]
+    references: Float64[Tensor, " points"]
+    wrong: Bool[Tensor, " points"] | None
+    examples: int
+    tau: float
+    spearman: float
+    pearson: float
+    slope: float
+
+    def __post_init__(self):
+        for what in ("values", "references", "wrong"):
+            numbers = getattr(self, what)
+            if numbers is not None and numbers.shape != (len(self.ids),):
+                raise UsageError(
+                    f"{self.title} against {self.reference}: {what} of shape {tuple(numbers.shape)} do not fit {len(self.ids)} points."
+                )
+        if len(self.ids) > self.examples:
+            raise UsageError(f"{self.title} against {self.reference}: {len(self.ids)} points of {self.examples} examples.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Origin:
     """One artefact behind the page: what it is, its fingerprint, and where it comes from."""
@@ -176,6 +289,9 @@ class Exhibit:
         trajectories: Probability of the given label by epoch, of the shown.
         histograms: At most one per score.
         agreement: Rank correlations between the scores.
+        influences: At most one per score: the examples that harm and help most.
+        pairings: Scores held against exact or measured ones of the same target.
+        curves: Accuracy against how many of the worst are left out.
         verdict: Whether the decision was right, if examples were retrained.
         detections: How well each score finds known wrong labels, where there is no verdict to say so.
         cleaning: The decision against the known truth, where there is no verdict to say so.
@@ -195,6 +311,9 @@ class Exhibit:
     trajectories: Trajectories | None = None
     histograms: tuple[Histogram, ...] = ()
     agreement: Agreement | None = None
+    influences: tuple[Influence, ...] = ()
+    pairings: tuple[Pairing, ...] = ()
+    curves: tuple[Curve, ...] = ()
     verdict: Verdict | None = None
     detections: tuple[Detection, ...] = ()
     cleaning: Cleaning | None = None
@@ -206,7 +325,7 @@ class Exhibit:
 
         Raises:
             UsageError: A part has another number of examples, a class without a name, or a title that no score has.
-            Mismatch: The decision or a score does not cover a shown example.
+            Mismatch: The decision or a score does not cover a shown example, or an extreme one is not shown.
         """
         n = len(self.shown)
         if n > self.examples:
@@ -229,6 +348,15 @@ class Exhibit:
         for histogram in self.histograms:
             if histogram.title not in titles:
                 raise UsageError(f"The histogram of {histogram.title} has no scores beside it; there are {', '.join(titles)}.")
+        for influence in self.influences:
+            if influence.title not in titles:
+                raise UsageError(f"The influence of {influence.title} has no scores beside it; there are {', '.join(titles)}.")
+            for extremes in (influence.harmful, influence.helpful):
+                self.shown.ids.positions(extremes.ids, "the shown examples")
+        for pairing in self.pairings:
+            for title in (pairing.title, pairing.reference):
+                if title not in titles:
+                    raise UsageError(f"The pairing with {title} has no scores beside it; there are {', '.join(titles)}.")
         if self.decision is not None:
             self.decision.ids.positions(self.shown.ids, "the decision")
             if len(self.decision) and int(self.decision.labels.max()) >= len(self.class_names):

@@ -2,11 +2,11 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from . import options
@@ -27,6 +27,30 @@ class Source:
     departures: str = "none"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """A value over time: what each visit of an example to a step was worth.
+
+    Attributes:
+        steps: Number of the step, counted over the whole run.
+        positions: Which example.
+        values: What the visit adds to its value.
+    """
+
+    steps: Int[Tensor, " visits"]
+    positions: Int[Tensor, " visits"]
+    values: Float64[Tensor, " visits"]
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[int, Tensor, Tensor]]) -> "Stream":
+        """From (step, positions, values) of single steps, in the order of the steps."""
+        rows = sorted(parts, key=lambda part: part[0])
+        if not rows:
+            return cls(*(torch.zeros(0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float64)))
+        steps = [torch.full((len(positions),), step, dtype=torch.int64) for step, positions, _ in rows]
+        return cls(torch.cat(steps), torch.cat([row[1] for row in rows]), torch.cat([row[2] for row in rows]))
+
+
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """Values, and what a method has to say beside them.
@@ -36,6 +60,7 @@ class Findings:
         by_epoch: What each epoch adds to the value; None for methods whose value is no sum over epochs.
         diagnostics: Numbers, texts and lists of them, by name: how far the values can be trusted.
         warnings: What a reader must know before trusting the values, a sentence each.
+        stream: For folds over steps that ran along, the visits that `streamed` has not handed over yet.
     """
 
     # Not typed by shape: what a method returns is held against its evidence in `checked`, which says so in words.
@@ -43,6 +68,7 @@ class Findings:
     by_epoch: Tensor | None = None
     diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    stream: Stream | None = None
 
 
 class AbstractMethod(abc.ABC):
@@ -240,6 +266,10 @@ class AbstractStepMethod(AbstractMethod):
 
         What the last step lent is still there.
         """
+
+    def streamed(self, state: Any) -> tuple[Stream | None, Any]:
+        """The visits that are valued for good, and the state without them; `state` stays as it is. None without a value over time."""
+        return None, state
 
     def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Those that stand in the batches of the window."""

@@ -6,12 +6,15 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from .errors import Mismatch, UnknownName, UsageError, some
 from .ids import Ids
 from .lineage import Lineage, fingerprint
+
+CHANGE = "change of the target"
+"""The unit of scores that say by how much a target, such as a loss, changes when the example is removed."""
 
 
 class Direction(enum.Enum):
@@ -84,6 +87,14 @@ class Scores:
                 "Use its values, or a method that ranks suspects such as aum, loss, confidence or correctness."
             )
         return self.values * self.direction.sign
+
+    def harmful(self) -> Bool[Tensor, " examples"] | None:
+        """Which examples are predicted to do harm: removing them makes the target smaller. None for scores that only rank.
+
+        Raises:
+            UsageError: The method ranks difficulty, which says nothing about harm.
+        """
+        return self.suspicion() > 0 if self.unit == CHANGE else None
 
     def hardness(self) -> Float64[Tensor, " examples"]:
         """Values turned so that larger is harder or more suspect, whichever the method claims."""

@@ -26,8 +26,8 @@ PART = 512
 
 Function = Callable[[nn.Module], Tensor]
 """From the model (in eval mode) to one number."""
-Given = Function | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
-"""A target: a function, or inputs and labels (and a weight for each) whose weighted mean of cross-entropies is taken."""
+Given = Function | Examples | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+"""A target: a function, or examples, or inputs and labels (and a weight for each), whose weighted mean of cross-entropies is taken."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,10 +51,18 @@ class MeanLoss:
         total = self.weights.sum()
         for start in range(0, len(self.inputs), PART):
             part = slice(start, start + PART)
-            inputs = self.inputs[part].to(device)
-            logits = model(inputs if self.prepare is None else self.prepare(inputs))
+            logits = model(self._ready(self.inputs[part].to(device), model))
+            if logits.ndim != 2 or logits.shape[1] < 2:
+                raise UsageError(
+                    f"The model returned shape {tuple(logits.shape)} for inputs and labels of a target; where it gives no row of class logits "
+                    "per example, give a function of the model instead."
+                )
             losses = F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
             yield (losses * (self.weights[part] / total).to(losses)).sum()
+
+    def _ready(self, inputs: Tensor, model: nn.Module) -> Tensor:
+        # What assay prepares is float32, whatever the model is.
+        return inputs if self.prepare is None else self.prepare(inputs).to(next(model.parameters()).dtype)
 
     @property
     def fingerprint(self) -> str:
@@ -98,16 +106,18 @@ def again(
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
+    references: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Replay:
     """A run's steps and kept models, ready to be taken again.
 
     Args:
         run: The run.
         loop: What your own loop consists of; not for runs that `assay record` made, which know their plan.
-        targets: What may be asked for, by name: functions of the model, or (inputs, labels). For runs with a plan also texts:
+        targets: What may be asked for, by name: functions of the model, Examples, or (inputs, labels). For runs with a plan also texts:
             `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE`
             (a CSV of id and weight: a weighted mix of them). By default what the plan held out for validation.
         replaying: How steps are taken again.
+        references: Parameters from elsewhere that `oti` may be asked for as its reference, by name: a model's state_dict each.
 
     Raises:
         UsageError: No loop for a run without a plan, a loop for one with, or a target that does not fit.
@@ -139,9 +149,11 @@ def again(
             )
         course = LoopCourse(run, loop)
     for name, given in named.items():
-        found[name] = _own(name, given)
-    replay = Replay(run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance)
-    _check_apart(replay)
+        found[name] = _own(name, given, run)
+    replay = Replay(
+        run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references
+    )
+    replay.remarks.update(_check_apart(replay))
     return replay
 
 
@@ -169,11 +181,19 @@ def _course(run: Run, plan: Plan, material: Material) -> Course:
     )
 
 
-def _own(name: str, given: Given) -> Target:
+def _own(name: str, given: Given, run: Run) -> Target:
+    if isinstance(given, Examples):
+        known = set(run.ids)
+        if both := [one for one in given.ids if one in known]:
+            raise Mismatch(
+                f"{len(both)} of the {len(given)} examples of target {name!r} are trained on (ids {some(both, len(both))}); what is trained on "
+                "cannot say what helps. Hold other examples out."
+            )
+        return _of(given, name)
     if callable(given):
         return Single(given)
     if not isinstance(given, tuple) or len(given) not in (2, 3) or not all(isinstance(part, Tensor) for part in given):
-        raise UsageError(f"Target {name!r} is neither a function of the model nor (inputs, labels) as tensors.")
+        raise UsageError(f"Target {name!r} is neither a function of the model nor Examples nor (inputs, labels) as tensors.")
     inputs, labels = given[0], given[1]
     weights = given[2] if len(given) == 3 else torch.ones(len(labels), dtype=torch.float64)
     return _mean(name, inputs, labels, weights, None)
@@ -251,8 +271,8 @@ def _read(path: str) -> dict[str, float]:
         raise UsageError(f"{path} is no CSV of id and weight ({error}).") from error
 
 
-def _check_apart(replay: Replay) -> None:
-    """Refuse targets most of whose examples are trained on; single equal rows happen in real tables.
+def _check_apart(replay: Replay) -> dict[str, str]:
+    """Sentences on targets some of whose examples look like trained ones, by name: single equal rows happen in real tables.
 
     Raises:
         Mismatch: At least half of a target's inputs are inputs of training examples.
@@ -261,12 +281,10 @@ def _check_apart(replay: Replay) -> None:
     held = {name: [_rows(target, start) for start in range(0, len(target.inputs), PART)] for name, target in wanted.items()}
     sought = {name: {row for part in parts for row in part} for name, parts in held.items()}
     met: dict[str, set[bytes]] = {name: set() for name in sought}
-    if not sought:
-        return
-    for positions in torch.arange(len(replay.run.ids)).split(PART):
+    for positions in torch.arange(len(replay.run.ids)).split(PART) if sought else ():
         batch = replay.course.clean(positions)
         if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
-            return
+            return {}
         rows = set(_bytes(batch[0]))
         for name, own in sought.items():
             met[name] |= rows & own
@@ -276,6 +294,11 @@ def _check_apart(replay: Replay) -> None:
                 f"{len(met[name])} of the {len(own)} examples of target {name!r} are trained on; what is trained on cannot say what helps. "
                 "Hold other examples out."
             )
+    return {
+        name: f"{len(rows)} of the {len(sought[name])} inputs of target {name!r} are also inputs of training examples, which then help themselves."
+        for name, rows in met.items()
+        if rows
+    }
 
 
 def _rows(target: MeanLoss, start: int) -> list[bytes]:

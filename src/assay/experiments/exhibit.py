@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
-from ..core.exhibit import Agreement, DataMap, Exhibit, Histogram, Origin, Shown, Trajectories
+from ..core.exhibit import Agreement, DataMap, Exhibit, Histogram, Influence, Origin, Shown, Trajectories
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.scores import Scores, ScoreTable, ordered
@@ -19,6 +21,7 @@ from ..maths import draws, ranking
 from ..runs.artefacts import load_truth
 from ..runs.gather import gather
 from ..runs.run import Run
+from .influence import Wrong, influences, pairings
 from .score import score
 from .verify import check_dataset, clean, detections_of, has_plan, wrong_labels
 
@@ -35,6 +38,7 @@ def exhibit(
     *,
     decision: Decision | None = None,
     verdict: Verdict | None = None,
+    curves: Sequence[Curve] = (),
     examples: Examples | None = None,
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
     title: str = "",
@@ -47,6 +51,7 @@ def exhibit(
         table: Scores to show; the first is the one that the page opens with.
         decision: What is done with each example.
         verdict: Whether that was right.
+        curves: What became of the model when the worst by a score were left out.
         examples: The examples themselves, for their pictures or cells.
         truth: Ids and true labels; by default those kept beside the run.
         title: Heading; by default made from the data and the run's folder.
@@ -62,17 +67,28 @@ def exhibit(
     run = run if isinstance(run, Run) else Run(run)
     scores = tuple(table.values())
     check_dataset(run, scores, decision)
+    for curve in curves:
+        if curve.lineage is not None and curve.lineage.dataset != run.dataset:
+            raise Mismatch(
+                f"The curve of {curve.scores} is of dataset {curve.lineage.dataset}, {run.folder} recorded {run.dataset}; cleanse this run."
+            )
     judged = verdict.lineage.parents.get("decision") if verdict is not None and verdict.lineage is not None else None
     if decision is not None and judged not in (None, decision.fingerprint):
         raise Mismatch(f"The verdict is on another decision than {decision.title} as it is now; verify this one.")
     if truth is None and run.paths.truth.exists():
         truth = load_truth(run.paths.truth)
-    shown_ids, picked = _picked(run, scores, most)
+
+    def wrong_of(ids: Ids) -> Bool[Tensor, " examples"]:
+        return wrong_labels(ids, run, truth)  # type: ignore[arg-type]
+
+    known = wrong_of if truth is not None else None
+    felt = influences(scores, known, most, MOST_EPOCHS)
+    shown_ids, picked = _picked(run, scores, felt, most)
     place = run.ids.positions(shown_ids, f"run {run.folder}")
     mean = run.mean_probs()
     predicted = mean.argmax(1) if mean is not None else None
     dynamics = score(run, ["confidence", "variability", "correctness"])
-    wrong = wrong_labels(run.ids, run, truth) if truth is not None else None
+    wrong = wrong_of(run.ids) if truth is not None else None
     trajectories, note = _trajectories(run, place)
     given = run.labels[place]
     return Exhibit(
@@ -92,36 +108,45 @@ def exhibit(
         decision=decision,
         data_map=DataMap(*(dynamics[name].of(shown_ids) for name in ("confidence", "variability", "correctness"))),
         trajectories=trajectories,
-        histograms=tuple(_histogram(one, wrong_labels(one.ids, run, truth) if truth is not None else None) for one in scores),
+        histograms=tuple(_histogram(one, wrong_of(one.ids) if truth is not None else None) for one in scores),
         agreement=_agreement(scores) if len(scores) > 1 else None,
+        influences=felt,
+        pairings=pairings(scores, known),
+        curves=tuple(curves),
         verdict=verdict,
-        detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
+        detections=detections_of(_telling(scores, wrong_of), run, truth) if verdict is None and truth is not None else (),
         cleaning=_cleaning(decision, run, truth) if verdict is None else None,
-        origins=_origins(run, scores, decision, verdict),
+        origins=_origins(run, scores, decision, curves, verdict),
         notes=tuple(filter(None, (note, _pass_note(run), *_reader_notes(run)))),
     )
 
 
-def _picked(run: Run, scores: Sequence[Scores], most: int) -> tuple[Ids, str]:
+def _picked(run: Run, scores: Sequence[Scores], felt: Sequence[Influence], most: int) -> tuple[Ids, str]:
     if len(run.ids) <= most:
         return run.ids, ""
     chosen: dict[int, None] = {}
+    for influence in felt:
+        for extremes in (influence.harmful, influence.helpful):
+            chosen.update(dict.fromkeys(run.ids.positions(extremes.ids).tolist()))
+    extreme = len(chosen)
     orders = [ordered(one.hardness(), one.ids, descending=True) for one in scores]
-    half = most // 2 if scores else 0
+    half = max(extreme, most // 2) if scores else 0
     for rank in range(len(run.ids)):
         for one, order in zip(scores, orders, strict=True):
             if len(chosen) < half and rank < len(order):
                 chosen[int(run.ids.positions(one.ids.take(order[rank : rank + 1]))[0])] = None
         if len(chosen) >= half:
             break
-    suspects = len(chosen)
+    suspects = len(chosen) - extreme
     for position in draws.permutation(run.ids.keys, 0, "shown on the page").tolist():
         if len(chosen) >= most:
             break
         chosen.setdefault(position)
     words = (
-        f"{most:,} of {len(run.ids):,} examples are shown: the {suspects:,} that rank first when each method in turn names its most "
-        f"suspect or hardest, and {most - suspects:,} drawn at random from the rest."
+        f"{most:,} of {len(run.ids):,} examples are shown: "
+        + (f"the {extreme:,} that harm or help most by any score that tells, " if extreme else "")
+        + f"the {suspects:,} that rank first when each method in turn names its most suspect or hardest, and "
+        f"{most - extreme - suspects:,} drawn at random from the rest."
     )
     return run.ids.take(torch.tensor(list(chosen))), words
 
@@ -185,10 +210,21 @@ def _histogram(scores: Scores, wrong: Bool[Tensor, " examples"] | None) -> Histo
     return Histogram(scores.title, edges, counts, torch.bincount(bins[wrong], minlength=BINS) if wrong is not None else None)
 
 
-def _agreement(scores: Sequence[Scores]) -> Agreement:
-    first = scores[0]
-    rows = torch.stack([one.of(first.ids) * one.direction.sign for one in scores])
-    return Agreement(tuple(one.title for one in scores), ranking.rank_correlation(rows))
+def _agreement(scores: Sequence[Scores]) -> Agreement | None:
+    first = scores[0].ids
+    ids = first.take(np.all([np.isin(first.values, one.ids.values) for one in scores], axis=0))
+    if not len(ids):
+        return None
+    rows = torch.stack([one.of(ids) * one.direction.sign for one in scores])
+    titles, correlations = tuple(one.title for one in scores), ranking.rank_correlation(rows)
+    if all(len(one) == len(ids) for one in scores):
+        return Agreement(titles, correlations)
+    return Agreement(titles, correlations, f"Spearman rank correlation over the {len(ids):,} examples that all methods scored")
+
+
+def _telling(scores: Sequence[Scores], wrong: Wrong) -> list[Scores]:
+    """Scores of both wrong and right labels; where only one kind was scored there is nothing to tell apart."""
+    return [one for one in scores if 0 < int(wrong(one.ids).sum()) < len(one)]
 
 
 def _cleaning(decision: Decision | None, run: Run, truth: tuple[Ids, Tensor] | None):
@@ -197,7 +233,9 @@ def _cleaning(decision: Decision | None, run: Run, truth: tuple[Ids, Tensor] | N
     return clean(decision, run.labels[run.ids.positions(decision.ids, f"run {run.folder}")], truth)
 
 
-def _origins(run: Run, scores: Sequence[Scores], decision: Decision | None, verdict: Verdict | None) -> tuple[Origin, ...]:
+def _origins(
+    run: Run, scores: Sequence[Scores], decision: Decision | None, curves: Sequence[Curve], verdict: Verdict | None
+) -> tuple[Origin, ...]:
     header = run.header
     recorded = Lineage(
         dataset=run.dataset,
@@ -208,6 +246,7 @@ def _origins(run: Run, scores: Sequence[Scores], decision: Decision | None, verd
     )
     origins = [Origin("dataset", run.dataset), Origin("run", run.fingerprint, recorded)]
     origins += [Origin(f"scores {one.title}", one.fingerprint, one.lineage) for one in scores]
+    origins += [Origin(f"curve of {one.scores}", one.fingerprint, one.lineage) for one in curves]
     if decision is not None:
         origins.append(Origin(f"decision {decision.title}", decision.fingerprint, decision.lineage))
     if verdict is not None:

@@ -15,6 +15,7 @@ from ..runs.disk import remove
 from ..runs.recorder import Recorder
 from ..runs.run import Run
 from ..training.device import device_named
+from ..training.functional import standing_at
 from ..training.live import LiveSteps
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
@@ -58,7 +59,8 @@ class _Tap(Observer):
     def epoch_ends(self, epoch: int, model: nn.Module, state: TrainingState) -> None:
         if self._recorder.header.view == "eval":
             examples = self._examples
-            logits = predict(model, examples.inputs, prepare=examples.prepared, device=self._recipe.device)
+            with standing_at(model, state.averages):
+                logits = predict(model, examples.inputs, prepare=examples.prepared, device=self._recipe.device)
             self._recorder.observe(torch.arange(len(examples)), logits, examples.labels)
         self._recorder.commit(state.tensors, state.metadata)
         for scores in self._recorder.live_scores():

@@ -1,11 +1,12 @@
 """Report: one page of a run and everything made from it, written to a file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
 
+from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import OutputExists
 from ..core.ids import Ids
@@ -29,6 +30,7 @@ def report(
     *,
     decision: Decision | None = None,
     verdict: Verdict | None = None,
+    curves: Sequence[Curve] = (),
     examples: Examples | None = None,
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
     title: str = "",
@@ -40,7 +42,7 @@ def report(
         run: The run.
         table: Scores to show; the first is the one that the page opens with.
         path: The file; by default `report.html` in the run's folder.
-        decision, verdict, truth, title, most: As `exhibit`.
+        decision, verdict, curves, truth, title, most: As `exhibit`.
         examples: For their pictures or cells; by default the plan's data are read again, where the run has a plan.
 
     Raises:
@@ -54,6 +56,8 @@ def report(
         raise OutputExists(f"{target} is there and is no report of assay; name another file.")
     if examples is None and has_plan(run):
         examples = material_of(plan_of(run)).train
-    page = render(exhibit(run, table, decision=decision, verdict=verdict, examples=examples, truth=truth, title=title, most=most))
-    replace(target, page.encode())
+    shown = exhibit(
+        run, table, decision=decision, verdict=verdict, curves=curves, examples=examples, truth=truth, title=title, most=most
+    )
+    replace(target, render(shown).encode())
     return target

@@ -3,13 +3,16 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
+
+from torch import Tensor
 
 from .. import __version__
 from ..core import method as core
 from ..core.errors import MissingEvidence, RunError, UsageError
 from ..core.evidence import Need
-from ..core.lineage import Lineage
+from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
 from ..core.scores import Scores, ScoreTable
 from ..integrations.loop import Loop
@@ -20,6 +23,8 @@ from ..runs.replay import Replay
 from ..runs.run import Run
 from .again import Given, Replaying, identity
 from .again import again as taken_again
+from .progress import Progress
+from .retraining import Retraining
 from .verify import has_plan
 
 FUNCTION = "a function"
@@ -37,6 +42,9 @@ def score(
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
+    references: Mapping[str, Mapping[str, Tensor]] | None = None,
+    pool: Executor | None = None,
+    progress: Progress | None = None,
 ) -> ScoreTable:
     """One score per method, joined by id. All methods that fold over epochs share one pass over the run.
 
@@ -52,6 +60,10 @@ def score(
         targets: The numbers whose change may be asked for, by name: functions of the model, or (inputs, labels). Runs with a plan know
             `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
         replaying: How steps are taken again: schedule, memory, tolerance.
+        references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
+        pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by
+            default in this process.
+        progress: Told of such trainings.
 
     Raises:
         UnknownName: No such method or option.
@@ -60,6 +72,7 @@ def score(
         BadScores: A method gave something that is not one finite number per example.
         Mismatch: Taking the training again does not give what was recorded.
         NumericalError: An adjoint is not finite.
+        TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
     """
     run = run if isinstance(run, Run) else Run(run)
     wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
@@ -70,7 +83,8 @@ def score(
         asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
         if loop is None and has_plan(run) and not isinstance(targets, Mapping):
             targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
-        replay = taken_again(run, loop=loop, targets=targets, replaying=replaying)
+        replay = taken_again(run, loop=loop, targets=targets, replaying=replaying, references=references)
+        replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
         for title, target in asked:
             if target not in replay.targets:
                 raise UsageError(
@@ -96,18 +110,26 @@ def score(
             seconds=seconds,
             folder=str(run.folder),
         )
-        made[one.title] = dataclasses.replace(made[one.title], lineage=lineage)
+        remarks = () if replay is None else tuple(replay.remarks[name] for name in one.targets if name in replay.remarks)
+        made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
     return ScoreTable([made[one.title] for one in wanted])
 
 
 def _parents(run: Run, method: AbstractMethod, replay: Replay | None) -> dict[str, str]:
-    """Fingerprints of what a score is made of: the recording, and the target if there is one."""
-    if replay is None or not method.targets or not method.needs & REPLAYED:
-        return {"run": run.fingerprint}
+    """Fingerprints of what a score is made of: the recording, the target if there is one, a reference from elsewhere."""
+    parents = {"run": run.fingerprint}
+    if replay is None or not method.needs & REPLAYED:
+        return parents
     known = identity(replay)
-    return {"run": run.fingerprint, **{f"target {target}": known.get(target, FUNCTION) for target in method.targets}}
+    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.targets}
+    given = replay.references.get(str(getattr(method, "reference", "")))
+    if given is not None:
+        parents["reference"] = fingerprint(
+            *(part for name, value in given.items() for part in (name, value.cpu().numpy().tobytes()))
+        )
+    return parents
 
 
 def scorable(run: Run) -> tuple[list[str], dict[str, str]]:

@@ -28,6 +28,7 @@ from ..core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Out
 from ..maths import draws, ranking, statistics
 from ..runs.artefacts import load_outcome, load_truth, save_outcome
 from ..runs.run import Run
+from ..training.functional import standing_at
 from ..training.loop import evaluate, train
 from .plan import Material, Plan
 from .progress import Progress
@@ -358,7 +359,7 @@ def _trials(
             yield outcome, paths[name]
 
 
-_TURN = threading.Lock()
+TURN = threading.Lock()
 """torch's random generator is one per process, so that trials in threads of one process must take turns."""
 
 
@@ -368,7 +369,7 @@ def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int) -> Outcome:
     Raises:
         AssayError: As `training.loop.train`.
     """
-    with _TURN:
+    with TURN:
         return _trained(Plan.make(plain), arm, seed)
 
 
@@ -390,7 +391,8 @@ def _trained(plan: Plan, arm: Arm, seed: int) -> Outcome:
         weights=weights,
     )
     test = material.test
-    accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=recipe.device)
+    with standing_at(model, state.averages):
+        accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=recipe.device)
     return Outcome(arm.name, seed, accuracy, loss, len(arm.ids), state.steps, time.perf_counter() - began)
 
 

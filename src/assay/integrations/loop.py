@@ -1,10 +1,11 @@
 """A user's own loop, so that a run recorded in it can be taken again step by step."""
 
+import contextlib
 import copy
 import dataclasses
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
-from ..core.errors import Mismatch, UsageError
+from ..core.errors import Mismatch, MissingEvidence, UsageError
 from ..core.ids import Ids
 from ..maths import draws
 from ..maths.trajectories import Update
@@ -42,6 +43,9 @@ class Loop:
         loss: `loss(model, batch)`: what your loop calls backward on, where that is not the mean of `losses`; so that steps are
             repeated to the bit.
         clip: Largest norm of the gradient, if your loop calls clip_grad_norm_.
+        ema: Decay of the running average of the parameters, if your loop keeps one: a torch AveragedModel with
+            get_ema_multi_avg_fn(ema), updated once after every step and recorded with `stateful={"ema": averaged_model}`. Targets at
+            the end of training are then the averaged model's.
         update: What one step of your optimizer does, where it is not torch's SGD, Adam or AdamW.
         begin_epoch: Called with the epoch's number before its first batch, for what your loop does there (`sampler.set_epoch`).
         clean: The same dataset without augmentation, for methods that look at examples between epochs; the loader's own by default.
@@ -54,6 +58,7 @@ class Loop:
     losses: Losses = cross_entropies
     loss: Callable[[nn.Module, Any], Tensor] | None = None
     clip: float | None = None
+    ema: float | None = None
     update: Update | None = None
     begin_epoch: Callable[[int], None] | None = None
     clean: Dataset | None = None
@@ -64,6 +69,8 @@ class Loop:
             raise UsageError("Loop needs your model (a torch module) and your optimizer (a torch optimizer) over its parameters.")
         if self.clip is not None and not self.clip > 0:
             raise UsageError(f"Loop: clip={self.clip} is not a norm above 0.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"Loop: ema={self.ema} is not a decay between 0 and 1, both excluded.")
         check_loader(self.loader)
 
 
@@ -75,7 +82,9 @@ class LoopCourse(Course):
 
         Raises:
             Mismatch: The loader is not over the examples of the run.
-            UsageError: The optimizer cannot be walked backwards, or randomness was recorded without a seed.
+            MissingEvidence: There is an `ema`, and no averaged model was recorded.
+            UsageError: The optimizer cannot be walked backwards, randomness was recorded without a seed, or the averaged model was not
+                updated once in every step.
         """
         self._run, self._loop = run, loop
         self.model = copy.deepcopy(loop.model)
@@ -84,7 +93,8 @@ class LoopCourse(Course):
         self.model.zero_grad(set_to_none=True)
         self.optimizer = _over(loop.optimizer, loop.model, self.model)
         self.functional = Functional(self.model, loop.losses)
-        self.clip = loop.clip
+        self.clip, self.ema, self.averages = loop.clip, loop.ema, {}
+        self.early = 0 if loop.ema is None else self._updates_before(run)
         self.groups = self._groups()
         seed = run.header.seed
         self.free = seed is None
@@ -102,6 +112,25 @@ class LoopCourse(Course):
         if self.free:
             self._refuse_chance(run)
 
+    def _updates_before(self, run: Run) -> int:
+        """How often the averaged model had been updated before the recording began."""
+        early = None
+        for epoch in run.states():
+            steps = sum(commit.steps for commit in run.commits[: epoch + 1])
+            counts = run.averaged_models(epoch)
+            if len(counts) != 1:
+                raise MissingEvidence(
+                    f"Loop has ema={self.ema}, and {run.folder} recorded {len(counts) or 'no'} averaged models; record with "
+                    "stateful={'ema': averaged_model}, a torch.optim.swa_utils.AveragedModel of your model, and no other."
+                )
+            early = counts[0] - steps if early is None else early
+            if early < 0 or counts[0] - steps != early:
+                raise UsageError(
+                    f"{run.folder}: the averaged model was updated {counts[0]} times by the end of epoch {epoch}, after {steps} recorded steps; only "
+                    "an average that is updated once after every step can be taken again."
+                )
+        return early or 0
+
     def _refuse_chance(self, run: Run) -> None:
         names = [
             n
@@ -113,7 +142,9 @@ class LoopCourse(Course):
                 f"{names[0]} draws at random in training, and {run.folder} recorded no random state; record with seed=... so that it can "
                 "be repeated."
             )
-        first, second = (self._collated(self._loop.loader.dataset, torch.arange(min(4, len(self._chosen)))) for _ in range(2))
+        with untouched_generators(self.device):
+            few = torch.arange(min(4, len(self._chosen)))
+            first, second = (self._collated(self._loop.loader.dataset, few) for _ in range(2))
         same = all(
             torch.equal(a, b)
             for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=True)
@@ -148,10 +179,33 @@ class LoopCourse(Course):
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
-            first = " ".join(str(error).split())[:300]
-            raise Mismatch(f"{self._run.folder} recorded another model or optimizer: {first}") from error
+            first = " ".join(str(error).split())[:300].rstrip(". ")
+            raise Mismatch(f"{self._run.folder} recorded another model or optimizer: {first}. Give both as they were.") from error
         # Momentum, decay and the like are those that were recorded.
         self.groups = self._groups()
+        if self.ema is not None:
+            self.averages = self._averages(state)
+
+    def _averages(self, state: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The parameters of the averaged model of a checkpoint; none before its first update."""
+        (part,) = (part for name, part in state.items() if name.startswith("also ") and "n_averaged" in part)
+        found = {name.removeprefix("module."): value for name, value in part.items() if name.startswith("module.")}
+        own = self.model.state_dict()
+        if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in own.items()}:
+            raise Mismatch(
+                f"The averaged model that {self._run.folder} recorded is not one of this model; give the model as it was."
+            )
+        if not int(part["n_averaged"]):
+            return {}
+        apart = [
+            name for name in dict(self.model.named_buffers()) if name in own and not torch.equal(found[name], own[name].cpu())
+        ]
+        if apart:
+            raise UsageError(
+                f"{self._run.folder}: the averaged model has other buffers than the model ({apart[0]}), by use_buffers=True or update_bn; "
+                "only averages of the parameters can be taken again. Record with use_buffers=False."
+            )
+        return {name: found[name].to(self.device, copy=True) for name in self.functional.names}
 
     def begin(self, epoch: int) -> None:
         if self._loop.begin_epoch is not None:
@@ -205,6 +259,7 @@ class LoopCourse(Course):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.optimizer.step()
+        self.follow()
         return None if logits is None else logits.detach()
 
 
@@ -236,3 +291,15 @@ def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:
         generator = getattr(owner, "generator", None)
         if isinstance(generator, torch.Generator):
             generator.manual_seed(draws.integer(seed, "loader", epoch, number))
+
+
+@contextlib.contextmanager
+def untouched_generators(device: torch.device) -> Iterator[None]:
+    """Torch's, NumPy's and Python's global generators come back as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

@@ -1,8 +1,6 @@
 """The recorder in a plain PyTorch loop: `record` wraps the loader so that ids travel with every batch (see `keyed`)."""
 
-import contextlib
 import operator
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +27,7 @@ from ..runs.schema import View
 from ..training.functional import Losses, cross_entropies
 from ..training.live import LiveSteps
 from .keyed import KeyedBatch, KeyedDataset, check_loader, ids_of, keyed_copy
-from .loop import seed_loop
+from .loop import seed_loop, untouched_generators
 
 
 class Stateful(Protocol):
@@ -244,7 +242,7 @@ class LoopRecorder:
         for rate, group in zip(by_group, self._optimizer.param_groups, strict=True):
             rates |= {names[id(parameter)]: rate for parameter in group["params"] if names.get(id(parameter)) in rates}
         placed = pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, batch)
-        with _untouched_generators(device):
+        with untouched_generators(device):
             self.recorder.absorb(self._steps.after(epoch, positions, placed, rates))
 
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
@@ -352,7 +350,7 @@ class LoopRecorder:
         modes = [(module, module.training) for module in self._model.modules()]
         self._model.eval()
         try:
-            with _untouched_generators(_device_of(self._model)), torch.no_grad():
+            with untouched_generators(_device_of(self._model)), torch.no_grad():
                 for keys, batch in pool:
                     logits, labels = self._forward(self._model, batch)
                     self.recorder.observe(self._positions(keys), logits, labels)
@@ -441,18 +439,6 @@ class Live:
 
     def __str__(self) -> str:
         return "\n".join([f"{self.title}: first ids by now", *(f"  {name!s:>12}  {value: .4g}" for name, value in self.worst())])
-
-
-@contextlib.contextmanager
-def _untouched_generators(device: torch.device) -> Iterator[None]:
-    """Torch's, NumPy's and Python's global generators come back as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
 
 
 def _device_of(model: nn.Module) -> torch.device:

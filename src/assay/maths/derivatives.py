@@ -21,7 +21,7 @@ Losses = Callable[[dict[str, Tensor]], Tensor]
 """From parameters to the loss of each example of a batch, (batch,)."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From a module's outputs and the targets to the loss of each example, (batch,)."""
-Way = Literal["forward", "double backward"]
+Way = Literal["forward", "double backward", "one by one"]
 
 CHUNK_BYTES = 16 * 2**20
 """How much memory one chunk of examples may take in `gradient_norms` and `example_gradients`."""
@@ -35,7 +35,8 @@ class Slopes:
         losses: (batch,), l_i at the parameters.
         slopes: (batch,), d/de l_i(params + e direction) at e = 0. Where examples do not meet inside the model this is
             <direction, grad l_i>; where they do (BatchNorm in training) it is what the weighted sum of losses changes by, by weight.
-        way: `forward` (one forward-mode pass), or `double backward` where an operation has no forward-mode rule.
+        way: `forward` (one forward-mode pass), `double backward` where an operation has no forward-mode rule, or `one by one` (a backward
+            pass per example) where it has no second derivative either.
     """
 
     losses: Float[Tensor, " batch"]
@@ -71,7 +72,10 @@ def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
         return Slopes(values.detach(), slopes.detach(), "forward")
     except (NotImplementedError, RuntimeError):
         # What is wrong with the batch itself raises here again.
-        values, slopes, _ = _backward_twice(losses, at, None, along, curved=False)
+        try:
+            values, slopes, _ = _backward_twice(losses, at, None, along, curved=False)
+        except NotImplementedError:
+            return _each_backward(losses, at, along)
         return Slopes(values, slopes, "double backward")
 
 
@@ -90,6 +94,9 @@ def directional_and_hvp(
         weights: Of the losses; 1/batch each for the Hessian of the mean.
         direction: The same names and shapes as `params`.
         way: Which way to try first.
+
+    Raises:
+        NotImplementedError: An operation has no second derivative.
     """
     at, along = _detached(params), _detached(direction)
     weights = weights.detach()
@@ -174,9 +181,38 @@ def _backward_twice(
         factors = (torch.ones_like(values) if weights is None else weights.to(values)).detach().requires_grad_()
         first = torch.autograd.grad((factors * values).sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
         product = torch.stack([(part * along[name]).sum() for name, part in zip(leaves, first, strict=True)]).sum()
+        refuse_cut(product)
         wanted = [factors, *leaves.values()] if curved else [factors]
         slopes, *rest = torch.autograd.grad(product, wanted, materialize_grads=True)
     return values.detach(), slopes, dict(zip(leaves, rest, strict=True)) if curved else {}
+
+
+def _each_backward(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> Slopes:
+    with torch.enable_grad(), every_derivative():
+        leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
+        values = losses(leaves)
+        slopes = []
+        for value in values:
+            found = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, materialize_grads=True)
+            slopes.append(torch.stack([(part * along[name]).sum() for name, part in zip(leaves, found, strict=True)]).sum())
+    return Slopes(values.detach(), torch.stack(slopes), "one by one")
+
+
+def refuse_cut(derivative: Tensor) -> None:
+    """Refuse a first derivative that cannot be differentiated through: torch would take the share behind the cut for 0 without a word.
+
+    Raises:
+        NotImplementedError: An operation has a derivative without one of its own (`once_differentiable`).
+    """
+    seen, waiting = set(), [derivative.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise NotImplementedError("an operation of the model has no second derivative (its backward is once_differentiable)")
+        seen.add(node)
+        waiting.extend(inner for inner, _ in node.next_functions)
 
 
 def every_derivative() -> Any:

@@ -110,6 +110,24 @@ def rank_correlation(values: Float[Tensor, "methods examples"]) -> Float64[Tenso
     return torch.from_numpy(ratio.clip(-1, 1))
 
 
+def concordance(one: Float[Tensor, " examples"], other: Float[Tensor, " examples"]) -> float:
+    """Kendall's tau-b: pairs of examples that both rows order alike, less those that they order otherwise. Range -1..1, 0 is chance.
+
+    As a part of the geometric mean of the pairs that each row orders at all; NaN where a row has no spread.
+
+    Raises:
+        ValueError: A value is NaN.
+
+    Source: Kendall 1945. Departures: none.
+    """
+    rows = _numbers(one), _numbers(other)
+    if any(len(np.unique(row)) < 2 for row in rows):
+        return float("nan")
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(*rows).statistic)
+
+
 def _numbers(values: Tensor) -> np.ndarray:
     array = values.detach().cpu().to(torch.float64).numpy()
     if np.isnan(array).any():

@@ -91,6 +91,33 @@ def paired_test(a: Row, b: Row) -> tuple[float, str]:
     return float(2 * stdtr(n - 1, -abs(t))), "paired t"
 
 
+def line(x: Row, y: Row) -> tuple[float, float]:
+    """Slope of the least-squares line of y by x, and Pearson's correlation of the two.
+
+    The slope is in units of y per unit of x; the correlation is in [-1, 1]. Both are NaN where x has no spread, the correlation where y
+    has none.
+
+    Args:
+        x: One number per pair.
+        y: The other number of each pair, in the same order.
+
+    Raises:
+        ValueError: Unequal lengths, or a number that is not finite.
+
+    Source: Galton 1886; Pearson 1895. Departures: none.
+    """
+    one, other = _finite(x, "x"), _finite(y, "y")
+    if one.shape != other.shape:
+        raise ValueError(f"{len(one)} and {len(other)} numbers are not pairs; give one of each per pair.")
+    # Asked of the numbers themselves: with the mean taken off, rounding looks like spread.
+    if not len(one) or np.ptp(one) == 0:
+        return float("nan"), float("nan")
+    flat = np.ptp(other) == 0
+    one, other = one - one.mean(), other - other.mean()
+    slope = 0.0 if flat else float(one @ other / (one @ one))
+    return slope, float("nan") if flat else float(np.clip(slope * np.sqrt((one @ one) / (other @ other)), -1, 1))
+
+
 def _finite(numbers: Row, name: str) -> np.ndarray:
     row = np.asarray(numbers, dtype=np.float64)
     if row.ndim != 1 or not np.isfinite(row).all():

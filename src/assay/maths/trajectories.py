@@ -200,5 +200,29 @@ def clip_back(gamma: Params, gradients: Params, limit: float, soft: float = 0.0)
     return {name: factor * gamma[name] - pull * value for name, value in gradients.items()}
 
 
+def averaged(averages: Params, params: Params, decay: float) -> dict[str, Tensor]:
+    """Running averages after a step: decay * average + (1 - decay) * theta', or theta' itself where there are none yet."""
+    return {name: decay * averages[name] + (1 - decay) * theta if averages else theta for name, theta in params.items()}
+
+
+def average_back(
+    after: Params, carried: Params, decay: float, first: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The adjoint of `averaged`.
+
+    Args:
+        after: d target / d params after the step, apart from what passes through their average.
+        carried: d target / d averages after the step.
+        decay: Of the averages.
+        first: Whether the step was the one that copied the parameters.
+
+    Returns:
+        d target / d params after the step, their average included, and d target / d averages before it.
+    """
+    kept = 0.0 if first else decay
+    whole = {name: value + (1 - kept) * carried[name] for name, value in after.items()}
+    return whole, {name: kept * value for name, value in carried.items()}
+
+
 def _norm(gradients: Params) -> Tensor:
     return torch.stack([value.square().sum() for value in gradients.values()]).sum().sqrt()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.evidence import Evidence, Params, Step
-from ..core.method import AbstractStepMethod, Findings, Source, checked_span, span
+from ..core.method import AbstractStepMethod, Findings, Source, Stream, checked_span, span
 from ..core.scores import Direction
 from ..maths.solo_steps import gain, solo_gains
 
@@ -120,6 +120,8 @@ class LiveVal(AbstractStepMethod):
             "alone": 0,
             "at": -1,
             "after": {},
+            # On a replay nobody reads the value over time.
+            "stream": None if evidence is not None else [],
         }
 
     def absorb(self, state: Any, step: Step) -> None:
@@ -162,16 +164,18 @@ class LiveVal(AbstractStepMethod):
 
     def _decide_later(self, state: Any) -> None:
         """Windows of steps whose predecessor's window has closed; until then where training stood is kept."""
-        state["states"][state["at"]] = {name: value.clone() for name, value in state["after"].items()}
+        # Where the newest step began is where the one before ended, and is held for the newest anyway.
+        state["states"][state["at"] - 1] = state["pending"][-1]["batch"].params
         while True:
             entry = next((one for one in state["pending"] if not one["delta"]), None)
             if entry is None:
                 break
             if state["deltas"]:
                 index, delta, batch = state["before"]
-                closing = state["states"].get(index + delta - 1)
-                if closing is None:
+                due = index + delta - 1
+                if due > state["at"]:
                     break
+                closing = state["after"] if due == state["at"] else state["states"][due]
                 state["delta"] = self._after_window(state, batch, closing, delta)
             entry["delta"] = state["delta"]
             state["deltas"].append(entry["delta"])
@@ -207,9 +211,15 @@ class LiveVal(AbstractStepMethod):
         # An example may stand twice in a batch.
         state["values"][entry["epoch"]].index_add_(0, batch.positions, found)
         state["visits"][entry["epoch"]].index_add_(0, batch.positions, torch.ones_like(found))
+        if state["stream"] is not None:
+            state["stream"].append((entry["index"], batch.positions, found))
+
+    def streamed(self, state: Any) -> tuple[Stream | None, Any]:
+        return (None, state) if state["stream"] is None else (Stream.joined(state["stream"]), {**state, "stream": []})
 
     def finish(self, state: Any) -> Findings:
         state = {**state, "values": [v.clone() for v in state["values"]], "visits": [v.clone() for v in state["visits"]]}
+        state["stream"] = None if state["stream"] is None else list(state["stream"])
         for entry in state["pending"]:
             # Training has ended before their reference: what is there now takes its place.
             due = entry["index"] + (entry["delta"] or state["delta"]) - 1
@@ -233,7 +243,7 @@ class LiveVal(AbstractStepMethod):
                 f"{state['alone']} batches of one example were valued against the very step they made, which always gives 1. Record with "
                 "ragged='even', or choose delta_min=2.",
             )
-        return Findings(by_epoch.sum(0), by_epoch, diagnostics, warnings)
+        return Findings(by_epoch.sum(0), by_epoch, diagnostics, warnings, self.streamed(state)[0])
 
 
 def merged(states: Sequence[Any]) -> Any:

@@ -37,18 +37,21 @@ def oti(
 
 
 def reference_of(source: StepSource, which: str) -> Params:
-    """The reference parameters: at the end, at the best point, or at the end of an epoch.
+    """The reference parameters: at the end, at the best point, at the end of an epoch, or given from outside.
 
     Args:
         source: The recorded training.
         which: `final`; `best`: after the epoch whose batches had the lowest mean loss when they came; `best_batch`: before the step
-            whose batch had the lowest loss (the released code); or the number of an epoch.
+            whose batch had the lowest loss (the released code); the number of an epoch; or the name of a given reference.
 
     Raises:
         UsageError: There is no such epoch.
+        UnknownName: No reference was given by that name.
     """
     if which == "final":
         return source.final()
+    if which not in ("best", "best_batch") and not which.isdecimal():
+        return source.reference(which)
     steps = range(source.epochs[0].start, source.epochs[-1].stop)
     if which not in ("best", "best_batch"):
         if int(which) >= len(source.epochs):
@@ -83,7 +86,7 @@ class OTI(AbstractStepMethod):
 
     Args:
         reference: Where the step should go: `final`, `best` (after the epoch with the lowest mean training loss), `best_batch` (before
-            the batch with the lowest loss), or the number of an epoch.
+            the batch with the lowest loss), the number of an epoch, or the name of parameters given beside the run (`references=`).
         form: `normalised`, or the `raw` difference of the distances.
         norm: One `global` norm, or norms `by_tensor`, added.
         rate: The `recorded` rate of each step, or `one`.
@@ -110,9 +113,9 @@ class OTI(AbstractStepMethod):
     def __post_init__(self):
         super().__post_init__()
         checked_span(self.window, self.title)
-        if self.reference not in ("final", "best", "best_batch") and not self.reference.isdecimal():
+        if not self.reference:
             raise UsageError(
-                f"{self.title}: reference={self.reference!r} is not final, best, best_batch or the number of an epoch."
+                f"{self.title}: reference is empty; give final, best, best_batch, the number of an epoch, or a given reference's name."
             )
 
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:

@@ -73,8 +73,9 @@ def sgd_influence(
 
 
 def norm_of(adjoint: Adjoint) -> float:
-    """Euclidean norm over all parameters."""
-    return float(torch.stack([value.to(torch.float64).square().sum() for value in adjoint.params.values()]).sum().sqrt())
+    """Euclidean norm, over all parameters, of the derivative by a shift of the parameters that their average takes part in."""
+    whole = [value.to(torch.float64) + adjoint.averages.get(name, 0.0) for name, value in adjoint.params.items()]
+    return float(torch.stack([value.square().sum() for value in whole]).sum().sqrt())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,13 @@
 """The charts of the page as Vega-Lite specifications. Each takes numbers that are ready; colours come from the page's theme."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from ..core.exhibit import Agreement, Histogram
+from ..core.curve import NONE, WORST, Curve, Removal
+from ..core.curve import RANDOM as AT_RANDOM
+from ..core.exhibit import Agreement, Histogram, Influence, Pairing
+from ..core.scores import CHANGE
 from ..core.trial import ALL, KEPT, RANDOM, Comparison, Detection, Outcome
 
 Spec = dict[str, Any]
@@ -12,6 +16,9 @@ ARMS = {KEPT: "decision", RANDOM: "random removal", ALL: "all data"}
 """How the three arms are called on the page."""
 
 RIGHT, WRONG = "right label", "wrong label"
+HELPFUL, HARMFUL = "most helpful", "most harmful"
+LEFT_OUT = {WORST: "the worst", AT_RANDOM: "random, mean", NONE: "none"}
+"""How the arms of a curve are called on the page."""
 
 DOTTED = 15
 """Lines of at most so many epochs carry a dot per epoch."""
@@ -62,9 +69,7 @@ def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
     """Probability of the given label by epoch; the page fills `lines`."""
     import altair as alt
 
-    # Half an epoch of air around a single one, which a domain of no width could not place.
-    ends = [epochs[0], epochs[-1]] if len(epochs) > 1 else [epochs[0] - 0.5, epochs[0] + 0.5]
-
+    ends = _ends(epochs)
     chart = (
         alt.Chart(alt.NamedData("lines"))
         .mark_line(point={"size": 16} if len(epochs) <= DOTTED else False, strokeWidth=1.3, opacity=0.75)
@@ -245,6 +250,167 @@ def detection(found: Sequence[Detection]) -> Spec:
         .encode(x=x, y=y)
     )
     return _spec(alt.layer(chance, others, one).add_params(method), "Wrong labels found against examples inspected", height=300)
+
+
+def over_time(one: Influence, unit: str, names: tuple[str, str] = (HELPFUL, HARMFUL)) -> Spec:
+    """What the extreme examples of a score had gathered by the end of each epoch."""
+    rows = [
+        {"id": str(id_), "kind": kind, "epoch": epoch, "value": _told(value)}
+        for kind, extremes in zip(names, (one.helpful, one.harmful), strict=True)
+        if extremes.over_time is not None
+        for id_, values in zip(extremes.ids, extremes.over_time.T.tolist(), strict=True)
+        for epoch, value in zip(one.epochs, values, strict=True)
+    ]
+    return _gathered(one, rows, "id", list(names), unit, f"{one.title}: value of the extreme examples over time")
+
+
+def labels_over_time(one: Influence, unit: str) -> Spec:
+    """What right and wrong labels had gathered on average by the end of each epoch."""
+    rows = [
+        {"kind": kind, "epoch": epoch, "value": _told(value)}
+        for kind, values in ((RIGHT, one.right), (WRONG, one.wrong))
+        if values is not None
+        for epoch, value in zip(one.epochs, values.tolist(), strict=True)
+    ]
+    return _gathered(one, rows, "kind", [RIGHT, WRONG], unit, f"{one.title}: mean value of right and wrong labels over time")
+
+
+def _gathered(one: Influence, rows: list[dict[str, Any]], line: str, kinds: list[str], unit: str, description: str) -> Spec:
+    import altair as alt
+
+    ends = _ends(one.epochs)
+    lines = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point={"size": 16} if len(one.epochs) <= DOTTED else False, strokeWidth=1.3, opacity=0.8)
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=_whole(alt, ends), scale=alt.Scale(domain=ends, nice=False)),
+            y=alt.Y("value:Q", title=unit if unit == CHANGE else "value", axis=alt.Axis(tickCount=5, format="~g")),
+            detail=f"{line}:N",
+            color=alt.Color(
+                "kind:N", title=None, scale=alt.Scale(domain=kinds, range="category"), legend=alt.Legend(orient="top")
+            ),
+            tooltip=[f"{line}:N", "epoch:Q", alt.Tooltip("value:Q", format="+.4g")],
+        )
+    )
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], style="guide").encode(y="zero:Q")
+    return _spec(alt.layer(zero, lines), description, height=180)
+
+
+def adjoints(one: Influence) -> Spec:
+    """Norm of the adjoint before each epoch, on a logarithmic axis, which has no place for 0."""
+    import altair as alt
+
+    rows = [{"epoch": epoch, "norm": _told(norm)} for epoch, norm in one.norms if 0 < norm < math.inf]
+    ends = _ends([epoch for epoch, _ in one.norms])
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point={"size": 30}, strokeWidth=1.5)
+        .encode(
+            x=alt.X("epoch:Q", title="before epoch", axis=_whole(alt, ends), scale=alt.Scale(domain=ends, nice=False)),
+            y=alt.Y("norm:Q", title="norm of the adjoint", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4, format="~g")),
+            tooltip=[alt.Tooltip("epoch:Q", title="before epoch"), alt.Tooltip("norm:Q", format=".4g")],
+        )
+    )
+    return _spec(chart, f"{one.title}: norm of the adjoint before each epoch", height=180)
+
+
+def pairing(one: Pairing) -> Spec:
+    """One score against its reference, a point per example; with the line of equal values where equal means right."""
+    import altair as alt
+
+    wrong = one.wrong.tolist() if one.wrong is not None else [False] * len(one.ids)
+    rows = [
+        {"id": str(id_), "x": _told(x), "y": _told(y), "label": WRONG if bad else RIGHT}
+        for id_, x, y, bad in zip(one.ids, one.values.tolist(), one.references.tolist(), wrong, strict=True)
+    ]
+    said = ("predicted", "measured") if one.measured else (one.title, one.reference)
+    points = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_point(filled=True, size=20, opacity=0.6)
+        .encode(
+            x=alt.X("x:Q", title=f"{said[0]}: {one.title}" if one.measured else said[0], axis=alt.Axis(tickCount=5, format="~g")),
+            y=alt.Y(
+                "y:Q", title=f"{said[1]}: {one.reference}" if one.measured else said[1], axis=alt.Axis(tickCount=5, format="~g")
+            ),
+            tooltip=[
+                "id:N",
+                alt.Tooltip("x:Q", title=one.title, format="+.4g"),
+                alt.Tooltip("y:Q", title=one.reference, format="+.4g"),
+                *(["label:N"] if one.wrong is not None else []),
+            ],
+        )
+    )
+    if one.wrong is not None:
+        points = points.encode(color=_label_color(alt))
+    layers = [points]
+    xs, ys = ([row[axis] for row in rows] for axis in ("x", "y"))
+    if one.same and rows and (low := max(min(xs), min(ys))) < (high := min(max(xs), max(ys))):
+        # Only as far as both reach, so that it never squeezes the points.
+        ends = [{"x": end, "y": end} for end in (low, high)]
+        layers.insert(0, alt.Chart(alt.Data(values=ends)).mark_line(strokeDash=[4, 3], style="guide").encode(x="x:Q", y="y:Q"))
+    description = f"{one.title} against {one.reference}, a point per example"
+    return _spec(alt.layer(*layers), description, height=260)
+
+
+def curve(one: Curve, part: Literal["validation", "test"]) -> Spec:
+    """Accuracy against how many examples were left out: the worst, and random ones as mean and range."""
+    import altair as alt
+
+    def percent(removal: Removal) -> float:
+        return 100 * (removal.validation_accuracy if part == "validation" else removal.test_accuracy)
+
+    rows = [
+        {"count": removal.count, "arm": LEFT_OUT[removal.arm], "accuracy": percent(removal)}
+        for removal in one.removals
+        if removal.arm != NONE
+    ]
+    none = percent(one.none)
+    rows += [{"count": 0, "arm": LEFT_OUT[WORST], "accuracy": none}]
+    rows += [{"count": count, "arm": LEFT_OUT[NONE], "accuracy": none} for count in {0, *one.counts[-1:]}]
+    arms = [LEFT_OUT[name] for name in (WORST, AT_RANDOM, NONE)]
+    x = alt.X(
+        "count:Q",
+        title="examples left out",
+        # As a logarithm above 1, with a place for 0.
+        scale=alt.Scale(type="symlog", constant=1, nice=False),
+        axis=alt.Axis(values=[0, *one.counts], format=",d", labelOverlap="greedy"),
+    )
+    scale = alt.Scale(zero=False, padding=8)
+    tooltip = ["arm:N", alt.Tooltip("count:Q", format=",d"), alt.Tooltip("mean(accuracy):Q", title="accuracy, %", format=".2f")]
+    base = alt.Chart(alt.Data(values=rows))
+    band = (
+        base.transform_filter(f"datum.arm === '{LEFT_OUT[AT_RANDOM]}'")
+        .mark_area(style="range")
+        .encode(x=x, y=alt.Y("min(accuracy):Q", scale=scale), y2="max(accuracy):Q")
+    )
+    lines = base.mark_line(point={"size": 36}, strokeWidth=1.8).encode(
+        x=x,
+        y=alt.Y("mean(accuracy):Q", title=f"{part} accuracy, %", scale=scale, axis=alt.Axis(tickCount=6)),
+        color=alt.Color("arm:N", title=None, scale=alt.Scale(domain=arms, range="ordinal"), legend=alt.Legend(orient="top")),
+        strokeDash=alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=[[1, 0], [1, 0], [5, 4]]), legend=None),
+        tooltip=tooltip,
+    )
+    chosen = alt.Chart(alt.Data(values=[{"count": one.best, "accuracy": percent(one.worst(one.best))}]))
+    ring = chosen.mark_point(size=190, filled=False, strokeWidth=2, style="chosen").encode(x=x, y="accuracy:Q")
+    description = f"{part.capitalize()} accuracy against how many examples were left out by {one.scores}; a ring marks the count chosen, {one.best:,}"
+    return _spec(alt.layer(band, lines, ring), description, height=260)
+
+
+def _told(number: float) -> float:
+    """Four digits, which is finer than a point is large."""
+    return float(f"{number:.4g}")
+
+
+def _ends(epochs: Sequence[int]) -> list[float]:
+    """Both ends of an axis of epochs; half an epoch of air around a single one, which a domain of no width could not place."""
+    return [epochs[0], epochs[-1]] if len(epochs) > 1 else [epochs[0] - 0.5, epochs[0] + 0.5]
+
+
+def _whole(alt, ends: Sequence[float]):
+    """An axis of whole numbers: all of them while there are few, so that none stands twice."""
+    few = ends[-1] - ends[0] <= 10
+    values = {"values": list(range(math.ceil(ends[0]), math.floor(ends[-1]) + 1))} if few else {}
+    return alt.Axis(format="d", tickMinStep=1, **values)
 
 
 def _label_color(alt, *, legend: bool = True):

@@ -77,10 +77,12 @@
         chosen: { color: color("ring"), stroke: color("ring") },
         guide: { color: color("quiet"), stroke: color("quiet"), opacity: 0.7 },
         muted: { color: color("quiet"), stroke: color("quiet"), opacity: 0.35 },
+        range: { color: color("right"), fill: color("right"), opacity: 0.18 },
         effect: { color: color("ink"), fill: color("ink"), stroke: color("ink"), strokeWidth: 2 },
       },
       range: {
         category: [color("right"), color("wrong")],
+        ordinal: [color("wrong"), color("right"), color("quiet")],
         ramp: [color("ramp-1"), color("ramp-2"), color("ramp-3"), color("ramp-4")],
         heatmap: [color("minus"), color("zero"), color("plus")],
         diverging: [color("minus"), color("zero"), color("plus")],
@@ -94,7 +96,7 @@
     const spec = structuredClone(specs[name]);
     place.drawn?.finalize();
     const drawn = await vegaEmbed(place, spec, {
-      mode: "vega-lite", actions: false, ast: true, config: theme(), renderer: name === "map" || name === "lines" ? "canvas" : "svg",
+      mode: "vega-lite", actions: false, ast: true, config: theme(), renderer: /^(map|lines|pairing-.*)$/.test(name) ? "canvas" : "svg",
     });
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", spec.description);
@@ -111,6 +113,17 @@
   async function fill(name, dataset, rows) {
     const view = chart(name)?.view;
     if (view) await view.change(dataset, vega.changeset().remove(vega.truthy).insert(rows)).runAsync();
+  }
+
+  // What stands in a closed block has no width yet; it is drawn once the block is opened.
+  const closed = (place) => Boolean(place.closest("details:not([open])"));
+
+  async function drawAll(anew = false) {
+    for (const place of document.querySelectorAll(".chart")) {
+      if (closed(place)) {
+        if (anew) place.drawn = place.drawn?.finalize();
+      } else if (anew || !place.drawn) await draw(place);
+    }
   }
 
   function wireMap(view) {
@@ -235,8 +248,10 @@
     const one = data.methods[method];
     if (!one) return;
     const first = one.suspects ? "the most suspect" : "the hardest";
-    $("meaning").textContent = `${one.title}: ${one.direction}, in ${one.unit}. Rank 1 is ${first} of ${number.format(one.scored)} scored examples.`
+    const unit = one.unit === "rank only" ? "rank only: the order counts, not the size" : `in ${one.unit}`;
+    $("meaning").textContent = `${one.title}: ${one.direction}, ${unit}. Rank 1 is ${first} of ${number.format(one.scored)} scored examples.`
       + (one.suspects ? "" : " It ranks difficulty, which is not dirt.");
+    for (const warning of one.warnings) $("meaning").append(make("strong", { className: "caution" }, `⚠ ${warning}`));
   }
 
   let pending = 0;
@@ -398,6 +413,8 @@
     return element;
   }
 
+  const caution = (one) => (one.warnings.length ? [make("span", { className: "caution", role: "img", title: one.warnings.join(" "), "aria-label": one.warnings.join(" ") }, " ⚠")] : []);
+
   function detail(i) {
     if (i === null || !(data.methods.length || data.decision)) return [];
     const parts = [make("h3", {}, `Example ${data.ids[i]}`)];
@@ -406,7 +423,7 @@
       const body = make("tbody");
       for (const one of data.methods) {
         const rank = one.ranks[i] === null ? "–" : `${number.format(one.ranks[i])} of ${number.format(one.scored)}`;
-        body.append(make("tr", {}, make("th", { scope: "row" }, one.title), make("td", { className: "n" }, rank), make("td", { className: "n" }, short(one.values[i]))));
+        body.append(make("tr", {}, make("th", { scope: "row" }, one.title, ...caution(one)), make("td", { className: "n" }, rank), make("td", { className: "n" }, short(one.values[i]))));
       }
       const head = make("tr", {}, make("th", { scope: "col" }, "method"), make("th", { scope: "col", className: "n" }, "rank"), make("th", { scope: "col", className: "n" }, "score"));
       parts.push(make("table", {}, make("thead", {}, head), body));
@@ -434,6 +451,7 @@
     $("more").textContent = `Show ${Math.min(CARDS, n - shownCards)} more of ${number.format(n - shownCards)}`;
     $("one").replaceChildren(...detail(focused));
     jump();
+    reflect();
     $("jump").textContent = n === 1 ? "1 chosen example ↑" : `${number.format(n)} chosen examples ↑`;
     mark();
     if (data.lines && $("lines-count")) {
@@ -456,6 +474,26 @@
       jump();
     });
     for (const id of ["table", "cards"]) observer.observe($(id));
+  }
+
+  // ---------------------------------------------------------------- the most harmful and helpful
+
+  const strips = document.querySelectorAll(".strip .card");
+
+  function illustrate() {
+    for (const button of strips) {
+      const i = Number(button.dataset.position);
+      if (data.pictures) button.prepend(make("img", { src: source(i), alt: `example ${data.ids[i]}` }));
+      button.addEventListener("click", () => choose(chosen.length === 1 && chosen[0] === i ? [] : [i]));
+    }
+  }
+
+  // One example may stand in several strips: all show that it is chosen, and a link leads to where the chosen stand.
+  function reflect() {
+    if (!strips.length) return;
+    for (const button of strips) button.setAttribute("aria-pressed", String(chosen.length === 1 && chosen[0] === Number(button.dataset.position)));
+    $("back").hidden = chosen.length !== 1;
+    $("back").textContent = chosen.length === 1 ? `Example ${data.ids[chosen[0]]} is chosen ↑` : "";
   }
 
   // ---------------------------------------------------------------- detection
@@ -502,14 +540,14 @@
     }
     for (const button of document.querySelectorAll(".lift")) button.addEventListener("click", () => lift(button.dataset.title));
     if (table) {
+      illustrate();
       filter();
       choose(rows().slice(0, OPENING).map((row) => row.getData().position));
       watch();
     }
-    for (const place of document.querySelectorAll(".chart")) await draw(place);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", async () => {
-      for (const place of document.querySelectorAll(".chart")) await draw(place);
-    });
+    for (const block of document.querySelectorAll("details")) block.addEventListener("toggle", () => drawAll());
+    await drawAll();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll(true));
     document.documentElement.dataset.ready = "yes";
   }
 

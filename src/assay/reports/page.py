@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..core.decision import Action
-from ..core.exhibit import Exhibit
+from ..core.exhibit import Exhibit, Extremes, Influence
+from ..core.scores import Scores
 from . import charts
 from .thumbnails import thumbnail
 
@@ -43,6 +44,8 @@ def render(exhibit: Exhibit) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["share"] = lambda fraction: f"{100 * fraction:.1f} %"
+    environment.filters["told"] = _told
+    environment.filters["measure"] = _measure
     return environment.get_template("page.html.j2").render(
         exhibit=exhibit,
         arm=charts.arm,
@@ -52,6 +55,7 @@ def render(exhibit: Exhibit) -> str:
         data=_data(exhibit),
         specs=_specs(exhibit),
         histograms=[(one, _scores(exhibit, one.title)) for one in exhibit.histograms],
+        targets=_targets(exhibit),
         words=_words(exhibit),
     )
 
@@ -76,7 +80,7 @@ def _policy(scripts: Iterable[str]) -> str:
     )
 
 
-def _scores(exhibit: Exhibit, title: str):
+def _scores(exhibit: Exhibit, title: str) -> Scores:
     return next(scores for scores in exhibit.scores if scores.title == title)
 
 
@@ -92,6 +96,57 @@ def _words(exhibit: Exhibit) -> dict[str, Any]:
     }
 
 
+def _targets(exhibit: Exhibit) -> list[dict[str, Any]]:
+    """What stands in the section on influence, by target; scores without one come last."""
+    blocks: dict[str, dict[str, Any]] = {}
+    for place, one in enumerate(exhibit.influences):
+        block = blocks.setdefault(one.target, {"target": one.target, "panels": [], "pairings": []})
+        scores, (helpful, harmful) = _scores(exhibit, one.title), _names(one)
+        block["panels"].append(
+            {
+                "place": place,
+                "scores": scores,
+                "influence": one,
+                "strips": [
+                    (name, _cards(exhibit, extremes))
+                    for name, extremes in ((harmful, one.harmful), (helpful, one.helpful))
+                    if len(extremes.ids)
+                ],
+            }
+        )
+    for place, pairing in enumerate(exhibit.pairings):
+        if pairing.target in blocks:
+            blocks[pairing.target]["pairings"].append((place, pairing))
+    return sorted(blocks.values(), key=lambda block: block["target"] == "")
+
+
+def _names(one: Influence) -> tuple[str, str]:
+    """What the two ends are, in truth: where nothing helps, one end only harms least; some scores only rank."""
+    if one.helping is None or one.harming is None:
+        return f"ranked {charts.HELPFUL}", f"ranked {charts.HARMFUL}"
+    return charts.HELPFUL if one.helping else "least harmful", charts.HARMFUL if one.harming else "least helpful"
+
+
+def _cards(exhibit: Exhibit, extremes: Extremes) -> list[dict[str, Any]]:
+    shown, classes = exhibit.shown, exhibit.class_names
+    cards = []
+    for id_, at, value in zip(extremes.ids, shown.ids.positions(extremes.ids).tolist(), extremes.values.tolist(), strict=True):
+        given, true = int(shown.given[at]), int(shown.true[at]) if shown.true is not None else None
+        cards.append(
+            {
+                "position": at,
+                "id": id_,
+                "value": _signed(value),
+                "given": classes[given],
+                "true": classes[true] if true is not None and true != given else None,
+                "row": " · ".join(f"{name} {cell}" for name, cell in zip(shown.columns, shown.rows[at], strict=True))
+                if shown.rows is not None
+                else None,
+            }
+        )
+    return cards
+
+
 def _specs(exhibit: Exhibit) -> dict[str, Any]:
     """Every chart that has something to show."""
     shown, specs = exhibit.shown, {}
@@ -105,6 +160,19 @@ def _specs(exhibit: Exhibit) -> dict[str, Any]:
         specs["lines"] = charts.trajectories(exhibit.trajectories.epochs, truth=shown.true is not None)
     for place, one in enumerate(exhibit.histograms):
         specs[f"histogram-{place}"] = charts.histogram(one, _scores(exhibit, one.title).unit)
+    for place, influence in enumerate(exhibit.influences):
+        unit = _scores(exhibit, influence.title).unit
+        if influence.epochs and len(influence.harmful.ids):
+            specs[f"influence-{place}-time"] = charts.over_time(influence, unit, _names(influence))
+        if influence.wrong is not None:
+            specs[f"influence-{place}-labels"] = charts.labels_over_time(influence, unit)
+        if any(0 < norm < math.inf for _, norm in influence.norms):
+            specs[f"influence-{place}-norms"] = charts.adjoints(influence)
+    for place, pairing in enumerate(exhibit.pairings):
+        specs[f"pairing-{place}"] = charts.pairing(pairing)
+    for place, curve in enumerate(exhibit.curves):
+        specs[f"curve-{place}-test"] = charts.curve(curve, "test")
+        specs[f"curve-{place}-validation"] = charts.curve(curve, "validation")
     if exhibit.agreement is not None and len(exhibit.agreement.titles) > 1:
         specs["agreement"] = charts.agreement(exhibit.agreement)
     if exhibit.found:
@@ -168,9 +236,36 @@ def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
         "unit": scores.unit,
         "scored": len(scores),
         "suspects": scores.direction.ranks_suspects,
+        "warnings": list(scores.warnings),
         "values": [None if i is None else _number(values[i]) for i in at],
         "ranks": [None if i is None else ranks[i] for i in at],
     }
+
+
+def _told(value: object) -> str:
+    """A diagnostic for people: numbers to four digits, the middle of a long list left out."""
+    if isinstance(value, (list, tuple)):
+        shown = [_told(one) for one in value]
+        return (
+            ", ".join(shown) if len(shown) <= 12 else f"{', '.join(shown[:6])}, …, {', '.join(shown[-3:])} ({len(shown)} numbers)"
+        )
+    if isinstance(value, float):
+        return _minus(f"{value:.4g}")
+    return str(value)
+
+
+def _measure(value: float) -> str:
+    """A correlation or slope, which NaN leaves undefined."""
+    return "–" if math.isnan(value) else _minus(f"{value:.3f}")
+
+
+def _signed(value: float) -> str:
+    return _minus(f"{value:+#.3g}")
+
+
+def _minus(number: str) -> str:
+    """With a minus sign that is as wide as the plus; not in an exponent."""
+    return f"−{number[1:]}" if number.startswith("-") else number
 
 
 def _numbers(values: Tensor, digits: int = 6) -> Sequence[float | None]:

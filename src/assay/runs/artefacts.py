@@ -1,4 +1,4 @@
-"""Saving and loading what is made from runs: scores, decisions, verdicts and the planted truth."""
+"""Saving and loading what is made from runs: scores, decisions, verdicts, curves and the planted truth."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..core.curve import Curve, Removal
 from ..core.decision import Decision
 from ..core.errors import RunError
 from ..core.ids import Ids
@@ -203,6 +204,53 @@ def load_verdict(path: Path) -> Verdict:
             ),
             cleaning=Cleaning(**body["cleaning"]) if body["cleaning"] else None,
             plan=body["plan"],
+            lineage=_read_lineage(body["lineage"], path),
+        )
+
+
+def save_removal(removal: Removal, path: Path) -> None:
+    """One training without some examples, so that a curve that was stopped need not repeat it.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("removal", dataclasses.asdict(removal), path)
+
+
+def load_removal(path: Path) -> Removal:
+    """The inverse of `save_removal`.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    body = load_json("removal", path)
+    with _whole(path):
+        return Removal(**body)
+
+
+def save_curve(curve: Curve, path: Path) -> None:
+    """The curve with all its removals.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("curve", dataclasses.asdict(curve), path)
+
+
+def load_curve(path: Path) -> Curve:
+    """The inverse of `save_curve`.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    body = load_json("curve", path)
+    with _whole(path):
+        return Curve(
+            scores=body["scores"],
+            retrained=body["retrained"],
+            removals=tuple(Removal(**one) for one in body["removals"]),
+            best=body["best"],
+            chosen_by=body["chosen_by"],
             lineage=_read_lineage(body["lineage"], path),
         )
 

@@ -67,9 +67,13 @@ class RunPaths:
         """States of the methods that run along, up to one epoch."""
         return self.folder / "live" / f"epoch-{epoch:06d}.safetensors"
 
+    def stream(self, epoch: int) -> Path:
+        """What each visit was worth, by the methods that run along with the steps, as far as it became known in one epoch."""
+        return self.folder / "streams" / f"epoch-{epoch:06d}.safetensors"
+
     def of_epoch(self, epoch: int) -> tuple[Path, ...]:
         """Every file that the commit of an epoch names."""
-        return self.shard(epoch), self.checkpoint(epoch), self.sums(epoch), self.live(epoch)
+        return self.shard(epoch), self.checkpoint(epoch), self.sums(epoch), self.live(epoch), self.stream(epoch)
 
     def scores(self, title: str) -> Path:
         """One score."""
@@ -82,6 +86,10 @@ class RunPaths:
     def verdict(self, name: str) -> Path:
         """One verdict."""
         return self.folder / "verdicts" / f"{slug(name)}.json"
+
+    def curve(self, name: str) -> Path:
+        """One curve of accuracy against removals."""
+        return self.folder / "curves" / f"{slug(name)}.json"
 
     def trial(self, plan: str, arm: str, seed: int) -> Path:
         """One finished retraining."""

@@ -457,7 +457,16 @@ class Recorder:
             names = self._names or tuple(str(number) for number in range(self.classes))
             write_examples(self.paths.examples, self.ids, labels, names)
         states = self._absorb(epoch)
-        live = self._save(self.paths.live(epoch), *self._flat(states)) if self.live else None
+        told = {method.title: method.streamed(self._walks[method.title]) for method in self.walks}
+        walks = {title: rest for title, (_, rest) in told.items()}
+        live = self._save(self.paths.live(epoch), *self._flat(states, walks)) if self.live else None
+        visits = {
+            f"{title}|{name}": value
+            for title, (stream, _) in told.items()
+            if stream is not None
+            for name, value in vars(stream).items()
+        }
+        stream = self._save(self.paths.stream(epoch), visits) if visits else None
         sums = None
         if self.header.mean_probs:
             total = self._facts["probs"].to(torch.float64) + (self._probs_sum if self._probs_sum is not None else 0)
@@ -479,6 +488,7 @@ class Recorder:
             start=self._save(self.paths.start, *self._start) if self._start is not None else None,
             sums=sums,
             live=live,
+            stream=stream,
             dataset=dataset_fingerprint(self.ids, labels),
             steps=len(self._batches),
             seconds=time.perf_counter() - self._begun,
@@ -487,7 +497,7 @@ class Recorder:
         append_line(self.paths.commits, commit.line())
         # Only now, so that an epoch that was refused by the disk can be recorded again.
         self.commits.append(commit)
-        self.labels, self._states, self._fresh, self._start = labels, states, True, None
+        self.labels, self._states, self._walks, self._fresh, self._start = labels, states, walks, True, None
         if sums is not None:
             self._probs_sum = total
         self._remove_superseded(epoch - 1)
@@ -511,7 +521,7 @@ class Recorder:
                 method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
         return states
 
-    def _flat(self, states: Sequence[State]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _flat(self, states: Sequence[State], walks: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """States of all live methods as tensors and notes; for those that read steps also what they would say now."""
         tensors = {
             f"{method.title}|{name}": tensor
@@ -520,13 +530,15 @@ class Recorder:
         }
         notes: dict[str, str] = {}
         for method in self.walks:
-            state = self._walks[method.title]
+            state = walks[method.title]
             packed, notes[f"{method.title}|state"] = encode(state)
             tensors |= {f"{method.title}|{name}": tensor for name, tensor in packed.items()}
             findings = method.finish(state)
             tensors[f"{method.title}|found values"] = findings.values
             if findings.by_epoch is not None:
                 tensors[f"{method.title}|found by epoch"] = findings.by_epoch
+            if findings.stream is not None:
+                tensors |= {f"{method.title}|found stream {name}": value for name, value in vars(findings.stream).items()}
             notes[f"{method.title}|found"] = json.dumps([dict(findings.diagnostics), list(findings.warnings)])
         return tensors, notes
 

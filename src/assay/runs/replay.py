@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.errors import Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
+from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from ..core.evidence import Adjoint
 from ..maths import schedules
+from ..maths.derivatives import refuse_cut
 from ..maths.observations import observe
 from ..training.course import Course, Params, Snapshot
 from ..training.device import deterministic, own_random_state, random_state, set_random_state
@@ -23,8 +24,8 @@ from .run import Run
 
 Target = Callable[[nn.Module], Iterator[Tensor]]
 """From the model in eval mode to numbers that add up to the target; several, so that one graph need not hold all examples."""
-Spread = Callable[[Sequence[Tensor], range, str, str], Tensor]
-"""`retrained` by several processes."""
+Spread = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
+"""`Replay.retrained` for several groups, by whoever can do it elsewhere."""
 SCHEDULES = ("sqrt", "all", "tree")
 BLOCK = 256
 """Examples per batch where the run does not say it."""
@@ -58,7 +59,7 @@ class TakenStep(SeenBatch):
         return SeenBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters before the step."""
+        """Gradient of a target by the parameters before the step, at them and not at their average."""
         with standing_at(self.replay.course.model, self.before.model):
             return _gradient(self.replay.course, self.replay.named(name), name)[1]
 
@@ -71,6 +72,10 @@ class TakenStep(SeenBatch):
             for part in self.replay.named(name)(model):
                 first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
                 along = torch.stack([(g * direction[key]).sum() for key, g in zip(leaves, first, strict=True)]).sum()
+                try:
+                    refuse_cut(along)
+                except NotImplementedError as error:
+                    raise UsageError(f"Target {name!r} cannot be differentiated twice: {error}; choose order=1.") from error
                 product = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
                 total = {key: total[key] + g if key in total else g for key, g in zip(leaves, product, strict=True)}
         return total
@@ -79,7 +84,8 @@ class TakenStep(SeenBatch):
 class Replay:
     """The steps and the kept models of one run (`StepSource` and `CheckpointSource`).
 
-    The model ends each epoch with the very parameters that were recorded, or the replay is refused.
+    The model ends each epoch with the very parameters that were recorded, or the replay is refused. Where training kept a running
+    average of the parameters, a target at the end of the run is the averaged model's.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Replay:
         schedule: str = "sqrt",
         memory: int | None = None,
         tolerance: float = 0.0,
+        references: Mapping[str, Params] | None = None,
     ):
         """Get ready; nothing is computed yet.
 
@@ -103,9 +110,11 @@ class Replay:
             memory: Bytes that the states may take; the fastest schedule that keeps to it is used instead.
             tolerance: Largest relative difference between the parameters at an epoch's end and the recorded ones; 0 asks for the
                 same bits. Needs a kept checkpoint to compare with.
+            references: Parameters from elsewhere that may be asked for, by name.
 
         Raises:
             MissingEvidence: The run kept no state from which training could start again.
+            Mismatch: A reference is of another model.
             UsageError: A setting is out of range.
         """
         if schedule not in SCHEDULES:
@@ -136,6 +145,9 @@ class Replay:
         self.first = bounds[self.kept[0] + 1]
         self.targets = tuple(targets)
         self.given = dict(targets)
+        self.remarks: dict[str, str] = {}
+        """What a reader must know of a target, a sentence each, by its name."""
+        self.references = {name: self._fitting(name, values) for name, values in (references or {}).items()}
         self._orders: dict[int, tuple[list[Tensor], Tensor]] = {}
         self._end: Snapshot | None = None
         self._begun: tuple[int, Snapshot] | None = None
@@ -253,9 +265,13 @@ class Replay:
         )
 
     def _check(self, epoch: int) -> None:
-        """Hold the parameters at an epoch's end against the recorded ones."""
+        """Hold the parameters at an epoch's end, and their average, against the recorded ones."""
         sums = self.run.state_sums(epoch)
         now = {name: value for name, value in self.course.model.state_dict().items() if name in sums}
+        if self.course.averages:
+            sums |= {f"the average of {name}": value for name, value in self.run.average_sums(epoch).items()}
+            own = {f"the average of {name}": value for name, value in self.course.averages.items()}
+            now |= {name: value for name, value in own.items() if name in sums}
         differing = [name for name, value in now.items() if checksum(value) != sums[name]]
         if not differing:
             return
@@ -267,11 +283,14 @@ class Replay:
             self._refuse(epoch, f"the parameters are {gap:.2g} of their norm apart at its end, and tolerance={self.tolerance:g}")
 
     def _gap(self, epoch: int) -> float | None:
-        """Distance from the recorded parameters at an epoch's end, as a part of their norm; None if they were not kept."""
+        """Distance from the recorded parameters and their average at an epoch's end, as a part of their norm; None if they were not kept."""
         if epoch not in self.kept:
             return None
         recorded = self.run.model(epoch)
         own = {name: value.double().cpu() for name, value in self.course.params.items()}
+        if self.course.averages:
+            recorded |= {f"the average of {name}": value for name, value in self.run.averages(epoch).items()}
+            own |= {f"the average of {name}": value.double().cpu() for name, value in self.course.averages.items()}
         apart = torch.stack([(own[name] - recorded[name].double()).square().sum() for name in own]).sum().sqrt()
         return float(apart / torch.stack([recorded[name].double().square().sum() for name in own]).sum().sqrt())
 
@@ -416,23 +435,23 @@ class Replay:
             yield dataclasses.replace(step, params=final, after=final)
 
     def retrained(
-        self, without: Sequence[Int[Tensor, " group"]], steps: range, target: str, form: str = "weight"
-    ) -> Float[Tensor, " trainings"]:
-        """A target at the end of the run, had some examples been left out; see `StepSource.retrained`."""
+        self, without: Sequence[Int[Tensor, " group"]], steps: range, targets: Sequence[str], form: str = "weight"
+    ) -> Float[Tensor, "trainings targets"]:
+        """Targets at the end of the run, had some examples been left out; see `StepSource.retrained`."""
         if self.spread is not None and len(without) > 1:
-            return self.spread(without, steps, target, form)
-        values = []
-        for group in without:
+            return self.spread(without, steps, targets, form)
+        values = torch.zeros(len(without), len(targets), dtype=torch.float64)
+        for place, group in enumerate(without):
             weights = torch.ones(len(self.run.ids), dtype=torch.float64)
             weights[group] = 0
-            values.append(self._again(weights, steps, target, form))
-        return torch.tensor(values, dtype=torch.float64)
+            values[place] = torch.tensor(self._again(weights, steps, targets, form), dtype=torch.float64)
+        return values
 
     def reweighted(self, weights: Float[Tensor, " examples"], steps: range, target: str) -> float:
         """A target at the end of the run, had the losses of these steps been multiplied by these weights."""
-        return self._again(weights, steps, target, "weight")
+        return self._again(weights, steps, [target], "weight")[0]
 
-    def _again(self, weights: Tensor, steps: range, target: str, form: str) -> float:
+    def _again(self, weights: Tensor, steps: range, targets: Sequence[str], form: str) -> list[float]:
         with self._taking():
             if self._begun is None or self._begun[0] != steps.start or not self.course.free:
                 anchor, epoch = self._anchors(range(steps.start, self.epochs[-1].stop))[0]
@@ -454,7 +473,7 @@ class Replay:
                 if bool(stays.any()):
                     left = batch if bool(stays.all()) else rows(batch, stays)
                     self.course.take(left, rates, divisor=len(positions) if form == "removed" else None)
-            return self._value(target)
+            return [self._value(name) for name in targets]
 
     # ------------------------------------------------------------------ the end, and targets
 
@@ -475,23 +494,46 @@ class Replay:
         )
 
     def final(self) -> Params:
-        """Trainable parameters after the last step."""
+        """Trainable parameters after the last step, not their average."""
         end = self._finish()
         return {name: end.model[name] for name in self.course.functional.names}
+
+    def reference(self, name: str) -> Params:
+        """Trainable parameters that were given from outside.
+
+        Raises:
+            UnknownName: None have that name.
+        """
+        if name not in self.references:
+            raise UnknownName("reference", name, ("final", "best", "best_batch", *self.references))
+        return self.references[name]
+
+    def _fitting(self, name: str, values: Params) -> dict[str, Tensor]:
+        own = self.course.params
+        for key, value in own.items():
+            if key not in values or values[key].shape != value.shape:
+                shape = "is not in it" if key not in values else f"has shape {tuple(values[key].shape)} in it"
+                raise Mismatch(
+                    f"Reference {name!r} is of another model: {key} of shape {tuple(value.shape)} {shape}. Give the model's state_dict."
+                )
+        return {key: values[key].detach().to(value) for key, value in own.items()}
 
     def end(self, name: str) -> Adjoint:
         """Derivative of a target by the state after the last step."""
         with self._taking():
             end = self._finish()
             self.course.restore(end)
-            _, params, statistics = _gradient(self.course, self.named(name), name)
-        return Adjoint(params, {}, statistics)
+            with standing_at(self.course.model, self.course.averages):
+                _, params, statistics = _gradient(self.course, self.named(name), name)
+        if self.course.ema is None:
+            return Adjoint(params, {}, statistics)
+        return Adjoint({key: torch.zeros_like(value) for key, value in params.items()}, {}, statistics, params)
 
     def _value(self, name: str) -> float:
-        """A target where the course stands."""
+        """A target where the course stands: at the average of the parameters, if there is one."""
         target, model = self.named(name), self.course.model
-        with torch.no_grad(), mode(model, False):
-            value = float(torch.stack([part.to(torch.float64) for part in target(model)]).sum())
+        with torch.no_grad(), mode(model, False), standing_at(model, self.course.averages):
+            value = float(torch.stack([part.to(torch.float64) for part in _parts(target, model, name)]).sum())
         if not abs(value) < float("inf"):
             raise NumericalError(f"Target {name!r} is {value}; the model has diverged.")
         return value
@@ -547,9 +589,29 @@ class KeptModel:
             yield SeenBatch(positions, self.params, course.functional, buffers, course.clean(positions))
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters, here."""
+        """Gradient of a target by the parameters, at them: steps are taken at the parameters, not at their average."""
         with standing_at(self._replay.course.model, self._state.model):
             return _gradient(self._replay.course, self._replay.named(name), name)[1]
+
+
+def _parts(target: Target, model: nn.Module, name: str) -> Iterator[Tensor]:
+    """The numbers that add up to a target.
+
+    Raises:
+        UsageError: It cannot be computed, or is no single number.
+    """
+    try:
+        for part in target(model):
+            if not isinstance(part, Tensor) or part.ndim or not part.is_floating_point():
+                raise UsageError(f"Target {name!r} is no single number; return a scalar tensor.")
+            yield part
+    except AssayError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"Target {name!r} cannot be computed: {reason}. Give inputs and labels as the model takes them."
+        ) from error
 
 
 def _gradient(course: Course, target: Target, name: str) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
@@ -569,9 +631,7 @@ def _gradient(course: Course, target: Target, name: str) -> tuple[float, dict[st
         try:
             for buffer in buffers.values():
                 buffer.requires_grad_()
-            for part in target(model):
-                if not isinstance(part, Tensor) or part.ndim or not part.is_floating_point():
-                    raise UsageError(f"Target {name!r} is no single number; return a scalar tensor.")
+            for part in _parts(target, model, name):
                 value += float(part.detach())
                 if not part.requires_grad:
                     continue

@@ -1,5 +1,6 @@
 """A recorded run, opened for reading: exactly its committed epochs, whatever happened after them."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from ..core.errors import RunError, UsageError
 from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
-from ..core.method import AbstractDynamicsMethod, AbstractStepMethod, Findings, State
+from ..core.method import AbstractDynamicsMethod, AbstractStepMethod, Findings, State, Stream
 from .disk import TensorFile
 from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
@@ -165,6 +166,21 @@ class Run:
         file = self._commit(epoch).checkpoint
         return {} if file is None else {name: file.sums[key] for key, name in _model_names(file.sums).items()}
 
+    def averages(self, epoch: int) -> dict[str, Tensor]:
+        """The averaged parameters at the end of an epoch, or before training (-1), by their names in the model; empty if there are none."""
+        file = self.state(epoch)
+        return {name: file.read(key) for key, name in _average_names(file.sums).items()}
+
+    def average_sums(self, epoch: int) -> dict[str, int]:
+        """Checksum of each of the averaged parameters at the end of an epoch, whether or not they are still kept."""
+        file = self._commit(epoch).checkpoint
+        return {} if file is None else {name: file.sums[key] for key, name in _average_names(file.sums).items()}
+
+    def averaged_models(self, epoch: int) -> list[int]:
+        """How often each averaged model of a user's loop had been updated by the end of an epoch, or before training (-1)."""
+        file = self.state(epoch)
+        return [int(file.read(key)) for key in file.sums if _counts_averages(key)]
+
     def live_state(self, method: AbstractDynamicsMethod) -> State | None:
         """What `method` has folded up while the run was recorded; None if it did not run along."""
         file = self.commits[-1].live
@@ -193,6 +209,29 @@ class Run:
         by_epoch = opened.read(f"{prefix} by epoch") if f"{prefix} by epoch" in file.sums else None
         return Findings(opened.read(f"{prefix} values"), by_epoch, diagnostics, tuple(warnings))
 
+    def stream(self, title: str) -> Stream:
+        """What each visit of an example to a step was worth by a method that ran along, such as `liveval`, in the order of the steps.
+
+        The last steps' references are what training had reached at the last committed epoch.
+
+        Raises:
+            UsageError: No such method ran along, or it has no value over time.
+        """
+        last = self.commits[-1]
+        if last.live is None or last.stream is None or f"{title}|steps" not in last.stream.sums:
+            raise UsageError(
+                f"{self.folder} holds no value over time of {title!r} (it ran live: {', '.join(self.header.live) or 'nothing'}); record "
+                "with live=['liveval'] (`--live liveval`)."
+            )
+        fields = [field.name for field in dataclasses.fields(Stream)]
+        files = [self._open(commit.stream) for commit in self.commits if commit.stream is not None]
+        parts = [[file.read(f"{title}|{name}") for name in fields] for file in files]
+        waiting = self._open(last.live)
+        parts.append([waiting.read(f"{title}|found stream {name}") for name in fields])
+        steps, positions, values = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = torch.argsort(steps, stable=True)
+        return Stream(steps[order], positions[order], values[order])
+
     def visits(self) -> Int[Tensor, " examples"]:
         """How often each example stands in the recorded batches."""
         found = torch.zeros(len(self.ids), dtype=torch.int64)
@@ -212,7 +251,7 @@ class Run:
             last = commit is self.commits[-1]
             files = [commit.shard]
             files += [commit.checkpoint] if commit.checkpoint is not None and commit.epoch in kept else []
-            files += [commit.start] if commit.start is not None else []
+            files += [file for file in (commit.start, commit.stream) if file is not None]
             files += [file for file in (commit.sums, commit.live) if last and file is not None]
             for file in files:
                 opened = self._open(file)
@@ -225,6 +264,18 @@ def _model_names(keys: Iterable[str]) -> dict[str, str]:
     """Names in the model of those keys of a checkpoint that belong to it."""
     # assay's own loop writes `model.NAME`, a user's loop packs `model/NAME`.
     return {key: key[len("model.") :] for key in keys if key.startswith(("model.", "model/"))}
+
+
+def _average_names(keys: Iterable[str]) -> dict[str, str]:
+    """Names in the model of those keys of a checkpoint that belong to its average."""
+    # assay's own loop writes `average.NAME`; a user's packs a torch AveragedModel, whose module has the names of the model.
+    keys = list(keys)
+    rooms = ("average.", *(key.removesuffix("n_averaged") + "module." for key in keys if _counts_averages(key)))
+    return {key: key[len(room) :] for room in rooms for key in keys if key.startswith(room)}
+
+
+def _counts_averages(key: str) -> bool:
+    return key.startswith("also ") and key.endswith("/n_averaged")
 
 
 def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:

@@ -69,6 +69,7 @@ class Commit(FrozenModel):
     start: File | None = None
     sums: File | None = None
     live: File | None = None
+    stream: File | None = None
     dataset: str
     steps: int
     seconds: float

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ..core.errors import AssayError, UsageError
 from ..core.evidence import Adjoint
-from ..maths.derivatives import every_derivative
-from ..maths.trajectories import AdamUpdate, SGDUpdate, Update, clip_back, clipped
+from ..maths.derivatives import every_derivative, refuse_cut
+from ..maths.trajectories import AdamUpdate, SGDUpdate, Update, average_back, clip_back, clipped
 from .device import random_state, set_random_state
 from .functional import Functional, Params, rows, size_of
-from .step import trainable
+from .step import average, trainable
 
 TORCH_CLIP = 1e-6
 """What torch's clip_grad_norm_ adds to the norm."""
@@ -50,12 +50,14 @@ class Snapshot:
 
     model: dict[str, Tensor]
     slots: dict[str, dict[str, Tensor]]
+    averages: dict[str, Tensor]
     random: tuple[Tensor, ...]
 
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        tensors = [*self.model.values(), *(value for slot in self.slots.values() for value in slot.values()), *self.random]
+        slots = [self.averages, *self.slots.values()]
+        tensors = [*self.model.values(), *(value for slot in slots for value in slot.values()), *self.random]
         return sum(value.numel() * value.element_size() for value in tensors)
 
 
@@ -71,6 +73,9 @@ class Course(abc.ABC):
         functional: The model with its losses.
         groups: How each parameter group is updated, and the names in it, in the optimizer's order.
         clip: Largest norm of the gradient; None for no clipping.
+        ema: Decay of the running average of the parameters; None where there is none, so that the parameters themselves count.
+        averages: That average now, by name; empty before its first update.
+        early: How often it had been updated before the first recorded step.
         free: Whether any batch can be fetched at any time, so that an epoch need not be gone through from its beginning.
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
     """
@@ -80,6 +85,9 @@ class Course(abc.ABC):
     functional: Functional
     groups: Sequence[tuple[Update, tuple[str, ...]]]
     clip: float | None = None
+    ema: float | None = None
+    averages: dict[str, Tensor]
+    early: int = 0
     free: bool = True
     separable: bool = False
 
@@ -112,6 +120,11 @@ class Course(abc.ABC):
             divisor: What the sum of the losses is divided by; the batch's size by default.
         """
 
+    def follow(self) -> None:
+        """Let the average follow the parameters, after a step."""
+        if self.ema is not None:
+            average(self.averages, self.params, self.ema)
+
     @property
     def params(self) -> dict[str, Tensor]:
         """The trainable parameters now, detached but not copied."""
@@ -135,7 +148,8 @@ class Course(abc.ABC):
                 if isinstance(value, Tensor):
                     slots.setdefault(slot, {})[name] = value.clone()
         model = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        return Snapshot(model, slots, random_state(self.device))
+        averages = {name: value.clone() for name, value in self.averages.items()}
+        return Snapshot(model, slots, averages, random_state(self.device))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Stand where a snapshot was taken."""
@@ -147,6 +161,7 @@ class Course(abc.ABC):
         for slot, values in snapshot.slots.items():
             for name, value in values.items():
                 self.optimizer.state[parameters[name]][slot] = value.clone()
+        self.averages = {name: value.clone() for name, value in snapshot.averages.items()}
         set_random_state(snapshot.random)
 
     def rates(self, by_group: Sequence[float]) -> dict[str, float]:
@@ -180,7 +195,7 @@ class Course(abc.ABC):
             batch: What the step was taken on.
             before: The state before it, with torch's random state standing there too.
             rates: Learning rate of each parameter.
-            count: Number of the step in the optimizer's own count, from 0.
+            count: Number of the step, from 0.
             adjoints, at, curvature: As there.
             whole: Not in parts, because a random layer draws for the whole batch at once.
 
@@ -193,6 +208,8 @@ class Course(abc.ABC):
         total = size_of(batch)
         apart = self.separable and linear and not whole and not self._couples()
         size = PART if apart else total
+        # What follows the parameters after the step comes first on the way back.
+        adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
         slopes: list[list[Tensor]] = [[] for _ in adjoints]
         curved: list[dict[str, Tensor]] = [{} for _ in adjoints]
         backs = None
@@ -204,14 +221,17 @@ class Course(abc.ABC):
                 raise
             except (NotImplementedError, RuntimeError) as error:
                 reason = str(error).strip().splitlines()[0]
-                raise UsageError(f"The losses of this model cannot be differentiated twice: {reason}") from error
+                raise UsageError(
+                    f"The losses of this model cannot be differentiated twice: {reason}. Change that layer, or choose a method that asks for "
+                    "gradients only, such as tracin, oti or liveval."
+                ) from error
         assert backs is not None
         results = []
         for adjoint, back, slope, product in zip(adjoints, backs, slopes, curved, strict=True):
             after = {name: back.params[name] + product[name] if curvature else value for name, value in adjoint.params.items()}
             momenta = self._momenta(buffers)
             fading = {name: (1 - momenta[name]) * value for name, value in adjoint.statistics.items()}
-            results.append((torch.cat(slope), Adjoint(after, back.buffers, fading)))
+            results.append((torch.cat(slope), Adjoint(after, back.buffers, fading, adjoint.averages)))
         return results
 
     def _part(
@@ -245,14 +265,22 @@ class Course(abc.ABC):
                     for name, (momentum, value) in seen.items()
                     if name in adjoint.statistics
                 ]
+                product = torch.stack(terms).sum()
+                refuse_cut(product)
                 wanted = [weights, *leaves.values()] if curvature else [weights]
                 slope, *rest = torch.autograd.grad(
-                    torch.stack(terms).sum(), wanted, retain_graph=place < len(adjoints) - 1, materialize_grads=True
+                    product, wanted, retain_graph=place < len(adjoints) - 1, materialize_grads=True
                 )
                 slopes[place].append(slope)
                 for name, value in zip(leaves, rest, strict=bool(rest)):
                     curved[place][name] = curved[place][name] + value if name in curved[place] else value
         return backs
+
+    def _through_average(self, adjoint: Adjoint, count: int) -> Adjoint:
+        if self.ema is None:
+            return adjoint
+        params, averages = average_back(adjoint.params, adjoint.averages, self.ema, first=count + self.early == 0)
+        return dataclasses.replace(adjoint, params=params, averages=averages)
 
     def _through_update(
         self, adjoint: Adjoint, params: Params, gradients: Params, before: Snapshot, rates: Mapping[str, float], count: int

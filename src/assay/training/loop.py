@@ -15,7 +15,7 @@ from .batches import Augment, Prepare, batches, sizes
 from .device import deterministic, device_named, modes_kept, own_random_state, seed_torch
 from .recipe import Recipe
 from .state import TrainingState, capture, restore
-from .step import batch_loss, example_losses, optimizer_of, update
+from .step import average, batch_loss, example_losses, optimizer_of, trainable, update
 
 
 @runtime_checkable
@@ -89,7 +89,8 @@ def train(
         resume: Go on after this state; the model's present weights are replaced.
 
     Returns:
-        The state after the last epoch.
+        The state after the last epoch. With an `ema` in the recipe the model keeps the parameters that were trained; the averaged ones,
+        which count, are the state's `averages` (see `functional.standing_at`).
 
     Raises:
         UsageError: Arguments that do not go together; the sentence says which.
@@ -103,13 +104,22 @@ def train(
     first = _first_epoch(resume, recipe, ids, per_epoch)
     model.to(device)
     optimizer = optimizer_of(recipe, model)
+    averages: dict[str, Tensor] = {}
 
     def state_after(epochs: int) -> TrainingState:
-        return capture(model, optimizer, epochs=epochs, steps=epochs * per_epoch, recipe=recipe.fingerprint, ids=ids.fingerprint)
+        return capture(
+            model,
+            optimizer,
+            averages,
+            epochs=epochs,
+            steps=epochs * per_epoch,
+            recipe=recipe.fingerprint,
+            ids=ids.fingerprint,
+        )
 
     with deterministic(device), own_random_state(device), modes_kept(model):
         if resume is not None:
-            restore(resume, model, optimizer)
+            averages.update(restore(resume, model, optimizer))
         elif observer is not None:
             with own_random_state(device):
                 seed_torch(draws.integer(recipe.seed, "torch", 0), device)
@@ -145,7 +155,9 @@ def train(
                     with own_random_state(device):
                         observer.batch(positions, logits.detach(), given, rate)
                 with _explained(epoch, step, batch):
-                    update(optimizer, batch_loss(losses, factors), rate)
+                    update(optimizer, batch_loss(losses, factors), rate, recipe.clip)
+                if recipe.ema is not None:
+                    average(averages, trainable(model), recipe.ema)
                 if observer is not None:
                     with own_random_state(device):
                         observer.stepped(positions, batch, given, rate)

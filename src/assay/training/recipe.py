@@ -33,7 +33,12 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "warmup": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
     "divisor": ("1 or more", lambda value: value >= 1),
     "final_divisor": ("1 or more", lambda value: value >= 1),
+    "clip": _POSITIVE,
+    "ema": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
 }
+
+_OPTIONAL = ("horizon", "clip", "ema")
+"""Numbers that may be None."""
 
 _BELONGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("optimizer", ("sgd",)),
@@ -78,6 +83,11 @@ class Recipe:
         warmup: Fraction of the steps in which `one_cycle` rises.
         divisor: `one_cycle` starts at lr / divisor.
         final_divisor: `one_cycle` ends at lr / divisor / final_divisor.
+        clip: Largest norm of the gradient over all parameters, longer ones are scaled down to it (torch's clip_grad_norm_); None for
+            no clipping.
+        ema: Decay of the running average of the parameters, which is then what the training ends with: the first step copies them,
+            each later one makes it ema * average + (1 - ema) * parameters (torch's AveragedModel with get_ema_multi_avg_fn). Running
+            statistics are not averaged. None for no average.
         ragged: A last batch that is not full: `keep` it, `drop` it, or cut the epoch into `even` batches.
         precision: `float32`, or `bfloat16` autocast (CUDA only).
         device: `cpu` or `cuda`.
@@ -107,6 +117,8 @@ class Recipe:
     warmup: float = 0.3
     divisor: float = 25.0
     final_divisor: float = 1e4
+    clip: float | None = None
+    ema: float | None = None
     ragged: Ragged = "keep"
     precision: Precision = "float32"
     device: Device = "cpu"
@@ -124,10 +136,11 @@ class Recipe:
                 raise UsageError(f"Recipe: {name}={getattr(self, name)!r} is not true or false.")
         for name, least in _INTEGERS.items():
             value = getattr(self, name)
-            if not (name == "horizon" and value is None) and not (_whole(value) and least <= value < 2**63):
+            if not (name in _OPTIONAL and value is None) and not (_whole(value) and least <= value < 2**63):
                 raise UsageError(f"Recipe: {name}={value!r} is not a whole number of {least} or more.")
         for name, (words, fits) in _NUMBERS.items():
-            object.__setattr__(self, name, _number(name, getattr(self, name), words, fits))
+            if not (name in _OPTIONAL and getattr(self, name) is None):
+                object.__setattr__(self, name, _number(name, getattr(self, name), words, fits))
         object.__setattr__(self, "betas", self._checked_betas())
         object.__setattr__(self, "milestones", self._checked_milestones())
         for name, default in self._defaults().items():

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..core.errors import UsageError
+from ..core.errors import Mismatch, UsageError
 from ..core.ids import Ids
 from ..maths import draws
 from .batches import Augment, Prepare
@@ -54,11 +54,18 @@ class RecipeCourse(Course):
         self.functional = Functional(model)
         names = tuple(trainable(model))
         self.groups = [(update_of(self.optimizer, group), names) for group in self.optimizer.param_groups]
+        self.clip, self.ema, self.averages = recipe.clip, recipe.ema, {}
         self._inputs, self._labels, self._ids, self._recipe = inputs, labels, ids, recipe
         self._states, self._prepare, self._augment = states, prepare, augment
 
     def load(self, epoch: int) -> None:
-        restore(self._states(epoch), self.model, self.optimizer)
+        state = self._states(epoch)
+        self.averages = restore(state, self.model, self.optimizer)
+        if (self.ema is not None and state.steps > 0) != bool(self.averages):
+            held = "holds an average" if self.averages else "holds none"
+            raise Mismatch(
+                f"The recipe has ema={self.ema}, and the state after epoch {epoch} {held} of the parameters; give the recipe that was recorded."
+            )
 
     def begin(self, epoch: int) -> None:
         seed_torch(draws.integer(self._recipe.seed, "torch", epoch), self.device)
@@ -80,5 +87,6 @@ class RecipeCourse(Course):
     ) -> Tensor | None:
         inputs, labels = batch
         logits = forward(self.model, inputs, self._recipe.precision)
-        update(self.optimizer, batch_loss(example_losses(logits, labels), weights, divisor), rates[0])
+        update(self.optimizer, batch_loss(example_losses(logits, labels), weights, divisor), rates[0], self.clip)
+        self.follow()
         return logits.detach()

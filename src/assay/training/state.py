@@ -17,7 +17,8 @@ class TrainingState:
     Attributes:
         epochs: How many epochs are done.
         steps: How many steps are done.
-        tensors: Copies on the CPU, none sharing memory: `model.NAME`, `optimizer.SLOT.NAME` and `rng.DEVICE`.
+        tensors: Copies on the CPU, none sharing memory: `model.NAME`, `optimizer.SLOT.NAME`, `rng.DEVICE`, and `average.NAME` where
+            parameters are averaged.
         recipe: Fingerprint of the recipe.
         ids: Fingerprint of the example ids.
     """
@@ -55,11 +56,28 @@ class TrainingState:
         """The model's parameters and buffers, as `load_state_dict` takes them."""
         return {name.removeprefix("model."): value for name, value in self.tensors.items() if name.startswith("model.")}
 
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averaged parameters, which then are what the training ends with; empty where nothing is averaged or no step done."""
+        return {name.removeprefix("average."): value for name, value in self.tensors.items() if name.startswith("average.")}
+
 
 def capture(
-    model: nn.Module, optimizer: torch.optim.Optimizer, *, epochs: int, steps: int, recipe: str, ids: str
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    averages: Mapping[str, Tensor] | None = None,
+    *,
+    epochs: int,
+    steps: int,
+    recipe: str,
+    ids: str,
 ) -> TrainingState:
     """Copy the present state of a training run, torch's random state included.
+
+    Args:
+        model, optimizer: Of the run.
+        averages: The averaged parameters by name, if there are any.
+        epochs, steps, recipe, ids: As in `TrainingState`.
 
     Raises:
         UsageError: The model keeps extra state that is not a tensor.
@@ -75,6 +93,7 @@ def capture(
                 tensors[f"optimizer.{slot}.{name}"] = value
             elif value is not None:
                 raise UsageError(f"The optimizer's {slot!r} of {name!r} is {type(value).__name__}, not a tensor.")
+    tensors |= {f"average.{name}": value for name, value in (averages or {}).items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if any(parameter.is_cuda for parameter in model.parameters()):
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
@@ -83,8 +102,11 @@ def capture(
     return TrainingState(epochs, steps, copies, recipe, ids)
 
 
-def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Put model, optimizer and torch's random state where they stood; the inverse of `capture`.
+
+    Returns:
+        The averaged parameters, copied to where the model is.
 
     Raises:
         Mismatch: The state is of another model.
@@ -109,3 +131,8 @@ def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optim
     torch.set_rng_state(state.tensors["rng.cpu"])
     if "rng.cuda" in state.tensors:
         torch.cuda.set_rng_state(state.tensors["rng.cuda"])
+    averages = state.averages
+    if averages and averages.keys() != parameters.keys():
+        strange = sorted(averages.keys() ^ parameters.keys())
+        raise Mismatch(f"The training state averages other parameters than this model trains; {strange[0]!r} is one of them.")
+    return {name: averages[name].to(parameters[name].device, copy=True) for name in parameters if averages}

@@ -1,9 +1,12 @@
-"""One training step, in the three parts that a replay or a derivative takes apart: forward, loss, update."""
+"""One training step, in the parts that a replay or a derivative takes apart: forward, loss, update, average."""
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..core.errors import UsageError
 from .recipe import Recipe
@@ -53,10 +56,27 @@ def batch_loss(
     return (losses if weights is None else losses * weights.to(losses.dtype)).sum() / (divisor or len(losses))
 
 
-def update(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float) -> None:
-    """Gradients of the loss, then one optimizer step at this rate."""
+def update(optimizer: torch.optim.Optimizer, loss: Float[Tensor, ""], rate: float, clip: float | None = None) -> None:
+    """Gradients of the loss, scaled down to a norm of `clip` if they are longer, then one optimizer step at this rate."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], clip)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
+
+
+def average(averages: dict[str, Tensor], params: Mapping[str, Tensor], decay: float) -> None:
+    """Let running averages follow the parameters after a step, in place: decay * average + (1 - decay) * parameter.
+
+    Args:
+        averages: By name; empty before the first step, which copies the parameters.
+        params: After the step.
+        decay: Between 0 and 1.
+    """
+    if not averages:
+        averages.update({name: value.detach().clone() for name, value in params.items()})
+        return
+    # torch's own, so that the average of an AveragedModel is repeated to the bit.
+    get_ema_multi_avg_fn(decay)(list(averages.values()), [params[name].detach() for name in averages], 0)

@@ -1,0 +1,208 @@
+"""LDS (linear datamodeling score): does a method predict how the loss on one query changes when many examples are left out together?
+
+Subsets that leave out a fixed share of the training examples are drawn; for each query (an example of the test part, drawn) the scores of
+what is left out are added up, and Spearman's rho over the subsets holds these sums against the query's loss after training without them.
+LDS is the mean of rho over the queries, its interval a bootstrap over queries.
+
+Same seed: the recorded run itself taken again, same initial weights and same batches, either with the left-out losses at weight 0 and the
+mean still over the whole batch (`weight`, what influence predicts), or with the mean over those that stay (`renormalised`).
+Other seeds: new initial weights, new orders, and full batches of those that stay; each seed alone, and the mean of its losses with those
+of the others.
+
+Nets: 64 and 128 units with ReLU or tanh (digits, 20 epochs, rate 0.1), with ReLU (the first 2,000 rows of MNIST, 10 epochs, rate 0.1);
+batches of 64, plain SGD, float32. The scores are those of the one recorded run, seed 0.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from machine import report
+from own_loop import Epochs, record
+from torch import Tensor, nn
+
+import assay
+from assay.data.digits import Digits
+from assay.data.examples import Split
+from assay.data.mnist import MNIST
+from assay.experiments.again import again
+from assay.maths import draws
+from assay.maths.ranking import rank_correlation
+from assay.maths.statistics import bootstrap_interval
+from assay.methods import parse
+
+RATE, BATCH = 0.1, 64
+METHODS = {
+    "sgd_influence, exact": "sgd_influence:target={}",
+    "sgd_influence, last_parameters": "sgd_influence:target={},form=last_parameters",
+    "sgd_influence, no_hessian": "sgd_influence:target={},form=no_hessian",
+    "in_run_shapley": "in_run_shapley:target={}",
+    "tracin": "tracin:target={}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Data and net."""
+
+    data: str
+    activation: type[nn.Module]
+    epochs: int
+
+
+CASES = {
+    "digits-relu": Case("digits", nn.ReLU, 20),
+    "digits-tanh": Case("digits", nn.Tanh, 20),
+    "mnist-relu": Case("mnist", nn.ReLU, 10),
+}
+
+
+def net_of(case: Case, dims: int, seed: int) -> nn.Module:
+    """Two hidden layers, weights by the seed."""
+    torch.manual_seed(seed)
+    act = case.activation
+    return nn.Sequential(nn.Linear(dims, 64), act(), nn.Linear(64, 128), act(), nn.Linear(128, 10))
+
+
+def orders(examples: int, epochs: int, seed: int) -> Epochs:
+    """Shuffled batches of each epoch, as even as they can be."""
+    generator = np.random.RandomState(seed)
+    return [np.array_split(generator.permutation(examples), -(-examples // BATCH)) for _ in range(epochs)]
+
+
+def trained(case: Case, inputs: Tensor, labels: Tensor, seed: int) -> nn.Module:
+    """Another training of these examples alone."""
+    model = net_of(case, inputs.shape[1], seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    for epoch in orders(len(labels), case.epochs, seed):
+        for batch in epoch:
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[batch]), labels[batch]).backward()
+            optimizer.step()
+    return model
+
+
+def lds(predicted: Tensor, actual: Tensor) -> dict:
+    """Mean over queries of the correlation over subsets.
+
+    Args:
+        predicted: (subsets, queries).
+        actual: (subsets, queries).
+    """
+    rhos = [float(rank_correlation(torch.stack([p, a]))[0, 1]) for p, a in zip(predicted.T, actual.T, strict=True)]
+    return {"lds": round(statistics.fmean(rhos), 4), "interval": [round(end, 4) for end in bootstrap_interval(rhos)]}
+
+
+def read(case: Case, path: str | None) -> Split:
+    """The examples."""
+    if case.data == "digits":
+        return Digits().load()
+    if path is None:
+        raise SystemExit("MNIST needs --data-path, the folder of its four files.")
+    return MNIST(path, limit=2000).load()
+
+
+def measured(case: Case, given: argparse.Namespace) -> dict:
+    """One net on one dataset."""
+    split = read(case, given.data_path)
+    train, test = split.train, split.test
+    chosen = draws.permutation(test.ids.keys, 0, "queries")[: given.queries]
+    inputs, labels = train.prepared(train.inputs).flatten(1), train.labels.to(torch.int64)
+    held, held_labels = test.prepared(test.inputs).flatten(1)[chosen], test.labels[chosen].to(torch.int64)
+    names = [f"query{number}" for number in range(given.queries)]
+    kept: list[Tensor] = []
+
+    def each(model: nn.Module) -> Tensor:
+        losses = F.cross_entropy(model(held), held_labels, reduction="none")
+        kept.append(losses.detach().double())
+        return losses.mean()
+
+    targets = {name: (held[n : n + 1], held_labels[n : n + 1]) for n, name in enumerate(names)}
+    found: dict = {"training examples": len(labels), "queries": given.queries, "subsets": given.subsets}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "run"
+        model = net_of(case, inputs.shape[1], 0)
+        optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+        began = time.perf_counter()
+        loop = record(folder, model, optimizer, inputs, labels, orders(len(labels), case.epochs, 0))
+        found["seconds: training"] = time.perf_counter() - began
+        scores, seconds = {}, {}
+        for title, method in METHODS.items():
+            began = time.perf_counter()
+            wanted = [parse(method.format(name)) for name in names]
+            table = assay.score(folder, wanted, loop=loop, targets=targets)
+            scores[title] = torch.stack([table[one.title].values for one in wanted])
+            seconds[title] = time.perf_counter() - began
+            if title == "sgd_influence, exact":
+                found["largest adjoint growth"] = max(float(one.diagnostics["adjoint growth"]) for one in table.values())
+        scores["random"] = torch.randn(scores["tracin"].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        found["seconds: scores for all queries"] = seconds
+        print({title: round(value, 1) for title, value in seconds.items()}, flush=True)
+        with torch.no_grad():
+            found["test accuracy"] = float(
+                (model(test.prepared(test.inputs).flatten(1)).argmax(-1) == test.labels).double().mean()
+            )
+        replay = again(folder, loop=loop, targets={"each": each})
+        whole = range(0, replay.epochs[-1].stop)
+        for share in given.shares:
+            groups = [
+                draws.permutation(train.ids.keys, number, f"left out {share}")[: round(share * len(labels))]
+                for number in range(given.subsets)
+            ]
+            predicted = {title: torch.stack([values[:, group].sum(1) for group in groups]) for title, values in scores.items()}
+            actual = {}
+            for form in ("weight", "renormalised"):
+                kept.clear()
+                replay.retrained(groups, whole, "each", form)
+                actual[f"same seed, {form}"] = torch.stack(kept)
+            others = []
+            for seed in range(1, given.seeds + 1):
+                after = []
+                for group in groups:
+                    stays = torch.ones(len(labels), dtype=torch.bool)
+                    stays[group] = False
+                    kept.clear()
+                    each(trained(case, inputs[stays], labels[stays], seed))
+                    after += kept
+                others.append(torch.stack(after))
+                actual[f"other seed {seed}"] = others[-1]
+            actual[f"other seeds, mean of {given.seeds}"] = torch.stack(others).mean(0)
+            # How far one seed's changes tell another's: what no method that explains one run can be expected to pass.
+            actual_pairs = [lds(others[a], others[b])["lds"] for a in range(len(others)) for b in range(a)]
+            rows = {key: {title: lds(values, truth) for title, values in predicted.items()} for key, truth in actual.items()}
+            found[f"{share:.0%} left out"] = {**rows, "one other seed against another": actual_pairs}
+            print(f"\n{share:.0%} left out{'':18}" + "".join(f"{key:>24}" for key in rows))
+            for title in predicted:
+                print(f"{title:32}" + "".join(f"{row[title]['lds']:>24.3f}" for row in rows.values()), flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure the cases asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-path", help="folder of MNIST's four files")
+    parser.add_argument("--cases", nargs="+", choices=tuple(CASES), default=list(CASES))
+    parser.add_argument("--subsets", type=int, default=100)
+    parser.add_argument("--queries", type=int, default=50)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.5])
+    parser.add_argument("--seeds", type=int, default=3, help="how many other seeds")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--name", default="lds", help="of the JSON")
+    parser.add_argument("--out", help="folder for the JSON")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    figures = {}
+    for name in given.cases:
+        print(name, flush=True)
+        figures[name] = measured(CASES[name], given)
+    report(given.name, figures, given.out)
+
+
+if __name__ == "__main__":
+    main()

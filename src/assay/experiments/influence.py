@@ -1,0 +1,158 @@
+"""Influence: which examples harm and which help, by scores whose sign means something, and how such scores compare."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from ..core.exhibit import Extremes, Influence, Pairing
+from ..core.ids import Ids
+from ..core.scores import CHANGE, Scores, ordered
+from ..maths import draws, ranking, statistics
+
+EXTREMES = 10
+"""Examples at each end of a score that are shown by themselves."""
+MOST_POINTS = 2000
+"""Examples of one pairing that are drawn."""
+SIGNED = (CHANGE, "rank only")
+"""Units of the scores that say on which side of 0 an example helps."""
+NORMS = "adjoint norms, from the end backwards"
+"""The diagnostic that holds the norm of the adjoint after the last step and before each epoch."""
+LINEAR = "sgd_influence"
+MEASURED = "loo"
+
+Wrong = Callable[[Ids], Bool[Tensor, " examples"]]
+"""Which of some examples have a wrong label; None stands for a truth that is not known."""
+
+
+def signed(scores: Scores) -> bool:
+    """Whether the side of 0 says if an example helps or harms."""
+    # Self-influence tells how much an example stands out, and is never below 0.
+    return scores.unit in SIGNED and scores.direction.ranks_suspects and scores.options.get("target") != "self"
+
+
+def helpfulness(scores: Scores) -> Float64[Tensor, " examples"]:
+    """Values turned so that above 0 helps, whichever sign the method was asked for."""
+    return -scores.suspicion()
+
+
+def influences(scores: Sequence[Scores], wrong: Wrong | None, most: int, most_epochs: int) -> tuple[Influence, ...]:
+    """One for each score whose sign means something, the exact ones first.
+
+    Args:
+        scores: Any scores.
+        wrong: Which labels are wrong, where that is known.
+        most: How many extreme examples all of them may name together.
+        most_epochs: How many epochs of values over time are given, at most.
+    """
+    able = _leading([one for one in scores if signed(one)])
+    return tuple(_influence(one, wrong, min(EXTREMES, most // (2 * len(able))), most_epochs) for one in able)
+
+
+def _leading(scores: Sequence[Scores]) -> list[Scores]:
+    """Exact influence first, of several that with most to say of itself, then the plainest."""
+    return sorted(scores, key=lambda one: (not _exact(one), -len(one.diagnostics), len(one.title)))
+
+
+def _exact(scores: Scores) -> bool:
+    return scores.method == LINEAR and scores.options.get("form") == "exact"
+
+
+def _influence(scores: Scores, wrong: Wrong | None, count: int, most_epochs: int) -> Influence:
+    helps, tells = helpfulness(scores), scores.harmful() is not None
+    count = min(count, len(scores) // 2)
+    gathered, epochs = None, ()
+    if scores.by_epoch is not None:
+        wanted = (
+            torch.linspace(0, len(scores.by_epoch) - 1, min(len(scores.by_epoch), most_epochs)).round().to(torch.int64).unique()
+        )
+        gathered, epochs = scores.by_epoch.cumsum(0)[wanted], tuple(wanted.tolist())
+
+    def end(*, helpful: bool) -> Extremes:
+        place = ordered(helps, scores.ids, descending=helpful)[:count]
+        return Extremes(scores.ids.take(place), scores.values[place], gathered[:, place] if gathered is not None else None)
+
+    bad = wrong(scores.ids) if wrong is not None and gathered is not None else None
+    apart = gathered is not None and bad is not None and bool(bad.any()) and not bool(bad.all())
+    return Influence(
+        title=scores.title,
+        target=str(scores.options.get("target", "")),
+        harmful=end(helpful=False),
+        helpful=end(helpful=True),
+        harming=int((helps < 0).sum()) if tells else None,
+        helping=int((helps > 0).sum()) if tells else None,
+        epochs=epochs,
+        wrong=gathered[:, bad].mean(1) if apart else None,  # type: ignore[index]
+        right=gathered[:, ~bad].mean(1) if apart else None,  # type: ignore[index, operator]
+        norms=_norms(scores),
+    )
+
+
+def _norms(scores: Scores) -> tuple[tuple[int, float], ...]:
+    """The norms as (epoch, norm before it), the state after the last epoch counting as before the next."""
+    backwards = scores.diagnostics.get(NORMS)
+    if scores.by_epoch is None or not isinstance(backwards, (list, tuple)):
+        return ()
+    after = len(scores.by_epoch)
+    return tuple((after - back, float(norm)) for back, norm in enumerate(backwards))[::-1]
+
+
+def pairings(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[Pairing, ...]:
+    """Every score against leave-one-out of the same target and window, and every approximation against the exact influence of it.
+
+    Args:
+        scores: Any scores; those without a target are in no pairing.
+        wrong: Which labels are wrong, where that is known.
+    """
+    groups: dict[tuple[str, ...], list[Scores]] = {}
+    for one in _leading(scores):
+        if signed(one) and one.options.get("target"):
+            groups.setdefault(_asked(one), []).append(one)
+    pairs: list[tuple[Scores, Scores]] = []
+    for group in groups.values():
+        measured = [one for one in group if one.method == MEASURED]
+        # Exact forms differ by checks or sign, never in what they say.
+        exact = [one for one in group if _exact(one)]
+        others = [one for one in group if one not in measured and one not in exact]
+        pairs += [(one, reference) for reference in measured for one in (*exact[:1], *others)]
+        pairs += [(one, reference) for reference in exact[:1] for one in others]
+    found = (_pairing(one, reference, wrong) for one, reference in pairs)
+    return tuple(one for one in found if one is not None)
+
+
+def _asked(scores: Scores) -> tuple[str, ...]:
+    """What makes two scores tell the same change: the target, what it is made of, and the steps that an example is left out of."""
+    target = str(scores.options["target"])
+    made_of = scores.lineage.parents.get(f"target {target}", "") if scores.lineage is not None else ""
+    return target, made_of, str(scores.options.get("window", "all"))
+
+
+def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> Pairing | None:
+    both = scores.ids.take(np.isin(scores.ids.values, reference.ids.values))
+    if len(both) < 2:
+        return None
+    values = helpfulness(scores)[scores.ids.positions(both)]
+    references = helpfulness(reference)[reference.ids.positions(both)]
+    slope, pearson = statistics.line(values, references)
+    drawn = torch.arange(len(both))
+    if len(both) > MOST_POINTS:
+        drawn = draws.permutation(both.keys, 0, "points on the page")[:MOST_POINTS]
+    ids = both.take(drawn)
+    return Pairing(
+        title=scores.title,
+        reference=reference.title,
+        target=str(scores.options["target"]),
+        measured=reference.method == MEASURED,
+        same={scores.method, reference.method} <= {LINEAR, MEASURED},
+        ids=ids,
+        values=values[drawn],
+        references=references[drawn],
+        wrong=wrong(ids) if wrong is not None else None,
+        examples=len(both),
+        tau=ranking.concordance(values, references),
+        spearman=float(ranking.rank_correlation(torch.stack([values, references]))[0, 1]),
+        pearson=pearson,
+        slope=slope,
+    )

@@ -1,0 +1,191 @@
+"""Retraining: a recorded training taken again without some examples, many times over, here or spread over an executor."""
+
+import dataclasses
+import functools
+import pickle
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..cluster.executors import Call, InlineExecutor, run_all
+from ..core.errors import Mismatch, UsageError
+from ..integrations.loop import Loop
+from ..runs.replay import Replay
+from ..runs.run import Run
+from .again import PART, Given, MeanLoss, Replaying, again
+from .progress import Progress
+from .verify import TURN
+
+PARCELS = 64
+"""In at most so many calls the trainings are sent out: enough for any machine's cores, few enough for one log each."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanAccuracy:
+    """Weighted part of some examples that is predicted right. It is only looked at: it has no derivative.
+
+    Attributes:
+        loss: The examples, as they are averaged there.
+    """
+
+    loss: MeanLoss
+
+    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        one, device = self.loss, next(model.parameters()).device
+        right = torch.zeros((), dtype=torch.float64)
+        for start in range(0, len(one.inputs), PART):
+            part = slice(start, start + PART)
+            inputs = one.inputs[part].to(device)
+            logits = model(inputs if one.prepare is None else one.prepare(inputs))
+            right += one.weights[part][logits.argmax(1).cpu() == one.labels[part].cpu()].sum()
+        # One number and not one per part, so that 9 of 10 are 0.9 and not nearly so.
+        yield right / one.weights.sum()
+
+
+def accuracy(target: str) -> str:
+    """What the accuracy on the examples of a target is called among the targets of a training."""
+    return f"{target} accuracy"
+
+
+def with_accuracies(replay: Replay) -> Replay:
+    """Let the accuracy be asked of every target that is a mean loss; methods, which want losses, do not see it."""
+    for name, target in list(replay.given.items()):
+        if isinstance(target, MeanLoss):
+            replay.given.setdefault(accuracy(name), MeanAccuracy(target))
+    return replay
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What one training came to.
+
+    Attributes:
+        place: Which of the groups was left out.
+        values: The targets at its end.
+        seconds: How long it took.
+    """
+
+    place: int
+    values: tuple[float, ...]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Retraining:
+    """A training that can be taken again many times.
+
+    As `Replay.spread` it does so wherever `pool` runs, to the same bytes: each training starts from the same state, at the
+    recorded number of threads.
+
+    Attributes:
+        replay: The training.
+        loop: The user's own loop that it was recorded in; None for a plan.
+        targets: As `again` was given them.
+        replaying: How steps are taken.
+        pool: Where trainings run; None for here, one after the other.
+        progress: Told of each finished part.
+        task: What this is called in the progress.
+    """
+
+    replay: Replay
+    loop: Loop | None = None
+    targets: Mapping[str, Given] | Sequence[str] | None = None
+    replaying: Replaying | None = None
+    pool: Executor | None = None
+    progress: Progress = dataclasses.field(default_factory=Progress)
+    task: str = "retrain"
+
+    def __call__(
+        self, without: Sequence[Tensor], steps: range, targets: Sequence[str], form: str
+    ) -> Float[Tensor, "trainings targets"]:
+        """The targets after each training; see `Replay.retrained`.
+
+        Raises:
+            UsageError: The loop cannot be sent to other processes.
+            TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
+        """
+        values = torch.zeros(len(without), len(targets), dtype=torch.float64)
+        for one in self.each(without, steps, targets, form):
+            values[one.place] = torch.tensor(one.values, dtype=torch.float64)
+        return values
+
+    def each(self, without: Sequence[Tensor], steps: range, targets: Sequence[str], form: str) -> Iterator[Trained]:
+        """The trainings, as they finish.
+
+        Raises:
+            UsageError: The loop cannot be sent to other processes.
+            TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
+        """
+        groups = [group.numpy() for group in without]
+        done = 0
+        self.progress.advance(self.task, done, len(groups))
+        for found in self._parts(groups, steps, tuple(targets), form):
+            done += len(found)
+            yield from found
+            self.progress.advance(self.task, done, len(groups))
+
+    def _parts(self, groups: Sequence[np.ndarray], steps: range, targets: tuple[str, ...], form: str) -> Iterator[list[Trained]]:
+        if self.pool is None:
+            for place, group in enumerate(groups):
+                yield _here(self.replay, [(place, group)], steps, targets, form)
+            return
+        # A replay holds a net and its data, which only threads of this process can share.
+        local = isinstance(self.pool, (InlineExecutor, ThreadPoolExecutor))
+        function, whose = (_here, self.replay) if local else (_elsewhere, self._packed())
+        parcels = [list(enumerate(groups))[place::PARCELS] for place in range(min(PARCELS, len(groups)))]
+        calls = [
+            Call(f"without-{number:02d}", function, (whose, parcel, steps, targets, form))
+            for number, parcel in enumerate(parcels)
+        ]
+        for _, found in run_all(self.pool, calls, self.replay.run.paths.trials / "logs"):
+            yield found
+
+    def _packed(self) -> bytes:
+        """Everything that another process needs to build the replay. As bytes: torch sends tensors through shared memory, which small
+        containers lack."""
+        run = self.replay.run
+        try:
+            return pickle.dumps((str(run.folder.absolute()), run.fingerprint, self.loop, self.targets, self.replaying))
+        except Exception as error:
+            # Whatever a user's objects raise when they are pickled.
+            what = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"Your loop or targets cannot be sent to other processes ({what}); leave pool= out, or define their functions at the top "
+                "of a module."
+            ) from error
+
+
+def _here(
+    replay: Replay, parcel: Sequence[tuple[int, np.ndarray]], steps: range, targets: tuple[str, ...], form: str
+) -> list[Trained]:
+    with TURN:
+        found = []
+        for place, group in parcel:
+            began = time.perf_counter()
+            values = replay.retrained([torch.from_numpy(group)], steps, targets, form)[0]
+            found.append(Trained(place, tuple(values.tolist()), time.perf_counter() - began))
+        return found
+
+
+def _elsewhere(packed: bytes, *args: Any) -> list[Trained]:
+    with TURN:
+        replay = _rebuilt(packed)
+    return _here(replay, *args)
+
+
+@functools.lru_cache(maxsize=1)
+def _rebuilt(packed: bytes) -> Replay:
+    """The replay in another process, built once for all that is asked of it."""
+    folder, made_of, loop, targets, replaying = pickle.loads(packed)
+    run = Run(folder)
+    if run.fingerprint != made_of:
+        raise Mismatch(
+            f"{folder} holds recording {run.fingerprint} here and {made_of} where the work was given out; use one folder."
+        )
+    return with_accuracies(again(run, loop=loop, targets=targets, replaying=replaying))

@@ -1,0 +1,77 @@
+"""Remove the worst examples, as many as are asked for."""
+
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.evidence import Need
+from ..core.method import Source
+from ..core.policy import AbstractPolicy, Candidates, Choice
+from ..core.scores import Scores, ordered
+
+
+def removable(scores: Scores, harmful_only: bool = True) -> int:
+    """How many examples may be removed: those predicted to do harm where the score says who they are, else all.
+
+    Raises:
+        UsageError: The score ranks difficulty.
+    """
+    harmful = scores.harmful()
+    return len(scores) if harmful is None or not harmful_only else int(harmful.sum())
+
+
+def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:
+    """Positions of the `count` most suspect, the most suspect first; of equal ones at the edge, the largest ids.
+
+    Raises:
+        UsageError: The score ranks difficulty.
+    """
+    return ordered(scores.suspicion(), scores.ids, descending=False).flip(0)[:count]
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveWorst(AbstractPolicy):
+    """Drops the `count` most suspect examples; of equal ones at the edge, the smallest ids stay.
+
+    Where the score says by how much a target changes without an example (sgd_influence, loo, ...), only examples predicted to do harm
+    are dropped: a count beyond them is refused, with their number.
+
+    Args:
+        count: How many are dropped, at least 0.
+        harmful_only: Whether a score that tells harm from help holds the count to the harmful; other scores only rank.
+    """
+
+    count: int
+    harmful_only: bool = True
+    name: ClassVar[str] = "remove_worst"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(
+        "Hara et al. 2019, Data cleansing for models trained with SGD",
+        "https://arxiv.org/abs/1906.08473",
+        "never removes an example that is predicted to help; ties break by id",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.count < 0:
+            raise UsageError(f"count={self.count} is below 0; it is how many examples are dropped.")
+
+    def choose(self, candidates: Candidates) -> Choice:
+        scores, most = candidates.scores, removable(candidates.scores, self.harmful_only)
+        if self.count > len(candidates):
+            raise UsageError(f"count={self.count} is more than the {len(candidates)} examples; give a count in 0..{most}.")
+        if self.count > most:
+            raise UsageError(
+                f"count={self.count}, but {scores.title} predicts only {most} of {len(candidates)} examples to be harmful; give a count in "
+                f"0..{most}, or harmful_only=false to drop helpful ones too."
+            )
+        kept = torch.ones(len(candidates), dtype=torch.bool)
+        kept[worst(scores, self.count)] = False
+        harm = ", predicted to do harm" if scores.harmful() is not None and self.harmful_only else ""
+        what = f"among the {self.count} most suspect by {scores.title}"
+        return Choice(kept, f"not {what}", f"{what}{harm}")

@@ -1,0 +1,138 @@
+"""Cleansing by command: the curve, the count that it chooses, and a decision by it. Inside the test, by the seam of every command."""
+
+import re
+import shutil
+
+import pytest
+
+from assay.experiments.score import score
+from assay.runs.artefacts import load_curve, load_decision, load_verdict
+from assay.runs.run import Run
+from cli.shell import SMALL, here, sentence
+
+INLINE = ("--executor", "inline")
+
+
+@pytest.fixture(scope="module")
+def cleansed(tmp_path_factory):
+    """Folder of a run with validation examples and one curve. It is read, never changed."""
+    from assay.cli.app import run_app
+
+    folder = tmp_path_factory.mktemp("cleanse") / "run"
+    assert run_app(["record", str(folder), *SMALL, "--validation", "0.2"]) == 0
+    assert run_app(["cleanse", str(folder), "sgd_influence", "--counts", "10,30", "--draws", "2", *INLINE]) == 0
+    return folder
+
+
+@pytest.fixture
+def mine(cleansed, tmp_path):
+    """The same run, to change."""
+    return shutil.copytree(cleansed, tmp_path / "mine")
+
+
+def test_the_table_says_it_all_and_the_curve_is_kept(mine, capsys):
+    code, out, _ = here(capsys, "cleanse", mine, "sgd_influence", "--counts", "10,30", "--draws", "2", *INLINE)
+    assert code == 0 and "cleanse 7/7 taken from an earlier run" in out
+    curve = load_curve(Run(mine).paths.curve("sgd_influence-last"))
+    assert curve.counts == (10, 30) and curve.best in (0, 10, 30) and len(curve.random(30)) == 2
+    assert re.findall(r"^ +(\d+) +(none|worst|random x 2) ", out, re.MULTILINE) == [
+        ("0", "none"),
+        *[("10", "worst"), ("10", "random x 2")],
+        *[("30", "worst"), ("30", "random x 2")],
+    ]
+    for one in (curve.none, curve.worst(10), curve.worst(30)):
+        assert f"{one.validation_loss:.4f}" in out and f"{100 * one.test_accuracy:.2f} %" in out
+    assert curve.sentence in out and f"Next: assay choose {mine} sgd_influence --policy remove_worst --count auto" in out
+
+
+def test_auto_takes_the_count_of_the_curve(mine, capsys):
+    run = Run(mine)
+    curve = load_curve(run.paths.curve("sgd_influence-last"))
+    code, out, _ = here(capsys, "choose", mine, "sgd_influence", "--policy", "remove_worst", "--count", "auto", "--name", "auto")
+    assert code == 0 and curve.sentence in out and "cleanse" not in out.splitlines()[0]
+    decision = load_decision(run.paths.decision("auto"))
+    assert len(decision.dropped_ids) == curve.best > 0 and decision.options["count"] == curve.best
+    assert decision.lineage.parents["curve"] == curve.fingerprint
+    by_number = ("choose", mine, "sgd_influence", "--policy", "remove_worst", "--count", curve.best, "--name", "number")
+    assert here(capsys, *by_number)[0] == 0
+    assert load_decision(run.paths.decision("number")).fingerprint == decision.fingerprint
+    assert "curve" not in load_decision(run.paths.decision("number")).lineage.parents
+    code, out, _ = here(capsys, "verify", mine, "--decision", "auto", "--seeds", "2", *INLINE)
+    assert code == 0 and out.count("95 % interval") == 2
+    assert {one.examples for one in load_verdict(run.paths.verdict("auto")).outcomes} == {318 - curve.best, 318}
+
+
+def test_auto_makes_the_curve_that_is_not_there(mine, capsys, monkeypatch):
+    from assay.cluster import executors
+
+    # In this process, since the test is of what is done and not of where.
+    monkeypatch.setattr(executors, "executor", lambda kind, workers=None, threads=1: executors.InlineExecutor(threads))
+    auto = ("choose", mine, "sgd_influence", "--policy", "remove_worst", "--count", "auto")
+    code, out, _ = here(capsys, *auto, "--retrain", "all")
+    assert code == 0 and "cleanse 0/" in out
+    made = load_curve(Run(mine).paths.curve("sgd_influence-all"))
+    assert made.retrained == "all" and made.sentence in out and made.chosen_by == "loss" and len(made.random(1)) == 5
+    code, _, err = here(capsys, *auto)
+    assert code == 2 and "say which with --retrain last or all" in sentence(err)
+    assert here(capsys, *auto, "--retrain", "last", "--name", "last")[0] == 0
+
+
+def test_a_curve_of_another_score_does_not_count(mine, capsys):
+    run = Run(mine)
+    here(capsys, "score", mine, "aum")
+    path = run.paths.curve("sgd_influence-last")
+    path.rename(run.paths.curve("aum-last"))
+    from assay.cli.saved import curve_of
+
+    table = score(run, ["aum", "sgd_influence"])
+    assert curve_of(run, table["aum"], None) is None
+    assert curve_of(run, table["sgd_influence"], None).scores == "sgd_influence"
+    assert curve_of(run, table["sgd_influence"], "all") is None
+
+
+def test_inspect_names_the_curves(cleansed, capsys):
+    code, out, _ = here(capsys, "inspect", cleansed)
+    assert code == 0 and any(line.split() == ["curves", "sgd_influence-last"] for line in out.splitlines())
+
+
+def test_accuracy_chooses_if_asked_for(mine, capsys):
+    code, out, _ = here(capsys, "cleanse", mine, "sgd_influence", "--counts", "10", "--draws", "1", "--by", "accuracy", *INLINE)
+    assert code == 0 and "validation accuracy" in out
+    assert load_curve(Run(mine).paths.curve("sgd_influence-last")).chosen_by == "accuracy"
+
+
+def test_loo_says_how_far_it_is(mine, capsys):
+    code, out, _ = here(capsys, "score", mine, "loo:window=last", *INLINE)
+    assert code == 0 and "retrain 318/318" in out and (mine / "scores" / "loo+window=last.parquet").exists()
+    assert here(capsys, "score", mine, "loo:window=last", *INLINE)[1].count("retrain") == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["cleanse", "RUN", "sgd_influence", "--counts", "1,many"], "no list of whole numbers"),
+        (["cleanse", "RUN", "sgd_influence", "--counts", "0"], "from 1 on"),
+        (["cleanse", "RUN", "sgd_influence", "--counts", "300"], "predicts only"),
+        (["cleanse", "RUN", "sgd_influence", "--retrain", "first"], "neither 'last' (epoch) nor 'all'"),
+        (["cleanse", "RUN", "sgd_influence", "--by", "test"], "neither 'loss' nor 'accuracy'"),
+        (["cleanse", "RUN", "sgd_influence", "--draws", "0"], "draws=0"),
+        (["cleanse", "RUN", "entropy"], "ranks difficulty"),
+        (["cleanse", "RUN", "sgd_influence", "--executor", "inline", "--workers", "2"], "needs the executor 'processes'"),
+        (["choose", "RUN", "sgd_influence", "--policy", "remove_worst", "--count", "300"], "predicts only"),
+        (["choose", "RUN", "sgd_influence", "--policy", "remove_worst", "--count", "2.5"], "a whole number"),
+        (["choose", "RUN", "sgd_influence", "--policy", "remove_worst"], "needs a value for count"),
+        (["choose", "RUN", "aum", "--policy", "relabel", "--count", "auto"], "is for the policy remove_worst"),
+        (["choose", "RUN", "aum", "--policy", "remove_worst", "--count", "3", "--retrain", "all"], "says which curve"),
+        (["choose", "RUN", "aum", "--policy", "remove_worst", "--count", "auto", "--retrain", "first"], "says which curve"),
+        (["score", "RUN", "loo", "--executor", "cluster"], "is not one of inline, processes"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(cleansed, capsys, command, words):
+    code, _, err = here(capsys, *(cleansed if part == "RUN" else part for part in command))
+    assert code == 2 and words in sentence(err)
+
+
+def test_without_validation_examples_no_count_is_chosen(recorded, capsys):
+    for command in (("cleanse", recorded, "aum"), ("choose", recorded, "aum", "--policy", "remove_worst", "--count", "auto")):
+        code, _, err = here(capsys, *command)
+        assert code == 2 and "--validation 0.1" in sentence(err)

@@ -1,0 +1,226 @@
+"""Runs of one's own loop that cannot be taken again, or whose steps have no derivative: each is refused in one sentence with its code."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay.core.errors import AssayError, Mismatch, MissingEvidence, UsageError
+from assay.runs.run import Run
+from methods.trained import Given
+
+EXAMPLES, DIMS, CLASSES = 12, 3, 3
+
+
+def data():
+    draw = torch.Generator().manual_seed(8)
+    return torch.randn(EXAMPLES, DIMS, generator=draw, dtype=torch.float64), torch.arange(EXAMPLES) % CLASSES
+
+
+def held():
+    inputs, labels = data()
+    return {"validation": (inputs.flip(0) * 0.5 + 0.1, labels)}
+
+
+def net(*layers):
+    model = nn.Sequential(*(layers or (nn.Linear(DIMS, 4), nn.Tanh())), nn.Linear(4, CLASSES)).double()
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+    return model
+
+
+def recorded(folder, model, loader=None, every=1, optimizer=None, epochs=2, **given):
+    """A loop whose optimizer moves after every so many batches."""
+    loader = loader or DataLoader(TensorDataset(*data()), 4)
+    optimizer = optimizer or torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.2)
+    with assay.record(folder, model, optimizer, loader, **{"checkpoints": "every", **given}) as recorder:
+        for epoch in range(epochs):
+            if isinstance(loader.batch_sampler, Given):
+                loader.batch_sampler.epoch = epoch
+            for place, (x, y) in enumerate(recorder.epoch()):
+                logits = model(x)
+                F.cross_entropy(logits, y).backward()
+                if place % every == every - 1:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                recorder.batch(logits, y)
+    return assay.Loop(model, optimizer, loader)
+
+
+def refused(kind, code, words, folder, loop, methods="sgd_influence", targets=None):
+    with pytest.raises(AssayError, match=words) as caught:
+        assay.score(folder, methods, loop=loop, targets=held() if targets is None else targets)
+    assert type(caught.value) is kind and caught.value.exit_code == code
+    assert "\n" not in str(caught.value) and str(caught.value).endswith((".", "?"))
+
+
+def test_a_run_without_checkpoints_says_how_to_record_them(tmp_path):
+    loop = recorded(tmp_path / "run", net(), checkpoints="none")
+    refused(MissingEvidence, 3, "record with checkpoints='every', or 'last'", tmp_path / "run", loop)
+
+
+def test_a_loop_is_needed_and_it_must_be_that_of_the_run(tmp_path):
+    loop = recorded(tmp_path / "run", net())
+    refused(UsageError, 2, r"own loop.*loop=assay\.Loop", tmp_path / "run", None)
+    other = recorded(tmp_path / "other", net(nn.Linear(DIMS, 4), nn.Tanh(), nn.Linear(4, 4)))
+    refused(Mismatch, 4, "recorded another model or optimizer", tmp_path / "run", other)
+    inputs, labels = data()
+    fewer = assay.Loop(loop.model, loop.optimizer, DataLoader(TensorDataset(inputs[1:], labels[1:]), 4))
+    refused(Mismatch, 4, "recorded 12 ids.*the loop's loader has 11", tmp_path / "run", fewer)
+
+
+def test_dropout_without_a_recorded_random_state_is_refused(tmp_path):
+    loop = recorded(tmp_path / "run", net(nn.Linear(DIMS, 4), nn.Dropout(0.5)))
+    refused(UsageError, 2, r"1 draws at random.*recorded no random state; record with seed=", tmp_path / "run", loop)
+
+
+class Jittered(TensorDataset):
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn_like(x), y
+
+
+def test_augmentation_without_a_recorded_random_state_is_refused_and_with_one_repeated(tmp_path):
+    loader = DataLoader(Jittered(*data()), 4)
+    loop = recorded(tmp_path / "run", net(), loader)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    refused(UsageError, 2, r"other inputs each time.*record with seed=", tmp_path / "run", loop)
+    assert torch.equal(torch.get_rng_state(), before), "asking has drawn from the user's generator"
+    seeded = recorded(tmp_path / "seeded", net(), loader, seed=4)
+    (scores,) = assay.score(tmp_path / "seeded", "sgd_influence", loop=seeded, targets=held()).values()
+    assert scores.values.abs().max() > 0
+
+
+def test_accumulated_gradients_are_refused_with_the_first_such_step(tmp_path):
+    loop = recorded(tmp_path / "run", net(), every=3)
+    refused(UsageError, 2, "in epoch 0, batch 0, the optimizer moved 0 times, not once", tmp_path / "run", loop)
+
+
+def test_an_optimizer_without_an_adjoint_is_refused(tmp_path):
+    model = net()
+    loop = recorded(tmp_path / "run", model, optimizer=torch.optim.RMSprop(model.parameters(), lr=0.01))
+    refused(UsageError, 2, r"RMSprop cannot be walked backwards.*give update=", tmp_path / "run", loop)
+    model = net()
+    loop = recorded(tmp_path / "two", model, optimizer=torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True))
+    refused(UsageError, 2, "Adam with amsgrad=True cannot be walked backwards", tmp_path / "two", loop)
+
+
+class Once(torch.autograd.Function):
+    """x squared, with a derivative that has none itself."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
+class OnceLayer(nn.Module):
+    def forward(self, x):
+        return Once.apply(x)
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x.square()
+
+
+def test_an_operation_without_a_second_derivative_is_named(tmp_path):
+    loop = recorded(tmp_path / "run", net(nn.Linear(DIMS, 4), OnceLayer()))
+    words = "cannot be differentiated twice: .*once_differentiable.*tracin"
+    refused(UsageError, 2, words, tmp_path / "run", loop)
+    refused(UsageError, 2, words, tmp_path / "run", loop, "sgd_influence:form=no_hessian")
+    # What asks for gradients only is as it would be without the operation.
+    plain = recorded(tmp_path / "plain", net(nn.Linear(DIMS, 4), Squared()))
+    names = ["tracin", "oti", "liveval", "grand", "tracin:every=step", "in_run_shapley"]
+    how = assay.Replaying(tolerance=1e-12)
+    table = assay.score(tmp_path / "run", names, loop=loop, targets=held(), replaying=how)
+    for title, other in assay.score(tmp_path / "plain", names, loop=plain, targets=held(), replaying=how).items():
+        torch.testing.assert_close(table[title].values, other.values, rtol=1e-9, atol=1e-12)
+
+
+def test_another_training_than_the_recorded_is_refused_at_its_first_step(tmp_path):
+    loop = recorded(tmp_path / "run", net())
+    inputs, labels = data()
+    inputs[5] += 0.01
+    changed = assay.Loop(loop.model, loop.optimizer, DataLoader(TensorDataset(inputs, labels), 4))
+    words = r"epoch 1, .*step 1 is the first that differs: the loss of id 5 was"
+    refused(Mismatch, 4, words, tmp_path / "run", changed)
+
+
+def test_frozen_layers_have_no_part(tmp_path):
+    def frozen():
+        model = net()
+        model[0].requires_grad_(False)
+        return model
+
+    loop = recorded(tmp_path / "run", frozen())
+    (scores,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held()).values()
+    run, (inputs, labels) = Run(tmp_path / "run"), data()
+    weights = torch.ones(EXAMPLES, dtype=torch.float64, requires_grad=True)
+    features = frozen()[:2](inputs).detach()
+    w, b = (p.detach().requires_grad_() for p in frozen()[2].parameters())
+    for batch in (batch for epoch in range(run.epochs) for batch in run.order(epoch)):
+        losses = F.cross_entropy(features[batch] @ w.T + b, labels[batch], reduction="none")
+        gw, gb = torch.autograd.grad((weights[batch] * losses).mean(), (w, b), create_graph=True)
+        w, b = w - 0.2 * gw, b - 0.2 * gb
+    there, classes = held()["validation"]
+    target = F.cross_entropy(frozen()[:2](there).detach() @ w.T + b, classes)
+    torch.testing.assert_close(scores.values, -torch.autograd.grad(target, weights)[0], rtol=1e-9, atol=1e-13)
+    everything = net()
+    everything.requires_grad_(False)
+    with pytest.raises(UsageError, match="no trainable parameter"):
+        recorded(tmp_path / "none", everything, optimizer=torch.optim.SGD(net().parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("method", ["sgd_influence", "liveval", "oti:reduce=sum", "in_run_shapley", "tracin:every=step"])
+def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, method):
+    inputs, labels = data()
+    twice = [[0, 1, 0, 2], [3, 4, 5, 6], [7, 8, 9, 10]], [[11, 1, 2, 3], [4, 5, 4, 6], [7, 8, 9, 10]]
+    loader = DataLoader(TensorDataset(inputs, labels), batch_sampler=Given(twice))
+    loop = recorded(tmp_path / "run", net(), loader, view="eval")
+    (found,) = assay.score(
+        tmp_path / "run", method, loop=loop, targets=held(), replaying=assay.Replaying(tolerance=1e-12)
+    ).values()
+    # The same training with a twin under another id in the second place.
+    apart = [[0, 1, 12, 2], *twice[0][1:]], [twice[1][0], [4, 5, 13, 6], twice[1][2]]
+    twins = TensorDataset(torch.cat([inputs, inputs[[0, 4]]]), torch.cat([labels, labels[[0, 4]]]))
+    loader = DataLoader(twins, batch_sampler=Given(apart))
+    loop = recorded(tmp_path / "apart", net(), loader, view="eval")
+    (other,) = assay.score(
+        tmp_path / "apart", method, loop=loop, targets=held(), replaying=assay.Replaying(tolerance=1e-12)
+    ).values()
+    expected = {int(id_): float(value) for id_, value in zip(other.ids, other.values, strict=True)}
+    expected[0] += expected.pop(12)
+    expected[4] += expected.pop(13)
+    assert len(found) == EXAMPLES
+    torch.testing.assert_close(
+        found.values, torch.tensor([expected[int(id_)] for id_ in found.ids]).double(), rtol=1e-6, atol=1e-9
+    )
+
+
+def test_one_training_leaves_nothing_to_the_next(tmp_path):
+    loop = recorded(tmp_path / "run", net())
+    from assay.experiments.again import Replaying, again
+
+    replay = again(tmp_path / "run", loop=loop, targets=held(), replaying=Replaying(tolerance=1e-12))
+    groups, steps = [torch.tensor([place]) for place in range(4)], range(replay.epochs[-1].stop)
+    there = replay.retrained(groups, steps, ["validation"])
+    assert torch.equal(replay.retrained(groups[::-1], steps, ["validation"]).flip(0), there)
+    assert len(set(there.flatten().tolist())) == 4
+
+
+def test_a_run_of_one_epoch_has_a_last_epoch(tmp_path):
+    loop = recorded(tmp_path / "run", net(), epochs=1)
+    table = assay.score(tmp_path / "run", ["sgd_influence", "sgd_influence:window=last"], loop=loop, targets=held())
+    one, two = table.values()
+    assert torch.equal(one.values, two.values)

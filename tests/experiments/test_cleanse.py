@@ -1,0 +1,258 @@
+"""Cleansing: what is removed, what it came to, and by what the count is chosen."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import assay
+from assay.cluster.executors import InlineExecutor
+from assay.core.curve import NONE, RANDOM, WORST
+from assay.core.errors import Mismatch, UsageError
+from assay.core.scores import Direction
+from assay.experiments import again, cleanse, retraining
+from assay.experiments.cleanse import default_counts
+from assay.experiments.plan import Plan
+from assay.experiments.score import score
+from assay.runs.artefacts import load_curve, save_curve
+from assay.training.loop import evaluate, train
+from assay.training.state import TrainingState
+from experiments import small
+from experiments.test_verify import Told, looped
+from methods.loops import World
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    """A run with validation examples and planted wrong labels. It is read, never changed."""
+    return small.recorded(tmp_path_factory.mktemp("held") / "run", validation=0.2)
+
+
+@pytest.fixture(scope="module")
+def influence(held):
+    return score(held, "sgd_influence")["sgd_influence"]
+
+
+@pytest.fixture(scope="module")
+def curve(held, influence):
+    return cleanse.cleanse(held, influence, counts=[30, 5], draws=2)
+
+
+def by_hand(run, removed, retrain):
+    """Validation and test accuracy and loss of a training of its own, in which the removed weigh 0."""
+    plan = Plan.make(run.header.about["plan"])
+    material, state = plan.load(), None
+    examples = material.train
+    weights = torch.ones(len(examples))
+    weights[examples.ids.positions(removed, "the data")] = 0
+    model = plan.build(material, plan.seed)
+    if retrain == "all":
+        train(model, examples.inputs, examples.labels, examples.ids, plan.training, prepare=examples.prepared, weights=weights)
+    else:
+        file = run.state(run.epochs - 2)
+        state = TrainingState.read(file.read_all(), file.notes)
+        given = {"prepare": examples.prepared, "weights": weights, "resume": state}
+        train(model, examples.inputs, examples.labels, examples.ids, plan.training, **given)
+    return [
+        value
+        for part in (material.validation, material.test)
+        for value in evaluate(model, part.inputs, part.labels, prepare=part.prepared)
+    ]
+
+
+def measured(removal):
+    return [removal.validation_accuracy, removal.validation_loss, removal.test_accuracy, removal.test_loss]
+
+
+def lowest(scores, count):
+    """Ids of the lowest values, which sgd_influence predicts to harm most."""
+    return scores.ids.take(scores.values.argsort()[:count])
+
+
+@pytest.mark.parametrize("retrain", ["last", "all"])
+def test_the_outcomes_are_those_of_training_by_hand(held, influence, retrain):
+    made = cleanse.cleanse(held, influence, counts=[20], retrain=retrain, draws=1)
+    assert made.retrained == retrain
+    removed = {NONE: lowest(influence, 0), WORST: lowest(influence, 20)}
+    for one in (made.none, made.worst(20)):
+        assert measured(one) == pytest.approx(by_hand(held, removed[one.arm], retrain), abs=1e-6)
+    assert made.worst(20).validation_loss < made.none.validation_loss < made.random(20)[0].validation_loss
+
+
+def test_both_windows_differ(held, influence, curve):
+    everything = cleanse.cleanse(held, influence, counts=[5, 30], draws=1, retrain="all")
+    assert everything.none.validation_loss == pytest.approx(curve.none.validation_loss, abs=1e-6)
+    assert everything.worst(30).validation_loss != curve.worst(30).validation_loss
+
+
+def test_a_curve_says_what_it_is_made_of(held, influence, curve):
+    assert [(one.arm, one.count, one.seed) for one in curve.removals] == [
+        (NONE, 0, 0),
+        *[(WORST, 5, 0), (RANDOM, 5, 1), (RANDOM, 5, 2)],
+        *[(WORST, 30, 0), (RANDOM, 30, 1), (RANDOM, 30, 2)],
+    ]
+    assert curve.scores == "sgd_influence" and curve.chosen_by == "loss" and all(one.seconds > 0 for one in curve.removals)
+    parents = curve.lineage.parents
+    assert parents["run"] == held.fingerprint and parents["scores"] == influence.fingerprint
+    assert set(parents) == {"run", "scores", "target validation", "target test"}
+    assert parents["target validation"] != parents["target test"]
+
+
+def test_random_removals_differ_by_draw_and_repeat_by_seed(held, influence, curve, monkeypatch):
+    groups = []
+    original = retraining.Retraining.each
+
+    def spied(self, without, *given):
+        groups.extend(without)
+        return original(self, without, *given)
+
+    monkeypatch.setattr(retraining.Retraining, "each", spied)
+    again_made = cleanse.cleanse(held, influence, counts=[5, 30], draws=2)
+    assert again_made.fingerprint == curve.fingerprint
+    assert [len(group) for group in groups] == [0, 5, 5, 5, 30, 30, 30]
+    assert all(len(group.unique()) == len(group) for group in groups)
+    assert set(groups[2].tolist()) != set(groups[3].tolist()) and set(groups[5].tolist()) != set(groups[6].tolist())
+    assert held.ids.take(groups[4]) == lowest(influence, 30)
+    one, other = curve.random(30)
+    assert one.validation_loss != other.validation_loss
+    first = list(groups)
+    groups.clear()
+    cleanse.cleanse(held, dataclasses.replace(influence, values=-influence.values), counts=[30], draws=2)
+    assert [set(one.tolist()) for one in groups[2:]] == [set(one.tolist()) for one in first[5:]], "whatever the score says"
+
+
+@pytest.mark.parametrize("by", ["loss", "accuracy"])
+def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, influence, monkeypatch, by):
+    counts = [3, 10, 30, 60]
+    honest = cleanse.cleanse(held, influence, counts=counts, draws=1, chosen_by=by)
+    original = again.material_of
+
+    def absurd(plan):
+        material = original(plan)
+        wrong = dataclasses.replace(material.test, labels=(material.test.labels + 1) % 10)
+        return dataclasses.replace(material, test=wrong)
+
+    monkeypatch.setattr(again, "material_of", absurd)
+    misled = cleanse.cleanse(held, influence, counts=counts, draws=1, chosen_by=by)
+    tried = [misled.worst(count) for count in (0, *counts)]
+    assert misled.none.test_accuracy < 0.2 < 0.8 < honest.none.test_accuracy
+    assert misled.best == honest.best > 0
+    assert misled.best != min(tried, key=lambda one: one.test_loss).count != honest.best
+    assert [one.validation_loss for one in misled.removals] == [one.validation_loss for one in honest.removals]
+
+
+def test_accuracy_chooses_by_accuracy(held, influence, curve):
+    by_accuracy = cleanse.cleanse(held, influence, counts=[5, 30], draws=2, chosen_by="accuracy")
+    assert by_accuracy.removals[0].validation_loss == curve.removals[0].validation_loss
+    best = max(by_accuracy.worst(count).validation_accuracy for count in (0, 5, 30))
+    assert by_accuracy.worst(by_accuracy.best).validation_accuracy == best and by_accuracy.chosen_by == "accuracy"
+
+
+def test_only_what_is_predicted_harmful_is_removed(held, influence):
+    harmful = int((influence.values < 0).sum())
+    made = cleanse.cleanse(held, influence, draws=1)
+    assert made.counts == (1, 3, 10, 30, harmful)
+    with pytest.raises(UsageError, match=rf"{harmful + 1}, 300 cannot be removed, sgd_influence predicts only {harmful} of 318"):
+        cleanse.cleanse(held, influence, counts=[3, harmful + 1, 300])
+    helpful = dataclasses.replace(influence, values=influence.values.abs())
+    with pytest.raises(UsageError, match="predicts none of 318 examples to be harmful"):
+        cleanse.cleanse(held, helpful)
+
+
+def test_scores_that_only_rank_go_up_to_half(held):
+    aum = score(held, "aum")["aum"]
+    made = cleanse.cleanse(held, aum, draws=1)
+    assert made.counts == (1, 3, 10, 30, 100, 159)
+    turned = dataclasses.replace(aum, values=-aum.values, direction=Direction.HIGH_IS_SUSPECT)
+    same = cleanse.cleanse(held, turned, counts=[10], draws=1)
+    assert measured(same.worst(10)) == measured(made.worst(10))
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"),
+    [(1, [1]), (2, [1, 2]), (3, [1, 3]), (10, [1, 3, 10]), (47, [1, 3, 10, 30, 47]), (300, [1, 3, 10, 30, 100, 300])],
+)
+def test_default_counts(most, counts):
+    assert default_counts(most) == counts
+
+
+def test_the_choice_can_be_decided_on_and_saved(held, influence, curve, tmp_path):
+    decision = assay.choose(influence, policy="remove_worst", count=curve.best)
+    assert len(decision.dropped_ids) == curve.best and set(decision.dropped_ids) == set(lowest(influence, curve.best))
+    assert assay.cleanse is cleanse.cleanse
+    save_curve(curve, tmp_path / "curve.json")
+    assert load_curve(tmp_path / "curve.json") == curve
+
+
+def test_finished_trainings_are_taken_from_the_run(held, influence, curve, tmp_path):
+    own = small.copied(held, tmp_path / "own")
+    told = Told()
+    first = cleanse.cleanse(own, influence, counts=[5], draws=2, save=True, progress=told)
+    assert told.words[-1][:2] == (4, 4)
+    whole = cleanse.cleanse(own, influence, counts=[5, 30], draws=2, save=True, progress=(more := Told()))
+    assert more.words[0] == (4, 7, "taken from an earlier run") and len(more.words) == 4
+    assert whole.fingerprint == curve.fingerprint and whole.removals[:4] == first.removals
+    (kept,) = own.folder.glob("trials/*/worst-30-*.json")
+    kept.write_bytes(b"damaged")
+    assert cleanse.cleanse(own, influence, counts=[5, 30], draws=2, save=True).fingerprint == curve.fingerprint
+    other = cleanse.cleanse(own, influence, counts=[5], draws=2, retrain="all", save=True, progress=(none := Told()))
+    assert none.words[0][0] == 0 and other.worst(5).validation_loss != first.worst(5).validation_loss
+
+
+def test_an_executor_makes_the_same_curve(held, influence, curve, tmp_path):
+    own = small.copied(held, tmp_path / "own")
+    with InlineExecutor() as pool:
+        spread = cleanse.cleanse(own, influence, counts=[5, 30], draws=2, pool=pool)
+    assert spread.fingerprint == curve.fingerprint
+    assert len(list((own.paths.trials / "logs").glob("*.log"))) == 7
+
+
+def test_a_loop_of_ones_own_brings_its_own_targets(tmp_path):
+    world = World(tmp_path / "run")
+    half = [(world.held_out[part], world.held_labels[part]) for part in (slice(0, 5), slice(5, 9))]
+    targets = {"validation": half[0], "test": half[1]}
+    scores = world.score("loo:window=last", targets=targets)["loo:window=last"]
+    made = cleanse.cleanse(world.run, scores, counts=[1], draws=1, loop=world.loop(), targets=targets)
+    assert made.worst(1).validation_loss - made.none.validation_loss == pytest.approx(float(scores.values.min()), abs=1e-12)
+    assert made.none.test_accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)
+    wrong = [
+        ({"targets": None}, "as target 'validation' and 'test'"),
+        ({"targets": {"validation": half[0]}}, "as target 'test'"),
+        ({"targets": {**targets, "test": lambda model: model.out.weight.sum()}}, "as target 'test'"),
+        ({"targets": {"validation": half[0], "test": half[0]}}, "validation examples are the test examples"),
+        ({"loop": None}, r"give cleanse\(\.\.\., loop="),
+        ({"save": True}, "cannot tell your loop from another"),
+    ]
+    for given, words in wrong:
+        with pytest.raises(UsageError, match=words):
+            cleanse.cleanse(world.run, scores, **({"loop": world.loop(), "targets": targets} | given))
+
+
+def test_without_validation_examples_nothing_is_chosen(run):
+    with pytest.raises(UsageError, match="held out no validation examples, and a count is never chosen on test examples"):
+        cleanse.cleanse(run, score(run, "aum")["aum"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"counts": []}, "from 1 on"),
+        ({"counts": [0, 5]}, "from 1 on"),
+        ({"draws": 0}, "draws=0"),
+        ({"targets": {}}, "leave targets= out"),
+    ],
+)
+def test_bad_settings_are_refused(held, influence, given, words):
+    with pytest.raises(UsageError, match=words):
+        cleanse.cleanse(held, influence, **given)
+
+
+def test_bad_scores_are_refused(held, influence, tmp_path):
+    with pytest.raises(UsageError, match="ranks difficulty"):
+        cleanse.cleanse(held, score(held, "entropy")["entropy"])
+    strange = dataclasses.replace(influence, lineage=dataclasses.replace(influence.lineage, dataset="another"))
+    with pytest.raises(Mismatch, match="of dataset another"):
+        cleanse.cleanse(held, strange)
+    own = looped(tmp_path / "loop")
+    with pytest.raises(UsageError, match=r"give cleanse\("):
+        cleanse.cleanse(own, score(own, "aum")["aum"])
