@@ -37,7 +37,7 @@ from torch import Tensor, nn
 import assay
 from assay.core.scores import Direction, Scores
 from assay.data.adult import COLUMNS
-from assay.data.mnist import read_idx
+from assay.data.mnist import MNIST
 from assay.data.table import read_csv
 from assay.methods import parse
 
@@ -118,8 +118,8 @@ def adult(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def ones_and_sevens(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """MNIST's training images but the first 5,000, which the protocol's reader kept apart: all ones, then all sevens; in 0..1."""
-    images = read_idx(folder / "train-images-idx3-ubyte.gz", 3)[5000:].reshape(-1, 784) / 255
-    digits = read_idx(folder / "train-labels-idx1-ubyte.gz", 1)[5000:]
+    train = MNIST(str(folder)).load().train
+    images, digits = train.inputs[5000:].flatten(1).numpy() / 255, train.labels[5000:].numpy()
     ones, sevens = images[digits == 1], images[digits == 7]
     return np.concatenate([ones, sevens]), np.repeat([0, 1], [len(ones), len(sevens)])
 
@@ -238,7 +238,9 @@ def summary(values: list[float]) -> dict:
 def main() -> None:
     """Measure one setting over seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-path", required=True, help="folder that holds the folders adult and mnist")
+    parser.add_argument(
+        "--data-path", required=True, help="folder that holds the folders adult (adult-training.csv, adult-test.csv) and mnist"
+    )
     parser.add_argument("--setting", choices=tuple(SETTINGS), required=True)
     parser.add_argument("--seeds", type=int, default=20, help="how many, from 0")
     parser.add_argument("--threads", type=int, default=1)

@@ -15,6 +15,7 @@ batches of 64, plain SGD, float32. The scores are those of the one recorded run,
 
 import argparse
 import dataclasses
+import itertools
 import statistics
 import tempfile
 import time
@@ -116,13 +117,6 @@ def measured(case: Case, given: argparse.Namespace) -> dict:
     inputs, labels = train.prepared(train.inputs).flatten(1), train.labels.to(torch.int64)
     held, held_labels = test.prepared(test.inputs).flatten(1)[chosen], test.labels[chosen].to(torch.int64)
     names = [f"query{number}" for number in range(given.queries)]
-    kept: list[Tensor] = []
-
-    def each(model: nn.Module) -> Tensor:
-        losses = F.cross_entropy(model(held), held_labels, reduction="none")
-        kept.append(losses.detach().double())
-        return losses.mean()
-
     targets = {name: (held[n : n + 1], held_labels[n : n + 1]) for n, name in enumerate(names)}
     found: dict = {"training examples": len(labels), "queries": given.queries, "subsets": given.subsets}
     with tempfile.TemporaryDirectory() as scratch:
@@ -148,7 +142,7 @@ def measured(case: Case, given: argparse.Namespace) -> dict:
             found["test accuracy"] = float(
                 (model(test.prepared(test.inputs).flatten(1)).argmax(-1) == test.labels).double().mean()
             )
-        replay = again(folder, loop=loop, targets={"each": each})
+        replay = again(folder, loop=loop, targets=targets)
         whole = range(0, replay.epochs[-1].stop)
         for share in given.shares:
             groups = [
@@ -156,27 +150,28 @@ def measured(case: Case, given: argparse.Namespace) -> dict:
                 for number in range(given.subsets)
             ]
             predicted = {title: torch.stack([values[:, group].sum(1) for group in groups]) for title, values in scores.items()}
-            actual = {}
-            for form in ("weight", "renormalised"):
-                kept.clear()
-                replay.retrained(groups, whole, "each", form)
-                actual[f"same seed, {form}"] = torch.stack(kept)
+            actual = {f"same seed, {form}": replay.retrained(groups, whole, names, form) for form in ("weight", "renormalised")}
             others = []
             for seed in range(1, given.seeds + 1):
                 after = []
                 for group in groups:
                     stays = torch.ones(len(labels), dtype=torch.bool)
                     stays[group] = False
-                    kept.clear()
-                    each(trained(case, inputs[stays], labels[stays], seed))
-                    after += kept
+                    other = trained(case, inputs[stays], labels[stays], seed)
+                    with torch.no_grad():
+                        after.append(F.cross_entropy(other(held), held_labels, reduction="none").double())
                 others.append(torch.stack(after))
                 actual[f"other seed {seed}"] = others[-1]
             actual[f"other seeds, mean of {given.seeds}"] = torch.stack(others).mean(0)
-            # How far one seed's changes tell another's: what no method that explains one run can be expected to pass.
-            actual_pairs = [lds(others[a], others[b])["lds"] for a in range(len(others)) for b in range(a)]
+            # How far the changes under one seed tell those under another.
+            between = [lds(one, other)["lds"] for one, other in itertools.combinations(others, 2)]
+            renewed = [lds(actual["same seed, renormalised"], other)["lds"] for other in others]
             rows = {key: {title: lds(values, truth) for title, values in predicted.items()} for key, truth in actual.items()}
-            found[f"{share:.0%} left out"] = {**rows, "one other seed against another": actual_pairs}
+            found[f"{share:.0%} left out"] = {
+                **rows,
+                "changes under one other seed against another": between,
+                "changes under the same seed, renormalised, against other seeds": renewed,
+            }
             print(f"\n{share:.0%} left out{'':18}" + "".join(f"{key:>24}" for key in rows))
             for title in predicted:
                 print(f"{title:32}" + "".join(f"{row[title]['lds']:>24.3f}" for row in rows.values()), flush=True)
@@ -193,15 +188,12 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.5])
     parser.add_argument("--seeds", type=int, default=3, help="how many other seeds")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--name", default="lds", help="of the JSON")
-    parser.add_argument("--out", help="folder for the JSON")
+    parser.add_argument("--out", help="folder for the JSON, one for each case")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    figures = {}
     for name in given.cases:
         print(name, flush=True)
-        figures[name] = measured(CASES[name], given)
-    report(given.name, figures, given.out)
+        report(f"lds-{name}", measured(CASES[name], given), given.out)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from assay.core.errors import Mismatch, UsageError
-from assay.core.exhibit import DataMap, Histogram, Shown, Trajectories
+from assay.core.exhibit import DataMap, Extremes, Histogram, Influence, Shown, Trajectories
 from assay.core.ids import Ids
 from reports import exhibits
 
@@ -75,3 +75,45 @@ def test_rows_must_fit_their_columns():
 def test_pictures_are_uint8():
     with pytest.raises(UsageError, match="give them as uint8"):
         Shown(Ids([0]), torch.zeros(1, dtype=torch.int64), pictures=torch.zeros(1, 3, 4, 4).float())
+
+
+def test_influence_needs_scores_and_shown_examples():
+    made = exhibits.influenced(60)
+    with pytest.raises(UsageError, match="influence of exact has no scores"):
+        dataclasses.replace(made, scores=made.scores[1:], pairings=())
+    with pytest.raises(UsageError, match="pairing with exact has no scores"):
+        dataclasses.replace(made, scores=made.scores[1:], influences=())
+    stray = Influence("exact", "", Extremes(Ids([10**6]), torch.zeros(1).double()), Extremes(Ids([]), torch.zeros(0).double()))
+    with pytest.raises(Mismatch, match="1000000"):
+        dataclasses.replace(made, influences=(stray,))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"epochs": (0, 1)}, "harmful examples over 3 epochs do not fit 2"),
+        ({"wrong": torch.zeros(2).double(), "right": torch.zeros(2).double()}, "wrong labels over 2 epochs do not fit 3"),
+        ({"right": None}, "give both or neither"),
+        ({"norms": ((0, 1.0), (1, float("nan")))}, "norm of the adjoint"),
+        ({"norms": ((0, -1.0),)}, "norm of the adjoint"),
+    ],
+)
+def test_courses_must_fit_their_epochs(change, words):
+    one = exhibits.influenced(60).influences[0]
+    with pytest.raises(UsageError, match=words):
+        dataclasses.replace(one, **change)
+
+
+def test_extremes_and_points_carry_one_number_each():
+    with pytest.raises(UsageError, match="2 extreme examples"):
+        Extremes(Ids([1, 2]), torch.zeros(3).double())
+    pair = exhibits.influenced(60).pairings[0]
+    with pytest.raises(UsageError, match="values of shape"):
+        dataclasses.replace(pair, values=torch.zeros(3).double(), references=torch.zeros(3).double(), wrong=None)
+    with pytest.raises(UsageError, match="60 points of 59"):
+        dataclasses.replace(pair, examples=59)
+
+
+def test_an_influence_without_courses_is_whole():
+    none = Extremes(Ids([]), torch.zeros(0).double())
+    assert Influence("x", "", none, none).epochs == ()

@@ -1,16 +1,6 @@
 import pytest
-import torch
 
 from experiments import small
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Nets this small are slower on several threads, most of all beside other tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 import assay
+from assay.core.curve import NONE, RANDOM, WORST, Curve, Removal
 from assay.core.errors import Mismatch, UsageError
+from assay.core.ids import Ids
 from assay.core.lineage import Lineage
-from assay.core.scores import ScoreTable
+from assay.core.scores import CHANGE, Direction, Scores, ScoreTable
 from assay.experiments.choose import choose
 from assay.experiments.exhibit import exhibit
 from assay.experiments.score import score
@@ -182,3 +184,73 @@ def test_scores_made_by_hand_may_be_shown(run, table):
     mine = dataclasses.replace(table["aum"], title="mine", lineage=None)
     unknown = dataclasses.replace(table["aum"], title="unknown", lineage=Lineage(dataset=""))
     assert [one.title for one in exhibit(run, ScoreTable([mine, unknown])).scores] == ["mine", "unknown"]
+
+
+def signed(ids, title, *, of=None, method="oti", unit="rank only", **options):
+    """Scores by hand that tell harm from help, of some or all examples: the smallest id harms most."""
+    values = (ids.ranks.double() - len(ids) / 2) / len(ids)
+    unscored = Ids([id_ for id_ in of or () if id_ not in set(ids)])
+    return Scores(ids, values, method, options, title, Direction.LOW_IS_SUSPECT, unit, unscored=unscored)
+
+
+def test_the_most_harmful_and_helpful_are_among_the_shown(large):
+    mine = signed(large.ids, "mine")
+    made = exhibit(large, {"entropy": score(large, "entropy")["entropy"], "mine": mine}, most=100)
+    (one,) = made.influences
+    by_id = sorted(large.ids)
+    assert list(one.harmful.ids) == by_id[:10] and list(one.helpful.ids) == by_id[-1:-11:-1]
+    assert set(one.harmful.ids) | set(one.helpful.ids) == set(list(made.shown.ids)[:20])
+    assert made.picked == (
+        "100 of 3,000 examples are shown: the 20 that harm or help most by a score that tells harm from help, the 30 that rank first "
+        "when each method in turn names its most suspect or hardest, and 50 drawn at random from the rest."
+    )
+    few = exhibit(large, {"mine": mine}, most=7)
+    assert len(few.shown) == 7 and [len(few.influences[0].harmful.ids), len(few.influences[0].helpful.ids)] == [3, 3]
+
+
+def test_scores_that_tell_no_harm_have_no_influence(run, table):
+    made = exhibit(run, table)
+    assert made.influences == () and made.pairings == () and made.curves == ()
+
+
+def test_scores_of_some_examples_only_stand_beside_scores_of_all(run, table):
+    """A window may not hold every example: what is compared is then over those that both scored."""
+    some = run.ids.take(range(0, 397, 3))
+    linear = signed(some, "linear", of=run.ids, method="sgd_influence", unit=CHANGE, target="validation", form="exact")
+    measured = signed(run.ids, "loo", method="loo", unit=CHANGE, target="validation")
+    made = exhibit(run, {"aum": table["aum"], "linear": linear, "loo": measured})
+    (pair,) = made.pairings
+    assert pair.examples == len(some) == 133 and pair.tau == 1 and bool(pair.wrong.any())
+    assert made.agreement.measure.endswith("over the 133 examples that all methods scored")
+    assert float(made.agreement.correlations[1, 2]) == 1
+    assert [one.title for one in made.detections] == ["aum", "linear", "loo"]
+    right = run.ids.take(made.shown.given == made.shown.true)
+    alone = exhibit(run, {"aum": table["aum"], "right": signed(right, "right", of=run.ids)})
+    assert [one.title for one in alone.detections] == ["aum"], "nothing can be told apart among right labels alone"
+    halves = [run.ids.take(range(start, 397, 2)) for start in (0, 1)]
+    apart = exhibit(run, {title: signed(half, title, of=run.ids) for title, half in zip("ab", halves, strict=True)})
+    assert apart.agreement is None
+
+
+def removed(run):
+    return Curve(
+        "mine",
+        "last",
+        tuple(Removal(arm, count, 0, 0.9, 0.3, 0.8, 0.4, 1.0) for arm, count in ((NONE, 0), (WORST, 5), (RANDOM, 5))),
+        5,
+        "loss",
+        Lineage(run.dataset, {"run": run.fingerprint}),
+    )
+
+
+def test_curves_are_shown_with_their_origin(run, table):
+    curve = removed(run)
+    made = exhibit(run, table, curves=[curve])
+    assert made.curves == (curve,)
+    assert [one.noun for one in made.origins if one.fingerprint == curve.fingerprint] == ["curve of mine"]
+
+
+def test_a_curve_of_another_dataset_is_refused(run, table):
+    other = dataclasses.replace(removed(run), lineage=Lineage("another"))
+    with pytest.raises(Mismatch, match="curve of mine is of dataset another"):
+        exhibit(run, table, curves=[other])

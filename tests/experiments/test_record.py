@@ -226,3 +226,12 @@ def test_checkpoints_are_kept_as_asked(tmp_path):
     run = small.recorded(tmp_path / "run", recipe={"epochs": 5}, record={"checkpoints": [0, 1]})
     assert run.checkpoints() == [0, 1, 3, 4], "the newest stay to resume from"
     assert json.loads(run.paths.header.read_text())["checkpoints"] == [0, 1]
+
+
+def test_a_plan_that_clips_and_averages_is_taken_again(tmp_path):
+    recipe = {"clip": 0.5, "ema": 0.95, "flip": True, "lr": 0.02}
+    # A linear net, because finite differences do not see through the kinks of ReLU.
+    run = small.recorded(tmp_path / "run", recipe=recipe, validation=0.2)
+    assert run.header.about["recipe"]["clip"] == 0.5 and run.header.about["recipe"]["ema"] == 0.95
+    (scores,) = score(run, "sgd_influence:checks=2,window=last").values()
+    assert max(scores.diagnostics["relative errors of the prediction"]) < 0.05 and float(scores.values.std()) > 0

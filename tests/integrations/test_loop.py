@@ -39,7 +39,9 @@ def trained(folder, ema=0.8, often=1, late=0, extra=(), epochs=2, stop=None, ave
         loader = DataLoader(TensorDataset(inputs[:EXAMPLES], labels[:EXAMPLES]), 4, shuffle=True)
         averaged = AveragedModel(averaging or model, multi_avg_fn=get_ema_multi_avg_fn(ema), **settings)
         stateful = {"ema": averaged} | {name: AveragedModel(model) for name in extra}
-        with assay.record(folder, model, optimizer, loader, seed=0, checkpoints="every", stateful=stateful, resume=True) as recorder:
+        with assay.record(
+            folder, model, optimizer, loader, seed=0, checkpoints="every", stateful=stateful, resume=True
+        ) as recorder:
             for _ in range(recorder.epochs, last):
                 for step, (x, y) in enumerate(recorder.epoch()):
                     logits = model(x)
@@ -55,7 +57,9 @@ def trained(folder, ema=0.8, often=1, late=0, extra=(), epochs=2, stop=None, ave
 def scored(folder, model, optimizer, loader, **given):
     inputs, labels = data()
     targets = {"validation": (inputs[EXAMPLES:], labels[EXAMPLES:])}
-    return assay.score(folder, "sgd_influence", loop=assay.Loop(model, optimizer, loader, **given), targets=targets)["sgd_influence"]
+    return assay.score(folder, "sgd_influence", loop=assay.Loop(model, optimizer, loader, **given), targets=targets)[
+        "sgd_influence"
+    ]
 
 
 @pytest.mark.parametrize("given", [{"ema": 0}, {"ema": 1.0}, {"ema": float("nan")}, {"clip": 0.0}, {"clip": -1}])
@@ -123,5 +127,7 @@ def test_an_average_that_was_not_recorded_is_refused(tmp_path):
             F.cross_entropy(logits, y).backward()
             optimizer.step()
             recorder.batch(logits, y)
-    with pytest.raises(MissingEvidence, match=r"ema=0\.8, and .* recorded no averaged models; record with stateful={'ema': averaged_model}"):
+    with pytest.raises(
+        MissingEvidence, match=r"ema=0\.8, and .* recorded no averaged models; record with stateful={'ema': averaged_model}"
+    ):
         scored(tmp_path / "bare", *loop, ema=0.8)

@@ -3,9 +3,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from assay.maths.derivatives import directional_and_hvp
-from assay.maths.trajectories import AdamUpdate, SGDUpdate, clip_back, clipped
+from assay.maths.trajectories import AdamUpdate, SGDUpdate, average_back, averaged, clip_back, clipped
 
 UPDATES = {
     "sgd": SGDUpdate(),
@@ -159,3 +160,28 @@ def test_a_short_gradient_is_not_clipped():
     assert torch.equal(clipped(gradients, 0.5)["x"], gradients["x"])
     assert torch.equal(clip_back({"x": torch.ones(2)}, gradients, 0.5)["x"], torch.ones(2))
     torch.testing.assert_close(clipped(gradients, 0.25)["x"], torch.tensor([0.15, 0.2]))
+
+
+@pytest.mark.parametrize("decay", [0.2, 0.99])
+def test_averages_are_those_of_torch_and_go_back_as_autograd_does(decay):
+    draw, module = torch.Generator().manual_seed(0), torch.nn.Linear(3, 2).double()
+    mirror = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    averages, thetas = {}, []
+    for _ in range(4):
+        thetas.append({name: drawn(draw, *value.shape).requires_grad_() for name, value in module.named_parameters()})
+        averages = averaged(averages, thetas[-1], decay)
+        module.load_state_dict(thetas[-1])
+        mirror.update_parameters(module)
+    for name, value in mirror.module.named_parameters():
+        torch.testing.assert_close(averages[name], value, rtol=1e-13, atol=1e-14)
+    pull = {name: drawn(draw, *value.shape) for name, value in averages.items()}
+    target = torch.stack([(pull[name] * value).sum() for name, value in averages.items()]).sum()
+    carried, none = pull, {name: torch.zeros_like(value) for name, value in pull.items()}
+    for place in (3, 2, 1, 0):
+        expected = torch.autograd.grad(target, list(thetas[place].values()), retain_graph=True)
+        back, carried = average_back(none, carried, decay, first=place == 0)
+        for ours, theirs in zip(back.values(), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    assert not any(value.any() for value in carried.values())
+    both, _ = average_back(pull, pull, decay)
+    torch.testing.assert_close(both["bias"], (2 - decay) * pull["bias"])

@@ -83,7 +83,11 @@ class World:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / math.sqrt(step + 1))
         self.ema, self.masks = ema, []
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
-        given = {"checkpoints": checkpoints, "seed": seed if dropout else None, "stateful": {"ema": self.averaged} if ema else None}
+        given = {
+            "checkpoints": checkpoints,
+            "seed": seed if dropout else None,
+            "stateful": {"ema": self.averaged} if ema else None,
+        }
         watch = self.model.drop.register_forward_hook(lambda layer, args, out: self.masks.append((out / args[0]).detach()))
         with assay.record(folder, self.model, self.optimizer, self.loader, **given) as recorder:
             for _ in range(epochs):

@@ -77,7 +77,10 @@ def test_the_forms_are_what_they_say(tmp_path, ema):
             expected[position] += arrives * sum(rates[n] * float((pull[n] * g[n]).sum()) for n in g) / len(positions)
     assert_equal(table["sgd_influence:form=no_hessian"].values, expected)
     last = torch.zeros(EXAMPLES, dtype=torch.float64)
-    adjoint, waiting = {n: 0 * v if ema else v.clone() for n, v in pull.items()}, {n: v if ema else 0 * v for n, v in pull.items()}
+    adjoint, waiting = (
+        {n: 0 * v if ema else v.clone() for n, v in pull.items()},
+        {n: v if ema else 0 * v for n, v in pull.items()},
+    )
     for place, (_, positions, rates, _, _) in reversed(list(enumerate(steps))):
         kept = ema if ema and place else 0.0
         adjoint = {n: adjoint[n] + (1 - kept) * waiting[n] for n in adjoint}

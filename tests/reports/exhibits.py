@@ -5,11 +5,24 @@ import math
 
 import torch
 
+from assay.core.curve import NONE, WORST, Curve, Removal
+from assay.core.curve import RANDOM as AT_RANDOM
 from assay.core.decision import Action, Decision
-from assay.core.exhibit import Agreement, DataMap, Exhibit, Histogram, Origin, Shown, Trajectories
+from assay.core.exhibit import (
+    Agreement,
+    DataMap,
+    Exhibit,
+    Extremes,
+    Histogram,
+    Influence,
+    Origin,
+    Pairing,
+    Shown,
+    Trajectories,
+)
 from assay.core.ids import Ids
 from assay.core.lineage import Lineage
-from assay.core.scores import Direction, Scores
+from assay.core.scores import CHANGE, Direction, Scores
 from assay.core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Outcome, Verdict
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -166,6 +179,88 @@ def table(n: int = 40) -> Exhibit:
         shown=Shown(ids, torch.arange(n) % 2, rows=rows, columns=("age", "work<i>class", "gain")),
         scores=(scores,),
     )
+
+
+WARNING = f"The adjoint grows 31-fold over the window {PROBE}: training was unstable."
+
+
+def influenced(n: int = 200, pictures_too: bool = True) -> Exhibit:
+    """Four scores that tell harm from help: exact with a warning, an approximation, leave-one-out, and one that only ranks and leaves
+    the last two examples out; by two targets and by none."""
+    g = torch.Generator().manual_seed(1)
+    ids = Ids(torch.randperm(10 * n, generator=g)[:n])
+    given = torch.randint(3, (n,), generator=g)
+    wrong = torch.arange(n) % 9 == 0
+    true = torch.where(wrong, (given + 1) % 3, given)
+    steps = (0.002 * torch.randn(3, n, generator=g) + torch.where(wrong, -0.001, 0.001)).double()
+    values = steps.sum(0)
+    low = Direction.LOW_IS_SUSPECT
+    diagnostics = {"adjoint growth": 31.25, "adjoint norms, from the end backwards": [0.5, 1.0, 4.0, 15.625]}
+    exact = Scores(
+        ids, values, "sgd_influence", {}, "exact", low, CHANGE, by_epoch=steps, diagnostics=diagnostics, warnings=(WARNING,)
+    )
+    rough = Scores(ids, 3 * values, "sgd_influence", {}, "rough", low, "rank only")
+    loo = Scores(ids, 1.1 * values + 0.001, "loo", {}, "loo", low, CHANGE)
+    last = Scores(
+        ids.take(range(n - 2)), -values[:-2].abs(), "oti", {}, "last", low, "rank only", unscored=ids.take([n - 2, n - 1])
+    )
+    other = Scores(ids, -values.abs(), "sgd_influence", {}, "of class 3", low, CHANGE)
+
+    def ends(one: Scores, target: str, **more) -> Influence:
+        order = one.values.argsort()
+        over = lambda place: one.by_epoch.cumsum(0)[:, place] if one.by_epoch is not None else None  # noqa: E731
+        harmful, helpful = (Extremes(one.ids.take(at), one.values[at], over(at)) for at in (order[:10], order.flip(0)[:10]))
+        counts = (int((one.values < 0).sum()), int((one.values > 0).sum())) if one.unit == CHANGE else (None, None)
+        return Influence(one.title, target, harmful, helpful, *counts, **more)
+
+    def pair(one: Scores, reference: Scores, measured: bool, same: bool) -> Pairing:
+        return Pairing(
+            one.title,
+            reference.title,
+            "validation",
+            measured,
+            same,
+            ids,
+            one.values,
+            reference.values,
+            wrong,
+            n,
+            0.8125,
+            0.9,
+            0.95,
+            1.1,
+        )
+
+    sums = steps.cumsum(0)
+    course = {"epochs": (0, 1, 2), "wrong": sums[:, wrong].mean(1), "right": sums[:, ~wrong].mean(1)}
+    return Exhibit(
+        title="Influence",
+        class_names=("cat", PROBE, "dog"),
+        examples=n,
+        shown=Shown(ids, given, true=true, pictures=pictures(given, g) if pictures_too else None),
+        scores=(exact, rough, loo, last, other),
+        influences=(
+            ends(exact, "validation", **course, norms=((0, 15.625), (1, 4.0), (2, 1.0), (3, 0.5))),
+            ends(rough, "validation"),
+            ends(loo, "validation"),
+            ends(last, ""),
+            ends(other, "class=3"),
+        ),
+        pairings=(pair(exact, loo, True, True), pair(rough, loo, True, True), pair(rough, exact, False, False)),
+        curves=(curve(),),
+    )
+
+
+def curve(best: int = 10) -> Curve:
+    """Accuracy against 1, 10 and 100 removed, three random draws each."""
+    removals = [Removal(NONE, 0, 0, 0.90, 0.30, 0.88, 0.35, 1.0)]
+    for place, count in enumerate((1, 10, 100)):
+        gain = (0.01, 0.03, -0.05)[place]
+        removals.append(Removal(WORST, count, 0, 0.90 + gain, 0.30 - gain, 0.88 + gain, 0.35 - gain, 1.0))
+        removals += [
+            Removal(AT_RANDOM, count, seed, 0.90 - 0.01 * seed, 0.3, 0.88 - 0.01 * seed, 0.35, 1.0) for seed in (1, 2, 3)
+        ]
+    return Curve("exact", "last", tuple(removals), best, "loss")
 
 
 def _histogram(one: Scores, wrong: torch.Tensor) -> Histogram:

@@ -1,3 +1,6 @@
+import dataclasses
+
+import pytest
 import torch
 
 from assay.core.exhibit import Agreement
@@ -32,3 +35,57 @@ def test_arms_keep_their_order_and_their_seeds():
     spec = charts.accuracies(outcomes)
     assert spec["encoding"]["x"]["sort"] == ["decision", "random removal", "all data"]
     assert {row["seed"] for row in spec["data"]["values"]} == set(range(5))
+
+
+def layers_of(spec, kind):
+    return [
+        layer for layer in spec["layer"] if (layer["mark"] if isinstance(layer["mark"], str) else layer["mark"]["type"]) == kind
+    ]
+
+
+def test_courses_of_the_extreme_examples_are_drawn_as_given():
+    one = exhibits.influenced(60).influences[0]
+    (lines,) = layers_of(charts.over_time(one, "nats"), "line")
+    rows = lines["data"]["values"]
+    assert len(rows) == 20 * 3 and {row["kind"] for row in rows} == {charts.HELPFUL, charts.HARMFUL}
+    worst = [row["value"] for row in rows if row["id"] == str(next(iter(one.harmful.ids)))]
+    assert worst == pytest.approx(one.harmful.over_time[:, 0].tolist(), rel=1e-3)
+    (means,) = layers_of(charts.labels_over_time(one, "nats"), "line")
+    found = [row["value"] for row in means["data"]["values"] if row["kind"] == charts.WRONG]
+    assert found == pytest.approx(one.wrong.tolist(), rel=1e-3)
+
+
+def test_a_norm_of_nothing_or_everything_has_no_place_on_a_logarithmic_axis():
+    one = dataclasses.replace(exhibits.influenced(60).influences[0], norms=((0, float("inf")), (1, 2.0), (2, 0.0)))
+    spec = charts.adjoints(one)
+    assert spec["data"]["values"] == [{"epoch": 1, "norm": 2.0}]
+    assert spec["encoding"]["y"]["scale"]["type"] == "log"
+
+
+def test_equal_values_are_drawn_only_where_equal_is_right_and_no_further_than_the_points():
+    made = exhibits.influenced(60)
+    same, _, other = made.pairings
+    (diagonal,) = layers_of(charts.pairing(same), "line")
+    low, high = (end["x"] for end in diagonal["data"]["values"])
+    assert low == pytest.approx(max(float(same.values.min()), float(same.references.min())), rel=1e-3)
+    assert high == pytest.approx(min(float(same.values.max()), float(same.references.max())), rel=1e-3)
+    assert layers_of(charts.pairing(other), "line") == []
+    far = dataclasses.replace(same, references=same.references + 100)
+    assert layers_of(charts.pairing(far), "line") == [], "no value stands in both ranges"
+
+
+def test_a_curve_shows_every_training_and_the_choice():
+    one = exhibits.curve()
+    spec = charts.curve(one, "test")
+    band, dashes, lines, ring = spec["layer"]
+    rows = lines["data"]["values"]
+    worst = {row["count"]: row["accuracy"] for row in rows if row["arm"] == charts.LEFT_OUT["worst"]}
+    assert worst == pytest.approx({0: 88, 1: 89, 10: 91, 100: 83})
+    drawn = sorted(row["accuracy"] for row in rows if row["arm"] == charts.LEFT_OUT["random"] and row["count"] == 10)
+    assert drawn == pytest.approx([85, 86, 87])
+    assert band["encoding"]["y"]["aggregate"] == "min" and band["encoding"]["y2"]["aggregate"] == "max"
+    assert [row["accuracy"] for row in dashes["data"]["values"]] == [88, 88]
+    assert ring["data"]["values"] == [{"count": 10, "accuracy": pytest.approx(91)}]
+    assert lines["encoding"]["x"]["scale"]["type"] == "symlog"
+    (first, *_) = charts.curve(one, "validation")["layer"][3]["data"]["values"]
+    assert first["accuracy"] == pytest.approx(93)

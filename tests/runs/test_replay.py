@@ -182,7 +182,9 @@ def test_an_average_takes_memory_and_must_end_as_it_was_recorded(tmp_path):
     averaged = sum(value.numel() * value.element_size() for value in replay.final().values())
     assert replay._state(1).bytes == plain._state(1).bytes + averaged
     other = dataclasses.replace(recipe, ema=0.8)
-    with pytest.raises(Mismatch, match=r"epoch 0, 4 of 8 tensors differ at its end, the average of 0\.weight among them; they are"):
+    with pytest.raises(
+        Mismatch, match=r"epoch 0, 4 of 8 tensors differ at its end, the average of 0\.weight among them; they are"
+    ):
         list(again(run, other, net()).forwards(range(10)))
     assert len(list(again(run, other, net(), tolerance=0.5).forwards(range(10)))) == 10
     with pytest.raises(Mismatch, match="of their norm apart at its end, and tolerance=1e-09"):

@@ -17,8 +17,8 @@ def report_(
 ) -> None:
     """Write everything on one HTML page.
 
-    It shows the run, its scores, who harms and who helps by them, the curves of cleansing, its decision and the verdict on it, as far as
-    they are there, and needs no network.
+    It shows the run, its scores, the examples that harm and help most, the curves of cleansing, its decision and the verdict on it, as
+    far as they are there, and needs no network.
 
     Parameters
     ----------

@@ -150,9 +150,7 @@ def again(
         course = LoopCourse(run, loop)
     for name, given in named.items():
         found[name] = _own(name, given, run)
-    replay = Replay(
-        run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references
-    )
+    replay = Replay(run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references)
     replay.remarks.update(_check_apart(replay))
     return replay
 

@@ -144,7 +144,7 @@ def _picked(run: Run, scores: Sequence[Scores], felt: Sequence[Influence], most:
         chosen.setdefault(position)
     words = (
         f"{most:,} of {len(run.ids):,} examples are shown: "
-        + (f"the {extreme:,} that harm or help most by any score that tells, " if extreme else "")
+        + (f"the {extreme:,} that harm or help most by a score that tells harm from help, " if extreme else "")
         + f"the {suspects:,} that rank first when each method in turn names its most suspect or hardest, and "
         f"{most - extreme - suspects:,} drawn at random from the rest."
     )

@@ -319,7 +319,7 @@ def pairing(one: Pairing) -> Spec:
     import altair as alt
 
     wrong = one.wrong.tolist() if one.wrong is not None else [False] * len(one.ids)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"id": str(id_), "x": _told(x), "y": _told(y), "label": WRONG if bad else RIGHT}
         for id_, x, y, bad in zip(one.ids, one.values.tolist(), one.references.tolist(), wrong, strict=True)
     ]
@@ -359,41 +359,50 @@ def curve(one: Curve, part: Literal["validation", "test"]) -> Spec:
     def percent(removal: Removal) -> float:
         return 100 * (removal.validation_accuracy if part == "validation" else removal.test_accuracy)
 
+    none = percent(one.none)
     rows = [
         {"count": removal.count, "arm": LEFT_OUT[removal.arm], "accuracy": percent(removal)}
         for removal in one.removals
         if removal.arm != NONE
     ]
-    none = percent(one.none)
-    rows += [{"count": 0, "arm": LEFT_OUT[WORST], "accuracy": none}]
-    rows += [{"count": count, "arm": LEFT_OUT[NONE], "accuracy": none} for count in {0, *one.counts[-1:]}]
-    arms = [LEFT_OUT[name] for name in (WORST, AT_RANDOM, NONE)]
+    rows.append({"count": 0, "arm": LEFT_OUT[WORST], "accuracy": none})
+    flat = [{"count": count, "arm": LEFT_OUT[NONE], "accuracy": none} for count in (0, *one.counts[-1:])]
     x = alt.X(
         "count:Q",
         title="examples left out",
         # As a logarithm above 1, with a place for 0.
-        scale=alt.Scale(type="symlog", constant=1, nice=False),
-        axis=alt.Axis(values=[0, *one.counts], format=",d", labelOverlap="greedy"),
+        scale=alt.Scale(type="symlog", constant=1, nice=False, padding=10),
+        axis=alt.Axis(values=[0, *one.counts], format=",d", labelOverlap="greedy", labelSeparation=6),
     )
     scale = alt.Scale(zero=False, padding=8)
-    tooltip = ["arm:N", alt.Tooltip("count:Q", format=",d"), alt.Tooltip("mean(accuracy):Q", title="accuracy, %", format=".2f")]
+    arms = [LEFT_OUT[name] for name in (WORST, AT_RANDOM, NONE)]
+    look = {
+        "x": x,
+        "y": alt.Y("mean(accuracy):Q", title=f"{part} accuracy, %", scale=scale, axis=alt.Axis(tickCount=6)),
+        "color": alt.Color(
+            "arm:N",
+            title=None,
+            scale=alt.Scale(domain=arms, range="ordinal"),
+            legend=alt.Legend(orient="top", symbolType="circle"),
+        ),
+        "tooltip": [
+            "arm:N",
+            alt.Tooltip("count:Q", format=",d"),
+            alt.Tooltip("mean(accuracy):Q", title="accuracy, %", format=".2f"),
+        ],
+    }
     base = alt.Chart(alt.Data(values=rows))
     band = (
         base.transform_filter(f"datum.arm === '{LEFT_OUT[AT_RANDOM]}'")
         .mark_area(style="range")
         .encode(x=x, y=alt.Y("min(accuracy):Q", scale=scale), y2="max(accuracy):Q")
     )
-    lines = base.mark_line(point={"size": 36}, strokeWidth=1.8).encode(
-        x=x,
-        y=alt.Y("mean(accuracy):Q", title=f"{part} accuracy, %", scale=scale, axis=alt.Axis(tickCount=6)),
-        color=alt.Color("arm:N", title=None, scale=alt.Scale(domain=arms, range="ordinal"), legend=alt.Legend(orient="top")),
-        strokeDash=alt.StrokeDash("arm:N", scale=alt.Scale(domain=arms, range=[[1, 0], [1, 0], [5, 4]]), legend=None),
-        tooltip=tooltip,
-    )
+    dashes = alt.Chart(alt.Data(values=flat)).mark_line(strokeDash=[5, 4], strokeWidth=1.8).encode(**look)
+    lines = base.mark_line(point={"size": 36}, strokeWidth=1.8).encode(**look)
     chosen = alt.Chart(alt.Data(values=[{"count": one.best, "accuracy": percent(one.worst(one.best))}]))
     ring = chosen.mark_point(size=190, filled=False, strokeWidth=2, style="chosen").encode(x=x, y="accuracy:Q")
-    description = f"{part.capitalize()} accuracy against how many examples were left out by {one.scores}; a ring marks the count chosen, {one.best:,}"
-    return _spec(alt.layer(band, lines, ring), description, height=260)
+    description = f"{part.capitalize()} accuracy against how many of the worst by {one.scores} were left out; a ring marks the count chosen, {one.best:,}"
+    return _spec(alt.layer(band, dashes, lines, ring), description, height=260)
 
 
 def _told(number: float) -> float:

@@ -1,0 +1,52 @@
+"""`assay report` takes in whatever the run's folder holds."""
+
+import dataclasses
+
+import pytest
+
+from assay.core.curve import NONE, RANDOM, WORST, Curve, Removal
+from assay.core.lineage import Lineage
+from assay.core.scores import CHANGE, Direction, Scores
+from assay.experiments.score import score
+from assay.runs.artefacts import save_curve, save_scores
+from assay.runs.run import Run
+from cli.shell import here, sentence
+
+
+@pytest.fixture
+def made(own):
+    """Scores of every second example, beside those of all; and a curve of them."""
+    run = Run(own)
+    ids = run.ids.take(range(0, 397, 2))
+    lineage = Lineage(run.dataset, {"run": run.fingerprint})
+    values = ids.ranks.double() / 397 - 0.25
+    options = {"target": "validation", "window": "last", "form": "exact"}
+    title = "sgd_influence:window=last"
+    rest = run.ids.take(range(1, 397, 2))
+    scores = Scores(
+        ids, values, "sgd_influence", options, title, Direction.LOW_IS_SUSPECT, CHANGE, unscored=rest, lineage=lineage
+    )
+    save_scores(scores, run.paths.scores(title))
+    score(run, "aum", save=True)
+    arms = ((NONE, 0), (WORST, 5), (RANDOM, 5))
+    removals = tuple(Removal(arm, count, 0, 0.9, 0.3, 0.8, 0.4, 1.0) for arm, count in arms)
+    curve = Curve(title, "last", removals, 0, "loss", lineage)
+    save_curve(curve, run.paths.curve("mine"))
+    return run, curve
+
+
+def test_curves_and_scores_of_a_part_stand_on_the_page(made, capsys):
+    run, curve = made
+    code, out, err = here(capsys, "report", run.folder)
+    page = run.paths.report.read_text()
+    assert code == 0 and err == "" and "report.html" in out
+    assert curve.sentence in page and 'id="influence"' in page and "Most harmful by sgd_influence:window=last" in page
+    assert f"curve of {curve.scores}" in page, "in the lineage"
+
+
+def test_a_curve_of_another_recording_is_refused(made, capsys):
+    run, curve = made
+    save_curve(dataclasses.replace(curve, lineage=Lineage(run.dataset, {"run": "another"})), run.paths.curve("mine"))
+    code, _, err = here(capsys, "report", run.folder)
+    assert code == 4 and "made from recording another" in sentence(err) and "assay cleanse" in err
+    assert not run.paths.report.exists()
