@@ -97,7 +97,7 @@ def test_an_average_may_have_begun_before_the_recording(tmp_path):
     how = assay.Loop(model, optimizer, loader, ema=0.8)
     table = assay.score(tmp_path / "run", ["sgd_influence:checks=2", "loo"], loop=how, targets=targets)
     (checked,) = (one for title, one in table.items() if title.startswith("sgd"))
-    assert max(checked.diagnostics["relative errors of the prediction"]) < 0.02
+    assert checked.diagnostics["relative error of the prediction"] < 0.05
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def score_(
     from ..core.scores import Direction, ordered
     from ..experiments.again import Replaying
     from ..experiments.score import scorable, score
+    from ..experiments.verify import has_plan
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
 
@@ -104,7 +105,9 @@ def score_(
     title, one = next(iter(table.items()))
     # Where large values are the suspect ones, keeping the largest would keep the suspects.
     policy = "bottom_k" if one.direction is Direction.HIGH_IS_SUSPECT else "top_k"
-    say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay choose {run} {title} --policy {policy} --keep 0.9")
+    told = has_plan(opened) and one.direction.ranks_suspects and one.harmful() is not None
+    step = f"cleanse {run} {title}" if told else f"choose {run} {title} --policy {policy} --keep 0.9"
+    say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay {step}")
 
 
 def referred(text: str) -> tuple[str, "dict[str, Tensor]"]:

@@ -51,7 +51,7 @@ class MeanLoss:
         total = self.weights.sum()
         for start in range(0, len(self.inputs), PART):
             part = slice(start, start + PART)
-            logits = model(self._ready(self.inputs[part].to(device), model))
+            logits = model(self.ready(self.inputs[part].to(device), model))
             if logits.ndim != 2 or logits.shape[1] < 2:
                 raise UsageError(
                     f"The model returned shape {tuple(logits.shape)} for inputs and labels of a target; where it gives no row of class logits "
@@ -60,7 +60,8 @@ class MeanLoss:
             losses = F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
             yield (losses * (self.weights[part] / total).to(losses)).sum()
 
-    def _ready(self, inputs: Tensor, model: nn.Module) -> Tensor:
+    def ready(self, inputs: Tensor, model: nn.Module) -> Tensor:
+        """Some of the inputs as the model takes them."""
         # What assay prepares is float32, whatever the model is.
         return inputs if self.prepare is None else self.prepare(inputs).to(next(model.parameters()).dtype)
 

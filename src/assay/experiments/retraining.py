@@ -41,8 +41,7 @@ class MeanAccuracy:
         right = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(one.inputs), PART):
             part = slice(start, start + PART)
-            inputs = one.inputs[part].to(device)
-            logits = model(inputs if one.prepare is None else one.prepare(inputs))
+            logits = model(one.ready(one.inputs[part].to(device), model))
             right += one.weights[part][logits.argmax(1).cpu() == one.labels[part].cpu()].sum()
         # One number and not one per part, so that 9 of 10 are 0.9 and not nearly so.
         yield right / one.weights.sum()

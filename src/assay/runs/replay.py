@@ -294,12 +294,6 @@ class Replay:
         apart = torch.stack([(own[name] - recorded[name].double()).square().sum() for name in own]).sum().sqrt()
         return float(apart / torch.stack([recorded[name].double().square().sum() for name in own]).sum().sqrt())
 
-    def _far(self, epoch: int) -> str:
-        gap = self._gap(epoch)
-        if gap is None:
-            return ""
-        return f"; they are {gap:.2g} of their norm apart, tolerance= allows that much"
-
     def _advance(self, state: Snapshot, start: int, stop: int) -> Snapshot:
         self.course.restore(state)
         for index in range(start, stop):
@@ -489,7 +483,7 @@ class Replay:
     def _draws(self) -> bool:
         """Whether a random layer is at work in training."""
         return any(
-            isinstance(layer, (nn.modules.dropout._DropoutNd, nn.RReLU)) and layer.training
+            layer.training and (isinstance(layer, nn.RReLU) or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0))
             for layer in self.course.model.modules()
         )
 
