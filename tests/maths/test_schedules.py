@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assay.maths.schedules import backwards, cost, every, square_root, tree, within
+from assay.maths.schedules import backwards, cost, every, marks, named, square_root, tree, within
 
 SPLITS = {"every": every, "square_root": square_root, **{f"tree {arity}": tree(arity) for arity in (2, 3, 4, 16)}}
+SPLITS |= {f"marks {apart}": marks(apart) for apart in (1, 7, 30)}
 
 
 class Walk:
@@ -81,3 +82,19 @@ def test_a_budget_is_kept_or_refused(states, steps):
 def test_a_tree_of_one_part_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         tree(1)
+
+
+@pytest.mark.parametrize(("steps", "apart"), [(100, 10), (782, 40), (30, 100)])
+def test_marks_cost_what_they_should(steps, apart):
+    held, taken = cost(marks(apart), steps)
+    assert held <= steps / apart + apart + 1 and taken < 2 * steps
+
+
+def test_splits_have_names():
+    assert named("sqrt") is square_root and named("all") is every
+    assert [cost(named(name), 90) for name in ("every=9", "tree", "tree=4")] == [
+        cost(split, 90) for split in (marks(9), tree(2), tree(4))
+    ]
+    for wrong in ("log", "every", "every=", "every=0", "every=-3", "tree=1", "tree=x", "sqrt=2"):
+        with pytest.raises(ValueError, match=r"schedule=|at least"):
+            named(wrong)

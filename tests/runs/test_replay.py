@@ -105,7 +105,7 @@ def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, name, 
     ]
     final = run.model(3)
     assert [index for index, *_ in forwards] == list(every)
-    for schedule in ("sqrt", "all", "tree"):
+    for schedule in ("sqrt", "all", "every=3", "tree=3"):
         other = again(run, recipe, net(**shape, seed=2), schedule=schedule)
         after = None
         for step in other.backwards(every):
@@ -258,7 +258,12 @@ def test_a_memory_budget_is_kept_or_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"schedule": "log"}, "schedule='log' is not one of"), ({"memory": 0}, "memory=0"), ({"tolerance": -1.0}, "tolerance=-1.0")],
+    [
+        ({"schedule": "log"}, "schedule='log' is not one of"),
+        ({"schedule": "every=0"}, "Marks 0 steps apart"),
+        ({"memory": 0}, "memory=0"),
+        ({"tolerance": -1.0}, "tolerance=-1.0"),
+    ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, given, words):
     recipe = Recipe(epochs=2, lr=0.05, batch=5)

@@ -187,6 +187,8 @@ class Batch(Protocol):
     """Which examples, in the order of the evidence's ids. An example may stand here twice."""
     params: Params
     """Trainable parameters where the batch was met."""
+    ways: set[str]
+    """How derivatives were taken, in words, of all batches of this model; who takes one adds its way."""
 
     def losses(self, params: Params) -> Float[Tensor, " batch"]:
         """Loss of each example at `params`, differentiable; parameters that are left out are those of the batch."""

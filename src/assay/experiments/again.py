@@ -91,7 +91,7 @@ class Replaying:
     """How steps are taken again.
 
     Attributes:
-        schedule: `sqrt`, `all` or `tree` (see `runs.replay.Replay`).
+        schedule: `sqrt`, `all`, `every=STEPS`, `tree` or `tree=PARTS` (see `runs.replay.Replay`).
         memory: Bytes that states may take; None for what the schedule takes.
         tolerance: How far a replay may end from the recorded parameters, as a part of their norm; 0 for the same bits.
     """

@@ -24,6 +24,17 @@ def square_root(steps: int, depth: int) -> int:
     return math.ceil(math.sqrt(steps)) if depth == 0 else steps
 
 
+def marks(apart: int) -> Split:
+    """A mark every `apart` steps, then every state between two of them: W / apart + apart states, under 2 W steps taken.
+
+    Raises:
+        ValueError: Fewer than 1 step apart.
+    """
+    if apart < 1:
+        raise ValueError(f"Marks {apart} steps apart do not go forward; give at least 1.")
+    return lambda steps, depth: math.ceil(steps / apart) if depth == 0 else steps
+
+
 def tree(arity: int) -> Split:
     """Always `arity` parts: (arity - 1) log W states, (arity - 1) / arity W log W steps taken.
 
@@ -33,6 +44,20 @@ def tree(arity: int) -> Split:
     if arity < 2:
         raise ValueError(f"A tree of {arity} parts does not split anything; give at least 2.")
     return lambda steps, depth: min(arity, steps)
+
+
+def named(name: str) -> Split:
+    """The split of a name: `sqrt`, `all`, `every=STEPS` (a mark every so many), `tree`, or `tree=PARTS`.
+
+    Raises:
+        ValueError: There is none.
+    """
+    kind, equals, number = name.partition("=")
+    if not equals and kind in ("sqrt", "all", "tree"):
+        return {"sqrt": square_root, "all": every, "tree": tree(2)}[kind]
+    if kind in ("every", "tree") and number.isdecimal():
+        return marks(int(number)) if kind == "every" else tree(int(number))
+    raise ValueError(f"schedule={name!r} is not one of sqrt, all, every=STEPS, tree and tree=PARTS.")
 
 
 def within(states: int, steps: int) -> Split:

@@ -53,6 +53,7 @@ def solo_gains(
     *,
     normalised: bool = True,
     by_tensor: bool = False,
+    ways: set[str] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Gain of a solo step of each example of a batch from `params` towards `reference`, in float64.
 
@@ -64,6 +65,7 @@ def solo_gains(
         rates: Learning rate of each parameter.
         normalised: As in `gain`.
         by_tensor: Norms of single tensors are added, instead of one norm over all parameters.
+        ways: Gets the way in which slopes were taken (see `derivatives.Slopes`).
     """
     groups = [(name,) for name in params] if by_tensor else [tuple(params)]
     distances, remaining, changes = [], [], []
@@ -71,6 +73,8 @@ def solo_gains(
         apart = {name: reference[name] - params[name] for name in names}
         here = {name: params[name] for name in names}
         found = directional(losses, here, {name: rates[name] * value for name, value in apart.items()})
+        if ways is not None:
+            ways.add(f"slopes: {found.way}")
         inner = found.slopes.to(torch.float64)
         distance = torch.stack([value.to(torch.float64).square().sum() for value in apart.values()]).sum()
         length = torch.zeros_like(inner)

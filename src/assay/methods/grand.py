@@ -12,17 +12,18 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.evidence import Checkpoint, Evidence, Need
-from ..core.method import AbstractMethod, Source
+from ..core.method import AbstractMethod, Findings, Source, derivatives_taken
 from ..core.scores import Direction
 
 
-def grand(checkpoint: Checkpoint, examples: int, layers: str = "all") -> Float[Tensor, " examples"]:
+def grand(checkpoint: Checkpoint, examples: int, layers: str = "all", ways: set[str] | None = None) -> Float[Tensor, " examples"]:
     """Norm of each example's loss gradient at one model, without augmentation, in eval mode.
 
     Args:
         checkpoint: The model.
         examples: How many examples there are.
         layers: `all` trainable parameters, or only those of the last linear layer, `head`.
+        ways: Gets the ways in which derivatives were taken.
 
     Raises:
         UsageError: The model has no linear layer.
@@ -33,6 +34,8 @@ def grand(checkpoint: Checkpoint, examples: int, layers: str = "all") -> Float[T
     values = torch.zeros(examples, dtype=torch.float64)
     for batch in checkpoint.batches():
         values[batch.positions] = batch.squares({name: checkpoint.params[name] for name in names}).to("cpu", torch.float64).sqrt()
+        if ways is not None:
+            ways |= batch.ways
     return values
 
 
@@ -63,5 +66,10 @@ class GraNd(AbstractMethod):
             raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
 
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        source = evidence.checkpoints
-        return grand(source.at(source.kept[-1] if self.at == -1 else self.at), len(evidence.ids), self.layers)
+        return self.findings(evidence).values
+
+    def findings(self, evidence: Evidence) -> Findings:
+        source, ways = evidence.checkpoints, set[str]()
+        model = source.at(source.kept[-1] if self.at == -1 else self.at)
+        values = grand(model, len(evidence.ids), self.layers, ways)
+        return Findings(values, diagnostics=derivatives_taken(ways))

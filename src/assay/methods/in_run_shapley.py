@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence, Step
-from ..core.method import AbstractStepMethod, Findings, Source, checked_span
+from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
 from ..core.scores import Direction
 from ..maths.derivatives import directional
 
@@ -39,7 +39,9 @@ def in_run_shapley(step: Step, target: str, order: int = 1) -> Float[Tensor, " b
         move = {name: step.rates[name] / size * value for name, value in zip(leaves, total, strict=True)}
         curved = step.target_product(target, move)
         along = {name: value - step.rates[name] / (2 * size) * curved[name] for name, value in along.items()}
-    return directional(step.losses, step.params, along).slopes
+    found = directional(step.losses, step.params, along)
+    step.ways.add(f"slopes: {found.way}")
+    return found.slopes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +75,7 @@ class InRunShapley(AbstractStepMethod):
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
             raise MissingEvidence(f"{self.title} asks for a target at every step; score the finished run instead.")
-        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)]}
+        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)], "ways": []}
 
     def absorb(self, state: Any, step: Step) -> None:
         while len(state["by_epoch"]) <= step.epoch:
@@ -81,7 +83,8 @@ class InRunShapley(AbstractStepMethod):
         found = in_run_shapley(step, self.target, self.order)
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64))
+        state["ways"] = sorted(step.ways)
 
     def finish(self, state: Any) -> Findings:
         by_epoch = torch.stack(state["by_epoch"])
-        return Findings(by_epoch.sum(0), by_epoch)
+        return Findings(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))

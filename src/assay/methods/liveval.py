@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.evidence import Evidence, Params, Step
-from ..core.method import AbstractStepMethod, Findings, Source, Stream, checked_span, span
+from ..core.method import AbstractStepMethod, Findings, Source, Stream, checked_span, derivatives_taken, span
 from ..core.scores import Direction
 from ..maths.solo_steps import gain, solo_gains
 
@@ -120,6 +120,7 @@ class LiveVal(AbstractStepMethod):
             "alone": 0,
             "at": -1,
             "after": {},
+            "ways": [],
             # On a replay nobody reads the value over time.
             "stream": None if evidence is not None else [],
         }
@@ -207,7 +208,8 @@ class LiveVal(AbstractStepMethod):
 
     def _value(self, state: Any, entry: Any, reference: Params) -> None:
         batch = entry["batch"]
-        found = solo_gains(batch.losses, batch.squares, batch.params, reference, entry["rates"]).cpu()
+        found = solo_gains(batch.losses, batch.squares, batch.params, reference, entry["rates"], ways=batch.ways).cpu()
+        state["ways"] = sorted(batch.ways)
         # An example may stand twice in a batch.
         state["values"][entry["epoch"]].index_add_(0, batch.positions, found)
         state["visits"][entry["epoch"]].index_add_(0, batch.positions, torch.ones_like(found))
@@ -236,6 +238,7 @@ class LiveVal(AbstractStepMethod):
             "mean window": sum(deltas) / max(len(deltas), 1),
             "largest window": max(deltas, default=0),
             "steps whose loss was not finite": state["skipped"],
+            **derivatives_taken(state["ways"]),
         }
         warnings: tuple[str, ...] = ()
         if state["alone"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence, Params, Step, StepSource
-from ..core.method import AbstractStepMethod, Findings, Source, checked_span
+from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
 from ..core.scores import Direction
 from ..maths.solo_steps import solo_gains
 
@@ -33,7 +33,9 @@ def oti(
     if all(torch.equal(value, reference[name]) for name, value in step.params.items()):
         return torch.zeros(len(step.positions), dtype=torch.float64)
     rates = step.rates if rate is None else dict.fromkeys(step.rates, rate)
-    return solo_gains(step.losses, step.squares, step.params, reference, rates, normalised=normalised, by_tensor=by_tensor)
+    return solo_gains(
+        step.losses, step.squares, step.params, reference, rates, normalised=normalised, by_tensor=by_tensor, ways=step.ways
+    )
 
 
 def reference_of(source: StepSource, which: str) -> Params:
@@ -128,6 +130,7 @@ class OTI(AbstractStepMethod):
             "reference": reference_of(evidence.steps, self.reference),
             "by_epoch": torch.zeros(epochs, examples, dtype=torch.float64),
             "visits": torch.zeros(examples, dtype=torch.float64),
+            "ways": [],
         }
 
     def absorb(self, state: Any, step: Step) -> None:
@@ -137,7 +140,8 @@ class OTI(AbstractStepMethod):
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, values)
         state["visits"].index_add_(0, step.positions, torch.ones_like(values))
+        state["ways"] = sorted(step.ways)
 
     def finish(self, state: Any) -> Findings:
         by_epoch = state["by_epoch"] / state["visits"].clamp(min=1) if self.reduce == "mean" else state["by_epoch"].clone()
-        return Findings(by_epoch.sum(0), by_epoch)
+        return Findings(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))

@@ -224,7 +224,9 @@ class SGDInfluence(AbstractMethod):
             actual.append((on - back) / 2)
             steady += (on - here) * (here - back) > 0
         # Over all directions together: along a single one the change may be 0 by chance.
-        far, size = (sum(value**2 for value in row) ** 0.5 for row in ([p - a for p, a in zip(predicted, actual, strict=True)], actual))
+        far, size = (
+            sum(value**2 for value in row) ** 0.5 for row in ([p - a for p, a in zip(predicted, actual, strict=True)], actual)
+        )
         error = far / size if size > 0 else float(far > 0)
         return (
             {

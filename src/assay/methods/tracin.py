@@ -12,14 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.evidence import Batch, Checkpoint, Evidence, Need
-from ..core.method import AbstractMethod, Findings, Source
+from ..core.evidence import Batch, Checkpoint, Evidence, Need, Params
+from ..core.method import AbstractMethod, Findings, Source, derivatives_taken
 from ..core.scores import Direction
 from ..maths.derivatives import directional
 
 
 def tracin(
-    checkpoints: Sequence[Checkpoint], examples: int, target: str | None = "validation", layers: str = "all"
+    checkpoints: Sequence[Checkpoint],
+    examples: int,
+    target: str | None = "validation",
+    layers: str = "all",
+    ways: set[str] | None = None,
 ) -> Float[Tensor, " examples"]:
     """Sum over models of rate times <gradient of the target, gradient of the example's loss>.
 
@@ -28,6 +32,7 @@ def tracin(
         examples: How many examples there are.
         target: Name of a target; None for self-influence, rate times |gradient of the example's loss|^2.
         layers: `all` trainable parameters, or only those of the last linear layer, `head`.
+        ways: Gets the ways in which derivatives were taken.
 
     Raises:
         UsageError: The model has no linear layer.
@@ -43,9 +48,17 @@ def tracin(
             gradient = checkpoint.target(target)
             along = {name: checkpoint.rates[name] * gradient[name] for name in names}
         for batch in checkpoint.batches():
-            found = _own(batch, here, checkpoint) if along is None else directional(batch.losses, here, along).slopes
+            found = _own(batch, here, checkpoint) if along is None else _slopes(batch, here, along)
             values[batch.positions] += found.to("cpu", torch.float64)
+            if ways is not None:
+                ways |= batch.ways
     return values
+
+
+def _slopes(batch: Batch, here: Params, along: Params) -> Tensor:
+    found = directional(batch.losses, here, along)
+    batch.ways.add(f"slopes: {found.way}")
+    return found.slopes
 
 
 def _own(batch: Batch, here: dict[str, Tensor], checkpoint: Checkpoint) -> Tensor:
@@ -98,11 +111,12 @@ class TracIn(AbstractMethod):
         return self.findings(evidence).values
 
     def findings(self, evidence: Evidence) -> Findings:
-        target = None if self.target == "self" else self.target
+        target, ways = None if self.target == "self" else self.target, set[str]()
         if self.every == "checkpoint":
             source = evidence.checkpoints
             models = [source.at(epoch) for epoch in source.kept if epoch >= 0]
-            return Findings(tracin(models, len(evidence.ids), target, self.layers))
+            values = tracin(models, len(evidence.ids), target, self.layers, ways)
+            return Findings(values, diagnostics=derivatives_taken(ways))
         steps = evidence.steps
         by_epoch = torch.zeros(len(steps.epochs), len(evidence.ids), dtype=torch.float64)
         for step in steps.forwards(range(steps.epochs[0].start, steps.epochs[-1].stop)):
@@ -112,9 +126,10 @@ class TracIn(AbstractMethod):
                 found = torch.stack(parts).sum(0)
             else:
                 along = {name: step.rates[name] * value for name, value in step.target(target).items()}
-                found = directional(step.losses, step.params, along).slopes
+                found = _slopes(step, step.params, along)
             by_epoch[step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64) / len(step.positions))
-        return Findings(by_epoch.sum(0), by_epoch)
+            ways |= step.ways
+        return Findings(by_epoch.sum(0), by_epoch, derivatives_taken(ways))
 
     def scored(self, evidence: Evidence) -> Tensor:
         if self.every == "checkpoint":

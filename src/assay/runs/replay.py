@@ -26,7 +26,6 @@ Target = Callable[[nn.Module], Iterator[Tensor]]
 """From the model in eval mode to numbers that add up to the target; several, so that one graph need not hold all examples."""
 Spread = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, by whoever can do it elsewhere."""
-SCHEDULES = ("sqrt", "all", "tree")
 BLOCK = 256
 """Examples per batch where the run does not say it."""
 
@@ -105,8 +104,9 @@ class Replay:
             run: What was recorded.
             course: How its steps are taken.
             targets: The numbers whose change can be asked for.
-            schedule: `sqrt` (about 2 sqrt(steps) states in memory, each step taken at most twice), `all` (every state in memory) or
-                `tree` (about 2 log2(steps) states, each step taken about log2(steps) / 2 times).
+            schedule: `sqrt` (about 2 sqrt(steps) states in memory, each step taken at most twice), `all` (every state in memory),
+                `every=STEPS` (a mark every so many steps), `tree` or `tree=PARTS` (about (parts - 1) log(steps) states, each step taken
+                about log(steps) times).
             memory: Bytes that the states may take; the fastest schedule that keeps to it is used instead.
             tolerance: Largest relative difference between the parameters at an epoch's end and the recorded ones; 0 asks for the
                 same bits. Needs a kept checkpoint to compare with.
@@ -117,14 +117,16 @@ class Replay:
             Mismatch: A reference is of another model.
             UsageError: A setting is out of range.
         """
-        if schedule not in SCHEDULES:
-            raise UsageError(f"schedule={schedule!r} is not one of {', '.join(SCHEDULES)}.")
+        try:
+            self._named_split = schedules.named(schedule)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         if memory is not None and memory < 1:
             raise UsageError(f"memory={memory} is not a number of bytes above 0.")
         if not 0 <= tolerance < 1:
             raise UsageError(f"tolerance={tolerance} is outside 0..1, 1 excluded.")
         self.run, self.course = run, course
-        self.schedule, self.memory, self.tolerance = schedule, memory, tolerance
+        self.memory, self.tolerance = memory, tolerance
         self.kept = tuple(run.states())
         if not self.kept or (self.kept[-1] != run.epochs - 1 and all(epoch == run.epochs - 1 for epoch in self.kept)):
             raise MissingEvidence(
@@ -410,7 +412,7 @@ class Replay:
                 return schedules.within(self.memory // state.bytes, steps)
             except ValueError as error:
                 raise UsageError(f"memory={self.memory}: a state takes {state.bytes} bytes. {error}") from error
-        return {"sqrt": schedules.square_root, "all": schedules.every, "tree": schedules.tree(2)}[self.schedule]
+        return self._named_split
 
     def _still(self, steps: range) -> Iterator[TakenStep]:
         end = self._finish()

@@ -82,10 +82,12 @@ class Functional:
         model: Only its structure and modes count, and what it holds for names that are not given.
         losses: The loss of each example of a batch.
         names: The trainable parameters.
+        ways: How derivatives were taken (see `core.evidence.Batch`).
     """
 
     def __init__(self, model: nn.Module, losses: Losses = cross_entropies):
         self.model, self.losses = model, losses
+        self.ways: set[str] = set()
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
 
@@ -127,12 +129,15 @@ class Functional:
             try:
                 if pair:
                     inputs, labels = batch
-                    return gradient_norms(self.model, params, inputs, labels, _cross_entropy).squares
-                index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
-                module = _Rows(self._objective, batch)
-                return gradient_norms(module, _prefixed(params), index, index, _first).squares
+                    norms = gradient_norms(self.model, params, inputs, labels, _cross_entropy)
+                else:
+                    index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
+                    module = _Rows(self._objective, batch)
+                    norms = gradient_norms(module, _prefixed(params), index, index, _first)
             except ValueError as error:
                 raise UsageError(str(error)) from error
+            self.ways.add("gradients in chunks of examples" if norms.by_chunks else "norms by layer")
+            return norms.squares
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,6 +157,11 @@ class SeenBatch:
     functional: Functional
     buffers: Params
     batch: Any
+
+    @property
+    def ways(self) -> set[str]:
+        """How derivatives were taken of this model."""
+        return self.functional.ways
 
     def losses(self, params: Params) -> Tensor:
         """Loss of each example in eval mode, differentiable."""
