@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
@@ -94,7 +95,8 @@ def blocks(text: str) -> list[str]:
 def test_the_python_that_a_page_shows_runs(page, tmp_path):
     # One process per page, its blocks one after the other, in an empty folder, as a reader would type them.
     program = "\n".join(blocks(page.read_text()))
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=alone, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{program}\n{done.stderr}"
 
 
