@@ -136,3 +136,15 @@ def test_without_validation_examples_no_count_is_chosen(recorded, capsys):
     for command in (("cleanse", recorded, "aum"), ("choose", recorded, "aum", "--policy", "remove_worst", "--count", "auto")):
         code, _, err = here(capsys, *command)
         assert code == 2 and "--validation 0.1" in sentence(err)
+
+
+def test_a_score_that_must_not_be_trusted_says_so_in_its_row(mine, tmp_path, capsys):
+    code, out, _ = here(capsys, "score", mine, "sgd_influence")
+    assert code == 0 and "trust" not in out and "WARNING" not in out
+    few = tmp_path / "few"
+    assert here(capsys, "record", few, *SMALL[:-1], "60", "--validation", "0.2")[0] == 0
+    code, out, _ = here(capsys, "score", few, "sgd_influence", "aum")
+    row, other = (next(line for line in out.splitlines() if line.strip().startswith(name)) for name in ("sgd_influence ", "aum "))
+    assert code == 0 and row.rstrip().endswith("warned, see below") and "warned" not in other
+    assert re.search(r"^sgd_influence: WARNING: The smallest batch has \d+ examples, the largest 60", out, re.MULTILINE)
+    assert "sgd_influence (warned)" in repr(score(few, ["sgd_influence", "aum"]))

@@ -78,7 +78,7 @@ def score_(
             pool=pool,
             progress=progress,
         )
-    rows = []
+    rows, warned = [], any(one.warnings for one in table.values())
     for title, one in table.items():
         first = one.ids.take(ordered(one.hardness(), one.ids, descending=True)[:5])
         values = one.values
@@ -91,9 +91,10 @@ def score_(
                 one.unit,
                 one.direction.value,
                 some(first, len(first)),
+                *([("warned, see below" if one.warnings else "")] if warned else []),
             )
         )
-    columns = ("method", "least", "mean", "largest", "unit", "direction", "first ids")
+    columns = ("method", "least", "mean", "largest", "unit", "direction", "first ids", *(["trust"] if warned else []))
     show_table(f"{len(table.ids):,} examples of {run}", columns, rows, right=("least", "mean", "largest"))
     for title, one in table.items():
         for name, value in one.diagnostics.items():

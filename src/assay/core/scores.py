@@ -172,7 +172,8 @@ class ScoreTable(Mapping[str, Scores]):
         return len(self._scores)
 
     def __repr__(self) -> str:
-        return f"ScoreTable({len(self.ids)} examples; {', '.join(self)})"
+        titles = [f"{title} (warned)" if one.warnings else title for title, one in self.items()]
+        return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)})"
 
 
 def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool) -> Int[Tensor, " examples"]:
