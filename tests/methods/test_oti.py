@@ -89,3 +89,16 @@ def test_a_reference_from_elsewhere(tmp_path):
         world.score("oti:reference=mini", references=references)
     with pytest.raises(Mismatch, match=r"Reference 'mine' is of another model: hidden.weight .* is not in it"):
         world.score("oti:reference=mine", references={"mine": {"weight": torch.ones(3)}})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_gradients_and_products_give_the_same(tmp_path, monkeypatch, optimizer):
+    """Where one gradient is large, slopes and norms are taken without it."""
+    world = World(tmp_path / "run", optimizer, norm=True, batch=7)
+    names = ["oti", "oti:form=raw,norm=by_tensor", "liveval", "liveval:delta_0=1,delta_max=1"]
+    by_gradients = world.score(*names)
+    assert "gradients in chunks" in by_gradients["oti"].diagnostics["derivatives taken by"]
+    monkeypatch.setattr("assay.training.functional.CHUNK_BYTES", 0)
+    for title, one in world.score(*names).items():
+        torch.testing.assert_close(one.values, by_gradients[title].values, rtol=1e-7, atol=1e-9)
+        assert "slopes: forward" in one.diagnostics["derivatives taken by"]

@@ -198,6 +198,13 @@ class Batch(Protocol):
         """|grad l_i|^2 of each example's loss by `params`, at `params`."""
         ...
 
+    def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
+        """Gradient of each example's loss by `params`, at `params`, in chunks: (first row, by name (chunk, *shape)).
+
+        None where one gradient takes so much memory that slopes and squares are better taken without it.
+        """
+        ...
+
 
 @runtime_checkable
 class Checkpoint(Protocol):

@@ -7,7 +7,8 @@ With D = reference - theta and a solo step theta - R g (R the learning rates), w
 The last form has no difference of nearly equal numbers in it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,35 @@ from torch import Tensor
 from .derivatives import directional
 
 Params = Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What is asked of a batch here; `core.evidence.Batch`, which this room does not know, is one."""
+
+    @property
+    def params(self) -> Params:
+        """Where the steps start."""
+        ...
+
+    @property
+    def ways(self) -> set[str]:
+        """Gets the ways in which derivatives were taken."""
+        ...
+
+    def losses(self, params: Params) -> Tensor:
+        """Loss of each example, differentiable."""
+        ...
+
+    def squares(self, params: Params) -> Tensor:
+        """Squared norm of each example's gradient."""
+        ...
+
+    def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
+        """Each example's gradient, in chunks; None where one takes too much memory."""
+        ...
+
+
 CLOSE = 1e-6
 """|u|^2 as a part of |D|^2 below which it is computed from the gradient itself: the sum of its parts has no digits left there."""
 
@@ -45,62 +75,86 @@ def gain(
 
 
 def solo_gains(
-    losses: Callable[[dict[str, Tensor]], Tensor],
-    squares: Callable[[Params], Tensor],
-    params: Params,
+    batch: Batch,
     reference: Params,
     rates: Mapping[str, float],
     *,
     normalised: bool = True,
     by_tensor: bool = False,
-    ways: set[str] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Gain of a solo step of each example of a batch from `params` towards `reference`, in float64.
+    """Gain of a solo step of each example of a batch from its parameters towards `reference`, in float64.
+
+    Where gradients are small, slopes and norms are both read off the gradient of each example, made in chunks; else slopes are taken
+    in forward mode and norms without the gradients.
 
     Args:
-        losses: Loss of each example, differentiable, at some of the parameters (the others as in `params`).
-        squares: Squared norm of each example's gradient by some of the parameters.
-        params: Where the step starts.
-        reference: Where it should go.
+        batch: The examples, and where their steps start.
+        reference: Where the steps should go.
         rates: Learning rate of each parameter.
         normalised: As in `gain`.
         by_tensor: Norms of single tensors are added, instead of one norm over all parameters.
-        ways: Gets the way in which slopes were taken (see `derivatives.Slopes`).
     """
+    params = batch.params
     groups = [(name,) for name in params] if by_tensor else [tuple(params)]
-    distances, remaining, changes = [], [], []
-    for names in groups:
-        apart = {name: reference[name] - params[name] for name in names}
-        here = {name: params[name] for name in names}
-        found = directional(losses, here, {name: rates[name] * value for name, value in apart.items()})
-        if ways is not None:
-            ways.add(f"slopes: {found.way}")
-        inner = found.slopes.to(torch.float64)
-        distance = torch.stack([value.to(torch.float64).square().sum() for value in apart.values()]).sum()
-        length = torch.zeros_like(inner)
-        for rate in sorted({rates[name] for name in names}):
-            own = {name: value for name, value in here.items() if rates[name] == rate}
-            length += rate**2 * squares(own).to(torch.float64)
-        left = (distance + 2 * inner + length).clamp(min=0)
-        for place in (left < CLOSE * distance).nonzero().flatten().tolist():
-            left[place] = _left(losses, here, apart, rates, place)
-        distances.append(distance)
-        remaining.append(left)
-        changes.append(2 * inner + length)
+    apart = {name: reference[name] - params[name] for name in params}
+    distance = {name: value.to(torch.float64).square().sum() for name, value in apart.items()}
+    chunks = batch.gradients(params)
+    found = _from_gradients(chunks, apart, rates, groups) if chunks is not None else _from_products(batch, apart, rates, groups)
+    distances = [torch.stack([distance[name] for name in names]).sum() for names in groups]
     if not by_tensor:
-        return gain((changes[0] - length) / 2, length, distances[0], normalised=normalised, left=remaining[0])
-    before = torch.stack([distance.sqrt() for distance in distances]).sum()
-    after = torch.stack([left.sqrt() for left in remaining]).sum(0)
+        ((inner, length, left),) = found
+        return gain(inner, length, distances[0], normalised=normalised, left=left)
+    before = torch.stack([part.sqrt() for part in distances]).sum()
+    after = torch.stack([left.sqrt() for _, _, left in found]).sum(0)
     both = before + after
     return torch.where(both > 0, (before - after) / (both if normalised else 1.0), 0.0)
 
 
-def _left(
-    losses: Callable[[dict[str, Tensor]], Tensor], here: Params, apart: Params, rates: Mapping[str, float], place: int
-) -> Tensor:
+Parts = list[tuple[Tensor, Tensor, Tensor]]
+"""<D, R g>, |R g|^2 and |D + R g|^2 of each example, for each group of parameters."""
+
+
+def _from_gradients(
+    chunks: Iterator[tuple[int, dict[str, Tensor]]], apart: Params, rates: Mapping[str, float], groups: Sequence[tuple[str, ...]]
+) -> Parts:
+    columns: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in groups]
+    for _, chunk in chunks:
+        for place, names in enumerate(groups):
+            slopes = [rates[name] * (chunk[name].flatten(1) @ apart[name].flatten()).to(torch.float64) for name in names]
+            inner = torch.stack(slopes).sum(0)
+            norms = [torch.linalg.vector_norm(chunk[name].flatten(1), dim=1, dtype=torch.float64) for name in names]
+            length = torch.stack([(rates[name] * norm).square() for name, norm in zip(names, norms, strict=True)]).sum(0)
+            distance = torch.stack([apart[name].to(torch.float64).square().sum() for name in names]).sum()
+            left = (distance + 2 * inner + length).clamp(min=0)
+            for row in (left < CLOSE * distance).nonzero().flatten().tolist():
+                left[row] = _remaining(apart, {name: chunk[name][row] for name in names}, rates)
+            columns[place].append((inner, length, left))
+    return [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in columns]  # type: ignore[misc]
+
+
+def _from_products(batch: Batch, apart: Params, rates: Mapping[str, float], groups: Sequence[tuple[str, ...]]) -> Parts:
+    found: Parts = []
+    for names in groups:
+        here = {name: batch.params[name] for name in names}
+        slopes = directional(batch.losses, here, {name: rates[name] * apart[name] for name in names})
+        batch.ways.add(f"slopes: {slopes.way}")
+        inner = slopes.slopes.to(torch.float64)
+        length = torch.zeros_like(inner)
+        for rate in sorted({rates[name] for name in names}):
+            own = {name: value for name, value in here.items() if rates[name] == rate}
+            length += rate**2 * batch.squares(own).to(torch.float64)
+        distance = torch.stack([apart[name].to(torch.float64).square().sum() for name in names]).sum()
+        left = (distance + 2 * inner + length).clamp(min=0)
+        for place in (left < CLOSE * distance).nonzero().flatten().tolist():
+            with torch.enable_grad():
+                leaves = {name: value.detach().requires_grad_() for name, value in here.items()}
+                gradients = torch.autograd.grad(batch.losses(leaves)[place], list(leaves.values()), materialize_grads=True)
+            left[place] = _remaining(apart, dict(zip(leaves, gradients, strict=True)), rates)
+        found.append((inner, length, left))
+    return found
+
+
+def _remaining(apart: Params, gradient: Params, rates: Mapping[str, float]) -> Tensor:
     """|D + R g|^2 of one example, from its own gradient."""
-    with torch.enable_grad():
-        leaves = {name: value.detach().requires_grad_() for name, value in here.items()}
-        gradients = torch.autograd.grad(losses(leaves)[place], list(leaves.values()), materialize_grads=True)
-    parts = [apart[name] + rates[name] * g for name, g in zip(leaves, gradients, strict=True)]
+    parts = [apart[name] + rates[name] * g for name, g in gradient.items()]
     return torch.stack([part.to(torch.float64).square().sum() for part in parts]).sum()

@@ -208,7 +208,7 @@ class LiveVal(AbstractStepMethod):
 
     def _value(self, state: Any, entry: Any, reference: Params) -> None:
         batch = entry["batch"]
-        found = solo_gains(batch.losses, batch.squares, batch.params, reference, entry["rates"], ways=batch.ways).cpu()
+        found = solo_gains(batch, reference, entry["rates"]).cpu()
         state["ways"] = sorted(batch.ways)
         # An example may stand twice in a batch.
         state["values"][entry["epoch"]].index_add_(0, batch.positions, found)

@@ -33,9 +33,7 @@ def oti(
     if all(torch.equal(value, reference[name]) for name, value in step.params.items()):
         return torch.zeros(len(step.positions), dtype=torch.float64)
     rates = step.rates if rate is None else dict.fromkeys(step.rates, rate)
-    return solo_gains(
-        step.losses, step.squares, step.params, reference, rates, normalised=normalised, by_tensor=by_tensor, ways=step.ways
-    )
+    return solo_gains(step, reference, rates, normalised=normalised, by_tensor=by_tensor)
 
 
 def reference_of(source: StepSource, which: str) -> Params:

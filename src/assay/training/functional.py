@@ -14,13 +14,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
-from ..maths.derivatives import gradient_norms
+from ..maths.derivatives import CHUNK_BYTES, example_gradients, gradient_norms
 from .device import modes_kept
 from .step import trainable
 
 Params = Mapping[str, Tensor]
 Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
+
+
+FEWEST = 8
+"""Examples whose gradients must fit into a chunk for that to be the fastest way to both their slopes and their norms."""
 
 
 def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
@@ -124,20 +128,40 @@ class Functional:
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
         """
-        with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers):
-            pair = self.losses is cross_entropies and isinstance(batch, (tuple, list)) and len(batch) == 2
-            try:
-                if pair:
-                    inputs, labels = batch
-                    norms = gradient_norms(self.model, params, inputs, labels, _cross_entropy)
-                else:
-                    index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
-                    module = _Rows(self._objective, batch)
-                    norms = gradient_norms(module, _prefixed(params), index, index, _first)
-            except ValueError as error:
-                raise UsageError(str(error)) from error
+        with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers), _told():
+            norms = gradient_norms(*self._by_example(params, batch))
             self.ways.add("gradients in chunks of examples" if norms.by_chunks else "norms by layer")
             return norms.squares
+
+    def gradients(self, params: Params, buffers: Params, batch: Any) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Gradient of each example's loss by `params`, in eval mode, in chunks; to be gone through to the end.
+
+        Raises:
+            UsageError: Normalisation couples the examples even in eval mode.
+        """
+        with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers), _told():
+            self.ways.add("gradients in chunks of examples")
+            for start, chunk in example_gradients(*self._by_example(params, batch)):
+                yield start, {name if name in params else name.removeprefix("model."): value for name, value in chunk.items()}
+
+    def _by_example(
+        self, params: Params, batch: Any
+    ) -> tuple[nn.Module, Params, Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
+        """Module, parameters, inputs, targets and loss, as `maths.derivatives` takes a batch apart."""
+        if self.losses is cross_entropies and isinstance(batch, (tuple, list)) and len(batch) == 2:
+            inputs, labels = batch
+            return self.model, params, inputs, labels, _cross_entropy
+        index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
+        return _Rows(self._objective, batch), _prefixed(params), index, index, _first
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the derivatives refuse, as the caller's mistake."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,6 +195,16 @@ class SeenBatch:
         """Squared norm of each example's gradient by `params`, in eval mode."""
         with standing_at(self.functional.model, self.params):
             return self.functional.squares(params, self.buffers, self.batch)
+
+    def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
+        """Gradient of each example's loss by `params`, in eval mode, in chunks; None where one of them is large."""
+        if FEWEST * sum(value.numel() * value.element_size() for value in params.values()) > CHUNK_BYTES:
+            return None
+        return self._gradients(params)
+
+    def _gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        with standing_at(self.functional.model, self.params):
+            yield from self.functional.gradients(params, self.buffers, self.batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
