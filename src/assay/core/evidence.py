@@ -201,7 +201,7 @@ class Batch(Protocol):
     def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
         """Gradient of each example's loss by `params`, at `params`, in chunks: (first row, by name (chunk, *shape)).
 
-        None where one gradient takes so much memory that slopes and squares are better taken without it.
+        None where slopes and squares are faster taken without them.
         """
         ...
 

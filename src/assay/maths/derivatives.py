@@ -238,7 +238,14 @@ class Norms:
 
 
 def gradient_norms(
-    module: nn.Module, params: Params, inputs: Tensor, targets: Tensor, loss: Loss, *, chunk_bytes: int = CHUNK_BYTES
+    module: nn.Module,
+    params: Params,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    *,
+    chunk_bytes: int = CHUNK_BYTES,
+    confirm: bool = True,
 ) -> Norms:
     """|grad l_i|^2 without holding a gradient per example.
 
@@ -255,6 +262,7 @@ def gradient_norms(
         targets: (batch, ...), for `loss`.
         loss: One number per example, which depends on that example's outputs only.
         chunk_bytes: Memory of one chunk of examples.
+        confirm: Hold the largest norm that the rules give against that example's own gradient; needed once for a module.
 
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
@@ -273,7 +281,7 @@ def gradient_norms(
         by_rule = [probe for probe in by_rule if probe.squares is None or len(probe.squares) == len(squares)]
         for probe in by_rule:
             squares += probe.squares if probe.squares is not None else 0
-        if not _confirmed(squares, by_rule, module, at, inputs, targets, loss):
+        if confirm and not _confirmed(squares, by_rule, module, at, inputs, targets, loss):
             by_rule, squares = [], torch.zeros_like(squares)
     covered = _covered(by_rule)
     rest = tuple(name for name in at if name not in covered)
@@ -292,6 +300,7 @@ def example_gradients(
     loss: Loss,
     *,
     names: tuple[str, ...] | None = None,
+    buffers: Params | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The gradient of each example's loss, in chunks of examples: (first position, {name: (chunk, *shape)}).
@@ -299,6 +308,7 @@ def example_gradients(
     Args:
         module, params, inputs, targets, loss, chunk_bytes: As `gradient_norms`.
         names: Which of `params` to differentiate by; all by default.
+        buffers: The module's buffers by name; those that it holds by default.
 
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
@@ -306,7 +316,8 @@ def example_gradients(
     _refuse_coupling(module)
     at = _detached(params)
     wanted = {name: at[name] for name in (at if names is None else names)}
-    fixed = {**{name: value for name, value in at.items() if name not in wanted}, **_buffers(module)}
+    held = _buffers(module) if buffers is None else _detached(buffers)
+    fixed = {**{name: value for name, value in at.items() if name not in wanted}, **held}
 
     def one(here: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return loss(functional_call(module, {**fixed, **here}, (x[None],)), y[None])[0]

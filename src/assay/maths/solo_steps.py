@@ -84,8 +84,8 @@ def solo_gains(
 ) -> Float[Tensor, " batch"]:
     """Gain of a solo step of each example of a batch from its parameters towards `reference`, in float64.
 
-    Where gradients are small, slopes and norms are both read off the gradient of each example, made in chunks; else slopes are taken
-    in forward mode and norms without the gradients.
+    Where the batch hands out the gradient of each example, slopes and norms are both read off it; else slopes are taken in forward
+    mode and norms without the gradients.
 
     Args:
         batch: The examples, and where their steps start.
@@ -122,7 +122,7 @@ def _from_gradients(
         for place, names in enumerate(groups):
             slopes = [rates[name] * (chunk[name].flatten(1) @ apart[name].flatten()).to(torch.float64) for name in names]
             inner = torch.stack(slopes).sum(0)
-            norms = [torch.linalg.vector_norm(chunk[name].flatten(1), dim=1, dtype=torch.float64) for name in names]
+            norms = [torch.linalg.vector_norm(chunk[name].flatten(1), dim=1).to(torch.float64) for name in names]
             length = torch.stack([(rates[name] * norm).square() for name, norm in zip(names, norms, strict=True)]).sum(0)
             distance = torch.stack([apart[name].to(torch.float64).square().sum() for name in names]).sum()
             left = (distance + 2 * inner + length).clamp(min=0)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
-from ..maths.derivatives import CHUNK_BYTES, example_gradients, gradient_norms
+from ..maths.derivatives import example_gradients, gradient_norms
 from .device import modes_kept
 from .step import trainable
 
@@ -23,8 +23,10 @@ Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
 
 
+GRADIENT_BYTES = 64 * 2**20
+"""Memory of one chunk of gradients, from which both slopes and norms are read: measured fastest on the CPU."""
 FEWEST = 8
-"""Examples whose gradients must fit into a chunk for that to be the fastest way to both their slopes and their norms."""
+"""Examples whose gradients must fit into a chunk for that to be the fastest way."""
 
 
 def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
@@ -87,11 +89,15 @@ class Functional:
         losses: The loss of each example of a batch.
         names: The trainable parameters.
         ways: How derivatives were taken (see `core.evidence.Batch`).
+        convolves: Whether there are convolutions in it.
     """
 
     def __init__(self, model: nn.Module, losses: Losses = cross_entropies):
         self.model, self.losses = model, losses
         self.ways: set[str] = set()
+        # The rules for convolutions cost more than the gradients themselves, those for other layers next to nothing.
+        self.convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
+        self._confirmed: set[tuple[str, ...]] = set()
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
 
@@ -129,20 +135,28 @@ class Functional:
             UsageError: Normalisation couples the examples even in eval mode.
         """
         with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers), _told():
-            norms = gradient_norms(*self._by_example(params, batch))
+            norms = gradient_norms(*self._by_example(params, batch), confirm=tuple(params) not in self._confirmed)
+            self._confirmed.add(tuple(params))
             self.ways.add("gradients in chunks of examples" if norms.by_chunks else "norms by layer")
             return norms.squares
 
-    def gradients(self, params: Params, buffers: Params, batch: Any) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Gradient of each example's loss by `params`, in eval mode, in chunks; to be gone through to the end.
+    def gradients(
+        self, params: Params, names: tuple[str, ...], buffers: Params, batch: Any
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Gradient of each example's loss by the parameters `names`, in eval mode, in chunks; to be gone through to the end.
 
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
         """
-        with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers), _told():
+        with mode(self.model, False), torch.enable_grad(), _told():
             self.ways.add("gradients in chunks of examples")
-            for start, chunk in example_gradients(*self._by_example(params, batch)):
-                yield start, {name if name in params else name.removeprefix("model."): value for name, value in chunk.items()}
+            module, at, inputs, targets, loss = self._by_example(params, batch)
+            own = module is self.model
+            wanted, held = (names, buffers) if own else (tuple(f"model.{name}" for name in names), _prefixed(buffers))
+            for start, chunk in example_gradients(
+                module, at, inputs, targets, loss, names=wanted, buffers=held, chunk_bytes=GRADIENT_BYTES
+            ):
+                yield start, chunk if own else {name.removeprefix("model."): value for name, value in chunk.items()}
 
     def _by_example(
         self, params: Params, batch: Any
@@ -197,14 +211,11 @@ class SeenBatch:
             return self.functional.squares(params, self.buffers, self.batch)
 
     def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
-        """Gradient of each example's loss by `params`, in eval mode, in chunks; None where one of them is large."""
-        if FEWEST * sum(value.numel() * value.element_size() for value in params.values()) > CHUNK_BYTES:
+        """Gradient of each example's loss by `params`, in eval mode, in chunks; None where slopes and norms are faster had without."""
+        size = sum(value.numel() * value.element_size() for value in params.values())
+        if not self.functional.convolves or FEWEST * size > GRADIENT_BYTES:
             return None
-        return self._gradients(params)
-
-    def _gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        with standing_at(self.functional.model, self.params):
-            yield from self.functional.gradients(params, self.buffers, self.batch)
+        return self.functional.gradients({**self.params, **params}, tuple(params), self.buffers, self.batch)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
