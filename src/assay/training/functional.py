@@ -23,7 +23,7 @@ Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
 
 
-GRADIENT_BYTES = 64 * 2**20
+GRADIENT_BYTES = 128 * 2**20
 """Memory of one chunk of gradients, from which both slopes and norms are read: measured fastest on the CPU."""
 FEWEST = 8
 """Examples whose gradients must fit into a chunk for that to be the fastest way."""
