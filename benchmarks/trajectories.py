@@ -20,6 +20,8 @@ from assay.runs.run import Run
 WORKS = {
     "exact, last epoch": ["sgd_influence:window=last"],
     "exact, all epochs": ["sgd_influence"],
+    "exact, last epoch, every state held": ["sgd_influence:window=last"],
+    "exact, all epochs, every state held": ["sgd_influence"],
     "exact, all epochs, three targets": ["sgd_influence", "sgd_influence:target=class=3", "sgd_influence:target=class=5"],
     "last_parameters, last epoch": ["sgd_influence:form=last_parameters,window=last"],
     "no_hessian, all epochs": ["sgd_influence:form=no_hessian"],
@@ -29,6 +31,8 @@ WORKS = {
     "tracin, kept models": ["tracin"],
 }
 """What is scored, each in a process of its own."""
+HELD = ("exact, last epoch, every state held", "exact, all epochs, every state held")
+"""What is scored with schedule=all instead of sqrt."""
 ASKED = ("exact, last epoch", "exact, all epochs", "last_parameters, last epoch")
 """What is scored of the larger net if nothing else is said."""
 
@@ -73,7 +77,7 @@ def seconds_of(folder: Path) -> list[float]:
     return [commit.seconds for commit in Run(folder).commits]
 
 
-def measured(name: str, settings: dict, works: list[str]) -> dict:
+def measured(name: str, settings: dict, works: list[str], live_too: bool = True) -> dict:
     """One net on one dataset."""
     found: dict = {"settings": settings}
     with tempfile.TemporaryDirectory() as place:
@@ -81,12 +85,13 @@ def measured(name: str, settings: dict, works: list[str]) -> dict:
         plain = apart("record", str(folder), json.dumps(settings), "[]")
         epochs = seconds_of(folder)
         found["training"] = {"seconds by epoch": epochs, "mb": plain["mb"]}
-        along = apart("record", str(live), json.dumps(settings), '["liveval"]')
-        found["liveval, live"] = {
-            "times training": sum(seconds_of(live)) / sum(epochs),
-            "mb": along["mb"],
-            "times memory": along["mb"] / plain["mb"],
-        }
+        if live_too:
+            along = apart("record", str(live), json.dumps(settings), '["liveval"]')
+            found["liveval, live"] = {
+                "times training": sum(seconds_of(live)) / sum(epochs),
+                "mb": along["mb"],
+                "times memory": along["mb"] / plain["mb"],
+            }
         run = Run(folder)
         steps = [commit.steps for commit in run.commits]
         state = (run.folder / run.commits[-1].checkpoint.name).stat().st_size
@@ -98,7 +103,7 @@ def measured(name: str, settings: dict, works: list[str]) -> dict:
             "last parameters only": state,
         }
         for work in works:
-            told = apart("score", str(folder), json.dumps(WORKS[work]), "sqrt")
+            told = apart("score", str(folder), json.dumps(WORKS[work]), "all" if work in HELD else "sqrt")
             window = epochs[-1] if "last epoch" in work else sum(epochs)
             found[work] = {**told, "times training": told["seconds"] / window}
             print(name, work, found[work], flush=True)
@@ -117,6 +122,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--only", choices=("digits", "mnist"))
     parser.add_argument("--all", action="store_true", help="on MNIST every method, which takes three times as long")
+    parser.add_argument("--held", action="store_true", help="exact influence with every state held in memory, and nothing else")
     parser.add_argument("--out", help="folder for the JSON")
     given = parser.parse_args()
     digits = {"data": "digits", "net": "mlp", "validation": 0.2, "recipe": {"epochs": 20, "lr": 0.05, "batch": 64}}
@@ -128,11 +134,12 @@ def main() -> None:
     }
     found = {}
     if given.only != "mnist":
-        found["digits, MLP"] = measured("digits", digits, list(WORKS))
+        works = [work for work in WORKS if (work in HELD) == given.held]
+        found["digits, MLP"] = measured("digits", digits, works, not given.held)
     if given.only != "digits":
-        works = [work for work in WORKS if given.all or work in ASKED]
-        found["MNIST, 10,000 examples, six-conv"] = measured("mnist", mnist, works)
-    report("trajectories", found, given.out)
+        works = [work for work in WORKS if (work in HELD if given.held else work not in HELD and (given.all or work in ASKED))]
+        found["MNIST, 10,000 examples, six-conv"] = measured("mnist", mnist, works, not given.held)
+    report("trajectories-held" if given.held else "trajectories", found, given.out)
 
 
 if __name__ == "__main__":
