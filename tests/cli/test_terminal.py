@@ -5,7 +5,7 @@ import pty
 import subprocess
 import sys
 
-from cli.shell import ENVIRONMENT, PATIENCE, SMALL
+from cli.shell import ENVIRONMENT, LONG, PATIENCE, SMALL
 
 
 def seen(*arguments, cwd):
@@ -37,7 +37,8 @@ def test_progress_is_live_on_a_terminal(tmp_path):
 
 
 def test_who_ranks_first_stands_in_a_table_while_training_goes_on(tmp_path):
-    drawn = seen("record", "run", *SMALL, "--live", "liveval,aum", cwd=tmp_path)
+    # Long enough to be drawn more than once on any machine.
+    drawn = seen("record", "run", *LONG, "--live", "liveval,aum", cwd=tmp_path)
     head = next(line for line in drawn.splitlines() if "liveval" in line and "aum" in line)
     below = drawn[drawn.index(head) :]
     assert "most harmful so far" in below and "(-" in below
