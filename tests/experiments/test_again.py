@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import AssayError, Mismatch, MissingEvidence, UsageError
+from assay.experiments.again import again
 from assay.runs.run import Run
 from methods.trained import Given
 
@@ -210,11 +211,99 @@ def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, meth
     )
 
 
+def assert_exact(folder, loop):
+    """Influence is the derivative of training again: central differences by the weights of some examples."""
+    how = assay.Replaying(tolerance=1e-12)
+    (scores,) = assay.score(folder, "sgd_influence", loop=loop, targets=held(), replaying=how).values()
+    replay, ones = again(folder, loop=loop, targets=held(), replaying=how), torch.ones(EXAMPLES, dtype=torch.float64)
+    steps, size = range(replay.epochs[-1].stop), 1e-4
+    for place in (0, 5, 10):
+        move = size * torch.eye(EXAMPLES, dtype=torch.float64)[place]
+        up, down = (replay.reweighted(ones + sign * move, steps, "validation") for sign in (1, -1))
+        assert float(scores.values[place]) == pytest.approx((down - up) / (2 * size), rel=1e-5, abs=1e-9)
+    assert scores.values.abs().max() > 1e-4
+
+
+def test_batch_norm_that_was_frozen_by_hand(tmp_path):
+    model = net(nn.Linear(DIMS, 4), nn.BatchNorm1d(4), nn.Tanh())
+    with torch.no_grad():
+        model[1].running_mean += 0.3
+        model[1].running_var *= 2
+    model[1].eval()
+    assert_exact(tmp_path / "run", recorded(tmp_path / "run", model, epochs=3))
+
+
+class Forked(nn.Module):
+    """A head that nothing reaches, and one that only every other batch does."""
+
+    def __init__(self):
+        super().__init__()
+        draw = torch.Generator().manual_seed(5)
+        self.body, self.head, self.unused, self.odd = (
+            nn.Linear(DIMS, 4),
+            nn.Linear(4, CLASSES),
+            nn.Linear(4, CLASSES),
+            nn.Linear(4, 4),
+        )
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
+
+    def forward(self, inputs):
+        hidden = torch.tanh(self.body(inputs))
+        return self.head(hidden + self.odd(hidden) if len(inputs) == 3 else hidden)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, dampening=0.3, weight_decay=0.05),
+        lambda model: torch.optim.Adam(model.parameters(), lr=0.05, weight_decay=0.1, eps=1e-3),
+        lambda model: torch.optim.AdamW(model.parameters(), lr=0.05, weight_decay=0.1, eps=1e-3),
+    ],
+    ids=["momentum", "adam", "adamw"],
+)
+def test_parameters_that_a_step_does_not_reach(tmp_path, optimizer):
+    model = Forked()
+    batches = [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9, 10, 11]], [[0, 1, 2], [3, 4, 5, 6], [7, 8, 9, 10, 11]]
+    loader = DataLoader(TensorDataset(*data()), batch_sampler=Given(batches))
+    assert_exact(tmp_path / "run", recorded(tmp_path / "run", model, loader, optimizer=optimizer(model)))
+
+
+class Scaled(nn.Module):
+    """A parameter that is one number, and a weight that is used behind its layer's back too."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.scale = net(nn.Linear(DIMS, 4), nn.Tanh()), nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+
+    def forward(self, inputs):
+        return self.scale * self.inner(inputs) + inputs @ self.inner[0].weight.T[:, :CLASSES]
+
+
+@pytest.mark.parametrize("method", ["grand", "tracin:target=self", "oti", "liveval", "tracin"])
+def test_a_number_for_a_parameter_and_a_weight_used_behind_its_layers_back(tmp_path, method):
+    # Batches of several sizes: what the first confirms or refutes holds for those after it.
+    loop = recorded(tmp_path / "run", Scaled(), DataLoader(TensorDataset(*data()), 5))
+    how = assay.Replaying(tolerance=1e-12)
+    (scores,) = assay.score(tmp_path / "run", method, loop=loop, targets=held(), replaying=how).values()
+    with pytest.MonkeyPatch.context() as patch:
+        # Each example by itself, by autograd.
+        patch.setattr("assay.maths.derivatives.RULES", {})
+        patch.setattr("assay.runs.replay.BLOCK", 1)
+        (other,) = assay.score(tmp_path / "run", method, loop=loop, targets=held(), replaying=how).values()
+    torch.testing.assert_close(scores.values, other.values, rtol=1e-7, atol=1e-10)
+    if method == "grand":
+        model, (inputs, labels) = Scaled(), data()
+        model.load_state_dict(Run(tmp_path / "run").model(1))
+        for place in range(EXAMPLES):
+            loss = F.cross_entropy(model(inputs[place][None]), labels[place][None])
+            norm = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]).norm()
+            assert float(scores.values[place]) == pytest.approx(float(norm), rel=1e-9)
+
+
 def test_one_training_leaves_nothing_to_the_next(tmp_path):
     loop = recorded(tmp_path / "run", net())
-    from assay.experiments.again import Replaying, again
-
-    replay = again(tmp_path / "run", loop=loop, targets=held(), replaying=Replaying(tolerance=1e-12))
+    replay = again(tmp_path / "run", loop=loop, targets=held(), replaying=assay.Replaying(tolerance=1e-12))
     groups, steps = [torch.tensor([place]) for place in range(4)], range(replay.epochs[-1].stop)
     there = replay.retrained(groups, steps, ["validation"])
     assert torch.equal(replay.retrained(groups[::-1], steps, ["validation"]).flip(0), there)

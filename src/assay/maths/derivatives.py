@@ -231,10 +231,12 @@ class Norms:
     Attributes:
         squares: (batch,), |grad l_i|^2 over all parameters asked for.
         by_chunks: Names of the parameters whose gradients had to be made one by one, in chunks, because their layer has no rule.
+        by_rule: Whether the rules of the other layers hold; False where an example's own gradient refuted them.
     """
 
     squares: Float[Tensor, " batch"]
     by_chunks: tuple[str, ...]
+    by_rule: bool = True
 
 
 def gradient_norms(
@@ -245,7 +247,7 @@ def gradient_norms(
     loss: Loss,
     *,
     chunk_bytes: int = CHUNK_BYTES,
-    confirm: bool = True,
+    trust: bool | None = None,
 ) -> Norms:
     """|grad l_i|^2 without holding a gradient per example.
 
@@ -262,7 +264,8 @@ def gradient_norms(
         targets: (batch, ...), for `loss`.
         loss: One number per example, which depends on that example's outputs only.
         chunk_bytes: Memory of one chunk of examples.
-        confirm: Hold the largest norm that the rules give against that example's own gradient; needed once for a module.
+        trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Norms.by_rule`); None to
+            find out.
 
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
@@ -274,22 +277,22 @@ def gradient_norms(
         outputs = functional_call(module, {**at, **_buffers(module)}, (inputs,))
         values = loss(outputs, targets)
     squares = torch.zeros(len(values), dtype=values.dtype, device=values.device)
-    by_rule = probes.once_each()
+    by_rule, sound = probes.once_each() if trust is not False else [], trust is not False
     if by_rule:
         torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
         # A layer that was given its examples along another axis says nothing about single ones.
         by_rule = [probe for probe in by_rule if probe.squares is None or len(probe.squares) == len(squares)]
         for probe in by_rule:
             squares += probe.squares if probe.squares is not None else 0
-        if confirm and not _confirmed(squares, by_rule, module, at, inputs, targets, loss):
-            by_rule, squares = [], torch.zeros_like(squares)
+        if trust is None and not _confirmed(squares, by_rule, module, at, inputs, targets, loss):
+            by_rule, squares, sound = [], torch.zeros_like(squares), False
     covered = _covered(by_rule)
     rest = tuple(name for name in at if name not in covered)
     if rest:
         for start, gradients in example_gradients(module, at, inputs, targets, loss, names=rest, chunk_bytes=chunk_bytes):
-            part = torch.stack([block.flatten(1).square().sum(1) for block in gradients.values()]).sum(0)
+            part = torch.stack([block.reshape(len(block), -1).square().sum(1) for block in gradients.values()]).sum(0)
             squares[start : start + len(part)] += part
-    return Norms(squares.detach(), rest)
+    return Norms(squares.detach(), rest, sound)
 
 
 def example_gradients(

@@ -98,9 +98,12 @@ def solo_gains(
     groups = [(name,) for name in params] if by_tensor else [tuple(params)]
     apart = {name: reference[name] - params[name] for name in params}
     distance = {name: value.to(torch.float64).square().sum() for name, value in apart.items()}
-    chunks = batch.gradients(params)
-    found = _from_gradients(chunks, apart, rates, groups) if chunks is not None else _from_products(batch, apart, rates, groups)
     distances = [torch.stack([distance[name] for name in names]).sum() for names in groups]
+    chunks = batch.gradients(params)
+    if chunks is not None:
+        found = _from_gradients(chunks, apart, rates, groups, distances)
+    else:
+        found = _from_products(batch, apart, rates, groups, distances)
     if not by_tensor:
         ((inner, length, left),) = found
         return gain(inner, length, distances[0], normalised=normalised, left=left)
@@ -115,26 +118,40 @@ Parts = list[tuple[Tensor, Tensor, Tensor]]
 
 
 def _from_gradients(
-    chunks: Iterator[tuple[int, dict[str, Tensor]]], apart: Params, rates: Mapping[str, float], groups: Sequence[tuple[str, ...]]
+    chunks: Iterator[tuple[int, dict[str, Tensor]]],
+    apart: Params,
+    rates: Mapping[str, float],
+    groups: Sequence[tuple[str, ...]],
+    distances: Sequence[Tensor],
 ) -> Parts:
     columns: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in groups]
     for _, chunk in chunks:
         for place, names in enumerate(groups):
-            slopes = [rates[name] * (chunk[name].flatten(1) @ apart[name].flatten()).to(torch.float64) for name in names]
+            slopes = [rates[name] * (_rows(chunk[name]) @ apart[name].flatten()).to(torch.float64) for name in names]
             inner = torch.stack(slopes).sum(0)
-            norms = [torch.linalg.vector_norm(chunk[name].flatten(1), dim=1).to(torch.float64) for name in names]
+            norms = [torch.linalg.vector_norm(_rows(chunk[name]), dim=1).to(torch.float64) for name in names]
             length = torch.stack([(rates[name] * norm).square() for name, norm in zip(names, norms, strict=True)]).sum(0)
-            distance = torch.stack([apart[name].to(torch.float64).square().sum() for name in names]).sum()
-            left = (distance + 2 * inner + length).clamp(min=0)
-            for row in (left < CLOSE * distance).nonzero().flatten().tolist():
+            left = (distances[place] + 2 * inner + length).clamp(min=0)
+            for row in (left < CLOSE * distances[place]).nonzero().flatten().tolist():
                 left[row] = _remaining(apart, {name: chunk[name][row] for name in names}, rates)
             columns[place].append((inner, length, left))
     return [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in columns]  # type: ignore[misc]
 
 
-def _from_products(batch: Batch, apart: Params, rates: Mapping[str, float], groups: Sequence[tuple[str, ...]]) -> Parts:
+def _rows(chunk: Tensor) -> Tensor:
+    """Each example's gradient as a row; a parameter may be a single number."""
+    return chunk.reshape(len(chunk), -1)
+
+
+def _from_products(
+    batch: Batch,
+    apart: Params,
+    rates: Mapping[str, float],
+    groups: Sequence[tuple[str, ...]],
+    distances: Sequence[Tensor],
+) -> Parts:
     found: Parts = []
-    for names in groups:
+    for names, distance in zip(groups, distances, strict=True):
         here = {name: batch.params[name] for name in names}
         slopes = directional(batch.losses, here, {name: rates[name] * apart[name] for name in names})
         batch.ways.add(f"slopes: {slopes.way}")
@@ -143,7 +160,6 @@ def _from_products(batch: Batch, apart: Params, rates: Mapping[str, float], grou
         for rate in sorted({rates[name] for name in names}):
             own = {name: value for name, value in here.items() if rates[name] == rate}
             length += rate**2 * batch.squares(own).to(torch.float64)
-        distance = torch.stack([apart[name].to(torch.float64).square().sum() for name in names]).sum()
         left = (distance + 2 * inner + length).clamp(min=0)
         for place in (left < CLOSE * distance).nonzero().flatten().tolist():
             with torch.enable_grad():

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -253,11 +253,13 @@ class Course(abc.ABC):
             values, seen = self.functional.with_statistics(leaves, buffers, batch)
             weights = torch.ones_like(values).requires_grad_()
             first = torch.autograd.grad(
-                (weights * values).sum() / total, list(leaves.values()), create_graph=True, materialize_grads=True
+                (weights * values).sum() / total, list(leaves.values()), create_graph=True, allow_unused=True
             )
-            graph = dict(zip(leaves, first, strict=True))
-            gradients = {name: value.detach() for name, value in graph.items()}
-            backs = [self._through_update(adjoint, params, gradients, before, rates, count) for adjoint in adjoints]
+            graph = {name: value for name, value in zip(leaves, first, strict=True) if value is not None}
+            gradients = {name: graph[name].detach() if name in graph else torch.zeros_like(leaf) for name, leaf in leaves.items()}
+            # torch passes over a parameter that the loss did not reach, and leaves its buffers and its decay alone.
+            idle = leaves.keys() - graph.keys() if len(values) == total else set()
+            backs = [self._through_update(adjoint, params, gradients, before, rates, count, idle) for adjoint in adjoints]
             for place, (adjoint, back) in enumerate(zip(adjoints, backs, strict=True)):
                 terms = [(graph[name] * back.gamma[name]).sum() for name in graph]
                 terms += [
@@ -283,27 +285,36 @@ class Course(abc.ABC):
         return dataclasses.replace(adjoint, params=params, averages=averages)
 
     def _through_update(
-        self, adjoint: Adjoint, params: Params, gradients: Params, before: Snapshot, rates: Mapping[str, float], count: int
+        self,
+        adjoint: Adjoint,
+        params: Params,
+        gradients: Params,
+        before: Snapshot,
+        rates: Mapping[str, float],
+        count: int,
+        idle: Set[str],
     ) -> "_Backs":
         limited = gradients if self.clip is None else clipped(gradients, self.clip, TORCH_CLIP)
-        gamma: dict[str, Tensor] = {}
-        moved: dict[str, Tensor] = {}
-        held: dict[str, dict[str, Tensor]] = {}
-        for update, names in self.groups:
-            slots = _of(before.slots, names)
-            back = update.back(
-                {name: adjoint.params[name] for name in names},
-                _of(adjoint.carried, names),
-                {name: params[name] for name in names},
-                {name: limited[name] for name in names},
-                slots,
-                {name: rates[name] for name in names},
-                _count(update, slots, count),
-            )
-            gamma |= back.gamma
-            moved |= back.params
-            for slot, values in back.buffers.items():
-                held.setdefault(slot, {}).update(values)
+        gamma = {name: torch.zeros_like(params[name]) for name in idle}
+        moved = {name: adjoint.params[name] for name in idle}
+        held = {slot: {name: values[name] for name in idle if name in values} for slot, values in adjoint.carried.items()}
+        for update, group in self.groups:
+            for own, names in _by_count(update, before.slots, [name for name in group if name not in idle], count).items():
+                back = update.back(
+                    {name: adjoint.params[name] for name in names},
+                    _of(adjoint.carried, names),
+                    {name: params[name] for name in names},
+                    {name: limited[name] for name in names},
+                    _of(before.slots, names),
+                    {name: rates[name] for name in names},
+                    own,
+                )
+                gamma |= back.gamma
+                moved |= back.params
+                for slot, values in back.buffers.items():
+                    held.setdefault(slot, {}).update(values)
+        for values in held.values():
+            values |= {name: torch.zeros_like(params[name]) for name in idle if name not in values}
         if self.clip is not None:
             gamma = clip_back(gamma, gradients, self.clip, TORCH_CLIP)
         return _Backs(gamma, moved, held)
@@ -331,13 +342,21 @@ def _of(slots: Mapping[str, Params], names: Sequence[str]) -> dict[str, dict[str
     }
 
 
-def _count(update: Update, slots: Mapping[str, Params], index: int) -> int:
-    """Number of the step in the optimizer's own count; it may have stepped before the recording."""
-    if isinstance(update, SGDUpdate):
-        return 1 if "momentum_buffer" in slots else 0
-    if "step" in slots:
-        return int(next(iter(slots["step"].values())))
-    return index
+def _by_count(update: Update, slots: Mapping[str, Params], names: Sequence[str], index: int) -> dict[int, list[str]]:
+    """Parameters by the number of the step in the optimizer's own count of each.
+
+    It may have stepped before the recording, and counts for a parameter from the first step in which that had a gradient.
+    """
+    found: dict[int, list[str]] = {}
+    for name in names:
+        if isinstance(update, SGDUpdate):
+            count = int(name in slots.get("momentum_buffer", {}))
+        elif "step" in slots:
+            count = int(slots["step"][name]) if name in slots["step"] else 0
+        else:
+            count = index
+        found.setdefault(count, []).append(name)
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Functional:
         self.ways: set[str] = set()
         # The rules for convolutions cost more than the gradients themselves, those for other layers next to nothing.
         self.convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
-        self._confirmed: set[tuple[str, ...]] = set()
+        self._by_rule: dict[tuple[str, ...], bool] = {}
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
 
@@ -124,7 +124,7 @@ class Functional:
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
             for name, layer in self.model.named_modules():
-                if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats:
                     stack.callback(layer.register_forward_pre_hook(look(f"{name}." if name else "")).remove)
             return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,)), seen
 
@@ -135,8 +135,9 @@ class Functional:
             UsageError: Normalisation couples the examples even in eval mode.
         """
         with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers), _told():
-            norms = gradient_norms(*self._by_example(params, batch), confirm=tuple(params) not in self._confirmed)
-            self._confirmed.add(tuple(params))
+            names = tuple(params)
+            norms = gradient_norms(*self._by_example(params, batch), trust=self._by_rule.get(names))
+            self._by_rule[names] = norms.by_rule
             self.ways.add("gradients in chunks of examples" if norms.by_chunks else "norms by layer")
             return norms.squares
 
