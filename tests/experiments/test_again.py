@@ -315,3 +315,106 @@ def test_a_run_of_one_epoch_has_a_last_epoch(tmp_path):
     table = assay.score(tmp_path / "run", ["sgd_influence", "sgd_influence:window=last"], loop=loop, targets=held())
     one, two = table.values()
     assert torch.equal(one.values, two.values)
+
+
+def test_a_dataset_that_draws_at_random_is_looked_at_alike_each_time(tmp_path):
+    import numpy as np
+
+    # Not from Python's own generator, because the run-time type checker of the tests draws from it.
+    class Drawing(TensorDataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x * (1 + 0.1 * torch.rand(()).double()) + 0.1 * np.random.rand(), y
+
+    loader = DataLoader(Drawing(*data()), 4, shuffle=True, generator=torch.Generator().manual_seed(3))
+    loop = recorded(tmp_path / "run", net(), loader, seed=2)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), loader.generator.get_state()
+    one, two = (assay.score(tmp_path / "run", ["grand", "sgd_influence", "loo"], loop=loop, targets=held()) for _ in range(2))
+    for title, scores in one.items():
+        assert torch.equal(scores.values, two[title].values), title
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), loader.generator.get_state()
+    assert torch.equal(before[0], after[0]) and before[1] == after[1] and torch.equal(before[2], after[2])
+
+
+def test_the_last_parameters_are_differentiated_with_the_last_buffers_seeded_or_not(tmp_path):
+    values = []
+    for seed in (None, 5):
+        model, folder = net(), tmp_path / f"run {seed}"
+        loop = recorded(folder, model, optimizer=torch.optim.Adam(model.parameters(), lr=0.05), seed=seed, epochs=3)
+        how = assay.Replaying(tolerance=1e-12)
+        (scores,) = assay.score(folder, "sgd_influence:form=last_parameters", loop=loop, targets=held(), replaying=how).values()
+        values.append(scores.values)
+    torch.testing.assert_close(*values, rtol=1e-9, atol=1e-13)
+
+
+def test_what_torch_refuses_is_a_sentence_with_its_step(tmp_path):
+    loader = DataLoader(TensorDataset(*data()), 10)
+    loop = recorded(tmp_path / "norm", net(nn.Linear(DIMS, 4), nn.BatchNorm1d(4)), loader)
+    refused(UsageError, 2, r"Epoch \d, step 1: the model failed.*A batch of one", tmp_path / "norm", loop, "loo:form=removed")
+
+    class Triples(TensorDataset):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return x, y, torch.tensor(index)
+
+    triples, model = DataLoader(Triples(*data()), 4), net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with assay.record(tmp_path / "three", model, optimizer, triples, checkpoints="every") as recorder:
+        for x, y, _ in recorder.epoch():
+            logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    loop = assay.Loop(model, optimizer, triples)
+    refused(UsageError, 2, r"A batch is not \(inputs, labels\); give losses=", tmp_path / "three", loop)
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Linear(1, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, inputs):
+        x = self.embed(inputs[:, None, :, None])
+        return self.out(F.scaled_dot_product_attention(x, x, x).mean((1, 2)))
+
+
+def test_attention_has_every_derivative(tmp_path):
+    torch.manual_seed(0)
+    model = Attending().double()
+    loop = recorded(tmp_path / "run", model)
+    assert_exact(tmp_path / "run", loop)
+    (scores,) = assay.score(tmp_path / "run", "in_run_shapley:order=2", loop=loop, targets=held()).values()
+    assert scores.values.abs().max() > 0
+
+
+@pytest.mark.parametrize("states", [8, 12])
+def test_a_memory_budget_counts_the_starts_of_epochs_too(tmp_path, states, monkeypatch):
+    model = net()
+    loop = recorded(tmp_path / "run", model, seed=0, epochs=16, checkpoints="last")
+    from assay.training.course import Snapshot
+
+    how = assay.Replaying(tolerance=1e-12)
+    (base,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=how).values()
+    alive, most = set(), [0]
+
+    class Counted(Snapshot):
+        def __init__(self, *args):
+            super().__init__(*args)
+            alive.add(id(self))
+            most[0] = max(most[0], len(alive))
+
+        def __del__(self):
+            alive.discard(id(self))
+
+    monkeypatch.setattr("assay.training.course.Snapshot", Counted)
+    size = again(tmp_path / "run", loop=loop, targets=held())._state(-1).bytes
+    how = assay.Replaying(tolerance=1e-12, memory=states * size)
+    (scores,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=how).values()
+    torch.testing.assert_close(scores.values, base.values, rtol=1e-9, atol=1e-13)
+    # Beside the budget stand the step in hand, its successor and the end of the run.
+    assert most[0] <= states + 3
+    refused_how = assay.Replaying(memory=3 * size)
+    with pytest.raises(UsageError, match="a state takes"):
+        assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=refused_how)

@@ -106,10 +106,16 @@ def test_what_they_say_can_be_asked_at_any_time(tmp_path):
                 F.cross_entropy(logits, y).backward()
                 optimizer.step()
                 recorder.batch(logits, y)
-                seen.append(view.scores().values)
-        assert all(bool(values.isfinite().all()) for values in seen)
-        # The example's last step is seen when the loop asks for the next batch.
-        assert int((seen[0] != 0).sum()) == 0 and int((seen[2] != 0).sum()) == 12 and bool((seen[-1] != 0).all())
+                if not seen:
+                    # A step is seen when the loop asks for the next batch.
+                    with pytest.raises(MissingEvidence, match="liveval has not seen enough yet"):
+                        view.scores()
+                seen.append(view.scores() if view is not None and recorder.recorder._met.any() else None)
+        met, seen = [0 if one is None else len(one) for one in seen], [one for one in seen if one is not None]
+        assert met == [0, 6, 12, 18, *[EXAMPLES] * 4]
+        for one in seen:
+            assert bool(one.values.isfinite().all()) and bool((one.values != 0).all())
+            assert len(one) + len(one.unscored) == EXAMPLES
         worst = view.worst(3)
         assert [value for _, value in worst] == sorted(value for _, value in worst) and len(worst) == 3
         assert str(view).startswith("liveval: first ids by now") and str(worst[0][0]) in str(view)
@@ -166,3 +172,52 @@ def test_other_losses_and_batches(tmp_path):
         grads = torch.autograd.grad(losses(model, {"x": x, "y": y})[0], list(model.parameters()))
         norm = torch.stack([g.square().sum() for g in grads]).sum().sqrt()
         assert float(again["grand"].values[position]) == pytest.approx(float(norm), rel=1e-9)
+
+
+def test_a_loop_that_does_not_step_once_per_batch_is_refused(tmp_path):
+    model, optimizer, loader = world()
+    recording = assay.record(tmp_path / "run", model, optimizer, loader, seed=0, live=["liveval"])
+    with (
+        pytest.raises(UsageError, match=r"Epoch 0, batch 0: the optimizer moved 0 times, not once, and liveval"),
+        recording as recorder,
+    ):
+        for place, (x, y) in enumerate(recorder.epoch()):
+            logits = model(x)
+            F.cross_entropy(logits, y).backward()
+            if place % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+            recorder.batch(logits, y)
+
+
+def test_a_window_may_begin_later_than_the_first_epoch(tmp_path):
+    methods = ["liveval:window=1-2", "liveval:window=last"]
+    trained(tmp_path / "run", methods, dtype=torch.float64)
+    model, optimizer, loader, _ = trained(tmp_path / "plain", dtype=torch.float64)
+    table = assay.score(tmp_path / "run", methods)
+    again = assay.score(tmp_path / "plain", methods, loop=assay.Loop(model, optimizer, loader), targets={})
+    for title, one in table.items():
+        torch.testing.assert_close(one.values, again[title].values, rtol=1e-12, atol=1e-14)
+    trained(tmp_path / "short", ["liveval:window=1-5"], epochs=3)
+    with pytest.raises(UsageError, match="window=1-5 is outside the 3 recorded epochs"):
+        assay.score(tmp_path / "short", "liveval:window=1-5")
+
+
+def test_what_is_taken_up_again_stands_where_the_model_does():
+    from assay.runs.walks import decode, encode
+    from assay.training.functional import Functional, SeenBatch
+
+    model, *_ = world()
+    functional = Functional(model)
+    params = {name: value.detach() for name, value in model.named_parameters()}
+    batch = SeenBatch(
+        torch.tensor([1, 2]), params, functional, dict(model.named_buffers()), (torch.ones(2, 5), torch.tensor([0, 1]))
+    )
+    state = {"pending": [{"batch": batch}], "after": params, "values": [torch.zeros(3)]}
+    # A device that is not the CPU and that every machine has.
+    elsewhere = Functional(world()[0].to("meta"))
+    found = decode(*encode(state), elsewhere)
+    own = found["pending"][0]["batch"]
+    placed = [*own.params.values(), *own.buffers.values(), *own.batch, *found["after"].values()]
+    assert {value.device.type for value in placed} == {"meta"}
+    assert own.positions.device.type == found["values"][0].device.type == "cpu"

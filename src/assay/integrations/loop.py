@@ -24,7 +24,7 @@ from ..maths.trajectories import Update
 from ..runs.packing import unpack
 from ..runs.run import Run
 from ..training.course import Course, update_of
-from ..training.functional import Functional, Losses, cross_entropies
+from ..training.functional import Functional, Losses, cross_entropies, pair, random_layers
 from ..training.step import batch_loss, trainable
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
 
@@ -48,7 +48,8 @@ class Loop:
             the end of training are then the averaged model's.
         update: What one step of your optimizer does, where it is not torch's SGD, Adam or AdamW.
         begin_epoch: Called with the epoch's number before its first batch, for what your loop does there (`sampler.set_epoch`).
-        clean: The same dataset without augmentation, for methods that look at examples between epochs; the loader's own by default.
+        clean: The same dataset without augmentation, for methods that look at examples between epochs; the loader's own by default, of
+            which, if it draws at random, one draw is taken, always the same.
         ids: As at recording, if they were given there.
     """
 
@@ -132,11 +133,7 @@ class LoopCourse(Course):
         return early or 0
 
     def _refuse_chance(self, run: Run) -> None:
-        names = [
-            n
-            for n, layer in self.model.named_modules()
-            if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.training and layer.p
-        ]
+        names = random_layers(self.model)
         if names:
             raise UsageError(
                 f"{names[0]} draws at random in training, and {run.folder} recorded no random state; record with seed=... so that it can "
@@ -227,7 +224,22 @@ class LoopCourse(Course):
         return self._placed(fetched.batch)
 
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
-        return self._collated(self._loop.clean if self._loop.clean is not None else self._loop.loader.dataset, positions)
+        with untouched_generators(self.device):
+            # A dataset that draws at random gives the same each time it is asked for the same.
+            seed_all(draws.integer(self._run.header.seed or 0, "clean", int(positions[0])))
+            return self._collated(self._loop.clean if self._loop.clean is not None else self._loop.loader.dataset, positions)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """NumPy's, Python's, the loader's and its samplers' generators come back as they were."""
+        own = loader_generators(self._loop.loader)
+        before = [generator.get_state() for _, generator in own]
+        with untouched_generators(self.device):
+            try:
+                yield
+            finally:
+                for (_, generator), state in zip(own, before, strict=True):
+                    generator.set_state(state)
 
     def _collated(self, dataset: Any, positions: Tensor) -> Any:
         keys = self._chosen[positions.numpy()].tolist()
@@ -246,7 +258,7 @@ class LoopCourse(Course):
             loss = self._loop.loss(self.model, batch)
         elif weights is None and divisor is None and self._loop.losses is cross_entropies:
             # The reduction that most loops use, whose last bits are not those of a mean of single losses.
-            inputs, labels = batch
+            inputs, labels = pair(batch)
             logits = self.model(inputs)
             loss = F.cross_entropy(logits, labels)
         elif weights is None and divisor is None:
@@ -282,15 +294,24 @@ def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:
     """Seed everything that an epoch of a loop draws from: torch, NumPy, random, the generators of the loader and its samplers."""
     if seed is None:
         return
-    word = draws.integer(seed, "loop", epoch)
+    seed_all(draws.integer(seed, "loop", epoch))
+    for number, generator in loader_generators(loader):
+        generator.manual_seed(draws.integer(seed, "loader", epoch, number))
+
+
+def seed_all(word: int) -> None:
+    """Seed torch's, NumPy's and Python's global generators."""
     torch.manual_seed(word)
     np.random.seed(word % 2**32)
     random.seed(word)
+
+
+def loader_generators(loader: DataLoader) -> list[tuple[int, torch.Generator]]:
+    """The generators of a loader and its samplers, numbered by whose they are."""
     batches = loader.batch_sampler
-    for number, owner in enumerate((loader, loader.sampler, batches, getattr(batches, "sampler", None))):
-        generator = getattr(owner, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(draws.integer(seed, "loader", epoch, number))
+    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
+    found = [(number, getattr(owner, "generator", None)) for number, owner in enumerate(owners)]
+    return [(number, generator) for number, generator in found if isinstance(generator, torch.Generator)]
 
 
 @contextlib.contextmanager

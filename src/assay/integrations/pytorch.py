@@ -245,6 +245,14 @@ class LoopRecorder:
         with untouched_generators(device):
             self.recorder.absorb(self._steps.after(epoch, positions, placed, rates))
 
+    def _check_moved(self, epoch: int) -> None:
+        if len(self._rates) != 1:
+            titles = ", ".join(method.title for method in self.recorder.walks)
+            raise UsageError(
+                f"Epoch {epoch}, batch {self._batches_begun - 1}: the optimizer moved {len(self._rates)} times, not once, and {titles} values "
+                "single steps; leave it out of live=, or step once per batch."
+            )
+
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
         self._rates.append([float(group["lr"]) for group in optimizer.param_groups])
 
@@ -260,7 +268,8 @@ class LoopRecorder:
         nothing done in between, such as a scheduler's step, is lost to a run that is resumed.
 
         Raises:
-            UsageError: The epoch before was left early, a batch was not recorded, or the sampler gives no positions.
+            UsageError: The epoch before was left early, a batch was not recorded, the sampler gives no positions, or the optimizer did
+                not move once per batch while methods that read steps run along.
             NumericalError: A logit is NaN or infinite.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
@@ -293,6 +302,7 @@ class LoopRecorder:
             rates = self._rates[-1] if self._rates else [group["lr"] for group in self._optimizer.param_groups]
             self.recorder.step(positions, rates, updates=len(self._rates))
             if self.recorder.walks:
+                self._check_moved(index)
                 self._walk(index, positions, batch, rates)
         if self.recorder.header.view == "eval":
             self._observe_clean()
@@ -427,7 +437,7 @@ class Live:
             MissingEvidence: It has seen too little yet.
         """
         for scores in self._recorder.live_scores():
-            if scores.title == self.title:
+            if scores.title == self.title and len(scores):
                 return scores
         raise MissingEvidence(f"{self.title} has not seen enough yet; let training go on.")
 

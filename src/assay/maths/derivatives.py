@@ -70,6 +70,9 @@ def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
         with every_derivative():
             values, slopes = jvp(losses, (at,), (along,))  # type: ignore[misc]
         return Slopes(values.detach(), slopes.detach(), "forward")
+    except torch.OutOfMemoryError:
+        # The other ways take more.
+        raise
     except (NotImplementedError, RuntimeError):
         # What is wrong with the batch itself raises here again.
         try:

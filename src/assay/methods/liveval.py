@@ -115,7 +115,7 @@ class LiveVal(AbstractStepMethod):
             "states": {},
             "losses": [],
             "delta": self.delta_0,
-            "deltas": [],
+            "windows": {"count": 0, "sum": 0, "largest": 0},
             "skipped": 0,
             "alone": 0,
             "at": -1,
@@ -131,14 +131,19 @@ class LiveVal(AbstractStepMethod):
             state["visits"].append(torch.zeros_like(state["visits"][0]))
         state["at"], state["after"] = step.index, step.after
         # A batch, not a step: what a step lends beyond it is gone by the time it is valued.
-        entry = {"index": step.index, "epoch": step.epoch, "rates": dict(step.rates), "batch": step.batch_alone(), "delta": 0}
+        entry: dict[str, Any] = {
+            "index": step.index,
+            "epoch": step.epoch,
+            "rates": dict(step.rates),
+            "batch": step.batch_alone(),
+            "delta": 0,
+        }
         state["pending"].append(entry)
         if self.window_rule == "alg3":
             self._decide_later(state)
         else:
             entry["delta"] = self._decided(state, step)
-            state["deltas"].append(entry["delta"])
-            state["alone"] += len(step.positions) == 1 and entry["delta"] == 1
+            _count(state, entry["delta"])
         self._settle(state)
 
     def _decided(self, state: Any, step: Step) -> int:
@@ -171,7 +176,7 @@ class LiveVal(AbstractStepMethod):
             entry = next((one for one in state["pending"] if not one["delta"]), None)
             if entry is None:
                 break
-            if state["deltas"]:
+            if "before" in state:
                 index, delta, batch = state["before"]
                 due = index + delta - 1
                 if due > state["at"]:
@@ -179,7 +184,7 @@ class LiveVal(AbstractStepMethod):
                 closing = state["after"] if due == state["at"] else state["states"][due]
                 state["delta"] = self._after_window(state, batch, closing, delta)
             entry["delta"] = state["delta"]
-            state["deltas"].append(entry["delta"])
+            _count(state, entry["delta"])
             state["before"] = entry["index"], entry["delta"], entry["batch"]
         for index in [index for index in state["states"] if index <= state["at"] - self.delta_max]:
             del state["states"][index]
@@ -203,11 +208,12 @@ class LiveVal(AbstractStepMethod):
             if not entry["delta"] or due > state["at"]:
                 waiting.append(entry)
                 continue
-            self._value(state, entry, state["after"] if due == state["at"] else state["states"][due])
+            self._value(state, entry, state["after"] if due == state["at"] else state["states"][due], due)
         state["pending"] = waiting
 
-    def _value(self, state: Any, entry: Any, reference: Params) -> None:
+    def _value(self, state: Any, entry: Any, reference: Params, due: int) -> None:
         batch = entry["batch"]
+        state["alone"] += len(batch.positions) == 1 and due == entry["index"]
         found = solo_gains(batch, reference, entry["rates"]).cpu()
         state["ways"] = sorted(batch.ways)
         # An example may stand twice in a batch.
@@ -221,22 +227,26 @@ class LiveVal(AbstractStepMethod):
 
     def finish(self, state: Any) -> Findings:
         state = {**state, "values": [v.clone() for v in state["values"]], "visits": [v.clone() for v in state["visits"]]}
-        state["stream"] = None if state["stream"] is None else list(state["stream"])
+        live = state["stream"] is not None
+        state |= {"stream": list(state["stream"]) if live else None, "windows": dict(state["windows"])}
         for entry in state["pending"]:
             # Training has ended before their reference: what is there now takes its place.
-            due = entry["index"] + (entry["delta"] or state["delta"]) - 1
-            self._value(state, entry, state["states"].get(due, state["after"]))
+            due = min(entry["index"] + (entry["delta"] or state["delta"]) - 1, state["at"])
+            self._value(state, entry, state["after"] if due == state["at"] else state["states"][due], due)
+            if not entry["delta"]:
+                _count(state, state["delta"])
         by_epoch, visits = torch.stack(state["values"]), torch.stack(state["visits"])
         counted = torch.zeros(len(by_epoch), 1, dtype=torch.float64)
-        epochs = span(self.window, len(by_epoch), self.title)
+        # While training goes on a window may begin, or end, in an epoch to come.
+        epochs = span(self.window, max(len(by_epoch), _last(self.window) + 1 if live else 0), self.title)
         counted[epochs.start : epochs.stop] = 1
         by_epoch = by_epoch * counted
         if self.reduce == "mean":
             by_epoch = by_epoch / (visits * counted).sum(0).clamp(min=1)
-        deltas = [*state["deltas"], *(state["delta"] for entry in state["pending"] if not entry["delta"])]
+        windows = state["windows"]
         diagnostics: dict[str, object] = {
-            "mean window": sum(deltas) / max(len(deltas), 1),
-            "largest window": max(deltas, default=0),
+            "mean window": windows["sum"] / max(windows["count"], 1),
+            "largest window": windows["largest"],
             "steps whose loss was not finite": state["skipped"],
             **derivatives_taken(state["ways"]),
         }
@@ -249,18 +259,34 @@ class LiveVal(AbstractStepMethod):
         return Findings(by_epoch.sum(0), by_epoch, diagnostics, warnings, self.streamed(state)[0])
 
 
+def _count(state: Any, delta: int) -> None:
+    windows = state["windows"]
+    windows |= {"count": windows["count"] + 1, "sum": windows["sum"] + delta, "largest": max(windows["largest"], delta)}
+
+
+def _last(window: str) -> int:
+    """The last epoch that a window names; -1 if it names none."""
+    last = window.partition("-")[2]
+    return int(last) if last.isdecimal() else -1
+
+
 def merged(states: Sequence[Any]) -> Any:
     """One state from those of processes that trained together, each on its own part of every batch: the values add up.
 
     Each process values its examples against the same parameters, so nothing else is exchanged; windows follow each one's own losses.
 
     Args:
-        states: One per process, each with nothing pending (`settled`) or at the same step.
+        states: One per process, after the same step.
     """
     first = dict(states[0])
     for name in ("values", "visits"):
         first[name] = [torch.stack(parts).sum(0) for parts in zip(*(state[name] for state in states), strict=True)]
     first["pending"] = [entry for state in states for entry in state["pending"]]
+    if first["stream"] is not None:
+        first["stream"] = [visit for state in states for visit in state["stream"]]
     for name in ("skipped", "alone"):
         first[name] = sum(state[name] for state in states)
+    windows = [state["windows"] for state in states]
+    first["windows"] = {name: sum(one[name] for one in windows) for name in ("count", "sum")}
+    first["windows"]["largest"] = max(one["largest"] for one in windows)
     return first

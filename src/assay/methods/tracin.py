@@ -4,7 +4,7 @@ $$ \mathrm{TracIn}_i = \sum_c \eta_c \, \langle \nabla \Phi(\theta_c), \nabla \e
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +19,7 @@ from ..maths.derivatives import directional
 
 
 def tracin(
-    checkpoints: Sequence[Checkpoint],
+    checkpoints: Iterable[Checkpoint],
     examples: int,
     target: str | None = "validation",
     layers: str = "all",
@@ -114,7 +114,7 @@ class TracIn(AbstractMethod):
         target, ways = None if self.target == "self" else self.target, set[str]()
         if self.every == "checkpoint":
             source = evidence.checkpoints
-            models = [source.at(epoch) for epoch in source.kept if epoch >= 0]
+            models = (source.at(epoch) for epoch in source.kept if epoch >= 0)
             values = tracin(models, len(evidence.ids), target, self.layers, ways)
             return Findings(values, diagnostics=derivatives_taken(ways))
         steps = evidence.steps

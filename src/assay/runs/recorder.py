@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.errors import Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
@@ -146,6 +146,7 @@ class Recorder:
             self._states: list[State] | None = None
             self.functional: Functional | None = None
             self._walks: dict[str, Any] = {}
+            self._met = torch.zeros(len(ids), dtype=torch.bool)
             self._fresh = False
             self._open = False
             for path in (self.paths.header, self.paths.examples, self.paths.commits):
@@ -221,6 +222,7 @@ class Recorder:
     def absorb(self, step: LiveStep) -> None:
         """Show a step just taken to the methods that read steps."""
         self._fresh = False
+        self._met[step.positions] = True
         for method in self.walks:
             method.absorb(self._walks[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
 
@@ -229,15 +231,15 @@ class Recorder:
         found: list[Scores] = []
         for walk in self.walks:
             if walk.title in self._walks:
-                found.append(self._scores(walk, walk.finish(self._walks[walk.title])))
+                found.append(self._scores(walk, walk.finish(self._walks[walk.title]), self._met))
         for fold, state in zip(self.folds, self._states or (), strict=False):
             if self.epochs >= fold.fewest_epochs:
-                found.append(self._scores(fold, Findings(fold.finish(state))))
+                everyone = torch.ones(len(self.ids), dtype=torch.bool)
+                found.append(self._scores(fold, Findings(fold.finish(state)), everyone))
         return found
 
-    def _scores(self, method: AbstractMethod, findings: Findings) -> Scores:
-        evidence = Evidence(self.ids, max(self.classes, 2))
-        return checked(method, evidence, findings, torch.ones(len(self.ids), dtype=torch.bool))
+    def _scores(self, method: AbstractMethod, findings: Findings, met: Bool[Tensor, " examples"]) -> Scores:
+        return checked(method, Evidence(self.ids, max(self.classes, 2)), findings, met)
 
     @property
     def epochs(self) -> int:
@@ -292,6 +294,7 @@ class Recorder:
     def _begin_walks(self) -> None:
         """The states of methods that read steps, as they were after the last committed epoch."""
         run = Run(self.paths.folder) if self.epochs and self.walks else None
+        self._met = torch.zeros(len(self.ids), dtype=torch.bool) if run is None else run.visits() > 0
         for method in self.walks:
             stored = run.walk_state(method) if run is not None else None
             if stored is None or self.functional is None:

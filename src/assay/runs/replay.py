@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from ..core.evidence import Adjoint
 from ..maths import schedules
-from ..maths.derivatives import refuse_cut
+from ..maths.derivatives import every_derivative, refuse_cut
 from ..maths.observations import observe
 from ..training.course import Course, Params, Snapshot
 from ..training.device import deterministic, own_random_state, random_state, set_random_state
-from ..training.functional import SeenBatch, differentiable_statistics, mode, rows, size_of, standing_at
+from ..training.functional import SeenBatch, differentiable_statistics, mode, random_layers, rows, size_of, standing_at
+from ..training.loop import explained
 from .disk import checksum
 from .run import Run
 
@@ -66,16 +67,17 @@ class TakenStep(SeenBatch):
         """Hessian of a target before the step times a direction."""
         total: dict[str, Tensor] = {}
         model = self.replay.course.model
-        with standing_at(model, self.before.model), mode(model, False), torch.enable_grad():
+        with standing_at(model, self.before.model), mode(model, False), torch.enable_grad(), every_derivative():
             leaves = {key: value for key, value in model.named_parameters() if key in self.functional.names}
-            for part in self.replay.named(name)(model):
+            for part in _parts(self.replay.named(name), model, name):
                 first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
                 along = torch.stack([(g * direction[key]).sum() for key, g in zip(leaves, first, strict=True)]).sum()
                 try:
                     refuse_cut(along)
-                except NotImplementedError as error:
-                    raise UsageError(f"Target {name!r} cannot be differentiated twice: {error}; choose order=1.") from error
-                product = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
+                    product = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
+                except (NotImplementedError, RuntimeError) as error:
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    raise UsageError(f"Target {name!r} cannot be differentiated twice: {reason}; choose order=1.") from error
                 total = {key: total[key] + g if key in total else g for key, g in zip(leaves, product, strict=True)}
         return total
 
@@ -128,7 +130,7 @@ class Replay:
         self.run, self.course = run, course
         self.memory, self.tolerance = memory, tolerance
         self.kept = tuple(run.states())
-        if not self.kept or (self.kept[-1] != run.epochs - 1 and all(epoch == run.epochs - 1 for epoch in self.kept)):
+        if not self.kept:
             raise MissingEvidence(
                 f"{run.folder} kept no model from which its steps could be taken again; record with checkpoints='every', or 'last' "
                 "for the last epoch and the whole run."
@@ -149,7 +151,7 @@ class Replay:
         self.given = dict(targets)
         self.remarks: dict[str, str] = {}
         """What a reader must know of a target, a sentence each, by its name."""
-        self.references = {name: self._fitting(name, values) for name, values in (references or {}).items()}
+        self.references = {name: self._of_this_model(name, values) for name, values in (references or {}).items()}
         self._orders: dict[int, tuple[list[Tensor], Tensor]] = {}
         self._end: Snapshot | None = None
         self._begun: tuple[int, Snapshot] | None = None
@@ -197,7 +199,7 @@ class Replay:
     def _taking(self) -> Iterator[None]:
         """Everything as it was in training: threads, random state of our own, repeatable kernels."""
         threads = torch.get_num_threads()
-        with own_random_state(self.course.device), deterministic(self.course.device):
+        with own_random_state(self.course.device), deterministic(self.course.device), self.course.apart():
             torch.set_num_threads(self.run.header.threads)
             try:
                 yield
@@ -237,7 +239,8 @@ class Replay:
         epoch, number = self._place(index)
         order, rates = self._order(epoch)
         batch, random = self._fetch(index)
-        logits = self.course.take(batch, rates[number].tolist())
+        with explained(epoch, number, batch):
+            logits = self.course.take(batch, rates[number].tolist())
         if epoch not in self._checked:
             if logits is not None and self.run.header.view == "train" and epoch not in self._differing:
                 self._compare(epoch, number, logits, order[number])
@@ -319,7 +322,7 @@ class Replay:
             positions=order[number],
             params={name: before.model[name] for name in functional.names},
             functional=functional,
-            buffers={name: before.model.get(name, value) for name, value in self.course.buffers.items()},
+            buffers=self._buffers(before),
             batch=batch,
             index=index,
             epoch=epoch,
@@ -330,6 +333,9 @@ class Replay:
             random=random,
             drawn=drawn,
         )
+
+    def _buffers(self, state: Snapshot) -> dict[str, Tensor]:
+        return {name: state.model.get(name, value) for name, value in self.course.buffers.items()}
 
     def _anchors(self, steps: range) -> list[tuple[int, int]]:
         """(step, epoch kept just before it) of the kept states that these steps can be taken from, in order."""
@@ -392,27 +398,38 @@ class Replay:
             yield from schedules.backwards(state, start, stop, self._advance, self._split(state, stop - start))
             return
         # Batches come in the loader's own order only, so that every epoch is gone through from its beginning and then held.
-        marks: list[tuple[int, int, Snapshot]] = []
-        for whole in self.epochs:
-            a, b = max(whole.start, start), min(whole.stop, stop)
-            if a < b:
-                marks.append((a, b, state))
-                if b < stop:
-                    state = self._advance(state, a, b)
-        del state
-        while marks:
-            a, b, state = marks.pop()
-            if self._held[0] != self._place(a)[0]:
-                self._advance(state, a, b)
-            yield from schedules.backwards(state, a, b, self._advance, self._split(state, b - a))
+        spans = [range(max(whole.start, start), min(whole.stop, stop)) for whole in self.epochs]
+        spans = [span for span in spans if span]
+        outer, beside = self._outer(state, spans)
+        for place, own in schedules.backwards(state, 0, len(spans), self._across(spans), outer):
+            span = spans[place]
+            if self._held[0] != self._place(span.start)[0]:
+                self._advance(own, span.start, span.stop)
+            yield from schedules.backwards(own, span.start, span.stop, self._advance, self._split(own, len(span), beside))
 
-    def _split(self, state: Snapshot, steps: int) -> schedules.Split:
-        if self.memory is not None:
-            try:
-                return schedules.within(self.memory // state.bytes, steps)
-            except ValueError as error:
-                raise UsageError(f"memory={self.memory}: a state takes {state.bytes} bytes. {error}") from error
-        return self._named_split
+    def _across(self, spans: Sequence[range]) -> Callable[[Snapshot, int, int], Snapshot]:
+        return lambda state, first, last: self._advance(state, spans[first].start, spans[last].start)
+
+    def _outer(self, state: Snapshot, spans: Sequence[range]) -> tuple[schedules.Split, int]:
+        """How the starts of epochs are held, and how many of them at most stand beside the one in hand.
+
+        All of them; with a budget as many as it has room for beside the fewest that go through an epoch.
+        """
+        if self.memory is None or len(spans) == 1:
+            return schedules.every, len(spans) - 1
+        within = schedules.cost(schedules.tree(2), max(map(len, spans)))[0]
+        split = self._fitting(state, len(spans), self.memory - (within - 1) * state.bytes)
+        return split, schedules.cost(split, len(spans))[0] - 1
+
+    def _split(self, state: Snapshot, steps: int, beside: int = 0) -> schedules.Split:
+        """How a stretch of steps is held, beside so many other states."""
+        return self._named_split if self.memory is None else self._fitting(state, steps, self.memory - beside * state.bytes)
+
+    def _fitting(self, state: Snapshot, steps: int, memory: int) -> schedules.Split:
+        try:
+            return schedules.within(memory // state.bytes, steps)
+        except ValueError as error:
+            raise UsageError(f"memory={self.memory}: a state takes {state.bytes} bytes. {error}") from error
 
     def _still(self, steps: range) -> Iterator[TakenStep]:
         end = self._finish()
@@ -428,7 +445,7 @@ class Replay:
                 yield self._told(index, end, batch, random, False, final)
             return
         for step in self.backwards(steps):
-            yield dataclasses.replace(step, params=final, after=final)
+            yield dataclasses.replace(step, params=final, after=final, before=end, buffers=self._buffers(end))
 
     def retrained(
         self, without: Sequence[Int[Tensor, " group"]], steps: range, targets: Sequence[str], form: str = "weight"
@@ -458,17 +475,16 @@ class Replay:
                 order, recorded = self._order(epoch)
                 positions, rates = order[number], recorded[number].tolist()
                 batch, _ = self._fetch(index)
-                if index not in steps:
-                    self.course.take(batch, rates)
+                own = weights[positions].to(self.course.device) if index in steps else None
+                stays = None if own is None or form == "weight" else own > 0
+                if stays is not None and not bool(stays.any()):
                     continue
-                own = weights[positions].to(self.course.device)
-                if form == "weight":
-                    self.course.take(batch, rates, own)
-                    continue
-                stays = own > 0
-                if bool(stays.any()):
-                    left = batch if bool(stays.all()) else rows(batch, stays)
-                    self.course.take(left, rates, divisor=len(positions) if form == "removed" else None)
+                left = batch if stays is None or bool(stays.all()) else rows(batch, stays)
+                with explained(epoch, number, left):
+                    if stays is None:
+                        self.course.take(left, rates, own)
+                    else:
+                        self.course.take(left, rates, divisor=len(positions) if form == "removed" else None)
             return [self._value(name) for name in targets]
 
     # ------------------------------------------------------------------ the end, and targets
@@ -484,10 +500,7 @@ class Replay:
 
     def _draws(self) -> bool:
         """Whether a random layer is at work in training."""
-        return any(
-            layer.training and (isinstance(layer, nn.RReLU) or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0))
-            for layer in self.course.model.modules()
-        )
+        return bool(random_layers(self.course.model))
 
     def final(self) -> Params:
         """Trainable parameters after the last step, not their average."""
@@ -504,7 +517,7 @@ class Replay:
             raise UnknownName("reference", name, ("final", "best", "best_batch", *self.references))
         return self.references[name]
 
-    def _fitting(self, name: str, values: Params) -> dict[str, Tensor]:
+    def _of_this_model(self, name: str, values: Params) -> dict[str, Tensor]:
         own = self.course.params
         for key, value in own.items():
             if key not in values or values[key].shape != value.shape:

@@ -14,7 +14,7 @@ from ..core.errors import RunError, UsageError
 from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
-from ..core.method import AbstractDynamicsMethod, AbstractStepMethod, Findings, State, Stream
+from ..core.method import AbstractDynamicsMethod, AbstractStepMethod, Findings, State, Stream, span
 from .disk import TensorFile
 from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
@@ -204,6 +204,8 @@ class Run:
         file = self.commits[-1].live
         if file is None or method.title not in self.header.live:
             return None
+        # While it ran along nobody knew how many epochs there would be.
+        span(method.window, self.epochs, method.title)
         prefix, opened = f"{method.title}|found", self._open(file)
         diagnostics, warnings = json.loads(opened.notes[prefix])
         by_epoch = opened.read(f"{prefix} by epoch") if f"{prefix} by epoch" in file.sums else None

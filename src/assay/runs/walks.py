@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..core.errors import RunError
 from ..training.functional import Functional, SeenBatch
@@ -42,13 +43,22 @@ def _plain(value: Any) -> Any:
 
 def _whole(value: Any, functional: Functional) -> Any:
     if isinstance(value, dict):
+        # Parameters and batches stand where the model does; what is counted by example stays on the CPU.
         if BATCH in value:
             held = _whole(value[BATCH], functional)
             try:
-                return SeenBatch(held["positions"], held["params"], functional, held["buffers"], held["batch"])
+                params, buffers, batch = (_placed(held[name], functional) for name in ("params", "buffers", "batch"))
+                return SeenBatch(held["positions"], params, functional, buffers, batch)
             except KeyError as error:
                 raise RunError(f"A checkpoint is damaged (no {error} of a batch); record again.") from error
+        if value.keys() == set(functional.names):
+            return _placed(value, functional)
         return {key: _whole(inner, functional) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_whole(inner, functional) for inner in value)
     return value
+
+
+def _placed(value: Any, functional: Functional) -> Any:
+    device = next(functional.model.parameters()).device
+    return pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, value)

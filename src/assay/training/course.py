@@ -1,6 +1,7 @@
 """A recorded training as something that can be taken again: its model, its optimizer, its batches, and each step's derivative."""
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
@@ -120,6 +121,10 @@ class Course(abc.ABC):
             divisor: What the sum of the losses is divided by; the batch's size by default.
         """
 
+    def apart(self) -> contextlib.AbstractContextManager[None]:
+        """While steps are taken again: what this training draws from besides torch's generators stays as it is outside."""
+        return contextlib.nullcontext()
+
     def follow(self) -> None:
         """Let the average follow the parameters, after a step."""
         if self.ema is not None:
@@ -219,8 +224,13 @@ class Course(abc.ABC):
                 backs = self._part(part, total, params, buffers, before, rates, count, adjoints, curvature, slopes, curved)
             except AssayError:
                 raise
+            except torch.OutOfMemoryError as error:
+                raise UsageError(
+                    f"Step {count} does not fit into memory when it is differentiated ({total} examples, {len(adjoints)} targets); ask for "
+                    "fewer targets at once."
+                ) from error
             except (NotImplementedError, RuntimeError) as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise UsageError(
                     f"The losses of this model cannot be differentiated twice: {reason}. Change that layer, or choose a method that asks for "
                     "gradients only, such as tracin, oti or liveval."

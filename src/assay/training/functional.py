@@ -35,10 +35,33 @@ def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
     Raises:
         UsageError: The batch is something else.
     """
+    inputs, labels = pair(batch)
+    return F.cross_entropy(model(inputs), labels, reduction="none")
+
+
+def pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a batch that is nothing else.
+
+    Raises:
+        UsageError: It is.
+    """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise UsageError("A batch is not (inputs, labels); give losses=... that returns the loss of each example of a batch.")
-    inputs, labels = batch
-    return F.cross_entropy(model(inputs), labels, reduction="none")
+    return batch[0], batch[1]
+
+
+def random_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that draw at random in the mode in which they are."""
+    return [
+        name
+        for name, layer in model.named_modules()
+        if layer.training
+        and (
+            isinstance(layer, nn.RReLU)
+            or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
+            or (isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0)
+        )
+    ]
 
 
 def size_of(batch: Any) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from ..core.ids import Ids
 from ..maths import draws
 from .batches import Augment, Prepare, batches, sizes
 from .device import deterministic, device_named, modes_kept, own_random_state, seed_torch
+from .functional import size_of
 from .recipe import Recipe
 from .state import TrainingState, capture, restore
 from .step import average, batch_loss, example_losses, optimizer_of, trainable, update
@@ -141,7 +142,7 @@ def train(
                 if observer is not None:
                     with own_random_state(device):
                         observer.step_begins(model)
-                with _explained(epoch, step, batch):
+                with explained(epoch, step, batch):
                     logits = forward(model, batch, recipe.precision)
                 _check_logits(logits, given, ids, positions)
                 losses = example_losses(logits, given)
@@ -154,7 +155,7 @@ def train(
                 if observer is not None:
                     with own_random_state(device):
                         observer.batch(positions, logits.detach(), given, rate)
-                with _explained(epoch, step, batch):
+                with explained(epoch, step, batch):
                     update(optimizer, batch_loss(losses, factors), rate, recipe.clip)
                 if recipe.ema is not None:
                     average(averages, trainable(model), recipe.ema)
@@ -192,7 +193,7 @@ def predict(
             for part in inputs.split(batch):
                 part = part.to(place)
                 part = part if prepare is None else prepare(part)
-                with _explained(None, len(rows), part):
+                with explained(None, len(rows), part):
                     logits = model(part)
                 _check_shape(logits, len(part))
                 rows.append(logits.cpu())
@@ -310,8 +311,12 @@ def _check_parameters(model: nn.Module, epoch: int) -> None:
 
 
 @contextlib.contextmanager
-def _explained(epoch: int | None, step: int, batch: Tensor) -> Iterator[None]:
-    """Say in one sentence, with epoch and step, why torch refused a batch."""
+def explained(epoch: int | None, step: int, batch: Any) -> Iterator[None]:
+    """Say in one sentence, with epoch and step, why torch refused a batch.
+
+    Raises:
+        UsageError: It did.
+    """
     try:
         yield
     except AssayError:
@@ -324,6 +329,7 @@ def _explained(epoch: int | None, step: int, batch: Tensor) -> Iterator[None]:
             hint = "Use a layer that has a repeatable implementation, or train on the CPU."
         elif isinstance(error, torch.OutOfMemoryError):
             hint = "Use a smaller batch."
-        elif epoch is not None and len(batch) == 1:
+        elif epoch is not None and size_of(batch) == 1:
             hint = "A batch of one does not go with BatchNorm; use ragged='even' or 'drop', or another batch size."
-        raise UsageError(f"{where}: the model failed on a batch of shape {tuple(batch.shape)}: {reason}. {hint}") from error
+        what = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"{size_of(batch)} examples"
+        raise UsageError(f"{where}: the model failed on a batch of {what}: {reason}. {hint}") from error

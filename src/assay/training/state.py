@@ -111,12 +111,16 @@ def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optim
     Raises:
         Mismatch: The state is of another model.
     """
+    parameters = trainable(model)
+    averages = state.averages
+    if averages and averages.keys() != parameters.keys():
+        strange = sorted(averages.keys() ^ parameters.keys())
+        raise Mismatch(f"The training state averages other parameters than this model trains; {strange[0]!r} is one of them.")
     try:
         model.load_state_dict(state.model)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
         raise Mismatch(f"The training state is of another model: {first} Give the net that the run was recorded with.") from error
-    parameters = trainable(model)
     optimizer.state.clear()
     for key, value in state.tensors.items():
         room, _, rest = key.partition(".")
@@ -131,8 +135,4 @@ def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optim
     torch.set_rng_state(state.tensors["rng.cpu"])
     if "rng.cuda" in state.tensors:
         torch.cuda.set_rng_state(state.tensors["rng.cuda"])
-    averages = state.averages
-    if averages and averages.keys() != parameters.keys():
-        strange = sorted(averages.keys() ^ parameters.keys())
-        raise Mismatch(f"The training state averages other parameters than this model trains; {strange[0]!r} is one of them.")
     return {name: averages[name].to(parameters[name].device, copy=True) for name in parameters if averages}
