@@ -5,12 +5,14 @@ import shutil
 
 import pytest
 
+from assay.experiments.cleanse import curve_of
 from assay.experiments.score import score
 from assay.runs.artefacts import load_curve, load_decision, load_verdict
 from assay.runs.run import Run
 from cli.shell import SMALL, here, sentence
 
 INLINE = ("--executor", "inline")
+COUNTS = ("--counts", "10,30", "--draws", "2")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def cleansed(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("cleanse") / "run"
     assert run_app(["record", str(folder), *SMALL, "--validation", "0.2"]) == 0
-    assert run_app(["cleanse", str(folder), "sgd_influence", "--counts", "10,30", "--draws", "2", *INLINE]) == 0
+    assert run_app(["cleanse", str(folder), "sgd_influence", *COUNTS, "--retrain", "last", *INLINE]) == 0
     return folder
 
 
@@ -31,7 +33,7 @@ def mine(cleansed, tmp_path):
 
 
 def test_the_table_says_it_all_and_the_curve_is_kept(mine, capsys):
-    code, out, _ = here(capsys, "cleanse", mine, "sgd_influence", "--counts", "10,30", "--draws", "2", *INLINE)
+    code, out, _ = here(capsys, "cleanse", mine, "sgd_influence", *COUNTS, "--retrain", "last", *INLINE)
     assert code == 0 and "cleanse 7/7 taken from an earlier run" in out
     curve = load_curve(Run(mine).paths.curve("sgd_influence-last"))
     assert curve.counts == (10, 30) and curve.best in (0, 10, 30) and len(curve.random(30)) == 2
@@ -42,7 +44,8 @@ def test_the_table_says_it_all_and_the_curve_is_kept(mine, capsys):
     ]
     for one in (curve.none, curve.worst(10), curve.worst(30)):
         assert f"{one.validation_loss:.4f}" in out and f"{100 * one.test_accuracy:.2f} %" in out
-    assert curve.sentence in out and f"Next: assay choose {mine} sgd_influence --policy remove_worst --count auto" in out
+    assert curve.sentence in out
+    assert f"Next: assay choose {mine} sgd_influence --policy remove_worst --count auto --retrain last\n" in out
 
 
 def test_auto_takes_the_count_of_the_curve(mine, capsys):
@@ -82,8 +85,6 @@ def test_a_curve_of_another_score_does_not_count(mine, capsys):
     here(capsys, "score", mine, "aum")
     path = run.paths.curve("sgd_influence-last")
     path.rename(run.paths.curve("aum-last"))
-    from assay.cli.saved import curve_of
-
     table = score(run, ["aum", "sgd_influence"])
     assert curve_of(run, table["aum"], None) is None
     assert curve_of(run, table["sgd_influence"], None).scores == "sgd_influence"
@@ -98,7 +99,52 @@ def test_inspect_names_the_curves(cleansed, capsys):
 def test_accuracy_chooses_if_asked_for(mine, capsys):
     code, out, _ = here(capsys, "cleanse", mine, "sgd_influence", "--counts", "10", "--draws", "1", "--by", "accuracy", *INLINE)
     assert code == 0 and "validation accuracy" in out
-    assert load_curve(Run(mine).paths.curve("sgd_influence-last")).chosen_by == "accuracy"
+    assert load_curve(Run(mine).paths.curve("sgd_influence-all")).chosen_by == "accuracy"
+
+
+def test_what_is_trained_again_is_what_the_score_is_about(mine, capsys):
+    few = ("--counts", "10", "--draws", "1", *INLINE)
+    for method, trained in (("sgd_influence", "all"), ("sgd_influence:window=last", "last"), ("aum", "last")):
+        code, out, _ = here(capsys, "cleanse", mine, method, *few)
+        assert code == 0 and f"--count auto --retrain {trained}\n" in out
+
+
+def test_a_score_of_some_examples_makes_a_curve_and_no_decision(tmp_path, capsys):
+    folder, method = tmp_path / "run", "sgd_influence:window=last"
+    dropped = ("--ragged", "drop", "--view", "eval")
+    assert here(capsys, "record", folder, *SMALL, "--validation", "0.2", *dropped)[0] == 0
+    code, out, _ = here(capsys, "score", folder, method, "aum")
+    assert code == 0 and re.search(r"^ *sgd_influence:window=last .* 256\b", out, re.MULTILINE) and "318 examples" in out
+    code, out, _ = here(capsys, "cleanse", folder, method, "--counts", "10", "--draws", "1", *INLINE)
+    assert code == 0 and "has no value for 62 examples" in out and "Next:" not in out
+    code, _, err = here(capsys, "choose", folder, method, "--policy", "remove_worst", "--count", "auto")
+    assert code == 2 and "has no value for 62 examples" in sentence(err)
+    # The others' way to a verdict, an export and a page stays open.
+    assert here(capsys, "choose", folder, "aum", "--policy", "remove_worst", "--count", "10", "--name", "ten")[0] == 0
+    assert here(capsys, "verify", folder, "--seeds", "2", *INLINE)[0] == 0
+    code, out, _ = here(capsys, "export", folder, tmp_path / "npy", "--scores")
+    assert code == 0 and f"left out {method}: it speaks of 256 of 318 examples only" in out and out.rstrip().endswith("aum")
+    assert here(capsys, "report", folder, "--out", tmp_path / "page.html")[0] == 0
+
+
+def test_the_test_examples_have_no_say(mine, capsys):
+    method = "sgd_influence:target=test"
+    code, _, err = here(capsys, "cleanse", mine, method, *COUNTS, *INLINE)
+    assert code == 2 and "was made by the test examples" in sentence(err)
+    assert here(capsys, "choose", mine, method, "--policy", "remove_worst", "--count", "10", "--name", "by-test")[0] == 0
+    code, _, err = here(capsys, "verify", mine, "--decision", "by-test", "--seeds", "2", *INLINE)
+    assert code == 2 and "which are the test examples that it would be judged by" in sentence(err)
+
+
+def test_a_tolerance_goes_with_the_score_through_every_command(mine, capsys):
+    allowing = ("--tolerance", "0.001")
+    code, out, _ = here(capsys, "score", mine, "sgd_influence", *allowing)
+    assert code == 0 and out.rstrip().endswith(f"Next: assay cleanse {mine} sgd_influence --tolerance 0.001")
+    code, out, _ = here(capsys, "cleanse", mine, "sgd_influence", *COUNTS, *INLINE, *allowing)
+    assert code == 0 and "cleanse 0/" in out and out.rstrip().endswith("--retrain all --tolerance 0.001")
+    choice = ("choose", mine, "sgd_influence", "--policy", "remove_worst", "--count", "auto", "--retrain", "all", *allowing)
+    code, out, _ = here(capsys, *choice)
+    assert code == 0 and "cleanse 0/" not in out
 
 
 def test_loo_says_how_far_it_is(mine, capsys):

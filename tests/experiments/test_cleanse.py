@@ -9,9 +9,12 @@ import assay
 from assay.cluster.executors import InlineExecutor
 from assay.core.curve import NONE, RANDOM, WORST
 from assay.core.errors import Mismatch, UsageError
+from assay.core.ids import Ids
 from assay.core.scores import Direction
+from assay.data.examples import Examples
 from assay.experiments import again, cleanse, retraining
-from assay.experiments.cleanse import default_counts
+from assay.experiments.again import Replaying
+from assay.experiments.cleanse import curve_for, curve_of, default_counts
 from assay.experiments.plan import Plan
 from assay.experiments.score import score
 from assay.runs.artefacts import load_curve, save_curve
@@ -35,7 +38,7 @@ def influence(held):
 
 @pytest.fixture(scope="module")
 def curve(held, influence):
-    return cleanse.cleanse(held, influence, counts=[30, 5], draws=2)
+    return cleanse.cleanse(held, influence, counts=[30, 5], draws=2, retrain="last")
 
 
 def by_hand(run, removed, retrain):
@@ -107,7 +110,7 @@ def test_random_removals_differ_by_draw_and_repeat_by_seed(held, influence, curv
         return original(self, without, *given)
 
     monkeypatch.setattr(retraining.Retraining, "each", spied)
-    again_made = cleanse.cleanse(held, influence, counts=[5, 30], draws=2)
+    again_made = cleanse.cleanse(held, influence, counts=[5, 30], draws=2, retrain="last")
     assert again_made.fingerprint == curve.fingerprint
     assert [len(group) for group in groups] == [0, 5, 5, 5, 30, 30, 30]
     assert all(len(group.unique()) == len(group) for group in groups)
@@ -117,14 +120,15 @@ def test_random_removals_differ_by_draw_and_repeat_by_seed(held, influence, curv
     assert one.validation_loss != other.validation_loss
     first = list(groups)
     groups.clear()
-    cleanse.cleanse(held, dataclasses.replace(influence, values=-influence.values), counts=[30], draws=2)
+    cleanse.cleanse(held, dataclasses.replace(influence, values=-influence.values), counts=[30], draws=2, retrain="last")
     assert [set(one.tolist()) for one in groups[2:]] == [set(one.tolist()) for one in first[5:]], "whatever the score says"
 
 
 @pytest.mark.parametrize("by", ["loss", "accuracy"])
 def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, influence, monkeypatch, by):
-    counts = [3, 10, 30, 60]
-    honest = cleanse.cleanse(held, influence, counts=counts, draws=1, chosen_by=by)
+    # The loss would have 35 go, the accuracy 30.
+    given = {"counts": [3, 10, 30, 35], "draws": 1, "retrain": "last", "chosen_by": by}
+    honest = cleanse.cleanse(held, influence, **given)
     original = again.material_of
 
     def absurd(plan):
@@ -133,19 +137,21 @@ def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, inf
         return dataclasses.replace(material, test=wrong)
 
     monkeypatch.setattr(again, "material_of", absurd)
-    misled = cleanse.cleanse(held, influence, counts=counts, draws=1, chosen_by=by)
-    tried = [misled.worst(count) for count in (0, *counts)]
+    misled = cleanse.cleanse(held, influence, **given)
+    tried = [misled.worst(count) for count in (0, *misled.counts)]
     assert misled.none.test_accuracy < 0.2 < 0.8 < honest.none.test_accuracy
-    assert misled.best == honest.best > 0
+    assert misled.best == honest.best == {"loss": 35, "accuracy": 30}[by]
     assert misled.best != min(tried, key=lambda one: one.test_loss).count != honest.best
     assert [one.validation_loss for one in misled.removals] == [one.validation_loss for one in honest.removals]
 
 
 def test_accuracy_chooses_by_accuracy(held, influence, curve):
-    by_accuracy = cleanse.cleanse(held, influence, counts=[5, 30], draws=2, chosen_by="accuracy")
-    assert by_accuracy.removals[0].validation_loss == curve.removals[0].validation_loss
-    best = max(by_accuracy.worst(count).validation_accuracy for count in (0, 5, 30))
+    given = {"counts": [5, 30, 35], "draws": 1, "retrain": "last"}
+    by_loss, by_accuracy = (cleanse.cleanse(held, influence, **given, chosen_by=by) for by in ("loss", "accuracy"))
+    assert by_accuracy.removals[0].validation_loss == by_loss.removals[0].validation_loss == curve.removals[0].validation_loss
+    best = max(by_accuracy.worst(count).validation_accuracy for count in (0, 5, 30, 35))
     assert by_accuracy.worst(by_accuracy.best).validation_accuracy == best and by_accuracy.chosen_by == "accuracy"
+    assert by_accuracy.best == 30 != by_loss.best == 35
 
 
 def test_only_what_is_predicted_harmful_is_removed(held, influence):
@@ -187,14 +193,15 @@ def test_the_choice_can_be_decided_on_and_saved(held, influence, curve, tmp_path
 def test_finished_trainings_are_taken_from_the_run(held, influence, curve, tmp_path):
     own = small.copied(held, tmp_path / "own")
     told = Told()
-    first = cleanse.cleanse(own, influence, counts=[5], draws=2, save=True, progress=told)
+    first = cleanse.cleanse(own, influence, counts=[5], draws=2, retrain="last", save=True, progress=told)
     assert told.words[-1][:2] == (4, 4)
-    whole = cleanse.cleanse(own, influence, counts=[5, 30], draws=2, save=True, progress=(more := Told()))
+    given = {"counts": [5, 30], "draws": 2, "retrain": "last", "save": True}
+    whole = cleanse.cleanse(own, influence, **given, progress=(more := Told()))
     assert more.words[0] == (4, 7, "taken from an earlier run") and len(more.words) == 4
     assert whole.fingerprint == curve.fingerprint and whole.removals[:4] == first.removals
     (kept,) = own.folder.glob("trials/*/worst-30-*.json")
     kept.write_bytes(b"damaged")
-    assert cleanse.cleanse(own, influence, counts=[5, 30], draws=2, save=True).fingerprint == curve.fingerprint
+    assert cleanse.cleanse(own, influence, **given).fingerprint == curve.fingerprint
     other = cleanse.cleanse(own, influence, counts=[5], draws=2, retrain="all", save=True, progress=(none := Told()))
     assert none.words[0][0] == 0 and other.worst(5).validation_loss != first.worst(5).validation_loss
 
@@ -202,7 +209,7 @@ def test_finished_trainings_are_taken_from_the_run(held, influence, curve, tmp_p
 def test_an_executor_makes_the_same_curve(held, influence, curve, tmp_path):
     own = small.copied(held, tmp_path / "own")
     with InlineExecutor() as pool:
-        spread = cleanse.cleanse(own, influence, counts=[5, 30], draws=2, pool=pool)
+        spread = cleanse.cleanse(own, influence, counts=[5, 30], draws=2, retrain="last", pool=pool)
     assert spread.fingerprint == curve.fingerprint
     assert len(list((own.paths.trials / "logs").glob("*.log"))) == 7
 
@@ -228,6 +235,125 @@ def test_a_loop_of_ones_own_brings_its_own_targets(tmp_path):
             cleanse.cleanse(world.run, scores, **({"loop": world.loop(), "targets": targets} | given))
 
 
+def test_the_test_examples_have_no_say_through_the_scores(held, tmp_path):
+    judged = score(held, "sgd_influence:target=test")["sgd_influence:target=test"]
+    with pytest.raises(UsageError, match="sgd_influence:target=test was made by the test examples"):
+        cleanse.cleanse(held, judged, counts=[5], draws=1)
+    world = World(tmp_path / "run")
+    targets, loop = halves(world), world.loop()
+    for name in ("test", "judge"):
+        given = {"validation": targets["validation"], name: targets["test"]}
+        (scores,) = world.score(f"loo:window=last,target={name}", targets=given).values()
+        with pytest.raises(UsageError, match="was made by the test examples"):
+            cleanse.cleanse(world.run, scores, counts=[1], draws=1, loop=loop, targets=targets)
+
+
+def halves(world, validation=slice(0, 5), test=slice(5, 9)):
+    """What a world held out, in two parts."""
+    parts = {"validation": validation, "test": test}
+    return {name: (world.held_out[part], world.held_labels[part]) for name, part in parts.items()}
+
+
+def test_validation_examples_of_which_most_are_test_examples_are_refused(tmp_path):
+    world = World(tmp_path / "run")
+    scores = world.score("loo:window=last", targets=halves(world))["loo:window=last"]
+    given = {"counts": [1], "draws": 1, "loop": world.loop()}
+    with pytest.raises(UsageError, match="5 of the 6 validation examples are the test examples too"):
+        cleanse.cleanse(world.run, scores, **given, targets=halves(world, slice(0, 6), slice(1, 9)))
+    with pytest.raises(UsageError, match="2 of the 6 validation examples are the test examples too"):
+        cleanse.cleanse(world.run, scores, **given, targets=halves(world, slice(0, 6), slice(4, 7)))
+    # Single equal rows happen in real tables.
+    made = cleanse.cleanse(world.run, scores, **given, targets=halves(world, slice(0, 6), slice(5, 9)))
+    assert made.counts == (1,)
+
+
+def test_examples_are_targets_too(tmp_path):
+    world = World(tmp_path / "run")
+    parts = halves(world)
+    scores = world.score("loo:window=last", targets=parts)["loo:window=last"]
+    given = {"counts": [1], "draws": 1, "loop": world.loop()}
+    examples = {
+        name: Examples(Ids(range(100 * place, 100 * place + len(inputs))), inputs.float(), labels, ("a", "b", "c"))
+        for place, (name, (inputs, labels)) in enumerate(parts.items(), 1)
+    }
+    made, plain = (cleanse.cleanse(world.run, scores, **given, targets=targets) for targets in (examples, parts))
+    for one, other in zip(made.removals, plain.removals, strict=True):
+        assert measured(one) == pytest.approx(measured(other), abs=1e-6)
+
+
+@pytest.mark.parametrize(("window", "retrained"), [("last", "last"), ("all", "all"), ("1-2", "all"), (None, "last"), (5, "last")])
+def test_what_is_trained_again_follows_what_the_scores_are_about(held, influence, window, retrained):
+    options = {"target": "validation"} if window is None else {"target": "validation", "window": window}
+    scores = dataclasses.replace(influence, options=options)
+    assert cleanse.cleanse(held, scores, counts=[3], draws=1).retrained == retrained
+    assert cleanse.cleanse(held, scores, counts=[3], draws=1, retrain="last").retrained == "last", "unless it is said"
+
+
+def test_a_curve_under_a_tolerance_is_another_curve(held, influence, tmp_path):
+    own = small.copied(held, tmp_path / "own")
+    given = {"counts": [5], "draws": 1, "retrain": "last", "save": True}
+    exact = cleanse.cleanse(own, influence, **given)
+    about = Replaying(tolerance=1e-3)
+    assert curve_of(own, influence).fingerprint == exact.fingerprint and curve_of(own, influence, replaying=about) is None
+    near = cleanse.cleanse(own, influence, **given, replaying=about, progress=(told := Told()))
+    assert told.words[0][:2] == (0, 3), "nothing is taken from the trainings without a tolerance"
+    assert near.lineage.parents["tolerance"] == "0.001" and "tolerance" not in exact.lineage.parents
+    assert curve_of(own, influence) is None and curve_of(own, influence, replaying=about).lineage == near.lineage
+    assert curve_of(own, influence, replaying=Replaying(schedule="all", memory=10**9)) is None
+    assert curve_of(own, influence, replaying=Replaying(schedule="all", tolerance=1e-3)) is not None, "these change no bit"
+
+
+def test_a_curve_of_another_version_does_not_count(held, influence, curve, tmp_path):
+    own = small.copied(held, tmp_path / "own")
+    path = own.paths.curve("sgd_influence-last")
+    save_curve(curve, path)
+    assert curve_of(own, influence).fingerprint == curve.fingerprint
+    save_curve(dataclasses.replace(curve, lineage=dataclasses.replace(curve.lineage, code="0.0.1")), path)
+    assert curve_of(own, influence) is None
+
+
+def test_a_kept_curve_is_taken_and_else_one_is_made_and_kept(held, influence, tmp_path):
+    own = small.copied(held, tmp_path / "own")
+    kept = cleanse.cleanse(own, influence, counts=[5], draws=1, retrain="last", save=True)
+    assert load_curve(own.paths.curve("sgd_influence-last")) == kept
+    assert curve_for(own, influence) == kept, "whichever is there"
+    made = curve_for(own, influence, retrain="all")
+    assert made.retrained == "all" and load_curve(own.paths.curve("sgd_influence-all")) == made
+    told = Told()
+    assert curve_for(own, influence, retrain="all", progress=told) == made and not told.words
+    with pytest.raises(UsageError, match="say which"):
+        curve_for(own, influence)
+    some = influence.ids.take(range(300))
+    rest = influence.ids.take(range(300, 318))
+    part = dataclasses.replace(influence, ids=some, values=influence.of(some), unscored=rest, by_epoch=None)
+    with pytest.raises(UsageError, match="sgd_influence has no value for 18 examples"):
+        curve_for(own, part, progress=told)
+    assert not told.words, "before anything is trained"
+
+
+def test_a_curve_says_how_many_are_decided_on(influence, curve):
+    decision = assay.choose(influence, "remove_worst", curve=curve)
+    assert decision.fingerprint == assay.choose(influence, "remove_worst", count=curve.best).fingerprint
+    assert decision.lineage.parents["curve"] == curve.fingerprint and len(decision.dropped_ids) == curve.best > 0
+    other = dataclasses.replace(influence, values=influence.values * 2)
+    aum = dataclasses.replace(influence, title="aum")
+    wrong = [
+        (influence, {"policy": "bottom_k", "keep": 0.5}, UsageError, "bottom_k does not remove the worst"),
+        (
+            influence,
+            {"policy": "remove_worst", "count": 3},
+            UsageError,
+            f"count=3 is given beside a curve, whose best count is {curve.best}",
+        ),
+        (influence, {"policy": "remove_worst:count=3"}, UsageError, "count is given in 'remove_worst:count=3' and again"),
+        (other, {"policy": "remove_worst"}, Mismatch, f"not of sgd_influence {other.fingerprint}"),
+        (aum, {"policy": "remove_worst"}, Mismatch, "The curve is of scores sgd_influence"),
+    ]
+    for scores, given, kind, words in wrong:
+        with pytest.raises(kind, match=words):
+            assay.choose(scores, **given, curve=curve)
+
+
 def test_without_validation_examples_nothing_is_chosen(run):
     with pytest.raises(UsageError, match="held out no validation examples, and a count is never chosen on test examples"):
         cleanse.cleanse(run, score(run, "aum")["aum"])
@@ -238,6 +364,9 @@ def test_without_validation_examples_nothing_is_chosen(run):
     [
         ({"counts": []}, "from 1 on"),
         ({"counts": [0, 5]}, "from 1 on"),
+        ({"counts": [2.5]}, r"counts=\[2.5\]: give whole numbers from 1 on"),
+        ({"counts": ["3"]}, r"counts=\['3'\]: give whole numbers from 1 on"),
+        ({"counts": [True]}, "from 1 on"),
         ({"draws": 0}, "draws=0"),
         ({"targets": {}}, "leave targets= out"),
     ],
@@ -245,6 +374,12 @@ def test_without_validation_examples_nothing_is_chosen(run):
 def test_bad_settings_are_refused(held, influence, given, words):
     with pytest.raises(UsageError, match=words):
         cleanse.cleanse(held, influence, **given)
+
+
+def test_difficulty_is_refused_before_anything_is_built(held, monkeypatch):
+    monkeypatch.setattr(cleanse, "again", lambda *given, **more: pytest.fail("a replay was built"))
+    with pytest.raises(UsageError, match="ranks difficulty"):
+        cleanse.cleanse(held, score(held, "entropy")["entropy"])
 
 
 def test_bad_scores_are_refused(held, influence, tmp_path):

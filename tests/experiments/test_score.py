@@ -3,10 +3,11 @@ import dataclasses
 import pytest
 import torch
 
-from assay.core.errors import BadScores, MissingEvidence, RunError, UnknownName, UsageError
+from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.method import score as straight
 from assay.experiments import score as module
-from assay.experiments.score import REPLAYED, scorable, score
+from assay.experiments.again import Replaying, mean_loss
+from assay.experiments.score import REPLAYED, scorable, score, score_apart
 from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.entropy import Entropy
@@ -14,6 +15,7 @@ from assay.runs.artefacts import load_scores, save_scores
 from assay.runs.gather import gather
 from assay.runs.run import Run
 from experiments import small
+from methods.loops import World
 
 
 def computed(monkeypatch):
@@ -150,3 +152,86 @@ def test_a_method_that_fails_gives_no_score(own):
     with pytest.raises(BadScores, match=f"1 values are not finite; ids {own.ids.values[3]}"):
         score(own, Broken(), save=True)
     assert not own.paths.scores("aum").exists()
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory):
+    """A run with validation examples whose last batch is dropped, so that no window of one epoch holds every example."""
+    changed = {"recipe": {"ragged": "drop"}, "record": {"view": "eval"}, "validation": 0.2}
+    return small.recorded(tmp_path_factory.mktemp("held") / "run", **changed)
+
+
+def test_scores_under_another_tolerance_are_computed_again(held, tmp_path, monkeypatch):
+    own, titles = small.copied(held, tmp_path / "own"), computed(monkeypatch)
+    about = Replaying(tolerance=1e-6)
+    exact, near = (score(own, "sgd_influence", save=True, replaying=how)["sgd_influence"] for how in (None, about))
+    assert titles == ["sgd_influence", "sgd_influence"]
+    assert "tolerance" not in exact.lineage.parents and near.lineage.parents["tolerance"] == "1e-06"
+    score_apart(own, ["sgd_influence", "aum"], save=True, replaying=Replaying(tolerance=1e-6, schedule="all"))
+    assert titles[2:] == ["aum"], "a schedule changes no bit"
+    assert score(own, "aum", save=True)["aum"].lineage.parents == {"run": own.fingerprint} and titles[3:] == []
+    score(own, "sgd_influence", save=True)
+    assert titles[3:] == ["sgd_influence"]
+
+
+def test_a_loop_cannot_be_told_from_another_so_what_it_gives_is_computed_again(tmp_path, monkeypatch):
+    world, titles = World(tmp_path / "run", clip=0.1), computed(monkeypatch)
+    given = {"targets": {"validation": (world.held_out, world.held_labels)}, "replaying": Replaying(tolerance=1e-9), "save": True}
+    names = ["oti", "sgd_influence:window=last", "aum"]
+    first = score(world.run, names, loop=world.loop(), **given)
+    assert first["oti"].lineage.parents == {"run": world.run.fingerprint, "tolerance": "1e-09", "loop": "a loop"}
+    score(world.run, names, loop=world.loop(), **given)
+    assert titles == [*names, *names[:2]]
+
+
+def test_a_target_is_told_apart_by_what_the_model_is_given(held):
+    validation = small.plan(validation=0.2).load().validation
+    shifted = dataclasses.replace(validation, mean=(0.1,), std=(0.5,))
+    one, other = mean_loss(validation, "validation"), mean_loss(shifted, "validation")
+    assert one.fingerprint != other.fingerprint
+    ready = dataclasses.replace(validation, inputs=validation.prepared(validation.inputs), mean=None, std=None)
+    assert mean_loss(ready, "validation").fingerprint == one.fingerprint, "the same numbers, prepared elsewhere"
+
+
+def test_methods_that_speak_of_other_examples_make_no_table(held, tmp_path, monkeypatch):
+    own, titles = small.copied(held, tmp_path / "own"), computed(monkeypatch)
+    names = ["aum", "sgd_influence:window=last"]
+    with pytest.raises(Mismatch, match="sgd_influence:window=last speaks of 256 of 318 examples, aum of 318"):
+        score(own, names, save=True)
+    assert titles == [], "before anything is computed"
+    apart = score_apart(own, names, save=True)
+    assert [(title, len(one), len(one.unscored)) for title, one in apart.items()] == [("aum", 318, 0), (names[1], 256, 62)]
+    assert titles == names
+    with pytest.raises(Mismatch, match="score them in calls of their own, or by score_apart"):
+        score(own, names, save=True)
+    windows = ["sgd_influence:window=0-0", "sgd_influence:window=1-1"]
+    with pytest.raises(Mismatch, match="speaks of 256 of 318 examples, sgd_influence:window=0-0 of 256, and not of the same"):
+        score(own, windows)
+    assert titles == names, "nor where as many are others"
+
+
+def test_a_reference_that_no_method_asks_for_is_refused(held):
+    weights = held.model(held.checkpoints()[-1])
+    for methods in ("aum", "oti", ["aum", "oti:reference=mine"]):
+        with pytest.raises(
+            UsageError, match="No method asks for the reference 'other'; score oti:reference=other, or leave it out"
+        ):
+            score(held, methods, references={"mine": weights, "other": weights} if len(methods) == 2 else {"other": weights})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"schedule": "nonsense"}, "schedule='nonsense' is not one of sqrt"),
+        ({"schedule": "every=0"}, "at least 1"),
+        ({"memory": -3}, "memory=-3 is not a number of bytes above 0"),
+        ({"memory": 0}, "memory=0 is not a number of bytes above 0"),
+        ({"tolerance": 5}, r"tolerance=5 is outside 0\.\.1, 1 excluded"),
+        ({"tolerance": 1}, "1 excluded"),
+        ({"tolerance": -0.1}, "tolerance=-0.1 is outside"),
+        ({"tolerance": float("nan")}, "tolerance=nan is outside"),
+    ],
+)
+def test_what_no_replay_could_keep_to_is_refused_even_where_none_is_needed(given, words):
+    with pytest.raises(UsageError, match=words):
+        Replaying(**given)

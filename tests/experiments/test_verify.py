@@ -16,11 +16,13 @@ from assay.cluster import executor
 from assay.core.decision import Action, Decision
 from assay.core.errors import Mismatch, TrialFailed, UsageError
 from assay.core.trial import ALL, KEPT, RANDOM
+from assay.experiments import plan as plans
 from assay.experiments import verify as module
 from assay.experiments.choose import choose
+from assay.experiments.plan import plan_of
 from assay.experiments.progress import Progress
 from assay.experiments.score import score
-from assay.experiments.verify import arms, plan_of, train_arm, verify
+from assay.experiments.verify import arms, train_arm, verify
 from assay.runs.artefacts import load_truth, load_verdict, save_verdict
 from assay.runs.run import Run
 from experiments import small
@@ -209,6 +211,33 @@ def test_when_all_labels_are_right_there_is_nothing_to_detect(tmp_path):
     assert verdict.detections == () and verdict.cleaning.planted == 0 == verdict.cleaning.hit
 
 
+def test_scores_of_right_labels_only_detect_nothing(run):
+    """A window may hold some examples only."""
+    table = score(run, ["aum", "loss"])
+    ids, true = load_truth(run.paths.truth)
+    right = (run.labels == true[ids.positions(run.ids)]).nonzero().flatten()
+    some = {
+        "right": dataclasses.replace(
+            table["aum"], ids=run.ids.take(right), values=table["aum"].of(run.ids.take(right)), title="right"
+        ),
+        "loss": table["loss"],
+    }
+    verdict = verify(decided(run), run=run, scores=some, seeds=2)
+    assert [one.title for one in verdict.detections] == ["loss"] and verdict.cleaning.planted == 40
+
+
+def test_a_decision_made_by_the_test_examples_is_not_judged_by_them(tmp_path):
+    run = small.recorded(tmp_path / "run", validation=0.2)
+    title = "sgd_influence:target=test"
+    decision = decided(run, by=title)
+    with pytest.raises(UsageError, match=f"by {title} was made by target test, which are the test examples"):
+        verify(decision, run=run, seeds=2)
+    again = decided(run, by="sgd_influence")
+    assert len(verify(again, run=run, seeds=2).outcomes) == 6
+    # What a function of one's own judges by is its own.
+    assert len(verify(decision, run=run, seeds=2, retrain=lambda *given: 0.5).outcomes) == 6
+
+
 def test_the_verdict_survives_the_disk(run, tmp_path):
     verdict = verify(decided(run), run=run, scores=score(run, "aum"), seeds=2)
     save_verdict(verdict, tmp_path / "verdict.json")
@@ -310,7 +339,7 @@ def test_data_that_changed_since_are_noticed(tmp_path):
     run = small.recorded(tmp_path / "run", data=f"arrays:path={path},test=0.5", plant=None)
     first = verify(decided(run), run=run, seeds=2, save=True)
     np.savez(path, inputs=rows + 1, labels=labels)
-    module._material.cache_clear()
+    plans._material.cache_clear()
     with pytest.raises(Mismatch, match="restore the data or record again"):
         verify(decided(run), run=run, seeds=2, save=True)
     np.savez(path, inputs=rows, labels=labels)

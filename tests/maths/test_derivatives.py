@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from assay.maths.derivatives import directional, directional_and_hvp, example_gradients, gradient_norms, joined, withheld
+from assay.maths.derivatives import (
+    directional,
+    directional_and_hvp,
+    example_gradients,
+    example_products,
+    gradient_norms,
+    joined,
+    withheld,
+)
 from reference.derivatives import flat, gradients_one_by_one, hessian_by_columns
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -194,6 +202,50 @@ def test_norms_are_those_of_each_gradient(name, chunk_bytes):
     assert not found.squares.requires_grad
 
 
+@pytest.mark.parametrize("rules", [True, False])
+@pytest.mark.parametrize("chunk_bytes", [1, 4_000, 2**24])
+@pytest.mark.parametrize("name", MODULES)
+def test_products_are_those_of_each_gradient_by_parameter(name, chunk_bytes, rules):
+    module, params, direction, inputs, targets = world(name)
+    given = {"direction": direction, "rules": rules, "chunk_bytes": chunk_bytes}
+    found = example_products(module, params, inputs, targets, loss, **given)
+    assert set(found.squares) == set(found.slopes) == set(params)
+    for one, value in direction.items():
+        each = gradients_one_by_one(module, {one: params[one]}, inputs, targets, loss)
+        torch.testing.assert_close(found.squares[one], each.square().sum(1), rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(found.slopes[one], each @ value.flatten(), rtol=1e-10, atol=1e-12)
+        assert not found.squares[one].requires_grad and not found.slopes[one].requires_grad
+    assert set(found.by_chunks) == (BY_CHUNKS.get(name, set()) if rules else set(params))
+    # Of some parameters they are the same numbers.
+    some = tuple(params)[::2]
+    part = example_products(module, params, inputs, targets, loss, names=some, **given)
+    assert set(part.squares) == set(part.slopes) == set(some)
+    for one in some:
+        torch.testing.assert_close(part.slopes[one], found.slopes[one], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("rules", [True, False])
+@pytest.mark.parametrize("name", ["batch norm", "batch norm of rows"])
+def test_the_running_statistics_may_be_given(name, rules):
+    module, params, direction, inputs, targets = world(name)
+    held = {key: value.clone() for key, value in module.named_buffers()}
+    moved = {key: value + 1 for key, value in held.items()}
+    found = example_products(module, params, inputs, targets, loss, direction=direction, buffers=moved, rules=rules)
+    assert all(torch.equal(value, held[key]) for key, value in module.named_buffers()), "the module keeps its own"
+    module.load_state_dict(moved, strict=False)
+    each = gradients_one_by_one(module, params, inputs, targets, loss)
+    torch.testing.assert_close(torch.stack(list(found.slopes.values())).sum(0), each @ flat(direction), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(torch.stack(list(found.squares.values())).sum(0), each.square().sum(1), rtol=1e-11, atol=1e-13)
+
+
+def test_what_an_earlier_call_refuted_is_not_tried_again():
+    module, params, direction, inputs, targets = world("tied")
+    first = example_products(module, params, inputs, targets, loss, direction=direction)
+    assert not first.by_rule and set(first.by_chunks) == set(params)
+    again = example_products(module, params, inputs, targets, loss, direction=direction, trust=first.by_rule)
+    assert not again.by_rule and all(torch.equal(again.slopes[name], first.slopes[name]) for name in params)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_some_parameters_alone(name):
     module, params, _, inputs, targets = world(name)
@@ -359,8 +411,10 @@ def test_a_cut_in_the_graph_is_never_taken_for_zero():
         directional_and_hvp(losses, params, torch.ones(BATCH, dtype=torch.float64), direction)
     # A derivative with respect to the layers above alone goes past the cut.
     above = {name: params[name] for name in params if name.startswith("last")}
-    both = directional_and_hvp(losses, above, torch.ones(BATCH, dtype=torch.float64), {name: direction[name] for name in above})
-    assert both.slopes.abs().max() > 0
+    along = {name: direction[name] for name in above}
+    both = directional_and_hvp(losses, above, torch.ones(BATCH, dtype=torch.float64), along)
+    each = gradients_one_by_one(module, above, inputs, targets, loss)
+    torch.testing.assert_close(both.slopes, each @ flat(along), rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_that_does_not_fit_says_what_torch_says():

@@ -86,7 +86,7 @@ def test_a_reference_from_elsewhere(tmp_path):
     torch.testing.assert_close(one.values, by_hand(world, lambda steps: elsewhere), rtol=1e-9, atol=1e-12)
     assert one.lineage.parents["reference"]
     with pytest.raises(UnknownName, match=r"reference .*'mini'.*Did you mean mine"):
-        world.score("oti:reference=mini", references=references)
+        world.score("oti", "oti:reference=mine", "oti:reference=mini", references=references)
     with pytest.raises(Mismatch, match=r"Reference 'mine' is of another model: hidden.weight .* is not in it"):
         world.score("oti:reference=mine", references={"mine": {"weight": torch.ones(3)}})
 
@@ -97,7 +97,7 @@ def test_gradients_and_products_give_the_same(tmp_path, monkeypatch, optimizer):
     world = World(tmp_path / "run", optimizer, norm=True, batch=7)
     names = ["oti", "oti:form=raw,norm=by_tensor", "liveval", "liveval:delta_0=1,delta_max=1"]
     by_products = world.score(*names)
-    assert "slopes: forward" in by_products["oti"].diagnostics["derivatives taken by"]
+    assert by_products["oti"].diagnostics["derivatives taken by"] == "norms by layer"
     monkeypatch.setattr("torch.nn.modules.conv._ConvNd", torch.nn.Linear)
     for title, one in world.score(*names).items():
         torch.testing.assert_close(one.values, by_products[title].values, rtol=1e-7, atol=1e-9)

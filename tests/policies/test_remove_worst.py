@@ -61,5 +61,7 @@ def test_what_cannot_be_is_refused():
     for direction in (Direction.HIGH_IS_HARD, Direction.LOW_IS_HARD):
         with pytest.raises(UsageError, match="ranks difficulty"):
             choose(RemoveWorst(1), scores(VALUES, direction))
+        with pytest.raises(UsageError, match="ranks difficulty"):
+            removable(scores(VALUES, direction))
     with pytest.raises(UsageError, match="NaN"):
         RemoveWorst(1).choose(Candidates(scores([0.0, torch.nan], HIGH), None))

@@ -16,6 +16,7 @@ def choose_(
     seed: MaybeWhole = None,
     name: str | None = None,
     retrain: str | None = None,
+    tolerance: float = 0.0,
 ) -> None:
     """Decide by a score which examples to keep, drop or relabel.
 
@@ -41,19 +42,21 @@ def choose_(
     name
         Name of the decision; by default made from policy and score.
     retrain
-        With --count auto, which curve: of the last epoch trained again (last) or of everything (all).
+        With --count auto, which curve: of the last epoch trained again (last) or of everything (all); by default the one that is there,
+        else as `assay cleanse` makes it.
+    tolerance
+        How far training taken again for the score or the curve may end from the recorded parameters, as a part of their norm; as it was
+        given to `assay score` and `assay cleanse`.
     """
-    import dataclasses
-
     from ..cluster.executors import executor as pool_of
     from ..core.errors import OutputExists, UsageError
+    from ..experiments.again import Replaying
     from ..experiments.choose import choose
+    from ..experiments.cleanse import curve_for
     from ..experiments.score import score as scored
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
-    from .cleanse import cleansed
     from .console import say, showing_progress
-    from .saved import curve_of
 
     if name is not None and not any(letter.isalnum() for letter in name):
         raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
@@ -64,20 +67,20 @@ def choose_(
         raise UsageError(
             f"--retrain {retrain} does not go with --count {count}; it says which curve --count auto takes, last or all."
         )
-    opened = Run(run)
-    options: dict[str, object] = {"keep": keep, "seed": seed, "count": count}
-    scores, curve = next(iter(scored(opened, score, save=True).values())), None
+    try:
+        number = None if count is None or auto else int(count)
+    except ValueError as error:
+        raise UsageError(
+            f"--count {count!r} is neither a whole number nor auto, which takes what `assay cleanse` found best."
+        ) from error
+    opened, how = Run(run), Replaying(tolerance=tolerance)
+    options = {key: value for key, value in {"keep": keep, "seed": seed, "count": number}.items() if value is not None}
+    (scores,), curve = scored(opened, score, save=True, replaying=how).values(), None
     if auto:
-        if (curve := curve_of(opened, scores, retrain)) is None:
-            with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
-                curve = cleansed(opened, scores, None, retrain or "last", 5, "loss", pool, progress)
+        with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
+            curve = curve_for(opened, scores, retrain=retrain, pool=pool, replaying=how, progress=progress)  # type: ignore[arg-type]
         say(curve.sentence)
-        options["count"] = curve.best
-    given = {key: value for key, value in options.items() if value is not None}
-    decision = choose(scores, policy, run=opened, **given)
-    if curve is not None and decision.lineage is not None:
-        parents = {**decision.lineage.parents, "curve": curve.fingerprint}
-        decision = dataclasses.replace(decision, lineage=dataclasses.replace(decision.lineage, parents=parents))
+    decision = choose(scores, policy, run=opened, curve=curve, **options)
     label = name if name is not None else decision.title.replace(" by ", "-by-")
     path = opened.paths.decision(label)
     if path.exists():

@@ -1,8 +1,13 @@
 """`assay cleanse`: how many of the worst examples should go?"""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .values import MaybeWhole, Whole
+
+if TYPE_CHECKING:
+    from ..core.curve import Curve, Removal
 
 
 def cleanse_(
@@ -11,17 +16,18 @@ def cleanse_(
     /,
     *,
     counts: str | None = None,
-    retrain: str = "last",
+    retrain: str | None = None,
     draws: Whole = 5,
     by: str = "loss",
+    tolerance: float = 0.0,
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
     """Train without the worst examples: how many should go?
 
-    More and more of the worst by a score are left out. Each count is held against as many random examples and against none. The best count is chosen on what --validation held out; what the
-    test examples say is shown and never chosen by. The curve is saved in the run's folder, and so is every finished training, so that
-    the same command goes on where it was stopped.
+    More and more of the worst by a score are left out. Each count is held against as many random examples and against none. The best
+    count is chosen on what --validation held out; what the test examples say is shown and never chosen by. The curve is saved in the
+    run's folder, and so is every finished training, so that the same command goes on where it was stopped.
 
     Example: assay cleanse runs/digits sgd_influence --counts 1,10,100
 
@@ -35,11 +41,14 @@ def cleanse_(
         How many to leave out, with commas; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the examples
         where the score only ranks.
     retrain
-        last (the last epoch, from its checkpoint) or all (everything, from the beginning).
+        last (the last epoch, from its checkpoint) or all (everything, from the beginning); by default what the score is about: all if its
+        window is more than the last epoch, as that of sgd_influence is unless it says window=last; else last.
     draws
         How many random removals of each count.
     by
         Whether validation loss or validation accuracy chooses.
+    tolerance
+        How far training taken again may end from the recorded parameters, as a part of their norm; 0 (the default) asks for the same bits.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -47,6 +56,8 @@ def cleanse_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError
+    from ..experiments.again import Replaying
+    from ..experiments.cleanse import cleanse, undecided
     from ..experiments.score import score as scored
     from ..runs.run import Run
     from .console import say, showing_progress
@@ -55,29 +66,31 @@ def cleanse_(
         wanted = None if counts is None else [int(part) for part in counts.split(",")]
     except ValueError as error:
         raise UsageError(f"--counts {counts!r} is no list of whole numbers such as 1,10,100.") from error
-    opened = Run(run)
+    opened, how = Run(run), Replaying(tolerance=tolerance)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
-        scores = next(iter(scored(opened, score, save=True, pool=pool, progress=progress).values()))
-        curve = cleansed(opened, scores, wanted, retrain, draws, by, pool, progress)
+        (scores,) = scored(opened, score, save=True, replaying=how, pool=pool, progress=progress).values()
+        curve = cleanse(
+            opened,
+            scores,
+            counts=wanted,
+            retrain=retrain,  # type: ignore[arg-type]
+            draws=draws,
+            chosen_by=by,  # type: ignore[arg-type]
+            pool=pool,
+            save=True,
+            replaying=how,
+            progress=progress,
+        )
     show_curve(curve)
     say(curve.sentence)
-    if curve.best:
-        say(f"Next: assay choose {run} {score} --policy remove_worst --count auto --retrain {retrain}")
+    if words := undecided(scores):
+        say(words)
+    elif curve.best:
+        allowing = f" --tolerance {tolerance:g}" if tolerance else ""
+        say(f"Next: assay choose {run} {score} --policy remove_worst --count auto --retrain {curve.retrained}{allowing}")
 
 
-def cleansed(run, scores, counts, retrain, draws, by, pool, progress):
-    """The curve of a score, saved in the run's folder."""
-    from ..experiments.cleanse import cleanse
-    from ..runs.artefacts import save_curve
-
-    curve = cleanse(
-        run, scores, counts=counts, retrain=retrain, draws=draws, chosen_by=by, pool=pool, save=True, progress=progress
-    )
-    save_curve(curve, run.paths.curve(f"{curve.scores}-{curve.retrained}"))
-    return curve
-
-
-def show_curve(curve) -> None:
+def show_curve(curve: "Curve") -> None:
     """The curve as a table: nothing removed, then for each count the worst and the mean of the random ones."""
     from .console import show_table
 
@@ -92,13 +105,13 @@ def show_curve(curve) -> None:
     show_table(f"Trained {trained} again without the worst by {curve.scores}", columns, rows, right=("removed", *columns[2:]))
 
 
-def cell(removal, field: str) -> str:
+def cell(removal: "Removal", field: str) -> str:
     """One number of one training."""
     value = getattr(removal, field)
     return f"{100 * value:.2f} %" if field.endswith("accuracy") else f"{value:.4f}"
 
 
-def spread(removals, field: str) -> str:
+def spread(removals: "Sequence[Removal]", field: str) -> str:
     """Mean and half the range of a number over trainings."""
     values = [getattr(one, field) for one in removals]
     mean, half = sum(values) / len(values), (max(values) - min(values)) / 2

@@ -57,21 +57,30 @@ def export_(run: Path, folder: Path, /, *, scores: Switch = False) -> None:
     from ..runs.npy import export_npy, export_scores
     from ..runs.run import Run
     from .console import say
-    from .saved import scores_of
+    from .saved import saved_scores
 
     opened = Run(run)
     if not scores:
         export_npy(opened, folder)
         say(f"{folder}: {opened.epochs} epochs")
         return
-    table = scores_of(opened)
-    if not table:
+    saved = saved_scores(opened)
+    if not saved:
         raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
-    names = [one.method for one in table.values()]
+    # The npy files say by place which example a value is of.
+    found = [one for one in saved if len(one) == len(opened.ids)]
+    if not found:
+        raise UsageError(
+            f"No score of {run} speaks of all {len(opened.ids):,} examples, as the npy files do; score by another method."
+        )
+    names = [one.method for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(
             f"{run} holds several scores of {', '.join(twice)}, but the npy files are named by method; take one out of {run / 'scores'}."
         )
-    for one in table.values():
+    for one in found:
         export_scores(one, folder)
-    say(f"{folder}: {', '.join(table)}")
+    for one in saved:
+        if one not in found:
+            say(f"left out {one.title}: it speaks of {len(one):,} of {len(opened.ids):,} examples only.")
+    say(f"{folder}: {', '.join(one.title for one in found)}")

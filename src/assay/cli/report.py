@@ -57,6 +57,6 @@ def report_(
     if opener not in table:
         raise UnknownName("score in this run", opener, table)
     table = {name: table[name] for name in (opener, *(name for name in table if name != opener))}
-    curves = curves_of(opened)
+    curves = curves_of(opened, table)
     where = report(opened, table, out, decision=chosen, verdict=verdict, curves=curves, most=most, title=title)
     say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")

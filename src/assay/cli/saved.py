@@ -1,11 +1,13 @@
 """What a run's folder holds beside the recording, found by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..core.curve import Curve
 from ..core.errors import Mismatch, UnknownName, UsageError
-from ..core.scores import Scores, ScoreTable
-from ..runs.artefacts import load_curve, load_scores
+from ..core.scores import Scores
+from ..experiments.cleanse import saved_curves
+from ..runs.artefacts import load_scores
 from ..runs.run import Run
 
 
@@ -30,40 +32,8 @@ def decision_of(run: Run, name: str | None) -> Path:
     return known[slug(name)]
 
 
-def curve_of(run: Run, scores: Scores, retrained: str | None) -> Curve | None:
-    """The curve of this very score of this very recording; None if there is none.
-
-    Raises:
-        UsageError: There are two, and it is not said which.
-        RunError: A curve is damaged.
-    """
-    made_of = {"run": run.fingerprint, "scores": scores.fingerprint}
-    curves = [load_curve(path) for path in sorted(run.paths.curve("x").parent.glob("*.json"))]
-    found = {
-        one.retrained: one
-        for one in curves
-        if one.lineage is not None and made_of.items() <= one.lineage.parents.items() and retrained in (None, one.retrained)
-    }
-    if len(found) > 1:
-        raise UsageError(
-            f"{run.folder} holds a curve of {scores.title} with the last epoch trained again and one with everything; say which with "
-            "--retrain last or all."
-        )
-    return next(iter(found.values()), None)
-
-
-def scores_of(run: Run) -> ScoreTable:
-    """Every score saved in the run, in the order of their names.
-
-    Raises:
-        Mismatch: A score is of another dataset or recording, or two do not speak of the same examples.
-        RunError: A score is damaged.
-    """
-    return ScoreTable(saved_scores(run))
-
-
 def saved_scores(run: Run) -> list[Scores]:
-    """The same, where some may speak of fewer examples than others.
+    """Every score saved in the run, in the order of their names; some may speak of fewer examples than others.
 
     Raises:
         Mismatch: A score is of another dataset or recording.
@@ -81,19 +51,25 @@ def saved_scores(run: Run) -> list[Scores]:
     return found
 
 
-def curves_of(run: Run) -> list[Curve]:
+def curves_of(run: Run, scores: Mapping[str, Scores]) -> list[Curve]:
     """Every curve saved in the run, in the order of their names.
 
     Raises:
-        Mismatch: A curve is of another recording.
+        Mismatch: A curve is of another recording, or of other values than the saved score of its title.
         RunError: A curve is damaged.
     """
-    found = [load_curve(path) for path in sorted(run.paths.curve("x").parent.glob("*.json"))]
+    found = saved_curves(run)
     for one in found:
-        made_of = one.lineage.parents.get("run") if one.lineage is not None else None
-        if made_of != run.fingerprint:
+        made_of = one.lineage.parents if one.lineage is not None else {}
+        values = scores[one.scores].fingerprint if one.scores in scores else None
+        what = ""
+        if made_of.get("run") != run.fingerprint:
+            what = f"made from recording {made_of.get('run', 'unknown')}, {run.folder} holds {run.fingerprint}"
+        elif values is not None and made_of.get("scores", values) != values:
+            what = f"made by scores {made_of['scores']}, {run.folder} now holds {values} under that title"
+        if what:
             raise Mismatch(
-                f"The saved curve of {one.scores} was made from recording {made_of or 'unknown'}, {run.folder} holds {run.fingerprint}; "
-                f"make it again: assay cleanse {run.folder} {one.scores} --retrain {one.retrained}."
+                f"The saved curve of {one.scores} was {what}; make it again: assay cleanse {run.folder} {one.scores} --retrain "
+                f"{one.retrained}."
             )
     return found

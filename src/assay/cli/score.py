@@ -44,6 +44,7 @@ def score_(
         Bytes that states may take; the fastest schedule that keeps to it is used.
     tolerance
         How far training taken again may end from the recorded parameters, as a part of their norm; 0 (the default) asks for the same bits.
+        Scores that take the training again are only taken from the folder where they were computed with the same tolerance.
     reference
         NAME=RUN or NAME=FILE: the last model of another run, or a state_dict in a safetensors file, for oti:reference=NAME; may be given
         several times.
@@ -55,9 +56,10 @@ def score_(
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError, some
     from ..core.scores import Direction, ordered
+    from ..core.words import worded
     from ..experiments.again import Replaying
-    from ..experiments.score import scorable, score
-    from ..experiments.verify import has_plan
+    from ..experiments.plan import has_plan
+    from ..experiments.score import scorable, score_apart
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
 
@@ -68,7 +70,7 @@ def score_(
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(able)}.")
     how = Replaying(schedule, memory, tolerance)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
-        table = score(
+        table = score_apart(
             opened,
             list(dict.fromkeys(wanted)),
             save=True,
@@ -78,7 +80,7 @@ def score_(
             pool=pool,
             progress=progress,
         )
-    rows, warned = [], any(one.warnings for one in table.values())
+    rows, warned, partly = [], any(one.warnings for one in table.values()), any(len(one.unscored) for one in table.values())
     for title, one in table.items():
         first = one.ids.take(ordered(one.hardness(), one.ids, descending=True)[:5])
         values = one.values
@@ -91,11 +93,13 @@ def score_(
                 one.unit,
                 one.direction.value,
                 some(first, len(first)),
+                *([f"{len(one):,}"] if partly else []),
                 *([("warned, see below" if one.warnings else "")] if warned else []),
             )
         )
-    columns = ("method", "least", "mean", "largest", "unit", "direction", "first ids", *(["trust"] if warned else []))
-    show_table(f"{len(table.ids):,} examples of {run}", columns, rows, right=("least", "mean", "largest"))
+    columns = ["method", "least", "mean", "largest", "unit", "direction", "first ids"]
+    columns += ["scored"] * partly + ["trust"] * warned
+    show_table(f"{len(opened.ids):,} examples of {run}", columns, rows, right=("least", "mean", "largest", "scored"))
     for title, one in table.items():
         for name, value in one.diagnostics.items():
             say(f"{title}: {name}: {worded(value)}")
@@ -109,7 +113,9 @@ def score_(
     policy = "bottom_k" if one.direction is Direction.HIGH_IS_SUSPECT else "top_k"
     told = has_plan(opened) and one.direction.ranks_suspects and one.harmful() is not None
     step = f"cleanse {run} {title}" if told else f"choose {run} {title} --policy {policy} --keep 0.9"
-    say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay {step}")
+    # A score is only found again under the tolerance that it was computed with.
+    allowing = f" --tolerance {tolerance:g}" if one.lineage is not None and "tolerance" in one.lineage.parents else ""
+    say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay {step}{allowing}")
 
 
 def referred(text: str) -> tuple[str, "dict[str, Tensor]"]:
@@ -132,15 +138,3 @@ def referred(text: str) -> tuple[str, "dict[str, Tensor]"]:
         return name, load_file(place)
     except (OSError, SafetensorError) as error:
         raise UsageError(f"--reference {name}: {place} is neither a run nor a readable safetensors file ({error}).") from error
-
-
-def worded(value: object) -> str:
-    """A diagnostic for people: numbers to four digits."""
-    if isinstance(value, (list, tuple)):
-        shown = [worded(one) for one in value]
-        return (
-            ", ".join(shown)
-            if len(shown) <= 8
-            else f"{', '.join(shown[:4])}, ..., {', '.join(shown[-3:])} ({len(shown)} numbers)"
-        )
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

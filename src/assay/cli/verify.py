@@ -31,13 +31,15 @@ def verify_(
     from ..runs.artefacts import load_decision, save_verdict
     from ..runs.run import Run
     from .console import say, showing_progress
-    from .saved import decision_of, scores_of
+    from .saved import decision_of, saved_scores
 
     opened = Run(run)
     path = decision_of(opened, decision)
     chosen = load_decision(path)
+    # Not as a table: some scores may speak of fewer examples than others.
+    scores = {one.title: one for one in saved_scores(opened)}
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        verdict = verify(chosen, run=opened, scores=scores_of(opened), seeds=seeds, pool=pool, save=True, progress=progress)
+        verdict = verify(chosen, run=opened, scores=scores, seeds=seeds, pool=pool, save=True, progress=progress)
     save_verdict(verdict, opened.paths.verdict(path.stem))
     show_verdict(verdict)
     say(f"Next: assay report {run} --decision {path.stem}")

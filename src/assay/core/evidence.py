@@ -187,22 +187,21 @@ class Batch(Protocol):
     """Which examples, in the order of the evidence's ids. An example may stand here twice."""
     params: Params
     """Trainable parameters where the batch was met."""
-    ways: set[str]
-    """How derivatives were taken, in words, of all batches of this model; who takes one adds its way."""
 
     def losses(self, params: Params) -> Float[Tensor, " batch"]:
         """Loss of each example at `params`, differentiable; parameters that are left out are those of the batch."""
         ...
 
-    def squares(self, params: Params) -> Float[Tensor, " batch"]:
-        """|grad l_i|^2 of each example's loss by `params`, at `params`."""
+    def slopes(self, direction: Params) -> tuple[Float[Tensor, " batch"], str]:
+        """<direction, grad l_i> of each example's loss, by the parameters that the direction names; and how it was had, in words."""
         ...
 
-    def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
-        """Gradient of each example's loss by `params`, at `params`, in chunks: (first row, by name (chunk, *shape)).
+    def squares(self, names: Sequence[str]) -> tuple[Float[Tensor, " batch"], str]:
+        """|grad l_i|^2 of each example's loss by these parameters; and how it was had, in words."""
+        ...
 
-        None where slopes and squares are faster taken without them.
-        """
+    def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+        """Both at once, each by parameter: slopes and squares, (batch,) each; and how they were had, in words."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from ..core.errors import Mismatch, UsageError, some
 from ..core.lineage import fingerprint
 from ..data.examples import Examples
 from ..integrations.loop import Loop, LoopCourse
+from ..maths import schedules
 from ..runs.replay import Replay, Target
 from ..runs.run import Run
 from ..training.course import Course
 from ..training.recipe_course import RecipeCourse
 from ..training.state import TrainingState
-from .plan import Material, Plan
-from .verify import has_plan, material_of, plan_of
+from .plan import Material, Plan, has_plan, material_of, plan_of
 
 PART = 512
 """Examples of a target in one graph."""
@@ -65,12 +66,17 @@ class MeanLoss:
         # What assay prepares is float32, whatever the model is.
         return inputs if self.prepare is None else self.prepare(inputs).to(next(model.parameters()).dtype)
 
-    @property
+    def prepared(self) -> Iterator[Tensor]:
+        """The inputs in parts, as the model takes them but for its type."""
+        for start in range(0, len(self.inputs), PART):
+            part = self.inputs[start : start + PART]
+            yield (part if self.prepare is None else self.prepare(part)).detach().cpu().contiguous()
+
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash over everything that is averaged."""
+        """Hash over everything that is averaged, the inputs as they are prepared: other means or deviations are other inputs."""
         return fingerprint(
-            f"{self.inputs.dtype} {tuple(self.inputs.shape)}",
-            self.inputs.contiguous().numpy().tobytes(),
+            *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", one.numpy().tobytes())),
             self.labels.to(torch.int64).numpy().tobytes(),
             self.weights.to(torch.float64).numpy().tobytes(),
         )
@@ -99,6 +105,26 @@ class Replaying:
     schedule: str = "sqrt"
     memory: int | None = None
     tolerance: float = 0.0
+
+    def __post_init__(self):
+        """Refuse what no replay could keep to, even where none is needed.
+
+        Raises:
+            UsageError: A setting is out of range.
+        """
+        try:
+            schedules.named(self.schedule)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"memory={self.memory} is not a number of bytes above 0.")
+        if not 0 <= self.tolerance < 1:
+            raise UsageError(f"tolerance={self.tolerance} is outside 0..1, 1 excluded.")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What results depend on, by name: how far from the recorded parameters they may have been computed, unless that is nowhere."""
+        return {"tolerance": str(float(self.tolerance))} if self.tolerance else {}
 
 
 def again(
@@ -188,7 +214,7 @@ def _own(name: str, given: Given, run: Run) -> Target:
                 f"{len(both)} of the {len(given)} examples of target {name!r} are trained on (ids {some(both, len(both))}); what is trained on "
                 "cannot say what helps. Hold other examples out."
             )
-        return _of(given, name)
+        return mean_loss(given, name)
     if callable(given):
         return Single(given)
     if not isinstance(given, tuple) or len(given) not in (2, 3) or not all(isinstance(part, Tensor) for part in given):
@@ -211,11 +237,11 @@ def _mean(name: str, inputs: Tensor, labels: Tensor, weights: Tensor, prepare: C
 def _planned(material: Material, texts: Sequence[str]) -> dict[str, Target]:
     found: dict[str, Target] = {}
     if material.validation is not None:
-        found["validation"] = _of(material.validation, "validation")
+        found["validation"] = mean_loss(material.validation, "validation")
     for text in texts:
         kind, _, value = text.partition("=")
         if kind == "test" and not value:
-            found[text] = _of(material.test, text)
+            found[text] = mean_loss(material.test, text)
             continue
         if kind not in ("validation", "class", "id", "ids") or bool(value) == (kind == "validation"):
             raise UsageError(f"Target {text!r} is not validation, test, class=NAME, id=ID or ids=FILE.")
@@ -226,15 +252,20 @@ def _planned(material: Material, texts: Sequence[str]) -> dict[str, Target]:
                 "target=test, which then can no longer judge a decision made by it."
             )
         if kind == "class":
-            found[text] = _of(held, text, (held.labels == _class(held, value)).to(torch.float64))
+            found[text] = mean_loss(held, text, (held.labels == _class(held, value)).to(torch.float64))
         elif kind == "id":
-            found[text] = _of(held, text, _weights(held, {value: 1.0}, text))
+            found[text] = mean_loss(held, text, _weights(held, {value: 1.0}, text))
         elif kind == "ids":
-            found[text] = _of(held, text, _weights(held, _read(value), text))
+            found[text] = mean_loss(held, text, _weights(held, _read(value), text))
     return found
 
 
-def _of(examples: Examples, name: str, weights: Tensor | None = None) -> Target:
+def mean_loss(examples: Examples, name: str, weights: Tensor | None = None) -> MeanLoss:
+    """The mean loss of these examples, as a target of that name.
+
+    Raises:
+        UsageError: No example has a weight.
+    """
     weights = torch.ones(len(examples), dtype=torch.float64) if weights is None else weights
     if bool((weights != 0).any()):
         examples, weights = examples.take(weights != 0), weights[weights != 0]
@@ -277,8 +308,7 @@ def _check_apart(replay: Replay) -> dict[str, str]:
         Mismatch: At least half of a target's inputs are inputs of training examples.
     """
     wanted = {name: target for name, target in replay.given.items() if isinstance(target, MeanLoss)}
-    held = {name: [_rows(target, start) for start in range(0, len(target.inputs), PART)] for name, target in wanted.items()}
-    sought = {name: {row for part in parts for row in part} for name, parts in held.items()}
+    sought = {name: distinct(target) for name, target in wanted.items()}
     met: dict[str, set[bytes]] = {name: set() for name in sought}
     for positions in torch.arange(len(replay.run.ids)).split(PART) if sought else ():
         batch = replay.course.clean(positions)
@@ -300,9 +330,9 @@ def _check_apart(replay: Replay) -> dict[str, str]:
     }
 
 
-def _rows(target: MeanLoss, start: int) -> list[bytes]:
-    inputs = target.inputs[start : start + PART]
-    return _bytes(inputs if target.prepare is None else target.prepare(inputs))
+def distinct(target: MeanLoss) -> set[bytes]:
+    """Every input that a target averages over, once."""
+    return {row for part in target.prepared() for row in _bytes(part)}
 
 
 def _bytes(inputs: Tensor) -> list[bytes]:

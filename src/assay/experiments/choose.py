@@ -7,32 +7,46 @@ from pathlib import Path
 from .. import __version__
 from ..core import options as texts
 from ..core import policy as core
+from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
 from ..core.lineage import Lineage
 from ..core.policy import AbstractPolicy
 from ..core.scores import Scores
 from ..policies import parse
+from ..policies.remove_worst import RemoveWorst
 from ..runs.gather import gather
 from ..runs.run import Run
 
 
-def choose(scores: Scores, policy: str | AbstractPolicy, *, run: str | Path | Run | None = None, **options: object) -> Decision:
+def choose(
+    scores: Scores,
+    policy: str | AbstractPolicy,
+    *,
+    run: str | Path | Run | None = None,
+    curve: Curve | None = None,
+    **options: object,
+) -> Decision:
     """Apply one policy to one score.
 
         decision = assay.choose(table["dual"], policy="beta", keep=0.3, seed=0)
+        decision = assay.choose(influence, policy="remove_worst", curve=assay.cleanse(run, influence))
 
     Args:
         scores: What to choose by.
         policy: Name, `"name:option=value,..."`, or a policy.
         run: The recorded run, for policies that read it; by default the run that the scores were made from.
+        curve: A curve of these scores, whose best count is taken as the option `count` of the policy remove_worst.
         options: Options of the policy.
 
     Raises:
         UnknownName: No such policy or option.
-        UsageError: An option is out of range or given twice, a score is NaN, or the policy needs a run and none is known.
-        Mismatch: The scores are of another dataset than the run.
+        UsageError: An option is out of range or given twice, a score is NaN, a curve for another policy, or the policy needs a run and none
+            is known.
+        Mismatch: The scores are of another dataset than the run, or the curve is of other scores.
     """
+    if curve is not None:
+        options = _counted(scores, policy, curve, options)
     if isinstance(policy, str) and (twice := sorted(texts.split(policy)[1].keys() & options.keys())):
         raise UsageError(f"{', '.join(twice)} is given in {policy!r} and again beside it; give it once.")
     chosen = parse(policy, options)
@@ -50,7 +64,11 @@ def choose(scores: Scores, policy: str | AbstractPolicy, *, run: str | Path | Ru
     decision = core.choose(chosen, scores, evidence)
     lineage = Lineage(
         dataset=parent.dataset if parent and parent.dataset else opened.dataset if opened else "",
-        parents={**(parent.parents if parent else {}), "scores": scores.fingerprint},
+        parents={
+            **(parent.parents if parent else {}),
+            "scores": scores.fingerprint,
+            **({"curve": curve.fingerprint} if curve is not None else {}),
+        },
         code=__version__,
         seed=getattr(chosen, "seed", None),
         device="cpu",
@@ -58,3 +76,18 @@ def choose(scores: Scores, policy: str | AbstractPolicy, *, run: str | Path | Ru
         folder=parent.folder if parent and parent.folder else str(opened.folder) if opened else "",
     )
     return dataclasses.replace(decision, lineage=lineage)
+
+
+def _counted(scores: Scores, policy: str | AbstractPolicy, curve: Curve, options: dict[str, object]) -> dict[str, object]:
+    """The options, with the count that a curve found best."""
+    name = texts.split(policy)[0] if isinstance(policy, str) else policy.name
+    if name != RemoveWorst.name:
+        raise UsageError(f"A curve says how many the policy {RemoveWorst.name} should drop; {name} does not remove the worst.")
+    if "count" in options:
+        raise UsageError(f"count={options['count']} is given beside a curve, whose best count is {curve.best}; give one of them.")
+    made_of = curve.lineage.parents.get("scores") if curve.lineage is not None else None
+    if curve.scores != scores.title or made_of not in (None, scores.fingerprint):
+        raise Mismatch(
+            f"The curve is of scores {curve.scores} {made_of or ''}, not of {scores.title} {scores.fingerprint}; cleanse by these."
+        )
+    return {**options, "count": curve.best}

@@ -1,5 +1,6 @@
 """Cleanse: train again without the worst examples, more and more of them, and choose on validation data how many should go."""
 
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -11,19 +12,20 @@ from torch import Tensor
 
 from .. import __version__
 from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
-from ..core.errors import RunError, UsageError, some
+from ..core.errors import UsageError, some
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores
 from ..integrations.loop import Loop
 from ..maths import draws as random
 from ..policies.remove_worst import removable, worst
-from ..runs.artefacts import load_removal, save_removal
+from ..runs.artefacts import finished, load_curve, load_removal, save_curve, save_removal
 from ..runs.replay import Replay
 from ..runs.run import Run
-from .again import Given, Replaying, again, identity
+from .again import Given, MeanLoss, Replaying, again, distinct, identity
+from .plan import has_plan, plan_of
 from .progress import Progress
 from .retraining import Retraining, accuracy, with_accuracies
-from .verify import check_dataset, has_plan, plan_of
+from .verify import check_dataset
 
 VALIDATION, TEST = "validation", "test"
 """Names of the two targets: the count is chosen on the first, the second is only told."""
@@ -39,7 +41,7 @@ def cleanse(
     scores: Scores,
     *,
     counts: Sequence[int] | None = None,
-    retrain: Window = "last",
+    retrain: Window | None = None,
     draws: int = 5,
     chosen_by: By = "loss",
     pool: Executor | None = None,
@@ -61,20 +63,22 @@ def cleanse(
         scores: What says which examples are the worst. Where it predicts harm, only those predicted harmful are ever removed.
         counts: How many to leave out; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the examples where
             the score only ranks.
-        retrain: `last` epoch from its checkpoint, or `all` from the beginning.
+        retrain: `last` epoch from its checkpoint, or `all` from the beginning; by default what the scores are about: `all` if their
+            window is more than the last epoch, else `last`.
         draws: How many random removals of each count.
         chosen_by: Whether the best count has the least `loss` or the highest `accuracy` on the validation examples. Test examples
             are told of and never chosen by.
         pool: Where trainings run: any `concurrent.futures.Executor`; by default in this process.
-        save: Keep every finished training in the run's folder, and take from there what an earlier call finished. Not with `loop`,
-            which cannot be told from another one later.
+        save: Keep the curve and every finished training in the run's folder, and take from there the trainings that an earlier call
+            finished. Not with `loop`, which cannot be told from another one later.
         loop: What your own loop consists of; not for runs with a plan.
-        targets: With `loop`: `{"validation": (inputs, labels), "test": (inputs, labels)}`. A plan knows its own.
+        targets: With `loop`: `{"validation": (inputs, labels), "test": (inputs, labels)}`, or Examples. A plan knows its own.
         replaying: How far training taken again may differ.
         progress: Told of each finished training.
 
     Raises:
-        UsageError: A setting is out of range, no validation examples, or no example is predicted harmful.
+        UsageError: A setting is out of range, no validation examples, no example is predicted harmful, or the test examples would have a
+            say: as the scores' target, or among the validation examples.
         Mismatch: Run and scores are not of the same dataset.
         MissingEvidence: The run kept no model to start from.
         TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
@@ -82,10 +86,13 @@ def cleanse(
     began = time.perf_counter()
     progress = progress or Progress()
     run = run if isinstance(run, Run) else Run(run)
+    retrain = retrain if retrain is not None else window_of(scores)
     _check(retrain, draws, chosen_by, save, loop)
     check_dataset(run, [scores])
-    counts = _counts(scores, counts)
-    replay, given = _replay(run, loop, targets, replaying)
+    counts, how = _counts(scores, counts), replaying or Replaying()
+    replay, given = _replay(run, loop, targets, how)
+    known = {f"target {name}": value for name, value in identity(replay).items()} | how.identity
+    _check_test(scores, replay)
     places = run.ids.positions(scores.ids, f"run {run.folder}")
     suspects = places[worst(scores, counts[-1])]
     base = run.header.seed or 0
@@ -95,13 +102,12 @@ def cleanse(
         for seed in range(base + 1, base + 1 + draws):
             drawn = random.permutation(scores.ids.keys, seed, "cleanse")[:count]
             wanted.append((RANDOM, count, seed, places[drawn]))
-    known = {f"target {name}": value for name, value in identity(replay).items()}
     shelf = fingerprint(run.fingerprint, repr(sorted(known.items())), retrain, __version__)
-    files = [run.paths.trial(shelf, f"{arm}-{count}-{_told(group)}", seed) for arm, count, seed, group in wanted]
-    done = {place: old for place, file in enumerate(files) if save and (old := _finished(file)) is not None}
+    files = [run.paths.trial(shelf, f"{arm}-{count}-{_print_of(group)}", seed) for arm, count, seed, group in wanted]
+    done = {place: old for place, file in enumerate(files) if save and (old := finished(load_removal, file)) is not None}
     progress.advance("cleanse", len(done), len(wanted), "taken from an earlier run" if done else "")
     due = [place for place in range(len(wanted)) if place not in done]
-    trainings = Retraining(replay, loop, given, replaying, pool)
+    trainings = Retraining(replay, loop, given, how, pool)
     last = replay.epochs[-1]
     steps = last if retrain == "last" else range(last.stop)
     for one in trainings.each([wanted[place][3] for place in due], steps, MEASURED, "weight"):
@@ -114,7 +120,7 @@ def cleanse(
         words = f"{arm}, {count:,} removed: validation loss {removal.validation_loss:.4f}"
         progress.advance("cleanse", len(done), len(wanted), words)
     removals = tuple(done[place] for place in range(len(wanted)))
-    return Curve(
+    curve = Curve(
         scores=scores.title,
         retrained=retrain,
         removals=removals,
@@ -130,6 +136,93 @@ def cleanse(
             folder=str(run.folder),
         ),
     )
+    if save:
+        save_curve(curve, run.paths.curve(f"{curve.scores}-{curve.retrained}"))
+    return curve
+
+
+def curve_for(
+    run: str | Path | Run,
+    scores: Scores,
+    *,
+    retrain: Window | None = None,
+    pool: Executor | None = None,
+    replaying: Replaying | None = None,
+    progress: Progress | None = None,
+) -> Curve:
+    """The curve of a score that the run's folder holds; where there is none it is made by `cleanse` and kept.
+
+        decision = assay.choose(scores, "remove_worst", curve=curve_for("runs/digits", scores))
+
+    Args:
+        run: The run, recorded by a plan.
+        scores: What says which examples are the worst; it must speak of every example, or no decision could be made by it.
+        retrain: Whether the curve of the `last` epoch trained again or of `all`; by default the one that is there, else as `cleanse`.
+        pool, replaying, progress: As `cleanse` takes them.
+
+    Raises:
+        UsageError: Both curves are there and it is not said which, or examples have no score; or as `cleanse`.
+        RunError: A curve is damaged.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    if words := undecided(scores):
+        raise UsageError(words)
+    curve = curve_of(run, scores, retrain, replaying)
+    if curve is None:
+        curve = cleanse(run, scores, retrain=retrain, pool=pool, save=True, replaying=replaying, progress=progress)
+    return curve
+
+
+def curve_of(run: Run, scores: Scores, retrained: str | None = None, replaying: Replaying | None = None) -> Curve | None:
+    """The kept curve of this very score of this very recording, by this version of assay; None if there is none.
+
+    Raises:
+        UsageError: There are two, and it is not said which.
+        RunError: A curve is damaged.
+    """
+    made_of = {"run": run.fingerprint, "scores": scores.fingerprint}
+    tolerance = (replaying or Replaying()).identity.get("tolerance")
+    found = {
+        one.retrained: one
+        for one in saved_curves(run)
+        if one.lineage is not None
+        and one.lineage.code == __version__
+        and made_of.items() <= one.lineage.parents.items()
+        and one.lineage.parents.get("tolerance") == tolerance
+        and retrained in (None, one.retrained)
+    }
+    if len(found) > 1:
+        raise UsageError(
+            f"{run.folder} holds a curve of {scores.title} with the last epoch trained again and one with everything; say which with "
+            "--retrain last or all."
+        )
+    return next(iter(found.values()), None)
+
+
+def saved_curves(run: Run) -> list[Curve]:
+    """Every curve in the run's folder, in the order of their names.
+
+    Raises:
+        RunError: A curve is damaged.
+    """
+    return [load_curve(path) for path in sorted(run.paths.curve("x").parent.glob("*.json"))]
+
+
+def undecided(scores: Scores) -> str:
+    """Why no decision on every example can be made by these scores, in a sentence; empty if one can."""
+    if not len(scores.unscored):
+        return ""
+    return (
+        f"{scores.title} has no value for {len(scores.unscored)} examples ({some(scores.unscored, len(scores.unscored))}), so no decision "
+        "on every example can be made by it; score by a window that holds them all."
+    )
+
+
+def window_of(scores: Scores) -> Window:
+    """What is trained again where nothing is said: the steps that the scores are about, or the last epoch if they are about none."""
+    window = scores.options.get("window")
+    # The window of other methods is a number of epochs that slides.
+    return "all" if isinstance(window, str) and window != "last" else "last"
 
 
 def default_counts(most: int) -> list[int]:
@@ -158,7 +251,8 @@ def _counts(scores: Scores, given: Sequence[int] | None) -> list[int]:
         raise UsageError(f"{scores.title} predicts none of {len(scores)} examples to be harmful, so there is nothing to remove.")
     if given is None:
         return default_counts(most if scores.harmful() is not None else max(most // 2, 1))
-    counts = sorted(set(given))
+    whole = all(isinstance(count, numbers.Integral) and not isinstance(count, bool) for count in given)
+    counts = sorted({int(count) for count in given}) if whole else []
     if not counts or counts[0] < 1:
         raise UsageError(f"counts={list(given)}: give whole numbers from 1 on; removing nothing is tried by itself.")
     if counts[-1] > most:
@@ -196,28 +290,38 @@ def _replay(
                 f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give cleanse(..., "
                 "loop=assay.Loop(model, optimizer, loader), targets={'validation': (inputs, labels), 'test': (inputs, labels)})."
             )
-        own = {} if targets is None else targets
-        if wrong := [name for name in (VALIDATION, TEST) if not isinstance(own.get(name), tuple)]:
-            raise UsageError(
-                f"A curve needs (inputs, labels) as target {' and '.join(map(repr, wrong))}; give targets={{'validation': (inputs, "
-                "labels), 'test': (inputs, labels)}."
-            )
-        given = {name: own[name] for name in (VALIDATION, TEST)}
+        given = {name: target for name, target in (targets or {}).items() if name in (VALIDATION, TEST)}
     replay = with_accuracies(again(run, loop=loop, targets=given, replaying=replaying))
-    same = identity(replay)
-    if same[VALIDATION] == same[TEST]:
-        raise UsageError("The validation examples are the test examples; a count must not be chosen on what it is judged by.")
+    if wrong := [name for name in (VALIDATION, TEST) if not isinstance(replay.given.get(name), MeanLoss)]:
+        raise UsageError(
+            f"A curve needs (inputs, labels) or Examples as target {' and '.join(map(repr, wrong))}; give targets={{'validation': "
+            "(inputs, labels), 'test': (inputs, labels)}."
+        )
     return replay, given
 
 
-def _told(group: Int[Tensor, " group"]) -> str:
+def _print_of(group: Int[Tensor, " group"]) -> str:
     """Fingerprint of those left out."""
     return fingerprint(group.sort().values.numpy().tobytes())
 
 
-def _finished(path: Path) -> Removal | None:
-    """What an earlier call left there. A damaged file is no result; that training is done again."""
-    try:
-        return load_removal(path) if path.exists() else None
-    except RunError:
-        return None
+def _check_test(scores: Scores, replay: Replay) -> None:
+    """Refuse a curve in which the test examples would have a say.
+
+    Raises:
+        UsageError: The scores were made by them, or at least half of either part's inputs are inputs of the other: single equal rows happen
+            in real tables.
+    """
+    validation, test = (replay.given[name] for name in (VALIDATION, TEST))
+    assert isinstance(validation, MeanLoss) and isinstance(test, MeanLoss)
+    one, other = distinct(validation), distinct(test)
+    if 2 * len(one & other) >= min(len(one), len(other)):
+        raise UsageError(
+            f"{len(one & other)} of the {len(one)} validation examples are the test examples too; a count must not be chosen on what it is "
+            "judged by."
+        )
+    if scores.lineage is not None and test.fingerprint in scores.lineage.parents.values():
+        raise UsageError(
+            f"{scores.title} was made by the test examples, and a count must not be chosen on what it is judged by; score by "
+            "target=validation."
+        )

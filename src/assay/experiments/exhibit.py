@@ -21,9 +21,10 @@ from ..maths import draws, ranking
 from ..runs.artefacts import load_truth
 from ..runs.gather import gather
 from ..runs.run import Run
-from .influence import Wrong, influences, pairings
+from .influence import influences, pairings
+from .plan import has_plan
 from .score import score
-from .verify import check_dataset, clean, detections_of, has_plan, wrong_labels
+from .verify import check_dataset, clean, detections_of, wrong_labels
 
 MOST_SHOWN = 2000
 """Examples with pictures on one page."""
@@ -114,7 +115,7 @@ def exhibit(
         pairings=pairings(scores, known),
         curves=tuple(curves),
         verdict=verdict,
-        detections=detections_of(_telling(scores, wrong_of), run, truth) if verdict is None and truth is not None else (),
+        detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
         cleaning=_cleaning(decision, run, truth) if verdict is None else None,
         origins=_origins(run, scores, decision, curves, verdict),
         notes=tuple(filter(None, (note, _pass_note(run), *_reader_notes(run)))),
@@ -220,11 +221,6 @@ def _agreement(scores: Sequence[Scores]) -> Agreement | None:
     if all(len(one) == len(ids) for one in scores):
         return Agreement(titles, correlations)
     return Agreement(titles, correlations, f"Spearman rank correlation over the {len(ids):,} examples that all methods scored")
-
-
-def _telling(scores: Sequence[Scores], wrong: Wrong) -> list[Scores]:
-    """Scores of both wrong and right labels; where only one kind was scored there is nothing to tell apart."""
-    return [one for one in scores if 0 < int(wrong(one.ids).sum()) < len(one)]
 
 
 def _cleaning(decision: Decision | None, run: Run, truth: tuple[Ids, Tensor] | None):

@@ -145,7 +145,7 @@ def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> Pairing 
         reference=reference.title,
         target=str(scores.options["target"]),
         measured=reference.method == MEASURED,
-        same={scores.method, reference.method} <= {LINEAR, MEASURED},
+        same={scores.method, reference.method} <= {LINEAR, MEASURED} and scores.unit == reference.unit,
         ids=ids,
         values=values[drawn],
         references=references[drawn],

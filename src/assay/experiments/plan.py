@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import data, methods, nets
 from ..core import options
-from ..core.errors import UnknownName, UsageError
+from ..core.errors import Mismatch, UnknownName, UsageError
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
 from ..data.corruption import plant
@@ -22,6 +23,7 @@ from ..data.examples import Examples
 from ..data.splitting import held_out
 from ..data.transforms import augment
 from ..runs.recorder import check_live
+from ..runs.run import Run
 from ..training.recipe import Recipe
 
 DEFAULT_RECIPE = {"epochs": 20, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -262,6 +264,45 @@ class Material:
     def wrong(self) -> Tensor | None:
         """Which given labels are wrong; None where the truth is unknown."""
         return None if self.true_labels is None else self.train.labels != self.true_labels.to(torch.int64)
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan that a run was recorded by, with the data checked to be the same.
+
+    Raises:
+        UsageError: It was recorded in the user's own loop.
+        Mismatch: The data have changed.
+    """
+    if not has_plan(run):
+        raise UsageError(
+            f"{run.folder} was recorded in your own loop, which assay cannot repeat; in Python, give verify(..., retrain=FUNCTION) "
+            "that trains on given ids, labels and weights and returns a test accuracy."
+        )
+    plan = Plan.make(run.header.about["plan"])  # type: ignore[arg-type]
+    recorded = run.header.about["content"]
+    if material_of(plan).train.content != recorded:
+        # The files may have been put back since this process last read them.
+        _material.cache_clear()
+        if (found := material_of(plan).train.content) != recorded:
+            raise Mismatch(
+                f"{plan.data} now gives data {found}, {run.folder} recorded {recorded}; restore the data or record again."
+            )
+    return plan
+
+
+def has_plan(run: Run) -> bool:
+    """Whether `experiments.record` made this run, so that it can be done again. `about` of a user's own loop may say anything."""
+    return isinstance(run.header.about.get("plan"), Mapping) and "content" in run.header.about
+
+
+def material_of(plan: Plan) -> Material:
+    """The plan's data, read once per process for as long as the plan is the same."""
+    return _material(json.dumps(plan.plain(), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=1)
+def _material(plain: str) -> Material:
+    return Plan.make(json.loads(plain)).load()
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

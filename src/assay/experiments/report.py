@@ -17,7 +17,7 @@ from ..reports import render
 from ..runs.disk import replace
 from ..runs.run import Run
 from .exhibit import MOST_SHOWN, exhibit
-from .verify import has_plan, material_of, plan_of
+from .plan import has_plan, material_of, plan_of
 
 MARK = b'<meta name="generator" content="assay'
 """What a page of ours begins with; only such a file is written over unasked."""

@@ -5,30 +5,35 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from .. import __version__
 from ..core import method as core
-from ..core.errors import MissingEvidence, RunError, UsageError
+from ..core.errors import Mismatch, MissingEvidence, UsageError
 from ..core.evidence import Need
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
 from ..core.scores import Scores, ScoreTable
 from ..integrations.loop import Loop
 from ..methods import catalogue, parse
-from ..runs.artefacts import load_scores, save_scores
+from ..runs.artefacts import finished, load_scores, save_scores
 from ..runs.gather import gather
 from ..runs.replay import Replay
 from ..runs.run import Run
 from .again import Given, Replaying, identity
 from .again import again as taken_again
+from .plan import has_plan
 from .progress import Progress
 from .retraining import Retraining
-from .verify import has_plan
 
 FUNCTION = "a function"
 """Stands for the fingerprint of a target that a user computes."""
+LOOP = "a loop"
+"""Stands for the fingerprint of a user's loop: what its losses, clipping and the like compute cannot be told."""
 REPLAYED = frozenset({Need.STEPS, Need.CHECKPOINTS})
 """Needs that ask for model and data beside the run."""
 
@@ -48,17 +53,20 @@ def score(
 ) -> ScoreTable:
     """One score per method, joined by id. All methods that fold over epochs share one pass over the run.
 
+    Where some methods speak of fewer examples than others, as by windows that do not hold them all, `score_apart` does not join them.
+
     Methods that read steps or kept models take the training again. `assay record` made runs that know how; for runs of your own
     loop, `loop` says it.
 
     Args:
         run: Folder of a run, or an open run.
         methods: Names, `"name:option=value,..."`, or methods; one or several.
-        save: Write each score into the run's folder, and take it from there if it was made from this very recording.
+        save: Write each score into the run's folder, and take it from there if it was made from this very recording; with `loop`, which
+            cannot be told from another one later, those that take the training again are always computed.
         again: With `save`, compute even what is there.
         loop: What your own loop consists of.
-        targets: The numbers whose change may be asked for, by name: functions of the model, or (inputs, labels). Runs with a plan know
-            `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
+        targets: The numbers whose change may be asked for, by name: functions of the model, Examples, or (inputs, labels). Runs with a
+            plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
         replaying: How steps are taken again: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
         pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by
@@ -69,15 +77,61 @@ def score(
         UnknownName: No such method or option.
         MissingEvidence: The run did not record what a method needs.
         RunError: The run is absent or damaged.
+        UsageError: No method, a target that is not there, or a reference that no method asks for.
         BadScores: A method gave something that is not one finite number per example.
-        Mismatch: Taking the training again does not give what was recorded.
+        Mismatch: Taking the training again does not give what was recorded, or methods speak of other examples than others.
         NumericalError: An adjoint is not finite.
         TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
     """
+    made = _scored(
+        run,
+        methods,
+        joined=True,
+        save=save,
+        again=again,
+        loop=loop,
+        targets=targets,
+        replaying=replaying,
+        references=references,
+        pool=pool,
+        progress=progress,
+    )
+    return ScoreTable(list(made.values()))
+
+
+def score_apart(
+    run: str | Path | Run, methods: Sequence[str | AbstractMethod] | str | AbstractMethod, **given: Any
+) -> dict[str, Scores]:
+    """The same scores by title, each of the examples that its method can speak of: some may be of fewer than others.
+
+    Args:
+        run: The run.
+        methods: One or several.
+        given: As `score` takes it.
+
+    Raises:
+        AssayError: As `score`.
+    """
+    return _scored(run, methods, joined=False, **given)
+
+
+def _scored(
+    run: str | Path | Run,
+    methods: Sequence[str | AbstractMethod] | str | AbstractMethod,
+    *,
+    joined: bool,
+    save: bool = False,
+    again: bool = False,
+    loop: Loop | None = None,
+    targets: Mapping[str, Given] | Sequence[str] | None = None,
+    replaying: Replaying | None = None,
+    references: Mapping[str, Mapping[str, Tensor]] | None = None,
+    pool: Executor | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Scores]:
     run = run if isinstance(run, Run) else Run(run)
     wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
-    if not wanted:
-        raise UsageError("No method was named; name at least one, such as 'dual'.")
+    _check_wanted(wanted, references or {})
     replay = None
     if any(one.needs & REPLAYED and one.title not in run.header.live for one in wanted):
         asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
@@ -89,13 +143,16 @@ def score(
             if target not in replay.targets:
                 raise UsageError(
                     f"{title} asks for target {target!r}; there are: {', '.join(replay.targets) or 'none'}. Name it with targets=, as "
-                    "(inputs, labels) or a function of the model."
+                    "(inputs, labels), Examples or a function of the model."
                 )
     made: dict[str, Scores] = {}
+    parents = {one.title: _parents(run, one, replay, loop, replaying) for one in wanted}
     for one in wanted:
-        if save and not again and (old := _saved(run, one, replay)) is not None:
+        if save and not again and (old := _saved(run, one, parents[one.title])) is not None:
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
+    if joined:
+        _check_joinable(run, wanted, made, replay)
     began = time.perf_counter()
     for result in _computed(run, due, replay):
         made[result.title] = result
@@ -103,7 +160,7 @@ def score(
     for one in due:
         lineage = Lineage(
             dataset=run.dataset,
-            parents=_parents(run, one, replay),
+            parents=parents[one.title],
             code=__version__,
             seed=run.header.seed,
             device=str(replay.course.device) if replay is not None and one.needs & REPLAYED else "cpu",
@@ -114,14 +171,56 @@ def score(
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
-    return ScoreTable([made[one.title] for one in wanted])
+    return {one.title: made[one.title] for one in wanted}
 
 
-def _parents(run: Run, method: AbstractMethod, replay: Replay | None) -> dict[str, str]:
-    """Fingerprints of what a score is made of: the recording, the target if there is one, a reference from elsewhere."""
+def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, object]) -> None:
+    if not wanted:
+        raise UsageError("No method was named; name at least one, such as 'dual'.")
+    titles = [one.title for one in wanted]
+    if twice := [title for place, title in enumerate(titles) if title in titles[:place]]:
+        raise UsageError(f"Two scores are titled {twice[0]!r}; give each other options, or score once.")
+    asked = {getattr(one, "reference", None) for one in wanted}
+    if unused := [name for name in references if name not in asked]:
+        raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
+
+
+def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], replay: Replay | None) -> None:
+    """Refuse, before anything is computed, methods that do not speak of the same examples.
+
+    Raises:
+        Mismatch: The first that differs.
+    """
+    evidence = gather(run, replay)
+
+    def spoken_of(method: AbstractMethod) -> Bool[Tensor, " examples"]:
+        mask = torch.ones(len(run.ids), dtype=torch.bool)
+        if method.title in made:
+            mask[run.ids.positions(made[method.title].unscored)] = False
+            return mask
+        if not method.needs & REPLAYED:
+            return mask
+        return method.scored(evidence.narrow(method.title, method.needs)) if replay is not None else run.visits() > 0
+
+    first, *others = wanted
+    there = spoken_of(first)
+    for one in others:
+        if not torch.equal(own := spoken_of(one), there):
+            raise Mismatch(
+                f"{one.title} speaks of {int(own.sum())} of {len(own)} examples, {first.title} of {int(there.sum())}, and not of the same; one "
+                "table cannot join them, so score them in calls of their own, or by score_apart."
+            )
+
+
+def _parents(
+    run: Run, method: AbstractMethod, replay: Replay | None, loop: Loop | None, replaying: Replaying | None
+) -> dict[str, str]:
+    """Fingerprints of what a score is made of: the recording, the target if there is one, a reference from elsewhere; and what else its
+    values hang on."""
     parents = {"run": run.fingerprint}
     if replay is None or not method.needs & REPLAYED:
         return parents
+    parents |= (replaying or Replaying()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)
     parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.targets}
     given = replay.references.get(str(getattr(method, "reference", "")))
@@ -175,21 +274,15 @@ def _computed(run: Run, methods: Sequence[AbstractMethod], replay: Replay | None
     return results + (core.score(stored, evidence) if stored else [])
 
 
-def _saved(run: Run, method: AbstractMethod, replay: Replay | None) -> Scores | None:
-    path = run.paths.scores(method.title)
-    if not path.exists():
-        return None
-    try:
-        scores = load_scores(path)
-    except RunError:
-        # A damaged or newer file is no result; it is computed and written again.
+def _saved(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scores | None:
+    """What an earlier call wrote of this method, if it was made of the same by this version of assay."""
+    scores = finished(load_scores, run.paths.scores(method.title))
+    if scores is None or scores.title != method.title:
         return None
     lineage = scores.lineage
-    if lineage is None or dict(lineage.parents) != _parents(run, method, replay) or lineage.code != __version__:
+    if lineage is None or dict(lineage.parents) != parents or lineage.code != __version__:
         return None
-    if FUNCTION in lineage.parents.values():
+    if {FUNCTION, LOOP} & {*parents.values()}:
         # What it computes cannot be told, so neither can whether it is still the same.
-        return None
-    if scores.title != method.title:
         return None
     return dataclasses.replace(scores, lineage=dataclasses.replace(lineage, folder=str(run.folder)))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import math
 import threading
@@ -20,17 +19,18 @@ from torch import Tensor
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
 from ..core.decision import Decision
-from ..core.errors import Mismatch, NumericalError, RunError, UsageError
+from ..core.errors import Mismatch, NumericalError, UsageError
 from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores, ScoreTable
 from ..core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Outcome, Verdict
 from ..maths import draws, ranking, statistics
-from ..runs.artefacts import load_outcome, load_truth, save_outcome
+from ..runs.artefacts import finished, load_outcome, load_truth, save_outcome
 from ..runs.run import Run
 from ..training.functional import standing_at
 from ..training.loop import evaluate, train
-from .plan import Material, Plan
+from .again import mean_loss
+from .plan import Plan, material_of, plan_of
 from .progress import Progress
 
 INSPECTED = 0.2
@@ -122,7 +122,8 @@ def verify(
         progress: Told of each finished retraining.
 
     Raises:
-        UsageError: Fewer than 2 seeds, no plan and no `retrain`, or a decision that leaves an arm without examples.
+        UsageError: Fewer than 2 seeds, no plan and no `retrain`, a decision that leaves an arm without examples, or one made by the
+            very test examples that it would be judged by.
         Mismatch: The decision, the scores, the truth, the run and the data are not of the same dataset.
         TrialFailed: A retraining ended in an error; with path and tail of its log.
     """
@@ -147,6 +148,8 @@ def verify(
         detections = detections_of((scores or {}).values(), opened, known)
         cleaning = clean(decision, given, known)
     plan = None if retrain is not None else plan_of(opened)
+    if plan is not None:
+        _check_judge(decision, plan)
     base = opened.header.seed or 0
     outcomes: list[Outcome] = []
     due: list[tuple[Arm, int, Path]] = []
@@ -154,7 +157,7 @@ def verify(
         for arm in arms(decision, given, seed):
             how = [json.dumps(plan.plain(), sort_keys=True), material_of(plan).content] if plan else ["own"]
             path = opened.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
-            if save and (outcome := _finished(path)) is not None:
+            if save and (outcome := finished(load_outcome, path)) is not None:
                 outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))
@@ -214,16 +217,25 @@ def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None 
             )
 
 
+def _check_judge(decision: Decision, plan: Plan) -> None:
+    """Refuse a decision that was made by what it would be judged by."""
+    parents = decision.lineage.parents if decision.lineage is not None else {}
+    targets = {name: value for name, value in parents.items() if name.startswith("target ")}
+    if targets and (judge := mean_loss(material_of(plan).test, "test").fingerprint) in targets.values():
+        (name, *_) = (name for name, value in targets.items() if value == judge)
+        raise UsageError(
+            f"The decision {decision.title} was made by {name}, which are the test examples that it would be judged by; score by "
+            "target=validation and choose again."
+        )
+
+
 def detections_of(scores: Iterable[Scores], run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]) -> tuple[Detection, ...]:
-    """One detection per score; none where no label is wrong or all are, so that there is nothing to tell apart.
+    """One detection per score; none for scores of right labels only, or of wrong ones only: there is nothing to tell apart.
 
     Raises:
         Mismatch: An example has no truth, or was not recorded.
     """
-    wrong = wrong_labels(run.ids, run, truth)
-    if not bool(wrong.any()) or bool(wrong.all()):
-        return ()
-    return tuple(detect(one, run, truth) for one in scores)
+    return tuple(detect(one, run, truth) for one in scores if 0 < int(wrong_labels(one.ids, run, truth).sum()) < len(one))
 
 
 def detect(scores: Scores, run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]) -> Detection:
@@ -274,14 +286,6 @@ def clean(decision: Decision, given: Int[Tensor, " examples"], truth: tuple[Ids,
     )
 
 
-def _finished(path: Path) -> Outcome | None:
-    """What an earlier verification left there. A damaged file is no result; that trial runs again."""
-    try:
-        return load_outcome(path) if path.exists() else None
-    except RunError:
-        return None
-
-
 def _run_of(decision: Decision, run: str | Path | Run | None) -> Run:
     if isinstance(run, Run):
         return run
@@ -289,45 +293,6 @@ def _run_of(decision: Decision, run: str | Path | Run | None) -> Run:
     if not folder:
         raise UsageError("The decision names no run; give run=PATH of the run that it was made from.")
     return Run(folder)
-
-
-def plan_of(run: Run) -> Plan:
-    """The plan that a run was recorded by, with the data checked to be the same.
-
-    Raises:
-        UsageError: It was recorded in the user's own loop.
-        Mismatch: The data have changed.
-    """
-    if not has_plan(run):
-        raise UsageError(
-            f"{run.folder} was recorded in your own loop, which assay cannot repeat; in Python, give verify(..., retrain=FUNCTION) "
-            "that trains on given ids, labels and weights and returns a test accuracy."
-        )
-    plan = Plan.make(run.header.about["plan"])  # type: ignore[arg-type]
-    recorded = run.header.about["content"]
-    if material_of(plan).train.content != recorded:
-        # The files may have been put back since this process last read them.
-        _material.cache_clear()
-        if (found := material_of(plan).train.content) != recorded:
-            raise Mismatch(
-                f"{plan.data} now gives data {found}, {run.folder} recorded {recorded}; restore the data or record again."
-            )
-    return plan
-
-
-def has_plan(run: Run) -> bool:
-    """Whether `experiments.record` made this run, so that it can be done again. `about` of a user's own loop may say anything."""
-    return isinstance(run.header.about.get("plan"), Mapping) and "content" in run.header.about
-
-
-def material_of(plan: Plan) -> Material:
-    """The plan's data, read once per process for as long as the plan is the same."""
-    return _material(json.dumps(plan.plain(), sort_keys=True))
-
-
-@functools.lru_cache(maxsize=1)
-def _material(plain: str) -> Material:
-    return Plan.make(json.loads(plain)).load()
 
 
 def _trials(

@@ -228,13 +228,106 @@ def _detached(params: Params) -> dict[str, Tensor]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Products:
+    """What each example's gradient says, by parameter, without the gradient.
+
+    Attributes:
+        squares: (batch,) each, |grad l_i|^2.
+        slopes: (batch,) each, <direction, grad l_i>; empty without a direction.
+        by_chunks: Names of the parameters whose gradients had to be made example by example, in chunks, because their layer has no rule.
+        by_rule: Whether the rules of the other layers hold; False where an example's own gradient refuted them.
+    """
+
+    squares: dict[str, Float[Tensor, " batch"]]
+    slopes: dict[str, Float[Tensor, " batch"]]
+    by_chunks: tuple[str, ...]
+    by_rule: bool = True
+
+
+def example_products(
+    module: nn.Module,
+    params: Params,
+    inputs: Tensor,
+    targets: Tensor,
+    loss: Loss,
+    *,
+    direction: Params | None = None,
+    names: tuple[str, ...] | None = None,
+    buffers: Params | None = None,
+    rules: bool = True,
+    trust: bool | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Products:
+    """Squared norm of each example's gradient, and its inner product with a direction, by parameter.
+
+    For a layer that is linear in its parameters the gradient is a sum over places of (output gradient) x (input), so both follow
+    from these without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm and BatchNorm
+    (eval) have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once are
+    differentiated example by example, in chunks. So are all of them if the rules do not give the norm of the example with the largest
+    one, which is differentiated by itself: a weight may be used behind its layer's back.
+
+    Args:
+        module: Takes `inputs`; in the mode (train or eval) in which it is to be differentiated. Comes back as it was.
+        params: Parameters by name, and their values; the module's other tensors stay as they are.
+        inputs: (batch, ...).
+        targets: (batch, ...), for `loss`.
+        loss: One number per example, which depends on that example's outputs only.
+        direction: By the names that are asked for; None for the norms alone.
+        names: Which of `params` to differentiate by; by default those of the direction, or all.
+        buffers: The module's buffers by name; those that it holds by default.
+        rules: Whether layers' rules may be used at all; those of convolutions can cost more than the gradients.
+        trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Products.by_rule`); None to
+            find out.
+        chunk_bytes: Memory of one chunk of examples.
+
+    Raises:
+        ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
+    """
+    _refuse_coupling(module)
+    at = _detached(params)
+    wanted = names if names is not None else tuple(at if direction is None else direction)
+    along = {} if direction is None else _detached(direction)
+    held = _buffers(module) if buffers is None else _detached(buffers)
+    squares: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
+    sound = trust is not False
+    if rules and sound:
+        probes = _Probes(module, wanted, along, chunk_bytes)
+        with probes, torch.enable_grad():
+            # functional_call writes into the buffers that it is given.
+            copies = {name: value.clone() for name, value in held.items()}
+            values = loss(functional_call(module, {**at, **copies}, (inputs,)), targets)
+        by_rule = probes.once_each()
+        if by_rule:
+            torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
+            for probe in by_rule:
+                squares |= probe.told(probe.squares, values)
+                slopes |= probe.told(probe.slopes, values) if along else {}
+            if trust is None and not _confirmed(squares, module, at, held, inputs, targets, loss):
+                squares, slopes, sound = {}, {}, False
+    rest = tuple(name for name in wanted if name not in squares)
+    if rest:
+        parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in rest}
+        chunks = example_gradients(module, at, inputs, targets, loss, names=rest, buffers=held, chunk_bytes=chunk_bytes)
+        for _, gradients in chunks:
+            for name, block in gradients.items():
+                # A parameter may be a single number.
+                rows = block.reshape(len(block), -1)
+                norms = torch.linalg.vector_norm(rows, dim=1).square()
+                parts[name].append((norms, rows @ along[name].flatten() if along else norms))
+        for name, pairs in parts.items():
+            squares[name], found = map(torch.cat, zip(*pairs, strict=True))
+            slopes |= {name: found} if along else {}
+    return Products(squares, slopes, rest, sound)
+
+
+@dataclasses.dataclass(frozen=True)
 class Norms:
     """Squared norms of per-example gradients.
 
     Attributes:
         squares: (batch,), |grad l_i|^2 over all parameters asked for.
-        by_chunks: Names of the parameters whose gradients had to be made one by one, in chunks, because their layer has no rule.
-        by_rule: Whether the rules of the other layers hold; False where an example's own gradient refuted them.
+        by_chunks, by_rule: As in `Products`.
     """
 
     squares: Float[Tensor, " batch"]
@@ -249,53 +342,23 @@ def gradient_norms(
     targets: Tensor,
     loss: Loss,
     *,
-    chunk_bytes: int = CHUNK_BYTES,
+    names: tuple[str, ...] | None = None,
+    buffers: Params | None = None,
     trust: bool | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Norms:
-    """|grad l_i|^2 without holding a gradient per example.
-
-    For a layer that is linear in its parameters the gradient is a sum over places of (output gradient) x (input), so its norm
-    follows from both without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm and
-    BatchNorm (eval) have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once
-    are differentiated example by example, in chunks. So are all of them if the rules do not give the norm of the example with the
-    largest one, which is differentiated by itself: a weight may be used behind its layer's back.
+    """|grad l_i|^2 over all parameters asked for, without holding a gradient per example.
 
     Args:
-        module: Takes `inputs`; in the mode (train or eval) in which it is to be differentiated. Comes back as it was.
-        params: Which parameters, by name, and their values; the module's other tensors stay as they are.
-        inputs: (batch, ...).
-        targets: (batch, ...), for `loss`.
-        loss: One number per example, which depends on that example's outputs only.
-        chunk_bytes: Memory of one chunk of examples.
-        trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Norms.by_rule`); None to
-            find out.
+        module, params, inputs, targets, loss, names, buffers, trust, chunk_bytes: As `example_products`.
 
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
     """
-    _refuse_coupling(module)
-    at = _detached(params)
-    probes = _Probes(module, at, chunk_bytes)
-    with probes:
-        outputs = functional_call(module, {**at, **_buffers(module)}, (inputs,))
-        values = loss(outputs, targets)
-    squares = torch.zeros(len(values), dtype=values.dtype, device=values.device)
-    by_rule, sound = probes.once_each() if trust is not False else [], trust is not False
-    if by_rule:
-        torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
-        # A layer that was given its examples along another axis says nothing about single ones.
-        by_rule = [probe for probe in by_rule if probe.squares is None or len(probe.squares) == len(squares)]
-        for probe in by_rule:
-            squares += probe.squares if probe.squares is not None else 0
-        if trust is None and not _confirmed(squares, by_rule, module, at, inputs, targets, loss):
-            by_rule, squares, sound = [], torch.zeros_like(squares), False
-    covered = _covered(by_rule)
-    rest = tuple(name for name in at if name not in covered)
-    if rest:
-        for start, gradients in example_gradients(module, at, inputs, targets, loss, names=rest, chunk_bytes=chunk_bytes):
-            part = torch.stack([block.reshape(len(block), -1).square().sum(1) for block in gradients.values()]).sum(0)
-            squares[start : start + len(part)] += part
-    return Norms(squares.detach(), rest, sound)
+    found = example_products(
+        module, params, inputs, targets, loss, names=names, buffers=buffers, trust=trust, chunk_bytes=chunk_bytes
+    )
+    return Norms(torch.stack(list(found.squares.values())).sum(0), found.by_chunks, found.by_rule)
 
 
 def example_gradients(
@@ -312,9 +375,7 @@ def example_gradients(
     """The gradient of each example's loss, in chunks of examples: (first position, {name: (chunk, *shape)}).
 
     Args:
-        module, params, inputs, targets, loss, chunk_bytes: As `gradient_norms`.
-        names: Which of `params` to differentiate by; all by default.
-        buffers: The module's buffers by name; those that it holds by default.
+        module, params, inputs, targets, loss, names, buffers, chunk_bytes: As `example_products`.
 
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
@@ -341,22 +402,18 @@ def example_gradients(
         yield start, {name: block.detach() for name, block in gradients.items()}
 
 
-def _covered(probes: list["_Probe"]) -> set[str]:
-    return {name for probe in probes for name in probe.names}
-
-
 def _confirmed(
-    squares: Tensor, probes: list["_Probe"], module: nn.Module, at: Params, inputs: Tensor, targets: Tensor, loss: Loss
+    squares: dict[str, Tensor], module: nn.Module, at: Params, buffers: Params, inputs: Tensor, targets: Tensor, loss: Loss
 ) -> bool:
     """Whether the largest of the squared norms is what that example's own gradient says."""
-    if not probes or not len(squares):
+    if not squares or not len(inputs):
         return True
-    place = int(squares.argmax())
-    names = tuple(_covered(probes))
+    total = torch.stack(list(squares.values())).sum(0)
+    place = int(total.argmax())
     here = slice(place, place + 1)
-    (_, alone), *_ = example_gradients(module, at, inputs[here], targets[here], loss, names=names)
+    (_, alone), *_ = example_gradients(module, at, inputs[here], targets[here], loss, names=tuple(squares), buffers=buffers)
     exact = torch.stack([block.square().sum() for block in alone.values()]).sum()
-    return bool((squares[place] - exact).abs() <= torch.finfo(squares.dtype).eps ** 0.5 * exact)
+    return bool((total[place] - exact).abs() <= torch.finfo(total.dtype).eps ** 0.5 * exact)
 
 
 def _one_by_one(one: Callable[..., Tensor], wanted: Params, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -385,12 +442,14 @@ def _refuse_coupling(module: nn.Module) -> None:
 class _Probe:
     """One layer that has a rule: catches its input and the gradient at its output."""
 
-    def __init__(self, layer: nn.Module, names: dict[str, str], chunk_bytes: int):
-        self.layer, self.names, self.chunk_bytes = layer, tuple(names.values()), chunk_bytes
-        self.own = frozenset(names)
+    def __init__(self, layer: nn.Module, names: dict[str, str], direction: Params, chunk_bytes: int):
+        self.layer, self.names, self.chunk_bytes = layer, names, chunk_bytes
+        self.direction = {own: direction[full] for own, full in names.items() if full in direction}
         self.calls = 0
-        self.squares: Tensor | None = None
+        self.squares: dict[str, Tensor] | None = None
+        self.slopes: dict[str, Tensor] | None = None
         self.anchor: Tensor = torch.zeros(())
+        self.buffers: dict[str, Tensor] = {}
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         self.calls += 1
@@ -399,14 +458,27 @@ class _Probe:
             self.calls += 1
             return output
         self.anchor = torch.zeros((), device=output.device, requires_grad=True)
+        # Those of the call, not those that the layer holds when the gradient comes back.
+        self.buffers = dict(layer.named_buffers(recurse=False))
         return _Watch.apply(output, args[0], self.anchor, self)
 
     def take(self, inputs: Tensor, gradient: Tensor) -> None:
         rule = RULES[type(self.layer)]
         per_example = max(1, rule.bytes(self.layer, inputs, gradient))
         size = max(1, self.chunk_bytes // per_example)
-        parts = [rule.squares(self.layer, self.own, a, g) for a, g in zip(inputs.split(size), gradient.split(size), strict=True)]
-        self.squares = torch.cat(parts)
+        parts = [
+            rule.products(self.layer, frozenset(self.names), a, g, self.direction, self.buffers)
+            for a, g in zip(inputs.split(size), gradient.split(size), strict=True)
+        ]
+        self.squares = {own: torch.cat([part[own][0] for part in parts]) for own in self.names}
+        self.slopes = {own: torch.cat([part[own][1] for part in parts]) for own in self.direction}
+
+    def told(self, found: dict[str, Tensor] | None, values: Tensor) -> dict[str, Tensor]:
+        """Numbers by the parameters' full names; 0 where the loss does not reach the layer."""
+        if found is None:
+            return {full: torch.zeros_like(values).detach() for full in self.names.values()}
+        # A layer that was given its examples along another axis says nothing about single ones.
+        return {self.names[own]: value.detach() for own, value in found.items() if len(value) == len(values)}
 
 
 class _Watch(torch.autograd.Function):
@@ -428,7 +500,8 @@ class _Watch(torch.autograd.Function):
 class _Probes:
     """The probes of a module, hung in for one forward pass."""
 
-    def __init__(self, module: nn.Module, params: Mapping[str, Tensor], chunk_bytes: int):
+    def __init__(self, module: nn.Module, names: Iterable[str], direction: Params, chunk_bytes: int):
+        asked = set(names)
         places: dict[int, int] = {}
         for layer in module.modules():
             for parameter in layer.parameters(recurse=False):
@@ -436,12 +509,12 @@ class _Probes:
         self.probes = []
         for prefix, layer in module.named_modules():
             own = dict(layer.named_parameters(recurse=False))
-            names = {name: f"{prefix}.{name}" if prefix else name for name in own}
+            full = {name: f"{prefix}.{name}" if prefix else name for name in own}
             # A parameter that several layers share has a gradient that no layer knows alone.
-            wanted = {name: full for name, full in names.items() if full in params and places[id(own[name])] == 1}
+            wanted = {name: full[name] for name in own if full[name] in asked and places[id(own[name])] == 1}
             rule = RULES.get(type(layer))
             if wanted and rule is not None and rule.fits(layer):
-                self.probes.append(_Probe(layer, wanted, chunk_bytes))
+                self.probes.append(_Probe(layer, wanted, direction, chunk_bytes))
         self._handles: list[Any] = []
 
     def __enter__(self) -> None:
@@ -456,8 +529,12 @@ class _Probes:
         return [probe for probe in self.probes if probe.calls == 1]
 
 
+Pair = tuple[Tensor, Tensor]
+"""Of each example of a chunk: |gradient|^2, and <direction, gradient>, the former once more without a direction."""
+
+
 class _Rule:
-    """How the squared norm of one kind of layer's gradient follows from its input and the gradient at its output."""
+    """How what one kind of layer's gradient says follows from its input and the gradient at its output."""
 
     def fits(self, layer: Any) -> bool:
         """Whether this very layer is one of the kind that the rule is for."""
@@ -467,28 +544,41 @@ class _Rule:
         """Memory that one example takes."""
         return (inputs[0].numel() + gradient[0].numel()) * gradient.element_size()
 
-    def squares(self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
-        """(chunk,), over the parameters `own` of the layer."""
+    def products(
+        self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
+    ) -> dict[str, Pair]:
+        """By the layer's parameters `own`; `direction` by the same names, or empty; `buffers` are the layer's in the forward pass."""
         raise NotImplementedError
 
 
-def _outer_squares(inputs: Tensor, gradient: Tensor) -> Tensor:
-    """|sum over places of g_p a_p^T|^2 for inputs (batch, a, places) and gradients (batch, g, places)."""
+def _pair(rows: Tensor, direction: Tensor | None) -> Pair:
+    """From the gradients themselves, (chunk, ...)."""
+    flat = rows.flatten(1)
+    squares = flat.square().sum(1)
+    return squares, squares if direction is None else flat @ direction.flatten()
+
+
+def _outer(inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
+    """Of the matrices sum over places of g_p a_p^T, for inputs (batch, a, places) and gradients (batch, g, places)."""
     a, g, places = inputs.shape[-2], gradient.shape[-2], inputs.shape[-1]
+    if places > 1 and places * (a + g) >= a * g:
+        return _pair(gradient @ inputs.mT, direction)
     if places == 1:
-        return inputs.square().sum((-2, -1)) * gradient.square().sum((-2, -1))
-    if places * (a + g) < a * g:
+        squares = inputs.square().sum((-2, -1)) * gradient.square().sum((-2, -1))
+    else:
         # The sum over pairs of places <a_p, a_q> <g_p, g_q>: cheaper than the matrix itself where places are few.
-        return ((inputs.mT @ inputs) * (gradient.mT @ gradient)).sum((-2, -1))
-    return (gradient @ inputs.mT).square().sum((-2, -1))
+        squares = ((inputs.mT @ inputs) * (gradient.mT @ gradient)).sum((-2, -1))
+    return squares, squares if direction is None else ((direction @ inputs) * gradient).sum((-2, -1))
 
 
 class _LinearRule(_Rule):
-    def squares(self, layer: nn.Linear, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
+    def products(
+        self, layer: nn.Linear, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
+    ) -> dict[str, Pair]:
         a = inputs.reshape(len(inputs), -1, inputs.shape[-1]).mT
         g = gradient.reshape(len(gradient), -1, gradient.shape[-1]).mT
-        total = _outer_squares(a, g) if "weight" in own else torch.zeros_like(g[:, 0, 0])
-        return total + g.sum(-1).square().sum(-1) if "bias" in own else total
+        found = {"weight": _outer(a, g, direction.get("weight"))} if "weight" in own else {}
+        return found | ({"bias": _pair(g.sum(-1), direction.get("bias"))} if "bias" in own else {})
 
 
 class _ConvRule(_Rule):
@@ -500,15 +590,25 @@ class _ConvRule(_Rule):
         patch = inputs.shape[1] * layer.weight[0, 0].numel()
         return (patch * places + min(places**2, patch * gradient.shape[1])) * gradient.element_size()
 
-    def squares(self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
-        batch = len(inputs)
-        total = torch.zeros(batch, dtype=gradient.dtype, device=gradient.device)
+    def products(
+        self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
+    ) -> dict[str, Pair]:
+        found: dict[str, Pair] = {}
         if "weight" in own:
             patches = self._patches(layer, inputs)
-            a = patches.reshape(batch, layer.groups, -1, patches.shape[-1])
-            g = gradient.reshape(batch, layer.groups, -1, patches.shape[-1])
-            total = total + _outer_squares(a, g).sum(1)
-        return total + gradient.flatten(2).sum(-1).square().sum(-1) if "bias" in own else total
+            grouped = (len(inputs), layer.groups, -1, patches.shape[-1])
+            along = direction["weight"].reshape(layer.groups, -1, layer.weight[0].numel()) if direction else None
+            parts = [
+                _outer(a, g, None if along is None else along[place])
+                for place, (a, g) in enumerate(
+                    zip(patches.reshape(grouped).unbind(1), gradient.reshape(grouped).unbind(1), strict=True)
+                )
+            ]
+            squares, slopes = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
+            found["weight"] = squares, slopes
+        if "bias" in own:
+            found["bias"] = _pair(gradient.flatten(2).sum(-1), direction.get("bias"))
+        return found
 
     def _patches(self, layer: Any, inputs: Tensor) -> Tensor:
         """(batch, channels * kernel, places)."""
@@ -532,21 +632,24 @@ class _EmbeddingRule(_Rule):
         return not layer.scale_grad_by_freq and layer.max_norm is None
 
     def bytes(self, layer: nn.Embedding, inputs: Tensor, gradient: Tensor) -> int:
-        return (inputs[0].numel() ** 2 + gradient[0].numel()) * gradient.element_size()
+        return (inputs[0].numel() ** 2 + 2 * gradient[0].numel()) * gradient.element_size()
 
-    def squares(self, layer: nn.Embedding, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
+    def products(
+        self, layer: nn.Embedding, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
+    ) -> dict[str, Pair]:
         tokens = inputs.reshape(len(inputs), -1)
         g = gradient.reshape(len(gradient), tokens.shape[1], -1)
         if layer.padding_idx is not None:
             g = g * (tokens != layer.padding_idx)[..., None]
         # Rows of the same token add up before they are squared.
-        return ((g @ g.mT) * (tokens[:, :, None] == tokens[:, None, :])).sum((1, 2))
+        squares = ((g @ g.mT) * (tokens[:, :, None] == tokens[:, None, :])).sum((1, 2))
+        return {"weight": (squares, (direction["weight"][tokens] * g).sum((1, 2)) if direction else squares)}
 
 
 class _ScaleRule(_Rule):
     """Layers that end in (normalised input) * weight + bias, channel by channel."""
 
-    def normalised(self, layer: Any, inputs: Tensor) -> Tensor:
+    def normalised(self, layer: Any, inputs: Tensor, buffers: Params) -> Tensor:
         """The input as it is multiplied by the weight."""
         raise NotImplementedError
 
@@ -554,25 +657,31 @@ class _ScaleRule(_Rule):
         """Summed over the places that share a weight: (batch, weights)."""
         return values.flatten(2).sum(-1) if values.ndim > 2 else values
 
-    def squares(self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor) -> Tensor:
-        total = torch.zeros(len(inputs), dtype=gradient.dtype, device=gradient.device)
+    def products(
+        self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
+    ) -> dict[str, Pair]:
+        found: dict[str, Pair] = {}
         if "weight" in own:
-            total = total + self.channels(layer, gradient * self.normalised(layer, inputs)).square().sum(-1)
-        return total + self.channels(layer, gradient).square().sum(-1) if "bias" in own else total
+            found["weight"] = _pair(
+                self.channels(layer, gradient * self.normalised(layer, inputs, buffers)), direction.get("weight")
+            )
+        if "bias" in own:
+            found["bias"] = _pair(self.channels(layer, gradient), direction.get("bias"))
+        return found
 
 
 class _BatchNormRule(_ScaleRule):
-    def normalised(self, layer: Any, inputs: Tensor) -> Tensor:
-        return F.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
+    def normalised(self, layer: Any, inputs: Tensor, buffers: Params) -> Tensor:
+        return F.batch_norm(inputs, buffers["running_mean"], buffers["running_var"], eps=layer.eps)
 
 
 class _GroupNormRule(_ScaleRule):
-    def normalised(self, layer: nn.GroupNorm, inputs: Tensor) -> Tensor:
+    def normalised(self, layer: nn.GroupNorm, inputs: Tensor, buffers: Params) -> Tensor:
         return F.group_norm(inputs, layer.num_groups, eps=layer.eps)
 
 
 class _LayerNormRule(_ScaleRule):
-    def normalised(self, layer: nn.LayerNorm, inputs: Tensor) -> Tensor:
+    def normalised(self, layer: nn.LayerNorm, inputs: Tensor, buffers: Params) -> Tensor:
         return F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
 
     def channels(self, layer: nn.LayerNorm, values: Tensor) -> Tensor:

@@ -7,14 +7,12 @@ With D = reference - theta and a solo step theta - R g (R the learning rates), w
 The last form has no difference of nearly equal numbers in it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from .derivatives import directional
 
 Params = Mapping[str, Tensor]
 
@@ -28,21 +26,12 @@ class Batch(Protocol):
         """Where the steps start."""
         ...
 
-    @property
-    def ways(self) -> set[str]:
-        """Gets the ways in which derivatives were taken."""
-        ...
-
     def losses(self, params: Params) -> Tensor:
         """Loss of each example, differentiable."""
         ...
 
-    def squares(self, params: Params) -> Tensor:
-        """Squared norm of each example's gradient."""
-        ...
-
-    def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
-        """Each example's gradient, in chunks; None where one takes too much memory."""
+    def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+        """Slopes along the direction and squared norms of each example's gradient, by parameter; and how they were had."""
         ...
 
 
@@ -81,11 +70,8 @@ def solo_gains(
     *,
     normalised: bool = True,
     by_tensor: bool = False,
-) -> Float[Tensor, " batch"]:
-    """Gain of a solo step of each example of a batch from its parameters towards `reference`, in float64.
-
-    Where the batch hands out the gradient of each example, slopes and norms are both read off it; else slopes are taken in forward
-    mode and norms without the gradients.
+) -> tuple[Float[Tensor, " batch"], str]:
+    """Gain of a solo step of each example of a batch from its parameters towards `reference`, in float64; and how it was had, in words.
 
     Args:
         batch: The examples, and where their steps start.
@@ -95,82 +81,31 @@ def solo_gains(
         by_tensor: Norms of single tensors are added, instead of one norm over all parameters.
     """
     params = batch.params
-    groups = [(name,) for name in params] if by_tensor else [tuple(params)]
     apart = {name: reference[name] - params[name] for name in params}
-    distance = {name: value.to(torch.float64).square().sum() for name, value in apart.items()}
-    distances = [torch.stack([distance[name] for name in names]).sum() for names in groups]
-    chunks = batch.gradients(params)
-    if chunks is not None:
-        found = _from_gradients(chunks, apart, rates, groups, distances)
-    else:
-        found = _from_products(batch, apart, rates, groups, distances)
-    if not by_tensor:
-        ((inner, length, left),) = found
-        return gain(inner, length, distances[0], normalised=normalised, left=left)
-    before = torch.stack([part.sqrt() for part in distances]).sum()
-    after = torch.stack([left.sqrt() for _, _, left in found]).sum(0)
-    both = before + after
-    return torch.where(both > 0, (before - after) / (both if normalised else 1.0), 0.0)
-
-
-Parts = list[tuple[Tensor, Tensor, Tensor]]
-"""<D, R g>, |R g|^2 and |D + R g|^2 of each example, for each group of parameters."""
-
-
-def _from_gradients(
-    chunks: Iterator[tuple[int, dict[str, Tensor]]],
-    apart: Params,
-    rates: Mapping[str, float],
-    groups: Sequence[tuple[str, ...]],
-    distances: Sequence[Tensor],
-) -> Parts:
-    columns: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in groups]
-    for _, chunk in chunks:
-        for place, names in enumerate(groups):
-            slopes = [rates[name] * (_rows(chunk[name]) @ apart[name].flatten()).to(torch.float64) for name in names]
-            inner = torch.stack(slopes).sum(0)
-            norms = [torch.linalg.vector_norm(_rows(chunk[name]), dim=1).to(torch.float64) for name in names]
-            length = torch.stack([(rates[name] * norm).square() for name, norm in zip(names, norms, strict=True)]).sum(0)
-            left = (distances[place] + 2 * inner + length).clamp(min=0)
-            for row in (left < CLOSE * distances[place]).nonzero().flatten().tolist():
-                left[row] = _remaining(apart, {name: chunk[name][row] for name in names}, rates)
-            columns[place].append((inner, length, left))
-    return [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in columns]  # type: ignore[misc]
-
-
-def _rows(chunk: Tensor) -> Tensor:
-    """Each example's gradient as a row; a parameter may be a single number."""
-    return chunk.reshape(len(chunk), -1)
-
-
-def _from_products(
-    batch: Batch,
-    apart: Params,
-    rates: Mapping[str, float],
-    groups: Sequence[tuple[str, ...]],
-    distances: Sequence[Tensor],
-) -> Parts:
-    found: Parts = []
-    for names, distance in zip(groups, distances, strict=True):
-        here = {name: batch.params[name] for name in names}
-        slopes = directional(batch.losses, here, {name: rates[name] * apart[name] for name in names})
-        batch.ways.add(f"slopes: {slopes.way}")
-        inner = slopes.slopes.to(torch.float64)
-        length = torch.zeros_like(inner)
-        for rate in sorted({rates[name] for name in names}):
-            own = {name: value for name, value in here.items() if rates[name] == rate}
-            length += rate**2 * batch.squares(own).to(torch.float64)
+    slopes, squares, way = batch.products(apart)
+    groups = [(name,) for name in params] if by_tensor else [tuple(params)]
+    distances, remaining = [], []
+    for names in groups:
+        inner = torch.stack([rates[name] * slopes[name].to(torch.float64) for name in names]).sum(0)
+        length = torch.stack([rates[name] ** 2 * squares[name].to(torch.float64) for name in names]).sum(0)
+        distance = torch.stack([apart[name].to(torch.float64).square().sum() for name in names]).sum()
         left = (distance + 2 * inner + length).clamp(min=0)
         for place in (left < CLOSE * distance).nonzero().flatten().tolist():
-            with torch.enable_grad():
-                leaves = {name: value.detach().requires_grad_() for name, value in here.items()}
-                gradients = torch.autograd.grad(batch.losses(leaves)[place], list(leaves.values()), materialize_grads=True)
-            left[place] = _remaining(apart, dict(zip(leaves, gradients, strict=True)), rates)
-        found.append((inner, length, left))
-    return found
+            left[place] = _left(batch, {name: apart[name] for name in names}, rates, place)
+        distances.append(distance)
+        remaining.append(left)
+    if not by_tensor:
+        return gain(inner, length, distances[0], normalised=normalised, left=remaining[0]), way
+    before = torch.stack([distance.sqrt() for distance in distances]).sum()
+    after = torch.stack([left.sqrt() for left in remaining]).sum(0)
+    both = before + after
+    return torch.where(both > 0, (before - after) / (both if normalised else 1.0), 0.0), way
 
 
-def _remaining(apart: Params, gradient: Params, rates: Mapping[str, float]) -> Tensor:
+def _left(batch: Batch, apart: Params, rates: Mapping[str, float], place: int) -> Tensor:
     """|D + R g|^2 of one example, from its own gradient."""
-    parts = [apart[name] + rates[name] * g for name, g in gradient.items()]
+    with torch.enable_grad():
+        leaves = {name: batch.params[name].detach().requires_grad_() for name in apart}
+        gradients = torch.autograd.grad(batch.losses(leaves)[place], list(leaves.values()), materialize_grads=True)
+    parts = [apart[name] + rates[name] * g for name, g in zip(leaves, gradients, strict=True)]
     return torch.stack([part.to(torch.float64).square().sum() for part in parts]).sum()

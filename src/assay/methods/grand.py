@@ -33,9 +33,10 @@ def grand(checkpoint: Checkpoint, examples: int, layers: str = "all", ways: set[
         raise UsageError("grand: layers=head needs a model with a trainable linear layer; choose layers=all.")
     values = torch.zeros(examples, dtype=torch.float64)
     for batch in checkpoint.batches():
-        values[batch.positions] = batch.squares({name: checkpoint.params[name] for name in names}).to("cpu", torch.float64).sqrt()
+        squares, way = batch.squares(names)
+        values[batch.positions] = squares.to("cpu", torch.float64).sqrt()
         if ways is not None:
-            ways |= batch.ways
+            ways.add(way)
     return values
 
 

@@ -17,10 +17,9 @@ from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence, Step
 from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
 from ..core.scores import Direction
-from ..maths.derivatives import directional
 
 
-def in_run_shapley(step: Step, target: str, order: int = 1) -> Float[Tensor, " batch"]:
+def in_run_shapley(step: Step, target: str, order: int = 1, ways: set[str] | None = None) -> Float[Tensor, " batch"]:
     """Shapley value of each example of one step: its share of the fall of the target, to first or second order.
 
     The shares of a step add up to the fall that the Taylor polynomial of that order predicts for a step of plain SGD.
@@ -29,6 +28,7 @@ def in_run_shapley(step: Step, target: str, order: int = 1) -> Float[Tensor, " b
         step: The recorded step.
         target: Name of the target.
         order: 1 or 2.
+        ways: Gets the way in which derivatives were taken.
     """
     size = len(step.positions)
     along = {name: step.rates[name] / size * value for name, value in step.target(target).items()}
@@ -39,9 +39,10 @@ def in_run_shapley(step: Step, target: str, order: int = 1) -> Float[Tensor, " b
         move = {name: step.rates[name] / size * value for name, value in zip(leaves, total, strict=True)}
         curved = step.target_product(target, move)
         along = {name: value - step.rates[name] / (2 * size) * curved[name] for name, value in along.items()}
-    found = directional(step.losses, step.params, along)
-    step.ways.add(f"slopes: {found.way}")
-    return found.slopes
+    values, way = step.slopes(along)
+    if ways is not None:
+        ways.add(way)
+    return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +76,14 @@ class InRunShapley(AbstractStepMethod):
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
             raise MissingEvidence(f"{self.title} asks for a target at every step; score the finished run instead.")
-        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)], "ways": []}
+        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)], "ways": set()}
 
     def absorb(self, state: Any, step: Step) -> None:
         while len(state["by_epoch"]) <= step.epoch:
             state["by_epoch"].append(torch.zeros_like(state["by_epoch"][0]))
-        found = in_run_shapley(step, self.target, self.order)
+        found = in_run_shapley(step, self.target, self.order, state["ways"])
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64))
-        state["ways"] = sorted(step.ways)
 
     def finish(self, state: Any) -> Findings:
         by_epoch = torch.stack(state["by_epoch"])

@@ -214,8 +214,10 @@ class LiveVal(AbstractStepMethod):
     def _value(self, state: Any, entry: Any, reference: Params, due: int) -> None:
         batch = entry["batch"]
         state["alone"] += len(batch.positions) == 1 and due == entry["index"]
-        found = solo_gains(batch, reference, entry["rates"]).cpu()
-        state["ways"] = sorted(batch.ways)
+        found, way = solo_gains(batch, reference, entry["rates"])
+        found = found.cpu()
+        if way not in state["ways"]:
+            state["ways"] = [*state["ways"], way]
         # An example may stand twice in a batch.
         state["values"][entry["epoch"]].index_add_(0, batch.positions, found)
         state["visits"][entry["epoch"]].index_add_(0, batch.positions, torch.ones_like(found))

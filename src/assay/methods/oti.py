@@ -19,7 +19,13 @@ from ..maths.solo_steps import solo_gains
 
 
 def oti(
-    step: Step, reference: Params, *, normalised: bool = True, by_tensor: bool = False, rate: float | None = None
+    step: Step,
+    reference: Params,
+    *,
+    normalised: bool = True,
+    by_tensor: bool = False,
+    rate: float | None = None,
+    ways: set[str] | None = None,
 ) -> Float[Tensor, " batch"]:
     """Gain of a solo step of each example of a recorded step towards `reference`; 0 where training stands there already.
 
@@ -29,11 +35,15 @@ def oti(
         normalised: The ratio, in [-1, 1]; otherwise the difference of the distances.
         by_tensor: Norms of single tensors are added (the released code), instead of one norm over all parameters.
         rate: Of the solo step; by default the recorded one.
+        ways: Gets the way in which derivatives were taken.
     """
     if all(torch.equal(value, reference[name]) for name, value in step.params.items()):
         return torch.zeros(len(step.positions), dtype=torch.float64)
     rates = step.rates if rate is None else dict.fromkeys(step.rates, rate)
-    return solo_gains(step, reference, rates, normalised=normalised, by_tensor=by_tensor)
+    values, way = solo_gains(step, reference, rates, normalised=normalised, by_tensor=by_tensor)
+    if ways is not None:
+        ways.add(way)
+    return values
 
 
 def reference_of(source: StepSource, which: str) -> Params:
@@ -128,17 +138,16 @@ class OTI(AbstractStepMethod):
             "reference": reference_of(evidence.steps, self.reference),
             "by_epoch": torch.zeros(epochs, examples, dtype=torch.float64),
             "visits": torch.zeros(examples, dtype=torch.float64),
-            "ways": [],
+            "ways": set(),
         }
 
     def absorb(self, state: Any, step: Step) -> None:
         rate = None if self.rate == "recorded" else 1.0
         raw, by_tensor = self.form == "raw", self.norm == "by_tensor"
-        values = oti(step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate).cpu()
+        values = oti(step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate, ways=state["ways"]).cpu()
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, values)
         state["visits"].index_add_(0, step.positions, torch.ones_like(values))
-        state["ways"] = sorted(step.ways)
 
     def finish(self, state: Any) -> Findings:
         by_epoch = state["by_epoch"] / state["visits"].clamp(min=1) if self.reduce == "mean" else state["by_epoch"].clone()

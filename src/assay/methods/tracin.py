@@ -4,7 +4,7 @@ $$ \mathrm{TracIn}_i = \sum_c \eta_c \, \langle \nabla \Phi(\theta_c), \nabla \e
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -12,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.evidence import Batch, Checkpoint, Evidence, Need, Params
+from ..core.evidence import Batch, Checkpoint, Evidence, Need
 from ..core.method import AbstractMethod, Findings, Source, derivatives_taken
 from ..core.scores import Direction
-from ..maths.derivatives import directional
 
 
 def tracin(
@@ -42,30 +41,23 @@ def tracin(
         names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
         if not names:
             raise UsageError("tracin: layers=head needs a model with a trainable linear layer; choose layers=all.")
-        here = {name: checkpoint.params[name] for name in names}
         along = None
         if target is not None:
             gradient = checkpoint.target(target)
             along = {name: checkpoint.rates[name] * gradient[name] for name in names}
         for batch in checkpoint.batches():
-            found = _own(batch, here, checkpoint) if along is None else _slopes(batch, here, along)
+            found, way = _own(batch, names, checkpoint.rates) if along is None else batch.slopes(along)
             values[batch.positions] += found.to("cpu", torch.float64)
             if ways is not None:
-                ways |= batch.ways
+                ways.add(way)
     return values
 
 
-def _slopes(batch: Batch, here: Params, along: Params) -> Tensor:
-    found = directional(batch.losses, here, along)
-    batch.ways.add(f"slopes: {found.way}")
-    return found.slopes
-
-
-def _own(batch: Batch, here: dict[str, Tensor], checkpoint: Checkpoint) -> Tensor:
+def _own(batch: Batch, names: Sequence[str], rates: Mapping[str, float]) -> tuple[Tensor, str]:
     """Self-influence at the rate of each parameter."""
-    rates = sorted({checkpoint.rates[name] for name in here})
-    parts = [rate * batch.squares({n: v for n, v in here.items() if checkpoint.rates[n] == rate}) for rate in rates]
-    return torch.stack(parts).sum(0)
+    by_rate = {rate: [name for name in names if rates[name] == rate] for rate in sorted({rates[name] for name in names})}
+    squares, ways = zip(*(batch.squares(own) for own in by_rate.values()), strict=True)
+    return torch.stack([rate * part for rate, part in zip(by_rate, squares, strict=True)]).sum(0), ways[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +113,11 @@ class TracIn(AbstractMethod):
         by_epoch = torch.zeros(len(steps.epochs), len(evidence.ids), dtype=torch.float64)
         for step in steps.forwards(range(steps.epochs[0].start, steps.epochs[-1].stop)):
             if target is None:
-                rates = sorted(set(step.rates.values()))
-                parts = [rate * step.squares({n: v for n, v in step.params.items() if step.rates[n] == rate}) for rate in rates]
-                found = torch.stack(parts).sum(0)
+                found, way = _own(step, tuple(step.params), step.rates)
             else:
-                along = {name: step.rates[name] * value for name, value in step.target(target).items()}
-                found = _slopes(step, step.params, along)
+                found, way = step.slopes({name: step.rates[name] * value for name, value in step.target(target).items()})
+            ways.add(way)
             by_epoch[step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64) / len(step.positions))
-            ways |= step.ways
         return Findings(by_epoch.sum(0), by_epoch, derivatives_taken(ways))
 
     def scored(self, evidence: Evidence) -> Tensor:

@@ -20,8 +20,8 @@ def removable(scores: Scores, harmful_only: bool = True) -> int:
     Raises:
         UsageError: The score ranks difficulty.
     """
-    harmful = scores.harmful()
-    return len(scores) if harmful is None or not harmful_only else int(harmful.sum())
+    suspects, harmful = scores.suspicion(), scores.harmful()
+    return len(suspects) if harmful is None or not harmful_only else int(harmful.sum())
 
 
 def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:

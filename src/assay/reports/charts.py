@@ -255,7 +255,7 @@ def detection(found: Sequence[Detection]) -> Spec:
 def over_time(one: Influence, unit: str, names: tuple[str, str] = (HELPFUL, HARMFUL)) -> Spec:
     """What the extreme examples of a score had gathered by the end of each epoch."""
     rows = [
-        {"id": str(id_), "kind": kind, "epoch": epoch, "value": _told(value)}
+        {"id": str(id_), "kind": kind, "epoch": epoch, "value": _rounded(value)}
         for kind, extremes in zip(names, (one.helpful, one.harmful), strict=True)
         if extremes.over_time is not None
         for id_, values in zip(extremes.ids, extremes.over_time.T.tolist(), strict=True)
@@ -267,7 +267,7 @@ def over_time(one: Influence, unit: str, names: tuple[str, str] = (HELPFUL, HARM
 def labels_over_time(one: Influence, unit: str) -> Spec:
     """What right and wrong labels had gathered on average by the end of each epoch."""
     rows = [
-        {"kind": kind, "epoch": epoch, "value": _told(value)}
+        {"kind": kind, "epoch": epoch, "value": _rounded(value)}
         for kind, values in ((RIGHT, one.right), (WRONG, one.wrong))
         if values is not None
         for epoch, value in zip(one.epochs, values.tolist(), strict=True)
@@ -300,7 +300,7 @@ def adjoints(one: Influence) -> Spec:
     """Norm of the adjoint before each epoch, on a logarithmic axis, which has no place for 0."""
     import altair as alt
 
-    rows = [{"epoch": epoch, "norm": _told(norm)} for epoch, norm in one.norms if 0 < norm < math.inf]
+    rows = [{"epoch": epoch, "norm": _rounded(norm)} for epoch, norm in one.norms if 0 < norm < math.inf]
     ends = _ends([epoch for epoch, _ in one.norms])
     chart = (
         alt.Chart(alt.Data(values=rows))
@@ -320,7 +320,7 @@ def pairing(one: Pairing) -> Spec:
 
     wrong = one.wrong.tolist() if one.wrong is not None else [False] * len(one.ids)
     rows: list[dict[str, Any]] = [
-        {"id": str(id_), "x": _told(x), "y": _told(y), "label": WRONG if bad else RIGHT}
+        {"id": str(id_), "x": _rounded(x), "y": _rounded(y), "label": WRONG if bad else RIGHT}
         for id_, x, y, bad in zip(one.ids, one.values.tolist(), one.references.tolist(), wrong, strict=True)
     ]
     said = ("predicted", "measured") if one.measured else (one.title, one.reference)
@@ -405,7 +405,7 @@ def curve(one: Curve, part: Literal["validation", "test"]) -> Spec:
     return _spec(alt.layer(band, dashes, lines, ring), description, height=260)
 
 
-def _told(number: float) -> float:
+def _rounded(number: float) -> float:
     """Four digits, which is finer than a point is large."""
     return float(f"{number:.4g}")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.decision import Action
 from ..core.exhibit import Exhibit, Extremes, Influence
 from ..core.scores import Scores
+from ..core.words import worded
 from . import charts
 from .thumbnails import thumbnail
 
@@ -44,7 +45,7 @@ def render(exhibit: Exhibit) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["share"] = lambda fraction: f"{100 * fraction:.1f} %"
-    environment.filters["told"] = _told
+    environment.filters["worded"] = lambda value: worded(value, lambda number: _minus(f"{number:.4g}"))
     environment.filters["measure"] = _measure
     return environment.get_template("page.html.j2").render(
         exhibit=exhibit,
@@ -240,18 +241,6 @@ def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
         "values": [None if i is None else _number(values[i]) for i in at],
         "ranks": [None if i is None else ranks[i] for i in at],
     }
-
-
-def _told(value: object) -> str:
-    """A diagnostic for people: numbers to four digits, the middle of a long list left out."""
-    if isinstance(value, (list, tuple)):
-        shown = [_told(one) for one in value]
-        return (
-            ", ".join(shown) if len(shown) <= 12 else f"{', '.join(shown[:6])}, …, {', '.join(shown[-3:])} ({len(shown)} numbers)"
-        )
-    if isinstance(value, float):
-        return _minus(f"{value:.4g}")
-    return str(value)
 
 
 def _measure(value: float) -> str:

@@ -1,9 +1,9 @@
 """Saving and loading what is made from runs: scores, decisions, verdicts, curves and the planted truth."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from .disk import replace
 from .paths import RunPaths
 from .schema import seal, unseal
 from .tables import read_table, write_table
+
+Made = TypeVar("Made")
 
 
 def save_scores(scores: Scores, path: Path) -> None:
@@ -171,11 +173,9 @@ def load_outcome(path: Path) -> Outcome:
     """The inverse of `save_outcome`.
 
     Raises:
-        RunError: Absent or damaged.
+        RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    body = load_json("outcome", path)
-    with _whole(path):
-        return Outcome(**body)
+    return _flat("outcome", Outcome, path)
 
 
 def save_verdict(verdict: Verdict, path: Path) -> None:
@@ -223,9 +223,7 @@ def load_removal(path: Path) -> Removal:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    body = load_json("removal", path)
-    with _whole(path):
-        return Removal(**body)
+    return _flat("removal", Removal, path)
 
 
 def save_curve(curve: Curve, path: Path) -> None:
@@ -253,6 +251,21 @@ def load_curve(path: Path) -> Curve:
             chosen_by=body["chosen_by"],
             lineage=_read_lineage(body["lineage"], path),
         )
+
+
+def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
+    """What an earlier call left there. A damaged or newer file is no result: what it stands for is done and written again."""
+    try:
+        return load(path) if path.exists() else None
+    except RunError:
+        return None
+
+
+def _flat(kind: str, noun: Callable[..., Made], path: Path) -> Made:
+    """A noun whose fields are numbers and texts only."""
+    body = load_json(kind, path)
+    with _whole(path):
+        return noun(**body)
 
 
 class _whole:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
-from ..maths.derivatives import example_gradients, gradient_norms
+from ..maths.derivatives import CHUNK_BYTES, Products, directional, example_products, withheld
 from .device import modes_kept
 from .step import trainable
 
@@ -111,15 +111,12 @@ class Functional:
         model: Only its structure and modes count, and what it holds for names that are not given.
         losses: The loss of each example of a batch.
         names: The trainable parameters.
-        ways: How derivatives were taken (see `core.evidence.Batch`).
-        convolves: Whether there are convolutions in it.
     """
 
     def __init__(self, model: nn.Module, losses: Losses = cross_entropies):
         self.model, self.losses = model, losses
-        self.ways: set[str] = set()
         # The rules for convolutions cost more than the gradients themselves, those for other layers next to nothing.
-        self.convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
+        self._convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
         self._by_rule: dict[tuple[str, ...], bool] = {}
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
@@ -151,36 +148,47 @@ class Functional:
                     stack.callback(layer.register_forward_pre_hook(look(f"{name}." if name else "")).remove)
             return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,)), seen
 
-    def squares(self, params: Params, buffers: Params, batch: Any) -> Tensor:
-        """Squared norm of each example's gradient by `params`, in eval mode.
+    def slopes(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
+        """Slope of each example's loss along a direction, in eval mode, and how it was had."""
+        here = {name: params[name] for name in direction}
+        found = directional(lambda at: self({**params, **at}, buffers, batch), here, withheld(self.model, direction))
+        return found.slopes, f"slopes: {found.way}"
+
+    def products(
+        self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], direction: Params | None
+    ) -> tuple[Products, str]:
+        """Slopes and squared norms of each example's gradient by some parameters, in eval mode, and how they were had.
 
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
         """
-        with mode(self.model, False), torch.enable_grad(), standing_at(self.model, buffers), _told():
-            names = tuple(params)
-            norms = gradient_norms(*self._by_example(params, batch), trust=self._by_rule.get(names))
-            self._by_rule[names] = norms.by_rule
-            self.ways.add("gradients in chunks of examples" if norms.by_chunks else "norms by layer")
-            return norms.squares
-
-    def gradients(
-        self, params: Params, names: tuple[str, ...], buffers: Params, batch: Any
-    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Gradient of each example's loss by the parameters `names`, in eval mode, in chunks; to be gone through to the end.
-
-        Raises:
-            UsageError: Normalisation couples the examples even in eval mode.
-        """
-        with mode(self.model, False), torch.enable_grad(), _told():
-            self.ways.add("gradients in chunks of examples")
-            module, at, inputs, targets, loss = self._by_example(params, batch)
-            own = module is self.model
-            wanted, held = (names, buffers) if own else (tuple(f"model.{name}" for name in names), _prefixed(buffers))
-            for start, chunk in example_gradients(
-                module, at, inputs, targets, loss, names=wanted, buffers=held, chunk_bytes=GRADIENT_BYTES
-            ):
-                yield start, chunk if own else {name.removeprefix("model."): value for name, value in chunk.items()}
+        module, at, inputs, targets, loss = self._by_example(params, batch)
+        prefix = "" if module is self.model else "model."
+        size = sum(params[name].numel() * params[name].element_size() for name in names)
+        rules = direction is None or not self._convolves or FEWEST * size > GRADIENT_BYTES
+        key = names if rules else ()
+        with mode(self.model, False), torch.enable_grad():
+            try:
+                found = example_products(
+                    module,
+                    at,
+                    inputs,
+                    targets,
+                    loss,
+                    direction=None if direction is None else {f"{prefix}{name}": direction[name] for name in names},
+                    names=tuple(f"{prefix}{name}" for name in names),
+                    buffers={f"{prefix}{name}": value for name, value in buffers.items()},
+                    rules=rules,
+                    trust=self._by_rule.get(key),
+                    chunk_bytes=CHUNK_BYTES if rules else GRADIENT_BYTES,
+                )
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+        if rules:
+            self._by_rule[key] = found.by_rule
+        way = "gradients in chunks of examples" if found.by_chunks else "norms by layer"
+        squares, slopes = ({name.removeprefix(prefix): v for name, v in part.items()} for part in (found.squares, found.slopes))
+        return Products(squares, slopes, found.by_chunks, found.by_rule), way
 
     def _by_example(
         self, params: Params, batch: Any
@@ -191,15 +199,6 @@ class Functional:
             return self.model, params, inputs, labels, _cross_entropy
         index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
         return _Rows(self._objective, batch), _prefixed(params), index, index, _first
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """What the derivatives refuse, as the caller's mistake."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,26 +219,23 @@ class SeenBatch:
     buffers: Params
     batch: Any
 
-    @property
-    def ways(self) -> set[str]:
-        """How derivatives were taken of this model."""
-        return self.functional.ways
-
     def losses(self, params: Params) -> Tensor:
         """Loss of each example in eval mode, differentiable."""
         return self.functional({**self.params, **params}, self.buffers, self.batch)
 
-    def squares(self, params: Params) -> Tensor:
-        """Squared norm of each example's gradient by `params`, in eval mode."""
-        with standing_at(self.functional.model, self.params):
-            return self.functional.squares(params, self.buffers, self.batch)
+    def slopes(self, direction: Params) -> tuple[Tensor, str]:
+        """Slope of each example's loss along a direction, in eval mode, and how it was had."""
+        return self.functional.slopes(self.params, self.buffers, self.batch, direction)
 
-    def gradients(self, params: Params) -> Iterator[tuple[int, dict[str, Tensor]]] | None:
-        """Gradient of each example's loss by `params`, in eval mode, in chunks; None where slopes and norms are faster had without."""
-        size = sum(value.numel() * value.element_size() for value in params.values())
-        if not self.functional.convolves or FEWEST * size > GRADIENT_BYTES:
-            return None
-        return self.functional.gradients({**self.params, **params}, tuple(params), self.buffers, self.batch)
+    def squares(self, names: Sequence[str]) -> tuple[Tensor, str]:
+        """Squared norm of each example's gradient by these parameters, in eval mode, and how it was had."""
+        found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(names), None)
+        return torch.stack(list(found.squares.values())).sum(0), way
+
+    def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+        """Slopes and squared norms at once, by parameter, in eval mode, and how they were had."""
+        found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(direction), direction)
+        return found.slopes, found.squares, way
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,70 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from assay.maths.derivatives import example_gradients
+from assay.training import functional as module
+from assay.training.functional import Functional, cross_entropies
+from reference.derivatives import flat, gradients_one_by_one
+
+EXAMPLES, CLASSES = 11, 3
+RULES, CHUNKS = "norms by layer", "gradients in chunks of examples"
+
+
+def smoothed(model, batch):
+    inputs, labels = batch
+    return F.cross_entropy(model(inputs), labels, reduction="none", label_smoothing=0.1)
+
+
+def world(kind):
+    torch.manual_seed(0)
+    if kind == "conv":
+        model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(48, CLASSES))
+        inputs = torch.randn(EXAMPLES, 1, 6, 6, dtype=torch.float64)
+    else:
+        model, inputs = (
+            nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, CLASSES)),
+            torch.randn(EXAMPLES, 4, dtype=torch.float64),
+        )
+    model = model.double()
+    params = {name: value.detach().clone() for name, value in model.named_parameters()}
+    buffers = {name: torch.rand_like(value) + 0.5 for name, value in model.named_buffers() if value.is_floating_point()}
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+    return model, params, buffers, direction, (inputs, torch.randint(0, CLASSES, (EXAMPLES,)))
+
+
+@pytest.mark.parametrize("losses", [cross_entropies, smoothed])
+@pytest.mark.parametrize(
+    ("kind", "bytes_", "way"),
+    [
+        ("linear", 2**20, RULES),
+        ("conv", 2**20, CHUNKS),
+        # Room for eight examples at a time, and for fewer than are worth it.
+        ("conv", 12_000, CHUNKS),
+        ("conv", 1_000, RULES),
+    ],
+)
+def test_products_are_those_of_each_gradient(monkeypatch, kind, bytes_, way, losses):
+    monkeypatch.setattr(module, "GRADIENT_BYTES", bytes_)
+    model, params, buffers, direction, batch = world(kind)
+    chunks = []
+    monkeypatch.setattr(
+        "assay.maths.derivatives.example_gradients",
+        lambda *given, **more: (chunks.append(start) or (start, rows) for start, rows in example_gradients(*given, **more)),
+    )
+    functional = Functional(model, losses)
+    found, said = functional.products(params, buffers, batch, tuple(params), direction)
+    again, _ = functional.products(params, buffers, batch, tuple(params), direction)
+    assert said == way
+    if way == CHUNKS:
+        assert len(chunks) == (2 if bytes_ > 12_000 else 4), "each call, in one chunk or two"
+    assert all(torch.equal(again.slopes[name], found.slopes[name]) for name in params)
+    model.load_state_dict(buffers, strict=False)
+    with torch.no_grad():
+        model.eval()
+        plain = losses(model, batch)
+    torch.testing.assert_close(functional(params, buffers, batch), plain, rtol=0, atol=1e-14)
+    each = gradients_one_by_one(model, params, *batch, lambda outputs, labels: losses(nn.Identity(), (outputs, labels)))
+    torch.testing.assert_close(torch.stack(list(found.slopes.values())).sum(0), each @ flat(direction), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(torch.stack(list(found.squares.values())).sum(0), each.square().sum(1), rtol=1e-10, atol=1e-12)
