@@ -35,7 +35,6 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import assay
-from assay.core.scores import Direction, Scores
 from assay.data.adult import COLUMNS
 from assay.data.mnist import MNIST
 from assay.data.table import read_csv
@@ -160,12 +159,6 @@ def losses_with(alpha: float) -> Callable[[nn.Module, tuple[Tensor, Tensor]], Te
     return losses
 
 
-def turned(scores: Scores) -> np.ndarray:
-    """Values turned so that low means harmful, as in the truth."""
-    high = scores.direction in (Direction.HIGH_IS_SUSPECT, Direction.HIGH_IS_HARD)
-    return (-scores.values if high else scores.values).numpy()
-
-
 def ends(values: np.ndarray) -> set[int]:
     """The ten smallest and the ten largest."""
     order = np.argsort(values, kind="stable")
@@ -197,7 +190,7 @@ def one_seed(setting: Setting, whole: tuple[np.ndarray, np.ndarray], seed: int, 
     seconds = time.perf_counter() - began
     figures = {}
     for name, method in METHODS.items():
-        values = turned(table[parse(method).title])
+        values = (-table[parse(method).title].hardness()).numpy()
         both = ends(values), ends(truth)
         figures[name] = {
             "tau": float(kendalltau(values, truth).statistic),
@@ -235,21 +228,26 @@ def summary(values: list[float]) -> dict:
     }
 
 
-def main() -> None:
-    """Measure one setting over seeds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def begun(description: str | None, seeds: int) -> tuple[argparse.Namespace, Setting, tuple[np.ndarray, np.ndarray]]:
+    """What the command line asks for, and the data of that setting."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data-path", required=True, help="folder that holds the folders adult (adult-training.csv, adult-test.csv) and mnist"
     )
     parser.add_argument("--setting", choices=tuple(SETTINGS), required=True)
-    parser.add_argument("--seeds", type=int, default=20, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=seeds, help="how many, from 0")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", help="folder for the JSON")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     setting = SETTINGS[given.setting]
     place = Path(given.data_path) / setting.data
-    whole = adult(place) if setting.data == "adult" else ones_and_sevens(place)
+    return given, setting, adult(place) if setting.data == "adult" else ones_and_sevens(place)
+
+
+def main() -> None:
+    """Measure one setting over seeds."""
+    given, setting, whole = begun(__doc__, seeds=20)
     found = []
     # An interrupted measurement tells of the seeds that are done.
     with contextlib.suppress(KeyboardInterrupt):

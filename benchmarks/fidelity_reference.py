@@ -5,14 +5,12 @@ the derivative of the validation loss by the example weights, by autograd throug
 measures as `fidelity.py`, whose values per seed it must meet.
 """
 
-import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fidelity import SETTINGS, SIZE, Setting, adult, alpha_of, drawn, ends, net_of, ones_and_sevens, summary
+from fidelity import SIZE, Setting, alpha_of, begun, drawn, ends, net_of, summary
 from machine import report
 from scipy.stats import kendalltau
 from torch import Tensor
@@ -75,17 +73,7 @@ def one_seed(setting: Setting, whole: tuple[np.ndarray, np.ndarray], seed: int) 
 
 def main() -> None:
     """Measure one setting over seeds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-path", required=True, help="folder that holds the folders adult and mnist")
-    parser.add_argument("--setting", choices=tuple(SETTINGS), required=True)
-    parser.add_argument("--seeds", type=int, default=100, help="how many, from 0")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", help="folder for the JSON")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    setting = SETTINGS[given.setting]
-    place = Path(given.data_path) / setting.data
-    whole = adult(place) if setting.data == "adult" else ones_and_sevens(place)
+    given, setting, whole = begun(__doc__, seeds=100)
     found = [one_seed(setting, whole, seed) for seed in range(given.seeds)]
     measures = ("tau", "jaccard")
     figures = {

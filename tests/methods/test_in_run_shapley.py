@@ -66,7 +66,7 @@ def test_equals_the_shapley_value_of_every_step_by_all_coalitions(tmp_path):
             for position, share in shapley(world, step, order).items():
                 expected[position] += share
         torch.testing.assert_close(one.values, expected, rtol=1e-8, atol=1e-12)
-        assert one.unit == "change of the target"
+        assert one.unit == "rank only"
 
 
 def test_the_second_order_adds_up_to_what_training_did(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from assay.core.exhibit import Extremes, Influence
 from assay.reports import render
 from reports import exhibits
-from reports.test_page import SETTLED, until, watched
+from reports.browser import SETTLED, until, watched
 
 OPEN = "#influence details.panel[open]"
 
@@ -22,24 +22,6 @@ def path(exhibit, tmp_path_factory):
     path = tmp_path_factory.mktemp("influence") / "report.html"
     path.write_text(render(exhibit), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def opened(chromium, path):
-    page = watched(chromium, path, viewport={"width": 1440, "height": 900}, color_scheme="light")
-    yield page
-    page.tab.context.close()
-
-
-@pytest.fixture
-def tab(opened):
-    """The open page, everything reset; whatever a test does, the page stays silent and asks for nothing."""
-    opened.tab.click("#reset")
-    until(opened.tab, SETTLED)
-    opened.tab.click("#clear")
-    yield opened.tab
-    assert opened.said == []
-    assert [url for url in opened.asked if not url.startswith("data:")] == opened.asked[:1]
 
 
 def strip(tab, name):

@@ -12,30 +12,8 @@ from assay.core.ids import Ids
 from assay.core.trial import Comparison
 from assay.reports import render
 from reports import exhibits
+from reports.browser import SETTLED, until, watched
 from reports.exhibits import PROBE
-
-READY = "html[data-ready=yes]"
-SETTLED = "document.querySelector('#table').getAttribute('aria-busy') !== 'true'"
-
-
-@dataclasses.dataclass
-class Watched:
-    """A tab that writes down everything it says and asks for."""
-
-    tab: object
-    said: list
-    asked: list
-
-
-def watched(browser, path, **options):
-    context = browser.new_context(**options)
-    tab, said, asked = context.new_page(), [], []
-    tab.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-    tab.on("pageerror", lambda error: said.append(f"error: {error}"))
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.goto(path.as_uri())
-    tab.wait_for_selector(READY)
-    return Watched(tab, said, asked)
 
 
 @pytest.fixture(scope="module")
@@ -54,34 +32,6 @@ def path(html, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html, encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def opened(chromium, path):
-    page = watched(chromium, path, viewport={"width": 1440, "height": 900}, color_scheme="light")
-    yield page
-    page.tab.context.close()
-
-
-@pytest.fixture
-def tab(opened):
-    """The open page, everything reset; whatever a test does, the page stays silent and asks for nothing."""
-    opened.tab.click("#reset")
-    until(opened.tab, SETTLED)
-    opened.tab.click("#clear")
-    opened.tab.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 0")
-    yield opened.tab
-    assert opened.said == []
-    assert [url for url in opened.asked if not url.startswith("data:")] == opened.asked[:1]
-
-
-def until(tab, condition, seconds=20):
-    """Wait for a condition of the page. Playwright's own waiting evaluates strings, which the page's policy forbids."""
-    for _ in range(20 * seconds):
-        if tab.evaluate(condition):
-            return
-        tab.wait_for_timeout(50)
-    pytest.fail(f"After {seconds} seconds still not: {condition}")
 
 
 def cells(tab, field, most=8):

@@ -15,6 +15,8 @@ from .lineage import Lineage, fingerprint
 
 CHANGE = "change of the target"
 """The unit of scores that say by how much a target, such as a loss, changes when the example is removed."""
+RANK_ONLY = "rank only"
+"""The unit of signed scores whose size means nothing: above 0 an example helps, and the order counts."""
 
 
 class Direction(enum.Enum):

@@ -9,17 +9,16 @@ from torch import Tensor
 
 from ..core.exhibit import Extremes, Influence, Pairing
 from ..core.ids import Ids
-from ..core.scores import CHANGE, Scores, ordered
+from ..core.scores import CHANGE, RANK_ONLY, Scores, ordered
 from ..maths import draws, ranking, statistics
+from ..methods.sgd_influence import NORMS
 
 EXTREMES = 10
 """Examples at each end of a score that are shown by themselves."""
 MOST_POINTS = 2000
 """Examples of one pairing that are drawn."""
-SIGNED = (CHANGE, "rank only")
+SIGNED = (CHANGE, RANK_ONLY)
 """Units of the scores that say on which side of 0 an example helps."""
-NORMS = "adjoint norms, from the end backwards"
-"""The diagnostic that holds the norm of the adjoint after the last step and before each epoch."""
 LINEAR = "sgd_influence"
 MEASURED = "loo"
 

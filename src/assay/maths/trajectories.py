@@ -6,7 +6,7 @@ gamma = d target / d g, so that
 
     d target / d w_i = <gamma, d g / d w_i>          lambda = (what does not pass through the loss) + H gamma
 
-with H the Hessian of the batch's loss. `maths.derivatives.directional_and_hvp` gives both along gamma.
+with H the Hessian of the batch's loss. `maths.derivatives` gives the slopes of the examples and the Hessian's product along gamma.
 
 Source: Hara et al. 2019 for plain SGD; the other optimizers are differentiated from torch.optim's own steps.
 """
@@ -51,7 +51,11 @@ class Update(Protocol):
     def step(
         self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
     ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        """Parameters and buffers after step number `count` (from 0), differentiable in parameters, gradients and buffers."""
+        """Parameters and buffers after step number `count` (from 0), differentiable in parameters, gradients and buffers.
+
+        Recorded training steps by torch.optim itself; this is the same step as a formula, which a whole training can be unrolled by and
+        which `back` is held against.
+        """
         ...
 
     def back(

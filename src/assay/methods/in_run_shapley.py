@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence, Step
 from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
-from ..core.scores import Direction
+from ..core.scores import RANK_ONLY, Direction
 
 
 def in_run_shapley(step: Step, target: str, order: int = 1, ways: set[str] | None = None) -> Float[Tensor, " batch"]:
@@ -60,7 +60,7 @@ class InRunShapley(AbstractStepMethod):
     window: str = "all"
     name: ClassVar[str] = "in_run_shapley"
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = "change of the target"
+    unit: ClassVar[str] = RANK_ONLY
     source: ClassVar[Source] = Source(
         "Wang et al. 2024, theorems 3 and 4",
         "https://arxiv.org/abs/2406.11011",

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..core.evidence import Evidence, Params, Step
 from ..core.method import AbstractStepMethod, Findings, Source, Stream, checked_span, derivatives_taken, span
-from ..core.scores import Direction
+from ..core.scores import RANK_ONLY, Direction
 from ..maths.solo_steps import gain, solo_gains
 
 
@@ -82,7 +82,7 @@ class LiveVal(AbstractStepMethod):
     window: str = "all"
     name: ClassVar[str] = "liveval"
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = "rank only"
+    unit: ClassVar[str] = RANK_ONLY
     source: ClassVar[Source] = Source(
         "Xu et al. 2025, equations 12 to 14; window rule of the released code before its last commit",
         "https://arxiv.org/abs/2502.10489",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.evidence import Evidence, Need, StepSource
 from ..core.method import AbstractMethod, Source, checked_span, span, steps_of
-from ..core.scores import Direction
+from ..core.scores import CHANGE, Direction
 
 Form = Literal["weight", "removed", "renormalised"]
 
@@ -52,7 +52,7 @@ class LOO(AbstractMethod):
     name: ClassVar[str] = "loo"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = "change of the target"
+    unit: ClassVar[str] = CHANGE
     source: ClassVar[Source] = Source(
         "Hara et al. 2019, section 6.1 (form=removed)",
         "https://arxiv.org/abs/1906.08473",

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence, Params, Step, StepSource
 from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
-from ..core.scores import Direction
+from ..core.scores import RANK_ONLY, Direction
 from ..maths.solo_steps import solo_gains
 
 
@@ -112,7 +112,7 @@ class OTI(AbstractStepMethod):
     window: str = "all"
     name: ClassVar[str] = "oti"
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = "rank only"
+    unit: ClassVar[str] = RANK_ONLY
     source: ClassVar[Source] = Source(
         "Xu et al. 2025, fixed reference (equations 12 to 14)",
         "https://arxiv.org/abs/2502.10489",

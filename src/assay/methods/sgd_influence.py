@@ -18,9 +18,11 @@ from torch import Tensor
 from ..core.errors import NumericalError, UsageError
 from ..core.evidence import Adjoint, Evidence, Need, StepSource
 from ..core.method import AbstractMethod, Findings, Source, checked_span, span, steps_of
-from ..core.scores import Direction
+from ..core.scores import CHANGE, RANK_ONLY, Direction
 from ..maths import draws
 
+NORMS = "adjoint norms, from the end backwards"
+"""The diagnostic that holds the norm of the adjoint after the last step and before each epoch."""
 UNSTABLE = 10.0
 """Growth of the adjoint's norm above which a linear answer is not to be trusted: small changes grow by this factor."""
 UNEVEN = 0.5
@@ -100,7 +102,7 @@ class SGDInfluence(AbstractMethod):
     name: ClassVar[str] = "sgd_influence"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = "change of the target"
+    unit: ClassVar[str] = CHANGE
     source: ClassVar[Source] = Source(
         "Hara et al. 2019, section 4; Suzuki et al. 2021 for form=last_parameters",
         "https://arxiv.org/abs/1906.08473",
@@ -120,7 +122,7 @@ class SGDInfluence(AbstractMethod):
         if self.sign == "weight":
             object.__setattr__(self, "direction", Direction.HIGH_IS_SUSPECT)
         if self.form != "exact":
-            object.__setattr__(self, "unit", "rank only")
+            object.__setattr__(self, "unit", RANK_ONLY)
 
     @classmethod
     def together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Tensor | Findings]:
@@ -168,7 +170,7 @@ class SGDInfluence(AbstractMethod):
         least = min(sizes) / max(sizes)
         growth = max(norms) / norms[0] if norms[0] > 0 else 0.0
         diagnostics: dict[str, object] = {
-            "adjoint norms, from the end backwards": list(norms),
+            NORMS: list(norms),
             "adjoint growth": growth,
             "share of examples outside the window": outside,
             "smallest batch as a part of the largest": least,

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..core.evidence import Batch, Checkpoint, Evidence, Need
 from ..core.method import AbstractMethod, Findings, Source, derivatives_taken
-from ..core.scores import Direction
+from ..core.scores import RANK_ONLY, Direction
 
 
 def tracin(
@@ -76,7 +76,7 @@ class TracIn(AbstractMethod):
     every: Literal["checkpoint", "step"] = "checkpoint"
     name: ClassVar[str] = "tracin"
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = "rank only"
+    unit: ClassVar[str] = RANK_ONLY
     source: ClassVar[Source] = Source(
         "Pruthi et al. 2020, equation 1 and section 3.3",
         "https://arxiv.org/abs/2002.08484",

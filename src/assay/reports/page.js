@@ -248,7 +248,7 @@
     const one = data.methods[method];
     if (!one) return;
     const first = one.suspects ? "the most suspect" : "the hardest";
-    const unit = one.unit === "rank only" ? "rank only: the order counts, not the size" : `in ${one.unit}`;
+    const unit = one.unit === data.rankOnly ? "rank only: the order counts, not the size" : `in ${one.unit}`;
     $("meaning").textContent = `${one.title}: ${one.direction}, ${unit}. Rank 1 is ${first} of ${number.format(one.scored)} scored examples.`
       + (one.suspects ? "" : " It ranks difficulty, which is not dirt.");
     for (const warning of one.warnings) $("meaning").append(make("strong", { className: "caution" }, `⚠ ${warning}`));

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.decision import Action
 from ..core.exhibit import Exhibit, Extremes, Influence
-from ..core.scores import Scores
+from ..core.scores import RANK_ONLY, Scores
 from ..core.words import worded
 from . import charts
 from .thumbnails import thumbnail
@@ -199,6 +199,7 @@ def _data(exhibit: Exhibit) -> dict[str, Any]:
         if shown.pictures is not None
         else None,
         "methods": [_method(exhibit, scores) for scores in exhibit.scores],
+        "rankOnly": RANK_ONLY,
     }
     if exhibit.decision is not None:
         place = exhibit.decision.ids.positions(shown.ids, "the decision").tolist()
