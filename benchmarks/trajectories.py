@@ -1,16 +1,18 @@
 """What exact SGD-influence and LiveVal cost beside the training that they explain: seconds, memory, bytes on disk.
 
 A run is recorded by `assay.experiments.record` in a process of its own, and scored in others; each tells its seconds and how far its
-memory rose. Seconds are told as a multiple of what the same steps took in training (the recorded seconds of the epochs of the window).
+memory rose. Seconds are told as a multiple of what the same steps took in training (the recorded seconds of the epochs of the window),
+medians over repeats.
 """
 
 import argparse
 import json
-import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from machine import forget_peak, report, resident_mb
@@ -22,18 +24,16 @@ WORKS = {
     "exact, all epochs": ["sgd_influence"],
     "exact, last epoch, every state held": ["sgd_influence:window=last"],
     "exact, all epochs, every state held": ["sgd_influence"],
-    "exact, all epochs, three targets": ["sgd_influence", "sgd_influence:target=class=3", "sgd_influence:target=class=5"],
     "last_parameters, last epoch": ["sgd_influence:form=last_parameters,window=last"],
+    "exact, all epochs, three targets": ["sgd_influence", "sgd_influence:target=class=3", "sgd_influence:target=class=5"],
     "no_hessian, all epochs": ["sgd_influence:form=no_hessian"],
     "liveval, all epochs, afterwards": ["liveval"],
     "oti, all epochs": ["oti"],
     "in_run_shapley, all epochs": ["in_run_shapley"],
     "tracin, kept models": ["tracin"],
 }
-"""What is scored, each in a process of its own."""
-HELD = ("exact, last epoch, every state held", "exact, all epochs, every state held")
-"""What is scored with schedule=all instead of sqrt."""
-ASKED = ("exact, last epoch", "exact, all epochs", "last_parameters, last epoch")
+"""What is scored, each in a process of its own; with schedule=sqrt, or all where every state is held."""
+ASKED = tuple(WORKS)[:5]
 """What is scored of the larger net if nothing else is said."""
 
 
@@ -55,10 +55,12 @@ def scored(folder: Path, methods: list[str], schedule: str) -> None:
 
     from assay.experiments.again import Replaying, again
     from assay.experiments.score import score
+    from assay.methods import catalogue
 
     # Reading the data and what Python imports on first use are no part of the training's seconds either.
     targets = [method.partition("target=")[2] for method in methods if "target=" in method]
     again(folder, targets=targets)
+    catalogue()
     torch.func.vmap(lambda x: x)(torch.zeros(1))
     forget_peak()
     before, began = resident_mb("VmRSS"), time.perf_counter()
@@ -77,38 +79,54 @@ def seconds_of(folder: Path) -> list[float]:
     return [commit.seconds for commit in Run(folder).commits]
 
 
-def measured(name: str, settings: dict, works: list[str], live_too: bool = True) -> dict:
-    """One net on one dataset."""
-    found: dict = {"settings": settings}
+def once(name: str, settings: dict, works: Sequence[str]) -> dict:
+    """One recording without and one with live values, and every work on the first."""
     with tempfile.TemporaryDirectory() as place:
         folder, live = Path(place) / "plain", Path(place) / "live"
         plain = apart("record", str(folder), json.dumps(settings), "[]")
+        along = apart("record", str(live), json.dumps(settings), '["liveval"]')
         epochs = seconds_of(folder)
-        found["training"] = {"seconds by epoch": epochs, "mb": plain["mb"]}
-        if live_too:
-            along = apart("record", str(live), json.dumps(settings), '["liveval"]')
-            found["liveval, live"] = {
-                "times training": sum(seconds_of(live)) / sum(epochs),
+        found: dict = {
+            "training": {"seconds": sum(epochs), "mb": plain["mb"]},
+            "liveval, live": {
+                "seconds": sum(seconds_of(live)),
                 "mb": along["mb"],
+                "times training": sum(seconds_of(live)) / sum(epochs),
                 "times memory": along["mb"] / plain["mb"],
-            }
-        run = Run(folder)
-        steps = [commit.steps for commit in run.commits]
-        state = (run.folder / run.commits[-1].checkpoint.name).stat().st_size
-        found["bytes"] = {
-            "one state": state,
-            "this run keeps for its last epoch": state,
-            "store all, last epoch": state * steps[-1],
-            "store all, all epochs": state * sum(steps),
-            "last parameters only": state,
+            },
+            "bytes": kept(Run(folder)),
         }
         for work in works:
-            told = apart("score", str(folder), json.dumps(WORKS[work]), "all" if work in HELD else "sqrt")
-            window = epochs[-1] if "last epoch" in work else sum(epochs)
-            found[work] = {**told, "times training": told["seconds"] / window}
+            told = apart("score", str(folder), json.dumps(WORKS[work]), "all" if "held" in work else "sqrt")
+            found[work] = {**told, "times training": told["seconds"] / (epochs[-1] if "last epoch" in work else sum(epochs))}
             print(name, work, found[work], flush=True)
-        shutil.rmtree(folder)
     return found
+
+
+def kept(run: Run) -> dict[str, int]:
+    """Bytes of states on disk: what the exact form reads for the last epoch, and what other ways would keep."""
+    steps = [commit.steps for commit in run.commits]
+    before, after = ((run.folder / commit.checkpoint.name).stat().st_size for commit in run.commits[-2:])
+    return {
+        "exact, last epoch: its first and its last state": before + after,
+        "last_parameters: the last state": after,
+        "store all, last epoch": after * (steps[-1] + 1),
+        "store all, all epochs": after * (sum(steps) + 1),
+    }
+
+
+def together(found: list[dict]) -> dict:
+    """Medians over repeats, and the range of what is told as a multiple."""
+    merged: dict = {}
+    for key, first in found[0].items():
+        values = [one[key] for one in found]
+        if isinstance(first, dict):
+            merged[key] = together(values)
+        else:
+            merged[key] = statistics.median(values)
+            if key.startswith("times"):
+                merged[f"{key}, range"] = [min(values), max(values)]
+    return merged
 
 
 def main() -> None:
@@ -119,10 +137,10 @@ def main() -> None:
         return scored(Path(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4])
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-path", required=True, help="folder of MNIST")
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=2, help="on MNIST; digits have 20")
+    parser.add_argument("--repeats", type=int, default=3, help="how often everything is done, from the recording on")
     parser.add_argument("--only", choices=("digits", "mnist"))
-    parser.add_argument("--all", action="store_true", help="on MNIST every method, which takes three times as long")
-    parser.add_argument("--held", action="store_true", help="exact influence with every state held in memory, and nothing else")
+    parser.add_argument("--all", action="store_true", help="on MNIST every method, which takes twice as long")
     parser.add_argument("--out", help="folder for the JSON")
     given = parser.parse_args()
     digits = {"data": "digits", "net": "mlp", "validation": 0.2, "recipe": {"epochs": 20, "lr": 0.05, "batch": 64}}
@@ -132,14 +150,16 @@ def main() -> None:
         "validation": 1000 / 11000,
         "recipe": {"epochs": given.epochs, "lr": 0.05, "batch": 64, "momentum": 0.0, "weight_decay": 0.0},
     }
-    found = {}
-    if given.only != "mnist":
-        works = [work for work in WORKS if (work in HELD) == given.held]
-        found["digits, MLP"] = measured("digits", digits, works, not given.held)
-    if given.only != "digits":
-        works = [work for work in WORKS if (work in HELD if given.held else work not in HELD and (given.all or work in ASKED))]
-        found["MNIST, 10,000 examples, six-conv"] = measured("mnist", mnist, works, not given.held)
-    report("trajectories-held" if given.held else "trajectories", found, given.out)
+    cases = {
+        "digits, MLP": (digits, tuple(WORKS)),
+        "MNIST, 10,000 examples, six-conv": (mnist, tuple(WORKS) if given.all else ASKED),
+    }
+    found = {"repeats": given.repeats}
+    for name, (settings, works) in cases.items():
+        if given.only is None or name.lower().startswith(given.only):
+            parts = [once(name, settings, works) for _ in range(given.repeats)]
+            found[name] = {"settings": settings, **together(parts)}
+    report("trajectories", found, given.out)
 
 
 if __name__ == "__main__":

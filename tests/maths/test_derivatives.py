@@ -104,6 +104,11 @@ MODULES = {
     "conv circular": (lambda: conv(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")), (2, 5, 5)),
     "conv1d": (lambda: conv(nn.Conv1d(3, 4, 3, padding=2, stride=2, groups=1), nn.Tanh()), (3, 9)),
     "conv1d same": (lambda: conv(nn.Conv1d(2, 4, 4, padding="same", dilation=2, groups=2)), (2, 9)),
+    "conv of few places": (
+        lambda: conv(nn.Conv2d(8, 8, 3, padding="same"), nn.Tanh(), nn.Conv2d(8, 16, 2, padding=(1, 0), stride=(2, 1), groups=2)),
+        (8, 2, 3),
+    ),
+    "conv1d of few places": (lambda: conv(nn.Conv1d(16, 16, 5, padding="same", dilation=2, groups=2)), (16, 6)),
     "batch norm": (lambda: conv(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh()), (2, 5, 5)),
     "batch norm of rows": (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)), (4,)),
     "group norm": (lambda: conv(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh()), (2, 5, 5)),
@@ -207,7 +212,7 @@ def test_norms_are_those_of_each_gradient(name, chunk_bytes):
 @pytest.mark.parametrize("name", MODULES)
 def test_products_are_those_of_each_gradient_by_parameter(name, chunk_bytes, rules):
     module, params, direction, inputs, targets = world(name)
-    given = {"direction": direction, "rules": rules, "chunk_bytes": chunk_bytes}
+    given = {"direction": direction, "trust": None if rules else False, "chunk_bytes": chunk_bytes}
     found = example_products(module, params, inputs, targets, loss, **given)
     assert set(found.squares) == set(found.slopes) == set(params)
     for one, value in direction.items():
@@ -230,7 +235,7 @@ def test_the_running_statistics_may_be_given(name, rules):
     module, params, direction, inputs, targets = world(name)
     held = {key: value.clone() for key, value in module.named_buffers()}
     moved = {key: value + 1 for key, value in held.items()}
-    found = example_products(module, params, inputs, targets, loss, direction=direction, buffers=moved, rules=rules)
+    found = example_products(module, params, inputs, targets, loss, direction=direction, buffers=moved, trust=rules)
     assert all(torch.equal(value, held[key]) for key, value in module.named_buffers()), "the module keeps its own"
     module.load_state_dict(moved, strict=False)
     each = gradients_one_by_one(module, params, inputs, targets, loss)

@@ -9,6 +9,9 @@ import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
 from assay.core.ids import Ids
 from assay.data.examples import Examples
+from assay.training import course
+from assay.training.functional import Functional
+from experiments import small
 from methods.loops import EXAMPLES, OPTIMIZERS, World
 
 
@@ -57,6 +60,27 @@ def test_dropout_falls_as_it_fell(tmp_path, optimizer, given):
     world = World(tmp_path / "run", optimizer, seed=4, dropout=0.4, **given)
     assert {float(value) for mask in world.masks for value in mask.unique().round(decimals=9)} == {0.0, 1.666666667}
     assert_equal(world.score("sgd_influence")["sgd_influence"].values, by_unroll(world))
+
+
+@pytest.mark.parametrize(("net", "cut"), [("logistic", {30, 4, 2}), ("block_conv", {64, 62})])
+def test_a_large_batch_is_differentiated_in_parts_unless_its_examples_meet(tmp_path, monkeypatch, net, cut):
+    run = small.recorded(tmp_path / "run", net=net, validation=0.2, recipe={"epochs": 1})
+    sizes = []
+    whole = Functional.with_statistics
+
+    def told(functional, params, buffers, batch):
+        sizes.append(len(batch[1]))
+        return whole(functional, params, buffers, batch)
+
+    monkeypatch.setattr(Functional, "with_statistics", told)
+    expected = assay.score(run, "sgd_influence")["sgd_influence"].values
+    assert set(sizes) == {64, 62}
+    sizes.clear()
+    monkeypatch.setattr(course, "PART", 30)
+    monkeypatch.setattr(course, "PART_BYTES", 0)
+    found = assay.score(run, "sgd_influence")["sgd_influence"].values
+    assert set(sizes) == cut
+    torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("ema", [None, 0.7])

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.grad import conv1d_weight, conv2d_weight
 from torch.overrides import TorchFunctionMode
 
 Params = Mapping[str, Tensor]
@@ -254,7 +255,6 @@ def example_products(
     direction: Params | None = None,
     names: tuple[str, ...] | None = None,
     buffers: Params | None = None,
-    rules: bool = True,
     trust: bool | None = None,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Products:
@@ -275,7 +275,6 @@ def example_products(
         direction: By the names that are asked for; None for the norms alone.
         names: Which of `params` to differentiate by; by default those of the direction, or all.
         buffers: The module's buffers by name; those that it holds by default.
-        rules: Whether layers' rules may be used at all; those of convolutions can cost more than the gradients.
         trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Products.by_rule`); None to
             find out.
         chunk_bytes: Memory of one chunk of examples.
@@ -291,7 +290,7 @@ def example_products(
     squares: dict[str, Tensor] = {}
     slopes: dict[str, Tensor] = {}
     sound = trust is not False
-    if rules and sound:
+    if sound:
         probes = _Probes(module, wanted, along, chunk_bytes)
         with probes, torch.enable_grad():
             # functional_call writes into the buffers that it is given.
@@ -582,49 +581,74 @@ class _LinearRule(_Rule):
 
 
 class _ConvRule(_Rule):
+    """Convolutions in one or two dimensions, zeros around the input."""
+
     def fits(self, layer: Any) -> bool:
         return layer.padding_mode == "zeros"
 
     def bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
+        if not self._few_places(layer, gradient):
+            return (layer.weight.numel() + inputs[0].numel() + gradient[0].numel()) * gradient.element_size()
         places = gradient[0, 0].numel()
-        patch = inputs.shape[1] * layer.weight[0, 0].numel()
-        return (patch * places + min(places**2, patch * gradient.shape[1])) * gradient.element_size()
+        return (inputs.shape[1] * layer.weight[0, 0].numel() * places + 2 * places**2) * gradient.element_size()
 
     def products(
         self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
     ) -> dict[str, Pair]:
         found: dict[str, Pair] = {}
         if "weight" in own:
-            patches = self._patches(layer, inputs)
-            grouped = (len(inputs), layer.groups, -1, patches.shape[-1])
-            along = direction["weight"].reshape(layer.groups, -1, layer.weight[0].numel()) if direction else None
-            parts = [
-                _outer(a, g, None if along is None else along[place])
-                for place, (a, g) in enumerate(
-                    zip(patches.reshape(grouped).unbind(1), gradient.reshape(grouped).unbind(1), strict=True)
-                )
-            ]
-            squares, slopes = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
-            found["weight"] = squares, slopes
+            by = self._by_places if self._few_places(layer, gradient) else self._by_gradients
+            found["weight"] = by(layer, inputs, gradient, direction.get("weight"))
         if "bias" in own:
             found["bias"] = _pair(gradient.flatten(2).sum(-1), direction.get("bias"))
         return found
 
-    def _patches(self, layer: Any, inputs: Tensor) -> Tensor:
-        """(batch, channels * kernel, places)."""
-        size, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
+    def _few_places(self, layer: Any, gradient: Tensor) -> bool:
+        """Whether all pairs of places are fewer numbers than the weights."""
+        a, g, places = layer.weight[0].numel(), layer.out_channels // layer.groups, gradient[0, 0].numel()
+        return places * (a + g) < a * g
+
+    def _by_gradients(self, layer: Any, inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
+        """From the weights' gradients of a chunk: each example a group of channels of one convolution."""
+        size, weight = len(inputs), layer.weight
+        padded, around = self._padded(layer, inputs)
+        of = conv1d_weight if weight.ndim == 3 else conv2d_weight
+        gradients = of(
+            padded.reshape(1, -1, *padded.shape[2:]),
+            (size * weight.shape[0], *weight.shape[1:]),
+            gradient.reshape(1, -1, *gradient.shape[2:]),
+            layer.stride,
+            around,
+            layer.dilation,
+            size * layer.groups,
+        )
+        return _pair(gradients.reshape(size, -1), direction)
+
+    def _by_places(self, layer: Any, inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
+        padded, around = self._padded(layer, inputs)
+        window = [layer.kernel_size, layer.dilation, around, layer.stride]
+        if len(layer.kernel_size) == 1:
+            padded, window = padded[:, :, None], [(one, *of) for one, of in zip((1, 1, 0, 1), window, strict=True)]
+        grouped = (len(inputs), layer.groups, -1, gradient[0, 0].numel())
+        patches = F.unfold(padded, *window).reshape(grouped).unbind(1)
+        along = direction.reshape(layer.groups, -1, layer.weight[0].numel()) if direction is not None else None
+        parts = [
+            _outer(a, g, None if along is None else along[place])
+            for place, (a, g) in enumerate(zip(patches, gradient.reshape(grouped).unbind(1), strict=True))
+        ]
+        squares, slopes = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
+        return squares, slopes
+
+    def _padded(self, layer: Any, inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The input, and the padding that is left to be done on both sides."""
         if layer.padding == "valid":
-            around = [0, 0] * len(size)
-        elif layer.padding == "same":
-            # What does not divide by two goes to the end, as torch has it.
-            totals = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
-            around = [part for total in reversed(totals) for part in (total // 2, total - total // 2)]
-        else:
-            around = [part for pad in reversed(layer.padding) for part in (pad, pad)]
-        padded = F.pad(inputs, around) if any(around) else inputs
-        if len(size) == 1:
-            padded, size, dilation, stride = padded[:, :, None], (1, *size), (1, *dilation), (1, *stride)
-        return F.unfold(padded, size, dilation=dilation, stride=stride)
+            return inputs, (0,) * len(layer.kernel_size)
+        if layer.padding != "same":
+            return inputs, layer.padding
+        # What does not divide by two goes to the end, as torch has it.
+        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        around = [part for total in reversed(totals) for part in (total // 2, total - total // 2)]
+        return F.pad(inputs, around), (0,) * len(totals)
 
 
 class _EmbeddingRule(_Rule):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..core.errors import AssayError, UsageError
 from ..core.evidence import Adjoint
@@ -21,7 +22,15 @@ from .step import average, trainable
 TORCH_CLIP = 1e-6
 """What torch's clip_grad_norm_ adds to the norm."""
 PART = 32
-"""Examples per part of a batch that is differentiated in parts: measured faster than whole on the CPU, in less memory."""
+"""Examples per part, at least, of a batch that is differentiated in parts: with images measured faster than whole on the CPU, in less memory."""
+PART_BYTES = 2**16
+"""Of what the model is given: where examples are small, a part has as many as fit, because every part costs the same once more."""
+
+
+def _part_size(batch: Any) -> int:
+    """Examples in one part of a batch."""
+    held = sum(part.numel() * part.element_size() for part in pytree.tree_leaves(batch) if isinstance(part, Tensor))
+    return max(PART, PART_BYTES * size_of(batch) // max(held, 1))
 
 
 def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Update:
@@ -212,7 +221,7 @@ class Course(abc.ABC):
         linear = self.clip is None and all(update.linear for update, _ in self.groups)
         total = size_of(batch)
         apart = self.separable and linear and not whole and not self._couples()
-        size = PART if apart else total
+        size = _part_size(batch) if apart else total
         # What follows the parameters after the step comes first on the way back.
         adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
         slopes: list[list[Tensor]] = [[] for _ in adjoints]

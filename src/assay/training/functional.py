@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,19 +15,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
-from ..maths.derivatives import CHUNK_BYTES, Products, directional, example_products, withheld
+from ..maths.batch_norm import normalised
+from ..maths.derivatives import Products, directional, example_products, withheld
 from .device import modes_kept
 from .step import trainable
 
 Params = Mapping[str, Tensor]
 Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
-
-
-GRADIENT_BYTES = 128 * 2**20
-"""Memory of one chunk of gradients, from which both slopes and norms are read: measured fastest on the CPU."""
-FEWEST = 8
-"""Examples whose gradients must fit into a chunk for that to be the fastest way."""
 
 
 def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
@@ -115,8 +111,6 @@ class Functional:
 
     def __init__(self, model: nn.Module, losses: Losses = cross_entropies):
         self.model, self.losses = model, losses
-        # The rules for convolutions cost more than the gradients themselves, those for other layers next to nothing.
-        self._convolves = any(isinstance(layer, nn.modules.conv._ConvNd) for layer in model.modules())
         self._by_rule: dict[tuple[str, ...], bool] = {}
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
@@ -127,26 +121,19 @@ class Functional:
             return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,))
 
     def with_statistics(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
-        """Losses in train mode, and what BatchNorm saw of the batch: (momentum, statistic) by name of the running one."""
-        seen: dict[str, tuple[float, Tensor]] = {}
+        """Losses in train mode, and what BatchNorm saw of the batch: (momentum, statistic) by name of the running one.
 
-        def look(prefix: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-            def hook(layer: Any, args: tuple[Any, ...]) -> None:
-                values = args[0]
-                axes = [axis for axis in range(values.ndim) if axis != 1]
-                count = int(buffers.get(f"{prefix}num_batches_tracked", torch.zeros(()))) + 1
-                momentum = 1 / count if layer.momentum is None else float(layer.momentum)
-                seen[f"{prefix}running_mean"] = momentum, values.mean(axes)
-                seen[f"{prefix}running_var"] = momentum, values.var(axes, unbiased=True)
-
-            return hook
-
+        Both are differentiable twice, not in forward mode.
+        """
+        watch = _OwnStatistics(buffers)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
             for name, layer in self.model.named_modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats:
-                    stack.callback(layer.register_forward_pre_hook(look(f"{name}." if name else "")).remove)
-            return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,)), seen
+                    prefix = f"{name}." if name else ""
+                    stack.callback(layer.register_forward_pre_hook(functools.partial(watch.enter, prefix)).remove)
+            stack.enter_context(watch)
+            return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,)), watch.seen
 
     def slopes(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
         """Slope of each example's loss along a direction, in eval mode, and how it was had."""
@@ -164,9 +151,6 @@ class Functional:
         """
         module, at, inputs, targets, loss = self._by_example(params, batch)
         prefix = "" if module is self.model else "model."
-        size = sum(params[name].numel() * params[name].element_size() for name in names)
-        rules = direction is None or not self._convolves or FEWEST * size > GRADIENT_BYTES
-        key = names if rules else ()
         with mode(self.model, False), torch.enable_grad():
             try:
                 found = example_products(
@@ -178,14 +162,11 @@ class Functional:
                     direction=None if direction is None else {f"{prefix}{name}": direction[name] for name in names},
                     names=tuple(f"{prefix}{name}" for name in names),
                     buffers={f"{prefix}{name}": value for name, value in buffers.items()},
-                    rules=rules,
-                    trust=self._by_rule.get(key),
-                    chunk_bytes=CHUNK_BYTES if rules else GRADIENT_BYTES,
+                    trust=self._by_rule.get(names),
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error
-        if rules:
-            self._by_rule[key] = found.by_rule
+        self._by_rule[names] = found.by_rule
         way = "gradients in chunks of examples" if found.by_chunks else "norms by layer"
         squares, slopes = ({name.removeprefix(prefix): v for name, v in part.items()} for part in (found.squares, found.slopes))
         return Products(squares, slopes, found.by_chunks, found.by_rule), way
@@ -294,18 +275,58 @@ class differentiable_statistics(TorchFunctionMode):
     """While it lasts, BatchNorm in eval mode is differentiable by its running statistics, which torch's own is not."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False)) | (
-            kwargs or {}
-        )
+        given = _batch_norm_given(args, kwargs)
         mean = given.get("running_mean")
         if func is not F.batch_norm or given.get("training") or not isinstance(mean, Tensor) or not mean.requires_grad:
             return func(*args, **(kwargs or {}))
-        values, spread = given["input"], given["running_var"] + given.get("eps", args[7] if len(args) > 7 else 1e-5)
+        values, spread = given["input"], given["running_var"] + given.get("eps", 1e-5)
         shape = (1, -1) + (1,) * (values.ndim - 2)
         scaled = (values - mean.view(shape)) * spread.rsqrt().view(shape)
         weight, bias = given.get("weight"), given.get("bias")
         scaled = scaled if weight is None else scaled * weight.view(shape)
         return scaled if bias is None else scaled + bias.view(shape)
+
+
+class _OwnStatistics(TorchFunctionMode):
+    """While it lasts, BatchNorm in training goes by `maths.batch_norm`, and layers that were entered tell what they saw.
+
+    Attributes:
+        seen: (momentum, statistic) by name of the running statistic.
+    """
+
+    def __init__(self, buffers: Params):
+        super().__init__()
+        self.seen: dict[str, tuple[float, Tensor]] = {}
+        self._buffers = buffers
+        self._entered: tuple[str, float] | None = None
+
+    def enter(self, prefix: str, layer: Any, args: tuple[Any, ...]) -> None:
+        """Before the forward pass of a layer."""
+        count = int(self._buffers.get(f"{prefix}num_batches_tracked", torch.zeros(()))) + 1
+        self._entered = prefix, 1 / count if layer.momentum is None else float(layer.momentum)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = _batch_norm_given(args, kwargs)
+        if func is not F.batch_norm or not given.get("training"):
+            return func(*args, **(kwargs or {}))
+        inputs, weight, bias = given["input"], given.get("weight"), given.get("bias")
+        alike = all(part is None or part.dtype == inputs.dtype for part in (weight, bias))
+        if alike and inputs.numel() > inputs.shape[1]:
+            values, mean, variance = normalised(inputs, weight, bias, given.get("eps", 1e-5))
+        else:
+            values = func(*args, **(kwargs or {}))
+            axes = [axis for axis in range(inputs.ndim) if axis != 1]
+            mean, variance = inputs.mean(axes), inputs.var(axes, unbiased=True)
+        if self._entered is not None:
+            (prefix, momentum), self._entered = self._entered, None
+            self.seen |= {f"{prefix}running_mean": (momentum, mean), f"{prefix}running_var": (momentum, variance)}
+        return values
+
+
+def _batch_norm_given(args: tuple, kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """What `F.batch_norm` was given, by name."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    return dict(zip(names, args, strict=False)) | (kwargs or {})
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
