@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
-from ..maths.batch_norm import normalised
 from ..maths.derivatives import Products, directional, example_products, withheld
+from ..maths.twice import convolved, normalised
 from .device import modes_kept
 from .step import trainable
 
@@ -125,7 +125,7 @@ class Functional:
 
         Both are differentiable twice, not in forward mode.
         """
-        watch = _OwnStatistics(buffers)
+        watch = _Twice(buffers)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
             for name, layer in self.model.named_modules():
@@ -287,8 +287,8 @@ class differentiable_statistics(TorchFunctionMode):
         return scaled if bias is None else scaled + bias.view(shape)
 
 
-class _OwnStatistics(TorchFunctionMode):
-    """While it lasts, BatchNorm in training goes by `maths.batch_norm`, and layers that were entered tell what they saw.
+class _Twice(TorchFunctionMode):
+    """While it lasts, convolutions and BatchNorm in training go by `maths.twice`, and layers that were entered tell what they saw.
 
     Attributes:
         seen: (momentum, statistic) by name of the running statistic.
@@ -306,6 +306,8 @@ class _OwnStatistics(TorchFunctionMode):
         self._entered = prefix, 1 / count if layer.momentum is None else float(layer.momentum)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func is F.conv2d:
+            return _convolve(*args, **(kwargs or {}))
         given = _batch_norm_given(args, kwargs)
         if func is not F.batch_norm or not given.get("training"):
             return func(*args, **(kwargs or {}))
@@ -321,6 +323,22 @@ class _OwnStatistics(TorchFunctionMode):
             (prefix, momentum), self._entered = self._entered, None
             self.seen |= {f"{prefix}running_mean": (momentum, mean), f"{prefix}running_var": (momentum, variance)}
         return values
+
+
+def _convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`F.conv2d`, by its names."""
+    if isinstance(padding, str) or input.ndim != 4 or input.dtype != weight.dtype:
+        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    across, around, apart = ((one, one) if isinstance(one, int) else tuple(one) for one in (stride, padding, dilation))
+    return convolved(input, weight, bias, across, around, apart, groups)
 
 
 def _batch_norm_given(args: tuple, kwargs: dict[str, Any] | None) -> dict[str, Any]:

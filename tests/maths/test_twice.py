@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.maths.batch_norm import normalised
 from assay.maths.derivatives import refuse_cut
+from assay.maths.twice import convolved, normalised
 
 SHAPES = [(5, 3), (4, 2, 6), (3, 2, 4, 5), (2, 3, 2, 3, 2)]
 
@@ -73,3 +73,47 @@ def test_a_third_derivative_is_a_cut_that_is_noticed():
     (second,) = torch.autograd.grad(first.pow(2).sum(), inputs, create_graph=True)
     with pytest.raises(NotImplementedError, match="no second derivative"):
         refuse_cut(second.sum())
+
+
+CONVOLUTIONS = {
+    "plain": ((2, 3, 5, 4), (4, 3, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "strided": ((2, 2, 7, 6), (3, 2, 3, 2), (2, 3), (0, 1), (1, 1), 1),
+    "dilated": ((2, 2, 7, 8), (2, 2, 2, 3), (1, 1), (2, 0), (3, 2), 1),
+    "groups": ((3, 4, 4, 4), (6, 2, 2, 2), (2, 1), (1, 1), (1, 1), 2),
+    "one place": ((2, 3, 3, 3), (4, 3, 3, 3), (1, 1), (0, 0), (1, 1), 1),
+}
+
+
+def convolution(name, seed=0):
+    inputs, weight, *settings = CONVOLUTIONS[name]
+    draw = torch.Generator().manual_seed(seed)
+    made = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in (inputs, weight, weight[:1]))
+    return tuple(value.requires_grad_() for value in made), settings
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_and_both_derivatives_by_finite_differences(name):
+    given, settings = convolution(name)
+    of = lambda *given: convolved(*given, *settings)  # noqa: E731
+    torch.testing.assert_close(of(*given), F.conv2d(*given, *settings), rtol=0, atol=0)
+    assert torch.autograd.gradcheck(of, given)
+    assert torch.autograd.gradgradcheck(of, given)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("wanted", [(0, 1), (0,), (1,)])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_second_derivatives_of_convolutions_are_those_of_torch(name, wanted, bias):
+    """Where inputs or weights are fixed, and where only part of the first derivative is read."""
+    (inputs, weight, shift), settings = convolution(name)
+    given = (inputs, weight, shift if bias else None)
+    leaves = [value for place, value in enumerate(given) if place in wanted or (place == 2 and bias)]
+    held = [value if value is None or any(value is leaf for leaf in leaves) else value.detach() for value in given]
+    found = []
+    for function in (convolved, F.conv2d):
+        first = torch.autograd.grad(function(*held, *settings).tanh().sum(), leaves, create_graph=True)
+        parts = [part.square().sum() for part in first]
+        found.append(
+            [torch.autograd.grad(one, leaves, retain_graph=True, materialize_grads=True) for one in (sum(parts), parts[0])]
+        )
+    torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-12)
