@@ -53,7 +53,7 @@ class RemoveWorst(AbstractPolicy):
     source: ClassVar[Source] = Source(
         "Hara et al. 2019, Data cleansing for models trained with SGD",
         "https://arxiv.org/abs/1906.08473",
-        "never removes an example that is predicted to help; ties break by id",
+        "by default never removes an example that is predicted to help; ties break by id",
     )
 
     def __post_init__(self):
