@@ -117,3 +117,20 @@ def test_second_derivatives_of_convolutions_are_those_of_torch(name, wanted, bia
             [torch.autograd.grad(one, leaves, retain_graph=True, materialize_grads=True) for one in (sum(parts), parts[0])]
         )
     torch.testing.assert_close(found[0], found[1], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_gradient_that_nobody_reads_is_differentiated_all_the_same(name):
+    given, settings = convolution(name)
+    found = []
+    for valued in (True, False):
+        values = convolved(*given, *settings, valued)
+        first = torch.autograd.grad(values.tanh().sum(), given, create_graph=True)
+        assert bool(first[1].isnan().all()) is not valued and all(first[place].isfinite().all() for place in (0, 2))
+        along = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view(part.shape)).sum() for part in first)
+        found.append(torch.autograd.grad(along, given))
+        plain = torch.autograd.grad(convolved(*given, *settings, valued).tanh().sum(), given)
+        torch.testing.assert_close(
+            plain, torch.autograd.grad(F.conv2d(*given, *settings).tanh().sum(), given), rtol=1e-11, atol=1e-12
+        )
+    torch.testing.assert_close(found[1], found[0], rtol=1e-11, atol=1e-12)

@@ -41,27 +41,33 @@ def convolved(
     padding: tuple[int, int],
     dilation: tuple[int, int],
     groups: int,
+    valued: bool = True,
 ) -> Float[Tensor, "batch out ..."]:
     """`torch.conv2d`, differentiable twice, as what is backwards and again backwards; not in forward mode.
 
     Args:
         inputs, weight, bias, stride, padding, dilation, groups: As torch takes them.
+        valued: Whether anyone reads a gradient by the weight that is differentiated once more. If not, NaN stands for it, and only its
+            derivative is computed, which does not need it.
     """
-    return _Convolve.apply(inputs, weight, bias, stride, padding, dilation, groups)
+    return _Convolve.apply(inputs, weight, bias, valued, stride, padding, dilation, groups)
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> Tensor:
-        ctx.settings = settings
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, valued: bool, *settings: Any) -> Tensor:
+        ctx.valued, ctx.settings = valued, settings
         ctx.save_for_backward(inputs, weight)
         return torch.conv2d(inputs, weight, bias, *settings)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         by_inputs, by_weight, by_bias, *_ = ctx.needs_input_grad
-        found = _ConvolveBack.apply(gradient, *ctx.saved_tensors, by_inputs, by_weight, by_bias, *ctx.settings)
-        return *found, None, None, None, None
+        wanted = by_inputs, by_weight, by_bias
+        # What is not differentiated once more is the last word, and read.
+        valued = ctx.valued or not torch.is_grad_enabled()
+        found = _ConvolveBack.apply(gradient, *ctx.saved_tensors, wanted, valued, *ctx.settings)
+        return *found, None, None, None, None, None
 
 
 class _ConvolveBack(torch.autograd.Function):
@@ -69,10 +75,15 @@ class _ConvolveBack(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, inputs: Tensor, weight: Tensor, *given: Any) -> tuple[Tensor | None, ...]:
-        wanted, ctx.settings = given[:3], given[3:]
+        (by_inputs, by_weight, by_bias), valued, *ctx.settings = given
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(gradient, inputs, weight)
-        return _convolution_back(gradient, inputs, weight, wanted, *ctx.settings)
+        if valued:
+            return _convolution_back(gradient, inputs, weight, (by_inputs, by_weight, by_bias), *ctx.settings)
+        # torch would compute the gradient by the weight along with that by the bias.
+        through = _convolution_back(gradient, inputs, weight, (True, False, False), *ctx.settings)[0] if by_inputs else None
+        unread = weight.new_full((), torch.nan).expand_as(weight) if by_weight else None
+        return through, unread, gradient.sum((0, 2, 3)) if by_bias else None
 
     @staticmethod
     @once_differentiable
@@ -90,7 +101,7 @@ class _ConvolveBack(torch.autograd.Function):
                 (by_inputs, _, _) = _convolution_back(gradient, inputs, c, (True, False, False), *ctx.settings)
         if d is not None:
             by_gradient = _wide(d, gradient).expand_as(gradient) if by_gradient is None else by_gradient.add_(_wide(d, gradient))
-        return by_gradient, by_inputs, by_weight, *(None,) * 7
+        return by_gradient, by_inputs, by_weight, *(None,) * 6
 
 
 def _convolution_back(
@@ -174,8 +185,7 @@ class _Back(torch.autograd.Function):
         )
         ajg = (a * gradient).sum(axes) - (sum_a * total + za * zg) / size
         # z = r x - r mean, so that c z + d is a multiple of x and a number.
-        by_gradient = by_gradient + _wide(d - c * scale * mean, inputs)
-        by_gradient.addcmul_(inputs, _wide(c * scale, inputs))
+        by_gradient.addcmul_(inputs, _wide(c * scale, inputs)).add_(_wide(d - c * scale * mean, inputs))
         # s moves with z by q = on_a a + on_g g, and with r by w sum(a J g); dz = r J dx, dr = -r^2 mean(z dx).
         on_a, on_g = -weight * scale / size * zg, c - weight * scale / size * za
         mean_q, mean_zq = (on_a * sum_a + on_g * total) / size, (on_a * za + on_g * zg) / size

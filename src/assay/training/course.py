@@ -269,7 +269,9 @@ class Course(abc.ABC):
     ) -> list["_Backs"]:
         with torch.enable_grad(), every_derivative():
             leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-            values, seen = self.functional.with_statistics(leaves, buffers, batch)
+            # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
+            valued = self.clip is not None or not all(update.linear for update, _ in self.groups)
+            values, seen = self.functional.with_statistics(leaves, buffers, batch, valued=valued)
             weights = torch.ones_like(values).requires_grad_()
             first = torch.autograd.grad(
                 (weights * values).sum() / total, list(leaves.values()), create_graph=True, allow_unused=True

@@ -120,12 +120,18 @@ class Functional:
         with mode(self.model, training):
             return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,))
 
-    def with_statistics(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
+    def with_statistics(
+        self, params: Params, buffers: Params, batch: Any, *, valued: bool = True
+    ) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
         """Losses in train mode, and what BatchNorm saw of the batch: (momentum, statistic) by name of the running one.
 
         Both are differentiable twice, not in forward mode.
+
+        Args:
+            params, buffers, batch: As a call takes them.
+            valued: Whether anyone reads the first derivatives by the parameters, and not only derives them again (`maths.twice.convolved`).
         """
-        watch = _Twice(buffers)
+        watch = _Twice(buffers, valued)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
             for name, layer in self.model.named_modules():
@@ -294,8 +300,9 @@ class _Twice(TorchFunctionMode):
         seen: (momentum, statistic) by name of the running statistic.
     """
 
-    def __init__(self, buffers: Params):
+    def __init__(self, buffers: Params, valued: bool):
         super().__init__()
+        self._valued = valued
         self.seen: dict[str, tuple[float, Tensor]] = {}
         self._buffers = buffers
         self._entered: tuple[str, float] | None = None
@@ -307,7 +314,7 @@ class _Twice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is F.conv2d:
-            return _convolve(*args, **(kwargs or {}))
+            return _convolve(self._valued, *args, **(kwargs or {}))
         given = _batch_norm_given(args, kwargs)
         if func is not F.batch_norm or not given.get("training"):
             return func(*args, **(kwargs or {}))
@@ -326,6 +333,7 @@ class _Twice(TorchFunctionMode):
 
 
 def _convolve(
+    valued: bool,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -338,7 +346,7 @@ def _convolve(
     if isinstance(padding, str) or input.ndim != 4 or input.dtype != weight.dtype:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     across, around, apart = ((one, one) if isinstance(one, int) else tuple(one) for one in (stride, padding, dilation))
-    return convolved(input, weight, bias, across, around, apart, groups)
+    return convolved(input, weight, bias, across, around, apart, groups, valued)
 
 
 def _batch_norm_given(args: tuple, kwargs: dict[str, Any] | None) -> dict[str, Any]:
