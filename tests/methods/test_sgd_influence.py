@@ -68,9 +68,9 @@ def test_a_large_batch_is_differentiated_in_parts_unless_its_examples_meet(tmp_p
     sizes = []
     whole = Functional.with_statistics
 
-    def told(functional, params, buffers, batch):
+    def told(functional, params, buffers, batch, **given):
         sizes.append(len(batch[1]))
-        return whole(functional, params, buffers, batch)
+        return whole(functional, params, buffers, batch, **given)
 
     monkeypatch.setattr(Functional, "with_statistics", told)
     expected = assay.score(run, "sgd_influence")["sgd_influence"].values
