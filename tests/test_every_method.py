@@ -53,6 +53,7 @@ VARIANTS = {
     "grand": [{}, {"at": 1, "layers": "head"}],
     "tracin": [{}, {"target": "self"}, {"layers": "head"}, {"every": "step"}],
     "in_run_shapley": [{}, {"order": 2, "window": "last"}],
+    "vog": [{}, {"by_class": False}, {"stage": "late", "count": 2, "reduce": "var"}],
 }
 """Options that each method is run with; a new method adds its line."""
 
@@ -71,6 +72,7 @@ BAD_OPTIONS = [
     "liveval:delta_0=0", "liveval:delta_min=0", "liveval:delta_max=1", "liveval:delta_step=0", "liveval:eps_lo=0.2", "liveval:eps_hi=inf",
     "liveval:window_rule=none", "liveval:reduce=max", "liveval:window=x", "grand:at=-2", "grand:layers=last", "tracin:layers=first",
     "tracin:every=epoch", "tracin:layers=head,every=step", "in_run_shapley:order=3", "in_run_shapley:window=5-",
+    "vog:count=3", "vog:stage=late,count=1", "vog:reduce=max", "vog:stage=middle",
     "loss:epochs=0", "confidence:epochs=0", "correctness:epochs=0", "threshold_closeness:epochs=0.5",
 ]  # fmt: skip
 

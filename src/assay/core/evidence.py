@@ -204,6 +204,10 @@ class Batch(Protocol):
         """Both at once, each by parameter: slopes and squares, (batch,) each; and how they were had, in words."""
         ...
 
+    def input_gradients(self) -> Float[Tensor, "batch ..."]:
+        """Gradient of the logit of each example's given label by its input; by its embeddings where the input is tokens."""
+        ...
+
 
 @runtime_checkable
 class Checkpoint(Protocol):

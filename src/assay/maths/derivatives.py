@@ -282,7 +282,7 @@ def example_products(
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
     """
-    _refuse_coupling(module)
+    refuse_coupling(module)
     at = _detached(params)
     wanted = names if names is not None else tuple(at if direction is None else direction)
     along = {} if direction is None else _detached(direction)
@@ -379,7 +379,7 @@ def example_gradients(
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
     """
-    _refuse_coupling(module)
+    refuse_coupling(module)
     at = _detached(params)
     wanted = {name: at[name] for name in (at if names is None else names)}
     held = _buffers(module) if buffers is None else _detached(buffers)
@@ -429,7 +429,12 @@ def _buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.named_buffers()}
 
 
-def _refuse_coupling(module: nn.Module) -> None:
+def refuse_coupling(module: nn.Module) -> None:
+    """Refuse a module whose outputs for one example depend on the others.
+
+    Raises:
+        ValueError: BatchNorm in training, or without running statistics.
+    """
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None):
             raise ValueError(

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
-from ..maths.derivatives import Products, directional, example_products, withheld
+from ..maths.derivatives import Products, directional, example_products, refuse_coupling, withheld
 from ..maths.twice import convolved, normalised
 from .device import modes_kept
 from .step import trainable
@@ -177,6 +177,50 @@ class Functional:
         squares, slopes = ({name.removeprefix(prefix): v for name, v in part.items()} for part in (found.squares, found.slopes))
         return Products(squares, slopes, found.by_chunks, found.by_rule), way
 
+    def input_gradients(self, params: Params, buffers: Params, batch: Any) -> Tensor:
+        """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens.
+
+        Raises:
+            UsageError: A batch is not (inputs, labels), outputs are not one logit per class, the input is whole numbers that no embedding
+                is given, or normalisation couples the examples even in eval mode.
+        """
+        inputs, labels = pair(batch)
+        leaves: list[Tensor] = []
+
+        def embedded(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            if leaves or not args or args[0].shape != inputs.shape or not torch.equal(args[0], inputs):
+                return None
+            leaves.append(output.detach().requires_grad_())
+            return leaves[0]
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mode(self.model, False))
+            stack.enter_context(torch.enable_grad())
+            try:
+                refuse_coupling(self.model)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+            given = inputs
+            if inputs.is_floating_point():
+                leaves.append(given := inputs.detach().clone().requires_grad_())
+            else:
+                for layer in self.model.modules():
+                    if isinstance(layer, nn.Embedding):
+                        stack.callback(layer.register_forward_hook(embedded).remove)
+            held = {name: value.detach() for name, value in params.items()}
+            logits = functional_call(self.model, {**_copied(buffers), **held}, (given,))
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
+                raise UsageError(
+                    "The model's outputs are not (batch, classes), so there is no logit of the given label to differentiate."
+                )
+            if not leaves:
+                raise UsageError(
+                    "The inputs are whole numbers and no nn.Embedding takes them, so there is nothing to differentiate by."
+                )
+            picked = logits.gather(1, labels.to(logits.device)[:, None]).sum()
+            (gradients,) = torch.autograd.grad(picked, leaves, materialize_grads=True)
+        return gradients
+
     def _by_example(
         self, params: Params, batch: Any
     ) -> tuple[nn.Module, Params, Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
@@ -213,6 +257,10 @@ class SeenBatch:
     def slopes(self, direction: Params) -> tuple[Tensor, str]:
         """Slope of each example's loss along a direction, in eval mode, and how it was had."""
         return self.functional.slopes(self.params, self.buffers, self.batch, direction)
+
+    def input_gradients(self) -> Tensor:
+        """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens."""
+        return self.functional.input_gradients(self.params, self.buffers, self.batch)
 
     def squares(self, names: Sequence[str]) -> tuple[Tensor, str]:
         """Squared norm of each example's gradient by these parameters, in eval mode, and how it was had."""
