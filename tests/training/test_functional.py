@@ -51,3 +51,23 @@ def test_products_are_those_of_each_gradient(kind, way, losses):
     each = gradients_one_by_one(model, params, *batch, lambda outputs, labels: losses(nn.Identity(), (outputs, labels)))
     torch.testing.assert_close(torch.stack(list(found.slopes.values())).sum(0), each @ flat(direction), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(torch.stack(list(found.squares.values())).sum(0), each.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_a_sweep_needs_no_value_of_a_gradient_unless_a_weight_is_made_of_others(made):
+    model, *_, batch = world("conv")
+    if made:
+        nn.utils.parametrizations.weight_norm(model[0])
+    functional, found = Functional(model), []
+    buffers = {name: value for name, value in model.named_buffers()}
+    for valued in (True, False):
+        leaves = {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
+        losses, seen = functional.with_statistics(leaves, buffers, batch, valued=valued)
+        weights = torch.ones_like(losses).requires_grad_()
+        first = torch.autograd.grad((weights * losses).sum(), list(leaves.values()), create_graph=True)
+        assert bool(torch.stack([part.isnan().any() for part in first]).any()) == (not valued and not made)
+        along = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view(part.shape)).sum() for part in first)
+        along = along + sum((value * value.detach()).sum() for _, value in seen.values())
+        found.append(torch.autograd.grad(along, [weights, *leaves.values()]))
+    assert all(part.isfinite().all() and part.abs().max() > 0 for part in found[1])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)

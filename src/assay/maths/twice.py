@@ -47,8 +47,8 @@ def convolved(
 
     Args:
         inputs, weight, bias, stride, padding, dilation, groups: As torch takes them.
-        valued: Whether anyone reads a gradient by the weight that is differentiated once more. If not, NaN stands for it, and only its
-            derivative is computed, which does not need it.
+        valued: Whether anyone reads a gradient by the weight that is differentiated once more, as what makes the weight out of others does.
+            If not, NaN stands for it, and only its derivative is computed, which does not need it.
     """
     return _Convolve.apply(inputs, weight, bias, valued, stride, padding, dilation, groups)
 

@@ -394,7 +394,8 @@ def _convolve(
     if isinstance(padding, str) or input.ndim != 4 or input.dtype != weight.dtype:
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     across, around, apart = ((one, one) if isinstance(one, int) else tuple(one) for one in (stride, padding, dilation))
-    return convolved(input, weight, bias, across, around, apart, groups, valued)
+    # The second derivative by what a weight is made of, as by weight_norm, reads the first one by the weight.
+    return convolved(input, weight, bias, across, around, apart, groups, valued or not weight.is_leaf)
 
 
 def _batch_norm_given(args: tuple, kwargs: dict[str, Any] | None) -> dict[str, Any]:
