@@ -1,6 +1,6 @@
 """Operations with a second derivative that costs less than torch's own, which is right too.
 
-torch puts that of BatchNorm together from some thirty terms of the input's size, and takes part of that of a convolution by another
+torch puts that of BatchNorm together from many terms of the input's size, and takes part of that of a convolution by another
 convolution whose channels are the examples.
 """
 
