@@ -22,7 +22,7 @@ from ..training.recipe_course import RecipeCourse
 from ..training.state import TrainingState
 from .plan import Material, Plan, has_plan, material_of, plan_of
 
-PART = 512
+PART = 128
 """Examples of a target in one graph."""
 
 Function = Callable[[nn.Module], Tensor]

@@ -333,12 +333,11 @@ class differentiable_statistics(TorchFunctionMode):
         mean = given.get("running_mean")
         if func is not F.batch_norm or given.get("training") or not isinstance(mean, Tensor) or not mean.requires_grad:
             return func(*args, **(kwargs or {}))
-        values, spread = given["input"], given["running_var"] + given.get("eps", 1e-5)
+        values, scale = given["input"], (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
+        scale = scale if given.get("weight") is None else scale * given["weight"]
+        shift = -mean * scale if given.get("bias") is None else given["bias"] - mean * scale
         shape = (1, -1) + (1,) * (values.ndim - 2)
-        scaled = (values - mean.view(shape)) * spread.rsqrt().view(shape)
-        weight, bias = given.get("weight"), given.get("bias")
-        scaled = scaled if weight is None else scaled * weight.view(shape)
-        return scaled if bias is None else scaled + bias.view(shape)
+        return torch.addcmul(shift.view(shape), values, scale.view(shape))
 
 
 class _Twice(TorchFunctionMode):
