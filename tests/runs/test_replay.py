@@ -10,6 +10,7 @@ from assay.core.errors import Mismatch, MissingEvidence, UnknownName, UsageError
 from assay.core.evidence import CheckpointSource, StepSource
 from assay.core.ids import Ids
 from assay.methods.sgd_influence import sgd_influence
+from assay.runs import replay as replay_module
 from assay.runs.recorder import Recorder
 from assay.runs.replay import Replay
 from assay.runs.run import Run
@@ -92,7 +93,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("checkpoints", ["last", "every", [1]])
 @pytest.mark.parametrize("name", RECIPES)
-def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, name, checkpoints):
+def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, monkeypatch, name, checkpoints):
     settings, shape = RECIPES[name]
     recipe = Recipe(epochs=4, lr=0.05, batch=5, seed=7, **settings)
     run = recorded(tmp_path / "run", recipe, net(**shape), checkpoints)
@@ -105,7 +106,9 @@ def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, name, 
     ]
     final = run.model(3)
     assert [index for index, *_ in forwards] == list(every)
-    for schedule in ("sqrt", "all", "every=3", "tree=3"):
+    for schedule in ("sqrt", "all", "every=3", "tree=3", "sqrt of few bytes"):
+        monkeypatch.setattr(replay_module, "HELD_BYTES", 0 if "few" in schedule else 10**9)
+        schedule = schedule.split()[0]
         other = again(run, recipe, net(**shape, seed=2), schedule=schedule)
         after = None
         for step in other.backwards(every):
@@ -242,6 +245,20 @@ def test_other_data_are_refused_at_the_first_differing_step(tmp_path, way):
     with pytest.raises(Mismatch, match="of their norm apart at its end, and tolerance=1e-09"):
         list(getattr(again(run, recipe, net(), inputs=changed, tolerance=1e-9), way)(range(10)))
     assert len(list(getattr(again(run, recipe, net(), inputs=changed, tolerance=0.5), way)(range(10)))) == 10
+
+
+@pytest.mark.parametrize(("fits", "taken"), [(16, 16), (15, 12 + 4 * 3 + 1)])
+def test_sqrt_holds_every_state_where_they_take_few_bytes(tmp_path, monkeypatch, fits, taken):
+    recipe = Recipe(epochs=1, lr=0.05, batch=1, seed=7)
+    run = recorded(tmp_path / "run", recipe, net(), "last")
+    replay = again(run, recipe, net())
+    (state,) = [step.before for step in replay.backwards(range(0, 1))]
+    monkeypatch.setattr(replay_module, "HELD_BYTES", fits * state.bytes)
+    calls = []
+    take = replay._take
+    monkeypatch.setattr(replay, "_take", lambda index: (calls.append(index), take(index))[1])
+    assert [step.index for step in replay.backwards(range(0, 16))] == list(reversed(range(16)))
+    assert len(calls) == taken
 
 
 def test_a_memory_budget_is_kept_or_refused(tmp_path):

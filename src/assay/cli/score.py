@@ -38,8 +38,8 @@ def score_(
     again
         Compute scores even if they are there.
     schedule
-        How steps are gone backwards: sqrt (the default; about 2 sqrt(steps) states in memory), all (every state), every=STEPS (a mark
-        every so many steps), tree or tree=PARTS (fewest states).
+        How steps are gone backwards: sqrt (the default; every state where they take at most 256 MB, else about 2 sqrt(steps) of them),
+        all (every state), every=STEPS (a mark every so many steps), tree or tree=PARTS (fewest states).
     memory
         Bytes that states may take; the fastest schedule that keeps to it is used.
     tolerance

@@ -29,6 +29,8 @@ Spread = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, by whoever can do it elsewhere."""
 BLOCK = 256
 """Examples per batch where the run does not say it."""
+HELD_BYTES = 256 * 2**20
+"""What the states of a stretch may take to be all held under `sqrt`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,9 +108,9 @@ class Replay:
             run: What was recorded.
             course: How its steps are taken.
             targets: The numbers whose change can be asked for.
-            schedule: `sqrt` (about 2 sqrt(steps) states in memory, each step taken at most twice), `all` (every state in memory),
-                `every=STEPS` (a mark every so many steps), `tree` or `tree=PARTS` (about (parts - 1) log(steps) states, each step taken
-                about log(steps) times).
+            schedule: `sqrt` (every state of the stretch in memory where they take at most `HELD_BYTES`; else about 2 sqrt(steps) of
+                them, each step taken at most twice), `all` (every state in memory), `every=STEPS` (a mark every so many steps), `tree`
+                or `tree=PARTS` (about (parts - 1) log(steps) states, each step taken about log(steps) times).
             memory: Bytes that the states may take; the fastest schedule that keeps to it is used instead.
             tolerance: Largest relative difference between the parameters at an epoch's end and the recorded ones; 0 asks for the
                 same bits. Needs a kept checkpoint to compare with.
@@ -423,7 +425,11 @@ class Replay:
 
     def _split(self, state: Snapshot, steps: int, beside: int = 0) -> schedules.Split:
         """How a stretch of steps is held, beside so many other states."""
-        return self._named_split if self.memory is None else self._fitting(state, steps, self.memory - beside * state.bytes)
+        if self.memory is not None:
+            return self._fitting(state, steps, self.memory - beside * state.bytes)
+        if self._named_split is schedules.square_root and (beside + steps) * state.bytes <= HELD_BYTES:
+            return schedules.every
+        return self._named_split
 
     def _fitting(self, state: Snapshot, steps: int, memory: int) -> schedules.Split:
         try:
