@@ -25,6 +25,8 @@ _HOMES = {
     "Recorder": "runs.recorder",
     "gather": "runs.gather",
     "gather_logits": "runs.gather",
+    "gather_inputs": "runs.gather",
+    "untrained": "experiments.record",
     "load_scores": "runs.artefacts",
     "save_scores": "runs.artefacts",
     "load_decision": "runs.artefacts",

@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from assay.maths.derivatives import (
+    RULES,
     directional,
     directional_and_hvp,
     example_gradients,
@@ -108,7 +109,7 @@ MODULES = {
         lambda: conv(nn.Conv2d(8, 8, 3, padding="same"), nn.Tanh(), nn.Conv2d(8, 16, 2, padding=(1, 0), stride=(2, 1), groups=2)),
         (8, 2, 3),
     ),
-    "conv1d of few places": (lambda: conv(nn.Conv1d(16, 16, 5, padding="same", dilation=2, groups=2)), (16, 6)),
+    "conv1d of few places": (lambda: conv(nn.Conv1d(16, 16, 5, padding="same", dilation=2)), (16, 6)),
     "batch norm": (lambda: conv(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Tanh()), (2, 5, 5)),
     "batch norm of rows": (lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, CLASSES)), (4,)),
     "group norm": (lambda: conv(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Tanh()), (2, 5, 5)),
@@ -426,3 +427,28 @@ def test_a_batch_that_does_not_fit_says_what_torch_says():
     module, params, direction, inputs, targets = world("linear")
     with pytest.raises((RuntimeError, ValueError)):
         directional(batch_losses(module, inputs[:, :3], targets), params, direction)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv2d(8, 8, 3, padding="same"), (8, 2, 3)),
+        (lambda: nn.Conv2d(8, 16, 2, padding=(1, 0), stride=(2, 1), groups=2), (8, 2, 3)),
+        (lambda: nn.Conv2d(16, 8, (3, 2), padding="same", dilation=2), (16, 3, 2)),
+        (lambda: nn.Conv2d(16, 8, 3, padding=2, stride=2, bias=False), (16, 3, 3)),
+        (lambda: nn.Conv2d(16, 16, 1), (16, 2, 2)),
+        (lambda: nn.Conv1d(16, 16, 5, padding="same", dilation=2, groups=2), (16, 6)),
+        (lambda: nn.Conv1d(8, 16, 3, padding="valid", stride=2), (8, 7)),
+    ],
+)
+def test_few_places_and_many_say_the_same_of_a_convolution(layer, shape):
+    draw = torch.Generator().manual_seed(0)
+    conv = layer().double()
+    inputs = torch.randn(3, *shape, generator=draw, dtype=torch.float64)
+    gradient = torch.randn(conv(inputs).shape, generator=draw, dtype=torch.float64)
+    along = torch.randn(conv.weight.shape, generator=draw, dtype=torch.float64)
+    rule = RULES[type(conv)]
+    for direction in (None, along):
+        few, many = (by(conv, inputs, gradient, direction) for by in (rule._by_places, rule._by_gradients))
+        for one, other in zip(few, many, strict=True):
+            torch.testing.assert_close(one, other)

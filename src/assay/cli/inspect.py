@@ -27,7 +27,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         # A run that is being written loses its temporary files while we look.
         with contextlib.suppress(FileNotFoundError):
             size += path.stat().st_size if path.is_file() else 0
-    seconds = sum(commit.seconds for commit in opened.commits)
+    seconds = sum((commit.seconds for commit in opened.commits), 0.0)
     rows = [
         ("epochs", f"{opened.epochs} committed, {sum(commit.steps for commit in opened.commits):,} steps, {seconds:.1f} s"),
         ("examples", f"{len(opened.ids):,} in {opened.classes} classes"),

@@ -17,6 +17,7 @@ def record_(
     net: str | None = None,
     plant: str | None = None,
     validation: float | None = None,
+    models: MaybeWhole = None,
     seed: MaybeWhole = None,
     epochs: MaybeWhole = None,
     batch: MaybeWhole = None,
@@ -62,6 +63,9 @@ def record_(
     validation
         Fraction of the training examples to hold out (before planting), for methods that ask what changes on them; 0 if nothing says
         otherwise.
+    models
+        How many nets to train on the same examples, from different initial weights and in different orders; scores are then means over
+        them, with intervals. 1 if nothing says otherwise.
     seed
         Of initial weights, order, augmentation and planting.
     epochs
@@ -141,6 +145,7 @@ def record_(
         "net": net,
         "seed": seed,
         "validation": validation,
+        "models": models,
         "plant": planting(plant) if plant is not None else None,
         "recipe": given(recipe),
         "record": given(
@@ -159,7 +164,8 @@ def record_(
         done = record(made, run, resume=resume, progress=progress)
     for note in done.header.about.get("notes", ()):  # type: ignore[attr-defined]
         say(f"{made.data}: {note}")
-    say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded. Next: assay score {run} all")
+    several = f" by each of {made.models} models" if made.models > 1 else ""
+    say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded{several}. Next: assay score {run} all")
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,20 @@ from .values import MaybeWhole, Switch
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..core.scores import Scores
+    from ..runs.run import Run
+
 
 def score_(
     run: Path,
     /,
     *methods: str,
+    data: str | None = None,
+    plan: Path | None = None,
+    plant: str | None = None,
+    seed: MaybeWhole = None,
+    out: Path | None = None,
+    inputs: Path | None = None,
     again: Switch = False,
     schedule: str = "sqrt",
     memory: MaybeWhole = None,
@@ -27,14 +36,32 @@ def score_(
     Methods that read steps or kept models (sgd_influence, liveval, tracin, ...) take the training again; what they predict the change of
     is their option target: validation (what --validation held out), test, class=NAME, id=ID, or ids=FILE with a CSV of id and weight.
 
+    Methods that need no training (cg_score) also take data in place of a run.
+
     Example: assay score runs/digits aum dual:window=5 sgd_influence:target=class=3
+
+    Example: assay score --data digits cg_score
 
     Parameters
     ----------
     run
-        Folder of the run.
+        Folder of the run; none with --data or --plan.
     methods
         METHOD or METHOD:option=value,...; `all` is every method that the run allows. `assay methods` lists them.
+    data
+        Dataset with options (see `assay datasets`), or a path: a folder of images or a file of arrays. What is scored is kept in a run
+        without training, from which one goes on as from any other.
+    plan
+        TOML plan, as `assay record` takes it, to say more than --data can: the net and recipe that `assay verify` trains by.
+    plant
+        With --data or --plan: labels to make wrong, such as uniform:rate=0.1; the truth is kept aside.
+    seed
+        With --data or --plan: of planting and of trainings to come.
+    out
+        With --data or --plan: folder of that run; by default runs/NAME-untrained.
+    inputs
+        What cg_score looks at in place of the data, such as embeddings: an npy file with a row for each example, in the run's order, or
+        an npz file of `inputs` and `ids`.
     again
         Compute scores even if they are there.
     schedule
@@ -57,13 +84,21 @@ def score_(
     from ..core.errors import UsageError, some
     from ..core.scores import Direction, ordered
     from ..core.words import worded
+    from ..data.arrays import rows_by_id
     from ..experiments.again import Replaying
     from ..experiments.plan import has_plan
     from ..experiments.score import scorable, score_apart
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
 
-    opened = Run(run)
+    if data is not None or plan is not None:
+        methods = (str(run), *methods)
+        opened = _without_training(data, plan, plant, seed, out)
+        run = opened.folder
+    elif plant is not None or seed is not None or out is not None:
+        raise UsageError("--plant, --seed and --out go with --data or --plan; a recorded run has its own.")
+    else:
+        opened = Run(run)
     able, unable = scorable(opened)
     wanted = [one for name in methods for one in (able if name == "all" else [name])]
     if not wanted:
@@ -77,10 +112,12 @@ def score_(
             again=again,
             replaying=how,
             references=dict(map(referred, reference or ())),
+            inputs=None if inputs is None else rows_by_id(inputs, opened.ids),
             pool=pool,
             progress=progress,
         )
     rows, warned, partly = [], any(one.warnings for one in table.values()), any(len(one.unscored) for one in table.values())
+    repeated = any(one.repeats is not None and len(one.repeats) > 1 for one in table.values())
     for title, one in table.items():
         first = one.ids.take(ordered(one.hardness(), one.ids, descending=True)[:5])
         values = one.values
@@ -90,6 +127,7 @@ def score_(
                 f"{values.min():.4g}",
                 f"{values.mean():.4g}",
                 f"{values.max():.4g}",
+                *([_half(one)] if repeated else []),
                 one.unit,
                 one.direction.value,
                 some(first, len(first)),
@@ -97,9 +135,11 @@ def score_(
                 *([("warned, see below" if one.warnings else "")] if warned else []),
             )
         )
-    columns = ["method", "least", "mean", "largest", "unit", "direction", "first ids"]
+    columns = ["method", "least", "mean", "largest", *(["±"] * repeated), "unit", "direction", "first ids"]
     columns += ["scored"] * partly + ["trust"] * warned
-    show_table(f"{len(opened.ids):,} examples of {run}", columns, rows, right=("least", "mean", "largest", "scored"))
+    show_table(f"{len(opened.ids):,} examples of {run}", columns, rows, right=("least", "mean", "largest", "±", "scored"))
+    if repeated:
+        say("±: half of the 95 % interval of a value over its repetitions (draws or models), mean over examples")
     for title, one in table.items():
         for name, value in one.diagnostics.items():
             say(f"{title}: {name}: {worded(value)}")
@@ -116,6 +156,26 @@ def score_(
     # A score is only found again under the tolerance that it was computed with.
     allowing = f" --tolerance {tolerance:g}" if one.lineage is not None and "tolerance" in one.lineage.parents else ""
     say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay {step}{allowing}")
+
+
+def _half(scores: "Scores") -> str:
+    """Half of an example's interval over repetitions, mean over examples."""
+    if scores.repeats is None or len(scores.repeats) < 2:
+        return ""
+    low, high = scores.interval()
+    return f"{float((high - low).mean()) / 2:.2g}"
+
+
+def _without_training(data: str | None, plan: Path | None, plant: str | None, seed: int | None, out: Path | None) -> "Run":
+    """The run of a plan's data, written if it is not there yet."""
+    from ..experiments.plan import Plan
+    from ..experiments.record import untrained
+    from .record import given, planting
+
+    settings = given({"data": data, "seed": seed, "plant": planting(plant) if plant is not None else None})
+    made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
+    name = Path(made.data.partition(":")[0]).name
+    return untrained(made, out if out is not None else Path("runs") / f"{name}-untrained")
 
 
 def referred(text: str) -> tuple[str, "dict[str, Tensor]"]:

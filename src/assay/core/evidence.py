@@ -28,6 +28,7 @@ class Need(enum.Enum):
     LOGITS = "logits", "record with keep_logits=True (`assay record --keep-logits`), or score live while training"
     MEAN_PROBS = "mean_probs", "record with mean_probs=True (`assay record --mean-probs`), which is the default"
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
+    INPUTS = "inputs", "score together with the data: a run that `assay record` made, or loop= for your own"
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
     UTILITY = "utility", "give a function that retrains on some ids and returns a number"
 
@@ -209,6 +210,19 @@ class Batch(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """What one layer of a net makes of every example.
+
+    Attributes:
+        name: Name of the module; `input` before the first layer, `softmax` after the last.
+        rows: Flattened, of tokens the mean over the tokens; in the order of the evidence's ids.
+    """
+
+    name: str
+    rows: Float[Tensor, "examples dims"]
+
+
 @runtime_checkable
 class Checkpoint(Protocol):
     """The model as it stood at the end of one epoch."""
@@ -224,6 +238,11 @@ class Checkpoint(Protocol):
 
     def batches(self) -> Iterator[Batch]:
         """Every example once, without augmentation."""
+        ...
+
+    def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
+        """What the layers make of every example, in eval mode, one after the other: the input, if it is numbers, the modules of these names
+        (None: those that are found), and the softmax. A layer is only lent until the next one is asked for."""
         ...
 
     def target(self, name: str) -> dict[str, Tensor]:
@@ -242,6 +261,10 @@ class CheckpointSource(Protocol):
 
     def at(self, epoch: int) -> Checkpoint:
         """The model at the end of one of the `kept` epochs."""
+        ...
+
+    def consensus(self) -> Int[Tensor, " examples"]:
+        """The class that most of the recording's models end with; of several that of the largest mean probability."""
         ...
 
 
@@ -386,6 +409,7 @@ class Evidence:
         labels: Int[Tensor, " examples"] | None = None,
         epochs: EpochSource | None = None,
         mean_probs: Float[Tensor, "examples classes"] | None = None,
+        inputs: Float[Tensor, "examples ..."] | None = None,
         checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
         utility: Utility | None = None,
@@ -393,7 +417,7 @@ class Evidence:
         """Put facts under their needs.
 
         Raises:
-            UsageError: Labels or mean probabilities do not fit the ids and classes.
+            UsageError: Labels, mean probabilities or inputs do not fit the ids and classes.
         """
         if labels is not None:
             _check_labels(labels, ids, classes)
@@ -401,11 +425,14 @@ class Evidence:
             raise UsageError(
                 f"Mean probabilities of shape {tuple(mean_probs.shape)} do not fit {len(ids)} examples of {classes} classes."
             )
+        if inputs is not None and (len(inputs) != len(ids) or inputs.ndim < 2):
+            raise UsageError(f"Inputs of shape {tuple(inputs.shape)} do not fit {len(ids)} examples; give one row each.")
         self.ids, self.classes = ids, classes
         self.recorded = epochs.recorded if epochs is not None else 0
         held = {
             Need.LABELS: labels,
             Need.MEAN_PROBS: mean_probs,
+            Need.INPUTS: inputs,
             Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
             Need.UTILITY: utility,
@@ -463,6 +490,11 @@ class Evidence:
     def mean_probs(self) -> Float[Tensor, "examples classes"]:
         """Softmax probabilities averaged over all recorded epochs."""
         return self._take(Need.MEAN_PROBS)
+
+    @property
+    def inputs(self) -> Float[Tensor, "examples ..."]:
+        """What a net is given of each example: images in 0..1, channels first, or rows."""
+        return self._take(Need.INPUTS)
 
     @property
     def checkpoints(self) -> CheckpointSource:

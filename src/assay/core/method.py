@@ -66,6 +66,7 @@ class Findings:
         diagnostics: Numbers, texts and lists of them, by name: how far the values can be trusted.
         warnings: What a reader must know before trusting the values, a sentence each.
         stream: For folds over steps that ran along, the visits that `streamed` has not handed over yet.
+        repeats: The values by each repetition of what they are means of, such as random draws or models; None where there is one.
     """
 
     # Not typed by shape: what a method returns is held against its evidence in `checked`, which says so in words.
@@ -74,6 +75,7 @@ class Findings:
     diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     stream: Stream | None = None
+    repeats: Tensor | None = None
 
 
 class AbstractMethod(abc.ABC):
@@ -421,6 +423,7 @@ def checked(
         unit=method.unit,
         unscored=evidence.ids.take(~mask),
         by_epoch=None if findings.by_epoch is None else findings.by_epoch.detach().to("cpu", torch.float64)[:, mask],
+        repeats=None if findings.repeats is None else findings.repeats.detach().to("cpu", torch.float64)[:, mask],
         diagnostics=dict(findings.diagnostics),
         warnings=findings.warnings,
     )

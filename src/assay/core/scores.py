@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float64, Int
+from scipy.special import stdtrit
 from torch import Tensor
 
 from .errors import Mismatch, UnknownName, UsageError, some
@@ -53,6 +54,7 @@ class Scores:
         unscored: Examples of the dataset of which the method cannot speak.
         lineage: Where the scores come from; None for scores made by hand.
         by_epoch: What each epoch adds to the value, for values that are sums over epochs.
+        repeats: The values by each repetition of what they are means of, for values that rest on random draws or several models.
         diagnostics: How far the values can be trusted, by name, as JSON holds it.
         warnings: What a reader must know before trusting the values, a sentence each.
     """
@@ -67,6 +69,7 @@ class Scores:
     unscored: Ids = dataclasses.field(default_factory=lambda: Ids([]))
     lineage: Lineage | None = None
     by_epoch: Float64[Tensor, "epochs examples"] | None = None
+    repeats: Float64[Tensor, "repeats examples"] | None = None
     diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -101,6 +104,22 @@ class Scores:
     def hardness(self) -> Float64[Tensor, " examples"]:
         """Values turned so that larger is harder or more suspect, whichever the method claims."""
         return self.values * self.direction.sign
+
+    def interval(self, level: float = 0.95) -> tuple[Float64[Tensor, " examples"], Float64[Tensor, " examples"]]:
+        """Student's interval of the mean over repetitions, by example: its lower and its upper end.
+
+        Raises:
+            UsageError: The values do not rest on repetitions, or the level is outside its range.
+        """
+        if self.repeats is None or len(self.repeats) < 2:
+            raise UsageError(
+                f"{self.title} was computed once, so that there is no interval; score it over repetitions or models."
+            )
+        if not 0 < level < 1:
+            raise UsageError(f"level={level} is outside 0..1, both ends excluded.")
+        count = len(self.repeats)
+        half = float(stdtrit(count - 1, (1 + level) / 2)) * self.repeats.std(0) / count**0.5
+        return self.values - half, self.values + half
 
     def ranks(self) -> Int[Tensor, " examples"]:
         """Place of each example when the most suspect or hardest comes first; 0 is first, ties break by id."""
@@ -155,6 +174,7 @@ class ScoreTable(Mapping[str, Scores]):
                     ids=first.ids,
                     values=one.values[place],
                     by_epoch=None if one.by_epoch is None else one.by_epoch[:, place],
+                    repeats=None if one.repeats is None else one.repeats[:, place],
                 )
             )
         self.ids = first.ids if first is not None else Ids([])

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import pathlib
 import pkgutil
 from collections.abc import Mapping
 
@@ -42,6 +43,8 @@ def find(name: str) -> type[AbstractDataset]:
 def parse(spec: str | AbstractDataset, given: Mapping[str, object] | None = None) -> AbstractDataset:
     """The dataset that `"name"` or `"name:option=value,..."` asks for, not yet read; a dataset is passed through.
 
+    In place of a name a path may stand: of a folder of images, of arrays in an .npz file, of a table in a CSV or Parquet file.
+
     Raises:
         UnknownName: No such dataset or option.
         UsageError: A value that the option does not take.
@@ -49,4 +52,14 @@ def parse(spec: str | AbstractDataset, given: Mapping[str, object] | None = None
     if isinstance(spec, AbstractDataset):
         return spec
     name, texts = options.split(spec)
+    if name not in catalogue() and (reader := _reader(pathlib.Path(name))):
+        name, texts = reader, {"path": name, **texts}
     return options.build(find(name), "dataset", {**texts, **(given or {})})
+
+
+def _reader(path: pathlib.Path) -> str:
+    """Name of the dataset that reads what stands at a path; empty if none does."""
+    if path.is_dir():
+        return "folder"
+    kinds = {".npz": "arrays", ".csv": "table", ".parquet": "table", ".pq": "table"}
+    return kinds.get(path.suffix.lower(), "") if path.is_file() else ""

@@ -1,6 +1,7 @@
 """Examples from NumPy arrays or tensors, in memory or in one .npz file."""
 
 import dataclasses
+import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from ..core.errors import UnknownName, UsageError, some
 from ..core.ids import Ids
+from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
 from .files import file_at
-from .normalisation import statistics
 from .splitting import held_out
 
 _REQUIRED = ("inputs", "labels")
@@ -166,6 +167,34 @@ def examples_from_arrays(
         tuple(mean) if mean is not None else None,
         tuple(std) if std is not None else None,
     )
+
+
+def rows_by_id(path: str | pathlib.Path, ids: Ids) -> Tensor:
+    """Rows of numbers, such as embeddings, in the order of `ids`: an .npy file that is in it, or an .npz file of `inputs` and `ids`.
+
+    Raises:
+        UsageError: It cannot be read, or holds no row of finite numbers for each id.
+        Mismatch: An id is not in the file.
+    """
+    file = file_at(str(path))
+    try:
+        with open(file, "rb") as opened:
+            loaded = np.load(opened, allow_pickle=False)
+            arrays = {key: loaded[key] for key in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(
+            f"{file} cannot be read ({error}). Save rows with numpy.save, or inputs and ids with numpy.savez."
+        ) from error
+    if "" not in arrays and arrays.keys() != {"inputs", "ids"}:
+        raise UsageError(
+            f"{file} holds {', '.join(arrays) or 'nothing'}; it must hold inputs and ids, or be a single .npy array."
+        )
+    array = arrays.get("", arrays.get("inputs"))
+    held = ids if "" in arrays else _ids(arrays["ids"], f"{file}, ids")
+    if array is None or array.ndim < 2 or len(array) != len(held):
+        shape = None if array is None else array.shape
+        raise UsageError(f"{file}: rows of shape {shape} for {len(held)} ids; give one row of numbers for each.")
+    return _inputs(array, held, str(file))[held.positions(ids, str(file))].to(torch.float32)
 
 
 def _inputs(array: np.ndarray, ids: Ids, source: str) -> Tensor:

@@ -15,11 +15,11 @@ import torch
 
 from ..core.errors import UnknownName, UsageError, some
 from ..core.ids import Ids
+from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
 from .files import first_rows
-from .normalisation import statistics
 from .pictures import pixels
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -8,9 +8,9 @@ import torch
 
 from ..core.errors import UsageError
 from ..core.ids import Ids
+from ..maths.normalisation import statistics
 from .dataset import AbstractDataset
 from .examples import Examples, Split
-from .normalisation import statistics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,6 +90,10 @@ class Examples:
             batch = (batch - mean) / std
         return batch
 
+    def plain(self) -> Tensor:
+        """All inputs as float32, images in 0..1, nothing subtracted."""
+        return self.inputs.to(torch.float32) / 255 if self.inputs.dtype == torch.uint8 else self.inputs.to(torch.float32)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hash over ids and given labels, whatever the order: what `Scores` and `Run` are matched by."""

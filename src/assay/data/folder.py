@@ -9,10 +9,10 @@ import torch
 
 from ..core.errors import UsageError, some
 from ..core.ids import Ids
+from ..maths.normalisation import statistics
 from .dataset import AbstractDataset
 from .examples import Examples, Split
 from .files import folder_at
-from .normalisation import statistics
 from .pictures import Colours, pixels
 from .splitting import held_out
 

@@ -11,11 +11,11 @@ import torch
 
 from ..core.errors import UsageError
 from ..core.ids import Ids
+from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
 from .files import first_rows, folder_at
-from .normalisation import statistics
 
 _DIGITS = tuple("0123456789")
 

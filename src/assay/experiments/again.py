@@ -22,6 +22,8 @@ from ..training.recipe_course import RecipeCourse
 from ..training.state import TrainingState
 from .plan import Material, Plan, has_plan, material_of, plan_of
 
+LOOP = "a loop"
+"""Stands for the fingerprint of a user's loop: what it computes cannot be told."""
 PART = 128
 """Examples of a target in one graph."""
 
@@ -182,6 +184,48 @@ def again(
     return replay
 
 
+def inputs_of(run: Run, loop: Loop | None = None, given: Tensor | None = None) -> tuple[Tensor, str]:
+    """What a net is given of each example of a run, in the order of its ids, and a fingerprint of it.
+
+    Args:
+        run: The run.
+        loop: What your own loop consists of, for runs without a plan.
+        given: Something else to take in their place, such as embeddings: a row for each example.
+
+    Raises:
+        UsageError: Neither plan nor loop nor anything given, or rows that do not fit or are not finite.
+        Mismatch: The data are not those of the recording.
+    """
+    if given is not None:
+        if given.ndim < 2 or len(given) != len(run.ids):
+            raise UsageError(f"Inputs of shape {tuple(given.shape)} do not fit the {len(run.ids)} examples of {run.folder}.")
+        bad = ~given.isfinite().flatten(1).all(1)
+        if bool(bad.any()):
+            names = run.ids.take(bad)
+            raise UsageError(f"Inputs of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}.")
+        held = given.detach().cpu().contiguous()
+        return held, fingerprint(str(tuple(held.shape)), held.numpy().tobytes())
+    if has_plan(run):
+        examples = material_of(plan_of(run)).train
+        return examples.plain(), examples.content
+    if loop is None:
+        raise UsageError(
+            f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give score(..., "
+            "loop=assay.Loop(model, optimizer, loader)) or inputs=TENSOR, a row for each of run.ids."
+        )
+    course = LoopCourse(run, loop)
+    parts = []
+    for positions in torch.arange(len(run.ids)).split(PART):
+        batch = course.clean(positions)
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else None
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            raise UsageError(
+                f"The batches of the loader of {run.folder} do not begin with a tensor of numbers; give inputs=TENSOR."
+            )
+        parts.append(inputs.cpu())
+    return torch.cat(parts), LOOP
+
+
 def identity(replay: Replay) -> dict[str, str]:
     """Fingerprint of each target that has one; what a user's function computes cannot be told."""
     return {name: target.fingerprint for name, target in replay.given.items() if isinstance(target, MeanLoss)}
@@ -195,14 +239,14 @@ def _course(run: Run, plan: Plan, material: Material) -> Course:
         return TrainingState.read(file.read_all(), file.notes)
 
     return RecipeCourse(
-        plan.build(material, plan.seed),
+        plan.build(material, plan.model_seed),
         examples.inputs,
         examples.labels,
         examples.ids,
         plan.training,
         states,
         prepare=examples.prepared,
-        augment=plan.augmentation(material, plan.seed),
+        augment=plan.augmentation(material, plan.model_seed),
     )
 
 

@@ -88,9 +88,9 @@ def exhibit(
     place = run.ids.positions(shown_ids, f"run {run.folder}")
     mean = run.mean_probs()
     predicted = mean.argmax(1) if mean is not None else None
-    dynamics = score(run, ["confidence", "variability", "correctness"])
+    dynamics = score(run, ["confidence", "variability", "correctness"]) if run.epochs else None
     wrong = wrong_of(run.ids) if truth is not None else None
-    trajectories, note = _trajectories(run, place)
+    trajectories, note = _trajectories(run, place) if run.epochs else (None, "")
     given = run.labels[place]
     return Exhibit(
         title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
@@ -107,7 +107,9 @@ def exhibit(
         facts=_facts(run, predicted is not None, wrong),
         scores=scores,
         decision=decision,
-        data_map=DataMap(*(dynamics[name].of(shown_ids) for name in ("confidence", "variability", "correctness"))),
+        data_map=None
+        if dynamics is None
+        else DataMap(*(dynamics[name].of(shown_ids) for name in ("confidence", "variability", "correctness"))),
         trajectories=trajectories,
         histograms=tuple(_histogram(one, wrong_of(one.ids) if truth is not None else None) for one in scores),
         agreement=_agreement(scores) if len(scores) > 1 else None,
@@ -165,7 +167,7 @@ def _looks(examples: Examples | None, ids: Ids) -> dict:
 
 def _facts(run: Run, predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:
     header, about = run.header, run.header.about
-    seconds = sum(commit.seconds for commit in run.commits)
+    seconds = sum((commit.seconds for commit in run.commits), 0.0)
     if has_plan(run):
         facts = {
             "data": str(about["data"]),
@@ -181,8 +183,12 @@ def _facts(run: Run, predicted: bool, wrong: Bool[Tensor, " examples"] | None) -
             **{name: str(value) for name, value in about.items()},
         }
     facts["recorded"] = (
-        f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps in {seconds:.1f} s"
-        + (f", seed {header.seed}" if header.seed is not None else "")
+        "nothing: no net was trained"
+        if not run.epochs
+        else (
+            f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps in {seconds:.1f} s"
+            + (f", seed {header.seed}" if header.seed is not None else "")
+        )
     )
     facts["machine"] = f"{header.machine}, {header.device}, {header.threads} threads, torch {header.torch}, assay {header.code}"
     if wrong is not None:
@@ -238,7 +244,7 @@ def _origins(
         code=header.code,
         seed=header.seed,
         device=header.device,
-        seconds=sum(commit.seconds for commit in run.commits),
+        seconds=sum((commit.seconds for commit in run.commits), 0.0),
     )
     origins = [Origin("dataset", run.dataset), Origin("run", run.fingerprint, recorded)]
     origins += [Origin(f"scores {one.title}", one.fingerprint, one.lineage) for one in scores]
@@ -255,6 +261,8 @@ def _reader_notes(run: Run) -> Sequence[str]:
 
 
 def _pass_note(run: Run) -> str:
+    if not run.epochs:
+        return "Nothing was trained: the scores are of the examples alone."
     if run.header.view == "train":
         return (
             "Recorded on the training pass: every example of an epoch was seen by slightly different weights, with the augmentation "

@@ -22,6 +22,7 @@ from ..data.corruption import plant
 from ..data.examples import Examples
 from ..data.splitting import held_out
 from ..data.transforms import augment
+from ..maths import draws
 from ..runs.recorder import check_live
 from ..runs.run import Run
 from ..training.recipe import Recipe
@@ -76,6 +77,9 @@ class Plan(pydantic.BaseModel):
         validation: Fraction of the training examples that is held out before labels are planted wrong, the same of every class; for
             methods that ask what changes on examples not trained on.
         plant: Labels to make wrong; None for none.
+        models: How many nets are trained on the same examples, each from its own initial weights and in its own order; scores are then means
+            over them.
+        member: Which of them this is; 0 is the one that a run shows.
         recipe: Settings of training; those left out take DEFAULT_RECIPE's, then `Recipe`'s defaults.
         record: What is kept.
     """
@@ -86,6 +90,8 @@ class Plan(pydantic.BaseModel):
     net: str = "mlp"
     seed: int = 0
     validation: float = 0.0
+    models: int = 1
+    member: int = 0
     plant: Plant | None = None
     recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
     record: Recording = Recording()
@@ -130,6 +136,8 @@ class Plan(pydantic.BaseModel):
             raise UsageError(
                 f"The plan's validation = {plan.validation} is outside 0..1; it is a fraction of the training examples."
             )
+        if plan.models < 1 or plan.member < 0:
+            raise UsageError(f"The plan's models = {plan.models} must be at least 1, and its member = {plan.member} at least 0.")
         kept = plan.record.checkpoints
         if not isinstance(kept, str) and (not kept or not 0 <= min(kept) <= max(kept) < recipe.epochs):
             raise UsageError(
@@ -161,7 +169,16 @@ class Plan(pydantic.BaseModel):
     @functools.cached_property
     def training(self) -> Recipe:
         """The recipe with all defaults filled in."""
-        return self.recipe_with(self.seed)
+        return self.recipe_with(self.model_seed)
+
+    @property
+    def model_seed(self) -> int:
+        """Seed of initial weights, order and augmentation; that of data and planting is the same for all models."""
+        return self.seed if self.member == 0 else draws.integer(self.seed, "model", self.member)
+
+    def of_member(self, member: int) -> "Plan":
+        """The plan of one more model."""
+        return Plan.make({**self.plain(), "models": 1, "member": member})
 
     def recipe_with(self, seed: int) -> Recipe:
         """The recipe under another seed.

@@ -8,27 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..core.errors import Mismatch, NotWritten, UsageError
+from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError
 from ..data.examples import Examples
 from ..runs.artefacts import save_truth
 from ..runs.disk import remove
+from ..runs.paths import RunPaths
 from ..runs.recorder import Recorder
 from ..runs.run import Run
+from ..runs.untrained import untrained as write_untrained
 from ..training.device import device_named
 from ..training.functional import standing_at
 from ..training.live import LiveSteps
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState
-from .plan import Material, Plan
+from .plan import Material, Plan, material_of
 from .progress import Progress
 
 
 class _Tap(Observer):
     """Carries what the training loop shows over to the recorder."""
 
-    def __init__(self, recorder: Recorder, examples: Examples, recipe: Recipe, model: nn.Module, progress: Progress):
-        self._recorder, self._examples, self._recipe, self._progress = recorder, examples, recipe, progress
+    def __init__(self, recorder: Recorder, examples: Examples, recipe: Recipe, model: nn.Module, progress: Progress, task: str):
+        self._recorder, self._examples, self._recipe = recorder, examples, recipe
+        self._progress, self._task = progress, task
         self._right = self._seen = 0
         self._steps = LiveSteps(model, first=sum(commit.steps for commit in recorder.commits))
         recorder.functional = self._steps.functional
@@ -65,11 +68,13 @@ class _Tap(Observer):
         self._recorder.commit(state.tensors, state.metadata)
         for scores in self._recorder.live_scores():
             self._progress.most(scores)
-        self._progress.advance("record", epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
+        self._progress.advance(self._task, epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
 
 
 def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Progress | None = None) -> Run:
     """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, to the same bytes.
+
+    The first of several models is the run itself, the others are runs in its folder `models`.
 
     Raises:
         UsageError: The plan cannot be carried out.
@@ -79,9 +84,17 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         NotWritten: The disk refuses.
     """
     progress = progress or Progress()
+    material = plan.load()
+    run = _recorded(plan, material, Path(folder), resume, progress, "record")
+    for member in range(1, plan.models):
+        place = run.paths.model(member).folder
+        _recorded(plan.of_member(member), material, place, resume, progress, f"record model {member + 1} of {plan.models}")
+    return Run(folder)
+
+
+def _recorded(plan: Plan, material: Material, folder: Path, resume: bool, progress: Progress, task: str) -> Run:
     recipe, live = plan.training, plan.live
     device_named(recipe.device)
-    material = plan.load()
     examples = material.train
     if recipe.ragged == "drop" and plan.record.view == "train" and len(examples) % recipe.batch:
         raise UsageError(
@@ -91,7 +104,7 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
     if resume and plan.record.checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints 'last'.")
     augment = plan.augmentation(material, recipe.seed)
-    model = plan.build(material, plan.seed)
+    model = plan.build(material, plan.model_seed)
     recorder = Recorder(
         folder,
         examples.ids,
@@ -101,7 +114,7 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         checkpoints=plan.record.checkpoints,
         live=live,
         class_names=examples.class_names,
-        seed=plan.seed,
+        seed=plan.model_seed,
         device=recipe.device,
         about=about(plan, material, model),
         resume=resume,
@@ -122,7 +135,7 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         if recorder.epochs:
             file = Run(folder).checkpoint(recorder.epochs - 1)
             state = TrainingState.read(file.read_all(), file.notes)
-        progress.advance("record", recorder.epochs, recipe.epochs)
+        progress.advance(task, recorder.epochs, recipe.epochs)
         train(
             model,
             examples.inputs,
@@ -131,10 +144,47 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
             recipe,
             prepare=examples.prepared,
             augment=augment,
-            observer=_Tap(recorder, examples, recipe, model, progress),
+            observer=_Tap(recorder, examples, recipe, model, progress, task),
             resume=state,
         )
     return Run(folder)
+
+
+def untrained(plan: Plan, folder: str | Path) -> Run:
+    """A run of the plan's data without training, for methods that need none; one that is there already is opened.
+
+        table = assay.score(assay.untrained(assay.Plan.make({"data": "digits"}), "runs/digits"), "cg_score")
+
+    Raises:
+        UsageError: The plan cannot be carried out.
+        OutputExists: `folder` holds something else.
+        Mismatch: It holds another plan, or other data.
+        NotWritten: The disk refuses.
+    """
+    material = material_of(plan)
+    examples = material.train
+    facts = about(plan, material, plan.build(material, plan.seed))
+    if not RunPaths(Path(folder)).header.exists():
+        return write_untrained(
+            folder,
+            examples.ids,
+            examples.labels,
+            examples.class_names,
+            true_labels=material.true_labels,
+            seed=plan.seed,
+            about=facts,
+            code=__version__,
+        )
+    run = Run(folder)
+    if run.header.view != "none":
+        raise OutputExists(f"{folder} holds a recorded run; score it without data, or name another folder.")
+    if (old := run.header.about.get("plan")) != plan.plain():
+        raise Mismatch(f"{folder} is of another plan ({_difference(old, plan.plain())}); name another folder.")
+    if run.header.about.get("content") != examples.content:
+        raise Mismatch(
+            f"{folder} is of data {run.header.about.get('content')}, {plan.data} now is {examples.content}; name another folder."
+        )
+    return run
 
 
 @contextlib.contextmanager

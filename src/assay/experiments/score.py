@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .. import __version__
 from ..core import method as core
-from ..core.errors import Mismatch, MissingEvidence, UsageError
-from ..core.evidence import Need
+from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
+from ..core.evidence import Evidence, Need
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
 from ..core.scores import Scores, ScoreTable
@@ -24,18 +24,20 @@ from ..runs.artefacts import finished, load_scores, save_scores
 from ..runs.gather import gather
 from ..runs.replay import Replay
 from ..runs.run import Run
-from .again import Given, Replaying, identity
+from .again import LOOP, Given, Replaying, identity, inputs_of
 from .again import again as taken_again
-from .plan import has_plan
+from .plan import Plan, has_plan
 from .progress import Progress
 from .retraining import Retraining
 
+WITHOUT_TRAINING = frozenset({Need.INPUTS, Need.LABELS})
+"""Needs of methods that look at the examples alone."""
 FUNCTION = "a function"
 """Stands for the fingerprint of a target that a user computes."""
-LOOP = "a loop"
-"""Stands for the fingerprint of a user's loop: what its losses, clipping and the like compute cannot be told."""
 REPLAYED = frozenset({Need.STEPS, Need.CHECKPOINTS})
 """Needs that ask for model and data beside the run."""
+BESIDE = REPLAYED | {Need.INPUTS}
+"""Needs that ask for anything beside the run."""
 
 
 def score(
@@ -48,6 +50,7 @@ def score(
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
+    inputs: Tensor | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
@@ -69,6 +72,7 @@ def score(
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
         replaying: How steps are taken again: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
+        inputs: What methods of inputs (cg_score) look at in place of the data: a row for each of the run's ids, such as embeddings.
         pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by
             default in this process.
         progress: Told of such trainings.
@@ -93,6 +97,7 @@ def score(
         targets=targets,
         replaying=replaying,
         references=references,
+        inputs=inputs,
         pool=pool,
         progress=progress,
     )
@@ -126,35 +131,49 @@ def _scored(
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
+    inputs: Tensor | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
     run = run if isinstance(run, Run) else Run(run)
     wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
-    _check_wanted(wanted, references or {})
-    replay = None
+    _check_wanted(wanted, references or {}, inputs)
+    for one in wanted:
+        if not run.epochs and not one.needs <= WITHOUT_TRAINING:
+            raise MissingEvidence(f"{one.title} reads a training, and {run.folder} is without one; record with `assay record`.")
+    models = members_of(run)
+    seen, content = None, ""
+    if any(Need.INPUTS in one.needs for one in wanted):
+        seen, content = inputs_of(run, loop, inputs)
+    replays: list[Replay] = []
     if any(one.needs & REPLAYED and one.title not in run.header.live for one in wanted):
         asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
         if loop is None and has_plan(run) and not isinstance(targets, Mapping):
             targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
-        replay = taken_again(run, loop=loop, targets=targets, replaying=replaying, references=references)
-        replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
+        for model in models:
+            replay = taken_again(model, loop=loop, targets=targets, replaying=replaying, references=references)
+            replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
+            replays.append(replay)
+        for replay in replays:
+            replay.peers = replays
         for title, target in asked:
-            if target not in replay.targets:
+            if target not in replays[0].targets:
                 raise UsageError(
-                    f"{title} asks for target {target!r}; there are: {', '.join(replay.targets) or 'none'}. Name it with targets=, as "
+                    f"{title} asks for target {target!r}; there are: {', '.join(replays[0].targets) or 'none'}. Name it with targets=, as "
                     "(inputs, labels), Examples or a function of the model."
                 )
+    first = replays[0] if replays else None
     made: dict[str, Scores] = {}
-    parents = {one.title: _parents(run, one, replay, loop, replaying) for one in wanted}
+    parents = {one.title: _parents(models, one, first, loop, replaying, content) for one in wanted}
+    evidences = [gather(model, replays[place] if replays else None, seen) for place, model in enumerate(models)]
     for one in wanted:
         if save and not again and (old := _saved(run, one, parents[one.title])) is not None:
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
     if joined:
-        _check_joinable(run, wanted, made, replay)
+        _check_joinable(run, wanted, made, evidences[0])
     began = time.perf_counter()
-    for result in _computed(run, due, replay):
+    for result in _over_models(models, due, evidences):
         made[result.title] = result
     seconds = time.perf_counter() - began
     for one in due:
@@ -163,18 +182,64 @@ def _scored(
             parents=parents[one.title],
             code=__version__,
             seed=run.header.seed,
-            device=str(replay.course.device) if replay is not None and one.needs & REPLAYED else "cpu",
+            device=str(first.course.device) if first is not None and one.needs & REPLAYED else "cpu",
             seconds=seconds,
             folder=str(run.folder),
         )
-        remarks = () if replay is None else tuple(replay.remarks[name] for name in one.targets if name in replay.remarks)
+        remarks = () if first is None else tuple(first.remarks[name] for name in one.targets if name in first.remarks)
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
     return {one.title: made[one.title] for one in wanted}
 
 
-def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, object]) -> None:
+def members_of(run: Run) -> list[Run]:
+    """A run and those of the other models of its recording.
+
+    Raises:
+        RunError: They are fewer than the plan says, or have fewer epochs.
+    """
+    models = [run, *run.members]
+    asked = Plan.make(run.header.about["plan"]).models if has_plan(run) else len(models)  # type: ignore[arg-type]
+    if len(models) != asked or any(one.epochs != run.epochs for one in models):
+        epochs = ", ".join(str(one.epochs) for one in models)
+        raise RunError(f"{run.folder} holds {len(models)} of {asked} models, of {epochs} epochs; go on with --resume.")
+    return models
+
+
+def _over_models(models: Sequence[Run], due: Sequence[AbstractMethod], evidences: Sequence[Evidence]) -> list[Scores]:
+    """The scores of one model, or their means over several."""
+    found = [_computed(models[0], due, evidences[0])]
+    trained = [one for one in due if not one.needs <= WITHOUT_TRAINING]
+    if len(models) == 1 or not trained:
+        return found[0]
+    found += [_computed(model, trained, evidence) for model, evidence in zip(models[1:], evidences[1:], strict=True)]
+    titles = [one.title for one in trained]
+    alone = [scores for scores in found[0] if scores.title not in titles]
+    return alone + [_mean([next(one for one in row if one.title == title) for row in found]) for title in titles]
+
+
+def _mean(scores: Sequence[Scores]) -> Scores:
+    """The mean of what several models say, and what each says."""
+    first = scores[0]
+    for one in scores:
+        if one.ids != first.ids:
+            raise Mismatch(
+                f"{first.title} speaks of {len(first)} examples by one model and of {len(one)} by another; score another window."
+            )
+    values = torch.stack([one.values for one in scores])
+    by_epoch = [one.by_epoch for one in scores if one.by_epoch is not None]
+    return dataclasses.replace(
+        first,
+        values=values.mean(0),
+        repeats=values,
+        by_epoch=torch.stack(by_epoch).mean(0) if len(by_epoch) == len(scores) else None,
+        diagnostics={"models": len(scores), **{f"{name} (first model)": value for name, value in first.diagnostics.items()}},
+        warnings=tuple(dict.fromkeys(warning for one in scores for warning in one.warnings)),
+    )
+
+
+def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, object], inputs: Tensor | None) -> None:
     if not wanted:
         raise UsageError("No method was named; name at least one, such as 'dual'.")
     titles = [one.title for one in wanted]
@@ -183,24 +248,25 @@ def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, obj
     asked = {getattr(one, "reference", None) for one in wanted}
     if unused := [name for name in references if name not in asked]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
+    if inputs is not None and not any(Need.INPUTS in one.needs for one in wanted):
+        raise UsageError(f"None of {', '.join(titles)} looks at inputs; score cg_score, or leave the inputs out.")
 
 
-def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], replay: Replay | None) -> None:
+def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
     """Refuse, before anything is computed, methods that do not speak of the same examples.
 
     Raises:
         Mismatch: The first that differs.
     """
-    evidence = gather(run, replay)
 
     def spoken_of(method: AbstractMethod) -> Bool[Tensor, " examples"]:
         mask = torch.ones(len(run.ids), dtype=torch.bool)
         if method.title in made:
             mask[run.ids.positions(made[method.title].unscored)] = False
             return mask
-        if not method.needs & REPLAYED:
+        if not method.needs & BESIDE:
             return mask
-        return method.scored(evidence.narrow(method.title, method.needs)) if replay is not None else run.visits() > 0
+        return method.scored(evidence.narrow(method.title, method.needs)) if method.needs <= evidence.holds else run.visits() > 0
 
     first, *others = wanted
     there = spoken_of(first)
@@ -213,11 +279,18 @@ def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[st
 
 
 def _parents(
-    run: Run, method: AbstractMethod, replay: Replay | None, loop: Loop | None, replaying: Replaying | None
+    models: Sequence[Run],
+    method: AbstractMethod,
+    replay: Replay | None,
+    loop: Loop | None,
+    replaying: Replaying | None,
+    content: str,
 ) -> dict[str, str]:
-    """Fingerprints of what a score is made of: the recording, the target if there is one, a reference from elsewhere; and what else its
-    values hang on."""
-    parents = {"run": run.fingerprint}
+    """Fingerprints of what a score is made of: the recording, its other models, the inputs if it looks at them, the target if there is
+    one, a reference from elsewhere; and what else its values hang on."""
+    parents = {"run": models[0].fingerprint} | ({"inputs": content} if Need.INPUTS in method.needs else {})
+    if len(models) > 1:
+        parents["models"] = fingerprint(*(model.fingerprint for model in models[1:]))
     if replay is None or not method.needs & REPLAYED:
         return parents
     parents |= (replaying or Replaying()).identity | ({} if loop is None else {"loop": LOOP})
@@ -236,8 +309,15 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     evidence, able, unable = gather(run), [], {}
     for name, cls in catalogue().items():
         method = cls()
-        if method.needs & REPLAYED and method.title not in run.header.live:
-            unable[name] = f"{name} takes the training again; name it to have it."
+        if not run.epochs:
+            if method.needs <= WITHOUT_TRAINING:
+                able.append(name)
+            else:
+                unable[name] = f"{name} reads a training, and nothing was trained here."
+            continue
+        if method.needs & BESIDE and method.title not in run.header.live:
+            how = "takes the training again" if method.needs & REPLAYED else "looks at the data"
+            unable[name] = f"{name} {how}; name it to have it."
             continue
         try:
             if method.title not in run.header.live:
@@ -251,13 +331,16 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     return able, unable
 
 
-def _computed(run: Run, methods: Sequence[AbstractMethod], replay: Replay | None) -> list[Scores]:
+def _computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Scores]:
     if not methods:
         return []
-    evidence = gather(run, replay)
     results, stored = [], []
     for method in methods:
-        if replay is None and isinstance(method, AbstractStepMethod) and (findings := run.walk_findings(method)) is not None:
+        if (
+            Need.STEPS not in evidence.holds
+            and isinstance(method, AbstractStepMethod)
+            and (findings := run.walk_findings(method)) is not None
+        ):
             results.append(core.checked(method, evidence, findings, run.visits() > 0))
             continue
         state = run.live_state(method) if isinstance(method, AbstractDynamicsMethod) else None

@@ -5,6 +5,8 @@ returns the same numbers each time it is called, dropout and augmentation includ
 """
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -558,7 +560,8 @@ class _Rule:
 def _pair(rows: Tensor, direction: Tensor | None) -> Pair:
     """From the gradients themselves, (chunk, ...)."""
     flat = rows.flatten(1)
-    squares = flat.square().sum(1)
+    # The norm is had in one pass over the rows, without their squares.
+    squares = torch.linalg.vector_norm(flat, dim=1).square()
     return squares, squares if direction is None else flat @ direction.flatten()
 
 
@@ -592,26 +595,36 @@ class _ConvRule(_Rule):
         return layer.padding_mode == "zeros"
 
     def bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
-        if not self._few_places(layer, gradient):
+        if not self._few_places(layer, inputs, gradient):
             return (layer.weight.numel() + inputs[0].numel() + gradient[0].numel()) * gradient.element_size()
-        places = gradient[0, 0].numel()
-        return (inputs.shape[1] * layer.weight[0, 0].numel() * places + 2 * places**2) * gradient.element_size()
+        pairs = self._surrounded(layer, inputs) ** 2 + 3 * gradient[0, 0].numel() ** 2
+        return (pairs * layer.groups + 2 * inputs[0].numel() + gradient[0].numel()) * gradient.element_size()
 
     def products(
         self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
     ) -> dict[str, Pair]:
         found: dict[str, Pair] = {}
         if "weight" in own:
-            by = self._by_places if self._few_places(layer, gradient) else self._by_gradients
+            by = self._by_places if self._few_places(layer, inputs, gradient) else self._by_gradients
             found["weight"] = by(layer, inputs, gradient, direction.get("weight"))
         if "bias" in own:
             found["bias"] = _pair(gradient.flatten(2).sum(-1), direction.get("bias"))
         return found
 
-    def _few_places(self, layer: Any, gradient: Tensor) -> bool:
-        """Whether all pairs of places are fewer numbers than the weights."""
+    def _few_places(self, layer: Any, inputs: Tensor, gradient: Tensor) -> bool:
+        """Whether pairs of places cost less than the gradients of the weights."""
         a, g, places = layer.weight[0].numel(), layer.out_channels // layer.groups, gradient[0, 0].numel()
-        return places * (a + g) < a * g
+        kernel, channels = layer.weight[0, 0].numel(), layer.in_channels // layer.groups
+        # A sum over shifted places moves numbers, which takes about as long as eight products.
+        pairs = self._surrounded(layer, inputs) ** 2 * channels + places**2 * (8 * kernel + g)
+        return pairs < places * a * g
+
+    @staticmethod
+    def _surrounded(layer: Any, inputs: Tensor) -> int:
+        """Places of the input with the zeros around it, about."""
+        if isinstance(layer.padding, str):
+            return inputs[0, 0].numel()
+        return math.prod(size + 2 * around for size, around in zip(inputs.shape[2:], layer.padding, strict=True))
 
     def _by_gradients(self, layer: Any, inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
         """From the weights' gradients of a chunk: each example a group of channels of one convolution."""
@@ -630,19 +643,26 @@ class _ConvRule(_Rule):
         return _pair(gradients.reshape(size, -1), direction)
 
     def _by_places(self, layer: Any, inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
+        """Sum over pairs of places <a_p, a_q> <g_p, g_q>; <a_p, a_q> is a sum over the kernel of products of places of the input."""
         padded, around = self._padded(layer, inputs)
-        window = [layer.kernel_size, layer.dilation, around, layer.stride]
-        if len(layer.kernel_size) == 1:
-            padded, window = padded[:, :, None], [(one, *of) for one, of in zip((1, 1, 0, 1), window, strict=True)]
-        grouped = (len(inputs), layer.groups, -1, gradient[0, 0].numel())
-        patches = F.unfold(padded, *window).reshape(grouped).unbind(1)
-        along = direction.reshape(layer.groups, -1, layer.weight[0].numel()) if direction is not None else None
-        parts = [
-            _outer(a, g, None if along is None else along[place])
-            for place, (a, g) in enumerate(zip(patches, gradient.reshape(grouped).unbind(1), strict=True))
-        ]
-        squares, slopes = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
-        return squares, slopes
+        padded = F.pad(padded, [part for one in reversed(around) for part in (one, one)])
+        size, groups, shape, out = len(inputs), layer.groups, padded.shape[2:], gradient.shape[2:]
+        pixels = padded.reshape(size * groups, -1, shape.numel())
+        products = (pixels.mT @ pixels).reshape(-1, *shape, *shape)
+        patches = torch.zeros(len(products), *out, *out, dtype=products.dtype, device=products.device)
+        for offset in itertools.product(*map(range, layer.kernel_size)):
+            window = [
+                slice(d * at, d * at + stride * (places - 1) + 1, stride)
+                for d, at, stride, places in zip(layer.dilation, offset, layer.stride, out, strict=True)
+            ]
+            patches += products[:, *window, *window]
+        rows = gradient.reshape(size * groups, -1, out.numel())
+        squares = (patches.flatten(1) * (rows.mT @ rows).flatten(1)).sum(1).reshape(size, groups).sum(1)
+        if direction is None:
+            return squares, squares
+        of = F.conv1d if layer.weight.ndim == 3 else F.conv2d
+        along = of(inputs, direction, None, layer.stride, layer.padding, layer.dilation, groups)
+        return squares, (along * gradient).flatten(1).sum(1)
 
     def _padded(self, layer: Any, inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """The input, and the padding that is left to be done on both sides."""

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .net import AbstractNet, GlobalMean
@@ -18,13 +17,14 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(after)
+        self.relu = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
             self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        inner = F.relu(self.norm1(self.conv1(inputs)))
-        return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(inputs))
+        inner = self.relu(self.norm1(self.conv1(inputs)))
+        return self.relu(self.norm2(self.conv2(inner)) + self.shortcut(inputs))
 
 
 @dataclasses.dataclass(frozen=True)

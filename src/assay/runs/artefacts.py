@@ -26,7 +26,7 @@ Made = TypeVar("Made")
 
 
 def save_scores(scores: Scores, path: Path) -> None:
-    """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, and in its metadata what it means and comes from.
+    """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, for means a column per repetition, and in its metadata what it means and comes from.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -42,8 +42,12 @@ def save_scores(scores: Scores, path: Path) -> None:
         "diagnostics": dict(scores.diagnostics),
         "warnings": list(scores.warnings),
     }
-    over_time = {} if scores.by_epoch is None else {f"epoch {n}": row for n, row in enumerate(scores.by_epoch)}
-    write_table(path, "scores", scores.ids, {"value": scores.values, **over_time}, notes)
+    rows = {
+        f"{what} {n}": row
+        for what, held in (("epoch", scores.by_epoch), ("repeat", scores.repeats))
+        for n, row in enumerate(() if held is None else held)
+    }
+    write_table(path, "scores", scores.ids, {"value": scores.values, **rows}, notes)
 
 
 def load_scores(path: Path) -> Scores:
@@ -64,14 +68,15 @@ def load_scores(path: Path) -> Scores:
             unit=notes["unit"],
             unscored=Ids(notes["unscored"]),
             lineage=_read_lineage(notes["lineage"], path),
-            by_epoch=_by_epoch(columns),
+            by_epoch=_rows("epoch", columns),
+            repeats=_rows("repeat", columns),
             diagnostics=notes.get("diagnostics", {}),
             warnings=tuple(notes.get("warnings", ())),
         )
 
 
-def _by_epoch(columns: Mapping[str, Any]) -> torch.Tensor | None:
-    rows = [columns[f"epoch {n}"] for n in range(len(columns)) if f"epoch {n}" in columns]
+def _rows(what: str, columns: Mapping[str, Any]) -> torch.Tensor | None:
+    rows = [columns[f"{what} {n}"] for n in range(len(columns)) if f"{what} {n}" in columns]
     return torch.stack([torch.from_numpy(row).to(torch.float64) for row in rows]) if rows else None
 
 

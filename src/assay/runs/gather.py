@@ -51,19 +51,21 @@ class EpochsInMemory:
         return self._facts[1][need.value]
 
 
-def gather(run: Run, replay: Replay | None = None) -> Evidence:
+def gather(run: Run, replay: Replay | None = None, inputs: Float[Tensor, "examples ..."] | None = None) -> Evidence:
     """Everything a run says of its examples, read when it is asked for.
 
     Args:
         run: The run.
         replay: Its steps and kept models, where model and data are at hand to take them again.
+        inputs: What a net is given of each example, where the data are at hand.
     """
     return Evidence(
         run.ids,
         run.classes,
         labels=run.labels,
-        epochs=RecordedEpochs(run),
-        mean_probs=run.mean_probs() if run.commits[-1].sums else None,
+        epochs=RecordedEpochs(run) if run.epochs else None,
+        mean_probs=run.mean_probs() if run.epochs and run.commits[-1].sums else None,
+        inputs=inputs,
         checkpoints=replay,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
     )
@@ -84,3 +86,17 @@ def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], la
             )
     mean = torch.stack([epoch.to(torch.float64).softmax(-1) for epoch in logits]).mean(0)
     return Evidence(ids, logits.shape[-1], labels=labels, epochs=EpochsInMemory(logits, labels), mean_probs=mean)
+
+
+def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]) -> Evidence:
+    """The evidence of inputs in memory, such as embeddings of any model, for methods that need no training.
+
+    Raises:
+        UsageError: Inputs and labels do not fit the ids.
+        NumericalError: An input is NaN or infinite; names the ids.
+    """
+    bad = ~inputs.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        names = ids.take(bad)
+        raise NumericalError(f"Inputs of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}.")
+    return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs)

@@ -46,6 +46,15 @@ class RunPaths:
         """Folder of finished retrainings."""
         return self.folder / "trials"
 
+    @property
+    def models(self) -> Path:
+        """Folder of the other models' runs."""
+        return self.folder / "models"
+
+    def model(self, member: int) -> "RunPaths":
+        """Where the run of another model stands; they are numbered from 1."""
+        return RunPaths(self.models / f"{member:03d}")
+
     def shard(self, epoch: int) -> Path:
         """Facts of one epoch."""
         return self.folder / "epochs" / f"epoch-{epoch:06d}.safetensors"

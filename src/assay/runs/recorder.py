@@ -123,7 +123,7 @@ class Recorder:
             # Once more, because another process may have recorded here before the lock was taken.
             exists = check_place(self.paths, resume)
             wanted = Header(
-                created=_now(),
+                created=now(),
                 code=code,
                 torch=torch.__version__,
                 machine=f"{platform.system()} {platform.machine()}",
@@ -495,7 +495,7 @@ class Recorder:
             dataset=dataset_fingerprint(self.ids, labels),
             steps=len(self._batches),
             seconds=time.perf_counter() - self._begun,
-            at=_now(),
+            at=now(),
         )
         append_line(self.paths.commits, commit.line())
         # Only now, so that an epoch that was refused by the disk can be recorded again.
@@ -596,5 +596,6 @@ def _are_epochs(value: object) -> bool:
     return isinstance(value, Iterable) and all(isinstance(one, numbers.Integral) and int(one) >= 0 for one in value)
 
 
-def _now() -> str:
+def now() -> str:
+    """Date and time as headers and commits tell it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -12,13 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
-from ..core.evidence import Adjoint
+from ..core.evidence import Adjoint, Layer
 from ..maths import schedules
 from ..maths.derivatives import every_derivative, refuse_cut
 from ..maths.observations import observe
+from ..training.activations import layered
 from ..training.course import Course, Params, Snapshot
 from ..training.device import deterministic, own_random_state, random_state, set_random_state
-from ..training.functional import SeenBatch, differentiable_statistics, mode, random_layers, rows, size_of, standing_at
+from ..training.functional import SeenBatch, differentiable_statistics, mode, pair, random_layers, rows, size_of, standing_at
 from ..training.loop import explained
 from .disk import checksum
 from .run import Run
@@ -158,6 +160,7 @@ class Replay:
         self._end: Snapshot | None = None
         self._begun: tuple[int, Snapshot] | None = None
         self.spread: Spread | None = None
+        self.peers: Sequence[Replay] = ()
         self._checked: set[int] = set()
         self._differing: dict[int, str] = {}
         self._losses: tuple[int, Tensor] = (-1, torch.zeros(0))
@@ -565,6 +568,28 @@ class Replay:
 
     # ------------------------------------------------------------------ kept models
 
+    def consensus(self) -> Tensor:
+        """The class that most of the recording's models end with; of several that of the largest mean probability.
+
+        Raises:
+            UsageError: A batch is not (inputs, labels).
+        """
+        probs = torch.stack([peer.final_probs for peer in self.peers or [self]])
+        counts = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).sum(0)
+        total = probs.sum(0)
+        most = counts == counts.amax(1, keepdim=True)
+        return total.masked_fill(~most, -1).argmax(1)
+
+    @functools.cached_property
+    def final_probs(self) -> Tensor:
+        """Softmax of every example by the last kept model."""
+        return torch.cat(
+            [
+                batch.functional.logits(batch.params, batch.buffers, pair(batch.batch)[0]).softmax(-1).cpu()
+                for batch in self.at(self.kept[-1]).batches()
+            ]
+        )
+
     def at(self, epoch: int) -> "KeptModel":
         """The model at the end of a kept epoch.
 
@@ -602,6 +627,22 @@ class KeptModel:
         buffers = {name: self._state.model.get(name, value) for name, value in course.buffers.items()}
         for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
             yield SeenBatch(positions, self.params, course.functional, buffers, course.clean(positions))
+
+    def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
+        """What the layers make of every example (see `core.evidence.Checkpoint`).
+
+        Raises:
+            UnknownName: No module has that name.
+            UsageError: A batch is not (inputs, labels), or a layer does not give rows.
+        """
+        first = next(self.batches())
+        yield from layered(
+            first.functional.model,
+            lambda: ((one.positions, pair(one.batch)[0]) for one in self.batches()),
+            lambda inputs: first.functional.logits(first.params, first.buffers, inputs),
+            len(self._replay.run.ids),
+            names,
+        )
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters, at them: steps are taken at the parameters, not at their average."""

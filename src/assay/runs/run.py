@@ -37,11 +37,11 @@ class Run:
         """Open the run in `folder`.
 
         Raises:
-            RunError: Absent, foreign, newer, damaged, or without a committed epoch.
+            RunError: Absent, foreign, newer, damaged, or of a training without a committed epoch.
         """
         self.paths = RunPaths(Path(folder))
         self.header, self.commits = read_run(self.paths)
-        if not self.commits:
+        if not self.commits and self.header.view != "none":
             raise RunError(f"{folder} has no committed epoch yet; let the recording finish its first epoch, or resume it.")
         self.ids, self.labels, self.class_names = read_examples(self.paths.examples)
         dataset = dataset_fingerprint(self.ids, self.labels)
@@ -65,13 +65,28 @@ class Run:
         return len(self.class_names)
 
     @functools.cached_property
+    def members(self) -> tuple["Run", ...]:
+        """The runs of the other models that were trained on these examples.
+
+        Raises:
+            RunError: One is damaged, or of other examples.
+        """
+        found = tuple(Run(folder) for folder in sorted(self.paths.models.glob("[0-9]*")) if (folder / "run.json").exists())
+        for one in found:
+            if one.dataset != self.dataset or one.ids != self.ids:
+                raise RunError(f"{one.folder} is of other examples than {self.folder}; record its models again.")
+        return found
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Hash over the dataset, the view and the checksums of everything recorded; not over dates."""
         return fingerprint(self.dataset, self.header.view, *(repr(sorted(commit.shard.sums.items())) for commit in self.commits))
 
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:
-            raise UsageError(f"Epoch {epoch} is not in {self.folder}; it holds epochs 0 to {self.epochs - 1}.")
+            raise UsageError(
+                f"Epoch {epoch} is not in {self.folder}; it holds {f'epochs 0 to {self.epochs - 1}' if self.epochs else 'none, as nothing was trained'}."
+            )
         return self.commits[epoch]
 
     def _open(self, file: File) -> TensorFile:
@@ -89,7 +104,7 @@ class Run:
     @property
     def holds(self) -> frozenset[Need]:
         """The facts that every epoch has."""
-        stored = self.commits[0].shard.sums
+        stored = self.commits[0].shard.sums if self.commits else {}
         return frozenset(need for need in EPOCH_NEEDS if need.value in stored)
 
     def order(self, epoch: int) -> list[Int[Tensor, " batch"]]:
@@ -112,7 +127,7 @@ class Run:
 
     def probs_sum(self) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities summed over all committed epochs; None if they were not kept."""
-        file = self.commits[-1].sums
+        file = self.commits[-1].sums if self.commits else None
         return self._open(file).read("probs") if file is not None else None
 
     def mean_probs(self) -> Float[Tensor, "examples classes"] | None:
@@ -140,7 +155,7 @@ class Run:
 
     def states(self) -> list[int]:
         """The epochs at whose end model and optimizer are kept, rising; -1 is the state before training."""
-        start = self.commits[0].start
+        start = self.commits[0].start if self.commits else None
         return ([-1] if start is not None and (self.folder / start.name).exists() else []) + self.checkpoints()
 
     def state(self, epoch: int) -> TensorFile:
@@ -151,7 +166,7 @@ class Run:
         """
         if epoch >= 0:
             return self.checkpoint(epoch)
-        start = self.commits[0].start
+        start = self.commits[0].start if self.commits else None
         if start is None:
             raise RunError(f"{self.folder} keeps no state before training; record with checkpoints 'every' or 'last'.")
         return self._open(start)
@@ -183,7 +198,7 @@ class Run:
 
     def live_state(self, method: AbstractDynamicsMethod) -> State | None:
         """What `method` has folded up while the run was recorded; None if it did not run along."""
-        file = self.commits[-1].live
+        file = self.commits[-1].live if self.commits else None
         if file is None or method.title not in self.header.live:
             return None
         prefix = f"{method.title}|"
@@ -192,7 +207,7 @@ class Run:
 
     def walk_state(self, method: AbstractStepMethod) -> tuple[dict[str, Tensor], str] | None:
         """The state of a method that ran along with the steps, as `runs.walks` packs it; None if it did not run along."""
-        file = self.commits[-1].live
+        file = self.commits[-1].live if self.commits else None
         if file is None or method.title not in self.header.live:
             return None
         prefix, opened = f"{method.title}|", self._open(file)
@@ -201,7 +216,7 @@ class Run:
 
     def walk_findings(self, method: AbstractStepMethod) -> Findings | None:
         """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along."""
-        file = self.commits[-1].live
+        file = self.commits[-1].live if self.commits else None
         if file is None or method.title not in self.header.live:
             return None
         # While it ran along nobody knew how many epochs there would be.
@@ -219,8 +234,8 @@ class Run:
         Raises:
             UsageError: No such method ran along, or it has no value over time.
         """
-        last = self.commits[-1]
-        if last.live is None or last.stream is None or f"{title}|steps" not in last.stream.sums:
+        last = self.commits[-1] if self.commits else None
+        if last is None or last.live is None or last.stream is None or f"{title}|steps" not in last.stream.sums:
             raise UsageError(
                 f"{self.folder} holds no value over time of {title!r} (it ran live: {', '.join(self.header.live) or 'nothing'}); record "
                 "with live=['liveval'] (`--live liveval`)."

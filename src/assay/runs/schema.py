@@ -10,7 +10,7 @@ import pydantic
 from ..core.errors import RunError, UsageError
 from ..core.lineage import SCHEMA
 
-View = Literal["train", "eval"]
+View = Literal["train", "eval", "none"]
 
 
 class FrozenModel(pydantic.BaseModel):
@@ -23,7 +23,8 @@ class Header(FrozenModel):
     """`run.json`: what is known when a recording starts.
 
     Attributes:
-        view: `train`, the training forward pass itself, before each update; `eval`, a clean pass after each epoch.
+        view: `train`, the training forward pass itself, before each update; `eval`, a clean pass after each epoch; `none`, no
+            training at all.
         keep_logits: Whether every epoch's logits are stored.
         mean_probs: Whether the running sum of probabilities is stored.
         checkpoints: Which epochs keep their checkpoint.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from assay.data.normalisation import statistics
+from assay.maths.normalisation import statistics
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])

@@ -1,0 +1,164 @@
+"""The kernel of the infinitely wide two-layer ReLU net whose first layer is trained, and its inverse, exact or by iteration.
+
+With unit rows x and g = <x_i, x_j>: H_ij = g (pi - arccos g) / (2 pi), 1/2 on the diagonal (Arora et al. 2019).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+EQUAL = 1e-12
+"""Rows whose cosine is no further from 1 point the same way: rounding leaves such cosines on either side of 1."""
+NEAR = 1e-5
+TILE = 2048
+"""Rows and columns of the kernel that are made at once."""
+CACHE_BYTES = 2**30
+"""What `Tiles` may hold of the kernel instead of making it anew for every product."""
+
+
+def unit_rows(inputs: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows dims"]:
+    """Each input flattened and divided by its Euclidean norm, in the precision given.
+
+    Raises:
+        ValueError: An input is all zeros, which has no direction; names the rows.
+    """
+    rows = inputs.flatten(1)
+    norms = rows.norm(dim=1, keepdim=True)
+    if bool((norms == 0).any()):
+        where = (norms.flatten() == 0).nonzero().flatten().tolist()
+        raise ValueError(
+            f"Rows {where[:5]} of the inputs are all zeros and have no direction; leave the {len(where)} of them out."
+        )
+    return rows / norms
+
+
+def relu_gram(
+    rows: Float[Tensor, "rows dims"], others: Float[Tensor, "others dims"] | None = None
+) -> Float[Tensor, "rows others"]:
+    """H between unit rows, and others or themselves. Rows that point the same way have exactly 1/2."""
+    others = rows if others is None else others
+    gram = rows @ others.T
+    # Tile by tile, so that what stands beside the kernel itself is small.
+    for part in gram.split(max(1, TILE * TILE // max(len(others), 1))):
+        equal = part >= 1 - max(EQUAL, 4 * torch.finfo(part.dtype).eps)
+        part.clamp_(-1, 1)
+        part.mul_((math.pi - part.arccos()) / (2 * math.pi))
+        part[equal] = 0.5
+    if others is rows:
+        gram.diagonal().fill_(0.5)
+    return gram
+
+
+def alike(rows: Float[Tensor, "rows dims"]) -> Int[Tensor, " rows"]:
+    """For each unit row the first that points the same way, which is the row itself where it is alone."""
+    first, single = torch.arange(len(rows)), rows.to(torch.float32)
+    for start in range(0, len(rows), TILE):
+        part = slice(start, start + TILE)
+        # In float32 for candidates only: what is told apart at all is told apart in the precision given.
+        here, there = (single[part] @ single[: start + TILE].T > 1 - NEAR).nonzero(as_tuple=True)
+        here, there = here[there < here + start] + start, there[there < here + start]
+        equal = (rows[here] * rows[there]).sum(1) >= 1 - EQUAL
+        first.scatter_reduce_(0, here[equal], there[equal], "amin")
+    return first
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Solution:
+    """What a kernel's inverse says.
+
+    Attributes:
+        products: (H + jitter I)^-1 y, by column of y.
+        diagonal: diag((H + jitter I)^-1), above 0.
+    """
+
+    products: Float[Tensor, "rows columns"]
+    diagonal: Float[Tensor, " rows"]
+
+
+def solve(gram: Float[Tensor, "rows rows"], signs: Float[Tensor, "rows columns"], jitter: float = 0.0) -> Solution | None:
+    """By Cholesky; None where H + jitter I is not positive definite to rounding. The diagonal of `gram` is written over."""
+    gram.diagonal().fill_(0.5 + jitter)
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    if bool(failed):
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    return Solution(inverse @ signs, inverse.diagonal().clone())
+
+
+class Tiles:
+    """The kernel of many rows as an operator, in float32: made tile by tile, those that fit into `CACHE_BYTES` once."""
+
+    def __init__(self, rows: Float[Tensor, "rows dims"], jitter: float = 0.0):
+        self._rows, self._jitter = rows.to(torch.float32), jitter
+        self._starts = range(0, len(rows), TILE)
+        self._cache: dict[tuple[int, int], Tensor] = {}
+        self._room = CACHE_BYTES
+
+    def _tiles(self) -> Iterator[tuple[int, int, Tensor]]:
+        for a in self._starts:
+            for b in self._starts[self._starts.index(a) :]:
+                tile = self._cache.get((a, b))
+                if tile is None:
+                    left = self._rows[a : a + TILE]
+                    tile = relu_gram(left) if a == b else relu_gram(left, self._rows[b : b + TILE])
+                    if tile.nbytes <= self._room:
+                        self._room -= tile.nbytes
+                        self._cache[a, b] = tile
+                yield a, b, tile
+
+    def times(self, vectors: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        """(H + jitter I) v, each tile on both sides of the diagonal at once; the result in the precision of `vectors`."""
+        single = vectors.to(torch.float32)
+        product = torch.zeros_like(single)
+        for a, b, tile in self._tiles():
+            product[a : a + TILE] += tile @ single[b : b + TILE]
+            if a != b:
+                product[b : b + TILE] += tile.T @ single[a : a + TILE]
+        return product.to(vectors.dtype) + self._jitter * vectors
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Iterated:
+    """Where conjugate gradients stopped.
+
+    Attributes:
+        solutions: One column per right-hand side.
+        iterations: How many were taken.
+        residual: Largest norm over columns of what is left, as a part of the right-hand side.
+    """
+
+    solutions: Float[Tensor, "rows columns"]
+    iterations: int
+    residual: float
+
+
+def conjugate_gradients(
+    times: Callable[[Tensor], Tensor], right: Float[Tensor, "rows columns"], iterations: int, tolerance: float
+) -> Iterated:
+    """Solve A X = right for a positive definite A, all columns side by side, by products with A only.
+
+    Args:
+        times: A V from V.
+        right: Right-hand sides, none all zeros.
+        iterations: The most that are taken.
+        tolerance: Stop when every column's residual is at most this part of its right-hand side.
+    """
+    solution, residual = torch.zeros_like(right), right.clone()
+    direction, scale = residual.clone(), right.norm(dim=0)
+    square = residual.square().sum(0)
+    taken, left = 0, 1.0
+    while taken < iterations and left > tolerance:
+        product = times(direction)
+        along = (direction * product).sum(0)
+        # A column that is solved to the last bit has no direction left.
+        step = torch.where(along > 0, square / along, 0.0)
+        solution += step * direction
+        residual -= step * product
+        before, square = square, residual.square().sum(0)
+        direction = residual + torch.where(before > 0, square / before, 0.0) * direction
+        taken, left = taken + 1, float((square.sqrt() / scale).max())
+    return Iterated(solution, taken, left)

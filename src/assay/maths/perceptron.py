@@ -1,0 +1,166 @@
+r"""The perceptron that learns from a pruned set of a teacher's examples: what pruning can do to the power law of the test error.
+
+Inputs are N(0, I) in N dimensions, labels sign(T.x). A probe at an angle to T keeps the fraction f of the examples with the smallest
+field |J.x| (hard) or the largest (easy), alpha N of them; the student is the separator of largest margin kappa. With J = e1,
+T = cos(angle) e1 + sin(angle) e2 and the student a e1 + b e2 + c (orthogonal), c^2 = 1 - a^2 - b^2, fields z, w ~ N(0, 1) with z kept,
+y = sign(z cos(angle) + w sin(angle)):
+
+$$ \alpha\, E[q(h)] = 1, \quad h = \frac{\kappa - y (a z + b w)}{c}, \quad q(h) = (1 + h^2) \Phi(h) + h \varphi(h) $$
+
+gives kappa(a, b), which the student maximises; R = a cos(angle) + b sin(angle), and its error is arccos(R) / pi.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import brentq, minimize, root
+from scipy.special import ndtr, ndtri
+
+FAR = 9.0
+"""No field is taken to be larger: the probability beyond is 1e-19."""
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learnt:
+    """What a student came to.
+
+    Attributes:
+        error: Chance that it and the teacher disagree on a new input, in 0..1/2.
+        overlap: R, the cosine of the angle between them.
+        margin: kappa, the smallest distance of a kept example from its boundary, in units of a field.
+    """
+
+    error: float
+    overlap: float
+    margin: float
+
+
+def learnt(alpha: float, fraction: float = 1.0, keep: Literal["hard", "easy"] = "hard", angle: float = 0.0) -> Learnt:
+    """The student of largest margin, as N goes to infinity.
+
+    Args:
+        alpha: Kept examples by dimension, above 0.
+        fraction: Which part of all examples is kept, in (0, 1]; alpha / fraction examples by dimension there were.
+        keep: Those with the smallest (`hard`) or largest (`easy`) field of the probe.
+        angle: Between probe and teacher, in radians, from 0 to below pi / 2.
+
+    Raises:
+        ValueError: A setting outside its range.
+
+    Source: the setting is that of Sorscher et al. 2022; the equations are derived anew (the paper's own saddle-point equations were not
+    at hand), and hold for keeping by |field of the probe|.
+    """
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha={alpha} is not above 0.")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction={fraction} is outside 0..1, 0 excluded.")
+    if keep not in ("hard", "easy"):
+        raise ValueError(f"keep={keep!r} is neither hard nor easy.")
+    if not 0 <= angle < math.pi / 2:
+        raise ValueError(f"angle={angle} is outside 0..pi/2.")
+    if fraction == 1:
+        # All are kept, whatever the probe.
+        angle = 0.0
+    z, weight = _fields(fraction, keep)
+    return _aligned(alpha, z, weight) if angle == 0 else _tilted(alpha, z, weight, angle)
+
+
+def _fields(fraction: float, keep: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes of the probe's field and their weights, which add up to 1."""
+    low, high = (0.0, float(ndtri((1 + fraction) / 2))) if keep == "hard" else (float(ndtri(1 - fraction / 2)), FAR)
+    z, weight = _quadrature(low, min(high, FAR), 8)
+    weight = weight * np.exp(-(z**2) / 2)
+    return z, weight / weight.sum()
+
+
+def _quadrature(low: float, high: float, pieces: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre on pieces of an interval."""
+    edges = np.linspace(low, high, pieces + 1)
+    half = np.diff(edges) / 2
+    nodes = (edges[:-1] + half)[:, None] + half[:, None] * _NODES
+    return nodes.ravel(), (half[:, None] * _WEIGHTS).ravel()
+
+
+def _density(h: np.ndarray) -> np.ndarray:
+    return np.exp(-(h**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _load(h: np.ndarray) -> np.ndarray:
+    """q(h)."""
+    return (1 + h**2) * ndtr(h) + h * _density(h)
+
+
+def _slope(h: np.ndarray) -> np.ndarray:
+    """q'(h) / 2."""
+    return h * ndtr(h) + _density(h)
+
+
+def _margin(alpha: float, fields: np.ndarray, weight: np.ndarray, c: float) -> float:
+    """kappa, given y (a z + b w) of each node and c."""
+
+    def excess(kappa: float) -> float:
+        return alpha * float(_load((kappa - fields) / c) @ weight) - 1
+
+    # E q grows with kappa from 0 without bound.
+    low = high = 0.0
+    while excess(high) < 0:
+        high = 2 * high + 1
+    while excess(low) > 0:
+        low = 2 * low - 1
+    return float(brentq(excess, low, high, xtol=1e-14, rtol=1e-14))
+
+
+def _aligned(alpha: float, z: np.ndarray, weight: np.ndarray) -> Learnt:
+    def stationary(part: float) -> float:
+        # By the logarithm of c^2, so that overlaps near 1 are told apart.
+        c2 = math.exp(part)
+        a, c = math.sqrt(1 - c2), math.sqrt(c2)
+        h = (_margin(alpha, a * z, weight, c) - a * z) / c
+        return float((_slope(h) * (a * h / c - z)) @ weight)
+
+    part = brentq(stationary, -30.0, -1e-12, xtol=1e-14, rtol=1e-14)
+    c2 = math.exp(part)
+    a = math.sqrt(1 - c2)
+    return Learnt(math.asin(math.sqrt(c2)) / math.pi, a, _margin(alpha, a * z, weight, math.sqrt(c2)))
+
+
+def _tilted(alpha: float, z: np.ndarray, weight: np.ndarray, angle: float) -> Learnt:
+    cos, sin = math.cos(angle), math.sin(angle)
+    # For each z > 0 the label changes where w passes -z cot; by symmetry z < 0 is the same with w turned.
+    nodes, parts = [], []
+    for one, share in zip(z, weight, strict=True):
+        edge = max(-FAR, min(FAR, -one * cos / sin))
+        for low, high, y in ((-FAR, edge, -1.0), (edge, FAR, 1.0)):
+            if high - low > 1e-12:
+                w, inner = _quadrature(low, high, 3)
+                nodes.append(np.stack([np.full_like(w, one), w, np.full_like(w, y)]))
+                parts.append(share * inner * _density(w))
+    fields, shares = np.concatenate(nodes, 1), np.concatenate(parts)
+    z_, w_, y_ = fields
+    shares = shares / shares.sum()
+
+    def student(place: np.ndarray) -> tuple[float, float, float]:
+        """a, b and c of a size and a direction: the tangent of half the angle to the plane, and the angle in it."""
+        size = math.tanh(place[0])
+        return size * math.cos(place[1]), size * math.sin(place[1]), math.sqrt(1 - size**2)
+
+    def worth(place: np.ndarray) -> float:
+        a, b, c = student(place)
+        return -_margin(alpha, y_ * (a * z_ + b * w_), shares, c)
+
+    def gradient(place: np.ndarray) -> np.ndarray:
+        """Of kappa by a and b, up to a factor above 0."""
+        a, b, c = student(place)
+        inner = y_ * (a * z_ + b * w_)
+        h = (_margin(alpha, inner, shares, c) - inner) / c
+        slope = _slope(h) * shares
+        return np.array([slope @ (y_ * z_ - h * a / c), slope @ (y_ * w_ - h * b / c)]) / slope.sum()
+
+    start = minimize(worth, np.array([1.0, angle / 2]), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9})
+    solved = root(gradient, start.x, method="hybr", options={"xtol": 1e-12})
+    a, b, c = student(solved.x)
+    overlap = a * cos + b * sin
+    return Learnt(math.acos(max(-1.0, min(1.0, overlap))) / math.pi, overlap, _margin(alpha, y_ * (a * z_ + b * w_), shares, c))

@@ -1,0 +1,71 @@
+"""A run without training: the examples and what they are of, for methods that need no more."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.ids import Ids
+from .artefacts import save_truth
+from .disk import replace, whole_folder
+from .paths import RunPaths
+from .recorder import check_place, now
+from .run import Run
+from .schema import Header, write_header
+from .tables import write_examples
+
+
+def untrained(
+    folder: str | Path,
+    ids: Ids,
+    labels: Int[Tensor, " examples"],
+    class_names: tuple[str, ...],
+    *,
+    true_labels: Int[Tensor, " examples"] | None = None,
+    seed: int | None = None,
+    about: Mapping[str, object] | None = None,
+    code: str = "",
+) -> Run:
+    """Write a run of no epochs.
+
+    Args:
+        folder: New or empty.
+        ids: Stable id of each example.
+        labels: Given class of each.
+        class_names: One name per class.
+        true_labels: True class of each, where it is known; kept aside.
+        seed: Of whatever is trained on these examples later.
+        about: What the examples are and how they would be trained on.
+        code: Version of assay.
+
+    Raises:
+        OutputExists: There is something in the folder.
+        NotWritten: The operating system refuses.
+    """
+    place = RunPaths(Path(folder))
+    check_place(place)
+    header = Header(
+        created=now(),
+        code=code,
+        torch=torch.__version__,
+        machine=f"{platform.system()} {platform.machine()}",
+        threads=torch.get_num_threads(),
+        view="none",
+        keep_logits=False,
+        mean_probs=False,
+        checkpoints="none",
+        examples=len(ids),
+        seed=seed,
+        device="cpu",
+        about=dict(about or {}),
+    )
+    with whole_folder(place.folder) as part:
+        paths = RunPaths(part)
+        write_examples(paths.examples, ids, labels, class_names)
+        if true_labels is not None:
+            save_truth(ids, true_labels, paths.truth)
+        replace(paths.header, write_header(header))
+    return Run(folder)

@@ -1,0 +1,165 @@
+"""Scores of data alone: no run is recorded, and everything after a score works as it does from a run."""
+
+import numpy as np
+import pytest
+import torch
+
+import assay
+from assay.core.evidence import Evidence
+from assay.core.method import score as score_by_hand
+from assay.experiments.plan import Plan
+from assay.methods import parse
+from assay.runs.artefacts import load_scores
+from assay.runs.run import Run
+from cli.shell import here, sentence
+
+DATA = "digits:test=1400"
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A run without training whose 397 digits have every tenth label wrong, with one score."""
+    from assay.cli.app import run_app
+
+    folder = tmp_path_factory.mktemp("untrained") / "digits"
+    assert run_app(["score", "--data", DATA, "--plant", "uniform:rate=0.1", "--out", str(folder), "cg_score"]) == 0
+    return folder
+
+
+def test_the_scores_are_those_of_the_data(scored):
+    run, scores = Run(scored), load_scores(Run(scored).paths.scores("cg_score"))
+    assert run.epochs == 0 and run.header.view == "none" and len(run.ids) == 397
+    material = Plan.make({"data": DATA, "plant": {"rate": 0.1}}).load()
+    inputs, labels = material.train.inputs.float() / 255, material.train.labels
+    if material.train.inputs.dtype != torch.uint8:
+        inputs = material.train.inputs
+    evidence = Evidence(material.train.ids, 10, labels=labels, inputs=inputs)
+    assert torch.equal(scores.values, score_by_hand([parse("cg_score")], evidence)[0].values)
+    assert scores.lineage.parents["inputs"] == material.train.content and scores.lineage.dataset == run.dataset
+    wrong = labels != material.true_labels
+    gap = scores.values[wrong][:, None] - scores.values[~wrong]
+    assert float((gap > 0).double().mean()) > 0.97
+
+
+def test_everything_after_a_score_works(scored, capsys, tmp_path):
+    code, out, _ = here(capsys, "score", "--data", DATA, "--plant", "uniform:rate=0.1", "--out", scored, "cg_score:protocol=rest")
+    assert code == 0 and f"Saved in {scored / 'scores'}" in out and "assay choose" in out
+    code, out, _ = here(capsys, "score", scored, "cg_score", "cg_score:protocol=rest")
+    assert code == 0 and "cg_score:protocol=rest" in out
+    code, out, _ = here(capsys, "choose", scored, "cg_score", "--policy", "bottom_k", "--keep", "0.9", "--name", "drop")
+    assert code == 0
+    code, out, _ = here(capsys, "verify", scored, "--decision", "drop", "--seeds", "2", "--executor", "inline")
+    assert code == 0 and "Retrained: bottom_k:keep=0.9 by cg_score" in out
+    code, out, err = here(capsys, "report", scored)
+    assert code == 0, err
+    assert "Nothing was trained" in (scored / "report.html").read_text()
+    code, out, _ = here(capsys, "inspect", scored, "--check")
+    assert code == 0 and "0 committed" in out and "not aum: aum reads a training" in out
+    code, out, _ = here(capsys, "score", scored, "all")
+    assert code == 0 and "cg_score" in out and "left out aum" in out
+    code, _, err = here(capsys, "export", scored, tmp_path / "npy")
+    assert code == 3 and "keeps no logits" in sentence(err)
+
+
+def test_it_goes_to_runs_if_nothing_else_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = here(capsys, "score", "--data", DATA, "cg_score:repeats=1")
+    assert code == 0 and Run("runs/digits-untrained").paths.scores("cg_score:repeats=1").exists()
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'data = "{DATA}"\nnet = "logistic"\nseed = 3\n[recipe]\nepochs = 2\n')
+    code, _, _ = here(capsys, "score", "--plan", plan, "--out", "other", "cg_score:repeats=1")
+    assert code == 0 and Run("other").header.about["net"] == "logistic" and Run("other").header.seed == 3
+
+
+def test_a_path_says_what_reads_it(tmp_path, capsys):
+    draw = np.random.default_rng(0)
+    inputs = draw.normal(size=(40, 5)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", inputs=inputs, labels=np.arange(40) % 2)
+    code, _, _ = here(capsys, "score", "--data", f"{tmp_path / 'rows.npz'}:test=0.25", "--out", tmp_path / "a", "cg_score")
+    assert code == 0 and len(Run(tmp_path / "a").ids) == 30
+    table = "\n".join(["a,b,kind", *(f"{x:.4f},{y:.4f},{'no' if n % 2 else 'yes'}" for n, (x, y) in enumerate(inputs[:, :2]))])
+    (tmp_path / "table.csv").write_text(table + "\n")
+    code, _, _ = here(capsys, "score", "--data", f"{tmp_path / 'table.csv'}:label=kind", "--out", tmp_path / "b", "cg_score")
+    assert code == 0 and Run(tmp_path / "b").class_names == ("no", "yes")
+
+
+def test_embeddings_take_the_place_of_the_data(scored, tmp_path, capsys):
+    run = Run(scored)
+    rows = torch.randn(397, 12, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "rows.npy", rows.numpy())
+    order = torch.randperm(397, generator=torch.Generator().manual_seed(1))
+    np.savez(tmp_path / "rows.npz", inputs=rows[order].numpy(), ids=run.ids.take(order).values)
+    expected = assay.score(run, "cg_score:seed=7", inputs=rows)["cg_score:seed=7"]
+    for name in ("rows.npy", "rows.npz"):
+        code, _, _ = here(capsys, "score", scored, "cg_score:seed=7", "--inputs", tmp_path / name)
+        assert code == 0
+        assert torch.equal(load_scores(run.paths.scores("cg_score:seed=7")).values, expected.values)
+    # The data's own score is another one, and is not taken from there.
+    assert not torch.equal(assay.score(run, "cg_score:seed=7", save=True)["cg_score:seed=7"].values, expected.values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["--data", "digts", "cg_score"], "Did you mean digits", 2),
+        (["--data", DATA, "cg_scor"], "Did you mean cg_score", 2),
+        (
+            ["--data", DATA, "aum"],
+            "aum reads a training, and runs/digits-untrained is without one; record with `assay record`",
+            3,
+        ),
+        (["--data", DATA, "sgd_influence"], "sgd_influence reads a training", 3),
+        (["--data", DATA, "cg_score:ratio=0"], "ratio=0.0 is not above 0", 2),
+        (["--plan", "absent.toml", "cg_score"], "absent.toml does not exist", 2),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(arguments, words, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found, _, err = here(capsys, "score", *arguments)
+    assert found == code and words in sentence(err)
+
+
+def test_a_folder_that_holds_something_else_is_refused(scored, recorded, tmp_path, capsys):
+    for flags, words, code in (
+        (["--data", DATA, "--out", recorded], "holds a recorded run", 2),
+        (["--data", DATA, "--out", scored], "is of another plan (plant was", 4),
+        (["--data", DATA, "--out", tmp_path], "is not empty and holds no run", 2),
+    ):
+        (tmp_path / "file").touch()
+        found, _, err = here(capsys, "score", *flags, "cg_score")
+        assert found == code and words in sentence(err)
+    found, _, err = here(capsys, "score", recorded, "cg_score", "--plant", "uniform:rate=0.1")
+    assert found == 2 and "--plant, --seed and --out go with --data or --plan" in sentence(err)
+    found, _, err = here(capsys, "record", scored, "--data", DATA, "--resume")
+    assert found == 4 and "view='none'" in sentence(err)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.write_text("no"), "cannot be read"),
+        (lambda path: np.save(path, np.zeros((3, 2))), "rows of shape (3, 2) for 397 ids"),
+        (lambda path: np.save(path, np.full((397, 2), np.nan)), "NaN, infinite"),
+        (lambda path: np.save(path, np.array([["a"]] * 397)), "give numbers"),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_refused(scored, tmp_path, capsys, make, words):
+    make(tmp_path / "rows.npy")
+    found, _, err = here(capsys, "score", scored, "cg_score", "--inputs", tmp_path / "rows.npy")
+    assert found == 2 and words in sentence(err)
+
+
+def test_inputs_for_a_method_that_reads_none_are_refused(recorded, tmp_path, capsys):
+    np.save(tmp_path / "rows.npy", np.ones((397, 2)))
+    found, _, err = here(capsys, "score", recorded, "aum", "--inputs", tmp_path / "rows.npy")
+    assert found == 2 and "None of aum looks at inputs" in sentence(err)
+
+
+def test_a_run_of_the_users_own_loop_takes_its_loader_or_inputs(tmp_path):
+    from experiments.test_verify import looped
+
+    run = looped(tmp_path / "own")
+    with pytest.raises(assay.AssayError, match="whose data assay does not know"):
+        assay.score(run, "cg_score")
+    rows = torch.randn(len(run.ids), 3, generator=torch.Generator().manual_seed(0))
+    assert len(assay.score(run, "cg_score", inputs=rows)["cg_score"]) == len(run.ids)

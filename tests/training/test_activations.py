@@ -1,0 +1,175 @@
+"""Layers of any net: which are found, what is taken of them, and that neither an in-place activation nor a second call spoils it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from assay import nets
+from assay.core.errors import UnknownName, UsageError
+from assay.training.activations import found, layered
+
+N = 10
+
+
+def taken(model, inputs, names=None, batch=4, room=10**9):
+    model.eval()
+
+    def batches():
+        for positions in torch.arange(len(inputs)).split(batch):
+            yield positions, inputs[positions]
+
+    passes = []
+
+    def forward(part):
+        passes.append(len(part))
+        with torch.no_grad():
+            return model(part)
+
+    layers = {one.name: one.rows for one in layered(model, batches, forward, len(inputs), names, room)}
+    return layers, passes
+
+
+def test_a_residual_net_is_looked_at_where_the_paper_does():
+    model = nets.build("resnet18", (3, 8, 8), 10, 0).eval()
+    inputs = torch.randn(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    layers, _ = taken(model, inputs)
+    assert list(layers) == ["input", "0", *map(str, range(3, 11)), "softmax"]
+    with torch.no_grad():
+        stem = model[1](model[0](inputs))
+        block, x = model[3], F.relu(stem)
+        before = block.norm2(block.conv2(F.relu(block.norm1(block.conv1(x))))) + block.shortcut(x)
+        logits = model(inputs)
+    torch.testing.assert_close(layers["input"], inputs.flatten(1))
+    torch.testing.assert_close(layers["0"], stem.flatten(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layers["3"], before.flatten(1), rtol=1e-4, atol=1e-5)
+    assert bool((layers["3"] < 0).any()), "after the addition and before the ReLU"
+    torch.testing.assert_close(layers["softmax"], logits.softmax(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "expected"),
+    [
+        ("logistic", (5,), []),
+        ("mlp:widths=6-7", (5,), ["1", "3"]),
+        ("lenet", (1, 12, 12), ["0", "3", "7", "9"]),
+        ("six_conv", (3, 8, 8), ["0", "3", "6", "9", "12", "15"]),
+    ],
+)
+def test_layers_with_weights_are_found_in_order(net, shape, expected):
+    model = nets.build(net, shape, 3, 0).eval()
+    assert [place.name for place in found(model, lambda: model(torch.randn(2, *shape)))] == expected
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Twice(nn.Module):
+    """Two layers of one's own, one of them called twice, with activations that work in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again, self.act, self.head = nn.Linear(5, 6), nn.Linear(6, 6), nn.ReLU(inplace=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        for _ in range(2):
+            x = self.act(self.again(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Wrapped])
+def test_a_layer_called_twice_counts_twice_and_activations_in_place_change_nothing(wrap):
+    torch.manual_seed(0)
+    inner = Twice()
+    model, inputs = wrap(inner), torch.randn(N, 5)
+    layers, _ = taken(model, inputs)
+    prefix = "" if model is inner else "inner."
+    assert list(layers) == ["input", f"{prefix}first", f"{prefix}again", f"{prefix}again#2", "softmax"]
+    with torch.no_grad():
+        one = F.linear(inputs, inner.first.weight, inner.first.bias)
+        two = F.linear(one.relu(), inner.again.weight, inner.again.bias)
+        three = F.linear(two.relu(), inner.again.weight, inner.again.bias)
+    for name, rows in (("first", one), ("again", two), ("again#2", three)):
+        torch.testing.assert_close(layers[prefix + name], rows)
+        assert bool((layers[prefix + name] < 0).any())
+
+
+def test_as_many_layers_as_have_room_are_taken_in_one_pass_and_it_ends_with_the_last():
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(N, 5)
+    calls = []
+    model[4].register_forward_hook(lambda *_: calls.append(1))
+    whole, once = taken(model, inputs)
+    # One pass finds the layers, one their sizes, and each has four batches of the ten.
+    assert len(once) == 2 + 3
+    calls.clear()
+    parts, often = taken(model, inputs, room=8 * N * 4)
+    assert len(often) == 2 + 3 * 3 and len(calls) == 1 + 3, "a pass for an inner layer goes on to the logits"
+    assert all(torch.equal(whole[name], parts[name]) for name in whole) and list(whole) == list(parts)
+
+
+def test_named_layers_are_looked_at_as_they_are():
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    layers, _ = taken(model, torch.randn(N, 5), ["1"])
+    assert list(layers) == ["input", "1", "softmax"] and bool((layers["1"] >= 0).all())
+    with pytest.raises(UnknownName, match="No layer of the model is named '3'"):
+        taken(model, torch.randn(N, 5), ["3"])
+    with pytest.raises(UsageError, match=r"layers=1\+1 must name at least one layer, and each once"):
+        taken(model, torch.randn(N, 5), ["1", "1"])
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.mix, self.head = nn.Embedding(7, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.mix(self.embedding(tokens))).mean(1))
+
+
+def test_tokens_are_averaged_and_are_no_layer_themselves():
+    torch.manual_seed(0)
+    model, tokens = Tokens(), torch.randint(7, (N, 4))
+    layers, _ = taken(model, tokens)
+    assert list(layers) == ["embedding", "mix", "softmax"]
+    torch.testing.assert_close(layers["embedding"], model.embedding(tokens).mean(1).detach())
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(5, 3))
+
+    def forward(self, x):
+        return x @ self.weight
+
+
+def test_a_net_without_inner_layers_has_its_input_and_its_softmax():
+    inputs = torch.randn(N, 5)
+    layers, _ = taken(Bare(), inputs)
+    assert list(layers) == ["input", "softmax"] and torch.equal(layers["input"], inputs)
+    with pytest.raises(UsageError, match="no layer between its tokens and its logits"):
+        taken(OneHot(), torch.randint(7, (N, 4)))
+
+
+class OneHot(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(7, 3))
+
+    def forward(self, tokens):
+        return F.one_hot(tokens, 7).float().mean(1) @ self.weight
+
+
+def test_a_layer_that_is_never_called_is_refused():
+    model = Twice()
+    model.spare = nn.Linear(2, 2)
+    with pytest.raises(UsageError, match="Layer spare is not called"):
+        taken(model, torch.randn(N, 5), ["spare"])
