@@ -8,7 +8,9 @@ from torch import Tensor
 
 Tie = Literal["low", "high", "nearest"]
 ROWS, COLUMNS = 2048, 8192
-"""Distances that are held at once."""
+"""Distances that are held at once, at most."""
+TILE_BYTES = 2**28
+"""What the rows of one side of them may take."""
 
 
 def nearest(
@@ -32,18 +34,19 @@ def nearest(
     there = len(supports) - int(own is not None and bool((own >= 0).any()))
     if not 1 <= k <= there:
         raise ValueError(f"k={k} neighbours are asked for and there are {there}.")
-    centre = supports.mean(0)
-    supports = supports - centre
-    sizes = supports.square().sum(1)
+    wide = max(1, TILE_BYTES // max(1, supports[:1].nbytes))
+    centre, columns = supports.mean(0), min(COLUMNS, wide)
+    # Never all of them less their mean at once: they may take most of the memory.
+    sizes = torch.cat([(tile - centre).square().sum(1) for tile in supports.split(columns)])
     found = []
-    for rows in torch.arange(len(queries)).split(ROWS):
+    for rows in torch.arange(len(queries)).split(min(ROWS, wide)):
         part = queries[rows] - centre
         best = torch.full((len(rows), k), torch.inf, dtype=part.dtype, device=part.device)
         which = torch.zeros((len(rows), k), dtype=torch.int64, device=part.device)
-        for start in range(0, len(supports), COLUMNS):
-            tile = supports[start : start + COLUMNS]
+        for start in range(0, len(supports), columns):
+            tile = supports[start : start + columns] - centre
             # Without |q|^2, which is the same for all supports of a query.
-            gaps = torch.addmm(sizes[start : start + COLUMNS], part, tile.T, alpha=-2)
+            gaps = torch.addmm(sizes[start : start + columns], part, tile.T, alpha=-2)
             if own is not None:
                 at = own[rows] - start
                 here = ((at >= 0) & (at < len(tile))).nonzero().flatten()

@@ -38,7 +38,9 @@ class Learnt:
     margin: float
 
 
-def learnt(alpha: float, fraction: float = 1.0, keep: Literal["hard", "easy"] = "hard", angle: float = 0.0) -> Learnt:
+def learnt(
+    alpha: float | int, fraction: float | int = 1, keep: Literal["hard", "easy"] = "hard", angle: float | int = 0
+) -> Learnt:
     """The student of largest margin, as N goes to infinity.
 
     Args:
@@ -57,8 +59,6 @@ def learnt(alpha: float, fraction: float = 1.0, keep: Literal["hard", "easy"] = 
         raise ValueError(f"alpha={alpha} is not above 0.")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction={fraction} is outside 0..1, 0 excluded.")
-    if keep not in ("hard", "easy"):
-        raise ValueError(f"keep={keep!r} is neither hard nor easy.")
     if not 0 <= angle < math.pi / 2:
         raise ValueError(f"angle={angle} is outside 0..pi/2.")
     if fraction == 1:
@@ -68,7 +68,7 @@ def learnt(alpha: float, fraction: float = 1.0, keep: Literal["hard", "easy"] = 
     return _aligned(alpha, z, weight) if angle == 0 else _tilted(alpha, z, weight, angle)
 
 
-def _fields(fraction: float, keep: str) -> tuple[np.ndarray, np.ndarray]:
+def _fields(fraction: float | int, keep: str) -> tuple[np.ndarray, np.ndarray]:
     """Sizes of the probe's field and their weights, which add up to 1."""
     low, high = (0.0, float(ndtri((1 + fraction) / 2))) if keep == "hard" else (float(ndtri(1 - fraction / 2)), FAR)
     z, weight = _quadrature(low, min(high, FAR), 8)
@@ -98,7 +98,7 @@ def _slope(h: np.ndarray) -> np.ndarray:
     return h * ndtr(h) + _density(h)
 
 
-def _margin(alpha: float, fields: np.ndarray, weight: np.ndarray, c: float) -> float:
+def _margin(alpha: float | int, fields: np.ndarray, weight: np.ndarray, c: float) -> float:
     """kappa, given y (a z + b w) of each node and c."""
 
     def excess(kappa: float) -> float:
@@ -113,7 +113,7 @@ def _margin(alpha: float, fields: np.ndarray, weight: np.ndarray, c: float) -> f
     return float(brentq(excess, low, high, xtol=1e-14, rtol=1e-14))
 
 
-def _aligned(alpha: float, z: np.ndarray, weight: np.ndarray) -> Learnt:
+def _aligned(alpha: float | int, z: np.ndarray, weight: np.ndarray) -> Learnt:
     def stationary(part: float) -> float:
         # By the logarithm of c^2, so that overlaps near 1 are told apart.
         c2 = math.exp(part)
@@ -127,7 +127,7 @@ def _aligned(alpha: float, z: np.ndarray, weight: np.ndarray) -> Learnt:
     return Learnt(math.asin(math.sqrt(c2)) / math.pi, a, _margin(alpha, a * z, weight, math.sqrt(c2)))
 
 
-def _tilted(alpha: float, z: np.ndarray, weight: np.ndarray, angle: float) -> Learnt:
+def _tilted(alpha: float | int, z: np.ndarray, weight: np.ndarray, angle: float | int) -> Learnt:
     cos, sin = math.cos(angle), math.sin(angle)
     # For each z > 0 the label changes where w passes -z cot; by symmetry z < 0 is the same with w turned.
     nodes, parts = [], []

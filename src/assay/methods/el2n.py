@@ -49,7 +49,8 @@ class EL2N(AbstractDynamicsMethod):
     source: ClassVar[Source] = Source(
         "Paul et al. 2021, definition 2.2",
         "https://arxiv.org/abs/2107.07075",
-        "one run, where the paper averages ten or more; the recorded pass, which is the augmented training pass unless the run "
+        "a mean over models where a recording has several, as the ten of the paper, else of one; the recorded pass, which is the "
+        "augmented training pass unless the run "
         "was recorded with view=eval; `at=0,span=10,reduce=sum` is the form of the CCS code",
     )
 

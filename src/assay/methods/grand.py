@@ -58,7 +58,7 @@ class GraNd(AbstractMethod):
     source: ClassVar[Source] = Source(
         "Paul et al. 2021, definition 2.1",
         "https://arxiv.org/abs/2107.07075",
-        "one model; the paper averages over ten initial ones",
+        "a mean over models where a recording has several, as the paper's ten initial ones, else of one",
     )
 
     def __post_init__(self):

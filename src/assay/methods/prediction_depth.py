@@ -127,8 +127,8 @@ class PredictionDepth(AbstractMethod):
     source: ClassVar[Source] = Source(
         "Baldock, Maennel and Neyshabur 2021",
         "https://arxiv.org/abs/2106.09647",
-        "a mean over models where a recording has several, as the paper's over hundreds; where as many neighbours are of several classes the nearest of them decides, which does "
-        "not depend on the numbers of classes; tokens are averaged in each layer",
+        "a mean over models where a recording has several, as the paper's over hundreds; where as many neighbours are of several classes "
+        "the nearest of them decides, which does not depend on the numbers of classes; tokens are averaged in each layer",
     )
 
     def __post_init__(self):
@@ -168,7 +168,7 @@ class PredictionDepth(AbstractMethod):
         predictions = torch.empty(0)
         for one in source.at(self.at if self.at != -1 else kept[-1]).embeddings(self._names):
             names.append(one.name)
-            rows = one.rows[order]
+            rows = _ordered(one.rows, order)
             probes.append(self._probe(self._projected(rows, len(probes)), given, support))
             if rough:
                 exact.append(self._exact(rows, given, sample))
@@ -224,3 +224,12 @@ class PredictionDepth(AbstractMethod):
         reference = {"label": labels, "last_probe": probes[-1]}.get(self.reference, predictions)
         # A layer keeps its number, however many are read.
         return first + depth(probes[first:], reference)
+
+
+def _ordered(rows: Tensor, order: Tensor) -> Tensor:
+    """The rows in this order, in their own memory: a layer may take most of what there is."""
+    if not torch.equal(order, torch.arange(len(order))):
+        for start in range(0, rows.shape[1], 1024):
+            part = rows[:, start : start + 1024]
+            part.copy_(part[order])
+    return rows
