@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
-from assay.data.splitting import held_out
+from assay.data.splitting import held_out, subset
 
 
 @settings(max_examples=50, deadline=None)
@@ -42,3 +42,28 @@ def test_fractions_outside_are_refused(fraction):
 def test_an_empty_test_part_is_refused():
     with pytest.raises(UsageError, match="leaves the test part empty"):
         held_out(Ids([0, 1]), torch.tensor([0, 1]), 0.5, 0)
+
+
+@given(st.integers(0, 5), st.lists(st.integers(0, 3), min_size=4, max_size=60))
+@settings(max_examples=40, deadline=None)
+def test_subsets_nest_and_have_their_share_of_every_class(seed, classes):
+    labels = torch.tensor(classes)
+    ids = Ids(range(100, 100 + len(classes)))
+    before = torch.zeros(len(classes), dtype=torch.bool)
+    for fraction in (0.1, 0.29, 0.3, 0.7, 1.0):
+        taken = subset(ids, labels, fraction, seed)
+        assert bool((before <= taken).all())
+        for label in set(classes):
+            size = classes.count(label)
+            # In whole numbers: hundredths of the size.
+            assert int((labels[taken] == label).sum()) == max(1, size * round(100 * fraction) // 100)
+        before = taken
+    assert bool(before.all())
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(subset(ids.take(order), labels[order], 0.3, seed), subset(ids, labels, 0.3, seed)[order])
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
+def test_a_subset_of_nothing_or_of_more_than_all_is_refused(fraction):
+    with pytest.raises(UsageError, match="is outside 0..1, 0 excluded"):
+        subset(Ids(range(4)), torch.tensor([0, 1, 0, 1]), fraction, 0)

@@ -183,3 +183,16 @@ def test_crop_and_flip_are_refused_on_rows(tmp_path):
 
 def test_settings_of_the_tests_are_a_plan():
     assert Plan.make(settings()).training.epochs == 3
+
+
+def test_a_subset_takes_part_before_anything_is_held_out_or_planted():
+    whole, half = (plan(subset=part, validation=0.2).load() for part in (1.0, 0.5))
+    every = set(whole.train.ids) | set(whole.validation.ids)
+    taken = set(half.train.ids) | set(half.validation.ids)
+    assert taken < every and abs(len(taken) - len(every) / 2) <= 10
+    assert len(half.validation) == round(0.2 * len(taken)) and half.wrong.float().mean() == pytest.approx(0.1, abs=0.01)
+    assert half.test.ids == whole.test.ids
+    smaller = plan(subset=0.25).load().train
+    assert set(smaller.ids) < set(plan(subset=0.5).load().train.ids)
+    with pytest.raises(UsageError, match="subset = 0.0 is outside"):
+        plan(subset=0.0)

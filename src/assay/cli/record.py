@@ -17,6 +17,7 @@ def record_(
     net: str | None = None,
     plant: str | None = None,
     validation: float | None = None,
+    subset: float | None = None,
     models: MaybeWhole = None,
     seed: MaybeWhole = None,
     epochs: MaybeWhole = None,
@@ -63,6 +64,8 @@ def record_(
     validation
         Fraction of the training examples to hold out (before planting), for methods that ask what changes on them; 0 if nothing says
         otherwise.
+    subset
+        Fraction of the training examples that take part, the same of every class; all if nothing says otherwise.
     models
         How many nets to train on the same examples, from different initial weights and in different orders; scores are then means over
         them, with intervals. 1 if nothing says otherwise.
@@ -145,6 +148,7 @@ def record_(
         "net": net,
         "seed": seed,
         "validation": validation,
+        "subset": subset,
         "models": models,
         "plant": planting(plant) if plant is not None else None,
         "recipe": given(recipe),

@@ -1,4 +1,6 @@
-"""A part set aside from a training set: for testing where it comes without one, or for validation."""
+"""Parts of a training set: set aside for testing where it comes without one, or for validation; or all that takes part."""
+
+import fractions
 
 import numpy as np
 import torch
@@ -37,4 +39,24 @@ def held_out(
     shuffled = draws.permutation(ids.keys, seed, f"{part} part")
     for label, count in zip(present.tolist(), take.tolist(), strict=True):
         mask[shuffled[labels[shuffled] == label][:count]] = True
+    return mask
+
+
+def subset(ids: Ids, labels: Int[Tensor, " examples"], fraction: float, seed: int) -> Bool[Tensor, " examples"]:
+    """Which examples a fraction of them is: floor(fraction * size) of every class, at least one, drawn by id.
+
+    A smaller subset is part of a larger one under the same seed. The order of the examples does not enter.
+
+    Raises:
+        UsageError: `fraction` is outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise UsageError(f"subset={fraction} is outside 0..1, 0 excluded; it is the fraction of the examples that take part.")
+    # Of the digits that were written: 0.7 * 45000 is 31499.999... to a computer.
+    part = fractions.Fraction(repr(float(fraction)))
+    mask = torch.zeros(len(ids), dtype=torch.bool)
+    shuffled = draws.permutation(ids.keys, seed, "subset")
+    for label in labels.unique().tolist():
+        members = shuffled[labels[shuffled] == label]
+        mask[members[: max(1, len(members) * part.numerator // part.denominator)]] = True
     return mask

@@ -20,7 +20,7 @@ from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
 from ..data.corruption import plant
 from ..data.examples import Examples
-from ..data.splitting import held_out
+from ..data.splitting import held_out, subset
 from ..data.transforms import augment
 from ..maths import draws
 from ..runs.recorder import check_live
@@ -77,6 +77,8 @@ class Plan(pydantic.BaseModel):
         validation: Fraction of the training examples that is held out before labels are planted wrong, the same of every class; for
             methods that ask what changes on examples not trained on.
         plant: Labels to make wrong; None for none.
+        subset: Fraction of the training examples that take part at all, the same of every class, drawn before anything else; a smaller one is
+            part of a larger one under the same seed.
         models: How many nets are trained on the same examples, each from its own initial weights and in its own order; scores are then means
             over them.
         member: Which of them this is; 0 is the one that a run shows.
@@ -90,6 +92,7 @@ class Plan(pydantic.BaseModel):
     net: str = "mlp"
     seed: int = 0
     validation: float = 0.0
+    subset: float = 1.0
     models: int = 1
     member: int = 0
     plant: Plant | None = None
@@ -135,6 +138,10 @@ class Plan(pydantic.BaseModel):
         if not 0 <= plan.validation < 1:
             raise UsageError(
                 f"The plan's validation = {plan.validation} is outside 0..1; it is a fraction of the training examples."
+            )
+        if not 0 < plan.subset <= 1:
+            raise UsageError(
+                f"The plan's subset = {plan.subset} is outside 0..1, 0 excluded; it is a fraction of the training examples."
             )
         if plan.models < 1 or plan.member < 0:
             raise UsageError(f"The plan's models = {plan.models} must be at least 1, and its member = {plan.member} at least 0.")
@@ -214,6 +221,9 @@ class Plan(pydantic.BaseModel):
         """
         split = data.parse(self.data).load()
         train, true, validation = split.train, split.true_labels, None
+        if self.subset < 1:
+            taken = subset(train.ids, train.labels, self.subset, self.seed)
+            train, true = train.take(taken), None if true is None else true[taken]
         if self.validation:
             apart = held_out(train.ids, train.labels, self.validation, self.seed, "validation")
             validation, train = train.take(apart), train.take(~apart)

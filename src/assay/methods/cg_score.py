@@ -410,6 +410,9 @@ class _Problem:
         chosen = draws.permutation(self.ids.keys[rows.numpy()], method.seed, "cg_score sample")[: max(SAMPLE, 4 * method.block)]
         rows = rows[chosen.sort().values]
         own = self.labels[rows] == one
+        if int(own.sum()) < 3:
+            # Ranks of two say nothing.
+            return
         signs, told = self._signs(own)[:, None], (dict(self.met), self.warnings)
         exact = self._exact(rows, signs)[own, 0]
         near = torch.stack([self._solved(rows, signs, n)[own, 0] for n in range(method.repeats if self.chance else 1)]).mean(0)
