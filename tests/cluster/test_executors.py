@@ -3,8 +3,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def square(number):
     return number * number
 
 
-def threads():
+def threads_of_torch():
     return torch.get_num_threads()
 
 
@@ -100,10 +101,10 @@ def test_inline_results_come_one_by_one(tmp_path):
 
 def test_a_call_has_the_threads_asked_for_wherever_it_runs(tmp_path):
     before = torch.get_num_threads()
-    assert dict(run_all(executor("inline", threads=3), [Call("t", threads)], tmp_path)) == {"t": 3}
+    assert dict(run_all(executor("inline", threads=3), [Call("t", threads_of_torch)], tmp_path)) == {"t": 3}
     assert torch.get_num_threads() == before
     with executor("processes", workers=1, threads=3) as pool:
-        assert dict(run_all(pool, [Call("t", threads)], tmp_path)) == {"t": 3}
+        assert dict(run_all(pool, [Call("t", threads_of_torch)], tmp_path)) == {"t": 3}
 
 
 def test_inline_keeps_exceptions_and_lets_ctrl_c_through():
@@ -211,3 +212,18 @@ def test_bad_arguments_are_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NotWritten, match="cannot be written"):
         list(run_all(executor("inline"), squares(1), tmp_path / "file"))
+
+
+def test_calls_that_were_cancelled_before_the_workers_are_ended_trouble_nobody(tmp_path, monkeypatch):
+    # Ctrl-C may come while the caller looks at a result: what waits is then cancelled first, the workers are ended after.
+    caught = []
+    monkeypatch.setattr(threading, "excepthook", caught.append)
+    pool = executor("processes", workers=1)
+    with pytest.raises(KeyboardInterrupt), pool:
+        running = pool.submit(pids, tmp_path, "pid")
+        waiting = [pool.submit(square, number) for number in range(6)]
+        until((tmp_path / "pid").exists)
+        assert any([future.cancel() for future in waiting])
+        raise KeyboardInterrupt
+    assert not caught, caught[0].exc_value
+    assert isinstance(running.exception(), BrokenExecutor) and all(future.done() for future in waiting)

@@ -65,5 +65,5 @@ def test_subsets_nest_and_have_their_share_of_every_class(seed, classes):
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
 def test_a_subset_of_nothing_or_of_more_than_all_is_refused(fraction):
-    with pytest.raises(UsageError, match="is outside 0..1, 0 excluded"):
+    with pytest.raises(UsageError, match=r"is outside 0\.\.1, 0 excluded"):
         subset(Ids(range(4)), torch.tensor([0, 1, 0, 1]), fraction, 0)

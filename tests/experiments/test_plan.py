@@ -194,5 +194,5 @@ def test_a_subset_takes_part_before_anything_is_held_out_or_planted():
     assert half.test.ids == whole.test.ids
     smaller = plan(subset=0.25).load().train
     assert set(smaller.ids) < set(plan(subset=0.5).load().train.ids)
-    with pytest.raises(UsageError, match="subset = 0.0 is outside"):
+    with pytest.raises(UsageError, match=r"subset = 0\.0 is outside"):
         plan(subset=0.0)

@@ -10,7 +10,15 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    InvalidStateError,
+    ProcessPoolExecutor,
+    wait,
+)
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +56,15 @@ class InlineExecutor(Executor):
         self._open = False
 
 
+class _Answered(Future):
+    """A future that a broken pool may answer although it was cancelled before."""
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        # The pool's own thread would end in a traceback.
+        with contextlib.suppress(InvalidStateError):
+            super().set_exception(exception)
+
+
 class SpawnedProcesses(ProcessPoolExecutor):
     """Freshly started processes (no fork: torch's threads and CUDA do not survive one); `threads` is for `run_all`."""
 
@@ -59,7 +76,10 @@ class SpawnedProcesses(ProcessPoolExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """As any executor's; workers that it starts do not hear Ctrl-C, not even before their first line."""
         with _interrupts_ignored():
-            return super().submit(fn, *args, **kwargs)
+            future = super().submit(fn, *args, **kwargs)
+            # The pool makes its futures itself, of the plain kind.
+            future.__class__ = _Answered
+            return future
 
     def stop(self) -> None:
         """End the workers now, whatever they are doing; calls that are not finished get BrokenProcessPool."""
