@@ -1,15 +1,12 @@
 """The complexity gap: seconds and memory beside a loop over examples, and how near the approximations for many examples come.
 
-Five parts, each in a process of its own. `loop`: the closed form beside a loop that takes each example out of the inverse (as the
+Five parts, each a command of its own. `loop`: the closed form beside a loop that takes each example out of the inverse (as the
 authors' code does), two classes of random rows. `protocol`: the paper's protocol with 5 repetitions on CIFAR-10. `iteration`: conjugate
 gradients on one kernel of many MNIST images beside the exact score. `digits`: planted flips. `cost`: seconds against the number of examples.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -36,13 +33,14 @@ FLIPS, SEEDS = 0.2, 5
 def by_loop(rows: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
     """Each example taken out of the inverse by the block formula, one after the other."""
     inverse = torch.linalg.inv(gram.relu_gram(rows))
-    whole, found = signs @ inverse @ signs, []
+    # What is found stands in one place: numbers strewn between so large matrices would keep their memory from being used again.
+    whole, found = signs @ inverse @ signs, torch.empty(len(rows), dtype=torch.float64)
     for out in range(len(rows)):
         rest = torch.cat([torch.arange(out), torch.arange(out + 1, len(rows))])
         column = inverse[rest, out]
         without = inverse[rest][:, rest] - torch.outer(column, column) / inverse[out, out]
-        found.append(whole - signs[rest] @ without @ signs[rest])
-    return torch.stack(found)
+        found[out] = whole - signs[rest] @ without @ signs[rest]
+    return found
 
 
 def loop(_: Path) -> dict:
@@ -132,21 +130,11 @@ def main() -> None:
     """Measure, write, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-path", required=True, help="folder that holds the folders cifar10 and mnist")
-    parser.add_argument("--part", choices=PARTS, help="only this one, in this process")
+    parser.add_argument("--part", choices=PARTS, required=True)
     parser.add_argument("--out", help="folder for the JSON")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
-    if given.part is not None:
-        print(json.dumps(PARTS[given.part](Path(given.data_path))))
-        return
-    found = {}
-    for part in PARTS:
-        done = subprocess.run(
-            [sys.executable, __file__, "--data-path", given.data_path, "--part", part], check=True, capture_output=True, text=True
-        )
-        found[part] = json.loads(done.stdout.splitlines()[-1])
-        print(part, found[part], flush=True)
-    report("cg_score", found, given.out)
+    report(f"cg_score-{given.part}", PARTS[given.part](Path(given.data_path)), given.out)
 
 
 if __name__ == "__main__":
