@@ -32,6 +32,8 @@ JITTERS = (0.5e-10, 0.5e-8, 0.5e-6)
 """Tried in turn where H has no inverse: parts of its diagonal, which is 1/2."""
 RESIDUAL = 1e-4
 """Where an iteration may stop: what is left, as a part of the right-hand side."""
+UNSOLVED = 0.5
+"""A residual above which an iteration has not come far enough to be silent about it."""
 SAMPLE = 2000
 """Rows on which an approximation is held against the exact score."""
 SMALLEST_PART = 0.1
@@ -198,7 +200,7 @@ class CGScore(AbstractMethod):
     transform: Literal["raw", "standardised", "centred"] = "raw"
     solver: Literal["exact", "iteration", "blocks"] = "exact"
     jitter: float = 0.0
-    iterations: int = 100
+    iterations: int = 300
     probes: int = 64
     block: int = 1000
     seed: int = 0
@@ -253,9 +255,13 @@ class CGScore(AbstractMethod):
             row[order] = problem.values(repetition)
         if self.solver != "exact":
             problem.compare()
-        return Findings(
-            found.mean(0), diagnostics=problem.met, warnings=problem.warnings, repeats=found if problem.chance else None
-        )
+        left, warnings = problem.met.get("largest relative residual", 0.0), problem.warnings
+        if isinstance(left, float) and left > UNSOLVED:
+            warnings = (
+                *warnings,
+                f"Conjugate gradients stopped with a residual of {left:.2g} times the right-hand side; give more than {self.iterations} iterations.",
+            )
+        return Findings(found.mean(0), diagnostics=problem.met, warnings=warnings, repeats=found if problem.chance else None)
 
     def _transformed(self, evidence: Evidence) -> tuple[Int[Tensor, " examples"], Float[Tensor, "examples dims"]]:
         """Positions in the order of the ids, so that no sum depends on that of the examples, and the inputs in that order."""
