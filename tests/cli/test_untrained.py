@@ -89,13 +89,20 @@ def test_embeddings_take_the_place_of_the_data(scored, tmp_path, capsys):
     np.save(tmp_path / "rows.npy", rows.numpy())
     order = torch.randperm(397, generator=torch.Generator().manual_seed(1))
     np.savez(tmp_path / "rows.npz", inputs=rows[order].numpy(), ids=run.ids.take(order).values)
-    expected = assay.score(run, "cg_score:seed=7", inputs=rows)["cg_score:seed=7"]
+    title = "cg_score:inputs=noise"
+    code, _, err = here(capsys, "choose", scored, title, "--policy", "bottom_k", "--keep", "0.9", "--name", "by noise")
+    assert code == 2 and "rows named 'noise', which are neither given nor scored yet; give --inputs noise=FILE" in sentence(err)
+    expected = assay.score(run, title, inputs={"noise": rows})[title]
     for name in ("rows.npy", "rows.npz"):
-        code, _, _ = here(capsys, "score", scored, "cg_score:seed=7", "--inputs", tmp_path / name)
+        code, _, _ = here(capsys, "score", scored, title, "cg_score", "--inputs", f"noise={tmp_path / name}")
         assert code == 0
-        assert torch.equal(load_scores(run.paths.scores("cg_score:seed=7")).values, expected.values)
-    # The data's own score is another one, and is not taken from there.
-    assert not torch.equal(assay.score(run, "cg_score:seed=7", save=True)["cg_score:seed=7"].values, expected.values)
+        assert torch.equal(load_scores(run.paths.scores(title)).values, expected.values)
+    # A score of the data is another one, and what was scored of the rows is taken from there without them.
+    assert not torch.equal(load_scores(run.paths.scores("cg_score")).values, expected.values)
+    code, _, _ = here(capsys, "choose", scored, title, "--policy", "bottom_k", "--keep", "0.9", "--name", "by noise")
+    assert code == 0 and torch.equal(load_scores(run.paths.scores(title)).values, expected.values)
+    other = assay.score(run, title, inputs={"noise": rows + 1}, save=True)[title]
+    assert not torch.equal(other.values, expected.values), "other rows of that name"
 
 
 @pytest.mark.parametrize(
@@ -145,14 +152,16 @@ def test_a_folder_that_holds_something_else_is_refused(scored, recorded, tmp_pat
 )
 def test_embeddings_that_do_not_fit_are_refused(scored, tmp_path, capsys, make, words):
     make(tmp_path / "rows.npy")
-    found, _, err = here(capsys, "score", scored, "cg_score", "--inputs", tmp_path / "rows.npy")
+    found, _, err = here(capsys, "score", scored, "cg_score:inputs=rows", "--inputs", f"rows={tmp_path / 'rows.npy'}")
     assert found == 2 and words in sentence(err)
 
 
 def test_inputs_for_a_method_that_reads_none_are_refused(recorded, tmp_path, capsys):
     np.save(tmp_path / "rows.npy", np.ones((397, 2)))
-    found, _, err = here(capsys, "score", recorded, "aum", "--inputs", tmp_path / "rows.npy")
-    assert found == 2 and "None of aum looks at inputs" in sentence(err)
+    found, _, err = here(capsys, "score", recorded, "cg_score", "--inputs", f"rows={tmp_path / 'rows.npy'}")
+    assert found == 2 and "No method looks at rows named 'rows'; score cg_score:inputs=rows" in sentence(err)
+    found, _, err = here(capsys, "score", recorded, "cg_score:inputs=rows", "--inputs", tmp_path / "rows.npy")
+    assert found == 2 and "is not NAME=FILE" in sentence(err)
 
 
 def test_a_run_of_the_users_own_loop_takes_its_loader_or_inputs(tmp_path):
@@ -162,4 +171,7 @@ def test_a_run_of_the_users_own_loop_takes_its_loader_or_inputs(tmp_path):
     with pytest.raises(assay.AssayError, match="whose data assay does not know"):
         assay.score(run, "cg_score")
     rows = torch.randn(len(run.ids), 3, generator=torch.Generator().manual_seed(0))
-    assert len(assay.score(run, "cg_score", inputs=rows)["cg_score"]) == len(run.ids)
+    (found,) = assay.score(run, "cg_score:inputs=rows", inputs={"rows": rows}).values()
+    assert len(found) == len(run.ids)
+    with pytest.raises(assay.AssayError, match="NaN or infinite"):
+        assay.score(run, "cg_score:inputs=rows", inputs={"rows": rows * float("nan")})

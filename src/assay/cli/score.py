@@ -21,7 +21,7 @@ def score_(
     plant: str | None = None,
     seed: MaybeWhole = None,
     out: Path | None = None,
-    inputs: Path | None = None,
+    inputs: list[str] | None = None,
     again: Switch = False,
     schedule: str = "sqrt",
     memory: MaybeWhole = None,
@@ -60,8 +60,8 @@ def score_(
     out
         With --data or --plan: folder of that run; by default runs/NAME-untrained.
     inputs
-        What cg_score looks at in place of the data, such as embeddings: an npy file with a row for each example, in the run's order, or
-        an npz file of `inputs` and `ids`.
+        NAME=FILE: rows that cg_score:inputs=NAME looks at in place of the data, such as embeddings; may be given several times. An npy file
+        with a row for each example, in the run's order, or an npz file of `inputs` and `ids`.
     again
         Compute scores even if they are there.
     schedule
@@ -112,7 +112,7 @@ def score_(
             again=again,
             replaying=how,
             references=dict(map(referred, reference or ())),
-            inputs=None if inputs is None else rows_by_id(inputs, opened.ids),
+            inputs={name: rows_by_id(file, opened.ids) for name, file in map(_file_named, inputs or ())},
             pool=pool,
             progress=progress,
         )
@@ -176,6 +176,16 @@ def _without_training(data: str | None, plan: Path | None, plant: str | None, se
     made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
     name = Path(made.data.partition(":")[0]).name
     return untrained(made, out if out is not None else Path("runs") / f"{name}-untrained")
+
+
+def _file_named(text: str) -> tuple[str, str]:
+    """`NAME=FILE` in two."""
+    from ..core.errors import UsageError
+
+    name, _, file = text.partition("=")
+    if not name or not file:
+        raise UsageError(f"--inputs {text!r} is not NAME=FILE.")
+    return name, file
 
 
 def referred(text: str) -> tuple[str, "dict[str, Tensor]"]:

@@ -71,6 +71,9 @@ class EpochSource(Protocol):
         ...
 
 
+DATA = ""
+"""Name of the data themselves among inputs."""
+
 Value = TypeVar("Value")
 Space = dict[str, Tensor]
 """Memory that one epoch leaves to the next."""
@@ -409,7 +412,7 @@ class Evidence:
         labels: Int[Tensor, " examples"] | None = None,
         epochs: EpochSource | None = None,
         mean_probs: Float[Tensor, "examples classes"] | None = None,
-        inputs: Float[Tensor, "examples ..."] | None = None,
+        inputs: Float[Tensor, "examples ..."] | Mapping[str, Tensor] | None = None,
         checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
         utility: Utility | None = None,
@@ -417,7 +420,7 @@ class Evidence:
         """Put facts under their needs.
 
         Raises:
-            UsageError: Labels, mean probabilities or inputs do not fit the ids and classes.
+            UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
         """
         if labels is not None:
             _check_labels(labels, ids, classes)
@@ -425,14 +428,20 @@ class Evidence:
             raise UsageError(
                 f"Mean probabilities of shape {tuple(mean_probs.shape)} do not fit {len(ids)} examples of {classes} classes."
             )
-        if inputs is not None and (len(inputs) != len(ids) or inputs.ndim < 2):
-            raise UsageError(f"Inputs of shape {tuple(inputs.shape)} do not fit {len(ids)} examples; give one row each.")
+        rows = {DATA: inputs} if isinstance(inputs, Tensor) else dict(inputs or {})
+        for one in rows.values():
+            if len(one) != len(ids) or one.ndim < 2:
+                raise UsageError(f"Inputs of shape {tuple(one.shape)} do not fit {len(ids)} examples; give one row each.")
+            bad = ~one.isfinite().flatten(1).all(1)
+            if bool(bad.any()):
+                names = ids.take(bad)
+                raise UsageError(f"Inputs of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}.")
         self.ids, self.classes = ids, classes
         self.recorded = epochs.recorded if epochs is not None else 0
         held = {
             Need.LABELS: labels,
             Need.MEAN_PROBS: mean_probs,
-            Need.INPUTS: inputs,
+            Need.INPUTS: rows or None,
             Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
             Need.UTILITY: utility,
@@ -491,10 +500,17 @@ class Evidence:
         """Softmax probabilities averaged over all recorded epochs."""
         return self._take(Need.MEAN_PROBS)
 
-    @property
-    def inputs(self) -> Float[Tensor, "examples ..."]:
-        """What a net is given of each example: images in 0..1, channels first, or rows."""
-        return self._take(Need.INPUTS)
+    def inputs(self, name: str | None = None) -> Float[Tensor, "examples ..."]:
+        """The examples themselves: images in 0..1, channels first, or rows; or rows of that name from outside.
+
+        Raises:
+            MissingEvidence: They were not given.
+        """
+        held, wanted = self._take(Need.INPUTS), DATA if name is None else name
+        if wanted not in held:
+            what = "The data themselves are" if name is None else f"Rows of the name {name!r} are"
+            raise MissingEvidence(f"{what} not at hand; there are: {', '.join(filter(None, held))}.")
+        return held[wanted]
 
     @property
     def checkpoints(self) -> CheckpointSource:

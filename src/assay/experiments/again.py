@@ -184,34 +184,20 @@ def again(
     return replay
 
 
-def inputs_of(run: Run, loop: Loop | None = None, given: Tensor | None = None) -> tuple[Tensor, str]:
-    """What a net is given of each example of a run, in the order of its ids, and a fingerprint of it.
-
-    Args:
-        run: The run.
-        loop: What your own loop consists of, for runs without a plan.
-        given: Something else to take in their place, such as embeddings: a row for each example.
+def data_of(run: Run, loop: Loop | None = None) -> tuple[Tensor, str]:
+    """The examples of a run themselves, in the order of its ids, images in 0..1; and a fingerprint of them.
 
     Raises:
-        UsageError: Neither plan nor loop nor anything given, or rows that do not fit or are not finite.
+        UsageError: The run has no plan and there is no loop, or the loop's batches do not begin with numbers.
         Mismatch: The data are not those of the recording.
     """
-    if given is not None:
-        if given.ndim < 2 or len(given) != len(run.ids):
-            raise UsageError(f"Inputs of shape {tuple(given.shape)} do not fit the {len(run.ids)} examples of {run.folder}.")
-        bad = ~given.isfinite().flatten(1).all(1)
-        if bool(bad.any()):
-            names = run.ids.take(bad)
-            raise UsageError(f"Inputs of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}.")
-        held = given.detach().cpu().contiguous()
-        return held, fingerprint(str(tuple(held.shape)), held.numpy().tobytes())
     if has_plan(run):
         examples = material_of(plan_of(run)).train
         return examples.plain(), examples.content
     if loop is None:
         raise UsageError(
             f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give score(..., "
-            "loop=assay.Loop(model, optimizer, loader)) or inputs=TENSOR, a row for each of run.ids."
+            "loop=assay.Loop(model, optimizer, loader)), or rows of your own: score('cg_score:inputs=NAME', inputs={NAME: rows})."
         )
     course = LoopCourse(run, loop)
     parts = []
@@ -220,7 +206,8 @@ def inputs_of(run: Run, loop: Loop | None = None, given: Tensor | None = None) -
         inputs = batch[0] if isinstance(batch, (tuple, list)) else None
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise UsageError(
-                f"The batches of the loader of {run.folder} do not begin with a tensor of numbers; give inputs=TENSOR."
+                f"The batches of the loader of {run.folder} do not begin with a tensor of fractions; give rows of your own: "
+                "score('cg_score:inputs=NAME', inputs={NAME: rows})."
             )
         parts.append(inputs.cpu())
     return torch.cat(parts), LOOP

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import __version__
 from ..core import method as core
 from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
-from ..core.evidence import Evidence, Need
+from ..core.evidence import DATA, Evidence, Need
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
 from ..core.scores import Scores, ScoreTable
@@ -24,7 +24,7 @@ from ..runs.artefacts import finished, load_scores, save_scores
 from ..runs.gather import gather
 from ..runs.replay import Replay
 from ..runs.run import Run
-from .again import LOOP, Given, Replaying, identity, inputs_of
+from .again import LOOP, Given, Replaying, data_of, identity
 from .again import again as taken_again
 from .plan import Plan, has_plan
 from .progress import Progress
@@ -50,7 +50,7 @@ def score(
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
-    inputs: Tensor | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
@@ -72,7 +72,8 @@ def score(
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
         replaying: How steps are taken again: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
-        inputs: What methods of inputs (cg_score) look at in place of the data: a row for each of the run's ids, such as embeddings.
+        inputs: Rows that `cg_score:inputs=NAME` looks at in place of the data, such as embeddings, by name: one for each of the run's ids.
+            Without them a score that was saved of rows of that name is taken.
         pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by
             default in this process.
         progress: Told of such trainings.
@@ -131,45 +132,33 @@ def _scored(
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
-    inputs: Tensor | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
     run = run if isinstance(run, Run) else Run(run)
     wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
-    _check_wanted(wanted, references or {}, inputs)
+    _check_wanted(wanted, references or {}, inputs or {})
     for one in wanted:
         if not run.epochs and not one.needs <= WITHOUT_TRAINING:
             raise MissingEvidence(f"{one.title} reads a training, and {run.folder} is without one; record with `assay record`.")
     models = members_of(run)
-    seen, content = None, ""
-    if any(Need.INPUTS in one.needs for one in wanted):
-        seen, content = inputs_of(run, loop, inputs)
-    replays: list[Replay] = []
-    if any(one.needs & REPLAYED and one.title not in run.header.live for one in wanted):
-        asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
-        if loop is None and has_plan(run) and not isinstance(targets, Mapping):
-            targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
-        for model in models:
-            replay = taken_again(model, loop=loop, targets=targets, replaying=replaying, references=references)
-            replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
-            replays.append(replay)
-        for replay in replays:
-            replay.peers = replays
-        for title, target in asked:
-            if target not in replays[0].targets:
-                raise UsageError(
-                    f"{title} asks for target {target!r}; there are: {', '.join(replays[0].targets) or 'none'}. Name it with targets=, as "
-                    "(inputs, labels), Examples or a function of the model."
-                )
+    seen, content = _inputs(run, wanted, loop, inputs or {})
+    replays = _replays(models, wanted, loop, targets, replaying, references, pool, progress)
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
-    parents = {one.title: _parents(models, one, first, loop, replaying, content) for one in wanted}
+    parents = {one.title: _parents(run, one, first, loop, replaying, content) for one in wanted}
     evidences = [gather(model, replays[place] if replays else None, seen) for place, model in enumerate(models)]
     for one in wanted:
         if save and not again and (old := _saved(run, one, parents[one.title])) is not None:
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
+    for one in due:
+        if (name := _rows(one)) is not None and name not in seen:
+            raise UsageError(
+                f"{one.title} looks at rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
+                f"(in Python inputs={{{name!r}: rows}})."
+            )
     if joined:
         _check_joinable(run, wanted, made, evidences[0])
     began = time.perf_counter()
@@ -191,6 +180,55 @@ def _scored(
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
     return {one.title: made[one.title] for one in wanted}
+
+
+def _rows(method: AbstractMethod) -> str | None:
+    """Name of the rows from outside that a method looks at; None for one that looks at the data, or at none."""
+    return getattr(method, "inputs", None)
+
+
+def _inputs(
+    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What the wanted methods of inputs look at, by name, and fingerprints."""
+    seen = {name: rows.detach().cpu().contiguous() for name, rows in given.items()}
+    content = {name: fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes()) for name, rows in seen.items()}
+    if any(Need.INPUTS in one.needs and _rows(one) is None for one in wanted):
+        seen[DATA], content[DATA] = data_of(run, loop)
+    return seen, content
+
+
+def _replays(
+    models: Sequence[Run],
+    wanted: Sequence[AbstractMethod],
+    loop: Loop | None,
+    targets: Mapping[str, Given] | Sequence[str] | None,
+    replaying: Replaying | None,
+    references: Mapping[str, Mapping[str, Tensor]] | None,
+    pool: Executor | None,
+    progress: Progress | None,
+) -> list[Replay]:
+    """Every model of a recording ready to be taken again, if a method asks for it; else none."""
+    live = models[0].header.live
+    if not any(one.needs & REPLAYED and one.title not in live for one in wanted):
+        return []
+    asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
+    if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
+        targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
+    found: list[Replay] = []
+    for model in models:
+        replay = taken_again(model, loop=loop, targets=targets, replaying=replaying, references=references)
+        replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
+        # Each knows all, itself among them, also those that are still to come.
+        replay.peers = found
+        found.append(replay)
+    for title, target in asked:
+        if target not in found[0].targets:
+            raise UsageError(
+                f"{title} asks for target {target!r}; there are: {', '.join(found[0].targets) or 'none'}. Name it with targets=, as "
+                "(inputs, labels), Examples or a function of the model."
+            )
+    return found
 
 
 def members_of(run: Run) -> list[Run]:
@@ -239,7 +277,7 @@ def _mean(scores: Sequence[Scores]) -> Scores:
     )
 
 
-def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, object], inputs: Tensor | None) -> None:
+def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, object], inputs: Mapping[str, object]) -> None:
     if not wanted:
         raise UsageError("No method was named; name at least one, such as 'dual'.")
     titles = [one.title for one in wanted]
@@ -248,8 +286,8 @@ def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, obj
     asked = {getattr(one, "reference", None) for one in wanted}
     if unused := [name for name in references if name not in asked]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
-    if inputs is not None and not any(Need.INPUTS in one.needs for one in wanted):
-        raise UsageError(f"None of {', '.join(titles)} looks at inputs; score cg_score, or leave the inputs out.")
+    if unread := [name for name in inputs if name not in {_rows(one) for one in wanted}]:
+        raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
 
 
 def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
@@ -279,18 +317,18 @@ def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[st
 
 
 def _parents(
-    models: Sequence[Run],
+    run: Run,
     method: AbstractMethod,
     replay: Replay | None,
     loop: Loop | None,
     replaying: Replaying | None,
-    content: str,
+    content: Mapping[str, str],
 ) -> dict[str, str]:
-    """Fingerprints of what a score is made of: the recording, its other models, the inputs if it looks at them, the target if there is
-    one, a reference from elsewhere; and what else its values hang on."""
-    parents = {"run": models[0].fingerprint} | ({"inputs": content} if Need.INPUTS in method.needs else {})
-    if len(models) > 1:
-        parents["models"] = fingerprint(*(model.fingerprint for model in models[1:]))
+    """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
+    from elsewhere; and what else its values hang on."""
+    parents = {"run": run.fingerprint}
+    if Need.INPUTS in method.needs and (looked := _rows(method) or DATA) in content:
+        parents["inputs"] = content[looked]
     if replay is None or not method.needs & REPLAYED:
         return parents
     parents |= (replaying or Replaying()).identity | ({} if loop is None else {"loop": LOOP})
@@ -363,7 +401,13 @@ def _saved(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scor
     if scores is None or scores.title != method.title:
         return None
     lineage = scores.lineage
-    if lineage is None or dict(lineage.parents) != parents or lineage.code != __version__:
+    if lineage is None or lineage.code != __version__:
+        return None
+    made_of = dict(lineage.parents)
+    if _rows(method) is not None and "inputs" not in parents:
+        # Rows that are not given this time: their name, which the title holds, stands for them.
+        made_of.pop("inputs", None)
+    if made_of != parents:
         return None
     if {FUNCTION, LOOP} & {*parents.values()}:
         # What it computes cannot be told, so neither can whether it is still the same.

@@ -177,6 +177,7 @@ class CGScore(AbstractMethod):
     """High CG marks examples whose label the others do not explain: wrong labels and irregular examples.
 
     Args:
+        inputs: Name of rows given from outside, such as embeddings (`--inputs NAME=FILE`), to look at in place of the data.
         protocol: Each class against others drawn at `random`, the mean over `repeats` (the paper), or all examples in one kernel, each
             class against the `rest`.
         repeats: How often others are drawn, or examples are divided into blocks.
@@ -193,6 +194,7 @@ class CGScore(AbstractMethod):
         seed: Of all draws.
     """
 
+    inputs: str | None = None
     protocol: Literal["random", "rest"] = "random"
     repeats: int = 5
     ratio: float = 1.0
@@ -266,7 +268,7 @@ class CGScore(AbstractMethod):
     def _transformed(self, evidence: Evidence) -> tuple[Int[Tensor, " examples"], Float[Tensor, "examples dims"]]:
         """Positions in the order of the ids, so that no sum depends on that of the examples, and the inputs in that order."""
         order = torch.argsort(evidence.ids.ranks)
-        inputs = evidence.inputs[order]
+        inputs = evidence.inputs(self.inputs)[order]
         if self.transform == "standardised":
             shape = (1, -1) + (1,) * (inputs.ndim - 2)
             mean, std = (torch.tensor(part, dtype=inputs.dtype).view(shape) for part in statistics(inputs))

@@ -1,5 +1,7 @@
 """From a run, or from tensors in memory, to the evidence that methods read."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -51,20 +53,20 @@ class EpochsInMemory:
         return self._facts[1][need.value]
 
 
-def gather(run: Run, replay: Replay | None = None, inputs: Float[Tensor, "examples ..."] | None = None) -> Evidence:
+def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
     """Everything a run says of its examples, read when it is asked for.
 
     Args:
         run: The run.
         replay: Its steps and kept models, where model and data are at hand to take them again.
-        inputs: What a net is given of each example, where the data are at hand.
+        inputs: The examples themselves and rows from outside, by name, where they are at hand.
     """
     return Evidence(
         run.ids,
         run.classes,
         labels=run.labels,
         epochs=RecordedEpochs(run) if run.epochs else None,
-        mean_probs=run.mean_probs() if run.epochs and run.commits[-1].sums else None,
+        mean_probs=run.mean_probs(),
         inputs=inputs,
         checkpoints=replay,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
@@ -92,11 +94,6 @@ def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[T
     """The evidence of inputs in memory, such as embeddings of any model, for methods that need no training.
 
     Raises:
-        UsageError: Inputs and labels do not fit the ids.
-        NumericalError: An input is NaN or infinite; names the ids.
+        UsageError: Inputs and labels do not fit the ids, or an input is not finite; names the ids.
     """
-    bad = ~inputs.isfinite().flatten(1).all(1)
-    if bool(bad.any()):
-        names = ids.take(bad)
-        raise NumericalError(f"Inputs of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}.")
     return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs)

@@ -1,10 +1,8 @@
 """The recorder: what one epoch said of each example, buffered in memory and committed whole or not at all."""
 
 import contextlib
-import datetime
 import json
 import numbers
-import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +22,7 @@ from ..training.functional import Functional, LiveStep
 from .disk import WriterLock, append_line, checksum_notes, remove, remove_leftovers, replace, save_tensors
 from .paths import RunPaths
 from .run import Run, read_run
-from .schema import Commit, File, Header, View, read_commits, write_header
+from .schema import Commit, File, Header, View, here, now, read_commits, write_header
 from .tables import write_examples
 from .walks import decode, encode
 
@@ -123,11 +121,8 @@ class Recorder:
             # Once more, because another process may have recorded here before the lock was taken.
             exists = check_place(self.paths, resume)
             wanted = Header(
-                created=now(),
+                **here(),
                 code=code,
-                torch=torch.__version__,
-                machine=f"{platform.system()} {platform.machine()}",
-                threads=torch.get_num_threads(),
                 view=view,
                 keep_logits=keep_logits,
                 mean_probs=mean_probs,
@@ -594,8 +589,3 @@ def check_live(live: Sequence[AbstractMethod], examples: int) -> None:
 
 def _are_epochs(value: object) -> bool:
     return isinstance(value, Iterable) and all(isinstance(one, numbers.Integral) and int(one) >= 0 for one in value)
-
-
-def now() -> str:
-    """Date and time as headers and commits tell it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -79,15 +80,24 @@ class Run:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash over the dataset, the view and the checksums of everything recorded; not over dates."""
-        return fingerprint(self.dataset, self.header.view, *(repr(sorted(commit.shard.sums.items())) for commit in self.commits))
+        """Hash over the dataset, the view and the checksums of everything recorded, of all models; not over dates."""
+        recorded = (repr(sorted(commit.shard.sums.items())) for commit in self.commits)
+        return fingerprint(self.dataset, self.header.view, *recorded, *(model.fingerprint for model in self.members))
 
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:
-            raise UsageError(
-                f"Epoch {epoch} is not in {self.folder}; it holds {f'epochs 0 to {self.epochs - 1}' if self.epochs else 'none, as nothing was trained'}."
-            )
+            held = f"epochs 0 to {self.epochs - 1}" if self.epochs else "none, as nothing was trained"
+            raise UsageError(f"Epoch {epoch} is not in {self.folder}; it holds {held}.")
         return self.commits[epoch]
+
+    @property
+    def _start(self) -> File | None:
+        """The state before training; None where it was not kept, or nothing was trained."""
+        return self.commits[0].start if self.commits else None
+
+    def _latest(self, what: Literal["sums", "live", "stream"]) -> File | None:
+        """A file of the last epoch; None where there is none."""
+        return getattr(self.commits[-1], what) if self.commits else None
 
     def _open(self, file: File) -> TensorFile:
         return TensorFile(self.folder / file.name, file.sums, file.notes)
@@ -104,7 +114,7 @@ class Run:
     @property
     def holds(self) -> frozenset[Need]:
         """The facts that every epoch has."""
-        stored = self.commits[0].shard.sums if self.commits else {}
+        stored = self.commits[0].shard.sums if self.commits else ()
         return frozenset(need for need in EPOCH_NEEDS if need.value in stored)
 
     def order(self, epoch: int) -> list[Int[Tensor, " batch"]]:
@@ -127,7 +137,7 @@ class Run:
 
     def probs_sum(self) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities summed over all committed epochs; None if they were not kept."""
-        file = self.commits[-1].sums if self.commits else None
+        file = self._latest("sums")
         return self._open(file).read("probs") if file is not None else None
 
     def mean_probs(self) -> Float[Tensor, "examples classes"] | None:
@@ -155,7 +165,7 @@ class Run:
 
     def states(self) -> list[int]:
         """The epochs at whose end model and optimizer are kept, rising; -1 is the state before training."""
-        start = self.commits[0].start if self.commits else None
+        start = self._start
         return ([-1] if start is not None and (self.folder / start.name).exists() else []) + self.checkpoints()
 
     def state(self, epoch: int) -> TensorFile:
@@ -166,7 +176,7 @@ class Run:
         """
         if epoch >= 0:
             return self.checkpoint(epoch)
-        start = self.commits[0].start if self.commits else None
+        start = self._start
         if start is None:
             raise RunError(f"{self.folder} keeps no state before training; record with checkpoints 'every' or 'last'.")
         return self._open(start)
@@ -198,7 +208,7 @@ class Run:
 
     def live_state(self, method: AbstractDynamicsMethod) -> State | None:
         """What `method` has folded up while the run was recorded; None if it did not run along."""
-        file = self.commits[-1].live if self.commits else None
+        file = self._latest("live")
         if file is None or method.title not in self.header.live:
             return None
         prefix = f"{method.title}|"
@@ -207,7 +217,7 @@ class Run:
 
     def walk_state(self, method: AbstractStepMethod) -> tuple[dict[str, Tensor], str] | None:
         """The state of a method that ran along with the steps, as `runs.walks` packs it; None if it did not run along."""
-        file = self.commits[-1].live if self.commits else None
+        file = self._latest("live")
         if file is None or method.title not in self.header.live:
             return None
         prefix, opened = f"{method.title}|", self._open(file)
@@ -216,7 +226,7 @@ class Run:
 
     def walk_findings(self, method: AbstractStepMethod) -> Findings | None:
         """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along."""
-        file = self.commits[-1].live if self.commits else None
+        file = self._latest("live")
         if file is None or method.title not in self.header.live:
             return None
         # While it ran along nobody knew how many epochs there would be.
@@ -234,8 +244,8 @@ class Run:
         Raises:
             UsageError: No such method ran along, or it has no value over time.
         """
-        last = self.commits[-1] if self.commits else None
-        if last is None or last.live is None or last.stream is None or f"{title}|steps" not in last.stream.sums:
+        live, stream = self._latest("live"), self._latest("stream")
+        if live is None or stream is None or f"{title}|steps" not in stream.sums:
             raise UsageError(
                 f"{self.folder} holds no value over time of {title!r} (it ran live: {', '.join(self.header.live) or 'nothing'}); record "
                 "with live=['liveval'] (`--live liveval`)."
@@ -243,7 +253,7 @@ class Run:
         fields = [field.name for field in dataclasses.fields(Stream)]
         files = [self._open(commit.stream) for commit in self.commits if commit.stream is not None]
         parts = [[file.read(f"{title}|{name}") for name in fields] for file in files]
-        waiting = self._open(last.live)
+        waiting = self._open(live)
         parts.append([waiting.read(f"{title}|found stream {name}") for name in fields])
         steps, positions, values = (torch.cat(column) for column in zip(*parts, strict=True))
         order = torch.argsort(steps, stable=True)

@@ -1,16 +1,34 @@
 """The text files of a run: the header, one line per committed epoch, and JSON that carries its own checksum."""
 
+import datetime
 import json
+import platform
 import zlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
+import torch
 
 from ..core.errors import RunError, UsageError
 from ..core.lineage import SCHEMA
 
 View = Literal["train", "eval", "none"]
+
+
+def now() -> str:
+    """Date and time as headers and commits tell it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def here() -> dict[str, Any]:
+    """When, on which machine and by which torch: what a header begins with."""
+    return {
+        "created": now(),
+        "torch": torch.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
 
 
 class FrozenModel(pydantic.BaseModel):

@@ -1,10 +1,8 @@
 """A run without training: the examples and what they are of, for methods that need no more."""
 
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -12,9 +10,9 @@ from ..core.ids import Ids
 from .artefacts import save_truth
 from .disk import replace, whole_folder
 from .paths import RunPaths
-from .recorder import check_place, now
+from .recorder import check_place
 from .run import Run
-from .schema import Header, write_header
+from .schema import Header, here, write_header
 from .tables import write_examples
 
 
@@ -48,11 +46,8 @@ def untrained(
     place = RunPaths(Path(folder))
     check_place(place)
     header = Header(
-        created=now(),
+        **here(),
         code=code,
-        torch=torch.__version__,
-        machine=f"{platform.system()} {platform.machine()}",
-        threads=torch.get_num_threads(),
         view="none",
         keep_logits=False,
         mean_probs=False,

@@ -454,24 +454,28 @@ def channels_last_pools(model: nn.Module) -> Iterator[None]:
 
     For passes that no transform of torch.func goes through.
     """
+    # What came laid out otherwise leaves so too.
+    turned: set[nn.Module] = set()
+
+    def last(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        value = args[0] if len(args) == 1 else None
+        if not (isinstance(value, Tensor) and value.ndim == 4 and value.device.type == "cpu" and value.is_contiguous()):
+            return args
+        turned.add(layer)
+        return (_Laid.apply(value, True),)
+
+    def first(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        if layer not in turned:
+            return output
+        turned.remove(layer)
+        return _Laid.apply(output, False)
+
     with contextlib.ExitStack() as stack:
         for layer in model.modules():
             if type(layer) is nn.MaxPool2d and not layer.return_indices:
-                stack.callback(layer.register_forward_pre_hook(_to_last).remove)
-                stack.callback(layer.register_forward_hook(_back).remove)
+                stack.callback(layer.register_forward_pre_hook(last).remove)
+                stack.callback(layer.register_forward_hook(first).remove)
         yield
-
-
-def _fits(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim == 4 and value.device.type == "cpu" and value.is_contiguous()
-
-
-def _to_last(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (_Laid.apply(args[0], True), *args[1:]) if args and _fits(args[0]) else args
-
-
-def _back(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return output if not isinstance(output, Tensor) or output.is_contiguous() else _Laid.apply(output, False)
 
 
 @contextlib.contextmanager
