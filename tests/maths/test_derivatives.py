@@ -452,3 +452,22 @@ def test_few_places_and_many_say_the_same_of_a_convolution(layer, shape):
         few, many = (by(conv, inputs, gradient, direction) for by in (rule._by_places, rule._by_gradients))
         for one, other in zip(few, many, strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", ["convolution", "sequence"])
+def test_squares_that_cancel_are_taken_from_the_gradients_themselves(kind):
+    # The gradient at the output adds up to 0 over the places, and the input is nearly the same at all of them.
+    draw = torch.Generator().manual_seed(0)
+    outward = torch.randn(4, 32, 3, 3, generator=draw)
+    outward -= outward.mean((2, 3), keepdim=True)
+    inputs = 100 + 1e-3 * torch.randn(4, 32, 3, 3, generator=draw)
+    layer = nn.Conv2d(32, 32, 1)
+    if kind == "sequence":
+        layer, inputs, outward = nn.Linear(32, 32), inputs.flatten(2).mT, outward.flatten(2).mT
+    rule = RULES[type(layer)]
+    squares = [
+        rule.products(layer, frozenset({"weight"}), part(inputs), part(outward), {}, {})["weight"][0]
+        for part in (torch.Tensor.float, torch.Tensor.double)
+    ]
+    assert bool((squares[0] >= 0).all())
+    torch.testing.assert_close(squares[0].double(), squares[1], rtol=0.2, atol=1e-6)

@@ -103,3 +103,10 @@ def test_conjugate_gradients_stop_where_they_are_told_to_and_say_how_far_they_ca
     left = float((right - matrix @ found.solutions).norm() / right.norm())
     assert found.iterations == 5 and found.residual == pytest.approx(left, rel=1e-6) and left > 1e-3
     assert math.isfinite(left) and np.isfinite(found.solutions.numpy()).all()
+
+
+def test_rows_that_nearly_point_the_same_way_take_no_more_memory_than_others(monkeypatch):
+    monkeypatch.setattr(gram, "TILE", 50)
+    nearly = unit_rows(torch.ones(120, 6, dtype=torch.float64) + 1e-4 * rows(120, 6))
+    assert torch.equal(alike(nearly), torch.arange(120))
+    assert alike(unit_rows(torch.ones(120, 6, dtype=torch.float64))).tolist() == [0] * 120

@@ -51,3 +51,11 @@ def test_ties_go_where_it_is_said():
     assert elected(near, labels, 4, "high").tolist() == [2, 2, 2]
     # Class 1 is nearest to the first, but has one vote only.
     assert elected(near, labels, 4, "nearest").tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_distances_that_are_not_finite_are_refused(value):
+    rows = torch.randn(8, 3)
+    rows[5, 1] = value
+    with pytest.raises(ValueError, match="Distances are not finite"):
+        nearest(rows, rows, 3, torch.arange(8))

@@ -242,7 +242,7 @@ def test_clashing_labels_are_scored_under_a_jitter_that_is_told():
     labels[1] = labels[2] = 5
     found = scored(inputs, labels, protocol="rest")
     assert found.diagnostics["jitter"] == 0.5e-10
-    assert "inputs of 0, 50 point the same way in part under other labels; 5e-11 was added" in found.warnings[0]
+    assert "inputs of 0, 50 point the same way, in part under other labels; 5e-11 was added" in found.warnings[0]
     assert set(found.ids.take(found.values.topk(2).indices)) == {0, 50}
     asked = scored(inputs, labels, protocol="rest", jitter=1e-3)
     assert asked.diagnostics == {"jitter": 1e-3} and not asked.warnings
@@ -323,3 +323,46 @@ def test_an_iteration_that_stops_too_soon_says_so():
     near = scored(inputs, labels, protocol="rest", solver="iteration", iterations=3)
     assert near.diagnostics["iterations"] == 3
     assert "stopped with a residual of" in near.warnings[0] and "more than 3 iterations" in near.warnings[0]
+
+
+def test_whole_numbers_and_short_floats_are_what_they_are_worth():
+    inputs, labels, _ = digits(120)
+    whole = (inputs * 16).round()
+    for transform in ("raw", "standardised", "centred"):
+        expected = scored(whole.double(), labels, transform=transform).values
+        for dtype in (torch.int64, torch.uint8, torch.bfloat16):
+            assert torch.equal(scored(whole.to(dtype), labels, transform=transform).values, expected)
+    blocks = {"protocol": "rest", "solver": "blocks", "block": 40, "repeats": 2}
+    assert torch.equal(scored(whole.to(torch.bfloat16), labels, **blocks).values, scored(whole.double(), labels, **blocks).values)
+
+
+def test_what_has_no_score_at_all_is_refused_in_words():
+    labels = torch.arange(20) % 2
+    same = torch.ones(20, 3)
+    for inputs, transform in ((torch.zeros(20, 3), "raw"), (same, "centred")):
+        with pytest.raises(UsageError, match="every input is all zeros"):
+            scored(inputs, labels, transform=transform)
+    rows, clashing = random(20, 5, 0)[0], labels.clone()
+    rows[1], clashing[:2] = rows[0], torch.tensor([0, 1])
+    with pytest.raises(UsageError, match=r"cg_score:jitter=1e-20: Rows \d+ and \d+ point the same way, so that H has no inverse"):
+        scored(rows.float(), clashing, jitter=1e-20)
+
+
+def test_a_kernel_that_is_too_large_is_refused_and_a_small_sample_compares():
+    inputs, labels, _ = digits(300)
+    with pytest.raises(
+        UsageError, match="a kernel of 300 examples takes 0 GB; choose solver=iteration or solver=blocks, or allow"
+    ):
+        scored(inputs, labels, protocol="rest", largest=200)
+    found = scored(inputs, labels, protocol="rest", solver="blocks", block=100, largest=300)
+    assert "Spearman with the exact score on 300 of the examples" in found.diagnostics
+    # In a single block nothing is drawn, so there is one repetition and no interval of no width.
+    whole = scored(inputs, labels, protocol="rest", solver="blocks", block=300)
+    assert whole.repeats is None
+
+
+def test_equal_rows_of_one_label_do_not_clash():
+    inputs, labels, _ = digits(100)
+    inputs[50], labels[50] = 2 * inputs[0], labels[0]
+    found = scored(inputs, labels, protocol="rest", term="b2")
+    assert "inputs of 0, 50 point the same way; 5e-11 was added" in found.warnings[0]

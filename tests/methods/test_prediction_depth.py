@@ -81,7 +81,7 @@ def scored(run, spec):
 
 def test_a_run_is_scored_by_the_layers_of_its_last_model(run):
     found = scored(run, "prediction_depth:k=10,tie=low")
-    assert found.diagnostics == {"layers": ["input", "1", "3", "softmax"]} and found.unit == "layers"
+    assert found.diagnostics == {"layers": ["(input)", "1", "3", "(softmax)"]} and found.unit == "layers"
     material = small.plan(plant={"rate": 0.2}).load()
     state, rows = run.model(7), material.train.prepared(material.train.inputs).flatten(1)
     one = rows @ state["1.weight"].T + state["1.bias"]
@@ -109,7 +109,7 @@ def test_the_last_layers_keep_their_numbers(run):
     whole, last = (scored(run, f"prediction_depth:k=10,reference=label{more}").values for more in ("", ",last=2"))
     assert set(last.tolist()) <= {2, 3, 4} and torch.equal(last, whole.clamp(min=2))
     named = scored(run, "prediction_depth:k=10,layers=2")
-    assert named.diagnostics["layers"] == ["input", "2", "softmax"]
+    assert named.diagnostics["layers"] == ["(input)", "2", "(softmax)"]
 
 
 def test_projection_and_support_say_how_near_they_come(run):

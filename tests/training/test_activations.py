@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from assay import nets
-from assay.core.errors import UnknownName, UsageError
+from assay.core.errors import NumericalError, UnknownName, UsageError
 from assay.training.activations import found, layered
 
 N = 10
@@ -34,17 +34,17 @@ def test_a_residual_net_is_looked_at_where_the_paper_does():
     model = nets.build("resnet18", (3, 8, 8), 10, 0).eval()
     inputs = torch.randn(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     layers, _ = taken(model, inputs)
-    assert list(layers) == ["input", "0", *map(str, range(3, 11)), "softmax"]
+    assert list(layers) == ["(input)", "0", *map(str, range(3, 11)), "(softmax)"]
     with torch.no_grad():
         stem = model[1](model[0](inputs))
         block, x = model[3], F.relu(stem)
         before = block.norm2(block.conv2(F.relu(block.norm1(block.conv1(x))))) + block.shortcut(x)
         logits = model(inputs)
-    torch.testing.assert_close(layers["input"], inputs.flatten(1))
+    torch.testing.assert_close(layers["(input)"], inputs.flatten(1))
     torch.testing.assert_close(layers["0"], stem.flatten(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(layers["3"], before.flatten(1), rtol=1e-4, atol=1e-5)
     assert bool((layers["3"] < 0).any()), "after the addition and before the ReLU"
-    torch.testing.assert_close(layers["softmax"], logits.softmax(1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layers["(softmax)"], logits.softmax(1), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_layer_called_twice_counts_twice_and_activations_in_place_change_nothi
     model, inputs = wrap(inner), torch.randn(N, 5)
     layers, _ = taken(model, inputs)
     prefix = "" if model is inner else "inner."
-    assert list(layers) == ["input", f"{prefix}first", f"{prefix}again", f"{prefix}again#2", "softmax"]
+    assert list(layers) == ["(input)", f"{prefix}first", f"{prefix}again", f"{prefix}again#2", "(softmax)"]
     with torch.no_grad():
         one = F.linear(inputs, inner.first.weight, inner.first.bias)
         two = F.linear(one.relu(), inner.again.weight, inner.again.bias)
@@ -118,7 +118,7 @@ def test_as_many_layers_as_have_room_are_taken_in_one_pass_and_it_ends_with_the_
 def test_named_layers_are_looked_at_as_they_are():
     model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     layers, _ = taken(model, torch.randn(N, 5), ["1"])
-    assert list(layers) == ["input", "1", "softmax"] and bool((layers["1"] >= 0).all())
+    assert list(layers) == ["(input)", "1", "(softmax)"] and bool((layers["1"] >= 0).all())
     with pytest.raises(UnknownName, match="No layer of the model is named '3'"):
         taken(model, torch.randn(N, 5), ["3"])
     with pytest.raises(UsageError, match=r"layers=1\+1 must name at least one layer, and each once"):
@@ -138,7 +138,7 @@ def test_tokens_are_averaged_and_are_no_layer_themselves():
     torch.manual_seed(0)
     model, tokens = Tokens(), torch.randint(7, (N, 4))
     layers, _ = taken(model, tokens)
-    assert list(layers) == ["embedding", "mix", "softmax"]
+    assert list(layers) == ["embedding", "mix", "(softmax)"]
     torch.testing.assert_close(layers["embedding"], model.embedding(tokens).mean(1).detach())
 
 
@@ -154,7 +154,7 @@ class Bare(nn.Module):
 def test_a_net_without_inner_layers_has_its_input_and_its_softmax():
     inputs = torch.randn(N, 5)
     layers, _ = taken(Bare(), inputs)
-    assert list(layers) == ["input", "softmax"] and torch.equal(layers["input"], inputs)
+    assert list(layers) == ["(input)", "(softmax)"] and torch.equal(layers["(input)"], inputs)
     with pytest.raises(UsageError, match="no layer between its tokens and its logits"):
         taken(OneHot(), torch.randint(7, (N, 4)))
 
@@ -173,3 +173,106 @@ def test_a_layer_that_is_never_called_is_refused():
     model.spare = nn.Linear(2, 2)
     with pytest.raises(UsageError, match="Layer spare is not called"):
         taken(model, torch.randn(N, 5), ["spare"])
+
+
+class Held(nn.Module):
+    """Layers in a list, as most hand-written nets have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(5, 6), nn.Linear(6, 7)])
+        self.parts = nn.ModuleDict({"head": nn.Linear(7, 3)})
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return self.parts["head"](x)
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, Wrapped, lambda model: Wrapped(Wrapped(model))])
+def test_lists_of_layers_are_opened(wrap):
+    layers, _ = taken(wrap(Held()), torch.randn(N, 5))
+    assert [name.removeprefix("inner.").removeprefix("inner.") for name in layers] == [
+        "(input)",
+        "layers.0",
+        "layers.1",
+        "(softmax)",
+    ]
+
+
+class Ends(nn.Module):
+    """Modules called as the ends of a net are."""
+
+    def __init__(self):
+        super().__init__()
+        self.input, self.softmax, self.head = nn.Linear(5, 6), nn.Linear(6, 7), nn.Linear(7, 3)
+
+    def forward(self, x):
+        return self.head(self.softmax(self.input(x).tanh()).tanh())
+
+
+def test_modules_may_be_called_input_and_softmax():
+    inputs = torch.randn(N, 5)
+    layers, _ = taken(Ends(), inputs)
+    assert list(layers) == ["(input)", "input", "softmax", "(softmax)"] and layers["input"].shape == (N, 6)
+    named, _ = taken(Ends(), inputs, ["softmax"])
+    assert list(named) == ["(input)", "softmax", "(softmax)"]
+
+
+class Turned(nn.Module):
+    """A recurrent layer that has time in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.recurrent, self.head = nn.Linear(5, 5), nn.LSTM(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.recurrent(self.first(x).transpose(0, 1))[0][-1])
+
+
+def test_layers_with_another_axis_in_front_are_passed_over_or_refused():
+    inputs = torch.randn(N, 6, 5)
+    layers, _ = taken(Turned(), inputs)
+    assert list(layers) == ["(input)", "first", "(softmax)"]
+    with pytest.raises(UsageError, match="Layer recurrent does not give a row of numbers for each example"):
+        taken(Turned(), inputs, ["recurrent"])
+
+
+class Sometimes(nn.Module):
+    """A layer that only some batches go through."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.extra, self.head = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.head(x if len(x) == 2 else self.extra(x))
+
+
+def test_a_layer_that_one_batch_does_not_go_through_is_refused():
+    # Ten examples in batches of four: the last one has two.
+    with pytest.raises(UsageError, match="Layer extra is not called for every batch"):
+        taken(Sometimes(), torch.randn(N, 5))
+
+
+def test_what_is_not_finite_is_no_layer_and_halves_are_kept_in_single_precision():
+    model, inputs = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(N, 5)
+    layers, _ = taken(model.to(torch.bfloat16), inputs.to(torch.bfloat16))
+    assert all(rows.dtype == torch.float32 for rows in layers.values())
+    model[0].bias.data[0] = float("nan")
+    with pytest.raises(NumericalError, match="Layer 0 makes numbers that are NaN or infinite"):
+        taken(model, inputs.to(torch.bfloat16))
+
+
+def test_a_later_call_is_named_by_its_number():
+    torch.manual_seed(0)
+    model, inputs = Twice(), torch.randn(N, 5)
+    every, _ = taken(model, inputs)
+    second, _ = taken(model, inputs, ["again#2"])
+    assert torch.equal(second["again#2"], every["again#2"])
+    for wrong in ("again#0", "again#x", "other#2"):
+        with pytest.raises(UnknownName, match="No layer of the model"):
+            taken(model, inputs, [wrong])
+    with pytest.raises(UsageError, match="Layer again#3 is not called"):
+        taken(model, inputs, ["again#3"])

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from assay.core.errors import UsageError
 from assay.training.functional import Functional, channels_last_pools, cross_entropies
 from reference.derivatives import flat, gradients_one_by_one
 
@@ -122,7 +123,7 @@ def test_losses_without_gradients_are_the_same_bits():
     batch = torch.randn(EXAMPLES, 1, 8, 8), torch.arange(EXAMPLES) % CLASSES
     functional, params = Functional(model), {name: value.detach() for name, value in model.named_parameters()}
     plain = functional(params, {}, batch)
-    with torch.inference_mode():
+    with torch.no_grad():
         swift = functional(params, {}, batch)
     assert torch.equal(plain, swift)
     direction = {name: torch.ones_like(value) for name, value in params.items()}
@@ -131,3 +132,51 @@ def test_losses_without_gradients_are_the_same_bits():
     assert tuple(params) in functional._all_by_rule, "the second time goes with channels last"
     for name in params:
         assert torch.equal(first.squares[name], again.squares[name]) and torch.equal(first.slopes[name], again.slopes[name])
+
+
+def test_pools_with_channels_last_go_through_every_transform():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, CLASSES)).double()
+    inputs, labels = torch.randn(EXAMPLES, 1, 8, 8, dtype=torch.float64), torch.arange(EXAMPLES) % CLASSES
+    params = {name: value.detach() for name, value in model.named_parameters()}
+    along = {name: torch.randn_like(value) for name, value in params.items()}
+
+    def losses(at):
+        return F.cross_entropy(torch.func.functional_call(model, at, (inputs,)), labels, reduction="none")
+
+    def alone(at, one, label):
+        return F.cross_entropy(torch.func.functional_call(model, at, (one[None],)), label[None])
+
+    def all_of():
+        yield torch.func.jvp(losses, (params,), (along,))[1]
+        yield torch.func.vmap(torch.func.grad(alone), (None, 0, 0))(params, inputs, labels)["0.weight"]
+        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+        (first,) = torch.autograd.grad(losses(leaves).square().sum(), leaves["0.weight"], create_graph=True)
+        yield torch.autograd.grad(first.square().sum(), leaves["0.weight"])[0]
+
+    plain = list(all_of())
+    with channels_last_pools(model):
+        for one, other in zip(plain, all_of(), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_a_hook_of_the_users_on_a_pool_sees_what_it_always_sees():
+    torch.manual_seed(0)
+    model, seen = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, CLASSES)), []
+    model[1].register_forward_hook(lambda layer, args, output: seen.append(output.view(len(output), -1)))
+    batch = torch.randn(EXAMPLES, 1, 8, 8), torch.arange(EXAMPLES) % CLASSES
+    with torch.no_grad():
+        Functional(model)({name: value.detach() for name, value in model.named_parameters()}, {}, batch)
+    assert seen[0].shape == (EXAMPLES, 36)
+
+
+@pytest.mark.parametrize("outputs", [lambda x: (x, x), lambda x: x[:, 0], lambda x: x[:, :1]], ids=["two", "flat", "one logit"])
+def test_outputs_that_are_no_logits_are_refused(outputs):
+    class Model(nn.Linear):
+        def forward(self, x):
+            return outputs(super().forward(x))
+
+    model = Model(4, CLASSES)
+    params = {name: value.detach() for name, value in model.named_parameters()}
+    with pytest.raises(UsageError, match="are not \\(batch, classes\\) with at least two classes"):
+        Functional(model).logits(params, {}, torch.randn(EXAMPLES, 4))

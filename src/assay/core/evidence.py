@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
@@ -218,7 +218,7 @@ class Layer:
     """What one layer of a net makes of every example.
 
     Attributes:
-        name: Name of the module; `input` before the first layer, `softmax` after the last.
+        name: Name of the module; `(input)` before the first layer, `(softmax)` after the last.
         rows: Flattened, of tokens the mean over the tokens; in the order of the evidence's ids.
     """
 
@@ -395,6 +395,11 @@ Utility = Callable[[Ids], float]
 """Retrains on exactly these ids and returns how good the result is; larger is better."""
 
 
+def as_rows(inputs: Tensor) -> Tensor:
+    """Inputs in single precision, or in double if they are neither: whole numbers and short floats as they are worth."""
+    return inputs if inputs.dtype in (torch.float32, torch.float64) else inputs.to(torch.float64)
+
+
 class Evidence:
     """Facts about one recorded run, each under the need that names it.
 
@@ -412,7 +417,7 @@ class Evidence:
         labels: Int[Tensor, " examples"] | None = None,
         epochs: EpochSource | None = None,
         mean_probs: Float[Tensor, "examples classes"] | None = None,
-        inputs: Float[Tensor, "examples ..."] | Mapping[str, Tensor] | None = None,
+        inputs: Num[Tensor, "examples ..."] | Mapping[str, Tensor] | None = None,
         checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
         utility: Utility | None = None,
@@ -428,7 +433,8 @@ class Evidence:
             raise UsageError(
                 f"Mean probabilities of shape {tuple(mean_probs.shape)} do not fit {len(ids)} examples of {classes} classes."
             )
-        rows = {DATA: inputs} if isinstance(inputs, Tensor) else dict(inputs or {})
+        given = {DATA: inputs} if isinstance(inputs, Tensor) else dict(inputs or {})
+        rows = {name: as_rows(one) for name, one in given.items()}
         for one in rows.values():
             if len(one) != len(ids) or one.ndim < 2:
                 raise UsageError(f"Inputs of shape {tuple(one.shape)} do not fit {len(ids)} examples; give one row each.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import __version__
 from ..core import method as core
 from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
-from ..core.evidence import DATA, Evidence, Need
+from ..core.evidence import DATA, Evidence, Need, as_rows
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
 from ..core.scores import Scores, ScoreTable
@@ -191,7 +191,7 @@ def _inputs(
     run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the wanted methods of inputs look at, by name, and fingerprints."""
-    seen = {name: rows.detach().cpu().contiguous() for name, rows in given.items()}
+    seen = {name: as_rows(rows.detach().cpu()).contiguous() for name, rows in given.items()}
     content = {name: fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes()) for name, rows in seen.items()}
     if any(Need.INPUTS in one.needs and _rows(one) is None for one in wanted):
         seen[DATA], content[DATA] = data_of(run, loop)

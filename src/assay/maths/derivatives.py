@@ -565,6 +565,13 @@ def _pair(rows: Tensor, direction: Tensor | None) -> Pair:
     return squares, squares if direction is None else flat @ direction.flatten()
 
 
+def _over_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over pairs of places of two products, by example; and where it is lost in what its terms cancel."""
+    terms = (first * second).flatten(1)
+    total = terms.sum(1)
+    return total, total <= 64 * torch.finfo(terms.dtype).eps * terms.abs().sum(1)
+
+
 def _outer(inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
     """Of the matrices sum over places of g_p a_p^T, for inputs (batch, a, places) and gradients (batch, g, places)."""
     a, g, places = inputs.shape[-2], gradient.shape[-2], inputs.shape[-1]
@@ -574,7 +581,9 @@ def _outer(inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
         squares = inputs.square().sum((-2, -1)) * gradient.square().sum((-2, -1))
     else:
         # The sum over pairs of places <a_p, a_q> <g_p, g_q>: cheaper than the matrix itself where places are few.
-        squares = ((inputs.mT @ inputs) * (gradient.mT @ gradient)).sum((-2, -1))
+        squares, lost = _over_pairs(inputs.mT @ inputs, gradient.mT @ gradient)
+        if bool(lost.any()):
+            squares[lost] = _pair(gradient[lost] @ inputs[lost].mT, None)[0]
     return squares, squares if direction is None else ((direction @ inputs) * gradient).sum((-2, -1))
 
 
@@ -657,7 +666,10 @@ class _ConvRule(_Rule):
             ]
             patches += products[:, *window, *window]
         rows = gradient.reshape(size * groups, -1, out.numel())
-        squares = (patches.flatten(1) * (rows.mT @ rows).flatten(1)).sum(1).reshape(size, groups).sum(1)
+        by_group, lost = _over_pairs(patches.flatten(1), (rows.mT @ rows).flatten(1))
+        squares, lost = by_group.reshape(size, groups).sum(1), lost.reshape(size, groups).any(1)
+        if bool(lost.any()):
+            squares[lost] = self._by_gradients(layer, inputs[lost], gradient[lost], None)[0]
         if direction is None:
             return squares, squares
         of = F.conv1d if layer.weight.ndim == 3 else F.conv2d

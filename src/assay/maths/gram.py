@@ -13,7 +13,6 @@ from torch import Tensor
 
 EQUAL = 1e-12
 """Rows whose cosine is no further from 1 point the same way: rounding leaves such cosines on either side of 1."""
-NEAR = 1e-5
 TILE = 2048
 """Rows and columns of the kernel that are made at once."""
 CACHE_BYTES = 2**30
@@ -55,14 +54,14 @@ def relu_gram(
 
 def alike(rows: Float[Tensor, "rows dims"]) -> Int[Tensor, " rows"]:
     """For each unit row the first that points the same way, which is the row itself where it is alone."""
-    first, single = torch.arange(len(rows)), rows.to(torch.float32)
+    first = torch.arange(len(rows))
     for start in range(0, len(rows), TILE):
-        part = slice(start, start + TILE)
-        # In float32 for candidates only: what is told apart at all is told apart in the precision given.
-        here, there = (single[part] @ single[: start + TILE].T > 1 - NEAR).nonzero(as_tuple=True)
-        here, there = here[there < here + start] + start, there[there < here + start]
-        equal = (rows[here] * rows[there]).sum(1) >= 1 - EQUAL
-        first.scatter_reduce_(0, here[equal], there[equal], "amin")
+        part = rows[start : start + TILE]
+        for before in range(0, start + 1, TILE):
+            here, there = (part @ rows[before : before + TILE].T >= 1 - EQUAL).nonzero(as_tuple=True)
+            here, there = here + start, there + before
+            earlier = there < here
+            first.scatter_reduce_(0, here[earlier], there[earlier], "amin")
     return first
 
 

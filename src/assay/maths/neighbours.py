@@ -29,7 +29,7 @@ def nearest(
         own: Which support is the query itself, and not its neighbour; -1 where none is.
 
     Raises:
-        ValueError: There are fewer than k others.
+        ValueError: There are fewer than k others, or distances are not finite.
     """
     there = len(supports) - int(own is not None and bool((own >= 0).any()))
     if not 1 <= k <= there:
@@ -54,6 +54,8 @@ def nearest(
             near = gaps.topk(min(k, len(tile)), dim=1, largest=False)
             both, order = torch.cat([best, near.values], 1).topk(k, dim=1, largest=False)
             best, which = both, torch.cat([which, near.indices + start], 1).gather(1, order)
+        if not bool(best.isfinite().all()):
+            raise ValueError("Distances are not finite; rows must be finite, and not so large that their squares overflow.")
         found.append(which)
     return torch.cat(found)
 

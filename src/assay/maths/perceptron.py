@@ -18,6 +18,8 @@ import numpy as np
 from scipy.optimize import brentq, minimize, root
 from scipy.special import ndtr, ndtri
 
+MOST, LEAST = 10_000, 1e-6
+"""Most examples by dimension, and smallest part of them, that the integrals are exact for."""
 FAR = 9.0
 """No field is taken to be larger: the probability beyond is 1e-19."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -44,8 +46,8 @@ def learnt(
     """The student of largest margin, as N goes to infinity.
 
     Args:
-        alpha: Kept examples by dimension, above 0.
-        fraction: Which part of all examples is kept, in (0, 1]; alpha / fraction examples by dimension there were.
+        alpha: Kept examples by dimension, above 0 and at most 10,000.
+        fraction: Which part of all examples is kept, from 1e-6 to 1; alpha / fraction examples by dimension there were.
         keep: Those with the smallest (`hard`) or largest (`easy`) field of the probe.
         angle: Between probe and teacher, in radians, from 0 to below pi / 2.
 
@@ -55,10 +57,12 @@ def learnt(
     Source: the setting is that of Sorscher et al. 2022; the equations are derived anew (the paper's own saddle-point equations were not
     at hand), and hold for keeping by |field of the probe|.
     """
-    if not (alpha > 0 and math.isfinite(alpha)):
-        raise ValueError(f"alpha={alpha} is not above 0.")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction={fraction} is outside 0..1, 0 excluded.")
+    if not 0 < alpha <= MOST:
+        raise ValueError(f"alpha={alpha} is not above 0 and at most {MOST:,}.")
+    if not LEAST <= fraction <= 1:
+        raise ValueError(f"fraction={fraction} is outside {LEAST}..1.")
+    if keep not in ("hard", "easy"):
+        raise ValueError(f"keep={keep!r} is neither hard nor easy.")
     if not 0 <= angle < math.pi / 2:
         raise ValueError(f"angle={angle} is outside 0..pi/2.")
     if fraction == 1:

@@ -75,6 +75,8 @@ def exponent_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the exponent, over seeds: whole curves are drawn with replacement.
 
+    What is fitted is the mean of the curves that were drawn, before the logarithm is taken, as a law is fitted to mean errors.
+
     Args:
         n: Numbers of examples.
         errors: For each seed the errors at these numbers.
@@ -90,7 +92,8 @@ def exponent_interval(
         raise ValueError(f"{len(curves)} curves have no spread to resample; give at least 2.")
     if not 0 < level < 1:
         raise ValueError(f"level={level} is outside 0..1, both ends excluded.")
-    fit(n, curves.mean(0).tolist())
+    for curve in curves:
+        fit(n, curve.tolist())
     drawn = integers(np.arange(resamples * len(curves), dtype=np.uint64), len(curves), seed, "power law").numpy()
     means = np.log(curves[drawn.reshape(resamples, len(curves))].mean(1))
     at = np.log(np.asarray(n, dtype=np.float64))

@@ -30,6 +30,8 @@ Term = Literal["cg", "a2", "ab", "b2"]
 TERMS: tuple[Term, ...] = ("cg", "a2", "ab", "b2")
 JITTERS = (0.5e-10, 0.5e-8, 0.5e-6)
 """Tried in turn where H has no inverse: parts of its diagonal, which is 1/2."""
+LOST = 1e-14
+"""A jitter no larger is lost in the rounding of H."""
 RESIDUAL = 1e-4
 """Where an iteration may stop: what is left, as a part of the right-hand side."""
 UNSOLVED = 0.5
@@ -131,7 +133,7 @@ def _values(
     """One term by unit row and column, and the jitter that it took: `jitter`, or the first of `more` with which H has an inverse."""
     first = alike(rows)
     kept, place = first.unique(return_inverse=True)
-    singular = not jitter and len(kept) < len(rows)
+    singular = jitter <= LOST and len(kept) < len(rows)
     # Rows that point the same way under the same signs are one row; leaving one of them out leaves another in its place.
     joined = singular and term == "cg" and bool((columns == columns[first]).all())
     if not joined:
@@ -191,6 +193,7 @@ class CGScore(AbstractMethod):
         iterations: The most steps of an iteration.
         probes: Random signs of an iteration.
         block: About how many examples are in a block.
+        largest: The most examples of a kernel that is solved exactly, which takes 24 bytes for each pair of them; more are refused.
         seed: Of all draws.
     """
 
@@ -205,6 +208,7 @@ class CGScore(AbstractMethod):
     iterations: int = 300
     probes: int = 64
     block: int = 1000
+    largest: int = 25_000
     seed: int = 0
     name: ClassVar[str] = "cg_score"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.INPUTS, Need.LABELS})
@@ -219,7 +223,7 @@ class CGScore(AbstractMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        for option, least in (("repeats", 1), ("iterations", 1), ("probes", 1), ("block", 2), ("seed", 0)):
+        for option, least in (("repeats", 1), ("iterations", 1), ("probes", 1), ("block", 2), ("largest", 1), ("seed", 0)):
             if getattr(self, option) < least:
                 raise UsageError(f"{self.title}: {option}={getattr(self, option)} is below {least}.")
         if not (math.isfinite(self.ratio) and self.ratio > 0):
@@ -232,6 +236,7 @@ class CGScore(AbstractMethod):
             "iterations": self.solver == "iteration",
             "probes": self.solver == "iteration",
             "block": self.solver == "blocks",
+            "seed": self.protocol == "random" or self.solver != "exact",
         }
         for field in dataclasses.fields(self):
             if not read.get(field.name, True) and getattr(self, field.name) != field.default:
@@ -250,13 +255,18 @@ class CGScore(AbstractMethod):
     def findings(self, evidence: Evidence) -> Findings:
         order, inputs = self._transformed(evidence)
         there = (inputs != 0).any(1)
+        if not bool(there.any()):
+            raise UsageError(f"{self.title}: every input is all zeros, so that none has a direction; choose another transform.")
         order, inputs = order[there], inputs[there]
         problem = _Problem(self, inputs, evidence.labels[order], evidence.ids.take(order))
         found = torch.full((self.repeats if problem.chance else 1, len(there)), math.nan, dtype=torch.float64)
-        for repetition, row in enumerate(found):
-            row[order] = problem.values(repetition)
-        if self.solver != "exact":
-            problem.compare()
+        try:
+            for repetition, row in enumerate(found):
+                row[order] = problem.values(repetition)
+            if self.solver != "exact":
+                problem.compare()
+        except ValueError as error:
+            raise UsageError(f"{self.title}: {error}") from error
         left, warnings = problem.met.get("largest relative residual", 0.0), problem.warnings
         if isinstance(left, float) and left > UNSOLVED:
             warnings = (
@@ -309,7 +319,11 @@ class _Problem:
     @property
     def chance(self) -> bool:
         """Whether repetitions differ."""
-        return len(self._whole) < len(self._classes) or self.method.solver == "blocks"
+        divided = self.method.solver == "blocks" and self._blocks(len(self.labels)) > 1
+        return len(self._whole) < len(self._classes) or divided
+
+    def _blocks(self, rows: int) -> int:
+        return max(1, round(rows / self.method.block))
 
     def values(self, repetition: int) -> Float[Tensor, " examples"]:
         """The score of each example by the draws of one repetition."""
@@ -338,13 +352,14 @@ class _Problem:
     def _signs(own: Tensor) -> Tensor:
         return torch.where(own, 1.0, -1.0).to(torch.float64)
 
-    def _solved(self, rows: Tensor, signs: Tensor, repetition: int) -> Tensor:
+    def _solved(self, rows: Tensor, signs: Tensor, repetition: int, count: int | None = None) -> Tensor:
+        """The term of each of these rows by column of signs; in `count` blocks, or in as many as the method says."""
         method = self.method
         if method.solver == "iteration":
             return self._iterated(rows, signs)
         if method.solver == "exact":
             return self._exact(rows, signs)
-        count, values = max(1, round(len(rows) / method.block)), torch.empty_like(signs)
+        count, values = count or self._blocks(len(rows)), torch.empty_like(signs)
         # Equal inputs go together, so that they are as equal in a block as they are in the whole.
         known: dict[bytes, int] = {}
         place = torch.tensor([known.setdefault(row.tobytes(), len(known)) for row in self.inputs[rows].numpy()])
@@ -364,6 +379,11 @@ class _Problem:
 
     def _exact(self, rows: Tensor, signs: Tensor) -> Tensor:
         method = self.method
+        if len(rows) > method.largest:
+            raise ValueError(
+                f"a kernel of {len(rows):,} examples takes {24e-9 * len(rows) ** 2:.0f} GB; choose solver=iteration or solver=blocks, or "
+                f"allow it by largest={len(rows)}."
+            )
         values, jitter = _values(method.term, self._unit(rows), signs, method.jitter, () if method.jitter else JITTERS)
         self._jittered(rows, jitter)
         return values
@@ -397,8 +417,9 @@ class _Problem:
             first = alike(self._unit(rows))
             here = first != torch.arange(len(first))
             both = torch.cat([rows[first[here]], rows[here]]).unique()
+            clash = bool((self.labels[rows] != self.labels[rows[first]]).any())
             cause = (
-                f"the inputs of {some(self.ids.take(both), len(both))} point the same way in part under other labels"
+                f"the inputs of {some(self.ids.take(both), len(both))} point the same way{', in part under other labels' * clash}"
                 if len(both)
                 else "inputs are too much alike"
             )
@@ -415,7 +436,9 @@ class _Problem:
         method = self.method
         one = max(self._classes, key=self._size)
         rows = torch.arange(len(self.labels)) if one in self._whole else self._drawn(one, 0)[0]
-        chosen = draws.permutation(self.ids.keys[rows.numpy()], method.seed, "cg_score sample")[: max(SAMPLE, 4 * method.block)]
+        # Of as many blocks as the problem itself, which are then smaller and tell no better than it is.
+        blocks = self._blocks(len(rows))
+        chosen = draws.permutation(self.ids.keys[rows.numpy()], method.seed, "cg_score sample")[:SAMPLE]
         rows = rows[chosen.sort().values]
         own = self.labels[rows] == one
         if int(own.sum()) < 3:
@@ -423,7 +446,9 @@ class _Problem:
             return
         signs, told = self._signs(own)[:, None], (dict(self.met), self.warnings)
         exact = self._exact(rows, signs)[own, 0]
-        near = torch.stack([self._solved(rows, signs, n)[own, 0] for n in range(method.repeats if self.chance else 1)]).mean(0)
+        near = torch.stack(
+            [self._solved(rows, signs, n, blocks)[own, 0] for n in range(method.repeats if self.chance else 1)]
+        ).mean(0)
         self.met, self.warnings = told
         self.met[f"Spearman with the exact score on {len(rows):,} of the examples"] = float(
             rank_correlation(torch.stack([near, exact]))[0, 1]

@@ -151,7 +151,7 @@ class LiveVal(AbstractStepMethod):
         delta = state["delta"]
         if self.window_rule == "fixed":
             return delta
-        with torch.inference_mode():
+        with torch.no_grad():
             loss = float(step.losses(step.after).to(torch.float64).mean())
         losses = state["losses"]
         losses.append(loss)
@@ -190,7 +190,7 @@ class LiveVal(AbstractStepMethod):
             del state["states"][index]
 
     def _after_window(self, state: Any, batch: Any, closing: Params, delta: int) -> int:
-        with torch.inference_mode():
+        with torch.no_grad():
             change = batch.losses(closing).to(torch.float64).mean() - batch.losses(batch.params).to(torch.float64).mean()
         rate = abs(float(change)) / delta
         if not math.isfinite(rate):

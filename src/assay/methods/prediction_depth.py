@@ -22,6 +22,8 @@ from ..maths import draws
 from ..maths.neighbours import Tie, elected, nearest
 from ..maths.ranking import rank_correlation
 
+SOFTMAX = "(softmax)"
+"""What the last layer is called."""
 SAMPLE = 500
 """Examples on which an approximation is held against the exact depth."""
 
@@ -99,8 +101,8 @@ class PredictionDepth(AbstractMethod):
         k: Neighbours.
         reference: What the probes have to agree with: the net's `prediction` (the paper), the given `label` (the course), the
             `last_probe`, which the last layer then always does, or the `consensus`: what most models of the recording predict.
-        layers: Modules to look at, joined by +; all that are found by default (see `training.activations`). Input and softmax are always
-            added.
+        layers: Modules to look at, joined by +, the second call of one in a pass as NAME#2; all that are found by default (see
+            `training.activations`). Input and softmax are always added.
         last: Only the last so many of these, still counted from the input on; all by default.
         at: Epoch whose kept model is looked at, counted from 0; -1 is the last one.
         itself: Whether an example is a neighbour of its own.
@@ -139,6 +141,8 @@ class PredictionDepth(AbstractMethod):
         for option in ("last", "project"):
             if (value := getattr(self, option)) is not None and value < 1:
                 raise UsageError(f"{self.title}: {option}={value} is below 1.")
+        if self.seed and self.support == 1 and self.project is None:
+            raise UsageError(f"{self.title}: seed is not read without support or project; leave it out.")
         if not 0 < self.support <= 1:
             raise UsageError(f"{self.title}: support={self.support} is outside 0..1, 0 excluded.")
         if self.layers is not None and not all(self.layers.split("+")):
@@ -172,12 +176,14 @@ class PredictionDepth(AbstractMethod):
             probes.append(self._probe(self._projected(rows, len(probes)), given, support))
             if rough:
                 exact.append(self._exact(rows, given, sample))
-            if one.name == "softmax":
+            if one.name == SOFTMAX:
                 predictions = rows.argmax(1)
             del one, rows
         if self.reference == "consensus":
             predictions = source.consensus()[order]
-        first = 0 if self.last is None else max(len(probes) - self.last, 0)
+        if self.last is not None and self.last > len(probes):
+            raise UsageError(f"{self.title}: last={self.last} is more than the {len(probes)} layers: {', '.join(names)}.")
+        first = 0 if self.last is None else len(probes) - self.last
         found = self._depth(torch.stack(probes), given, predictions, first)
         diagnostics: dict[str, object] = {"layers": names}
         if rough:

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import UnknownName, UsageError
+from ..core.errors import NumericalError, UnknownName, UsageError
 from ..core.evidence import Layer
 
-INPUT, OUTPUT = "input", "softmax"
-"""Names of what stands before the first layer and after the last."""
 ROOM = 5 * 2**29
 """Bytes that the layers of one pass may take."""
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
@@ -36,53 +34,82 @@ class Place:
     before: bool = False
 
 
+INPUT, OUTPUT = Place("(input)", "(input)"), Place("(softmax)", "(softmax)")
+"""What stands before the first layer and after the last; no module has such a name."""
+
+
 class _Enough(Exception):
     """Every layer that is wanted has been seen."""
 
 
 @contextlib.contextmanager
 def tapped(
-    model: nn.Module, places: Sequence[Place], take: Callable[[Place, Tensor], None], *, whole: bool = False
+    model: nn.Module, places: Sequence[Place], batch: int, take: Callable[[Place, Tensor], None], *, whole: bool = False
 ) -> Iterator[None]:
     """Inside, one pass hands what its layers make over to `take`, and the block ends once all have, unless the `whole` is wanted.
 
     What is handed over is only lent: an activation that works in place may change it.
+
+    Args:
+        model: The net.
+        places: Where it is looked at.
+        batch: How many examples the pass takes.
+        take: Gets the numbers, a row (of any shape) for each example.
+        whole: Whether the pass goes on to its end.
+
+    Raises:
+        UsageError: A layer is not called in this pass, or does not give a row for each example.
+        NumericalError: What a layer makes is not finite.
     """
     calls: dict[tuple[str, bool], int] = {}
-    wanted = {(place.module, place.before, place.call): place for place in places}
-    left: list[int] = [len(places)]
+    left = {(place.module, place.before, place.call): place for place in places}
 
     def tap(name: str, before: bool, value: Any) -> None:
         call = calls[name, before] = calls.get((name, before), -1) + 1
-        place = wanted.get((name, before, call))
+        place = left.pop((name, before, call), None)
         if place is None:
             return
-        value = value[0] if isinstance(value, (tuple, list)) else value
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
-            raise UsageError(f"Layer {place.name} does not give a row of numbers for each example; name others.")
+        value = _whole(value)
+        if not _rows_of(value, batch):
+            raise UsageError(f"Layer {place.name} does not give a row of numbers for each example; name others with layers=.")
+        if not bool(value.isfinite().all()):
+            raise NumericalError(f"Layer {place.name} makes numbers that are NaN or infinite; look at the model that was kept.")
         take(place, value)
-        left[0] -= 1
-        if not left[0] and not whole:
+        if not left and not whole:
             raise _Enough
 
     with contextlib.ExitStack() as stack:
         modules = dict(model.named_modules())
         for name, before in {(place.module, place.before) for place in places}:
             if before:
-                hook = modules[name].register_forward_pre_hook(lambda _, args, name=name: tap(name, True, args[0]))
+                hook = modules[name].register_forward_pre_hook(
+                    lambda _, args, name=name: tap(name, True, args[0] if args else None)
+                )
             else:
                 hook = modules[name].register_forward_hook(lambda _, args, output, name=name: tap(name, False, output))
             stack.callback(hook.remove)
         with contextlib.suppress(_Enough):
             yield
+    if left:
+        raise UsageError(f"Layer {next(iter(left.values())).name} is not called for every batch; name others with layers=.")
+
+
+def _whole(value: Any) -> Any:
+    return value[0] if isinstance(value, (tuple, list)) and value else value
+
+
+def _rows_of(value: Any, batch: int) -> bool:
+    """Whether these are numbers, some for each example."""
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= 2 and len(value) == batch
 
 
 def found(model: nn.Module, forward: Callable[[], Tensor]) -> list[Place]:
     """The layers of any net, in the order of a pass: what is looked at if nothing is named.
 
-    Containers are opened as long as they are sequences or the whole model. What is left counts if it is a block (its output, or what goes
-    into the activation that makes it), or a layer with weights (its output, or that of the normalisation right behind it). The layer that
-    gives the logits does not: their softmax stands for it.
+    Containers are opened: sequences, the whole model, and what only holds others and is never called itself. What is left counts if it is a
+    block (its output, or what goes into the activation that makes it), or a layer with weights (its output, or that of the normalisation
+    right behind it). Layers that do not give a row for each example are passed over. So is the one that gives the logits: their softmax
+    stands for it.
 
     Args:
         model: The net.
@@ -93,21 +120,21 @@ def found(model: nn.Module, forward: Callable[[], Tensor]) -> list[Place]:
 
     def seen(name: str, module: nn.Module, output: Any) -> None:
         count[name] = count.get(name, -1) + 1
-        calls.append(_Call(name, module, count[name], output[0] if isinstance(output, (tuple, list)) else output))
+        calls.append(_Call(name, module, count[name], _whole(output)))
 
     with contextlib.ExitStack() as stack:
         for name, module in model.named_modules():
             hook = module.register_forward_hook(lambda module, _, output, name=name: seen(name, module, output))
             stack.callback(hook.remove)
         logits = forward()
-    parts = set(_opened(model, ""))
+    parts = set(_opened(model, "", set(count), whole=True))
     walked = [call for call in calls if call.name in parts]
     places: list[Place] = []
     for at, call in enumerate(walked):
         value = call.output
-        if value is logits or not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim < 2:
+        if value is logits or not _rows_of(value, len(logits)):
             continue
-        title = f"{call.name}#{call.call + 1}" if call.call else call.name
+        title = _title(call.name, call.call)
         behind = walked[at + 1] if at + 1 < len(walked) else call
         if next(call.module.children(), None) is not None:
             within = [one for one in calls if one.name.startswith(f"{call.name}.") and one.output is value]
@@ -127,25 +154,23 @@ class _Call:
     output: Any
 
 
-def _opened(module: nn.Module, name: str) -> Iterator[str]:
-    """Names of what a net consists of, seen from outside: sequences are opened, blocks are not."""
+def _title(name: str, call: int) -> str:
+    return f"{name}#{call + 1}" if call else name
+
+
+def _opened(module: nn.Module, name: str, called: set[str], whole: bool = False) -> Iterator[str]:
+    """Names of what a net consists of, seen from outside: the `whole` of it and containers are opened, blocks are not."""
     children = list(module.named_children())
-    if not children or (name and not isinstance(module, nn.Sequential)):
+    if not children or not (whole or name not in called or isinstance(module, nn.Sequential)):
         yield name
         return
-    if not name and len(children) == 1 and not isinstance(module, nn.Sequential):
-        # A model that only holds another one is that one.
-        inner, only = children[0]
-        if list(only.children()):
-            for below, part in only.named_children():
-                yield from _opened(part, f"{inner}.{below}")
-            return
     for below, part in children:
-        yield from _opened(part, f"{name}.{below}" if name else below)
+        # A model that only holds another one is that one.
+        yield from _opened(part, f"{name}.{below}" if name else below, called, whole and len(children) == 1)
 
 
 def named(model: nn.Module, names: Sequence[str]) -> list[Place]:
-    """The outputs of modules that a user names.
+    """The outputs of modules that a user names; `NAME#2` is what the second call in a pass gives, `NAME` the first.
 
     Raises:
         UnknownName: There is no such module.
@@ -154,10 +179,13 @@ def named(model: nn.Module, names: Sequence[str]) -> list[Place]:
     known = [name for name, _ in model.named_modules() if name]
     if not names or len(set(names)) < len(names):
         raise UsageError(f"layers={'+'.join(names)} must name at least one layer, and each once.")
-    for name in names:
-        if name not in known:
-            raise UnknownName("layer of the model", name, known)
-    return [Place(name, name) for name in names]
+    places = []
+    for title in names:
+        name, _, number = title.partition("#")
+        if name not in known or (number and (not number.isdecimal() or int(number) < 1)):
+            raise UnknownName("layer of the model", title, known)
+        places.append(Place(title, name, int(number or 1) - 1))
+    return places
 
 
 def layered(
@@ -186,19 +214,17 @@ def layered(
     """
     _, inputs = next(batches())
     tokens = not inputs.is_floating_point()
-    places = found(model, lambda: forward(inputs[:8])) if names is None else named(model, names)
+    # An odd number of examples, so that a layer with another axis in front is not taken for one of as many rows.
+    few = inputs[:7]
+    places = found(model, lambda: forward(few)) if names is None else named(model, names)
     if not places and tokens:
         raise UsageError(
             "The model has no layer between its tokens and its logits that could be looked at; name one with layers=NAME."
         )
     sizes: dict[Place, int] = {}
-    with tapped(model, places, lambda place, value: sizes.__setitem__(place, _rows(value, tokens).shape[1])):
-        forward(inputs[:2])
-    if len(sizes) < len(places):
-        absent = next(place.name for place in places if place not in sizes)
-        raise UsageError(f"Layer {absent} is not called when the model is evaluated; name others.")
-    order = [Place(INPUT, INPUT)] * (not tokens) + places + [Place(OUTPUT, OUTPUT)]
-
+    with tapped(model, places, len(few), lambda place, value: sizes.__setitem__(place, _row(value, tokens).shape[1])):
+        forward(few)
+    order = [INPUT] * (not tokens) + places + [OUTPUT]
     group: list[Place] = []
     taken = 0
     for place in [*order, None]:
@@ -220,29 +246,29 @@ def _pass(
     tokens: bool,
 ) -> Iterator[Layer]:
     held: dict[Place, Tensor] = {}
-    inner = [place for place in group if place.module not in (INPUT, OUTPUT)]
+    inner = [place for place in group if place not in (INPUT, OUTPUT)]
     for positions, inputs in batches():
 
         def take(place: Place, value: Tensor, positions: Tensor = positions) -> None:
-            rows = _rows(value, tokens)
+            rows = _row(value, tokens)
             if place not in held:
                 held[place] = torch.empty(count, rows.shape[1], dtype=rows.dtype)
             held[place][positions] = rows.cpu()
 
-        if group[0].module == INPUT:
-            take(group[0], inputs)
-        if group[-1].module == OUTPUT:
-            seen: list[Tensor] = []
-            with tapped(model, inner, take, whole=True):
-                seen.append(forward(inputs))
-            take(group[-1], seen[0].softmax(-1))
+        if INPUT in group:
+            take(INPUT, inputs)
+        if OUTPUT in group:
+            with tapped(model, inner, len(inputs), take, whole=True):
+                logits = forward(inputs)
+            take(OUTPUT, logits.softmax(-1))
         elif inner:
-            with tapped(model, inner, take):
+            with tapped(model, inner, len(inputs), take):
                 forward(inputs)
     for place in group:
         yield Layer(place.name, held.pop(place))
 
 
-def _rows(value: Tensor, tokens: bool) -> Tensor:
-    """One row for each example."""
-    return value.mean(1) if tokens and value.ndim == 3 else value.flatten(1)
+def _row(value: Tensor, tokens: bool) -> Tensor:
+    """One row for each example, in single precision at least."""
+    rows = value.mean(1) if tokens and value.ndim == 3 else value.flatten(1)
+    return rows if rows.dtype == torch.float64 else rows.to(torch.float32)

@@ -73,6 +73,16 @@ def rows(batch: Any, index: Tensor | slice) -> Any:
     )
 
 
+def _by_class(logits: Any, batch: int) -> Tensor:
+    """Outputs, if they are logits of at least two classes for each example."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != batch or logits.shape[1] < 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UsageError(
+            f"The model's outputs ({shape}) are not (batch, classes) with at least two classes, so there are no logits."
+        )
+    return logits
+
+
 class _Objective(nn.Module):
     """The losses as a module, so that parameters can be put in for one call, also where the losses read them directly."""
 
@@ -120,7 +130,7 @@ class Functional:
         """The losses of a batch, differentiable by `params`; buffers stay as they are."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, training))
-            if torch.is_inference_mode_enabled():
+            if not torch.is_grad_enabled():
                 stack.enter_context(channels_last_pools(self.model))
             return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,))
 
@@ -188,9 +198,13 @@ class Functional:
         return Products(squares, slopes, found.by_chunks, found.by_rule), way
 
     def logits(self, params: Params, buffers: Params, inputs: Tensor) -> Tensor:
-        """The model's outputs in eval mode, without gradients."""
+        """The model's outputs in eval mode, without gradients.
+
+        Raises:
+            UsageError: They are not one logit per class.
+        """
         with mode(self.model, False), torch.no_grad(), channels_last_pools(self.model):
-            return functional_call(self.model, {**_copied(buffers), **params}, (inputs,))
+            return _by_class(functional_call(self.model, {**_copied(buffers), **params}, (inputs,)), len(inputs))
 
     def input_gradients(self, params: Params, buffers: Params, batch: Any) -> Tensor:
         """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens.
@@ -223,11 +237,7 @@ class Functional:
                     if isinstance(layer, nn.Embedding):
                         stack.callback(layer.register_forward_hook(embedded).remove)
             held = {name: value.detach() for name, value in params.items()}
-            logits = functional_call(self.model, {**_copied(buffers), **held}, (given,))
-            if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
-                raise UsageError(
-                    "The model's outputs are not (batch, classes), so there is no logit of the given label to differentiate."
-                )
+            logits = _by_class(functional_call(self.model, {**_copied(buffers), **held}, (given,)), len(labels))
             if not leaves:
                 raise UsageError(
                     "The inputs are whole numbers and no nn.Embedding takes them, so there is nothing to differentiate by."
@@ -436,24 +446,30 @@ def _copied(buffers: Params) -> dict[str, Tensor]:
 
 
 class _Laid(torch.autograd.Function):
-    """The same numbers, laid out otherwise in memory; their gradient as they were laid."""
+    """The same numbers, laid out otherwise in memory; their gradient as they were laid, which is what makes it pay."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, last: bool) -> Tensor:
-        ctx.last = last
+    def forward(value: Tensor, last: bool) -> Tensor:
         return value.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
+        ctx.last = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         return gradient.contiguous(memory_format=torch.contiguous_format if ctx.last else torch.channels_last), None
 
+    @staticmethod
+    def jvp(ctx: Any, value: Tensor, last: None) -> Tensor:  # type: ignore[override]
+        return value.contiguous(memory_format=torch.channels_last if ctx.last else torch.contiguous_format)
+
 
 @contextlib.contextmanager
 def channels_last_pools(model: nn.Module) -> Iterator[None]:
-    """Max-pooling of images on the CPU with channels last for a while, to the same bits: torch takes a third of the time so.
-
-    For passes that no transform of torch.func goes through.
-    """
+    """Max-pooling of images on the CPU with channels last for a while, to the same bits: torch takes a third of the time so."""
     # What came laid out otherwise leaves so too.
     turned: set[nn.Module] = set()
 
@@ -461,8 +477,13 @@ def channels_last_pools(model: nn.Module) -> Iterator[None]:
         value = args[0] if len(args) == 1 else None
         if not (isinstance(value, Tensor) and value.ndim == 4 and value.device.type == "cpu" and value.is_contiguous()):
             return args
+        try:
+            laid = _Laid.apply(value, True)
+        except RuntimeError:
+            # Under vmap torch knows one layout only.
+            return args
         turned.add(layer)
-        return (_Laid.apply(value, True),)
+        return (laid,)
 
     def first(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if layer not in turned:
@@ -474,7 +495,7 @@ def channels_last_pools(model: nn.Module) -> Iterator[None]:
         for layer in model.modules():
             if type(layer) is nn.MaxPool2d and not layer.return_indices:
                 stack.callback(layer.register_forward_pre_hook(last).remove)
-                stack.callback(layer.register_forward_hook(first).remove)
+                stack.callback(layer.register_forward_hook(first, prepend=True).remove)
         yield
 
 
