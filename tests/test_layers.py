@@ -26,8 +26,8 @@ ALLOWED = {
     "cluster": {"core"},
     "reports": {"core"},
     "experiments": STEPS,
-    "cli": STEPS | {"experiments"},
-    "studies": STEPS | {"experiments", "cli"},
+    "studies": STEPS | {"experiments"},
+    "cli": STEPS | {"experiments", "studies"},
 }
 """Each room, and the other rooms that it may import."""
 

@@ -312,6 +312,51 @@ def test_an_absent_device_is_refused():
         predict(net(), IMAGES, prepare=prepare, device="tpu")
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_as_many_steps_as_the_epochs_take_are_the_epochs(name):
+    # 5 steps in an epoch, 4 where what is left is dropped.
+    recipe = RECIPES[name]
+    per_epoch = len(batches(IDS.keys, recipe, 0))
+    assert_same(run(recipe, steps=4 * per_epoch), run(recipe))
+
+
+def test_steps_end_within_an_epoch_and_the_schedule_is_laid_out_over_them():
+    recipe = Recipe(epochs=4, lr=0.1, batch=5, schedule="cosine")
+    state = run(recipe, steps=7)
+    assert (state.epochs, state.steps) == (2, 7)
+    # By hand: the first five batches of epoch 0, then two of epoch 1, at the rates of a cosine over seven steps.
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()
+    for step in range(7):
+        epoch, place = divmod(step, 5)
+        if place == 0:
+            torch.manual_seed(draws.integer(recipe.seed, "torch", epoch))
+        at = batches(IDS.keys, recipe, epoch)[place]
+        optimizer.param_groups[0]["lr"] = recipe.rate(step, 7)
+        loss = F.cross_entropy(model(prepare(augment(IMAGES[at], IDS.keys[at.numpy()], epoch=epoch, step=place))), LABELS[at])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, value in model.named_parameters():
+        found = next(tensor for key, tensor in state.tensors.items() if key.endswith(name))
+        torch.testing.assert_close(found, value.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_few_examples_are_passed_over_until_the_steps_are_taken():
+    model = net()
+    few = IDS.take(range(3))
+    state = train(model, IMAGES[:3], LABELS[:3], few, Recipe(epochs=1, lr=0.1, batch=5), prepare=prepare, steps=9)
+    assert (state.epochs, state.steps) == (9, 9)
+
+
+@pytest.mark.parametrize("more", [{"steps": 0}, {"steps": 3, "observer": Keeper()}, {"steps": 3, "recipe": "horizon"}])
+def test_steps_that_do_not_go_with_the_rest_are_refused(more):
+    recipe = Recipe(epochs=2, lr=0.1, batch=5, schedule="cosine", horizon=4 if more.pop("recipe", None) else None)
+    with pytest.raises(UsageError, match=f"steps={more['steps']} must be 1 or more, without an observer"):
+        run(recipe, **more)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_cuda_repeats_itself_and_resumes(precision):

@@ -14,6 +14,7 @@ from .inspect import inspect_
 from .record import record_
 from .report import report_
 from .score import score_
+from .study import study_
 from .tables import datasets_, methods_, nets_, policies_
 from .verify import verify_
 
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "choose": choose_,
     "verify": verify_,
     "report": report_,
+    "study": study_,
     "inspect": inspect_,
     "import": import_,
     "export": export_,

@@ -114,7 +114,6 @@ def record_(
     resume
         Go on after the last committed epoch of the run in the folder, if there is one.
     """
-    from ..core.errors import UsageError
     from ..experiments.plan import Plan
     from ..experiments.record import record
     from .console import say, showing_progress
@@ -135,14 +134,7 @@ def record_(
         "device": device,
         "precision": precision,
     }
-    for pair in set_ or []:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set {pair!r} is not of the form key=value.")
-        name = key.strip().replace("-", "_")
-        if recipe.get(name) is not None:
-            raise UsageError(f"{name} is given twice, the second time by --set {pair!r}; give it once.")
-        recipe[name] = literal(value.strip())
+    set_also(recipe, set_ or [])
     settings: dict[str, Any] = {
         "data": data,
         "net": net,
@@ -170,6 +162,20 @@ def record_(
         say(f"{made.data}: {note}")
     several = f" by each of {made.models} models" if made.models > 1 else ""
     say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded{several}. Next: assay score {run} all")
+
+
+def set_also(recipe: dict[str, Any], pairs: list[str]) -> None:
+    """Put what --set says into a recipe."""
+    from ..core.errors import UsageError
+
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair!r} is not of the form key=value.")
+        name = key.strip().replace("-", "_")
+        if recipe.get(name) is not None:
+            raise UsageError(f"{name} is given twice, the second time by --set {pair!r}; give it once.")
+        recipe[name] = literal(value.strip())
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:

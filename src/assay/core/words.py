@@ -1,15 +1,17 @@
 """How values are said to people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 def worded(value: object, number: Callable[[float], str] = "{:.4g}".format) -> str:
-    """A diagnostic in words: numbers to four digits, the middle of a long list left out.
+    """A diagnostic in words: numbers to four digits, the middle of a long list left out, settings by name.
 
     Args:
         value: As JSON holds it.
         number: How a single number is written.
     """
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {worded(one, number)}" for name, one in value.items())
     if isinstance(value, (list, tuple)):
         shown = [worded(one, number) for one in value]
         return (

@@ -160,12 +160,7 @@ class Plan(pydantic.BaseModel):
             UnknownName: No setting has that name.
             UsageError: The file is absent or no TOML; or as `make`.
         """
-        try:
-            settings = tomllib.loads(Path(path).read_text())
-        except FileNotFoundError as error:
-            raise UsageError(f'{path} does not exist; give a TOML file with at least `data = "digits"`.') from error
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path} is no readable TOML ({error}).") from error
+        settings = settings_in(path)
         given = dict(overrides or {})
         old, new = settings.get("plant"), given.get("plant")
         if isinstance(old, dict) and isinstance(new, Mapping) and new.get("kind", old.get("kind")) != old.get("kind"):
@@ -291,6 +286,20 @@ class Material:
     def wrong(self) -> Tensor | None:
         """Which given labels are wrong; None where the truth is unknown."""
         return None if self.true_labels is None else self.train.labels != self.true_labels.to(torch.int64)
+
+
+def settings_in(path: str | Path) -> dict[str, Any]:
+    """What a TOML file says.
+
+    Raises:
+        UsageError: The file is absent or no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f'{path} does not exist; give a TOML file with at least `data = "digits"`.') from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no readable TOML ({error}).") from error
 
 
 def plan_of(run: Run) -> Plan:

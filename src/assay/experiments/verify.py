@@ -328,17 +328,17 @@ TURN = threading.Lock()
 """torch's random generator is one per process, so that trials in threads of one process must take turns."""
 
 
-def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int) -> Outcome:
-    """One retraining by the plan: the arm's examples, fresh weights, the accuracy after the last epoch.
+def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int, steps: int | None = None) -> Outcome:
+    """One retraining by the plan: the arm's examples, fresh weights, the accuracy after the last epoch, or after so many steps.
 
     Raises:
         AssayError: As `training.loop.train`.
     """
     with TURN:
-        return _trained(Plan.make(plain), arm, seed)
+        return _trained(Plan.make(plain), arm, seed, steps)
 
 
-def _trained(plan: Plan, arm: Arm, seed: int) -> Outcome:
+def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
     began = time.perf_counter()
     material = material_of(plan)
     recipe = plan.recipe_with(seed)
@@ -354,6 +354,7 @@ def _trained(plan: Plan, arm: Arm, seed: int) -> Outcome:
         prepare=examples.prepared,
         augment=plan.augmentation(material, seed),
         weights=weights,
+        steps=steps,
     )
     test = material.test
     with standing_at(model, state.averages):

@@ -68,14 +68,17 @@ def learnt(
     if fraction == 1:
         # All are kept, whatever the probe.
         angle = 0.0
-    z, weight = _fields(fraction, keep)
-    return _aligned(alpha, z, weight) if angle == 0 else _tilted(alpha, z, weight, angle)
+    if angle == 0:
+        return _aligned(alpha, *_fields(fraction, keep, 8))
+    # A coarse look finds the student nearly, the fine one from there on exactly.
+    near = _started(alpha, _Tilted(fraction, keep, angle, 1), angle)
+    return _tilted(alpha, _Tilted(fraction, keep, angle, 8), near)
 
 
-def _fields(fraction: float | int, keep: str) -> tuple[np.ndarray, np.ndarray]:
+def _fields(fraction: float | int, keep: str, pieces: int) -> tuple[np.ndarray, np.ndarray]:
     """Sizes of the probe's field and their weights, which add up to 1."""
     low, high = (0.0, float(ndtri((1 + fraction) / 2))) if keep == "hard" else (float(ndtri(1 - fraction / 2)), FAR)
-    z, weight = _quadrature(low, min(high, FAR), 8)
+    z, weight = _quadrature(low, min(high, FAR), pieces)
     weight = weight * np.exp(-(z**2) / 2)
     return z, weight / weight.sum()
 
@@ -131,40 +134,55 @@ def _aligned(alpha: float | int, z: np.ndarray, weight: np.ndarray) -> Learnt:
     return Learnt(math.asin(math.sqrt(c2)) / math.pi, a, _margin(alpha, a * z, weight, math.sqrt(c2)))
 
 
-def _tilted(alpha: float | int, z: np.ndarray, weight: np.ndarray, angle: float | int) -> Learnt:
-    cos, sin = math.cos(angle), math.sin(angle)
-    # For each z > 0 the label changes where w passes -z cot; by symmetry z < 0 is the same with w turned.
-    nodes, parts = [], []
-    for one, share in zip(z, weight, strict=True):
-        edge = max(-FAR, min(FAR, -one * cos / sin))
-        for low, high, y in ((-FAR, edge, -1.0), (edge, FAR, 1.0)):
-            if high - low > 1e-12:
-                w, inner = _quadrature(low, high, 3)
-                nodes.append(np.stack([np.full_like(w, one), w, np.full_like(w, y)]))
-                parts.append(share * inner * _density(w))
-    fields, shares = np.concatenate(nodes, 1), np.concatenate(parts)
-    z_, w_, y_ = fields
-    shares = shares / shares.sum()
+class _Tilted:
+    """Fields of probe and second direction, labels and weights, for a probe at an angle."""
 
-    def student(place: np.ndarray) -> tuple[float, float, float]:
-        """a, b and c of a size and a direction: the tangent of half the angle to the plane, and the angle in it."""
-        size = math.tanh(place[0])
-        return size * math.cos(place[1]), size * math.sin(place[1]), math.sqrt(1 - size**2)
+    def __init__(self, fraction: float | int, keep: str, angle: float | int, pieces: int):
+        self.cos, self.sin = math.cos(angle), math.sin(angle)
+        # For each z > 0 the label changes where w passes -z cot; by symmetry z < 0 is the same with w turned.
+        nodes, parts = [], []
+        for one, share in zip(*_fields(fraction, keep, pieces), strict=True):
+            edge = max(-FAR, min(FAR, -one * self.cos / self.sin))
+            for low, high, y in ((-FAR, edge, -1.0), (edge, FAR, 1.0)):
+                if high - low > 1e-12:
+                    w, inner = _quadrature(low, high, min(pieces, 3))
+                    nodes.append(np.stack([np.full_like(w, one), w, np.full_like(w, y)]))
+                    parts.append(share * inner * _density(w))
+        z, w, y = np.concatenate(nodes, 1)
+        shares = np.concatenate(parts)
+        self.along, self.across, self.shares = y * z, y * w, shares / shares.sum()
 
-    def worth(place: np.ndarray) -> float:
-        a, b, c = student(place)
-        return -_margin(alpha, y_ * (a * z_ + b * w_), shares, c)
+    def margin(self, alpha: float | int, a: float, b: float, c: float) -> float:
+        """kappa of a student."""
+        return _margin(alpha, a * self.along + b * self.across, self.shares, c)
 
-    def gradient(place: np.ndarray) -> np.ndarray:
+    def gradient(self, alpha: float | int, a: float, b: float, c: float) -> np.ndarray:
         """Of kappa by a and b, up to a factor above 0."""
-        a, b, c = student(place)
-        inner = y_ * (a * z_ + b * w_)
-        h = (_margin(alpha, inner, shares, c) - inner) / c
-        slope = _slope(h) * shares
-        return np.array([slope @ (y_ * z_ - h * a / c), slope @ (y_ * w_ - h * b / c)]) / slope.sum()
+        inner = a * self.along + b * self.across
+        h = (_margin(alpha, inner, self.shares, c) - inner) / c
+        slope = _slope(h) * self.shares
+        return np.array([slope @ (self.along - h * a / c), slope @ (self.across - h * b / c)]) / slope.sum()
 
-    start = minimize(worth, np.array([1.0, angle / 2]), method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9})
-    solved = root(gradient, start.x, method="hybr", options={"xtol": 1e-12})
-    a, b, c = student(solved.x)
-    overlap = a * cos + b * sin
-    return Learnt(math.acos(max(-1.0, min(1.0, overlap))) / math.pi, overlap, _margin(alpha, y_ * (a * z_ + b * w_), shares, c))
+
+def _student(place: np.ndarray) -> tuple[float, float, float]:
+    """a, b and c of a size and a direction: the size through tanh, so that c stays above 0, and the angle in the plane."""
+    size = math.tanh(place[0])
+    return size * math.cos(place[1]), size * math.sin(place[1]), math.sqrt(1 - size**2)
+
+
+def _started(alpha: float | int, fields: _Tilted, angle: float | int) -> np.ndarray:
+    """About where the student of largest margin is."""
+    found = minimize(
+        lambda place: -fields.margin(alpha, *_student(place)),
+        np.array([1.0, angle / 2]),
+        method="Nelder-Mead",
+        options={"xatol": 1e-4, "fatol": 1e-9},
+    )
+    return found.x
+
+
+def _tilted(alpha: float | int, fields: _Tilted, near: np.ndarray) -> Learnt:
+    solved = root(lambda place: fields.gradient(alpha, *_student(place)), near, method="hybr", options={"xtol": 1e-12})
+    a, b, c = _student(solved.x)
+    overlap = a * fields.cos + b * fields.sin
+    return Learnt(math.acos(max(-1.0, min(1.0, overlap))) / math.pi, overlap, fields.margin(alpha, a, b, c))

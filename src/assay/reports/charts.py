@@ -62,7 +62,7 @@ def data_map(*, truth: bool, pictures: bool) -> Spec:
         .mark_point(filled=False, size=110, strokeWidth=2, style="chosen")
         .encode(x=x, y=y)
     )
-    return _spec(alt.layer(points, rings), "Data map: confidence against variability of each example", height=380)
+    return framed(alt.layer(points, rings), "Data map: confidence against variability of each example", height=380)
 
 
 def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
@@ -82,7 +82,7 @@ def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
     )
     if truth:
         chart = chart.encode(color=_label_color(alt))
-    return _spec(chart, "Probability of the given label by epoch, one line per chosen example", height=200)
+    return framed(chart, "Probability of the given label by epoch, one line per chosen example", height=200)
 
 
 def histogram(one: Histogram, unit: str) -> Spec:
@@ -122,7 +122,7 @@ def histogram(one: Histogram, unit: str) -> Spec:
                 "count:Q",
             ],
         )
-    return _spec(chart, f"Distribution of {one.title}", height=140)
+    return framed(chart, f"Distribution of {one.title}", height=140)
 
 
 def agreement(table: Agreement) -> Spec:
@@ -147,7 +147,7 @@ def agreement(table: Agreement) -> Spec:
     numbers = base.mark_text(fontSize=11).encode(
         text=alt.Text("correlation:Q", format=".2f"),
     )
-    return _spec(alt.layer(heat, numbers), f"{table.measure} between methods", height=30 * len(titles))
+    return framed(alt.layer(heat, numbers), f"{table.measure} between methods", height=30 * len(titles))
 
 
 def accuracies(outcomes: Sequence[Outcome]) -> Spec:
@@ -180,7 +180,7 @@ def accuracies(outcomes: Sequence[Outcome]) -> Spec:
             tooltip=["arm:N", "seed:N", alt.Tooltip("accuracy:Q", format=".2f"), "examples:Q"],
         )
     )
-    return _spec(chart, "Test accuracy of each arm; a line joins the retrainings of one seed", height=220)
+    return framed(chart, "Test accuracy of each arm; a line joins the retrainings of one seed", height=220)
 
 
 def effects(comparisons: Sequence[Comparison]) -> Spec:
@@ -216,7 +216,7 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
         x=alt.X("low:Q", title="difference in test accuracy, points", axis=alt.Axis(tickCount=6)), x2=alt.X2("high:Q")
     )
     means = base.mark_point(filled=True, size=100, opacity=1, style="effect").encode(x="effect:Q", fillOpacity=hollow)
-    return _spec(alt.layer(zero, intervals, means), "Differences between arms with 95 % intervals", height=56 * len(pairs))
+    return framed(alt.layer(zero, intervals, means), "Differences between arms with 95 % intervals", height=56 * len(pairs))
 
 
 def detection(found: Sequence[Detection]) -> Spec:
@@ -249,7 +249,7 @@ def detection(found: Sequence[Detection]) -> Spec:
         .mark_line(strokeDash=[4, 3], style="guide")
         .encode(x=x, y=y)
     )
-    return _spec(alt.layer(chance, others, one).add_params(method), "Wrong labels found against examples inspected", height=300)
+    return framed(alt.layer(chance, others, one).add_params(method), "Wrong labels found against examples inspected", height=300)
 
 
 def over_time(one: Influence, unit: str, names: tuple[str, str] = (HELPFUL, HARMFUL)) -> Spec:
@@ -293,7 +293,7 @@ def _gathered(one: Influence, rows: list[dict[str, Any]], line: str, kinds: list
         )
     )
     zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 3], style="guide").encode(y="zero:Q")
-    return _spec(alt.layer(zero, lines), description, height=180)
+    return framed(alt.layer(zero, lines), description, height=180)
 
 
 def adjoints(one: Influence) -> Spec:
@@ -311,7 +311,7 @@ def adjoints(one: Influence) -> Spec:
             tooltip=[alt.Tooltip("epoch:Q", title="before epoch"), alt.Tooltip("norm:Q", format=".4g")],
         )
     )
-    return _spec(chart, f"{one.title}: norm of the adjoint before each epoch", height=180)
+    return framed(chart, f"{one.title}: norm of the adjoint before each epoch", height=180)
 
 
 def pairing(one: Pairing) -> Spec:
@@ -349,7 +349,7 @@ def pairing(one: Pairing) -> Spec:
         ends = [{"x": end, "y": end} for end in (low, high)]
         layers.insert(0, alt.Chart(alt.Data(values=ends)).mark_line(strokeDash=[4, 3], style="guide").encode(x="x:Q", y="y:Q"))
     description = f"{one.title} against {one.reference}, a point per example"
-    return _spec(alt.layer(*layers), description, height=260)
+    return framed(alt.layer(*layers), description, height=260)
 
 
 def curve(one: Curve, part: Literal["validation", "test"]) -> Spec:
@@ -402,7 +402,7 @@ def curve(one: Curve, part: Literal["validation", "test"]) -> Spec:
     chosen = alt.Chart(alt.Data(values=[{"count": one.best, "accuracy": percent(one.worst(one.best))}]))
     ring = chosen.mark_point(size=190, filled=False, strokeWidth=2, style="chosen").encode(x=x, y="accuracy:Q")
     description = f"{part.capitalize()} accuracy against how many of the worst by {one.scores} were left out; a ring marks the count chosen, {one.best:,}"
-    return _spec(alt.layer(band, dashes, lines, ring), description, height=260)
+    return framed(alt.layer(band, dashes, lines, ring), description, height=260)
 
 
 def _rounded(number: float) -> float:
@@ -427,7 +427,7 @@ def _label_color(alt, *, legend: bool = True):
     return alt.Color("label:N", title=None, scale=scale, legend=alt.Legend(orient="top") if legend else None)
 
 
-def _spec(chart, description: str, height: int) -> Spec:
+def framed(chart, description: str, height: int) -> Spec:
     """The chart as JSON, as wide as its place on the page."""
     import altair as alt
 

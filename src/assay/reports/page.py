@@ -1,10 +1,8 @@
 """One HTML file out of one exhibit: no network, no second file, nothing computed."""
 
 import base64
-import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from importlib import resources
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,11 +11,11 @@ from torch import Tensor
 from ..core.decision import Action
 from ..core.exhibit import Exhibit, Extremes, Influence
 from ..core.scores import RANK_ONLY, Scores
-from ..core.words import worded
 from . import charts
+from .html import CHARTS, environment, minus, policy, read, scripts
 from .thumbnails import thumbnail
 
-SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "tabulator.min.js")
+SCRIPTS = (*CHARTS, "tabulator.min.js")
 """What is inlined from `vendor/`, in the order in which one needs the other."""
 
 STEPS = 250
@@ -32,52 +30,20 @@ def render(exhibit: Exhibit) -> str:
     Returns:
         HTML that loads nothing: charts, table and pictures are inside, and its Content-Security-Policy forbids any request.
     """
-    import jinja2
-
-    scripts = [_inline(_read(f"vendor/{name}")) for name in SCRIPTS] + [_inline(_read("page.js"))]
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
-    environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["share"] = lambda fraction: f"{100 * fraction:.1f} %"
-    environment.filters["worded"] = lambda value: worded(value, lambda number: _minus(f"{number:.4g}"))
-    environment.filters["measure"] = _measure
-    return environment.get_template("page.html.j2").render(
+    inlined = scripts([f"vendor/{name}" for name in SCRIPTS] + ["theme.js", "page.js"])
+    made = environment()
+    made.filters["measure"] = _measure
+    return made.get_template("page.html.j2").render(
         exhibit=exhibit,
         arm=charts.arm,
-        styles=[_read("vendor/tabulator_simple.min.css"), _read("page.css")],
-        scripts=scripts,
-        policy=_policy(scripts),
+        styles=[read("vendor/tabulator_simple.min.css"), read("page.css")],
+        scripts=inlined,
+        policy=policy(inlined),
         data=_data(exhibit),
         specs=_specs(exhibit),
         histograms=[(one, _scores(exhibit, one.title)) for one in exhibit.histograms],
         targets=_targets(exhibit),
         words=_words(exhibit),
-    )
-
-
-def _read(name: str) -> str:
-    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    return text.replace("\r\n", "\n")
-
-
-def _inline(script: str) -> str:
-    """A script that can stand inside a script element: no end tag in it, no source map to be asked for."""
-    lines = (line for line in script.split("\n") if not line.startswith("//# sourceMappingURL="))
-    return "\n" + "\n".join(lines).replace("</script", "<\\/script").replace("<!--", "<\\!--").strip() + "\n"
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """Nothing may be fetched, and only these very scripts may run, so markup that slips in anywhere stays dead."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
-    # Vega and the table set styles at run time, which no hash can foresee.
-    return (
-        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -246,16 +212,11 @@ def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
 
 def _measure(value: float) -> str:
     """A correlation or slope, which NaN leaves undefined."""
-    return "–" if math.isnan(value) else _minus(f"{value:.3f}")
+    return "–" if math.isnan(value) else minus(f"{value:.3f}")
 
 
 def _signed(value: float) -> str:
-    return _minus(f"{value:+#.3g}")
-
-
-def _minus(number: str) -> str:
-    """With a minus sign that is as wide as the plus; not in an exponent."""
-    return f"−{number[1:]}" if number.startswith("-") else number
+    return minus(f"{value:+#.3g}")
 
 
 def _numbers(values: Tensor, digits: int = 6) -> Sequence[float | None]:

@@ -1,6 +1,7 @@
-"""Saving and loading what is made from runs: scores, decisions, verdicts, curves and the planted truth."""
+"""Saving and loading what is made from runs: scores, decisions, verdicts, curves, studies and the planted truth."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from ..core.curve import Curve, Removal
 from ..core.decision import Decision
-from ..core.errors import RunError
+from ..core.errors import RunError, UsageError
+from ..core.exhibit import Agreement
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.scores import Direction, Scores
+from ..core.study import Best, Contest, Law, Pruned, Study, Theory
 from ..core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
 from .disk import replace
 from .paths import RunPaths
@@ -258,6 +261,50 @@ def load_curve(path: Path) -> Curve:
         )
 
 
+def save_study(study: Study, path: Path) -> None:
+    """The study with all its trainings.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    body = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
+    for name in ("trained", "laws", "frontiers", "contests", "theory"):
+        body[name] = [dataclasses.asdict(one) for one in body[name]]
+    if (agreement := study.agreement) is not None:
+        # NaN, which JSON has no word for, is where a metric ranks nothing.
+        rows = [[None if cell != cell else cell for cell in row] for row in agreement.correlations.tolist()]
+        body["agreement"] = {"titles": agreement.titles, "correlations": rows, "measure": agreement.measure}
+    save_json("study", body, path)
+
+
+def load_study(path: Path) -> Study:
+    """The inverse of `save_study`.
+
+    Raises:
+        RunError: Absent, damaged, of another kind, or of a newer schema.
+    """
+    body = load_json("study", path)
+    with _whole(path):
+        agreement = body["agreement"]
+        if agreement is not None:
+            rows = [[math.nan if cell is None else cell for cell in row] for row in agreement["correlations"]]
+            agreement = Agreement(tuple(agreement["titles"]), torch.tensor(rows, dtype=torch.float64), agreement["measure"])
+        return Study(
+            name=body["name"],
+            settings=body["settings"],
+            facts=body["facts"],
+            trained=tuple(Pruned(**one) for one in body["trained"]),
+            laws=tuple(Law(**one) for one in body["laws"]),
+            frontiers=tuple(Best(**one) for one in body["frontiers"]),
+            contests=tuple(Contest(**{**one, "comparison": Comparison(**one["comparison"])}) for one in body["contests"]),
+            agreement=agreement,
+            theory=tuple(
+                Theory(**{**one, "alphas": tuple(one["alphas"]), "errors": tuple(one["errors"])}) for one in body["theory"]
+            ),
+            notes=tuple(body["notes"]),
+        )
+
+
 def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
     """What an earlier call left there. A damaged or newer file is no result: what it stands for is done and written again."""
     try:
@@ -282,7 +329,7 @@ class _whole:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, ValueError)):
+        if isinstance(error, (KeyError, TypeError, ValueError, UsageError)):
             raise RunError(f"{self.path} is damaged ({type(error).__name__}: {error}); make it again.") from error
 
 

@@ -1,4 +1,4 @@
-"""The only owner of file names inside a run's folder."""
+"""The only owner of file names inside the folders of runs and of studies."""
 
 import dataclasses
 import re
@@ -103,6 +103,36 @@ class RunPaths:
     def trial(self, plan: str, arm: str, seed: int) -> Path:
         """One finished retraining."""
         return self.trials / plan / f"{arm}-{seed}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyPaths:
+    """Where each thing of a study stands."""
+
+    folder: Path
+
+    @property
+    def results(self) -> Path:
+        """The study itself."""
+        return self.folder / "study.json"
+
+    @property
+    def page(self) -> Path:
+        """Its page."""
+        return self.folder / "study.html"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what trainings print."""
+        return self.folder / "logs"
+
+    def probe(self, plan: str) -> Path:
+        """The run in which a plan's examples are told hard from easy, by the fingerprint of plan and data."""
+        return self.folder / "probes" / plan
+
+    def trial(self, made_of: str, seed: int) -> Path:
+        """One finished training, by the fingerprint of everything that it was made of."""
+        return self.folder / "trials" / f"{made_of}-{seed}.json"
 
 
 def slug(title: str) -> str:

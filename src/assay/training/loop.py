@@ -71,6 +71,7 @@ def train(
     weights: Tensor | None = None,
     observer: Observer | None = None,
     resume: TrainingState | None = None,
+    steps: int | None = None,
 ) -> TrainingState:
     """Train in place by mean cross-entropy; the model ends on the recipe's device.
 
@@ -88,6 +89,8 @@ def train(
         weights: (examples,), factor of each example's loss; the divisor stays the size of the batch. None for 1.
         observer: Sees every step and every epoch.
         resume: Go on after this state; the model's present weights are replaced.
+        steps: Take exactly so many steps instead of the recipe's epochs, however few examples there are: as many passes over them as that
+            takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `observer`, `resume` or a horizon.
 
     Returns:
         The state after the last epoch. With an `ema` in the recipe the model keeps the parameters that were trained; the averaged ones,
@@ -101,7 +104,14 @@ def train(
     device = device_named(recipe.device)
     _check(inputs, labels, ids, recipe, prepare, augment, weights)
     per_epoch = len(sizes(len(ids), recipe.batch, recipe.ragged))
-    steps = per_epoch * (recipe.horizon or recipe.epochs)
+    epochs, last = recipe.epochs, per_epoch * recipe.epochs
+    if steps is not None:
+        if steps < 1 or observer is not None or resume is not None or recipe.horizon is not None:
+            raise UsageError(
+                f"steps={steps} must be 1 or more, without an observer, a state to resume, or a horizon in the recipe."
+            )
+        epochs, last = -(-steps // per_epoch), steps
+    horizon = per_epoch * recipe.horizon if recipe.horizon is not None else last
     first = _first_epoch(resume, recipe, ids, per_epoch)
     model.to(device)
     optimizer = optimizer_of(recipe, model)
@@ -113,7 +123,7 @@ def train(
             optimizer,
             averages,
             epochs=epochs,
-            steps=epochs * per_epoch,
+            steps=min(epochs * per_epoch, last),
             recipe=recipe.fingerprint,
             ids=ids.fingerprint,
         )
@@ -125,14 +135,14 @@ def train(
             with own_random_state(device):
                 seed_torch(draws.integer(recipe.seed, "torch", 0), device)
                 observer.starts(state_after(0))
-        for epoch in range(first, recipe.epochs):
+        for epoch in range(first, epochs):
             if observer is not None:
                 with own_random_state(device):
                     observer.epoch_begins(epoch)
             model.train()
             seed_torch(draws.integer(recipe.seed, "torch", epoch), device)
-            for step, positions in enumerate(batches(ids.keys, recipe, epoch)):
-                rate = recipe.rate(epoch * per_epoch + step, steps)
+            for step, positions in enumerate(batches(ids.keys, recipe, epoch)[: last - epoch * per_epoch]):
+                rate = recipe.rate(epoch * per_epoch + step, horizon)
                 batch, given = inputs[positions].to(device), labels[positions].to(device, torch.int64)
                 factors = weights[positions].to(device) if weights is not None else None
                 if augment is not None:
@@ -167,7 +177,7 @@ def train(
                 with own_random_state(device):
                     observer.epoch_ends(epoch, model, state_after(epoch + 1))
         optimizer.zero_grad(set_to_none=True)
-        return state_after(recipe.epochs)
+        return state_after(epochs)
 
 
 def predict(

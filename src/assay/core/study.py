@@ -1,0 +1,266 @@
+"""What a study of pruning found: trainings on parts of the data, the law of their error, and who does better than it."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import UsageError
+from .exhibit import Agreement
+from .lineage import fingerprint
+from .trial import Comparison
+
+HARD, EASY, RANDOM, ALL = "hard", "easy", "random", "all"
+"""The arms: the hardest are kept, the easiest, as many at random, and everything there was to choose from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """One training on a part of the data.
+
+    Attributes:
+        arm: `hard`, `easy`, `random` or `all`.
+        metric: Title of the score that says what is hard; empty for `random` and `all`, which ask none.
+        size: Fraction of the training examples that there were to choose from, in (0, 1].
+        fraction: Fraction of these that was kept, in (0, 1].
+        seed: Which repetition: its own part of the data, its own scores, its own training.
+        examples: How many were kept.
+        steps: Steps taken, the same for all.
+        accuracy: Fraction of test examples predicted right at the end.
+        loss: Mean cross-entropy on the test examples, in nats.
+        seconds: How long the training took.
+    """
+
+    arm: str
+    metric: str
+    size: float
+    fraction: float
+    seed: int
+    examples: int
+    steps: int
+    accuracy: float
+    loss: float
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """Fraction of test examples predicted wrong."""
+        return 1 - self.accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """Power law of the mean test error of an arm: error = scale * examples ** -exponent + floor.
+
+    Attributes:
+        arm: `all`: everything there was to choose from, over sizes; `random`: random parts of it too.
+        scale: The error at one example, if the law held so far down.
+        exponent: How fast it falls.
+        floor: What is left however many examples there are; 0 where none was fitted.
+        low: Lower end of the exponent's 95 % bootstrap interval over seeds; None with one seed, or with a floor.
+        high: Upper end.
+        points: At how many numbers of examples there were errors.
+        seeds: Over how many seeds they are means.
+    """
+
+    arm: str
+    scale: float
+    exponent: float
+    floor: float
+    low: float | None
+    high: float | None
+    points: int
+    seeds: int
+
+    def __call__(self, examples: float | int) -> float:
+        """The error of so many examples."""
+        return self.scale * examples**-self.exponent + self.floor
+
+    @property
+    def sentence(self) -> str:
+        """The law in words."""
+        within = f", 95 % interval {self.low:.3f} to {self.high:.3f} over {self.seeds} seeds" if self.low is not None else ""
+        floor = f" + {self.floor:.4f}" if self.floor else ""
+        what = "everything" if self.arm == ALL else "everything or a random part"
+        return f"Trained on {what}, the test error is {self.scale:.3g} n^-{self.exponent:.3f}{floor} at n examples (exponent {self.exponent:.3f}{within})."
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """One point of the frontier of a metric: no other choice with so few examples has so small an error.
+
+    Attributes:
+        metric: Title of the score.
+        arm: What was kept.
+        size: Of what it was chosen, as a fraction of the training examples.
+        fraction: How much of that was kept.
+        examples: How many that are.
+        error: Mean test error over seeds.
+        slope: d log error / d log examples, from the point before; None for the first.
+        gain: Mean over seeds of the law's error minus the point's, each seed with its own law of `all`; above 0 is better than the law. None
+            where there is no law, or one seed.
+        low: Lower end of the 95 % bootstrap interval of the gain.
+        high: Upper end.
+        p: Two-sided p of a paired test.
+    """
+
+    metric: str
+    arm: str
+    size: float
+    fraction: float
+    examples: int
+    error: float
+    slope: float | None
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+    @property
+    def below(self) -> bool:
+        """Whether the point lies below the law by more than chance explains."""
+        return self.low is not None and self.p is not None and self.low > 0 and self.p < 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """Two arms on as many examples of the same part, paired over seeds.
+
+    Attributes:
+        metric: Title of the score.
+        size: Fraction of the training examples that there were to choose from.
+        fraction: Fraction of these that was kept.
+        examples: How many that are.
+        comparison: The difference in test accuracy.
+    """
+
+    metric: str
+    size: float
+    fraction: float
+    examples: int
+    comparison: Comparison
+
+
+@dataclasses.dataclass(frozen=True)
+class Theory:
+    """What the perceptron of pruning theory does, for one way of keeping.
+
+    Attributes:
+        keep: `hard` or `easy`.
+        fraction: Which part is kept.
+        angle: Between the probe that tells hard from easy and the teacher, in degrees.
+        alphas: Kept examples by dimension, rising.
+        errors: Generalisation error at each, in 0..1/2.
+    """
+
+    keep: str
+    fraction: float
+    angle: float
+    alphas: tuple[float, ...]
+    errors: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """A study of pruning, whole.
+
+    Attributes:
+        name: Which study.
+        settings: How it was made, as plain values.
+        facts: Data, net, machine and the like, for people.
+        trained: Every training.
+        laws: Of the error against the number of examples.
+        frontiers: By metric, by rising examples.
+        contests: hard against easy, and each against random.
+        agreement: How alike the metrics rank the examples; None with one metric.
+        theory: Curves of the perceptron; empty where they were not asked for.
+        notes: What could not be said, and why; a sentence each.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    trained: tuple[Pruned, ...]
+    laws: tuple[Law, ...] = ()
+    frontiers: tuple[Best, ...] = ()
+    contests: tuple[Contest, ...] = ()
+    agreement: Agreement | None = None
+    theory: tuple[Theory, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        """Refuse a study with a hole in it.
+
+        Raises:
+            UsageError: A part of the data lacks an arm that the others have, or a seed.
+        """
+        seeds = {one.seed for one in self.trained}
+        cells: dict[tuple[str, str, float, float], list[int]] = {}
+        for one in self.trained:
+            cells.setdefault((one.arm, one.metric, one.size, one.fraction), []).append(one.seed)
+        for cell, found in cells.items():
+            if len(found) != len(seeds):
+                raise UsageError(
+                    f"The arm {cell[0]} at size {cell[2]:g}, kept {cell[3]:g}, has {len(found)} of {len(seeds)} seeds."
+                )
+        pruned = {(size, fraction) for _, _, size, fraction in cells if fraction < 1}
+        arms = {(arm, metric) for arm, metric, _, fraction in cells if fraction < 1}
+        for size, fraction in pruned:
+            for arm, metric in arms:
+                if (arm, metric, size, fraction) not in cells:
+                    raise UsageError(f"The arm {arm} {metric} is missing at size {size:g}, kept {fraction:g}.")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Titles of the scores, in the order in which they were asked for."""
+        return tuple(dict.fromkeys(one.metric for one in self.trained if one.metric))
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        """Fractions of the training examples that there were to choose from, rising."""
+        return tuple(sorted({one.size for one in self.trained}))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The repetitions."""
+        return tuple(sorted({one.seed for one in self.trained}))
+
+    def errors(self, arm: str, metric: str, size: float, fraction: float) -> list[float]:
+        """Test error of one choice, by seed; empty where it was not trained."""
+        found = [one for one in self.trained if (one.arm, one.metric, one.size, one.fraction) == (arm, metric, size, fraction)]
+        return [one.error for one in sorted(found, key=lambda one: one.seed)]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was found, in words."""
+        said = [law.sentence for law in self.laws]
+        for metric in self.metrics:
+            points = [one for one in self.frontiers if one.metric == metric and one.fraction < 1]
+            if any(one.gain is not None for one in points):
+                below = sum(one.below for one in points)
+                said.append(
+                    f"By {metric}, {below} of the {len(points)} pruned points of the frontier lie significantly below the law of all."
+                )
+            against = [one for one in self.contests if one.metric == metric and one.comparison.baseline == EASY]
+            said += [_winners(metric, size, [one for one in against if one.size == size]) for size in self.sizes if against]
+        return tuple(said)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over what every training measured; not over seconds."""
+        return fingerprint(self.name, repr([dataclasses.replace(one, seconds=0.0) for one in self.trained]))
+
+
+def _winners(metric: str, size: float, contests: Sequence[Contest]) -> str:
+    """Who wins at which fractions, in words."""
+    groups: dict[str, list[str]] = {}
+    for one in sorted(contests, key=lambda one: -one.fraction):
+        found = one.comparison
+        who = "undecided" if not found.significant else "hard" if found.effect > 0 else "easy"
+        groups.setdefault(who, []).append(f"{one.fraction:.0%}")
+    words = {
+        "hard": "keeping the hard is better at",
+        "easy": "keeping the easy is better at",
+        "undecided": "no significant difference at",
+    }
+    parts = [f"{words[who]} {', '.join(groups[who])}" for who in words if who in groups]
+    return f"By {metric}, chosen from {size:.0%} of the data: {'; '.join(parts)} kept."

@@ -1,0 +1,123 @@
+"""Which measure of difficulty is worth pruning by? The protocol of a course project (CSC413: VoG, EL2N, prediction depth), mended.
+
+A part of the training examples (`initial_dataset_size`, here `sizes`) is told hard from easy by models of its own; percentages of it are
+kept; fresh nets are trained at as many steps as on everything.
+
+Departures from the project's code, each of which was an error or a gap: the models of EL2N differ in initial weights and order, and the score is
+the mean of norms; VoG differentiates the logit of the given label; an example is no neighbour of its own, and one set of neighbours
+serves all layers; equal scores are cut by id; percentages are taken in whole numbers; what is kept of an earlier call is found by
+everything that it was made of; besides the hardest, the easiest and a random choice are trained too, over several seeds. All measures are
+means over the models of one recording, where the project had several for EL2N only.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..cluster.executors import executor
+from ..core.errors import UnknownName, UsageError
+from ..core.study import Study
+from ..experiments.progress import Progress
+from .pruning import Setup, study, written
+from .scaling import SCALES as SCALING
+from .scaling import Scale, planned, probe_of
+
+PROJECT = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "batch": 128}
+SCALES = {
+    "tiny": Scale(
+        SCALING["tiny"].settings, 4, 2, ("el2n", "pd", "vog"), (1.0,), (1.0, 0.7, 0.4), 2, (),
+    ),
+    "small": Scale(
+        SCALING["small"].settings, 20, 5, ("el2n", "pd", "vog", "cg_score"), (1.0,), (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 5, (),
+    ),
+    "full": Scale(
+        {"net": "resnet18", "recipe": {**PROJECT, "epochs": 200, "schedule": "step", "milestones": [60, 120, 160], "gamma": 0.2}},
+        200, 10, ("el2n", "pd", "vog", "cg_score"), (1.0,), (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 3, (),
+    ),
+}  # fmt: skip
+"""`full` has the project's own numbers: ResNet-18, 200 epochs, no augmentation."""
+LAYERS = {"tiny": None, "small": None, "full": 9}
+INTERVAL = {"tiny": 1, "small": 2, "full": 5}
+EL2N_EPOCH = 20
+"""The epoch after which EL2N is read, or the last one of a shorter recording."""
+
+
+def study_difficulty(
+    folder: str | Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    scale: str = "small",
+    metrics: Sequence[str] | None = None,
+    sizes: Sequence[float] | None = None,
+    fractions: Sequence[float] | None = None,
+    seeds: int | None = None,
+    probe_epochs: int | None = None,
+    models: int | None = None,
+    checkpoint_interval: int | None = None,
+    pd_layers: int | None = None,
+    pd_alpha: float = 1.0,
+    per_class: bool = False,
+    pool: Executor | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Parts of the data kept by several measures of difficulty, at equal steps; saved in `folder` with a page.
+
+        study = assay.study_difficulty("studies/digits", scale="tiny")
+
+    What is left out is what `scale` says.
+
+    Args:
+        folder: Where everything is kept; the same study goes on there.
+        settings: Of the plan: data, net, recipe (batch, epochs, ...), seed, device.
+        scale: `tiny`, `small` or `full`, which has the project's numbers.
+        metrics: `el2n` (after 20 epochs, or the last of fewer), `pd` (prediction depth against the given label), `vog`, or any other score
+            with its options.
+        sizes: Initial sizes of the dataset, as fractions.
+        fractions: What is kept of it; everything is always among them.
+        seeds: Repetitions.
+        probe_epochs: Of the recording.
+        models: Models in a recording.
+        checkpoint_interval: A model is kept after every so many epochs, for VoG.
+        pd_layers: How many of the last layers prediction depth looks at; all if None.
+        pd_alpha: Part of the examples among which it looks for neighbours.
+        per_class: Keep the same fraction of every class.
+        pool: Any `concurrent.futures.Executor`; by default this process.
+        progress: Told of what is done.
+
+    Raises:
+        UnknownName: No such scale, metric or setting.
+        UsageError: A value out of range, an option that no metric reads, or no data named at the scale `full`.
+        OutputExists: The folder holds a study of other settings.
+        TrialFailed: A recording or training ended in an error.
+    """
+    if scale not in SCALES:
+        raise UnknownName("scale", scale, SCALES)
+    preset = SCALES[scale]
+    plan = planned(preset.settings, settings)
+    epochs = preset.probe_epochs if probe_epochs is None else probe_epochs
+    wanted = tuple(preset.metrics if metrics is None else metrics)
+    interval = INTERVAL[scale] if checkpoint_interval is None else checkpoint_interval
+    if not 1 <= interval <= max(epochs, 1):
+        raise UsageError(f"checkpoint_interval={interval} is outside 1..{epochs}, the epochs of the recording.")
+    if (pd_layers is not None or pd_alpha != 1.0) and "pd" not in wanted:
+        raise UsageError(f"pd_layers and pd_alpha are read by the metric pd only; it is not among {', '.join(wanted)}.")
+    layers = LAYERS[scale] if pd_layers is None else pd_layers
+    depth = f"prediction_depth:reference=label,support={pd_alpha!r}" + (f",last={layers}" if layers is not None else "")
+    titles = {"el2n": f"el2n:at={min(EL2N_EPOCH, epochs) - 1}", "pd": depth}
+    setup = Setup(
+        "difficulty",
+        plan,
+        probe_of(plan, epochs, preset.models if models is None else models, list(range(interval - 1, epochs, interval))),
+        tuple(titles.get(one, one) for one in wanted),
+        tuple(map(float, preset.sizes if sizes is None else sizes)),
+        tuple(map(float, preset.fractions if fractions is None else fractions)),
+        preset.seeds if seeds is None else seeds,
+        per_class,
+    )
+    with ExitStack() as stack:
+        pool = pool if pool is not None else stack.enter_context(executor("inline"))
+        found = study(setup, folder, pool=pool, progress=progress)
+    written(found, folder)
+    return found

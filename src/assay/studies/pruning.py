@@ -1,0 +1,448 @@
+"""What the studies of pruning share: tell hard from easy in part of the data, keep a part of that, train at equal steps, compare."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .. import __version__, methods
+from ..cluster.executors import Call, executor, run_all
+from ..core.errors import OutputExists, UsageError
+from ..core.exhibit import Agreement
+from ..core.ids import Ids
+from ..core.lineage import fingerprint
+from ..core.policy import budget_of
+from ..core.scores import Scores, ordered
+from ..core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study
+from ..core.trial import Outcome
+from ..experiments.plan import Plan, material_of
+from ..experiments.progress import Progress
+from ..experiments.record import record
+from ..experiments.report import MARK
+from ..experiments.score import score
+from ..experiments.verify import TURN, Arm, compare, train_arm
+from ..maths import draws, power_law, ranking, statistics
+from ..reports.study import render_study
+from ..runs.artefacts import finished, load_outcome, load_scores, load_study, save_outcome, save_study
+from ..runs.disk import replace
+from ..runs.paths import RunPaths, StudyPaths
+from ..runs.run import Run
+from ..runs.schema import here
+from ..training.batches import sizes as steps_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What is trained on which parts of the data.
+
+    Attributes:
+        name: Which study.
+        plan: How every final model is trained; its seed is that of the first repetition.
+        probe: Settings of the recording in which examples are told hard from easy, over those of `plan`.
+        metrics: Scores that say what is hard, by title.
+        sizes: Fractions of the training examples to choose from.
+        fractions: Fractions of these to keep; everything is always among them.
+        seeds: Repetitions, each with its own part of the data, scores, random choice and training.
+        per_class: Whether the same fraction of every class is kept.
+
+    Raises:
+        UsageError: Nothing to study, a fraction out of range or given twice, a plan that holds examples out or has several models, or a probe
+            that is no plan.
+        UnknownName: A metric that there is not.
+    """
+
+    name: str
+    plan: Plan
+    probe: Mapping[str, Any]
+    metrics: tuple[str, ...]
+    sizes: tuple[float, ...]
+    fractions: tuple[float, ...]
+    seeds: int
+    per_class: bool = False
+
+    def __post_init__(self):
+        for what, given in (("sizes", self.sizes), ("fractions", self.fractions)):
+            if bad := [one for one in given if not 0 < one <= 1]:
+                raise UsageError(f"{what}: {bad[0]:g} is outside 0..1, 0 excluded; give fractions such as 0.5.")
+            if len(set(given)) < len(given) or not given:
+                raise UsageError(f"{what}: {', '.join(f'{one:g}' for one in given) or 'none'}; give at least one, and each once.")
+        object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
+        object.__setattr__(self, "fractions", tuple(sorted({*self.fractions, 1.0}, reverse=True)))
+        titles = tuple(methods.parse(one).title for one in self.metrics)
+        if not titles or len(set(titles)) < len(titles):
+            raise UsageError(f"metrics: {', '.join(titles) or 'none'}; give at least one, and each once.")
+        object.__setattr__(self, "metrics", titles)
+        if self.seeds < 1:
+            raise UsageError(f"seeds={self.seeds} is below 1.")
+        if self.plan.validation or self.plan.subset < 1 or self.plan.models > 1 or self.plan.training.horizon is not None:
+            raise UsageError(
+                "A study chooses its own parts and takes its own steps; leave validation, subset, models and a horizon out of the plan."
+            )
+        self.probed(0, self.sizes[0])
+
+    def final(self, repetition: int) -> Plan:
+        """The plan of the final models of a repetition."""
+        return Plan.make({**self.plan.plain(), "seed": self.plan.seed + repetition})
+
+    def probed(self, repetition: int, size: float) -> Plan:
+        """The plan of the recording of a part of the data."""
+        base = self.final(repetition).plain()
+        recipe = {**base.get("recipe", {}), **self.probe.get("recipe", {})}
+        return Plan.make({**base, **self.probe, "recipe": recipe, "subset": size})
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as JSON takes it."""
+        return {**dataclasses.asdict(self), "plan": self.plan.plain(), "probe": dict(self.probe)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """A training that is due, and for what it counts."""
+
+    arm: str
+    metric: str
+    size: float
+    fraction: float
+    repetition: int
+    kept: Arm
+
+
+def kept(
+    hardness: Tensor, ids: Ids, fraction: float, arm: str, labels: Int[Tensor, " examples"] | None = None
+) -> Int[Tensor, " kept"]:
+    """Which positions an arm keeps: floor(fraction * examples), of the hardest or of the easiest; of each class as many, with labels.
+
+    Sorted by hardness, equal values by id, the easy ones are the first so many and the hard ones the last: what one keeps of an equal pair,
+    the other does not. Rising positions.
+
+    Args:
+        hardness: Larger is harder.
+        ids: Which examples these are.
+        fraction: In 0..1.
+        arm: `hard` or `easy`.
+        labels: Given classes, if each is to be counted by itself.
+    """
+    order = ordered(hardness.to(torch.float64), ids, descending=False)
+    groups = [order] if labels is None else [order[labels[order] == one] for one in labels.unique()]
+    parts = [
+        group[: budget_of(fraction, len(group))] if arm == EASY else group[len(group) - budget_of(fraction, len(group)) :]
+        for group in groups
+    ]
+    return torch.cat(parts).sort().values
+
+
+def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, progress: Progress | None = None) -> Study:
+    """Record, score, keep and train all that is due, and say what came out; saved in `folder` with a page.
+
+    Everything that was finished is taken from there when the same study is made again.
+
+    Args:
+        setup: What to do.
+        folder: Where recordings, trainings, the study and its page are kept.
+        pool: Where it runs: any `concurrent.futures.Executor`; by default in this process.
+        progress: Told of each finished recording and training.
+
+    Raises:
+        UsageError: The plan does not fit the data, or a choice keeps no example.
+        OutputExists: The folder holds a study of other settings.
+        TrialFailed: A recording or a training ended in an error; with path and tail of its log.
+    """
+    paths, progress = StudyPaths(Path(folder)), progress or Progress()
+    if paths.results.exists() and (old := load_study(paths.results)).settings != _told(setup):
+        raise OutputExists(
+            f"{folder} holds a study of other settings ({_difference(old.settings, _told(setup))}); name another folder."
+        )
+    if paths.page.exists() and MARK not in paths.page.read_bytes()[:4096]:
+        raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
+    steps = _steps(setup)
+    with contextlib.ExitStack() as stack:
+        pool = pool if pool is not None else stack.enter_context(executor("inline"))
+        probes = _probes(setup, paths, pool, progress)
+        trials = [trial for repetition in range(setup.seeds) for trial in _due(setup, repetition, probes)]
+        outcomes = _outcomes(setup, trials, steps, paths, pool, progress)
+    trained = tuple(
+        Pruned(
+            trial.arm, trial.metric, trial.size, trial.fraction, setup.plan.seed + trial.repetition,
+            outcome.examples, steps, outcome.accuracy, outcome.loss, outcome.seconds,
+        )
+        for trial, outcome in zip(trials, outcomes, strict=True)
+    )  # fmt: skip
+    found = analysed(Study(setup.name, _told(setup), _facts(setup, steps), trained))
+    return dataclasses.replace(found, agreement=_agreement(setup, probes))
+
+
+def written(found: Study, folder: str | Path) -> Path:
+    """Save a study and its page in its folder; where the page stands.
+
+    Raises:
+        NotWritten: The disk refuses.
+    """
+    paths = StudyPaths(Path(folder))
+    save_study(found, paths.results)
+    replace(paths.page, render_study(found).encode())
+    return paths.page
+
+
+def analysed(found: Study) -> Study:
+    """The study with its laws, frontiers and contests."""
+    laws, notes = _laws(found)
+    return dataclasses.replace(
+        found,
+        laws=tuple(laws),
+        frontiers=tuple(point for metric in found.metrics for point in _frontier(found, metric)),
+        contests=tuple(_contests(found)),
+        notes=(*found.notes, *notes),
+    )
+
+
+def _told(setup: Setup) -> dict[str, Any]:
+    """The settings as a file gives them back."""
+    return json.loads(json.dumps({**setup.plain(), "version": __version__}))
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    name = next(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+    return f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+
+
+def _facts(setup: Setup, steps: int) -> dict[str, Any]:
+    material = material_of(setup.final(0))
+    machine = here()
+    return {
+        "data": setup.plan.data,
+        "training examples": len(material.train),
+        "test examples": len(material.test),
+        "net": setup.plan.net,
+        "steps of each training": steps,
+        "recipe": setup.plan.training.told(),
+        "torch": machine["torch"],
+        "machine": machine["machine"],
+        "made": machine["created"],
+    }
+
+
+def _steps(setup: Setup) -> int:
+    """As many steps as the plan's epochs take over all training examples."""
+    recipe = setup.plan.training
+    return recipe.epochs * len(steps_of(len(material_of(setup.final(0)).train), recipe.batch, recipe.ragged))
+
+
+Probes = Mapping[tuple[int, float], Path]
+"""Folder of the recording, by repetition and size."""
+
+
+def _probes(setup: Setup, paths: StudyPaths, pool: Executor, progress: Progress) -> Probes:
+    """Record every part of the data in every repetition, and score it."""
+    found, calls = {}, []
+    for repetition in range(setup.seeds):
+        for size in setup.sizes:
+            plan = setup.probed(repetition, size)
+            plain = json.dumps(plan.plain(), sort_keys=True)
+            folder = paths.probe(fingerprint(plain, material_of(setup.final(repetition)).content, __version__))
+            found[repetition, size] = folder
+            if not all(_scored(folder, metric) for metric in setup.metrics):
+                calls.append(Call(f"probe-{repetition}-{size:g}", probe, (plan.plain(), str(folder), setup.metrics)))
+    total = len(found)
+    progress.advance("record", total - len(calls), total)
+    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs), total - len(calls) + 1):
+        progress.advance("record", done, total, name)
+    return found
+
+
+def _scored(folder: Path, metric: str) -> bool:
+    return finished(load_scores, RunPaths(folder).scores(metric)) is not None
+
+
+def probe(plain: Mapping[str, Any], folder: str, metrics: Sequence[str]) -> None:
+    """Record a part of the data and score it, in the folder of the recording.
+
+    Raises:
+        AssayError: As `record` and `score`.
+    """
+    with TURN:
+        run = record(Plan.make(plain), folder, resume=RunPaths(Path(folder)).header.exists())
+        score(run, list(metrics), save=True)
+
+
+def _due(setup: Setup, repetition: int, probes: Probes) -> Iterator[_Trial]:
+    """Every arm of a repetition."""
+    selection = draws.integer(setup.plan.seed + repetition, "study selection")
+    for size in setup.sizes:
+        folder = probes[repetition, size]
+        run = Run(folder)
+        scores = [load_scores(RunPaths(folder).scores(metric)) for metric in setup.metrics]
+        everyone = torch.arange(len(run.ids))
+        # Sorted by chance, the last so many are a random choice.
+        chance = torch.empty(len(run.ids), dtype=torch.float64)
+        chance[draws.permutation(run.ids.keys, selection, "random part")] = everyone.to(torch.float64)
+        labels = run.labels if setup.per_class else None
+        for fraction in setup.fractions:
+            if fraction == 1:
+                yield _Trial(ALL, "", size, fraction, repetition, _arm(ALL, run, everyone))
+                continue
+            for arm, metric, hardness in _choices(scores, chance, run.ids):
+                chosen = kept(hardness, run.ids, fraction, HARD if arm == RANDOM else arm, labels)
+                if not len(chosen):
+                    raise UsageError(
+                        f"Of {len(run.ids)} examples (size {size:g}) {fraction:g} is none; give a larger size or fraction."
+                    )
+                yield _Trial(arm, metric, size, fraction, repetition, _arm(arm, run, chosen))
+
+
+def _choices(scores: Sequence[Scores], chance: Tensor, ids: Ids) -> Iterator[tuple[str, str, Tensor]]:
+    yield RANDOM, "", chance
+    for one in scores:
+        if len(one.unscored):
+            raise UsageError(
+                f"{one.title} has no value for {len(one.unscored)} examples, so that they are neither hard nor easy; choose another metric."
+            )
+        hardness = one.hardness()[one.ids.positions(ids, one.title)]
+        yield HARD, one.title, hardness
+        yield EASY, one.title, hardness
+
+
+def _arm(name: str, run: Run, positions: Tensor) -> Arm:
+    return Arm(name, run.ids.take(positions), run.labels[positions], torch.ones(len(positions), dtype=torch.float64))
+
+
+def _outcomes(
+    setup: Setup, trials: Sequence[_Trial], steps: int, paths: StudyPaths, pool: Executor, progress: Progress
+) -> list[Any]:
+    """What each training came to; equal ones are done once."""
+    plans = [setup.final(repetition) for repetition in range(setup.seeds)]
+    made = [
+        fingerprint(json.dumps(plan.plain(), sort_keys=True), material_of(plan).content, __version__, str(steps))
+        for plan in plans
+    ]
+    where = [
+        paths.trial(fingerprint(made[one.repetition], one.kept.fingerprint), setup.plan.seed + one.repetition) for one in trials
+    ]
+    known: dict[Path, Outcome] = {}
+    calls: dict[str, Call] = {}
+    names: dict[str, Path] = {}
+    for trial, path in zip(trials, where, strict=True):
+        if path in known or path.stem in calls:
+            continue
+        if (outcome := finished(load_outcome, path)) is not None:
+            known[path] = outcome
+            continue
+        seed = draws.integer(setup.plan.seed + trial.repetition, "study final")
+        calls[path.stem] = Call(path.stem, train_arm, (plans[trial.repetition].plain(), trial.kept, seed, steps))
+        names[path.stem] = path
+    total, done = len(known) + len(calls), len(known)
+    progress.advance("train", done, total, "taken from an earlier study" if done else "")
+    for name, outcome in run_all(pool, list(calls.values()), paths.logs):
+        done += 1
+        known[names[name]] = outcome
+        save_outcome(outcome, names[name])
+        progress.advance("train", done, total, f"{outcome.examples:,} examples: test accuracy {outcome.accuracy:.4f}")
+    return [known[path] for path in where]
+
+
+Choice = tuple[str, str, float, float]
+"""Arm, metric, size and fraction."""
+
+
+def _by_seed(found: Study, choices: Sequence[Choice]) -> np.ndarray:
+    """Test errors by seed and choice."""
+    return np.array([found.errors(*choice) for choice in choices]).T
+
+
+def _examples(found: Study, choice: Choice) -> float:
+    """Mean number of examples of a choice; parts of other seeds may differ by one per class."""
+    return float(np.mean([one.examples for one in found.trained if (one.arm, one.metric, one.size, one.fraction) == choice]))
+
+
+def _chosen(found: Study, keep: Callable[[Pruned], bool]) -> list[Choice]:
+    return list(dict.fromkeys((one.arm, one.metric, one.size, one.fraction) for one in found.trained if keep(one)))
+
+
+def _laws(found: Study) -> tuple[list[Law], list[str]]:
+    laws, notes = [], []
+    for arm, arms in ((ALL, (ALL,)), (RANDOM, (ALL, RANDOM))):
+        choices = _chosen(found, lambda one, arms=arms: one.arm in arms)  # type: ignore[misc]
+        if arm == RANDOM and len(choices) == len(_chosen(found, lambda one: one.arm == ALL)):
+            continue
+        n = [_examples(found, choice) for choice in choices]
+        curves = _by_seed(found, choices)
+        for floor in (False, True):
+            if len(set(n)) < (4 if floor else 2):
+                continue
+            try:
+                law = power_law.fit(n, curves.mean(0).tolist(), floor=floor)
+                low, high = power_law.exponent_interval(n, curves.tolist()) if len(curves) > 1 and not floor else (None, None)
+            except ValueError as error:
+                notes.append(f"No law of {arm}{' with a floor' * floor}: {error}")
+                continue
+            if not floor or law.floor:
+                laws.append(Law(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
+    return laws, notes
+
+
+def _frontier(found: Study, metric: str) -> list[Best]:
+    """The frontier of everything, and of the hardest and the easiest by one metric."""
+    choices = _chosen(found, lambda one: one.arm == ALL or one.metric == metric)
+    n = [_examples(found, choice) for choice in choices]
+    means = [float(np.mean(found.errors(*choice))) for choice in choices]
+    points: list[Best] = []
+    for place in power_law.frontier(list(zip(n, means, strict=True))):
+        before = points[-1] if points else None
+        slope = None
+        if before is not None and means[place] > 0:
+            slope = float(np.log(means[place] / before.error) / np.log(n[place] / before.examples))
+        arm, _, size, fraction = choices[place]
+        point = Best(metric, arm, size, fraction, round(n[place]), means[place], slope)
+        points.append(_against_law(found, point, choices[place], n[place]))
+    return points
+
+
+def _against_law(found: Study, point: Best, choice: Choice, n: float) -> Best:
+    """The point with its distance from the law: the law's error minus its own, each seed with its own law of everything."""
+    whole = _chosen(found, lambda one: one.arm == ALL)
+    sizes, curves = [_examples(found, one) for one in whole], _by_seed(found, whole)
+    if len(curves) < 2 or len(set(sizes)) < 2 or bool((curves <= 0).any()) or choice[0] == ALL:
+        return point
+    expected = [power_law.fit(sizes, curve.tolist())(n) for curve in curves]
+    errors = found.errors(*choice)
+    gains = [law - error for law, error in zip(expected, errors, strict=True)]
+    low, high = statistics.bootstrap_interval(gains)
+    p, _ = statistics.paired_test(expected, errors)
+    return dataclasses.replace(point, gain=float(np.mean(gains)), low=low, high=high, p=p)
+
+
+def _contests(found: Study) -> Iterator[Contest]:
+    """hard against easy, hard against random, easy against random."""
+    if len(found.seeds) < 2:
+        return
+    for metric in found.metrics:
+        for _, _, size, fraction in _chosen(found, lambda one, metric=metric: (one.arm, one.metric) == (HARD, metric)):  # type: ignore[misc]
+            for one, other in ((HARD, EASY), (HARD, RANDOM), (EASY, RANDOM)):
+                mine = [
+                    Outcome(each.arm, each.seed, each.accuracy, each.loss, each.examples, each.steps, each.seconds)
+                    for each in found.trained
+                    if (each.size, each.fraction) == (size, fraction)
+                    and (each.arm, each.metric) in ((one, metric), (other, "" if other == RANDOM else metric))
+                ]
+                yield Contest(metric, size, fraction, mine[0].examples, compare(mine, one, other))
+
+
+def _agreement(setup: Setup, probes: Probes) -> Agreement | None:
+    """How alike the metrics rank the largest part, on average over the repetitions."""
+    if len(setup.metrics) < 2:
+        return None
+    tables = []
+    for repetition in range(setup.seeds):
+        paths = RunPaths(probes[repetition, setup.sizes[-1]])
+        scores = [load_scores(paths.scores(metric)) for metric in setup.metrics]
+        rows = torch.stack([one.of(scores[0].ids) * one.direction.sign for one in scores])
+        tables.append(ranking.rank_correlation(rows))
+    over = f", mean over {setup.seeds} seeds" if setup.seeds > 1 else ""
+    return Agreement(setup.metrics, torch.stack(tables).mean(0), f"Spearman rank correlation{over}")

@@ -1,0 +1,208 @@
+"""Does pruning by difficulty beat the power law of the error? After Sorscher et al. 2022, Beyond neural scaling laws.
+
+Parts of several sizes are drawn from the training examples. In each, a recording tells hard from easy; the hardest, the easiest or a
+random choice of it is kept; a fresh net is trained on that at as many steps as all others. Beside the measured errors stand those of the
+perceptron, for which the paper works out what pruning can do.
+
+Departures from the paper: scores are made anew in each part of the data, from models that never see the rest; each repetition has its own
+seeds for the part, the probe, the random choice and the final net; the theory is derived anew (see `maths.perceptron`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..cluster.executors import Call, executor, run_all
+from ..core.errors import UnknownName, UsageError
+from ..core.study import EASY, HARD, Study, Theory
+from ..experiments.plan import Plan, merged
+from ..experiments.progress import Progress
+from ..maths.perceptron import learnt
+from ..runs.paths import StudyPaths
+from .pruning import Setup, study, written
+
+ALPHAS = tuple(float(f"{10 ** (-0.5 + 1.5 * place / 11):.3g}") for place in range(12))
+"""Kept examples by dimension, from 0.316 to 10."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much is done.
+
+    Attributes:
+        settings: Of the plan of the final models, where the user says nothing.
+        probe_epochs: Of the recording.
+        models: Models in a recording.
+        metrics: Scores that say what is hard.
+        sizes, fractions, seeds: As `Setup`.
+        angles: Of the theory, in degrees.
+    """
+
+    settings: dict[str, Any]
+    probe_epochs: int
+    models: int
+    metrics: tuple[str, ...]
+    sizes: tuple[float, ...]
+    fractions: tuple[float, ...]
+    seeds: int
+    angles: tuple[float, ...]
+
+
+SCALES = {
+    "tiny": Scale(
+        {"data": "digits", "net": "mlp:widths=32", "recipe": {"epochs": 6, "batch": 64}},
+        4, 2, ("el2n:at=2",), (0.25, 0.5, 1.0), (1.0, 0.6, 0.3), 2, (0.0,),
+    ),
+    "small": Scale(
+        {"data": "digits", "net": "mlp:widths=64-64", "recipe": {"epochs": 20, "batch": 64}},
+        20, 5, ("el2n:at=5", "prediction_depth", "vog", "cg_score"), (0.1, 0.2, 0.4, 0.7, 1.0), (1.0, 0.8, 0.6, 0.4, 0.2), 5, (0.0, 10.0),
+    ),
+    "full": Scale(
+        {
+            "net": "resnet18",
+            "recipe": {
+                "epochs": 200, "batch": 128, "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4,
+                "schedule": "step", "milestones": [60, 120, 160], "gamma": 0.2, "crop": 4, "flip": True,
+            },
+        },
+        40, 10, ("el2n:at=20", "prediction_depth", "vog", "cg_score"),
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 3, (0.0, 10.0, 20.0),
+    ),
+}  # fmt: skip
+"""`tiny` takes a minute, `small` less than an hour on two cores, `full` is the paper's grid and wants GPUs and a dataset."""
+
+
+def study_scaling(
+    folder: str | Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    scale: str = "small",
+    metrics: Sequence[str] | None = None,
+    sizes: Sequence[float] | None = None,
+    fractions: Sequence[float] | None = None,
+    seeds: int | None = None,
+    probe_epochs: int | None = None,
+    models: int | None = None,
+    angles: Sequence[float] | None = None,
+    per_class: bool = False,
+    pool: Executor | None = None,
+    progress: Progress | None = None,
+) -> Study:
+    """Hardest, easiest and random parts of several sizes of the data, at equal steps; saved in `folder` with a page.
+
+        study = assay.study_scaling("studies/digits", scale="tiny")
+        print(*study.sentences, sep="\\n")
+
+    What is left out is what `scale` says.
+
+    Args:
+        folder: Where everything is kept; the same study goes on there.
+        settings: Of the plan: data, net, recipe, seed, plant.
+        scale: `tiny`, `small` or `full`.
+        metrics: Scores that say what is hard, such as "el2n:at=5".
+        sizes: Fractions of the training examples to choose from.
+        fractions: Fractions of these to keep; everything is always among them.
+        seeds: Repetitions.
+        probe_epochs: Of the recording.
+        models: Models in a recording.
+        angles: Of the theory, in degrees from 0 to below 90; none for no theory.
+        per_class: Keep the same fraction of every class.
+        pool: Any `concurrent.futures.Executor`; by default this process.
+        progress: Told of what is done.
+
+    Raises:
+        UnknownName: No such scale, metric or setting.
+        UsageError: A value out of range, or no data named at the scale `full`.
+        OutputExists: The folder holds a study of other settings.
+        TrialFailed: A recording or training ended in an error.
+    """
+    if scale not in SCALES:
+        raise UnknownName("scale", scale, SCALES)
+    preset = SCALES[scale]
+    turned = preset.angles if angles is None else tuple(angles)
+    for angle in turned:
+        if not 0 <= angle < 90:
+            raise UsageError(f"angles: {angle:g} is outside 0..90 degrees, 90 excluded.")
+    plan = planned(preset.settings, settings)
+    epochs = preset.probe_epochs if probe_epochs is None else probe_epochs
+    setup = Setup(
+        "scaling",
+        plan,
+        probe_of(plan, epochs, preset.models if models is None else models),
+        tuple(preset.metrics if metrics is None else metrics),
+        tuple(map(float, preset.sizes if sizes is None else sizes)),
+        tuple(map(float, preset.fractions if fractions is None else fractions)),
+        preset.seeds if seeds is None else seeds,
+        per_class,
+    )
+    with ExitStack() as stack:
+        pool = pool if pool is not None else stack.enter_context(executor("inline"))
+        found = study(setup, folder, pool=pool, progress=progress)
+        theory = _theory(setup.fractions, turned, StudyPaths(Path(folder)).logs, pool, progress or Progress())
+    found = dataclasses.replace(found, theory=theory)
+    written(found, folder)
+    return found
+
+
+def planned(preset: dict[str, Any], settings: dict[str, Any] | None) -> Plan:
+    """The plan of the final models: what a scale says, with what the user says put over it.
+
+    Raises:
+        UnknownName: No setting has that name.
+        UsageError: As `Plan.make`.
+    """
+    given = dict(settings or {})
+    # A schedule, a net or data of the user's own do not go with the recipe of others.
+    base = dict(preset)
+    if "recipe" in given and {"schedule", "optimizer"} & given["recipe"].keys():
+        keep = {"epochs", "batch", "crop", "flip"}
+        base["recipe"] = {name: value for name, value in base["recipe"].items() if name in keep}
+    return Plan.make(merged(base, given))
+
+
+def probe_of(plan: Plan, epochs: int, models: int, checkpoints: Any = None) -> dict[str, Any]:
+    """Settings of the recording: about ten kept models, or those that are named.
+
+    Raises:
+        UsageError: No epoch or no model.
+    """
+    if epochs < 1 or models < 1:
+        raise UsageError(f"probe_epochs={epochs} and models={models} must be 1 or more.")
+    if checkpoints is None:
+        checkpoints = sorted({round((place + 1) * epochs / min(10, epochs)) - 1 for place in range(min(10, epochs))})
+    recipe: dict[str, Any] = {"epochs": epochs}
+    if plan.training.schedule == "step":
+        # The first epochs of the whole training, whose later milestones are never reached.
+        recipe["milestones"] = [one for one in plan.training.milestones if one < epochs]
+        if not recipe["milestones"]:
+            recipe.update(schedule="constant", milestones=[], gamma=0.1)
+    elif plan.training.schedule in ("cosine", "one_cycle") and epochs < plan.training.epochs:
+        recipe["horizon"] = plan.training.epochs
+    # Without augmentation, as the papers score.
+    return {"models": models, "recipe": recipe, "record": {"checkpoints": checkpoints, "view": "eval"}}
+
+
+def _theory(
+    fractions: Sequence[float], angles: Sequence[float], logs: Path, pool: Executor, progress: Progress
+) -> tuple[Theory, ...]:
+    """The perceptron's error for every way of keeping; each curve is one call."""
+    ways = [(HARD, 1.0, 0.0)] if angles else []
+    ways += [(keep, fraction, angle) for angle in angles for keep in (HARD, EASY) for fraction in fractions if fraction < 1]
+    calls = [Call(f"theory-{keep}-{fraction:g}-{angle:g}", curve, (keep, fraction, angle)) for keep, fraction, angle in ways]
+    found: dict[str, Theory] = {}
+    progress.advance("theory", 0, len(calls))
+    for name, one in run_all(pool, calls, logs):
+        found[name] = one
+        progress.advance("theory", len(found), len(calls), name)
+    return tuple(found[call.name] for call in calls)
+
+
+def curve(keep: str, fraction: float, angle: float) -> Theory:
+    """The perceptron's error against kept examples by dimension."""
+    alphas = ALPHAS if angle == 0 or fraction == 1 else ALPHAS[::2]
+    errors = tuple(learnt(alpha, fraction, keep, math.radians(angle)).error for alpha in alphas)  # type: ignore[arg-type]
+    return Theory(keep, fraction, angle, alphas, errors)

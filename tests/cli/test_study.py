@@ -1,0 +1,86 @@
+import pytest
+
+from assay.runs.artefacts import load_study
+from assay.runs.paths import StudyPaths
+from cli.shell import here, sentence
+
+QUICK = (
+    "--scale", "tiny", "--data", "digits:test=1600", "--net", "logistic", "--epochs", "1", "--batch", "64", "--probe-epochs", "2",
+    "--models", "1", "--seeds", "2", "--executor", "inline",
+)  # fmt: skip
+
+
+def test_a_study_by_command_is_kept_shown_and_on_a_page(capsys, tmp_path):
+    folder = tmp_path / "study"
+    flags = (
+        *QUICK,
+        "--sizes",
+        "0.5,1",
+        "--fractions",
+        "0.5",
+        "--metrics",
+        "el2n:at=1,cg_score:protocol=rest",
+        "--angles",
+        "none",
+    )
+    code, out, err = here(capsys, "study", "scaling", folder, *flags)
+    assert (code, err) == (0, "")
+    found = load_study(StudyPaths(folder).results)
+    assert found.metrics == ("el2n:at=1", "cg_score:protocol=rest") and found.sizes == (0.5, 1.0) and found.theory == ()
+    errors = found.errors("hard", "el2n:at=1", 1.0, 0.5)
+    assert f"{50 * sum(errors):.2f}" in out and all(words in out for words in found.sentences)
+    assert out.rstrip().endswith(f"The page: {folder / 'study.html'}")
+    # The same command finds everything done.
+    _, again, _ = here(capsys, "study", "scaling", folder, *flags)
+    assert "train 24/24 taken from an earlier study" in again
+
+
+def test_a_plan_and_flags_say_what_is_trained(capsys, tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'data = "digits:test=1600"\nnet = "logistic"\n[recipe]\nepochs = 1\nbatch = 99\n[plant]\nkind = "uniform"\nrate = 0.2\n'
+    )
+    flags = ("--plan", plan, "--batch", "64", "--set", "momentum=0.5", "--seeds", "1", "--probe-epochs", "2", "--models", "1")
+    more = (
+        "--metrics",
+        "el2n,pd",
+        "--pd-layers",
+        "2",
+        "--checkpoint-interval",
+        "2",
+        "--fractions",
+        "0.5",
+        "--executor",
+        "inline",
+        "--per-class",
+    )
+    code, _, err = here(capsys, "study", "difficulty", tmp_path / "x", "--scale", "tiny", *flags, *more)
+    assert (code, err) == (0, "")
+    settings = load_study(StudyPaths(tmp_path / "x").results).settings
+    assert settings["plan"]["plant"] == {"kind": "uniform", "rate": 0.2} and settings["per_class"] is True
+    assert settings["plan"]["recipe"] == {"epochs": 1, "batch": 64, "momentum": 0.5}
+    assert settings["probe"]["record"]["checkpoints"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("scalling", "x"), "No study is named 'scalling'. Did you mean scaling"),
+        (("scaling", "x", "--scale", "huge"), "No scale is named 'huge'"),
+        (("scaling", "x", "--pd-layers", "3"), "--pd-layers means nothing to the study scaling; leave it out."),
+        (("difficulty", "x", "--angles", "10"), "--angles means nothing to the study difficulty; leave it out."),
+        (("scaling", "x", "--sizes", "half"), "--sizes 'half' is no list of numbers such as 0.1,0.5."),
+        (("scaling", "x", "--sizes", "0"), "sizes: 0 is outside 0..1"),
+        (("scaling", "x", "--fractions", "2"), "fractions: 2 is outside 0..1"),
+        (("scaling", "x", "--seeds", "0"), "seeds=0 is below 1"),
+        (("scaling", "x", "--metrics", "el3n"), "No method is named 'el3n'"),
+        (("scaling", "x", "--scale", "full"), "The plan needs a value for data."),
+        (("scaling", "x", "--plan", "no.toml"), "no.toml does not exist"),
+        (("scaling", "x", "--set", "epochs"), "--set 'epochs' is not of the form key=value."),
+    ],
+)
+def test_what_cannot_be_studied_is_one_sentence(capsys, tmp_path, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = here(capsys, "study", *flags)
+    assert code == 2 and out == "" and words in sentence(err)
+    assert not (tmp_path / "x").exists()

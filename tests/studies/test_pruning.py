@@ -1,0 +1,285 @@
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from assay.core.errors import OutputExists, UnknownName, UsageError
+from assay.core.ids import Ids
+from assay.core.study import ALL, EASY, HARD, RANDOM, Pruned, Study
+from assay.experiments.plan import Plan, material_of
+from assay.experiments.progress import Progress
+from assay.maths import draws, power_law
+from assay.runs.artefacts import load_outcome, load_scores, load_study, save_study
+from assay.runs.paths import StudyPaths
+from assay.runs.run import Run
+from assay.studies.pruning import Setup, analysed, kept
+from assay.studies.scaling import study_scaling
+from studies.conftest import HOW, SMALL
+
+GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "selection.npz")
+PERCENTS = (10, 20, 30, 60, 70, 90, 100)
+
+
+@pytest.mark.parametrize(("percent", "arm", "balanced"), list(itertools.product(PERCENTS, (HARD, EASY), (False, True))))
+def test_what_is_kept_is_what_was_computed_elsewhere(percent, arm, balanced):
+    scores, labels = torch.from_numpy(GOLDEN["score"]), torch.from_numpy(GOLDEN["label"])
+    found = kept(scores, Ids(range(97)), percent / 100, arm, labels if balanced else None)
+    assert found.tolist() == GOLDEN[f"{arm}_{'balanced_' * balanced}{percent}"].tolist()
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 100))
+def test_the_hard_and_the_easy_share_no_example_where_both_fit(values, percent):
+    scores, ids = torch.tensor(values, dtype=torch.float64), Ids(range(len(values)))
+    hard, easy = (set(kept(scores, ids, percent / 100, arm).tolist()) for arm in (HARD, EASY))
+    assert len(hard) == len(easy) == len(values) * percent // 100
+    assert percent > 50 or not hard & easy
+    assert not hard or not easy or min(scores[list(hard)]) >= min(scores[list(easy)])
+
+
+def test_no_arm_and_no_seed_is_missing(made):
+    study, _ = made
+    found = {(one.arm, one.metric, one.size, one.fraction, one.seed) for one in study.trained}
+    ways = [(RANDOM, "")] + [(arm, metric) for metric in HOW["metrics"] for arm in (HARD, EASY)]
+    due = {(ALL, "", size, 1.0, seed) for size in (0.5, 1.0) for seed in (3, 4)}
+    due |= {(*way, size, 0.5, seed) for way in ways for size in (0.5, 1.0) for seed in (3, 4)}
+    assert found == due and len(study.trained) == len(due)
+
+
+def test_all_take_as_many_steps_as_everything(made):
+    study, folder = made
+    outcomes = [load_outcome(path) for path in StudyPaths(folder).trial("x", 0).parent.glob("*.json")]
+    assert {one.steps for one in outcomes} == {one.steps for one in study.trained} == {2 * 13}
+    assert {one.examples for one in study.trained if one.fraction == 1 and one.size == 1} == {397}
+
+
+def test_counts_are_whole_numbers_of_the_part(made):
+    study, _ = made
+    for one in study.trained:
+        whole = next(all_.examples for all_ in study.trained if (all_.arm, all_.size) == (ALL, one.size))
+        assert one.examples == (whole if one.fraction == 1 else whole // 2)
+
+
+def test_each_repetition_and_each_model_draws_for_itself(made):
+    _, folder = made
+    runs = [Run(path) for path in (folder / "probes").iterdir()]
+    assert len(runs) == 4
+    seeds, weights, parts = set(), set(), {}
+    for run in runs:
+        for member in (run, Run(run.paths.model(1).folder)):
+            seeds.add(member.header.seed)
+            state = member.checkpoint(1).read_all()
+            weights.add(next(value for name, value in sorted(state.items()) if name.endswith("weight")).numpy().tobytes())
+        parts.setdefault(len(run.ids), []).append(set(run.ids))
+    assert len(weights) == 8, "two models ended in the same weights"
+    assert len(seeds) == 4, "a model of one repetition has the seed of another"
+    half, whole = (parts[count] for count in sorted(parts))
+    assert half[0] != half[1] and whole[0] == whole[1]
+
+
+def test_a_smaller_part_is_within_a_larger_one_of_the_same_repetition(made):
+    _, folder = made
+    by_seed = {}
+    for path in (folder / "probes").iterdir():
+        run = Run(path)
+        by_seed.setdefault(run.header.about["plan"]["seed"], []).append(set(run.ids))
+    for parts in by_seed.values():
+        small, large = sorted(parts, key=len)
+        assert small < large
+
+
+def test_final_models_start_and_draw_by_seeds_of_their_own(made):
+    # The final nets of a repetition share their weights at the start, and have them from no model of the recording.
+    _, folder = made
+    plan = Plan.make({**SMALL, "seed": 3})
+    material = material_of(plan)
+    final = draws.integer(3, "study final")
+    built = plan.build(material, final).state_dict()
+    recorded = {Run(path).header.seed for path in (folder / "probes").iterdir()}
+    assert final not in recorded and draws.integer(4, "study final") != final
+    assert not all(torch.equal(a, b) for a, b in zip(built.values(), plan.build(material, 3).state_dict().values(), strict=True))
+
+
+class Counting(Progress):
+    def __init__(self):
+        self.said = []
+
+    def advance(self, task, done, total, words=""):
+        self.said.append((task, done, total))
+
+
+def test_the_same_study_again_trains_nothing_and_other_settings_are_refused(made, tmp_path):
+    study, folder = made
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    progress = Counting()
+    again = study_scaling(copy, SMALL, **HOW, progress=progress)
+    assert {entry for entry in progress.said if entry[0] != "theory"} == {("record", 4, 4), ("train", 24, 24)}
+    assert again.fingerprint == study.fingerprint and again.sentences == study.sentences
+    with pytest.raises(OutputExists, match=r"holds a study of other settings \(seeds was 2 and is 3\); name another folder"):
+        study_scaling(copy, SMALL, **{**HOW, "seeds": 3})
+    with pytest.raises(OutputExists, match="plan was"):
+        study_scaling(copy, {**SMALL, "recipe": {"epochs": 2, "batch": 32, "lr": 0.2}}, **HOW)
+
+
+def test_a_damaged_training_is_done_again_and_all_comes_out_the_same(made, tmp_path):
+    study, folder = made
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    one = sorted((copy / "trials").glob("*.json"))[0]
+    one.write_text(one.read_text()[:-20])
+    (copy / "study.json").unlink()
+    progress = Counting()
+    again = study_scaling(copy, SMALL, **HOW, progress=progress)
+    assert ("train", 23, 24) in progress.said and ("train", 24, 24) in progress.said
+    assert again.fingerprint == study.fingerprint
+
+
+def test_what_is_kept_of_scores_is_found_by_everything_they_were_made_of():
+    # The project's file name had metric, dataset and size only, so that other seeds, epochs or models got another's scores.
+    plan = Plan.make(SMALL)
+    setup = Setup("x", plan, {"models": 2, "recipe": {"epochs": 2}}, ("vog",), (0.5, 1.0), (0.5,), 2)
+    others = [
+        dataclasses.replace(setup, probe={"models": 3, "recipe": {"epochs": 2}}),
+        dataclasses.replace(setup, probe={"models": 2, "recipe": {"epochs": 3}}),
+        dataclasses.replace(setup, plan=Plan.make({**SMALL, "seed": 9})),
+        dataclasses.replace(setup, plan=Plan.make({**SMALL, "net": "mlp"})),
+    ]
+    told = [json.dumps(one.probed(0, 0.5).plain(), sort_keys=True) for one in (setup, *others)]
+    told += [json.dumps(setup.probed(1, 0.5).plain(), sort_keys=True), json.dumps(setup.probed(0, 1.0).plain(), sort_keys=True)]
+    assert len(set(told)) == 7
+
+
+def test_saved_and_loaded_is_the_same(made, tmp_path):
+    study, folder = made
+    loaded = load_study(StudyPaths(folder).results)
+    assert loaded.trained == study.trained and loaded.laws == study.laws and loaded.frontiers == study.frontiers
+    assert loaded.contests == study.contests and loaded.theory == study.theory and loaded.settings == study.settings
+    assert torch.equal(loaded.agreement.correlations, study.agreement.correlations)
+    save_study(loaded, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == StudyPaths(folder).results.read_bytes()
+
+
+def test_the_agreement_is_the_mean_over_repetitions(made):
+    study, folder = made
+    found = []
+    for path in (folder / "probes").iterdir():
+        run = Run(path)
+        if len(run.ids) == 397:
+            one, other = (load_scores(run.paths.scores(metric)) for metric in HOW["metrics"])
+            found.append(spearmanr(one.of(run.ids), other.of(run.ids)).statistic)
+    assert len(found) == 2 and float(study.agreement.correlations[0, 1]) == pytest.approx(np.mean(found), abs=1e-12)
+
+
+def planted(errors, seeds=4):
+    """A study whose errors are those of a function of arm, examples and seed."""
+    trained = []
+    for seed, size in itertools.product(range(seeds), (0.1, 0.2, 0.5, 1.0)):
+        n = round(1000 * size)
+        rows = [(ALL, "", 1.0, n)] + [
+            (arm, metric, 0.5, n // 2) for arm, metric in ((RANDOM, ""), (HARD, "a"), (EASY, "a"), (HARD, "b"), (EASY, "b"))
+        ]
+        for arm, metric, fraction, count in rows:
+            error = errors(arm, metric, count, seed)
+            trained.append(Pruned(arm, metric, size, fraction, seed, count, 10, 1 - error, 0.1, 0.0))
+    return Study("scaling", {}, {}, tuple(trained))
+
+
+def law(n, seed):
+    return 2.0 * (1 + 0.02 * seed) * n**-0.4
+
+
+def test_a_planted_law_is_found_and_who_beats_it():
+    def errors(arm, metric, n, seed):
+        wobble = 1 + 0.01 * ((7 * seed + n // 50) % 5 - 2)
+        better = {HARD: 0.5, EASY: 1.5}.get(arm, 1.0) if metric == "a" else 1.2 if metric == "b" else 1.0
+        return law(n, seed) * better * wobble
+
+    found = analysed(planted(errors))
+    (whole,) = [one for one in found.laws if one.arm == ALL and not one.floor]
+    assert whole.exponent == pytest.approx(0.4, abs=0.02) and whole.low < whole.exponent < whole.high
+    assert (whole.points, whole.seeds) == (4, 4) and "4 seeds" in whole.sentence
+    (random,) = [one for one in found.laws if one.arm == RANDOM and not one.floor]
+    assert random.points > 4 and random.exponent == pytest.approx(0.4, abs=0.02)
+    by_a = [one for one in found.frontiers if one.metric == "a"]
+    assert [one.examples for one in by_a] == [50, 100, 250, 500] and {one.arm for one in by_a} == {HARD}
+    assert all(one.below for one in by_a) and all(one.gain == pytest.approx(one.error, rel=0.2) for one in by_a)
+    assert by_a[0].slope is None and by_a[1].slope == pytest.approx(-0.4, abs=0.1)
+    by_b = [one for one in found.frontiers if one.metric == "b"]
+    assert not any(one.below for one in by_b)
+    wins = {(one.metric, one.comparison.baseline): one.comparison for one in found.contests if one.comparison.treatment == HARD}
+    assert wins["a", EASY].significant and wins["a", EASY].effect > 0 and wins["a", RANDOM].effect > 0
+    assert not wins["b", EASY].significant
+    said = " ".join(found.sentences)
+    assert "By a, chosen from 100% of the data: keeping the hard is better at 50% kept." in said
+    assert "By b, 0 of the" in said and "no significant difference at 50% kept." in said
+
+
+def test_the_law_is_the_fit_of_mean_errors():
+    found = analysed(planted(lambda arm, metric, n, seed: law(n, seed)))
+    sizes = (100, 200, 500, 1000)
+    expected = power_law.fit(sizes, [np.mean([law(n, seed) for seed in range(4)]) for n in sizes])
+    assert found.laws[0].exponent == pytest.approx(expected.exponent, rel=1e-12)
+    assert found.laws[0](300) == pytest.approx(expected(300), rel=1e-12)
+
+
+def test_without_errors_there_is_no_law_and_that_is_said():
+    found = analysed(planted(lambda arm, metric, n, seed: 0.0))
+    assert found.laws == () and found.notes[0].startswith("No law of all: A power law is fitted in logarithms")
+    assert all(one.gain is None for one in found.frontiers)
+
+
+def test_one_seed_has_no_intervals():
+    found = analysed(planted(lambda arm, metric, n, seed: law(n, seed), seeds=1))
+    assert found.laws[0].low is None and "interval" not in found.laws[0].sentence
+    assert found.contests == () and all(one.gain is None and not one.below for one in found.frontiers)
+
+
+def test_a_study_with_a_hole_is_refused():
+    whole = planted(lambda arm, metric, n, seed: law(n, seed))
+    with pytest.raises(UsageError, match=r"The arm .* at size .* has 3 of 4 seeds"):
+        dataclasses.replace(whole, trained=whole.trained[:-1])
+    without = tuple(one for one in whole.trained if not (one.arm == EASY and one.metric == "b" and one.size == 0.5))
+    with pytest.raises(UsageError, match=r"The arm easy b is missing at size 0.5, kept 0.5"):
+        dataclasses.replace(whole, trained=without)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sizes": (0.0, 1.0)}, "sizes: 0 is outside 0..1"),
+        ({"sizes": ()}, "sizes: none; give at least one"),
+        ({"sizes": (0.5, 0.5)}, "sizes: 0.5, 0.5; give at least one, and each once"),
+        ({"fractions": (1.5,)}, "fractions: 1.5 is outside 0..1"),
+        ({"metrics": ()}, "metrics: none"),
+        ({"metrics": ("vog", "vog:reduce=std")}, "metrics: vog, vog; give"),
+        ({"seeds": 0}, "seeds=0 is below 1"),
+        ({"plan": {"validation": 0.2}}, "leave validation, subset, models"),
+        ({"plan": {"models": 2}}, "leave validation, subset, models"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, words):
+    plain = {**SMALL, **change.get("plan", {})}
+    parts = {"probe": {"models": 2}, "metrics": ("vog",), "sizes": (1.0,), "fractions": (0.5,), "seeds": 2, **change}
+    with pytest.raises(UsageError, match=words):
+        Setup(name="x", **{**parts, "plan": Plan.make(plain)})
+    with pytest.raises(UnknownName, match="vogg"):
+        Setup("x", Plan.make(SMALL), {}, ("vogg",), (1.0,), (0.5,), 2)
+
+
+def test_a_choice_of_nothing_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"Of \d+ examples \(size 0.05\) 0.01 is none; give a larger"):
+        study_scaling(tmp_path / "x", SMALL, **{**HOW, "sizes": (0.05,), "fractions": (0.01,), "seeds": 1, "angles": ()})
+
+
+def test_a_page_of_someone_else_is_not_written_over(tmp_path):
+    (tmp_path / "study.html").write_text("mine")
+    with pytest.raises(OutputExists, match="is no page of assay"):
+        study_scaling(tmp_path, SMALL, **HOW)
