@@ -1,15 +1,22 @@
 """Scores of data alone: no run is recorded, and everything after a score works as it does from a run."""
 
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import assay
+from assay.cli.saved import saved_scores
+from assay.core.errors import Mismatch, UsageError
 from assay.core.evidence import Evidence
 from assay.core.method import score as score_by_hand
 from assay.experiments.plan import Plan
 from assay.methods import parse
 from assay.runs.artefacts import load_scores
+from assay.runs.paths import RunPaths
 from assay.runs.run import Run
 from cli.shell import here, sentence
 
@@ -112,7 +119,7 @@ def test_embeddings_take_the_place_of_the_data(scored, tmp_path, capsys):
         (["--data", DATA, "cg_scor"], "Did you mean cg_score", 2),
         (
             ["--data", DATA, "aum"],
-            "aum reads a training, and runs/digits-untrained is without one; record with `assay record`",
+            "aum reads a training, and there is none here; record one with `assay record`",
             3,
         ),
         (["--data", DATA, "sgd_influence"], "sgd_influence reads a training", 3),
@@ -175,3 +182,139 @@ def test_a_run_of_the_users_own_loop_takes_its_loader_or_inputs(tmp_path):
     assert len(found) == len(run.ids)
     with pytest.raises(assay.AssayError, match="NaN or infinite"):
         assay.score(run, "cg_score:inputs=rows", inputs={"rows": rows * float("nan")})
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments, words, code in (
+        (["el2n"], "el2n reads a training", 3),
+        (["digits", "cg_score"], "No method is named 'digits'", 2),
+        ([], "Name a method, such as cg_score", 2),
+    ):
+        found, _, err = here(capsys, "score", *arguments, "--data", DATA, "--out", "left")
+        assert found == code and words in sentence(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_several_models_has_the_same_examples_for_all(tmp_path, capsys):
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'data = "{DATA}"\nmodels = 3\n')
+    code, _, err = here(capsys, "score", "--plan", plan, "--out", tmp_path / "run", "cg_score:repeats=1")
+    assert code == 0, err
+    assert here(capsys, "inspect", tmp_path / "run")[0] == 0
+
+
+def test_a_path_that_is_absent_is_said_to_be(tmp_path, capsys):
+    for name in ("absent.npz", "no/such/folder"):
+        code, _, err = here(capsys, "score", "--data", name, "cg_score")
+        assert code == 2 and f"{name} is neither a folder nor a file" in sentence(err)
+
+
+def test_rows_and_references_are_named_once(scored, recorded, tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.ones((397, 3), np.float32))
+    twice = ("--inputs", f"e={tmp_path / 'a.npy'}", "--inputs", f"e={tmp_path / 'a.npy'}")
+    code, _, err = here(capsys, "score", scored, "cg_score:inputs=e", *twice)
+    assert code == 2 and "--inputs names 'e' twice" in sentence(err)
+    code, _, err = here(
+        capsys, "score", recorded, "oti:reference=r", "--reference", f"r={recorded}", "--reference", f"r={recorded}"
+    )
+    assert code == 2 and "--reference names 'r' twice" in sentence(err)
+
+
+def test_flags_that_no_method_reads_are_refused(scored, capsys):
+    for flags, words in (
+        (("--schedule", "tree"), "--schedule, --memory and --tolerance are for methods that take the training again"),
+        (("--memory", "5000"), "--schedule, --memory and --tolerance"),
+        (("--tolerance", "0.1"), "--schedule, --memory and --tolerance"),
+        (("--workers", "1"), "--executor and --workers are for loo"),
+        (("--executor", "inline"), "--executor and --workers are for loo"),
+    ):
+        code, _, err = here(capsys, "score", scored, "cg_score", *flags)
+        assert code == 2 and words in sentence(err)
+
+
+def test_data_that_changed_are_read_anew_and_are_another_run(tmp_path):
+    def written(seed):
+        draw = np.random.default_rng(seed)
+        np.savez(tmp_path / "d.npz", inputs=draw.normal(size=(40, 6)).astype(np.float32), labels=np.arange(40) % 2)
+
+    plan = Plan.make({"data": f"arrays:path={tmp_path / 'd.npz'},test=0.25"})
+    written(1)
+    one = assay.untrained(plan, tmp_path / "one")
+    before = assay.score(one, "cg_score", save=True)["cg_score"]
+    written(2)
+    other = assay.untrained(plan, tmp_path / "other")
+    assert other.header.about["content"] != one.header.about["content"] and other.fingerprint != one.fingerprint
+    assert not torch.equal(assay.score(other, "cg_score")["cg_score"].values, before.values)
+    with pytest.raises(Mismatch, match="is of data"):
+        assay.untrained(plan, tmp_path / "one")
+    # A score carried over from the one is none of the other's, though ids and labels are the same.
+    shutil.copytree(one.folder / "scores", other.folder / "scores")
+    with pytest.raises(Mismatch, match="was made from recording"):
+        saved_scores(other)
+
+
+def test_other_rows_of_a_name_make_an_old_decision_stale(tmp_path, capsys):
+    folder = tmp_path / "run"
+    draw = np.random.default_rng(0)
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", draw.normal(size=(397, 5)).astype(np.float32))
+    title = "cg_score:inputs=e"
+    assert here(capsys, "score", "--data", DATA, "--out", folder, title, "--inputs", f"e={tmp_path / 'a.npy'}")[0] == 0
+    assert here(capsys, "choose", folder, title, "--policy", "bottom_k", "--keep", "0.5", "--name", "old")[0] == 0
+    assert here(capsys, "score", folder, title, "--inputs", f"e={tmp_path / 'b.npy'}")[0] == 0
+    for verb, *flags in (("report",), ("verify", "--seeds", "2", "--executor", "inline")):
+        code, _, err = here(capsys, verb, folder, "--decision", "old", *flags)
+        assert code == 4 and "was made by scores" in sentence(err) and sentence(err).endswith("choose again.")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"e": np.ones((397, 3))}, "Inputs are ndarray; give a torch tensor"),
+        ({"e": [[1.0]]}, "Inputs are list; give a torch tensor"),
+        ({"e": torch.tensor(1.0)}, "Inputs are of layout"),
+        ({"e": torch.eye(397).to_sparse()}, "give a dense tensor"),
+        ({"e": torch.ones(397, 3, device="meta")}, "on meta"),
+        ({"e": torch.ones(397, 3, dtype=torch.complex64)}, "Inputs are complex"),
+    ],
+)
+def test_inputs_that_are_no_rows_are_refused(scored, inputs, words):
+    with pytest.raises(UsageError, match=words):
+        assay.score(scored, "cg_score:inputs=e", inputs=inputs)
+
+
+def test_titles_that_a_file_name_cannot_hold_do_not_share_one():
+    paths = RunPaths(Path("run"))
+    titles = ["aum", "dual:window=5", "cg_score:inputs=a/b", "cg_score:inputs=a+b", "cg_score:inputs=a b", "sgd_influence:target=class=\u00e4",
+              "sgd_influence:target=class=\u00f6", "oti:reference=a:b", "oti:reference=a,b"]  # fmt: skip
+    names = [paths.scores(title).name for title in titles]
+    assert len(set(names)) == len(titles) and names[:2] == ["aum.parquet", "dual+window=5.parquet"]
+    assert all(re.fullmatch(r"[A-Za-z0-9._=+-]+", name) for name in names)
+
+
+def test_a_score_towards_a_reference_is_found_again_without_it(recorded, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(recorded, folder)
+    title = "oti:reference=r"
+    assert here(capsys, "score", folder, title, "--reference", f"r={recorded}")[0] == 0
+    saved = load_scores(Run(folder).paths.scores(title))
+    code, _, err = here(capsys, "choose", folder, title, "--policy", "top_k", "--keep", "0.9")
+    assert code == 0, err
+    assert torch.equal(load_scores(Run(folder).paths.scores(title)).values, saved.values)
+    code, _, err = here(capsys, "score", folder, "oti:reference=other")
+    assert code == 2 and "No reference is named 'other'" in sentence(err)
+
+
+def test_scores_that_read_no_data_need_none(tmp_path, capsys, monkeypatch):
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", inputs=draw.normal(size=(40, 5)).astype(np.float32), labels=np.arange(40) % 2)
+    monkeypatch.chdir(tmp_path)
+    assert here(capsys, "record", "run", "--data", "d.npz:test=0.25", "--net", "logistic", "--epochs", "2")[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = here(capsys, "score", "../run", "aum", "confidence")
+    assert code == 0, err
+    assert here(capsys, "choose", "../run", "confidence", "--policy", "top_k", "--keep", "0.5")[0] == 0
+    code, _, err = here(capsys, "score", "../run", "cg_score")
+    assert code == 2 and "d.npz is neither a folder nor a file" in sentence(err)

@@ -1,5 +1,7 @@
 """Several models in one recording: each of its own weights and order, scores that are means over them, and what each says."""
 
+import json
+import re
 import shutil
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 import assay
 from assay.core.errors import RunError, UsageError
 from assay.experiments.plan import Plan
+from assay.reports import render
 from assay.runs.run import Run
 from cli.shell import here, sentence
 from experiments import small
@@ -127,3 +130,88 @@ def test_counts_of_models_are_checked():
     with pytest.raises(UsageError, match="models = 0 must be at least 1"):
         Plan.make({"data": "digits", "models": 0})
     assert Plan.make({"data": "digits", "models": 3}).of_member(2).model_seed != 0
+
+
+def test_a_member_of_several_models_is_refused():
+    # It would be trained twice, and counted as two.
+    with pytest.raises(UsageError, match="member = 1 is one model of several; with models = 3 leave it out"):
+        Plan.make({"data": "digits", "models": 3, "member": 1})
+
+
+def test_relabelling_asks_all_models(run):
+    mean = torch.stack([one.mean_probs() for one in (run, *run.members)]).mean(0)
+    scores = assay.score(run, "aum")["aum"]
+    decision = assay.choose(scores, "relabel:fraction=0.5", run=run)
+    changed = decision.labels >= 0
+    assert torch.equal(decision.labels[changed], mean.argmax(1)[changed])
+    looked = scores.suspicion().argsort(descending=True)[: len(run.ids) // 2]
+    assert changed[looked].tolist() == (mean.argmax(1) != run.labels)[looked].tolist()
+    assert not torch.equal(mean.argmax(1), run.mean_probs().argmax(1)), "the first model alone says the same"
+
+
+def test_the_page_is_of_all_models(run):
+    found = assay.exhibit(run, assay.score(run, ["aum", "confidence"]))
+    mean = torch.stack([one.mean_probs() for one in (run, *run.members)]).mean(0)
+    assert torch.equal(found.shown.predicted, mean.argmax(1))
+    lines = torch.stack(
+        [torch.stack([one.shard(epoch).read("target_probs").double() for epoch in (0, 1)], 1) for one in (run, *run.members)]
+    )
+    torch.testing.assert_close(found.trajectories.target_probs.double(), lines.mean(0), rtol=1e-6, atol=1e-7)
+    assert (
+        found.facts["recorded"].startswith("3 models, each of 2 epochs") and "and the 3 models" in found.facts["predicted label"]
+    )
+    html = render(found)
+    half = (lambda ends: (ends[1] - ends[0]) / 2)(found.scores[0].interval())
+    data = json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+    shown = found.scores[0].ids.positions(found.shown.ids)
+    assert data["methods"][0]["repeats"] == 3
+    assert data["methods"][0]["halves"] == pytest.approx(half[shown].tolist(), rel=5e-3)
+
+
+def test_a_check_looks_at_every_model(run, tmp_path):
+    own = Run(shutil.copytree(run.folder, tmp_path / "run"))
+    one = Run(own.paths.model(1).folder)
+    assert own.check() == 3 * one.check()
+    shard = one.paths.shard(1)
+    body = bytearray(shard.read_bytes())
+    body[-5] ^= 1
+    shard.write_bytes(bytes(body))
+    with pytest.raises(RunError, match=r"models/001"):
+        Run(own.folder).check()
+
+
+def test_a_model_that_never_ended_its_first_epoch_is_one_that_is_missing(run, tmp_path, capsys):
+    own = shutil.copytree(run.folder, tmp_path / "run")
+    (own / "models" / "002" / "commits.jsonl").unlink()
+    with pytest.raises(RunError, match=r"run holds 2 of 3 models, of 2, 2 epochs; go on with --resume"):
+        assay.score(own, "aum")
+    code, out, _ = here(capsys, "inspect", own)
+    assert code == 0 and "2 of 3" in out and "nothing before all models are there" in out
+    code, out, _ = here(capsys, "inspect", run.folder)
+    assert code == 0 and "3 of 3" in out and "aum" in out
+
+
+def test_models_that_left_out_other_examples_speak_of_those_that_none_left_out(tmp_path):
+    record = {**RECORD, "view": "eval"}
+    run = small.recorded(tmp_path / "run", models=2, record=record, recipe={"epochs": 2, "ragged": "drop"})
+    scores = assay.score_apart(run, "oti:window=last")["oti:window=last"]
+    seen = [set(run.ids.take(torch.cat(one.order(1)))) for one in (run, *run.members)]
+    assert seen[0] != seen[1]
+    assert set(scores.ids) == seen[0] & seen[1] and set(scores.ids) | set(scores.unscored) == set(run.ids)
+    second = assay.score_apart(run.members[0], "oti:window=last")["oti:window=last"]
+    assert torch.equal(scores.repeats[1], second.of(scores.ids)) and torch.equal(scores.values, scores.repeats.mean(0))
+
+
+def test_live_values_are_told_for_every_model(tmp_path, capsys):
+    flags = ("--data", "digits:test=1600", "--net", "logistic", "--epochs", "2", "--models", "3", "--live", "liveval")
+    code, out, _ = here(capsys, "record", tmp_path / "run", *flags)
+    assert code == 0 and out.count("liveval: most harmful so far") == 6
+
+
+def test_what_is_cleansed_of_several_models_is_the_first_and_says_so(tmp_path, capsys):
+    flags = ("--data", "digits:test=1600", "--net", "logistic", "--epochs", "2", "--models", "2", "--validation", "0.2")
+    assert here(capsys, "record", tmp_path / "run", *flags)[0] == 0
+    code, out, _ = here(
+        capsys, "cleanse", tmp_path / "run", "sgd_influence", "--counts", "1", "--draws", "1", "--executor", "inline"
+    )
+    assert code == 0 and "The score is the mean over 2 models; trained again was the first of them." in out

@@ -83,6 +83,8 @@ def cleanse_(
         )
     show_curve(curve)
     say(curve.sentence)
+    if opened.members:
+        say(f"The score is the mean over {len(opened.members) + 1} models; trained again was the first of them.")
     if words := undecided(scores):
         say(words)
     elif curve.best:

@@ -29,10 +29,12 @@ class LiveProgress(Progress):
         self._bars, self._live = bars, live
         self._tasks: dict[str, TaskID] = {}
         self._said: dict[str, int] = {}
-        self._told: dict[str, int] = {}
+        self._task = ""
+        self._told: dict[str, tuple[str, int]] = {}
         self._first: dict[str, tuple[str, list[str]]] = {}
 
     def advance(self, task: str, done: int, total: int, words: str = "") -> None:
+        self._task = task
         if self._bars is None:
             tenth = 10 * done // max(total, 1)
             if self._said.get(task) != tenth:
@@ -48,8 +50,9 @@ class LiveProgress(Progress):
         cells = [f"{scores.ids.values[at]} ({float(scores.values[at]):.3g})" for at in worst.tolist()]
         words = "most harmful" if scores.direction is Direction.LOW_IS_SUSPECT else "most suspect or hard"
         if self._bars is None or self._live is None:
-            if self._told.get(scores.title) != self._said.get("record"):
-                self._told[scores.title] = self._said.get("record", -1)
+            now = self._task, self._said.get(self._task, -1)
+            if self._told.get(scores.title) != now:
+                self._told[scores.title] = now
                 print(f"{scores.title}: {words} so far: {', '.join(cells)}", flush=True)
             return
         self._first[scores.title] = words, cells

@@ -16,6 +16,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     check
         Read everything and hold it against its checksums.
     """
+    from ..experiments.plan import has_plan
     from ..experiments.score import scorable
     from ..runs.run import Run
     from .console import say, show_table
@@ -28,8 +29,22 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         with contextlib.suppress(FileNotFoundError):
             size += path.stat().st_size if path.is_file() else 0
     seconds = sum((commit.seconds for commit in opened.commits), 0.0)
+    models = [opened, *opened.members]
+    asked = about["plan"].get("models", 1) if has_plan(opened) else len(models)  # type: ignore[attr-defined]
+    unequal = len({one.epochs for one in models}) > 1
     rows = [
         ("epochs", f"{opened.epochs} committed, {sum(commit.steps for commit in opened.commits):,} steps, {seconds:.1f} s"),
+        *(
+            [
+                (
+                    "models",
+                    f"{len(models)} of {asked}"
+                    + (f", of {', '.join(str(one.epochs) for one in models)} epochs" if unequal else ""),
+                )
+            ]
+            if asked > 1 or len(models) > 1
+            else []
+        ),
         ("examples", f"{len(opened.ids):,} in {opened.classes} classes"),
         (
             "pass",
@@ -50,7 +65,10 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         names = sorted(path.stem for path in (opened.folder / noun).glob(f"*.{suffix}"))
         rows.append((noun, ", ".join(names) or "none"))
     able, unable = scorable(opened)
-    rows.append(("allows", ", ".join(able)))
+    whole = not opened.epochs or (len(models) == asked and not unequal)
+    rows.append(
+        ("allows", ", ".join(able) if whole else "nothing before all models are there; go on with `assay record --resume`")
+    )
     show_table(str(run), ("", ""), rows)
     for name, why in unable.items():
         say(f"not {name}: {why}")

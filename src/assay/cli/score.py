@@ -1,19 +1,23 @@
 """`assay score`: from a recorded run to one number per example and method."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .values import MaybeWhole, Switch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from ..core.scores import Scores
     from ..runs.run import Run
 
+Thing = TypeVar("Thing")
+
 
 def score_(
-    run: Path,
+    run: Path | None = None,
     /,
     *methods: str,
     data: str | None = None,
@@ -49,7 +53,7 @@ def score_(
     methods
         METHOD or METHOD:option=value,...; `all` is every method that the run allows. `assay methods` lists them.
     data
-        Dataset with options (see `assay datasets`), or a path: a folder of images or a file of arrays. What is scored is kept in a run
+        Dataset with options (see `assay datasets`), or a path: a folder of images, a file of arrays, or a table. What is scored is kept in a run
         without training, from which one goes on as from any other.
     plan
         TOML plan, as `assay record` takes it, to say more than --data can: the net and recipe that `assay verify` trains by.
@@ -87,14 +91,19 @@ def score_(
     from ..data.arrays import rows_by_id
     from ..experiments.again import Replaying
     from ..experiments.plan import has_plan
-    from ..experiments.score import scorable, score_apart
+    from ..experiments.score import check_untrained, scorable, score_apart
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
 
     if data is not None or plan is not None:
+        if run is None:
+            raise UsageError("Name a method, such as cg_score, or `all`.")
         methods = (str(run), *methods)
+        check_untrained([name for name in methods if name != "all"])
         opened = _without_training(data, plan, plant, seed, out)
         run = opened.folder
+    elif run is None:
+        raise UsageError("Name RUN, the folder of a run, and a method; or give --data and a method that needs no training.")
     elif plant is not None or seed is not None or out is not None:
         raise UsageError("--plant, --seed and --out go with --data or --plan; a recorded run has its own.")
     else:
@@ -104,6 +113,7 @@ def score_(
     if not wanted:
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(able)}.")
     how = Replaying(schedule, memory, tolerance)
+    _check_read(wanted, how != Replaying(), executor != "processes" or workers is not None)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
         table = score_apart(
             opened,
@@ -111,8 +121,10 @@ def score_(
             save=True,
             again=again,
             replaying=how,
-            references=dict(map(referred, reference or ())),
-            inputs={name: rows_by_id(file, opened.ids) for name, file in map(_file_named, inputs or ())},
+            references=named_once("reference", map(referred, reference or ())),
+            inputs={
+                name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(_file_named, inputs or ())).items()
+            },
             pool=pool,
             progress=progress,
         )
@@ -158,6 +170,21 @@ def score_(
     say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay {step}{allowing}")
 
 
+def _check_read(wanted: list[str], replaying: bool, spread: bool) -> None:
+    """Refuse flags that none of the methods would read."""
+    from ..core.errors import UsageError
+    from ..experiments.score import REPLAYED
+    from ..methods import parse
+
+    found = [parse(name) for name in wanted]
+    if replaying and not any(one.needs & REPLAYED for one in found):
+        raise UsageError(
+            f"--schedule, --memory and --tolerance are for methods that take the training again; {', '.join(wanted)} do not."
+        )
+    if spread and not any(one.name == "loo" for one in found):
+        raise UsageError(f"--executor and --workers are for loo, which trains without each example; {', '.join(wanted)} do not.")
+
+
 def _half(scores: "Scores") -> str:
     """Half of an example's interval over repetitions, mean over examples."""
     if scores.repeats is None or len(scores.repeats) < 2:
@@ -176,6 +203,18 @@ def _without_training(data: str | None, plan: Path | None, plant: str | None, se
     made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
     name = Path(made.data.partition(":")[0]).name
     return untrained(made, out if out is not None else Path("runs") / f"{name}-untrained")
+
+
+def named_once(flag: str, pairs: "Iterable[tuple[str, Thing]]") -> "dict[str, Thing]":
+    """Pairs by name."""
+    from ..core.errors import UsageError
+
+    found: dict[str, Any] = {}
+    for name, thing in pairs:
+        if name in found:
+            raise UsageError(f"--{flag} names {name!r} twice; give each a name of its own.")
+        found[name] = thing
+    return found
 
 
 def _file_named(text: str) -> tuple[str, str]:

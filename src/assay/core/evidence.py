@@ -395,8 +395,17 @@ Utility = Callable[[Ids], float]
 """Retrains on exactly these ids and returns how good the result is; larger is better."""
 
 
-def as_rows(inputs: Tensor) -> Tensor:
-    """Inputs in single precision, or in double if they are neither: whole numbers and short floats as they are worth."""
+def as_rows(inputs: Any) -> Tensor:
+    """Inputs in single precision, or in double if they are neither: whole numbers and short floats as they are worth.
+
+    Raises:
+        UsageError: They are no tensor of real numbers with a row for each example.
+    """
+    if not isinstance(inputs, Tensor):
+        raise UsageError(f"Inputs are {type(inputs).__name__}; give a torch tensor with a row for each example.")
+    if inputs.layout != torch.strided or inputs.is_complex() or inputs.device.type == "meta" or inputs.ndim < 2:
+        what = "complex" if inputs.is_complex() else f"of layout {inputs.layout}, shape {tuple(inputs.shape)}, on {inputs.device}"
+        raise UsageError(f"Inputs are {what}; give a dense tensor of real numbers with a row for each example.")
     return inputs if inputs.dtype in (torch.float32, torch.float64) else inputs.to(torch.float64)
 
 
@@ -417,7 +426,7 @@ class Evidence:
         labels: Int[Tensor, " examples"] | None = None,
         epochs: EpochSource | None = None,
         mean_probs: Float[Tensor, "examples classes"] | None = None,
-        inputs: Num[Tensor, "examples ..."] | Mapping[str, Tensor] | None = None,
+        inputs: Num[Tensor, "examples ..."] | Mapping[str, Any] | None = None,
         checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
         utility: Utility | None = None,

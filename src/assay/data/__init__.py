@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Mapping
 
 from ..core import options
-from ..core.errors import UnknownName
+from ..core.errors import UnknownName, UsageError
 from .dataset import AbstractDataset
 
 
@@ -47,19 +47,26 @@ def parse(spec: str | AbstractDataset, given: Mapping[str, object] | None = None
 
     Raises:
         UnknownName: No such dataset or option.
-        UsageError: A value that the option does not take.
+        UsageError: A value that the option does not take, or a path that is absent.
     """
     if isinstance(spec, AbstractDataset):
         return spec
     name, texts = options.split(spec)
-    if name not in catalogue() and (reader := _reader(pathlib.Path(name))):
-        name, texts = reader, {"path": name, **texts}
+    if name not in catalogue():
+        if reader := _reader(pathlib.Path(name)):
+            name, texts = reader, {"path": name, **texts}
+        elif "/" in name or pathlib.Path(name).suffix.lower() in _READERS:
+            raise UsageError(
+                f"{name} is neither a folder nor a file of arrays or a table that is there; give another path, or a dataset's name."
+            )
     return options.build(find(name), "dataset", {**texts, **(given or {})})
+
+
+_READERS = {".npz": "arrays", ".csv": "table", ".parquet": "table", ".pq": "table"}
 
 
 def _reader(path: pathlib.Path) -> str:
     """Name of the dataset that reads what stands at a path; empty if none does."""
     if path.is_dir():
         return "folder"
-    kinds = {".npz": "arrays", ".csv": "table", ".parquet": "table", ".pq": "table"}
-    return kinds.get(path.suffix.lower(), "") if path.is_file() else ""
+    return _READERS.get(path.suffix.lower(), "") if path.is_file() else ""

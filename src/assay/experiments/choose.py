@@ -15,8 +15,9 @@ from ..core.policy import AbstractPolicy
 from ..core.scores import Scores
 from ..policies import parse
 from ..policies.remove_worst import RemoveWorst
-from ..runs.gather import gather
+from ..runs.gather import gather, gather_together
 from ..runs.run import Run
+from .score import members_of
 
 
 def choose(
@@ -58,7 +59,7 @@ def choose(
             raise Mismatch(
                 f"{scores.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
             )
-        evidence = gather(opened)
+        evidence = gather_together(members_of(opened)) if chosen.needs else gather(opened)
     if evidence is None and chosen.needs:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
     decision = core.choose(chosen, scores, evidence)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
+from ..core.evidence import Evidence, Need
 from ..core.exhibit import Agreement, DataMap, Exhibit, Histogram, Influence, Origin, Shown, Trajectories
 from ..core.ids import Ids
 from ..core.lineage import Lineage
@@ -19,11 +20,11 @@ from ..core.trial import Verdict
 from ..data.examples import Examples
 from ..maths import draws, ranking
 from ..runs.artefacts import load_truth
-from ..runs.gather import gather
+from ..runs.gather import gather_together
 from ..runs.run import Run
 from .influence import influences, pairings
 from .plan import has_plan
-from .score import score
+from .score import members_of, score
 from .verify import check_dataset, clean, detections_of, wrong_labels
 
 MOST_SHOWN = 2000
@@ -86,11 +87,12 @@ def exhibit(
     felt = influences(scores, known, most, MOST_EPOCHS)
     shown_ids, picked = _picked(run, scores, felt, most)
     place = run.ids.positions(shown_ids, f"run {run.folder}")
-    mean = run.mean_probs()
-    predicted = mean.argmax(1) if mean is not None else None
+    models = members_of(run)
+    together = gather_together(models)
+    predicted = together.mean_probs.argmax(1) if Need.MEAN_PROBS in together.holds else None
     dynamics = score(run, ["confidence", "variability", "correctness"]) if run.epochs else None
     wrong = wrong_of(run.ids) if truth is not None else None
-    trajectories, note = _trajectories(run, place) if run.epochs else (None, "")
+    trajectories, note = _trajectories(together, place) if run.epochs else (None, "")
     given = run.labels[place]
     return Exhibit(
         title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
@@ -104,7 +106,7 @@ def exhibit(
             **_looks(examples, shown_ids),
         ),
         picked=picked,
-        facts=_facts(run, predicted is not None, wrong),
+        facts=_facts(models, predicted is not None, wrong),
         scores=scores,
         decision=decision,
         data_map=None
@@ -165,9 +167,11 @@ def _looks(examples: Examples | None, ids: Ids) -> dict:
     return {}
 
 
-def _facts(run: Run, predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:
+def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:
+    run = models[0]
     header, about = run.header, run.header.about
-    seconds = sum((commit.seconds for commit in run.commits), 0.0)
+    seconds = sum((commit.seconds for model in models for commit in model.commits), 0.0)
+    several = len(models) > 1
     if has_plan(run):
         facts = {
             "data": str(about["data"]),
@@ -186,7 +190,9 @@ def _facts(run: Run, predicted: bool, wrong: Bool[Tensor, " examples"] | None) -
         "nothing: no net was trained"
         if not run.epochs
         else (
-            f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps in {seconds:.1f} s"
+            (f"{len(models)} models, each of " if several else "")
+            + f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps"
+            + (f"; {seconds:.1f} s in all" if several else f" in {seconds:.1f} s")
             + (f", seed {header.seed}" if header.seed is not None else "")
         )
     )
@@ -194,15 +200,16 @@ def _facts(run: Run, predicted: bool, wrong: Bool[Tensor, " examples"] | None) -
     if wrong is not None:
         facts["known truth"] = f"{int(wrong.sum()):,} of {len(wrong):,} given labels are wrong; no method saw which"
     if predicted:
-        facts["predicted label"] = "the class of the largest probability, averaged over all recorded epochs"
+        over = f" and the {len(models)} models" if several else ""
+        facts["predicted label"] = f"the class of the largest probability, averaged over all recorded epochs{over}"
     return facts
 
 
-def _trajectories(run: Run, place: Tensor) -> tuple[Trajectories, str]:
-    wanted = torch.linspace(0, run.epochs - 1, min(run.epochs, MOST_EPOCHS)).round().to(torch.int64).unique().tolist()
-    evidence = gather(run)
+def _trajectories(evidence: Evidence, place: Tensor) -> tuple[Trajectories, str]:
+    epochs = evidence.recorded
+    wanted = torch.linspace(0, epochs - 1, min(epochs, MOST_EPOCHS)).round().to(torch.int64).unique().tolist()
     lines = torch.stack([evidence.epoch(epoch).target_probs[place] for epoch in wanted], dim=1)
-    note = f"Trajectories show {len(wanted)} of {run.epochs} epochs, evenly spaced." if len(wanted) < run.epochs else ""
+    note = f"Trajectories show {len(wanted)} of {epochs} epochs, evenly spaced." if len(wanted) < epochs else ""
     return Trajectories(tuple(wanted), lines), note
 
 

@@ -145,6 +145,10 @@ class Plan(pydantic.BaseModel):
             )
         if plan.models < 1 or plan.member < 0:
             raise UsageError(f"The plan's models = {plan.models} must be at least 1, and its member = {plan.member} at least 0.")
+        if plan.models > 1 and plan.member:
+            raise UsageError(
+                f"The plan's member = {plan.member} is one model of several; with models = {plan.models} leave it out."
+            )
         kept = plan.record.checkpoints
         if not isinstance(kept, str) and (not kept or not 0 <= min(kept) <= max(kept) < recipe.epochs):
             raise UsageError(
@@ -316,13 +320,9 @@ def plan_of(run: Run) -> Plan:
         )
     plan = Plan.make(run.header.about["plan"])  # type: ignore[arg-type]
     recorded = run.header.about["content"]
-    if material_of(plan).train.content != recorded:
-        # The files may have been put back since this process last read them.
-        _material.cache_clear()
-        if (found := material_of(plan).train.content) != recorded:
-            raise Mismatch(
-                f"{plan.data} now gives data {found}, {run.folder} recorded {recorded}; restore the data or record again."
-            )
+    # The files may have been put back since this process last read them.
+    if material_of(plan).train.content != recorded and (found := material_of(plan, anew=True).train.content) != recorded:
+        raise Mismatch(f"{plan.data} now gives data {found}, {run.folder} recorded {recorded}; restore the data or record again.")
     return plan
 
 
@@ -331,8 +331,10 @@ def has_plan(run: Run) -> bool:
     return isinstance(run.header.about.get("plan"), Mapping) and "content" in run.header.about
 
 
-def material_of(plan: Plan) -> Material:
-    """The plan's data, read once per process for as long as the plan is the same."""
+def material_of(plan: Plan, *, anew: bool = False) -> Material:
+    """The plan's data, read once per process for as long as the plan is the same; or read anew."""
+    if anew:
+        _material.cache_clear()
     return _material(json.dumps(plan.plain(), sort_keys=True))
 
 

@@ -161,7 +161,9 @@ def untrained(plan: Plan, folder: str | Path) -> Run:
         Mismatch: It holds another plan, or other data.
         NotWritten: The disk refuses.
     """
-    material = material_of(plan)
+    if not isinstance(plan, Plan):
+        raise UsageError(f"untrained takes a plan, such as Plan.make({{'data': 'digits'}}), and not {type(plan).__name__}.")
+    material = material_of(plan, anew=True)
     examples = material.train
     facts = about(plan, material, plan.build(material, plan.seed))
     if not RunPaths(Path(folder)).header.exists():

@@ -2,11 +2,12 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -15,6 +16,7 @@ from .. import __version__
 from ..core import method as core
 from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
 from ..core.evidence import DATA, Evidence, Need, as_rows
+from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
 from ..core.scores import Scores, ScoreTable
@@ -26,7 +28,7 @@ from ..runs.replay import Replay
 from ..runs.run import Run
 from .again import LOOP, Given, Replaying, data_of, identity
 from .again import again as taken_again
-from .plan import Plan, has_plan
+from .plan import has_plan
 from .progress import Progress
 from .retraining import Retraining
 
@@ -50,7 +52,7 @@ def score(
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
-    inputs: Mapping[str, Tensor] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
@@ -132,16 +134,17 @@ def _scored(
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
-    inputs: Mapping[str, Tensor] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
     run = run if isinstance(run, Run) else Run(run)
-    wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
+    wanted = [parse(one) for one in (methods if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods])]
     _check_wanted(wanted, references or {}, inputs or {})
-    for one in wanted:
-        if not run.epochs and not one.needs <= WITHOUT_TRAINING:
-            raise MissingEvidence(f"{one.title} reads a training, and {run.folder} is without one; record with `assay record`.")
+    if loop is not None and not isinstance(loop, Loop):
+        raise UsageError(f"loop= is {type(loop).__name__}; give assay.Loop(model, optimizer, loader).")
+    if not run.epochs:
+        check_untrained(wanted)
     models = members_of(run)
     seen, content = _inputs(run, wanted, loop, inputs or {})
     replays = _replays(models, wanted, loop, targets, replaying, references, pool, progress)
@@ -154,6 +157,8 @@ def _scored(
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
     for one in due:
+        if _looks(one) and DATA not in seen:
+            data_of(run, loop)
         if (name := _rows(one)) is not None and name not in seen:
             raise UsageError(
                 f"{one.title} looks at rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
@@ -182,18 +187,38 @@ def _scored(
     return {one.title: made[one.title] for one in wanted}
 
 
+def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
+    """Refuse methods that read a training, where there is none.
+
+    Raises:
+        MissingEvidence: The first that does.
+        UnknownName: No such method or option.
+    """
+    for one in map(parse, methods):
+        if not one.needs <= WITHOUT_TRAINING:
+            raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
+
+
 def _rows(method: AbstractMethod) -> str | None:
     """Name of the rows from outside that a method looks at; None for one that looks at the data, or at none."""
     return getattr(method, "inputs", None)
 
 
+def _looks(method: AbstractMethod) -> bool:
+    """Whether a method looks at the data themselves."""
+    return Need.INPUTS in method.needs and _rows(method) is None
+
+
 def _inputs(
-    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Tensor]
+    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the wanted methods of inputs look at, by name, and fingerprints."""
-    seen = {name: as_rows(rows.detach().cpu()).contiguous() for name, rows in given.items()}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"inputs= is {type(given).__name__}; give {{NAME: rows}}, a tensor with a row for each example by name.")
+    seen = {name: as_rows(rows).detach().cpu().contiguous() for name, rows in given.items()}
     content = {name: fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes()) for name, rows in seen.items()}
-    if any(Need.INPUTS in one.needs and _rows(one) is None for one in wanted):
+    # Of a user's loop that is not given, saved scores may be all that is asked for.
+    if any(map(_looks, wanted)) and (loop is not None or has_plan(run)):
         seen[DATA], content[DATA] = data_of(run, loop)
     return seen, content
 
@@ -237,8 +262,12 @@ def members_of(run: Run) -> list[Run]:
     Raises:
         RunError: They are fewer than the plan says, or have fewer epochs.
     """
+    if not run.epochs:
+        # All models of a plan would look at the same examples.
+        return [run]
     models = [run, *run.members]
-    asked = Plan.make(run.header.about["plan"]).models if has_plan(run) else len(models)  # type: ignore[arg-type]
+    # Read as it stands: the data of the plan need not be there.
+    asked = run.header.about["plan"].get("models", 1) if has_plan(run) else len(models)  # type: ignore[attr-defined]
     if len(models) != asked or any(one.epochs != run.epochs for one in models):
         epochs = ", ".join(str(one.epochs) for one in models)
         raise RunError(f"{run.folder} holds {len(models)} of {asked} models, of {epochs} epochs; go on with --resume.")
@@ -258,13 +287,16 @@ def _over_models(models: Sequence[Run], due: Sequence[AbstractMethod], evidences
 
 
 def _mean(scores: Sequence[Scores]) -> Scores:
-    """The mean of what several models say, and what each says."""
+    """The mean of what several models say, and what each says; of the examples that all of them speak of."""
     first = scores[0]
-    for one in scores:
-        if one.ids != first.ids:
-            raise Mismatch(
-                f"{first.title} speaks of {len(first)} examples by one model and of {len(one)} by another; score another window."
-            )
+    if any(one.ids != first.ids for one in scores):
+        common = np.all([np.isin(first.ids.values, one.ids.values) for one in scores], axis=0)
+        if not common.any():
+            raise Mismatch(f"No example is spoken of by all {len(scores)} models of {first.title}; score another window.")
+        ids, everyone = first.ids.take(common), Ids([*first.ids, *first.unscored])
+        unscored = everyone.take(~np.isin(everyone.values, ids.values))
+        scores = [_only(one, ids, unscored) for one in scores]
+        first = scores[0]
     values = torch.stack([one.values for one in scores])
     by_epoch = [one.by_epoch for one in scores if one.by_epoch is not None]
     return dataclasses.replace(
@@ -275,6 +307,12 @@ def _mean(scores: Sequence[Scores]) -> Scores:
         diagnostics={"models": len(scores), **{f"{name} (first model)": value for name, value in first.diagnostics.items()}},
         warnings=tuple(dict.fromkeys(warning for one in scores for warning in one.warnings)),
     )
+
+
+def _only(scores: Scores, ids: Ids, unscored: Ids) -> Scores:
+    place = scores.ids.positions(ids)
+    by_epoch = None if scores.by_epoch is None else scores.by_epoch[:, place]
+    return dataclasses.replace(scores, ids=ids, values=scores.values[place], unscored=unscored, by_epoch=by_epoch, repeats=None)
 
 
 def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, object], inputs: Mapping[str, object]) -> None:
@@ -404,9 +442,12 @@ def _saved(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scor
     if lineage is None or lineage.code != __version__:
         return None
     made_of = dict(lineage.parents)
-    if _rows(method) is not None and "inputs" not in parents:
-        # Rows that are not given this time: their name, which the title holds, stands for them.
+    if "inputs" not in parents:
+        # Rows that are not given this time: their name, which the title holds, or the user's own loop stands for them.
         made_of.pop("inputs", None)
+    if "reference" not in parents:
+        # A reference that is not given this time: its name, which the title holds, stands for it.
+        made_of.pop("reference", None)
     if made_of != parents:
         return None
     if {FUNCTION, LOOP} & {*parents.values()}:

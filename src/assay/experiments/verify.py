@@ -203,11 +203,12 @@ def compare(outcomes: Sequence[Outcome], treatment: str, baseline: str) -> Compa
 
 
 def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None = None) -> None:
-    """Refuse scores and decisions of another dataset than the run's.
+    """Refuse scores and decisions of another dataset than the run's, and a decision of another recording or of other scores.
 
     Raises:
         Mismatch: The first that does not belong.
     """
+    scores = list(scores)
     parts = [(f"scores {one.title} are of", one.lineage, "score") for one in scores]
     parts += [(f"decision {decision.title} is on", decision.lineage, "choose")] if decision is not None else []
     for what, lineage, verb in parts:
@@ -215,6 +216,17 @@ def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None 
             raise Mismatch(
                 f"The {what} dataset {lineage.dataset}, {run.folder} recorded {run.dataset}; {verb} again from this run."
             )
+    made_of = decision.lineage.parents if decision is not None and decision.lineage is not None else {}
+    what = ""
+    if made_of.get("run", run.fingerprint) != run.fingerprint:
+        # A run that was resumed after the decision, or a copy of a decision in another run.
+        what = f"from recording {made_of['run']}, {run.folder} holds {run.fingerprint}"
+    elif decision is not None:
+        now = {one.fingerprint for one in scores if decision.title.endswith(f" by {one.title}")}
+        if now and made_of.get("scores", *now) not in now:
+            what = f"by scores {made_of['scores']}, which are now {', '.join(now)}"
+    if what:
+        raise Mismatch(f"The decision {decision.title} was made {what}; choose again.")  # type: ignore[union-attr]
 
 
 def _check_judge(decision: Decision, plan: Plan) -> None:

@@ -36,6 +36,12 @@
     return size >= 1e5 || size < 1e-4 ? value.toExponential(2) : value.toPrecision(4);
   }
 
+  // With half of its interval, where it rests on repetitions.
+  function spoken(one, i) {
+    const half = one.halves && one.halves[i] !== null ? ` ± ${short(one.halves[i])}` : "";
+    return short(one.values[i]) + half;
+  }
+
   function action(i) {
     const one = data.decision.actions[i];
     if (one === "relabel") return `relabel to ${label(data.decision.labels[i])}`;
@@ -164,7 +170,7 @@
     if (data.rows) list.push(column("row", "row", 260, { formatter: clamp, widthGrow: 4 }));
     if (data.methods.length) {
       list.push(column("rank", "rank", 68, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => (cell.getValue() === null ? "–" : number.format(cell.getValue())) }));
-      list.push(column("score", "score", 80, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => short(cell.getValue()) }));
+      list.push(column("score", "score", data.methods.some((one) => one.halves) ? 128 : 80, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => spoken(data.methods[method], cell.getData().position) }));
     }
     list.push(column("given", "given", 78));
     if (data.predicted) list.push(column("predicted", "predicted", 100, { formatter: against }));
@@ -208,7 +214,8 @@
     const first = one.suspects ? "the most suspect" : "the hardest";
     const unit = one.unit === data.rankOnly ? "rank only: the order counts, not the size" : `in ${one.unit}`;
     $("meaning").textContent = `${one.title}: ${one.direction}, ${unit}. Rank 1 is ${first} of ${number.format(one.scored)} scored examples.`
-      + (one.suspects ? "" : " It ranks difficulty, which is not dirt.");
+      + (one.suspects ? "" : " It ranks difficulty, which is not dirt.")
+      + (one.halves ? ` ± is half of the 95 % interval over its ${one.repeats} repetitions, models or draws.` : "");
     for (const warning of one.warnings) $("meaning").append(make("strong", { className: "caution" }, `⚠ ${warning}`));
   }
 
@@ -381,7 +388,7 @@
       const body = make("tbody");
       for (const one of data.methods) {
         const rank = one.ranks[i] === null ? "–" : `${number.format(one.ranks[i])} of ${number.format(one.scored)}`;
-        body.append(make("tr", {}, make("th", { scope: "row" }, one.title, ...caution(one)), make("td", { className: "n" }, rank), make("td", { className: "n" }, short(one.values[i]))));
+        body.append(make("tr", {}, make("th", { scope: "row" }, one.title, ...caution(one)), make("td", { className: "n" }, rank), make("td", { className: "n" }, spoken(one, i))));
       }
       const head = make("tr", {}, make("th", { scope: "col" }, "method"), make("th", { scope: "col", className: "n" }, "rank"), make("th", { scope: "col", className: "n" }, "score"));
       parts.push(make("table", {}, make("thead", {}, head), body));

@@ -198,6 +198,11 @@ def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
     place = {id_: i for i, id_ in enumerate(scores.ids)}
     at = [place.get(id_) for id_ in exhibit.shown.ids]
     values, ranks = scores.values.tolist(), (scores.ranks() + 1).tolist()
+    halves = None
+    if scores.repeats is not None and len(scores.repeats) > 1:
+        low, high = scores.interval()
+        half = ((high - low) / 2).tolist()
+        halves = [None if i is None else _number(half[i], 3) for i in at]
     return {
         "title": scores.title,
         "direction": scores.direction.value,
@@ -206,6 +211,8 @@ def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
         "suspects": scores.direction.ranks_suspects,
         "warnings": list(scores.warnings),
         "values": [None if i is None else _number(values[i]) for i in at],
+        "halves": halves,
+        "repeats": len(scores.repeats) if halves is not None else None,
         "ranks": [None if i is None else ranks[i] for i in at],
     }
 

@@ -1,6 +1,6 @@
 """From a run, or from tensors in memory, to the evidence that methods read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,10 @@ class RecordedEpochs:
         if self._open is None or self._open[0] != epoch:
             self._open = epoch, self._run.shard(epoch)
         return self._open[1].read(need.value)
+
+
+MEANT = frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS})
+"""Facts of an epoch whose mean over models says something by itself."""
 
 
 class EpochsInMemory:
@@ -70,6 +74,38 @@ def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] 
         inputs=inputs,
         checkpoints=replay,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
+    )
+
+
+class MeanEpochs:
+    """Epochs of several models of a recording: the mean of the facts that have one."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self.recorded, self.holds = runs[0].epochs, runs[0].holds & MEANT
+        self._models = [RecordedEpochs(run) for run in runs]
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of one epoch, averaged in double precision.
+
+        Raises:
+            RunError: A shard is missing or damaged.
+        """
+        return torch.stack([model.read(epoch, need).to(torch.float64) for model in self._models]).mean(0)
+
+
+def gather_together(runs: Sequence[Run]) -> Evidence:
+    """What the models of a recording say on average: probabilities, for policies and the page; of one run, what it says."""
+    first = runs[0]
+    if len(runs) == 1:
+        return gather(first)
+    probs = [run.mean_probs() for run in runs]
+    known = [one for one in probs if one is not None]
+    return Evidence(
+        first.ids,
+        first.classes,
+        labels=first.labels,
+        epochs=MeanEpochs(runs),
+        mean_probs=torch.stack(known).mean(0) if len(known) == len(runs) else None,
     )
 
 

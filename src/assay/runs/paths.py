@@ -4,6 +4,8 @@ import dataclasses
 import re
 from pathlib import Path
 
+from ..core.lineage import fingerprint
+
 
 @dataclasses.dataclass(frozen=True)
 class RunPaths:
@@ -86,7 +88,7 @@ class RunPaths:
 
     def scores(self, title: str) -> Path:
         """One score."""
-        return self.folder / "scores" / f"{slug(title)}.parquet"
+        return self.folder / "scores" / f"{title_slug(title)}.parquet"
 
     def decision(self, name: str) -> Path:
         """One decision."""
@@ -98,7 +100,7 @@ class RunPaths:
 
     def curve(self, name: str) -> Path:
         """One curve of accuracy against removals."""
-        return self.folder / "curves" / f"{slug(name)}.json"
+        return self.folder / "curves" / f"{title_slug(name)}.json"
 
     def trial(self, plan: str, arm: str, seed: int) -> Path:
         """One finished retraining."""
@@ -133,6 +135,16 @@ class StudyPaths:
     def trial(self, made_of: str, seed: int) -> Path:
         """One finished training, by the fingerprint of everything that it was made of."""
         return self.folder / "trials" / f"{made_of}-{seed}.json"
+
+
+_PLAIN = r"[A-Za-z0-9._=-]+"
+
+
+def title_slug(title: str) -> str:
+    """A score's title as a file name that no other title has: `slug`, and a hash where that leaves out what the title says."""
+    if re.fullmatch(rf"{_PLAIN}(:{_PLAIN}(,{_PLAIN})*)?", title):
+        return slug(title)
+    return f"{slug(title)}-{fingerprint(title)[:8]}"
 
 
 def slug(title: str) -> str:

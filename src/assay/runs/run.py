@@ -67,12 +67,13 @@ class Run:
 
     @functools.cached_property
     def members(self) -> tuple["Run", ...]:
-        """The runs of the other models that were trained on these examples.
+        """The runs of the other models that were trained on these examples, as far as they have a committed epoch.
 
         Raises:
             RunError: One is damaged, or of other examples.
         """
-        found = tuple(Run(folder) for folder in sorted(self.paths.models.glob("[0-9]*")) if (folder / "run.json").exists())
+        folders = [folder for folder in sorted(self.paths.models.glob("[0-9]*")) if (folder / "run.json").exists()]
+        found = tuple(Run(folder) for folder in folders if read_run(RunPaths(folder))[1])
         for one in found:
             if one.dataset != self.dataset or one.ids != self.ids:
                 raise RunError(f"{one.folder} is of other examples than {self.folder}; record its models again.")
@@ -82,7 +83,9 @@ class Run:
     def fingerprint(self) -> str:
         """Hash over the dataset, the view and the checksums of everything recorded, of all models; not over dates."""
         recorded = (repr(sorted(commit.shard.sums.items())) for commit in self.commits)
-        return fingerprint(self.dataset, self.header.view, *recorded, *(model.fingerprint for model in self.members))
+        # What was not trained on is told apart by what is there to be looked at.
+        content = () if self.commits else (str(self.header.about.get("content", "")),)
+        return fingerprint(self.dataset, self.header.view, *content, *recorded, *(model.fingerprint for model in self.members))
 
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:
@@ -267,7 +270,7 @@ class Run:
         return found
 
     def check(self) -> int:
-        """Read everything that was committed; how many tensors agree with their checksums.
+        """Read everything that was committed, of all models; how many tensors agree with their checksums.
 
         Raises:
             RunError: The first one that is missing or damaged.
@@ -284,7 +287,7 @@ class Run:
                 opened = self._open(file)
                 count += len(opened.read_all())
                 opened.notes  # noqa: B018  (reading is checking)
-        return count
+        return count + sum(model.check() for model in self.members)
 
 
 def _model_names(keys: Iterable[str]) -> dict[str, str]:
