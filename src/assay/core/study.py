@@ -241,7 +241,9 @@ class Study:
                     f"By {metric}, {below} of the {len(points)} pruned points of the frontier lie significantly below the law of all."
                 )
             against = [one for one in self.contests if one.metric == metric and one.comparison.baseline == EASY]
-            said += [_winners(metric, size, [one for one in against if one.size == size]) for size in self.sizes if against]
+            # Of the smallest and the largest size, between which hard and easy may change places; the others stand in the tables.
+            ends = dict.fromkeys((self.sizes[0], self.sizes[-1])) if against else {}
+            said += [_winners(metric, size, [one for one in against if one.size == size]) for size in ends]
         return tuple(said)
 
     @property
