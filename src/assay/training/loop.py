@@ -133,14 +133,14 @@ def train(
             averages.update(restore(resume, model, optimizer))
         elif observer is not None:
             with own_random_state(device):
-                seed_torch(draws.integer(recipe.seed, "torch", 0), device)
+                seed_torch(seed_of_epoch(recipe, 0), device)
                 observer.starts(state_after(0))
         for epoch in range(first, epochs):
             if observer is not None:
                 with own_random_state(device):
                     observer.epoch_begins(epoch)
             model.train()
-            seed_torch(draws.integer(recipe.seed, "torch", epoch), device)
+            seed_torch(seed_of_epoch(recipe, epoch), device)
             for step, positions in enumerate(batches(ids.keys, recipe, epoch)[: last - epoch * per_epoch]):
                 rate = recipe.rate(epoch * per_epoch + step, horizon)
                 batch, given = inputs[positions].to(device), labels[positions].to(device, torch.int64)
@@ -154,14 +154,9 @@ def train(
                         observer.step_begins(model)
                 with explained(epoch, step, batch):
                     logits = forward(model, batch, recipe.precision)
-                _check_logits(logits, given, ids, positions)
+                check_logits(logits, given, ids, positions)
                 losses = example_losses(logits, given)
-                if not bool(losses.isfinite().all()):
-                    bad = ids.take(positions[~losses.detach().isfinite().cpu()])
-                    raise NumericalError(
-                        f"Epoch {epoch}, step {step}: the loss of {len(bad)} examples is not finite; ids {some(bad, len(bad))}. "
-                        "Look at their inputs, or lower the learning rate."
-                    )
+                check_finite(losses, ids, positions, epoch, step)
                 if observer is not None:
                     with own_random_state(device):
                         observer.batch(positions, logits.detach(), given, rate)
@@ -172,7 +167,7 @@ def train(
                 if observer is not None:
                     with own_random_state(device):
                         observer.stepped(positions, batch, given, rate)
-            _check_parameters(model, epoch)
+            check_parameters(model, epoch)
             if observer is not None:
                 with own_random_state(device):
                     observer.epoch_ends(epoch, model, state_after(epoch + 1))
@@ -294,6 +289,25 @@ def _check(
         raise UsageError(f"{len(bad)} weights are negative or not finite; ids {some(bad, len(bad))}.")
 
 
+def seed_of_epoch(recipe: Recipe, epoch: int) -> int:
+    """What torch's generator is seeded with before an epoch."""
+    return draws.integer(recipe.seed, "torch", epoch)
+
+
+def check_finite(losses: Tensor, ids: Ids, positions: Tensor, epoch: int, step: int) -> None:
+    """Refuse losses that are not finite.
+
+    Raises:
+        NumericalError: Names epoch, step and ids.
+    """
+    if not bool(losses.isfinite().all()):
+        bad = ids.take(positions[~losses.detach().isfinite().cpu()])
+        raise NumericalError(
+            f"Epoch {epoch}, step {step}: the loss of {len(bad)} examples is not finite; ids {some(bad, len(bad))}. "
+            "Look at their inputs, or lower the learning rate."
+        )
+
+
 def _check_shape(logits: Tensor, batch: int) -> None:
     if logits.ndim != 2 or len(logits) != batch:
         raise UsageError(
@@ -301,7 +315,12 @@ def _check_shape(logits: Tensor, batch: int) -> None:
         )
 
 
-def _check_logits(logits: Tensor, labels: Tensor, ids: Ids, positions: Tensor) -> None:
+def check_logits(logits: Tensor, labels: Tensor, ids: Ids, positions: Tensor) -> None:
+    """Refuse logits that do not go with the labels.
+
+    Raises:
+        UsageError: They are not one row of classes for each example, or a label is none of the classes.
+    """
     _check_shape(logits, len(labels))
     wrong = (labels < 0) | (labels >= logits.shape[1])
     if bool(wrong.any()):
@@ -312,7 +331,12 @@ def _check_logits(logits: Tensor, labels: Tensor, ids: Ids, positions: Tensor) -
         )
 
 
-def _check_parameters(model: nn.Module, epoch: int) -> None:
+def check_parameters(model: nn.Module, epoch: int) -> None:
+    """Refuse parameters that are not finite.
+
+    Raises:
+        NumericalError: Names the epoch and parameters.
+    """
     bad = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if bad:
         raise NumericalError(
