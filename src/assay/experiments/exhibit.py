@@ -170,7 +170,7 @@ def _looks(examples: Examples | None, ids: Ids) -> dict:
 def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:
     run = models[0]
     header, about = run.header, run.header.about
-    seconds = sum((commit.seconds for model in models for commit in model.commits), 0.0)
+    seconds = sum((commit.seconds for commit in run.commits), 0.0)
     several = len(models) > 1
     if has_plan(run):
         facts = {
@@ -192,7 +192,8 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
         else (
             (f"{len(models)} models, each of " if several else "")
             + f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps"
-            + (f"; {seconds:.1f} s in all" if several else f" in {seconds:.1f} s")
+            # What models took that were trained side by side cannot be told apart.
+            + ("" if several else f" in {seconds:.1f} s")
             + (f", seed {header.seed}" if header.seed is not None else "")
         )
     )

@@ -38,7 +38,7 @@
 
   // With half of its interval, where it rests on repetitions.
   function spoken(one, i) {
-    const half = one.halves && one.halves[i] !== null ? ` ± ${short(one.halves[i])}` : "";
+    const half = one.halves && one.halves[i] !== null ? ` ± ${one.halves[i].toPrecision(2)}` : "";
     return short(one.values[i]) + half;
   }
 
