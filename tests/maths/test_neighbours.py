@@ -26,12 +26,12 @@ def test_they_are_the_nearest_in_order(supports, queries, dims, data):
     here = torch.randn(queries, dims, generator=draw, dtype=torch.float64) + 100
     own = torch.randint(-1, supports, (queries,), generator=draw)
     k = data.draw(st.integers(1, supports - 1))
-    rows, columns = neighbours.ROWS, neighbours.COLUMNS
+    rows, columns, sides = neighbours.ROWS, neighbours.COLUMNS, neighbours.DIMS
     try:
-        neighbours.ROWS, neighbours.COLUMNS = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 8))
+        neighbours.ROWS, neighbours.COLUMNS, neighbours.DIMS = (data.draw(st.integers(1, 8)) for _ in range(3))
         found = nearest(here, there, k, own)
     finally:
-        neighbours.ROWS, neighbours.COLUMNS = rows, columns
+        neighbours.ROWS, neighbours.COLUMNS, neighbours.DIMS = rows, columns, sides
     assert torch.equal(found, by_sorting(here, there, k, own))
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 Tie = Literal["low", "high", "nearest"]
 ROWS, COLUMNS = 2048, 8192
 """Distances that are held at once, at most."""
-TILE_BYTES = 2**28
-"""What the rows of one side of them may take."""
+DIMS = 2048
+"""Dimensions that are taken at once, so that what stands beside the rows themselves is small."""
 
 
 def nearest(
@@ -34,21 +34,22 @@ def nearest(
     there = len(supports) - int(own is not None and bool((own >= 0).any()))
     if not 1 <= k <= there:
         raise ValueError(f"k={k} neighbours are asked for and there are {there}.")
-    wide = max(1, TILE_BYTES // max(1, supports[:1].nbytes))
-    centre, columns = supports.mean(0), min(COLUMNS, wide)
-    # Never all of them less their mean at once: they may take most of the memory.
-    sizes = torch.cat([(tile - centre).square().sum(1) for tile in supports.split(columns)])
+    centre = supports.mean(0)
+    sides = [slice(start, start + DIMS) for start in range(0, supports.shape[1], DIMS)]
+    sizes = torch.cat([sum((tile[:, side] - centre[side]).square().sum(1) for side in sides) for tile in supports.split(COLUMNS)])
     found = []
-    for rows in torch.arange(len(queries)).split(min(ROWS, wide)):
-        part = queries[rows] - centre
-        best = torch.full((len(rows), k), torch.inf, dtype=part.dtype, device=part.device)
-        which = torch.zeros((len(rows), k), dtype=torch.int64, device=part.device)
-        for start in range(0, len(supports), columns):
-            tile = supports[start : start + columns] - centre
+    for first in range(0, len(queries), ROWS):
+        part = queries[first : first + ROWS]
+        best = torch.full((len(part), k), torch.inf, dtype=part.dtype, device=part.device)
+        which = torch.zeros((len(part), k), dtype=torch.int64, device=part.device)
+        for start in range(0, len(supports), COLUMNS):
+            tile = supports[start : start + COLUMNS]
             # Without |q|^2, which is the same for all supports of a query.
-            gaps = torch.addmm(sizes[start : start + columns], part, tile.T, alpha=-2)
+            gaps = sizes[start : start + COLUMNS].repeat(len(part), 1)
+            for side in sides:
+                gaps.addmm_(part[:, side] - centre[side], (tile[:, side] - centre[side]).T, alpha=-2)
             if own is not None:
-                at = own[rows] - start
+                at = own[first : first + len(part)] - start
                 here = ((at >= 0) & (at < len(tile))).nonzero().flatten()
                 gaps[here, at[here]] = torch.inf
             near = gaps.topk(min(k, len(tile)), dim=1, largest=False)
