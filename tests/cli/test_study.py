@@ -43,7 +43,7 @@ def test_a_plan_and_flags_say_what_is_trained(capsys, tmp_path):
     flags = ("--plan", plan, "--batch", "64", "--set", "momentum=0.5", "--seeds", "1", "--probe-epochs", "2", "--models", "1")
     more = (
         "--metrics",
-        "el2n,pd",
+        "el2n,pd,vog",
         "--pd-layers",
         "2",
         "--checkpoint-interval",
@@ -72,7 +72,7 @@ def test_a_plan_and_flags_say_what_is_trained(capsys, tmp_path):
         (("scaling", "x", "--sizes", "half"), "--sizes 'half' is no list of numbers such as 0.1,0.5."),
         (("scaling", "x", "--sizes", "0"), "sizes: 0 is outside 0..1"),
         (("scaling", "x", "--fractions", "2"), "fractions: 2 is outside 0..1"),
-        (("scaling", "x", "--seeds", "0"), "seeds=0 is below 1"),
+        (("scaling", "x", "--seeds", "0"), "seeds=0 is no whole number"),
         (("scaling", "x", "--metrics", "el3n"), "No method is named 'el3n'"),
         (("scaling", "x", "--scale", "full"), "The plan needs a value for data."),
         (("scaling", "x", "--plan", "no.toml"), "no.toml does not exist"),

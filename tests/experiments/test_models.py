@@ -233,6 +233,25 @@ def test_models_trained_side_by_side_are_those_trained_one_by_one(tmp_path, monk
     assert one.fingerprint == other.fingerprint
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_fails_before_the_first_epoch_leaves_the_folder_free(tmp_path, monkeypatch, resume):
+    from assay.experiments import record
+
+    class Stop(Exception):
+        pass
+
+    def stopping(self, epoch):
+        raise Stop
+
+    real = record._Tap.epoch_begins
+    monkeypatch.setattr(record._Tap, "epoch_begins", stopping)
+    plan = small.plan(models=3, record=RECORD, recipe={"epochs": 1})
+    with pytest.raises(Stop):
+        record.record(plan, tmp_path / "run")
+    monkeypatch.setattr(record._Tap, "epoch_begins", real)
+    assert len(record.record(plan, tmp_path / "run", resume=resume).members) == 2
+
+
 def test_models_killed_side_by_side_go_on_to_the_same_bytes(tmp_path, monkeypatch):
     from assay.experiments import record
 

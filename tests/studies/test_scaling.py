@@ -70,12 +70,16 @@ def test_a_recording_is_the_beginning_of_the_whole_training():
 def test_difficulty_reads_what_the_project_called_its_metrics(tmp_path):
     how = {"seeds": 1, "fractions": (0.5,), "probe_epochs": 4, "models": 1}
     found = study_difficulty(
-        tmp_path / "x", SMALL, scale="tiny", metrics=("el2n", "pd"), **how, checkpoint_interval=2, pd_layers=2, pd_alpha=0.5
+        tmp_path / "x",
+        SMALL,
+        scale="tiny",
+        metrics=("el2n", "pd", "vog"),
+        **how,
+        checkpoint_interval=2,
+        pd_layers=2,
+        pd_alpha=0.5,
     )
-    assert found.metrics == ("el2n:at=3", "prediction_depth:last=2,reference=label,support=0.5") or found.metrics == (
-        "el2n:at=3",
-        "prediction_depth:reference=label,last=2,support=0.5",
-    )
+    assert found.metrics == ("el2n:at=3", "prediction_depth:reference=label,last=2,support=0.5", "vog")
     assert found.settings["probe"]["record"]["checkpoints"] == [1, 3] and found.theory == ()
     assert (tmp_path / "x" / "study.html").exists() and "Which measure of difficulty" in (
         tmp_path / "x" / "study.html"
@@ -91,6 +95,10 @@ def test_difficulty_reads_what_the_project_called_its_metrics(tmp_path):
         (study_difficulty, {"checkpoint_interval": 9}, "checkpoint_interval=9 is outside 1..4"),
         (study_difficulty, {"pd_layers": 3, "metrics": ("vog",)}, "read by the metric pd only"),
         (study_difficulty, {"pd_alpha": 1.5}, "support"),
+        (study_difficulty, {"pd_alpha": 1.0, "metrics": ("vog",)}, "read by the metric pd only"),
+        (study_difficulty, {"checkpoint_interval": 1, "metrics": ("el2n",)}, "read by the metric vog only"),
+        (study_scaling, {"angles": (0.0, 0.0)}, "angles: 0, 0; give each once"),
+        (study_scaling, {"sizes": ("a",)}, "sizes=\\('a',\\) are no numbers"),
     ],
 )
 def test_options_out_of_range_are_refused(run, how, words, tmp_path):

@@ -317,7 +317,11 @@ def test_as_many_steps_as_the_epochs_take_are_the_epochs(name):
     # 5 steps in an epoch, 4 where what is left is dropped.
     recipe = RECIPES[name]
     per_epoch = len(batches(IDS.keys, recipe, 0))
-    assert_same(run(recipe, steps=4 * per_epoch), run(recipe))
+    state = run(recipe, steps=4 * per_epoch)
+    assert_same(dataclasses.replace(state, recipe=recipe.fingerprint), run(recipe))
+    # Nothing goes on from there: the schedule was laid out to end.
+    with pytest.raises(Mismatch, match="steps"):
+        run(recipe, resume=state)
 
 
 def test_steps_end_within_an_epoch_and_the_schedule_is_laid_out_over_them():
@@ -353,7 +357,7 @@ def test_few_examples_are_passed_over_until_the_steps_are_taken():
 @pytest.mark.parametrize("more", [{"steps": 0}, {"steps": 3, "observer": Keeper()}, {"steps": 3, "recipe": "horizon"}])
 def test_steps_that_do_not_go_with_the_rest_are_refused(more):
     recipe = Recipe(epochs=2, lr=0.1, batch=5, schedule="cosine", horizon=4 if more.pop("recipe", None) else None)
-    with pytest.raises(UsageError, match=f"steps={more['steps']} must be 1 or more, without an observer"):
+    with pytest.raises(UsageError, match=f"steps={more['steps']} must be a whole number of 1 or more, without an observer"):
         run(recipe, **more)
 
 

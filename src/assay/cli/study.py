@@ -175,7 +175,9 @@ def show_study(found: "Study") -> None:
     rows = []
     ways = [(RANDOM, ""), *((arm, metric) for metric in found.metrics for arm in (HARD, EASY))]
     for size in found.sizes:
-        cells = {one.fraction: one.examples for one in found.trained if one.size == size}
+        fractions = {one.fraction for one in found.trained if one.size == size}
+        # Parts of other seeds may differ by one example per class.
+        cells = {fraction: round(found.examples(size, fraction)) for fraction in fractions}
         for fraction in sorted(cells, reverse=True):
             asked = [(ALL, "")] if fraction == 1 else ways
             errors = {way: found.errors(*way, size, fraction) for way in asked}

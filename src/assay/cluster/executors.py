@@ -287,7 +287,7 @@ def _prepare_logs(calls: Sequence[Call], logs: Path) -> dict[str, Path]:
         for path in paths.values():
             path.write_text("")
     except OSError as error:
-        raise NotWritten(f"The logs of the trials cannot be written to {logs}: {error.strerror}.") from error
+        raise NotWritten(f"The logs of the trials cannot be written to {logs}: {error.strerror}; name another folder.") from error
     return paths
 
 

@@ -81,7 +81,7 @@ class Law:
         within = f", 95 % interval {self.low:.3f} to {self.high:.3f} over {self.seeds} seeds" if self.low is not None else ""
         floor = f" + {self.floor:.4f}" if self.floor else ""
         what = "everything" if self.arm == ALL else "everything or a random part"
-        return f"Trained on {what}, the test error is {self.scale:.3g} n^-{self.exponent:.3f}{floor} at n examples (exponent {self.exponent:.3f}{within})."
+        return f"Trained on {what}, the test error is {self.scale:.3g} n^{-self.exponent:.3f}{floor} at n examples (exponent {self.exponent:.3f}{within})."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Best:
         error: Mean test error over seeds.
         slope: d log error / d log examples, from the point before; None for the first.
         gain: Mean over seeds of the law's error minus the point's, each seed with its own law of `all`; above 0 is better than the law. None
-            where there is no law, or one seed.
+            where there is no law, one seed, or fewer or more examples than the law was fitted to.
         low: Lower end of the 95 % bootstrap interval of the gain.
         high: Upper end.
         p: Two-sided p of a paired test.
@@ -229,16 +229,22 @@ class Study:
         found = [one for one in self.trained if (one.arm, one.metric, one.size, one.fraction) == (arm, metric, size, fraction)]
         return [one.error for one in sorted(found, key=lambda one: one.seed)]
 
+    def examples(self, size: float, fraction: float) -> float:
+        """How many examples so much is, mean over seeds and arms."""
+        counts = [one.examples for one in self.trained if (one.size, one.fraction) == (size, fraction)]
+        return sum(counts) / len(counts)
+
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, in words."""
         said = [law.sentence for law in self.laws]
         for metric in self.metrics:
-            points = [one for one in self.frontiers if one.metric == metric and one.fraction < 1]
-            if any(one.gain is not None for one in points):
+            points = [one for one in self.frontiers if one.metric == metric and one.gain is not None]
+            if points:
                 below = sum(one.below for one in points)
                 said.append(
-                    f"By {metric}, {below} of the {len(points)} pruned points of the frontier lie significantly below the law of all."
+                    f"By {metric}, {below} of the {len(points)} pruned points of the frontier within the sizes of the law of all lie "
+                    "significantly below it."
                 )
             against = [one for one in self.contests if one.metric == metric and one.comparison.baseline == EASY]
             # Of the smallest and the largest size, between which hard and easy may change places; the others stand in the tables.

@@ -44,8 +44,12 @@ def check_place(paths: RunPaths, resume: bool = False) -> bool:
     exists = paths.header.exists()
     if exists and not resume:
         raise OutputExists(f"{folder} already holds a run; resume it with resume=True (`--resume`) or name another folder.")
-    # What a writer leaves that was killed before it wrote the header is as good as nothing.
-    if not exists and folder.exists() and any(at != paths.lock and at.suffix != ".tmp" for at in folder.iterdir()):
+
+    def nothing(at: Path) -> bool:
+        # What writers leave that ended before anything was worth keeping.
+        return at == paths.lock or at.suffix == ".tmp" or (at == paths.models and not any(at.glob("*/run.json")))
+
+    if not exists and folder.exists() and not all(map(nothing, folder.iterdir())):
         raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
     return exists
 

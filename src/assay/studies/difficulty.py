@@ -22,7 +22,7 @@ from ..core.study import Study
 from ..experiments.progress import Progress
 from .pruning import Setup, study, written
 from .scaling import SCALES as SCALING
-from .scaling import Scale, planned, probe_of
+from .scaling import Scale, listed, planned, probe_of, titled
 
 PROJECT = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "batch": 128}
 SCALES = {
@@ -57,7 +57,7 @@ def study_difficulty(
     models: int | None = None,
     checkpoint_interval: int | None = None,
     pd_layers: int | None = None,
-    pd_alpha: float = 1.0,
+    pd_alpha: float | None = None,
     per_class: bool = False,
     pool: Executor | None = None,
     progress: Progress | None = None,
@@ -81,7 +81,7 @@ def study_difficulty(
         models: Models in a recording.
         checkpoint_interval: A model is kept after every so many epochs, for VoG.
         pd_layers: How many of the last layers prediction depth looks at; all if None.
-        pd_alpha: Part of the examples among which it looks for neighbours.
+        pd_alpha: Part of the examples among which it looks for neighbours; all if None.
         per_class: Keep the same fraction of every class.
         pool: Any `concurrent.futures.Executor`; by default this process.
         progress: Told of what is done.
@@ -97,22 +97,26 @@ def study_difficulty(
     preset = SCALES[scale]
     plan = planned(preset.settings, settings)
     epochs = preset.probe_epochs if probe_epochs is None else probe_epochs
-    wanted = tuple(preset.metrics if metrics is None else metrics)
+    wanted = preset.metrics if metrics is None else titled(metrics)
     interval = INTERVAL[scale] if checkpoint_interval is None else checkpoint_interval
     if not 1 <= interval <= max(epochs, 1):
         raise UsageError(f"checkpoint_interval={interval} is outside 1..{epochs}, the epochs of the recording.")
-    if (pd_layers is not None or pd_alpha != 1.0) and "pd" not in wanted:
+    if checkpoint_interval is not None and not any(one.partition(":")[0] == "vog" for one in wanted):
+        raise UsageError(f"checkpoint_interval is read by the metric vog only; it is not among {', '.join(wanted)}.")
+    if (pd_layers is not None or pd_alpha is not None) and "pd" not in wanted:
         raise UsageError(f"pd_layers and pd_alpha are read by the metric pd only; it is not among {', '.join(wanted)}.")
     layers = LAYERS[scale] if pd_layers is None else pd_layers
-    depth = f"prediction_depth:reference=label,support={pd_alpha!r}" + (f",last={layers}" if layers is not None else "")
+    depth = f"prediction_depth:reference=label,support={1.0 if pd_alpha is None else pd_alpha!r}" + (
+        f",last={layers}" if layers is not None else ""
+    )
     titles = {"el2n": f"el2n:at={min(EL2N_EPOCH, epochs) - 1}", "pd": depth}
     setup = Setup(
         "difficulty",
         plan,
         probe_of(plan, epochs, preset.models if models is None else models, list(range(interval - 1, epochs, interval))),
         tuple(titles.get(one, one) for one in wanted),
-        tuple(map(float, preset.sizes if sizes is None else sizes)),
-        tuple(map(float, preset.fractions if fractions is None else fractions)),
+        preset.sizes if sizes is None else listed("sizes", sizes),
+        preset.fractions if fractions is None else listed("fractions", fractions),
         preset.seeds if seeds is None else seeds,
         per_class,
     )

@@ -19,11 +19,12 @@ from ..core.errors import OutputExists, UsageError
 from ..core.exhibit import Agreement
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
+from ..core.method import AbstractDynamicsMethod
 from ..core.policy import budget_of
 from ..core.scores import Scores, ordered
 from ..core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study
 from ..core.trial import Outcome
-from ..experiments.plan import Plan, material_of
+from ..experiments.plan import Plan, Recording, material_of
 from ..experiments.progress import Progress
 from ..experiments.record import record
 from ..experiments.report import MARK
@@ -37,6 +38,7 @@ from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
 from ..training.batches import sizes as steps_of
+from ..training.device import device_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Setup:
         fractions: Fractions of these to keep; everything is always among them.
         seeds: Repetitions, each with its own part of the data, scores, random choice and training.
         per_class: Whether the same fraction of every class is kept.
+        angles: Of the theory beside it, in degrees; empty for none.
 
     Raises:
         UsageError: Nothing to study, a fraction out of range or given twice, a plan that holds examples out or has several models, or a probe
@@ -67,12 +70,14 @@ class Setup:
     fractions: tuple[float, ...]
     seeds: int
     per_class: bool = False
+    angles: tuple[float, ...] = ()
 
     def __post_init__(self):
         for what, given in (("sizes", self.sizes), ("fractions", self.fractions)):
             if bad := [one for one in given if not 0 < one <= 1]:
                 raise UsageError(f"{what}: {bad[0]:g} is outside 0..1, 0 excluded; give fractions such as 0.5.")
-            if len(set(given)) < len(given) or not given:
+            # Calls and files are named by six digits.
+            if len({f"{one:g}" for one in given}) < len(given) or not given:
                 raise UsageError(f"{what}: {', '.join(f'{one:g}' for one in given) or 'none'}; give at least one, and each once.")
         object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
         object.__setattr__(self, "fractions", tuple(sorted({*self.fractions, 1.0}, reverse=True)))
@@ -80,13 +85,24 @@ class Setup:
         if not titles or len(set(titles)) < len(titles):
             raise UsageError(f"metrics: {', '.join(titles) or 'none'}; give at least one, and each once.")
         object.__setattr__(self, "metrics", titles)
-        if self.seeds < 1:
-            raise UsageError(f"seeds={self.seeds} is below 1.")
-        if self.plan.validation or self.plan.subset < 1 or self.plan.models > 1 or self.plan.training.horizon is not None:
+        if isinstance(self.seeds, bool) or not isinstance(self.seeds, int) or self.seeds < 1:
+            raise UsageError(f"seeds={self.seeds} is no whole number of 1 or more.")
+        plan = self.plan
+        if plan.validation or plan.subset < 1 or plan.models > 1 or plan.member or plan.training.horizon is not None:
             raise UsageError(
-                "A study chooses its own parts and takes its own steps; leave validation, subset, models and a horizon out of the plan."
+                "A study chooses its own parts and takes its own steps; leave validation, subset, models, member and a horizon out of the "
+                "plan."
             )
-        self.probed(0, self.sizes[0])
+        if plan.record != Recording():
+            raise UsageError("A study says itself what its recordings keep; leave the table record out of the plan.")
+        device_named(plan.training.device)
+        epochs = self.probed(0, self.sizes[0]).training.epochs
+        for one in map(methods.parse, titles):
+            if isinstance(one, AbstractDynamicsMethod) and one.fewest_epochs > epochs:
+                raise UsageError(
+                    f"{one.title} reads at least {one.fewest_epochs} epochs, and the recordings have {epochs}; give more probe epochs, or "
+                    "options that fit."
+                )
 
     def final(self, repetition: int) -> Plan:
         """The plan of the final models of a repetition."""
@@ -160,8 +176,11 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
         raise OutputExists(
             f"{folder} holds a study of other settings ({_difference(old.settings, _told(setup))}); name another folder."
         )
-    if paths.page.exists() and MARK not in paths.page.read_bytes()[:4096]:
+    if paths.page.is_dir() or (paths.page.exists() and MARK not in paths.page.read_bytes()[:4096]):
         raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
+    # Files may have changed since this process last read them.
+    material = material_of(setup.final(0), anew=True)
+    setup.plan.augmentation(material, 0)
     steps = _steps(setup)
     with contextlib.ExitStack() as stack:
         pool = pool if pool is not None else stack.enter_context(executor("inline"))
@@ -294,6 +313,9 @@ def _due(setup: Setup, repetition: int, probes: Probes) -> Iterator[_Trial]:
                     raise UsageError(
                         f"Of {len(run.ids)} examples (size {size:g}) {fraction:g} is none; give a larger size or fraction."
                     )
+                recipe = setup.plan.training
+                # Refuses, before anything is trained, a choice that does not fill a batch where what is left is dropped.
+                steps_of(len(chosen), recipe.batch, recipe.ragged)
                 yield _Trial(arm, metric, size, fraction, repetition, _arm(arm, run, chosen))
 
 
@@ -378,10 +400,15 @@ def _laws(found: Study) -> tuple[list[Law], list[str]]:
                 continue
             try:
                 law = power_law.fit(n, curves.mean(0).tolist(), floor=floor)
-                low, high = power_law.exponent_interval(n, curves.tolist()) if len(curves) > 1 and not floor else (None, None)
             except ValueError as error:
                 notes.append(f"No law of {arm}{' with a floor' * floor}: {error}")
                 continue
+            low, high = None, None
+            if len(curves) > 1 and not floor:
+                try:
+                    low, high = power_law.exponent_interval(n, curves.tolist())
+                except ValueError as error:
+                    notes.append(f"No interval of the exponent of {arm}, and no point held against it: in some seed, {error}")
             if not floor or law.floor:
                 laws.append(Law(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
     return laws, notes
@@ -393,11 +420,13 @@ def _frontier(found: Study, metric: str) -> list[Best]:
     n = [_examples(found, choice) for choice in choices]
     means = [float(np.mean(found.errors(*choice))) for choice in choices]
     points: list[Best] = []
+    last = 0.0
     for place in power_law.frontier(list(zip(n, means, strict=True))):
         before = points[-1] if points else None
         slope = None
         if before is not None and means[place] > 0:
-            slope = float(np.log(means[place] / before.error) / np.log(n[place] / before.examples))
+            slope = float(np.log(means[place] / before.error) / np.log(n[place] / last))
+        last = n[place]
         arm, _, size, fraction = choices[place]
         point = Best(metric, arm, size, fraction, round(n[place]), means[place], slope)
         points.append(_against_law(found, point, choices[place], n[place]))
@@ -409,6 +438,9 @@ def _against_law(found: Study, point: Best, choice: Choice, n: float) -> Best:
     whole = _chosen(found, lambda one: one.arm == ALL)
     sizes, curves = [_examples(found, one) for one in whole], _by_seed(found, whole)
     if len(curves) < 2 or len(set(sizes)) < 2 or bool((curves <= 0).any()) or choice[0] == ALL:
+        return point
+    if not min(sizes) <= n <= max(sizes):
+        # No law is held to where it was not seen.
         return point
     expected = [power_law.fit(sizes, curve.tolist())(n) for curve in curves]
     errors = found.errors(*choice)
@@ -431,7 +463,8 @@ def _contests(found: Study) -> Iterator[Contest]:
                     if (each.size, each.fraction) == (size, fraction)
                     and (each.arm, each.metric) in ((one, metric), (other, "" if other == RANDOM else metric))
                 ]
-                yield Contest(metric, size, fraction, mine[0].examples, compare(mine, one, other))
+                count = round(found.examples(size, fraction))
+                yield Contest(metric, size, fraction, count, compare(mine, one, other))
 
 
 def _agreement(setup: Setup, probes: Probes) -> Agreement | None:

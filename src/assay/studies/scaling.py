@@ -69,7 +69,7 @@ SCALES = {
                 "schedule": "step", "milestones": [60, 120, 160], "gamma": 0.2, "crop": 4, "flip": True,
             },
         },
-        40, 10, ("el2n:at=20", "prediction_depth", "vog", "cg_score"),
+        40, 10, ("el2n:at=19", "prediction_depth", "vog", "cg_score"),
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 3, (0.0, 10.0, 20.0),
     ),
 }  # fmt: skip
@@ -123,21 +123,24 @@ def study_scaling(
     if scale not in SCALES:
         raise UnknownName("scale", scale, SCALES)
     preset = SCALES[scale]
-    turned = preset.angles if angles is None else tuple(angles)
+    turned = preset.angles if angles is None else listed("angles", angles)
     for angle in turned:
         if not 0 <= angle < 90:
             raise UsageError(f"angles: {angle:g} is outside 0..90 degrees, 90 excluded.")
+    if len({f"{angle:g}" for angle in turned}) < len(turned):
+        raise UsageError(f"angles: {', '.join(f'{angle:g}' for angle in turned)}; give each once.")
     plan = planned(preset.settings, settings)
     epochs = preset.probe_epochs if probe_epochs is None else probe_epochs
     setup = Setup(
         "scaling",
         plan,
         probe_of(plan, epochs, preset.models if models is None else models),
-        tuple(preset.metrics if metrics is None else metrics),
-        tuple(map(float, preset.sizes if sizes is None else sizes)),
-        tuple(map(float, preset.fractions if fractions is None else fractions)),
+        preset.metrics if metrics is None else titled(metrics),
+        preset.sizes if sizes is None else listed("sizes", sizes),
+        preset.fractions if fractions is None else listed("fractions", fractions),
         preset.seeds if seeds is None else seeds,
         per_class,
+        turned,
     )
     with ExitStack() as stack:
         pool = pool if pool is not None else stack.enter_context(executor("inline"))
@@ -146,6 +149,23 @@ def study_scaling(
     found = dataclasses.replace(found, theory=theory)
     written(found, folder)
     return found
+
+
+def listed(what: str, given: Any) -> tuple[float, ...]:
+    """Numbers of a setting.
+
+    Raises:
+        UsageError: They are none.
+    """
+    try:
+        return tuple(float(one) for one in given)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{what}={given!r} are no numbers; give some, such as (0.5, 1.0).") from error
+
+
+def titled(metrics: Any) -> tuple[str, ...]:
+    """Names of scores, of which one may stand alone."""
+    return (metrics,) if isinstance(metrics, str) else tuple(metrics)
 
 
 def planned(preset: dict[str, Any], settings: dict[str, Any] | None) -> Plan:
@@ -158,7 +178,7 @@ def planned(preset: dict[str, Any], settings: dict[str, Any] | None) -> Plan:
     given = dict(settings or {})
     # A schedule, a net or data of the user's own do not go with the recipe of others.
     base = dict(preset)
-    if "recipe" in given and {"schedule", "optimizer"} & given["recipe"].keys():
+    if isinstance(given.get("recipe"), dict) and {"schedule", "optimizer"} & given["recipe"].keys():
         keep = {"epochs", "batch", "crop", "flip"}
         base["recipe"] = {name: value for name, value in base["recipe"].items() if name in keep}
     return Plan.make(merged(base, given))

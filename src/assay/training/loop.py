@@ -106,9 +106,16 @@ def train(
     per_epoch = len(sizes(len(ids), recipe.batch, recipe.ragged))
     epochs, last = recipe.epochs, per_epoch * recipe.epochs
     if steps is not None:
-        if steps < 1 or observer is not None or resume is not None or recipe.horizon is not None:
+        if (
+            isinstance(steps, bool)
+            or not isinstance(steps, int)
+            or steps < 1
+            or observer is not None
+            or resume is not None
+            or recipe.horizon is not None
+        ):
             raise UsageError(
-                f"steps={steps} must be 1 or more, without an observer, a state to resume, or a horizon in the recipe."
+                f"steps={steps} must be a whole number of 1 or more, without an observer, a state to resume, or a horizon in the recipe."
             )
         epochs, last = -(-steps // per_epoch), steps
     horizon = per_epoch * recipe.horizon if recipe.horizon is not None else last
@@ -124,7 +131,8 @@ def train(
             averages,
             epochs=epochs,
             steps=min(epochs * per_epoch, last),
-            recipe=recipe.fingerprint,
+            # Nothing goes on from a schedule that was laid out over so many steps.
+            recipe=recipe.fingerprint if steps is None else f"{recipe.fingerprint}, {steps} steps",
             ids=ids.fingerprint,
         )
 

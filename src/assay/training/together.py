@@ -19,6 +19,8 @@ from .step import example_losses, optimizer_over, update
 
 LARGEST = 200_000
 """Parameters of a model above which its own arithmetic takes the time, and not the calls."""
+COMPARED, LEAST_TRIALS = 10_000, 10
+"""Logits that are compared for every size of batch, and the fewest steps that are tried."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,11 +97,11 @@ class _Stack:
 def exact_together(
     members: Sequence[Member], inputs: Tensor, labels: Tensor, ids: Ids, *, prepare: Prepare | None = None
 ) -> bool:
-    """Whether these models, trained together, end in the bits of each alone: tried on two steps of every size of batch.
+    """Whether these models, trained together, end in the bits of each alone: tried on many random steps of every size of batch.
 
-    What a step computes, and in which order it adds up, depends on shapes and not on numbers, so that steps which agree on some numbers
-    agree on all. Nets with buffers, random layers or frozen parameters, clipping, running averages and devices other than the CPU are not
-    tried, nor are large nets, for which it does not pay.
+    In which order a step adds up depends on shapes and not on numbers, so that steps which agree on enough numbers agree on all: another
+    order rounds some of them otherwise. Nets with other layers with parameters than linear ones, buffers, random layers or frozen
+    parameters, clipping, running averages and devices other than the CPU are not tried, nor are large nets, for which it does not pay.
     """
     recipe = members[0].recipe
     plain = recipe.device == "cpu" and recipe.clip is None and recipe.ema is None
@@ -109,16 +111,24 @@ def exact_together(
         return False
     if any(True for net in nets for _ in net.buffers()) or not all(one.requires_grad for net in nets for one in net.parameters()):
         return False
+    if any(next(part.parameters(recurse=False), None) is not None and type(part) is not nn.Linear for part in nets[0].modules()):
+        return False
     alone, together = ([copy.deepcopy(net).train() for net in nets] for _ in range(2))
     stack = _Stack(together, recipe)
     optimizers = [optimizer_over(recipe, list(net.parameters())) for net in alone]
     with own_random_state(torch.device("cpu")):
+        draw = torch.Generator().manual_seed(0)
         random = torch.get_rng_state()
         for size in dict.fromkeys(sizes(len(ids), recipe.batch, recipe.ragged)):
-            for step in range(2):
-                positions = torch.stack([(torch.arange(size) + place + step) % len(ids) for place in range(len(nets))])
-                batch = _prepared(members, [inputs[one] for one in positions], ids, positions, 0, 0, prepare)
-                given = labels[positions].to(torch.int64)
+            positions = torch.stack([(torch.arange(size) + place) % len(ids) for place in range(len(nets))])
+            real = _prepared(members, [inputs[one] for one in positions], ids, positions, 0, 0, prepare)
+            if not real.is_floating_point():
+                return False
+            classes = int(labels.max()) + 1
+            for _ in range(max(LEAST_TRIALS, -(-COMPARED // (len(nets) * size * max(classes, 2))))):
+                # Numbers of which none is 0 and none is like another, which real inputs often are.
+                batch = torch.randn(real.shape, generator=draw, dtype=real.dtype)
+                given = torch.randint(classes, labels[positions].shape, generator=draw)
                 try:
                     found = stack.logits(batch)
                 except RuntimeError:
@@ -130,13 +140,18 @@ def exact_together(
                 for optimizer, logits, target in zip(optimizers, own, given, strict=True):
                     update(optimizer, example_losses(logits, target).sum() / size, recipe.lr)
                 stack.step(found, given, recipe.lr)
+                if not _same(alone, together):
+                    return False
         drawn = not torch.equal(random, torch.get_rng_state())
-    same = all(
-        torch.equal(one, other)
-        for net, twin in zip(alone, together, strict=True)
-        for one, other in zip(net.parameters(), twin.parameters(), strict=True)
+    return not drawn
+
+
+def _same(one: Sequence[nn.Module], other: Sequence[nn.Module]) -> bool:
+    return all(
+        torch.equal(mine, yours)
+        for net, twin in zip(one, other, strict=True)
+        for mine, yours in zip(net.parameters(), twin.parameters(), strict=True)
     )
-    return same and not drawn
 
 
 def train_together(
