@@ -156,13 +156,13 @@ def kept(
 
 
 def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, progress: Progress | None = None) -> Study:
-    """Record, score, keep and train all that is due, and say what came out; saved in `folder` with a page.
+    """Record, score, keep and train all that is due, and say what came out; `written` saves it.
 
-    Everything that was finished is taken from there when the same study is made again.
+    Recordings and trainings are kept in `folder` as they are finished, and taken from there when the same study is made again.
 
     Args:
         setup: What to do.
-        folder: Where recordings, trainings, the study and its page are kept.
+        folder: Where recordings and trainings are kept.
         pool: Where it runs: any `concurrent.futures.Executor`; by default in this process.
         progress: Told of each finished recording and training.
 
@@ -408,7 +408,9 @@ def _laws(found: Study) -> tuple[list[Law], list[str]]:
                 try:
                     low, high = power_law.exponent_interval(n, curves.tolist())
                 except ValueError as error:
-                    notes.append(f"No interval of the exponent of {arm}, and no point held against it: in some seed, {error}")
+                    notes.append(
+                        f"No interval of the exponent of {arm}, and no point is held against it, because of one seed: {error}"
+                    )
             if not floor or law.floor:
                 laws.append(Law(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
     return laws, notes
