@@ -16,7 +16,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     check
         Read everything and hold it against its checksums.
     """
-    from ..experiments.plan import has_plan
+    from ..experiments.plan import models_asked
     from ..experiments.score import scorable
     from ..runs.run import Run
     from .console import say, show_table
@@ -29,22 +29,10 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         with contextlib.suppress(FileNotFoundError):
             size += path.stat().st_size if path.is_file() else 0
     seconds = sum((commit.seconds for commit in opened.commits), 0.0)
-    models = [opened, *opened.members]
-    asked = about["plan"].get("models", 1) if has_plan(opened) else len(models)  # type: ignore[attr-defined]
+    models, asked = [opened, *opened.members], models_asked(opened)
     unequal = len({one.epochs for one in models}) > 1
     rows = [
         ("epochs", f"{opened.epochs} committed, {sum(commit.steps for commit in opened.commits):,} steps, {seconds:.1f} s"),
-        *(
-            [
-                (
-                    "models",
-                    f"{len(models)} of {asked}"
-                    + (f", of {', '.join(str(one.epochs) for one in models)} epochs" if unequal else ""),
-                )
-            ]
-            if asked > 1 or len(models) > 1
-            else []
-        ),
         ("examples", f"{len(opened.ids):,} in {opened.classes} classes"),
         (
             "pass",
@@ -61,6 +49,9 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         ("run", opened.fingerprint),
         ("on disk", f"{size / 1e6:.1f} MB"),
     ]
+    if asked > 1 or len(models) > 1:
+        came = f", of {', '.join(str(one.epochs) for one in models)} epochs" if unequal else ""
+        rows.insert(1, ("models", f"{len(models)} of {asked}{came}"))
     for noun, suffix in (("scores", "parquet"), ("decisions", "parquet"), ("verdicts", "json"), ("curves", "json")):
         names = sorted(path.stem for path in (opened.folder / noun).glob(f"*.{suffix}"))
         rows.append((noun, ", ".join(names) or "none"))

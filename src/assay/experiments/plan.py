@@ -331,6 +331,12 @@ def has_plan(run: Run) -> bool:
     return isinstance(run.header.about.get("plan"), Mapping) and "content" in run.header.about
 
 
+def models_asked(run: Run) -> int:
+    """How many models the recording of a run is to have; as many as there are where no plan says it."""
+    # Read as it stands: the data of the plan need not be there.
+    return run.header.about["plan"].get("models", 1) if has_plan(run) else 1 + len(run.members)  # type: ignore[attr-defined]
+
+
 def material_of(plan: Plan, *, anew: bool = False) -> Material:
     """The plan's data, read once per process for as long as the plan is the same; or read anew."""
     if anew:

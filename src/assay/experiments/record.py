@@ -22,7 +22,7 @@ from ..training.live import LiveSteps
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState
-from ..training.together import Member, exact_together, train_together
+from ..training.together import Member, exact_together, may_go_together, train_together
 from .plan import Material, Plan, material_of
 from .progress import Progress
 
@@ -107,6 +107,9 @@ def _side_by_side(plan: Plan, material: Material, places: Sequence[Path], resume
     """Whether all models can be trained at once, to the same bytes: nothing runs along, and all have come equally far."""
     found = [read_run(RunPaths(place)) if resume and RunPaths(place).header.exists() else None for place in places]
     if plan.live or len({0 if one is None else len(one[1]) for one in found}) > 1:
+        return False
+    # Before many large nets are built for nothing.
+    if not may_go_together(plan.build(material, plan.model_seed), plan.training):
         return False
     examples = material.train
     plans = [plan, *(plan.of_member(member) for member in range(1, plan.models))]

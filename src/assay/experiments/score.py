@@ -28,7 +28,7 @@ from ..runs.replay import Replay
 from ..runs.run import Run
 from .again import LOOP, Given, Replaying, data_of, identity
 from .again import again as taken_again
-from .plan import has_plan
+from .plan import has_plan, models_asked
 from .progress import Progress
 from .retraining import Retraining
 
@@ -265,9 +265,7 @@ def members_of(run: Run) -> list[Run]:
     if not run.epochs:
         # All models of a plan would look at the same examples.
         return [run]
-    models = [run, *run.members]
-    # Read as it stands: the data of the plan need not be there.
-    asked = run.header.about["plan"].get("models", 1) if has_plan(run) else len(models)  # type: ignore[attr-defined]
+    models, asked = [run, *run.members], models_asked(run)
     if len(models) != asked or any(one.epochs != run.epochs for one in models):
         epochs = ", ".join(str(one.epochs) for one in models)
         raise RunError(f"{run.folder} holds {len(models)} of {asked} models, of {epochs} epochs; go on with --resume.")

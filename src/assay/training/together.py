@@ -94,6 +94,15 @@ class _Stack:
                 parameter.data = parameter.data.clone()
 
 
+def may_go_together(net: nn.Module, recipe: Recipe) -> bool:
+    """Whether such nets are worth a trial (see `exact_together`): small, of linear layers only, plainly trained on the CPU."""
+    plain = recipe.device == "cpu" and recipe.clip is None and recipe.ema is None
+    small = sum(parameter.numel() for parameter in net.parameters()) <= LARGEST
+    still = any(True for _ in net.buffers()) or not all(parameter.requires_grad for parameter in net.parameters())
+    linear = all(next(part.parameters(recurse=False), None) is None or type(part) is nn.Linear for part in net.modules())
+    return plain and small and linear and not still
+
+
 def exact_together(
     members: Sequence[Member], inputs: Tensor, labels: Tensor, ids: Ids, *, prepare: Prepare | None = None
 ) -> bool:
@@ -103,15 +112,8 @@ def exact_together(
     order rounds some of them otherwise. Nets with other layers with parameters than linear ones, buffers, random layers or frozen
     parameters, clipping, running averages and devices other than the CPU are not tried, nor are large nets, for which it does not pay.
     """
-    recipe = members[0].recipe
-    plain = recipe.device == "cpu" and recipe.clip is None and recipe.ema is None
-    nets = [member.model for member in members]
-    small = sum(parameter.numel() for parameter in nets[0].parameters()) <= LARGEST
-    if len(nets) < 2 or not plain or not small:
-        return False
-    if any(True for net in nets for _ in net.buffers()) or not all(one.requires_grad for net in nets for one in net.parameters()):
-        return False
-    if any(next(part.parameters(recurse=False), None) is not None and type(part) is not nn.Linear for part in nets[0].modules()):
+    recipe, nets = members[0].recipe, [member.model for member in members]
+    if len(nets) < 2 or not may_go_together(nets[0], recipe):
         return False
     alone, together = ([copy.deepcopy(net).train() for net in nets] for _ in range(2))
     stack = _Stack(together, recipe)
