@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -31,14 +32,14 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
-def ways(batch: int) -> dict:
+def ways(batch: int, device: str) -> dict:
     """Each way as a function without arguments."""
     torch.manual_seed(0)
-    module = nets.build("six_conv", (3, 32, 32), 10, seed=0).eval()
-    inputs, targets = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    module = nets.build("six_conv", (3, 32, 32), 10, seed=0).eval().to(device)
+    inputs, targets = torch.randn(batch, 3, 32, 32).to(device), torch.randint(10, (batch,)).to(device)
     params = {name: value.detach() for name, value in module.named_parameters()}
     direction = {name: torch.randn_like(value) for name, value in params.items()}
-    weights = torch.full((batch,), 1 / batch)
+    weights = torch.full((batch,), 1 / batch, device=device)
 
     def losses(here):
         return loss(functional_call(module, here, (inputs,)), targets)
@@ -84,21 +85,43 @@ def ways(batch: int) -> dict:
     }
 
 
-def side(name: str, batch: int, repeats: int) -> dict:
-    """Seconds of one way and of the forward and backward pass in turn; MB above what was held before."""
-    every = ways(batch)
-    # Memory first, while nothing that was freed lies about to be used again.
+def megabytes_of(way: Callable[[], object], device: str) -> float:
+    """By how much memory rises above what was held before: the process's, or that of the device."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        way()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     forget_peak()
     before = resident_mb("VmRSS")
-    every[name]()
-    megabytes = resident_mb("VmHWM") - before
+    way()
+    return resident_mb("VmHWM") - before
+
+
+def seconds_of(way: Callable[[], object], device: str, times: int) -> float:
+    """Seconds of each of some calls, the device waited for."""
+    began = time.perf_counter()
+    for _ in range(times):
+        way()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / times
+
+
+def side(name: str, given: argparse.Namespace) -> dict:
+    """Seconds of one way and of the forward and backward pass in turn; MB above what was held before."""
+    every = ways(given.batch, given.device)
+    # On the CPU memory first, while nothing that was freed lies about to be used again; CUDA's libraries take theirs in a first call.
+    if given.device == "cuda":
+        every[name]()
+    megabytes = megabytes_of(every[name], given.device)
     every["train"]()
+    # A batch takes a GPU a few milliseconds.
+    times = 10 if given.device == "cuda" else 1
     seconds: dict[str, list[float]] = {name: [], "train": []}
-    for _ in range(repeats):
+    for _ in range(given.repeats):
         for way in seconds:
-            began = time.perf_counter()
-            every[way]()
-            seconds[way].append(time.perf_counter() - began)
+            seconds[way].append(seconds_of(every[way], given.device, times))
     ratios = [a / b for a, b in zip(seconds[name], seconds["train"], strict=True)]
     return {"seconds": statistics.median(seconds[name]), "times forward and backward": statistics.median(ratios), "MB": megabytes}
 
@@ -109,23 +132,26 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.side:
-        print(json.dumps(side(given.side, given.batch, given.repeats)))
+        print(json.dumps(side(given.side, given)))
         return
     figures: dict[str, dict] = {}
-    for name in ways(2):
+    for name in ways(2, "cpu"):
         command = [sys.executable, __file__, "--side", name]
-        for key in ("batch", "repeats", "threads"):
+        for key in ("batch", "repeats", "threads", "device"):
             command += [f"--{key}", str(getattr(given, key))]
         figures[name] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         figures[name]["times its memory"] = figures[name]["MB"] / figures["train"]["MB"]
         if name in ASKED:
             figures[name]["asked: at most"] = ASKED[name]
-    report("derivatives", {"batch": given.batch, "by way": figures}, given.out)
+    place = {"device": torch.cuda.get_device_name()} if given.device == "cuda" else {}
+    name = "derivatives-cuda" if given.device == "cuda" else "derivatives"
+    report(name, {"batch": given.batch, **place, "by way": figures}, given.out)
 
 
 if __name__ == "__main__":

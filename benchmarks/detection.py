@@ -73,13 +73,16 @@ BASELINE = f"{FOLDS}-fold self-confidence"
 MODELS = (1, 3, 10)
 STEPS = ("tracin:target=self", "oti", "liveval")
 """Methods that differentiate the whole training again."""
+TARGETED = ("sgd_influence:target=tests,window=last", "in_run_shapley:target=tests")
+"""Methods that also look at what is to be predicted: the first test images, under their true labels."""
+TESTS = 256
 
 
 def planned(given: argparse.Namespace, seed: int, recording: dict, models: int = 1) -> Plan:
     """The training of a task."""
     task = TASKS[given.task]
     data = {**task["data"], "path": str(Path(given.data_path) / task["data"]["name"]), "limit": given.examples}
-    recipe = {**task["recipe"], "epochs": given.epochs}
+    recipe = {**task["recipe"], "epochs": given.epochs, "device": given.device}
     return Plan.make({**task, "data": data, "seed": seed, "models": models, "recipe": recipe, "record": recording})
 
 
@@ -91,6 +94,7 @@ def methods_of(run: Run, given: argparse.Namespace, seed: int) -> dict[str, str]
         *(name for name in able if name != "el2n"),
         *(f"el2n:at={early}", f"grand:at={early}", "grand", "vog", "prediction_depth", "prediction_depth:reference=label"),
         *(STEPS if given.with_steps else ()),
+        *(TARGETED if given.with_targets else ()),
     ]
     return {spec: spec for spec in specs} | {"cg_score": f"cg_score:seed={seed}"}
 
@@ -116,10 +120,11 @@ def detected(given: argparse.Namespace, seed: int) -> dict:
         run = record(plan, Path(scratch) / "run")
         recorded = time.perf_counter() - began
         # Read once for all, so that the first method to ask for the data does not pay for the others.
-        material_of(plan)
+        material = material_of(plan)
+        tests = {"tests": material.test.take(torch.arange(TESTS))} if given.with_targets else None
         for name, spec in methods_of(run, given, seed).items():
             began = time.perf_counter()
-            (found[name],) = assay.score(run.folder, spec).values()
+            (found[name],) = assay.score(run.folder, spec, targets=tests).values()
             seconds[name] = time.perf_counter() - began
         if not given.without_folds:
             began = time.perf_counter()
@@ -128,7 +133,7 @@ def detected(given: argparse.Namespace, seed: int) -> dict:
             seconds[BASELINE] = time.perf_counter() - began
         rows = torch.stack([one.of(run.ids) * one.direction.sign for one in found.values()])
         return {
-            "wrong labels": int(material_of(plan).wrong.sum()),
+            "wrong labels": int(material.wrong.sum()),
             "seconds: record": recorded,
             "methods": {name: figures_of(scores, run, seconds[name]) for name, scores in found.items()},
             "spearman": rank_correlation(rows).tolist(),
@@ -156,7 +161,13 @@ def ensembled(given: argparse.Namespace, seed: int) -> dict:
 
 def measured(given: argparse.Namespace, seed: int, measure: Callable[[argparse.Namespace, int], dict]) -> dict:
     """The figures of a seed: those that an earlier start with the same settings kept, or new ones."""
-    told_apart = ("examples", "epochs", "threads", *(("without_folds", "with_steps") if measure is detected else ()))
+    told_apart = (
+        "examples",
+        "epochs",
+        "threads",
+        "device",
+        *(("without_folds", "with_steps", "with_targets") if measure is detected else ()),
+    )
     settings = {
         "measured": measure.__name__,
         "task": TASKS[given.task],
@@ -170,7 +181,8 @@ def measured(given: argparse.Namespace, seed: int, measure: Callable[[argparse.N
         print(f"seed {seed}: taken from {path}", flush=True)
         return json.loads(path.read_text())
     began = time.perf_counter()
-    told = {"seed": seed, "settings": settings, "machine": processor(), **measure(given, seed)}
+    machine = f"{processor()}, {torch.cuda.get_device_name()}" if given.device == "cuda" else processor()
+    told = {"seed": seed, "settings": settings, "machine": machine, **measure(given, seed)}
     print(f"seed {seed}: {time.perf_counter() - began:.0f} s", flush=True)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -285,8 +297,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--without-folds", action="store_true", help="leave cross-validation out")
     parser.add_argument("--with-steps", action="store_true", help=f"also {', '.join(STEPS)}, which take the training again")
+    parser.add_argument("--with-targets", action="store_true", help=f"also {', '.join(TARGETED)}, of {TESTS} test images")
     parser.add_argument("--figure", help="SVG file for the heat map of the agreement")
     parser.add_argument("--out", help="folder for the JSON, and for that of every seed")
     given = parser.parse_args()

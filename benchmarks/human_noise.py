@@ -41,7 +41,7 @@ def cross_validated(plan: Plan, folds: int, seed: int) -> Scores:
         recipe = plan.recipe_with(seed + number)
         augment = plan.augmentation(material, seed + number)
         train(model, part.inputs, part.labels, part.ids, recipe, prepare=examples.prepared, augment=augment)
-        logits = predict(model, examples.inputs[outside], prepare=examples.prepared)
+        logits = predict(model, examples.inputs[outside], prepare=examples.prepared, device=recipe.device)
         held_out[outside] = logits.double().softmax(-1).gather(1, examples.labels[outside][:, None])[:, 0]
     return Scores(
         examples.ids, held_out, "self_confidence", {}, "5-fold self-confidence", Direction.LOW_IS_SUSPECT, "probability"

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +45,35 @@ def deterministic(device: torch.device) -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
         if workspace is None:
             del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """On CUDA, no product or convolution of float32 is rounded to TF32 or bfloat16 on the way; all flags come back as they were."""
+    if device.type != "cuda":
+        yield
+        return
+    # torch has an older and a newer way to ask for this, and refuses to read the older where the newer says what it cannot say.
+    newer = [part for part in _multipliers() if hasattr(part, "fp32_precision")]
+    with contextlib.ExitStack() as stack:
+        for part in newer:
+            stack.callback(setattr, part, "fp32_precision", part.fp32_precision)
+        with contextlib.suppress(RuntimeError):
+            stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+            torch.backends.cudnn.allow_tf32 = False
+        with contextlib.suppress(RuntimeError):
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        for part in newer:
+            if part.fp32_precision not in ("none", "ieee"):
+                part.fp32_precision = "ieee"
+        yield
+
+
+def _multipliers() -> list[Any]:
+    """What torch multiplies with on CUDA, as far as this version has settings of each."""
+    cudnn = torch.backends.cudnn
+    return [*(getattr(cudnn, name) for name in ("conv", "rnn") if hasattr(cudnn, name)), torch.backends.cuda.matmul]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, some
 from ..core.ids import Ids
 from ..maths import draws
 from .batches import Augment, Prepare, batches, sizes
-from .device import deterministic, device_named, modes_kept, own_random_state, seed_torch
+from .device import deterministic, device_named, full_precision, modes_kept, own_random_state, seed_torch
 from .functional import size_of
 from .recipe import Recipe
 from .state import TrainingState, capture, restore
@@ -136,7 +136,7 @@ def train(
             ids=ids.fingerprint,
         )
 
-    with deterministic(device), own_random_state(device), modes_kept(model):
+    with deterministic(device), full_precision(device), own_random_state(device), modes_kept(model):
         if resume is not None:
             averages.update(restore(resume, model, optimizer))
         elif observer is not None:
@@ -200,7 +200,7 @@ def predict(
     place = device_named(device)
     home = next((parameter.device for parameter in model.parameters()), place)
     rows: list[Tensor] = []
-    with deterministic(place), own_random_state(place), modes_kept(model), torch.no_grad():
+    with deterministic(place), full_precision(place), own_random_state(place), modes_kept(model), torch.no_grad():
         try:
             model.to(place).eval()
             for part in inputs.split(batch):

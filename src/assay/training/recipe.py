@@ -89,7 +89,7 @@ class Recipe:
             each later one makes it ema * average + (1 - ema) * parameters (torch's AveragedModel with get_ema_multi_avg_fn). Running
             statistics are not averaged. None for no average.
         ragged: A last batch that is not full: `keep` it, `drop` it, or cut the epoch into `even` batches.
-        precision: `float32`, or `bfloat16` autocast (CUDA only).
+        precision: `float32`, on CUDA too with all its bits (no TF32), or `bfloat16` autocast (CUDA only).
         device: `cpu` or `cuda`.
         crop: Pixels of padding for random crops; 0 for none. Carried out by the `augment` given to `train`.
         flip: Whether images are mirrored at random. Carried out by the `augment` given to `train`.

@@ -1,5 +1,6 @@
 """A training by recipe, to be taken again: every batch follows from seed, epoch, step and ids, so any can be had at any time."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..core.ids import Ids
 from ..maths import draws
 from .batches import Augment, Prepare
 from .course import Course, update_of
-from .device import device_named, seed_torch
+from .device import device_named, full_precision, seed_torch
 from .functional import Functional
 from .loop import forward
 from .recipe import Recipe
@@ -69,6 +70,9 @@ class RecipeCourse(Course):
 
     def begin(self, epoch: int) -> None:
         seed_torch(draws.integer(self._recipe.seed, "torch", epoch), self.device)
+
+    def apart(self) -> contextlib.AbstractContextManager[None]:
+        return full_precision(self.device)
 
     def fetch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
         batch = self._inputs[positions].to(self.device)
