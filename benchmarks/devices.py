@@ -2,7 +2,7 @@
 
 Two nets: an MLP on scikit-learn's digits with planted flips, and block_conv on CIFAR-10 under human labels, whose training multiplies
 rounding more with every step. For each method Spearman between the devices, and the largest gap as a part of the scores' standard
-deviation.
+deviation. With `--device cpu` the other side is the same CPU with one thread: what rounding alone does.
 """
 
 import argparse
@@ -35,8 +35,9 @@ def settings(data_path: str, examples: int, epochs: int) -> dict[str, dict]:
     }
 
 
-def scored(given: dict, device: str, folder: Path) -> dict[str, torch.Tensor]:
+def scored(given: dict, device: str, threads: int, folder: Path) -> dict[str, torch.Tensor]:
     """Every method on one device."""
+    torch.set_num_threads(threads)
     plan = Plan.make(
         {
             **given,
@@ -57,13 +58,15 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=2000, help="rows of CIFAR-10")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--out", help="folder for the JSON")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    figures: dict = {"device": torch.cuda.get_device_name(), "epochs": given.epochs}
+    gpu = given.device == "cuda"
+    figures: dict = {"against": torch.cuda.get_device_name() if gpu else "one thread", "epochs": given.epochs}
+    sides = ("cpu", given.threads), (given.device, given.threads if gpu else 1)
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan in settings(given.data_path, given.examples, given.epochs).items():
-            here, there = (scored(plan, device, Path(scratch) / name / device) for device in ("cpu", "cuda"))
+            here, there = (scored(plan, *side, Path(scratch) / name / str(place)) for place, side in enumerate(sides))
             figures[name] = {
                 method: {
                     "Spearman": float(rank_correlation(torch.stack([values, there[method]]))[0, 1]),
@@ -72,7 +75,9 @@ def main() -> None:
                 for method, values in here.items()
                 if values.std() > 0
             }
-    report("devices", figures, given.out)
+    # The last side may have left other threads than were asked for.
+    torch.set_num_threads(given.threads)
+    report("devices" if gpu else "devices-threads", figures, given.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """A small training that can be taken again, for the laws: recorded in a loop, on given batches, in float64."""
 
 import pathlib
+import shutil
 import tempfile
+import weakref
 
 import torch
 import torch.nn.functional as F
@@ -60,4 +62,6 @@ def trained(ids: Ids, inputs, labels, held_out, classes: int, epochs) -> Replay:
                 optimizer.step()
                 recorder.batch(logits, y)
     loop = Loop(model, optimizer, loader, ids=ids)
-    return again(folder, loop=loop, targets={"validation": held_out}, replaying=Replaying(tolerance=1e-12))
+    replay = again(folder, loop=loop, targets={"validation": held_out}, replaying=Replaying(tolerance=1e-12))
+    weakref.finalize(replay, shutil.rmtree, folder.parent)
+    return replay

@@ -23,14 +23,16 @@ TORCH_CLIP = 1e-6
 """What torch's clip_grad_norm_ adds to the norm."""
 PART = 32
 """Examples per part, at least, of a batch that is differentiated in parts: with images measured faster than whole on the CPU, in less memory."""
+PART_CUDA = 256
+"""The same on CUDA, where small parts leave the device idle: a batch of 128 took four times as long in parts of 32."""
 PART_BYTES = 2**16
 """Of what the model is given: where examples are small, a part has as many as fit, because every part costs the same once more."""
 
 
-def _part_size(batch: Any) -> int:
+def _part_size(batch: Any, device: torch.device) -> int:
     """Examples in one part of a batch."""
     held = sum(part.numel() * part.element_size() for part in pytree.tree_leaves(batch) if isinstance(part, Tensor))
-    return max(PART, PART_BYTES * size_of(batch) // max(held, 1))
+    return max(PART_CUDA if device.type == "cuda" else PART, PART_BYTES * size_of(batch) // max(held, 1))
 
 
 def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Update:
@@ -221,7 +223,7 @@ class Course(abc.ABC):
         linear = self.clip is None and all(update.linear for update, _ in self.groups)
         total = size_of(batch)
         apart = self.separable and linear and not whole and not self._couples()
-        size = _part_size(batch) if apart else total
+        size = _part_size(batch, self.device) if apart else total
         # What follows the parameters after the step comes first on the way back.
         adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
         slopes: list[list[Tensor]] = [[] for _ in adjoints]
