@@ -221,7 +221,7 @@ def table(rows: dict[str, dict]) -> str:
             + ("" if row[key]["interval"] is None else " ({:.4f} to {:.4f})".format(*row[key]["interval"]))
             for key in ("AUC", "AP")
         ]
-        title = name if name == BASELINE else f"`{name.partition(',')[0]}`{''.join(name.partition(',')[1:])}"
+        title = name if name == BASELINE else f"`{name.partition(', ')[0]}`{''.join(name.partition(', ')[1:])}"
         ranks = "suspicion" if row["claims suspicion"] else "difficulty"
         lines.append(f"| {title} | {ranks} | {' | '.join(cells)} | {row['seconds']:.{1 if row['seconds'] > 1 else 3}f} |")
     return "\n".join(lines)
@@ -235,8 +235,8 @@ def agreement(seeds: Sequence[dict]) -> tuple[list[str], np.ndarray]:
     return list(itertools.compress(seeds[0]["methods"], ranking)), matrix[ranking][:, ranking]
 
 
-CELL, TREE, NAMES = 30, 90, 220
-"""Of the heat map, in pixels: a cell, the width of the tree, and what the names take."""
+CELL, TREE, LETTER = 30, 90, 8
+"""Of the heat map, in pixels: a cell, the width of the tree, and what a letter of a name takes at most."""
 
 
 def heat_map(names: Sequence[str], matrix: np.ndarray, suspects: set[str], title: str) -> str:
@@ -246,10 +246,10 @@ def heat_map(names: Sequence[str], matrix: np.ndarray, suspects: set[str], title
     """
     tree = linkage(squareform(1 - matrix, checks=False), "average", optimal_ordering=True)
     told = dendrogram(tree, no_plot=True)
-    order, side, top = told["leaves"], CELL * len(names), 30
+    order, side, top, beside = told["leaves"], CELL * len(names), 30, LETTER * max(map(len, names)) + 10
     scale = TREE / max(1e-9, *(height for link in told["dcoord"] for height in link))
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {TREE + side + NAMES + 20} {top + side + NAMES}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {TREE + side + beside + 20} {top + side + beside}" '
         'font-family="sans-serif" font-size="12">',
         '<rect width="100%" height="100%" fill="white"/>',
         f'<text x="{TREE + 10}" y="20">{title}</text>',
@@ -324,7 +324,7 @@ def main() -> None:
         report(name, figures, given.out)
         if given.figure:
             suspects = {one for one, told in seeds[0]["methods"].items() if told["claims suspicion"]}
-            title = f"Spearman between methods, {given.examples:,} examples of {TITLES[given.task]}, mean over {len(seeds)} runs"
+            title = f"Spearman between methods, {given.examples:,} examples of {TITLES[given.task]}, {f'mean over {len(seeds)} runs' if len(seeds) > 1 else 'one run'}"
             Path(given.figure).parent.mkdir(parents=True, exist_ok=True)
             Path(given.figure).write_text(heat_map(methods, matrix, suspects, title))
         return
