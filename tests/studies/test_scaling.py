@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from assay.core.errors import UnknownName, UsageError
+from assay.core.errors import OutputExists, UnknownName, UsageError
 from assay.maths.perceptron import learnt
 from assay.studies import difficulty, scaling
 from assay.studies.difficulty import study_difficulty
@@ -95,6 +95,8 @@ def test_difficulty_reads_what_the_project_called_its_metrics(tmp_path):
         (study_difficulty, {"checkpoint_interval": 9}, "checkpoint_interval=9 is outside 1..4"),
         (study_difficulty, {"pd_layers": 3, "metrics": ("vog",)}, "read by the metric pd only"),
         (study_difficulty, {"pd_alpha": 1.5}, "support"),
+        (study_difficulty, {"pd_layers": 99, "metrics": ("pd",)}, "last=99 is more than the 3 layers"),
+        (study_scaling, {"metrics": ("prediction_depth:layers=nowhere",)}, "No layer of the model is named 'nowhere'"),
         (study_difficulty, {"pd_alpha": 1.0, "metrics": ("vog",)}, "read by the metric pd only"),
         (study_difficulty, {"checkpoint_interval": 1, "metrics": ("el2n",)}, "read by the metric vog only"),
         (study_scaling, {"angles": (0.0, 0.0)}, "angles: 0, 0; give each once"),
@@ -105,6 +107,14 @@ def test_options_out_of_range_are_refused(run, how, words, tmp_path):
     with pytest.raises(UsageError, match=words):
         run(tmp_path / "x", SMALL, scale="tiny", **how)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["probes", "trials", "logs"])
+def test_a_file_where_a_folder_belongs_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputExists, match=f"{name} is a file"):
+        study_difficulty(tmp_path, SMALL, scale="tiny")
+    assert (tmp_path / name).read_text() == "mine" and [one.name for one in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("run", [study_scaling, study_difficulty])

@@ -170,7 +170,7 @@ class PredictionDepth(AbstractMethod):
         names: list[str] = []
         rough = self.project is not None or support is not None
         predictions = torch.empty(0)
-        for one in source.at(self.at if self.at != -1 else kept[-1]).embeddings(self._names):
+        for one in source.at(self.at if self.at != -1 else kept[-1]).embeddings(self.named):
             names.append(one.name)
             rows = _ordered(one.rows, order)
             probes.append(self._probe(self._projected(rows, len(probes)), given, support))
@@ -181,9 +181,7 @@ class PredictionDepth(AbstractMethod):
             del one, rows
         if self.reference == "consensus":
             predictions = source.consensus()[order]
-        if self.last is not None and self.last > len(probes):
-            raise UsageError(f"{self.title}: last={self.last} is more than the {len(probes)} layers: {', '.join(names)}.")
-        first = 0 if self.last is None else len(probes) - self.last
+        first = self.first(names)
         found = self._depth(torch.stack(probes), given, predictions, first)
         diagnostics: dict[str, object] = {"layers": names}
         if rough:
@@ -197,8 +195,19 @@ class PredictionDepth(AbstractMethod):
         return Findings(values, diagnostics=diagnostics)
 
     @property
-    def _names(self) -> list[str] | None:
+    def named(self) -> list[str] | None:
+        """The layers that are asked for; None for those that are found."""
         return None if self.layers is None else self.layers.split("+")
+
+    def first(self, names: Sequence[str]) -> int:
+        """Number of the first layer that is read.
+
+        Raises:
+            UsageError: There are fewer layers than are to be read.
+        """
+        if self.last is not None and self.last > len(names):
+            raise UsageError(f"{self.title}: last={self.last} is more than the {len(names)} layers: {', '.join(names)}.")
+        return 0 if self.last is None else len(names) - self.last
 
     def _support(self, keys) -> Tensor | None:
         if self.support == 1:

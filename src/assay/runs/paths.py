@@ -128,13 +128,23 @@ class StudyPaths:
         """Folder of what trainings print."""
         return self.folder / "logs"
 
+    @property
+    def probes(self) -> Path:
+        """Folder of the recordings."""
+        return self.folder / "probes"
+
+    @property
+    def trials(self) -> Path:
+        """Folder of the finished trainings."""
+        return self.folder / "trials"
+
     def probe(self, plan: str) -> Path:
         """The run in which a plan's examples are told hard from easy, by the fingerprint of plan and data."""
-        return self.folder / "probes" / plan
+        return self.probes / plan
 
     def trial(self, made_of: str, seed: int) -> Path:
         """One finished training, by the fingerprint of everything that it was made of."""
-        return self.folder / "trials" / f"{made_of}-{seed}.json"
+        return self.trials / f"{made_of}-{seed}.json"
 
 
 _PLAIN = r"[A-Za-z0-9._=-]+"

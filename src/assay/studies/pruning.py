@@ -24,19 +24,21 @@ from ..core.policy import budget_of
 from ..core.scores import Scores, ordered
 from ..core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study
 from ..core.trial import Outcome
-from ..experiments.plan import Plan, Recording, material_of
+from ..experiments.plan import Material, Plan, Recording, material_of
 from ..experiments.progress import Progress
 from ..experiments.record import record
 from ..experiments.report import MARK
 from ..experiments.score import score
 from ..experiments.verify import TURN, Arm, compare, train_arm
 from ..maths import draws, power_law, ranking, statistics
+from ..methods.prediction_depth import PredictionDepth
 from ..reports.study import render_study
 from ..runs.artefacts import finished, load_outcome, load_scores, load_study, save_outcome, save_study
 from ..runs.disk import replace
 from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
+from ..training.activations import layered
 from ..training.batches import sizes as steps_of
 from ..training.device import device_named
 
@@ -167,8 +169,9 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
         progress: Told of each finished recording and training.
 
     Raises:
-        UsageError: The plan does not fit the data, or a choice keeps no example.
-        OutputExists: The folder holds a study of other settings.
+        UsageError: The plan does not fit the data, a choice keeps no example, or prediction depth is to read more layers than there are.
+        UnknownName: It is to read a layer that there is not.
+        OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
         TrialFailed: A recording or a training ended in an error; with path and tail of its log.
     """
     paths, progress = StudyPaths(Path(folder)), progress or Progress()
@@ -178,9 +181,13 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
         )
     if paths.page.is_dir() or (paths.page.exists() and MARK not in paths.page.read_bytes()[:4096]):
         raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
+    for place in (paths.folder, paths.probes, paths.trials, paths.logs):
+        if place.exists() and not place.is_dir():
+            raise OutputExists(f"{place} is a file, and a study needs a folder there; name another folder.")
     # Files may have changed since this process last read them.
     material = material_of(setup.final(0), anew=True)
     setup.plan.augmentation(material, 0)
+    _check_layers(setup, material)
     steps = _steps(setup)
     with contextlib.ExitStack() as stack:
         pool = pool if pool is not None else stack.enter_context(executor("inline"))
@@ -196,6 +203,16 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
     )  # fmt: skip
     found = analysed(Study(setup.name, _told(setup), _facts(setup, steps), trained))
     return dataclasses.replace(found, agreement=_agreement(setup, probes))
+
+
+def _check_layers(setup: Setup, material: Material) -> None:
+    """Refuse, before anything is recorded, layers that the net does not have."""
+    model, few = setup.final(0).build(material, 0).eval(), material.train.prepared(material.train.inputs[:7])
+    for one in map(methods.parse, setup.metrics):
+        if isinstance(one, PredictionDepth):
+            with torch.no_grad():
+                layers = layered(model, lambda: iter([(torch.arange(len(few)), few)]), model, len(few), one.named)
+                one.first([layer.name for layer in layers])
 
 
 def written(found: Study, folder: str | Path) -> Path:
