@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.grad import conv1d_weight, conv2d_weight
 from torch.overrides import TorchFunctionMode
+
+from .differentiable import DifferentiableOperations, every_derivative, written_out
 
 Params = Mapping[str, Tensor]
 Losses = Callable[[dict[str, Tensor]], Tensor]
@@ -181,7 +182,7 @@ def withheld(module: nn.Module, direction: Params) -> dict[str, Tensor]:
 def _backward_twice(
     losses: Losses, at: dict[str, Tensor], weights: Tensor | None, along: dict[str, Tensor], *, curved: bool
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    with torch.enable_grad(), every_derivative():
+    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
         leaves = {name: value.requires_grad_() for name, value in at.items()}
         values = losses(leaves)
         factors = (torch.ones_like(values) if weights is None else weights.to(values)).detach().requires_grad_()
@@ -219,11 +220,6 @@ def refuse_cut(derivative: Tensor) -> None:
             raise NotImplementedError("an operation of the model has no second derivative (its backward is once_differentiable)")
         seen.add(node)
         waiting.extend(inner for inner, _ in node.next_functions)
-
-
-def every_derivative() -> Any:
-    """Attention by the one kernel that has forward-mode and second derivatives, and a batching rule."""
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _detached(params: Params) -> dict[str, Tensor]:
@@ -294,7 +290,7 @@ def example_products(
     sound = trust is not False
     if sound:
         probes = _Probes(module, wanted, along, chunk_bytes)
-        with probes, torch.enable_grad():
+        with probes, torch.enable_grad(), written_out():
             # functional_call writes into the buffers that it is given.
             copies = {name: value.clone() for name, value in held.items()}
             values = loss(functional_call(module, {**at, **copies}, (inputs,)), targets)
@@ -395,7 +391,7 @@ def example_gradients(
     for start in range(0, len(inputs), size):
         x, y = inputs[start : start + size], targets[start : start + size]
         try:
-            with every_derivative():
+            with every_derivative(), DifferentiableOperations():
                 gradients = each(wanted, x, y)
         except (NotImplementedError, RuntimeError):
             # An operation without a batching rule.
@@ -419,7 +415,7 @@ def _confirmed(
 
 def _one_by_one(one: Callable[..., Tensor], wanted: Params, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     rows = []
-    with torch.enable_grad():
+    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
         for x, y in zip(inputs, targets, strict=True):
             leaves = {name: value.detach().requires_grad_() for name, value in wanted.items()}
             rows.append(torch.autograd.grad(one(leaves, x, y), list(leaves.values()), materialize_grads=True))

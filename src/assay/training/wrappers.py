@@ -1,0 +1,57 @@
+"""What stands around a model while it is trained: torch.compile, DataParallel and DistributedDataParallel."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+PREFIXES = ("_orig_mod.", "module.")
+"""What the wrappers put before the names of a model's parameters."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without what torch.compile and the parallel wrappers put around it; the same parameters."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (DataParallel, DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def wrapped_alike(model: nn.Module, other: nn.Module) -> nn.Module:
+    """Another model inside the wrappers that stand around `model`, but for DistributedDataParallel, which would wait for other processes.
+
+    Args:
+        model: Perhaps wrapped.
+        other: A copy of the model inside.
+    """
+    compiled = getattr(model, "dynamo_ctx", None)
+    if compiled is not None and hasattr(model, "_orig_mod"):
+        return compiled(wrapped_alike(model._orig_mod, other))
+    if isinstance(model, DataParallel):
+        return DataParallel(
+            wrapped_alike(model.module, other), model.device_ids or None, model.output_device if model.device_ids else None
+        )
+    if isinstance(model, DistributedDataParallel):
+        return wrapped_alike(model.module, other)
+    return other
+
+
+def names_inside(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A state by the names that it has in a model, where it was saved from a wrapper around such a model, or the other way round.
+
+    Args:
+        state: Anything by the names of parameters and buffers.
+        model: Whose names are wanted.
+    """
+    wanted = set(model.state_dict())
+    known = dict(state)
+    while known and not known.keys() & wanted:
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in known)), None)
+        if prefix is None:
+            break
+        known = {name.removeprefix(prefix): value for name, value in known.items()}
+    return known
