@@ -569,3 +569,52 @@ def test_live_methods_score_without_stored_logits(tmp_path):
         torch.testing.assert_close(live[title].values, stored[title].values, rtol=0, atol=1e-12)
     with pytest.raises(MissingEvidence):
         assay.score(tmp_path / "live", ["tdds:window=4"])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.AdamW(p, 0.01)], ids=["sgd", "adamw"]
+)
+def test_momenta_that_a_schedule_cycles_are_recorded_by_step(tmp_path, make):
+    model, loader = net(), DataLoader(Drawn(), batch_size=10)
+    optimizer = make([{"params": [parameter]} for parameter in model.parameters()])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=2 * len(loader))
+    used = []
+    with record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for _ in range(2):
+            used.append([])
+            for inputs, labels in recorder.epoch():
+                logits = model(inputs)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, labels).backward()
+                groups = optimizer.param_groups
+                used[-1].append([group["betas"] if "betas" in group else (group["momentum"], np.nan) for group in groups])
+                optimizer.step()
+                schedule.step()
+                recorder.batch(logits, labels)
+    run = Run(tmp_path / "run")
+    for epoch in range(2):
+        np.testing.assert_array_equal(run.momenta(epoch).numpy(), np.array(used[epoch]))
+    assert len(run.momenta(0)[:, 0, 0].unique()) > 1, "nothing was cycled"
+
+
+@pytest.mark.parametrize("setting", [{"lr": None}, {"betas": None}, {"betas": (0.9, 0.99, 0.999)}, {"momentum": None}], ids=str)
+def test_settings_that_are_no_numbers_do_not_end_the_training(tmp_path, setting):
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            pass
+
+    model, optimizer = frozen()
+    optimizer = Own(model.parameters(), lr=0.1)
+    optimizer.param_groups[0].update(setting)
+    with record(tmp_path / "run", model, optimizer, DataLoader(Numbers(), batch_size=10)) as recorder:
+        for inputs, labels in recorder.epoch():
+            recorder.batch(model(inputs), labels)
+            optimizer.step()
+    run = Run(tmp_path / "run")
+    assert run.rates(0).isnan().all() == (setting == {"lr": None})
+    assert run.momenta(0)[..., 1].isnan().all()
+
+
+def test_a_run_recorded_without_momenta_has_none(tmp_path):
+    recorded(tmp_path / "run", 1)
+    assert Run(tmp_path / "run").momenta(0) is None

@@ -1,5 +1,7 @@
 """The recorder in a plain PyTorch loop: `record` wraps the loader so that ids travel with every batch (see `keyed`)."""
 
+import math
+import numbers
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -213,7 +215,7 @@ class LoopRecorder:
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._pending: Tensor | None = None
         self._batches_begun = 0
-        self._rates: list[list[float]] = []
+        self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._watch = optimizer.register_step_pre_hook(self._stepping)
         self._open = self._whole = False
         if recorder.header.checkpoints != "none":
@@ -246,15 +248,15 @@ class LoopRecorder:
             self.recorder.absorb(self._steps.after(epoch, positions, placed, rates))
 
     def _check_moved(self, epoch: int) -> None:
-        if len(self._rates) != 1:
+        if len(self._settings) != 1:
             titles = ", ".join(method.title for method in self.recorder.walks)
             raise UsageError(
-                f"Epoch {epoch}, batch {self._batches_begun - 1}: the optimizer moved {len(self._rates)} times, not once, and {titles} values "
+                f"Epoch {epoch}, batch {self._batches_begun - 1}: the optimizer moved {len(self._settings)} times, not once, and {titles} values "
                 "single steps; leave it out of live=, or step once per batch."
             )
 
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
-        self._rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        self._settings.append(_settings_of(optimizer))
 
     @property
     def epochs(self) -> int:
@@ -288,7 +290,7 @@ class LoopRecorder:
                 )
             batch = fetched.batch
             positions = self._positions(fetched.keys)
-            self._rates = []
+            self._settings = []
             self._pending = positions if self.recorder.header.view == "train" else None
             self._batches_begun += 1
             if self.recorder.walks:
@@ -299,8 +301,8 @@ class LoopRecorder:
                     f"Batch {self._batches_begun - 1} of epoch {index} was not recorded; call recorder.batch(logits, labels) in every step."
                 )
             # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
-            rates = self._rates[-1] if self._rates else [group["lr"] for group in self._optimizer.param_groups]
-            self.recorder.step(positions, rates, updates=len(self._rates))
+            rates, momenta = self._settings[-1] if self._settings else _settings_of(self._optimizer)
+            self.recorder.step(positions, rates, updates=len(self._settings), momenta=momenta)
             if self.recorder.walks:
                 self._check_moved(index)
                 self._walk(index, positions, batch, rates)
@@ -449,6 +451,24 @@ class Live:
 
     def __str__(self) -> str:
         return "\n".join([f"{self.title}: first ids by now", *(f"  {name!s:>12}  {value: .4g}" for name, value in self.worst())])
+
+
+def _settings_of(optimizer: Optimizer) -> tuple[list[float], list[tuple[float, float]]]:
+    """What schedules change from step to step, by parameter group: learning rates; momentum or betas, as `Recorder.step` takes them."""
+    groups = optimizer.param_groups
+    return [_number(group.get("lr")) for group in groups], [_momenta(group) for group in groups]
+
+
+def _momenta(group: Mapping[str, Any]) -> tuple[float, float]:
+    betas = group.get("betas")
+    if isinstance(betas, (tuple, list)) and len(betas) == 2:
+        return _number(betas[0]), _number(betas[1])
+    return _number(group.get("momentum")), math.nan
+
+
+def _number(value: Any) -> float:
+    """A setting as a number; NaN where an optimizer has none, as some that find their own rate."""
+    return float(value) if isinstance(value, (numbers.Real, Tensor)) else math.nan
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -253,6 +253,7 @@ class Recorder:
         self._epoch_labels = torch.full((len(self.ids),), -1, dtype=torch.int64)
         self._batches: list[Tensor] = []
         self._rates: list[list[float]] = []
+        self._momenta: list[list[tuple[float, float]]] = []
         self._updates: list[int] = []
         self._begun = time.perf_counter()
         if not self.commits:
@@ -302,11 +303,27 @@ class Recorder:
                 self._walks[method.title] = decode(*stored, self.functional)
         self._fresh = True
 
-    def step(self, positions: Int[Tensor, " batch"], rates: Sequence[float], updates: int = 1) -> None:
-        """One step: on which examples, at which learning rate by parameter group, and how often the optimizer moved in it."""
+    def step(
+        self,
+        positions: Int[Tensor, " batch"],
+        rates: Sequence[float],
+        updates: int = 1,
+        momenta: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
+        """One step.
+
+        Args:
+            positions: On which examples.
+            rates: Learning rate of each parameter group.
+            updates: How often the optimizer moved in it.
+            momenta: Of each parameter group (momentum, NaN) or (beta1, beta2), both NaN where there is neither; where a schedule may change
+                them. None where they are those of the checkpoint throughout.
+        """
         self._updates.append(updates)
         self._batches.append(positions.to("cpu", torch.int64))
         self._rates.append([float(rate) for rate in rates])
+        if momenta is not None:
+            self._momenta.append([(float(first), float(second)) for first, second in momenta])
 
     def observe(self, positions: Int[Tensor, " batch"], logits: Tensor, labels: Tensor) -> None:
         """What a forward pass said of some examples. Nothing is computed until enough is held back.
@@ -479,6 +496,8 @@ class Recorder:
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
         stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
+        if self._momenta:
+            stored["momenta"] = torch.tensor(self._momenta, dtype=torch.float64)
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
         wanted = state is not None and self.keeps_checkpoints

@@ -129,6 +129,15 @@ class Run:
         """Learning rate of each step and parameter group."""
         return self.shard(epoch).read("rates")
 
+    def momenta(self, epoch: int) -> Float[Tensor, "steps groups 2"] | None:
+        """Momentum settings of each step and parameter group: (momentum, NaN) of SGD, (beta1, beta2) of Adam, NaN where there is neither.
+
+        Returns:
+            None if they were not recorded, as by an earlier assay or in its own loop, where they never change.
+        """
+        shard = self.shard(epoch)
+        return shard.read("momenta") if "momenta" in shard.sums else None
+
     def uneven_updates(self) -> tuple[int, int, int] | None:
         """(epoch, step, how often the optimizer moved) of the first step in which it did not move exactly once; None if it always did."""
         for commit in self.commits:
