@@ -410,7 +410,7 @@ def test_a_memory_budget_counts_the_starts_of_epochs_too(tmp_path, states, monke
             alive.discard(id(self))
 
     monkeypatch.setattr("assay.training.course.Snapshot", Counted)
-    size = again(tmp_path / "run", loop=loop, targets=held())._state(-1).bytes
+    size = again(tmp_path / "run", loop=loop, targets=held())._own.state(-1).bytes
     how = assay.Replaying(tolerance=1e-12, memory=states * size)
     (scores,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=how).values()
     torch.testing.assert_close(scores.values, base.values, rtol=1e-9, atol=1e-13)

@@ -69,7 +69,9 @@ def test_a_large_batch_is_differentiated_in_parts_unless_its_examples_meet(tmp_p
     whole = Functional.with_statistics
 
     def told(functional, params, buffers, batch, **given):
-        sizes.append(len(batch[1]))
+        # In double precision a few examples are differentiated to confirm the derivative.
+        if batch[0].dtype == torch.float32:
+            sizes.append(len(batch[1]))
         return whole(functional, params, buffers, batch, **given)
 
     monkeypatch.setattr(Functional, "with_statistics", told)

@@ -7,6 +7,7 @@ returns the same numbers each time it is called, dropout and augmentation includ
 import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -391,7 +392,9 @@ def example_gradients(
     for start in range(0, len(inputs), size):
         x, y = inputs[start : start + size], targets[start : start + size]
         try:
-            with every_derivative(), DifferentiableOperations():
+            with every_derivative(), DifferentiableOperations(), warnings.catch_warnings():
+                # How fast torch is, nobody has asked.
+                warnings.filterwarnings("ignore", "There is a performance drop")
                 gradients = each(wanted, x, y)
         except (NotImplementedError, RuntimeError):
             # An operation without a batching rule.
@@ -513,7 +516,11 @@ class _Probes:
             own = dict(layer.named_parameters(recurse=False))
             full = {name: f"{prefix}.{name}" if prefix else name for name in own}
             # A parameter that several layers share has a gradient that no layer knows alone.
-            wanted = {name: full[name] for name in own if full[name] in asked and places[id(own[name])] == 1}
+            wanted = {
+                name: full[name]
+                for name in own
+                if name in ("weight", "bias") and full[name] in asked and places[id(own[name])] == 1
+            }
             rule = RULES.get(type(layer))
             if wanted and rule is not None and rule.fits(layer):
                 self.probes.append(_Probe(layer, wanted, direction, chunk_bytes))

@@ -30,7 +30,6 @@ class _Run:
 def _run_without_recomputation(*_: Any, **__: Any) -> Iterator[None]:
     """Stands for the generator around the function of a non-reentrant checkpoint: nothing before it, nothing after it."""
     yield
-    yield
 
 
 @contextlib.contextmanager

@@ -16,13 +16,23 @@ from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError,
 from ..core.evidence import Adjoint, Layer
 from ..maths import schedules
 from ..maths.derivatives import refuse_cut
-from ..maths.differentiable import DifferentiableOperations, every_derivative
+from ..maths.differentiable import DifferentiableOperations, every_derivative, written_out
 from ..maths.observations import observe
 from ..training.activations import head_of, layered
 from ..training.course import Course, Params, Snapshot
 from ..training.derivative_check import check_derivative
 from ..training.device import deterministic, own_random_state, random_state, set_random_state
-from ..training.functional import SeenBatch, differentiable_statistics, mode, pair, random_layers, rows, size_of, standing_at
+from ..training.functional import (
+    SeenBatch,
+    differentiable_statistics,
+    mode,
+    pair,
+    random_layers,
+    rows,
+    running_statistics,
+    size_of,
+    standing_at,
+)
 from ..training.hidden_state import hidden_state
 from ..training.loop import explained
 from ..training.wrappers import names_inside
@@ -361,7 +371,7 @@ class Replay:
         if not torch.equal(losses, recorded[positions]):
             at = int((losses != recorded[positions]).nonzero()[0])
             self._differing[epoch] = (
-                f"step {number} is the first whose losses differ: that of id {self.run.ids.values[int(positions[at])]} was "
+                f"step {number} is the first that differs: the loss of id {self.run.ids.values[int(positions[at])]} was "
                 f"{float(recorded[positions][at]):.9g} and is {float(losses[at]):.9g}"
             )
 
@@ -868,7 +878,13 @@ class KeptModel:
         """Names of the trainable parameters of the linear layer that makes the logits; empty if there is none."""
         course = self._replay.course
         batch = next(self.batches()).batch
-        with self._replay.isolated(), standing_at(course.model, self._state), mode(course.model, False), torch.no_grad():
+        with (
+            self._replay.isolated(),
+            standing_at(course.model, self._state),
+            mode(course.model, False),
+            torch.no_grad(),
+            written_out(),
+        ):
             name = head_of(course.model, lambda: course.functional.losses(course.model, batch))
         if name is None:
             return ()
@@ -933,12 +949,12 @@ def _gradient(course: Course, target: Target, name: str) -> tuple[float, dict[st
         NumericalError: It is not finite.
     """
     model = course.model
-    buffers = {n: b for n, b in model.named_buffers() if b.is_floating_point() and n.endswith(("running_mean", "running_var"))}
+    buffers = running_statistics(model)
     leaves = {n: p for n, p in model.named_parameters() if n in course.functional.names}
     total: dict[str, Tensor] = {}
     value = 0.0
     depends = False
-    with mode(model, False), torch.enable_grad(), differentiable_statistics():
+    with mode(model, False), torch.enable_grad(), written_out(), differentiable_statistics():
         try:
             for buffer in buffers.values():
                 buffer.requires_grad_()

@@ -162,9 +162,9 @@ class Course(abc.ABC):
         if by_group is None:
             return
         for group, (first, second) in zip(self.optimizer.param_groups, by_group.tolist(), strict=True):
-            if "betas" in group:
+            if "betas" in group and first == first:
                 group["betas"] = (first, second)
-            elif "momentum" in group:
+            elif "momentum" in group and first == first:
                 group["momentum"] = first
 
     def generators(self) -> Any:
@@ -322,7 +322,8 @@ class Course(abc.ABC):
         adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
         slopes: list[list[Tensor]] = [[] for _ in adjoints]
         curved: list[dict[str, Tensor]] = [{} for _ in adjoints]
-        backs, fading = None, {}
+        backs: list[_Backs] | None = None
+        fading: dict[str, float] = {}
         for start in range(0, total, size):
             part = batch if size >= total else rows(batch, slice(start, start + size))
             try:

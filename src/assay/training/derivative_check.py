@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.evidence import Adjoint
+from ..maths.derivatives import withheld
 from ..maths.differentiable import eager
 from .course import Course, Snapshot
 from .device import set_random_state
@@ -102,7 +103,9 @@ def check_derivative(
     # What the step does to the adjoint, and a direction in which that is seen besides a random one.
     change = {name: value - after.params[name] for name, value in earlier.params.items()}
     norm, length = _norm(change), _norm({name: state.model[name] for name in change})
-    random_part = {name: noise(value) for name, value in change.items()}
+    # What torch withholds the gradient of, training does not move.
+    random_part = withheld(twin.model, {name: noise(value) for name, value in change.items()})
+    change = withheld(twin.model, change)
     spread = _norm(random_part)
     moved = {
         name: length * (value / norm if norm else value) + length * random_part[name] / spread for name, value in change.items()

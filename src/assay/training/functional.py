@@ -353,6 +353,20 @@ def standing_at(model: nn.Module, values: Params) -> Iterator[None]:
                 own[name].copy_(value)
 
 
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The running means and variances of torch's BatchNorm layers, by name."""
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+            prefix = f"{name}." if name else ""
+            found |= {
+                f"{prefix}{own}": layer.get_buffer(own)
+                for own in ("running_mean", "running_var")
+                if getattr(layer, own) is not None
+            }
+    return found
+
+
 class differentiable_statistics(DifferentiableOperations):
     """While it lasts, BatchNorm in eval mode is differentiable by its running statistics, which torch's own is not."""
 
@@ -393,10 +407,18 @@ class _Twice(DifferentiableOperations):
             return _convolve(self._valued, *args, **kwargs)
         if func is F.embedding:
             settings = dict(zip(EMBEDDING, args, strict=False)) | kwargs
-            if settings.get("scale_grad_by_freq"):
-                raise NotImplementedError("an embedding with scale_grad_by_freq=True steps along something that is no derivative")
-            if settings.get("max_norm") is not None:
-                raise NotImplementedError("an embedding with max_norm changes its own weights in the forward pass")
+            reason = (
+                "scale_grad_by_freq=True divides its gradient by counts, so training did not follow the derivative of the loss"
+                if settings.get("scale_grad_by_freq")
+                else "max_norm changes its own weights in the forward pass, which no derivative knows of"
+                if settings.get("max_norm") is not None
+                else None
+            )
+            if reason is not None:
+                raise UsageError(
+                    f"An embedding with {reason}; train without it, or choose a method that asks for gradients only, such as tracin, oti or "
+                    "liveval."
+                )
         given = _batch_norm_given(args, kwargs) if func is F.batch_norm else {}
         if not given.get("training"):
             return super().operation(func, args, kwargs)

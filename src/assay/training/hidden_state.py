@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..maths.differentiable import written_out
 from .course import Course, Snapshot
 from .device import random_state, set_random_state
 
@@ -22,7 +23,7 @@ def hidden_state(
     batch: Any,
     before: Snapshot,
     random: tuple[Tensor, ...],
-    take: Callable[[], None],
+    take: Callable[[], object],
     statistics: Iterable[str],
     changing: Iterable[str],
     targets: Sequence[Callable[[nn.Module], float]],
@@ -47,13 +48,13 @@ def hidden_state(
 
     def forward() -> list[Tensor]:
         set_random_state(random)
-        with torch.no_grad():
+        with torch.no_grad(), written_out():
             return [course.functional.losses(model, batch).detach().clone()]
 
     def asked() -> list[Tensor]:
         model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), written_out():
                 return [torch.tensor(target(model), dtype=torch.float64) for target in targets]
         finally:
             model.train()
@@ -83,9 +84,19 @@ def hidden_state(
         start(())
         plain = forward()
         after = {name: value.clone() for name, value in state_of(model).items() if name in suspects}
-        start(suspects, parameters=True)
-        forward()
-        following = [name for name, value in state_of(model).items() if name in after and not _same(value, after[name])]
+        following: list[str] = []
+        while True:
+            # What follows the parameters, then what follows that.
+            start(following, parameters=True)
+            forward()
+            more = [
+                name
+                for name, value in state_of(model).items()
+                if name in after and name not in following and not _same(value, after[name])
+            ]
+            if not more:
+                break
+            following += more
         if not following:
             return []
         start(())

@@ -29,8 +29,9 @@ def wrapped_alike(model: nn.Module, other: nn.Module) -> nn.Module:
         other: A copy of the model inside.
     """
     compiled = getattr(model, "dynamo_ctx", None)
-    if compiled is not None and hasattr(model, "_orig_mod"):
-        return compiled(wrapped_alike(model._orig_mod, other))
+    inner = getattr(model, "_orig_mod", None)
+    if compiled is not None and isinstance(inner, nn.Module):
+        return compiled(wrapped_alike(inner, other))
     if isinstance(model, DataParallel):
         return DataParallel(
             wrapped_alike(model.module, other), model.device_ids or None, model.output_device if model.device_ids else None
