@@ -338,6 +338,10 @@ class StepSource(Protocol):
     """The earliest step that can be taken again."""
     targets: tuple[str, ...]
     """Names of the numbers whose change can be asked for."""
+    derivative_errors: Mapping[int, float]
+    """By step whose derivative was held against central differences: the relative error. Known after `back`."""
+    unconfirmed: Mapping[int, str]
+    """By step whose derivative could not be held against central differences: why. Known after `back`."""
 
     def visits(self, steps: range) -> Int[Tensor, " examples"]:
         """How often each example stands in the batches of these steps. Known without taking them again."""

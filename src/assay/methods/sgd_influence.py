@@ -195,6 +195,14 @@ class SGDInfluence(AbstractMethod):
             warnings.append(
                 f"{int((visits == 0).sum())} of {len(visits)} examples are in no step of the window and have no value."
             )
+        if self.form == "exact" and source.derivative_errors:
+            diagnostics["relative error of single steps' derivatives, by central differences"] = max(source.derivative_errors.values())
+        if self.form == "exact" and source.unconfirmed and not source.derivative_errors:
+            step, reason = next(iter(source.unconfirmed.items()))
+            warnings.append(
+                f"The derivative of step {step} could not be held against central differences: {reason}. Hold some values against loo "
+                "before you trust them."
+            )
         if self.checks:
             checked, trusted = self._check(source, evidence, by_epoch.sum(0) * (1 if self.sign == "removal" else -1))
             diagnostics.update(checked)

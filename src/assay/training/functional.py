@@ -355,7 +355,7 @@ def standing_at(model: nn.Module, values: Params) -> Iterator[None]:
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     """The running means and variances of torch's BatchNorm layers, by name."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
             prefix = f"{name}." if name else ""
