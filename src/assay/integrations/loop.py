@@ -195,6 +195,13 @@ class LoopCourse(Course):
         except (RuntimeError, ValueError, KeyError) as error:
             first = " ".join(str(error).split())[:300].rstrip(". ")
             raise Mismatch(f"{self._run.folder} recorded another model or optimizer: {first}. Give both as they were.") from error
+        # torch turns what an optimizer keeps into the parameters' type, which it may not have been in.
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for place, slots in state["optimizer"]["state"].items():
+            for slot, value in slots.items():
+                held = self.optimizer.state[parameters[place]]
+                if isinstance(value, Tensor) and value.dtype != held[slot].dtype:
+                    held[slot] = value.to(held[slot].device, copy=True)
         if self.ema is not None:
             self.averages = self._averages(state)
 

@@ -262,6 +262,7 @@ class Replay:
         if not steps:
             return iter(())
         self.check_steps()
+        self.course.updates()
         return _Walk(self, self.course.fork()).backwards(steps, replay=replay)
 
     def isolated(self) -> contextlib.AbstractContextManager[None]:
@@ -848,6 +849,16 @@ class _Walk:
             yield dataclasses.replace(step, params=final, after=final, before=end, buffers=self._buffers(end))
 
 
+class _Rates(dict[str, float]):
+    """Learning rates by parameter, but for those that an optimizer trained which was not recorded."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UsageError(
+            f"{name} is in no group of the optimizer that was recorded, and changed all the same: another optimizer trains it, whose "
+            "learning rate is not known. Record with one optimizer, or ask for a method that needs no rates, such as grand."
+        )
+
+
 class KeptModel:
     """One kept model of a run (`core.evidence.Checkpoint`)."""
 
@@ -857,21 +868,14 @@ class KeptModel:
 
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:
-        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it.
-
-        Raises:
-            UsageError: Another optimizer trains some of them, whose rate was not recorded.
-        """
+        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it."""
         run, course = self._replay.run, self._replay.course
         rates = course.rates(run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist())
-        for name in self.params.keys() - rates.keys():
-            first, last = (names_inside(run.model(epoch), course.model)[name] for epoch in (run.states()[0], run.states()[-1]))
-            if not torch.equal(first, last):
-                raise UsageError(
-                    f"{name} is in no group of the optimizer that was recorded, and changed all the same: another optimizer trains it, "
-                    "whose learning rate is not known. Record with one optimizer, or ask for a method that needs no rates."
-                )
-        return {name: rates.get(name, 0.0) for name in self.params}
+        if self.params.keys() <= rates.keys():
+            return rates
+        first, last = (names_inside(run.model(epoch), course.model) for epoch in (run.states()[0], run.states()[-1]))
+        still = {name: 0.0 for name in self.params.keys() - rates.keys() if torch.equal(first[name], last[name])}
+        return _Rates(rates | still)
 
     @functools.cached_property
     def head(self) -> tuple[str, ...]:
