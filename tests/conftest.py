@@ -1,4 +1,7 @@
-"""What holds for all tests: property tests draw the same examples every time and look at no clock, and torch runs on one thread."""
+"""What holds for all tests: property tests draw the same examples every time and look at no clock, and torch runs on one thread.
+
+ASSAY_TEST_THREADS asks for another number of threads; `processors.sh` runs the tests so, and with the processor's instructions held back.
+"""
 
 import os
 
@@ -10,4 +13,4 @@ hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Nets as small as those of the tests are slower on several threads, ten times beside other tests, whose threads wait for the same cores.
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("ASSAY_TEST_THREADS", "1")))
