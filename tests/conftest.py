@@ -4,8 +4,10 @@ ASSAY_TEST_THREADS asks for another number of threads; `processors.sh` runs the 
 """
 
 import os
+import random
 
 import hypothesis
+import numpy as np
 import torch
 
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
@@ -14,3 +16,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Nets as small as those of the tests are slower on several threads, ten times beside other tests, whose threads wait for the same cores.
 torch.set_num_threads(int(os.environ.get("ASSAY_TEST_THREADS", "1")))
+
+
+def pytest_runtest_setup(item):
+    """What a test draws without a seed of its own is the same alone, in any order and beside any other test."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
