@@ -1,9 +1,12 @@
-"""The whole way by command, each step in a process of its own."""
+"""The whole way by command; in the second group each step in a process of its own."""
 
+import contextlib
+import io
 import re
 
 import pytest
 
+from assay.cli.app import run_app
 from assay.experiments.report import MARK
 from assay.runs.artefacts import load_decision, load_scores, load_verdict
 from assay.runs.run import Run
@@ -12,8 +15,16 @@ from cli.shell import SMALL, assay, here
 DECISION = "top_k+keep=0.9-by-aum"
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def inside(*arguments, cwd):
+    """Exit code, stdout and stderr of `assay ...`, without a new process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_app(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module", params=[inside, pytest.param(assay, marks=pytest.mark.slow)], ids=["inside", "processes"])
+def chain(request, tmp_path_factory):
     """Folder of the run, and what each command said."""
     folder = tmp_path_factory.mktemp("chain")
     commands = {
@@ -26,7 +37,7 @@ def chain(tmp_path_factory):
     }
     said = {}
     for verb, command in commands.items():
-        code, out, err = assay(*command, cwd=folder)
+        code, out, err = request.param(*command, cwd=folder)
         assert code == 0 and err == "", (verb, out, err)
         said[verb] = out
     return folder / "run", said

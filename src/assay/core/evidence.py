@@ -30,7 +30,6 @@ class Need(enum.Enum):
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
     INPUTS = "inputs", "score together with the data: a run that `assay record` made, or loop= for your own"
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
-    UTILITY = "utility", "give a function that retrains on some ids and returns a number"
 
     how: str
 
@@ -395,10 +394,6 @@ class StepSource(Protocol):
         ...
 
 
-Utility = Callable[[Ids], float]
-"""Retrains on exactly these ids and returns how good the result is; larger is better."""
-
-
 def as_rows(inputs: Any) -> Tensor:
     """Inputs in single precision, or in double if they are neither: whole numbers and short floats as they are worth.
 
@@ -433,7 +428,6 @@ class Evidence:
         inputs: Num[Tensor, "examples ..."] | Mapping[str, Any] | None = None,
         checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
-        utility: Utility | None = None,
     ):
         """Put facts under their needs.
 
@@ -463,7 +457,6 @@ class Evidence:
             Need.INPUTS: rows or None,
             Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
-            Need.UTILITY: utility,
         }
         self._held = {need: fact for need, fact in held.items() if fact is not None}
         self._source = epochs
@@ -540,11 +533,6 @@ class Evidence:
     def steps(self) -> StepSource:
         """The recorded training, to be taken again."""
         return self._take(Need.STEPS)
-
-    @property
-    def utility(self) -> Utility:
-        """A function from ids to a number, by retraining."""
-        return self._take(Need.UTILITY)
 
 
 def _check_labels(labels: Tensor, ids: Ids, classes: int) -> None:
