@@ -91,6 +91,7 @@ LAYERS = {
     "PoissonNLLLoss": (nn.PoissonNLLLoss(), rows(4, 3), parts(4, 3)),
     "GaussianNLLLoss": (nn.GaussianNLLLoss(), rows(4, 3), rows(4, 3), parts(4, 3)),
 }
+BY_AXIS = ("Softmin", "Softmax", "LogSoftmax")
 ACTIVATIONS = [
     name for name in nn.modules.activation.__all__ if name not in ("MultiheadAttention", "PReLU", "Threshold", "Softmax2d")
 ]
