@@ -61,9 +61,11 @@ def test_a_killed_recording_opens_and_goes_on(tmp_path, whole, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_while_the_first_writes(tmp_path, capsys):
     folder = tmp_path / "run"
-    process = start("record", "run", *LONG, cwd=tmp_path)
+    # So many epochs that it still writes when the signals come, however late that is.
+    process = start("record", "run", *LONG[:-3], "20000", *LONG[-2:], cwd=tmp_path)
     wait_until(committed(folder, 1), process)
     process.send_signal(signal.SIGSTOP)
     code, _, err = here(capsys, "record", folder, *LONG, "--resume")
