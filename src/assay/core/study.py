@@ -271,13 +271,21 @@ def _winners(metric: str, size: float, contests: Sequence[Contest]) -> str:
     groups: dict[str, list[str]] = {}
     for one in sorted(contests, key=lambda one: -one.fraction):
         found = one.comparison
-        who = "few" if found.n < FEWEST else "undecided" if not found.significant else "hard" if found.effect > 0 else "easy"
+        who = (
+            f"{found.n} seeds cannot tell at"
+            if found.n < FEWEST
+            else "undecided"
+            if not found.significant
+            else "hard"
+            if found.effect > 0
+            else "easy"
+        )
         groups.setdefault(who, []).append(f"{one.fraction:.0%}")
     words = {
         "hard": "keeping the hard is better at",
         "easy": "keeping the easy is better at",
         "undecided": "no significant difference at",
-        "few": f"{contests[0].comparison.n} seeds cannot tell at",
     }
-    parts = [f"{words[who]} {', '.join(groups[who])}" for who in words if who in groups]
+    order = [*(who for who in words if who in groups), *(who for who in groups if who not in words)]
+    parts = [f"{words.get(who, who)} {', '.join(groups[who])}" for who in order]
     return f"By {metric}, chosen from {size:.0%} of the data: {'; '.join(parts)} kept."

@@ -13,6 +13,7 @@ FEWEST = 3
 _ROUNDING = 1e-12
 """Differences that agree to this part of the measured numbers differ by rounding only."""
 
+Number = float | int
 Row = Sequence[float] | Float[np.ndarray, " seeds"] | Float[Tensor, " seeds"]
 
 
@@ -151,7 +152,7 @@ MOST_PAIRS = 10_000
 """More are not looked for: a difference that takes more is none that retraining finds."""
 
 
-def pairs_needed(difference: float, spread: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
+def pairs_needed(difference: Number, spread: Number, alpha: float = 0.05, power: float = 0.8) -> int | None:
     """How many pairs a two-sided paired t-test needs to find a difference with a given power, if differences are normal.
 
     Args:
@@ -193,7 +194,7 @@ def _power(n: int, effect: float, alpha: float) -> float:
     return float(nct.sf(bound, n - 1, shift)) + (float(nct.cdf(-bound, n - 1, shift)) if shift < 5 else 0.0)
 
 
-def upper_spread(spread: float, n: int, level: float = 0.8) -> float:
+def upper_spread(spread: Number, n: int, level: float = 0.8) -> float:
     """What the standard deviation is at most, with confidence `level`, when it was estimated from n normal numbers.
 
     Raises:

@@ -168,7 +168,7 @@ def load_json(kind: str, path: Path) -> dict[str, Any]:
     return unseal(kind, body, str(path))
 
 
-def save_outcome(outcome: Outcome, path: Path, made_of: str) -> None:
+def save_outcome(outcome: Outcome, path: Path, made_of: str = "") -> None:
     """One retraining, so that a verification that was stopped need not repeat it.
 
     Args:

@@ -235,6 +235,9 @@ def analysed(found: Study) -> Study:
         [point for metric in found.metrics for point in _frontier(found, metric)], list(_contests(found))
     )
     seeds = len(found.seeds)
+    whole = _by_seed(found, _chosen(found, lambda one: one.arm == ALL))[_halves(seeds)[1]]
+    if bool((whole <= 0).any()):
+        notes.append("No point is held against the law, because a training on everything made no test error at all.")
     if 1 < seeds < FEWEST:
         notes.append(
             f"{seeds} seeds cannot tell a difference from chance: nothing is called significant; give at least {FEWEST}."
@@ -435,9 +438,7 @@ def _laws(found: Study) -> tuple[list[Law], list[str]]:
                 try:
                     interval = power_law.exponent_interval(n, curves.tolist())
                 except ValueError as error:
-                    notes.append(
-                        f"No interval of the exponent of {arm}, and no point is held against it, because of one seed: {error}"
-                    )
+                    notes.append(f"No interval of the exponent of {arm}, because of one seed: {error}")
             low, high = interval if interval is not None else (None, None)
             if not floor or law.floor:
                 laws.append(Law(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
