@@ -104,7 +104,8 @@ class Comparison:
         corrected = ""
         if self.adjusted is not None:
             causes = [f"{self.family} comparisons"] * (self.family > 1)
-            causes += [f"earlier looks with {_listed(self.looks)} seeds"] * bool(self.looks)
+            if self.looks:
+                causes.append(f"earlier looks with {_listed(self.looks)} seeds")
             corrected = f", {self.adjusted:.3g} corrected for {' and '.join(causes) or 'one comparison'}"
         numbers = f"{effect}, {within}, p = {self.p:.3g}{corrected}, {self.n} seeds"
         if not self.significant:

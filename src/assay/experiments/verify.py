@@ -365,8 +365,9 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
             f"How many seeds {asked[0].lower()}{asked[1:]} takes cannot be said, because {why}; verify another decision of this run with 3 seeds "
             "first, and keep its retrainings.",
         )  # fmt: skip
-    claims = {one.made_of for one in load_claims(opened.paths.claims)}
-    alpha = ALPHA / (2 * (len(claims) + 1))
+    this = _key(decision.fingerprint, own, (opened.header.seed or 0) + 1)
+    claims = {this, *(one.made_of for one in load_claims(opened.paths.claims))}
+    alpha = Comparison.alpha / (2 * len(claims))
     needed = statistics.pairs_needed(points / 100, spread, alpha)
     most = statistics.pairs_needed(points / 100, statistics.upper_spread(spread, pilot), alpha)
     told = "more than 10,000" if needed is None else f"{needed:,}"
@@ -376,9 +377,6 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
         f"{asked} takes about {told} seeds to be found in 80 % of cases (up to {upper}, as far as {pilot} seeds tell): it spreads by "
         f"{100 * spread:.2f} points over seeds.",
     )  # fmt: skip
-
-
-ALPHA = Comparison.alpha
 
 
 def _spread(run: Run, decision: Decision, plan: Plan | None, given: Tensor) -> tuple[float | None, int]:
@@ -410,11 +408,14 @@ def _spread(run: Run, decision: Decision, plan: Plan | None, given: Tensor) -> t
     return (math.sqrt(sum(variances) / degrees), degrees + 1) if degrees else (None, 0)
 
 
+def _key(decision: str, own: bool, first: int) -> str:
+    """What a claim is known by: the decision's fingerprint, how it is trained, and the first seed."""
+    return fingerprint(decision, "own" if own else "plan", str(first))
+
+
 def _made_of(verdict: Verdict) -> str:
-    """What a claim is known by: the decision, how it is trained, and the first seed."""
-    assert verdict.lineage is not None
-    how = "own" if "retrain" in verdict.plan else "plan"
-    return fingerprint(verdict.lineage.parents["decision"], how, str(verdict.lineage.seed))
+    assert verdict.lineage is not None and verdict.lineage.seed is not None
+    return _key(verdict.lineage.parents["decision"], "retrain" in verdict.plan, verdict.lineage.seed)
 
 
 def _look(verdict: Verdict) -> Look:
@@ -443,7 +444,8 @@ def corrected(verdict: Verdict, run: Run) -> Verdict:
     Raises:
         RunError: What was asked is damaged.
     """
-    if not verdict.comparisons or verdict.lineage is None or "decision" not in verdict.lineage.parents:
+    lineage = verdict.lineage
+    if not verdict.comparisons or lineage is None or "decision" not in lineage.parents or lineage.seed is None:
         return verdict
     if any(one.n < FEWEST for one in verdict.comparisons):
         return verdict
