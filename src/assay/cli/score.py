@@ -186,11 +186,12 @@ def _check_read(wanted: list[str], replaying: bool, spread: bool) -> None:
 
 
 def _half(scores: "Scores") -> str:
-    """Half of an example's interval over repetitions, mean over examples."""
+    """Half of an example's interval over repetitions, mean over the examples that have one."""
     if scores.repeats is None or len(scores.repeats) < 2:
         return ""
     low, high = scores.interval()
-    return f"{float((high - low).mean()) / 2:.2g}"
+    mean = float((high - low).nanmean()) / 2
+    return "" if mean != mean else f"{mean:.2g}"
 
 
 def _without_training(data: str | None, plan: Path | None, plant: str | None, seed: int | None, out: Path | None) -> "Run":

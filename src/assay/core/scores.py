@@ -106,7 +106,12 @@ class Scores:
         return self.values * self.direction.sign
 
     def interval(self, level: float = 0.95) -> tuple[Float64[Tensor, " examples"], Float64[Tensor, " examples"]]:
-        """Student's interval of the mean over repetitions, by example: its lower and its upper end.
+        """Student's interval of the mean over repetitions, by example: its lower and its upper end, in the unit of the values.
+
+        NaN, which is no interval, for examples on which two repetitions agree exactly. Those are counts, such as forgetting events or
+        epochs predicted right, or values at the end of their range, of which a few repetitions do not show how far they go: Student's
+        interval covered 30 to 60 % of means of `forgetting` and 45 to 75 % of `correctness`. Where it is given it covers at least 94 %
+        for repetitions that are normal about the example's mean, and some 90 % where they are as skewed as a log-normal of deviation 0.6.
 
         Raises:
             UsageError: The values do not rest on repetitions, or the level is outside its range.
@@ -119,6 +124,8 @@ class Scores:
             raise UsageError(f"level={level} is outside 0..1, both ends excluded.")
         count = len(self.repeats)
         half = float(stdtrit(count - 1, (1 + level) / 2)) * self.repeats.std(0) / count**0.5
+        agree = (self.repeats.sort(0).values.diff(dim=0) == 0).any(0)
+        half = torch.where(agree, torch.nan, half)
         return self.values - half, self.values + half
 
     def ranks(self) -> Int[Tensor, " examples"]:

@@ -25,7 +25,7 @@ from ..runs.run import Run
 from .influence import influences, pairings
 from .plan import has_plan
 from .score import members_of, score
-from .verify import check_dataset, clean, detections_of, wrong_labels
+from .verify import check_dataset, clean, corrected, detections_of, wrong_labels
 
 MOST_SHOWN = 2000
 """Examples with pictures on one page."""
@@ -77,6 +77,9 @@ def exhibit(
     judged = verdict.lineage.parents.get("decision") if verdict is not None and verdict.lineage is not None else None
     if decision is not None and judged not in (None, decision.fingerprint):
         raise Mismatch(f"The verdict is on another decision than {decision.title} as it is now; verify this one.")
+    if verdict is not None:
+        # Other decisions may have been verified on this run since.
+        verdict = corrected(verdict, run)
     if truth is None and run.paths.truth.exists():
         truth = load_truth(run.paths.truth)
 

@@ -19,7 +19,7 @@ from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.scores import Direction, Scores
 from ..core.study import Best, Contest, Law, Pruned, Study, Theory
-from ..core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
+from ..core.trial import Claim, Cleaning, Comparison, Detection, Look, Outcome, Verdict
 from .disk import replace
 from .paths import RunPaths
 from .schema import seal, unseal
@@ -168,22 +168,75 @@ def load_json(kind: str, path: Path) -> dict[str, Any]:
     return unseal(kind, body, str(path))
 
 
-def save_outcome(outcome: Outcome, path: Path) -> None:
+def save_outcome(outcome: Outcome, path: Path, made_of: str = "") -> None:
     """One retraining, so that a verification that was stopped need not repeat it.
+
+    Args:
+        outcome: What it came to.
+        path: Where it is kept.
+        made_of: Fingerprint of everything that was trained: plan, data, examples, labels, weights.
 
     Raises:
         NotWritten: The operating system refuses.
     """
-    save_json("outcome", dataclasses.asdict(outcome), path)
+    save_json("outcome", {**dataclasses.asdict(outcome), "made_of": made_of}, path)
 
 
-def load_outcome(path: Path) -> Outcome:
+def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None, seed: int | None = None) -> Outcome:
     """The inverse of `save_outcome`.
 
+    Args:
+        path: Where it is kept.
+        made_of: What it must be made of; None for anything.
+        arm: Whose it must be; None for any.
+        seed: Which seed it must have; None for any.
+
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: Absent, damaged, of another kind, of a newer schema, or a retraining of something else, such as a copy of another file.
     """
-    return _flat("outcome", Outcome, path)
+    body = load_json("outcome", path)
+    content = body.pop("made_of", None)
+    with _whole(path):
+        found = Outcome(**body)
+    for what, wanted, is_ in (("made of", made_of, content), ("of arm", arm, found.arm), ("of seed", seed, found.seed)):
+        if wanted is not None and wanted != is_:
+            raise RunError(f"{path} holds a retraining {what} {is_}, and its name says {wanted}; remove it.")
+    return found
+
+
+def save_claim(claim: Claim, path: Path) -> None:
+    """Every look at a decision.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("claim", dataclasses.asdict(claim), path)
+
+
+def load_claims(folder: Path) -> list[Claim]:
+    """Everything that was asked of a run's decisions, in the order of the files.
+
+    Raises:
+        RunError: One is damaged, of another kind, of a newer schema, or not what its name says, such as a copy of another.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        body = load_json("claim", path)
+        with _whole(path):
+            looks = tuple(Look(int(one["seeds"]), str(one["measured"]), tuple(map(float, one["ps"]))) for one in body["looks"])
+            claim = Claim(str(body["decision"]), str(body["made_of"]), looks)
+            if not all(0 <= p <= 1 for look in looks for p in look.ps) or len({len(look.ps) for look in looks}) != 1:
+                raise ValueError("its p-values are none")
+        if claim.made_of != path.stem:
+            raise RunError(f"{path} holds the claim {claim.made_of}, and its name says {path.stem}; remove it.")
+        found.append(claim)
+    return found
+
+
+def _comparison(body: Mapping[str, Any]) -> Comparison:
+    """A comparison; of an older assay without its interval, a percentile bootstrap that was too narrow."""
+    ends = {} if "family" in body else {"low": None, "high": None}
+    return Comparison(**{**body, **ends, "looks": tuple(body.get("looks", ()))})
 
 
 def save_verdict(verdict: Verdict, path: Path) -> None:
@@ -206,13 +259,16 @@ def load_verdict(path: Path) -> Verdict:
         return Verdict(
             decision=body["decision"],
             outcomes=tuple(Outcome(**one) for one in body["outcomes"]),
-            comparisons=tuple(Comparison(**one) for one in body["comparisons"]),
+            comparisons=tuple(map(_comparison, body["comparisons"])),
             detections=tuple(
                 Detection(**{**one, "curve": tuple((float(x), float(y)) for x, y in one["curve"])}) for one in body["detections"]
             ),
             cleaning=Cleaning(**body["cleaning"]) if body["cleaning"] else None,
             plan=body["plan"],
             lineage=_read_lineage(body["lineage"], path),
+            decisions=body.get("decisions", 1),
+            redrawn=body.get("redrawn", False),
+            power=body.get("power", ""),
         )
 
 
@@ -285,6 +341,8 @@ def load_study(path: Path) -> Study:
     """
     body = load_json("study", path)
     with _whole(path):
+        # An older assay's intervals were percentile bootstraps, which were too narrow.
+        unknown = {} if "claims" in body else {"low": None, "high": None}
         agreement = body["agreement"]
         if agreement is not None:
             rows = [[math.nan if cell is None else cell for cell in row] for row in agreement["correlations"]]
@@ -294,14 +352,15 @@ def load_study(path: Path) -> Study:
             settings=body["settings"],
             facts=body["facts"],
             trained=tuple(Pruned(**one) for one in body["trained"]),
-            laws=tuple(Law(**one) for one in body["laws"]),
-            frontiers=tuple(Best(**one) for one in body["frontiers"]),
-            contests=tuple(Contest(**{**one, "comparison": Comparison(**one["comparison"])}) for one in body["contests"]),
+            laws=tuple(Law(**{**one, **unknown}) for one in body["laws"]),
+            frontiers=tuple(Best(**{**one, **unknown}) for one in body["frontiers"]),
+            contests=tuple(Contest(**{**one, "comparison": _comparison(one["comparison"])}) for one in body["contests"]),
             agreement=agreement,
             theory=tuple(
                 Theory(**{**one, "alphas": tuple(one["alphas"]), "errors": tuple(one["errors"])}) for one in body["theory"]
             ),
             notes=tuple(body["notes"]),
+            claims=body.get("claims", 0),
         )
 
 
