@@ -31,10 +31,11 @@ from ..runs.run import Run
 from ..runs.schema import View
 from ..training.functional import Losses, cross_entropies
 from ..training.live import LiveSteps
+from ..training.wrappers import names_inside, unwrapped
 from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of, keyed_copy
 from .loop import seed_loop, untouched_generators
 from .rows import ENOUGH, Finding, moved_in
-from .wrapped import fitted, inner_model, inner_optimizer
+from .wrapped import inner_optimizer
 
 
 class Stateful(Protocol):
@@ -119,7 +120,9 @@ def record(
         NotWritten: The operating system refuses.
     """
     check_loader(loader)
-    inner, taking = inner_model(model), inner_optimizer(optimizer)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model= is a {type(model).__name__}, no torch module; give the nn.Module that is trained.")
+    inner, taking = unwrapped(model), inner_optimizer(optimizer)
     for name, part in (stateful or {}).items():
         if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
             raise UsageError(f"stateful: {name} is a {type(part).__name__} without state_dict and load_state_dict; leave it out.")
@@ -242,7 +245,7 @@ class Parts:
                 f"stateful={{{left[0]!r}: ...}}."
             )
         try:
-            self.model.load_state_dict(fitted(state["model"], self.model))
+            self.model.load_state_dict(names_inside(state["model"], self.model))
             self.optimizer.load_state_dict(state["optimizer"])
             for name, part in self.stateful.items():
                 part.load_state_dict(state[f"also {name}"])
