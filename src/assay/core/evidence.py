@@ -26,7 +26,10 @@ class Need(enum.Enum):
     TOP_PROBS = "top_probs", "every run records it"
     SECOND_PROBS = "second_probs", "every run records it"
     LOGITS = "logits", "record with keep_logits=True (`assay record --keep-logits`), or score live while training"
-    MEAN_PROBS = "mean_probs", "record with mean_probs=True (`assay record --mean-probs`), which is the default"
+    MEAN_PROBS = (
+        "mean_probs",
+        "record with mean_probs=True (`assay record --mean-probs`), the default up to 4,194,304 examples x classes",
+    )
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
     INPUTS = "inputs", "score together with the data: a run that `assay record` made, or loop= for your own"
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
@@ -424,22 +427,20 @@ class Evidence:
         *,
         labels: Int[Tensor, " examples"] | None = None,
         epochs: EpochSource | None = None,
-        mean_probs: Float[Tensor, "examples classes"] | None = None,
+        mean_probs: Float[Tensor, "examples classes"] | Callable[[], Float[Tensor, "examples classes"]] | None = None,
         inputs: Num[Tensor, "examples ..."] | Mapping[str, Any] | None = None,
         checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
     ):
-        """Put facts under their needs.
+        """Put facts under their needs. Mean probabilities may be given as a function that reads them once they are asked for.
 
         Raises:
             UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
         """
         if labels is not None:
             _check_labels(labels, ids, classes)
-        if mean_probs is not None and mean_probs.shape != (len(ids), classes):
-            raise UsageError(
-                f"Mean probabilities of shape {tuple(mean_probs.shape)} do not fit {len(ids)} examples of {classes} classes."
-            )
+        if isinstance(mean_probs, Tensor):
+            _check_probs(mean_probs, ids, classes)
         given = {DATA: inputs} if isinstance(inputs, Tensor) else dict(inputs or {})
         rows = {name: as_rows(one) for name, one in given.items()}
         for one in rows.values():
@@ -510,7 +511,12 @@ class Evidence:
     @property
     def mean_probs(self) -> Float[Tensor, "examples classes"]:
         """Softmax probabilities averaged over all recorded epochs."""
-        return self._take(Need.MEAN_PROBS)
+        held = self._take(Need.MEAN_PROBS)
+        if isinstance(held, Tensor):
+            return held
+        probs = held()
+        _check_probs(probs, self.ids, self.classes)
+        return probs
 
     def inputs(self, name: str | None = None) -> Float[Tensor, "examples ..."]:
         """The examples themselves: images in 0..1, channels first, or rows; or rows of that name from outside.
@@ -533,6 +539,11 @@ class Evidence:
     def steps(self) -> StepSource:
         """The recorded training, to be taken again."""
         return self._take(Need.STEPS)
+
+
+def _check_probs(probs: Tensor, ids: Ids, classes: int) -> None:
+    if probs.shape != (len(ids), classes):
+        raise UsageError(f"Mean probabilities of shape {tuple(probs.shape)} do not fit {len(ids)} examples of {classes} classes.")
 
 
 def _check_labels(labels: Tensor, ids: Ids, classes: int) -> None:

@@ -26,6 +26,7 @@ from ..training.functional import Functional, Losses, cross_entropies, pair, ran
 from ..training.step import batch_loss, trainable
 from ..training.wrappers import names_inside, unwrapped, wrapped_alike
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
+from .wrapped import inner_optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ class LoopCourse(Course):
             self.model.train()
         self.model.zero_grad(set_to_none=True)
         self._stepped = wrapped_alike(loop.model, self.model)
-        self.optimizer = over(loop.optimizer, unwrapped(loop.model), self.model)
+        self.optimizer = over(inner_optimizer(loop.optimizer), unwrapped(loop.model), self.model)
         self.functional = Functional(self.model, loop.losses)
         self.clip, self.ema, self.averages = loop.clip, loop.ema, {}
         self.early = 0 if loop.ema is None else self._updates_before(run)

@@ -172,13 +172,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
 class TensorFile:
     """A safetensors file whose tensors are checked against their recorded checksums as they are read."""
 
-    def __init__(self, path: Path, sums: Mapping[str, int], notes_sum: int):
-        """Open `path`.
+    def __init__(self, path: Path, sums: Mapping[str, int], notes_sum: int, *, lasting: bool = False):
+        """Open `path`. With `lasting`, what is read can be written into and then read again.
 
         Raises:
             RunError: Absent, or not a whole safetensors file.
         """
-        self.path, self.sums, self._notes_sum = path, sums, notes_sum
+        self.path, self.sums, self._notes_sum, self._lasting = path, sums, notes_sum, lasting
         try:
             self._file = safe_open(path, framework="pt")
         except FileNotFoundError as error:
@@ -215,7 +215,8 @@ class TensorFile:
             raise RunError(f"{self.path} is damaged: no readable {name!r} ({error}). Restore it or record again.") from error
         if name not in self.sums or checksum(tensor) != self.sums[name]:
             raise RunError(f"{self.path} is damaged: {name!r} is not what was committed. Restore it from a copy or record again.")
-        return tensor
+        # Tensors of one opened file share its memory.
+        return tensor.clone() if self._lasting else tensor
 
     def read_all(self) -> dict[str, Tensor]:
         """Every tensor that was committed."""

@@ -1,6 +1,7 @@
 """From a run, or from tensors in memory, to the evidence that methods read."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -70,11 +71,32 @@ def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] 
         run.classes,
         labels=run.labels,
         epochs=RecordedEpochs(run) if run.epochs else None,
-        mean_probs=run.mean_probs(),
+        mean_probs=_together([run]),
         inputs=inputs,
         checkpoints=replay,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
     )
+
+
+def _together(runs: Sequence[Run]) -> Callable[[], Tensor] | None:
+    """What reads the mean probabilities of some models, once and when they are asked for; None if a model kept none."""
+    if not all(run.keeps_probs for run in runs):
+        return None
+
+    @functools.cache
+    def read() -> Tensor:
+        total = _probs(runs[0])
+        for run in runs[1:]:
+            total += _probs(run)
+        return total / len(runs) if len(runs) > 1 else total
+
+    return read
+
+
+def _probs(run: Run) -> Tensor:
+    probs = run.mean_probs()
+    assert probs is not None
+    return probs
 
 
 class MeanEpochs:
@@ -98,14 +120,12 @@ def gather_together(runs: Sequence[Run]) -> Evidence:
     first = runs[0]
     if len(runs) == 1:
         return gather(first)
-    probs = [run.mean_probs() for run in runs]
-    known = [one for one in probs if one is not None]
     return Evidence(
         first.ids,
         first.classes,
         labels=first.labels,
         epochs=MeanEpochs(runs),
-        mean_probs=torch.stack(known).mean(0) if len(known) == len(runs) else None,
+        mean_probs=_together(runs),
     )
 
 

@@ -80,7 +80,10 @@ class File(FrozenModel):
 
 
 class Commit(FrozenModel):
-    """One line of `commits.jsonl`: an epoch that is wholly on disk. `start`, in the first, is the state before training."""
+    """One line of `commits.jsonl`: an epoch that is wholly on disk. `start`, in the first, is the state before training.
+
+    `skipped` is how many batches were trained on since the epoch before, in an epoch that was left early and not recorded.
+    """
 
     epoch: int
     shard: File
@@ -91,6 +94,7 @@ class Commit(FrozenModel):
     stream: File | None = None
     dataset: str
     steps: int
+    skipped: int = 0
     seconds: float
     at: str
 

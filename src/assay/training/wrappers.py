@@ -6,9 +6,6 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-PREFIXES = ("_orig_mod.", "module.")
-"""What the wrappers put before the names of a model's parameters."""
-
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, without what torch.compile and the parallel wrappers put around it; the same parameters."""
@@ -48,11 +45,17 @@ def names_inside(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
         state: Anything by the names of parameters and buffers.
         model: Whose names are wanted.
     """
-    wanted = set(model.state_dict())
-    known = dict(state)
-    while known and not known.keys() & wanted:
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in known)), None)
-        if prefix is None:
-            break
-        known = {name.removeprefix(prefix): value for name, value in known.items()}
-    return known
+    places: dict[str, list[str]] = {}
+    for name in model.state_dict():
+        places.setdefault(_bare(name), []).append(name)
+    renamed = {places.get(_bare(name), [name])[0]: value for name, value in state.items()}
+    plain = len(renamed) == len(state) and all(len(names) == 1 for names in places.values())
+    return renamed if plain else dict(state)
+
+
+def _bare(name: str) -> str:
+    """A name without what wrappers put into it, also around a layer inside."""
+    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] == "module":
+        parts = parts[1:]
+    return ".".join(parts)
