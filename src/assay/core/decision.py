@@ -74,6 +74,10 @@ class Decision:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{action} {n:,}" for action, n in self.counts().items())
+        return f"Decision({self.title}: {counts} of {len(self):,} examples)"
+
     @property
     def kept(self) -> Bool[Tensor, " examples"]:
         """Which examples still take part in training."""
@@ -91,8 +95,20 @@ class Decision:
 
     @property
     def kept_ids(self) -> Ids:
-        """The examples that still take part in training."""
+        """The examples that still take part in training.
+
+        Where ids are the default ones, `torch.utils.data.Subset(dataset, decision.kept_ids)` holds just these.
+        """
         return self.ids.take(self.kept)
+
+    @property
+    def kept_positions(self) -> Int[Tensor, " kept"]:
+        """Where the examples that still take part stand in `ids`, rising, int64.
+
+        `ids` of a decision made by a run's scores are in the order of the dataset that was recorded, so that
+        `torch.utils.data.Subset(dataset, decision.kept_positions)` holds just these, whatever their ids are.
+        """
+        return self.kept.nonzero().flatten()
 
     @property
     def dropped_ids(self) -> Ids:

@@ -80,6 +80,12 @@ class Scores:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        span = f"; {float(self.values.min()):.4g} to {float(self.values.max()):.4g} {self.unit}" if len(self) else ""
+        unscored = f", {len(self.unscored):,} unscored" if len(self.unscored) else ""
+        warned = f"; warned: {self.warnings[0]}" if self.warnings else ""
+        return f"Scores({self.title}: {len(self):,} examples{unscored}{span}, {self.direction.value}{warned})"
+
     def suspicion(self) -> Float64[Tensor, " examples"]:
         """Values turned so that larger is more suspect.
 
@@ -122,10 +128,10 @@ class Scores:
         return self.values - half, self.values + half
 
     def ranks(self) -> Int[Tensor, " examples"]:
-        """Place of each example when the most suspect or hardest comes first; 0 is first, ties break by id."""
+        """Place of each example when the most suspect or hardest comes first, as the page counts: 1 is first, ties break by id."""
         order = ordered(self.hardness(), self.ids, descending=True)
         ranks = torch.empty_like(order)
-        ranks[order] = torch.arange(len(order))
+        ranks[order] = torch.arange(1, len(order) + 1)
         return ranks
 
     def of(self, ids: Ids) -> Float64[Tensor, " wanted"]:

@@ -154,6 +154,11 @@ class Verdict:
     plan: Mapping[str, object] = dataclasses.field(default_factory=dict)
     lineage: Lineage | None = None
 
+    def __repr__(self) -> str:
+        return "\n".join(
+            [f"Verdict on {self.decision}, {len(self.outcomes)} trainings:", *(one.sentence for one in self.comparisons)]
+        )
+
     @property
     def fingerprint(self) -> str:
         """Hash over the decision's title, the plan and what every retraining measured; not over seconds."""
