@@ -56,9 +56,10 @@ def check_fields(made: Any) -> None:
     Raises:
         UsageError: A field is of a wrong kind; names it and the kinds that fit.
     """
-    for name, hint in _fields(type(made)).items():
+    cls: Any = type(made)
+    for name, hint in _fields(cls).items():
         if not fits(value := getattr(made, name), hint):
-            raise UsageError(refusal(type(made).__name__, name, value, hint))
+            raise UsageError(refusal(cls.__name__, name, value, hint))
 
 
 def checked_fields(cls: type[Made]) -> type[Made]:
