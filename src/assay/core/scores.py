@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from .errors import Mismatch, UnknownName, UsageError, some
+from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, some
 from .ids import Ids
 from .lineage import Lineage, fingerprint
 
@@ -149,16 +149,26 @@ class Scores:
 
 
 class ScoreTable(Mapping[str, Scores]):
-    """Scores of several methods over the same examples, by title, all in the same order of ids."""
+    """Scores of several methods over the same examples, by title, all in the same order of ids.
 
-    def __init__(self, scores: Sequence[Scores]):
+    Attributes:
+        ids: The scored examples.
+        refused: Why a method that was asked for has no score, by its title.
+    """
+
+    def __init__(self, scores: Sequence[Scores], refused: Mapping[str, str] | None = None):
         """Join by id, in the order of the first.
+
+        Args:
+            scores: Of the same examples, under different titles.
+            refused: Methods that could not be served, by title, and why.
 
         Raises:
             UsageError: Two scores have the same title.
             Mismatch: Two scores do not cover the same examples of the same dataset.
         """
         self._scores: dict[str, Scores] = {}
+        self.refused = dict(refused or {})
         first = scores[0] if scores else None
         for one in scores:
             if one.title in self._scores:
@@ -186,6 +196,8 @@ class ScoreTable(Mapping[str, Scores]):
         self.ids = first.ids if first is not None else Ids([])
 
     def __getitem__(self, title: str) -> Scores:
+        if title in self.refused:
+            raise MissingEvidence(f"{title} was not scored: {self.refused[title]}")
         if title not in self._scores:
             raise UnknownName("score in this table", title, self._scores)
         return self._scores[title]
@@ -201,7 +213,8 @@ class ScoreTable(Mapping[str, Scores]):
 
     def __repr__(self) -> str:
         titles = [f"{title} (warned)" if one.warnings else title for title, one in self.items()]
-        return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)})"
+        without = f"; not scored: {', '.join(self.refused)}" if self.refused else ""
+        return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)}{without})"
 
 
 def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool) -> Int[Tensor, " examples"]:

@@ -341,12 +341,15 @@ def material_of(plan: Plan, *, anew: bool = False) -> Material:
     """The plan's data, read once per process for as long as the plan is the same; or read anew."""
     if anew:
         _material.cache_clear()
-    return _material(json.dumps(plan.plain(), sort_keys=True))
+    # What the data are made of, and not what is trained on them: the models of a recording share one copy.
+    made_of = {"data": plan.data, "seed": plan.seed, "subset": plan.subset, "validation": plan.validation}
+    planted = {"plant": plan.plant.model_dump(mode="json", exclude_none=True)} if plan.plant is not None else {}
+    return _material(json.dumps(made_of | planted, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=1)
-def _material(plain: str) -> Material:
-    return Plan.make(json.loads(plain)).load()
+def _material(made_of: str) -> Material:
+    return Plan.make(json.loads(made_of)).load()
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
