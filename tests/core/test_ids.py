@@ -155,8 +155,3 @@ def test_ids_go_into_arrays_and_tensors(values, other):
     assert (other in ids) == (other in values) and str(other) not in ids
     texts = Ids([str(value) for value in values] or ["x"])
     assert np.asarray(texts).dtype.kind == "U" and 5 not in texts
-
-
-def test_a_single_text_is_no_row_of_ids():
-    with pytest.raises(UsageError, match="cannot be made of 'abc'"):
-        Ids("abc")

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import numbers
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -43,8 +44,12 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
             hint, kind = hints().get(name, Any), signature.parameters[name].kind
             if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL) or name == "self":
                 continue
-            if value is not signature.parameters[name].default and not fits(value, hint):
+            if value is signature.parameters[name].default:
+                continue
+            if not fits(value, hint):
                 raise UsageError(refusal(_called(function), name, value, hint))
+            if words := _no_path(value, hint):
+                raise UsageError(f"{_called(function)}: {name}= {words}")
         return function(*args, **kwargs)
 
     return held
@@ -98,16 +103,21 @@ def fits(value: object, hint: Any) -> bool:
         return isinstance(value, Mapping) and _all_fit(value.values(), inner[1])
     if origin is Callable:
         return callable(value)
-    if (
-        origin is not None
-        and isinstance(origin, type)
-        and issubclass(origin, Iterable)
-        and origin.__module__ != "torch.utils.data"
-    ):
-        if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
-            return False
-        return not isinstance(value, (list, tuple)) or _all_fit(value, inner[0])
+    if isinstance(origin, type) and issubclass(origin, Iterable) and origin.__module__ in ("collections.abc", "builtins"):
+        # A text is a row of characters where any row will do.
+        no_row = (type, bytes, Mapping) if origin is Iterable else (type, str, bytes, Mapping)
+        return not isinstance(value, no_row) and hasattr(value, "__iter__") and _row_of(value, inner[0])
     return _is(value, hint if origin is None else origin)
+
+
+def _row_of(values: Any, hint: Any) -> bool:
+    """Whether what can be gone through is a row of such things."""
+    if isinstance(values, (Tensor, np.ndarray)):
+        if hint in (int, float, str):
+            texts = isinstance(values, np.ndarray) and values.dtype.kind in "UO"
+            return values.ndim == 1 and (texts or hint is not str)
+        return values.ndim > 0 and (hint in (Any, object) or isinstance(hint, TypeVar))
+    return not isinstance(values, (list, tuple)) or _all_fit(values, hint)
 
 
 def _all_fit(values: Iterable[object], hint: Any) -> bool:
@@ -127,12 +137,33 @@ def _is(value: object, kind: Any) -> bool:
         return hasattr(value, "__fspath__")
     if _is_array(kind):
         shaped: Any = jaxtyping.Shaped[kind.array_type, kind.dim_str]
-        return isinstance(value, shaped)
+        whole = kind.dtype is jaxtyping.Int and isinstance(value, Tensor)
+        return isinstance(value, shaped) and not (whole and (value.is_floating_point() or value.is_complex()))
     try:
         return isinstance(value, kind)
     except TypeError:
         # A protocol that cannot be asked at run time.
         return True
+
+
+LONGEST = 255
+"""Bytes (on Linux) or characters that a name in a folder may have."""
+
+
+def _no_path(value: object, hint: Any) -> str:
+    """What keeps a path from standing on any disk, with the way out; empty if nothing does."""
+    if not any(map(_is_path, (hint, *typing.get_args(hint)))) or not (isinstance(value, str) or _is_path(value)):
+        return ""
+    text = str(value)
+    if "\0" in text:
+        return f"is {text[:60]!r}, which holds a NUL; give a path without one."
+    names = text.replace("\\", "/").split("/")
+    longest = max(len(name.encode(errors="replace")) if sys.platform == "linux" else len(name) for name in names)
+    return (
+        f"has a name of {longest} bytes, and a name on a disk has at most {LONGEST}; give a shorter one."
+        if longest > LONGEST
+        else ""
+    )
 
 
 def _is_path(kind: Any) -> bool:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from .arguments import checked_fields
 from .errors import UsageError
 from .lineage import Lineage, fingerprint
 
@@ -40,6 +41,7 @@ class Removal:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked_fields
 class Curve:
     """Accuracy and loss against how many of the worst examples are left out.
 

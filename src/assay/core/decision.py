@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
+from .arguments import checked_fields
 from .errors import UsageError
 from .ids import Ids
 from .lineage import Lineage, fingerprint
@@ -24,6 +25,7 @@ class Action(enum.IntEnum):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Decision:
     """One action and one reason per example.
 

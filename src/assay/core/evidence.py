@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from .arguments import checked_arguments
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
 from .ids import Ids
 
@@ -418,6 +419,7 @@ class Evidence:
         recorded: How many epochs were recorded (0 without a recording of epochs).
     """
 
+    @checked_arguments
     def __init__(
         self,
         ids: Ids,
@@ -438,6 +440,7 @@ class Evidence:
         """
         if labels is not None:
             _check_labels(labels, ids, classes)
+            labels = labels.to(torch.int64)
         if mean_probs is not None and mean_probs.shape != (len(ids), classes):
             raise UsageError(
                 f"Mean probabilities of shape {tuple(mean_probs.shape)} do not fit {len(ids)} examples of {classes} classes."

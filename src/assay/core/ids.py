@@ -29,7 +29,7 @@ class Ids:
         Raises:
             UsageError: A value occurs twice, is neither a 64-bit integer nor a string, or the two kinds are mixed.
         """
-        if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        if isinstance(values, (bytes, type)) or not hasattr(values, "__iter__"):
             raise UsageError(f"Ids cannot be made of {values!r}; give a list, an array or a tensor with one id for each example.")
         if isinstance(values, Tensor):
             values = values.detach().cpu().numpy()

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
+from .arguments import checked_arguments, checked_fields
 from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, some
 from .ids import Ids
 from .lineage import Lineage, fingerprint
@@ -40,6 +41,7 @@ class Direction(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Scores:
     """What one method says of each example.
 
@@ -156,6 +158,7 @@ class ScoreTable(Mapping[str, Scores]):
         refused: Why a method that was asked for has no score, by its title.
     """
 
+    @checked_arguments
     def __init__(self, scores: Sequence[Scores], refused: Mapping[str, str] | None = None):
         """Join by id, in the order of the first.
 

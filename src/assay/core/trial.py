@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from .arguments import checked_fields
 from .errors import UsageError
 from .lineage import Lineage, fingerprint
 
@@ -133,6 +134,7 @@ class Cleaning:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked_fields
 class Verdict:
     """Whether a decision was right.
 

@@ -545,7 +545,7 @@ def _check_read(
     if pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
     # One mapping may serve several calls, so that not every entry has to be asked for.
-    if targets and not any(takes_again(run, one) and one.targets for one in wanted):
+    if targets is not None and len(targets) and not any(takes_again(run, one) and one.targets for one in wanted):
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )

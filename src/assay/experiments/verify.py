@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
+from ..core.arguments import checked_arguments
 from ..core.decision import Decision
 from ..core.errors import Mismatch, NumericalError, UsageError
 from ..core.ids import Ids
@@ -93,6 +94,7 @@ def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list
     ]
 
 
+@checked_arguments
 def verify(
     decision: Decision,
     *,
