@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shutil
 
 import pytest
 
@@ -60,7 +61,10 @@ def test_every_step_leaves_its_artefact(chain):
 def test_every_step_names_the_next_one(chain):
     _, said = chain
     assert "Next: assay score run all" in said["record"]
-    assert "Next: assay choose run aum --policy top_k --keep 0.9" in said["score"]
+    below = int((load_scores(chain[0] / "scores" / "aum.parquet").values < 0).sum())
+    assert (
+        f"aum is below 0 for {below} of 397 examples" in said["score"] and "Next: assay report run --first aum" in said["score"]
+    )
     assert f"Next: assay verify run --decision {DECISION}" in said["choose"]
     assert f"Next: assay report run --decision {DECISION}" in said["verify"]
 
@@ -86,8 +90,27 @@ def test_every_step_says_what_came_out(chain):
     assert "\x1b" not in "".join(said.values()), "plain lines where there is no terminal"
 
 
-def test_a_score_whose_large_values_are_suspect_is_not_kept_from_the_top(chain, capsys):
-    assert "--policy bottom_k" in here(capsys, "score", chain[0], "loss")[1]
+def test_no_step_advises_to_drop_what_nobody_has_counted(chain, capsys):
+    for method, words in (
+        ("loss", "How many labels are wrong loss does not say"),
+        ("entropy", "says nothing about wrong labels"),
+    ):
+        code, out, _ = here(capsys, "score", chain[0], method)
+        assert code == 0 and words in out and f"Next: assay report {chain[0]} --first {method}" in out
+        assert "--keep" not in out and "--policy" not in out
+
+
+def test_one_method_that_the_run_cannot_serve_does_not_take_the_others_with_it(chain, capsys, tmp_path):
+    shutil.copytree(chain[0], tmp_path / "run")
+    code, out, _ = here(capsys, "score", tmp_path / "run", "loss", "dual")
+    assert (
+        code == 0 and "left out dual reads at least 10 epochs, but this run has 3" in out and "dual:window=3, which fits" in out
+    )
+    assert (tmp_path / "run" / "scores" / "loss.parquet").exists()
+    code, _, err = here(capsys, "score", tmp_path / "run", "loss", "dual", "--strict")
+    assert code == 3 and "dual:window=3" in err
+    code, _, err = here(capsys, "score", tmp_path / "run", "loss", "duel")
+    assert code == 2 and "Did you mean dual" in err
 
 
 def test_every_step_taken_again_finds_its_work_done(chain, capsys):
@@ -109,7 +132,7 @@ def test_every_step_taken_again_finds_its_work_done(chain, capsys):
 def test_all_scores_what_the_run_allows_and_says_what_it_leaves_out(chain, capsys):
     folder, _ = chain
     code, out, _ = here(capsys, "score", folder, "all", "dual:window=3")
-    assert code == 0 and "left out tdds: " in out and "--keep-logits" in out and "left out dual: " in out
+    assert code == 0 and "left out tdds needs logits" in out and "--keep-logits" in out and "left out dual reads" in out
     assert (folder / "scores" / "forgetting.parquet").exists() and (folder / "scores" / "dual+window=3.parquet").exists()
 
 

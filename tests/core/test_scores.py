@@ -40,7 +40,7 @@ def test_only_scores_in_the_unit_of_a_change_tell_harm_from_help():
 def test_directions(direction, sign, suspects):
     made = scores([1.0, 3.0, 2.0], direction=direction)
     assert made.hardness().tolist() == [sign * 1.0, sign * 3.0, sign * 2.0]
-    assert made.ranks().tolist() == ([2, 0, 1] if sign > 0 else [0, 2, 1])
+    assert made.ranks().tolist() == ([3, 1, 2] if sign > 0 else [1, 3, 2])
     assert direction.ranks_suspects == suspects
     if suspects:
         assert torch.equal(made.suspicion(), made.hardness())

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from .arguments import checked_arguments
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
 from .ids import Ids
 
@@ -420,6 +421,7 @@ class Evidence:
         recorded: How many epochs were recorded (0 without a recording of epochs).
     """
 
+    @checked_arguments
     def __init__(
         self,
         ids: Ids,
@@ -439,6 +441,7 @@ class Evidence:
         """
         if labels is not None:
             _check_labels(labels, ids, classes)
+            labels = labels.to(torch.int64)
         if isinstance(mean_probs, Tensor):
             _check_probs(mean_probs, ids, classes)
         given = {DATA: inputs} if isinstance(inputs, Tensor) else dict(inputs or {})

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float64, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from .errors import Mismatch, UnknownName, UsageError, some
+from .arguments import checked_arguments, checked_fields
+from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, some
 from .ids import Ids
 from .lineage import Lineage, fingerprint
 
@@ -40,6 +41,7 @@ class Direction(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Scores:
     """What one method says of each example.
 
@@ -79,6 +81,12 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        span = f"; {float(self.values.min()):.4g} to {float(self.values.max()):.4g} {self.unit}" if len(self) else ""
+        unscored = f", {len(self.unscored):,} unscored" if len(self.unscored) else ""
+        warned = f"; warned: {self.warnings[0]}" if self.warnings else ""
+        return f"Scores({self.title}: {len(self):,} examples{unscored}{span}, {self.direction.value}{warned})"
 
     def suspicion(self) -> Float64[Tensor, " examples"]:
         """Values turned so that larger is more suspect.
@@ -129,10 +137,10 @@ class Scores:
         return self.values - half, self.values + half
 
     def ranks(self) -> Int[Tensor, " examples"]:
-        """Place of each example when the most suspect or hardest comes first; 0 is first, ties break by id."""
+        """Place of each example when the most suspect or hardest comes first, as the page counts: 1 is first, ties break by id."""
         order = ordered(self.hardness(), self.ids, descending=True)
         ranks = torch.empty_like(order)
-        ranks[order] = torch.arange(len(order))
+        ranks[order] = torch.arange(1, len(order) + 1)
         return ranks
 
     def of(self, ids: Ids) -> Float64[Tensor, " wanted"]:
@@ -150,16 +158,27 @@ class Scores:
 
 
 class ScoreTable(Mapping[str, Scores]):
-    """Scores of several methods over the same examples, by title, all in the same order of ids."""
+    """Scores of several methods over the same examples, by title, all in the same order of ids.
 
-    def __init__(self, scores: Sequence[Scores]):
+    Attributes:
+        ids: The scored examples.
+        refused: Why a method that was asked for has no score, by its title.
+    """
+
+    @checked_arguments
+    def __init__(self, scores: Sequence[Scores], refused: Mapping[str, str] | None = None):
         """Join by id, in the order of the first.
+
+        Args:
+            scores: Of the same examples, under different titles.
+            refused: Methods that could not be served, by title, and why.
 
         Raises:
             UsageError: Two scores have the same title.
             Mismatch: Two scores do not cover the same examples of the same dataset.
         """
         self._scores: dict[str, Scores] = {}
+        self.refused = dict(refused or {})
         first = scores[0] if scores else None
         for one in scores:
             if one.title in self._scores:
@@ -187,6 +206,8 @@ class ScoreTable(Mapping[str, Scores]):
         self.ids = first.ids if first is not None else Ids([])
 
     def __getitem__(self, title: str) -> Scores:
+        if title in self.refused:
+            raise MissingEvidence(f"{title} was not scored: {self.refused[title]}")
         if title not in self._scores:
             raise UnknownName("score in this table", title, self._scores)
         return self._scores[title]
@@ -202,7 +223,8 @@ class ScoreTable(Mapping[str, Scores]):
 
     def __repr__(self) -> str:
         titles = [f"{title} (warned)" if one.warnings else title for title, one in self.items()]
-        return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)})"
+        without = f"; not scored: {', '.join(self.refused)}" if self.refused else ""
+        return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)}{without})"
 
 
 def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool) -> Int[Tensor, " examples"]:

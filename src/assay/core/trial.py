@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from .arguments import checked_fields
 from .errors import UsageError
 from .lineage import Lineage, fingerprint
 
@@ -211,6 +212,7 @@ class Cleaning:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked_fields
 class Verdict:
     """Whether a decision was right.
 
@@ -263,6 +265,11 @@ class Verdict:
                 f"verify on fresh seeds (after={max(looks)} in Python, --after {max(looks)})."
             )
         return tuple(said)
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [f"Verdict on {self.decision}, {len(self.outcomes)} trainings:", *(one.sentence for one in self.comparisons)]
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..core.arguments import checked_arguments
 from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError
 from ..data.examples import Examples
 from ..runs.artefacts import save_truth
@@ -71,6 +72,7 @@ class _Tap(Observer):
         self._progress.advance(self._task, epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
 
 
+@checked_arguments
 def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Progress | None = None) -> Run:
     """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, to the same bytes.
 
@@ -151,6 +153,7 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
         )
 
 
+@checked_arguments
 def untrained(plan: Plan, folder: str | Path) -> Run:
     """A run of the plan's data without training, for methods that need none; one that is there already is opened.
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
+from ..core.arguments import checked_fields
 from ..core.errors import Mismatch, MissingEvidence, UsageError
 from ..core.ids import Ids
 from ..maths import draws
@@ -30,6 +31,7 @@ from .wrapped import inner_optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Loop:
     """What your loop consists of. Model and optimizer are only looked at: a copy is trained again.
 

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
+from ..core.arguments import checked_arguments
 from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
@@ -50,6 +51,7 @@ class Stateful(Protocol):
         ...
 
 
+@checked_arguments
 def record(
     folder: str | Path,
     model: nn.Module,

@@ -131,6 +131,10 @@ class SGDInfluence(AbstractMethod):
         if self.form != "exact":
             object.__setattr__(self, "unit", RANK_ONLY)
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,)
+
     @classmethod
     def together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Tensor | Findings]:
         """One sweep for all targets and windows of a form."""

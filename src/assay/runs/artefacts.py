@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.curve import Curve, Removal
 from ..core.decision import Decision
 from ..core.errors import RunError, UsageError
@@ -28,7 +29,8 @@ from .tables import read_table, write_table
 Made = TypeVar("Made")
 
 
-def save_scores(scores: Scores, path: Path) -> None:
+@checked_arguments
+def save_scores(scores: Scores, path: str | Path) -> None:
     """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, for means a column per repetition, and in its metadata what it means and comes from.
 
     Raises:
@@ -50,16 +52,17 @@ def save_scores(scores: Scores, path: Path) -> None:
         for what, held in (("epoch", scores.by_epoch), ("repeat", scores.repeats))
         for n, row in enumerate(() if held is None else held)
     }
-    write_table(path, "scores", scores.ids, {"value": scores.values, **rows}, notes)
+    write_table(Path(path), "scores", scores.ids, {"value": scores.values, **rows}, notes)
 
 
-def load_scores(path: Path) -> Scores:
+@checked_arguments
+def load_scores(path: str | Path) -> Scores:
     """The inverse of `save_scores`, to the bit.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, notes = read_table(path, "scores")
+    ids, columns, notes = read_table(Path(path), "scores")
     with _whole(path):
         return Scores(
             ids=ids,
@@ -83,7 +86,8 @@ def _rows(what: str, columns: Mapping[str, Any]) -> torch.Tensor | None:
     return torch.stack([torch.from_numpy(row).to(torch.float64) for row in rows]) if rows else None
 
 
-def save_decision(decision: Decision, path: Path) -> None:
+@checked_arguments
+def save_decision(decision: Decision, path: str | Path) -> None:
     """One Parquet file: `id`, `action` (0 drop, 1 keep, 2 relabel, 3 weight), `label`, `weight`, `reason`.
 
     Raises:
@@ -101,16 +105,17 @@ def save_decision(decision: Decision, path: Path) -> None:
         "weight": decision.weights,
         "reason": list(decision.reasons),
     }
-    write_table(path, "decision", decision.ids, columns, notes)
+    write_table(Path(path), "decision", decision.ids, columns, notes)
 
 
-def load_decision(path: Path) -> Decision:
+@checked_arguments
+def load_decision(path: str | Path) -> Decision:
     """The inverse of `save_decision`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, notes = read_table(path, "decision")
+    ids, columns, notes = read_table(Path(path), "decision")
     with _whole(path):
         return Decision(
             ids=ids,
@@ -125,42 +130,44 @@ def load_decision(path: Path) -> Decision:
         )
 
 
-def save_truth(ids: Ids, true_labels: Int[Tensor, " examples"], path: Path) -> None:
+@checked_arguments
+def save_truth(ids: Ids, true_labels: Int[Tensor, " examples"], path: str | Path) -> None:
     """The true class of each example, beside the run and never inside its evidence.
 
     Raises:
         NotWritten: The operating system refuses.
     """
-    write_table(path, "truth", ids, {"true_label": true_labels}, {})
+    write_table(Path(path), "truth", ids, {"true_label": true_labels}, {})
 
 
-def load_truth(path: Path) -> tuple[Ids, Int[Tensor, " examples"]]:
+@checked_arguments
+def load_truth(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
     """The inverse of `save_truth`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, _ = read_table(path, "truth")
+    ids, columns, _ = read_table(Path(path), "truth")
     return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
 
 
-def save_json(kind: str, body: Mapping[str, Any], path: Path) -> None:
+def save_json(kind: str, body: Mapping[str, Any], path: str | Path) -> None:
     """One JSON file that says what it is.
 
     Raises:
         NotWritten: The operating system refuses.
     """
-    replace(path, seal(kind, body))
+    replace(Path(path), seal(kind, body))
 
 
-def load_json(kind: str, path: Path) -> dict[str, Any]:
+def load_json(kind: str, path: str | Path) -> dict[str, Any]:
     """The inverse of `save_json`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
     try:
-        body = path.read_bytes()
+        body = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; make it first.") from error
     except OSError as error:
@@ -239,7 +246,8 @@ def _comparison(body: Mapping[str, Any]) -> Comparison:
     return Comparison(**{**body, **ends, "looks": tuple(body.get("looks", ()))})
 
 
-def save_verdict(verdict: Verdict, path: Path) -> None:
+@checked_arguments
+def save_verdict(verdict: Verdict, path: str | Path) -> None:
     """The verdict with all its outcomes.
 
     Raises:
@@ -248,7 +256,8 @@ def save_verdict(verdict: Verdict, path: Path) -> None:
     save_json("verdict", dataclasses.asdict(verdict), path)
 
 
-def load_verdict(path: Path) -> Verdict:
+@checked_arguments
+def load_verdict(path: str | Path) -> Verdict:
     """The inverse of `save_verdict`.
 
     Raises:
@@ -290,7 +299,8 @@ def load_removal(path: Path) -> Removal:
     return _flat("removal", Removal, path)
 
 
-def save_curve(curve: Curve, path: Path) -> None:
+@checked_arguments
+def save_curve(curve: Curve, path: str | Path) -> None:
     """The curve with all its removals.
 
     Raises:
@@ -299,7 +309,8 @@ def save_curve(curve: Curve, path: Path) -> None:
     save_json("curve", dataclasses.asdict(curve), path)
 
 
-def load_curve(path: Path) -> Curve:
+@checked_arguments
+def load_curve(path: str | Path) -> Curve:
     """The inverse of `save_curve`.
 
     Raises:
@@ -317,7 +328,8 @@ def load_curve(path: Path) -> Curve:
         )
 
 
-def save_study(study: Study, path: Path) -> None:
+@checked_arguments
+def save_study(study: Study, path: str | Path) -> None:
     """The study with all its trainings.
 
     Raises:
@@ -333,7 +345,8 @@ def save_study(study: Study, path: Path) -> None:
     save_json("study", body, path)
 
 
-def load_study(path: Path) -> Study:
+@checked_arguments
+def load_study(path: str | Path) -> Study:
     """The inverse of `save_study`.
 
     Raises:
@@ -382,7 +395,7 @@ def _flat(kind: str, noun: Callable[..., Made], path: Path) -> Made:
 class _whole:
     """Maps a field that is missing or of the wrong type to one sentence."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str | Path):
         self.path = path
 
     def __enter__(self) -> None: ...
@@ -396,9 +409,9 @@ def _lineage(lineage: Lineage | None) -> dict[str, Any] | None:
     return None if lineage is None else dataclasses.asdict(lineage)
 
 
-def _read_lineage(body: dict[str, Any] | None, path: Path) -> Lineage | None:
+def _read_lineage(body: dict[str, Any] | None, path: str | Path) -> Lineage | None:
     if body is None:
         return None
     # What stands in a run's folder is of that run, wherever it has been moved to and wherever we are called from.
-    home = path.absolute().parent.parent
+    home = Path(path).absolute().parent.parent
     return Lineage(**{**body, "folder": str(home)} if RunPaths(home).header.exists() else body)

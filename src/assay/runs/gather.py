@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.errors import NumericalError, some
 from ..core.evidence import EPOCH_NEEDS, Evidence, Need
 from ..core.ids import Ids
@@ -58,6 +59,7 @@ class EpochsInMemory:
         return self._facts[1][need.value]
 
 
+@checked_arguments
 def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
     """Everything a run says of its examples, read when it is asked for.
 
@@ -129,12 +131,14 @@ def gather_together(runs: Sequence[Run]) -> Evidence:
     )
 
 
+@checked_arguments
 def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Evidence:
     """The evidence of logits in memory, such as those of a paper's released files.
 
     Raises:
         NumericalError: A logit is NaN or infinite; names the epoch and ids.
     """
+    labels = labels.to(torch.int64)
     for epoch, rows in enumerate(logits):
         bad = ~rows.isfinite().all(-1)
         if bool(bad.any()):
@@ -146,10 +150,12 @@ def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], la
     return Evidence(ids, logits.shape[-1], labels=labels, epochs=EpochsInMemory(logits, labels), mean_probs=mean)
 
 
+@checked_arguments
 def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]) -> Evidence:
     """The evidence of inputs in memory, such as embeddings of any model, for methods that need no training.
 
     Raises:
         UsageError: Inputs and labels do not fit the ids, or an input is not finite; names the ids.
     """
+    labels = labels.to(torch.int64)
     return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.errors import MissingEvidence, RunError, UsageError
 from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
@@ -34,6 +35,7 @@ class Run:
         class_names: One name per class.
     """
 
+    @checked_arguments
     def __init__(self, folder: str | Path):
         """Open the run in `folder`.
 
@@ -72,6 +74,9 @@ class Run:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_held": {}}
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder}: {self.epochs} epochs, {len(self.ids):,} examples, {self.classes} classes)"
 
     @property
     def folder(self) -> Path:
@@ -392,10 +397,10 @@ def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
     Raises:
         RunError: Absent, foreign, newer or damaged.
     """
-    if not paths.header.exists():
-        what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
-        raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
     try:
+        if not paths.header.exists():
+            what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
+            raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
         header = read_header(paths.header.read_bytes(), str(paths.header))
         commits = read_commits(paths.commits.read_bytes(), str(paths.commits))[0] if paths.commits.exists() else []
     except OSError as error:
