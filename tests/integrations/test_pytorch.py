@@ -182,8 +182,8 @@ def test_what_hides_its_ids_is_refused_before_anything_is_written(tmp_path, name
     words = {
         "iterable": "IterableDataset has no stable ids",
         "no batching": "batch_size=None",
-        "a list": "list is no torch DataLoader",
-        "a dataset": "Numbers is no torch DataLoader",
+        "a list": "loader= is a list; give DataLoader",
+        "a dataset": "loader= is a Numbers; give DataLoader",
         "dropped": "drop_last=True leaves 2 of 30 examples out",
         "weighted": "WeightedRandomSampler draws with replacement.*view='eval'",
         "with replacement": "RandomSampler draws with replacement",
