@@ -14,6 +14,7 @@ import assay
 from assay.core.errors import AssayError, Mismatch, UsageError
 from assay.experiments.again import again, data_of
 from assay.integrations import pytorch, sights
+from assay.methods import parse
 from assay.runs.content import evaluated, looked_at
 from assay.runs.run import Run
 
@@ -68,7 +69,9 @@ def looped(model, optimizer, loader, dataset=None, collate=None, **given):
 
 
 def scored(folder, loop, method, targets=None):
-    return assay.score(folder, method, loop=loop, targets=held_out() if targets is None else targets)
+    names = [method] if isinstance(method, str) else method
+    asking = any(parse(name).targets for name in names)
+    return assay.score(folder, names, loop=loop, targets=(targets or held_out()) if asking else None)
 
 
 def refused(kind, words, folder, loop, method, targets=None):
@@ -181,7 +184,7 @@ def test_a_clean_pass_in_another_order_or_layout_is_refused(tmp_path):
     def collate(items):
         return torch.stack([item["x"] for item in items]), torch.stack([item["y"] for item in items])
 
-    named = [{"x": x, "y": y} for x, y in zip(inputs, labels, strict=True)]
+    named = Nested("named")
     parts = recorded(tmp_path / "named", named, collate=collate)
     assert len(scored(tmp_path / "named", looped(*parts, clean=named), "grand")["grand"].values) == EXAMPLES
     words = r"clean= cannot be asked for a batch of ids 0, 1, 2, 3, 4 and 1 more: .* Give a dataset whose items collate_fn"

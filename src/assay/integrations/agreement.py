@@ -97,10 +97,8 @@ class Agreement:
 
     def _hold_rows(self, batch: Any) -> None:
         """Refuse a collate whose rows are not the items in their order."""
-        ids, collate = self._run.ids, self._course.loop.loader.collate_fn
-        items = [one.item for one in self._seen[: self._few]]
-        count = len(items)
-        alone = [dict(leaves_of(collate([item]))) for item in items]
+        ids, count = self._run.ids, self._few
+        alone = [dict(leaves_of(one.batch)) for one in self._seen[:count]]
         rows = dict(leaves_of(batch))
         paths = [
             path

@@ -33,11 +33,13 @@ class Sight(NamedTuple):
 
     Attributes:
         parts: What its batch of one consists of.
-        item: What the dataset gave.
+        batch: That batch, where it was asked for.
+        item: What the dataset gives, where it was asked for.
     """
 
     parts: list[Part]
-    item: Any
+    batch: Any = None
+    item: Any = None
 
 
 class Singles(KeyedDataset):
@@ -51,7 +53,7 @@ class Singles(KeyedDataset):
         collate: The loader's.
         keys: Positions in the dataset.
         words: What each is seeded by, in a first and in a second draw.
-        items: Of so many, the first ones, the item is handed out too.
+        items: Of so many, the first ones, batch and item are handed out too.
         """
         super().__init__(dataset)
         vars(self).update(_collate=collate, _keys=list(keys), _words=list(words), _items=items)
@@ -59,8 +61,12 @@ class Singles(KeyedDataset):
     def __getitem__(self, place: tuple[int, int]) -> Sight:
         which, draw = place
         _seed(self._words[draw][which])
-        item = item_of(self._keyed, self._keys[which])
-        return Sight(parts_of(self._collate([item])), item if which < self._items else None)
+        batch = self._collate([item_of(self._keyed, self._keys[which])])
+        if which >= self._items or draw:
+            return Sight(parts_of(batch))
+        # Asked for once more, because a collate may take its items apart.
+        _seed(self._words[draw][which])
+        return Sight(parts_of(batch), batch, item_of(self._keyed, self._keys[which]))
 
 
 def item_of(dataset: Any, key: int) -> Any:
@@ -150,7 +156,7 @@ def sights(
         ids: Of all examples.
         positions: Which of them.
         workers: Whether a loader with workers asks the dataset in a worker, so that this process does not open what each worker opens.
-        items: Of how many of them the item is wanted too.
+        items: Of how many of them batch and item are wanted too.
         again: How many of them are drawn once more, under another seed.
 
     Returns:
@@ -259,7 +265,7 @@ class Watcher:
                 )
                 if evaluate:
                     self._batch = collated(self._loader, [one.item for one in self._seen[:few]], torch.device("cpu"))
-                self._seen = [Sight(one.parts, None) for one in self._seen]
+                self._seen = [Sight(one.parts) for one in self._seen]
             self._drawn = drawn_parts(self._seen, second)
         except Exception as error:
             self._seen, self._evaluate = [], False
