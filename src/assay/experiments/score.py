@@ -227,6 +227,8 @@ def served(
             folder=str(run.folder),
         )
         remarks = () if first is None else tuple(first.remarks[name] for name in one.targets if name in first.remarks)
+        # What could not be held against the recording concerns all that is taken from the replay.
+        remarks += first.cautions if first is not None and one.needs & REPLAYED else ()
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
@@ -431,7 +433,9 @@ def _replays(
         targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
     found: list[Replay] = []
     for model in models:
-        replay = taken_again(model, loop=loop, targets=targets, replaying=replaying, references=references)
+        replay = taken_again(
+            model, loop=loop, targets=targets, replaying=replaying, references=references, asked={target for _, target in asked}
+        )
         replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
         # Each knows all, itself among them, also those that are still to come.
         replay.peers = found

@@ -36,6 +36,7 @@ from ..training.wrappers import names_inside, unwrapped
 from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of, keyed_copy
 from .loop import seed_loop, untouched_generators
 from .rows import ENOUGH, Finding, moved_in
+from .sights import Watcher
 from .wrapped import inner_optimizer
 
 
@@ -102,8 +103,9 @@ def record(
             epochs (the newest stays too, to resume from).
         live: Methods to run along: folds over epochs, whose scores need no stored logits, and folds over steps, such as `liveval`. One
             that cannot go on stops with a warning; training and recording never end with it.
-        losses: For methods that run along with the steps: `losses(model, batch)`, the loss of each example; cross-entropy of a batch
-            `(inputs, labels)` by default.
+        losses: `losses(model, batch)`, the loss of each example, for methods that run along with the steps, and for the losses of a few
+            examples in eval mode at each epoch's end, against which model and data are held when the run is scored; cross-entropy of a
+            batch `(inputs, labels)` by default.
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
         class_names: One name per output of the model.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
@@ -311,6 +313,7 @@ class LoopRecorder:
         self._place = np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
+        self._watcher = Watcher(loader, chosen, recorder.ids, losses, forward)
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._rows = RowWatch(recorder.ids)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
@@ -396,6 +399,7 @@ class LoopRecorder:
                 "resume=True to go on."
             )
         self._settle()
+        self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints)
         if not self.epochs and self.recorder.keeps_checkpoints:
             tensors, note = pack(self._parts.state())
             self.recorder.start(tensors, {"state": note})
@@ -550,11 +554,12 @@ class LoopRecorder:
         if self._uncommitted:
             # Before the commit: what cannot be saved now cannot be saved by trying once more.
             self._uncommitted = False
+            content = self._watcher.stored(self._model, self.recorder.epoch_labels, not self.epochs)
             if self.recorder.keeps_checkpoints:
                 tensors, note = pack(self._parts.state())
-                self.recorder.commit(tensors, {"state": note})
+                self.recorder.commit(tensors, {"state": note}, content)
             else:
-                self.recorder.commit()
+                self.recorder.commit(content=content)
 
     def _leave(self, epoch: OpenEpoch) -> None:
         self._open = None

@@ -570,12 +570,23 @@ class Recorder:
                 f"All {len(self.ids)} labels are class {int(self._epoch_labels[0])}; valuing needs at least 2 classes."
             )
 
-    def commit(self, state: Mapping[str, Tensor] | None = None, notes: Mapping[str, str] | None = None) -> Commit:
+    @property
+    def epoch_labels(self) -> Int[Tensor, " examples"]:
+        """The labels of the epoch that is complete but not committed yet."""
+        return self._epoch_labels
+
+    def commit(
+        self,
+        state: Mapping[str, Tensor] | None = None,
+        notes: Mapping[str, str] | None = None,
+        content: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None,
+    ) -> Commit:
         """Put the epoch on disk: one shard, what goes with it, and last the line that makes it count.
 
         Args:
             state: Model and optimizer at the epoch's end, for the checkpoint.
             notes: Texts saved in the checkpoint.
+            content: What the examples consist of (see `runs.content`), as tensors and notes that go into the shard.
 
         Raises:
             UsageError: An example was not visited or came twice, a label is no class, or all labels are equal.
@@ -616,13 +627,15 @@ class Recorder:
         stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
         if self._momenta:
             stored["momenta"] = torch.tensor(self._momenta, dtype=torch.float64)
+        told_of_content, noted = content or ({}, {})
+        stored |= told_of_content
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
         wanted = state is not None and self.keeps_checkpoints
         checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
         commit = Commit(
             epoch=epoch,
-            shard=self._save(self.paths.shard(epoch), stored),
+            shard=self._save(self.paths.shard(epoch), stored, noted),
             checkpoint=checkpoint,
             start=self._save(self.paths.start, *self._start) if self._start is not None else None,
             sums=sums,
