@@ -1,39 +1,49 @@
 """Saving and loading what is made from runs: scores, decisions, verdicts, curves, studies and the planted truth."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pydantic
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ..core.curve import Curve, Removal
 from ..core.decision import Decision
-from ..core.errors import RunError, UsageError
+from ..core.errors import MOST_WORDS, RunError, UsageError, some
 from ..core.exhibit import Agreement
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.scores import Direction, Scores
 from ..core.study import Best, Contest, Law, Pruned, Study, Theory
-from ..core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
-from .disk import replace
+from ..core.trial import Outcome, Verdict
+from .disk import read_bytes, replace
 from .paths import RunPaths
-from .schema import seal, unseal
+from .schema import FrozenModel, first_of, seal, unseal
 from .tables import read_table, write_table
 
 Made = TypeVar("Made")
+REAL, WHOLE = "double or float", "int64 or int32 or int16 or int8 or uint8"
+"""Types of columns."""
+ROUNDING = 1e-9
+"""How far a fraction may be outside 0..1."""
 
 
 def save_scores(scores: Scores, path: Path) -> None:
     """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, for means a column per repetition, and in its metadata what it means and comes from.
 
     Raises:
+        UsageError: A value is not finite.
         NotWritten: The operating system refuses.
     """
+    if not bool(scores.values.isfinite().all()):
+        bad = scores.ids.take(~scores.values.isfinite())
+        raise UsageError(f"{scores.title}: {len(bad)} values are not finite, of ids {some(bad, len(bad))}; scores hold numbers.")
     notes = {
         "method": scores.method,
         "options": dict(scores.options),
@@ -59,22 +69,26 @@ def load_scores(path: Path) -> Scores:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, notes = read_table(path, "scores")
+    ids, columns, notes = read_table(path, "scores", {"value": REAL, "epoch *": REAL, "repeat *": REAL})
     with _whole(path):
+        said = _said(ScoresNotes, notes)
+        values = torch.from_numpy(columns["value"]).to(torch.float64)
+        if not bool(values.isfinite().all()):
+            raise ValueError("a value is not finite")
         return Scores(
             ids=ids,
-            values=torch.from_numpy(columns["value"]).to(torch.float64),
-            method=notes["method"],
-            options=notes["options"],
-            title=notes["title"],
-            direction=Direction(notes["direction"]),
-            unit=notes["unit"],
-            unscored=Ids(notes["unscored"]),
-            lineage=_read_lineage(notes["lineage"], path),
+            values=values,
+            method=said.method,
+            options=said.options,
+            title=said.title,
+            direction=said.direction,
+            unit=said.unit,
+            unscored=Ids(said.unscored),
+            lineage=_at_home(said.lineage, path),
             by_epoch=_rows("epoch", columns),
             repeats=_rows("repeat", columns),
-            diagnostics=notes.get("diagnostics", {}),
-            warnings=tuple(notes.get("warnings", ())),
+            diagnostics=said.diagnostics,
+            warnings=said.warnings,
         )
 
 
@@ -110,18 +124,19 @@ def load_decision(path: Path) -> Decision:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, notes = read_table(path, "decision")
+    ids, columns, notes = read_table(path, "decision", {"action": "int8", "label": WHOLE, "weight": REAL, "reason": "text"})
     with _whole(path):
+        said = _said(DecisionNotes, notes)
         return Decision(
             ids=ids,
             actions=torch.from_numpy(columns["action"]).to(torch.int64),
             labels=torch.from_numpy(columns["label"]).to(torch.int64),
             weights=torch.from_numpy(columns["weight"]).to(torch.float64),
             reasons=tuple(columns["reason"]),
-            policy=notes["policy"],
-            options=notes["options"],
-            title=notes["title"],
-            lineage=_read_lineage(notes["lineage"], path),
+            policy=said.policy,
+            options=said.options,
+            title=said.title,
+            lineage=_at_home(said.lineage, path),
         )
 
 
@@ -140,7 +155,7 @@ def load_truth(path: Path) -> tuple[Ids, Int[Tensor, " examples"]]:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, _ = read_table(path, "truth")
+    ids, columns, _ = read_table(path, "truth", {"true_label": WHOLE})
     return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
 
 
@@ -160,7 +175,7 @@ def load_json(kind: str, path: Path) -> dict[str, Any]:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
     try:
-        body = path.read_bytes()
+        body = read_bytes(path)
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; make it first.") from error
     except OSError as error:
@@ -183,7 +198,7 @@ def load_outcome(path: Path) -> Outcome:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    return _flat("outcome", Outcome, path)
+    return _noun("outcome", Outcome, path)
 
 
 def save_verdict(verdict: Verdict, path: Path) -> None:
@@ -201,19 +216,8 @@ def load_verdict(path: Path) -> Verdict:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    body = load_json("verdict", path)
-    with _whole(path):
-        return Verdict(
-            decision=body["decision"],
-            outcomes=tuple(Outcome(**one) for one in body["outcomes"]),
-            comparisons=tuple(Comparison(**one) for one in body["comparisons"]),
-            detections=tuple(
-                Detection(**{**one, "curve": tuple((float(x), float(y)) for x, y in one["curve"])}) for one in body["detections"]
-            ),
-            cleaning=Cleaning(**body["cleaning"]) if body["cleaning"] else None,
-            plan=body["plan"],
-            lineage=_read_lineage(body["lineage"], path),
-        )
+    verdict = _noun("verdict", Verdict, path)
+    return dataclasses.replace(verdict, lineage=_at_home(verdict.lineage, path))
 
 
 def save_removal(removal: Removal, path: Path) -> None:
@@ -231,7 +235,7 @@ def load_removal(path: Path) -> Removal:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    return _flat("removal", Removal, path)
+    return _noun("removal", Removal, path)
 
 
 def save_curve(curve: Curve, path: Path) -> None:
@@ -249,16 +253,8 @@ def load_curve(path: Path) -> Curve:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    body = load_json("curve", path)
-    with _whole(path):
-        return Curve(
-            scores=body["scores"],
-            retrained=body["retrained"],
-            removals=tuple(Removal(**one) for one in body["removals"]),
-            best=body["best"],
-            chosen_by=body["chosen_by"],
-            lineage=_read_lineage(body["lineage"], path),
-        )
+    curve = _noun("curve", Curve, path)
+    return dataclasses.replace(curve, lineage=_at_home(curve.lineage, path))
 
 
 def save_study(study: Study, path: Path) -> None:
@@ -290,18 +286,16 @@ def load_study(path: Path) -> Study:
             rows = [[math.nan if cell is None else cell for cell in row] for row in agreement["correlations"]]
             agreement = Agreement(tuple(agreement["titles"]), torch.tensor(rows, dtype=torch.float64), agreement["measure"])
         return Study(
-            name=body["name"],
-            settings=body["settings"],
-            facts=body["facts"],
-            trained=tuple(Pruned(**one) for one in body["trained"]),
-            laws=tuple(Law(**one) for one in body["laws"]),
-            frontiers=tuple(Best(**one) for one in body["frontiers"]),
-            contests=tuple(Contest(**{**one, "comparison": Comparison(**one["comparison"])}) for one in body["contests"]),
+            name=_typed(str, body["name"]),
+            settings=_typed(dict[str, object], body["settings"]),
+            facts=_typed(dict[str, str], body["facts"]),
+            trained=_typed(tuple[Pruned, ...], body["trained"]),
+            laws=_typed(tuple[Law, ...], body["laws"]),
+            frontiers=_typed(tuple[Best, ...], body["frontiers"]),
+            contests=_typed(tuple[Contest, ...], body["contests"]),
             agreement=agreement,
-            theory=tuple(
-                Theory(**{**one, "alphas": tuple(one["alphas"]), "errors": tuple(one["errors"])}) for one in body["theory"]
-            ),
-            notes=tuple(body["notes"]),
+            theory=_typed(tuple[Theory, ...], body["theory"]),
+            notes=_typed(tuple[str, ...], body["notes"]),
         )
 
 
@@ -313,15 +307,96 @@ def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
         return None
 
 
-def _flat(kind: str, noun: Callable[..., Made], path: Path) -> Made:
-    """A noun whose fields are numbers and texts only."""
+FRACTIONS = frozenset(
+    [
+        "accuracy",
+        "validation_accuracy",
+        "test_accuracy",
+        "auc",
+        "average_precision",
+        "precision_at_planted",
+        "recovered",
+        "p",
+        "size",
+        "fraction",
+    ]
+)
+COUNTS = frozenset(
+    ["examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds"]
+)
+"""Fields, in any noun, that lie in 0..1; and fields that are 0 or more."""
+
+
+def _noun(kind: str, noun: type[Made], path: Path) -> Made:
+    """A noun that was saved as JSON, every field of its very type and within its range."""
     body = load_json(kind, path)
     with _whole(path):
-        return noun(**body)
+        return _typed(noun, body)
+
+
+def _typed(kind: Any, body: object) -> Any:
+    """What JSON holds, as this type; nothing is converted.
+
+    Raises:
+        ValueError: With the field that is of another type, or outside its range.
+    """
+    made = pydantic.TypeAdapter(kind).validate_json(json.dumps(body), strict=True)
+    _check_ranges(made, body)
+    return made
+
+
+def _check_ranges(made: object, body: Any) -> None:
+    if isinstance(made, (tuple, list)):
+        for inner, raw in zip(made, body, strict=True):
+            _check_ranges(inner, raw)
+    if not dataclasses.is_dataclass(made):
+        return
+    fields = {field.name for field in dataclasses.fields(made)}
+    if alien := sorted(set(body) - fields):
+        raise ValueError(f"it has the field {alien[0]!r}, which is none of its kind")
+    for name in fields & set(body):
+        value = getattr(made, name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            # A training that went astray has such a loss, and its accuracy counts.
+            if value != value and "loss" not in name:
+                raise ValueError(f"{name} is no number")
+            if (name in FRACTIONS and not -ROUNDING <= value <= 1 + ROUNDING) or (name in COUNTS and value < 0):
+                raise ValueError(f"{name} is {value}")
+        _check_ranges(value, body[name])
+
+
+class ScoresNotes(FrozenModel):
+    """What stands beside the values of scores."""
+
+    method: str
+    options: dict[str, object]
+    title: str
+    direction: Direction
+    unit: str
+    unscored: tuple[int, ...] | tuple[str, ...]
+    lineage: Lineage | None
+    diagnostics: dict[str, object] = {}
+    warnings: tuple[str, ...] = ()
+
+
+class DecisionNotes(FrozenModel):
+    """What stands beside the actions of a decision."""
+
+    policy: str
+    options: dict[str, object]
+    title: str
+    lineage: Lineage | None
+
+
+Notes = TypeVar("Notes", bound=FrozenModel)
+
+
+def _said(kind: type[Notes], notes: Mapping[str, Any]) -> Notes:
+    return kind.strictly(json.dumps({name: value for name, value in notes.items() if name not in ("format", "schema_version")}))
 
 
 class _whole:
-    """Maps a field that is missing or of the wrong type to one sentence."""
+    """Maps a field that is missing, of the wrong type or out of range to one sentence."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -329,17 +404,21 @@ class _whole:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, ValueError, UsageError)):
-            raise RunError(f"{self.path} is damaged ({type(error).__name__}: {error}); make it again.") from error
+        if isinstance(error, pydantic.ValidationError):
+            raise RunError(f"{self.path} is damaged ({first_of(error)}); make it again.") from error
+        if isinstance(error, Exception) and not isinstance(error, RunError):
+            raise RunError(
+                f"{self.path} is damaged ({type(error).__name__}: {str(error)[:MOST_WORDS]}); make it again."
+            ) from error
 
 
 def _lineage(lineage: Lineage | None) -> dict[str, Any] | None:
     return None if lineage is None else dataclasses.asdict(lineage)
 
 
-def _read_lineage(body: dict[str, Any] | None, path: Path) -> Lineage | None:
-    if body is None:
+def _at_home(lineage: Lineage | None, path: Path) -> Lineage | None:
+    if lineage is None:
         return None
     # What stands in a run's folder is of that run, wherever it has been moved to and wherever we are called from.
     home = path.absolute().parent.parent
-    return Lineage(**{**body, "folder": str(home)} if RunPaths(home).header.exists() else body)
+    return dataclasses.replace(lineage, folder=str(home)) if RunPaths(home).header.exists() else lineage

@@ -1,10 +1,19 @@
 """The only owner of file names inside the folders of runs and of studies."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
 from ..core.lineage import fingerprint
+
+_HEADS = "run.json", "study.json"
+
+
+def home_of(path: Path) -> Path | None:
+    """The folder of the run or study that a file belongs to: the outermost folder above it that holds a head; None without any."""
+    homes = [folder for folder in path.parents if any(os.path.lexists(folder / head) for head in _HEADS)]
+    return homes[-1] if homes else None
 
 
 @dataclasses.dataclass(frozen=True)

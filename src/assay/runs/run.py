@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractStepMethod, Findings, State, Stream, span
-from .disk import TensorFile
+from .disk import MOST_COMMITS, Expected, TensorFile, read_bytes
 from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
 from .tables import read_examples
@@ -44,7 +45,7 @@ class Run:
         self.header, self.commits = read_run(self.paths)
         if not self.commits and self.header.view != "none":
             raise RunError(f"{folder} has no committed epoch yet; let the recording finish its first epoch, or resume it.")
-        self.ids, self.labels, self.class_names = read_examples(self.paths.examples)
+        self.ids, self.labels, self.class_names = read_examples(self.paths.examples, self.header.examples)
         dataset = dataset_fingerprint(self.ids, self.labels)
         if len(self.ids) != self.header.examples or any(commit.dataset != dataset for commit in self.commits):
             raise RunError(f"{self.paths.examples} is damaged: its ids and labels are not those that were recorded. Restore it.")
@@ -102,8 +103,25 @@ class Run:
         """A file of the last epoch; None where there is none."""
         return getattr(self.commits[-1], what) if self.commits else None
 
-    def _open(self, file: File) -> TensorFile:
-        return TensorFile(self.folder / file.name, file.sums, file.notes)
+    def _open(self, file: File, expected: Expected | None = None) -> TensorFile:
+        return TensorFile(self.folder / file.name, file.sums, file.notes, expected)
+
+    def _expected(self, name: str, kind: torch.dtype, shape: tuple[int, ...]) -> str:
+        """What is wrong with a tensor of a shard or of the summed probabilities, in words; empty if nothing is."""
+        n, classes = len(self.ids), self.classes
+        shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {need.value: ("floating", (n,)) for need in EPOCH_NEEDS}
+        shapes |= {name: ("floating", (n, classes)) for name in ("logits", "probs")}
+        shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates")}
+        shapes |= {"correct": ("boolean", (n,))}
+        if name not in shapes:
+            return ""
+        numbers, due = shapes[name]
+        is_so = "boolean" if kind == torch.bool else "floating" if kind.is_floating_point else "whole"
+        fits = len(shape) == len(due) and all(size in (None, length) for size, length in zip(due, shape, strict=True))
+        if fits and is_so == numbers:
+            return ""
+        sizes = " x ".join("any" if size is None else str(size) for size in due)
+        return f"{name!r} holds {kind} of shape {list(shape)}, where {sizes} {numbers} numbers are due"
 
     def shard(self, epoch: int) -> TensorFile:
         """The facts of one epoch.
@@ -112,7 +130,7 @@ class Run:
             UsageError: No such epoch.
             RunError: Missing or damaged.
         """
-        return self._open(self._commit(epoch).shard)
+        return self._open(self._commit(epoch).shard, self._expected)
 
     @property
     def holds(self) -> frozenset[Need]:
@@ -123,25 +141,32 @@ class Run:
     def order(self, epoch: int) -> list[Int[Tensor, " batch"]]:
         """Positions of the examples of each step, in the order in which the epoch trained on them."""
         shard = self.shard(epoch)
-        return list(shard.read("order").to(torch.int64).split(shard.read("batch_sizes").tolist()))
+        order, sizes = shard.read("order").to(torch.int64), shard.read("batch_sizes").tolist()
+        if any(size < 0 for size in sizes) or sum(sizes) != len(order) or bool(((order < 0) | (order >= len(self.ids))).any()):
+            raise RunError(f"{shard.path} does not fit its run: its batches are not of its examples. Restore it or record again.")
+        return list(order.split(sizes))
 
     def rates(self, epoch: int) -> Float[Tensor, "steps groups"]:
         """Learning rate of each step and parameter group."""
-        return self.shard(epoch).read("rates")
+        shard = self.shard(epoch)
+        rates, steps = shard.read("rates"), len(shard.read("batch_sizes"))
+        if not rates.is_floating_point() or len(rates) != steps or rates.ndim != (2 if steps else 1):
+            raise RunError(f"{shard.path} does not fit its run: rates of shape {list(rates.shape)} for {steps} steps. Restore it.")
+        return rates
 
     def uneven_updates(self) -> tuple[int, int, int] | None:
         """(epoch, step, how often the optimizer moved) of the first step in which it did not move exactly once; None if it always did."""
         for commit in self.commits:
             if "updates" in commit.shard.sums:
                 updates = self.shard(commit.epoch).read("updates")
-                at = int((updates != 1).nonzero()[0])
-                return commit.epoch, at, int(updates[at])
+                for at in (updates != 1).nonzero().flatten().tolist():
+                    return commit.epoch, at, int(updates[at])
         return None
 
     def probs_sum(self) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities summed over all committed epochs; None if they were not kept."""
         file = self._latest("sums")
-        return self._open(file).read("probs") if file is not None else None
+        return self._open(file, self._expected).read("probs") if file is not None else None
 
     def mean_probs(self) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities averaged over all committed epochs; None if they were not kept."""
@@ -254,8 +279,12 @@ class Run:
                 "with live=['liveval'] (`--live liveval`)."
             )
         fields = [field.name for field in dataclasses.fields(Stream)]
-        files = [self._open(commit.stream) for commit in self.commits if commit.stream is not None]
-        parts = [[file.read(f"{title}|{name}") for name in fields] for file in files]
+        parts = []
+        for commit in self.commits:
+            if commit.stream is not None:
+                # One after the other, because every open file takes a handle of the process.
+                file = self._open(commit.stream)
+                parts.append([file.read(f"{title}|{name}") for name in fields])
         waiting = self._open(live)
         parts.append([waiting.read(f"{title}|found stream {name}") for name in fields])
         steps, positions, values = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -266,7 +295,7 @@ class Run:
         """How often each example stands in the recorded batches."""
         found = torch.zeros(len(self.ids), dtype=torch.int64)
         for epoch in range(self.epochs):
-            found += torch.bincount(self.shard(epoch).read("order").to(torch.int64), minlength=len(found))
+            found += torch.bincount(torch.cat([found[:0], *self.order(epoch)]), minlength=len(found))
         return found
 
     def check(self) -> int:
@@ -314,12 +343,13 @@ def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
     Raises:
         RunError: Absent, foreign, newer or damaged.
     """
-    if not paths.header.exists():
-        what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
-        raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
     try:
-        header = read_header(paths.header.read_bytes(), str(paths.header))
-        commits = read_commits(paths.commits.read_bytes(), str(paths.commits))[0] if paths.commits.exists() else []
+        if not os.path.lexists(paths.header):
+            what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
+            raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
+        header = read_header(read_bytes(paths.header), str(paths.header))
+        there = os.path.lexists(paths.commits)
+        commits = read_commits(read_bytes(paths.commits, MOST_COMMITS), str(paths.commits))[0] if there else []
     except OSError as error:
         raise RunError(f"{paths.folder} cannot be read: {error.strerror or error}.") from error
     return header, commits
