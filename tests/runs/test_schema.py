@@ -75,7 +75,13 @@ def test_a_line_of_a_later_assay_is_refused():
 
 @pytest.mark.parametrize(
     "name",
-    ["../other/epochs/epoch-000000.safetensors", "/etc/passwd", "epochs/epoch-000001.safetensors", "sums/epoch-000000.safetensors", ""],
+    [
+        "../other/epochs/epoch-000000.safetensors",
+        "/etc/passwd",
+        "epochs/epoch-000001.safetensors",
+        "sums/epoch-000000.safetensors",
+        "",
+    ],
 )
 def test_a_commit_names_the_files_of_its_epoch_only(name):
     commit = Commit(epoch=0, shard=File(name=name, sums={}, notes=0), dataset="ab", steps=1, seconds=0.1, at="now")

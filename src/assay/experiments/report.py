@@ -14,7 +14,7 @@ from ..core.scores import Scores, ScoreTable
 from ..core.trial import Verdict
 from ..data.examples import Examples
 from ..reports import render
-from ..runs.disk import replace
+from ..runs.disk import beginning, replace
 from ..runs.run import Run
 from .exhibit import MOST_SHOWN, exhibit
 from .plan import has_plan, material_of, plan_of
@@ -52,7 +52,7 @@ def report(
     """
     run = run if isinstance(run, Run) else Run(run)
     target = Path(path) if path is not None else run.paths.report
-    if target.is_dir() or (target.exists() and MARK not in target.read_bytes()[:4096]):
+    if target.is_dir() or (target.exists() and MARK not in beginning(target)):
         raise OutputExists(f"{target} is there and is no report of assay; name another file.")
     if examples is None and has_plan(run):
         examples = material_of(plan_of(run)).train

@@ -328,7 +328,7 @@ def _trials(
     with contextlib.ExitStack() as stack:
         if pool is None:
             pool = stack.enter_context(executor("inline"))
-        for name, outcome in run_all(pool, calls, run.paths.trials / "logs"):
+        for name, outcome in run_all(pool, calls, run.paths.logs):
             finished += 1
             progress.advance(
                 "verify", finished, total, f"{outcome.arm}, seed {outcome.seed}: test accuracy {outcome.accuracy:.4f}"

@@ -26,33 +26,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ..core.errors import NotWritten, RunError, RunLocked, reading
-from .paths import home_of
+from .paths import refuse_links
 
 RESTORE = "Restore it from a copy or make it again."
 MOST_TEXT = 32 * 2**20
 """Bytes of the largest JSON text that is read: objects take some 25 times the memory of the shortest text that makes them."""
 MOST_COMMITS = 512 * 2**20
 """Bytes of the largest list of commits that is read."""
-
-
-def refuse_links(path: Path) -> None:
-    """Refuse a file of a run or study that is a link, or that stands behind one. The folder of the run itself may be a link.
-
-    Raises:
-        RunError: Names the link.
-    """
-    path = path.absolute()
-    ups = [place for place, part in enumerate(path.parts) if part == ".."]
-    if ups:
-        path = Path(*path.parts[: ups[-1] + 1]).resolve().joinpath(*path.parts[ups[-1] + 1 :])
-    home = home_of(path)
-    place = home
-    for part in path.relative_to(home).parts if home is not None else ():
-        place = place / part  # type: ignore[operator]
-        if place.is_symlink():
-            raise RunError(
-                f"{place} is a link, through which files outside of {home} would be read or written. Put the file or folder itself there."
-            )
 
 
 def opened(path: Path) -> tuple[int, int]:
@@ -82,6 +62,18 @@ def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
         if size > most:
             raise RunError(f"{path} has {size:,} bytes, where {most:,} are the most that such a file may have. {RESTORE}")
         return file.read(most)
+
+
+def beginning(path: Path, most: int = 4096) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        RunError: A link inside a run, no regular file, or the operating system refuses.
+    """
+    with reading(path, RunError, "Name another file."):
+        handle, _ = opened(path)
+        with open(handle, "rb") as file:
+            return file.read(most)
 
 
 @contextlib.contextmanager
@@ -349,7 +341,7 @@ class TensorFile:
             raise RunError(f"{self.path} does not fit its run: {wrong}. Restore it from a copy or record again.")
         with self._seam():
             tensor = torch.empty(shape, dtype=kind)
-            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if end > begin else memoryview(b"")
+            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
             done = 0
             while done < end - begin:
                 part = os.preadv(self._handle, [room[done:]], self._begin + begin + done)
@@ -413,10 +405,10 @@ class WriterLock:
             RunError: The lock was deleted, or its folder was moved, since it was taken.
         """
         try:
-            there, taken = os.lstat(self._path), os.fstat(self._handle)
+            same = os.path.samestat(os.lstat(self._path), os.fstat(self._handle))
         except OSError:
-            there = taken = None
-        if there is None or taken is None or (there.st_dev, there.st_ino) != (taken.st_dev, taken.st_ino):
+            same = False
+        if not same:
             raise RunError(
                 f"{self._path.parent} is no longer the folder that is being recorded: it was moved or renamed, or its {self._path.name} was "
                 "deleted. Nothing more is written; move it back and resume the recording."

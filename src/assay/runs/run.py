@@ -151,7 +151,9 @@ class Run:
         shard = self.shard(epoch)
         rates, steps = shard.read("rates"), len(shard.read("batch_sizes"))
         if not rates.is_floating_point() or len(rates) != steps or rates.ndim != (2 if steps else 1):
-            raise RunError(f"{shard.path} does not fit its run: rates of shape {list(rates.shape)} for {steps} steps. Restore it.")
+            raise RunError(
+                f"{shard.path} does not fit its run: rates of shape {list(rates.shape)} for {steps} steps. Restore it."
+            )
         return rates
 
     def uneven_updates(self) -> tuple[int, int, int] | None:
