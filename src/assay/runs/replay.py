@@ -24,6 +24,7 @@ from ..training.functional import SeenBatch, differentiable_statistics, mode, pa
 from ..training.loop import explained
 from .disk import checksum
 from .run import Run
+from .schema import here
 
 Target = Callable[[nn.Module], Iterator[Tensor]]
 """From the model in eval mode to numbers that add up to the target; several, so that one graph need not hold all examples."""
@@ -242,6 +243,9 @@ class Replay:
     def _take(self, index: int) -> tuple[Any, tuple[Tensor, ...], bool]:
         """Take one step from where the course stands: its batch, the random state that it found, and whether it drew from it."""
         epoch, number = self._place(index)
+        # A recording that went on elsewhere after a break may have had other threads from then on.
+        if (threads := int(self.run.condition("threads", epoch))) != torch.get_num_threads():
+            torch.set_num_threads(threads)
         order, rates = self._order(epoch)
         batch, random = self._fetch(index)
         with explained(epoch, number, batch):
@@ -269,6 +273,14 @@ class Replay:
 
     def _refuse(self, epoch: int, where: str) -> NoReturn:
         first = f" ({self._differing[epoch]})" if epoch in self._differing else ""
+        here_now = here()
+        changed = {name: self.run.condition(name, epoch) for name in ("torch", "machine")}
+        other = [f"{name} {then}, here is {here_now[name]}" for name, then in changed.items() if then != here_now[name]]
+        if other:
+            raise Mismatch(
+                f"Taking {self.run.folder} again does not give what was recorded: epoch {epoch}, {where}{first}. It was recorded by "
+                f"{' and '.join(other)}: take it again there, or record it here."
+            )
         raise Mismatch(
             f"Taking {self.run.folder} again does not give what was recorded: epoch {epoch}, {where}{first}. Training was not "
             "deterministic, or model, data, optimizer or torch are not those of the recording."

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.errors import RunError, UsageError
+from ..core.errors import RunError, UsageError, some
 from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
@@ -87,6 +87,21 @@ class Run:
         # What was not trained on is told apart by what is there to be looked at.
         content = () if self.commits else (str(self.header.about.get("content", "")),)
         return fingerprint(self.dataset, self.header.view, *content, *recorded, *(model.fingerprint for model in self.members))
+
+    def condition(self, name: str, epoch: int) -> str | int:
+        """By which `code`, `torch`, `machine`, `threads` or `device` an epoch was recorded: the header's, unless it came after a break."""
+        return (self._commit(epoch).elsewhere or {}).get(name, getattr(self.header, name))  # type: ignore[call-overload]
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Which epochs were recorded after a break by other code, torch, threads or machine than the header says, in words."""
+        words: dict[str, list[int]] = {}
+        for commit in self.commits:
+            if commit.elsewhere:
+                words.setdefault(", ".join(f"{name} {value}" for name, value in sorted(commit.elsewhere.items())), []).append(
+                    commit.epoch
+                )
+        return tuple(f"epochs {some(epochs, len(epochs))} by {how}" for how, epochs in words.items())
 
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:

@@ -35,8 +35,12 @@ def here() -> dict[str, Any]:
 
 Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 Checksum = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
-MOST_THREADS = 1024
+MOST_THREADS = 512
 """More threads than any machine is given for one training; so many that a forged number cannot exhaust the machine when it is set."""
+
+Threads = Annotated[int, pydantic.Field(ge=1, le=MOST_THREADS)]
+CONDITIONS = "code", "torch", "machine", "threads", "device"
+"""Fields of a header on which the last bits of everything recorded depend."""
 
 
 class FrozenModel(pydantic.BaseModel):
@@ -76,7 +80,7 @@ class Header(FrozenModel):
     code: str
     torch: str
     machine: str
-    threads: Annotated[int, pydantic.Field(ge=1, le=MOST_THREADS)]
+    threads: Threads
     view: View
     keep_logits: bool
     mean_probs: bool
@@ -97,7 +101,11 @@ class File(FrozenModel):
 
 
 class Commit(FrozenModel):
-    """One line of `commits.jsonl`: an epoch that is wholly on disk. `start`, in the first, is the state before training."""
+    """One line of `commits.jsonl`: an epoch that is wholly on disk.
+
+    `start`, in the first, is the state before training; `elsewhere` says of an epoch that was recorded after a break by what it was recorded,
+    as far as that is not what the header says.
+    """
 
     epoch: Count
     shard: File
@@ -110,6 +118,7 @@ class Commit(FrozenModel):
     steps: Count
     seconds: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
     at: str
+    elsewhere: dict[Literal["code", "torch", "machine", "threads", "device"], str | Threads] | None = None
 
     @property
     def misnamed(self) -> str:
@@ -127,7 +136,8 @@ class Commit(FrozenModel):
 
     def line(self) -> str:
         """The JSON of the commit, a tab, and its CRC-32."""
-        body = self.model_dump_json()
+        # Left out where it says nothing, so that assays before it read the line.
+        body = self.model_dump_json(exclude={"elsewhere"} if self.elsewhere is None else None)
         return f"{body}\t{zlib.crc32(body.encode()):08x}"
 
 
