@@ -23,7 +23,7 @@ from assay.experiments.plan import plan_of
 from assay.experiments.progress import Progress
 from assay.experiments.score import score
 from assay.experiments.verify import arms, train_arm, verify
-from assay.runs.artefacts import load_truth, load_verdict, save_verdict
+from assay.runs.artefacts import load_outcome, load_truth, load_verdict, save_outcome, save_verdict
 from assay.runs.run import Run
 from experiments import small
 
@@ -370,3 +370,14 @@ def test_a_verdict_has_a_fingerprint_of_what_was_measured(tmp_path):
     assert dataclasses.replace(verdict, outcomes=tuple(other)).fingerprint != verdict.fingerprint
     save_verdict(verdict, tmp_path / "verdict.json")
     assert load_verdict(tmp_path / "verdict.json").fingerprint == verdict.fingerprint
+
+
+def test_forged_trials_are_believed_unless_everything_is_trained_again(own):
+    decision = decided(own)
+    honest = verify(decision, run=own, seeds=2, save=True)
+    (first, *_) = sorted(own.paths.trials.glob("*/kept-1.json"))
+    # With its checksum made anew, nobody can tell it from a real one.
+    save_outcome(dataclasses.replace(load_outcome(first), accuracy=1.0), first)
+    assert verify(decision, run=own, seeds=2, save=True).comparisons != honest.comparisons
+    again = verify(decision, run=own, seeds=2, save=True, again=True)
+    assert again.comparisons == honest.comparisons and load_outcome(first).accuracy < 1

@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
-from .values import MaybeWhole, Whole
+from .values import MaybeWhole, Switch, Whole
 
 
 def verify_(
-    run: Path, /, *, decision: str | None = None, seeds: Whole = 5, executor: str = "processes", workers: MaybeWhole = None
+    run: Path,
+    /,
+    *,
+    decision: str | None = None,
+    seeds: Whole = 5,
+    again: Switch = False,
+    executor: str = "processes",
+    workers: MaybeWhole = None,
 ) -> None:
     """Retrain over seeds: was the decision right?
 
@@ -21,6 +28,8 @@ def verify_(
         Name of a decision in the run; not needed if there is only one.
     seeds
         How many seeds, at least 2.
+    again
+        Train everything again, also what the folder holds finished trainings of: for a run that somebody else sent.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -39,7 +48,7 @@ def verify_(
     # Not as a table: some scores may speak of fewer examples than others.
     scores = {one.title: one for one in saved_scores(opened)}
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        verdict = verify(chosen, run=opened, scores=scores, seeds=seeds, pool=pool, save=True, progress=progress)
+        verdict = verify(chosen, run=opened, scores=scores, seeds=seeds, pool=pool, save=True, again=again, progress=progress)
     save_verdict(verdict, opened.paths.verdict(path.stem))
     show_verdict(verdict)
     say(f"Next: assay report {run} --decision {path.stem}")

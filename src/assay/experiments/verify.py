@@ -103,6 +103,7 @@ def verify(
     seeds: int = 5,
     pool: Executor | None = None,
     save: bool = False,
+    again: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
     """Retrain with the decision, with random removal of equal size and with everything, over seeds; compare, paired by seed.
@@ -119,6 +120,7 @@ def verify(
         pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
             Not with `retrain`, whose results cannot be told from those of another function.
+        again: Train everything again, whatever finished retrainings the folder holds: nobody can tell a forged one from a real one.
         progress: Told of each finished retraining.
 
     Raises:
@@ -157,7 +159,7 @@ def verify(
         for arm in arms(decision, given, seed):
             how = [json.dumps(plan.plain(), sort_keys=True), material_of(plan).content] if plan else ["own"]
             path = opened.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
-            if save and (outcome := finished(load_outcome, path)) is not None:
+            if save and not again and (outcome := finished(load_outcome, path)) is not None:
                 outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))

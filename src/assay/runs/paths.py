@@ -21,8 +21,10 @@ def refuse_links(path: Path) -> Path:
     """The path, unless a file of a run or study is a link or stands behind one. The folder of the run itself may be a link.
 
     Raises:
-        RunError: Names the link.
+        RunError: Names the link; or the name is none.
     """
+    if "\0" in str(path):
+        raise RunError(f"{path} has a NUL in it, which no name of a file has; give another name.")
     asked, path = path, path.absolute()
     ups = [place for place, part in enumerate(path.parts) if part == ".."]
     if ups:
