@@ -63,7 +63,10 @@ def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(body) if isinstance(body, bytes) else body, formats=FORMATS)
+            # Pillow knows the rarer ones only when asked to, and not every build has all.
+            Image.init()
+            formats = [kind for kind in FORMATS if kind in Image.OPEN]
+            opened = Image.open(io.BytesIO(body) if isinstance(body, bytes) else body, formats=formats)
         with opened as image:
             if image.mode.startswith(("I", "F")):
                 raise UsageError(f"{name} has {image.mode!r} pixels of more than 8 bits. Convert it to 8 bits per channel.")
