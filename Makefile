@@ -1,14 +1,25 @@
-# make demo: install into .venv and run the main job. make test: the same with the tools of development, then the tests.
+# make demo: install into .venv and run the main job. make test: the same with the tools of development, then the tests of the first group.
+# make test-slow: the second group, real and slow, and the tests of formulas with shapes checked. make processors: the tests as other processors would run them.
 PYTHON ?= python3
 BIN := .venv/bin
+# Shapes and types of tensors, checked at run time: it doubles what the tests take, so it is done where formulas are.
+SHAPES := --jaxtyping-packages=assay.core,assay.maths,assay.methods,assay.policies,assay.training,beartype.beartype
+FORMULAS := $(addprefix tests/,core maths methods policies training runs/test_replay.py test_every_method.py test_every_policy.py)
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-slow processors lint docs clean
 
 demo: .venv/installed
 	$(BIN)/assay demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SHAPES) $(FORMULAS)
+
+processors: .venv/installed-dev
+	PYTHON=$(BIN)/python tests/processors.sh
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -29,4 +40,4 @@ docs: .venv/installed
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv demo processors

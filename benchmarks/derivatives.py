@@ -1,4 +1,4 @@
-"""What the three verbs of `maths.derivatives` cost beside one forward and backward pass, and beside the ways that they replace.
+"""What slopes and gradient norms by `maths.derivatives` cost beside one forward and backward pass, and beside the ways that they replace.
 
 Six-convolution CNN, one CIFAR-10 batch, eval mode (so that every example has a gradient of its own). Each way runs in a process of its
 own, which tells the median of its seconds and how far its memory rose above what it held before. Every process times the forward
@@ -19,12 +19,9 @@ from machine import forget_peak, report, resident_mb
 from torch.func import functional_call, grad, vmap
 
 from assay import nets
-from assay.maths.derivatives import directional, directional_and_hvp, gradient_norms, joined
+from assay.maths.derivatives import directional, example_products
 
-PART = 32
-"""Examples at once in `directional_and_hvp`."""
-
-ASKED = {"directional": 1.4, "directional_and_hvp": 3.0, "gradient_norms": 2.2}
+ASKED = {"directional": 1.4, "norms": 2.2}
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -39,18 +36,9 @@ def ways(batch: int, device: str) -> dict:
     inputs, targets = torch.randn(batch, 3, 32, 32).to(device), torch.randint(10, (batch,)).to(device)
     params = {name: value.detach() for name, value in module.named_parameters()}
     direction = {name: torch.randn_like(value) for name, value in params.items()}
-    weights = torch.full((batch,), 1 / batch, device=device)
 
     def losses(here):
         return loss(functional_call(module, here, (inputs,)), targets)
-
-    def in_parts(way):
-        return joined(
-            directional_and_hvp(
-                lambda here, x=x, y=y: loss(functional_call(module, here, (x,)), y), params, part, direction, way=way
-            )
-            for x, y, part in zip(inputs.split(PART), targets.split(PART), weights.split(PART), strict=True)
-        )
 
     def train_step():
         module.zero_grad(set_to_none=True)
@@ -76,10 +64,7 @@ def ways(batch: int, device: str) -> dict:
     return {
         "train": train_step,
         "directional": lambda: directional(losses, params, direction),
-        "directional_and_hvp": lambda: in_parts("forward"),
-        "directional_and_hvp, undivided": lambda: directional_and_hvp(losses, params, weights, direction),
-        "double backward": lambda: in_parts("double backward"),
-        "gradient_norms": lambda: gradient_norms(module, params, inputs, targets, loss),
+        "norms": lambda: example_products(module, params, inputs, targets, loss).squares,
         "vmap of gradients": vmapped,
         "loop over examples": looped,
     }

@@ -14,6 +14,7 @@ _HOMES = {
     "score_apart": "experiments.score",
     "choose": "experiments.choose",
     "verify": "experiments.verify",
+    "seeds_needed": "experiments.verify",
     "cleanse": "experiments.cleanse",
     "curve_for": "experiments.cleanse",
     "study_scaling": "studies.scaling",

@@ -1,4 +1,4 @@
-"""The command line as people use it: in processes of its own, with one torch thread each."""
+"""The command line as people use it: in processes of its own, with as many torch threads as the tests have."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import time
 
 from assay.cli.app import run_app
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": os.environ.get("ASSAY_TEST_THREADS", "1"), "COLUMNS": "100"}
 SMALL = ("--data", "digits:test=1400", "--net", "logistic", "--plant", "uniform:rate=0.1", "--epochs", "3", "--batch", "64")
 """397 of scikit-learn's digits, a linear net, three epochs."""
 LONG = (*SMALL[:-3], "120", *SMALL[-2:])

@@ -1,9 +1,13 @@
-"""The whole way by command, each step in a process of its own."""
+"""The whole way by command; in the second group each step in a process of its own."""
 
+import contextlib
+import io
 import re
+import shutil
 
 import pytest
 
+from assay.cli.app import run_app
 from assay.experiments.report import MARK
 from assay.runs.artefacts import load_decision, load_scores, load_verdict
 from assay.runs.run import Run
@@ -12,8 +16,16 @@ from cli.shell import SMALL, assay, here
 DECISION = "top_k+keep=0.9-by-aum"
 
 
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def inside(*arguments, cwd):
+    """Exit code, stdout and stderr of `assay ...`, without a new process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_app(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module", params=[inside, pytest.param(assay, marks=pytest.mark.slow)], ids=["inside", "processes"])
+def chain(request, tmp_path_factory):
     """Folder of the run, and what each command said."""
     folder = tmp_path_factory.mktemp("chain")
     commands = {
@@ -26,7 +38,7 @@ def chain(tmp_path_factory):
     }
     said = {}
     for verb, command in commands.items():
-        code, out, err = assay(*command, cwd=folder)
+        code, out, err = request.param(*command, cwd=folder)
         assert code == 0 and err == "", (verb, out, err)
         said[verb] = out
     return folder / "run", said
@@ -49,7 +61,10 @@ def test_every_step_leaves_its_artefact(chain):
 def test_every_step_names_the_next_one(chain):
     _, said = chain
     assert "Next: assay score run all" in said["record"]
-    assert "Next: assay choose run aum --policy top_k --keep 0.9" in said["score"]
+    below = int((load_scores(chain[0] / "scores" / "aum.parquet").values < 0).sum())
+    assert (
+        f"aum is below 0 for {below} of 397 examples" in said["score"] and "Next: assay report run --first aum" in said["score"]
+    )
     assert f"Next: assay verify run --decision {DECISION}" in said["choose"]
     assert f"Next: assay report run --decision {DECISION}" in said["verify"]
 
@@ -75,8 +90,27 @@ def test_every_step_says_what_came_out(chain):
     assert "\x1b" not in "".join(said.values()), "plain lines where there is no terminal"
 
 
-def test_a_score_whose_large_values_are_suspect_is_not_kept_from_the_top(chain, capsys):
-    assert "--policy bottom_k" in here(capsys, "score", chain[0], "loss")[1]
+def test_no_step_advises_to_drop_what_nobody_has_counted(chain, capsys):
+    for method, words in (
+        ("loss", "How many labels are wrong loss does not say"),
+        ("entropy", "says nothing about wrong labels"),
+    ):
+        code, out, _ = here(capsys, "score", chain[0], method)
+        assert code == 0 and words in out and f"Next: assay report {chain[0]} --first {method}" in out
+        assert "--keep" not in out and "--policy" not in out
+
+
+def test_one_method_that_the_run_cannot_serve_does_not_take_the_others_with_it(chain, capsys, tmp_path):
+    shutil.copytree(chain[0], tmp_path / "run")
+    code, out, _ = here(capsys, "score", tmp_path / "run", "loss", "dual")
+    assert (
+        code == 0 and "left out dual reads at least 10 epochs, but this run has 3" in out and "dual:window=3, which fits" in out
+    )
+    assert (tmp_path / "run" / "scores" / "loss.parquet").exists()
+    code, _, err = here(capsys, "score", tmp_path / "run", "loss", "dual", "--strict")
+    assert code == 3 and "dual:window=3" in err
+    code, _, err = here(capsys, "score", tmp_path / "run", "loss", "duel")
+    assert code == 2 and "Did you mean dual" in err
 
 
 def test_every_step_taken_again_finds_its_work_done(chain, capsys):
@@ -98,7 +132,7 @@ def test_every_step_taken_again_finds_its_work_done(chain, capsys):
 def test_all_scores_what_the_run_allows_and_says_what_it_leaves_out(chain, capsys):
     folder, _ = chain
     code, out, _ = here(capsys, "score", folder, "all", "dual:window=3")
-    assert code == 0 and "left out tdds: " in out and "--keep-logits" in out and "left out dual: " in out
+    assert code == 0 and "left out tdds needs logits" in out and "--keep-logits" in out and "left out dual reads" in out
     assert (folder / "scores" / "forgetting.parquet").exists() and (folder / "scores" / "dual+window=3.parquet").exists()
 
 

@@ -1,9 +1,12 @@
+import pytest
+
 from assay.experiments.report import MARK
 from assay.runs.artefacts import load_verdict
 from assay.runs.run import Run
 from cli.shell import assay, here
 
 
+@pytest.mark.slow
 def test_the_demo_goes_the_whole_way_and_goes_on_from_what_is_there(tmp_path, capsys):
     code, out, err = assay("demo", "--seeds", "2", cwd=tmp_path)
     assert code == 0 and err == "", (out, err)

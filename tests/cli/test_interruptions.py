@@ -27,6 +27,7 @@ def committed(folder, epochs):
     return lambda: (folder / "commits.jsonl").exists() and (folder / "commits.jsonl").read_bytes().count(b"\n") >= epochs
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_recording_is_one_sentence_and_can_be_gone_on_from(tmp_path, whole, capsys):
     folder = tmp_path / "run"
     process = start("record", "run", *LONG, cwd=tmp_path)
@@ -41,6 +42,7 @@ def test_ctrl_c_while_recording_is_one_sentence_and_can_be_gone_on_from(tmp_path
     assert Run(folder).fingerprint == whole.fingerprint and contents(Run(folder)) == contents(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_recording_opens_and_goes_on(tmp_path, whole, capsys):
     folder = tmp_path / "run"
     process = start("record", "run", *LONG, cwd=tmp_path)
@@ -59,9 +61,11 @@ def test_a_killed_recording_opens_and_goes_on(tmp_path, whole, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_second_writer_is_refused_while_the_first_writes(tmp_path, capsys):
     folder = tmp_path / "run"
-    process = start("record", "run", *LONG, cwd=tmp_path)
+    # So many epochs that it still writes when the signals come, however late that is.
+    process = start("record", "run", *LONG[:-3], "20000", *LONG[-2:], cwd=tmp_path)
     wait_until(committed(folder, 1), process)
     process.send_signal(signal.SIGSTOP)
     code, _, err = here(capsys, "record", folder, *LONG, "--resume")
@@ -74,6 +78,7 @@ def test_a_second_writer_is_refused_while_the_first_writes(tmp_path, capsys):
     assert finish(process)[0] == 130
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_verifying_keeps_what_is_finished(tmp_path, capsys):
     folder = tmp_path / "run"
     assert here(capsys, "record", folder, *SMALL[:-3], "40", *SMALL[-2:])[0] == 0
@@ -111,6 +116,7 @@ def remount(place, how):
     subprocess.run(["mount", "-o", f"remount,{how}", place], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_what_was_saved_is_intact(disk, tmp_path, capsys):
     code, _, err = here(capsys, "record", disk / "run", *LONG)
     assert code == 5 and "the disk is full" in sentence(err) and "intact" in err

@@ -5,6 +5,8 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
 from cli.shell import ENVIRONMENT, LONG, PATIENCE, SMALL
 
 
@@ -36,6 +38,7 @@ def test_progress_is_live_on_a_terminal(tmp_path):
     assert "record 1/3 train accuracy" not in drawn, "these are the plain lines of a pipe (test_chain)"
 
 
+@pytest.mark.slow
 def test_who_ranks_first_stands_in_a_table_while_training_goes_on(tmp_path):
     # Long enough to be drawn more than once on any machine.
     drawn = seen("record", "run", *LONG, "--live", "liveval,aum", cwd=tmp_path)

@@ -182,6 +182,7 @@ def interrupted(tmp_path, signal_number):
     return said, workers
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c_ends_the_workers_and_begins_nothing_new(tmp_path):
     said, workers = interrupted(tmp_path, signal.SIGINT)
@@ -190,6 +191,7 @@ def test_ctrl_c_ends_the_workers_and_begins_nothing_new(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_killing_the_parent_leaves_no_worker_behind(tmp_path):
     _, workers = interrupted(tmp_path, signal.SIGKILL)
@@ -214,6 +216,7 @@ def test_bad_arguments_are_refused(tmp_path):
         list(run_all(executor("inline"), squares(1), tmp_path / "file"))
 
 
+@pytest.mark.slow
 def test_calls_that_were_cancelled_before_the_workers_are_ended_trouble_nobody(tmp_path, monkeypatch):
     # Ctrl-C may come while the caller looks at a result: what waits is then cancelled first, the workers are ended after.
     caught = []

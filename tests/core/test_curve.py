@@ -55,6 +55,12 @@ def test_the_choice_in_words():
         "By validation loss the best count is 3: 0.4000, against 0.5000 with nothing removed and 0.6000 with as many random examples "
         "removed. Test accuracy: 70.00 %, 70.00 % and 53.00 %."
     )
+    unlucky = [dataclasses.replace(one, test_accuracy=0.65) if one.arm == WORST else one for one in curve().removals]
+    misled = dataclasses.replace(curve(), removals=tuple(unlucky))
+    assert misled.misled and not curve().misled and not curve(0).misled
+    assert misled.sentence.endswith(
+        "Test accuracy: 65.00 %, 70.00 % and 53.00 %. On the test examples this count is worse than removing nothing (65.00 % against 70.00 %)."
+    )
     assert curve(10, "accuracy").sentence.startswith("By validation accuracy the best count is 10: 90.00 %, against 80.00 % with")
     assert curve(0).sentence == "No count is better than removing nothing, by validation loss (0.5000 with nothing removed)."
 

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from assay.core.decision import Action, Decision
 from assay.core.errors import UsageError
@@ -58,3 +60,25 @@ def test_the_fingerprint_is_of_what_is_done():
 
 def test_the_stored_numbers_stay():
     assert {action.name: int(action) for action in Action} == {"DROP": 0, "KEEP": 1, "RELABEL": 2, "WEIGHT": 3}
+
+
+def test_what_is_kept_goes_into_a_subset_of_the_dataset():
+    dataset = TensorDataset(10 * torch.arange(6))
+    actions, weights = torch.tensor([1, 0, 1, 1, 0, 1]), torch.tensor([1.0, 0, 1, 1, 0, 1], dtype=torch.float64)
+    kept = [0, 20, 30, 50]
+    for ids in (Ids(range(6)), Ids(list("abcdef"))):
+        made = Decision(ids, actions, torch.full((6,), -1), weights, ("",) * 6, "made", {}, "made by hand")
+        assert made.kept_positions.dtype == torch.int64
+        assert [int(row[0]) for row in Subset(dataset, made.kept_positions)] == kept
+        assert [int(row) for (rows,) in DataLoader(Subset(dataset, made.kept_positions), batch_size=3) for row in rows] == kept
+        assert np.arange(0, 60, 10)[made.kept_positions].tolist() == kept
+    default = Decision(Ids(range(6)), actions, torch.full((6,), -1), weights, ("",) * 6, "made", {}, "made by hand").kept_ids
+    assert [int(row) for (rows,) in DataLoader(Subset(dataset, default), batch_size=3) for row in rows] == kept
+    assert np.arange(0, 60, 10)[default].tolist() == kept and torch.tensor(default).tolist() == [0, 2, 3, 5]
+
+
+def test_a_decision_on_many_is_printed_in_a_line():
+    n = 20_000
+    actions = (torch.arange(n) % 10 > 0).long()
+    made = Decision(Ids(range(n)), actions, torch.full((n,), -1), actions.double(), ("why " * 9,) * n, "made", {}, "made by hand")
+    assert repr(made) == "Decision(made by hand: drop 2,000, keep 18,000 of 20,000 examples)"

@@ -119,3 +119,39 @@ def test_keys_do_not_depend_on_the_order(values):
     keys = Ids(values).keys
     assert keys.dtype == np.uint64 and len(set(keys.tolist())) == len(values)
     assert np.array_equal(Ids(values[::-1]).keys, keys[::-1])
+
+
+@hypothesis.given(NUMBERS.filter(len) | TEXTS.filter(len), st.data())
+def test_ids_read_like_a_list_of_them(values, data):
+    ids, place = Ids(values), data.draw(st.integers(-len(values), len(values) - 1))
+    assert ids[place] == values[place] == ids[np.int64(place)] == ids[torch.tensor(place)] and type(ids[place]) is type(
+        values[place]
+    )
+    part = data.draw(st.slices(len(values)))
+    assert list(ids[part]) == values[part] and isinstance(ids[part], Ids)
+    places = data.draw(st.lists(st.integers(0, len(values) - 1), unique=True))
+    mask = [at in places for at in range(len(values))]
+    expected = [values[at] for at in places]
+    assert (
+        list(ids[places])
+        == list(ids[np.array(places, np.int64)])
+        == list(ids[torch.tensor(places, dtype=torch.int64)])
+        == expected
+    )
+    assert list(ids[mask]) == list(ids[torch.tensor(mask)]) == [value for value, taken in zip(values, mask, strict=True) if taken]
+    assert values[place] in ids and object() not in ids and True not in ids and None not in ids
+    for beyond in (len(values), -len(values) - 1):
+        with pytest.raises(IndexError):
+            ids[beyond]
+
+
+@hypothesis.given(NUMBERS, st.integers(-(2**63), 2**63 - 1))
+def test_ids_go_into_arrays_and_tensors(values, other):
+    ids = Ids(values)
+    assert (
+        np.asarray(ids).dtype == np.int64 and np.asarray(ids).tolist() == values and np.array(ids, np.float64).dtype == np.float64
+    )
+    assert torch.tensor(ids, dtype=torch.int64).tolist() == torch.as_tensor(np.array(ids)).tolist() == values
+    assert (other in ids) == (other in values) and str(other) not in ids
+    texts = Ids([str(value) for value in values] or ["x"])
+    assert np.asarray(texts).dtype.kind == "U" and 5 not in texts

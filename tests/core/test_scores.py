@@ -1,9 +1,11 @@
 import dataclasses
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from assay.core.errors import Mismatch, UnknownName, UsageError
 from assay.core.ids import Ids
@@ -38,7 +40,7 @@ def test_only_scores_in_the_unit_of_a_change_tell_harm_from_help():
 def test_directions(direction, sign, suspects):
     made = scores([1.0, 3.0, 2.0], direction=direction)
     assert made.hardness().tolist() == [sign * 1.0, sign * 3.0, sign * 2.0]
-    assert made.ranks().tolist() == ([2, 0, 1] if sign > 0 else [0, 2, 1])
+    assert made.ranks().tolist() == ([3, 1, 2] if sign > 0 else [1, 3, 2])
     assert direction.ranks_suspects == suspects
     if suspects:
         assert torch.equal(made.suspicion(), made.hardness())
@@ -114,3 +116,35 @@ def test_an_empty_table():
 def test_scores_that_do_not_belong_together(other, error, words):
     with pytest.raises(error, match=words):
         ScoreTable([scores([5.0, 6.0], dataset="cafe"), other])
+
+
+def repeated(repeats):
+    ids = Ids(range(repeats.shape[1]))
+    return Scores(ids, repeats.mean(0), "x", {}, "x", Direction.HIGH_IS_HARD, "events", repeats=repeats)
+
+
+def test_counts_on_which_repetitions_agree_have_no_interval():
+    found = repeated(torch.tensor([[0.0, 1.0, 0.25, 3.0], [0.0, 1.0, 0.5, 4.0], [0.0, 2.0, 1.0, 6.0]], dtype=torch.float64))
+    low, high = found.interval()
+    assert low.isnan().tolist() == high.isnan().tolist() == [True, True, False, False]
+    expected = ttest_1samp([3.0, 4.0, 6.0], 0).confidence_interval(0.95)
+    assert (float(low[3]), float(high[3])) == pytest.approx(tuple(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("models", [2, 3, 5, 10])
+def test_intervals_of_single_examples_cover_what_they_say(models):
+    draw = np.random.default_rng(models)
+    examples = 4000
+    spread, rate, often = draw.normal(size=examples), draw.gamma(0.5, 1, examples), draw.beta(2, 1, examples)
+    worlds = {
+        "margins": (spread + 0.3 * draw.normal(size=(models, examples)), spread),
+        "forgetting": (draw.poisson(rate, (models, examples)), rate),
+        "correctness": (draw.binomial(20, often, (models, examples)) / 20, often),
+    }
+    for name, (repeats, true) in worlds.items():
+        low, high = repeated(torch.from_numpy(repeats.astype(np.float64))).interval()
+        held = ((low <= torch.from_numpy(true)) & (torch.from_numpy(true) <= high))[~low.isnan()].double()
+        if name == "margins":
+            assert len(held) == examples
+        if len(held) > 100:
+            assert float(held.mean()) > 0.94 - 3 * (0.94 * 0.06 / len(held)) ** 0.5, name

@@ -1,7 +1,9 @@
+import dataclasses
+
 import pytest
 
 from assay.core.errors import UsageError
-from assay.core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison
+from assay.core.trial import ALL, KEPT, RANDOM, Claim, Cleaning, Comparison, Look
 
 
 def comparison(effect=0.02, low=0.01, high=0.03, p=0.004, n=5, treatment=KEPT, baseline=RANDOM):
@@ -44,3 +46,33 @@ def test_cleaning():
     made = Cleaning(planted=10, touched=8, hit=6, mended=2)
     assert made.precision == 0.75 and made.recovered == 0.6
     assert Cleaning(0, 0, 0, 0).precision == 0.0 and Cleaning(0, 0, 0, 0).recovered == 0.0
+
+
+def test_a_correction_is_part_of_the_finding():
+    made = dataclasses.replace(comparison(p=0.01), adjusted=0.02, family=2)
+    assert made.significant and "p = 0.01, 0.02 corrected for 2 comparisons, 5 seeds" in made.sentence
+    made = dataclasses.replace(made, adjusted=0.06, family=6, looks=(3, 5))
+    assert (
+        not made.significant and "0.06 corrected for 6 comparisons and earlier looks with 3 and 5 seeds, 5 seeds" in made.sentence
+    )
+
+
+def test_two_seeds_are_never_significant():
+    made = comparison(n=2, p=0.001)
+    assert not made.significant
+    assert made.sentence == (
+        "The decision and random removal of equal size: 2 seeds cannot tell (+2.00 points of test accuracy); verify with at least 3."
+    )
+
+
+def test_equal_differences_have_no_interval_and_may_be_significant():
+    made = comparison(low=None, high=None, p=0.03125, n=6)
+    assert made.significant and "no interval, because every seed shows the same difference" in made.sentence
+    with pytest.raises(UsageError, match="two ends or none"):
+        comparison(low=None)
+
+
+def test_a_claim_is_as_strong_as_its_weakest_look():
+    claim = Claim("d", "x").seen(Look(3, "a", (0.2, 0.01))).seen(Look(5, "b", (0.001, 0.02)))
+    assert claim.ps == (0.2, 0.02) and len(claim.looks) == 2
+    assert claim.seen(Look(3, "a", (0.2, 0.01))) is claim

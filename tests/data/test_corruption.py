@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
-from assay.data.corruption import plant, truth_from
-from assay.data.examples import Examples, Split
+from assay.data.corruption import plant
+from assay.data.examples import Examples
 
 
 def examples(n=60, classes=4, texts=False):
@@ -92,13 +92,3 @@ def test_class_flips_follow_the_matrix():
 def test_what_cannot_be_planted(how, words):
     with pytest.raises(UsageError, match=words):
         plant(examples(), **how)
-
-
-def test_truth_from_human_labels():
-    given = examples(6, 3)
-    truth = torch.tensor([0, 1, 2, 0, 2, 2])
-    planted = truth_from(Split(given, given, truth))
-    assert planted.examples is given and planted.mask.tolist() == [False, False, False, False, True, False]
-    assert torch.equal(planted.true_labels, truth) and planted.count == 1
-    with pytest.raises(UsageError, match="no true labels beside the given ones"):
-        truth_from(Split(given, given))

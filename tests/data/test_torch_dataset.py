@@ -5,6 +5,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from assay.core.errors import UsageError
+from assay.data.pictures import for_people
 from assay.data.torch_dataset import examples_from_dataset
 
 ROWS, LABELS = torch.arange(12.0).view(4, 3), torch.tensor([0, 1, 2, 1])
@@ -62,7 +63,7 @@ def test_images_as_tensors_and_as_pil():
     [
         ([], "is empty"),
         ([(ROWS[0], 0), ROWS[1]], "Item 1 of Items is a Tensor; give pairs"),
-        ([(ROWS[0], 0), (ROWS[1], 1, 2)], "Item 1 of Items is a tuple; give pairs"),
+        ([(ROWS[0], 0), (ROWS[1], 1, 2)], "Item 1 of Items is a tuple of 3; give pairs"),
         ([(ROWS[0], 0), (ROWS[1, :2], 1)], r"Item 1 is float32 of shape \(2,\), item 0 float32 of shape \(3,\)"),
         ([(ROWS[0], 0), (ROWS[1].double(), 1)], "Item 1 is float64"),
         ([(torch.tensor(1.0), 0)], "Input of item 0 is a single number"),
@@ -96,3 +97,60 @@ def test_a_stream_has_no_stable_ids():
 
     with pytest.raises(UsageError, match="Stream is no map-style dataset"):
         examples_from_dataset(Stream())
+
+
+BYTES = torch.randint(256, (6, 3, 5, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.25, 0.21)
+
+
+def normalised(images):
+    # As torchvision's ToTensor and Normalize do it.
+    mean, std = (torch.tensor(part).view(-1, 1, 1) for part in (MEAN, STD))
+    return [images[at].to(torch.float32).div(255).sub(mean).div(std) for at in range(len(images))]
+
+
+def test_a_normalisation_is_undone_and_done_again_to_the_same_bits():
+    items = normalised(BYTES)
+    for mean, std in ((MEAN, STD), (np.array(MEAN), torch.tensor(STD, dtype=torch.float64))):
+        examples = examples_from_dataset(Items(list(zip(items, range(6), strict=True))), mean=mean, std=std)
+        assert torch.equal((examples.inputs * 255).round().to(torch.uint8), BYTES) and examples.inputs.dtype == torch.float32
+        assert torch.equal(examples.prepared(examples.inputs), torch.stack(items))
+        assert torch.equal(for_people(examples.inputs)[0], BYTES) and for_people(examples.inputs)[1] == ""
+
+
+def test_what_was_never_normalised_stays():
+    fractions = BYTES.float() / 255
+    for inputs in (fractions, fractions * 1000, BYTES):
+        examples = examples_from_dataset(Items(list(zip(inputs, range(6), strict=True))), mean=MEAN, std=STD)
+        assert torch.equal(examples.inputs, inputs)
+
+
+def test_items_of_any_form_are_told_by_item():
+    rows = [{"image": image, "label": label} for image, label in zip(BYTES, range(6), strict=True)]
+    with pytest.raises(UsageError, match=r'Item 0 of Items is a dict; .* item=lambda row: \(row\["image"\], row\["label"\]\)'):
+        examples_from_dataset(Items(rows))
+    examples = examples_from_dataset(Items(rows), item=lambda row: (row["image"], row["label"]))
+    assert torch.equal(examples.inputs, BYTES) and examples.labels.tolist() == list(range(6))
+    with pytest.raises(UsageError, match=r"item= fails on item 0 of Items, a dict \(KeyError: 'picture'\)"):
+        examples_from_dataset(Items(rows), item=lambda row: (row["picture"], row["label"]))
+
+
+def test_arrays_with_channels_last_are_turned():
+    for images in (BYTES.repeat(1, 1, 2, 1).numpy(), BYTES.repeat(1, 1, 2, 1).numpy() / np.float32(255)):
+        turned = examples_from_dataset(Items([(image.transpose(1, 2, 0), label) for label, image in enumerate(images)]))
+        assert np.array_equal(turned.inputs.numpy(), images)
+
+
+def test_every_kind_of_pil_image_of_eight_bits():
+    colour = Image.fromarray(BYTES[0].numpy().transpose(1, 2, 0))
+    for mode, channels in (("1", 1), ("L", 1), ("LA", 1), ("P", 3), ("RGB", 3), ("RGBA", 3), ("CMYK", 3)):
+        pair = [(colour.convert(mode), 0), (colour.rotate(180).convert(mode), 1)]
+        assert examples_from_dataset(Items(pair)).shape == (channels, 5, 4)
+    with pytest.raises(UsageError, match="of more than 8 bits"):
+        examples_from_dataset(Items([(Image.fromarray(np.ones((2, 2), np.uint16)), 0)]))
+
+
+def test_short_floats_are_as_they_are_worth():
+    for kind in (torch.bfloat16, torch.float16):
+        rows = ROWS.to(kind)
+        assert torch.equal(examples_from_dataset(Items(list(zip(rows, LABELS, strict=True)))).inputs, rows.float())

@@ -254,3 +254,42 @@ def test_a_curve_of_another_dataset_is_refused(run, table):
     other = dataclasses.replace(removed(run), lineage=Lineage("another"))
     with pytest.raises(Mismatch, match="curve of mine is of dataset another"):
         exhibit(run, table, curves=[other])
+
+
+def test_what_the_decision_touches_stands_first_on_the_page(large):
+    table = score(large, ["entropy", "aum"])
+    decision = choose(table["aum"], "top_k", keep=0.98)
+    made = exhibit(large, table, decision=decision, most=200)
+    dropped, ranks = decision.dropped_ids, table["aum"].ranks()
+    assert len(dropped) == 60 and list(made.shown.ids)[:60] == sorted(
+        dropped, key=lambda id_: int(ranks[large.ids.positions(Ids([id_]))])
+    )
+    assert made.picked == (
+        "200 of 3,000 examples are shown: the 60 that the decision touches, the 70 more that rank first when each method in turn names its "
+        "most suspect or hardest, and 70 drawn at random from the rest."
+    )
+    made = exhibit(
+        large, {**table, "mine": signed(large.ids, "mine")}, decision=choose(table["aum"], "top_k", keep=0.5), most=100
+    )
+    assert len(made.shown) == 100 and "80 of the 1,500 that the decision touches" in made.picked
+    assert set(made.influences[0].harmful.ids) | set(made.influences[0].helpful.ids) <= set(made.shown.ids)
+
+
+def pictured(run, inputs):
+    return assay.examples_from_arrays(inputs, run.labels, run.ids, class_names=run.class_names)
+
+
+def test_pictures_are_shown_or_the_page_says_why_not(run, table):
+    whole = small.plan().load().train.inputs
+    whole = whole if whole.dtype == torch.uint8 else (whole * 255).round().to(torch.uint8)
+    made = exhibit(run, table, examples=pictured(run, whole.float() / 255))
+    assert torch.equal(made.shown.pictures, whole) and not [note for note in made.notes if "icture" in note or "shown" in note]
+    stretched = exhibit(run, table, examples=pictured(run, whole.float() / 255 * 4 - 2))
+    assert stretched.shown.pictures.dtype == torch.uint8 and any("stretched one by one" in note for note in stretched.notes)
+    for inputs, words in (
+        (whole.flatten(1).float(), "an input is 64 numbers, neither a picture nor a row of cells"),
+        (whole.repeat(1, 2, 1, 1), "No pictures are shown: an input has shape 2x8x8"),
+    ):
+        made = exhibit(run, table, examples=pictured(run, inputs))
+        assert made.shown.pictures is None and any(words in note for note in made.notes)
+    assert any("give report(..., examples=" in note for note in exhibit(run, table).notes)

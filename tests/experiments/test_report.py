@@ -1,6 +1,8 @@
 import pytest
+import torch
 
-from assay.core.errors import Mismatch, NotWritten, OutputExists
+from assay.core.errors import Mismatch, NotWritten, OutputExists, UsageError
+from assay.data.arrays import examples_from_arrays
 from assay.experiments.report import MARK, report
 from assay.experiments.score import score
 from experiments import small
@@ -46,3 +48,17 @@ def test_a_page_of_changed_data_is_refused(tmp_path):
     np.savez(path, inputs=rows, labels=1 - labels)
     with pytest.raises(Mismatch, match="restore the data"):
         report(run, score(run, "aum"))
+
+
+def test_images_that_cannot_be_shown_are_warned_of(own, tmp_path):
+    images = torch.rand(len(own.ids), 5, 4, 4)
+    examples = examples_from_arrays(images, own.labels, own.ids, class_names=own.class_names)
+    with pytest.warns(UserWarning, match="No pictures are shown: an input has shape 5x4x4"):
+        page = report(own, score(own, "aum"), tmp_path / "page.html", examples=examples).read_text()
+    assert "No pictures are shown: an input has shape 5x4x4" in page
+
+
+def test_a_name_too_long_for_the_disk_is_refused(own):
+    for name in ("x" * 300, "y\0z"):
+        with pytest.raises(UsageError, match=r"report: path= (has a name of 300 bytes|is 'y.x00z', which holds a NUL)"):
+            report(own, score(own, "aum"), name)

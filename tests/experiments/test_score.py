@@ -1,9 +1,14 @@
 import dataclasses
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, UnknownName, UsageError
+from assay.core.ids import Ids
+from assay.core.method import AbstractDynamicsMethod
 from assay.core.method import score as straight
 from assay.experiments import score as module
 from assay.experiments.again import Replaying, mean_loss
@@ -12,7 +17,7 @@ from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.entropy import Entropy
 from assay.runs.artefacts import load_scores, save_scores
-from assay.runs.gather import gather
+from assay.runs.gather import gather, gather_logits
 from assay.runs.run import Run
 from experiments import small
 from methods.loops import World
@@ -23,9 +28,9 @@ def computed(monkeypatch):
     titles = []
     original = module._computed
 
-    def spy(run, methods, replay):
+    def spy(run, methods, *beside):
         titles.extend(method.title for method in methods)
-        return original(run, methods, replay)
+        return original(run, methods, *beside)
 
     monkeypatch.setattr(module, "_computed", spy)
     return titles
@@ -106,7 +111,6 @@ def test_scorable_says_what_works_and_why_the_rest_does_not(run):
     assert sorted([*able, *unable]) == sorted(catalogue())
     assert score(run, able).keys() == set(able)
     for name, why in unable.items():
-        assert name in why
         if catalogue()[name]().needs & BESIDE:
             assert ("takes the training again" if catalogue()[name]().needs & REPLAYED else "looks at the data") in why
             continue
@@ -235,3 +239,152 @@ def test_a_reference_that_no_method_asks_for_is_refused(held):
 def test_what_no_replay_could_keep_to_is_refused_even_where_none_is_needed(given, words):
     with pytest.raises(UsageError, match=words):
         Replaying(**given)
+
+
+def test_a_method_that_the_run_cannot_serve_does_not_take_the_others_with_it(own):
+    with pytest.warns(UserWarning, match="was not scored: ") as caught:
+        table = score(own.folder, ["aum", "dual", "tdds", "loss"], save=True)
+    assert len(caught) == 2, "one sentence each"
+    assert list(table) == ["aum", "loss"] and list(table.refused) == ["dual", "tdds"]
+    assert torch.equal(table["aum"].values, score(own, "aum")["aum"].values) and own.paths.scores("loss").exists()
+    assert "keep_logits" in table.refused["tdds"] and repr(table).endswith("aum, loss; not scored: dual, tdds)")
+    with pytest.raises(MissingEvidence, match="dual was not scored: dual reads at least 10 epochs"):
+        table["dual"]
+    with pytest.warns(UserWarning, match="dual was not scored"):
+        assert list(score_apart(own, ["loss", "dual"])) == ["loss"]
+
+
+def test_what_stays_an_error(own):
+    for strict in (["aum", "dual"], ["tdds", "aum"]):
+        with pytest.raises(MissingEvidence):
+            score(own, strict, strict=True)
+    with pytest.raises(MissingEvidence, match="dual reads at least 10"):
+        score(own, ["dual", "tdds"])
+    for wrong in ("amu", "aum:shape=1", "aum:form=nonsense", "dual:window=1"):
+        with pytest.raises(UsageError):
+            score(own, ["loss", wrong])
+    with pytest.raises(UsageError, match="window=5-6 is outside"):
+        score(own, ["loss", "oti:window=5-6"])
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 4, 6, 9])
+def test_the_options_that_a_refusal_names_fit(epochs, tmp_path):
+    run = small.recorded(tmp_path / "run", recipe={"epochs": epochs}, record={"keep_logits": True})
+    named = 0
+    for name, cls in catalogue().items():
+        if not isinstance(cls(), AbstractDynamicsMethod) or cls().fewest_epochs <= epochs:
+            continue
+        with pytest.raises(MissingEvidence) as refused:
+            score(run, name)
+        if met := re.search(r"score (\S+), which fits", str(refused.value)):
+            assert list(score(run, met[1])) == [met[1]]
+            named += 1
+        else:
+            assert str(refused.value).endswith("Record more epochs.")
+    assert named >= (3 if epochs > 2 else 2)
+    with pytest.raises(MissingEvidence, match=f"score aum:epochs={epochs}, which fits"):
+        score(run, "aum:epochs=12")
+
+
+def test_all_is_every_method_that_the_run_allows(run):
+    able, unable = scorable(run)
+    table = score(run, "all")
+    assert list(table) == able and table.refused == unable
+    both = score(run, ["all", "dual:window=2", "aum"])
+    assert sorted(both) == sorted([*able, "dual:window=2"]) and "dual" in both.refused
+
+
+def test_of_an_own_loop_what_asks_for_the_loop_is_left_out_in_words_that_work(tmp_path):
+    world = World(tmp_path / "run")
+    left_out = score(world.run, "all").refused
+    for name in ("sgd_influence", "oti", "vog"):
+        assert left_out[name] == (
+            "takes the training again of your own loop; in Python, give score(..., loop=assay.Loop(model, optimizer, loader))."
+        )
+    with pytest.warns(UserWarning, match="sgd_influence was not scored: .* was recorded in your own loop"):
+        assert list(score(world.run, ["aum", "sgd_influence"])) == ["aum"]
+    with pytest.raises(UsageError, match="was recorded in your own loop"):
+        score(world.run, "sgd_influence")
+    with pytest.warns(
+        UserWarning, match="sgd_influence was not scored: sgd_influence asks for target 'validation'; there are: none"
+    ):
+        table = score(world.run, ["grand", "sgd_influence"], loop=world.loop())
+    assert list(table) == ["grand"] and list(table.refused) == ["sgd_influence"]
+
+
+def test_of_a_plan_without_validation_what_asks_for_it_is_left_out_in_words_that_work(run):
+    left_out = score(run, "all").refused
+    assert "of which the plan held out none; record with --validation 0.1" in left_out["sgd_influence"]
+    assert left_out["oti"] == "takes the training again; name it to have it." and list(score(run, "oti")) == ["oti"]
+    with pytest.warns(UserWarning, match="loo was not scored: Target 'validation': the plan held out no"):
+        assert list(score(run, ["grand", "loo"])) == ["grand"]
+    with pytest.raises(UsageError, match="held out no validation"):
+        score(run, ["grand", "loo:target=class=3"])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"targets": ["test"]}, "targets= is for methods that ask for the change of a number"),
+        ({"replaying": Replaying(tolerance=0.1)}, "replaying= is for methods that take the training again; aum"),
+        ({"pool": ThreadPoolExecutor(1)}, "pool= is for loo, which trains without each example"),
+        ({"references": {"mine": {}}}, "No method asks for the reference 'mine'"),
+        ({"inputs": {"mine": torch.zeros(397, 2)}}, "No method looks at rows named 'mine'"),
+        ({"again": True}, "again=True goes with save=True"),
+    ],
+)
+def test_an_argument_that_no_method_reads_is_refused(run, given, words):
+    with pytest.raises(UsageError, match=words):
+        score(run, ["aum"], **given)
+    with pytest.raises(UsageError, match=words):
+        score(run, ["aum", "prediction_depth:reference=label"] if "references" in given else "all", **given)
+
+
+def test_a_loop_that_no_method_reads_is_refused(run, tmp_path):
+    world = World(tmp_path / "run")
+    with pytest.raises(
+        UsageError, match="loop= is for methods that take the training again or look at the data; aum, loss do not"
+    ):
+        score(world.run, ["aum", "loss"], loop=world.loop())
+    with pytest.raises(UsageError, match="was recorded by a plan"):
+        score(run, "oti", loop=world.loop())
+
+
+def test_seconds_belong_to_the_method(own, monkeypatch):
+    class Slow(AUM):
+        def finish(self, state):
+            time.sleep(0.3)
+            return super().finish(state)
+
+    table = score(own, [Slow(), "loss", "grand"])
+    assert table["aum"].lineage.seconds >= 0.3 > table["loss"].lineage.seconds
+    total = sum(one.lineage.seconds for one in table.values())
+    assert total > table["grand"].lineage.seconds > 0
+
+
+def test_models_of_a_recording_share_one_copy_of_the_data(tmp_path, monkeypatch):
+    run = small.recorded(tmp_path / "run", models=3)
+    opened, original = [], module.taken_again
+
+    def spy(*args, **given):
+        opened.append(original(*args, **given))
+        return opened[-1]
+
+    monkeypatch.setattr(module, "taken_again", spy)
+    score(run, "grand")
+    assert len(opened) == 3 and len({one.course._inputs.data_ptr() for one in opened}) == 1
+
+
+def test_evidence_in_memory_is_scored_too(run):
+    ids, labels = Ids(range(4)), torch.tensor([0, 1, 0, 1])
+    logits = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    evidence = gather_logits(ids, logits, labels)
+    (by_hand,) = straight([AUM()], evidence)
+    with pytest.warns(UserWarning, match="dual was not scored: dual reads at least 10 epochs"):
+        table = score(evidence, ["aum", "dual"])
+    assert list(table) == ["aum"] and torch.equal(table["aum"].values, by_hand.values)
+    for given, words in (({"save": True}, "save= is for recorded runs"), ({"loop": object()}, "loop")):
+        with pytest.raises(UsageError, match=words):
+            score(evidence, "aum", **given)
+    with pytest.raises(UsageError, match="'all' is for recorded runs"):
+        score(evidence, "all")

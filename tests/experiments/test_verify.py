@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay.cluster import executor
 from assay.core.decision import Action, Decision
-from assay.core.errors import Mismatch, TrialFailed, UsageError
+from assay.core.errors import Mismatch, RunError, TrialFailed, UsageError
 from assay.core.trial import ALL, KEPT, RANDOM
 from assay.experiments import plan as plans
 from assay.experiments import verify as module
@@ -22,8 +23,10 @@ from assay.experiments.choose import choose
 from assay.experiments.plan import plan_of
 from assay.experiments.progress import Progress
 from assay.experiments.score import score
-from assay.experiments.verify import arms, train_arm, verify
-from assay.runs.artefacts import load_outcome, load_truth, load_verdict, save_outcome, save_verdict
+from assay.experiments.verify import arms, corrected, redrawn, seeds_needed, train_arm, verify
+from assay.maths import draws
+from assay.maths.statistics import holm, pairs_needed
+from assay.runs.artefacts import load_outcome, load_truth, load_verdict, save_outcome, save_scores, save_verdict
 from assay.runs.run import Run
 from experiments import small
 
@@ -75,9 +78,65 @@ def test_relabelled_examples_stay_with_their_new_label(run):
     decision = decided(run, "relabel", count=30)
     kept, random, everything = arms(decision, run.labels, seed=1)
     touched = int(decision.touched.sum())
-    assert kept.ids == run.ids and len(random.ids) == len(run.ids) - touched and touched > 0
-    assert int((kept.labels != run.labels).sum()) == touched
+    assert kept.ids == run.ids == random.ids and touched > 0
+    assert int((kept.labels != run.labels).sum()) == touched == int((random.labels != run.labels).sum())
+    assert not torch.equal(kept.labels != run.labels, random.labels != run.labels)
+    assert set(random.labels.tolist()) <= set(run.labels.tolist())
     assert torch.equal(everything.labels, run.labels) and bool((kept.weights == 1).all())
+    other = arms(decision, run.labels, seed=2)[1]
+    assert not torch.equal(random.labels, other.labels), "the control is drawn anew for each seed"
+
+
+def mixed(run, **actions):
+    """Some dropped, some relabelled, some weighted, in this order, by hand."""
+    counts = {"drop": 0, "relabel": 0, "weight": 0, **actions}
+    ends = np.cumsum(list(counts.values()))
+    place = torch.arange(len(run.ids))
+    drop, relabel, weight = (place < ends[0]), (place >= ends[0]) & (place < ends[1]), (place >= ends[1]) & (place < ends[2])
+    actions = torch.full((len(run.ids),), int(Action.KEEP))
+    for which, action in ((drop, Action.DROP), (relabel, Action.RELABEL), (weight, Action.WEIGHT)):
+        actions[which] = int(action)
+    weights = torch.where(weight, 1.5 + place / 1000, torch.where(drop, 0.0, 1.0)).to(torch.float64)
+    return Decision(
+        ids=run.ids,
+        actions=actions,
+        labels=torch.where(relabel, (run.labels + 1) % 10, -1),
+        weights=weights,
+        reasons=("by hand",) * len(run.ids),
+        policy="hand",
+        options={},
+        title="mixed",
+    )
+
+
+@pytest.mark.parametrize(
+    ("actions", "control"),
+    [
+        ({"drop": 40}, "random removal of equal size"),
+        ({"relabel": 40}, "random relabelling of equal size"),
+        ({"weight": 397}, "random weighting of equal size"),
+        ({"drop": 30, "relabel": 20, "weight": 347}, "random removal and relabelling and weighting of equal size"),
+    ],
+)
+def test_the_control_does_the_same_to_random_examples(run, actions, control):
+    decision = mixed(run, **actions)
+    kept, random, _ = arms(decision, run.labels, seed=1)
+    assert len(random.ids) == len(kept.ids) == len(run.ids) - actions.get("drop", 0)
+    assert sorted(random.weights.tolist()) == sorted(kept.weights.tolist()) and random.fingerprint != kept.fingerprint
+    given = run.labels[run.ids.positions(random.ids)]
+    assert int((random.labels != given).sum()) == actions.get("relabel", 0)
+    assert random.fingerprint != arms(decision, run.labels, seed=2)[1].fingerprint
+    seen = []
+    verdict = verify(decision, run=run, seeds=3, retrain=lambda ids, labels, weights, seed: seen.append(seed) or 0.5)
+    assert verdict.comparisons[0].control == control and f"The decision and {control}:" in verdict.comparisons[0].sentence
+    assert len(seen) == 9 and verdict.comparisons[1].baseline == ALL
+
+
+def test_a_whole_weighted_coreset_is_verified_by_the_runs_own_plan(run):
+    """Every example that stays has another weight, as those of CRAIG and GradMatch have."""
+    verdict = verify(mixed(run, drop=200, weight=197), run=run, seeds=2)
+    assert {one.arm: one.examples for one in verdict.outcomes} == {KEPT: 197, RANDOM: 197, ALL: 397}
+    assert len({one.accuracy for one in verdict.outcomes}) > 1
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -93,20 +152,36 @@ def test_an_arm_travels_between_processes_without_shared_memory(run, which):
 def test_weights_reach_the_training(run):
     decision = weighted(run)
     kept, random, everything = arms(decision, run.labels, seed=1)
-    assert kept.weights[:10].tolist() == [0.5] * 10 and len(random.ids) == len(run.ids) - 10
+    assert kept.weights[:10].tolist() == [0.5] * 10 and random.ids == run.ids
+    assert sorted(random.weights.tolist()) == sorted(kept.weights.tolist())
     plain = small.plan().plain()
     assert train_arm(plain, kept, 1).loss != train_arm(plain, everything, 1).loss
     same = dataclasses.replace(kept, weights=torch.ones_like(kept.weights))
     assert train_arm(plain, same, 1).loss == train_arm(plain, everything, 1).loss
 
 
-def test_a_decision_that_touches_nothing_makes_no_difference(run):
-    verdict = verify(decided(run, keep=1.0), run=run, seeds=2)
+def test_a_decision_that_changes_nothing_is_refused(run):
+    with pytest.raises(UsageError, match=r"top_k:keep=1\.0 by aum leaves all 397 examples as they are"):
+        verify(decided(run, keep=1.0), run=run, seeds=2)
+    same = mixed(run, relabel=5)
+    same = dataclasses.replace(same, labels=torch.where(same.labels >= 0, run.labels, -1))
+    with pytest.raises(UsageError, match="leaves all 397 examples as they are"):
+        verify(same, run=run, seeds=2)
+
+
+def test_arms_that_train_on_the_same_make_no_difference(run):
+    """All get the same weight, so that a random choice of as many is the same choice."""
+    verdict = verify(
+        dataclasses.replace(mixed(run, weight=397), weights=torch.full((397,), 2.0, dtype=torch.float64)), run=run, seeds=3
+    )
     by_arm = {arm: [row[1:] for row in results(verdict) if row[0] == arm] for arm in (KEPT, RANDOM, ALL)}
-    assert by_arm[KEPT] == by_arm[RANDOM] == by_arm[ALL]
-    for comparison in verdict.comparisons:
-        assert comparison.effect == 0 and comparison.p == 1 and not comparison.significant
-        assert "no significant difference" in comparison.sentence
+    assert by_arm[KEPT] == by_arm[RANDOM] != by_arm[ALL]
+    comparison = verdict.comparisons[0]
+    assert comparison.effect == 0 and comparison.p == 1 and not comparison.significant and comparison.low is None
+    assert (
+        "no significant difference (+0.00 points of test accuracy, no interval, because every seed shows the same"
+        in comparison.sentence
+    )
 
 
 def test_seeds_are_fresh_and_paired(run):
@@ -312,7 +387,7 @@ def test_one_seed_is_refused_before_any_training(run):
 
 @pytest.mark.parametrize("keep", [0.0, 0.001])
 def test_a_decision_that_keeps_nothing_is_refused(run, keep):
-    with pytest.raises(UsageError, match="nothing to train on"):
+    with pytest.raises(UsageError, match="keeps none of 397 examples, so that there is nothing to train on"):
         verify(decided(run, keep=keep), run=run, seeds=2)
 
 
@@ -370,6 +445,211 @@ def test_a_verdict_has_a_fingerprint_of_what_was_measured(tmp_path):
     assert dataclasses.replace(verdict, outcomes=tuple(other)).fingerprint != verdict.fingerprint
     save_verdict(verdict, tmp_path / "verdict.json")
     assert load_verdict(tmp_path / "verdict.json").fingerprint == verdict.fingerprint
+
+
+def invented(noise=0.01, examples=0.0):
+    """A training of no net at all: accuracy is chance by arm and seed, and what each example adds to it whatever the seed."""
+
+    def retrain(ids, labels, weights, seed):
+        shared = draws.uniform(np.array([0], dtype=np.uint64), seed, "shared").item()
+        own = draws.uniform(ids.keys[:1] ^ np.bitwise_xor.reduce(ids.keys), seed, "own").item()
+        worth = (draws.uniform(ids.keys, 7, "worth") - 0.5).sum().item() / len(ids) ** 0.5
+        return 0.5 + 0.1 * (shared - 0.5) + noise * (own - 0.5) + examples * worth
+
+    return retrain
+
+
+def asked_anew(run):
+    shutil.rmtree(run.paths.claims, ignore_errors=True)
+
+
+def test_two_seeds_cannot_tell(run):
+    better = lambda ids, labels, weights, seed: 0.9 if len(ids) == 357 and seed < 0 else 0.5 + len(ids) / 1000  # noqa: E731
+    verdict = verify(decided(run), run=run, seeds=2, retrain=better)
+    for comparison in verdict.comparisons:
+        assert comparison.low is None and not comparison.significant and comparison.adjusted is None
+        assert "2 seeds cannot tell" in comparison.sentence and "verify with at least 3" in comparison.sentence
+        assert " p = " not in comparison.sentence
+
+
+def test_everything_that_was_asked_of_a_run_is_corrected_together(own):
+    retrain = invented()
+    alone = verify(decided(own), run=own, seeds=4, retrain=retrain)
+    assert alone.decisions == 1 and [one.family for one in alone.comparisons] == [2, 2]
+    assert [one.adjusted for one in alone.comparisons] == holm([one.p for one in alone.comparisons])
+    second = verify(decided(own, keep=0.8), run=own, seeds=4, retrain=retrain)
+    ps = [one.p for one in (*alone.comparisons, *second.comparisons)]
+    assert [one.adjusted for one in second.comparisons] == pytest.approx(holm(ps)[2:])
+    assert second.decisions == 2 and second.comparisons[0].family == 4
+    assert "corrected (Holm) for the 4 comparisons of 2 decisions that were verified on this run" in second.scope[1]
+    # A verdict that was kept is told with all that was asked since.
+    later = corrected(alone, own)
+    assert [one.adjusted for one in later.comparisons] == pytest.approx(holm(ps)[:2]) and later.decisions == 2
+    # The same verification again is the same claim.
+    again = verify(decided(own), run=own, seeds=4, retrain=retrain)
+    assert again.comparisons == later.comparisons and again.decisions == 2
+
+
+@pytest.mark.parametrize("runs", [12, pytest.param(250, marks=pytest.mark.slow)])
+def test_of_ten_random_decisions_of_a_run_none_is_called_anything(own, runs):
+    """But in 5 % of runs; uncorrected some decision of ten is, in about a third."""
+    claimed = naive = 0
+    bound = 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+    scores = score(own, "aum")["aum"]
+    for number in range(runs):
+        asked_anew(own)
+        verdicts = []
+        for seed in range(10):
+            decision = choose(scores, "random", keep=0.5, seed=100 * number + seed)
+            verdicts.append(verify(decision, run=own, seeds=5, after=5 * number, retrain=invented(0.1)))
+        final = [corrected(one, own) for one in verdicts]
+        claimed += any(one.comparisons[0].significant or one.comparisons[1].significant for one in final)
+        naive += any(comparison.p < 0.05 for one in verdicts for comparison in one.comparisons)
+    assert claimed / runs < bound < naive / runs
+
+
+def test_seeds_added_until_it_is_significant_find_nothing_more(own):
+    """Significant is only what was so at every look; fresh seeds are a claim of their own."""
+    answers = {}
+    first, then = [0.501, 0.499, 0.500, 0.5005], [0.6, 0.61, 0.605, 0.6, 0.61, 0.605, 0.6, 0.61]
+
+    def retrain(ids, labels, weights, seed):
+        return ([*first, *then][seed - 1] if len(ids) == 357 and answers["kept"] == ids else 0.5 + seed / 1e4) - 1e-9 * len(ids)
+
+    decision = decided(own)
+    answers["kept"] = decision.kept_ids
+    look = verify(decision, run=own, seeds=4, retrain=retrain)
+    assert not look.comparisons[0].significant and look.comparisons[0].looks == ()
+    more = verify(decision, run=own, seeds=12, retrain=retrain)
+    comparison = more.comparisons[0]
+    assert comparison.p < 0.001 and comparison.adjusted > 0.05 and not comparison.significant and comparison.looks == (4,)
+    assert "corrected for 2 comparisons and earlier looks with 4 seeds" in comparison.sentence
+    assert "It was looked at with 4 seeds before" in more.scope[2] and "--after 4" in more.scope[2]
+    fresh = verify(decision, run=own, seeds=8, after=4, retrain=retrain)
+    assert {one.seed for one in fresh.outcomes} == set(range(5, 13))
+    assert fresh.comparisons[0].significant and fresh.comparisons[0].family == 4 and fresh.comparisons[0].looks == ()
+
+
+@pytest.mark.parametrize("runs", [16, pytest.param(400, marks=pytest.mark.slow)])
+def test_a_difference_that_is_none_is_not_found_by_looking_often(own, runs):
+    claimed = naive = 0
+    bound = 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+    scores = score(own, "aum")["aum"]
+    for number in range(runs):
+        asked_anew(own)
+        found = []
+        for seeds in (3, 4, 5, 7, 10, 15):
+            decision = choose(scores, "random", keep=0.5, seed=number)
+            found += verify(decision, run=own, seeds=seeds, after=20 * number, retrain=invented(0.1)).comparisons
+        claimed += any(one.significant for one in found)
+        naive += any(one.p < 0.05 for one in found)
+    assert claimed / runs < bound < naive / runs
+
+
+@pytest.mark.parametrize("runs", [30, pytest.param(400, marks=pytest.mark.slow)])
+def test_a_random_removal_is_no_better_than_another(own, runs):
+    """Where the choice of examples matters more than the seed: each seed has its own draw, so that no draw's luck is called a finding."""
+    bound = 0.05 + 3 * (0.05 * 0.95 / runs) ** 0.5
+    scores, found, fixed = score(own, "aum")["aum"], 0, 0
+    for number in range(runs):
+        decision = choose(scores, "random", keep=0.3, seed=number)
+        for lineage in (decision.lineage, dataclasses.replace(decision.lineage, parents={})):
+            asked_anew(own)
+            one = dataclasses.replace(decision, lineage=lineage)
+            verdict = verify(one, run=own, scores={"aum": scores}, retrain=invented(0.02, examples=0.05), after=5 * number)
+            assert verdict.redrawn == bool(lineage.parents)
+            if verdict.redrawn:
+                found += verdict.comparisons[0].p < 0.05
+            else:
+                fixed += verdict.comparisons[0].p < 0.05
+    assert found / runs < bound < fixed / runs
+
+
+def test_a_policy_with_a_seed_is_drawn_anew_for_each_seed(own):
+    scores = score(own, "aum")["aum"]
+    decision = choose(scores, "ccs", keep=0.5, cutoff=0.1, seed=3)
+    draw = redrawn(decision, own, [scores])
+    assert draw(1).fingerprint == draw(1).fingerprint != draw(2).fingerprint != decision.fingerprint
+    assert draw(1).budget == decision.budget
+    assert redrawn(decision, own) is None, "its scores are nowhere"
+    save_scores(scores, own.paths.scores("aum"))
+    assert redrawn(decision, own)(1).fingerprint == draw(1).fingerprint
+    # By hand changed, or made by no draw.
+    other = choose(scores, "ccs", keep=0.5, cutoff=0.1, seed=4)
+    assert redrawn(dataclasses.replace(decision, actions=other.actions, weights=other.weights), own) is None
+    assert redrawn(decided(own), own) is None
+    verdict = verify(decision, run=own, seeds=3)
+    assert verdict.redrawn and verdict.scope[0].startswith("Each seed had its own draw of the decision")
+    assert (
+        verify(decided(own), run=own, seeds=3).scope[0].startswith("This speaks of these very examples and of this very test set")
+    )
+
+
+@pytest.mark.parametrize(("source", "copy"), [("kept-1", "kept-2"), ("random-1", "kept-1"), ("all-2", "all-1")])
+def test_a_copied_trial_counts_for_nothing(own, source, copy, monkeypatch):
+    first = verify(decided(own), run=own, seeds=2, save=True)
+    (source,), (copy,) = own.paths.trials.glob(f"*/{source}.json"), own.paths.trials.glob(f"*/{copy}.json")
+    copy.write_bytes(source.read_bytes())
+    ran = []
+    original = train_arm
+    monkeypatch.setattr(
+        module, "train_arm", lambda plain, arm, seed: ran.append(f"{arm.name}-{seed}") or original(plain, arm, seed)
+    )
+    assert results(verify(decided(own), run=own, seeds=2, save=True)) == results(first) and ran == [copy.stem]
+
+
+def test_a_trial_of_another_decision_counts_for_nothing(own, monkeypatch):
+    """Arm and seed fit, what was trained does not."""
+    first = verify(decided(own), run=own, seeds=2, save=True)
+    verify(decided(own, keep=0.5), run=own, seeds=2, save=True)
+    (mine, other) = sorted(own.paths.trials.glob("*/kept-1.json"), key=lambda path: load_outcome(path).examples, reverse=True)
+    mine.write_bytes(other.read_bytes())
+    assert results(verify(decided(own), run=own, seeds=2, save=True)) == results(first)
+
+
+def test_a_damaged_or_copied_claim_is_refused(own):
+    verify(decided(own), run=own, seeds=3, retrain=invented())
+    (path,) = own.paths.claims.glob("*.json")
+    copy = path.with_name("0123456789abcdef.json")
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(RunError, match="its name says 0123456789abcdef"):
+        verify(decided(own), run=own, seeds=3, retrain=invented())
+    copy.write_text("{")
+    with pytest.raises(RunError, match="0123456789abcdef"):
+        verify(decided(own), run=own, seeds=3, retrain=invented())
+
+
+def test_how_many_seeds_a_difference_takes(own):
+    decision = decided(own)
+    nothing = seeds_needed(decision, 0.5, run=own)
+    assert nothing.seeds is None and "nothing was retrained on this run yet" in nothing.sentence
+    verdict = verify(decision, run=own, seeds=4, save=True)
+    found = seeds_needed(decision, 0.5, run=own)
+    kept, random, everything = (
+        np.array([one.accuracy for one in verdict.outcomes if one.arm == arm]) for arm in (KEPT, RANDOM, ALL)
+    )
+    spread = max((kept - random).std(ddof=1), (kept - everything).std(ddof=1))
+    assert found.spread == pytest.approx(100 * spread) and found.pilot == 4
+    # The first step of Holm's correction for two comparisons.
+    assert found.seeds == pairs_needed(0.005, spread, 0.05 / 2)
+    assert f"A difference of 0.5 points of test accuracy takes about {found.seeds:,} seeds" in found.sentence
+    assert seeds_needed(decision, 5.0, run=own).seeds < found.seeds
+    # Of another decision that was verified before, where this one was not.
+    save_verdict(verdict, own.paths.verdict("x"))
+    other = seeds_needed(decided(own, keep=0.7), 0.5, run=own)
+    assert other.spread == pytest.approx(100 * spread) and other.seeds == pairs_needed(0.005, spread, 0.05 / 4)
+    with pytest.warns(UserWarning, match=r"A difference of 0\.1 points .* This verification has 3"):
+        told = verify(decision, run=own, seeds=3, save=True, detect=0.1)
+    assert told.power.startswith("A difference of 0.1 points")
+    for wrong in (0, -1, float("nan"), True, "one"):
+        with pytest.raises(UsageError, match="is no difference in percentage points"):
+            seeds_needed(decision, wrong, run=own)
+
+
+@pytest.mark.parametrize("after", [-1, 1.5, True, "two"])
+def test_seeds_to_leave_out_are_a_number(run, after):
+    with pytest.raises(UsageError, match="is no number of seeds to leave out"):
+        verify(decided(run), run=run, after=after)
 
 
 def test_forged_trials_are_believed_unless_everything_is_trained_again(own):

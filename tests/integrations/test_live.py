@@ -174,20 +174,30 @@ def test_other_losses_and_batches(tmp_path):
         assert float(again["grand"].values[position]) == pytest.approx(float(norm), rel=1e-9)
 
 
-def test_a_loop_that_does_not_step_once_per_batch_is_refused(tmp_path):
+def test_a_loop_that_does_not_step_once_per_batch_is_recorded_without_methods_that_value_steps(tmp_path):
     model, optimizer, loader = world()
-    recording = assay.record(tmp_path / "run", model, optimizer, loader, seed=0, live=["liveval"])
+    recording = assay.record(tmp_path / "run", model, optimizer, loader, seed=0, live=["liveval", "dual"])
     with (
-        pytest.raises(UsageError, match=r"Epoch 0, batch 0: the optimizer moved 0 times, not once, and liveval"),
+        pytest.warns(UserWarning, match=r"liveval stopped .*in batch 0 the optimizer moved 0 times, not once") as said,
         recording as recorder,
     ):
-        for place, (x, y) in enumerate(recorder.epoch()):
-            logits = model(x)
-            F.cross_entropy(logits, y).backward()
-            if place % 2:
-                optimizer.step()
-                optimizer.zero_grad()
-            recorder.batch(logits, y)
+        for _ in range(2):
+            for place, (x, y) in enumerate(recorder.epoch()):
+                logits = model(x)
+                F.cross_entropy(logits, y).backward()
+                if place % 2:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                recorder.batch(logits, y)
+    assert len(said) == 1
+    run = Run(tmp_path / "run")
+    assert run.epochs == 2 and run.check() and run.uneven_updates() == (0, 0, 0)
+    with pytest.raises(
+        MissingEvidence, match=r"liveval ran along .* but it stopped in epoch 0: in batch 0 the optimizer moved 0 times"
+    ):
+        assay.score(run, "liveval")
+    with pytest.raises(MissingEvidence, match="it stopped in epoch 0"):
+        run.stream("liveval")
 
 
 def test_a_window_may_begin_later_than_the_first_epoch(tmp_path):

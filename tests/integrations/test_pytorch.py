@@ -245,10 +245,9 @@ def test_a_clean_pass_over_another_dataset_and_other_batches(tmp_path):
         for batch in recorder.epoch():
             assert float(batch["inputs"].min()) >= 1000
     assert_holds(Run(tmp_path / "run").shard(0), logits_of(range(30)), labels_of(range(30)))
-    with record(tmp_path / "other", model, optimizer, loader, view="eval", clean=clean) as recorder:
-        with pytest.raises(UsageError, match="give forward="):
-            [*recorder.epoch()]
-        recorder._open = False
+    recorder = record(tmp_path / "other", model, optimizer, loader, view="eval", clean=clean)
+    with pytest.raises(UsageError, match="give forward="), recorder:
+        [*recorder.epoch()]
 
 
 MISTAKEN = {
@@ -404,21 +403,113 @@ def test_an_epoch_is_committed_with_what_was_done_until_the_next(tmp_path):
 
 
 @pytest.mark.parametrize("until", [0, 2, 4])
-def test_an_epoch_that_is_left_early_is_an_error_at_the_end(tmp_path, until):
+def test_an_epoch_that_is_left_early_closes_the_book_and_lets_the_program_go_on(tmp_path, until):
     recorder, model = attach(tmp_path)
-    with pytest.raises(UsageError, match=rf"Epoch 1 was left after {until + 1} batches and is not recorded"), recorder:
+    with (
+        pytest.warns(UserWarning, match=rf"Epoch 1 of .* was left after {until + 1} batches and is not recorded .*epochs 0 to 0"),
+        recorder,
+    ):
         steps(recorder, model)
         steps(recorder, model, until)
+    assert Run(tmp_path).epochs == 1 and Run(tmp_path).check()
+    recorder, model = attach(tmp_path, resume=True)
+    with recorder:
+        steps(recorder, model)
+    assert [commit.skipped for commit in Run(tmp_path).commits] == [0, 0]
+
+
+def test_after_an_epoch_that_was_left_the_next_takes_its_number_and_the_run_says_what_is_missing(tmp_path):
+    recorder, model = attach(tmp_path)
+    with recorder:
+        with pytest.warns(UserWarning, match=r"Epoch 0 of .* was left after 3 batches .*no epoch yet"):
+            steps(recorder, model, 2)
+            steps(recorder, model)
+        with pytest.warns(UserWarning, match="Epoch 1 of .* was left after 2 batches"):
+            steps(recorder, model, 1)
+            steps(recorder, model)
+        steps(recorder, model)
+    run = Run(tmp_path)
+    # Before the first epoch nothing is missing: the state before training is that of its beginning.
+    assert run.epochs == 3 and [commit.skipped for commit in run.commits] == [0, 1, 0]
+    for epoch in range(3):
+        assert_holds(run.shard(epoch), logits_of(range(30)), labels_of(range(30)))
+
+
+def test_batches_of_an_epoch_that_was_left_cannot_be_gone_on_with(tmp_path):
+    recorder, model = attach(tmp_path)
+    with recorder:
+        old = recorder.epoch()
+        x, y = next(old)
+        recorder.batch(model(x), y)
+        with pytest.warns(UserWarning, match="was left after 1 batches"):
+            steps(recorder, model)
+        with pytest.raises(UsageError, match="Epoch 0 was left, and its batches cannot be gone on with"):
+            next(old)
     assert Run(tmp_path).epochs == 1
 
 
-def test_an_epoch_that_is_left_early_is_an_error_at_the_next(tmp_path):
+@pytest.mark.parametrize("view", ["train", "eval"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_whole_when_its_last_batch_was_recorded(tmp_path, view, workers):
+    """As trainers do it: exactly as many batches as the loader has, and never one more."""
+
+    def run(folder, more):
+        model, optimizer = net(), None
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        loader = DataLoader(Drawn(), 7, shuffle=True, num_workers=workers)
+        recorder = record(folder, model, optimizer, loader, view=view, seed=3, live=["liveval", "dual"])
+        for _ in range(2):
+            batches = recorder.epoch()
+            for _ in range(len(loader)):
+                x, y = next(batches)
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+            if more:
+                assert next(batches, None) is None
+        recorder.close()
+        recorder.close()
+        return Run(folder), weights(model)
+
+    (exact, one), (asked, other) = run(tmp_path / "exact", False), run(tmp_path / "asked", True)
+    assert exact.epochs == 2 and exact.check() and exact.fingerprint == asked.fingerprint
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for left, right in zip(exact.commits, asked.commits, strict=True):
+        assert left.checkpoint.sums == right.checkpoint.sums and left.live.sums == right.live.sums
+
+
+def test_a_stale_iterator_of_a_whole_epoch_just_ends(tmp_path):
     recorder, model = attach(tmp_path)
-    with pytest.raises(UsageError, match="Epoch 0 was left after 3 batches"), recorder:
-        steps(recorder, model, 2)
+    with recorder:
+        batches = recorder.epoch()
+        for _ in range(5):
+            x, y = next(batches)
+            recorder.batch(model(x), y)
         steps(recorder, model)
-    with pytest.raises(RunError, match="no committed epoch"):
-        Run(tmp_path)
+        assert next(batches, None) is None
+    assert Run(tmp_path).epochs == 2
+
+
+def test_a_block_that_recorded_nothing_says_so(tmp_path):
+    model, optimizer = frozen()
+    recorder = record(tmp_path, model, optimizer, DataLoader(Numbers(), 7))
+    with (
+        pytest.warns(
+            UserWarning, match=r"Nothing was recorded in .*nobody looped over recorder\.epoch\(\), though the optimizer moved 1"
+        ),
+        recorder,
+    ):
+        recorder._optimizer.step()
+    with pytest.raises(UsageError, match="is closed"):
+        next(recorder.epoch())
+    recorder, model = attach(tmp_path, resume=True)
+    with recorder:
+        steps(recorder, model)
+    # There is nothing left to do when a finished run is resumed.
+    with attach(tmp_path, resume=True)[0] as recorder:
+        assert recorder.epochs == 1
 
 
 def test_forgetting_the_batch_is_an_error(tmp_path):
@@ -569,3 +660,52 @@ def test_live_methods_score_without_stored_logits(tmp_path):
         torch.testing.assert_close(live[title].values, stored[title].values, rtol=0, atol=1e-12)
     with pytest.raises(MissingEvidence):
         assay.score(tmp_path / "live", ["tdds:window=4"])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.AdamW(p, 0.01)], ids=["sgd", "adamw"]
+)
+def test_momenta_that_a_schedule_cycles_are_recorded_by_step(tmp_path, make):
+    model, loader = net(), DataLoader(Drawn(), batch_size=10)
+    optimizer = make([{"params": [parameter]} for parameter in model.parameters()])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=2 * len(loader))
+    used = []
+    with record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for _ in range(2):
+            used.append([])
+            for inputs, labels in recorder.epoch():
+                logits = model(inputs)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, labels).backward()
+                groups = optimizer.param_groups
+                used[-1].append([group["betas"] if "betas" in group else (group["momentum"], np.nan) for group in groups])
+                optimizer.step()
+                schedule.step()
+                recorder.batch(logits, labels)
+    run = Run(tmp_path / "run")
+    for epoch in range(2):
+        np.testing.assert_array_equal(run.momenta(epoch).numpy(), np.array(used[epoch]))
+    assert len(run.momenta(0)[:, 0, 0].unique()) > 1, "nothing was cycled"
+
+
+@pytest.mark.parametrize("setting", [{"lr": None}, {"betas": None}, {"betas": (0.9, 0.99, 0.999)}, {"momentum": None}], ids=str)
+def test_settings_that_are_no_numbers_do_not_end_the_training(tmp_path, setting):
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            pass
+
+    model, optimizer = frozen()
+    optimizer = Own(model.parameters(), lr=0.1)
+    optimizer.param_groups[0].update(setting)
+    with record(tmp_path / "run", model, optimizer, DataLoader(Numbers(), batch_size=10)) as recorder:
+        for inputs, labels in recorder.epoch():
+            recorder.batch(model(inputs), labels)
+            optimizer.step()
+    run = Run(tmp_path / "run")
+    assert run.rates(0).isnan().all() == (setting == {"lr": None})
+    assert run.momenta(0)[..., 1].isnan().all()
+
+
+def test_a_run_recorded_without_momenta_has_none(tmp_path):
+    recorded(tmp_path / "run", 1)
+    assert Run(tmp_path / "run").momenta(0) is None

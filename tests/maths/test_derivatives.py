@@ -11,14 +11,11 @@ from torch.func import functional_call
 from assay.maths.derivatives import (
     RULES,
     directional,
-    directional_and_hvp,
     example_gradients,
     example_products,
-    gradient_norms,
-    joined,
     withheld,
 )
-from reference.derivatives import flat, gradients_one_by_one, hessian_by_columns
+from reference.derivatives import flat, gradients_one_by_one
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
 
@@ -170,6 +167,10 @@ def world(name, seed=0, dtype=torch.float64):
     return module, params, direction, inputs, targets
 
 
+def summed(by_parameter):
+    return torch.stack(list(by_parameter.values())).sum(0)
+
+
 def batch_losses(module, inputs, targets):
     return lambda params: loss(functional_call(module, params, (inputs,)), targets)
 
@@ -184,28 +185,15 @@ def test_slopes_are_inner_products_with_each_gradient(name):
     assert found.way == "forward" and not found.slopes.requires_grad
 
 
-@pytest.mark.parametrize("way", ["forward", "double backward"])
-@pytest.mark.parametrize("name", MODULES)
-def test_slopes_and_the_hessian_product_come_together(name, way):
-    module, params, direction, inputs, targets = world(name)
-    losses, weights = batch_losses(module, inputs, targets), torch.linspace(0.1, 1, BATCH, dtype=torch.float64)
-    found = directional_and_hvp(losses, params, weights, direction, way=way)
-    torch.testing.assert_close(found.slopes, directional(losses, params, direction).slopes, rtol=1e-12, atol=1e-12)
-    expected = hessian_by_columns(losses, params, weights) @ flat(direction)
-    torch.testing.assert_close(flat(found.curved), expected, rtol=1e-10, atol=1e-11)
-    assert found.way == ("double backward" if name == "instance norm" else way) and list(found.curved) == list(params)
-    assert not any(part.requires_grad for part in found.curved.values())
-
-
 @pytest.mark.parametrize("chunk_bytes", [1, 4_000, 2**24])
 @pytest.mark.parametrize("name", MODULES)
 def test_norms_are_those_of_each_gradient(name, chunk_bytes):
     module, params, _, inputs, targets = world(name)
     expected = gradients_one_by_one(module, params, inputs, targets, loss).square().sum(1)
-    found = gradient_norms(module, params, inputs, targets, loss, chunk_bytes=chunk_bytes)
-    torch.testing.assert_close(found.squares, expected, rtol=1e-11, atol=1e-13)
-    assert set(found.by_chunks) == BY_CHUNKS.get(name, set())
-    assert not found.squares.requires_grad
+    found = example_products(module, params, inputs, targets, loss, chunk_bytes=chunk_bytes)
+    torch.testing.assert_close(summed(found.squares), expected, rtol=1e-11, atol=1e-13)
+    assert set(found.by_chunks) == BY_CHUNKS.get(name, set()) and not found.slopes
+    assert not any(part.requires_grad for part in found.squares.values())
 
 
 @pytest.mark.parametrize("rules", [True, False])
@@ -240,8 +228,8 @@ def test_the_running_statistics_may_be_given(name, rules):
     assert all(torch.equal(value, held[key]) for key, value in module.named_buffers()), "the module keeps its own"
     module.load_state_dict(moved, strict=False)
     each = gradients_one_by_one(module, params, inputs, targets, loss)
-    torch.testing.assert_close(torch.stack(list(found.slopes.values())).sum(0), each @ flat(direction), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(torch.stack(list(found.squares.values())).sum(0), each.square().sum(1), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(summed(found.slopes), each @ flat(direction), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(summed(found.squares), each.square().sum(1), rtol=1e-11, atol=1e-13)
 
 
 def test_what_an_earlier_call_refuted_is_not_tried_again():
@@ -257,7 +245,9 @@ def test_some_parameters_alone(name):
     module, params, _, inputs, targets = world(name)
     some = dict(list(params.items())[::2])
     expected = gradients_one_by_one(module, some, inputs, targets, loss).square().sum(1)
-    torch.testing.assert_close(gradient_norms(module, some, inputs, targets, loss).squares, expected, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(
+        summed(example_products(module, some, inputs, targets, loss).squares), expected, rtol=1e-11, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**24])
@@ -275,37 +265,16 @@ def test_gradients_of_each_example(name, chunk_bytes):
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.01, 5), name=st.sampled_from(sorted(MODULES)))
-def test_the_three_verbs_agree_on_any_problem(seed, scale, name):
+def test_slopes_and_norms_agree_on_any_problem(seed, scale, name):
     module, params, direction, inputs, targets = world(name, seed)
     params = {name: scale * value for name, value in params.items()}
-    losses, weights = batch_losses(module, inputs, targets), torch.ones(BATCH, dtype=torch.float64) / BATCH
-    slopes = directional(losses, params, direction).slopes
-    forward, twice = (directional_and_hvp(losses, params, weights, direction, way=way) for way in ("forward", "double backward"))
+    slopes = directional(batch_losses(module, inputs, targets), params, direction).slopes
+    products = example_products(module, params, inputs, targets, loss, direction=direction)
     size = float(slopes.abs().max()) + 1e-6
-    torch.testing.assert_close(forward.slopes / size, slopes / size, rtol=0, atol=1e-10)
-    torch.testing.assert_close(twice.slopes / size, slopes / size, rtol=0, atol=1e-10)
-    bent = float(flat(twice.curved).abs().max()) + 1e-6
-    torch.testing.assert_close(flat(forward.curved) / bent, flat(twice.curved) / bent, rtol=0, atol=1e-9)
+    torch.testing.assert_close(summed(products.slopes) / size, slopes / size, rtol=0, atol=1e-10)
     # Cauchy-Schwarz binds the slopes by the norms.
-    squares = gradient_norms(module, params, inputs, targets, loss).squares
+    squares = summed(products.squares)
     assert bool((slopes.square() <= squares * flat(direction).square().sum() * (1 + 1e-9) + 1e-20).all())
-
-
-@pytest.mark.parametrize("way", ["forward", "double backward"])
-@pytest.mark.parametrize("name", ["conv", "batch norm", "tokens"])
-def test_a_batch_in_parts_is_the_batch(name, way):
-    module, params, direction, inputs, targets = world(name)
-    weights = torch.linspace(0.1, 1, BATCH, dtype=torch.float64)
-    whole = directional_and_hvp(batch_losses(module, inputs, targets), params, weights, direction, way=way)
-    parts = [slice(0, 2), slice(2, 3), slice(3, BATCH)]
-    found = joined(
-        directional_and_hvp(batch_losses(module, inputs[part], targets[part]), params, weights[part], direction, way=way)
-        for part in parts
-    )
-    assert found.way == way
-    torch.testing.assert_close(found.losses, whole.losses, rtol=0, atol=1e-14)
-    torch.testing.assert_close(found.slopes, whole.slopes, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(flat(found.curved), flat(whole.curved), rtol=1e-12, atol=1e-12)
 
 
 def test_rows_of_padding_are_withheld():
@@ -320,7 +289,7 @@ def test_single_precision_and_a_world_left_as_it_was():
     module.train(False)
     before, state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
     given = {name: value.clone() for name, value in params.items()}
-    squares = gradient_norms(module, params, inputs, targets, loss).squares
+    squares = summed(example_products(module, params, inputs, targets, loss).squares)
     slopes = directional(batch_losses(module, inputs, targets), params, direction).slopes
     assert squares.dtype == slopes.dtype == torch.float32
     reference = gradients_one_by_one(module, params, inputs, targets, loss)
@@ -335,7 +304,7 @@ def test_batch_statistics_couple_examples():
     """In training BatchNorm no example has a gradient of its own, but the weighted sum of losses has a slope by each weight."""
     module, params, direction, inputs, targets = world("batch norm")
     module.train()
-    for call in (gradient_norms, lambda *args: list(example_gradients(*args))):
+    for call in (example_products, lambda *args: list(example_gradients(*args))):
         with pytest.raises(ValueError, match="1 normalises by the batch, which couples its examples"):
             call(module, params, inputs, targets, loss)
     buffers = {name: value.clone() for name, value in module.named_buffers()}
@@ -347,12 +316,9 @@ def test_batch_statistics_couple_examples():
     step = 1e-6
     up, down = (losses({name: params[name] + s * step * direction[name] for name in params}) for s in (1, -1))
     expected = (up - down) / (2 * step)
-    weights = torch.full((BATCH,), 1 / BATCH, dtype=torch.float64)
-    curved = hessian_by_columns(losses, params, weights) @ flat(direction)
-    for found in (directional_and_hvp(losses, params, weights, direction, way=way) for way in ("forward", "double backward")):
-        torch.testing.assert_close(found.slopes, expected, rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(flat(found.curved), curved, rtol=1e-9, atol=1e-11)
-        assert found.way == "double backward"
+    found = directional(losses, params, direction)
+    torch.testing.assert_close(found.slopes, expected, rtol=1e-6, atol=1e-8)
+    assert found.way == "forward"
 
 
 class NoForwardMode(torch.autograd.Function):
@@ -385,12 +351,9 @@ def test_an_operation_without_forward_mode_or_batching_rule_falls_back_and_says_
     losses = batch_losses(module, inputs, targets)
     found = directional(losses, params, direction)
     torch.testing.assert_close(found.slopes, each @ flat(direction), rtol=1e-12, atol=1e-12)
-    both = directional_and_hvp(losses, params, torch.ones(BATCH, dtype=torch.float64), direction)
-    assert found.way == both.way == "double backward"
-    expected = hessian_by_columns(losses, params, torch.ones(BATCH, dtype=torch.float64)) @ flat(direction)
-    torch.testing.assert_close(flat(both.curved), expected, rtol=1e-10, atol=1e-12)
-    norms = gradient_norms(module, params, inputs, targets, loss)
-    torch.testing.assert_close(norms.squares, each.square().sum(1), rtol=1e-12, atol=1e-12)
+    assert found.way == "double backward"
+    norms = example_products(module, params, inputs, targets, loss)
+    torch.testing.assert_close(summed(norms.squares), each.square().sum(1), rtol=1e-12, atol=1e-12)
     assert norms.by_chunks == ("bent",)
 
 
@@ -413,14 +376,11 @@ def test_a_cut_in_the_graph_is_never_taken_for_zero():
     each = gradients_one_by_one(module, params, inputs, targets, loss)
     torch.testing.assert_close(found.slopes, each @ flat(direction), rtol=1e-12, atol=1e-12)
     assert found.way == "one by one"
-    with pytest.raises(NotImplementedError, match="no second derivative"):
-        directional_and_hvp(losses, params, torch.ones(BATCH, dtype=torch.float64), direction)
-    # A derivative with respect to the layers above alone goes past the cut.
+    # A derivative by the layers above alone goes past the cut.
     above = {name: params[name] for name in params if name.startswith("last")}
     along = {name: direction[name] for name in above}
-    both = directional_and_hvp(losses, above, torch.ones(BATCH, dtype=torch.float64), along)
     each = gradients_one_by_one(module, above, inputs, targets, loss)
-    torch.testing.assert_close(both.slopes, each @ flat(along), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(directional(losses, above, along).slopes, each @ flat(along), rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_that_does_not_fit_says_what_torch_says():

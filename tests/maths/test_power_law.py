@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from assay.maths.power_law import PowerLaw, exponent_interval, fit, frontier
 
@@ -37,18 +38,39 @@ def test_the_published_line_of_the_course_is_told():
     assert law(50_000) == pytest.approx(14.4, abs=0.1)
 
 
-def test_intervals_hold_the_exponent_and_shrink_with_more_seeds():
-    draw = np.random.default_rng(0)
+def curves(draw, count, shared=0.1, noise=0.1):
+    """Errors of some seeds about one law; a seed's own level is shared by its sizes."""
     law = PowerLaw(2, 0.4)
+    return [[law(n) * np.exp(shared * level + noise * draw.normal()) for n in SIZES] for level in draw.normal(size=count)]
 
-    def curves(count):
-        return [[law(n) * np.exp(0.1 * draw.normal()) for n in SIZES] for _ in range(count)]
 
-    few, many = exponent_interval(SIZES, curves(4)), exponent_interval(SIZES, curves(40))
+def test_intervals_are_students_over_the_exponents_of_single_seeds():
+    draw = np.random.default_rng(0)
+    rows = curves(draw, 6)
+    exponents = [fit(SIZES, row).exponent for row in rows]
+    expected = ttest_1samp(exponents, 0).confidence_interval(0.95)
+    assert exponent_interval(SIZES, rows) == pytest.approx(tuple(expected), rel=1e-9)
+    few, many = exponent_interval(SIZES, curves(draw, 4)), exponent_interval(SIZES, curves(draw, 40))
     assert many[0] < 0.4 < many[1] and many[1] - many[0] < few[1] - few[0]
-    same = [[law(n) for n in SIZES]] * 3
-    low, high = exponent_interval(SIZES, same)
-    assert low == pytest.approx(0.4) == high
+
+
+def covered(count, trials):
+    draw = np.random.default_rng(count)
+    found = [exponent_interval(SIZES, curves(draw, count, shared=0.2, noise=0.3)) for _ in range(trials)]
+    return np.mean([low <= 0.4 <= high for low, high in found])
+
+
+def test_intervals_of_exponents_cover_what_they_say():
+    # Three deviations of 150 draws; the percentile bootstrap of mean curves covered 75 %.
+    assert covered(3, 150) > 0.94 - 3 * np.sqrt(0.94 * 0.06 / 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", (3, 5, 10, 20))
+def test_the_whole_table_of_coverage(count):
+    part = covered(count, 1000)
+    print(f"exponents, {count} seeds: covers {100 * part:.1f} %")
+    assert part > 0.94 - 2 * np.sqrt(0.94 * 0.06 / 1000)
 
 
 def test_the_frontier_is_what_nothing_beats():
@@ -78,6 +100,8 @@ def test_what_no_law_can_be_fitted_to_is_refused(n, errors, words):
         fit(n, errors)
 
 
-def test_one_curve_has_no_interval():
-    with pytest.raises(ValueError, match="1 curves have no spread"):
-        exponent_interval(SIZES, [[0.1] * 5])
+def test_few_or_equal_curves_have_no_interval():
+    assert exponent_interval(SIZES, [[0.1, 0.09, 0.08, 0.07, 0.06]] * 2) is None
+    assert exponent_interval(SIZES, [[0.1, 0.09, 0.08, 0.07, 0.06]] * 5) is None
+    with pytest.raises(ValueError, match="must be finite and above 0"):
+        exponent_interval(SIZES, [[0.1] * 5, [0.1] * 5, [0.0] * 5])

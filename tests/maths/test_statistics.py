@@ -5,77 +5,209 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
-from assay.maths.statistics import bootstrap_interval, line, paired_test
+from assay.maths.ranking import auc, average_precision
+from assay.maths.statistics import holm, line, paired, paired_test, pairs_needed, student_interval, upper_spread
 
 accuracies = st.floats(0, 1).map(lambda value: round(value, 4))
 
 
-def coverage(n, trials=500):
+SEEDS = (3, 5, 10, 20)
+
+
+def errors(draw, mean, deviation, shape):
+    """Skewed test errors of that mean."""
+    return mean * np.exp(deviation * draw.normal(size=shape) - deviation**2 / 2)
+
+
+def rounded(draw, shape, tests):
+    return np.round((0.9 + 0.004 * draw.normal(size=shape)) * tests) / tests
+
+
+WORLDS = {
+    "normal": lambda draw, shape: (0.9 + 0.006 * draw.normal(size=shape), 0.89 + 0.006 * draw.normal(size=shape), 0.01),
+    "skewed": lambda draw, shape: (1 - errors(draw, 0.05, 0.6, shape), 1 - errors(draw, 0.06, 0.6, shape), 0.01),
+    "skewed, spreads 2 to 1": lambda draw, shape: (1 - errors(draw, 0.05, 0.6, shape), 1 - errors(draw, 0.06, 0.3, shape), 0.01),
+    "rounded to 1/100": lambda draw, shape: (rounded(draw, shape, 100), rounded(draw, shape, 100), 0.0),
+    "rounded to 1/1000": lambda draw, shape: (rounded(draw, shape, 1000), rounded(draw, shape, 1000), 0.0),
+    "counts of 50": lambda draw, shape: (draw.binomial(50, 0.97, shape) / 50, draw.binomial(50, 0.96, shape) / 50, 0.01),
+    "counts of 360": lambda draw, shape: (draw.binomial(360, 0.975, shape) / 360, draw.binomial(360, 0.97, shape) / 360, 0.005),
+}
+"""Accuracies of two arms over seeds, and the true mean of their difference."""
+
+
+def percentile_bootstrap(a, b, draw):
+    """What the intervals once were."""
+    drawn = draw.integers(0, len(a), (200, len(a)))
+    return tuple(np.quantile((a - b)[drawn].mean(1), [0.025, 0.975]))
+
+
+def covered(world, n, trials, interval=None):
+    """Part of the intervals that hold the true mean, and part of the trials that have one."""
     draw = np.random.default_rng(n)
-    intervals = (bootstrap_interval(draw.normal(0.3, 1, n), resamples=600) for _ in range(trials))
-    return np.mean([low <= 0.3 <= high for low, high in intervals])
+    a, b, true = WORLDS[world](draw, (trials, n))
+    found = [paired(x, y).interval if interval is None else interval(x, y, draw) for x, y in zip(a, b, strict=True)]
+    shown = [one for one in found if one is not None]
+    return np.mean([low <= true <= high for low, high in shown]), len(shown) / trials
 
 
-@pytest.mark.parametrize(("n", "promised"), [(2, 0.51), (5, 0.83), (20, 0.92)])
-def test_coverage_is_what_the_docstring_says(n, promised):
-    assert abs(coverage(n) - promised) < 4 * np.sqrt(promised * (1 - promised) / 500)
+@pytest.mark.parametrize("n", (3, 5, 10))
+@pytest.mark.parametrize("world", ["normal", "skewed", "rounded to 1/100"])
+def test_intervals_cover_what_they_say(world, n):
+    part, shown = covered(world, n, 300)
+    # Less three deviations of 300 draws, which the percentile bootstrap does not reach with few seeds.
+    assert part > 0.94 - 3 * np.sqrt(0.94 * 0.06 / 300) and shown > 0.6
+
+
+def test_the_bound_finds_intervals_that_do_not():
+    assert covered("normal", 5, 300, percentile_bootstrap)[0] < 0.94 - 3 * np.sqrt(0.94 * 0.06 / 300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", SEEDS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_whole_table_of_coverage(world, n):
+    part, shown = covered(world, n, 2000)
+    print(f"{world}, {n} seeds: covers {100 * part:.1f} %, shown for {100 * shown:.1f} %")
+    assert part > 0.94 - 2 * np.sqrt(0.94 * 0.06 / 2000) and shown > 0.6
+
+
+def test_skewed_differences_are_covered_as_the_docstring_says():
+    draw = np.random.default_rng(0)
+    for n in (3, 10):
+        found = [student_interval(row) for row in draw.exponential(size=(400, n))]
+        assert 0.85 < np.mean([low <= 1 <= high for low, high in found]) < 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", (3, 5, 8))
+def test_auc_and_average_precision_over_seeds_are_covered(n):
+    """Of a score of 1,000 examples, 100 of them wrong labels, whose distance from the others differs from seed to seed too."""
+    draw = np.random.default_rng(n)
+    wrong = torch.arange(1000) < 100
+    values = []
+    for _ in range(3000):
+        score = torch.from_numpy(draw.normal(size=1000) + np.where(wrong, 2 + 0.3 * draw.normal(), 0))
+        values.append((auc(score, wrong), average_precision(score, wrong)))
+    for measure in np.array(values).T:
+        found = [student_interval(row) for row in measure[: 3000 // n * n].reshape(-1, n)]
+        part = np.mean([low <= measure.mean() <= high for low, high in found])
+        assert part > 0.94 - 3 * np.sqrt(0.94 * 0.06 / len(found)), part
 
 
 def test_interval_against_scipy():
-    from scipy.stats import bootstrap
+    from scipy.stats import ttest_rel
 
-    row = np.random.default_rng(5).normal(1, 2, 15)
-    other = bootstrap((row,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0))
-    expected = other.confidence_interval.low, other.confidence_interval.high
-    assert bootstrap_interval(row, resamples=20_000) == pytest.approx(expected, abs=0.04)
-
-
-def test_interval_repeats_and_depends_on_the_seed_alone():
-    row = [0.01, 0.03, -0.02, 0.004, 0.011]
-    assert bootstrap_interval(row) == bootstrap_interval(row) == bootstrap_interval(row[::-1])
-    assert (
-        bootstrap_interval(row) == bootstrap_interval(np.array(row)) == bootstrap_interval(torch.tensor(row, dtype=torch.float64))
-    )
-    assert bootstrap_interval(row, resamples=50) != bootstrap_interval(row, resamples=50, seed=1)
-
-
-def test_interval_does_not_depend_on_how_many_are_held_at_once(monkeypatch):
-    row = np.random.default_rng(0).normal(size=7)
-    whole = bootstrap_interval(row, resamples=500)
-    monkeypatch.setattr("assay.maths.statistics._BLOCK", 50)
-    assert bootstrap_interval(row, resamples=500) == whole
-
-
-def test_two_differences_and_equal_ones():
-    assert bootstrap_interval([0.1, 0.3]) == pytest.approx((0.1, 0.3))
-    assert bootstrap_interval([0.1] * 3) == (0.1, 0.1)
-    assert bootstrap_interval([0.0] * 5) == (0.0, 0.0)
+    draw = np.random.default_rng(5)
+    a, b = draw.normal(0.9, 0.01, 15), draw.normal(0.89, 0.01, 15)
+    for level in (0.5, 0.95, 0.999):
+        found = paired(a, b, level)
+        assert found.interval == pytest.approx(tuple(ttest_rel(a, b).confidence_interval(level)), rel=1e-9)
+        assert found.p == pytest.approx(ttest_rel(a, b).pvalue, rel=1e-9) and found.effect == pytest.approx((a - b).mean())
 
 
 @settings(deadline=None)
-@given(st.lists(accuracies, min_size=2, max_size=9))
-def test_interval_lies_within_the_differences(row):
-    low, high = bootstrap_interval(row, resamples=200)
-    assert min(row) - 1e-12 <= low <= high <= max(row) + 1e-12
-    wider = bootstrap_interval(row, level=0.99, resamples=200)
-    assert wider[0] <= low and high <= wider[1]
+@given(st.lists(st.tuples(accuracies, accuracies), min_size=3, max_size=12))
+def test_the_interval_belongs_to_the_test_beside_it(pairs):
+    a, b = zip(*pairs, strict=True)
+    found = paired(a, b)
+    assert (found.interval is None) == (found.test != "paired t")
+    if found.interval is not None and abs(found.p - 0.05) > 1e-9:
+        low, high = found.interval
+        assert (low > 0 or high < 0) == (found.p < 0.05) and low < high
+        assert low + high == pytest.approx(2 * found.effect, abs=1e-12)
+
+
+def test_no_interval_pretends():
+    assert student_interval([0.1, 0.3]) is None is student_interval([0.1])
+    assert student_interval([0.1] * 9) is None is student_interval([0.0] * 5)
+    # Equal but for the rounding of the accuracies.
+    assert paired([0.9, 0.8, 0.7, 0.6, 0.5], [0.85, 0.75, 0.65, 0.55, 0.45]).interval is None
+    assert paired([0.9, 0.8], [0.7, 0.8]).interval is None
+    assert student_interval([0.1, 0.1, 0.2]) is not None
 
 
 @pytest.mark.parametrize(
     ("row", "options", "word"),
     [
-        ([0.1], {}, "at least 2"),
-        ([0.1, float("nan")], {}, "finite"),
-        ([0.1, float("inf")], {}, "finite"),
-        ([0.1, 0.2], {"level": 1.0}, "level"),
-        ([0.1, 0.2], {"level": 0.0}, "level"),
-        ([0.1, 0.2], {"resamples": 0}, "resamples"),
+        ([0.1, 0.2, float("nan")], {}, "finite"),
+        ([0.1, 0.2, float("inf")], {}, "finite"),
+        ([0.1, 0.2, 0.3], {"level": 1.0}, "level"),
+        ([0.1, 0.2, 0.3], {"level": 0.0}, "level"),
     ],
 )
 def test_interval_refuses(row, options, word):
     with pytest.raises(ValueError, match=word):
-        bootstrap_interval(row, **options)
+        student_interval(row, **options)
+    with pytest.raises(ValueError, match=word):
+        paired(row, [0.0] * 3, **options)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == [] and holm([0.3]) == [0.3] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.floats(0.01, 0.5))
+def test_holm_is_the_step_down_procedure(ps, level):
+    rejected, order = set(), np.argsort(ps, kind="stable")
+    for k, place in enumerate(order):
+        if ps[place] * (len(ps) - k) > level:
+            break
+        rejected.add(int(place))
+    assert {place for place, p in enumerate(holm(ps)) if p <= level} == rejected
+    assert all(p <= q <= 1 for p, q in zip(ps, holm(ps), strict=True))
+
+
+def test_holm_keeps_the_chance_of_any_false_claim():
+    draw = np.random.default_rng(0)
+    # Twelve comparisons that share their treatment, so that they depend on each other.
+    treated, baselines = draw.normal(size=(1000, 1, 5)), draw.normal(size=(1000, 12, 5))
+    ps = ttest_1samp(treated - baselines, 0, axis=2).pvalue
+    bound = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+    assert np.mean([min(holm(row.tolist())) < 0.05 for row in ps]) < bound < np.mean([min(row) < 0.05 for row in ps])
+
+
+@pytest.mark.parametrize("row", [[0.1, 1.2], [-0.1], [float("nan")]])
+def test_holm_refuses(row):
+    with pytest.raises(ValueError, match="ps must"):
+        holm(row)
+
+
+@pytest.mark.parametrize(
+    ("difference", "spread", "alpha"), [(0.5, 0.6, 0.05), (-1, 0.3, 0.05), (0.4, 1.0, 0.025), (2.0, 1.0, 0.05)]
+)
+def test_so_many_pairs_find_the_difference(difference, spread, alpha):
+    n, draw = pairs_needed(difference, spread, alpha), np.random.default_rng(0)
+    power = [
+        np.mean(ttest_1samp(difference + spread * draw.normal(size=(4000, k)), 0, axis=1).pvalue < alpha)
+        for k in ((n, n - 1) if n > 3 else (n,))
+    ]
+    # Within three deviations of 4,000 draws.
+    assert power[0] > 0.8 - 0.02 and (n == 3 or power[1] < 0.8 + 0.02)
+
+
+def test_the_number_of_pairs_at_its_ends():
+    assert pairs_needed(5, 0.1) == 3 == pairs_needed(-5, 0.1) and pairs_needed(1e-3, 1) is None
+    counts = [pairs_needed(difference, 1.0) for difference in np.geomspace(0.04, 50, 60)]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 4000
+    # As the normal approximation has it, where there are many.
+    assert pairs_needed(0.1, 1.0) == pytest.approx((1.96 + 0.8416) ** 2 / 0.1**2, rel=0.01)
+
+
+@pytest.mark.parametrize("given", [(0, 1), (1, 0), (float("nan"), 1), (1, 1, 0.0), (1, 1, 0.05, 1.0)])
+def test_the_number_of_pairs_refuses(given):
+    with pytest.raises(ValueError):
+        pairs_needed(*given)
+
+
+def test_the_spread_is_at_most_so_much():
+    draw = np.random.default_rng(0)
+    held = [upper_spread(row.std(ddof=1), 5) >= 1 for row in draw.normal(size=(2000, 5))]
+    assert np.mean(held) == pytest.approx(0.8, abs=0.03)
+    with pytest.raises(ValueError, match="1 numbers have no spread"):
+        upper_spread(1.0, 1)
 
 
 @settings(deadline=None)

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from assay.maths.derivatives import directional_and_hvp
-from assay.maths.trajectories import AdamUpdate, SGDUpdate, average_back, averaged, clip_back, clipped
+from assay.maths.trajectories import AdamUpdate, SGDUpdate, average_back, clip_back, clipped
+from reference.derivatives import slopes_and_product
+from reference.updates import averaged, step
 
 UPDATES = {
     "sgd": SGDUpdate(),
@@ -49,7 +50,7 @@ def test_the_steps_are_those_of_torch(name):
         for value, gradient in zip(mirror, gradients.values(), strict=True):
             value.grad = gradient.clone()
         optimizer.step()
-        params, buffers = UPDATES[name].step(params, gradients, buffers, dict.fromkeys(params, 0.1), count)
+        params, buffers = step(UPDATES[name], params, gradients, buffers, dict.fromkeys(params, 0.1), count)
         for ours, theirs in zip(params.values(), mirror, strict=True):
             torch.testing.assert_close(ours, theirs.detach(), rtol=1e-13, atol=1e-14)
 
@@ -88,7 +89,7 @@ class Training:
             gradients = self.gradients(params, weights, positions)
             seen.append((params, buffers, gradients))
             used = clipped(gradients, self.limit) if self.limit else gradients
-            params, buffers = self.update.step(params, used, buffers, self.rates[count], count)
+            params, buffers = step(self.update, params, used, buffers, self.rates[count], count)
         return seen, params
 
     def unrolled(self):
@@ -108,9 +109,9 @@ class Training:
             gamma = clip_back(back.gamma, gradients, self.limit) if self.limit else back.gamma
             positions = self.order[count]
             share = torch.full((len(positions),), 1 / len(positions), dtype=torch.float64)
-            along = directional_and_hvp(self.losses(positions), params, share, gamma)
-            total.index_add_(0, positions, share * along.slopes)
-            adjoint = {name: back.params[name] + along.curved[name] for name in params}
+            slopes, product = slopes_and_product(self.losses(positions), params, share, gamma)
+            total.index_add_(0, positions, share * slopes)
+            adjoint = {name: back.params[name] + product[name] for name in params}
             carried = back.buffers
         return total
 
@@ -140,12 +141,13 @@ def test_clipped_steps_too(name):
 
 @pytest.mark.parametrize("name", UPDATES)
 def test_finite_differences_agree(name):
-    training, step = Training(UPDATES[name], 2), 1e-5
+    training, size = Training(UPDATES[name], 2), 1e-5
+    swept = training.swept()
     for example in range(EXAMPLES):
         weights = torch.ones(2, EXAMPLES, dtype=torch.float64)
-        weights[:, example] += torch.tensor([step, -step])
+        weights[:, example] += torch.tensor([size, -size])
         up, down = (float(training.target(training.states(row)[1])) for row in weights)
-        assert (up - down) / (2 * step) == pytest.approx(float(training.swept()[example]), rel=1e-4, abs=1e-7)
+        assert (up - down) / (2 * size) == pytest.approx(float(swept[example]), rel=1e-4, abs=1e-7)
 
 
 def test_a_coordinate_without_gradient_stays_finite():

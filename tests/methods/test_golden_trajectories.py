@@ -182,7 +182,7 @@ def test_every_optimizer_and_window(name, tmp_path):
         )
 
 
-@pytest.mark.parametrize("name", ["logreg2_sgd", "mlp10_momentum"])
+@pytest.mark.parametrize("name", ["logreg2_sgd", pytest.param("mlp10_momentum", marks=pytest.mark.slow)])
 def test_leave_one_out(name, tmp_path):
     given, loop, targets = flat(name, tmp_path / "run")
     table = assay.score(tmp_path / "run", ["loo", "loo:window=last"], loop=loop, targets=targets, replaying=HOW)
@@ -199,31 +199,32 @@ class ConvNorm(nn.Module):
         return self.out(F.avg_pool2d(torch.tanh(self.norm(self.conv(inputs))), 2).flatten(1))
 
 
-def test_conv_with_batch_norm_and_augmentation(tmp_path):
+CONV_INFLUENCE = {"sgd_influence": "metagrad_all", "sgd_influence:window=last": "metagrad_last"}
+CONV_REMOVALS = {
+    "loo": "loo_weight0_all",
+    "loo:window=last": "loo_weight0_last",
+    "loo:form=removed": "loo_removed_all",
+    "loo:window=last,form=removed": "loo_removed_last",
+}
+
+
+@pytest.mark.parametrize(
+    "wanted", [CONV_INFLUENCE, pytest.param(CONV_REMOVALS, marks=pytest.mark.slow)], ids=["influence", "removals"]
+)
+def test_conv_with_batch_norm_and_augmentation(wanted, tmp_path):
     given = case("convbn10_sgd_aug")
     model = ConvNorm().double()
     labels, held = (torch.tensor(given[key]).long() for key in ("y_train", "y_val"))
-    losses = softmax
     dataset = Numbered(given["X_train"], labels, given["offsets"])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     rates = np.full(len(given["order"]), float(given["lr"]))
-    loop = recorded(tmp_path / "run", given, model, optimizer, losses, dataset, rates)
+    loop = recorded(tmp_path / "run", given, model, optimizer, softmax, dataset, rates)
     np.testing.assert_allclose(nn.utils.parameters_to_vector(model.parameters()).detach(), given["theta_T"], atol=1e-12)
     np.testing.assert_allclose(model.norm.running_var, given["running_var_T"], atol=1e-12)
     targets = {"validation": (given["X_val"], held)}
-    names = [
-        "sgd_influence",
-        "sgd_influence:window=last",
-        "loo",
-        "loo:window=last",
-        "loo:form=removed",
-        "loo:window=last,form=removed",
-    ]
-    table = assay.score(tmp_path / "run", names, loop=loop, targets=targets, replaying=HOW)
-    expected = [-given["metagrad_all"], -given["metagrad_last"]]
-    expected += [given[key] for key in ("loo_weight0_all", "loo_weight0_last", "loo_removed_all", "loo_removed_last")]
-    for title, values in zip(names, expected, strict=True):
-        values = torch.tensor(values)
+    table = assay.score(tmp_path / "run", list(wanted), loop=loop, targets=targets, replaying=HOW)
+    for title, key in wanted.items():
+        values = torch.tensor(-given[key] if key.startswith("metagrad") else given[key])
         torch.testing.assert_close(table[title].values, values, rtol=0, atol=1e-10 * max(1.0, float(values.abs().max())))
 
 

@@ -5,12 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.core.method import walk
 from assay.experiments.again import Replaying, again
 from assay.maths.solo_steps import gain
-from assay.methods.liveval import LiveVal, liveval, merged, value
-from assay.runs.gather import gather
-from assay.training.functional import LiveStep, rows
+from assay.methods.liveval import LiveVal, liveval, value
 from methods.loops import EXAMPLES, World, inner
 
 DOUBLES = st.floats(-1e3, 1e3, allow_nan=False, width=64)
@@ -149,29 +146,6 @@ def test_a_loss_that_is_not_finite_leaves_the_window(tmp_path):
     for number, step in enumerate(replayed(world).forwards(range(0, 9))):
         method.absorb(state, broken(step) if number == 4 else step)
     assert state["skipped"] == 2
-
-
-def test_processes_that_share_a_batch_add_up(tmp_path):
-    """Two halves of every batch valued apart, with windows that do not depend on the losses."""
-    world, method = World(tmp_path / "run", "sgd"), LiveVal(window_rule="fixed", delta_0=2)
-    whole = walk([method], gather(world.run, replayed(world)))[0].values
-    states = [method.start(EXAMPLES) for _ in range(2)]
-    for step in replayed(world).forwards(range(0, 9)):
-        for part, state in enumerate(states):
-            method.absorb(state, half(step, part))
-    together = method.finish(merged(states))
-    torch.testing.assert_close(together.values, whole, rtol=1e-10, atol=1e-12)
-    visits = torch.zeros(EXAMPLES, dtype=torch.float64).index_add_(0, together.stream.positions, together.stream.values)
-    torch.testing.assert_close(visits, whole, rtol=1e-10, atol=1e-12)
-
-
-def half(step, part):
-    """What one of two processes sees of a step."""
-    own = slice(part, None, 2)
-    batch = rows(step.batch, own)
-    return LiveStep(
-        step.positions[own], step.params, step.functional, step.buffers, batch, step.index, step.epoch, step.rates, step.after
-    )
 
 
 def test_the_pure_function_takes_steps(tmp_path):

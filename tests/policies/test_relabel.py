@@ -58,3 +58,10 @@ def test_refusals():
     for given in ({}, {"count": 1, "fraction": 0.1}, {"count": -1}, {"fraction": 1.1}, {"fraction": math.nan}):
         with pytest.raises(UsageError, match=r"count|fraction"):
             Relabel(**given)
+
+
+def test_reasons_use_the_names_of_the_classes():
+    made = scores([9.0, 8.0, 7.0, 1.0], Direction.HIGH_IS_SUSPECT, [4, 3, 2, 1])
+    evidence = run([4, 3, 2, 1], labels=LABELS, mean_probs=PROBS)
+    decision = choose(Relabel(count=1), made, evidence, ("ant", "bee", "cat"))
+    assert decision.reasons[0] == "among the 1 most suspect by made: class bee becomes ant, the mean prediction"

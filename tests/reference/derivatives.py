@@ -2,7 +2,6 @@
 
 import torch
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def gradients_one_by_one(module, params, inputs, targets, loss):
@@ -16,20 +15,14 @@ def gradients_one_by_one(module, params, inputs, targets, loss):
     return torch.stack(rows)
 
 
-def hessian_by_columns(losses, params, weights):
-    """Hessian of sum_i w_i l_i, (params, params): the gradient differentiated entry by entry."""
+def slopes_and_product(losses, params, weights, direction):
+    """Slope of each loss along the direction, and the Hessian of sum_i w_i l_i times it, by name."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-    with sdpa_kernel(SDPBackend.MATH):
-        total = (weights * losses(leaves)).sum()
-    first = torch.autograd.grad(total, list(leaves.values()), create_graph=True, materialize_grads=True)
-    rows = []
-    for entry in torch.cat([part.flatten() for part in first]):
-        if not entry.requires_grad:
-            rows.append(torch.zeros(sum(value.numel() for value in leaves.values()), dtype=entry.dtype))
-            continue
-        second = torch.autograd.grad(entry, list(leaves.values()), retain_graph=True, materialize_grads=True)
-        rows.append(torch.cat([part.flatten() for part in second]))
-    return torch.stack(rows)
+    weights = weights.detach().clone().requires_grad_()
+    first = torch.autograd.grad((weights * losses(leaves)).sum(), list(leaves.values()), create_graph=True)
+    along = torch.stack([(part * direction[name]).sum() for name, part in zip(leaves, first, strict=True)]).sum()
+    slopes, *product = torch.autograd.grad(along, [weights, *leaves.values()])
+    return slopes, dict(zip(leaves, product, strict=True))
 
 
 def flat(params):

@@ -92,8 +92,8 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
         Scores(ids, values.double(), title.split(":")[0], {}, title, direction, unit, lineage=lineage)
         for values, (title, direction, unit) in zip(columns, METHODS, strict=True)
     )
-    dropped = scores[0].ranks() < n // 10
-    relabelled = (scores[2].ranks() < n // 40) & ~dropped
+    dropped = scores[0].ranks() <= n // 10
+    relabelled = (scores[2].ranks() <= n // 40) & ~dropped
     actions = torch.where(dropped, int(Action.DROP), torch.where(relabelled, int(Action.RELABEL), int(Action.KEEP)))
     decision = Decision(
         ids,
@@ -101,7 +101,7 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
         torch.where(relabelled, true, -1),
         torch.where(dropped, 0.0, 1.0).double(),
         tuple(
-            {0: f"rank {r + 1} by aum is among the worst {n // 10}", 1: "kept: not among the worst", 2: "the model is sure"}[a]
+            {0: f"rank {r} by aum is among the worst {n // 10}", 1: "kept: not among the worst", 2: "the model is sure"}[a]
             for r, a in zip(scores[0].ranks().tolist(), actions.tolist(), strict=True)
         ),
         "bottom_k",

@@ -23,8 +23,9 @@ class Nursery:
 
     def __init__(self):
         tests = str(Path(__file__).parent.parent)
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("ASSAY_TEST_THREADS", "1")}
         self._process = subprocess.Popen(
-            [sys.executable, __file__, tests], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ}
+            [sys.executable, __file__, tests], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
     def run(self, call, *, kill_after=None, kill_at_step=None, wait=True, **arguments):

@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_the_loop_may_reuse_its_memory(tmp_path):
     assert_holds(Run(tmp_path).shard(0), logits_of(0), LABELS)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_logits_that_are_not_finite_are_named_and_the_epochs_before_stay(tmp_path, bad):
     with Recorder(tmp_path, IDS) as recorder:
         play(recorder, 2)
@@ -173,6 +174,161 @@ def test_logits_that_are_not_finite_are_named_and_the_epochs_before_stay(tmp_pat
         with pytest.raises(UsageError, match="23 of 23 ids were not visited"):
             recorder.commit()
     assert Run(tmp_path).epochs == 2 and Run(tmp_path).check()
+
+
+def test_masked_classes_of_minus_infinity_are_right(tmp_path):
+    masked = torch.zeros(EXAMPLES, CLASSES, dtype=torch.bool)
+    masked[4, (LABELS[4] + 1) % CLASSES] = masked[9, (LABELS[9] + 2) % CLASSES] = True
+    with Recorder(tmp_path, IDS) as recorder:
+        recorder.begin()
+        observe_all(recorder, logits_of(0).masked_fill(masked, -torch.inf))
+        recorder.commit()
+    run = Run(tmp_path)
+    # By hand, with a number that no float32 tells from -inf in a softmax.
+    assert_holds(run.shard(0), logits_of(0).masked_fill(masked, -1e4), LABELS)
+    probs = logits_of(0).double().masked_fill(masked, -torch.inf).softmax(1)
+    torch.testing.assert_close(run.mean_probs(), probs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda logits: logits[4].scatter_(0, LABELS[4:5], -torch.inf),
+            "are -inf for the given label: the class is masked; ids picture 04",
+        ),
+        (
+            lambda logits: logits[4].copy_(torch.full((CLASSES,), -torch.inf).scatter(0, LABELS[4:5], 1.0)),
+            "are -inf for every class but the label, so that no margin is finite; ids picture 04",
+        ),
+        (lambda logits: logits[4].fill_(-torch.inf), "are -inf for the given label"),
+        (lambda logits: logits[4].copy_(torch.tensor([-3e38, 3e38, 0, 0])), "overflow in float32; ids picture 04"),
+    ],
+    ids=["label", "others", "all", "large"],
+)
+def test_logits_that_no_facts_can_be_made_of_are_refused_with_their_cause(tmp_path, change, words):
+    with Recorder(tmp_path, IDS) as recorder:
+        play(recorder, 1)
+        recorder.begin()
+        logits = logits_of(1)
+        change(logits)
+        observe_all(recorder, logits)
+        with pytest.raises(NumericalError, match=words):
+            recorder.commit()
+    assert Run(tmp_path).epochs == 1
+
+
+def test_numbers_too_large_for_float32_are_told_from_infinite_ones(tmp_path):
+    with Recorder(tmp_path, IDS) as recorder:
+        recorder.begin()
+        logits = logits_of(0).double()
+        logits[4, 1] = 1e300
+        observe_all(recorder, logits)
+        with pytest.raises(NumericalError, match="overflow in float32; ids picture 04"):
+            recorder.commit()
+
+
+@pytest.mark.parametrize("margin", [10, 17, 30, 40])
+def test_near_certain_examples_keep_their_losses(tmp_path, margin):
+    logits = torch.zeros(EXAMPLES, CLASSES).scatter(1, LABELS[:, None], float(margin))
+    with Recorder(tmp_path, IDS) as recorder:
+        recorder.begin()
+        observe_all(recorder, logits)
+        recorder.commit()
+    shard = Run(tmp_path).shard(0)
+    rest = math.log1p((CLASSES - 1) * math.exp(-margin))
+    torch.testing.assert_close(
+        shard.read("losses").double(), torch.full((EXAMPLES,), rest, dtype=torch.float64), rtol=1e-5, atol=0
+    )
+    p = math.exp(-margin) / (1 + (CLASSES - 1) * math.exp(-margin))
+    norm = p * math.sqrt((CLASSES - 1) ** 2 + CLASSES - 1)
+    torch.testing.assert_close(
+        shard.read("error_norms").double(), torch.full((EXAMPLES,), norm, dtype=torch.float64), rtol=1e-5, atol=0
+    )
+    entropy = rest * (1 - (CLASSES - 1) * p) + (CLASSES - 1) * p * (margin + rest)
+    torch.testing.assert_close(
+        shard.read("entropies").double(), torch.full((EXAMPLES,), entropy, dtype=torch.float64), rtol=1e-5, atol=0
+    )
+
+
+def test_no_finite_logits_are_a_loss_of_nothing(tmp_path):
+    logits = torch.zeros(EXAMPLES, CLASSES).scatter(1, LABELS[:, None], 1e6)
+    with Recorder(tmp_path, IDS) as recorder:
+        recorder.begin()
+        observe_all(recorder, logits)
+        recorder.commit()
+    losses = Run(tmp_path).shard(0).read("losses")
+    assert bool((losses > 0).all()) and bool((losses < 1e-37).all())
+
+
+def test_probabilities_given_as_logits_are_noticed_once_and_their_logarithms_are_not(tmp_path):
+    probs = logits_of(0).softmax(1)
+    with Recorder(tmp_path / "probs", IDS) as recorder:
+        recorder.begin()
+        with pytest.warns(
+            UserWarning, match="are probabilities .* give recorder.batch what the model computes before its softmax"
+        ) as said:
+            observe_all(recorder, probs)
+        assert len(said) == 1
+        recorder.commit()
+        recorder.begin()
+        observe_all(recorder, probs)
+    with Recorder(tmp_path / "logs", IDS) as recorder:
+        recorder.begin()
+        observe_all(recorder, probs.log())
+
+
+STATES = {
+    "weights": ({"model/weight": torch.tensor([1.0, torch.nan])}, "1 tensors .*model/weight"),
+    "momentum": ({"optimizer/state/0/exp_avg": torch.tensor([torch.inf])}, "optimizer/state/0/exp_avg"),
+    "new mask": ({"model/mask": torch.tensor([-torch.inf]), "model/weight": torch.ones(1)}, "model/mask"),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_epoch_whose_state_is_not_finite_is_not_committed(tmp_path, name, resumed):
+    state, words = STATES[name]
+    start = {"model/weight": torch.zeros(2), "model/causal": torch.tensor([-torch.inf])}
+    fine = {"model/weight": torch.ones(2), "model/causal": torch.tensor([-torch.inf])}
+    recorder = Recorder(tmp_path, IDS)
+    recorder.start(start)
+    recorder.begin()
+    observe_all(recorder, logits_of(0))
+    recorder.commit(fine)
+    if resumed:
+        recorder.close()
+        recorder = Recorder(tmp_path, IDS, resume=True)
+    recorder.begin()
+    observe_all(recorder, logits_of(1))
+    with pytest.raises(NumericalError, match=f"Epoch 1: after its last step .*{words}.* the run ends with epoch 0, from which"):
+        recorder.commit({**fine, **state})
+    recorder.close()
+    assert Run(tmp_path).epochs == 1
+    with Recorder(tmp_path, IDS, resume=True) as recorder:
+        recorder.begin()
+        observe_all(recorder, logits_of(1))
+        recorder.commit(fine)
+    assert Run(tmp_path).epochs == 2
+
+
+def test_large_tables_of_probabilities_are_kept_when_asked_for_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("assay.runs.recorder.SMALL", EXAMPLES * CLASSES - 1)
+    with pytest.warns(UserWarning, match=r"mean probabilities are not kept, because 23 examples of 4 classes .*mean_probs=True"):
+        recorded(tmp_path / "default", 2)
+    recorded(tmp_path / "asked", 2, mean_probs=True)
+    recorded(tmp_path / "not", 2, mean_probs=False)
+    run = Run(tmp_path / "default")
+    assert not run.header.mean_probs and run.mean_probs() is None and not (tmp_path / "default/sums").exists()
+    assert Run(tmp_path / "asked").mean_probs() is not None and Run(tmp_path / "not").mean_probs() is None
+    assert run.fingerprint == Run(tmp_path / "not").fingerprint
+    # A resumed run goes on as it was begun, silently.
+    recorded(tmp_path / "default", 3, resume=True)
+    recorded(tmp_path / "asked", 3, resume=True)
+    assert Run(tmp_path / "default").mean_probs() is None and Run(tmp_path / "asked").mean_probs() is not None
+    monkeypatch.undo()
+    recorded(tmp_path / "small", 1)
+    assert Run(tmp_path / "small").mean_probs() is not None
 
 
 LABEL_MISTAKES = {

@@ -183,7 +183,7 @@ def test_an_average_takes_memory_and_must_end_as_it_was_recorded(tmp_path):
     plain = again(recorded(tmp_path / "plain", dataclasses.replace(recipe, ema=None), net()), Recipe(2, 0.05, 5), net())
     replay = again(run, recipe, net())
     averaged = sum(value.numel() * value.element_size() for value in replay.final().values())
-    assert replay._state(1).bytes == plain._state(1).bytes + averaged
+    assert replay._own.state(1).bytes == plain._own.state(1).bytes + averaged
     other = dataclasses.replace(recipe, ema=0.8)
     with pytest.raises(
         Mismatch, match=r"epoch 0, 4 of 8 tensors differ at its end, the average of 0\.weight among them; they are"
@@ -255,8 +255,8 @@ def test_sqrt_holds_every_state_where_they_take_few_bytes(tmp_path, monkeypatch,
     (state,) = [step.before for step in replay.backwards(range(0, 1))]
     monkeypatch.setattr(replay_module, "HELD_BYTES", fits * state.bytes)
     calls = []
-    take = replay._take
-    monkeypatch.setattr(replay, "_take", lambda index: (calls.append(index), take(index))[1])
+    take = replay_module._Walk.take
+    monkeypatch.setattr(replay_module._Walk, "take", lambda walk, index: (calls.append(index), take(walk, index))[1])
     assert [step.index for step in replay.backwards(range(0, 16))] == list(reversed(range(16)))
     assert len(calls) == taken
 
@@ -265,7 +265,7 @@ def test_a_memory_budget_is_kept_or_refused(tmp_path):
     recipe = Recipe(epochs=2, lr=0.05, batch=1, ragged="keep")
     run = recorded(tmp_path / "run", recipe, net())
     replay = again(run, recipe, net())
-    state = replay._state(-1)
+    state = replay._own.state(-1)
     assert [step.index for step in again(run, recipe, net(), memory=10 * state.bytes).backwards(range(44))] == list(
         range(43, -1, -1)
     )

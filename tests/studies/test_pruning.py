@@ -17,7 +17,8 @@ from assay.core.study import ALL, EASY, HARD, RANDOM, Pruned, Study
 from assay.experiments.plan import Plan, material_of
 from assay.experiments.progress import Progress
 from assay.maths import draws, power_law
-from assay.runs.artefacts import load_outcome, load_scores, load_study, save_study
+from assay.maths.statistics import holm
+from assay.runs.artefacts import load_json, load_outcome, load_scores, load_study, save_json, save_study
 from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
 from assay.studies.pruning import Setup, analysed, kept
@@ -239,10 +240,13 @@ def test_without_errors_there_is_no_law_and_that_is_said():
 
 
 def test_a_seed_without_errors_takes_the_interval_and_not_the_law():
-    found = analysed(planted(lambda arm, metric, n, seed: 0.0 if (arm, n, seed) == (ALL, 1000, 0) else law(n, seed)))
-    whole = next(one for one in found.laws if one.arm == ALL)
-    assert whole.low is None and found.notes[0].startswith("No interval of the exponent of all")
-    assert all(one.gain is None for one in found.frontiers)
+    for bad, note in ((0, False), (3, True)):
+        found = analysed(planted(lambda arm, metric, n, seed: 0.0 if (arm, n, seed) == (ALL, 1000, bad) else law(n, seed)))  # noqa: B023
+        whole = next(one for one in found.laws if one.arm == ALL)
+        assert whole.low is None and found.notes[0].startswith("No interval of the exponent of all")
+        # The first of four seeds chooses the points, the others test them.
+        assert any("No point is held against the law" in one for one in found.notes) == note
+        assert all(one.gain is None for one in found.frontiers) == note
 
 
 def test_slopes_are_between_means_that_are_no_whole_numbers():
@@ -340,3 +344,105 @@ def test_a_page_of_someone_else_is_not_written_over(tmp_path):
     (tmp_path / "study.html").write_text("mine")
     with pytest.raises(OutputExists, match="is no page of assay"):
         study_scaling(tmp_path, SMALL, **HOW)
+
+
+def without_effect(draw, seeds, noise):
+    """A study in which every choice obeys one law, whatever is kept."""
+    trained = []
+    for seed, size, fraction in itertools.product(range(seeds), (0.1, 0.2, 0.4, 0.7, 1.0), (1.0, 0.8, 0.6, 0.4, 0.2)):
+        n = round(5000 * size * fraction)
+        for arm, metric in [(ALL, "")] if fraction == 1 else [(RANDOM, ""), (HARD, "a"), (EASY, "a")]:
+            error = noise(draw, 2.0 * n**-0.4)
+            trained.append(Pruned(arm, metric, size, fraction, seed, n, 10, 1 - error, 0.1, 0.0))
+    return Study("scaling", {}, {}, tuple(trained))
+
+
+NOISES = {
+    "normal": lambda draw, error: error * (1 + 0.05 * draw.normal()),
+    "skewed": lambda draw, error: error * np.exp(0.15 * draw.normal() - 0.15**2 / 2),
+    "counts": lambda draw, error: draw.binomial(1000, error) / 1000,
+}
+
+
+def claimed(noise, seeds, studies):
+    """Part of the studies without an effect that call anything significant, and of those that had a point below the law at p < .05."""
+    draw, found, naive = np.random.default_rng(seeds), 0, 0
+    for _ in range(studies):
+        study = analysed(without_effect(draw, seeds, NOISES[noise]))
+        found += any(one.below for one in study.frontiers) or any(one.comparison.significant for one in study.contests)
+        ps = [one.p for one in study.frontiers if one.gain is not None and one.gain > 0]
+        naive += any(p < 0.05 for p in (*ps, *(one.comparison.p for one in study.contests)))
+    return found / studies, naive / studies
+
+
+def test_a_study_without_an_effect_finds_none():
+    """But in 5 % of studies; without correction nearly all of them find something."""
+    found, naive = claimed("normal", 5, 12)
+    assert found < 0.05 + 3 * (0.05 * 0.95 / 12) ** 0.5 < naive
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("noise", "seeds"), [(noise, seeds) for noise in NOISES for seeds in (3, 5, 10)])
+def test_studies_without_an_effect_find_none(noise, seeds):
+    found, naive = claimed(noise, seeds, 300)
+    print(f"{noise}, {seeds} seeds: {100 * found:.1f} % of studies call something significant, uncorrected {100 * naive:.0f} %")
+    assert found < 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5
+
+
+def test_a_frontier_is_tested_on_seeds_that_did_not_choose_it():
+    def errors(arm, metric, n, seed):
+        # Great luck of one choice in the one seed that chooses: it is on the frontier, and its error is that of the others.
+        lucky = seed == 0 and (arm, metric, n) == (HARD, "a", 250)
+        return law(n, seed) * (0.2 if lucky else 1.0) * (1 + 0.01 * ((3 * seed + n // 50) % 4))
+
+    found = analysed(planted(errors))
+    (point,) = [one for one in found.frontiers if (one.metric, one.arm, one.examples) == ("a", HARD, 250)]
+    assert point.error == pytest.approx(np.mean([errors(HARD, "a", 250, seed) for seed in (1, 2, 3)]), rel=1e-9)
+    expected = [
+        power_law.fit((100, 200, 500, 1000), [errors(ALL, "", n, seed) for n in (100, 200, 500, 1000)])(250) for seed in (1, 2, 3)
+    ]
+    assert point.gain == pytest.approx(
+        np.mean([law_ - errors(HARD, "a", 250, seed) for law_, seed in zip(expected, (1, 2, 3), strict=True)])
+    )
+    assert not point.below and point.adjusted > point.p
+
+
+def test_everything_that_a_study_tests_is_corrected_together():
+    def errors(arm, metric, n, seed):
+        return law(n, seed) * (0.9 if (arm, metric) == (HARD, "a") else 1.0) * (1 + 0.01 * ((7 * seed + n // 50) % 5))
+
+    found = analysed(planted(errors, seeds=5))
+    points = [one for one in found.frontiers if one.p is not None]
+    ps = [one.p for one in points] + [one.comparison.p for one in found.contests]
+    adjusted = [one.adjusted for one in points] + [one.comparison.adjusted for one in found.contests]
+    assert adjusted == holm(ps) and found.claims == len(ps) == 24 + len(points) and points
+    assert {one.comparison.family for one in found.contests} == {found.claims}
+    assert (
+        found.sentences[-1]
+        == f"Significance is corrected (Holm) for all {found.claims} points and contests that this study tests."
+    )
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_few_seeds_say_what_they_cannot_tell(seeds):
+    found = analysed(planted(lambda arm, metric, n, seed: law(n, seed) * (0.5 if arm == HARD else 1.0), seeds=seeds))
+    assert any("The points of a frontier are not tested: that takes 4 seeds or more" in one for one in found.notes)
+    assert all(one.gain is None and not one.below for one in found.frontiers)
+    if seeds == 2:
+        assert not any(one.comparison.significant for one in found.contests) and found.claims == 0
+        assert found.notes[0].startswith("2 seeds cannot tell a difference from chance")
+        assert "2 seeds cannot tell at 50%" in " ".join(found.sentences)
+
+
+def test_an_older_study_comes_back_without_its_intervals(made, tmp_path):
+    """They were percentile bootstraps, which were too narrow."""
+    _, folder = made
+    body = load_json("study", StudyPaths(folder).results)
+    del body["claims"]
+    body["laws"] = [{**one, "low": 0.1, "high": 0.2} for one in body["laws"]]
+    for one in body["contests"]:
+        del one["comparison"]["family"]
+        one["comparison"] |= {"low": 0.1, "high": 0.2}
+    save_json("study", body, tmp_path / "old.json")
+    old = load_study(tmp_path / "old.json")
+    assert all(one.low is None for one in old.laws) and all(one.comparison.low is None for one in old.contests)

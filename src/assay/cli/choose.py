@@ -54,6 +54,8 @@ def choose_(
     from ..experiments.choose import choose
     from ..experiments.cleanse import curve_for
     from ..experiments.score import score as scored
+    from ..experiments.score import takes_again
+    from ..methods import parse
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say, showing_progress
@@ -75,7 +77,10 @@ def choose_(
         ) from error
     opened, how = Run(run), Replaying(tolerance=tolerance)
     options = {key: value for key, value in {"keep": keep, "seed": seed, "count": number}.items() if value is not None}
-    (scores,), curve = scored(opened, score, save=True, replaying=how).values(), None
+    replayed = takes_again(opened, parse(score))
+    if tolerance and not auto and not replayed:
+        raise UsageError(f"--tolerance is for training taken again; neither {score} nor --count {count} does that. Leave it out.")
+    (scores,), curve = scored(opened, score, save=True, replaying=how if replayed else None).values(), None
     if auto:
         with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
             curve = curve_for(opened, scores, retrain=retrain, pool=pool, replaying=how, progress=progress)  # type: ignore[arg-type]

@@ -59,6 +59,8 @@ def cleanse_(
     from ..experiments.again import Replaying
     from ..experiments.cleanse import cleanse, undecided
     from ..experiments.score import score as scored
+    from ..experiments.score import takes_again
+    from ..methods import parse
     from ..runs.run import Run
     from .console import say, showing_progress
 
@@ -68,7 +70,15 @@ def cleanse_(
         raise UsageError(f"--counts {counts!r} is no list of whole numbers such as 1,10,100.") from error
     opened, how = Run(run), Replaying(tolerance=tolerance)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
-        (scores,) = scored(opened, score, save=True, replaying=how, pool=pool, progress=progress).values()
+        method = parse(score)
+        (scores,) = scored(
+            opened,
+            method,
+            save=True,
+            replaying=how if takes_again(opened, method) else None,
+            pool=pool if method.retrains else None,
+            progress=progress,
+        ).values()
         curve = cleanse(
             opened,
             scores,
@@ -87,6 +97,10 @@ def cleanse_(
         say(f"The score is the mean over {len(opened.members) + 1} models; trained again was the first of them.")
     if words := undecided(scores):
         say(words)
+    elif curve.misled:
+        say(
+            f"The test examples do not bear this count out; look at the first ones before anything is dropped: assay report {run}"
+        )
     elif curve.best:
         allowing = f" --tolerance {tolerance:g}" if tolerance else ""
         say(f"Next: assay choose {run} {score} --policy remove_worst --count auto --retrain {curve.retrained}{allowing}")

@@ -20,6 +20,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     from ..experiments.score import scorable
     from ..runs.run import Run
     from .console import say, show_table
+    from .score import left_out
 
     opened = Run(run)
     header, about = opened.header, opened.header.about
@@ -63,7 +64,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         ("allows", ", ".join(able) if whole else "nothing before all models are there; go on with `assay record --resume`")
     )
     show_table(str(run), ("", ""), rows)
-    for name, why in unable.items():
-        say(f"not {name}: {why}")
+    for words in left_out(unable):
+        say(f"not {words}")
     if check:
         say(f"{opened.check()} tensors agree with their checksums.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .values import MaybeWhole, Switch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -27,6 +27,7 @@ def score_(
     out: Path | None = None,
     inputs: list[str] | None = None,
     again: Switch = False,
+    strict: Switch = False,
     schedule: str = "sqrt",
     memory: MaybeWhole = None,
     tolerance: float = 0.0,
@@ -68,6 +69,8 @@ def score_(
         with a row for each example, in the run's order, or an npz file of `inputs` and `ids`.
     again
         Compute scores even if they are there.
+    strict
+        Stop at the first method that the run cannot serve, in place of giving the scores of the others.
     schedule
         How steps are gone backwards: sqrt (the default; every state where they take at most 256 MB, else about 2 sqrt(steps) of them),
         all (every state), every=STEPS (a mark every so many steps), tree or tree=PARTS (fewest states).
@@ -86,12 +89,12 @@ def score_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError, some
-    from ..core.scores import Direction, ordered
+    from ..core.scores import ordered
     from ..core.words import worded
     from ..data.arrays import rows_by_id
     from ..experiments.again import Replaying
-    from ..experiments.plan import has_plan
-    from ..experiments.score import check_untrained, scorable, score_apart
+    from ..experiments.score import ALL, check_untrained, scorable, served, takes_again
+    from ..methods import parse
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
 
@@ -99,7 +102,7 @@ def score_(
         if run is None:
             raise UsageError("Name a method, such as cg_score, or `all`.")
         methods = (str(run), *methods)
-        check_untrained([name for name in methods if name != "all"])
+        check_untrained([name for name in methods if name != ALL])
         opened = _without_training(data, plan, plant, seed, out)
         run = opened.folder
     elif run is None:
@@ -108,16 +111,17 @@ def score_(
         raise UsageError("--plant, --seed and --out go with --data or --plan; a recorded run has its own.")
     else:
         opened = Run(run)
-    able, unable = scorable(opened)
-    wanted = [one for name in methods for one in (able if name == "all" else [name])]
-    if not wanted:
-        raise UsageError(f"Name a method, or `all`; this run allows {', '.join(able)}.")
-    how = Replaying(schedule, memory, tolerance)
-    _check_read(wanted, how != Replaying(), executor != "processes" or workers is not None)
+    if not methods:
+        raise UsageError(f"Name a method, or `all`; this run allows {', '.join(scorable(opened)[0])}.")
+    how, named = Replaying(schedule, memory, tolerance), [parse(name) for name in methods if name != ALL]
+    replayed, retrained = any(takes_again(opened, one) for one in named), any(one.retrains for one in named)
+    _check_read(methods, replayed, retrained, how != Replaying(), executor != "processes" or workers is not None)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
-        table = score_apart(
+        table, refused = served(
             opened,
-            list(dict.fromkeys(wanted)),
+            list(dict.fromkeys(methods)),
+            joined=False,
+            strict=strict,
             save=True,
             again=again,
             replaying=how,
@@ -125,7 +129,7 @@ def score_(
             inputs={
                 name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(_file_named, inputs or ())).items()
             },
-            pool=pool,
+            pool=pool if retrained else None,
             progress=progress,
         )
     rows, warned, partly = [], any(one.warnings for one in table.values()), any(len(one.unscored) for one in table.values())
@@ -157,40 +161,60 @@ def score_(
             say(f"{title}: {name}: {worded(value)}")
         for warning in one.warnings:
             say(f"{title}: WARNING: {warning}")
-    if "all" in methods:
-        for name, why in unable.items():
-            say(f"left out {name}: {why}")
+    for words in left_out(refused):
+        say(f"left out {words}")
     title, one = next(iter(table.items()))
-    # Where large values are the suspect ones, keeping the largest would keep the suspects.
-    policy = "bottom_k" if one.direction is Direction.HIGH_IS_SUSPECT else "top_k"
-    told = has_plan(opened) and one.direction.ranks_suspects and one.harmful() is not None
-    step = f"cleanse {run} {title}" if told else f"choose {run} {title} --policy {policy} --keep 0.9"
+    say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance)}")
+
+
+def left_out(refused: "Mapping[str, str]") -> "list[str]":
+    """Methods and why they have no score, those of one reason together."""
+    titles: dict[str, list[str]] = {}
+    for title, why in refused.items():
+        titles.setdefault(why, []).append(title)
+    return [why if why.startswith(f"{', '.join(group)} ") else f"{', '.join(group)}: {why}" for why, group in titles.items()]
+
+
+def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
+    """What to do next with a score, and what it knows of how many labels are wrong; never a number that nobody has found."""
+    from ..experiments.plan import has_plan
+
+    title, folder = scores.title, run.folder
     # A score is only found again under the tolerance that it was computed with.
-    allowing = f" --tolerance {tolerance:g}" if one.lineage is not None and "tolerance" in one.lineage.parents else ""
-    say(f"Saved in {opened.paths.folder / 'scores'}. Next: assay {step}{allowing}")
+    allowing = f" --tolerance {tolerance:g}" if scores.lineage is not None and "tolerance" in scores.lineage.parents else ""
+    if has_plan(run) and scores.direction.ranks_suspects and scores.harmful() is not None:
+        return f"Next: assay cleanse {folder} {title}{allowing}"
+    look = f"Look at the first ones on the page. Next: assay report {folder} --first {title}"
+    if scores.method == "aum":
+        below = int((scores.values < 0).sum())
+        return (
+            f"{title} is below 0 for {below:,} of {len(scores):,} examples: over the epochs, another class had the larger output. How many "
+            f"labels are wrong it does not say. {look}"
+        )
+    if scores.direction.ranks_suspects:
+        return f"How many labels are wrong {title} does not say. {look}"
+    return f"{title} ranks difficulty, which says nothing about wrong labels. {look}"
 
 
-def _check_read(wanted: list[str], replaying: bool, spread: bool) -> None:
+def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, replaying: bool, spread: bool) -> None:
     """Refuse flags that none of the methods would read."""
     from ..core.errors import UsageError
-    from ..experiments.score import REPLAYED
-    from ..methods import parse
 
-    found = [parse(name) for name in wanted]
-    if replaying and not any(one.needs & REPLAYED for one in found):
+    if replaying and not replayed:
         raise UsageError(
-            f"--schedule, --memory and --tolerance are for methods that take the training again; {', '.join(wanted)} do not."
+            f"--schedule, --memory and --tolerance are for methods that take the training again; {', '.join(methods)} do not."
         )
-    if spread and not any(one.name == "loo" for one in found):
-        raise UsageError(f"--executor and --workers are for loo, which trains without each example; {', '.join(wanted)} do not.")
+    if spread and not retrained:
+        raise UsageError(f"--executor and --workers are for loo, which trains without each example; {', '.join(methods)} do not.")
 
 
 def _half(scores: "Scores") -> str:
-    """Half of an example's interval over repetitions, mean over examples."""
+    """Half of an example's interval over repetitions, mean over the examples that have one."""
     if scores.repeats is None or len(scores.repeats) < 2:
         return ""
     low, high = scores.interval()
-    return f"{float((high - low).mean()) / 2:.2g}"
+    mean = float((high - low).nanmean()) / 2
+    return "" if mean != mean else f"{mean:.2g}"
 
 
 def _without_training(data: str | None, plan: Path | None, plant: str | None, seed: int | None, out: Path | None) -> "Run":

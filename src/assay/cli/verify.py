@@ -1,5 +1,6 @@
 """`assay verify`: was the decision right?"""
 
+import dataclasses
 from pathlib import Path
 
 from .values import MaybeWhole, Switch, Whole
@@ -12,13 +13,16 @@ def verify_(
     decision: str | None = None,
     seeds: Whole = 5,
     again: Switch = False,
+    after: Whole = 0,
+    detect: float | None = None,
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
     """Retrain over seeds: was the decision right?
 
-    The net is trained with the decision, with random removal of equal size and with everything, and the three are compared.
-    Every finished retraining is kept, so that the same command goes on where it was stopped.
+    The net is trained with the decision, with the same done to random examples and with everything, and the three are compared.
+    Every finished retraining is kept, so that the same command goes on where it was stopped. What is called significant is corrected
+    for all decisions that were verified on the run, and for earlier looks at this one with fewer seeds.
 
     Parameters
     ----------
@@ -27,16 +31,20 @@ def verify_(
     decision
         Name of a decision in the run; not needed if there is only one.
     seeds
-        How many seeds, at least 2.
+        How many seeds, at least 2; with 2 nothing is called significant. Fix the number before you look.
     again
         Train everything again, also what the folder holds finished trainings of: for a run that somebody else sent.
+    after
+        Leave out so many seeds, such as those of an earlier look: fresh seeds are a new claim.
+    detect
+        A difference in percentage points of test accuracy: say first how many seeds it takes to find it.
     executor
         processes (side by side on this machine) or inline.
     workers
         How many processes; by default as many as there are cores.
     """
     from ..cluster.executors import executor as pool_of
-    from ..experiments.verify import verify
+    from ..experiments.verify import seeds_needed, verify
     from ..runs.artefacts import load_decision, save_verdict
     from ..runs.run import Run
     from .console import say, showing_progress
@@ -47,8 +55,15 @@ def verify_(
     chosen = load_decision(path)
     # Not as a table: some scores may speak of fewer examples than others.
     scores = {one.title: one for one in saved_scores(opened)}
+    power = ""
+    if detect is not None:
+        power = seeds_needed(chosen, detect, run=opened).sentence
+        say(power)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        verdict = verify(chosen, run=opened, scores=scores, seeds=seeds, pool=pool, save=True, again=again, progress=progress)
+        verdict = verify(
+            chosen, run=opened, scores=scores, seeds=seeds, after=after, pool=pool, save=True, again=again, progress=progress
+        )
+    verdict = dataclasses.replace(verdict, power=power)
     save_verdict(verdict, opened.paths.verdict(path.stem))
     show_verdict(verdict)
     say(f"Next: assay report {run} --decision {path.stem}")
@@ -89,5 +104,5 @@ def show_verdict(verdict) -> None:
         say(
             f"The decision touches {c.touched:,} examples, {c.hit:,} of the {c.planted:,} wrong labels among them; {c.mended:,} are mended."
         )
-    for comparison in verdict.comparisons:
-        say(comparison.sentence)
+    for sentence in (*(comparison.sentence for comparison in verdict.comparisons), *verdict.scope):
+        say(sentence)

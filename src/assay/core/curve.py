@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from .arguments import checked_fields
 from .errors import UsageError
 from .lineage import Lineage, fingerprint
 
@@ -40,6 +41,7 @@ class Removal:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked_fields
 class Curve:
     """Accuracy and loss against how many of the worst examples are left out.
 
@@ -66,6 +68,9 @@ class Curve:
             raise UsageError(f"A curve of {self.scores} needs random removals of {alone[0]} examples too.")
         if self.best not in (0, *self.counts):
             raise UsageError(f"best={self.best} is not one of the counts of this curve: 0, {', '.join(map(str, self.counts))}.")
+
+    def __repr__(self) -> str:
+        return f"Curve({self.scores}, {self.retrained} retrained: {len(self.removals)} trainings, best count {self.best:,})"
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -101,11 +106,21 @@ class Curve:
         if not self.best:
             return f"No count is better than removing nothing, by validation {self.chosen_by} ({kept} with nothing removed)."
         worst, drawn = self.worst(self.best), self.random(self.best)
+        test = [_worded("test_accuracy", group) for group in ([worst], [self.none], drawn)]
+        warned = (
+            f" On the test examples this count is worse than removing nothing ({test[0]} against {test[1]})."
+            if self.misled
+            else ""
+        )
         return (
             f"By validation {self.chosen_by} the best count is {self.best:,}: {_worded(field, [worst])}, against {kept} with nothing removed "
-            f"and {_worded(field, drawn)} with as many random examples removed. Test accuracy: {_worded('test_accuracy', [worst])}, "
-            f"{_worded('test_accuracy', [self.none])} and {_worded('test_accuracy', drawn)}."
+            f"and {_worded(field, drawn)} with as many random examples removed. Test accuracy: {test[0]}, {test[1]} and {test[2]}.{warned}"
         )
+
+    @property
+    def misled(self) -> bool:
+        """Whether the chosen count has a lower accuracy on the test examples than nothing removed. They still have no say."""
+        return self.worst(self.best).test_accuracy < self.none.test_accuracy
 
     @property
     def fingerprint(self) -> str:

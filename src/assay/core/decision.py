@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
+from .arguments import checked_fields
 from .errors import UsageError
 from .ids import Ids
 from .lineage import Lineage, fingerprint
@@ -24,6 +25,7 @@ class Action(enum.IntEnum):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Decision:
     """One action and one reason per example.
 
@@ -74,6 +76,10 @@ class Decision:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{action} {n:,}" for action, n in self.counts().items())
+        return f"Decision({self.title}: {counts} of {len(self):,} examples)"
+
     @property
     def kept(self) -> Bool[Tensor, " examples"]:
         """Which examples still take part in training."""
@@ -91,8 +97,20 @@ class Decision:
 
     @property
     def kept_ids(self) -> Ids:
-        """The examples that still take part in training."""
+        """The examples that still take part in training.
+
+        Where ids are the default ones, `torch.utils.data.Subset(dataset, decision.kept_ids)` holds just these.
+        """
         return self.ids.take(self.kept)
+
+    @property
+    def kept_positions(self) -> Int[Tensor, " kept"]:
+        """Where the examples that still take part stand in `ids`, rising, int64.
+
+        `ids` of a decision made by a run's scores are in the order of the dataset that was recorded, so that
+        `torch.utils.data.Subset(dataset, decision.kept_positions)` holds just these, whatever their ids are.
+        """
+        return self.kept.nonzero().flatten()
 
     @property
     def dropped_ids(self) -> Ids:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from .arguments import checked_arguments
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
 from .ids import Ids
 
@@ -26,11 +27,13 @@ class Need(enum.Enum):
     TOP_PROBS = "top_probs", "every run records it"
     SECOND_PROBS = "second_probs", "every run records it"
     LOGITS = "logits", "record with keep_logits=True (`assay record --keep-logits`), or score live while training"
-    MEAN_PROBS = "mean_probs", "record with mean_probs=True (`assay record --mean-probs`), which is the default"
+    MEAN_PROBS = (
+        "mean_probs",
+        "record with mean_probs=True (`assay record --mean-probs`), the default up to 4,194,304 examples x classes",
+    )
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
     INPUTS = "inputs", "score together with the data: a run that `assay record` made, or loop= for your own"
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
-    UTILITY = "utility", "give a function that retrains on some ids and returns a number"
 
     how: str
 
@@ -338,6 +341,10 @@ class StepSource(Protocol):
     """The earliest step that can be taken again."""
     targets: tuple[str, ...]
     """Names of the numbers whose change can be asked for."""
+    derivative_errors: Mapping[int, float]
+    """By step whose derivative was held against central differences: the relative error. Known after `back`."""
+    unconfirmed: Mapping[int, str]
+    """By step whose derivative could not be held against central differences: why. Known after `back`."""
 
     def visits(self, steps: range) -> Int[Tensor, " examples"]:
         """How often each example stands in the batches of these steps. Known without taking them again."""
@@ -391,10 +398,6 @@ class StepSource(Protocol):
         ...
 
 
-Utility = Callable[[Ids], float]
-"""Retrains on exactly these ids and returns how good the result is; larger is better."""
-
-
 def as_rows(inputs: Any) -> Tensor:
     """Inputs in single precision, or in double if they are neither: whole numbers and short floats as they are worth.
 
@@ -418,6 +421,7 @@ class Evidence:
         recorded: How many epochs were recorded (0 without a recording of epochs).
     """
 
+    @checked_arguments
     def __init__(
         self,
         ids: Ids,
@@ -425,23 +429,21 @@ class Evidence:
         *,
         labels: Int[Tensor, " examples"] | None = None,
         epochs: EpochSource | None = None,
-        mean_probs: Float[Tensor, "examples classes"] | None = None,
+        mean_probs: Float[Tensor, "examples classes"] | Callable[[], Float[Tensor, "examples classes"]] | None = None,
         inputs: Num[Tensor, "examples ..."] | Mapping[str, Any] | None = None,
         checkpoints: CheckpointSource | None = None,
         steps: StepSource | None = None,
-        utility: Utility | None = None,
     ):
-        """Put facts under their needs.
+        """Put facts under their needs. Mean probabilities may be given as a function that reads them once they are asked for.
 
         Raises:
             UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
         """
         if labels is not None:
             _check_labels(labels, ids, classes)
-        if mean_probs is not None and mean_probs.shape != (len(ids), classes):
-            raise UsageError(
-                f"Mean probabilities of shape {tuple(mean_probs.shape)} do not fit {len(ids)} examples of {classes} classes."
-            )
+            labels = labels.to(torch.int64)
+        if isinstance(mean_probs, Tensor):
+            _check_probs(mean_probs, ids, classes)
         given = {DATA: inputs} if isinstance(inputs, Tensor) else dict(inputs or {})
         rows = {name: as_rows(one) for name, one in given.items()}
         for one in rows.values():
@@ -459,7 +461,6 @@ class Evidence:
             Need.INPUTS: rows or None,
             Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
-            Need.UTILITY: utility,
         }
         self._held = {need: fact for need, fact in held.items() if fact is not None}
         self._source = epochs
@@ -513,7 +514,12 @@ class Evidence:
     @property
     def mean_probs(self) -> Float[Tensor, "examples classes"]:
         """Softmax probabilities averaged over all recorded epochs."""
-        return self._take(Need.MEAN_PROBS)
+        held = self._take(Need.MEAN_PROBS)
+        if isinstance(held, Tensor):
+            return held
+        probs = held()
+        _check_probs(probs, self.ids, self.classes)
+        return probs
 
     def inputs(self, name: str | None = None) -> Float[Tensor, "examples ..."]:
         """The examples themselves: images in 0..1, channels first, or rows; or rows of that name from outside.
@@ -537,10 +543,10 @@ class Evidence:
         """The recorded training, to be taken again."""
         return self._take(Need.STEPS)
 
-    @property
-    def utility(self) -> Utility:
-        """A function from ids to a number, by retraining."""
-        return self._take(Need.UTILITY)
+
+def _check_probs(probs: Tensor, ids: Ids, classes: int) -> None:
+    if probs.shape != (len(ids), classes):
+        raise UsageError(f"Mean probabilities of shape {tuple(probs.shape)} do not fit {len(ids)} examples of {classes} classes.")
 
 
 def _check_labels(labels: Tensor, ids: Ids, classes: int) -> None:

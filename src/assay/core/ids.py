@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import operator
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -19,6 +21,9 @@ class Ids:
     """Unique ids in a fixed order: 64-bit integers, or strings. Immutable.
 
     An id says *which* example, a position says *where in this order*. Two artefacts are joined by id, never by position.
+
+    Reads like a list of its ids: `ids[0]`, `ids[:10]`, `ids[mask]`, `len(ids)`, `7 in ids`, `np.asarray(ids)`, and for ids that are
+    integers `torch.tensor(ids)` and `torch.utils.data.Subset(dataset, ids)`.
     """
 
     def __init__(self, values: Iterable[int] | Iterable[str] | np.ndarray | Tensor):
@@ -27,6 +32,8 @@ class Ids:
         Raises:
             UsageError: A value occurs twice, is neither a 64-bit integer nor a string, or the two kinds are mixed.
         """
+        if isinstance(values, (bytes, type)) or not hasattr(values, "__iter__"):
+            raise UsageError(f"Ids cannot be made of {values!r}; give a list, an array or a tensor with one id for each example.")
         if isinstance(values, Tensor):
             values = values.detach().cpu().numpy()
         if not isinstance(values, np.ndarray) or values.dtype.kind in "OU":
@@ -59,6 +66,38 @@ class Ids:
 
     def __iter__(self) -> Iterator[int | str]:
         return iter(self.values.tolist())
+
+    @overload
+    def __getitem__(self, place: int) -> int | str: ...
+    @overload
+    def __getitem__(self, place: "slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor") -> "Ids": ...
+    def __getitem__(self, place: Any) -> "int | str | Ids":
+        """One id by its position, counted from the end below 0; or the ids of a slice, of positions, or where a mask is true.
+
+        Raises:
+            IndexError: There is no such position.
+        """
+        if isinstance(place, slice):
+            return Ids(self.values[place])
+        if not isinstance(place, (Tensor, np.ndarray)) or place.ndim == 0:
+            try:
+                return self.values[operator.index(place)].item()
+            except TypeError:
+                pass
+        return self.take(place)
+
+    def __contains__(self, wanted: object) -> bool:
+        if isinstance(wanted, (bool, np.bool_)) or not isinstance(wanted, (int, np.integer) if self.numeric else str):
+            return False
+        if not isinstance(wanted, str) and not -(2**63) <= int(wanted) < 2**63:
+            return False
+        values = self._sorted[1]
+        place = int(np.searchsorted(values, wanted))  # type: ignore[arg-type]
+        return place < len(values) and bool(values[place] == wanted)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The ids as NumPy asks for them, read-only unless copied."""
+        return np.array(self.values, dtype, copy=copy)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ids) and np.array_equal(self.values, other.values)

@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -86,6 +87,8 @@ class AbstractMethod(abc.ABC):
     direction: ClassVar[Direction]
     unit: ClassVar[str]
     source: ClassVar[Source]
+    retrains: ClassVar[bool] = False
+    """Whether whole trainings are asked for, which can run in other processes."""
 
     def __post_init__(self):
         """Refuse options of the wrong type. Subclasses check ranges after this.
@@ -111,8 +114,17 @@ class AbstractMethod(abc.ABC):
     @property
     def targets(self) -> tuple[str, ...]:
         """Names of the numbers whose change the method asks for."""
-        target = getattr(self, "target", None)
-        return () if target is None else (target,)
+        return ()
+
+    @property
+    def asks_inputs(self) -> str | None:
+        """Name of the rows from outside that the method looks at in place of the data; None where it looks at the data, or at none."""
+        return None
+
+    @property
+    def asks_reference(self) -> str | None:
+        """Name of what the method steps towards, which may be parameters from outside; None where there is no such thing."""
+        return None
 
     def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Which examples the method can speak of at all; the others are reported as unscored, never as 0."""
@@ -321,19 +333,74 @@ def steps_of(source: StepSource, epochs: range) -> range:
     return range(source.epochs[epochs.start].start, source.epochs[epochs.stop - 1].stop)
 
 
-def walk(methods: Sequence[AbstractStepMethod], evidence: Evidence) -> list[Findings]:
+class Spent:
+    """Seconds that each method took, by title: its own, and an equal part of those that it shared with others."""
+
+    def __init__(self) -> None:
+        self.seconds: MutableMapping[str, float] = {}
+        self._since = time.perf_counter()
+
+    def since_last(self, methods: Sequence[AbstractMethod]) -> None:
+        """What went by since the last call was spent on these methods; on nobody's account if there is none."""
+        now = time.perf_counter()
+        for method in methods:
+            self.seconds[method.title] = self.seconds.get(method.title, 0.0) + (now - self._since) / len(methods)
+        self._since = now
+
+
+def walk(methods: Sequence[AbstractStepMethod], evidence: Evidence, spent: Spent | None = None) -> list[Findings]:
     """Run several folds over steps in one replay."""
-    source = evidence.steps
+    spent, source = spent or Spent(), evidence.steps
     wanted = [method.reads(source.epochs) for method in methods]
-    states = [method.start(len(evidence.ids), evidence.narrow(method.title, method.needs)) for method in methods]
+    states = []
+    for method in methods:
+        states.append(method.start(len(evidence.ids), evidence.narrow(method.title, method.needs)))
+        spent.since_last([method])
     for step in source.forwards(range(min(one.start for one in wanted), max(one.stop for one in wanted))):
+        # The step is taken for all that read it, and on the way to the first step that a later window reads for all.
+        spent.since_last([method for method, steps in zip(methods, wanted, strict=True) if step.index in steps] or methods)
         for method, state, steps in zip(methods, states, wanted, strict=True):
             if step.index in steps:
                 method.absorb(state, step)
-    return [method.finish(state) for method, state in zip(methods, states, strict=True)]
+                spent.since_last([method])
+    found = []
+    for method, state in zip(methods, states, strict=True):
+        found.append(method.finish(state))
+        spent.since_last([method])
+    return found
 
 
-def fold(methods: Sequence[AbstractDynamicsMethod], evidence: Evidence) -> list[Float[Tensor, " examples"]]:
+def too_few(method: AbstractDynamicsMethod, recorded: int) -> MissingEvidence:
+    """The refusal of a method that reads more epochs than there are, with options that fit, where there are some."""
+    near = fitting(method, recorded)
+    return MissingEvidence(
+        f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {recorded}. "
+        + (f"Record more epochs, or score {near.title}, which fits." if near is not None else "Record more epochs.")
+    )
+
+
+def fitting(method: AbstractDynamicsMethod, recorded: int) -> AbstractDynamicsMethod | None:
+    """The same method with one of its options lowered until it reads no more epochs than there are; None if no single option does that.
+
+    Of an option the largest value that fits is taken, of several options the first.
+    """
+    for field in dataclasses.fields(method):  # type: ignore[arg-type]
+        value = getattr(method, field.name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        for lower in range(min(value - 1, recorded), -1, -1):
+            try:
+                made = dataclasses.replace(method, **{field.name: lower})  # type: ignore[type-var]
+            except UsageError:
+                continue
+            if made.fewest_epochs <= recorded:
+                return made
+    return None
+
+
+def fold(
+    methods: Sequence[AbstractDynamicsMethod], evidence: Evidence, spent: Spent | None = None
+) -> list[Float[Tensor, " examples"]]:
     """Run several folds in one pass over the recorded epochs: each fact is read once, whoever asks for it.
 
     Raises:
@@ -341,12 +408,11 @@ def fold(methods: Sequence[AbstractDynamicsMethod], evidence: Evidence) -> list[
     """
     for method in methods:
         if evidence.recorded < method.fewest_epochs:
-            raise MissingEvidence(
-                f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {evidence.recorded}. "
-                "Record more epochs, or give the method options that fit."
-            )
+            raise too_few(method, evidence.recorded)
+    spent = spent or Spent()
     states = [method.start(len(evidence.ids), evidence.classes) for method in methods]
     read = [method.epochs_read(evidence.recorded) for method in methods]
+    spent.since_last(methods)
     # Fresh memory of this size costs more than the sums that fill it.
     space: Space = {}
     for index in range(evidence.recorded):
@@ -355,34 +421,51 @@ def fold(methods: Sequence[AbstractDynamicsMethod], evidence: Evidence) -> list[
             if index in wanted:
                 epoch = epoch or evidence.epoch(index, space)
                 method.absorb(state, epoch.narrow(method.needs & EPOCH_NEEDS))
-    return [method.finish(state) for method, state in zip(methods, states, strict=True)]
+                spent.since_last([method])
+    found = []
+    for method, state in zip(methods, states, strict=True):
+        found.append(method.finish(state))
+        spent.since_last([method])
+    return found
 
 
-def score(methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Scores]:
+def groups(methods: Sequence[AbstractMethod]) -> Iterator[list[AbstractMethod]]:
+    """Methods that share work, together: all folds over epochs, all folds over steps, and of the others those of one class."""
+    found: dict[object, list[AbstractMethod]] = {}
+    for method in methods:
+        kinds = (AbstractDynamicsMethod, AbstractStepMethod)
+        found.setdefault(next((kind for kind in kinds if isinstance(method, kind)), type(method)), []).append(method)
+    yield from found.values()
+
+
+def score(methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent | None = None) -> list[Scores]:
     """Run methods on one run's evidence; all folds share one pass.
+
+    Args:
+        methods: Which.
+        evidence: What they look at.
+        spent: Where the seconds of each are written.
 
     Raises:
         MissingEvidence: The run did not record what a method needs.
         BadScores: A result is not one finite number per scored example.
     """
+    spent = spent or Spent()
     views = [evidence.narrow(method.title, method.needs) for method in methods]
-    folds = [method for method in methods if isinstance(method, AbstractDynamicsMethod)]
-    union = frozenset().union(*(method.needs for method in folds))
     found: dict[int, Tensor | Findings] = {}
-    if folds:
-        found.update(zip(map(id, folds), fold(folds, evidence.narrow("these methods", union)), strict=True))
-    others: dict[type[AbstractMethod], list[AbstractMethod]] = {}
-    for method in methods:
-        if id(method) not in found:
-            others.setdefault(type(method), []).append(method)
-    walks = [method for group in others.values() for method in group if isinstance(method, AbstractStepMethod)]
-    if walks:
-        needs = frozenset().union(*(method.needs for method in walks))
-        found.update(zip(map(id, walks), walk(walks, evidence.narrow("these methods", needs)), strict=True))
-    for kind, group in others.items():
-        if not issubclass(kind, AbstractStepMethod):
-            needs = frozenset().union(*(method.needs for method in group))
-            found.update(zip(map(id, group), kind.together(group, evidence.narrow(kind.name, needs)), strict=True))
+    for group in groups(methods):
+        needs = frozenset().union(*(method.needs for method in group))
+        spent.since_last([])
+        made: Sequence[Tensor | Findings]
+        if isinstance(group[0], AbstractDynamicsMethod):
+            made = fold(group, evidence.narrow("these methods", needs), spent)  # type: ignore[arg-type]
+        elif isinstance(group[0], AbstractStepMethod):
+            made = walk(group, evidence.narrow("these methods", needs), spent)  # type: ignore[arg-type]
+        else:
+            kind = type(group[0])
+            made = kind.together(group, evidence.narrow(kind.name, needs))
+            spent.since_last(group)
+        found.update(zip(map(id, group), made, strict=True))
     return [checked(method, view, found[id(method)]) for method, view in zip(methods, views, strict=True)]
 
 

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -35,8 +35,9 @@ def budget_of(keep: float, examples: int) -> int:
 class Candidates:
     """What a policy may look at: scored examples, and the declared facts about them in the same order."""
 
-    def __init__(self, scores: Scores, evidence: Evidence | None):
+    def __init__(self, scores: Scores, evidence: Evidence | None, class_names: Sequence[str] | None = None):
         self.scores, self.ids, self.values = scores, scores.ids, scores.values
+        self._class_names = class_names
         self._evidence = evidence
         self._place = evidence.ids.positions(scores.ids, "the run") if evidence is not None else None
 
@@ -50,6 +51,10 @@ class Candidates:
             UsageError: Suspicion is asked of a score that ranks difficulty.
         """
         return self.scores.suspicion() if what == "suspicion" else self.values
+
+    def class_name(self, label: int) -> str:
+        """What people call a class, for reasons; its number where it has no name."""
+        return str(label) if self._class_names is None else self._class_names[label]
 
     @property
     def labels(self) -> Int[Tensor, " examples"]:
@@ -126,8 +131,16 @@ class AbstractPolicy(abc.ABC):
         return options.join(self.name, options.changed(self))
 
 
-def choose(policy: AbstractPolicy, scores: Scores, evidence: Evidence | None = None) -> Decision:
+def choose(
+    policy: AbstractPolicy, scores: Scores, evidence: Evidence | None = None, class_names: Sequence[str] | None = None
+) -> Decision:
     """Run one policy on one score.
+
+    Args:
+        policy: Which.
+        scores: What it chooses by.
+        evidence: The run that the scores were made from, for policies that read it.
+        class_names: One name per class, for the reasons.
 
     Raises:
         UsageError: A value is NaN, or examples have no score.
@@ -147,7 +160,7 @@ def choose(policy: AbstractPolicy, scores: Scores, evidence: Evidence | None = N
     if evidence is not None:
         evidence.ids.positions(scores.ids, "the run")
     view = evidence.narrow(policy.title, policy.needs) if evidence is not None and policy.needs else None
-    choice = policy.choose(Candidates(scores, view))
+    choice = policy.choose(Candidates(scores, view, class_names))
     n = len(scores.ids)
     labels = choice.labels if choice.labels is not None else torch.full((n,), -1, dtype=torch.int64)
     weights = torch.ones(n, dtype=torch.float64) if choice.weights is None else choice.weights.clone()

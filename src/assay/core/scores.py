@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float64, Int
 from scipy.special import stdtrit
 from torch import Tensor
 
-from .errors import Mismatch, UnknownName, UsageError, some
+from .arguments import checked_arguments, checked_fields
+from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, some
 from .ids import Ids
 from .lineage import Lineage, fingerprint
 
@@ -40,6 +41,7 @@ class Direction(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Scores:
     """What one method says of each example.
 
@@ -80,6 +82,12 @@ class Scores:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        span = f"; {float(self.values.min()):.4g} to {float(self.values.max()):.4g} {self.unit}" if len(self) else ""
+        unscored = f", {len(self.unscored):,} unscored" if len(self.unscored) else ""
+        warned = f"; warned: {self.warnings[0]}" if self.warnings else ""
+        return f"Scores({self.title}: {len(self):,} examples{unscored}{span}, {self.direction.value}{warned})"
+
     def suspicion(self) -> Float64[Tensor, " examples"]:
         """Values turned so that larger is more suspect.
 
@@ -106,7 +114,12 @@ class Scores:
         return self.values * self.direction.sign
 
     def interval(self, level: float = 0.95) -> tuple[Float64[Tensor, " examples"], Float64[Tensor, " examples"]]:
-        """Student's interval of the mean over repetitions, by example: its lower and its upper end.
+        """Student's interval of the mean over repetitions, by example: its lower and its upper end, in the unit of the values.
+
+        NaN, which is no interval, for examples on which two repetitions agree exactly. Those are counts, such as forgetting events or
+        epochs predicted right, or values at the end of their range, of which a few repetitions do not show how far they go: Student's
+        interval covered 30 to 60 % of means of `forgetting` and 45 to 75 % of `correctness`. Where it is given it covers at least 94 %
+        for repetitions that are normal about the example's mean, and some 90 % where they are as skewed as a log-normal of deviation 0.6.
 
         Raises:
             UsageError: The values do not rest on repetitions, or the level is outside its range.
@@ -119,13 +132,15 @@ class Scores:
             raise UsageError(f"level={level} is outside 0..1, both ends excluded.")
         count = len(self.repeats)
         half = float(stdtrit(count - 1, (1 + level) / 2)) * self.repeats.std(0) / count**0.5
+        agree = (self.repeats.sort(0).values.diff(dim=0) == 0).any(0)
+        half = torch.where(agree, torch.nan, half)
         return self.values - half, self.values + half
 
     def ranks(self) -> Int[Tensor, " examples"]:
-        """Place of each example when the most suspect or hardest comes first; 0 is first, ties break by id."""
+        """Place of each example when the most suspect or hardest comes first, as the page counts: 1 is first, ties break by id."""
         order = ordered(self.hardness(), self.ids, descending=True)
         ranks = torch.empty_like(order)
-        ranks[order] = torch.arange(len(order))
+        ranks[order] = torch.arange(1, len(order) + 1)
         return ranks
 
     def of(self, ids: Ids) -> Float64[Tensor, " wanted"]:
@@ -143,16 +158,27 @@ class Scores:
 
 
 class ScoreTable(Mapping[str, Scores]):
-    """Scores of several methods over the same examples, by title, all in the same order of ids."""
+    """Scores of several methods over the same examples, by title, all in the same order of ids.
 
-    def __init__(self, scores: Sequence[Scores]):
+    Attributes:
+        ids: The scored examples.
+        refused: Why a method that was asked for has no score, by its title.
+    """
+
+    @checked_arguments
+    def __init__(self, scores: Sequence[Scores], refused: Mapping[str, str] | None = None):
         """Join by id, in the order of the first.
+
+        Args:
+            scores: Of the same examples, under different titles.
+            refused: Methods that could not be served, by title, and why.
 
         Raises:
             UsageError: Two scores have the same title.
             Mismatch: Two scores do not cover the same examples of the same dataset.
         """
         self._scores: dict[str, Scores] = {}
+        self.refused = dict(refused or {})
         first = scores[0] if scores else None
         for one in scores:
             if one.title in self._scores:
@@ -180,6 +206,8 @@ class ScoreTable(Mapping[str, Scores]):
         self.ids = first.ids if first is not None else Ids([])
 
     def __getitem__(self, title: str) -> Scores:
+        if title in self.refused:
+            raise MissingEvidence(f"{title} was not scored: {self.refused[title]}")
         if title not in self._scores:
             raise UnknownName("score in this table", title, self._scores)
         return self._scores[title]
@@ -195,7 +223,8 @@ class ScoreTable(Mapping[str, Scores]):
 
     def __repr__(self) -> str:
         titles = [f"{title} (warned)" if one.warnings else title for title, one in self.items()]
-        return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)})"
+        without = f"; not scored: {', '.join(self.refused)}" if self.refused else ""
+        return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)}{without})"
 
 
 def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool) -> Int[Tensor, " examples"]:

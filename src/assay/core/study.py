@@ -7,7 +7,7 @@ from typing import Any
 from .errors import UsageError
 from .exhibit import Agreement
 from .lineage import fingerprint
-from .trial import Comparison
+from .trial import FEWEST, Comparison
 
 HARD, EASY, RANDOM, ALL = "hard", "easy", "random", "all"
 """The arms: the hardest are kept, the easiest, as many at random, and everything there was to choose from."""
@@ -56,7 +56,7 @@ class Law:
         scale: The error at one example, if the law held so far down.
         exponent: How fast it falls.
         floor: What is left however many examples there are; 0 where none was fitted.
-        low: Lower end of the exponent's 95 % bootstrap interval over seeds; None with one seed, or with a floor.
+        low: Lower end of Student's 95 % interval over the exponents of single seeds; None with fewer than 3 seeds, or with a floor.
         high: Upper end.
         points: At how many numbers of examples there were errors.
         seeds: Over how many seeds they are means.
@@ -94,13 +94,14 @@ class Best:
         size: Of what it was chosen, as a fraction of the training examples.
         fraction: How much of that was kept.
         examples: How many that are.
-        error: Mean test error over seeds.
+        error: Mean test error over the seeds that did not choose the point; over all seeds where there are fewer than 4, which all choose.
         slope: d log error / d log examples, from the point before; None for the first.
-        gain: Mean over seeds of the law's error minus the point's, each seed with its own law of `all`; above 0 is better than the law. None
-            where there is no law, one seed, or fewer or more examples than the law was fitted to.
-        low: Lower end of the 95 % bootstrap interval of the gain.
+        gain: Mean over the seeds that did not choose the point of the law's error minus the point's, each seed with its own law of `all`;
+            above 0 is better than the law. None where there is no law, fewer than 4 seeds, or fewer or more examples than the law was fitted to.
+        low: Lower end of Student's 95 % interval of the gain, for this point alone; None where all seeds have the same gain.
         high: Upper end.
-        p: Two-sided p of a paired test.
+        p: Two-sided p of a paired test, of this point alone.
+        adjusted: p corrected for everything that the study tests (Holm).
     """
 
     metric: str
@@ -114,11 +115,14 @@ class Best:
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    adjusted: float | None = None
 
     @property
     def below(self) -> bool:
-        """Whether the point lies below the law by more than chance explains."""
-        return self.low is not None and self.p is not None and self.low > 0 and self.p < 0.05
+        """Whether the point lies below the law by more than chance explains, among everything that the study tests."""
+        if self.gain is None or self.adjusted is None or (self.low is not None and self.low <= 0):
+            return False
+        return self.gain > 0 and self.adjusted < 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +178,7 @@ class Study:
         agreement: How alike the metrics rank the examples; None with one metric.
         theory: Curves of the perceptron; empty where they were not asked for.
         notes: What could not be said, and why; a sentence each.
+        claims: How many points and contests were tested; their p are corrected for that number together.
     """
 
     name: str
@@ -186,6 +191,7 @@ class Study:
     agreement: Agreement | None = None
     theory: tuple[Theory, ...] = ()
     notes: tuple[str, ...] = ()
+    claims: int = 0
 
     def __post_init__(self):
         """Refuse a study with a hole in it.
@@ -250,6 +256,8 @@ class Study:
             # Of the smallest and the largest size, between which hard and easy may change places; the others stand in the tables.
             ends = dict.fromkeys((self.sizes[0], self.sizes[-1])) if against else {}
             said += [_winners(metric, size, [one for one in against if one.size == size]) for size in ends]
+        if self.claims:
+            said.append(f"Significance is corrected (Holm) for all {self.claims} points and contests that this study tests.")
         return tuple(said)
 
     @property
@@ -263,12 +271,21 @@ def _winners(metric: str, size: float, contests: Sequence[Contest]) -> str:
     groups: dict[str, list[str]] = {}
     for one in sorted(contests, key=lambda one: -one.fraction):
         found = one.comparison
-        who = "undecided" if not found.significant else "hard" if found.effect > 0 else "easy"
+        who = (
+            f"{found.n} seeds cannot tell at"
+            if found.n < FEWEST
+            else "undecided"
+            if not found.significant
+            else "hard"
+            if found.effect > 0
+            else "easy"
+        )
         groups.setdefault(who, []).append(f"{one.fraction:.0%}")
     words = {
         "hard": "keeping the hard is better at",
         "easy": "keeping the easy is better at",
         "undecided": "no significant difference at",
     }
-    parts = [f"{words[who]} {', '.join(groups[who])}" for who in words if who in groups]
+    order = [*(who for who in words if who in groups), *(who for who in groups if who not in words)]
+    parts = [f"{words.get(who, who)} {', '.join(groups[who])}" for who in order]
     return f"By {metric}, chosen from {size:.0%} of the data: {'; '.join(parts)} kept."

@@ -1,8 +1,9 @@
 """Trials, outcomes and the verdict that they add up to."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from .arguments import checked_fields
 from .errors import UsageError
 from .lineage import Lineage, fingerprint
 
@@ -33,6 +34,13 @@ class Outcome:
     seconds: float
 
 
+FEWEST = 3
+"""Seeds below which no difference is called significant: the spread of two is one number, which tells nothing of itself."""
+
+REMOVAL = "random removal of equal size"
+"""What the random arm is called where the decision only removes."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """Two arms compared in test accuracy, paired over seeds.
@@ -41,45 +49,116 @@ class Comparison:
         treatment: The arm asked about.
         baseline: The arm it is held against.
         effect: Mean over seeds of treatment minus baseline, as a fraction (0.01 is one percentage point).
-        low: Lower end of the 95 % bootstrap interval of the effect.
+        low: Lower end of Student's 95 % interval of the effect, for this comparison alone; None with fewer than 3 seeds and where all
+            differences are equal, which show no spread to make an interval of.
         high: Upper end.
-        p: Two-sided p of the paired test.
+        p: Two-sided p of the paired test, of all these seeds and of this comparison alone.
         test: Which paired test.
         n: How many seeds.
+        alpha: Below which a corrected p is called significant.
+        adjusted: p corrected for all comparisons that were asked for together (Holm), and the largest of all looks; None where there was
+            one comparison and one look.
+        family: How many comparisons it is corrected for, this one included.
+        looks: With how many seeds it was looked at before.
+        control: What the random arm is called in words.
     """
 
     treatment: str
     baseline: str
     effect: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     test: str
     n: int
     alpha: float = 0.05
+    adjusted: float | None = None
+    family: int = 1
+    looks: tuple[int, ...] = ()
+    control: str = REMOVAL
 
     def __post_init__(self):
         if self.n < 2:
             raise UsageError(f"{self.n} seed cannot tell an effect from chance; verify with at least 2.")
+        if (self.low is None) != (self.high is None):
+            raise UsageError("An interval has two ends or none.")
 
     @property
     def significant(self) -> bool:
-        """Whether both the test and the interval exclude no difference."""
-        return self.p < self.alpha and (self.low > 0 or self.high < 0)
+        """Whether at least 3 seeds, the corrected test, and the interval where there is one, exclude no difference."""
+        p = self.p if self.adjusted is None else self.adjusted
+        excludes = self.low is None or self.high is None or self.low > 0 or self.high < 0
+        return self.n >= FEWEST and p < self.alpha and excludes
 
     @property
     def sentence(self) -> str:
         """The finding in words, which says so when there is none."""
-        numbers = (
-            f"{100 * self.effect:+.2f} points of test accuracy, 95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}, "
-            f"p = {self.p:.3g}, {self.n} seeds"
-        )
-        names = {KEPT: "the decision", RANDOM: "random removal of equal size", ALL: "all examples as given"}
+        names = {KEPT: "the decision", RANDOM: self.control, ALL: "all examples as given"}
         one, other = names.get(self.treatment, self.treatment), names.get(self.baseline, self.baseline)
         one = one[0].upper() + one[1:]
+        effect = f"{100 * self.effect:+.2f} points of test accuracy"
+        if self.n < FEWEST:
+            return f"{one} and {other}: {self.n} seeds cannot tell ({effect}); verify with at least {FEWEST}."
+        within = "no interval, because every seed shows the same difference"
+        if self.low is not None and self.high is not None:
+            within = f"95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}"
+        corrected = ""
+        if self.adjusted is not None:
+            causes = [f"{self.family} comparisons"] * (self.family > 1)
+            if self.looks:
+                causes.append(f"earlier looks with {_listed(self.looks)} seeds")
+            corrected = f", {self.adjusted:.3g} corrected for {' and '.join(causes) or 'one comparison'}"
+        numbers = f"{effect}, {within}, p = {self.p:.3g}{corrected}, {self.n} seeds"
         if not self.significant:
             return f"{one} and {other}: no significant difference ({numbers})."
         return f"{one} is {'better' if self.effect > 0 else 'worse'} than {other} ({numbers})."
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + (f" and {numbers[-1]}" if len(numbers) > 1 else str(numbers[-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What one verification of a decision came to, for the correction of the next ones.
+
+    Attributes:
+        seeds: How many seeds, at least 3.
+        measured: Hash of what its retrainings measured.
+        ps: p of each comparison, uncorrected.
+    """
+
+    seeds: int
+    measured: str
+    ps: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """Every look at one decision by seeds of one range: what may be called significant of it, with what else was asked of the run.
+
+    Attributes:
+        decision: Title of the decision.
+        made_of: Fingerprint of the decision, of the training and of the first seed.
+        looks: In the order in which they were taken.
+    """
+
+    decision: str
+    made_of: str
+    looks: tuple[Look, ...] = ()
+
+    @property
+    def ps(self) -> tuple[float, ...]:
+        """The largest p over the looks, by comparison: significant is what is so at every look.
+
+        The first look alone then decides whether there can be a claim, so that seeds added until a difference is significant find none
+        by chance that the first look did not find.
+        """
+        return tuple(max(ps) for ps in zip(*(look.ps for look in self.looks), strict=True))
+
+    def seen(self, look: Look) -> "Claim":
+        """With one more look, unless this very one was taken before."""
+        return self if look in self.looks else dataclasses.replace(self, looks=(*self.looks, look))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +212,7 @@ class Cleaning:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked_fields
 class Verdict:
     """Whether a decision was right.
 
@@ -144,6 +224,9 @@ class Verdict:
         cleaning: The decision against the truth, when it is known.
         plan: What was retrained: data, net, recipe.
         lineage: Where the verdict comes from.
+        decisions: How many decisions were verified on this run so far, this one included; their comparisons are corrected together.
+        redrawn: Whether the choice was drawn anew for each seed, as a policy with a seed allows.
+        power: How many seeds the difference asked for takes, in words; empty where nobody asked.
     """
 
     decision: str
@@ -153,6 +236,40 @@ class Verdict:
     cleaning: Cleaning | None = None
     plan: Mapping[str, object] = dataclasses.field(default_factory=dict)
     lineage: Lineage | None = None
+    decisions: int = 1
+    redrawn: bool = False
+    power: str = ""
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """What the comparisons speak of and what they were corrected for, a sentence each."""
+        if not self.comparisons:
+            return ()
+        family = max(one.family for one in self.comparisons)
+        said = [
+            "Each seed had its own draw of the decision, so that this speaks of the policy and not of one draw; the test set is the same for "
+            "all seeds, and another one may tell otherwise."
+            if self.redrawn
+            else "This speaks of these very examples and of this very test set: seeds change the training only, and another choice of as many "
+            "examples, or other test examples, may tell otherwise."
+        ]
+        if family > 1:
+            many = f"{self.decisions} decisions" if self.decisions > 1 else "one decision"
+            said.append(
+                f"Significance is corrected (Holm) for the {family} comparisons of {many} that were verified on this run."
+            )
+        looks = self.comparisons[0].looks
+        if looks:
+            said.append(
+                f"It was looked at with {_listed(looks)} seeds before, and is called significant only if it was so each time; to ask anew, "
+                f"verify on fresh seeds (after={max(looks)} in Python, --after {max(looks)})."
+            )
+        return tuple(said)
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            [f"Verdict on {self.decision}, {len(self.outcomes)} trainings:", *(one.sentence for one in self.comparisons)]
+        )
 
     @property
     def fingerprint(self) -> str:

@@ -5,12 +5,13 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.errors import UnknownName, UsageError, reading, some
 from ..core.ids import Ids
 from ..core.npy import is_npz, read_npy, read_npz
@@ -22,6 +23,8 @@ from .files import file_at
 from .splitting import held_out
 
 _REQUIRED = ("inputs", "labels")
+SHORT = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+"""Floats that NumPy does not have."""
 _OPTIONAL = ("ids", "true_labels", "class_names", "test_inputs", "test_labels", "test_ids")
 
 
@@ -113,14 +116,21 @@ def _read(path: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def as_array(values: Tensor) -> np.ndarray:
+    """A tensor as NumPy has it; short floats that NumPy lacks in single precision, which holds them all."""
+    values = values.detach().cpu()
+    return (values.to(torch.float32) if values.dtype in SHORT else values).resolve_conj().resolve_neg().numpy()
+
+
+@checked_arguments
 def examples_from_arrays(
-    inputs: np.ndarray | Tensor,
-    labels: np.ndarray | Tensor | Sequence[object],
+    inputs: np.ndarray | Tensor | Sequence[Any],
+    labels: np.ndarray | Tensor | Sequence[Any],
     ids: Ids | Iterable[int] | Iterable[str] | np.ndarray | Tensor | None = None,
     *,
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | np.ndarray | Tensor | None = None,
+    std: Sequence[float] | np.ndarray | Tensor | None = None,
     source: str = "these arrays",
 ) -> Examples:
     """Examples that share nothing with the arrays they were made of.
@@ -139,7 +149,11 @@ def examples_from_arrays(
     Raises:
         UsageError: Inputs, labels or ids are missing, not finite, of a wrong type or do not go together; names the ids.
     """
-    array = inputs.detach().cpu().numpy() if isinstance(inputs, Tensor) else np.asarray(inputs)
+    if isinstance(inputs, Tensor) and (inputs.layout != torch.strided or inputs.device.type == "meta"):
+        raise UsageError(
+            f"{source}: inputs are of layout {inputs.layout} on {inputs.device}; give a dense tensor that holds numbers."
+        )
+    array = as_array(inputs) if isinstance(inputs, Tensor) else np.asarray(inputs)
     if array.ndim < 2 or not len(array):
         raise UsageError(f"{source}: inputs have shape {array.shape}; give at least one example, each with at least one axis.")
     which = ids if isinstance(ids, Ids) else _ids(range(len(array)) if ids is None else ids, source)
@@ -153,19 +167,26 @@ def examples_from_arrays(
     prepared = _inputs(array, which, source)
     if (mean is None) != (std is None):
         raise UsageError(f"{source}: mean and std go together; give both or neither.")
-    for what in (mean, std):
-        if what is not None and len(what) != prepared.shape[1]:
-            raise UsageError(
-                f"{source}: {len(what)} numbers for mean or std, but inputs have {prepared.shape[1]} channels or columns."
-            )
-    return Examples(
-        which,
-        prepared,
-        given.encode(values, names, origin),
-        names,
-        tuple(mean) if mean is not None else None,
-        tuple(std) if std is not None else None,
-    )
+    means, stds = (None if what is None else _numbers(what, prepared.shape[1], source) for what in (mean, std))
+    if stds is not None and not all(one > 0 for one in stds):
+        raise UsageError(f"{source}: std is {some(stds, len(stds))}; a standard deviation to divide by is above 0.")
+    return Examples(which, prepared, given.encode(values, names, origin), names, means, stds)
+
+
+def _numbers(given: Sequence[float] | np.ndarray | Tensor, channels: int, source: str) -> tuple[float, ...]:
+    """Mean or std as plain numbers.
+
+    Raises:
+        UsageError: It is not one finite number for each channel or column.
+    """
+    values = np.asarray(as_array(given) if isinstance(given, Tensor) else given)
+    if values.dtype.kind not in "iuf" or values.ndim != 1 or not np.isfinite(values).all():
+        raise UsageError(
+            f"{source}: mean and std are finite numbers, one per channel or column, not {some(np.ravel(values), values.size)}."
+        )
+    if len(values) != channels:
+        raise UsageError(f"{source}: {len(values)} numbers for mean or std, but inputs have {channels} channels or columns.")
+    return tuple(values.tolist())
 
 
 def rows_by_id(path: str | pathlib.Path, ids: Ids) -> Tensor:

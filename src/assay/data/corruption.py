@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..maths import draws
-from .examples import Examples, Split
+from .examples import Examples
 
 Kind = Literal["uniform", "pair", "class"]
 
@@ -81,21 +81,6 @@ def plant(
     else:
         raise UsageError(f"No kind of flips is named {kind!r}. Known: class, pair, uniform.")
     return Planted(examples.with_labels(flipped), truth, flipped != truth)
-
-
-def truth_from(split: Split) -> Planted:
-    """The training part of a dataset that knows the true labels beside the given ones, as if they had been planted.
-
-    Raises:
-        UsageError: The dataset knows only the given labels.
-    """
-    if split.true_labels is None:
-        raise UsageError(
-            "This dataset has no true labels beside the given ones. Read one that has (for example cifar10 with "
-            "labels=worse_label), or plant wrong labels."
-        )
-    truth = split.true_labels.to(torch.int64)
-    return Planted(split.train, truth, split.train.labels != truth)
 
 
 def _transitions(matrix: Tensor | Sequence[Sequence[float]], classes: int) -> Float64[Tensor, "classes classes"]:

@@ -6,6 +6,8 @@ import warnings
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..core.errors import MOST_WORDS, UsageError
 
@@ -82,3 +84,42 @@ def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size
         converted = converted.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(converted)
     return array.transpose(2, 0, 1) if array.ndim == 3 else array[None]
+
+
+ROUNDING = 1e-4
+"""How far a number may lie outside 0..1 and still be one that was within, computed in single precision."""
+
+
+def for_people(inputs: Tensor) -> tuple[Tensor | None, str]:
+    """Images as a page can show them, uint8 of one or three channels; and what had to be done to them, or why they cannot be shown.
+
+    Bytes stay as they are, fractions of 0..1 become bytes. Of four channels the last, transparency, is left out. Where any number lies
+    outside 0..1, each image is stretched by itself, from its least number to its largest.
+
+    Args:
+        inputs: (examples, channels, height, width).
+
+    Returns:
+        The pictures, or None; and a sentence, empty where there is nothing to say.
+    """
+    if inputs.ndim != 4 or inputs.shape[1] not in (1, 3, 4) or not inputs.numel():
+        shape = "x".join(map(str, inputs.shape[1:]))
+        return (
+            None,
+            f"No pictures are shown: an input has shape {shape}, and pictures have 1, 3 or 4 channels before height and width.",
+        )
+    note = ""
+    if inputs.shape[1] == 4:
+        inputs, note = inputs[:, :3], "Pictures are shown without their fourth channel, transparency."
+    if inputs.dtype == torch.uint8:
+        return inputs, note
+    fractions = inputs.to(torch.float64)
+    if float(fractions.min()) < -ROUNDING or float(fractions.max()) > 1 + ROUNDING:
+        flat = fractions.flatten(1)
+        low, high = (end.view(-1, 1, 1, 1) for end in (flat.min(1).values, flat.max(1).values))
+        fractions = (fractions - low) / torch.where(high > low, high - low, 1.0)
+        note = (
+            f"{note} Pictures are stretched one by one from their least number to their largest, because their numbers are not within 0 to 1; "
+            "examples_from_dataset(..., mean=, std=) undoes a normalisation."
+        ).strip()
+    return (fractions * 255).round().clamp(0, 255).to(torch.uint8), note

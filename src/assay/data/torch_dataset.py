@@ -1,55 +1,66 @@
 """Examples from any map-style torch dataset of (input, label) pairs."""
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
+from ..core.arguments import checked_arguments
 from ..core.errors import UsageError
 from ..core.ids import Ids
-from .arrays import examples_from_arrays
+from .arrays import as_array, examples_from_arrays
 from .examples import Examples
+from .pictures import ROUNDING
 
 
+@checked_arguments
 def examples_from_dataset(
-    dataset: Dataset[Any],
-    ids: Ids | Iterable[int] | Iterable[str] | None = None,
+    dataset: Any,
+    ids: Ids | Iterable[int] | Iterable[str] | np.ndarray | Tensor | None = None,
     *,
+    item: Callable[[Any], tuple[Any, Any]] | None = None,
     class_names: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | np.ndarray | Tensor | None = None,
+    std: Sequence[float] | np.ndarray | Tensor | None = None,
 ) -> Examples:
     """Read every item once, in order, and keep it in memory.
 
     A random transform of the dataset would be frozen at what it draws now: leave it out, and augment while training.
 
     Args:
-        dataset: Has `len()` and yields (input, label). An input is a tensor or array (channels, height, width) or (dims,), or a
-            PIL image; all of one shape and type. A label is a class number or a text.
+        dataset: Has `len()` and yields (input, label). An input is a tensor or array (channels, height, width) or (dims,), an array of
+            an image (height, width, channels), which is turned, or a PIL image; all of one shape and type. A label is a class number or
+            a text.
         ids: One per item; None for indices. Items of a `Subset` keep their indices in the dataset that it was taken from.
+        item: From what the dataset yields to (input, label), where that is something else:
+            `item=lambda row: (row["image"], row["label"])`.
         class_names: Names in the order of the class numbers; None for the attribute `classes` that torchvision's datasets
             have, else for the labels that occur.
-        mean: As in `examples_from_arrays`.
-        std: As in `examples_from_arrays`.
+        mean: Of each channel of images in 0..1, as torchvision's `Normalize` takes it. Where the items have been normalised by it (their
+            numbers lie outside 0..1, and come into 0..1 when it is undone), they are kept as they were before, and `Examples.prepared`
+            gives what the net was given. Of other inputs, as in `examples_from_arrays`.
+        std: Goes with `mean`.
 
     Raises:
         UsageError: No map-style dataset, an item that cannot be read or differs from the first in shape or type, or labels
             that cannot be used; names the index.
     """
-    if not hasattr(dataset, "__len__") or not hasattr(type(dataset), "__getitem__"):
+    if not _sized(dataset) or not hasattr(type(dataset), "__getitem__"):
         raise UsageError(
             f"{type(dataset).__name__} is no map-style dataset: it lacks len() or indexing, so its examples have no stable ids."
         )
     n = len(dataset)
     if not n:
         raise UsageError(f"{type(dataset).__name__} is empty.")
-    first, label = _item(dataset, 0)
+    first, label = _item(dataset, 0, item)
     inputs = np.empty((n, *first.shape), first.dtype)
     inputs[0], labels = first, [label]
     for index in range(1, n):
-        value, label = _item(dataset, index)
+        value, label = _item(dataset, index, item)
         if value.shape != first.shape or value.dtype != first.dtype:
             raise UsageError(
                 f"Item {index} is {value.dtype} of shape {value.shape}, item 0 {first.dtype} of shape {first.shape}. "
@@ -58,7 +69,7 @@ def examples_from_dataset(
         inputs[index] = value
         labels.append(label)
     names = class_names if class_names is not None else _classes(dataset)
-    return examples_from_arrays(
+    made = examples_from_arrays(
         inputs,
         labels,
         ids if ids is not None else _indices(dataset),
@@ -67,22 +78,66 @@ def examples_from_dataset(
         std=std,
         source=type(dataset).__name__,
     )
+    plain = _before_normalising(made)
+    return made if plain is None else dataclasses.replace(made, inputs=plain)
 
 
-def _item(dataset: Dataset[Any], index: int) -> tuple[np.ndarray, object]:
+def _sized(dataset: Any) -> bool:
+    try:
+        len(dataset)
+    except (TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def _before_normalising(examples: Examples) -> Tensor | None:
+    """The images in 0..1 that were normalised by the examples' mean and std; None where they cannot have been."""
+    inputs = examples.inputs
+    if examples.mean is None or examples.std is None or inputs.ndim != 4 or inputs.dtype == torch.uint8:
+        return None
+    if float(inputs.min()) >= -ROUNDING and float(inputs.max()) <= 1 + ROUNDING:
+        return None
+    mean, std = (torch.tensor(part, dtype=torch.float64).view(1, -1, 1, 1) for part in (examples.mean, examples.std))
+    plain = inputs.to(torch.float64) * std + mean
+    if float(plain.min()) < -ROUNDING or float(plain.max()) > 1 + ROUNDING:
+        return None
+    # Images come as bytes: a number beside one of theirs is that number, so that normalising it again gives the very same bits.
+    bytes_ = (plain * 255).round()
+    return torch.where((plain * 255 - bytes_).abs() < 255 * ROUNDING, bytes_ / 255, plain).to(torch.float32)
+
+
+def _item(dataset: Any, index: int, pair: Callable[[Any], tuple[Any, Any]] | None) -> tuple[np.ndarray, object]:
+    name = type(dataset).__name__
     try:
         item = dataset[index]
     except Exception as error:  # the user's code may raise anything
-        raise UsageError(f"Item {index} of {type(dataset).__name__} cannot be read ({type(error).__name__}: {error}).") from error
+        raise UsageError(f"Item {index} of {name} cannot be read ({type(error).__name__}: {error}).") from error
+    try:
+        item = item if pair is None else pair(item)
+    except Exception as error:
+        raise UsageError(
+            f"item= fails on item {index} of {name}, a {type(item).__name__} ({type(error).__name__}: {error}); give a function from what "
+            "the dataset yields to (input, label)."
+        ) from error
     if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise UsageError(f"Item {index} of {type(dataset).__name__} is a {type(item).__name__}; give pairs of (input, label).")
+        what = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
+        raise UsageError(
+            f"Item {index} of {name} is {what}; give pairs of (input, label), by item=: "
+            + (
+                'item=lambda row: (row["image"], row["label"]).'
+                if isinstance(item, dict)
+                else "item=lambda row: (row[0], row[1])."
+            )
+        )
     value, label = item
     if isinstance(label, (Tensor, np.ndarray, np.generic)):
         label = label.item() if label.ndim == 0 else label
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+        value = as_array(value)
     elif not isinstance(value, np.ndarray):
         value = _picture(value, index)
+    elif value.ndim == 3 and value.shape[2] in (1, 3, 4) and value.shape[0] > 4:
+        value = value.transpose(2, 0, 1)
     if value.ndim == 0:
         raise UsageError(f"Input of item {index} is a single number; give a row (dims,) or an image (channels, height, width).")
     return value, label
@@ -91,21 +146,21 @@ def _item(dataset: Dataset[Any], index: int) -> tuple[np.ndarray, object]:
 def _picture(value: object, index: int) -> np.ndarray:
     from PIL import Image
 
-    if not isinstance(value, Image.Image) or value.mode not in ("L", "RGB"):
-        what = f"{value.mode!r} image" if isinstance(value, Image.Image) else type(value).__name__
-        raise UsageError(f"Input of item {index} is a {what}; give a tensor, an array, or a PIL image of mode L or RGB.")
-    array = np.asarray(value)
+    if not isinstance(value, Image.Image) or value.mode.startswith(("I", "F")):
+        what = f"{value.mode!r} image of more than 8 bits" if isinstance(value, Image.Image) else type(value).__name__
+        raise UsageError(f"Input of item {index} is a {what}; give a tensor, an array, or a PIL image of 8 bits per channel.")
+    array = np.asarray(value.convert("L" if value.mode in ("1", "L", "LA") else "RGB"))
     return array.transpose(2, 0, 1) if array.ndim == 3 else array[None]
 
 
-def _indices(dataset: Dataset[Any]) -> list[int]:
+def _indices(dataset: Any) -> list[int]:
     if isinstance(dataset, Subset):
         below = _indices(dataset.dataset)
         return [below[int(index)] for index in dataset.indices]
-    return list(range(len(dataset)))  # type: ignore[arg-type]
+    return list(range(len(dataset)))
 
 
-def _classes(dataset: Dataset[Any]) -> tuple[str, ...] | None:
+def _classes(dataset: Any) -> tuple[str, ...] | None:
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     names = getattr(dataset, "classes", None)

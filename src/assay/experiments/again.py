@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.arguments import checked_fields
 from ..core.errors import Mismatch, RunError, UsageError, reading, some
 from ..core.lineage import fingerprint
 from ..data.examples import Examples
@@ -80,7 +81,7 @@ class MeanLoss:
     def fingerprint(self) -> str:
         """Hash over everything that is averaged, the inputs as they are prepared: other means or deviations are other inputs."""
         return fingerprint(
-            *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", one.numpy().tobytes())),
+            *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", _raw(one).numpy().tobytes())),
             self.labels.to(torch.int64).numpy().tobytes(),
             self.weights.to(torch.float64).numpy().tobytes(),
         )
@@ -97,6 +98,7 @@ class Single:
 
 
 @dataclasses.dataclass(frozen=True)
+@checked_fields
 class Replaying:
     """How steps are taken again.
 
@@ -369,4 +371,10 @@ def distinct(target: MeanLoss) -> set[bytes]:
 
 
 def _bytes(inputs: Tensor) -> list[bytes]:
-    return [row.tobytes() for row in inputs.detach().cpu().contiguous().numpy()]
+    # As integers of one byte: NumPy has no bfloat16.
+    return [row.numpy().tobytes() for row in _raw(inputs)]
+
+
+def _raw(values: Tensor) -> Tensor:
+    """The bytes of a tensor, whatever its type, in rows by its first axis."""
+    return values.detach().cpu().contiguous().view(len(values), -1).view(torch.uint8)

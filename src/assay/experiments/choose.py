@@ -7,6 +7,7 @@ from pathlib import Path
 from .. import __version__
 from ..core import options as texts
 from ..core import policy as core
+from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
@@ -20,6 +21,7 @@ from ..runs.run import Run
 from .score import members_of
 
 
+@checked_arguments
 def choose(
     scores: Scores,
     policy: str | AbstractPolicy,
@@ -62,7 +64,7 @@ def choose(
         evidence = gather_together(members_of(opened)) if chosen.needs else gather(opened)
     if evidence is None and chosen.needs:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
-    decision = core.choose(chosen, scores, evidence)
+    decision = core.choose(chosen, scores, evidence, opened.class_names if opened is not None else None)
     lineage = Lineage(
         dataset=parent.dataset if parent and parent.dataset else opened.dataset if opened else "",
         parents={

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .. import __version__
+from ..core.arguments import checked_arguments
 from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
 from ..core.errors import RunError, UsageError, some
 from ..core.lineage import Lineage, fingerprint
@@ -36,6 +37,7 @@ Window = Literal["last", "all"]
 """What is trained again: the last epoch from its checkpoint, or everything from the start."""
 
 
+@checked_arguments
 def cleanse(
     run: str | Path | Run,
     scores: Scores,
@@ -141,6 +143,7 @@ def cleanse(
     return curve
 
 
+@checked_arguments
 def curve_for(
     run: str | Path | Run,
     scores: Scores,
@@ -304,7 +307,9 @@ def _replay(
                 f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give cleanse(..., "
                 "loop=assay.Loop(model, optimizer, loader), targets={'validation': (inputs, labels), 'test': (inputs, labels)})."
             )
-        given = {name: target for name, target in (targets or {}).items() if name in (VALIDATION, TEST)}
+        if unread := [name for name in targets or {} if name not in (VALIDATION, TEST)]:
+            raise UsageError(f"A curve reads the targets 'validation' and 'test', not {unread[0]!r}; leave it out.")
+        given = dict(targets or {})
     replay = with_accuracies(again(run, loop=loop, targets=given, replaying=replaying))
     if wrong := [name for name in (VALIDATION, TEST) if not isinstance(replay.given.get(name), MeanLoss)]:
         raise UsageError(

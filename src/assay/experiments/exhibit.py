@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
@@ -18,6 +19,7 @@ from ..core.lineage import Lineage
 from ..core.scores import Scores, ScoreTable, ordered
 from ..core.trial import Verdict
 from ..data.examples import Examples
+from ..data.pictures import for_people
 from ..maths import draws, ranking
 from ..runs.artefacts import load_truth
 from ..runs.gather import gather_together
@@ -25,7 +27,7 @@ from ..runs.run import Run
 from .influence import influences, pairings
 from .plan import has_plan
 from .score import members_of, score
-from .verify import check_dataset, clean, detections_of, wrong_labels
+from .verify import check_dataset, clean, corrected, detections_of, wrong_labels
 
 MOST_SHOWN = 2000
 """Examples with pictures on one page."""
@@ -34,6 +36,7 @@ MOST_EPOCHS = 40
 BINS = 40
 
 
+@checked_arguments
 def exhibit(
     run: str | Path | Run,
     table: ScoreTable | Mapping[str, Scores],
@@ -77,6 +80,9 @@ def exhibit(
     judged = verdict.lineage.parents.get("decision") if verdict is not None and verdict.lineage is not None else None
     if decision is not None and judged not in (None, decision.fingerprint):
         raise Mismatch(f"The verdict is on another decision than {decision.title} as it is now; verify this one.")
+    if verdict is not None:
+        # Other decisions may have been verified on this run since.
+        verdict = corrected(verdict, run)
     if truth is None and run.paths.truth.exists():
         truth = load_truth(run.paths.truth)
 
@@ -85,7 +91,7 @@ def exhibit(
 
     known = wrong_of if truth is not None else None
     felt = influences(scores, known, most, MOST_EPOCHS)
-    shown_ids, picked = _picked(run, scores, felt, most)
+    shown_ids, picked = _picked(run, scores, felt, decision, most)
     place = run.ids.positions(shown_ids, f"run {run.folder}")
     models = members_of(run)
     together = gather_together(models)
@@ -94,6 +100,7 @@ def exhibit(
     wrong = wrong_of(run.ids) if truth is not None else None
     trajectories, note = _trajectories(together, place) if run.epochs else (None, "")
     given = run.labels[place]
+    looks, unseen = _looks(examples, shown_ids)
     return Exhibit(
         title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,
@@ -103,7 +110,7 @@ def exhibit(
             given=given,
             predicted=predicted[place] if predicted is not None else None,
             true=truth[1][truth[0].positions(shown_ids, "the truth")] if truth is not None else None,
-            **_looks(examples, shown_ids),
+            **looks,
         ),
         picked=picked,
         facts=_facts(models, predicted is not None, wrong),
@@ -122,49 +129,87 @@ def exhibit(
         detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
         cleaning=_cleaning(decision, run, truth) if verdict is None else None,
         origins=_origins(run, scores, decision, curves, verdict),
-        notes=tuple(filter(None, (note, _pass_note(run), *_reader_notes(run)))),
+        notes=tuple(filter(None, (note, unseen, _pass_note(run), *_reader_notes(run)))),
     )
 
 
-def _picked(run: Run, scores: Sequence[Scores], felt: Sequence[Influence], most: int) -> tuple[Ids, str]:
+def _picked(
+    run: Run, scores: Sequence[Scores], felt: Sequence[Influence], decision: Decision | None, most: int
+) -> tuple[Ids, str]:
+    """The examples that are shown one by one, and in words which these are: those that the decision touches before all others."""
     if len(run.ids) <= most:
         return run.ids, ""
-    chosen: dict[int, None] = {}
-    for influence in felt:
-        for extremes in (influence.harmful, influence.helpful):
-            chosen.update(dict.fromkeys(run.ids.positions(extremes.ids).tolist()))
-    extreme = len(chosen)
     orders = [ordered(one.hardness(), one.ids, descending=True) for one in scores]
-    half = max(extreme, most // 2) if scores else 0
+    extremes = dict.fromkeys(
+        position
+        for influence in felt
+        for end in (influence.harmful, influence.helpful)
+        for position in run.ids.positions(end.ids).tolist()
+    )
+    touched, chosen = _touched(run, scores, orders, decision), dict[int, None]()
+    # The section on influence shows its extremes whatever else is shown.
+    room = most - len(extremes)
+    for position in touched:
+        if position in extremes or room:
+            chosen[position] = None
+            room -= position not in extremes
+    first = len(chosen)
+    chosen |= extremes
+    extreme = len(chosen) - first
+    half = max(len(chosen), min(most, first + (most - first) // 2)) if scores else 0
     for rank in range(len(run.ids)):
         for one, order in zip(scores, orders, strict=True):
             if len(chosen) < half and rank < len(order):
                 chosen[int(run.ids.positions(one.ids.take(order[rank : rank + 1]))[0])] = None
         if len(chosen) >= half:
             break
-    suspects = len(chosen) - extreme
+    suspects = len(chosen) - extreme - first
     for position in draws.permutation(run.ids.keys, 0, "shown on the page").tolist():
         if len(chosen) >= most:
             break
         chosen.setdefault(position)
-    words = (
-        f"{most:,} of {len(run.ids):,} examples are shown: "
-        + (f"the {extreme:,} that harm or help most by a score that tells harm from help, " if extreme else "")
-        + f"the {suspects:,} that rank first when each method in turn names its most suspect or hardest, and "
-        f"{most - extreme - suspects:,} drawn at random from the rest."
-    )
-    return run.ids.take(torch.tensor(list(chosen))), words
+    drawn = len(chosen) - extreme - suspects - first
+    parts = [
+        f"{f'{first:,} of ' if first < len(touched) else ''}the {len(touched):,} that the decision touches" if first else "",
+        f"the {extreme:,}{' more' if first else ''} that harm or help most by a score that tells harm from help"
+        if extreme
+        else "",
+        f"the {suspects:,}{' more' if first else ''} that rank first when each method in turn names its most suspect or hardest"
+        if suspects
+        else "",
+        f"{drawn:,} drawn at random from the rest" if drawn else "",
+    ]
+    *others, last = filter(None, parts)
+    listed = f"{', '.join(others)}, and {last}" if others else last
+    return run.ids.take(torch.tensor(list(chosen))), f"{len(chosen):,} of {len(run.ids):,} examples are shown: {listed}."
 
 
-def _looks(examples: Examples | None, ids: Ids) -> dict:
+def _touched(run: Run, scores: Sequence[Scores], orders: Sequence[Tensor], decision: Decision | None) -> list[int]:
+    """Positions of what a decision touches; the first by the score that it was made by stand before the others."""
+    if decision is None:
+        return []
+    touched = decision.ids.take(decision.touched)
+    made_by = [place for place, one in enumerate(scores) if decision.title.endswith(f" by {one.title}")]
+    if made_by:
+        ranked = scores[made_by[0]].ids.take(orders[made_by[0]])
+        touched = Ids(
+            [*ranked.take(np.isin(ranked.values, touched.values)), *touched.take(~np.isin(touched.values, ranked.values))]
+        )
+    return run.ids.positions(touched).tolist()
+
+
+def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
+    """Pictures or cells of the shown examples, for `Shown`; and a sentence where they are not shown as they are."""
     if examples is None:
-        return {}
+        return {}, "The examples themselves are not shown; give report(..., examples=assay.examples_from_dataset(train_set))."
     place = examples.ids.positions(ids, "the data")
-    if examples.pictures and examples.inputs.dtype == torch.uint8 and examples.shape[0] in (1, 3):
-        return {"pictures": examples.inputs[place]}
     if examples.rows is not None:
-        return {"rows": tuple(examples.rows[at] for at in place.tolist()), "columns": examples.columns}
-    return {}
+        return {"rows": tuple(examples.rows[at] for at in place.tolist()), "columns": examples.columns}, ""
+    if not examples.pictures:
+        shape = "x".join(map(str, examples.shape))
+        return {}, f"The examples themselves are not shown: an input is {shape} numbers, neither a picture nor a row of cells."
+    pictures, note = for_people(examples.inputs[place])
+    return ({} if pictures is None else {"pictures": pictures}), note
 
 
 def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import data, methods, nets
 from ..core import options
+from ..core.arguments import told
 from ..core.errors import Mismatch, RunError, UnknownName, UsageError, reading
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
@@ -114,6 +115,18 @@ class Plan(pydantic.BaseModel):
                 raise ValueError(f"{key} must be a number, true, false or a text without a comma")
         return options.join(value["name"], rest)
 
+    def __init__(self, **settings: Any):
+        """Hold the settings to their types; `make` also holds them to their ranges and to each other.
+
+        Raises:
+            UnknownName: No setting has that name.
+            UsageError: A value is of the wrong type, or `data` is missing.
+        """
+        try:
+            super().__init__(**settings)
+        except pydantic.ValidationError as error:
+            raise _refusal(error) from error
+
     @classmethod
     def make(cls, settings: Mapping[str, Any]) -> "Plan":
         """A plan from plain settings.
@@ -122,16 +135,11 @@ class Plan(pydantic.BaseModel):
             UnknownName: No setting has that name.
             UsageError: A value is of the wrong type or out of range, or `data` is missing.
         """
-        try:
-            plan = cls.model_validate(dict(settings))
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            if first["type"] == "extra_forbidden":
-                raise UnknownName("setting of a plan", where, _settings()) from error
-            if first["type"] == "missing":
-                raise UsageError(f"The plan needs a value for {where}.") from error
-            raise UsageError(f"The plan's {where} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
+        if not isinstance(settings, Mapping):
+            raise UsageError(f"A plan is made of settings by name, such as {{'data': 'digits'}}, not of {told(settings)}.")
+        if strange := [name for name in settings if not isinstance(name, str)]:
+            raise UnknownName("setting of a plan", str(strange[0]), _settings())
+        plan = cls(**settings)
         # A bad recipe, net, dataset or method is refused here, not after the data are read.
         recipe = plan.training
         nets.parse(plan.net)
@@ -375,12 +383,15 @@ def material_of(plan: Plan, *, anew: bool = False) -> Material:
     """The plan's data, read once per process for as long as the plan is the same; or read anew."""
     if anew:
         _material.cache_clear()
-    return _material(json.dumps(plan.plain(), sort_keys=True))
+    # What the data are made of, and not what is trained on them: the models of a recording share one copy.
+    made_of = {"data": plan.data, "seed": plan.seed, "subset": plan.subset, "validation": plan.validation}
+    planted = {"plant": plan.plant.model_dump(mode="json", exclude_none=True)} if plan.plant is not None else {}
+    return _material(json.dumps(made_of | planted, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=1)
-def _material(plain: str) -> Material:
-    return Plan.make(json.loads(plain)).load()
+def _material(made_of: str) -> Material:
+    return Plan.make(json.loads(made_of)).load()
 
 
 def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -390,6 +401,18 @@ def merged(settings: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def _refusal(error: pydantic.ValidationError) -> UsageError:
+    """The first of what pydantic has found, in words."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return UnknownName("setting of a plan", where, _settings())
+    if first["type"] == "missing":
+        return UsageError(f"The plan needs a value for {where}.")
+    value = told(first["input"]) if isinstance(first["input"], torch.Tensor) else repr(first["input"])
+    return UsageError(f"The plan's {where} = {value}: {first['msg'].removeprefix('Value error, ')}.")
 
 
 def _settings() -> Sequence[str]:

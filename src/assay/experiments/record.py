@@ -1,20 +1,21 @@
 """Record: train the plan's net with the recorder on."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .. import __version__
+from ..core.arguments import checked_arguments
 from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError
 from ..data.examples import Examples
 from ..runs.artefacts import save_truth
 from ..runs.disk import remove
 from ..runs.paths import RunPaths
 from ..runs.recorder import Recorder
-from ..runs.run import Run, read_run
+from ..runs.run import Run
 from ..runs.untrained import untrained as write_untrained
 from ..training.device import device_named
 from ..training.functional import standing_at
@@ -22,7 +23,6 @@ from ..training.live import LiveSteps
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState
-from ..training.together import Member, exact_together, may_go_together, train_together
 from .plan import Material, Plan, material_of
 from .progress import Progress
 
@@ -72,6 +72,7 @@ class _Tap(Observer):
         self._progress.advance(self._task, epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
 
 
+@checked_arguments
 def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Progress | None = None) -> Run:
     """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, to the same bytes.
 
@@ -87,56 +88,15 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
     progress = progress or Progress()
     material = plan.load()
     paths = RunPaths(Path(folder))
-    several = plan.models > 1
-    due = [(plan, paths.folder, "record")]
+    _record_model(plan, material, paths.folder, resume, progress, "record")
     for place in range(1, plan.models):
-        due.append((plan.of_member(place), paths.model(place).folder, f"record model {place + 1} of {plan.models}"))
-    if several and _side_by_side(plan, material, [at for _, at, _ in due], resume):
-        with contextlib.ExitStack() as stack:
-            made = [stack.enter_context(_recording(one, material, at, resume, progress, task)) for one, at, task in due]
-            examples = material.train
-            train_together(made, examples.inputs, examples.labels, examples.ids, prepare=examples.prepared)
-    else:
-        for one, at, task in due:
-            with _recording(one, material, at, resume, progress, task) as member:
-                _train(member, material)
+        task = f"record model {place + 1} of {plan.models}"
+        _record_model(plan.of_member(place), material, paths.model(place).folder, resume, progress, task)
     return Run(folder)
 
 
-def _side_by_side(plan: Plan, material: Material, places: Sequence[Path], resume: bool) -> bool:
-    """Whether all models can be trained at once, to the same bytes: nothing runs along, and all have come equally far."""
-    found = [read_run(RunPaths(place)) if resume and RunPaths(place).header.exists() else None for place in places]
-    if plan.live or len({0 if one is None else len(one[1]) for one in found}) > 1:
-        return False
-    # Before many large nets are built for nothing.
-    if not may_go_together(plan.build(material, plan.model_seed), plan.training):
-        return False
-    examples = material.train
-    plans = [plan, *(plan.of_member(member) for member in range(1, plan.models))]
-    members = [
-        Member(one.build(material, one.model_seed), one.training, one.augmentation(material, one.training.seed)) for one in plans
-    ]
-    return exact_together(members, examples.inputs, examples.labels, examples.ids, prepare=examples.prepared)
-
-
-def _train(member: Member, material: Material) -> None:
-    examples = material.train
-    train(
-        member.model,
-        examples.inputs,
-        examples.labels,
-        examples.ids,
-        member.recipe,
-        prepare=examples.prepared,
-        augment=member.augment,
-        observer=member.observer,
-        resume=member.resume,
-    )
-
-
-@contextlib.contextmanager
-def _recording(plan: Plan, material: Material, folder: Path, resume: bool, progress: Progress, task: str) -> Iterator[Member]:
-    """A model with its recorder, ready to be trained."""
+def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, progress: Progress, task: str) -> None:
+    """Train one model of the plan and record it."""
     recipe, live = plan.training, plan.live
     device_named(recipe.device)
     examples = material.train
@@ -180,9 +140,20 @@ def _recording(plan: Plan, material: Material, folder: Path, resume: bool, progr
             file = Run(folder).checkpoint(recorder.epochs - 1)
             state = TrainingState.read(file.read_all(), file.notes)
         progress.advance(task, recorder.epochs, recipe.epochs)
-        yield Member(model, recipe, augment, _Tap(recorder, examples, recipe, model, progress, task), state)
+        train(
+            model,
+            examples.inputs,
+            examples.labels,
+            examples.ids,
+            recipe,
+            prepare=examples.prepared,
+            augment=augment,
+            observer=_Tap(recorder, examples, recipe, model, progress, task),
+            resume=state,
+        )
 
 
+@checked_arguments
 def untrained(plan: Plan, folder: str | Path) -> Run:
     """A run of the plan's data without training, for methods that need none; one that is there already is opened.
 

@@ -1,14 +1,16 @@
 """Report: one page of a run and everything made from it, written to a file."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
-from ..core.errors import OutputExists
+from ..core.errors import AssayError, NotWritten, OutputExists
 from ..core.ids import Ids
 from ..core.scores import Scores, ScoreTable
 from ..core.trial import Verdict
@@ -23,6 +25,7 @@ MARK = b'<meta name="generator" content="assay'
 """What a page of ours begins with; only such a file is written over unasked."""
 
 
+@checked_arguments
 def report(
     run: str | Path | Run,
     table: ScoreTable | Mapping[str, Scores],
@@ -43,7 +46,8 @@ def report(
         table: Scores to show; the first is the one that the page opens with.
         path: The file; by default `report.html` in the run's folder.
         decision, verdict, curves, truth, title, most: As `exhibit`.
-        examples: For their pictures or cells; by default the plan's data are read again, where the run has a plan.
+        examples: For their pictures or cells; by default the plan's data are read again, where the run has a plan. Images that cannot be
+            shown are warned of, and the page says why.
 
     Raises:
         OutputExists: `path` is a file that assay did not make.
@@ -52,12 +56,19 @@ def report(
     """
     run = run if isinstance(run, Run) else Run(run)
     target = Path(path) if path is not None else run.paths.report
-    if target.is_dir() or (target.exists() and MARK not in beginning(target)):
-        raise OutputExists(f"{target} is there and is no report of assay; name another file.")
+    try:
+        if target.is_dir() or (target.exists() and MARK not in beginning(target)):
+            raise OutputExists(f"{target} is there and is no report of assay; name another file.")
+    except AssayError:
+        raise
+    except (OSError, ValueError) as error:
+        raise NotWritten(f"{target} cannot be written ({error}); name another file.") from error
     if examples is None and has_plan(run):
         examples = material_of(plan_of(run)).train
     shown = exhibit(
         run, table, decision=decision, verdict=verdict, curves=curves, examples=examples, truth=truth, title=title, most=most
     )
+    if examples is not None and examples.pictures and shown.shown.pictures is None:
+        warnings.warn(next(note for note in shown.notes if note.startswith("No pictures")), stacklevel=3)
     replace(target, render(shown).encode())
     return target

@@ -1,11 +1,11 @@
 """Score: from a recorded run to one number per example and method."""
 
 import dataclasses
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from .. import __version__
 from ..core import method as core
-from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
+from ..core import options as texts
+from ..core.arguments import checked_arguments
+from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError, some
 from ..core.evidence import DATA, Evidence, Need, as_rows
 from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
-from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod
+from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Spent
 from ..core.scores import Scores, ScoreTable
 from ..integrations.loop import Loop
 from ..methods import catalogue, parse
@@ -32,6 +34,8 @@ from .plan import has_plan, models_asked
 from .progress import Progress
 from .retraining import Retraining
 
+Made = TypeVar("Made")
+
 WITHOUT_TRAINING = frozenset({Need.INPUTS, Need.LABELS})
 """Needs of methods that look at the examples alone."""
 FUNCTION = "a function"
@@ -42,10 +46,18 @@ BESIDE = REPLAYED | {Need.INPUTS}
 """Needs that ask for anything beside the run."""
 
 
+VALIDATION = "validation"
+"""Name of the target that methods ask for where nothing is said."""
+ALL = "all"
+"""In place of a name: every method that the run allows with its default options."""
+
+
+@checked_arguments
 def score(
-    run: str | Path | Run,
+    run: str | Path | Run | Evidence,
     methods: Sequence[str | AbstractMethod] | str | AbstractMethod,
     *,
+    strict: bool = False,
     save: bool = False,
     again: bool = False,
     loop: Loop | None = None,
@@ -58,14 +70,18 @@ def score(
 ) -> ScoreTable:
     """One score per method, joined by id. All methods that fold over epochs share one pass over the run.
 
+    A method that this run cannot serve does not take the others with it: it is warned of, and `ScoreTable.refused` says why by its title.
+    Names and options that do not exist are always an error, and so is a call that leaves no score at all.
+
     Where some methods speak of fewer examples than others, as by windows that do not hold them all, `score_apart` does not join them.
 
     Methods that read steps or kept models take the training again. `assay record` made runs that know how; for runs of your own
     loop, `loop` says it.
 
     Args:
-        run: Folder of a run, or an open run.
-        methods: Names, `"name:option=value,..."`, or methods; one or several.
+        run: Folder of a run, or an open run; or evidence in memory, as `gather_logits` and `gather_inputs` make it.
+        methods: Names, `"name:option=value,..."`, or methods; one or several. `"all"` is every method that the run allows.
+        strict: Raise the first refusal of a method, in place of giving the scores of the others.
         save: Write each score into the run's folder, and take it from there if it was made from this very recording; with `loop`, which
             cannot be told from another one later, those that take the training again are always computed.
         again: With `save`, compute even what is there.
@@ -82,18 +98,19 @@ def score(
 
     Raises:
         UnknownName: No such method or option.
-        MissingEvidence: The run did not record what a method needs.
+        MissingEvidence: The run did not record what any of the methods needs; with `strict`, what one of them needs.
         RunError: The run is absent or damaged.
-        UsageError: No method, a target that is not there, or a reference that no method asks for.
+        UsageError: No method, a target that is not there, or an argument that no method reads.
         BadScores: A method gave something that is not one finite number per example.
         Mismatch: Taking the training again does not give what was recorded, or methods speak of other examples than others.
         NumericalError: An adjoint is not finite.
         TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
     """
-    made = _scored(
+    made, refused = served(
         run,
         methods,
         joined=True,
+        strict=strict,
         save=save,
         again=again,
         loop=loop,
@@ -104,30 +121,44 @@ def score(
         pool=pool,
         progress=progress,
     )
-    return ScoreTable(list(made.values()))
+    _warn(methods, refused)
+    return ScoreTable(list(made.values()), refused)
 
 
+@checked_arguments
 def score_apart(
-    run: str | Path | Run, methods: Sequence[str | AbstractMethod] | str | AbstractMethod, **given: Any
+    run: str | Path | Run | Evidence, methods: Sequence[str | AbstractMethod] | str | AbstractMethod, **given: Any
 ) -> dict[str, Scores]:
     """The same scores by title, each of the examples that its method can speak of: some may be of fewer than others.
 
     Args:
         run: The run.
-        methods: One or several.
+        methods: One or several; a method that this run cannot serve is warned of and left out, as by `score`.
         given: As `score` takes it.
 
     Raises:
         AssayError: As `score`.
     """
-    return _scored(run, methods, joined=False, **given)
+    made, refused = served(run, methods, joined=False, **given)
+    _warn(methods, refused)
+    return made
 
 
-def _scored(
-    run: str | Path | Run,
+def _warn(methods: object, refused: Mapping[str, str]) -> None:
+    """Say which of the methods that were named have no score, and why. What `all` leaves out nobody named."""
+    listed = methods if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
+    named = {parse(one).title for one in listed if one != ALL}
+    for title, why in refused.items():
+        if title in named:
+            warnings.warn(f"{title} was not scored: {why}", stacklevel=4)
+
+
+def served(
+    run: str | Path | Run | Evidence,
     methods: Sequence[str | AbstractMethod] | str | AbstractMethod,
     *,
     joined: bool,
+    strict: bool = False,
     save: bool = False,
     again: bool = False,
     loop: Loop | None = None,
@@ -137,17 +168,33 @@ def _scored(
     inputs: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
-) -> dict[str, Scores]:
+) -> tuple[dict[str, Scores], dict[str, str]]:
+    """The scores of the methods that can be served, by title; and why the others cannot, by title. Says nothing by itself.
+
+    Args:
+        joined: Whether the scores have to speak of the same examples.
+        run, methods, strict, save, again, loop, targets, replaying, references, inputs, pool, progress: As `score` takes them.
+
+    Raises:
+        AssayError: As `score`.
+    """
+    if isinstance(run, Evidence):
+        beside: dict[str, object] = {"save": save, "again": again, "loop": loop, "targets": targets, "replaying": replaying}
+        beside |= {"references": references, "inputs": inputs, "pool": pool}
+        return _in_memory(run, methods, strict, [name for name, given in beside.items() if given])
     run = run if isinstance(run, Run) else Run(run)
-    wanted = [parse(one) for one in (methods if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods])]
-    _check_wanted(wanted, references or {}, inputs or {})
-    if loop is not None and not isinstance(loop, Loop):
-        raise UsageError(f"loop= is {type(loop).__name__}; give assay.Loop(model, optimizer, loader).")
+    wanted, left_out = _wanted(run, methods)
+    if left_out and not wanted:
+        raise MissingEvidence(f"{run.folder} serves no method with its default options: {next(iter(left_out.values()))}")
+    _check_wanted(wanted)
+    _check_read(run, wanted, loop, targets, replaying, references or {}, inputs or {}, pool, again and not save)
     if not run.epochs:
         check_untrained(wanted)
+    refused: dict[str, AssayError] = {}
+    wanted = _recorded(run, wanted, loop, strict, refused)
     models = members_of(run)
     seen, content = _inputs(run, wanted, loop, inputs or {})
-    replays = _replays(models, wanted, loop, targets, replaying, references, pool, progress)
+    wanted, replays = _taken_again(models, wanted, loop, targets, replaying, references, pool, progress, strict, refused)
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
     parents = {one.title: _parents(run, one, first, loop, replaying, content) for one in wanted}
@@ -159,32 +206,182 @@ def _scored(
     for one in due:
         if _looks(one) and DATA not in seen:
             data_of(run, loop)
-        if (name := _rows(one)) is not None and name not in seen:
+        if (name := one.asks_inputs) is not None and name not in seen:
             raise UsageError(
                 f"{one.title} looks at rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
                 f"(in Python inputs={{{name!r}: rows}})."
             )
     if joined:
         _check_joinable(run, wanted, made, evidences[0])
-    began = time.perf_counter()
-    for result in _over_models(models, due, evidences):
+    spent = Spent()
+    for result in _each(models, due, evidences, spent, strict, refused):
         made[result.title] = result
-    seconds = time.perf_counter() - began
-    for one in due:
+    for one in (one for one in due if one.title in made):
         lineage = Lineage(
             dataset=run.dataset,
             parents=parents[one.title],
             code=__version__,
             seed=run.header.seed,
             device=str(first.course.device) if first is not None and one.needs & REPLAYED else "cpu",
-            seconds=seconds,
+            seconds=spent.seconds.get(one.title, 0.0),
             folder=str(run.folder),
         )
         remarks = () if first is None else tuple(first.remarks[name] for name in one.targets if name in first.remarks)
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
-    return {one.title: made[one.title] for one in wanted}
+    if not made:
+        raise next(iter(refused.values()))
+    return {one.title: made[one.title] for one in wanted if one.title in made}, left_out | {
+        title: str(error) for title, error in refused.items()
+    }
+
+
+def _wanted(
+    run: Run, methods: Sequence[str | AbstractMethod] | str | AbstractMethod
+) -> tuple[list[AbstractMethod], dict[str, str]]:
+    """The methods that are asked for; and of those that `all` leaves out, why."""
+    named = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
+    left_out: dict[str, str] = {}
+    if any(isinstance(one, str) and one == ALL for one in named):
+        able, left_out = scorable(run)
+        beside = [parse(one) for one in named if not (isinstance(one, str) and one == ALL)]
+        titles = {one.title for one in beside}
+        left_out = {title: why for title, why in left_out.items() if title not in titles}
+        return [*(parse(name) for name in able if name not in titles), *beside], left_out
+    return [parse(one) for one in named], left_out
+
+
+def _in_memory(
+    evidence: Evidence,
+    methods: Sequence[str | AbstractMethod] | str | AbstractMethod,
+    strict: bool,
+    unread: Sequence[str],
+) -> tuple[dict[str, Scores], dict[str, str]]:
+    """The scores of evidence in memory, which has no folder, no steps and no models."""
+    if unread:
+        raise UsageError(f"{unread[0]}= is for recorded runs, and this is evidence in memory; leave it out.")
+    named = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
+    if ALL in [one for one in named if isinstance(one, str)]:
+        raise UsageError("'all' is for recorded runs; of evidence in memory name the methods.")
+    wanted, refused = [parse(one) for one in named], dict[str, AssayError]()
+    _check_wanted(wanted)
+    made: dict[str, Scores] = {}
+    for group in core.groups(wanted):
+        made |= {one.title: one for one in _or_refused(group, lambda these: core.score(these, evidence), strict, refused)}
+    if not made:
+        raise next(iter(refused.values()))
+    return {one.title: made[one.title] for one in wanted if one.title in made}, {
+        title: str(error) for title, error in refused.items()
+    }
+
+
+def _soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
+    """Whether an error says that a run cannot serve a method, and not that the call is wrong."""
+    if isinstance(error, UsageError):
+        # What an option that nobody gave asks for, the caller did not ask for.
+        return not any(texts.changed(one) for one in methods)
+    return isinstance(error, (MissingEvidence, Mismatch, NumericalError))
+
+
+def _or_refused(
+    methods: Sequence[AbstractMethod],
+    attempt: Callable[[list[AbstractMethod]], list[Made]],
+    strict: bool,
+    refused: dict[str, AssayError],
+    soft: Callable[[AssayError, Sequence[AbstractMethod]], bool] = _soft,
+) -> list[Made]:
+    """What an attempt gives for methods that share work; where it is refused, one by one, with the refusals put to the others.
+
+    Raises:
+        AssayError: The call is wrong, or anything is refused and `strict`.
+    """
+    if not methods:
+        return []
+    try:
+        return attempt(list(methods))
+    except AssayError as error:
+        if strict or (len(methods) == 1 and not soft(error, methods)) or isinstance(error, (RunError, TrialFailed)):
+            raise
+        if len(methods) == 1:
+            refused[methods[0].title] = error
+            return []
+    return [made for one in methods for made in _or_refused([one], attempt, strict, refused, soft)]
+
+
+def _recorded(
+    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, strict: bool, refused: dict[str, AssayError]
+) -> list[AbstractMethod]:
+    """The methods that find in the run, and in the loop's data, what they read; those that take the training again are not asked.
+
+    Raises:
+        AssayError: No method is left, or anything is refused and `strict`.
+    """
+
+    def there(methods: list[AbstractMethod]) -> list[AbstractMethod]:
+        for one in methods:
+            # What was never recorded comes first: options cannot bring it.
+            if not one.needs & BESIDE and one.title not in run.header.live:
+                gather(run).narrow(one.title, one.needs)
+            if run.epochs and isinstance(one, AbstractDynamicsMethod) and run.epochs < one.fewest_epochs:
+                raise core.too_few(one, run.epochs)
+            # Of a user's loop that is not given, saved scores may be all that is asked for.
+            if _looks(one) and loop is None and not has_plan(run) and not run.paths.scores(one.title).exists():
+                data_of(run, loop)
+        return methods
+
+    able = _or_refused([one for one in wanted if not takes_again(run, one)], there, strict, refused, lambda *_: True)
+    return [one for one in wanted if one in able or takes_again(run, one)]
+
+
+def _taken_again(
+    models: Sequence[Run],
+    wanted: Sequence[AbstractMethod],
+    loop: Loop | None,
+    targets: Mapping[str, Given] | Sequence[str] | None,
+    replaying: Replaying | None,
+    references: Mapping[str, Mapping[str, Tensor]] | None,
+    pool: Executor | None,
+    progress: Progress | None,
+    strict: bool,
+    refused: dict[str, AssayError],
+) -> tuple[list[AbstractMethod], list[Replay]]:
+    """The methods that can be served, and every model ready to be taken again if one of them asks for it.
+
+    Raises:
+        AssayError: The call is wrong, no method is left, or anything is refused and `strict`.
+    """
+    replays: list[Replay] = []
+
+    def opened(methods: list[AbstractMethod]) -> list[AbstractMethod]:
+        replays[:] = _replays(models, methods, loop, targets, replaying, references, pool, progress)
+        return methods
+
+    def soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
+        return _soft(error, methods) or (loop is None and not has_plan(models[0]))
+
+    again = [one for one in wanted if takes_again(models[0], one)]
+    able = _or_refused(again, opened, strict, refused, soft)
+    if len(able) < len(again):
+        # What stands there is what the last of them asked for.
+        replays[:] = _replays(models, able, loop, targets, replaying, references, pool, progress)
+    wanted = [one for one in wanted if one in able or one not in again]
+    if not wanted:
+        raise next(iter(refused.values()))
+    return wanted, replays
+
+
+def _each(
+    models: Sequence[Run],
+    due: Sequence[AbstractMethod],
+    evidences: Sequence[Evidence],
+    spent: Spent,
+    strict: bool,
+    refused: dict[str, AssayError],
+) -> Iterator[Scores]:
+    """The scores of the methods that can be computed; why the others cannot is written to `refused`."""
+    for group in core.groups(due):
+        yield from _or_refused(group, lambda these: _over_models(models, these, evidences, spent), strict, refused)
 
 
 def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
@@ -199,22 +396,15 @@ def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
             raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
 
 
-def _rows(method: AbstractMethod) -> str | None:
-    """Name of the rows from outside that a method looks at; None for one that looks at the data, or at none."""
-    return getattr(method, "inputs", None)
-
-
 def _looks(method: AbstractMethod) -> bool:
     """Whether a method looks at the data themselves."""
-    return Need.INPUTS in method.needs and _rows(method) is None
+    return Need.INPUTS in method.needs and method.asks_inputs is None
 
 
 def _inputs(
     run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the wanted methods of inputs look at, by name, and fingerprints."""
-    if not isinstance(given, Mapping):
-        raise UsageError(f"inputs= is {type(given).__name__}; give {{NAME: rows}}, a tensor with a row for each example by name.")
     seen = {name: as_rows(rows).detach().cpu().contiguous() for name, rows in given.items()}
     content = {name: fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes()) for name, rows in seen.items()}
     # Of a user's loop that is not given, saved scores may be all that is asked for.
@@ -234,8 +424,7 @@ def _replays(
     progress: Progress | None,
 ) -> list[Replay]:
     """Every model of a recording ready to be taken again, if a method asks for it; else none."""
-    live = models[0].header.live
-    if not any(one.needs & REPLAYED and one.title not in live for one in wanted):
+    if not any(takes_again(models[0], one) for one in wanted):
         return []
     asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
     if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
@@ -272,13 +461,15 @@ def members_of(run: Run) -> list[Run]:
     return models
 
 
-def _over_models(models: Sequence[Run], due: Sequence[AbstractMethod], evidences: Sequence[Evidence]) -> list[Scores]:
+def _over_models(
+    models: Sequence[Run], due: Sequence[AbstractMethod], evidences: Sequence[Evidence], spent: Spent
+) -> list[Scores]:
     """The scores of one model, or their means over several."""
-    found = [_computed(models[0], due, evidences[0])]
+    found = [_computed(models[0], due, evidences[0], spent)]
     trained = [one for one in due if not one.needs <= WITHOUT_TRAINING]
     if len(models) == 1 or not trained:
         return found[0]
-    found += [_computed(model, trained, evidence) for model, evidence in zip(models[1:], evidences[1:], strict=True)]
+    found += [_computed(model, trained, evidence, spent) for model, evidence in zip(models[1:], evidences[1:], strict=True)]
     titles = [one.title for one in trained]
     alone = [scores for scores in found[0] if scores.title not in titles]
     return alone + [_mean([next(one for one in row if one.title == title) for row in found]) for title in titles]
@@ -313,17 +504,56 @@ def _only(scores: Scores, ids: Ids, unscored: Ids) -> Scores:
     return dataclasses.replace(scores, ids=ids, values=scores.values[place], unscored=unscored, by_epoch=by_epoch, repeats=None)
 
 
-def _check_wanted(wanted: Sequence[AbstractMethod], references: Mapping[str, object], inputs: Mapping[str, object]) -> None:
+def _check_wanted(wanted: Sequence[AbstractMethod]) -> None:
     if not wanted:
-        raise UsageError("No method was named; name at least one, such as 'dual'.")
+        raise UsageError("No method was named; name at least one, such as 'dual', or 'all'.")
     titles = [one.title for one in wanted]
     if twice := [title for place, title in enumerate(titles) if title in titles[:place]]:
         raise UsageError(f"Two scores are titled {twice[0]!r}; give each other options, or score once.")
-    asked = {getattr(one, "reference", None) for one in wanted}
-    if unused := [name for name in references if name not in asked]:
+
+
+def _check_read(
+    run: Run,
+    wanted: Sequence[AbstractMethod],
+    loop: Loop | None,
+    targets: Mapping[str, Given] | Sequence[str] | None,
+    replaying: Replaying | None,
+    references: Mapping[str, object],
+    inputs: Mapping[str, object],
+    pool: Executor | None,
+    idle_again: bool,
+) -> None:
+    """Refuse arguments that none of the methods would read.
+
+    Raises:
+        UsageError: The first one.
+    """
+    titles = some([one.title for one in wanted], len(wanted))
+    replayed = any(takes_again(run, one) for one in wanted)
+    if idle_again:
+        raise UsageError("again=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
+    if unused := [name for name in references if name not in {one.asks_reference for one in wanted}]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
-    if unread := [name for name in inputs if name not in {_rows(one) for one in wanted}]:
+    if unread := [name for name in inputs if name not in {one.asks_inputs for one in wanted}]:
         raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
+    if loop is not None and not replayed and not any(map(_looks, wanted)):
+        raise UsageError(f"loop= is for methods that take the training again or look at the data; {titles} do not. Leave it out.")
+    if loop is not None and has_plan(run):
+        raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
+    if replaying is not None and replaying != Replaying() and not replayed:
+        raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
+    if pool is not None and not any(one.retrains for one in wanted):
+        raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
+    # One mapping may serve several calls, so that not every entry has to be asked for.
+    if targets is not None and len(targets) and not any(takes_again(run, one) and one.targets for one in wanted):
+        raise UsageError(
+            f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
+        )
+
+
+def takes_again(run: Run, method: AbstractMethod) -> bool:
+    """Whether a method takes the training of this run again: it reads steps or kept models, and did not run along."""
+    return bool(method.needs & REPLAYED) and method.title not in run.header.live
 
 
 def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
@@ -363,14 +593,14 @@ def _parents(
     """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
     from elsewhere; and what else its values hang on."""
     parents = {"run": run.fingerprint}
-    if Need.INPUTS in method.needs and (looked := _rows(method) or DATA) in content:
+    if Need.INPUTS in method.needs and (looked := method.asks_inputs or DATA) in content:
         parents["inputs"] = content[looked]
     if replay is None or not method.needs & REPLAYED:
         return parents
     parents |= (replaying or Replaying()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)
     parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.targets}
-    given = replay.references.get(str(getattr(method, "reference", "")))
+    given = None if method.asks_reference is None else replay.references.get(method.asks_reference)
     if given is not None:
         parents["reference"] = fingerprint(
             *(part for name, value in given.items() for part in (name, value.cpu().numpy().tobytes()))
@@ -383,21 +613,17 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     evidence, able, unable = gather(run), [], {}
     for name, cls in catalogue().items():
         method = cls()
-        if not run.epochs:
-            if method.needs <= WITHOUT_TRAINING:
-                able.append(name)
-            else:
-                unable[name] = f"{name} reads a training, and nothing was trained here."
+        if not run.epochs and not method.needs <= WITHOUT_TRAINING:
+            unable[name] = "reads a training, and nothing was trained here."
             continue
-        if method.needs & BESIDE and method.title not in run.header.live:
-            how = "takes the training again" if method.needs & REPLAYED else "looks at the data"
-            unable[name] = f"{name} {how}; name it to have it."
+        if run.epochs and method.needs & BESIDE and method.title not in run.header.live:
+            unable[name] = _beside(run, method)
             continue
         try:
-            if method.title not in run.header.live:
+            if run.epochs and method.title not in run.header.live:
                 evidence.narrow(method.title, method.needs)
             if isinstance(method, AbstractDynamicsMethod) and run.epochs < method.fewest_epochs:
-                raise MissingEvidence(f"{name} reads at least {method.fewest_epochs} epochs, this run has {run.epochs}.")
+                raise core.too_few(method, run.epochs)
         except MissingEvidence as error:
             unable[name] = str(error)
         else:
@@ -405,9 +631,24 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     return able, unable
 
 
-def _computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Scores]:
+def _beside(run: Run, method: AbstractMethod) -> str:
+    """How to have a method that asks for model or data beside the run, or what the run lacks for it."""
+    again = bool(method.needs & REPLAYED)
+    what = "takes the training again" if again else "looks at the data"
+    if again and not run.states():
+        return f"{what}, and the run kept no model; record with checkpoints='last'."
+    if not has_plan(run):
+        return f"{what} of your own loop; in Python, give score(..., loop=assay.Loop(model, optimizer, loader))."
+    held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
+    if VALIDATION in method.targets and not held:
+        return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."
+    return f"{what}; name it to have it."
+
+
+def _computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent) -> list[Scores]:
     if not methods:
         return []
+    spent.since_last([])
     results, stored = [], []
     for method in methods:
         if (
@@ -416,19 +657,18 @@ def _computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence) -
             and (findings := run.walk_findings(method)) is not None
         ):
             results.append(core.checked(method, evidence, findings, run.visits() > 0))
+            spent.since_last([method])
             continue
         state = run.live_state(method) if isinstance(method, AbstractDynamicsMethod) else None
         # A state that was folded while training is the same number without the stored logits.
         if state is not None and not method.needs <= evidence.holds:
             if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
-                raise MissingEvidence(
-                    f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {run.epochs}. "  # type: ignore[attr-defined]
-                    "Record more epochs, or give the method options that fit."
-                )
+                raise core.too_few(method, run.epochs)  # type: ignore[arg-type]
             results.append(core.checked(method, evidence, method.finish(state)))  # type: ignore[attr-defined]
+            spent.since_last([method])
         else:
             stored.append(method)
-    return results + (core.score(stored, evidence) if stored else [])
+    return results + (core.score(stored, evidence, spent) if stored else [])
 
 
 def _saved(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scores | None:

@@ -2,10 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -18,14 +21,38 @@ from torch import Tensor
 
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
-from ..core.decision import Decision
-from ..core.errors import Mismatch, NumericalError, UsageError
+from ..core.arguments import checked_arguments
+from ..core.decision import Action, Decision
+from ..core.errors import AssayError, Mismatch, NumericalError, UsageError
 from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores, ScoreTable
-from ..core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Outcome, Verdict
+from ..core.trial import (
+    ALL,
+    FEWEST,
+    KEPT,
+    RANDOM,
+    REMOVAL,
+    Claim,
+    Cleaning,
+    Comparison,
+    Detection,
+    Look,
+    Outcome,
+    Verdict,
+)
 from ..maths import draws, ranking, statistics
-from ..runs.artefacts import finished, load_outcome, load_truth, save_outcome
+from ..policies import parse
+from ..runs.artefacts import (
+    finished,
+    load_claims,
+    load_outcome,
+    load_scores,
+    load_truth,
+    load_verdict,
+    save_claim,
+    save_outcome,
+)
 from ..runs.run import Run
 from ..training.functional import standing_at
 from ..training.loop import evaluate, train
@@ -72,27 +99,46 @@ def _arm(name: str, ids: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
 
 
 def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list[Arm]:
-    """The three arms of one seed: the decision; as many examples dropped at random as it touches; every example as given.
+    """The three arms of one seed: the decision; the same actions on examples drawn at random; every example as given.
+
+    The random arm drops as many, weighs as many by the same weights, and relabels as many, each to another class than its given one,
+    drawn evenly from the classes that there are.
 
     Args:
         decision: What is to be verified.
         given: Given labels, in the order of the decision's ids.
-        seed: Of the random removal.
+        seed: Of the random arm.
     """
     labels = torch.where(decision.labels >= 0, decision.labels, given)
-    kept = decision.kept
-    touched = int(decision.touched.sum())
-    order = draws.permutation(decision.ids.keys, seed, "random removal")
-    stays = torch.ones(len(decision), dtype=torch.bool)
-    stays[order[:touched]] = False
     ones = torch.ones(len(decision), dtype=torch.float64)
+    order = draws.permutation(decision.ids.keys, seed, "random removal")
+    # The first in the order are dropped, so that arms that drop share what they drop, whatever else they do.
+    acts = [(decision.actions == action).nonzero().flatten() for action in (Action.DROP, Action.RELABEL, Action.WEIGHT)]
+    dropped, relabelled, weighted = order.split([*map(len, acts), len(order) - sum(map(len, acts))])[:3]
+    stays, weights, drawn = torch.ones(len(decision), dtype=torch.bool), ones.clone(), given.clone()
+    stays[dropped] = False
+    weights[weighted] = decision.weights[acts[2]]
+    classes = torch.cat([given, labels]).unique()
+    if len(relabelled) and len(classes) > 1:
+        step = draws.integers(decision.ids.keys[relabelled.numpy()], len(classes) - 1, seed, "random relabel") + 1
+        drawn[relabelled] = classes[(torch.searchsorted(classes, given[relabelled]) + step) % len(classes)]
+    kept = decision.kept
     return [
         Arm(KEPT, decision.ids.take(kept), labels[kept], decision.weights[kept]),
-        Arm(RANDOM, decision.ids.take(stays), given[stays], ones[stays]),
+        Arm(RANDOM, decision.ids.take(stays), drawn[stays], weights[stays]),
         Arm(ALL, decision.ids, given, ones),
     ]
 
 
+def control_of(decision: Decision) -> str:
+    """What the random arm does, in words."""
+    counts = decision.counts()
+    words = {"drop": "removal", "relabel": "relabelling", "weight": "weighting"}
+    acts = [word for action, word in words.items() if action in counts]
+    return f"random {' and '.join(acts)} of equal size" if acts else REMOVAL
+
+
+@checked_arguments
 def verify(
     decision: Decision,
     *,
@@ -101,22 +147,36 @@ def verify(
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
     retrain: Retrain | None = None,
     seeds: int = 5,
+    after: int = 0,
+    detect: float | None = None,
     pool: Executor | None = None,
     save: bool = False,
     again: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Retrain with the decision, with random removal of equal size and with everything, over seeds; compare, paired by seed.
+    """Retrain with the decision, with the same on random examples and with everything, over seeds; compare, paired by seed.
 
-    Within a seed all arms start from the same weights and see the examples that they share in the same order.
+    Within a seed all arms start from the same weights and see the examples that they share in the same order. The random arm is drawn anew
+    for each seed, and so is the decision where a policy with a seed made it by scores that are at hand: `scores`, or those saved in the run.
+
+    What is called significant is corrected for everything that was asked of the run: the comparisons of all decisions that were
+    verified on it (Holm), and earlier looks at the same decision with another number of seeds, of which each must have been significant. For
+    that the p-values of every verification with 3 or more seeds are kept in `verdicts/claims` of the run's folder, whether or not `save` is given.
 
     Args:
         decision: What to verify.
         run: The run that it was made from; by default the one its lineage names.
         scores: Scores to hold against the truth.
         truth: Ids and true labels; by default those kept beside the run.
-        retrain: Your own training, for runs recorded in your own loop; by default the plan of the run is trained again.
-        seeds: How many seeds, at least 2. They are not the run's own seed, with which the decision was made.
+        retrain: Your own training, for runs recorded in your own loop; by default the plan of the run is trained again. Called as
+            `retrain(ids, labels, weights, seed)` with an `Ids`, the class to train each of these examples on (int64), the factor of each
+            one's loss (float64) and the seed; returns the accuracy on test examples, in 0..1.
+        seeds: How many seeds, at least 2; with 2 nothing is called significant. They are not the run's own seed, with which the decision was
+            made. Fix the number before you look: more seeds for a decision that was looked at before make the interval narrower,
+            and call nothing significant that was not so before.
+        after: Leave out so many seeds, for instance those that were looked at before: fresh seeds are another claim.
+        detect: A difference in percentage points of test accuracy, above 0. How many seeds find it with a power of 80 % is estimated from
+            retrainings that the run's folder holds, and said in the verdict; too few `seeds` are warned of.
         pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
             Not with `retrain`, whose results cannot be told from those of another function.
@@ -124,25 +184,24 @@ def verify(
         progress: Told of each finished retraining.
 
     Raises:
-        UsageError: Fewer than 2 seeds, no plan and no `retrain`, a decision that leaves an arm without examples, or one made by the
+        UsageError: Fewer than 2 seeds, no plan and no `retrain`, a decision that keeps nothing or changes nothing, or one made by the
             very test examples that it would be judged by.
         Mismatch: The decision, the scores, the truth, the run and the data are not of the same dataset.
+        NotWritten: The p-values cannot be kept in the run's folder.
         TrialFailed: A retraining ended in an error; with path and tail of its log.
     """
     progress = progress or Progress()
     if seeds < 2:
         raise UsageError(f"seeds={seeds} cannot tell an effect from chance; give at least 2.")
+    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
+        raise UsageError(f"after={after} is no number of seeds to leave out; give 0 or more.")
     if save and retrain is not None:
         raise UsageError("save=True cannot tell your retrain function from another one later; leave it out.")
     began = time.perf_counter()
     opened = _run_of(decision, run)
     check_dataset(opened, (scores or {}).values(), decision)
-    if not decision.budget or bool(decision.touched.all()):
-        raise UsageError(
-            f"The decision {decision.title} keeps {decision.budget} and touches {int(decision.touched.sum())} of "
-            f"{len(decision)} examples, so one of the arms has nothing to train on; choose one that leaves some as they are."
-        )
     given = opened.labels[opened.ids.positions(decision.ids, f"run {opened.folder}")]
+    check_verifiable(decision, given)
     known = truth if truth is not None else load_truth(opened.paths.truth) if opened.paths.truth.exists() else None
     detections: tuple[Detection, ...] = ()
     cleaning = None
@@ -152,26 +211,35 @@ def verify(
     plan = None if retrain is not None else plan_of(opened)
     if plan is not None:
         _check_judge(decision, plan)
+    power = ""
+    if detect is not None:
+        need = seeds_needed(decision, detect, run=opened, own=retrain is not None)
+        power = need.sentence
+        if need.seeds is None or need.seeds > seeds:
+            warnings.warn(f"{power} This verification has {seeds}.", stacklevel=2)
     base = opened.header.seed or 0
+    first = base + 1 + after
+    drawn = redrawn(decision, opened, (scores or {}).values())
     outcomes: list[Outcome] = []
     due: list[tuple[Arm, int, Path]] = []
-    for seed in range(base + 1, base + 1 + seeds):
-        for arm in arms(decision, given, seed):
-            how = [json.dumps(plan.plain(), sort_keys=True), material_of(plan).content] if plan else ["own"]
-            path = opened.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
-            if save and not again and (outcome := finished(load_outcome, path)) is not None:
+    for seed in range(first, first + seeds):
+        for arm in arms(drawn(seed) if drawn is not None else decision, given, seed):
+            path = _trial(opened, plan, arm, seed)
+            if save and not again and (outcome := _finished(path, arm.name, seed)) is not None:
                 outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))
     for outcome, path in _trials(opened, plan, retrain, due, pool, outcomes, progress):
         outcomes.append(outcome)
         if save:
-            save_outcome(outcome, path)
+            save_outcome(outcome, path, path.parent.name)
     outcomes.sort(key=lambda one: ((KEPT, RANDOM, ALL).index(one.arm), one.seed))
-    return Verdict(
+    verdict = Verdict(
         decision=decision.title,
         outcomes=tuple(outcomes),
-        comparisons=(compare(outcomes, KEPT, RANDOM), compare(outcomes, KEPT, ALL)),
+        comparisons=tuple(
+            dataclasses.replace(compare(outcomes, KEPT, other), control=control_of(decision)) for other in (RANDOM, ALL)
+        ),
         detections=detections,
         cleaning=cleaning,
         plan=plan.plain() if plan is not None else {"retrain": getattr(retrain, "__name__", "own function")},
@@ -179,11 +247,225 @@ def verify(
             dataset=opened.dataset,
             parents={"run": opened.fingerprint, "decision": decision.fingerprint},
             code=__version__,
-            seed=base + 1,
+            seed=first,
             device=plan.training.device if plan is not None else "",
             seconds=time.perf_counter() - began,
             folder=str(opened.folder),
         ),
+        redrawn=again is not None,
+        power=power,
+    )
+    if seeds >= FEWEST:
+        _ask(opened, verdict)
+    return corrected(verdict, opened)
+
+
+def check_verifiable(decision: Decision, given: Int[Tensor, " examples"]) -> None:
+    """Refuse a decision of which retraining can show nothing.
+
+    Raises:
+        UsageError: It keeps no example, or every example stays as it is.
+    """
+    if not decision.budget:
+        raise UsageError(
+            f"The decision {decision.title} keeps none of {len(decision)} examples, so that there is nothing to train on; choose one that "
+            "keeps some."
+        )
+    same = (decision.weights == 1) & ((decision.labels < 0) | (decision.labels == given))
+    if bool(same.all()):
+        raise UsageError(
+            f"The decision {decision.title} leaves all {len(decision)} examples as they are, so that there is nothing to verify; choose one "
+            "that drops, relabels or weighs some."
+        )
+
+
+def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Callable[[int], Decision] | None:
+    """How a decision that a policy with a seed drew is drawn anew for a trial's seed; None where it cannot be.
+
+    It cannot where the policy draws nothing, the scores that it was made by are not at hand, or the policy does not come to this decision
+    by its own seed, as after a change by hand.
+    """
+    from .choose import choose
+
+    options = dict(decision.options)
+    made_by = decision.lineage.parents.get("scores") if decision.lineage is not None else None
+    own = options.get("seed")
+    if not isinstance(own, int) or made_by is None:
+        return None
+    by = next((one for one in scores if one.fingerprint == made_by), None)
+    if by is None:
+        # A score that cannot be read is none that the decision can be drawn by.
+        saved = (finished(load_scores, path) for path in sorted(run.paths.scores("x").parent.glob("*.parquet")))
+        by = next((one for one in saved if one is not None and one.fingerprint == made_by), None)
+    if by is None:
+        return None
+
+    def draw(seed: int) -> Decision:
+        return choose(by, parse(decision.policy, {**options, "seed": seed}), run=run)
+
+    try:
+        same = draw(own).fingerprint == decision.fingerprint
+    except AssayError:
+        return None
+    return (lambda seed: draw(draws.integer(own, "decision drawn anew", seed))) if same else None
+
+
+def _trial(run: Run, plan: Plan | None, arm: Arm, seed: int) -> Path:
+    """Where a retraining is kept."""
+    how = [json.dumps(plan.plain(), sort_keys=True), material_of(plan).content] if plan else ["own"]
+    return run.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
+
+
+def _finished(path: Path, arm: str, seed: int) -> Outcome | None:
+    """A retraining that is kept there, if it is of what its place says and no copy of another."""
+    return finished(functools.partial(load_outcome, made_of=path.parent.name, arm=arm, seed=seed), path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """How many seeds a difference takes.
+
+    Attributes:
+        points: The difference, in percentage points of test accuracy.
+        seeds: How many find it with a power of 80 %, at least 3; None where it cannot be said or is above 10,000.
+        spread: Standard deviation over seeds of the difference between two arms, in points; None where nothing was retrained yet.
+        pilot: How many seeds it was estimated from.
+        sentence: All of it in words.
+    """
+
+    points: float
+    seeds: int | None
+    spread: float | None
+    pilot: int
+    sentence: str
+
+
+def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | None = None, own: bool = False) -> Need:
+    """How many seeds `verify` needs to find a difference in test accuracy with a power of 80 %, by the paired t-test.
+
+    The spread of a difference over seeds is that of the retrainings in the run's folder: of this decision, where there are 3 seeds or
+    more, else of all verdicts. The level is that of the first step of Holm's correction, with this decision among those verified before.
+
+    Args:
+        decision: What is to be verified.
+        points: The difference, in percentage points of test accuracy, above 0.
+        run: The run that it was made from; by default the one its lineage names.
+        own: Whether it will be verified by a function of your own, whose retrainings only verdicts keep.
+
+    Raises:
+        UsageError: A difference that is not above 0, or no run is named.
+    """
+    if isinstance(points, bool) or not isinstance(points, (int, float)) or not 0 < points <= 100:
+        raise UsageError(f"detect={points} is no difference in percentage points; give a number above 0 and up to 100.")
+    opened = _run_of(decision, run)
+    plan = None if own else plan_of(opened)
+    given = opened.labels[opened.ids.positions(decision.ids, f"run {opened.folder}")]
+    spread, pilot = _spread(opened, decision, plan, given)
+    asked = f"A difference of {points:g} points of test accuracy"
+    if spread is None or not spread > 0:
+        why = f"all {pilot} seeds so far differ by the same" if pilot else "nothing was retrained on this run yet"
+        return Need(
+            points, None, None, pilot,
+            f"How many seeds {asked[0].lower()}{asked[1:]} takes cannot be said, because {why}; verify another decision of this run with 3 seeds "
+            "first, and keep its retrainings.",
+        )  # fmt: skip
+    this = _key(decision.fingerprint, own, (opened.header.seed or 0) + 1)
+    claims = {this, *(one.made_of for one in load_claims(opened.paths.claims))}
+    alpha = Comparison.alpha / (2 * len(claims))
+    needed = statistics.pairs_needed(points / 100, spread, alpha)
+    most = statistics.pairs_needed(points / 100, statistics.upper_spread(spread, pilot), alpha)
+    told = "more than 10,000" if needed is None else f"{needed:,}"
+    upper = "more than 10,000" if most is None else f"{most:,}"
+    return Need(
+        points, needed, 100 * spread, pilot,
+        f"{asked} takes about {told} seeds to be found in 80 % of cases (up to {upper}, as far as {pilot} seeds tell): it spreads by "
+        f"{100 * spread:.2f} points over seeds.",
+    )  # fmt: skip
+
+
+def _spread(run: Run, decision: Decision, plan: Plan | None, given: Tensor) -> tuple[float | None, int]:
+    """Standard deviation over seeds of the difference between two arms, as a fraction, and from how many seeds."""
+    base = run.header.seed or 0
+    if plan is not None:
+        again, rows = redrawn(decision, run), []
+        for seed in itertools.count(base + 1):
+            trio = arms(again(seed) if again is not None else decision, given, seed)
+            found = [_finished(_trial(run, plan, arm, seed), arm.name, seed) for arm in trio]
+            if any(one is None for one in found):
+                break
+            rows.append([one.accuracy for one in found if one is not None])
+        if len(rows) >= FEWEST:
+            kept, random, everything = np.array(rows).T
+            return float(max((kept - random).std(ddof=1), (kept - everything).std(ddof=1))), len(rows)
+    variances, degrees = [], 0
+    for path in sorted(run.paths.verdict("x").parent.glob("*.json")):
+        verdict = finished(load_verdict, path)
+        if verdict is None or not verdict.comparisons or (plan is None) != ("retrain" in verdict.plan):
+            continue
+        seeds = sorted({one.seed for one in verdict.outcomes})
+        accuracy = {(one.arm, one.seed): one.accuracy for one in verdict.outcomes}
+        if len(seeds) < FEWEST:
+            continue
+        pairs = [np.array([accuracy[KEPT, seed] - accuracy[other, seed] for seed in seeds]) for other in (RANDOM, ALL)]
+        variances.append((len(seeds) - 1) * max(float(one.var(ddof=1)) for one in pairs))
+        degrees += len(seeds) - 1
+    return (math.sqrt(sum(variances) / degrees), degrees + 1) if degrees else (None, 0)
+
+
+def _key(decision: str, own: bool, first: int) -> str:
+    """What a claim is known by: the decision's fingerprint, how it is trained, and the first seed."""
+    return fingerprint(decision, "own" if own else "plan", str(first))
+
+
+def _made_of(verdict: Verdict) -> str:
+    assert verdict.lineage is not None and verdict.lineage.seed is not None
+    return _key(verdict.lineage.parents["decision"], "retrain" in verdict.plan, verdict.lineage.seed)
+
+
+def _look(verdict: Verdict) -> Look:
+    measured = repr([(one.arm, one.seed, one.accuracy) for one in verdict.outcomes])
+    return Look(verdict.comparisons[0].n, fingerprint(measured), tuple(one.p for one in verdict.comparisons))
+
+
+def _ask(run: Run, verdict: Verdict) -> None:
+    """Keep what was asked, so that whatever is asked later is corrected for it.
+
+    Raises:
+        NotWritten: The operating system refuses.
+        RunError: What was asked before is damaged.
+    """
+    made_of = _made_of(verdict)
+    claims = {one.made_of: one for one in load_claims(run.paths.claims)}
+    claim = claims.get(made_of, Claim(verdict.decision, made_of))
+    seen = claim.seen(_look(verdict))
+    if seen is not claim:
+        save_claim(seen, run.paths.claim(made_of))
+
+
+def corrected(verdict: Verdict, run: Run) -> Verdict:
+    """The verdict with its p corrected for everything that was asked of its run until now; as it is where it cannot claim anything.
+
+    Raises:
+        RunError: What was asked is damaged.
+    """
+    lineage = verdict.lineage
+    if not verdict.comparisons or lineage is None or "decision" not in lineage.parents or lineage.seed is None:
+        return verdict
+    if any(one.n < FEWEST for one in verdict.comparisons):
+        return verdict
+    made_of, look = _made_of(verdict), _look(verdict)
+    claims = {one.made_of: one for one in load_claims(run.paths.claims)}
+    mine = claims[made_of] = claims.get(made_of, Claim(verdict.decision, made_of)).seen(look)
+    looks = tuple(sorted(one.seeds for one in mine.looks if one != look))
+    keys = [(key, place) for key, claim in claims.items() for place in range(len(claim.ps))]
+    ps = dict(zip(keys, statistics.holm([claims[key].ps[place] for key, place in keys]), strict=True))
+    return dataclasses.replace(
+        verdict,
+        comparisons=tuple(
+            dataclasses.replace(one, adjusted=ps[made_of, place], family=len(keys), looks=looks)
+            for place, one in enumerate(verdict.comparisons)
+        ),
+        decisions=len(claims),
     )
 
 
@@ -197,11 +479,9 @@ def compare(outcomes: Sequence[Outcome], treatment: str, baseline: str) -> Compa
     common = sorted(by_seed[0].keys() & by_seed[1].keys())
     if len(common) < 2:
         raise UsageError(f"{treatment} and {baseline} have {len(common)} seeds in common; verify with at least 2.")
-    a, b = ([arm[seed] for seed in common] for arm in by_seed)
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    low, high = statistics.bootstrap_interval(differences)
-    p, test = statistics.paired_test(a, b)
-    return Comparison(treatment, baseline, float(np.mean(differences)), low, high, p, test, len(common))
+    found = statistics.paired([by_seed[0][seed] for seed in common], [by_seed[1][seed] for seed in common])
+    low, high = found.interval if found.interval is not None else (None, None)
+    return Comparison(treatment, baseline, found.effect, low, high, found.p, found.test, found.n)
 
 
 def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None = None) -> None:

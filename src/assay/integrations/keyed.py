@@ -14,13 +14,24 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from ..core.errors import UsageError
 from ..core.ids import Ids
+from .rows import Finding, compared, fields_of
+
+LOOKED_AT = 8
+"""Batches of an epoch, for each worker, whose rows are held against their items."""
 
 
 class KeyedBatch(NamedTuple):
-    """A batch with the keys under which its items were asked for. A tuple, so that pinning memory reaches the tensors."""
+    """A batch with the keys under which its items were asked for. A tuple, so that pinning memory reaches the tensors.
+
+    Attributes:
+        keys: One per item.
+        batch: What the loop sees.
+        finding: Whether the rows follow the items (`rows.compared`); None where it was not looked at, or cannot be.
+    """
 
     keys: list[Any]
     batch: Any
+    finding: Finding | None = None
 
 
 class KeyedDataset(Dataset):
@@ -50,13 +61,34 @@ class KeyedDataset(Dataset):
 
 
 class KeyedCollate:
-    """The loop's own collate, with the keys carried past it."""
+    """The loop's own collate, with the keys carried past it.
+
+    Attributes:
+        looking: How many batches to come are held against their items.
+    """
 
     def __init__(self, collate: Callable[[Any], Any]):
         self.collate = collate
+        self.looking = LOOKED_AT
 
     def __call__(self, fetched: KeyedBatch) -> KeyedBatch:
-        return KeyedBatch(fetched.keys, self.collate(fetched.batch))
+        if self.looking <= 0:
+            return KeyedBatch(fetched.keys, self.collate(fetched.batch))
+        self.looking -= 1
+        # Before the batch is made, because a collate may take its items apart.
+        fields = None
+        if isinstance(fetched.batch, list) and len(fetched.batch) == len(fetched.keys):
+            fields = _unless_odd(lambda: [fields_of(item) for item in fetched.batch])
+        batch = self.collate(fetched.batch)
+        return KeyedBatch(fetched.keys, batch, fields and _unless_odd(lambda: compared(fields, batch)))
+
+
+def _unless_odd(look: Callable[[], Any]) -> Any:
+    """What a look at a user's objects finds; None where they are of a kind that it cannot look at."""
+    try:
+        return look()
+    except Exception:
+        return None
 
 
 def ids_of(dataset: Any) -> Ids:
@@ -72,6 +104,11 @@ def ids_of(dataset: Any) -> Ids:
     except TypeError as error:
         raise UsageError(f"{type(dataset).__name__} has no length; give a map-style dataset with __len__.") from error
     given = getattr(dataset, "ids", None)
+    if callable(given):
+        raise UsageError(
+            f"{type(dataset).__name__}.ids is a method, not the ids themselves; give ids=dataset.ids() if it returns one id for each example, "
+            "else ids=range(len(dataset))."
+        )
     ids = Ids(np.arange(n)) if given is None else given if isinstance(given, Ids) else Ids(given)
     if len(ids) != n:
         raise UsageError(f"{type(dataset).__name__}.ids names {len(ids)} examples, but the dataset has {n}.")
@@ -100,6 +137,11 @@ def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True) -> DataLoade
         lasting_workers: Whether workers may live on from epoch to epoch, with random states that nobody can find again.
     """
     copied = copy.copy(loader)
+    base = vars(loader).get("base_dataloader")
+    if isinstance(base, DataLoader):
+        # A loader that accelerate prepared iterates over the one it was made from.
+        vars(copied)["base_dataloader"] = keyed_copy(base, lasting_workers=lasting_workers)
+        return copied
     # DataLoader refuses these assignments once it is built; the copy has not been iterated yet.
     vars(copied).update(dataset=KeyedDataset(loader.dataset), collate_fn=KeyedCollate(loader.collate_fn), _iterator=None)
     if not lasting_workers:

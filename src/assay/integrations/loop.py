@@ -1,10 +1,8 @@
 """A user's own loop, so that a run recorded in it can be taken again step by step."""
 
 import contextlib
-import copy
 import dataclasses
 import random
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,19 +15,23 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
+from ..core.arguments import checked_fields
 from ..core.errors import Mismatch, MissingEvidence, UsageError
 from ..core.ids import Ids
 from ..maths import draws
 from ..maths.trajectories import Update
 from ..runs.packing import unpack
 from ..runs.run import Run
-from ..training.course import Course, update_of
+from ..training.course import Course, copied, over
 from ..training.functional import Functional, Losses, cross_entropies, pair, random_layers
 from ..training.step import batch_loss, trainable
+from ..training.wrappers import names_inside, unwrapped, wrapped_alike
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
+from .wrapped import inner_optimizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Loop:
     """What your loop consists of. Model and optimizer are only looked at: a copy is trained again.
 
@@ -78,27 +80,36 @@ class Loop:
 class LoopCourse(Course):
     """The steps of a user's loop."""
 
+    causes = (
+        "The commonest causes: momentum or betas that a scheduler changes in a run of an older assay, label smoothing or class weights "
+        "without losses= or loss=, clipping without clip=, autocast, ids= left out; then data, model, optimizer, torch or the number of "
+        "threads that are not those of the recording."
+    )
+
     def __init__(self, run: Run, loop: Loop):
         """Copy model and optimizer.
 
         Raises:
             Mismatch: The loader is not over the examples of the run.
             MissingEvidence: There is an `ema`, and no averaged model was recorded.
-            UsageError: The optimizer cannot be walked backwards, randomness was recorded without a seed, or the averaged model was not
-                updated once in every step.
+            UsageError: The optimizer is not the model's, or the averaged model was not updated once in every step.
         """
         self._run, self._loop = run, loop
-        self.model = copy.deepcopy(loop.model)
+        self.model = copied(unwrapped(loop.model))
         if not self.model.training:
             self.model.train()
         self.model.zero_grad(set_to_none=True)
-        self.optimizer = _over(loop.optimizer, loop.model, self.model)
+        self._stepped = wrapped_alike(loop.model, self.model)
+        self.optimizer = over(inner_optimizer(loop.optimizer), unwrapped(loop.model), self.model)
         self.functional = Functional(self.model, loop.losses)
         self.clip, self.ema, self.averages = loop.clip, loop.ema, {}
         self.early = 0 if loop.ema is None else self._updates_before(run)
-        self.groups = self._groups()
-        seed = run.header.seed
-        self.free = seed is None
+        names = {id(parameter): name for name, parameter in trainable(self.model).items()}
+        self.members = [
+            tuple(names[id(parameter)] for parameter in group["params"] if id(parameter) in names)
+            for group in self.optimizer.param_groups
+        ]
+        self.free = run.header.seed is None
         whole = ids_of(loop.loader.dataset) if loop.ids is None else loop.ids if isinstance(loop.ids, Ids) else Ids(loop.ids)
         chosen = np.arange(len(whole))
         if isinstance(loop.loader.sampler, SubsetRandomSampler):
@@ -110,8 +121,31 @@ class LoopCourse(Course):
             )
         self._chosen = chosen
         self._batches: Iterator[Any] = iter(())
-        if self.free:
-            self._refuse_chance(run)
+        self._steps_checked = False
+
+    def fork(self) -> "LoopCourse":
+        other = super().fork()
+        assert isinstance(other, LoopCourse)
+        other._stepped = wrapped_alike(self._loop.model, other.model)
+        other._batches = iter(())
+        return other
+
+    def updates(self) -> list[Update]:
+        missing = set(self.functional.names) - {name for names in self.members for name in names}
+        if missing:
+            raise UsageError(
+                f"{len(missing)} trainable parameters are not in the optimizer ({sorted(missing)[0]}); set requires_grad=False on what is "
+                "not trained, or give the optimizer as it was."
+            )
+        if self._loop.update is not None:
+            return [self._loop.update for _ in self.members]
+        return super().updates()
+
+    def check_steps(self) -> None:
+        super().check_steps()
+        if self.free and not self._steps_checked:
+            self._refuse_chance(self._run)
+        self._steps_checked = True
 
     def _updates_before(self, run: Run) -> int:
         """How often the averaged model had been updated before the recording began."""
@@ -153,33 +187,24 @@ class LoopCourse(Course):
                 "record with seed=... so that it can be repeated."
             )
 
-    def _groups(self) -> list[tuple[Update, tuple[str, ...]]]:
-        names = {id(parameter): name for name, parameter in trainable(self.model).items()}
-        groups = []
-        for group in self.optimizer.param_groups:
-            own = tuple(names[id(parameter)] for parameter in group["params"] if id(parameter) in names)
-            groups.append((self._loop.update or update_of(self.optimizer, group), own))
-        missing = set(names.values()) - {name for _, own in groups for name in own}
-        if missing:
-            raise UsageError(
-                f"{len(missing)} trainable parameters are not in the optimizer ({sorted(missing)[0]}); set requires_grad=False on what is "
-                "not trained, or give the optimizer as it was."
-            )
-        return groups
-
     def load(self, epoch: int) -> None:
         file = self._run.state(epoch)
         if "state" not in file.notes:
             raise Mismatch(f"{self._run.folder} was not recorded in a loop of your own; score it without loop=.")
         state = unpack(file.read_all(), file.notes["state"])
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(names_inside(state["model"], self.model))
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             first = " ".join(str(error).split())[:300].rstrip(". ")
             raise Mismatch(f"{self._run.folder} recorded another model or optimizer: {first}. Give both as they were.") from error
-        # Momentum, decay and the like are those that were recorded.
-        self.groups = self._groups()
+        # torch turns what an optimizer keeps into the parameters' type, which it may not have been in.
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for place, slots in state["optimizer"]["state"].items():
+            for slot, value in slots.items():
+                held = self.optimizer.state[parameters[place]]
+                if isinstance(value, Tensor) and value.dtype != held[slot].dtype:
+                    held[slot] = value.to(held[slot].device, copy=True)
         if self.ema is not None:
             self.averages = self._averages(state)
 
@@ -241,6 +266,18 @@ class LoopCourse(Course):
                 for (_, generator), state in zip(own, before, strict=True):
                     generator.set_state(state)
 
+    def generators(self) -> Any:
+        loader = [generator.get_state() for _, generator in loader_generators(self._loop.loader)]
+        return super().generators(), np.random.get_state(), random.getstate(), loader
+
+    def set_generators(self, state: Any) -> None:
+        torch_state, numpy_state, python_state, loader = state
+        super().set_generators(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        for (_, generator), own in zip(loader_generators(self._loop.loader), loader, strict=True):
+            generator.set_state(own)
+
     def _collated(self, dataset: Any, positions: Tensor) -> Any:
         keys = self._chosen[positions.numpy()].tolist()
         whole = getattr(dataset, "__getitems__", None)
@@ -255,16 +292,16 @@ class LoopCourse(Course):
         logits = None
         self.optimizer.zero_grad(set_to_none=True)
         if weights is None and divisor is None and self._loop.loss is not None:
-            loss = self._loop.loss(self.model, batch)
+            loss = self._loop.loss(self._stepped, batch)
         elif weights is None and divisor is None and self._loop.losses is cross_entropies:
             # The reduction that most loops use, whose last bits are not those of a mean of single losses.
             inputs, labels = pair(batch)
-            logits = self.model(inputs)
+            logits = self._stepped(inputs)
             loss = F.cross_entropy(logits, labels)
         elif weights is None and divisor is None:
-            loss = self._loop.losses(self.model, batch).mean()
+            loss = self._loop.losses(self._stepped, batch).mean()
         else:
-            loss = batch_loss(self._loop.losses(self.model, batch), weights, divisor)
+            loss = batch_loss(self._loop.losses(self._stepped, batch), weights, divisor)
         loss.backward()
         if self.clip is not None:
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], self.clip)
@@ -273,21 +310,6 @@ class LoopCourse(Course):
         self.optimizer.step()
         self.follow()
         return None if logits is None else logits.detach()
-
-
-def _over(optimizer: Optimizer, model: nn.Module, copied: nn.Module) -> Optimizer:
-    """An optimizer of the same kind and settings over the parameters of a copied model, without state."""
-    places = dict(zip(map(id, model.parameters()), copied.parameters(), strict=True))
-    strange = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in places]
-    if strange:
-        raise UsageError(
-            f"The optimizer holds {len(strange)} parameters that are not the model's; give the model and its own optimizer."
-        )
-    groups = [{**group, "params": [places[id(p)] for p in group["params"]]} for group in optimizer.param_groups]
-    # As unpickling does it: no constructor of an optimizer is known to take back all of its settings.
-    made = type(optimizer).__new__(type(optimizer))
-    made.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})
-    return made
 
 
 def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:

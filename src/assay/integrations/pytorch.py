@@ -1,6 +1,11 @@
 """The recorder in a plain PyTorch loop: `record` wraps the loader so that ids travel with every batch (see `keyed`)."""
 
+import contextlib
+import dataclasses
+import math
+import numbers
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +20,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
-from ..core.errors import Mismatch, MissingEvidence, UsageError, some
+from ..core.arguments import checked_arguments
+from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
 from ..core.scores import Scores, ordered
@@ -26,8 +32,11 @@ from ..runs.run import Run
 from ..runs.schema import View
 from ..training.functional import Losses, cross_entropies
 from ..training.live import LiveSteps
-from .keyed import KeyedBatch, KeyedDataset, check_loader, ids_of, keyed_copy
+from ..training.wrappers import names_inside, unwrapped
+from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of, keyed_copy
 from .loop import seed_loop, untouched_generators
+from .rows import ENOUGH, Finding, moved_in
+from .wrapped import inner_optimizer
 
 
 class Stateful(Protocol):
@@ -42,6 +51,7 @@ class Stateful(Protocol):
         ...
 
 
+@checked_arguments
 def record(
     folder: str | Path,
     model: nn.Module,
@@ -51,7 +61,7 @@ def record(
     seed: int | None = None,
     view: View = "train",
     keep_logits: bool = False,
-    mean_probs: bool = True,
+    mean_probs: bool | None = None,
     checkpoints: Checkpoints = "last",
     live: Sequence[str | AbstractMethod] = (),
     losses: Losses = cross_entropies,
@@ -74,8 +84,10 @@ def record(
 
     Args:
         folder: Where the run is written; new or empty, unless `resume`.
-        model: Saved in the checkpoints; run in eval mode by `view="eval"`. Not changed.
-        optimizer: Its learning rates are recorded, its state saved in the checkpoints.
+        model: Saved in the checkpoints; run in eval mode by `view="eval"`. Not changed. Of a model inside `torch.compile`, `DataParallel` or
+            `DistributedDataParallel` the inner one is saved, under its own names; a clean pass leaves the parallel wrappers out.
+        optimizer: Its learning rates, momenta and betas are recorded, its state saved in the checkpoints. One that accelerate prepared is
+            taken as well.
         loader: The loop's DataLoader over a map-style dataset.
         seed: If given, torch, NumPy, `random` and the torch generators of the loader and its samplers are seeded from (seed, epoch)
             before each epoch, and workers start anew with each, so that an epoch's order, augmentation and dropout can be repeated
@@ -84,10 +96,12 @@ def record(
         view: `"train"` records the logits of the training pass, free of cost, augmented, in train mode. `"eval"` runs a clean pass
             over all examples after each epoch.
         keep_logits: Store every epoch's logits, for methods such as TDDS that are to be scored later.
-        mean_probs: Store the sum of the probabilities over epochs, for relabelling.
+        mean_probs: Store the sum of the probabilities over epochs, for relabelling: 8 bytes per example and class. By default where
+            examples times classes are at most 4,194,304, or as the run that is resumed was begun.
         checkpoints: Model and optimizer at epoch ends, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or a list of
             epochs (the newest stays too, to resume from).
-        live: Methods to run along: folds over epochs, whose scores need no stored logits, and folds over steps, such as `liveval`.
+        live: Methods to run along: folds over epochs, whose scores need no stored logits, and folds over steps, such as `liveval`. One
+            that cannot go on stops with a warning; training and recording never end with it.
         losses: For methods that run along with the steps: `losses(model, batch)`, the loss of each example; cross-entropy of a batch
             `(inputs, labels)` by default.
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
@@ -108,6 +122,12 @@ def record(
         NotWritten: The operating system refuses.
     """
     check_loader(loader)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model= is a {type(model).__name__}, no torch module; give the nn.Module that is trained.")
+    inner, taking = unwrapped(model), inner_optimizer(optimizer)
+    for name, part in (stateful or {}).items():
+        if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+            raise UsageError(f"stateful: {name} is a {type(part).__name__} without state_dict and load_state_dict; leave it out.")
     dataset = loader.dataset
     whole = ids_of(dataset) if ids is None else ids if isinstance(ids, Ids) else Ids(ids)
     size = len(dataset)  # type: ignore[arg-type]
@@ -129,6 +149,10 @@ def record(
     if resume and checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints='last'.")
     methods = tuple(parse(method) for method in live)
+    parts = Parts(inner, taking, dict(stateful or {}))
+    if checkpoints != "none":
+        # What cannot be saved is better known before anything is written.
+        pack(parts.state())
     recorder = Recorder(
         folder,
         whole.take(chosen),
@@ -139,21 +163,20 @@ def record(
         live=methods,
         class_names=class_names,
         seed=seed,
-        device=str(_device_of(model)),
+        device=str(_device_of(inner)),
         about=about,
         resume=resume,
         code=__version__,
     )
     try:
-        loop = LoopRecorder(
-            recorder, model, optimizer, loader, chosen, clean if clean is not None else dataset, forward, stateful or {}, losses
-        )
         if recorder.epochs:
-            loop.restore(Run(folder))
+            parts.restore(Run(folder))
+        # Each process of a parallel training would have to take part in what the wrapper does.
+        seen = inner if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
+        return LoopRecorder(recorder, parts, loader, chosen, clean if clean is not None else dataset, seen, forward, losses)
     except BaseException:
         recorder.close()
         raise
-    return loop
 
 
 def check_visits_all(loader: DataLoader, examples: int) -> None:
@@ -182,6 +205,85 @@ def check_visits_all(loader: DataLoader, examples: int) -> None:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a loop changes while it trains, and what is saved of it.
+
+    Attributes:
+        model: Without what is wrapped around it.
+        optimizer: Likewise.
+        stateful: More objects with a state, by name.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    stateful: Mapping[str, Stateful]
+
+    def state(self) -> dict[str, Any]:
+        """The states of all."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **{f"also {name}": part.state_dict() for name, part in self.stateful.items()},
+        }
+
+    def restore(self, run: Run) -> None:
+        """Set all to the end of the last committed epoch.
+
+        Raises:
+            RunError: That epoch kept no checkpoint.
+            Mismatch: The checkpoint is of another model or optimizer, or of other stateful objects.
+        """
+        file = run.checkpoint(run.epochs - 1)
+        if "state" not in file.notes:
+            raise Mismatch(f"{run.folder} was not recorded by a loop like this one; resume it with `assay record --resume`.")
+        state = unpack(file.read_all(), file.notes["state"])
+        held, given = {name for name in state if name.startswith("also ")}, {f"also {name}" for name in self.stateful}
+        if missing := given - held:
+            raise Mismatch(f"The checkpoint of {run.folder} holds no {', '.join(sorted(missing))}; resume as it was begun.")
+        if left := sorted(name.removeprefix("also ") for name in held - given):
+            raise Mismatch(
+                f"The checkpoint of {run.folder} holds the state of {', '.join(left)}, which would be lost; resume as it was begun, with "
+                f"stateful={{{left[0]!r}: ...}}."
+            )
+        try:
+            self.model.load_state_dict(names_inside(state["model"], self.model))
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name, part in self.stateful.items():
+                part.load_state_dict(state[f"also {name}"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise Mismatch(f"The checkpoint of {run.folder} is of another model or optimizer: {error}") from error
+        lacking = {name for group in self.optimizer.param_groups for name in self.optimizer.defaults if name not in group}
+        if lacking:
+            raise Mismatch(
+                f"The checkpoint of {run.folder} is of another optimizer than {type(self.optimizer).__name__}: it has no "
+                f"{', '.join(sorted(lacking))}. Resume with the optimizer that was recorded."
+            )
+
+
+@dataclasses.dataclass
+class OpenEpoch:
+    """An epoch whose batches are being trained on.
+
+    Attributes:
+        index: Its number.
+        begun: How many batches were handed out.
+        visited: How many examples stood in them.
+        positions: Those of the newest batch.
+        batch: The newest batch.
+        pending: Whether the logits of the newest batch are to come.
+        whole: Whether the last batch was taken in, so that nothing is to come.
+    """
+
+    index: int
+    begun: int = 0
+    visited: int = 0
+    positions: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    batch: Any = None
+    pending: bool = False
+    whole: bool = False
+
+
 class LoopRecorder:
     """A recorder attached to one loop. Made by `record`.
 
@@ -192,33 +294,30 @@ class LoopRecorder:
     def __init__(
         self,
         recorder: Recorder,
-        model: nn.Module,
-        optimizer: Optimizer,
+        parts: Parts,
         loader: DataLoader,
         chosen: np.ndarray,
         clean: Any,
+        seen: nn.Module,
         forward: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None,
-        stateful: Mapping[str, Stateful],
         losses: Losses = cross_entropies,
     ):
         self.recorder = recorder
-        self._steps = LiveSteps(model, losses, sum(commit.steps for commit in recorder.commits))
+        self._steps = LiveSteps(parts.model, losses)
         recorder.functional = self._steps.functional
-        self._model, self._optimizer, self._clean = model, optimizer, clean
+        self._parts, self._model, self._optimizer = parts, parts.model, parts.optimizer
+        self._seen, self._clean = seen, clean
         self._forward = forward if forward is not None else forward_pair
-        self._stateful = dict(stateful)
         self._place = np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
-        self._pending: Tensor | None = None
-        self._batches_begun = 0
-        self._rates: list[list[float]] = []
-        self._watch = optimizer.register_step_pre_hook(self._stepping)
-        self._open = self._whole = False
-        if recorder.header.checkpoints != "none":
-            # What cannot be saved is better known before the first epoch than after it.
-            pack(self._state())
+        self._rows = RowWatch(recorder.ids)
+        self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
+        self._open: OpenEpoch | None = None
+        self._uncommitted = self._closed = self._begun = False
+        self._outside = 0
+        self._watch = self._optimizer.register_step_pre_hook(self._stepping)
 
     def live(self, method: str | AbstractMethod) -> "Live":
         """One more method to run along, such as `"liveval"` or `"dual"`; what it says so far can be asked at any time.
@@ -234,27 +333,44 @@ class LoopRecorder:
             self.recorder.add_live(made)
         return Live(self.recorder, made.title)
 
-    def _walk(self, epoch: int, positions: Tensor, batch: Any, by_group: Sequence[float]) -> None:
+    def _walk(self, epoch: OpenEpoch, by_group: Sequence[float]) -> None:
         """Show the step just taken to the methods that read steps. Nothing that they do reaches the training."""
         device = _device_of(self._model)
         names = {id(parameter): name for name, parameter in self._model.named_parameters()}
         rates = dict.fromkeys(self._steps.functional.names, 0.0)
+        own: set[str] = set()
         for rate, group in zip(by_group, self._optimizer.param_groups, strict=True):
-            rates |= {names[id(parameter)]: rate for parameter in group["params"] if names.get(id(parameter)) in rates}
-        placed = pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, batch)
-        with untouched_generators(device):
-            self.recorder.absorb(self._steps.after(epoch, positions, placed, rates))
-
-    def _check_moved(self, epoch: int) -> None:
-        if len(self._rates) != 1:
-            titles = ", ".join(method.title for method in self.recorder.walks)
-            raise UsageError(
-                f"Epoch {epoch}, batch {self._batches_begun - 1}: the optimizer moved {len(self._rates)} times, not once, and {titles} values "
-                "single steps; leave it out of live=, or step once per batch."
+            held = {names[id(parameter)] for parameter in group["params"] if names.get(id(parameter)) in rates}
+            rates |= dict.fromkeys(held, rate)
+            own |= held
+        placed = pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, epoch.batch)
+        step = self._steps.after(epoch.index, epoch.positions, placed, rates)
+        foreign = [name for name in rates if name not in own and not torch.equal(step.params[name], step.after[name])]
+        if foreign:
+            self._stop_walking(
+                f"{len(foreign)} parameters that the given optimizer does not hold ({foreign[0]}) changed in a step, so another optimizer moves "
+                "them; record one optimizer with a group for each rate."
             )
+            return
+        with untouched_generators(device):
+            self.recorder.absorb(step)
+
+    def _stop_walking(self, why: str) -> None:
+        for method in self.recorder.walking:
+            self.recorder.stop(method, why)
+
+    @contextlib.contextmanager
+    def _never_ending(self) -> Iterator[None]:
+        """What goes wrong in showing a step ends the methods that read steps, not the training."""
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split())[:400].rstrip(".")
+            self._stop_walking(f"{said}." if isinstance(error, AssayError) else f"{type(error).__name__}: {said}.")
 
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
-        self._rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        self._outside += self._open is None
+        self._settings.append(_settings_of(optimizer))
 
     @property
     def epochs(self) -> int:
@@ -264,71 +380,120 @@ class LoopRecorder:
     def epoch(self) -> Iterator[Any]:
         """The batches of one epoch, as the loader gives them.
 
-        The epoch is committed when the next one begins or the block ends: with the state that the next one starts from, so that
-        nothing done in between, such as a scheduler's step, is lost to a run that is resumed.
+        The epoch is whole when its last batch was recorded, whether or not anybody asks for another one. It is committed when the next one
+        begins or the block ends: with the state that the next one starts from, so that nothing done in between, such as a scheduler's
+        step, is lost to a run that is resumed. An epoch that is left early is not recorded, which a warning says; the next one takes its
+        number.
 
         Raises:
-            UsageError: The epoch before was left early, a batch was not recorded, the sampler gives no positions, or the optimizer did
-                not move once per batch while methods that read steps run along.
-            NumericalError: A logit is NaN or infinite.
+            UsageError: The recorder is closed, a batch was not recorded, its rows do not follow its items, or the sampler gives no positions.
+            NumericalError: A logit is NaN or infinite, or the weights at the end of the epoch before are.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
+        if self._closed:
+            raise UsageError(
+                f"The recorder of {self.recorder.paths.folder} is closed; loop over recorder.epoch() inside its `with` block, or record with "
+                "resume=True to go on."
+            )
         self._settle()
         if not self.epochs and self.recorder.keeps_checkpoints:
-            tensors, note = pack(self._state())
+            tensors, note = pack(self._parts.state())
             self.recorder.start(tensors, {"state": note})
         index = self.recorder.begin()
+        self._steps.begin(sum(commit.steps for commit in self.recorder.commits))
         seed_loop(self.recorder.header.seed, index, self._loader)
-        self._open, self._batches_begun, self._pending = True, 0, None
+        self._begun = True
+        self._open = epoch = OpenEpoch(index)
         for fetched in self._loader:
             if not isinstance(fetched, KeyedBatch):
                 raise UsageError(
                     f"{type(self._loader).__name__}.__iter__ changes its batches, so ids cannot travel with them; "
                     "change them in collate_fn or in the loop."
                 )
-            batch = fetched.batch
-            positions = self._positions(fetched.keys)
-            self._rates = []
-            self._pending = positions if self.recorder.header.view == "train" else None
-            self._batches_begun += 1
-            if self.recorder.walks:
-                self._steps.before()
-            yield batch
-            if self._pending is not None:
+            epoch.positions, epoch.batch = self._positions(fetched.keys), fetched.batch
+            self._rows.hold(fetched, epoch.positions, f"Epoch {index}, batch {epoch.begun}")
+            epoch.begun += 1
+            epoch.visited += len(epoch.positions)
+            epoch.pending = self.recorder.header.view == "train"
+            self._settings = []
+            if self.recorder.walking:
+                with self._never_ending():
+                    self._steps.before()
+            yield fetched.batch
+            if epoch.whole:
+                # The next epoch has begun, or the block has ended, meanwhile.
+                return
+            if self._open is not epoch:
                 raise UsageError(
-                    f"Batch {self._batches_begun - 1} of epoch {index} was not recorded; call recorder.batch(logits, labels) in every step."
+                    f"Epoch {index} was left, and its batches cannot be gone on with; loop over recorder.epoch() anew."
                 )
-            # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
-            rates = self._rates[-1] if self._rates else [group["lr"] for group in self._optimizer.param_groups]
-            self.recorder.step(positions, rates, updates=len(self._rates))
-            if self.recorder.walks:
-                self._check_moved(index)
-                self._walk(index, positions, batch, rates)
+            self._take_in(epoch)
+        self._finish(epoch)
+
+    def _take_in(self, epoch: OpenEpoch) -> None:
+        """The newest batch, now that its step was taken."""
+        if epoch.pending:
+            raise UsageError(
+                f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step."
+            )
+        # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
+        rates, momenta = self._settings[-1] if self._settings else _settings_of(self._optimizer)
+        self.recorder.step(epoch.positions, rates, updates=len(self._settings), momenta=momenta)
+        if self.recorder.walking:
+            if len(self._settings) != 1:
+                self._stop_walking(
+                    f"in batch {epoch.begun - 1} the optimizer moved {len(self._settings)} times, not once, and single steps are valued; step "
+                    "once per batch."
+                )
+            with self._never_ending():
+                self._walk(epoch, rates)
+        epoch.batch = None
+
+    def _finish(self, epoch: OpenEpoch) -> None:
+        """Every batch was taken in."""
+        epoch.whole = True
+        self._open = None
         if self.recorder.header.view == "eval":
             self._observe_clean()
         self.recorder.complete()
-        self._open, self._whole = False, True
+        self._uncommitted = True
+        self._rows.rest(self._loader)
+
+    def _ended(self, epoch: OpenEpoch) -> bool:
+        """Whether the newest batch is the last one, and was recorded."""
+        if not epoch.begun or epoch.pending:
+            return False
+        if self.recorder.header.view == "train":
+            return epoch.visited >= len(self.recorder.ids)
+        try:
+            return epoch.begun >= len(self._loader)
+        except (TypeError, NotImplementedError):
+            # A sampler without a length: only that it gives nothing more tells the end.
+            return False
 
     def batch(self, logits: Tensor, labels: Tensor) -> None:
-        """What the model said of the batch just trained on. Not needed with `view="eval"`, where it only checks the call.
+        """What the model said of the batch just trained on. Not needed with `view="eval"`, where only the labels' order is looked at.
 
         Args:
             logits: (batch, classes), of the forward pass before the update.
             labels: (batch,), the given classes.
 
         Raises:
-            UsageError: Called outside `epoch()` or twice for a batch, or shapes do not fit.
+            UsageError: Called outside `epoch()` or twice for a batch, or shapes do not fit, or the labels are in another order than the
+                batch's items.
         """
-        if not self._open:
+        epoch = self._open
+        if epoch is None or not epoch.begun:
             raise UsageError("recorder.batch was called outside recorder.epoch(); loop over `for x, y in recorder.epoch():`.")
+        where = f"Epoch {epoch.index}, batch {epoch.begun - 1}"
         if self.recorder.header.view == "eval":
+            self._rows.hold_labels(labels, where)
             return
-        if self._pending is None:
-            raise UsageError(
-                f"Batch {self._batches_begun - 1} of epoch {self.epochs} was recorded twice; call recorder.batch once."
-            )
-        self.recorder.observe(self._pending, logits, labels)
-        self._pending = None
+        if not epoch.pending:
+            raise UsageError(f"Batch {epoch.begun - 1} of epoch {epoch.index} was recorded twice; call recorder.batch once.")
+        self.recorder.observe(epoch.positions, logits, labels)
+        self._rows.hold_labels(labels, where)
+        epoch.pending = False
 
     def _positions(self, keys: Sequence[Any]) -> Int[Tensor, " batch"]:
         try:
@@ -348,80 +513,158 @@ class LoopRecorder:
 
     def _observe_clean(self) -> None:
         loader = self._loader
+        collate = KeyedCollate(loader.collate_fn.collate)  # type: ignore[union-attr]  # keyed_copy put it there
+        collate.looking *= self._rows.looking
         pool = DataLoader(
             KeyedDataset(self._clean),
             batch_sampler=[self._chosen[at : at + 512].tolist() for at in range(0, len(self._chosen), 512)],
-            collate_fn=loader.collate_fn,
+            collate_fn=collate,  # type: ignore[arg-type]  # takes what KeyedDataset gives, not a list
             num_workers=loader.num_workers,
             worker_init_fn=loader.worker_init_fn,
             multiprocessing_context=loader.multiprocessing_context,
             generator=torch.Generator(),
         )
-        modes = [(module, module.training) for module in self._model.modules()]
-        self._model.eval()
+        modes = [(module, module.training) for module in self._seen.modules()]
+        self._seen.eval()
         try:
             with untouched_generators(_device_of(self._model)), torch.no_grad():
-                for keys, batch in pool:
-                    logits, labels = self._forward(self._model, batch)
-                    self.recorder.observe(self._positions(keys), logits, labels)
+                for number, fetched in enumerate(pool):
+                    positions, where = self._positions(fetched.keys), f"Epoch {self.epochs}, clean pass, batch {number}"
+                    self._rows.hold(fetched, positions, where)
+                    logits, labels = self._forward(self._seen, fetched.batch)
+                    self.recorder.observe(positions, logits, labels)
+                    self._rows.hold_labels(labels, where)
         finally:
             for module, mode in modes:
                 module.training = mode
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            **{f"also {name}": part.state_dict() for name, part in self._stateful.items()},
-        }
-
-    def restore(self, run: Run) -> None:
-        """Set model, optimizer and the other stateful objects to the end of the last committed epoch.
-
-        Raises:
-            RunError: That epoch kept no checkpoint.
-            Mismatch: The checkpoint is of another model or optimizer.
-        """
-        file = run.checkpoint(run.epochs - 1)
-        if "state" not in file.notes:
-            raise Mismatch(f"{run.folder} was not recorded by a loop like this one; resume it with `assay record --resume`.")
-        state = unpack(file.read_all(), file.notes["state"])
-        if missing := {f"also {name}" for name in self._stateful} - state.keys():
-            raise Mismatch(f"The checkpoint of {run.folder} holds no {', '.join(sorted(missing))}; resume as it was begun.")
-        try:
-            self._model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            for name, part in self._stateful.items():
-                part.load_state_dict(state[f"also {name}"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise Mismatch(f"The checkpoint of {run.folder} is of another model or optimizer: {error}") from error
-
     def _settle(self) -> None:
-        """Commit the epoch before, with the state that is there now."""
-        if self._open:
-            raise UsageError(
-                f"Epoch {self.epochs} was left after {self._batches_begun} batches and is not recorded; use every batch of "
-                "recorder.epoch(), or record with a loader that is as short as the epochs you want."
-            )
-        if self._whole:
+        """Take in an epoch that ended without anybody asking for more, and commit it, with the state that is there now."""
+        if self._open is not None:
+            epoch = self._open
+            if self._ended(epoch):
+                self._take_in(epoch)
+                self._finish(epoch)
+            else:
+                self._leave(epoch)
+        if self._uncommitted:
+            # Before the commit: what cannot be saved now cannot be saved by trying once more.
+            self._uncommitted = False
             if self.recorder.keeps_checkpoints:
-                tensors, note = pack(self._state())
+                tensors, note = pack(self._parts.state())
                 self.recorder.commit(tensors, {"state": note})
             else:
                 self.recorder.commit()
-            self._whole = False
+
+    def _leave(self, epoch: OpenEpoch) -> None:
+        self._open = None
+        self.recorder.leave()
+        held = f"the run holds epochs 0 to {self.epochs - 1}" if self.epochs else "the run holds no epoch yet"
+        cure = "use every batch of recorder.epoch(), or record with a loader that is as short as the epochs you want"
+        if epoch.pending and epoch.visited >= len(self.recorder.ids):
+            cure = "call recorder.batch(logits, labels) for its last batch too"
+        warnings.warn(
+            f"Epoch {epoch.index} of {self.recorder.paths.folder} was left after {epoch.begun} batches and is not recorded ({held}); {cure}.",
+            stacklevel=4,
+        )
+
+    def close(self) -> None:
+        """Commit the last epoch and end the recording, as leaving the `with` block does; nothing if it has ended.
+
+        Raises:
+            UsageError: An example was not visited, or came twice, in the last epoch.
+            NumericalError: The weights at the end of the last epoch are NaN or infinite.
+            NotWritten: The operating system refuses; the epochs before are intact.
+        """
+        if self._closed:
+            return
+        try:
+            self._settle()
+        finally:
+            self._end()
+        moved = f", though the optimizer moved {self._outside} times" if self._outside else ""
+        if not self._begun and (self._outside or not self.epochs):
+            warnings.warn(
+                f"Nothing was recorded in {self.recorder.paths.folder}: nobody looped over recorder.epoch(){moved}. Train on the batches of "
+                "recorder.epoch(), and call recorder.batch(logits, labels) in every step.",
+                stacklevel=3,
+            )
+
+    def _end(self) -> None:
+        self._closed, self._open = True, None
+        self._watch.remove()
+        self.recorder.close()
 
     def __enter__(self) -> "LoopRecorder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         # After an error nobody knows whether the work between two epochs was done; the resumed run does it again.
-        try:
-            if kind is None:
-                self._settle()
-        finally:
-            self._watch.remove()
-            self.recorder.close()
+        if kind is None:
+            self.close()
+        elif not self._closed:
+            self._end()
+
+
+class RowWatch:
+    """Holds the rows of the first batches against their items, wherever values can tell.
+
+    Attributes:
+        looking: Whether no epoch is whole yet.
+    """
+
+    def __init__(self, ids: Ids):
+        self._ids = ids
+        self._now: tuple[Finding, Tensor] | None = None
+        self._suspected = self._labels_moved = 0
+        self._trusted = False
+        self.looking = True
+
+    def hold(self, fetched: KeyedBatch, positions: Tensor, where: str) -> None:
+        """A batch as the loader gives it.
+
+        Raises:
+            UsageError: Its rows do not follow its items.
+        """
+        finding = fetched.finding
+        self._now = None if finding is None else (finding, positions)
+        if finding is None or finding["follows"] is None:
+            return
+        if finding["follows"]:
+            self._suspected = 0
+            return
+        self._suspected += len(positions)
+        if finding["certain"] or self._suspected >= ENOUGH:
+            row, other = finding["row"], self._ids.values[int(positions[finding["item"]])]
+            raise UsageError(
+                f"{where}: collate_fn gives other rows than the items in their order: row {row}, of id "
+                f"{self._ids.values[int(positions[row])]}, is the item of id {other}. Keep every item and the order in collate_fn; sort in a "
+                "batch_sampler instead."
+            )
+
+    def hold_labels(self, labels: Any, where: str) -> None:
+        """The labels that the loop gives for that batch.
+
+        Raises:
+            UsageError: In one batch after the other they are the items' in another order.
+        """
+        if self._now is None or self._trusted or not isinstance(labels, Tensor) or labels.is_floating_point():
+            return
+        (finding, positions), self._now = self._now, None
+        moved = moved_in(finding["numbers"], labels.detach().flatten().tolist())
+        self._trusted = moved is False
+        self._labels_moved += len(positions) if moved else 0
+        if self._labels_moved >= ENOUGH:
+            raise UsageError(
+                f"{where}: the labels given to recorder.batch are those of the batch's items in another order, so ids cannot follow them; give "
+                "logits and labels in the order of the batch, and do not mix or sort its rows."
+            )
+
+    def rest(self, loader: DataLoader) -> None:
+        """An epoch is whole, and no later one is looked at."""
+        self._now, self.looking = None, False
+        if isinstance(loader.collate_fn, KeyedCollate):
+            loader.collate_fn.looking = 0
 
 
 class Live:
@@ -439,6 +682,8 @@ class Live:
         for scores in self._recorder.live_scores():
             if scores.title == self.title and len(scores):
                 return scores
+        if self.title in self._recorder.stopped:
+            raise MissingEvidence(f"{self.title} says nothing more: {self._recorder.stopped[self.title]}")
         raise MissingEvidence(f"{self.title} has not seen enough yet; let training go on.")
 
     def worst(self, count: int = 10) -> list[tuple[Any, float]]:
@@ -449,6 +694,24 @@ class Live:
 
     def __str__(self) -> str:
         return "\n".join([f"{self.title}: first ids by now", *(f"  {name!s:>12}  {value: .4g}" for name, value in self.worst())])
+
+
+def _settings_of(optimizer: Optimizer) -> tuple[list[float], list[tuple[float, float]]]:
+    """What schedules change from step to step, by parameter group: learning rates; momentum or betas, as `Recorder.step` takes them."""
+    groups = optimizer.param_groups
+    return [_number(group.get("lr")) for group in groups], [_momenta(group) for group in groups]
+
+
+def _momenta(group: Mapping[str, Any]) -> tuple[float, float]:
+    betas = group.get("betas")
+    if isinstance(betas, (tuple, list)) and len(betas) == 2:
+        return _number(betas[0]), _number(betas[1])
+    return _number(group.get("momentum")), math.nan
+
+
+def _number(value: Any) -> float:
+    """A setting as a number; NaN where an optimizer has none, as some that find their own rate."""
+    return float(value) if isinstance(value, (numbers.Real, Tensor)) else math.nan
 
 
 def _device_of(model: nn.Module) -> torch.device:

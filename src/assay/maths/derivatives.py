@@ -7,6 +7,7 @@ returns the same numbers each time it is called, dropout and augmentation includ
 import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -15,9 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.grad import conv1d_weight, conv2d_weight
-from torch.overrides import TorchFunctionMode
+
+from .differentiable import DifferentiableOperations, every_derivative, written_out
 
 Params = Mapping[str, Tensor]
 Losses = Callable[[dict[str, Tensor]], Tensor]
@@ -27,7 +28,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Way = Literal["forward", "double backward", "one by one"]
 
 CHUNK_BYTES = 16 * 2**20
-"""How much memory one chunk of examples may take in `gradient_norms` and `example_gradients`."""
+"""How much memory one chunk of examples may take in `example_products` and `example_gradients`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +46,6 @@ class Slopes:
     losses: Float[Tensor, " batch"]
     slopes: Float[Tensor, " batch"]
     way: Way
-
-
-@dataclasses.dataclass(frozen=True)
-class Curved(Slopes):
-    """Slopes, and the Hessian of the weighted sum of the losses times the direction.
-
-    Attributes:
-        curved: By name, sum_i w_i H_i direction.
-    """
-
-    curved: dict[str, Tensor]
 
 
 def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
@@ -79,93 +69,9 @@ def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
     except (NotImplementedError, RuntimeError):
         # What is wrong with the batch itself raises here again.
         try:
-            values, slopes, _ = _backward_twice(losses, at, None, along, curved=False)
+            return _backward_twice(losses, at, along)
         except NotImplementedError:
             return _each_backward(losses, at, along)
-        return Slopes(values, slopes, "double backward")
-
-
-def directional_and_hvp(
-    losses: Losses, params: Params, weights: Float[Tensor, " batch"], direction: Params, *, way: Way = "forward"
-) -> Curved:
-    """Slopes along `direction`, and the Hessian of sum_i w_i l_i times it, together: reverse over forward mode.
-
-    Where BatchNorm or InstanceNorm takes statistics of its input, torch's reverse over forward is wrong (2.13: it takes them for
-    constants), so such a batch is differentiated backwards twice. `withheld` as for `directional`. A large batch takes less memory
-    and time in parts (`joined`).
-
-    Args:
-        losses: The batch.
-        params: Where to differentiate, by name.
-        weights: Of the losses; 1/batch each for the Hessian of the mean.
-        direction: The same names and shapes as `params`.
-        way: Which way to try first.
-
-    Raises:
-        NotImplementedError: An operation has no second derivative.
-    """
-    at, along = _detached(params), _detached(direction)
-    weights = weights.detach()
-
-    def weighted(here: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        values, slopes = jvp(losses, (here,), (along,))  # type: ignore[misc]
-        return (weights * slopes).sum(), (values, slopes)
-
-    if way == "forward":
-        try:
-            with _Sound(), every_derivative():
-                curved, (values, slopes) = grad(weighted, has_aux=True)(at)
-            return Curved(values.detach(), slopes.detach(), "forward", {name: part.detach() for name, part in curved.items()})
-        except (NotImplementedError, RuntimeError):
-            pass
-    values, slopes, product = _backward_twice(losses, at, weights, along, curved=True)
-    return Curved(values, slopes, "double backward", product)
-
-
-def joined(parts: Iterable[Curved]) -> Curved:
-    """The slopes and the product of a batch from those of its parts, one after the other.
-
-    Where examples do not meet inside the model a batch may be cut: both are sums over examples, and memory is that of one part.
-    """
-    losses: list[Tensor] = []
-    slopes: list[Tensor] = []
-    curved: dict[str, Tensor] = {}
-    way: Way = "forward"
-    for part in parts:
-        losses.append(part.losses)
-        slopes.append(part.slopes)
-        curved = {name: curved[name] + value if name in curved else value for name, value in part.curved.items()}
-        way = part.way if part.way != "forward" else way
-    return Curved(torch.cat(losses), torch.cat(slopes), way, curved)
-
-
-class _Sound(TorchFunctionMode):
-    """Keeps away from torch's formulas that are wrong in reverse over forward mode (2.13): the normalisations by own statistics.
-
-    LayerNorm is computed from its parts instead; what normalises by the batch or the image is refused.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.layer_norm:
-            return _layer_norm(*args, **kwargs)
-        # The functions of torch.nn.functional come first, with these by name; torch's own have them in sixth place.
-        named = (
-            kwargs.get("training") if func is F.batch_norm else kwargs.get("use_input_stats") if func is F.instance_norm else None
-        )
-        if func is torch.layer_norm or named or (func in (torch.batch_norm, torch.instance_norm) and args[5]):
-            raise NotImplementedError("normalisation by own statistics")
-        return func(*args, **kwargs)
-
-
-def _layer_norm(
-    values: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    axes = tuple(range(-len(normalized_shape), 0))
-    centred = values - values.mean(axes, keepdim=True)
-    scaled = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
-    scaled = scaled if weight is None else scaled * weight
-    return scaled if bias is None else scaled + bias
 
 
 def withheld(module: nn.Module, direction: Params) -> dict[str, Tensor]:
@@ -178,19 +84,16 @@ def withheld(module: nn.Module, direction: Params) -> dict[str, Tensor]:
     return kept
 
 
-def _backward_twice(
-    losses: Losses, at: dict[str, Tensor], weights: Tensor | None, along: dict[str, Tensor], *, curved: bool
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    with torch.enable_grad(), every_derivative():
+def _backward_twice(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> Slopes:
+    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
         leaves = {name: value.requires_grad_() for name, value in at.items()}
         values = losses(leaves)
-        factors = (torch.ones_like(values) if weights is None else weights.to(values)).detach().requires_grad_()
+        factors = torch.ones_like(values).requires_grad_()
         first = torch.autograd.grad((factors * values).sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
         product = torch.stack([(part * along[name]).sum() for name, part in zip(leaves, first, strict=True)]).sum()
         refuse_cut(product)
-        wanted = [factors, *leaves.values()] if curved else [factors]
-        slopes, *rest = torch.autograd.grad(product, wanted, materialize_grads=True)
-    return values.detach(), slopes, dict(zip(leaves, rest, strict=True)) if curved else {}
+        (slopes,) = torch.autograd.grad(product, factors, materialize_grads=True)
+    return Slopes(values.detach(), slopes, "double backward")
 
 
 def _each_backward(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> Slopes:
@@ -219,11 +122,6 @@ def refuse_cut(derivative: Tensor) -> None:
             raise NotImplementedError("an operation of the model has no second derivative (its backward is once_differentiable)")
         seen.add(node)
         waiting.extend(inner for inner, _ in node.next_functions)
-
-
-def every_derivative() -> Any:
-    """Attention by the one kernel that has forward-mode and second derivatives, and a batching rule."""
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 def _detached(params: Params) -> dict[str, Tensor]:
@@ -294,7 +192,7 @@ def example_products(
     sound = trust is not False
     if sound:
         probes = _Probes(module, wanted, along, chunk_bytes)
-        with probes, torch.enable_grad():
+        with probes, torch.enable_grad(), written_out():
             # functional_call writes into the buffers that it is given.
             copies = {name: value.clone() for name, value in held.items()}
             values = loss(functional_call(module, {**at, **copies}, (inputs,)), targets)
@@ -320,46 +218,6 @@ def example_products(
             squares[name], found = map(torch.cat, zip(*pairs, strict=True))
             slopes |= {name: found} if along else {}
     return Products(squares, slopes, rest, sound)
-
-
-@dataclasses.dataclass(frozen=True)
-class Norms:
-    """Squared norms of per-example gradients.
-
-    Attributes:
-        squares: (batch,), |grad l_i|^2 over all parameters asked for.
-        by_chunks, by_rule: As in `Products`.
-    """
-
-    squares: Float[Tensor, " batch"]
-    by_chunks: tuple[str, ...]
-    by_rule: bool = True
-
-
-def gradient_norms(
-    module: nn.Module,
-    params: Params,
-    inputs: Tensor,
-    targets: Tensor,
-    loss: Loss,
-    *,
-    names: tuple[str, ...] | None = None,
-    buffers: Params | None = None,
-    trust: bool | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> Norms:
-    """|grad l_i|^2 over all parameters asked for, without holding a gradient per example.
-
-    Args:
-        module, params, inputs, targets, loss, names, buffers, trust, chunk_bytes: As `example_products`.
-
-    Raises:
-        ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
-    """
-    found = example_products(
-        module, params, inputs, targets, loss, names=names, buffers=buffers, trust=trust, chunk_bytes=chunk_bytes
-    )
-    return Norms(torch.stack(list(found.squares.values())).sum(0), found.by_chunks, found.by_rule)
 
 
 def example_gradients(
@@ -395,7 +253,9 @@ def example_gradients(
     for start in range(0, len(inputs), size):
         x, y = inputs[start : start + size], targets[start : start + size]
         try:
-            with every_derivative():
+            with every_derivative(), DifferentiableOperations(), warnings.catch_warnings():
+                # How fast torch is, nobody has asked.
+                warnings.filterwarnings("ignore", "There is a performance drop")
                 gradients = each(wanted, x, y)
         except (NotImplementedError, RuntimeError):
             # An operation without a batching rule.
@@ -419,7 +279,7 @@ def _confirmed(
 
 def _one_by_one(one: Callable[..., Tensor], wanted: Params, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     rows = []
-    with torch.enable_grad():
+    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
         for x, y in zip(inputs, targets, strict=True):
             leaves = {name: value.detach().requires_grad_() for name, value in wanted.items()}
             rows.append(torch.autograd.grad(one(leaves, x, y), list(leaves.values()), materialize_grads=True))
@@ -517,7 +377,11 @@ class _Probes:
             own = dict(layer.named_parameters(recurse=False))
             full = {name: f"{prefix}.{name}" if prefix else name for name in own}
             # A parameter that several layers share has a gradient that no layer knows alone.
-            wanted = {name: full[name] for name in own if full[name] in asked and places[id(own[name])] == 1}
+            wanted = {
+                name: full[name]
+                for name in own
+                if name in ("weight", "bias") and full[name] in asked and places[id(own[name])] == 1
+            }
             rule = RULES.get(type(layer))
             if wanted and rule is not None and rule.fits(layer):
                 self.probes.append(_Probe(layer, wanted, direction, chunk_bytes))

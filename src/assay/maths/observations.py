@@ -1,41 +1,48 @@
 """What one forward pass says of each example: the facts that a run keeps instead of its logits."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .divergences import error_norm
 from .margins import label_margin, top_two
 
 
 def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]) -> dict[str, Tensor]:
     """Facts per example, keyed as in `core.evidence.Need`, in the precision of `logits` and at least float32.
 
-    Half precision would round the probability of an easy example to 1 and lose how it moves.
+    Half precision would round the probability of an easy example to 1 and lose how it moves. Losses, entropies and error norms of examples
+    whose probability rounds to 1 keep their relative precision. A logit of -inf, as of a masked class, is a probability of 0.
 
     Returns:
         target_probs: softmax probability of the given label.
         margins: logit of the given label minus the best other logit.
-        losses: cross-entropy, nats.
+        losses: cross-entropy, nats; above 0.
         correct: whether the first of the largest logits is the given label.
         entropies: -sum p ln p, nats.
         error_norms: Euclidean distance from p to the one-hot label.
         top_probs, second_probs: the two largest probabilities.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    labels = labels.to(torch.int64)
-    log_probs = logits.log_softmax(-1)
-    probs = log_probs.exp()
-    losses = F.nll_loss(log_probs, labels, reduction="none")
+    index = labels.to(torch.int64).unsqueeze(-1)
+    best = logits.argmax(-1, keepdim=True)
+    below = logits - logits.gather(-1, best)
+    shares = below.exp()
+    # What the best class leaves over is summed without its 1, in which it would be lost.
+    rest = shares.scatter(-1, best, 0).sum(-1)
+    total = torch.log1p(rest)
+    losses = total - below.gather(-1, index).squeeze(-1)
+    # No logits that are finite make a loss of 0: it only rounds to it.
+    losses = torch.where(losses == 0, torch.nextafter(losses, torch.ones_like(losses)), losses)
+    probs = shares / (1 + rest).unsqueeze(-1)
     top, second = top_two(probs)
     return {
         "target_probs": torch.exp(-losses),
         "margins": label_margin(logits, labels),
         "losses": losses,
-        "correct": logits.argmax(-1) == labels,
-        "entropies": -(probs * log_probs).sum(-1),
-        "error_norms": error_norm(probs, labels),
+        "correct": best.squeeze(-1) == labels,
+        # A masked class has a logit of -inf and adds nothing.
+        "entropies": total - (probs * below.masked_fill(probs == 0, 0)).sum(-1),
+        "error_norms": torch.linalg.vector_norm(probs.scatter(-1, index, torch.expm1(-losses).unsqueeze(-1)), dim=-1),
         "top_probs": top,
         "second_probs": second,
     }

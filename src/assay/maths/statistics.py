@@ -1,59 +1,91 @@
-"""What a handful of paired retrainings can tell: an interval and a p-value, honest about few seeds."""
+"""What a handful of paired retrainings can tell: an interval, a p, its correction for many claims, and how many seeds are needed."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from .draws import integers
-
-_BLOCK = 1_000_000
-"""How many drawn differences are held at once."""
+FEWEST = 3
+"""Pairs below which nothing is called significant and no interval is given: two show one difference between their differences."""
 
 _ROUNDING = 1e-12
 """Differences that agree to this part of the measured numbers differ by rounding only."""
 
+Number = float | int
 Row = Sequence[float] | Float[np.ndarray, " seeds"] | Float[Tensor, " seeds"]
 
 
-def bootstrap_interval(differences: Row, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean difference: (low, high).
+def student_interval(row: Row, level: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval of the mean, (low, high): mean -+ t * deviation / sqrt(n), or None where it would pretend.
 
-    The (1 - level)/2 and (1 + level)/2 quantiles of the means of `resamples` draws of n differences with replacement.
-    The same whatever order the differences are in. With few differences the interval is too narrow, because draws cannot show
-    a spread that was not seen: for normal differences and level 0.95 it covered the true mean in 51 % of simulated cases at
-    n = 2, 75 % at n = 3, 83 % at n = 5, 89 % at n = 10 and 92 % at n = 20. Read it beside the paired test, never alone. With
-    n = 2 it spans the two differences; equal differences give an interval of no width.
+    None for fewer than three numbers, and for numbers that are all equal up to rounding: an interval of no width says of a number
+    that it is known exactly. Simulated at level 0.95 for 3, 5, 10 and 20 numbers it covers the true mean in 94 to 97 % of cases for
+    normal numbers, for differences of skewed accuracies (log-normal errors, of equal and of unequal spread), for counts out of
+    50 and of 360 test examples and for accuracies rounded to whole percents (these in up to 100 %). Where the differences themselves
+    are as skewed as an exponential distribution, it covers 88 to 92 %.
 
     Args:
-        differences: One per pair, in any unit.
+        row: Independent numbers in any unit, such as one difference in accuracy per seed.
         level: Wanted coverage, in (0, 1).
-        resamples: How many means are drawn.
-        seed: Of the draws.
+
+    Returns:
+        Both ends in the unit of the numbers, low below high; None where there is no interval to give.
 
     Raises:
-        ValueError: Fewer than two differences, one that is not finite, or a level or number of resamples outside its range.
+        ValueError: A number that is not finite, or a level outside its range.
 
-    Source: Efron 1979. Departures: none.
+    Source: Student 1908. Departures: none.
     """
-    row = np.sort(_finite(differences, "differences"))
-    n = len(row)
-    if n < 2:
-        raise ValueError(f"{n} differences have no spread to resample; give at least 2.")
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} is outside 0..1, both ends excluded.")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples} is below 1.")
-    means = np.empty(resamples)
-    block = max(1, _BLOCK // n)
-    for start in range(0, resamples, block):
-        stop = min(start + block, resamples)
-        drawn = integers(np.arange(start * n, stop * n, dtype=np.uint64), n, seed, "bootstrap").numpy()
-        # About the first difference, so that the mean of equal differences is that difference to the last bit.
-        means[start:stop] = (row - row[0])[drawn].reshape(-1, n).mean(1)
-    low, high = row[0] + np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    numbers = _finite(row, "row")
+    _check_level(level)
+    if len(numbers) < FEWEST or _flat(numbers, np.abs(numbers).max()):
+        return None
+    from scipy.stats import ttest_1samp
+
+    low, high = ttest_1samp(numbers, 0.0).confidence_interval(level)
     return float(low), float(high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """A paired comparison: the test and the interval that belongs to it.
+
+    Attributes:
+        effect: Mean difference, in the unit of the numbers.
+        interval: Student's interval of it; None with fewer than three pairs, or where all differences are equal.
+        p: Two-sided p that the mean difference is 0, in (0, 1].
+        test: Which test.
+        n: How many pairs.
+    """
+
+    effect: float
+    interval: tuple[float, float] | None
+    p: float
+    test: str
+    n: int
+
+
+def paired(a: Row, b: Row, level: float = 0.95) -> Paired:
+    """Mean of a - b with its Student interval and the p of the paired test.
+
+    Where the t-test applies the interval leaves out 0 exactly where p < 1 - level.
+
+    Args:
+        a: One number per pair.
+        b: The other number of each pair, in the same order.
+        level: Wanted coverage of the interval, in (0, 1).
+
+    Raises:
+        ValueError: As `paired_test`, or a level outside its range.
+    """
+    _check_level(level)
+    p, test = paired_test(a, b)
+    one, other = _finite(a, "a"), _finite(b, "b")
+    differences = one - other
+    flat = _flat(differences, max(np.abs(one).max(), np.abs(other).max()))
+    return Paired(float(differences.mean()), None if flat else student_interval(differences, level), p, test, len(differences))
 
 
 def paired_test(a: Row, b: Row) -> tuple[float, str]:
@@ -79,16 +111,101 @@ def paired_test(a: Row, b: Row) -> tuple[float, str]:
     if n < 2:
         raise ValueError(f"{n} pairs cannot tell a difference from chance; give at least 2.")
     differences = one - other
-    rounding = _ROUNDING * max(np.abs(one).max(), np.abs(other).max())
-    if np.ptp(differences) <= rounding:
+    size = max(np.abs(one).max(), np.abs(other).max())
+    if _flat(differences, size):
         # All signs alike, both ways, are the only 2 of 2^n flips whose mean is as far from 0.
-        return (1.0 if np.abs(differences).max() <= rounding else 2.0 ** (1 - n)), "exact sign-flip permutation"
+        return (1.0 if np.abs(differences).max() <= _ROUNDING * size else 2.0 ** (1 - n)), "exact sign-flip permutation"
     if n == 2:
         return (0.5 if differences.prod() > 0 else 1.0), "exact sign-flip permutation"
-    from scipy.special import stdtr
+    from scipy.stats import ttest_1samp
 
-    t = differences.mean() / (differences.std(ddof=1) / np.sqrt(n))
-    return float(2 * stdtr(n - 1, -abs(t))), "paired t"
+    return float(ttest_1samp(differences, 0.0).pvalue), "paired t"
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for how many there are, in the order given: those below a level are rejected together.
+
+    The k-th smallest (from 0, of m) is multiplied by m - k, and none falls below a smaller one's. The chance that any true null
+    hypothesis has a corrected p of at most x is at most x, however the tests depend on each other.
+
+    Args:
+        ps: One p per claim, in [0, 1].
+
+    Returns:
+        One corrected p per claim, in [0, 1] and not below its own.
+
+    Raises:
+        ValueError: A p outside its range.
+
+    Source: Holm 1979. Departures: none.
+    """
+    row = _finite(ps, "ps")
+    if len(row) and not 0 <= row.min() <= row.max() <= 1:
+        raise ValueError(f"ps must lie in 0..1, not {ps!r}.")
+    order = np.argsort(row, kind="stable")
+    corrected = np.empty(len(row))
+    corrected[order] = np.maximum.accumulate((len(row) - np.arange(len(row))) * row[order])
+    return np.minimum(corrected, 1.0).tolist()
+
+
+MOST_PAIRS = 10_000
+"""More are not looked for: a difference that takes more is none that retraining finds."""
+
+
+def pairs_needed(difference: Number, spread: Number, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """How many pairs a two-sided paired t-test needs to find a difference with a given power, if differences are normal.
+
+    Args:
+        difference: The mean difference to be found, not 0, in any unit.
+        spread: Standard deviation of the differences, above 0, in the same unit.
+        alpha: Level of the test, in (0, 1).
+        power: Wanted chance that the difference is found, in (0, 1).
+
+    Returns:
+        The smallest number, at least 3; None where it is above 10,000.
+
+    Raises:
+        ValueError: A number outside its range.
+    """
+    if not (np.isfinite(difference) and difference != 0 and np.isfinite(spread) and spread > 0):
+        raise ValueError(
+            f"difference={difference} and spread={spread} must be finite, the spread above 0 and the difference not 0."
+        )
+    for name, value in (("alpha", alpha), ("power", power)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name}={value} is outside 0..1, both ends excluded.")
+    low, high = FEWEST, MOST_PAIRS
+    if _power(high, difference / spread, alpha) < power:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(middle, difference / spread, alpha) >= power else (middle + 1, high)
+    return low
+
+
+def _power(n: int, effect: float, alpha: float) -> float:
+    """Chance that a paired t-test of n pairs rejects at a mean of so many standard deviations."""
+    from scipy.stats import nct, norm, t
+
+    bound, shift = float(t.ppf(1 - alpha / 2, n - 1)), abs(effect) * n**0.5
+    # Beyond, where scipy's noncentral t may answer NaN, the power is 1 to ten digits but for a few pairs, whose bound is far out.
+    if shift > 10 and n > 10:
+        return float(norm.sf(bound - shift))
+    return float(nct.sf(bound, n - 1, shift)) + (float(nct.cdf(-bound, n - 1, shift)) if shift < 5 else 0.0)
+
+
+def upper_spread(spread: Number, n: int, level: float = 0.8) -> float:
+    """What the standard deviation is at most, with confidence `level`, when it was estimated from n normal numbers.
+
+    Raises:
+        ValueError: Fewer than two numbers, or a level outside its range.
+    """
+    _check_level(level)
+    if n < 2:
+        raise ValueError(f"{n} numbers have no spread; give at least 2.")
+    from scipy.stats import chi2
+
+    return float(spread * np.sqrt((n - 1) / chi2.ppf(1 - level, n - 1)))
 
 
 def line(x: Row, y: Row) -> tuple[float, float]:
@@ -116,6 +233,16 @@ def line(x: Row, y: Row) -> tuple[float, float]:
     one, other = one - one.mean(), other - other.mean()
     slope = 0.0 if flat else float(one @ other / (one @ one))
     return slope, float("nan") if flat else float(np.clip(slope * np.sqrt((one @ one) / (other @ other)), -1, 1))
+
+
+def _flat(differences: np.ndarray, size: float) -> bool:
+    """Whether all are equal up to the rounding of numbers of that size."""
+    return bool(np.ptp(differences) <= _ROUNDING * size)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} is outside 0..1, both ends excluded.")
 
 
 def _finite(numbers: Row, name: str) -> np.ndarray:

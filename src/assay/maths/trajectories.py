@@ -41,32 +41,25 @@ class Back:
 
 @runtime_checkable
 class Update(Protocol):
-    """One optimizer's step, forwards and backwards."""
+    """One optimizer's step, backwards; training itself takes the steps of torch.optim."""
 
     @property
     def linear(self) -> bool:
         """Whether the step is linear in gradient and buffers, so that `back` does not look at their values."""
         ...
 
-    def step(
-        self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
-    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        """Parameters and buffers after step number `count` (from 0), differentiable in parameters, gradients and buffers.
-
-        Recorded training steps by torch.optim itself; this is the same step as a formula, which a whole training can be unrolled by and
-        which `back` is held against.
-        """
-        ...
-
     def back(
         self, after: Params, carried: Buffers, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
     ) -> Back:
-        """The adjoint of the same step.
+        """The adjoint of a step.
 
         Args:
             after: d target / d params after the step.
             carried: d target / d buffers after the step; slots that nothing depends on yet may be left out.
-            params, gradients, buffers, rates, count: As `step` took them.
+            params, buffers: Before the step.
+            gradients: Of the batch's loss, as the step took them.
+            rates: Learning rate of each parameter.
+            count: Number of the step, from 0.
         """
         ...
 
@@ -87,19 +80,6 @@ class SGDUpdate(Update):
     @property
     def linear(self) -> bool:
         return True
-
-    def step(
-        self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
-    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        moved, kept = {}, {}
-        for name, theta in params.items():
-            move = gradients[name] + self.decay * theta
-            if self.momentum:
-                old = None if count == 0 else buffers["momentum_buffer"][name]
-                kept[name] = move if old is None else self.momentum * old + (1 - self.dampening) * move
-                move = move + self.momentum * kept[name] if self.nesterov else kept[name]
-            moved[name] = theta - rates[name] * move
-        return moved, {"momentum_buffer": kept} if self.momentum else {}
 
     def back(
         self, after: Params, carried: Buffers, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
@@ -139,19 +119,6 @@ class AdamUpdate(Update):
     @property
     def linear(self) -> bool:
         return False
-
-    def step(
-        self, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
-    ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-        moved, first, second = {}, {}, {}
-        for name, theta in params.items():
-            g = gradients[name] + (0.0 if self.decoupled else self.decay) * theta
-            m, v = (buffers[slot][name] if count else torch.zeros_like(theta) for slot in ("exp_avg", "exp_avg_sq"))
-            first[name], second[name] = self._means(m, v, g)
-            m_hat, denominator, _ = self._fraction(first[name], second[name], count)
-            shrunk = theta * (1 - rates[name] * self.decay) if self.decoupled else theta
-            moved[name] = shrunk - rates[name] * m_hat / denominator
-        return moved, {"exp_avg": first, "exp_avg_sq": second}
 
     def back(
         self, after: Params, carried: Buffers, params: Params, gradients: Params, buffers: Buffers, rates: Rates, count: int
@@ -204,15 +171,10 @@ def clip_back(gamma: Params, gradients: Params, limit: float, soft: float = 0.0)
     return {name: factor * gamma[name] - pull * value for name, value in gradients.items()}
 
 
-def averaged(averages: Params, params: Params, decay: float) -> dict[str, Tensor]:
-    """Running averages after a step: decay * average + (1 - decay) * theta', or theta' itself where there are none yet."""
-    return {name: decay * averages[name] + (1 - decay) * theta if averages else theta for name, theta in params.items()}
-
-
 def average_back(
     after: Params, carried: Params, decay: float, first: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The adjoint of `averaged`.
+    """The adjoint of a running average: decay * average + (1 - decay) * theta', or theta' itself where there is none yet.
 
     Args:
         after: d target / d params after the step, apart from what passes through their average.

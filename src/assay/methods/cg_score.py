@@ -244,6 +244,10 @@ class CGScore(AbstractMethod):
                     f"{self.title}: {field.name} is not read with protocol={self.protocol} and solver={self.solver}; leave it out."
                 )
 
+    @property
+    def asks_inputs(self) -> str | None:
+        return self.inputs
+
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         return self.findings(evidence).values
 

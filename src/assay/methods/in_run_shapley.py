@@ -73,6 +73,10 @@ class InRunShapley(AbstractStepMethod):
         if self.order not in (1, 2):
             raise UsageError(f"{self.title}: order={self.order} is neither 1 nor 2.")
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,)
+
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
             raise MissingEvidence(f"{self.title} asks for a target at every step; score the finished run instead.")

@@ -270,25 +270,3 @@ def _last(window: str) -> int:
     """The last epoch that a window names; -1 if it names none."""
     last = window.partition("-")[2]
     return int(last) if last.isdecimal() else -1
-
-
-def merged(states: Sequence[Any]) -> Any:
-    """One state from those of processes that trained together, each on its own part of every batch: the values add up.
-
-    Each process values its examples against the same parameters, so nothing else is exchanged; windows follow each one's own losses.
-
-    Args:
-        states: One per process, after the same step.
-    """
-    first = dict(states[0])
-    for name in ("values", "visits"):
-        first[name] = [torch.stack(parts).sum(0) for parts in zip(*(state[name] for state in states), strict=True)]
-    first["pending"] = [entry for state in states for entry in state["pending"]]
-    if first["stream"] is not None:
-        first["stream"] = [visit for state in states for visit in state["stream"]]
-    for name in ("skipped", "alone"):
-        first[name] = sum(state[name] for state in states)
-    windows = [state["windows"] for state in states]
-    first["windows"] = {name: sum(one[name] for one in windows) for name in ("count", "sum")}
-    first["windows"]["largest"] = max(one["largest"] for one in windows)
-    return first

@@ -50,6 +50,7 @@ class LOO(AbstractMethod):
     window: str = "all"
     form: Form = "weight"
     name: ClassVar[str] = "loo"
+    retrains: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = CHANGE
@@ -62,6 +63,10 @@ class LOO(AbstractMethod):
     def __post_init__(self):
         super().__post_init__()
         checked_span(self.window, self.title)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,)
 
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         return loo(evidence.steps, len(evidence.ids), self.target, self._steps(evidence), self.form)

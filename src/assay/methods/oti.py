@@ -128,6 +128,10 @@ class OTI(AbstractStepMethod):
                 f"{self.title}: reference is empty; give final, best, best_batch, the number of an epoch, or a given reference's name."
             )
 
+    @property
+    def asks_reference(self) -> str | None:
+        return self.reference
+
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
             raise MissingEvidence(

@@ -30,8 +30,14 @@ UNEVEN = 0.5
 CHECK = 1.0
 """Norm of the change of all weights along a random direction when the prediction is held against training again: as far as leaving
 one example out."""
+SHORTER = 4
+"""The prediction is held against changes of weights that many times smaller too, which tells a wrong derivative from a curved target."""
 APART = 0.2
 """Relative error of the predicted changes above which the values are not to be trusted."""
+CONVERGED = 0.25
+"""Difference between longer and shorter changes, as a part of them, from which on nobody knows where still smaller ones go."""
+REFUTED = 0.05
+"""Relative distance from where the changes go as they get smaller, beyond half of what they still change by: the derivative is wrong."""
 
 
 def sgd_influence(
@@ -91,7 +97,8 @@ class SGDInfluence(AbstractMethod):
         form: `exact`, or two approximations for comparison: `last_parameters`, which needs no state but the last, and
             `no_hessian`, which ignores that a change moves later gradients (TracIn at every step).
         sign: `removal`, or `weight`, the derivative by the example's weight (Koh and Liang's up-weighting, the metagradient).
-        checks: Random directions in which the prediction is held against training again with slightly other weights.
+        checks: Random directions in which the prediction is held against training again with slightly other weights, four trainings each.
+            Single steps' derivatives are held against central differences whatever this says.
     """
 
     target: str = "validation"
@@ -123,6 +130,10 @@ class SGDInfluence(AbstractMethod):
             object.__setattr__(self, "direction", Direction.HIGH_IS_SUSPECT)
         if self.form != "exact":
             object.__setattr__(self, "unit", RANK_ONLY)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,)
 
     @classmethod
     def together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Tensor | Findings]:
@@ -195,10 +206,26 @@ class SGDInfluence(AbstractMethod):
             warnings.append(
                 f"{int((visits == 0).sum())} of {len(visits)} examples are in no step of the window and have no value."
             )
+        if self.form == "exact" and source.derivative_errors:
+            diagnostics["relative error of single steps' derivatives, by central differences"] = max(
+                source.derivative_errors.values()
+            )
+        if self.form == "exact" and source.unconfirmed and not source.derivative_errors:
+            step, reason = next(iter(source.unconfirmed.items()))
+            warnings.append(
+                f"The derivative of step {step} could not be held against central differences: {reason}. Hold some values against loo "
+                "before you trust them."
+            )
         if self.checks:
-            checked, trusted = self._check(source, evidence, by_epoch.sum(0) * (1 if self.sign == "removal" else -1))
+            checked, doubt = self._check(source, evidence, by_epoch.sum(0) * (1 if self.sign == "removal" else -1))
             diagnostics.update(checked)
-            if not trusted:
+            if doubt == "wrong":
+                warnings.append(
+                    "Training again with slightly other weights refutes these values: they are "
+                    f"{checked['relative error of the prediction']:.2g} of the changes away, and smaller changes of the weights do not bring the "
+                    "two together. Use loo, and tell us of the model."
+                )
+            if doubt == "far":
                 warnings.append(
                     "Training again with slightly other weights gives other changes than predicted (relative error "
                     f"{checked['relative error of the prediction']:.2g}, metasmoothness {checked['metasmoothness']:.2g}): do not trust the size of "
@@ -208,8 +235,11 @@ class SGDInfluence(AbstractMethod):
 
     def _check(
         self, source: StepSource, evidence: Evidence, removal: Float[Tensor, " examples"]
-    ) -> tuple[dict[str, object], bool]:
+    ) -> tuple[dict[str, object], str]:
         """Predicted against actual change along random directions, and whether the target changes steadily along them.
+
+        The second value is `wrong` where smaller changes of the weights do not go where the prediction is, `far` where the prediction is
+        the derivative but the changes are far from linear, and else empty.
 
         Metasmoothness: the share of directions in which the target, at one step back, at the recorded weights and one step on, rises
         twice or falls twice.
@@ -217,25 +247,31 @@ class SGDInfluence(AbstractMethod):
         steps = steps_of(source, span(self.window, len(source.epochs), self.title))
         ones = torch.ones(len(evidence.ids), dtype=torch.float64)
         here = source.reweighted(ones, steps, self.target)
-        predicted, actual, steady = [], [], 0
+        predicted, actual, shorter, steady = [], [], [], 0
         for number in range(self.checks):
             direction = draws.uniform(evidence.ids.keys, 0, "influence check", number) * 2 - 1
             direction *= CHECK / direction.norm()
             back, on = (source.reweighted(ones + sign * direction, steps, self.target) for sign in (-1, 1))
+            less, more = (source.reweighted(ones + sign * direction / SHORTER, steps, self.target) for sign in (-1, 1))
             predicted.append(-float((direction * removal).sum()))
             actual.append((on - back) / 2)
+            shorter.append((more - less) / 2 * SHORTER)
             steady += (on - here) * (here - back) > 0
+        p, long, short = (torch.tensor(row, dtype=torch.float64) for row in (predicted, actual, shorter))
         # Over all directions together: along a single one the change may be 0 by chance.
-        far, size = (
-            sum(value**2 for value in row) ** 0.5 for row in ([p - a for p, a in zip(predicted, actual, strict=True)], actual)
-        )
+        far, size = float((p - long).norm()), float(long.norm())
         error = far / size if size > 0 else float(far > 0)
+        # Central differences err by the square of their length, so this is where they go.
+        limit = (SHORTER**2 * short - long) / (SHORTER**2 - 1)
+        curved, whole = float((long - short).norm()), float(limit.norm())
+        refuted = curved < CONVERGED * whole and float((p - limit).norm()) - curved / 2 > REFUTED * whole
         return (
             {
                 "predicted changes along random directions": predicted,
                 "actual changes": actual,
+                f"actual changes, {SHORTER} times those of weights {SHORTER} times smaller": shorter,
                 "relative error of the prediction": error,
                 "metasmoothness": steady / self.checks,
             },
-            error <= APART,
+            "wrong" if refuted else "far" if error > APART else "",
         )

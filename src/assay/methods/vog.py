@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.errors import MissingEvidence, UsageError
+from ..core.errors import MissingEvidence, NumericalError, UsageError, some
 from ..core.evidence import Evidence, Need
 from ..core.method import AbstractMethod, Findings, Source
 from ..core.scores import Direction
@@ -46,7 +46,7 @@ def vog(
 
 
 def within_class(values: Float[Tensor, " examples"], labels: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
-    """(value - mean of the class) / population standard deviation of the class; 0 where a class has no spread."""
+    """(value - mean of the class) / population standard deviation of the class; 0 where a class has no spread, NaN where one value is."""
     normalised = torch.zeros_like(values)
     for label in labels.unique():
         members = labels == label
@@ -54,7 +54,7 @@ def within_class(values: Float[Tensor, " examples"], labels: Int[Tensor, " examp
         apart = own - own.mean()
         spread = apart.square().mean().sqrt()
         # Equal values may differ from their mean by a last bit.
-        if spread > torch.finfo(own.dtype).eps * own.abs().max():
+        if not spread <= torch.finfo(own.dtype).eps * own.abs().max():
             normalised[members] = apart / spread
     return normalised
 
@@ -129,6 +129,13 @@ class VoG(AbstractMethod):
                 *((batch.input_gradients(), batch.positions) for batch in source.at(epoch).batches()), strict=True
             )
             gradients, order = torch.cat(parts), torch.cat(places)
+            bad = ~gradients.flatten(1).isfinite().all(1)
+            if bool(bad.any()):
+                names = evidence.ids.take(order[bad].cpu())
+                raise NumericalError(
+                    f"{self.title}: the input gradients of {len(names)} examples at the end of epoch {epoch} are NaN or infinite (ids "
+                    f"{some(names, len(names))}), so the kept model has diverged; choose an earlier stage, such as stage=early."
+                )
             # Three axes are channels, height and width; of anything else each number is a place of its own.
             by_place = gradients.mean(1) if gradients.ndim == 4 else gradients
             spread.add(by_place.to("cpu")[order.argsort()])

@@ -63,5 +63,6 @@ class Relabel(AbstractPolicy):
         agrees = f"{among}, but the model's mean prediction is its given label: left as it is"
         why_else = dict.fromkeys(suspects.tolist(), agrees)
         for position in changed.tolist():
-            why_else[position] = f"{among}: class {int(given[position])} becomes {int(predicted[position])}, the mean prediction"
+            was, becomes = (candidates.class_name(int(label[position])) for label in (given, predicted))
+            why_else[position] = f"{among}: class {was} becomes {becomes}, the mean prediction"
         return Choice(torch.ones(n, dtype=torch.bool), f"not {among}", f"{among}: relabelled", labels=labels, why_else=why_else)

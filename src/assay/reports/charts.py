@@ -191,9 +191,10 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
         {
             "pair": f"{arm(one.treatment)}\n− {arm(one.baseline)}",
             "effect": 100 * one.effect,
-            "low": 100 * one.low,
-            "high": 100 * one.high,
-            "p": one.p,
+            # Without an interval the line has no length.
+            "low": 100 * (one.effect if one.low is None else one.low),
+            "high": 100 * (one.effect if one.high is None else one.high),
+            "p": one.p if one.adjusted is None else one.adjusted,
             "finding": "significant" if one.significant else "no significant difference",
         }
         for one in comparisons

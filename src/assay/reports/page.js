@@ -215,7 +215,8 @@
     const unit = one.unit === data.rankOnly ? "rank only: the order counts, not the size" : `in ${one.unit}`;
     $("meaning").textContent = `${one.title}: ${one.direction}, ${unit}. Rank 1 is ${first} of ${number.format(one.scored)} scored examples.`
       + (one.suspects ? "" : " It ranks difficulty, which is not dirt.")
-      + (one.halves ? ` ± is half of the 95 % interval over its ${one.repeats} repetitions, models or draws.` : "");
+      + (one.halves ? ` ± is half of the 95 % interval over its ${one.repeats} repetitions, models or draws`
+        + (one.halves.some((half, i) => half === null && one.values[i] !== null) ? "; examples on which two of them agree exactly have none." : ".") : "");
     for (const warning of one.warnings) $("meaning").append(make("strong", { className: "caution" }, `⚠ ${warning}`));
   }
 

@@ -197,7 +197,7 @@ def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
     """One score of the shown examples with ranks among all scored ones; null where the method cannot speak."""
     place = {id_: i for i, id_ in enumerate(scores.ids)}
     at = [place.get(id_) for id_ in exhibit.shown.ids]
-    values, ranks = scores.values.tolist(), (scores.ranks() + 1).tolist()
+    values, ranks = scores.values.tolist(), scores.ranks().tolist()
     halves = None
     if scores.repeats is not None and len(scores.repeats) > 1:
         low, high = scores.interval()

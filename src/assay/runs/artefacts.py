@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.curve import Curve, Removal
 from ..core.decision import Decision
 from ..core.errors import MOST_WORDS, RunError, UsageError, some
@@ -21,7 +22,7 @@ from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.scores import Direction, Scores
 from ..core.study import Best, Contest, Law, Pruned, Study, Theory
-from ..core.trial import Outcome, Verdict
+from ..core.trial import Claim, Outcome, Verdict
 from .disk import read_bytes, replace
 from .paths import RunPaths
 from .schema import FrozenModel, first_of, seal, unseal
@@ -34,7 +35,8 @@ ROUNDING = 1e-9
 """How far a fraction may be outside 0..1."""
 
 
-def save_scores(scores: Scores, path: Path) -> None:
+@checked_arguments
+def save_scores(scores: Scores, path: str | Path) -> None:
     """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, for means a column per repetition, and in its metadata what it means and comes from.
 
     Raises:
@@ -60,15 +62,17 @@ def save_scores(scores: Scores, path: Path) -> None:
         for what, held in (("epoch", scores.by_epoch), ("repeat", scores.repeats))
         for n, row in enumerate(() if held is None else held)
     }
-    write_table(path, "scores", scores.ids, {"value": scores.values, **rows}, notes)
+    write_table(Path(path), "scores", scores.ids, {"value": scores.values, **rows}, notes)
 
 
-def load_scores(path: Path) -> Scores:
+@checked_arguments
+def load_scores(path: str | Path) -> Scores:
     """The inverse of `save_scores`, to the bit.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
+    path = Path(path)
     ids, columns, notes = read_table(path, "scores", {"value": REAL, "epoch *": REAL, "repeat *": REAL})
     with _whole(path):
         said = _said(ScoresNotes, notes)
@@ -97,7 +101,8 @@ def _rows(what: str, columns: Mapping[str, Any]) -> torch.Tensor | None:
     return torch.stack([torch.from_numpy(row).to(torch.float64) for row in rows]) if rows else None
 
 
-def save_decision(decision: Decision, path: Path) -> None:
+@checked_arguments
+def save_decision(decision: Decision, path: str | Path) -> None:
     """One Parquet file: `id`, `action` (0 drop, 1 keep, 2 relabel, 3 weight), `label`, `weight`, `reason`.
 
     Raises:
@@ -115,15 +120,17 @@ def save_decision(decision: Decision, path: Path) -> None:
         "weight": decision.weights,
         "reason": list(decision.reasons),
     }
-    write_table(path, "decision", decision.ids, columns, notes)
+    write_table(Path(path), "decision", decision.ids, columns, notes)
 
 
-def load_decision(path: Path) -> Decision:
+@checked_arguments
+def load_decision(path: str | Path) -> Decision:
     """The inverse of `save_decision`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
+    path = Path(path)
     ids, columns, notes = read_table(path, "decision", {"action": "int8", "label": WHOLE, "weight": REAL, "reason": "text"})
     with _whole(path):
         said = _said(DecisionNotes, notes)
@@ -140,42 +147,44 @@ def load_decision(path: Path) -> Decision:
         )
 
 
-def save_truth(ids: Ids, true_labels: Int[Tensor, " examples"], path: Path) -> None:
+@checked_arguments
+def save_truth(ids: Ids, true_labels: Int[Tensor, " examples"], path: str | Path) -> None:
     """The true class of each example, beside the run and never inside its evidence.
 
     Raises:
         NotWritten: The operating system refuses.
     """
-    write_table(path, "truth", ids, {"true_label": true_labels}, {})
+    write_table(Path(path), "truth", ids, {"true_label": true_labels}, {})
 
 
-def load_truth(path: Path) -> tuple[Ids, Int[Tensor, " examples"]]:
+@checked_arguments
+def load_truth(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
     """The inverse of `save_truth`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, _ = read_table(path, "truth", {"true_label": WHOLE})
+    ids, columns, _ = read_table(Path(path), "truth", {"true_label": WHOLE})
     return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
 
 
-def save_json(kind: str, body: Mapping[str, Any], path: Path) -> None:
+def save_json(kind: str, body: Mapping[str, Any], path: str | Path) -> None:
     """One JSON file that says what it is.
 
     Raises:
         NotWritten: The operating system refuses.
     """
-    replace(path, seal(kind, body))
+    replace(Path(path), seal(kind, body))
 
 
-def load_json(kind: str, path: Path) -> dict[str, Any]:
+def load_json(kind: str, path: str | Path) -> dict[str, Any]:
     """The inverse of `save_json`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
     try:
-        body = read_bytes(path)
+        body = read_bytes(Path(path))
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; make it first.") from error
     except OSError as error:
@@ -183,25 +192,78 @@ def load_json(kind: str, path: Path) -> dict[str, Any]:
     return unseal(kind, body, str(path))
 
 
-def save_outcome(outcome: Outcome, path: Path) -> None:
+def save_outcome(outcome: Outcome, path: Path, made_of: str = "") -> None:
     """One retraining, so that a verification that was stopped need not repeat it.
+
+    Args:
+        outcome: What it came to.
+        path: Where it is kept.
+        made_of: Fingerprint of everything that was trained: plan, data, examples, labels, weights.
 
     Raises:
         NotWritten: The operating system refuses.
     """
-    save_json("outcome", dataclasses.asdict(outcome), path)
+    save_json("outcome", {**dataclasses.asdict(outcome), "made_of": made_of}, path)
 
 
-def load_outcome(path: Path) -> Outcome:
+def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None, seed: int | None = None) -> Outcome:
     """The inverse of `save_outcome`.
 
+    Args:
+        path: Where it is kept.
+        made_of: What it must be made of; None for anything.
+        arm: Whose it must be; None for any.
+        seed: Which seed it must have; None for any.
+
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: Absent, damaged, of another kind, of a newer schema, or a retraining of something else, such as a copy of another file.
     """
-    return _noun("outcome", Outcome, path)
+    body = load_json("outcome", path)
+    with _whole(path):
+        content = _typed(str | None, body.pop("made_of", None))
+        found = _typed(Outcome, body)
+    for what, wanted, is_ in (("made of", made_of, content), ("of arm", arm, found.arm), ("of seed", seed, found.seed)):
+        if wanted is not None and wanted != is_:
+            raise RunError(f"{path} holds a retraining {what} {is_}, and its name says {wanted}; remove it.")
+    return found
 
 
-def save_verdict(verdict: Verdict, path: Path) -> None:
+def save_claim(claim: Claim, path: Path) -> None:
+    """Every look at a decision.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("claim", dataclasses.asdict(claim), path)
+
+
+def load_claims(folder: Path) -> list[Claim]:
+    """Everything that was asked of a run's decisions, in the order of the files.
+
+    Raises:
+        RunError: One is damaged, of another kind, of a newer schema, or not what its name says, such as a copy of another.
+    """
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        body = load_json("claim", path)
+        with _whole(path):
+            claim = _typed(Claim, body)
+            looks = claim.looks
+            if not all(0 <= p <= 1 for look in looks for p in look.ps) or len({len(look.ps) for look in looks}) != 1:
+                raise ValueError("its p-values are none")
+        if claim.made_of != path.stem:
+            raise RunError(f"{path} holds the claim {claim.made_of}, and its name says {path.stem}; remove it.")
+        found.append(claim)
+    return found
+
+
+def _comparison(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison as JSON has it; of an older assay without its interval, a percentile bootstrap that was too narrow."""
+    return {**body, **({} if "family" in body else {"low": None, "high": None})}
+
+
+@checked_arguments
+def save_verdict(verdict: Verdict, path: str | Path) -> None:
     """The verdict with all its outcomes.
 
     Raises:
@@ -210,13 +272,18 @@ def save_verdict(verdict: Verdict, path: Path) -> None:
     save_json("verdict", dataclasses.asdict(verdict), path)
 
 
-def load_verdict(path: Path) -> Verdict:
+@checked_arguments
+def load_verdict(path: str | Path) -> Verdict:
     """The inverse of `save_verdict`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    verdict = _noun("verdict", Verdict, path)
+    path = Path(path)
+    body = load_json("verdict", path)
+    with _whole(path):
+        body["comparisons"] = list(map(_comparison, body["comparisons"]))
+        verdict = _typed(Verdict, body)
     return dataclasses.replace(verdict, lineage=_at_home(verdict.lineage, path))
 
 
@@ -238,7 +305,8 @@ def load_removal(path: Path) -> Removal:
     return _noun("removal", Removal, path)
 
 
-def save_curve(curve: Curve, path: Path) -> None:
+@checked_arguments
+def save_curve(curve: Curve, path: str | Path) -> None:
     """The curve with all its removals.
 
     Raises:
@@ -247,17 +315,20 @@ def save_curve(curve: Curve, path: Path) -> None:
     save_json("curve", dataclasses.asdict(curve), path)
 
 
-def load_curve(path: Path) -> Curve:
+@checked_arguments
+def load_curve(path: str | Path) -> Curve:
     """The inverse of `save_curve`.
 
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
+    path = Path(path)
     curve = _noun("curve", Curve, path)
     return dataclasses.replace(curve, lineage=_at_home(curve.lineage, path))
 
 
-def save_study(study: Study, path: Path) -> None:
+@checked_arguments
+def save_study(study: Study, path: str | Path) -> None:
     """The study with all its trainings.
 
     Raises:
@@ -273,7 +344,8 @@ def save_study(study: Study, path: Path) -> None:
     save_json("study", body, path)
 
 
-def load_study(path: Path) -> Study:
+@checked_arguments
+def load_study(path: str | Path) -> Study:
     """The inverse of `save_study`.
 
     Raises:
@@ -281,6 +353,8 @@ def load_study(path: Path) -> Study:
     """
     body = load_json("study", path)
     with _whole(path):
+        # An older assay's intervals were percentile bootstraps, which were too narrow.
+        unknown = {} if "claims" in body else {"low": None, "high": None}
         agreement = body["agreement"]
         if agreement is not None:
             rows = [[math.nan if cell is None else cell for cell in row] for row in agreement["correlations"]]
@@ -290,12 +364,16 @@ def load_study(path: Path) -> Study:
             settings=_typed(dict[str, object], body["settings"]),
             facts=_typed(dict[str, str], body["facts"]),
             trained=_typed(tuple[Pruned, ...], body["trained"]),
-            laws=_typed(tuple[Law, ...], body["laws"]),
-            frontiers=_typed(tuple[Best, ...], body["frontiers"]),
-            contests=_typed(tuple[Contest, ...], body["contests"]),
+            laws=_typed(tuple[Law, ...], [{**law, **unknown} for law in body["laws"]]),
+            frontiers=_typed(tuple[Best, ...], [{**best, **unknown} for best in body["frontiers"]]),
+            contests=_typed(
+                tuple[Contest, ...],
+                [{**contest, "comparison": _comparison(contest["comparison"])} for contest in body["contests"]],
+            ),
             agreement=agreement,
             theory=_typed(tuple[Theory, ...], body["theory"]),
             notes=_typed(tuple[str, ...], body["notes"]),
+            claims=_typed(int, body.get("claims", 0)),
         )
 
 
@@ -308,21 +386,12 @@ def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
 
 
 FRACTIONS = frozenset(
-    [
-        "accuracy",
-        "validation_accuracy",
-        "test_accuracy",
-        "auc",
-        "average_precision",
-        "precision_at_planted",
-        "recovered",
-        "p",
-        "size",
-        "fraction",
-    ]
+    ("accuracy", "validation_accuracy", "test_accuracy", "auc", "average_precision", "precision_at_planted", "recovered")
+    + ("p", "adjusted", "size", "fraction")
 )
 COUNTS = frozenset(
-    ["examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds"]
+    ("examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds")
+    + ("family", "decisions", "claims")
 )
 """Fields, in any noun, that lie in 0..1; and fields that are 0 or more."""
 
@@ -398,7 +467,7 @@ def _said(kind: type[Notes], notes: Mapping[str, Any]) -> Notes:
 class _whole:
     """Maps a field that is missing, of the wrong type or out of range to one sentence."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: str | Path):
         self.path = path
 
     def __enter__(self) -> None: ...

@@ -261,7 +261,7 @@ Expected = Callable[[str, torch.dtype, tuple[int, ...]], str]
 class TensorFile:
     """A safetensors file whose tensors are checked against their recorded checksums as they are read.
 
-    Tensors are read, not mapped: a mapped file that somebody cuts off ends the process without a word.
+    Tensors are read, not mapped: a mapped file that somebody cuts off ends the process without a word. What is read belongs to the reader.
     """
 
     def __init__(self, path: Path, sums: Mapping[str, int], notes_sum: int, expected: Expected | None = None):

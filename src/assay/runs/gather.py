@@ -1,11 +1,13 @@
 """From a run, or from tensors in memory, to the evidence that methods read."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..core.arguments import checked_arguments
 from ..core.errors import NumericalError, some
 from ..core.evidence import EPOCH_NEEDS, Evidence, Need
 from ..core.ids import Ids
@@ -57,6 +59,7 @@ class EpochsInMemory:
         return self._facts[1][need.value]
 
 
+@checked_arguments
 def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
     """Everything a run says of its examples, read when it is asked for.
 
@@ -70,11 +73,32 @@ def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] 
         run.classes,
         labels=run.labels,
         epochs=RecordedEpochs(run) if run.epochs else None,
-        mean_probs=run.mean_probs(),
+        mean_probs=_together([run]),
         inputs=inputs,
         checkpoints=replay,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
     )
+
+
+def _together(runs: Sequence[Run]) -> Callable[[], Tensor] | None:
+    """What reads the mean probabilities of some models, once and when they are asked for; None if a model kept none."""
+    if not all(run.keeps_probs for run in runs):
+        return None
+
+    @functools.cache
+    def read() -> Tensor:
+        total = _probs(runs[0])
+        for run in runs[1:]:
+            total += _probs(run)
+        return total / len(runs) if len(runs) > 1 else total
+
+    return read
+
+
+def _probs(run: Run) -> Tensor:
+    probs = run.mean_probs()
+    assert probs is not None
+    return probs
 
 
 class MeanEpochs:
@@ -98,23 +122,23 @@ def gather_together(runs: Sequence[Run]) -> Evidence:
     first = runs[0]
     if len(runs) == 1:
         return gather(first)
-    probs = [run.mean_probs() for run in runs]
-    known = [one for one in probs if one is not None]
     return Evidence(
         first.ids,
         first.classes,
         labels=first.labels,
         epochs=MeanEpochs(runs),
-        mean_probs=torch.stack(known).mean(0) if len(known) == len(runs) else None,
+        mean_probs=_together(runs),
     )
 
 
+@checked_arguments
 def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Evidence:
     """The evidence of logits in memory, such as those of a paper's released files.
 
     Raises:
         NumericalError: A logit is NaN or infinite; names the epoch and ids.
     """
+    labels = labels.to(torch.int64)
     for epoch, rows in enumerate(logits):
         bad = ~rows.isfinite().all(-1)
         if bool(bad.any()):
@@ -126,10 +150,12 @@ def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], la
     return Evidence(ids, logits.shape[-1], labels=labels, epochs=EpochsInMemory(logits, labels), mean_probs=mean)
 
 
+@checked_arguments
 def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]) -> Evidence:
     """The evidence of inputs in memory, such as embeddings of any model, for methods that need no training.
 
     Raises:
         UsageError: Inputs and labels do not fit the ids, or an input is not finite; names the ids.
     """
+    labels = labels.to(torch.int64)
     return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs)

@@ -140,6 +140,15 @@ class RunPaths:
         """One verdict."""
         return self.folder / "verdicts" / f"{slug(name)}.json"
 
+    @property
+    def claims(self) -> Path:
+        """Folder of what was asked of the run's decisions, one file each."""
+        return self.folder / "verdicts" / "claims"
+
+    def claim(self, made_of: str) -> Path:
+        """Every look at one decision."""
+        return self.claims / f"{made_of}.json"
+
     def curve(self, name: str) -> Path:
         """One curve of accuracy against removals."""
         return self.folder / "curves" / f"{title_slug(name)}.json"

@@ -5,7 +5,7 @@ import json
 import numbers
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.errors import Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
+from ..core.arguments import checked_arguments
+from ..core.errors import AssayError, Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
 from ..core.evidence import EPOCH_NEEDS, Epoch, Evidence, Need
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, checked
@@ -39,6 +40,9 @@ from .walks import decode, encode
 
 FLUSH_BYTES = 16 * 2**20
 """Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""
+
+SMALL = 2**22
+"""Examples times classes up to which the probabilities are summed up unless it is asked otherwise: 32 MB on disk."""
 
 Checkpoints = Literal["every", "last", "none"] | Sequence[int]
 
@@ -85,6 +89,7 @@ class Recorder:
     that was not committed leaves no trace.
     """
 
+    @checked_arguments
     def __init__(
         self,
         folder: str | Path,
@@ -92,7 +97,7 @@ class Recorder:
         *,
         view: View = "train",
         keep_logits: bool = False,
-        mean_probs: bool = True,
+        mean_probs: bool | None = None,
         checkpoints: Checkpoints = "last",
         live: Sequence[AbstractMethod] = (),
         class_names: Sequence[str] | None = None,
@@ -103,6 +108,9 @@ class Recorder:
         code: str = "",
     ):
         """Start a run in `folder`, or, with `resume`, go on with the one there if there is one.
+
+        `mean_probs` is whether the probabilities are summed up over the epochs, which costs 8 bytes per example and class on disk; by
+        default only where examples times classes are at most 4,194,304, or as the run that is resumed was begun.
 
         Raises:
             OutputExists: A run is there and `resume` is false.
@@ -140,7 +148,7 @@ class Recorder:
                 code=code,
                 view=view,
                 keep_logits=keep_logits,
-                mean_probs=mean_probs,
+                mean_probs=mean_probs is not False,
                 checkpoints=checkpoints if isinstance(checkpoints, str) else tuple(sorted(set(map(int, checkpoints)))),  # type: ignore[arg-type]
                 examples=len(ids),
                 live=tuple(method.title for method in self.live),
@@ -153,7 +161,11 @@ class Recorder:
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
-            self._states: list[State] | None = None
+            self._states: dict[str, State] | None = None
+            self._stopped: dict[str, str] = {}
+            self._undecided = mean_probs is None
+            self._warned = False
+            self._skipped = 0
             self.functional: Functional | None = None
             self._walks: dict[str, Any] = {}
             self._met = torch.zeros(len(ids), dtype=torch.bool)
@@ -182,6 +194,8 @@ class Recorder:
                 stacklevel=4,
             )
         for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "seed"):
+            if field == "mean_probs" and self._undecided:
+                continue
             old, new = getattr(self.header, field), getattr(wanted, field)
             if old != new:
                 raise Mismatch(f"{self.paths.folder} was recorded with {field}={old!r}, not {new!r}; resume it as it was begun.")
@@ -209,6 +223,7 @@ class Recorder:
                 f"{some(self._names, len(self._names))}; resume it as it was begun."
             )
         self.labels, self.classes, self._names = run.labels, run.classes, run.class_names
+        self._stopped, self._undecided = run.stopped(), False
         if run.header.mean_probs:
             self._probs_sum = run.probs_sum()
 
@@ -237,23 +252,57 @@ class Recorder:
         """The live methods that read steps."""
         return tuple(method for method in self.live if isinstance(method, AbstractStepMethod))
 
+    @property
+    def walking(self) -> tuple[AbstractStepMethod, ...]:
+        """The live methods that read steps and have not stopped."""
+        return tuple(method for method in self.walks if method.title not in self._stopped)
+
+    @property
+    def stopped(self) -> Mapping[str, str]:
+        """The live methods that could not go on, by title, and why."""
+        return self._stopped
+
     def absorb(self, step: LiveStep) -> None:
-        """Show a step just taken to the methods that read steps."""
+        """Show a step just taken to the methods that read steps. One that fails stops; the others, and the training, go on."""
         self._fresh = False
         self._met[step.positions] = True
-        for method in self.walks:
-            method.absorb(self._walks[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
+        for method in self.walking:
+            with self._guarded(method):
+                method.absorb(self._walks[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
+
+    def stop(self, method: AbstractMethod, why: str) -> None:
+        """Have a live method run along no longer, and say so once."""
+        if method.title in self._stopped:
+            return
+        self._stopped[method.title] = f"it stopped in epoch {self.epochs}: {why}"
+        self._walks.pop(method.title, None)
+        warnings.warn(
+            f"{method.title} stopped running along in epoch {self.epochs}: {why} Training and recording go on without it.",
+            stacklevel=2,
+        )
+
+    @contextlib.contextmanager
+    def _guarded(self, method: AbstractMethod) -> Iterator[None]:
+        """Whatever a live method raises ends that method, never the training that it runs along with."""
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split())[:400] or "no reason given"
+            kind = "" if isinstance(error, AssayError) else f"{type(error).__name__}: "
+            self.stop(method, f"{kind}{said.rstrip('.')}.")
 
     def live_scores(self) -> list[Scores]:
         """What the methods that run along say so far: those that read steps up to this one, the others up to the last epoch."""
         found: list[Scores] = []
         for walk in self.walks:
             if walk.title in self._walks:
-                found.append(self._scores(walk, walk.finish(self._walks[walk.title]), self._met))
-        for fold, state in zip(self.folds, self._states or (), strict=False):
-            if self.epochs >= fold.fewest_epochs:
+                with self._guarded(walk):
+                    found.append(self._scores(walk, walk.finish(self._walks[walk.title]), self._met))
+        for fold in self.folds:
+            if fold.title in (self._states or {}) and self.epochs >= fold.fewest_epochs:
                 everyone = torch.ones(len(self.ids), dtype=torch.bool)
-                found.append(self._scores(fold, Findings(fold.finish(state)), everyone))
+                with self._guarded(fold):
+                    found.append(self._scores(fold, Findings(fold.finish(self._states[fold.title])), everyone))  # type: ignore[index]
         return found
 
     def _scores(self, method: AbstractMethod, findings: Findings, met: Bool[Tensor, " examples"]) -> Scores:
@@ -272,6 +321,7 @@ class Recorder:
         self._epoch_labels = torch.full((len(self.ids),), -1, dtype=torch.int64)
         self._batches: list[Tensor] = []
         self._rates: list[list[float]] = []
+        self._momenta: list[list[tuple[float, float]]] = []
         self._updates: list[int] = []
         self._begun = time.perf_counter()
         if not self.commits:
@@ -289,6 +339,15 @@ class Recorder:
         if self.keeps_checkpoints and not self.epochs:
             self._start = dict(state), dict(notes or {})
 
+    def leave(self) -> None:
+        """Forget an epoch that was left before its end. What was trained on in it lies between two epochs of the run, which says so."""
+        # Before the first epoch nothing is lost: the state before training is then that of its beginning.
+        if self.epochs:
+            self._skipped += len(self._batches)
+            for method in self.walking:
+                self.stop(method, f"the epoch was left after {len(self._batches)} batches, so that steps are missing.")
+        self._clear()
+
     def begin(self) -> int:
         """Start an epoch, forgetting one that was not committed; its number.
 
@@ -302,7 +361,8 @@ class Recorder:
             )
         if self.epochs and self._states is None and self.folds:
             run = Run(self.paths.folder)
-            self._states = [state for method in self.folds if (state := run.live_state(method)) is not None]
+            found = {method.title: run.live_state(method) for method in self.folds if method.title not in self._stopped}
+            self._states = {title: state for title, state in found.items() if state is not None}
         if not self._fresh:
             self._begin_walks()
         self._open = True
@@ -313,19 +373,36 @@ class Recorder:
         """The states of methods that read steps, as they were after the last committed epoch."""
         run = Run(self.paths.folder) if self.epochs and self.walks else None
         self._met = torch.zeros(len(self.ids), dtype=torch.bool) if run is None else run.visits() > 0
-        for method in self.walks:
+        for method in self.walking:
             stored = run.walk_state(method) if run is not None else None
-            if stored is None or self.functional is None:
-                self._walks[method.title] = method.start(len(self.ids))
-            else:
-                self._walks[method.title] = decode(*stored, self.functional)
+            with self._guarded(method):
+                if stored is None or self.functional is None:
+                    self._walks[method.title] = method.start(len(self.ids))
+                else:
+                    self._walks[method.title] = decode(*stored, self.functional)
         self._fresh = True
 
-    def step(self, positions: Int[Tensor, " batch"], rates: Sequence[float], updates: int = 1) -> None:
-        """One step: on which examples, at which learning rate by parameter group, and how often the optimizer moved in it."""
+    def step(
+        self,
+        positions: Int[Tensor, " batch"],
+        rates: Sequence[float],
+        updates: int = 1,
+        momenta: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
+        """One step.
+
+        Args:
+            positions: On which examples.
+            rates: Learning rate of each parameter group.
+            updates: How often the optimizer moved in it.
+            momenta: Of each parameter group (momentum, NaN) or (beta1, beta2), both NaN where there is neither; where a schedule may change
+                them. None where they are those of the checkpoint throughout.
+        """
         self._updates.append(updates)
         self._batches.append(positions.to("cpu", torch.int64))
         self._rates.append([float(rate) for rate in rates])
+        if momenta is not None:
+            self._momenta.append([(float(first), float(second)) for first, second in momenta])
 
     def observe(self, positions: Int[Tensor, " batch"], logits: Tensor, labels: Tensor) -> None:
         """What a forward pass said of some examples. Nothing is computed until enough is held back.
@@ -340,6 +417,7 @@ class Recorder:
                 "give one row of class logits per example."
             )
         self._check_classes(logits.shape[1])
+        self._decide_mean_probs()
         if (
             not isinstance(labels, Tensor)
             or labels.shape != (len(positions),)
@@ -352,6 +430,9 @@ class Recorder:
                 "Soft and mixed labels cannot be recorded."
             )
         logits = logits.detach()
+        if not self._warned:
+            self._warned = True
+            _warn_of_probabilities(logits)
         # A copy, because loops may reuse the memory of a batch before the facts are computed.
         self._held.append((positions, logits.clone(), labels.detach().clone()))
         self._held_bytes += logits.numel() * logits.element_size()
@@ -362,7 +443,7 @@ class Recorder:
         if not self._held:
             return
         positions = torch.cat([held[0].to("cpu", torch.int64) for held in self._held])
-        logits = torch.cat([held[1] for held in self._held]).to(torch.float32)
+        logits = torch.cat([held[1] for held in self._held])
         labels = torch.cat([held[2] for held in self._held]).to(logits.device, torch.int64)
         self._held, self._held_bytes = [], 0
         if bool(((positions < 0) | (positions >= len(self.ids))).any()):
@@ -378,12 +459,14 @@ class Recorder:
                 f"Epoch {self.epochs}: {len(names)} ids came more than once: {some(names, len(names))}. "
                 "A recorded training pass visits every example once; with a repeating sampler, record with view='eval'."
             )
-        self._check_logits(positions, logits)
         self._check_labels(positions, labels)
+        self._check_logits(positions, logits, labels)
+        logits = logits.to(torch.float32)
+        facts: dict[str, Tensor] = observe(logits, labels)
+        self._check_facts(positions, facts)
         # Counted only now: an epoch some of whose logits were refused must not pass for whole.
         self._visits = visits
         self._epoch_labels[positions] = labels.cpu()
-        facts: dict[str, Tensor] = observe(logits, labels)
         if self.header.keep_logits or any(Need.LOGITS in method.needs for method in self.live):
             facts["logits"] = logits
         if self.header.mean_probs:
@@ -394,13 +477,59 @@ class Recorder:
                 self._facts[name] = torch.zeros((len(self.ids), *fact.shape[1:]), dtype=fact.dtype)
             self._facts[name][positions] = fact
 
-    def _check_logits(self, positions: Tensor, logits: Tensor) -> None:
-        bad = ~logits.isfinite().all(1).cpu()
-        if bool(bad.any()):
-            names = self.ids.take(positions[bad])
+    def _check_logits(self, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Finite, or -inf for classes that are masked, as long as the label's class and one more are not."""
+        if bool(logits.isfinite().all()):
+            return
+        masked = logits == -torch.inf
+        own = masked.gather(1, labels[:, None]).squeeze(1)
+        causes = (
+            (
+                (logits.isnan() | (logits == torch.inf)).any(1),
+                "are NaN or infinite",
+                "Lower the learning rate or mend these inputs",
+            ),
+            (
+                own,
+                "are -inf for the given label: the class is masked",
+                "Do not mask the class of the label, or correct the label",
+            ),
+            (
+                (~masked).sum(1) < 2,
+                "are -inf for every class but the label, so that no margin is finite",
+                "Mask with a number such as -1e4, or leave a second class",
+            ),
+        )
+        for bad, what, cure in causes:
+            self._refuse_numbers(positions[bad.cpu()], what, cure)
+
+    def _check_facts(self, positions: Tensor, facts: Mapping[str, Tensor]) -> None:
+        whole = torch.stack([fact.isfinite() for fact in facts.values() if fact.is_floating_point()]).all(0)
+        self._refuse_numbers(
+            positions[~whole.cpu()], "are so large that margins or losses overflow in float32", "Scale the model's outputs down"
+        )
+
+    def _refuse_numbers(self, positions: Tensor, what: str, cure: str) -> None:
+        if len(positions):
+            names = self.ids.take(positions)
             raise NumericalError(
-                f"Epoch {self.epochs}: logits of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}. "
-                "Lower the learning rate or mend these inputs; the epochs before are saved."
+                f"Epoch {self.epochs}: logits of {len(names)} examples {what}; ids {some(names, len(names))}. "
+                f"{cure}; the epochs before are saved."
+            )
+
+    def _decide_mean_probs(self) -> None:
+        """By default the probabilities are summed up where that is small, which is known with the first logits."""
+        if not self._undecided:
+            return
+        self._undecided = False
+        if len(self.ids) * self.classes > SMALL:
+            self.header = self.header.model_copy(update={"mean_probs": False})
+            replace(self.paths.header, write_header(self.header))
+            warnings.warn(
+                f"{self.paths.folder}: mean probabilities are not kept, because {len(self.ids):,} examples of {self.classes:,} classes take "
+                f"{8 * len(self.ids) * self.classes / 2**20:,.0f} MB; record with mean_probs=True to choose new labels with `relabel`, or with "
+                "mean_probs=False to leave them out without this warning.",
+                stacklevel=4,
             )
 
     def _check_classes(self, classes: int) -> None:
@@ -479,10 +608,15 @@ class Recorder:
         if epoch == 0:
             names = self._names or tuple(str(number) for number in range(self.classes))
             write_examples(self.paths.examples, self.ids, labels, names)
+        self._check_state(state)
         states = self._absorb(epoch)
-        told = {method.title: method.streamed(self._walks[method.title]) for method in self.walks}
+        told: dict[str, tuple[Any, Any]] = {}
+        for method in self.walking:
+            with self._guarded(method):
+                told[method.title] = method.streamed(self._walks[method.title])
+        live = self._save(self.paths.live(epoch), *self._flat(states, told)) if self.live else None
+        told = {title: one for title, one in told.items() if title not in self._stopped}
         walks = {title: rest for title, (_, rest) in told.items()}
-        live = self._save(self.paths.live(epoch), *self._flat(states, walks)) if self.live else None
         visits = {
             f"{title}|{name}": value
             for title, (stream, _) in told.items()
@@ -500,6 +634,8 @@ class Recorder:
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
         stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
+        if self._momenta:
+            stored["momenta"] = torch.tensor(self._momenta, dtype=torch.float64)
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
         wanted = state is not None and self.keeps_checkpoints
@@ -514,6 +650,7 @@ class Recorder:
             stream=stream,
             dataset=dataset_fingerprint(self.ids, labels),
             steps=len(self._batches),
+            skipped=self._skipped,
             seconds=time.perf_counter() - self._begun,
             at=now(),
             elsewhere=self._elsewhere(),
@@ -524,6 +661,7 @@ class Recorder:
         # Only now, so that an epoch that was refused by the disk can be recorded again.
         self.commits.append(commit)
         self.labels, self._states, self._walks, self._fresh, self._start = labels, states, walks, True, None
+        self._skipped = 0
         if sums is not None:
             self._probs_sum = total
         self._remove_superseded(epoch - 1)
@@ -540,39 +678,62 @@ class Recorder:
         changed = {name: now_here[name] for name in CONDITIONS if now_here[name] != getattr(self.header, name)}
         return changed or None
 
-    def _absorb(self, epoch: int) -> list[State]:
-        """The states after this epoch; those after the one before stay as they are."""
-        if self._states is None:
-            states = [method.start(len(self.ids), self.classes) for method in self.folds]
-        else:
-            states = [{name: tensor.clone() for name, tensor in state.items()} for state in self._states]
+    def _check_state(self, state: Mapping[str, Tensor] | None) -> None:
+        """Refuse a state that no training can go on from.
+
+        Raises:
+            NumericalError: A tensor of it is NaN or infinite, and was not so before training.
+        """
+        if state is None or not self.keeps_checkpoints:
+            return
+        bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+        if not bad:
+            return
+        # A buffer may hold -inf on purpose, as masks do.
+        before: Mapping[str, Tensor] = {}
+        if self._start is not None:
+            before = self._start[0]
+        elif self.commits and self.commits[0].start is not None:
+            before = Run(self.paths.folder).state(-1).read_all()
+        bad = [name for name in bad if name not in before or bool(before[name].isfinite().all())]
+        if bad:
+            rest = (
+                f"the run ends with epoch {self.epochs - 1}, from which it can be resumed" if self.epochs else "no epoch is saved"
+            )
+            raise NumericalError(
+                f"Epoch {self.epochs}: after its last step {len(bad)} tensors of model and optimizer are NaN or infinite "
+                f"({some(bad, len(bad), 2)}), so the epoch is not saved. Lower the learning rate or clip the gradient; {rest}."
+            )
+
+    def _absorb(self, epoch: int) -> dict[str, State]:
+        """The states after this epoch, by title; those after the one before stay as they are."""
+        states: dict[str, State] = {}
         source = EpochInMemory(epoch, self._facts)
         seen = Epoch(source, epoch, source.holds)
-        for method, state in zip(self.folds, states, strict=True):
-            if epoch in method.epochs_read(epoch + 1):
-                method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
+        for method in self.folds:
+            if method.title in self._stopped:
+                continue
+            with self._guarded(method):
+                if self._states is None:
+                    state = method.start(len(self.ids), self.classes)
+                else:
+                    state = {name: tensor.clone() for name, tensor in self._states[method.title].items()}
+                if epoch in method.epochs_read(epoch + 1):
+                    method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
+                states[method.title] = state
         return states
 
-    def _flat(self, states: Sequence[State], walks: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _flat(self, states: Mapping[str, State], told: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """States of all live methods as tensors and notes; for those that read steps also what they would say now."""
-        tensors = {
-            f"{method.title}|{name}": tensor
-            for method, state in zip(self.folds, states, strict=True)
-            for name, tensor in state.items()
-        }
+        tensors = {f"{title}|{name}": tensor for title, state in states.items() for name, tensor in state.items()}
         notes: dict[str, str] = {}
         for method in self.walks:
-            state = walks[method.title]
-            packed, notes[f"{method.title}|state"] = encode(state)
-            tensors |= {f"{method.title}|{name}": tensor for name, tensor in packed.items()}
-            findings = method.finish(state)
-            tensors[f"{method.title}|found values"] = findings.values
-            if findings.by_epoch is not None:
-                tensors[f"{method.title}|found by epoch"] = findings.by_epoch
-            if findings.stream is not None:
-                tensors |= {f"{method.title}|found stream {name}": value for name, value in vars(findings.stream).items()}
-            notes[f"{method.title}|found"] = json.dumps([dict(findings.diagnostics), list(findings.warnings)])
-        return tensors, notes
+            if method.title in told:
+                with self._guarded(method):
+                    own, said = _told(method, told[method.title][1])
+                    tensors |= own
+                    notes |= said
+        return tensors, notes | {f"{title}|stopped": why for title, why in self._stopped.items()}
 
     def _remove_superseded(self, epoch: int) -> None:
         # One epoch is kept behind the newest, so that a reader that has just read the commits still finds its files.
@@ -595,6 +756,31 @@ class Recorder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _told(method: AbstractStepMethod, state: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state of a method that reads steps, and what it would say now, as tensors and notes."""
+    title = method.title
+    packed, body = encode(state)
+    findings = method.finish(state)
+    tensors = {f"{title}|{name}": tensor for name, tensor in packed.items()}
+    tensors[f"{title}|found values"] = findings.values
+    if findings.by_epoch is not None:
+        tensors[f"{title}|found by epoch"] = findings.by_epoch
+    if findings.stream is not None:
+        tensors |= {f"{title}|found stream {name}": value for name, value in vars(findings.stream).items()}
+    found = json.dumps([dict(findings.diagnostics), list(findings.warnings)])
+    return tensors, {f"{title}|state": body, f"{title}|found": found}
+
+
+def _warn_of_probabilities(logits: Tensor) -> None:
+    rows = logits.to(torch.float32)
+    if len(rows) and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() < 1e-3).all()):
+        warnings.warn(
+            "The logits of the first batch are probabilities (every row is 0 or more and adds up to 1), so that margins and confidences would "
+            "be those of a second softmax; give recorder.batch what the model computes before its softmax, or torch.log(probabilities).",
+            stacklevel=4,
+        )
 
 
 def check_live(live: Sequence[AbstractMethod], examples: int) -> None:

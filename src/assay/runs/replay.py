@@ -15,13 +15,27 @@ from torch import Tensor, nn
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from ..core.evidence import Adjoint, Layer
 from ..maths import schedules
-from ..maths.derivatives import every_derivative, refuse_cut
+from ..maths.derivatives import refuse_cut
+from ..maths.differentiable import DifferentiableOperations, every_derivative, written_out
 from ..maths.observations import observe
-from ..training.activations import layered
+from ..training.activations import head_of, layered
 from ..training.course import Course, Params, Snapshot
+from ..training.derivative_check import check_derivative
 from ..training.device import deterministic, own_random_state, random_state, set_random_state
-from ..training.functional import SeenBatch, differentiable_statistics, mode, pair, random_layers, rows, size_of, standing_at
+from ..training.functional import (
+    SeenBatch,
+    differentiable_statistics,
+    mode,
+    pair,
+    random_layers,
+    rows,
+    running_statistics,
+    size_of,
+    standing_at,
+)
+from ..training.hidden_state import hidden_state
 from ..training.loop import explained
+from ..training.wrappers import names_inside
 from .disk import checksum
 from .run import Run
 from .schema import here
@@ -34,6 +48,10 @@ BLOCK = 256
 """Examples per batch where the run does not say it."""
 HELD_BYTES = 256 * 2**20
 """What the states of a stretch may take to be all held under `sqrt`."""
+CONFIRM_TWICE = 100
+"""Steps of a sweep from which on two of its derivatives, not one, are held against central differences."""
+WRONG = 1e-4
+"""Relative error of a step's derivative in double precision above which it is wrong."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,20 +62,28 @@ class TakenStep(SeenBatch):
     epoch: int
     rates: Mapping[str, float]
     after: Params
-    replay: "Replay"
+    walk: "_Walk"
     before: Snapshot
     random: tuple[Tensor, ...]
     drawn: bool
+    momenta: Tensor | None
+    confirmed: bool
+    """Whether its derivative is held against central differences."""
 
     def back(
         self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
     ) -> list[tuple[Tensor, Adjoint]]:
         """The step's derivative; see `core.evidence.Step.back`."""
-        # Dropout must fall as it fell.
-        set_random_state(self.random)
-        return self.replay.course.back(
-            self.batch, self.before, self.rates, self.index, adjoints, at=at, curvature=curvature, whole=self.drawn
-        )
+        course = self.walk.course
+        with self.walk.isolated():
+            course.set_momenta(self.momenta)
+            if at is None and curvature:
+                self.walk.confirm(self, adjoints)
+            # Dropout must fall as it fell.
+            set_random_state(self.random)
+            return course.back(
+                self.batch, self.before, self.rates, self.index, adjoints, at=at, curvature=curvature, whole=self.drawn
+            )
 
     def batch_alone(self) -> SeenBatch:
         """The batch without what belongs to the step only."""
@@ -65,16 +91,23 @@ class TakenStep(SeenBatch):
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters before the step, at them and not at their average."""
-        with standing_at(self.replay.course.model, self.before.model):
-            return _gradient(self.replay.course, self.replay.named(name), name)[1]
+        course = self.walk.course
+        with self.walk.isolated(), standing_at(course.model, self.before.model):
+            return _gradient(course, self.walk.replay.named(name), name)[1]
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
         """Hessian of a target before the step times a direction."""
         total: dict[str, Tensor] = {}
-        model = self.replay.course.model
-        with standing_at(model, self.before.model), mode(model, False), torch.enable_grad(), every_derivative():
+        model = self.walk.course.model
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.walk.isolated())
+            stack.enter_context(standing_at(model, self.before.model))
+            stack.enter_context(mode(model, False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(every_derivative())
+            stack.enter_context(DifferentiableOperations())
             leaves = {key: value for key, value in model.named_parameters() if key in self.functional.names}
-            for part in _parts(self.replay.named(name), model, name):
+            for part in _parts(self.walk.replay.named(name), model, name):
                 first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
                 along = torch.stack([(g * direction[key]).sum() for key, g in zip(leaves, first, strict=True)]).sum()
                 try:
@@ -140,12 +173,6 @@ class Replay:
                 f"{run.folder} kept no model from which its steps could be taken again; record with checkpoints='every', or 'last' "
                 "for the last epoch and the whole run."
             )
-        if (uneven := run.uneven_updates()) is not None:
-            epoch, step, count = uneven
-            raise UsageError(
-                f"{run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once; steps with accumulated or skipped "
-                "gradients cannot be taken again. Record a loop that steps once per batch."
-            )
         bounds = [0]
         for commit in run.commits:
             bounds.append(bounds[-1] + commit.steps)
@@ -157,26 +184,31 @@ class Replay:
         self.remarks: dict[str, str] = {}
         """What a reader must know of a target, a sentence each, by its name."""
         self.references = {name: self._of_this_model(name, values) for name, values in (references or {}).items()}
-        self._orders: dict[int, tuple[list[Tensor], Tensor]] = {}
+        self._orders: dict[int, tuple[list[Tensor], Tensor, Tensor | None]] = {}
         self._end: Snapshot | None = None
         self._begun: tuple[int, Snapshot] | None = None
         self.spread: Spread | None = None
         self.peers: Sequence[Replay] = ()
         self._checked: set[int] = set()
         self._differing: dict[int, str] = {}
-        self._losses: tuple[int, Tensor] = (-1, torch.zeros(0))
-        self._held: tuple[int, dict[int, tuple[Any, tuple[Tensor, ...]]]] = (-1, {})
+        self._steps_checked = self._state_checked = False
+        self.derivative_errors: dict[int, float] = {}
+        """By step whose derivative was held against central differences: how far it is from them, as a part of its size."""
+        self.unconfirmed: dict[int, str] = {}
+        """By step whose derivative could not be held against central differences: why, in a sentence."""
+        self._own = _Walk(self, course)
 
     # ------------------------------------------------------------------ what was recorded
 
-    def _order(self, epoch: int) -> tuple[list[Tensor], Tensor]:
+    def order(self, epoch: int) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """Positions, rates by group, and momenta by group if they were recorded, of each step of an epoch."""
         if epoch not in self._orders:
             if len(self._orders) > 1:
                 self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = self.run.order(epoch), self.run.rates(epoch)
+            self._orders[epoch] = self.run.order(epoch), self.run.rates(epoch), self.run.momenta(epoch)
         return self._orders[epoch]
 
-    def _place(self, index: int) -> tuple[int, int]:
+    def place(self, index: int) -> tuple[int, int]:
         """Epoch of a step, and its number in it."""
         epoch = bisect.bisect_right(self._starts, index) - 1
         return epoch, index - self._starts[epoch]
@@ -186,7 +218,7 @@ class Replay:
         found = torch.zeros(len(self.run.ids), dtype=torch.int64)
         for epoch, whole in enumerate(self.epochs):
             met = max(whole.start, steps.start) < min(whole.stop, steps.stop)
-            for number, batch in enumerate(self._order(epoch)[0] if met else []):
+            for number, batch in enumerate(self.order(epoch)[0] if met else []):
                 if whole.start + number in steps:
                     found += torch.bincount(batch, minlength=len(found))
         return found
@@ -196,277 +228,228 @@ class Replay:
         found = []
         for epoch, whole in enumerate(self.epochs):
             if max(whole.start, steps.start) < min(whole.stop, steps.stop):
-                found += [len(batch) for n, batch in enumerate(self._order(epoch)[0]) if whole.start + n in steps]
+                found += [len(batch) for n, batch in enumerate(self.order(epoch)[0]) if whole.start + n in steps]
         return found
 
     # ------------------------------------------------------------------ taking steps
 
-    @contextlib.contextmanager
-    def _taking(self) -> Iterator[None]:
-        """Everything as it was in training: threads, random state of our own, repeatable kernels."""
-        threads = torch.get_num_threads()
-        with own_random_state(self.course.device), deterministic(self.course.device), self.course.apart():
-            torch.set_num_threads(self.run.header.threads)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(threads)
+    def check_steps(self) -> None:
+        """Refuse what no step of this run can be taken again of.
 
-    def _state(self, epoch: int) -> Snapshot:
-        """The state at the end of a kept epoch, ready for the next one's first step."""
-        self.course.load(epoch)
-        return self.course.snapshot()
-
-    def _fetch(self, index: int) -> tuple[Any, tuple[Tensor, ...]]:
-        """The batch of the step that the course stands before, and torch's random state as the step finds it."""
-        epoch, number = self._place(index)
-        positions = self._order(epoch)[0][number]
-        if not self.course.free and self._held[0] == epoch and number in self._held[1]:
-            batch, random = self._held[1][number]
-            set_random_state(random)
-            return batch, random
-        if number == 0:
-            self.course.begin(epoch)
-        batch = self.course.fetch(epoch, number, positions)
-        if size_of(batch) != len(positions):
-            raise Mismatch(
-                f"Epoch {epoch}, step {number} recorded {len(positions)} examples, the loader now gives {size_of(batch)}; give the "
-                "loader as it was."
-            )
-        random = random_state(self.course.device)
-        if not self.course.free:
-            if self._held[0] != epoch:
-                self._held = epoch, {}
-            self._held[1][number] = batch, random
-        return batch, random
-
-    def _take(self, index: int) -> tuple[Any, tuple[Tensor, ...], bool]:
-        """Take one step from where the course stands: its batch, the random state that it found, and whether it drew from it."""
-        epoch, number = self._place(index)
-        # A recording that went on elsewhere after a break may have had other threads from then on.
-        if (threads := int(self.run.condition("threads", epoch))) != torch.get_num_threads():
-            torch.set_num_threads(threads)
-        order, rates = self._order(epoch)
-        batch, random = self._fetch(index)
-        with explained(epoch, number, batch):
-            logits = self.course.take(batch, rates[number].tolist())
-        if epoch not in self._checked:
-            if logits is not None and self.run.header.view == "train" and epoch not in self._differing:
-                self._compare(epoch, number, logits, order[number])
-            if index + 1 == self.epochs[epoch].stop:
-                self._check(epoch)
-                self._checked.add(epoch)
-        return batch, random, not torch.equal(random[-1], random_state(self.course.device)[-1])
-
-    def _compare(self, epoch: int, number: int, logits: Tensor, positions: Tensor) -> None:
-        """Remember the first step whose losses are not those that were recorded."""
-        if self._losses[0] != epoch:
-            self._losses = epoch, self.run.shard(epoch).read("losses")
-        recorded = self._losses[1][positions]
-        labels = self.run.labels[positions].to(logits.device)
-        found = observe(logits.to(torch.float32), labels)["losses"].cpu()
-        if not torch.equal(found, recorded):
-            at = int((found != recorded).nonzero()[0])
-            self._differing[epoch] = (
-                f"step {number} is the first that differs: the loss of id {self.run.ids.values[int(positions[at])]} was {float(recorded[at]):.9g} and is {float(found[at]):.9g}"
-            )
-
-    def _refuse(self, epoch: int, where: str) -> NoReturn:
-        first = f" ({self._differing[epoch]})" if epoch in self._differing else ""
-        here_now = here()
-        changed = {name: self.run.condition(name, epoch) for name in ("torch", "machine")}
-        other = [f"{name} {then}, here is {here_now[name]}" for name, then in changed.items() if then != here_now[name]]
-        if other:
-            raise Mismatch(
-                f"Taking {self.run.folder} again does not give what was recorded: epoch {epoch}, {where}{first}. It was recorded by "
-                f"{' and '.join(other)}: take it again there, or record it here."
-            )
-        raise Mismatch(
-            f"Taking {self.run.folder} again does not give what was recorded: epoch {epoch}, {where}{first}. Training was not "
-            "deterministic, or model, data, optimizer or torch are not those of the recording."
-        )
-
-    def _check(self, epoch: int) -> None:
-        """Hold the parameters at an epoch's end, and their average, against the recorded ones."""
-        sums = self.run.state_sums(epoch)
-        now = {name: value for name, value in self.course.model.state_dict().items() if name in sums}
-        if self.course.averages:
-            sums |= {f"the average of {name}": value for name, value in self.run.average_sums(epoch).items()}
-            own = {f"the average of {name}": value for name, value in self.course.averages.items()}
-            now |= {name: value for name, value in own.items() if name in sums}
-        differing = [name for name, value in now.items() if checksum(value) != sums[name]]
-        if not differing:
+        Raises:
+            UsageError: The optimizer did not move once per batch, or what the steps drew from was not recorded.
+        """
+        if self._steps_checked:
             return
-        gap = self._gap(epoch)
-        if self.tolerance == 0:
-            far = "" if gap is None else f"; they are {gap:.2g} of their norm apart, and tolerance=0 allows nothing"
-            self._refuse(epoch, f"{len(differing)} of {len(now)} tensors differ at its end, {differing[0]} among them{far}")
-        if gap is not None and not gap <= self.tolerance:
-            self._refuse(epoch, f"the parameters are {gap:.2g} of their norm apart at its end, and tolerance={self.tolerance:g}")
+        if (uneven := self.run.uneven_updates()) is not None:
+            epoch, step, count = uneven
+            raise UsageError(
+                f"{self.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once; steps with accumulated or "
+                "skipped gradients cannot be taken again. Record a loop that steps once per batch, or ask for methods of kept models, such "
+                "as grand, tracin and vog."
+            )
+        self.course.check_steps()
+        self._steps_checked = True
 
-    def _gap(self, epoch: int) -> float | None:
-        """Distance from the recorded parameters and their average at an epoch's end, as a part of their norm; None if they were not kept."""
-        if epoch not in self.kept:
-            return None
-        recorded = self.run.model(epoch)
-        own = {name: value.double().cpu() for name, value in self.course.params.items()}
-        if self.course.averages:
-            recorded |= {f"the average of {name}": value for name, value in self.run.averages(epoch).items()}
-            own |= {f"the average of {name}": value.double().cpu() for name, value in self.course.averages.items()}
-        apart = torch.stack([(own[name] - recorded[name].double()).square().sum() for name in own]).sum().sqrt()
-        return float(apart / torch.stack([recorded[name].double().square().sum() for name in own]).sum().sqrt())
+    def forwards(self, steps: range) -> Iterator[TakenStep]:
+        """These steps, first to last, on a model of their own."""
+        if not steps:
+            return iter(())
+        self.check_steps()
+        return _Walk(self, self.course.fork()).forwards(steps)
 
-    def _advance(self, state: Snapshot, start: int, stop: int) -> Snapshot:
-        self.course.restore(state)
-        for index in range(start, stop):
-            self._take(index)
-        return self.course.snapshot()
+    def backwards(self, steps: range, *, replay: bool = True) -> Iterator[TakenStep]:
+        """These steps, last to first, on a model of their own."""
+        if not steps:
+            return iter(())
+        self.check_steps()
+        self.course.updates()
+        return _Walk(self, self.course.fork()).backwards(steps, replay=replay)
 
-    def _step(self, index: int, before: Snapshot) -> TakenStep:
-        """Take one step, and everything about it."""
-        self.course.restore(before)
-        batch, random, drawn = self._take(index)
-        after = {name: value.clone() for name, value in self.course.params.items()}
-        return self._told(index, before, batch, random, drawn, after)
+    def isolated(self) -> contextlib.AbstractContextManager[None]:
+        """Threads and kernels as they were in training, and random states that are put back afterwards."""
+        return self._own.isolated()
 
-    def _told(
-        self, index: int, before: Snapshot, batch: Any, random: tuple[Tensor, ...], drawn: bool, after: Params
-    ) -> TakenStep:
-        epoch, number = self._place(index)
-        order, rates = self._order(epoch)
-        functional = self.course.functional
-        return TakenStep(
-            positions=order[number],
-            params={name: before.model[name] for name in functional.names},
-            functional=functional,
-            buffers=self._buffers(before),
-            batch=batch,
-            index=index,
-            epoch=epoch,
-            rates=self.course.rates(rates[number].tolist()),
-            after=after,
-            replay=self,
-            before=before,
-            random=random,
-            drawn=drawn,
+    def check_hidden_state(self, course: Course, step: "TakenStep") -> None:
+        """Refuse a training that is differentiated wrongly because of state that is neither a parameter nor BatchNorm's.
+
+        Raises:
+            UsageError: Such state follows the parameters, and the loss or a target reads it.
+        """
+        if self._state_checked:
+            return
+        ends = [sums for commit in self.run.commits if (sums := names_inside(self.run.state_sums(commit.epoch), course.model))]
+        buffers = {name for name, value in course.buffers.items() if value.is_floating_point()}
+        changing = [name for name in buffers if len({sums[name] for sums in ends if name in sums}) > 1]
+        params = {name: step.before.model[name] for name in course.functional.names}
+        with torch.no_grad():
+            set_random_state(step.random)
+            statistics = course.functional.with_statistics(params, step.buffers, step.batch)[1]
+        read = hidden_state(
+            course,
+            step.batch,
+            step.before,
+            step.random,
+            lambda: course.take(step.batch, list(self.order(step.epoch)[1][self.place(step.index)[1]].tolist())),
+            statistics,
+            changing,
+            [functools.partial(self._evaluated, name) for name in self.targets],
         )
+        if read:
+            raise UsageError(
+                f"{read[0]} follows the parameters from step to step, and the loss or a target reads it, but it is neither a parameter nor "
+                "a running statistic of torch's BatchNorm, so the derivative of the training would be wrong. Choose a method that trains "
+                "again (loo) or that asks for gradients only (tracin, oti, liveval), or train without that layer."
+            )
+        self._state_checked = True
 
-    def _buffers(self, state: Snapshot) -> dict[str, Tensor]:
-        return {name: state.model.get(name, value) for name, value in self.course.buffers.items()}
+    def _evaluated(self, name: str, model: nn.Module) -> float:
+        return float(torch.stack([part.to(torch.float64) for part in _parts(self.named(name), model, name)]).sum())
 
-    def _anchors(self, steps: range) -> list[tuple[int, int]]:
-        """(step, epoch kept just before it) of the kept states that these steps can be taken from, in order."""
+    def confirm_derivative(self, course: Course, step: "TakenStep", adjoint: Adjoint) -> None:
+        """Hold a step's derivative against central differences, in double precision.
+
+        Raises:
+            NumericalError: It is wrong.
+        """
+        number = self.place(step.index)[1]
+        try:
+            check = check_derivative(
+                course,
+                step.batch,
+                step.before,
+                self.order(step.epoch)[1][number].tolist(),
+                step.momenta,
+                step.index,
+                step.random,
+                adjoint,
+                whole=step.drawn,
+                tolerance=WRONG,
+            )
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssayError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.unconfirmed[step.index] = f"in double precision the model does not run ({reason})"
+            return
+        if check.error <= WRONG:
+            self.derivative_errors[step.index] = check.error
+        elif check.conclusive:
+            raise NumericalError(
+                f"The derivative of step {step.index} is wrong: central differences of the step itself are {check.error:.2g} of its size away. "
+                "An operation of the model has a wrong second derivative, or the update= of Loop does. Choose a method that trains again "
+                "(loo) or that asks for gradients only (tracin, oti, liveval)."
+            )
+        else:
+            self.unconfirmed[step.index] = (
+                f"central differences of different lengths disagree by about {check.error:.2g} of the derivative's size: the step has kinks there"
+            )
+
+    def anchors(self, steps: range) -> list[tuple[int, int]]:
+        """(step, epoch kept just before it) of the kept states that these steps can be taken from, in order.
+
+        Raises:
+            MissingEvidence: None was kept before the first of them.
+        """
         if steps.start < self.first:
             raise MissingEvidence(
                 f"Step {steps.start} cannot be taken again: {self.run.folder} kept no model before step {self.first}. Choose a later window, "
                 "or record with checkpoints='every'."
             )
-        found = [(self.epochs[epoch].stop if epoch >= 0 else 0, epoch) for epoch in self.kept]
-        found = [(step, epoch) for step, epoch in found if step < steps.stop]
-        start = max(place for place, (step, _) in enumerate(found) if step <= steps.start)
-        return found[start:]
+        places = [(self.epochs[epoch].stop if epoch >= 0 else 0, epoch) for epoch in self.kept]
+        places = [(step, epoch) for step, epoch in places if step < steps.stop]
+        start = max(place for place, (step, _) in enumerate(places) if step <= steps.start)
+        return places[start:]
 
-    def forwards(self, steps: range) -> Iterator[TakenStep]:
-        """These steps, first to last."""
-        if not steps:
-            return
-        with self._taking():
-            anchor, epoch = self._anchors(steps)[0]
-            self.course.load(epoch)
-            for index in range(anchor, steps.start):
-                self._take(index)
-            for index in steps:
-                before = self.course.snapshot()
-                batch, random, drawn = self._take(index)
-                # Whoever looks at the step may draw, but not from the training.
-                now = random_state(self.course.device)
-                yield self._told(index, before, batch, random, drawn, self.course.params)
-                set_random_state(now)
+    def compare(self, epoch: int, number: int, logits: Tensor, recorded: Tensor) -> None:
+        """Remember the first step of an epoch whose losses are not those that were recorded.
 
-    def backwards(self, steps: range, *, replay: bool = True) -> Iterator[TakenStep]:
-        """These steps, last to first."""
-        if not steps:
-            return
-        with self._taking():
-            if not replay:
-                yield from self._still(steps)
-                return
-            anchors = self._anchors(steps)
-            stops = [*(step for step, _ in anchors[1:]), steps.stop]
-            for (start, epoch), stop in reversed(list(zip(anchors, stops, strict=True))):
-                state = self._state(epoch)
-                if start < steps.start:
-                    state, start = self._advance(state, start, steps.start), steps.start
-                following: Params | None = None
-                for index, before in self._walk(state, start, stop):
-                    # The last step of a stretch is taken, so that its end is held against the recorded one.
-                    step = self._step(index, before) if following is None else self._retold(index, before, following)
-                    following = step.params
-                    yield step
-
-    def _retold(self, index: int, before: Snapshot, after: Params) -> TakenStep:
-        """A step whose end is known already, without taking it once more."""
-        self.course.restore(before)
-        batch, random = self._fetch(index)
-        return self._told(index, before, batch, random, self._draws(), after)
-
-    def _walk(self, state: Snapshot, start: int, stop: int) -> Iterator[tuple[int, Snapshot]]:
-        if self.course.free:
-            yield from schedules.backwards(state, start, stop, self._advance, self._split(state, stop - start))
-            return
-        # Batches come in the loader's own order only, so that every epoch is gone through from its beginning and then held.
-        spans = [range(max(whole.start, start), min(whole.stop, stop)) for whole in self.epochs]
-        spans = [span for span in spans if span]
-        outer, beside = self._outer(state, spans)
-        for place, own in schedules.backwards(state, 0, len(spans), self._across(spans), outer):
-            span = spans[place]
-            if self._held[0] != self._place(span.start)[0]:
-                self._advance(own, span.start, span.stop)
-            yield from schedules.backwards(own, span.start, span.stop, self._advance, self._split(own, len(span), beside))
-
-    def _across(self, spans: Sequence[range]) -> Callable[[Snapshot, int, int], Snapshot]:
-        return lambda state, first, last: self._advance(state, spans[first].start, spans[last].start)
-
-    def _outer(self, state: Snapshot, spans: Sequence[range]) -> tuple[schedules.Split, int]:
-        """How the starts of epochs are held, and how many of them at most stand beside the one in hand.
-
-        All of them; with a budget as many as it has room for beside the fewest that go through an epoch.
+        Args:
+            epoch, number: Which step.
+            logits: What it gives.
+            recorded: The losses of all examples in this epoch.
         """
-        if self.memory is None or len(spans) == 1:
-            return schedules.every, len(spans) - 1
-        within = schedules.cost(schedules.tree(2), max(map(len, spans)))[0]
-        split = self._fitting(state, len(spans), self.memory - (within - 1) * state.bytes)
-        return split, schedules.cost(split, len(spans))[0] - 1
+        positions = self.order(epoch)[0][number]
+        labels = self.run.labels[positions].to(logits.device)
+        losses = observe(logits.to(torch.float32), labels)["losses"].cpu()
+        if not torch.equal(losses, recorded[positions]):
+            at = int((losses != recorded[positions]).nonzero()[0])
+            self._differing[epoch] = (
+                f"step {number} is the first that differs: the loss of id {self.run.ids.values[int(positions[at])]} was "
+                f"{float(recorded[positions][at]):.9g} and is {float(losses[at]):.9g}"
+            )
 
-    def _split(self, state: Snapshot, steps: int, beside: int = 0) -> schedules.Split:
+    def compared(self, epoch: int) -> bool:
+        """Whether a step of this epoch is known to differ."""
+        return epoch in self._differing
+
+    def checked(self, epoch: int) -> bool:
+        """Whether this epoch is known to end where it was recorded to end."""
+        return epoch in self._checked
+
+    def check(self, epoch: int, course: Course) -> None:
+        """Hold the parameters at an epoch's end, and their average, against the recorded ones.
+
+        Raises:
+            Mismatch: They differ by more than the tolerance.
+        """
+        self._checked.add(epoch)
+        sums = names_inside(self.run.state_sums(epoch), course.model)
+        now = {name: value for name, value in course.model.state_dict().items() if name in sums}
+        if course.averages:
+            sums |= {f"the average of {name}": value for name, value in self.run.average_sums(epoch).items()}
+            averages = {f"the average of {name}": value for name, value in course.averages.items()}
+            now |= {name: value for name, value in averages.items() if name in sums}
+        differing = [name for name, value in now.items() if checksum(value) != sums[name]]
+        if not differing:
+            return
+        gap = self._gap(epoch, course)
+        if self.tolerance == 0:
+            far = "" if gap is None else f"; they are {gap:.2g} of their norm apart, and Replaying(tolerance=0) allows nothing"
+            self._refuse(epoch, f"{len(differing)} of {len(now)} tensors differ at its end, {differing[0]} among them{far}")
+        if gap is not None and not gap <= self.tolerance:
+            self._refuse(epoch, f"the parameters are {gap:.2g} of their norm apart at its end, and tolerance={self.tolerance:g}")
+
+    def _refuse(self, epoch: int, where: str) -> NoReturn:
+        self._checked.discard(epoch)
+        message = f"Taking {self.run.folder} again does not give what was recorded: epoch {epoch}, {where}"
+        if epoch in self._differing:
+            message += f" ({self._differing[epoch]})"
+        now_here = here()
+        recorded = {name: self.run.condition(name, epoch) for name in ("torch", "machine")}
+        changed = [f"{name} {then}, here is {now_here[name]}" for name, then in recorded.items() if then != now_here[name]]
+        if changed:
+            raise Mismatch(f"{message}. It was recorded by {' and '.join(changed)}: take it again there, or record it here.")
+        raise Mismatch(f"{message}. {self.course.causes}")
+
+    def _gap(self, epoch: int, course: Course) -> float | None:
+        """Distance from the recorded parameters and their average at an epoch's end, as a part of their norm; None if they were not kept."""
+        if epoch not in self.kept:
+            return None
+        recorded = names_inside(self.run.model(epoch), course.model)
+        own = {name: value.double().cpu() for name, value in course.params.items()}
+        if course.averages:
+            recorded |= {f"the average of {name}": value for name, value in self.run.averages(epoch).items()}
+            own |= {f"the average of {name}": value.double().cpu() for name, value in course.averages.items()}
+        apart = torch.stack([(own[name] - recorded[name].double()).square().sum() for name in own]).sum().sqrt()
+        return float(apart / torch.stack([recorded[name].double().square().sum() for name in own]).sum().sqrt())
+
+    def split(self, state: Snapshot, steps: int, beside: int = 0) -> schedules.Split:
         """How a stretch of steps is held, beside so many other states."""
         if self.memory is not None:
-            return self._fitting(state, steps, self.memory - beside * state.bytes)
+            return self.fitting(state, steps, self.memory - beside * state.bytes)
         if self._named_split is schedules.square_root and (beside + steps) * state.bytes <= HELD_BYTES:
             return schedules.every
         return self._named_split
 
-    def _fitting(self, state: Snapshot, steps: int, memory: int) -> schedules.Split:
+    def fitting(self, state: Snapshot, steps: int, memory: int) -> schedules.Split:
+        """The fastest way to hold a stretch of steps in so many bytes.
+
+        Raises:
+            UsageError: They do not hold enough states.
+        """
         try:
             return schedules.within(memory // state.bytes, steps)
         except ValueError as error:
             raise UsageError(f"memory={self.memory}: a state takes {state.bytes} bytes. {error}") from error
-
-    def _still(self, steps: range) -> Iterator[TakenStep]:
-        end = self._finish()
-        final = {name: end.model[name] for name in self.course.functional.names}
-        if self.course.free:
-            if self._draws():
-                raise UsageError(
-                    "The model draws at random in training (dropout), so its steps cannot be seen again without being taken again; "
-                    "choose form=exact."
-                )
-            for index in reversed(steps):
-                batch, random = self._fetch(index)
-                yield self._told(index, end, batch, random, False, final)
-            return
-        for step in self.backwards(steps):
-            yield dataclasses.replace(step, params=final, after=final, before=end, buffers=self._buffers(end))
 
     def retrained(
         self, without: Sequence[Int[Tensor, " group"]], steps: range, targets: Sequence[str], form: str = "weight"
@@ -486,16 +469,19 @@ class Replay:
         return self._again(weights, steps, [target], "weight")[0]
 
     def _again(self, weights: Tensor, steps: range, targets: Sequence[str], form: str) -> list[float]:
-        with self._taking():
+        self.check_steps()
+        walk = self._own
+        with walk.isolated():
             if self._begun is None or self._begun[0] != steps.start or not self.course.free:
-                anchor, epoch = self._anchors(range(steps.start, self.epochs[-1].stop))[0]
-                self._begun = steps.start, self._advance(self._state(epoch), anchor, steps.start)
+                anchor, epoch = self.anchors(range(steps.start, self.epochs[-1].stop))[0]
+                self._begun = steps.start, walk.advance(walk.state(epoch), anchor, steps.start)
             self.course.restore(self._begun[1])
             for index in range(steps.start, self.epochs[-1].stop):
-                epoch, number = self._place(index)
-                order, recorded = self._order(epoch)
+                epoch, number = self.place(index)
+                order, recorded, momenta = self.order(epoch)
                 positions, rates = order[number], recorded[number].tolist()
-                batch, _ = self._fetch(index)
+                batch, _ = walk.fetch(index)
+                self.course.set_momenta(None if momenta is None else momenta[number])
                 own = weights[positions].to(self.course.device) if index in steps else None
                 stays = None if own is None or form == "weight" else own > 0
                 if stays is not None and not bool(stays.any()):
@@ -510,22 +496,23 @@ class Replay:
 
     # ------------------------------------------------------------------ the end, and targets
 
-    def _finish(self) -> Snapshot:
-        if self._end is None:
-            with self._taking():
-                last = len(self.epochs) - 1
-                if last not in self.kept:
-                    raise MissingEvidence(f"{self.run.folder} kept no model of its last epoch; record with checkpoints='last'.")
-                self._end = self._state(last)
-        return self._end
+    def finish(self) -> Snapshot:
+        """The state after the last step.
 
-    def _draws(self) -> bool:
-        """Whether a random layer is at work in training."""
-        return bool(random_layers(self.course.model))
+        Raises:
+            MissingEvidence: It was not kept.
+        """
+        if self._end is None:
+            last = len(self.epochs) - 1
+            if last not in self.kept:
+                raise MissingEvidence(f"{self.run.folder} kept no model of its last epoch; record with checkpoints='last'.")
+            with self._own.isolated():
+                self._end = self._own.state(last)
+        return self._end
 
     def final(self) -> Params:
         """Trainable parameters after the last step, not their average."""
-        end = self._finish()
+        end = self.finish()
         return {name: end.model[name] for name in self.course.functional.names}
 
     def reference(self, name: str) -> Params:
@@ -550,8 +537,8 @@ class Replay:
 
     def end(self, name: str) -> Adjoint:
         """Derivative of a target by the state after the last step."""
-        with self._taking():
-            end = self._finish()
+        end = self.finish()
+        with self._own.isolated():
             self.course.restore(end)
             with standing_at(self.course.model, self.course.averages):
                 _, params, statistics = _gradient(self.course, self.named(name), name)
@@ -613,30 +600,315 @@ class Replay:
                 f"{self.run.folder} kept no model of epoch {epoch}; it kept {', '.join(map(str, self.kept))} (-1 is the state before "
                 "training). Record with checkpoints='every'."
             )
-        with self._taking():
-            state = self._state(epoch)
-        return KeptModel(self, epoch, state)
+        kept = names_inside(self.run.model(epoch), self.course.model)
+        now = self.course.model.state_dict()
+        for name, value in now.items():
+            if name not in kept or kept[name].shape != value.shape:
+                what = (
+                    "is not in it"
+                    if name not in kept
+                    else f"has shape {tuple(kept[name].shape)} in it, {tuple(value.shape)} here"
+                )
+                raise Mismatch(
+                    f"{self.run.folder} recorded another model or optimizer: {name} {what}. Give the model as it was recorded."
+                )
+        return KeptModel(self, epoch, {name: kept[name].to(value, copy=True) for name, value in now.items()})
+
+
+class _Walk:
+    """One way through a recorded training, on a course of its own, so that several may be under way at the same time.
+
+    Between two steps nothing of it is left in the process: threads, determinism and random states are those outside.
+    """
+
+    def __init__(self, replay: Replay, course: Course):
+        self.replay, self.course = replay, course
+        self._generators: Any = None
+        self._losses: tuple[int, Tensor] = (-1, torch.zeros(0))
+        self._held: tuple[int, dict[int, tuple[Any, tuple[Tensor, ...]]]] = (-1, {})
+        self._to_confirm: frozenset[int] = frozenset()
+
+    @contextlib.contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Threads and kernels as they were in training, and random states that are put back afterwards."""
+        threads = torch.get_num_threads()
+        with own_random_state(self.course.device), deterministic(self.course.device), self.course.apart():
+            torch.set_num_threads(self.replay.run.header.threads)
+            try:
+                yield
+            finally:
+                torch.set_num_threads(threads)
+
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """`isolated`, with the random states in which this walk was left."""
+        with self.isolated():
+            if self._generators is not None:
+                self.course.set_generators(self._generators)
+            try:
+                yield
+            finally:
+                self._generators = self.course.generators()
+
+    def _resumed(self, steps: Iterator[TakenStep]) -> Iterator[TakenStep]:
+        """The same steps, each made while standing."""
+        while True:
+            with self.standing():
+                step = next(steps, None)
+            if step is None:
+                return
+            yield step
+
+    def forwards(self, steps: range) -> Iterator[TakenStep]:
+        """These steps, first to last."""
+        return self._resumed(self._forwards(steps))
+
+    def backwards(self, steps: range, *, replay: bool = True) -> Iterator[TakenStep]:
+        """These steps, last to first; without `replay` all as they are at the end of the run."""
+        # A step whose adjoint knows the optimizer's buffers says more than the very last.
+        chosen = [steps.stop - min(2, len(steps)), *([steps[len(steps) // 2]] if len(steps) >= CONFIRM_TWICE else [])]
+        self._to_confirm = frozenset(chosen)
+        return self._resumed(self._backwards(steps) if replay else self._still(steps))
+
+    # ------------------------------------------------------------------ single steps
+
+    def state(self, epoch: int) -> Snapshot:
+        """The state at the end of a kept epoch, ready for the next one's first step."""
+        self.course.load(epoch)
+        return self.course.snapshot()
+
+    def fetch(self, index: int) -> tuple[Any, tuple[Tensor, ...]]:
+        """The batch of the step that the course stands before, and torch's random state as the step finds it."""
+        epoch, number = self.replay.place(index)
+        positions = self.replay.order(epoch)[0][number]
+        if not self.course.free and self._held[0] == epoch and number in self._held[1]:
+            batch, random = self._held[1][number]
+            set_random_state(random)
+            return batch, random
+        if number == 0:
+            self.course.begin(epoch)
+        batch = self.course.fetch(epoch, number, positions)
+        if size_of(batch) != len(positions):
+            raise Mismatch(
+                f"Epoch {epoch}, step {number} recorded {len(positions)} examples, the loader now gives {size_of(batch)}; give the "
+                "loader as it was."
+            )
+        random = random_state(self.course.device)
+        if not self.course.free:
+            if self._held[0] != epoch:
+                self._held = epoch, {}
+            self._held[1][number] = batch, random
+        return batch, random
+
+    def take(self, index: int) -> tuple[Any, tuple[Tensor, ...], bool]:
+        """Take one step from where the course stands: its batch, the random state that it found, and whether it drew from it."""
+        replay = self.replay
+        epoch, number = replay.place(index)
+        # A recording that went on elsewhere after a break may have had other threads from then on.
+        if (threads := int(replay.run.condition("threads", epoch))) != torch.get_num_threads():
+            torch.set_num_threads(threads)
+        _, rates, momenta = replay.order(epoch)
+        batch, random = self.fetch(index)
+        self.course.set_momenta(None if momenta is None else momenta[number])
+        with explained(epoch, number, batch):
+            logits = self.course.take(batch, rates[number].tolist())
+        if not replay.checked(epoch):
+            if logits is not None and replay.run.header.view == "train" and not replay.compared(epoch):
+                if self._losses[0] != epoch:
+                    self._losses = epoch, replay.run.shard(epoch).read("losses")
+                replay.compare(epoch, number, logits, self._losses[1])
+            if index + 1 == replay.epochs[epoch].stop:
+                replay.check(epoch, self.course)
+        return batch, random, not torch.equal(random[-1], random_state(self.course.device)[-1])
+
+    def advance(self, state: Snapshot, start: int, stop: int) -> Snapshot:
+        """The state after some steps from a state on."""
+        self.course.restore(state)
+        for index in range(start, stop):
+            self.take(index)
+        return self.course.snapshot()
+
+    def _step(self, index: int, before: Snapshot) -> TakenStep:
+        """Take one step, and everything about it."""
+        self.course.restore(before)
+        batch, random, drawn = self.take(index)
+        after = {name: value.clone() for name, value in self.course.params.items()}
+        return self._described(index, before, batch, random, drawn, after)
+
+    def _step_again(self, index: int, before: Snapshot, after: Params) -> TakenStep:
+        """A step whose end is known already, without taking it once more."""
+        self.course.restore(before)
+        batch, random = self.fetch(index)
+        return self._described(index, before, batch, random, self._draws(), after)
+
+    def _described(
+        self, index: int, before: Snapshot, batch: Any, random: tuple[Tensor, ...], drawn: bool, after: Params
+    ) -> TakenStep:
+        epoch, number = self.replay.place(index)
+        order, rates, momenta = self.replay.order(epoch)
+        functional = self.course.functional
+        return TakenStep(
+            positions=order[number],
+            params={name: before.model[name] for name in functional.names},
+            functional=functional,
+            buffers=self._buffers(before),
+            batch=batch,
+            index=index,
+            epoch=epoch,
+            rates=self.course.rates(rates[number].tolist()),
+            after=after,
+            walk=self,
+            before=before,
+            random=random,
+            drawn=drawn,
+            momenta=None if momenta is None else momenta[number],
+            confirmed=index in self._to_confirm,
+        )
+
+    def _buffers(self, state: Snapshot) -> dict[str, Tensor]:
+        return {name: state.model.get(name, value) for name, value in self.course.buffers.items()}
+
+    def _draws(self) -> bool:
+        """Whether a random layer is at work in training."""
+        return bool(random_layers(self.course.model))
+
+    def confirm(self, step: TakenStep, adjoints: Sequence[Adjoint]) -> None:
+        """Refuse a training whose steps cannot be differentiated rightly: hidden state, and derivatives that central differences refute.
+
+        Raises:
+            UsageError: State that is no parameter follows the parameters, and the loss or a target reads it.
+            NumericalError: The derivative of the step is wrong.
+        """
+        self.replay.check_hidden_state(self.course, step)
+        if step.confirmed and step.index not in self.replay.derivative_errors and adjoints:
+            self.replay.confirm_derivative(self.course, step, adjoints[0])
+
+    # ------------------------------------------------------------------ stretches of steps
+
+    def _forwards(self, steps: range) -> Iterator[TakenStep]:
+        anchor, epoch = self.replay.anchors(steps)[0]
+        self.course.load(epoch)
+        for index in range(anchor, steps.start):
+            self.take(index)
+        for index in steps:
+            before = self.course.snapshot()
+            batch, random, drawn = self.take(index)
+            yield self._described(index, before, batch, random, drawn, self.course.params)
+
+    def _backwards(self, steps: range) -> Iterator[TakenStep]:
+        anchors = self.replay.anchors(steps)
+        stops = [*(step for step, _ in anchors[1:]), steps.stop]
+        for (start, epoch), stop in reversed(list(zip(anchors, stops, strict=True))):
+            state = self.state(epoch)
+            if start < steps.start:
+                state, start = self.advance(state, start, steps.start), steps.start
+            following: Params | None = None
+            for index, before in self._states(state, start, stop):
+                # The last step of a stretch is taken, so that its end is held against the recorded one.
+                step = self._step(index, before) if following is None else self._step_again(index, before, following)
+                following = step.params
+                yield step
+
+    def _states(self, state: Snapshot, start: int, stop: int) -> Iterator[tuple[int, Snapshot]]:
+        """The states before these steps, last to first."""
+        replay = self.replay
+        if self.course.free:
+            yield from schedules.backwards(state, start, stop, self.advance, replay.split(state, stop - start))
+            return
+        # Batches come in the loader's own order only, so that every epoch is gone through from its beginning and then held.
+        spans = [range(max(whole.start, start), min(whole.stop, stop)) for whole in replay.epochs]
+        spans = [span for span in spans if span]
+        outer, beside = self._outer(state, spans)
+        for place, first in schedules.backwards(state, 0, len(spans), self._across(spans), outer):
+            span = spans[place]
+            if self._held[0] != replay.place(span.start)[0]:
+                self.advance(first, span.start, span.stop)
+            yield from schedules.backwards(first, span.start, span.stop, self.advance, replay.split(first, len(span), beside))
+
+    def _across(self, spans: Sequence[range]) -> Callable[[Snapshot, int, int], Snapshot]:
+        return lambda state, first, last: self.advance(state, spans[first].start, spans[last].start)
+
+    def _outer(self, state: Snapshot, spans: Sequence[range]) -> tuple[schedules.Split, int]:
+        """How the starts of epochs are held, and how many of them at most stand beside the one in hand.
+
+        All of them; with a budget as many as it has room for beside the fewest that go through an epoch.
+        """
+        memory = self.replay.memory
+        if memory is None or len(spans) == 1:
+            return schedules.every, len(spans) - 1
+        within = schedules.cost(schedules.tree(2), max(map(len, spans)))[0]
+        split = self.replay.fitting(state, len(spans), memory - (within - 1) * state.bytes)
+        return split, schedules.cost(split, len(spans))[0] - 1
+
+    def _still(self, steps: range) -> Iterator[TakenStep]:
+        end = self.replay.finish()
+        final = {name: end.model[name] for name in self.course.functional.names}
+        if self.course.free:
+            if self._draws():
+                raise UsageError(
+                    "The model draws at random in training (dropout), so its steps cannot be seen again without being taken again; "
+                    "choose form=exact."
+                )
+            for index in reversed(steps):
+                self.course.restore(end)
+                batch, random = self.fetch(index)
+                yield self._described(index, end, batch, random, False, final)
+            return
+        for step in self._backwards(steps):
+            yield dataclasses.replace(step, params=final, after=final, before=end, buffers=self._buffers(end))
+
+
+class _Rates(dict[str, float]):
+    """Learning rates by parameter, but for those that an optimizer trained which was not recorded."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise UsageError(
+            f"{name} is in no group of the optimizer that was recorded, and changed all the same: another optimizer trains it, whose "
+            "learning rate is not known. Record with one optimizer, or ask for a method that needs no rates, such as grand."
+        )
 
 
 class KeptModel:
     """One kept model of a run (`core.evidence.Checkpoint`)."""
 
-    def __init__(self, replay: Replay, epoch: int, state: Snapshot):
+    def __init__(self, replay: Replay, epoch: int, state: dict[str, Tensor]):
         self._replay, self._state, self.epoch = replay, state, epoch
-        course = replay.course
-        rates = replay.run.rates(max(epoch, 0))
-        self.rates: Mapping[str, float] = course.rates(rates[-1 if epoch >= 0 else 0].tolist())
-        self.params: Params = {name: state.model[name] for name in course.functional.names}
-        self.head: tuple[str, ...] = ()
-        for name, layer in course.model.named_modules():
-            if isinstance(layer, nn.Linear):
-                own = (f"{name}.weight" if name else "weight", f"{name}.bias" if name else "bias")
-                self.head = tuple(one for one in own if one in self.params) or self.head
+        self.params: Params = {name: state[name] for name in replay.course.functional.names}
+
+    @functools.cached_property
+    def rates(self) -> Mapping[str, float]:
+        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it."""
+        run, course = self._replay.run, self._replay.course
+        rates = course.rates(run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist())
+        if self.params.keys() <= rates.keys():
+            return rates
+        first, last = (names_inside(run.model(epoch), course.model) for epoch in (run.states()[0], run.states()[-1]))
+        still = {name: 0.0 for name in self.params.keys() - rates.keys() if torch.equal(first[name], last[name])}
+        return _Rates(rates | still)
+
+    @functools.cached_property
+    def head(self) -> tuple[str, ...]:
+        """Names of the trainable parameters of the linear layer that makes the logits; empty if there is none."""
+        course = self._replay.course
+        batch = next(self.batches()).batch
+        with (
+            self._replay.isolated(),
+            standing_at(course.model, self._state),
+            mode(course.model, False),
+            torch.no_grad(),
+            written_out(),
+        ):
+            name = head_of(course.model, lambda: course.functional.losses(course.model, batch))
+        if name is None:
+            return ()
+        layer = course.model.get_submodule(name)
+        places = {id(parameter): full for full, parameter in course.model.named_parameters() if full in self.params}
+        return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
 
     def batches(self) -> Iterator[SeenBatch]:
         """Every example once, without augmentation."""
         course = self._replay.course
-        buffers = {name: self._state.model.get(name, value) for name, value in course.buffers.items()}
+        buffers = {name: self._state.get(name, value) for name, value in course.buffers.items()}
         for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
             yield SeenBatch(positions, self.params, course.functional, buffers, course.clean(positions))
 
@@ -658,7 +930,7 @@ class KeptModel:
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters, at them: steps are taken at the parameters, not at their average."""
-        with standing_at(self._replay.course.model, self._state.model):
+        with self._replay.isolated(), standing_at(self._replay.course.model, self._state):
             return _gradient(self._replay.course, self._replay.named(name), name)[1]
 
 
@@ -690,12 +962,12 @@ def _gradient(course: Course, target: Target, name: str) -> tuple[float, dict[st
         NumericalError: It is not finite.
     """
     model = course.model
-    buffers = {n: b for n, b in model.named_buffers() if b.is_floating_point() and n.endswith(("running_mean", "running_var"))}
+    buffers = running_statistics(model)
     leaves = {n: p for n, p in model.named_parameters() if n in course.functional.names}
     total: dict[str, Tensor] = {}
     value = 0.0
     depends = False
-    with mode(model, False), torch.enable_grad(), differentiable_statistics():
+    with mode(model, False), torch.enable_grad(), written_out(), differentiable_statistics():
         try:
             for buffer in buffers.values():
                 buffer.requires_grad_()

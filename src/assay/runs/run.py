@@ -6,18 +6,19 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.errors import RunError, UsageError, some
+from ..core.arguments import checked_arguments
+from ..core.errors import MissingEvidence, RunError, UsageError, some
 from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
-from ..core.method import AbstractDynamicsMethod, AbstractStepMethod, Findings, State, Stream, span
-from .disk import MOST_COMMITS, Expected, TensorFile, read_bytes
+from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, Stream, span
+from .disk import MOST_COMMITS, TensorFile, read_bytes
 from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
 from .tables import read_examples
@@ -35,6 +36,7 @@ class Run:
         class_names: One name per class.
     """
 
+    @checked_arguments
     def __init__(self, folder: str | Path):
         """Open the run in `folder`.
 
@@ -42,7 +44,11 @@ class Run:
             RunError: Absent, foreign, newer, damaged, or of a training without a committed epoch.
         """
         self.paths = RunPaths(Path(folder))
+        self._held: dict[str, TensorFile] = {}
         self.header, self.commits = read_run(self.paths)
+        # The writer takes away what two later epochs supersede: what is open by then can be read on.
+        while not self._hold():
+            self.header, self.commits = read_run(self.paths)
         if not self.commits and self.header.view != "none":
             raise RunError(f"{folder} has no committed epoch yet; let the recording finish its first epoch, or resume it.")
         self.ids, self.labels, self.class_names = read_examples(self.paths.examples, self.header.examples)
@@ -50,6 +56,28 @@ class Run:
         if len(self.ids) != self.header.examples or any(commit.dataset != dataset for commit in self.commits):
             raise RunError(f"{self.paths.examples} is damaged: its ids and labels are not those that were recorded. Restore it.")
         self.dataset = dataset
+
+    def _hold(self) -> bool:
+        """Open the files that a recording which goes on takes away; whether all were there that belong to these commits."""
+        self._held = {}
+        keep = self.header.checkpoints
+        passing = [commit.checkpoint for commit in self.commits[-2:] if keep != "every"]
+        for file in [*passing, self._latest("sums"), self._latest("live")]:
+            if file is None:
+                continue
+            try:
+                self._held[file.name] = TensorFile(self.folder / file.name, file.sums, file.notes, self._expected)
+            except RunError:
+                # Gone because the run went on, or damaged, which whoever reads it is told.
+                if len(read_run(self.paths)[1]) > len(self.commits):
+                    return False
+        return True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_held": {}}
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder}: {self.epochs} epochs, {len(self.ids):,} examples, {self.classes} classes)"
 
     @property
     def folder(self) -> Path:
@@ -118,8 +146,16 @@ class Run:
         """A file of the last epoch; None where there is none."""
         return getattr(self.commits[-1], what) if self.commits else None
 
-    def _open(self, file: File, expected: Expected | None = None) -> TensorFile:
-        return TensorFile(self.folder / file.name, file.sums, file.notes, expected)
+    def _open(self, file: File) -> TensorFile:
+        held = self._held.get(file.name)
+        if held is not None and not (self.folder / file.name).exists():
+            return held
+        try:
+            return TensorFile(self.folder / file.name, file.sums, file.notes, self._expected)
+        except RunError:
+            if held is None or (self.folder / file.name).exists():
+                raise
+            return held
 
     def _expected(self, name: str, kind: torch.dtype, shape: tuple[int, ...]) -> str:
         """What is wrong with a tensor of a shard or of the summed probabilities, in words; empty if nothing is."""
@@ -138,6 +174,9 @@ class Run:
         sizes = " x ".join("any" if size is None else str(size) for size in due)
         return f"{name!r} holds {kind} of shape {list(shape)}, where {sizes} {numbers} numbers are due"
 
+    def _there(self, file: File) -> bool:
+        return file.name in self._held or (self.folder / file.name).exists()
+
     def shard(self, epoch: int) -> TensorFile:
         """The facts of one epoch.
 
@@ -145,7 +184,7 @@ class Run:
             UsageError: No such epoch.
             RunError: Missing or damaged.
         """
-        return self._open(self._commit(epoch).shard, self._expected)
+        return self._open(self._commit(epoch).shard)
 
     @property
     def holds(self) -> frozenset[Need]:
@@ -171,6 +210,15 @@ class Run:
             )
         return rates
 
+    def momenta(self, epoch: int) -> Float[Tensor, "steps groups 2"] | None:
+        """Momentum settings of each step and parameter group: (momentum, NaN) of SGD, (beta1, beta2) of Adam, NaN where there is neither.
+
+        Returns:
+            None if they were not recorded, as by an earlier assay or in its own loop, where they never change.
+        """
+        shard = self.shard(epoch)
+        return shard.read("momenta") if "momenta" in shard.sums else None
+
     def uneven_updates(self) -> tuple[int, int, int] | None:
         """(epoch, step, how often the optimizer moved) of the first step in which it did not move exactly once; None if it always did."""
         for commit in self.commits:
@@ -180,19 +228,24 @@ class Run:
                     return commit.epoch, at, int(updates[at])
         return None
 
+    @property
+    def keeps_probs(self) -> bool:
+        """Whether the probabilities were summed up over the epochs."""
+        return self._latest("sums") is not None
+
     def probs_sum(self) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities summed over all committed epochs; None if they were not kept."""
         file = self._latest("sums")
-        return self._open(file, self._expected).read("probs") if file is not None else None
+        return self._open(file).read("probs") if file is not None else None
 
     def mean_probs(self) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities averaged over all committed epochs; None if they were not kept."""
         total = self.probs_sum()
-        return None if total is None else total / self.epochs
+        return None if total is None else total.div_(self.epochs)
 
     def checkpoints(self) -> list[int]:
         """The epochs whose checkpoint is still there."""
-        return [c.epoch for c in self.commits if c.checkpoint is not None and (self.folder / c.checkpoint.name).exists()]
+        return [c.epoch for c in self.commits if c.checkpoint is not None and self._there(c.checkpoint)]
 
     def checkpoint(self, epoch: int) -> TensorFile:
         """Model and optimizer at the end of one epoch.
@@ -251,13 +304,33 @@ class Run:
         file = self.state(epoch)
         return [int(file.read(key)) for key in file.sums if _counts_averages(key)]
 
+    def stopped(self) -> dict[str, str]:
+        """The methods that could not run along to the end, by title, and why."""
+        file = self._latest("live")
+        if file is None:
+            return {}
+        notes = self._open(file).notes
+        return {key.removesuffix("|stopped"): why for key, why in notes.items() if key.endswith("|stopped")}
+
+    def _check_not_stopped(self, method: AbstractMethod) -> None:
+        if (why := self.stopped().get(method.title)) is not None:
+            raise MissingEvidence(f"{method.title} ran along while {self.folder} was recorded, but {why}")
+
     def live_state(self, method: AbstractDynamicsMethod) -> State | None:
-        """What `method` has folded up while the run was recorded; None if it did not run along."""
+        """What `method` has folded up while the run was recorded; None if it did not run along, or is had from what is stored.
+
+        Raises:
+            MissingEvidence: It ran along, could not go on, and the run stores less than it reads.
+        """
         file = self._latest("live")
         if file is None or method.title not in self.header.live:
             return None
         prefix = f"{method.title}|"
         opened = self._open(file)
+        if f"{prefix}stopped" in opened.notes:
+            if not method.needs <= self.holds:
+                self._check_not_stopped(method)
+            return None
         return {name.removeprefix(prefix): opened.read(name) for name in file.sums if name.startswith(prefix)}
 
     def walk_state(self, method: AbstractStepMethod) -> tuple[dict[str, Tensor], str] | None:
@@ -266,14 +339,21 @@ class Run:
         if file is None or method.title not in self.header.live:
             return None
         prefix, opened = f"{method.title}|", self._open(file)
+        if f"{prefix}state" not in opened.notes:
+            return None
         names = [name for name in file.sums if name.startswith(prefix) and not name.startswith(f"{prefix}found ")]
         return {name.removeprefix(prefix): opened.read(name) for name in names}, opened.notes[f"{prefix}state"]
 
     def walk_findings(self, method: AbstractStepMethod) -> Findings | None:
-        """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along."""
+        """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along.
+
+        Raises:
+            MissingEvidence: It ran along and could not go on.
+        """
         file = self._latest("live")
         if file is None or method.title not in self.header.live:
             return None
+        self._check_not_stopped(method)
         # While it ran along nobody knew how many epochs there would be.
         span(method.window, self.epochs, method.title)
         prefix, opened = f"{method.title}|found", self._open(file)
@@ -288,7 +368,10 @@ class Run:
 
         Raises:
             UsageError: No such method ran along, or it has no value over time.
+            MissingEvidence: It ran along and could not go on.
         """
+        if (why := self.stopped().get(title)) is not None:
+            raise MissingEvidence(f"{title} ran along while {self.folder} was recorded, but {why}")
         live, stream = self._latest("live"), self._latest("stream")
         if live is None or stream is None or f"{title}|steps" not in stream.sums:
             raise UsageError(

@@ -103,7 +103,8 @@ class File(FrozenModel):
 class Commit(FrozenModel):
     """One line of `commits.jsonl`: an epoch that is wholly on disk.
 
-    `start`, in the first, is the state before training; `elsewhere` says of an epoch that was recorded after a break by what it was recorded,
+    `start`, in the first, is the state before training; `skipped` is how many batches were trained on since the epoch before, in an epoch that
+    was left early and not recorded; `elsewhere` says of an epoch that was recorded after a break by what it was recorded,
     as far as that is not what the header says.
     """
 
@@ -116,6 +117,7 @@ class Commit(FrozenModel):
     stream: File | None = None
     dataset: str
     steps: Count
+    skipped: Count = 0
     seconds: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
     at: str
     elsewhere: dict[Literal["code", "torch", "machine", "threads", "device"], str | Threads] | None = None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster.executors import executor
+from ..core.arguments import checked_arguments
 from ..core.errors import UnknownName, UsageError
 from ..core.study import Study
 from ..experiments.progress import Progress
@@ -44,6 +45,7 @@ EL2N_EPOCH = 20
 """The epoch after which EL2N is read, or the last one of a shorter recording."""
 
 
+@checked_arguments
 def study_difficulty(
     folder: str | Path,
     settings: dict[str, Any] | None = None,

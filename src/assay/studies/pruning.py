@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -23,7 +24,7 @@ from ..core.method import AbstractDynamicsMethod
 from ..core.policy import budget_of
 from ..core.scores import Scores, ordered
 from ..core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study
-from ..core.trial import Outcome
+from ..core.trial import FEWEST, Outcome
 from ..experiments.plan import Material, Plan, Recording, material_of
 from ..experiments.progress import Progress
 from ..experiments.record import record
@@ -233,12 +234,24 @@ def written(found: Study, folder: str | Path) -> Path:
 def analysed(found: Study) -> Study:
     """The study with its laws, frontiers and contests."""
     laws, notes = _laws(found)
+    frontiers, contests, claims = _together(
+        [point for metric in found.metrics for point in _frontier(found, metric)], list(_contests(found))
+    )
+    seeds = len(found.seeds)
+    whole = _by_seed(found, _chosen(found, lambda one: one.arm == ALL))[_halves(seeds)[1]]
+    if bool((whole <= 0).any()):
+        notes.append("No point is held against the law, because a training on everything made no test error at all.")
+    if 1 < seeds < FEWEST:
+        notes.append(
+            f"{seeds} seeds cannot tell a difference from chance: nothing is called significant; give at least {FEWEST}."
+        )
+    if seeds <= FEWEST:
+        notes.append(
+            f"The points of a frontier are not tested: that takes {FEWEST + 1} seeds or more, of which some choose the points and at least "
+            f"{FEWEST} others test them, and there {'is' if seeds == 1 else 'are'} {seeds}."
+        )
     return dataclasses.replace(
-        found,
-        laws=tuple(laws),
-        frontiers=tuple(point for metric in found.metrics for point in _frontier(found, metric)),
-        contests=tuple(_contests(found)),
-        notes=(*found.notes, *notes),
+        found, laws=tuple(laws), frontiers=frontiers, contests=contests, notes=(*found.notes, *notes), claims=claims
     )
 
 
@@ -373,7 +386,7 @@ def _outcomes(
     for trial, path in zip(trials, where, strict=True):
         if path in known or path.stem in calls:
             continue
-        if (outcome := finished(load_outcome, path)) is not None:
+        if (outcome := finished(functools.partial(load_outcome, made_of=path.stem), path)) is not None:
             known[path] = outcome
             continue
         seed = draws.integer(setup.plan.seed + trial.repetition, "study final")
@@ -384,7 +397,7 @@ def _outcomes(
     for name, outcome in run_all(pool, list(calls.values()), paths.logs):
         done += 1
         known[names[name]] = outcome
-        save_outcome(outcome, names[name])
+        save_outcome(outcome, names[name], name)
         progress.advance("train", done, total, f"{outcome.examples:,} examples: test accuracy {outcome.accuracy:.4f}")
     return [known[path] for path in where]
 
@@ -423,53 +436,81 @@ def _laws(found: Study) -> tuple[list[Law], list[str]]:
             except ValueError as error:
                 notes.append(f"No law of {arm}{' with a floor' * floor}: {error}")
                 continue
-            low, high = None, None
+            interval = None
             if len(curves) > 1 and not floor:
                 try:
-                    low, high = power_law.exponent_interval(n, curves.tolist())
+                    interval = power_law.exponent_interval(n, curves.tolist())
                 except ValueError as error:
-                    notes.append(
-                        f"No interval of the exponent of {arm}, and no point is held against it, because of one seed: {error}"
-                    )
+                    notes.append(f"No interval of the exponent of {arm}, because of one seed: {error}")
+            low, high = interval if interval is not None else (None, None)
             if not floor or law.floor:
                 laws.append(Law(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
     return laws, notes
 
 
+def _halves(seeds: int) -> tuple[slice, slice]:
+    """Which seeds choose a frontier and which test it, by place: at least 3 test; with fewer than 4 seeds all choose and none tests."""
+    if seeds < FEWEST + 1:
+        return slice(0, seeds), slice(seeds, seeds)
+    choose = min(seeds // 2, seeds - FEWEST)
+    return slice(0, choose), slice(choose, seeds)
+
+
 def _frontier(found: Study, metric: str) -> list[Best]:
-    """The frontier of everything, and of the hardest and the easiest by one metric."""
+    """The frontier of everything, and of the hardest and the easiest by one metric.
+
+    Some seeds choose its points and the others measure them: an error that a point was chosen for is too small.
+    """
     choices = _chosen(found, lambda one: one.arm == ALL or one.metric == metric)
-    n = [_examples(found, choice) for choice in choices]
-    means = [float(np.mean(found.errors(*choice))) for choice in choices]
+    n, curves = [_examples(found, choice) for choice in choices], _by_seed(found, choices)
+    choosing, testing = _halves(len(curves))
+    means = curves[choosing].mean(0)
+    measured = curves[testing].mean(0) if len(curves[testing]) else means
     points: list[Best] = []
     last = 0.0
-    for place in power_law.frontier(list(zip(n, means, strict=True))):
-        before = points[-1] if points else None
+    for place in power_law.frontier(list(zip(n, means.tolist(), strict=True))):
+        before, error = points[-1] if points else None, float(measured[place])
         slope = None
-        if before is not None and means[place] > 0:
-            slope = float(np.log(means[place] / before.error) / np.log(n[place] / last))
+        if before is not None and error > 0 and before.error > 0:
+            slope = float(np.log(error / before.error) / np.log(n[place] / last))
         last = n[place]
         arm, _, size, fraction = choices[place]
-        point = Best(metric, arm, size, fraction, round(n[place]), means[place], slope)
-        points.append(_against_law(found, point, choices[place], n[place]))
+        point = Best(metric, arm, size, fraction, round(n[place]), error, slope)
+        points.append(_against_law(found, point, choices[place], n[place], testing))
     return points
 
 
-def _against_law(found: Study, point: Best, choice: Choice, n: float) -> Best:
+def _against_law(found: Study, point: Best, choice: Choice, n: float, testing: slice) -> Best:
     """The point with its distance from the law: the law's error minus its own, each seed with its own law of everything."""
     whole = _chosen(found, lambda one: one.arm == ALL)
-    sizes, curves = [_examples(found, one) for one in whole], _by_seed(found, whole)
-    if len(curves) < 2 or len(set(sizes)) < 2 or bool((curves <= 0).any()) or choice[0] == ALL:
+    sizes, curves = [_examples(found, one) for one in whole], _by_seed(found, whole)[testing]
+    if len(curves) < FEWEST or len(set(sizes)) < 2 or bool((curves <= 0).any()) or choice[0] == ALL:
         return point
     if not min(sizes) <= n <= max(sizes):
         # No law is held to where it was not seen.
         return point
     expected = [power_law.fit(sizes, curve.tolist())(n) for curve in curves]
-    errors = found.errors(*choice)
-    gains = [law - error for law, error in zip(expected, errors, strict=True)]
-    low, high = statistics.bootstrap_interval(gains)
-    p, _ = statistics.paired_test(expected, errors)
-    return dataclasses.replace(point, gain=float(np.mean(gains)), low=low, high=high, p=p)
+    gain = statistics.paired(expected, found.errors(*choice)[testing])
+    low, high = gain.interval if gain.interval is not None else (None, None)
+    return dataclasses.replace(point, gain=gain.effect, low=low, high=high, p=gain.p)
+
+
+def _together(frontiers: Sequence[Best], contests: Sequence[Contest]) -> tuple[tuple[Best, ...], tuple[Contest, ...], int]:
+    """All that is tested, with each p corrected for how many there are (Holm), and that number."""
+    claimed = [one.comparison.n >= FEWEST for one in contests]
+    ps = [one.p for one in frontiers if one.p is not None]
+    ps += [one.comparison.p for one, claim in zip(contests, claimed, strict=True) if claim]
+    corrected = iter(statistics.holm(ps))
+    return (
+        tuple(one if one.p is None else dataclasses.replace(one, adjusted=next(corrected)) for one in frontiers),
+        tuple(
+            dataclasses.replace(one, comparison=dataclasses.replace(one.comparison, adjusted=next(corrected), family=len(ps)))
+            if claim
+            else one
+            for one, claim in zip(contests, claimed, strict=True)
+        ),
+        len(ps),
+    )
 
 
 def _contests(found: Study) -> Iterator[Contest]:

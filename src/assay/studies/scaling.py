@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster.executors import Call, executor, run_all
+from ..core.arguments import checked_arguments
 from ..core.errors import UnknownName, UsageError
 from ..core.study import EASY, HARD, Study, Theory
 from ..experiments.plan import Plan, merged
@@ -76,6 +77,7 @@ SCALES = {
 """`tiny` takes a minute, `small` less than an hour on two cores, `full` is the paper's grid and wants GPUs and a dataset."""
 
 
+@checked_arguments
 def study_scaling(
     folder: str | Path,
     settings: dict[str, Any] | None = None,

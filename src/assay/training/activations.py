@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..core.errors import NumericalError, UnknownName, UsageError
 from ..core.evidence import Layer
@@ -152,6 +153,39 @@ class _Call:
     module: nn.Module
     call: int
     output: Any
+
+
+def head_of(model: nn.Module, forward: Callable[[], Any]) -> str | None:
+    """Name of the linear layer that makes the logits: the last one called whose output is what the model returns.
+
+    Where something follows it, such as a temperature or a softmax, the last one called, if it gives as many numbers per example.
+
+    Args:
+        model: The net.
+        forward: Calls it on some examples.
+    """
+    calls: list[tuple[str, Any]] = []
+    returned: list[Tensor] = []
+
+    def left(module: nn.Module, args: Any, output: Any) -> None:
+        whole = (
+            vars(output) if dataclasses.is_dataclass(output) or not isinstance(output, (Tensor, tuple, list, dict)) else output
+        )
+        returned.extend(leaf for leaf in pytree.tree_leaves(whole) if isinstance(leaf, Tensor))
+
+    with contextlib.ExitStack() as stack:
+        for name, layer in model.named_modules():
+            if isinstance(layer, nn.Linear):
+                hook = layer.register_forward_hook(lambda _, args, output, name=name: calls.append((name, output)))
+                stack.callback(hook.remove)
+        stack.callback(model.register_forward_hook(left).remove)
+        forward()
+    made = [name for name, output in calls if any(output is leaf for leaf in returned)]
+    if made or not calls:
+        return made[-1] if made else None
+    name, output = calls[-1]
+    # The losses may call parts of the model rather than the model.
+    return name if not returned or any(leaf.shape == output.shape for leaf in returned) else None
 
 
 def _title(name: str, call: int) -> str:

@@ -2,8 +2,10 @@
 
 import abc
 import contextlib
+import copy
 import dataclasses
-from collections.abc import Mapping, Sequence, Set
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from ..core.errors import AssayError, UsageError
 from ..core.evidence import Adjoint
-from ..maths.derivatives import every_derivative, refuse_cut
+from ..maths.derivatives import refuse_cut
+from ..maths.differentiable import every_derivative
 from ..maths.trajectories import AdamUpdate, SGDUpdate, Update, average_back, clip_back, clipped
 from .device import random_state, set_random_state
 from .functional import Functional, Params, rows, size_of
@@ -72,6 +75,47 @@ class Snapshot:
         tensors = [*self.model.values(), *(value for slot in slots for value in slot.values()), *self.random]
         return sum(value.numel() * value.element_size() for value in tensors)
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Snapshot":
+        """The same state with every tensor but the random state changed."""
+        slots = {slot: {name: change(value) for name, value in values.items()} for slot, values in self.slots.items()}
+        model, averages = ({name: change(value) for name, value in part.items()} for part in (self.model, self.averages))
+        return Snapshot(model, slots, averages, self.random)
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares nothing with it, also where a module holds a tensor that was computed, which deepcopy refuses."""
+    memo = {
+        id(value): value.detach().clone()
+        for layer in model.modules()
+        for value in vars(layer).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
+
+
+def over(optimizer: torch.optim.Optimizer, model: nn.Module, other: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer of the same kind and settings, without state, over the parameters of another model of the same structure.
+
+    Args:
+        optimizer: Over parameters of `model`.
+        model: The model that is trained by it.
+        other: A copy of the model.
+
+    Raises:
+        UsageError: The optimizer holds parameters that are not the model's.
+    """
+    places = dict(zip(map(id, model.parameters()), other.parameters(), strict=True))
+    strange = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in places]
+    if strange:
+        raise UsageError(
+            f"The optimizer holds {len(strange)} parameters that are not the model's; give the model and its own optimizer."
+        )
+    groups = [{**group, "params": [places[id(p)] for p in group["params"]]} for group in optimizer.param_groups]
+    # As unpickling does it: no constructor of an optimizer is known to take back all of its settings.
+    made = type(optimizer).__new__(type(optimizer))
+    made.__setstate__({"defaults": optimizer.defaults, "state": defaultdict(dict), "param_groups": groups})
+    return made
+
 
 class Course(abc.ABC):
     """The steps of one recorded training, to be taken again on a model of its own.
@@ -83,25 +127,74 @@ class Course(abc.ABC):
         model: The model that is trained again; nobody else's.
         optimizer: Its optimizer.
         functional: The model with its losses.
-        groups: How each parameter group is updated, and the names in it, in the optimizer's order.
+        members: The names in each parameter group, in the optimizer's order.
         clip: Largest norm of the gradient; None for no clipping.
         ema: Decay of the running average of the parameters; None where there is none, so that the parameters themselves count.
         averages: That average now, by name; empty before its first update.
         early: How often it had been updated before the first recorded step.
         free: Whether any batch can be fetched at any time, so that an epoch need not be gone through from its beginning.
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
+        causes: A sentence on why the steps may not give what was recorded, the commonest cause first.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     functional: Functional
-    groups: Sequence[tuple[Update, tuple[str, ...]]]
+    members: Sequence[tuple[str, ...]]
     clip: float | None = None
     ema: float | None = None
     averages: dict[str, Tensor]
     early: int = 0
     free: bool = True
     separable: bool = False
+    causes: str = "torch, the processor, the number of threads, the net or the data are not those of the recording."
+
+    def updates(self) -> list[Update]:
+        """What a step does to each parameter group.
+
+        Raises:
+            UsageError: The optimizer's step cannot be differentiated here.
+        """
+        return [update_of(self.optimizer, group) for group in self.optimizer.param_groups]
+
+    def set_momenta(self, by_group: Tensor | None) -> None:
+        """Give the optimizer the momenta of one step, where a scheduler changes them; (groups, 2), NaN for what a group does not have."""
+        if by_group is None:
+            return
+        for group, (first, second) in zip(self.optimizer.param_groups, by_group.tolist(), strict=True):
+            if "betas" in group and first == first:
+                group["betas"] = (first, second)
+            elif "momentum" in group and first == first:
+                group["momentum"] = first
+
+    def generators(self) -> Any:
+        """The random states that the steps draw from, as they are now."""
+        return random_state(self.device)
+
+    def set_generators(self, state: Any) -> None:
+        """The inverse of `generators`."""
+        set_random_state(state)
+
+    def fork(self) -> "Course":
+        """The same training on a model and an optimizer of its own, so that both can be gone through at the same time."""
+        other = copy.copy(self)
+        other.model = copied(self.model)
+        other.optimizer = over(self.optimizer, self.model, other.model)
+        other.functional = Functional(other.model, self.functional.losses)
+        other.averages = {}
+        return other
+
+    def check_steps(self) -> None:
+        """Refuse what no step can be taken again of; kept models may be looked at all the same.
+
+        Raises:
+            UsageError: Randomness was recorded without a seed, or the optimizer needs more than the gradient.
+        """
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            raise UsageError(
+                "LBFGS computes the loss several times in a step, so its steps cannot be taken again; methods of kept models, such as "
+                "grand and vog, can be asked for."
+            )
 
     @abc.abstractmethod
     def load(self, epoch: int) -> None:
@@ -186,12 +279,12 @@ class Course(abc.ABC):
         Raises:
             UsageError: The run recorded another number of parameter groups.
         """
-        if len(by_group) != len(self.groups):
+        if len(by_group) != len(self.members):
             raise UsageError(
-                f"The run recorded the rates of {len(by_group)} parameter groups, this optimizer has {len(self.groups)}; give the "
+                f"The run recorded the rates of {len(by_group)} parameter groups, this optimizer has {len(self.members)}; give the "
                 "optimizer as it was."
             )
-        return {name: float(rate) for rate, (_, names) in zip(by_group, self.groups, strict=True) for name in names}
+        return {name: float(rate) for rate, names in zip(by_group, self.members, strict=True) for name in names}
 
     def back(
         self,
@@ -218,9 +311,10 @@ class Course(abc.ABC):
         Raises:
             UsageError: An operation of the model has no second derivative.
         """
+        updates = self.updates()
         params = {name: before.model[name] for name in self.functional.names} if at is None else dict(at)
         buffers = {name: before.model.get(name, value) for name, value in self.model.named_buffers()}
-        linear = self.clip is None and all(update.linear for update, _ in self.groups)
+        linear = self.clip is None and all(update.linear for update in updates)
         total = size_of(batch)
         apart = self.separable and linear and not whole and not self._couples()
         size = _part_size(batch, self.device) if apart else total
@@ -228,11 +322,14 @@ class Course(abc.ABC):
         adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
         slopes: list[list[Tensor]] = [[] for _ in adjoints]
         curved: list[dict[str, Tensor]] = [{} for _ in adjoints]
-        backs = None
+        backs: list[_Backs] | None = None
+        fading: dict[str, float] = {}
         for start in range(0, total, size):
             part = batch if size >= total else rows(batch, slice(start, start + size))
             try:
-                backs = self._part(part, total, params, buffers, before, rates, count, adjoints, curvature, slopes, curved)
+                backs, fading = self._part(
+                    part, total, updates, params, buffers, before, rates, count, adjoints, curvature, slopes, curved
+                )
             except AssayError:
                 raise
             except torch.OutOfMemoryError as error:
@@ -250,15 +347,16 @@ class Course(abc.ABC):
         results = []
         for adjoint, back, slope, product in zip(adjoints, backs, slopes, curved, strict=True):
             after = {name: back.params[name] + product[name] if curvature else value for name, value in adjoint.params.items()}
-            momenta = self._momenta(buffers)
-            fading = {name: (1 - momenta[name]) * value for name, value in adjoint.statistics.items()}
-            results.append((torch.cat(slope), Adjoint(after, back.buffers, fading, adjoint.averages)))
+            # Of a layer that was not called nothing fades.
+            statistics = {name: fading.get(name, 1.0) * value for name, value in adjoint.statistics.items()}
+            results.append((torch.cat(slope), Adjoint(after, back.buffers, statistics, adjoint.averages)))
         return results
 
     def _part(
         self,
         batch: Any,
         total: int,
+        updates: Sequence[Update],
         params: Params,
         buffers: Params,
         before: Snapshot,
@@ -268,27 +366,36 @@ class Course(abc.ABC):
         curvature: bool,
         slopes: list[list[Tensor]],
         curved: list[dict[str, Tensor]],
-    ) -> list["_Backs"]:
+    ) -> tuple[list["_Backs"], dict[str, float]]:
         with torch.enable_grad(), every_derivative():
             leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
             # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
-            valued = self.clip is not None or not all(update.linear for update, _ in self.groups)
+            valued = self.clip is not None or not all(update.linear for update in updates)
             values, seen = self.functional.with_statistics(leaves, buffers, batch, valued=valued)
             weights = torch.ones_like(values).requires_grad_()
             first = torch.autograd.grad(
                 (weights * values).sum() / total, list(leaves.values()), create_graph=True, allow_unused=True
             )
             graph = {name: value for name, value in zip(leaves, first, strict=True) if value is not None}
+            if not graph:
+                raise UsageError(
+                    "The losses depend on no parameter of the model that they are given; let losses(model, batch) call that model, not "
+                    "another one."
+                )
             gradients = {name: graph[name].detach() if name in graph else torch.zeros_like(leaf) for name, leaf in leaves.items()}
             # torch passes over a parameter that the loss did not reach, and leaves its buffers and its decay alone.
             idle = leaves.keys() - graph.keys() if len(values) == total else set()
-            backs = [self._through_update(adjoint, params, gradients, before, rates, count, idle) for adjoint in adjoints]
+            backs = [
+                self._through_update(adjoint, updates, params, gradients, before, rates, count, idle) for adjoint in adjoints
+            ]
+            shares = {name: _shares([momentum for momentum, _ in calls]) for name, calls in seen.items()}
             for place, (adjoint, back) in enumerate(zip(adjoints, backs, strict=True)):
                 terms = [(graph[name] * back.gamma[name]).sum() for name in graph]
                 terms += [
-                    momentum * (adjoint.statistics[name] * value).sum()
-                    for name, (momentum, value) in seen.items()
+                    share * (adjoint.statistics[name] * value).sum()
+                    for name, calls in seen.items()
                     if name in adjoint.statistics
+                    for share, (_, value) in zip(shares[name][1], calls, strict=True)
                 ]
                 product = torch.stack(terms).sum()
                 refuse_cut(product)
@@ -299,7 +406,7 @@ class Course(abc.ABC):
                 slopes[place].append(slope)
                 for name, value in zip(leaves, rest, strict=bool(rest)):
                     curved[place][name] = curved[place][name] + value if name in curved[place] else value
-        return backs
+        return backs, {name: kept for name, (kept, _) in shares.items()}
 
     def _through_average(self, adjoint: Adjoint, count: int) -> Adjoint:
         if self.ema is None:
@@ -310,6 +417,7 @@ class Course(abc.ABC):
     def _through_update(
         self,
         adjoint: Adjoint,
+        updates: Sequence[Update],
         params: Params,
         gradients: Params,
         before: Snapshot,
@@ -321,7 +429,7 @@ class Course(abc.ABC):
         gamma = {name: torch.zeros_like(params[name]) for name in idle}
         moved = {name: adjoint.params[name] for name in idle}
         held = {slot: {name: values[name] for name in idle if name in values} for slot, values in adjoint.carried.items()}
-        for update, group in self.groups:
+        for update, group in zip(updates, self.members, strict=True):
             for own, names in _by_count(update, before.slots, [name for name in group if name not in idle], count).items():
                 back = update.back(
                     {name: adjoint.params[name] for name in names},
@@ -345,17 +453,14 @@ class Course(abc.ABC):
     def _couples(self) -> bool:
         return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in self.model.modules())
 
-    def _momenta(self, buffers: Params) -> dict[str, float]:
-        """How much of each running statistic one batch replaces."""
-        found: dict[str, float] = {}
-        for name, layer in self.model.named_modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                prefix = f"{name}." if name else ""
-                moving = layer.training and layer.track_running_stats
-                count = int(buffers.get(f"{prefix}num_batches_tracked", torch.zeros(()))) + 1
-                momentum = 0.0 if not moving else 1 / count if layer.momentum is None else float(layer.momentum)
-                found |= {f"{prefix}running_mean": momentum, f"{prefix}running_var": momentum}
-        return found
+
+def _shares(momenta: Sequence[float]) -> tuple[float, list[float]]:
+    """How much of a running statistic is left after some calls of its layer in one step, and how much of it is what each call saw."""
+    kept, shares = 1.0, []
+    for momentum in reversed(momenta):
+        shares.append(momentum * kept)
+        kept *= 1 - momentum
+    return kept, shares[::-1]
 
 
 def _of(slots: Mapping[str, Params], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
 from ..maths.derivatives import Products, directional, example_products, refuse_coupling, withheld
+from ..maths.differentiable import EMBEDDING, DifferentiableOperations, written_out
 from ..maths.twice import convolved, normalised
 from .device import modes_kept
 from .step import trainable
@@ -130,14 +130,15 @@ class Functional:
         """The losses of a batch, differentiable by `params`; buffers stay as they are."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, training))
+            stack.enter_context(written_out())
             if not torch.is_grad_enabled():
                 stack.enter_context(channels_last_pools(self.model))
             return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,))
 
     def with_statistics(
         self, params: Params, buffers: Params, batch: Any, *, valued: bool = True
-    ) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
-        """Losses in train mode, and what BatchNorm saw of the batch: (momentum, statistic) by name of the running one.
+    ) -> tuple[Tensor, dict[str, list[tuple[float, Tensor]]]]:
+        """Losses in train mode, and what BatchNorm saw of the batch: (momentum, statistic) of each call, by name of the running one.
 
         Both are differentiable twice, not in forward mode.
 
@@ -148,6 +149,7 @@ class Functional:
         watch = _Twice(buffers, valued)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
+            stack.enter_context(written_out())
             for name, layer in self.model.named_modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training and layer.track_running_stats:
                     prefix = f"{name}." if name else ""
@@ -225,6 +227,7 @@ class Functional:
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, False))
             stack.enter_context(torch.enable_grad())
+            stack.enter_context(written_out())
             try:
                 refuse_coupling(self.model)
             except ValueError as error:
@@ -350,14 +353,28 @@ def standing_at(model: nn.Module, values: Params) -> Iterator[None]:
                 own[name].copy_(value)
 
 
-class differentiable_statistics(TorchFunctionMode):
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The running means and variances of torch's BatchNorm layers, by name."""
+    found: dict[str, Tensor] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+            prefix = f"{name}." if name else ""
+            found |= {
+                f"{prefix}{own}": layer.get_buffer(own)
+                for own in ("running_mean", "running_var")
+                if getattr(layer, own) is not None
+            }
+    return found
+
+
+class differentiable_statistics(DifferentiableOperations):
     """While it lasts, BatchNorm in eval mode is differentiable by its running statistics, which torch's own is not."""
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
-        given = _batch_norm_given(args, kwargs)
+    def operation(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        given = _batch_norm_given(args, kwargs) if func is F.batch_norm else {}
         mean = given.get("running_mean")
-        if func is not F.batch_norm or given.get("training") or not isinstance(mean, Tensor) or not mean.requires_grad:
-            return func(*args, **(kwargs or {}))
+        if not isinstance(mean, Tensor) or given.get("training") or not mean.requires_grad:
+            return super().operation(func, args, kwargs)
         values, scale = given["input"], (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
         scale = scale if given.get("weight") is None else scale * given["weight"]
         shift = -mean * scale if given.get("bias") is None else given["bias"] - mean * scale
@@ -365,42 +382,58 @@ class differentiable_statistics(TorchFunctionMode):
         return torch.addcmul(shift.view(shape), values, scale.view(shape))
 
 
-class _Twice(TorchFunctionMode):
+class _Twice(DifferentiableOperations):
     """While it lasts, convolutions and BatchNorm in training go by `maths.twice`, and layers that were entered tell what they saw.
 
     Attributes:
-        seen: (momentum, statistic) by name of the running statistic.
+        seen: By name of the running statistic, (momentum, statistic of the batch) of each call of its layer, in their order.
     """
 
     def __init__(self, buffers: Params, valued: bool):
         super().__init__()
         self._valued = valued
-        self.seen: dict[str, tuple[float, Tensor]] = {}
+        self.seen: dict[str, list[tuple[float, Tensor]]] = {}
         self._buffers = buffers
         self._entered: tuple[str, float] | None = None
 
     def enter(self, prefix: str, layer: Any, args: tuple[Any, ...]) -> None:
         """Before the forward pass of a layer."""
-        count = int(self._buffers.get(f"{prefix}num_batches_tracked", torch.zeros(()))) + 1
+        earlier = len(self.seen.get(f"{prefix}running_mean", ()))
+        count = int(self._buffers.get(f"{prefix}num_batches_tracked", torch.zeros(()))) + 1 + earlier
         self._entered = prefix, 1 / count if layer.momentum is None else float(layer.momentum)
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def operation(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func is F.conv2d:
-            return _convolve(self._valued, *args, **(kwargs or {}))
-        given = _batch_norm_given(args, kwargs)
-        if func is not F.batch_norm or not given.get("training"):
-            return func(*args, **(kwargs or {}))
+            return _convolve(self._valued, *args, **kwargs)
+        if func is F.embedding:
+            settings = dict(zip(EMBEDDING, args, strict=False)) | kwargs
+            reason = (
+                "scale_grad_by_freq=True divides its gradient by counts, so training did not follow the derivative of the loss"
+                if settings.get("scale_grad_by_freq")
+                else "max_norm changes its own weights in the forward pass, which no derivative knows of"
+                if settings.get("max_norm") is not None
+                else None
+            )
+            if reason is not None:
+                raise UsageError(
+                    f"An embedding with {reason}; train without it, or choose a method that asks for gradients only, such as tracin, oti or "
+                    "liveval."
+                )
+        given = _batch_norm_given(args, kwargs) if func is F.batch_norm else {}
+        if not given.get("training"):
+            return super().operation(func, args, kwargs)
         inputs, weight, bias = given["input"], given.get("weight"), given.get("bias")
         alike = all(part is None or part.dtype == inputs.dtype for part in (weight, bias))
         if alike and inputs.numel() > inputs.shape[1]:
             values, mean, variance = normalised(inputs, weight, bias, given.get("eps", 1e-5))
         else:
-            values = func(*args, **(kwargs or {}))
+            values = func(*args, **kwargs)
             axes = [axis for axis in range(inputs.ndim) if axis != 1]
             mean, variance = inputs.mean(axes), inputs.var(axes, unbiased=True)
         if self._entered is not None:
             (prefix, momentum), self._entered = self._entered, None
-            self.seen |= {f"{prefix}running_mean": (momentum, mean), f"{prefix}running_var": (momentum, variance)}
+            for name, statistic in (("running_mean", mean), ("running_var", variance)):
+                self.seen.setdefault(f"{prefix}{name}", []).append((momentum, statistic))
         return values
 
 

@@ -31,6 +31,10 @@ class LiveSteps:
         self._params: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
 
+    def begin(self, first: int) -> None:
+        """An epoch is to come; `first` is the number of its first step, also where steps before it were forgotten."""
+        self._index = first
+
     def before(self) -> None:
         """A step is to come."""
         own = self._own()

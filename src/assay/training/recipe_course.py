@@ -12,7 +12,7 @@ from ..core.errors import Mismatch, UsageError
 from ..core.ids import Ids
 from ..maths import draws
 from .batches import Augment, Prepare
-from .course import Course, update_of
+from .course import Course
 from .device import device_named, full_precision, seed_torch
 from .functional import Functional
 from .loop import forward
@@ -53,8 +53,7 @@ class RecipeCourse(Course):
         self.model = model.to(device).train()
         self.optimizer = optimizer_of(recipe, model)
         self.functional = Functional(model)
-        names = tuple(trainable(model))
-        self.groups = [(update_of(self.optimizer, group), names) for group in self.optimizer.param_groups]
+        self.members = [tuple(trainable(model)) for _ in self.optimizer.param_groups]
         self.clip, self.ema, self.averages = recipe.clip, recipe.ema, {}
         self._inputs, self._labels, self._ids, self._recipe = inputs, labels, ids, recipe
         self._states, self._prepare, self._augment = states, prepare, augment

@@ -1,6 +1,6 @@
 """One training step, in the parts that a replay or a derivative takes apart: forward, loss, update, average."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """A fresh optimizer over the trainable parameters. The rate is set at each `update`."""
-    return optimizer_over(recipe, list(trainable(model).values()))
-
-
-def optimizer_over(recipe: Recipe, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """A fresh optimizer over these."""
+    parameters = list(trainable(model).values())
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             parameters,

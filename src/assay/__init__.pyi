@@ -1,0 +1,89 @@
+# What type checkers and editors read in place of __init__.py, whose names are loaded when first used.
+from .core.curve import Curve as Curve
+from .core.decision import Decision as Decision
+from .core.errors import AssayError as AssayError
+from .core.evidence import Evidence as Evidence
+from .core.evidence import Need as Need
+from .core.ids import Ids as Ids
+from .core.scores import Direction as Direction
+from .core.scores import Scores as Scores
+from .core.scores import ScoreTable as ScoreTable
+from .core.trial import Verdict as Verdict
+from .data.arrays import examples_from_arrays as examples_from_arrays
+from .data.torch_dataset import examples_from_dataset as examples_from_dataset
+from .experiments.again import Replaying as Replaying
+from .experiments.choose import choose as choose
+from .experiments.cleanse import cleanse as cleanse
+from .experiments.cleanse import curve_for as curve_for
+from .experiments.exhibit import exhibit as exhibit
+from .experiments.plan import Plan as Plan
+from .experiments.record import untrained as untrained
+from .experiments.report import report as report
+from .experiments.score import score as score
+from .experiments.score import score_apart as score_apart
+from .experiments.verify import verify as verify
+from .integrations.loop import Loop as Loop
+from .integrations.pytorch import record as record
+from .runs.artefacts import load_curve as load_curve
+from .runs.artefacts import load_decision as load_decision
+from .runs.artefacts import load_scores as load_scores
+from .runs.artefacts import load_study as load_study
+from .runs.artefacts import load_verdict as load_verdict
+from .runs.artefacts import save_curve as save_curve
+from .runs.artefacts import save_decision as save_decision
+from .runs.artefacts import save_scores as save_scores
+from .runs.artefacts import save_verdict as save_verdict
+from .runs.gather import gather as gather
+from .runs.gather import gather_inputs as gather_inputs
+from .runs.gather import gather_logits as gather_logits
+from .runs.recorder import Recorder as Recorder
+from .runs.run import Run as Run
+from .studies.difficulty import study_difficulty as study_difficulty
+from .studies.scaling import study_scaling as study_scaling
+
+__version__: str
+
+__all__ = [
+    "AssayError",
+    "Curve",
+    "Decision",
+    "Direction",
+    "Evidence",
+    "Ids",
+    "Loop",
+    "Need",
+    "Plan",
+    "Recorder",
+    "Replaying",
+    "Run",
+    "ScoreTable",
+    "Scores",
+    "Verdict",
+    "__version__",
+    "choose",
+    "cleanse",
+    "curve_for",
+    "examples_from_arrays",
+    "examples_from_dataset",
+    "exhibit",
+    "gather",
+    "gather_inputs",
+    "gather_logits",
+    "load_curve",
+    "load_decision",
+    "load_scores",
+    "load_study",
+    "load_verdict",
+    "record",
+    "report",
+    "save_curve",
+    "save_decision",
+    "save_scores",
+    "save_verdict",
+    "score",
+    "score_apart",
+    "study_difficulty",
+    "study_scaling",
+    "untrained",
+    "verify",
+]

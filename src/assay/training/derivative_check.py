@@ -1,0 +1,214 @@
+"""A step's derivative held against central differences of the step itself, in double precision."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..core.evidence import Adjoint
+from ..maths.derivatives import withheld
+from ..maths.differentiable import eager
+from .course import Course, Snapshot
+from .device import set_random_state
+from .functional import rows, size_of
+
+STEPS = (1e-6, 1e-7, 1e-8, 1e-9)
+"""Lengths of the difference, as parts of what is moved; a kink of the model may lie within one of them."""
+FEW = 4
+"""Examples of a batch that the derivative is checked on: an error of a formula does not need more."""
+
+
+LOST = 0.01
+"""A difference in which more than this part of the derivative's size is lost to rounding says nothing."""
+AGREE = 0.2
+"""Central differences say nothing where two lengths differ by more than this part of what either differs from the derivative."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """How far a step's derivative is from central differences.
+
+    Attributes:
+        error: |difference quotient - derivative|, as a part of the derivative's size along a random direction: the largest over the
+            derivatives by the weights of the losses, by the parameters and by the optimizer's buffers.
+        conclusive: Whether quotients of two lengths agree with each other better than with the derivative, or all is well.
+    """
+
+    error: float
+    conclusive: bool
+
+
+def check_derivative(
+    course: Course,
+    batch: Any,
+    before: Snapshot,
+    by_group: Sequence[float],
+    momenta: Tensor | None,
+    count: int,
+    random: tuple[Tensor, ...],
+    adjoint: Adjoint,
+    *,
+    whole: bool,
+    tolerance: float,
+) -> Check:
+    """Take a step in double precision from states a little on either side, and compare what the adjoint says of their ends.
+
+    The model, its losses and its optimizer run as they ran in training; nothing that the derivative is computed by is used.
+
+    Args:
+        course: The training; it stays as it is.
+        batch: What the step is taken on.
+        before: The state before it.
+        by_group: Learning rate of each parameter group.
+        momenta: Momenta of each group in this step, if they were recorded.
+        count: Number of the step.
+        random: Random state before it.
+        adjoint: Derivative of a target by the state after it.
+        whole: Not on a few of its examples only, because a random layer draws for the whole batch at once.
+        tolerance: Error up to which all is well.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: The model or its losses do not work in double precision.
+    """
+    twin = course.fork()
+    twin.model.double()
+    batch = batch if whole or size_of(batch) <= FEW else rows(batch, slice(0, FEW))
+    batch, state, after = pytree.tree_map(_double, batch), before.mapped(_double), _mapped(adjoint)
+    twin.set_momenta(momenta)
+    set_random_state(random)
+    ((slopes, earlier),) = twin.back(batch, state, twin.rates(by_group), count, [after], at=None, curvature=True, whole=True)
+    ones = torch.ones_like(slopes)
+
+    def end(start: Snapshot, weights: Tensor) -> Tensor:
+        twin.restore(dataclasses.replace(start, random=random))
+        with eager():
+            twin.take(batch, by_group, weights)
+        return _terms(after, twin)
+
+    draw = torch.Generator().manual_seed(count)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=draw, dtype=torch.float64).to(like.device)
+
+    along = noise(slopes)
+    checks = [
+        _compared(
+            lambda step: (end(state, ones + step * along), end(state, ones - step * along)),
+            float(along @ slopes),
+            float(along.norm() * slopes.norm()) / len(slopes) ** 0.5,
+            tolerance,
+        )
+    ]
+    # What the step does to the adjoint, and a direction in which that is seen besides a random one.
+    change = {name: value - after.params[name] for name, value in earlier.params.items()}
+    norm, length = _norm(change), _norm({name: state.model[name] for name in change})
+    # What torch withholds the gradient of, training does not move.
+    random_part = withheld(twin.model, {name: noise(value) for name, value in change.items()})
+    change = withheld(twin.model, change)
+    spread = _norm(random_part)
+    moved = {
+        name: length * (value / norm if norm else value) + length * random_part[name] / spread for name, value in change.items()
+    }
+    checks.append(
+        _compared(
+            lambda step: tuple(end(_shifted(state, moved, sign * step), ones) for sign in (1, -1)),
+            sum(float((earlier.params[name] * value).sum()) for name, value in moved.items()),
+            norm * length,
+            tolerance,
+        )
+    )
+    buffers = {
+        slot: {name: noise(value) * state.slots[slot][name] for name, value in part.items()}
+        for slot, part in earlier.carried.items()
+        if slot in state.slots
+    }
+    if buffers:
+        predicted = [
+            (earlier.carried[slot][name] * value).sum() for slot, part in buffers.items() for name, value in part.items()
+        ]
+        checks.append(
+            _compared(
+                lambda step: tuple(end(_shifted(state, {}, sign * step, buffers), ones) for sign in (1, -1)),
+                float(torch.stack(predicted).sum()),
+                float(torch.stack(predicted).norm()),
+                tolerance,
+            )
+        )
+    return Check(max(check.error for check in checks), all(check.conclusive for check in checks))
+
+
+def _compared(ends: Callable[[float], tuple[Tensor, ...]], predicted: float, size: float, tolerance: float) -> Check:
+    """Difference quotients of several lengths against the derivative.
+
+    Args:
+        ends: The terms of what the adjoint says of the end of a step from a state that many times a direction away, and of one on the
+            other side.
+        predicted: The derivative along that direction.
+        size: What an error is small against.
+        tolerance: Up to which all is well.
+    """
+    quotients: list[float] = []
+    errors: list[float] = []
+    for step in STEPS:
+        on, back = ends(step)
+        quotient = float((on - back).sum()) / (2 * step)
+        # What is lost when numbers that are almost equal are subtracted.
+        lost = 4 * torch.finfo(torch.float64).eps * float(on.norm()) / step
+        if size == 0 or lost > LOST * size:
+            if abs(quotient - predicted) <= lost:
+                return Check(0.0, True)
+            continue
+        quotients.append(quotient)
+        errors.append(abs(quotient - predicted) / size)
+        if errors[-1] <= tolerance + lost / size:
+            return Check(errors[-1], True)
+    if len(errors) < 2:
+        return Check(min(errors, default=float("inf")), False)
+    best = min(range(len(errors)), key=errors.__getitem__)
+    others = [abs(quotient - quotients[best]) for place, quotient in enumerate(quotients) if place != best]
+    return Check(errors[best], min(others) <= AGREE * abs(quotients[best] - predicted))
+
+
+def _shifted(
+    state: Snapshot, params: Mapping[str, Tensor], step: float, buffers: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> Snapshot:
+    model = {name: value + step * params[name] if name in params else value for name, value in state.model.items()}
+    slots = {
+        slot: {
+            name: value + step * buffers[slot][name] if buffers and name in buffers.get(slot, {}) else value
+            for name, value in part.items()
+        }
+        for slot, part in state.slots.items()
+    }
+    return dataclasses.replace(state, model=model, slots=slots)
+
+
+def _terms(adjoint: Adjoint, course: Course) -> Tensor:
+    """Adjoint times the state in which a course stands, number by number."""
+    parameters, buffers = dict(course.model.named_parameters()), course.buffers
+    pairs = [(value, parameters[name].detach()) for name, value in adjoint.params.items()]
+    pairs += [(value, buffers[name]) for name, value in adjoint.statistics.items()]
+    pairs += [(value, course.averages[name]) for name, value in adjoint.averages.items()]
+    for slot, values in adjoint.carried.items():
+        held = {name: course.optimizer.state[parameters[name]].get(slot) for name in values}
+        pairs += [(value, held[name]) for name, value in values.items() if held[name] is not None]
+    return torch.cat([(value * state).flatten() for value, state in pairs])
+
+
+def _mapped(adjoint: Adjoint) -> Adjoint:
+    params, statistics, averages = (
+        {name: _double(value) for name, value in part.items()} for part in (adjoint.params, adjoint.statistics, adjoint.averages)
+    )
+    carried = {slot: {name: _double(value) for name, value in part.items()} for slot, part in adjoint.carried.items()}
+    return Adjoint(params, carried, statistics, averages)
+
+
+def _double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _norm(values: Mapping[str, Tensor]) -> float:
+    return float(torch.stack([value.square().sum() for value in values.values()]).sum().sqrt())

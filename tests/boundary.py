@@ -1,0 +1,160 @@
+"""Calls every public name with arguments of wrong kinds and prints what came back that is no error of assay's.
+
+Runs in a process of its own, because the type checks of the tests stand before the house's own. Argument: an empty folder.
+"""
+
+import inspect
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay.core.errors import AssayError, TrialFailed
+
+warnings.simplefilter("error", RuntimeWarning)
+
+WRONG = {
+    "None": None,
+    "a number": 7,
+    "a fraction": 0.5,
+    "not a number": float("nan"),
+    "a text": "nonsense",
+    "a NUL": "a\0b",
+    "a long name": "n" * 300,
+    "bytes": b"raw",
+    "a list": [1, "x"],
+    "an empty list": [],
+    "a mapping": {"x": 1},
+    "an empty mapping": {},
+    "an object": object(),
+    "a class": dict,
+    "a function": lambda *given: 1 / 0,
+    "a tensor": torch.zeros(2, 3),
+    "a scalar": torch.tensor(1.5),
+    "an array": np.array(["x", "y"]),
+    "complex": torch.zeros(3, dtype=torch.complex64),
+    "a pair": (1, 2),
+    "True": True,
+}
+
+SLOW = {"study_scaling", "study_difficulty"}
+"""A wrong value that happens to be right would start a study."""
+
+
+def good(folder):
+    """Calls that work, by name: positional and named arguments."""
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    model, data = torch.nn.Linear(3, 3), TensorDataset(x, y)
+    optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data, batch_size=4)
+    with assay.record(folder / "own", model, optimizer, loader) as recorder:
+        for _ in range(2):
+            for inputs, labels in recorder.epoch():
+                logits = model(inputs)
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(logits, labels).backward()
+                optimizer.step()
+                recorder.batch(logits, labels)
+    run = assay.Run(folder / "own")
+    loop = assay.Loop(model, optimizer, loader)
+    held = {"validation": (x[:5] + 1, y[:5]), "test": (x[5:9] + 2, y[5:9])}
+    table = assay.score(run, ["aum", "loss"])
+    aum = table["aum"]
+    decision = assay.choose(aum, "top_k", keep=0.5)
+    verdict = assay.verify(decision, run=run, retrain=lambda ids, labels, weights, seed: 0.5 + seed / 100, seeds=3)
+    curve = assay.cleanse(run, aum, counts=[1], draws=1, loop=loop, targets=held)
+    plan = assay.Plan.make({"data": "digits:test=1700", "net": "logistic", "recipe": {"epochs": 1}})
+    evidence = assay.gather(run)
+    saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve}
+    calls = {
+        "record": ((folder / "more", model, optimizer, loader), {}),
+        "Loop": ((model, optimizer, loader), {}),
+        "Replaying": ((), {"schedule": "sqrt", "memory": None, "tolerance": 0.0}),
+        "score": ((run, "aum"), {}),
+        "score_apart": ((run, "aum"), {}),
+        "choose": ((aum, "top_k"), {"keep": 0.5}),
+        "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
+        "cleanse": ((run, aum), {"counts": [1], "draws": 1, "loop": loop, "targets": held}),
+        "curve_for": ((run, aum), {}),
+        "study_scaling": ((folder / "study",), {"scale": "tiny"}),
+        "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
+        "exhibit": ((run, table), {"decision": decision}),
+        "report": ((run, table, folder / "page.html"), {"decision": decision}),
+        "examples_from_arrays": ((x, y), {}),
+        "examples_from_dataset": ((data,), {}),
+        "Plan": ((), {"data": "digits", "net": "mlp", "seed": 0, "models": 1, "record": {}, "recipe": {}}),
+        "Run": ((folder / "own",), {}),
+        "Recorder": ((folder / "raw", assay.Ids([1, 2])), {}),
+        "gather": ((run,), {}),
+        "gather_logits": ((assay.Ids([1, 2]), torch.zeros(3, 2, 2), torch.tensor([0, 1])), {}),
+        "gather_inputs": ((assay.Ids([1, 2]), torch.zeros(2, 2), torch.tensor([0, 1])), {}),
+        "untrained": ((plan, folder / "untrained"), {}),
+        "Ids": (([1, 2],), {}),
+        "Scores": ((aum.ids, aum.values, "mine", {}, "mine", aum.direction, "unit"), {}),
+        "ScoreTable": (([aum],), {}),
+        "Decision": (
+            (decision.ids, decision.actions, decision.labels, decision.weights, decision.reasons, "mine", {}, "mine"),
+            {},
+        ),
+        "Verdict": ((verdict.decision, verdict.outcomes, verdict.comparisons), {}),
+        "Curve": ((curve.scores, curve.retrained, curve.removals, curve.best, curve.chosen_by), {}),
+        "Evidence": ((run.ids, 3), {"labels": run.labels, "epochs": None, "mean_probs": None, "inputs": x}),
+        "load_study": ((folder / "study.json",), {}),
+    }
+    del evidence
+    for noun, made in saved.items():
+        place = folder / f"{noun}.saved"
+        calls[f"save_{noun}"] = ((made, place), {})
+        calls[f"load_{noun}"] = ((place,), {})
+        getattr(assay, f"save_{noun}")(made, place)
+    return calls
+
+
+def tried(name, function, args, given, where):
+    """What a call does that it must not do; empty if all is well."""
+    try:
+        made = function(*args, **given)
+        if hasattr(made, "__exit__"):
+            made.__exit__(None, None, None)
+        elif hasattr(made, "close"):
+            made.close()
+    except AssayError as error:
+        words = str(error)
+        # The tail of a log says what a user's own function raised.
+        return (
+            ""
+            if words and ("\n" not in words or isinstance(error, TrialFailed))
+            else f"{name}, {where}: no single sentence: {words!r}"
+        )
+    except Exception as error:
+        return f"{name}, {where}: {type(error).__name__}: {' '.join(str(error).split())[:150]}"
+    return ""
+
+
+def main(folder):
+    calls, total = good(folder), 0
+    untried = set(assay.__all__) - set(calls) - {"__version__", "AssayError", "Direction", "Need"}
+    said = [f"not tried: {name}" for name in sorted(untried)]
+    for name, (args, given) in calls.items():
+        function = getattr(assay, name)
+        parameters = list(inspect.signature(function).parameters.values())
+        named = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY] if name not in ("Plan",) else list(given)
+        for what, value in WRONG.items():
+            for place in range(len(args)):
+                total += 1
+                changed = (*args[:place], value, *args[place + 1 :])
+                said.append(tried(name, function, changed, given, f"argument {place} {what}"))
+            for option in named:
+                if (name in SLOW and what in ("None", "True")) or (name in SLOW and option in ("progress", "per_class", "pool")):
+                    continue
+                total += 1
+                said.append(tried(name, function, args, {**given, option: value}, f"{option}= {what}"))
+    print("\n".join(filter(None, said)))
+    print(f"{total} calls")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

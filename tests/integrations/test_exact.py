@@ -1,0 +1,293 @@
+"""Exact influence of nets that are hard to differentiate: equal to central differences of a training written by hand, or refused."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay.core.errors import NumericalError, UsageError
+
+EXAMPLES, CLASSES, EPOCHS, BATCH = 12, 3, 3, 4
+# What torch says of a reentrant checkpoint in evaluation.
+pytestmark = pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+OPTIMIZERS = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.2),
+    "momentum": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=0.05, eps=1e-4, weight_decay=0.1),
+}
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant, dropout=0.0):
+        super().__init__()
+        self.first, self.body, self.out = (
+            nn.Linear(5, 6),
+            nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Dropout(dropout)),
+            nn.Linear(6, CLASSES),
+        )
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return self.out(checkpoint(self.body, torch.tanh(self.first(x)), use_reentrant=self.reentrant))
+
+
+class OwnNorm(nn.Module):
+    """Normalises by running statistics of its own, which are written in training and read in evaluation."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, x):
+        mean, var = (x.mean(0), x.var(0)) if self.training else (self.running_mean, self.running_var)
+        if self.training:
+            self.running_mean.lerp_(mean.detach(), 0.1)
+            self.running_var.lerp_(var.detach(), 0.1)
+        return (x - mean) / (var + 1e-5).sqrt()
+
+
+class Watched(nn.Module):
+    """Keeps what nobody reads: a counter, the features of the last batch, a running mean for a plot; and a temperature that only falls."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros(6))
+        self.register_buffer("temperature", torch.full((), 2.0))
+        self.first, self.out = nn.Linear(5, 6), nn.Linear(6, CLASSES)
+        self.features = None
+
+    def forward(self, x):
+        self.features = torch.tanh(self.first(x))
+        if self.training:
+            self.steps += 1
+            self.seen.lerp_(self.features.detach().mean(0), 0.1)
+            self.temperature.mul_(0.9)
+        return self.out(self.features) / self.temperature
+
+
+class Centred(nn.Module):
+    """Subtracts a mean that it keeps as a plain attribute, and that training moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(6))
+        self.first, self.out = nn.Linear(5, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        if self.training:
+            self.centre.lerp_(hidden.detach().mean(0), 0.3)
+        return self.out(hidden - self.centre)
+
+
+class Twice(nn.Module):
+    """One BatchNorm for two places."""
+
+    def __init__(self, momentum=0.1):
+        super().__init__()
+        self.first, self.second, self.norm, self.out = (
+            nn.Linear(5, 6),
+            nn.Linear(6, 6),
+            nn.BatchNorm1d(6, momentum=momentum),
+            nn.Linear(6, CLASSES),
+        )
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.norm(self.second(torch.tanh(self.norm(self.first(x)))))))
+
+
+class Tokens(nn.Module):
+    def __init__(self, **settings):
+        super().__init__()
+        self.table, self.out = nn.Embedding(7, 6, **settings), nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.table(x.abs().mul(2).long().clamp(max=6)).sum(1)))
+
+
+class Scaled(torch.autograd.Function):
+    """Twice its input, whose derivative forgets to say so when it is differentiated itself."""
+
+    @staticmethod
+    def forward(ctx, x, scale):
+        ctx.save_for_backward(scale)
+        return x * scale.detach()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (scale,) = ctx.saved_tensors
+        return gradient * scale.detach(), None
+
+
+class Wrong(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.out = nn.Linear(5, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        return self.out(Scaled.apply(hidden, 1 + hidden.square()))
+
+
+def mlp(wrap=lambda layer: layer, norm=nn.Identity):
+    return nn.Sequential(wrap(nn.Linear(5, 6)), norm(), nn.Tanh(), nn.Linear(6, CLASSES))
+
+
+def old(name):
+    def wrap(layer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return getattr(nn.utils, name)(layer)
+
+    return wrap
+
+
+RIGHT = {
+    "plain": mlp,
+    "checkpoint, not reentrant": lambda: Checkpointed(False),
+    "checkpoint, reentrant": lambda: Checkpointed(True),
+    "compiled": lambda: torch.compile(mlp(norm=lambda: nn.BatchNorm1d(6)), backend="eager"),
+    "a compiled part": lambda: nn.Sequential(torch.compile(mlp(norm=lambda: nn.BatchNorm1d(6)), backend="eager")),
+    "data parallel": lambda: nn.DataParallel(mlp()),
+    "weight norm": lambda: mlp(parametrizations.weight_norm),
+    "weight norm, old": lambda: mlp(old("weight_norm")),
+    "weight norm of everything": lambda: mlp(lambda layer: parametrizations.weight_norm(layer, dim=None)),
+    "orthogonal": lambda: mlp(parametrizations.orthogonal),
+    "batch norm": lambda: mlp(norm=lambda: nn.BatchNorm1d(6)),
+    "batch norm, cumulative": lambda: mlp(norm=lambda: nn.BatchNorm1d(6, momentum=None)),
+    "batch norm, called twice": Twice,
+    "batch norm, cumulative, called twice": lambda: Twice(None),
+    "sparse embedding": lambda: Tokens(sparse=True),
+    "padded embedding": lambda: Tokens(padding_idx=0),
+    "watched": Watched,
+}
+REFUSED = {
+    "spectral norm": (lambda: mlp(parametrizations.spectral_norm), r"parametrizations\.weight\.0\._[uv] follows the parameters"),
+    "spectral norm, old": (lambda: mlp(old("spectral_norm")), r"0\.weight_[uv] follows the parameters"),
+    "a norm of one's own": (lambda: mlp(norm=lambda: OwnNorm(6)), r"1\.running_(mean|var) follows the parameters"),
+    "a centre of one's own": (Centred, "centre follows the parameters"),
+    "instance norm that tracks": (
+        lambda: nn.Sequential(
+            nn.Linear(5, 6),
+            nn.Unflatten(1, (2, 3)),
+            nn.InstanceNorm1d(2, track_running_stats=True),
+            nn.Flatten(),
+            nn.Linear(6, CLASSES),
+        ),
+        r"2\.running_(mean|var) follows the parameters",
+    ),
+    "counted embedding": (lambda: Tokens(scale_grad_by_freq=True), "scale_grad_by_freq=True"),
+    "bounded embedding": (lambda: Tokens(max_norm=1.0), "max_norm changes its own weights"),
+    "a wrong second derivative": (Wrong, r"The derivative of step \d+ is wrong: central differences"),
+}
+
+
+def data():
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randn(EXAMPLES + 6, 5, generator=draw, dtype=torch.float64)
+    labels = torch.randint(CLASSES, (EXAMPLES + 6,), generator=draw)
+    return inputs[:EXAMPLES], labels[:EXAMPLES], (inputs[EXAMPLES:], labels[EXAMPLES:])
+
+
+def made(net):
+    torch.manual_seed(1)
+    return net().double()
+
+
+def recorded(folder, net, optimizer):
+    """Model, optimizer and loader after a recorded training, and the model as it began."""
+    inputs, labels, _ = data()
+    model = made(net)
+    start = made(net)
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    loader = DataLoader(TensorDataset(inputs, labels), BATCH, shuffle=True, generator=torch.Generator().manual_seed(2))
+    with assay.record(folder, model, optimizer, loader) as recorder:
+        for _ in range(EPOCHS):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    return model, optimizer, loader, start
+
+
+def by_hand(run, start, optimizer, weights):
+    """The loss on what was held out after a training with these weights of the losses."""
+    inputs, labels, (held, held_labels) = data()
+    model = start()
+    optimizer = OPTIMIZERS[optimizer](model.parameters())
+    for epoch in range(run.epochs):
+        for positions in run.order(epoch):
+            losses = F.cross_entropy(model(inputs[positions]), labels[positions], reduction="none")
+            optimizer.zero_grad()
+            (weights[positions] * losses).mean().backward()
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        return float(F.cross_entropy(model(held), held_labels))
+
+
+def scored(folder, model, optimizer, loader, *methods):
+    loop = assay.Loop(model, optimizer, loader)
+    how = assay.Replaying(tolerance=1e-9)
+    return assay.score(folder, list(methods), loop=loop, targets={"validation": data()[2]}, replaying=how)
+
+
+# torch's other optimizers take no sparse gradients.
+PAIRS = [(name, optimizer) for name in RIGHT for optimizer in OPTIMIZERS if name != "sparse embedding" or optimizer == "sgd"]
+
+
+@pytest.mark.parametrize(("name", "optimizer"), PAIRS)
+def test_influence_is_what_central_differences_of_the_training_say(tmp_path, name, optimizer):
+    model, optimized, loader, _ = recorded(tmp_path / "run", RIGHT[name], optimizer)
+    scores = scored(tmp_path / "run", model, optimized, loader, "sgd_influence")["sgd_influence"]
+    run = assay.Run(tmp_path / "run")
+    step, found = 1e-5, []
+    for place in range(EXAMPLES):
+        ends = []
+        for sign in (1, -1):
+            weights = torch.ones(EXAMPLES, dtype=torch.float64)
+            weights[place] += sign * step
+            ends.append(by_hand(run, lambda: made(RIGHT[name]), optimizer, weights))
+        found.append(-(ends[0] - ends[1]) / (2 * step))
+    expected = torch.tensor(found, dtype=torch.float64)
+    torch.testing.assert_close(scores.values, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_differentiated_rightly_is_refused(tmp_path, name):
+    net, words = REFUSED[name]
+    model, optimizer, loader, _ = recorded(tmp_path / "run", net, "sgd")
+    with pytest.raises((UsageError, NumericalError), match=words):
+        scored(tmp_path / "run", model, optimizer, loader, "sgd_influence")
+
+
+def one_by_one(model):
+    """Norm of the gradient of each example's loss, one backward pass each."""
+    inputs, labels, _ = data()
+    model.eval()
+    norms = []
+    for x, y in zip(inputs, labels, strict=True):
+        model.zero_grad()
+        F.cross_entropy(model(x[None]), y[None]).backward()
+        parts = [p.grad.to_dense() for p in model.parameters() if p.grad is not None]
+        norms.append(float(torch.stack([part.square().sum() for part in parts]).sum().sqrt()))
+    return torch.tensor(norms, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", [*RIGHT, *REFUSED])
+def test_methods_that_ask_for_gradients_only_work_all_the_same(tmp_path, name):
+    net = RIGHT.get(name) or REFUSED[name][0]
+    model, optimizer, loader, _ = recorded(tmp_path / "run", net, "sgd")
+    table = scored(tmp_path / "run", model, optimizer, loader, "grand", "tracin", "oti", "liveval")
+    if "counted" not in name:
+        torch.testing.assert_close(table["grand"].values, one_by_one(model), rtol=1e-6, atol=1e-9)

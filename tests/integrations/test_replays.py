@@ -1,0 +1,344 @@
+"""Replays of users' loops: several readers at once, kept models whatever trained them, momenta that a scheduler changes, heads."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import assay
+from assay.core.errors import Mismatch, NumericalError, UsageError
+from assay.experiments.again import again
+
+EXAMPLES, CLASSES = 14, 3
+
+
+def data():
+    draw = torch.Generator().manual_seed(4)
+    inputs = torch.randn(EXAMPLES + 6, 5, generator=draw, dtype=torch.float64)
+    return inputs[:EXAMPLES], torch.arange(EXAMPLES) % CLASSES, (inputs[EXAMPLES:], torch.arange(6) % CLASSES)
+
+
+class Noisy(Dataset):
+    """Draws for each item. Not from Python's generator, which the type checks of these tests draw from too."""
+
+    def __init__(self):
+        self.inputs, self.labels, _ = data()
+
+    def __len__(self):
+        return EXAMPLES
+
+    def __getitem__(self, index):
+        noise = torch.randn(5, dtype=torch.float64) + np.random.randn()
+        return self.inputs[index] + 0.05 * noise, self.labels[index]
+
+
+def net(dropout=0.0):
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(dropout), nn.Linear(6, CLASSES)).double()
+
+
+def trained(folder, model, optimizer, dataset=None, *, seed=None, epochs=3, schedule=None, each=None, **given):
+    """A recorded loop; `each` takes the step of one batch, if not in the usual way."""
+    inputs, labels, _ = data()
+    loader = DataLoader(dataset or TensorDataset(inputs, labels), 4, shuffle=True)
+    scheduler = schedule(optimizer) if schedule else None
+    with assay.record(folder, model, optimizer, loader, seed=seed, checkpoints="every", **given) as recorder:
+        for _ in range(epochs):
+            for number, (x, y) in enumerate(recorder.epoch()):
+                logits = model(x)
+                if each is not None:
+                    each(number, logits, x, y)
+                else:
+                    optimizer.zero_grad()
+                    F.cross_entropy(logits, y).backward()
+                    optimizer.step()
+                if scheduler:
+                    scheduler.step()
+                recorder.batch(logits, y)
+    return assay.Loop(model, optimizer, loader)
+
+
+def opened(folder, loop, **given):
+    return again(folder, loop=loop, targets={"validation": data()[2]}, **given)
+
+
+def told(step):
+    """What a step shows, copied."""
+    (slopes, adjoint), *_ = step.back([step.walk.replay.end("validation")])
+    params, after = ({name: value.clone() for name, value in part.items()} for part in (step.params, step.after))
+    return step.index, params, after, pytree_first(step.batch).clone(), slopes, adjoint.params
+
+
+def pytree_first(batch):
+    return batch[0]
+
+
+def same(one, other):
+    return (
+        one[0] == other[0]
+        and all(torch.equal(one[k][name], other[k][name]) for k in (1, 2, 5) for name in one[k])
+        and torch.equal(one[3], other[3])
+        and torch.equal(one[4], other[4])
+    )
+
+
+WORLDS = {
+    "batches that can be had at any time": (lambda: None, 0.0, None),
+    "batches in the loader's order, drawn at random": (Noisy, 0.3, 3),
+}
+
+
+def state():
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), torch.get_num_threads()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_readers_of_one_replay_do_not_disturb_each_other(tmp_path, world):
+    dataset, dropout, seed = WORLDS[world]
+    model = net(dropout)
+    loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), dataset(), seed=seed)
+    replay = opened(tmp_path / "run", loop)
+    every = range(replay.epochs[-1].stop)
+    ways = {
+        "forwards": lambda: replay.forwards(every),
+        "later": lambda: replay.forwards(every[5:]),
+        "backwards": lambda: replay.backwards(every),
+    }
+    alone = {name: [told(step) for step in way()] for name, way in ways.items()}
+    kept = {epoch: replay.at(epoch).target("validation") for epoch in replay.kept}
+    outside = state()
+    iterators, together = {name: way() for name, way in ways.items()}, {name: [] for name in ways}
+    left = list(ways)
+    while left:
+        for name in list(left):
+            step = next(iterators[name], None)
+            assert state() == outside
+            if step is None:
+                left.remove(name)
+                continue
+            # Another reader, a target and the weights of another training come in between.
+            for epoch in (replay.kept[0], replay.kept[-1]):
+                assert all(torch.equal(value, kept[epoch][key]) for key, value in replay.at(epoch).target("validation").items())
+            if step.index == 6:
+                replay.reweighted(torch.ones(EXAMPLES), every[4:], "validation")
+            together[name].append(told(step))
+            assert state() == outside
+    for name, steps in alone.items():
+        assert len(steps) == len(together[name]) > 4
+        assert all(same(one, other) for one, other in zip(steps, together[name], strict=True))
+    # A reader who leaves early leaves nothing behind.
+    for way in ways.values():
+        iterator = way()
+        next(iterator)
+        iterator.close()
+        del iterator
+    assert state() == outside and not torch.are_deterministic_algorithms_enabled()
+
+
+def accumulated(model, optimizer):
+    def each(number, logits, x, y):
+        (F.cross_entropy(logits, y) / 2).backward()
+        if number % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return each
+
+
+def closed(model, optimizer):
+    def each(number, logits, x, y):
+        def closure():
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    return each
+
+
+OPTIMIZERS = {
+    "rmsprop": (lambda p: torch.optim.RMSprop(p, lr=0.01), None, "RMSprop cannot be walked backwards"),
+    "adagrad": (lambda p: torch.optim.Adagrad(p, lr=0.1), None, "Adagrad cannot be walked backwards"),
+    "nadam": (lambda p: torch.optim.NAdam(p, lr=0.01), None, "NAdam cannot be walked backwards"),
+    "amsgrad": (lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True), None, "amsgrad=True cannot be walked backwards"),
+    "lbfgs": (lambda p: torch.optim.LBFGS(p, lr=0.1), closed, "LBFGS computes the loss several times"),
+    "accumulation": (lambda p: torch.optim.SGD(p, lr=0.1), accumulated, "the optimizer moved 0 times, not once"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_kept_models_ask_nothing_of_the_optimizer(tmp_path, name):
+    make, each, words = OPTIMIZERS[name]
+    model = net()
+    optimizer = make(model.parameters())
+    loop = trained(tmp_path / "run", model, optimizer, each=each and each(model, optimizer))
+    targets = {"validation": data()[2]}
+    table = assay.score(tmp_path / "run", ["grand", "tracin", "vog", "prediction_depth:k=3"], loop=loop, targets=targets)
+    inputs, labels, held = data()
+    model.eval()
+    parameters = list(model.parameters())
+
+    def gradient(loss):
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)])
+
+    singles = [gradient(F.cross_entropy(model(x[None]), y[None])) for x, y in zip(inputs, labels, strict=True)]
+    torch.testing.assert_close(table["grand"].values, torch.stack([g.norm() for g in singles]))
+    last = opened(tmp_path / "run", loop).at(2)
+    pull = torch.cat([part.flatten() for part in last.target("validation").values()])
+    torch.testing.assert_close(pull, gradient(F.cross_entropy(model(held[0]), held[1])))
+    rate = optimizer.param_groups[0]["lr"]
+    assert {*last.rates.values()} == {rate}
+    with pytest.raises(UsageError, match=words):
+        assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=targets)
+
+
+def test_rates_of_what_another_optimizer_trains_are_not_made_up(tmp_path):
+    model = net()
+    body, head = torch.optim.SGD(model[:4].parameters(), lr=0.1), torch.optim.SGD(model[4].parameters(), lr=0.1)
+
+    def each(number, logits, x, y):
+        for optimizer in (body, head):
+            optimizer.zero_grad()
+        F.cross_entropy(logits, y).backward()
+        body.step()
+        head.step()
+
+    loop = trained(tmp_path / "run", model, body, each=each)
+    targets = {"validation": data()[2]}
+    table = assay.score(tmp_path / "run", ["grand", "vog"], loop=loop, targets=targets)
+    assert len(table) == EXAMPLES or len(table.values()) == 2
+    for method in ("tracin", "sgd_influence"):
+        with pytest.raises(UsageError, match=r"another optimizer trains it|not in the optimizer \(4\."):
+            assay.score(tmp_path / "run", method, loop=loop, targets=targets)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_momenta_that_a_scheduler_changes_are_taken_again(tmp_path, kind):
+    model = net()
+    optimizer = {
+        "sgd": lambda: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        "adamw": lambda: torch.optim.AdamW(model.parameters(), lr=0.01, eps=1e-4),
+    }[kind]()
+    highest = {"sgd": 0.1, "adamw": 0.005}[kind]
+    cycle = lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, highest, total_steps=13)  # noqa: E731
+    loop = trained(tmp_path / "run", model, optimizer, schedule=cycle)
+    momenta = assay.Run(tmp_path / "run").momenta(1)
+    assert len(momenta[:, 0, 0].unique()) > 1
+    scores = assay.score(tmp_path / "run", "sgd_influence:checks=2", loop=loop, targets={"validation": data()[2]})
+    (influence,) = scores.values()
+    assert not any("refutes" in warning for warning in influence.warnings)
+    (error,) = (value for name, value in influence.diagnostics.items() if "single steps" in name)
+    assert error < 1e-6
+
+
+class Misordered(nn.Module):
+    """The layer that makes the logits was registered first."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.hidden = nn.Linear(6, CLASSES), nn.Linear(5, 6)
+        self.temperature = 2.0
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.hidden(x)))
+
+
+class Tempered(Misordered):
+    def forward(self, x):
+        return super().forward(x) / self.temperature
+
+
+class Gated(Misordered):
+    """Something linear is called after the logits were made."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        self.hidden(x)
+        return logits
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inward, self.outward = nn.Linear(5, CLASSES, bias=False), nn.Linear(5, CLASSES, bias=False)
+        self.outward.weight = self.inward.weight
+
+    def forward(self, x):
+        return self.outward(x + torch.tanh(self.inward(x)) @ self.inward.weight)
+
+
+class Convolved(nn.Module):
+    """What makes the logits is no linear layer, though there is one before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.last = nn.Linear(5, 5), nn.Conv1d(1, CLASSES, 5)
+
+    def forward(self, x):
+        return self.last((x * self.gate(x).sigmoid())[:, None])[:, :, 0]
+
+
+HEADS = {
+    Misordered: ("out.weight", "out.bias"),
+    Tempered: ("out.weight", "out.bias"),
+    Gated: ("out.weight", "out.bias"),
+    Tied: ("inward.weight",),
+    Convolved: (),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_head_is_the_layer_that_makes_the_logits(tmp_path, kind):
+    torch.manual_seed(1)
+    model = kind().double()
+    loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    assert opened(tmp_path / "run", loop).at(2).head == HEADS[kind]
+    if not HEADS[kind]:
+        with pytest.raises(UsageError, match="layers=head needs a model with a trainable linear layer"):
+            assay.score(tmp_path / "run", "grand:layers=head", loop=loop)
+        return
+    inputs, labels, _ = data()
+    wanted = [dict(model.named_parameters())[name] for name in HEADS[kind]]
+    norms = []
+    for x, y in zip(inputs, labels, strict=True):
+        parts = torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), wanted)
+        norms.append(torch.stack([part.square().sum() for part in parts]).sum().sqrt())
+    values = assay.score(tmp_path / "run", "grand:layers=head", loop=loop)["grand:layers=head"].values
+    torch.testing.assert_close(values, torch.stack(norms).detach())
+
+
+def test_vog_of_a_model_that_is_not_finite_is_refused(tmp_path):
+    model = net()
+    loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    replay = opened(tmp_path / "run", loop)
+    from assay.methods.vog import VoG
+    from assay.runs.gather import gather
+    from assay.runs.replay import Replay
+
+    at = Replay.at
+
+    def diverged(replay, epoch):
+        kept = at(replay, epoch)
+        if epoch == 2:
+            kept.params["0.weight"].fill_(torch.nan)
+        return kept
+
+    evidence = gather(replay.run, replay)
+    Replay.at, method = diverged, VoG()
+    try:
+        with pytest.raises(NumericalError, match=r"vog: the input gradients of 14 examples at the end of epoch 2 are NaN"):
+            method.values(evidence.narrow(method.title, method.needs))
+    finally:
+        Replay.at = at
+
+
+def test_a_replay_that_differs_names_the_commonest_causes(tmp_path):
+    model = net()
+    loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    wrong = assay.Loop(loop.model, loop.optimizer, loop.loader, clip=0.01)
+    with pytest.raises(Mismatch, match="label smoothing or class weights without losses= or loss=, clipping without clip="):
+        list(opened(tmp_path / "run", wrong).forwards(range(4)))

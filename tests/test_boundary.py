@@ -1,0 +1,92 @@
+"""What public functions say to arguments of wrong kinds: a sentence of assay's, never an exception from inside."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import assay
+from assay.core.arguments import checked_arguments, fits
+from assay.core.errors import UsageError
+from experiments import small
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return small.recorded(tmp_path_factory.mktemp("boundary") / "run", recipe={"epochs": 1})
+
+
+@pytest.fixture(scope="module")
+def table(run):
+    return assay.score(run, ["aum", "loss"])
+
+
+@pytest.mark.slow
+def test_no_exception_that_is_not_ours_comes_out_of_a_public_call(tmp_path):
+    script = Path(__file__).with_name("boundary.py")
+    done = subprocess.run([sys.executable, script, tmp_path], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    *wrong, total = list(filter(None, done.stdout.splitlines())) or [done.stderr]
+    assert wrong == [] and int(total.split()[0]) > 3000, done.stdout + done.stderr
+
+
+def test_what_is_often_confused_is_told_apart(run, table):
+    for call, words in (
+        (
+            lambda: assay.choose(table, "top_k", keep=0.9),
+            r"choose: scores= is a ScoreTable; give Scores. Name one of its scores: table\['aum'\]\.",
+        ),
+        (lambda: assay.cleanse(run, table), r"Name one of its scores: table\['aum'\]"),
+        (lambda: assay.report(run, table["aum"]), r"table= is a Scores; .* assay.ScoreTable\(\[scores\]\), or \{'aum': scores\}"),
+        (lambda: assay.exhibit(run, None), "table= is None; give ScoreTable or a mapping to Scores"),
+        (lambda: assay.score(None, "aum"), "run= is None; give a text or a path or Run or Evidence"),
+        (lambda: assay.score(run, "aum", loop=torch.nn.Linear(2, 2)), "loop= is a Linear; give Loop, or leave it out"),
+        (lambda: assay.verify(table["aum"]), "decision= is a Scores; give Decision"),
+        (lambda: assay.load_scores(7), "path= is 7; give a text or a path"),
+        (lambda: assay.Run("n" * 300), "folder= has a name of 300 bytes, and a name on a disk has at most 255"),
+        (lambda: assay.save_scores(table["aum"], "a\0b"), "path= is 'a.x00b', which holds a NUL"),
+        (
+            lambda: assay.gather_logits(run.ids, torch.zeros(2, 3), run.labels),
+            r"logits= is a tensor of torch.float32 and shape \(2, 3\)",
+        ),
+        (lambda: assay.Plan(data=3), "The plan's data = 3"),
+        (lambda: assay.Plan.make(["digits"]), "A plan is made of settings by name"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            call()
+
+
+def test_missing_and_unknown_arguments_stay_pythons(run):
+    with pytest.raises(TypeError, match="missing a required argument: 'policy'"):
+        assay.choose(assay.score(run, "aum")["aum"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lop'"):
+        assay.score(run, "aum", lop=None)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int16])
+def test_labels_may_be_whole_numbers_of_any_size(kind):
+    ids, logits = assay.Ids(range(4)), torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 0])
+    expected = assay.score(assay.gather_logits(ids, logits, labels), "aum")["aum"].values
+    assert torch.equal(assay.score(assay.gather_logits(ids, logits, labels.to(kind)), "aum")["aum"].values, expected)
+    with pytest.raises(UsageError, match=r"1 labels are outside 0\.\.2"):
+        assay.gather_logits(ids, logits, torch.tensor([0, 1, 2, 3]).to(kind))
+
+
+def test_kinds_are_told_apart_and_nothing_else():
+    @checked_arguments
+    def called(number: int, part: float = 0.5, *, names: "list[str] | None" = None, **rest: object):
+        return number, part, names, rest
+
+    assert called(1, 2, names=["x"], any=3) == (1, 2, ["x"], {"any": 3}) and called.__name__ == "called"
+    for wrong in (
+        {"number": 1.5},
+        {"number": True},
+        {"number": 1, "part": "x"},
+        {"number": 1, "names": "x"},
+        {"number": 1, "names": 3},
+    ):
+        with pytest.raises(UsageError, match=f"{list(wrong)[-1]}= is "):
+            called(**wrong)
+    assert fits(torch.tensor(3), int) is False and fits(None, int | None)
