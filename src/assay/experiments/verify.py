@@ -252,7 +252,7 @@ def verify(
             seconds=time.perf_counter() - began,
             folder=str(opened.folder),
         ),
-        redrawn=again is not None,
+        redrawn=drawn is not None,
         power=power,
     )
     if seeds >= FEWEST:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.arguments import checked_arguments
 from ..core.curve import Curve, Removal
 from ..core.decision import Decision
-from ..core.errors import MOST_WORDS, RunError, UsageError, some
+from ..core.errors import MOST_WORDS, RunError
 from ..core.exhibit import Agreement
 from ..core.ids import Ids
 from ..core.lineage import Lineage
@@ -40,12 +40,8 @@ def save_scores(scores: Scores, path: str | Path) -> None:
     """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, for means a column per repetition, and in its metadata what it means and comes from.
 
     Raises:
-        UsageError: A value is not finite.
         NotWritten: The operating system refuses.
     """
-    if not bool(scores.values.isfinite().all()):
-        bad = scores.ids.take(~scores.values.isfinite())
-        raise UsageError(f"{scores.title}: {len(bad)} values are not finite, of ids {some(bad, len(bad))}; scores hold numbers.")
     notes = {
         "method": scores.method,
         "options": dict(scores.options),
@@ -76,12 +72,9 @@ def load_scores(path: str | Path) -> Scores:
     ids, columns, notes = read_table(path, "scores", {"value": REAL, "epoch *": REAL, "repeat *": REAL})
     with _whole(path):
         said = _said(ScoresNotes, notes)
-        values = torch.from_numpy(columns["value"]).to(torch.float64)
-        if not bool(values.isfinite().all()):
-            raise ValueError("a value is not finite")
         return Scores(
             ids=ids,
-            values=values,
+            values=torch.from_numpy(columns["value"]).to(torch.float64),
             method=said.method,
             options=said.options,
             title=said.title,
@@ -386,12 +379,12 @@ def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
 
 
 FRACTIONS = frozenset(
-    ("accuracy", "validation_accuracy", "test_accuracy", "auc", "average_precision", "precision_at_planted", "recovered")
-    + ("p", "adjusted", "size", "fraction")
+    {"accuracy", "validation_accuracy", "test_accuracy", "auc", "average_precision", "precision_at_planted"}
+    | {"recovered", "p", "adjusted", "size", "fraction"}
 )
 COUNTS = frozenset(
-    ("examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds")
-    + ("family", "decisions", "claims")
+    {"examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds"}
+    | {"family", "decisions", "claims"}
 )
 """Fields, in any noun, that lie in 0..1; and fields that are 0 or more."""
 

@@ -404,6 +404,8 @@ class WriterLock:
         Raises:
             RunError: The lock was deleted, or its folder was moved, since it was taken.
         """
+        if self._handle < 0:
+            return
         try:
             same = os.path.samestat(os.lstat(self._path), os.fstat(self._handle))
         except OSError:

@@ -123,8 +123,8 @@ class Commit(FrozenModel):
     elsewhere: dict[Literal["code", "torch", "machine", "threads", "device"], str | Threads] | None = None
 
     @property
-    def misnamed(self) -> str:
-        """The name of a file that is not where this epoch's files stand; empty if there is none."""
+    def misnamed(self) -> str | None:
+        """The name of a file that is not where this epoch's files stand; None if there is none."""
         places = RunPaths(Path())
         named = (
             (self.shard, places.shard(self.epoch)),
@@ -134,7 +134,7 @@ class Commit(FrozenModel):
             (self.live, places.live(self.epoch)),
             (self.stream, places.stream(self.epoch)),
         )
-        return next((file.name for file, place in named if file is not None and file.name != place.as_posix()), "")
+        return next((file.name for file, place in named if file is not None and file.name != place.as_posix()), None)
 
     def line(self) -> str:
         """The JSON of the commit, a tab, and its CRC-32."""
@@ -167,7 +167,7 @@ def read_commits(body: bytes, where: str) -> tuple[list[Commit], int]:
             raise RunError(
                 f"{where}, line {number} commits epoch {commit.epoch}; epoch {len(commits)} was due. Restore the file."
             )
-        if commit.misnamed:
+        if commit.misnamed is not None:
             raise RunError(
                 f"{where}, line {number} names the file {commit.misnamed!r}, which is no file of its epoch. Restore it."
             )
