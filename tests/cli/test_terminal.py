@@ -46,3 +46,26 @@ def test_who_ranks_first_stands_in_a_table_while_training_goes_on(tmp_path):
     below = drawn[drawn.index(head) :]
     assert "most harmful so far" in below and "(-" in below
     assert "\x1b[1A" in drawn or "\x1b[A" in drawn, "the table is drawn over, not below, the one before"
+
+
+def test_ids_and_classes_cannot_command_the_terminal(tmp_path):
+    """Such as OSC 52, which puts a text into the clipboard of whoever looks at it."""
+    evil = "\x1b]52;c;Y3VybA==\x07"
+    lines = [f"{evil}{place},{place % 7},{'good' if place % 2 else 'bad' + evil}" for place in range(60)]
+    (tmp_path / "table.csv").write_text("\n".join(["id,x,label", *lines]))
+    drawn = seen(
+        "record",
+        "run",
+        "--data",
+        "table:path=table.csv,label=label,id=id",
+        "--net",
+        "logistic",
+        "--epochs",
+        "2",
+        "--live",
+        "liveval",
+        cwd=tmp_path,
+    )
+    assert "so far" in drawn and "\x1b]52" not in drawn and "\\x1b]52" in drawn
+    drawn = seen("score", "run", "aum", cwd=tmp_path)
+    assert "\x1b]52" not in drawn and "\\x1b]52" in drawn

@@ -8,7 +8,7 @@ import torch
 import assay
 from assay.cluster.executors import InlineExecutor
 from assay.core.curve import NONE, RANDOM, WORST
-from assay.core.errors import Mismatch, UsageError
+from assay.core.errors import Mismatch, RunError, UsageError
 from assay.core.ids import Ids
 from assay.core.scores import Direction
 from assay.data.examples import Examples
@@ -391,3 +391,18 @@ def test_bad_scores_are_refused(held, influence, tmp_path):
     own = looped(tmp_path / "loop")
     with pytest.raises(UsageError, match=r"give cleanse\("):
         cleanse.cleanse(own, score(own, "aum")["aum"])
+
+
+def test_a_curve_in_the_place_of_another_is_refused(held, influence, curve, tmp_path):
+    own = small.copied(held, tmp_path / "own")
+    save_curve(curve, own.paths.curve("sgd_influence-last"))
+    body = own.paths.curve("sgd_influence-last").read_bytes()
+    own.paths.curve("sgd_influence-last").unlink()
+    own.paths.curve("sgd_influence-all").write_bytes(body)
+    with pytest.raises(RunError, match=r"holds the curve of sgd_influence, which belongs at .*sgd_influence-last\.json"):
+        curve_of(own, influence)
+    own.paths.curve("sgd_influence-all").rename(own.paths.curve("mine"))
+    assert curve_of(own, influence).fingerprint == curve.fingerprint, "a name of one's own says nothing else"
+    own.paths.curve("sgd_influence-last").write_bytes(body)
+    with pytest.raises(RunError, match="both hold the curve of sgd_influence"):
+        curve_of(own, influence)

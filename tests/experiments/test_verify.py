@@ -26,7 +26,7 @@ from assay.experiments.score import score
 from assay.experiments.verify import arms, corrected, redrawn, seeds_needed, train_arm, verify
 from assay.maths import draws
 from assay.maths.statistics import holm, pairs_needed
-from assay.runs.artefacts import load_outcome, load_truth, load_verdict, save_scores, save_verdict
+from assay.runs.artefacts import load_outcome, load_truth, load_verdict, save_outcome, save_scores, save_verdict
 from assay.runs.run import Run
 from experiments import small
 
@@ -650,3 +650,15 @@ def test_how_many_seeds_a_difference_takes(own):
 def test_seeds_to_leave_out_are_a_number(run, after):
     with pytest.raises(UsageError, match="is no number of seeds to leave out"):
         verify(decided(run), run=run, after=after)
+
+
+def test_forged_trials_are_believed_unless_everything_is_trained_again(own):
+    decision = decided(own)
+    honest = verify(decision, run=own, seeds=2, save=True)
+    (path,) = own.paths.trials.glob("*/kept-1.json")
+    made_of = json.loads(path.read_text())["made_of"]
+    # With its checksum made anew, nobody can tell it from a real one.
+    save_outcome(dataclasses.replace(load_outcome(path), accuracy=1.0), path, made_of)
+    assert results(verify(decision, run=own, seeds=2, save=True)) != results(honest)
+    again = verify(decision, run=own, seeds=2, save=True, again=True)
+    assert results(again) == results(honest) and load_outcome(path).accuracy < 1

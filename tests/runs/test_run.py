@@ -55,7 +55,7 @@ ABSENT = {
     "a list": (lambda folder: (folder / "run.json").write_text("[1]"), "holds no run of assay"),
     "not JSON": (lambda folder: (folder / "run.json").write_bytes(b"\xff{"), "is damaged"),
     "cut": (lambda folder: (folder / "run.json").write_text((folder / "run.json").read_text()[:50]), "is damaged"),
-    "a folder": (lambda folder: [(folder / "run.json").unlink(), (folder / "run.json").mkdir()], "cannot be read"),
+    "a folder": (lambda folder: [(folder / "run.json").unlink(), (folder / "run.json").mkdir()], "is no regular file"),
     "no commits": (lambda folder: (folder / "commits.jsonl").unlink(), "has no committed epoch yet; let the recording"),
     "empty commits": (lambda folder: (folder / "commits.jsonl").write_bytes(b""), "has no committed epoch yet"),
     "no examples": (lambda folder: (folder / "examples.parquet").unlink(), "examples.parquet does not exist"),

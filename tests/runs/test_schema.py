@@ -41,9 +41,16 @@ def test_a_changed_field_is_noticed_and_another_layout_is_not():
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=5), st.binary(max_size=30).filter(lambda tail: b"\n" not in tail))
 def test_commits_come_back_and_a_torn_tail_does_not_count(names, tail):
-    file = File(name="epochs/0", sums={name: 2**32 - 1 for name in names}, notes=0)
     commits = [
-        Commit(epoch=epoch, shard=file, live=file, dataset="ab", steps=1, seconds=0.1, at=name)
+        Commit(
+            epoch=epoch,
+            shard=File(name=f"epochs/epoch-{epoch:06d}.safetensors", sums={name: 2**32 - 1 for name in names}, notes=0),
+            live=File(name=f"live/epoch-{epoch:06d}.safetensors", sums={}, notes=7),
+            dataset="ab",
+            steps=1,
+            seconds=0.1,
+            at=name,
+        )
         for epoch, name in enumerate(names)
     ]
     body = b"".join(commit.line().encode() + b"\n" for commit in commits)
@@ -64,3 +71,19 @@ def test_a_line_of_a_later_assay_is_refused():
 
     with pytest.raises(RunError, match="here, line 1 is no commit of this assay"):
         read_commits(Later(**commit.model_dump()).line().encode() + b"\n", "here")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../other/epochs/epoch-000000.safetensors",
+        "/etc/passwd",
+        "epochs/epoch-000001.safetensors",
+        "sums/epoch-000000.safetensors",
+        "",
+    ],
+)
+def test_a_commit_names_the_files_of_its_epoch_only(name):
+    commit = Commit(epoch=0, shard=File(name=name, sums={}, notes=0), dataset="ab", steps=1, seconds=0.1, at="now")
+    with pytest.raises(RunError, match=r"here, line 1 names the file .* which is no file of its epoch"):
+        read_commits(commit.line().encode() + b"\n", "here")

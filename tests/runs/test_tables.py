@@ -12,6 +12,7 @@ from assay.core.errors import RunError
 from assay.core.ids import Ids
 from assay.runs.tables import read_examples, read_table, write_examples, write_table
 
+COLUMNS = {"value": "double", "why": "text"}
 NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
 IDS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=20, unique=True) | st.lists(
     NAMES, min_size=1, max_size=20, unique=True
@@ -49,29 +50,29 @@ def rewritten(path, **changes):
 def test_what_is_no_such_table_is_refused(tmp_path):
     path = tmp_path / "table.parquet"
     with pytest.raises(RunError, match="does not exist"):
-        read_table(path, "thing")
+        read_table(path, "thing", COLUMNS)
     for body, words in [(b"", "no Parquet file"), (b"PAR1 and so on PAR1", "no Parquet file")]:
         path.write_bytes(body)
         with pytest.raises(RunError, match=words):
-            read_table(path, "thing")
-    with pytest.raises(RunError, match="no Parquet file"):
-        read_table(tmp_path, "thing")
+            read_table(path, "thing", COLUMNS)
+    with pytest.raises(RunError, match="no regular file"):
+        read_table(tmp_path, "thing", COLUMNS)
     pq.write_table(pa.table({"id": [1]}), path)
     with pytest.raises(RunError, match="holds no thing of assay"):
-        read_table(path, "thing")
+        read_table(path, "thing", COLUMNS)
     write_table(path, "other", Ids([1, 2]), {}, {})
     with pytest.raises(RunError, match="holds no thing of assay"):
-        read_table(path, "thing")
-    write_table(path, "thing", Ids([1, 2]), {}, {"unit": "nats"})
+        read_table(path, "thing", COLUMNS)
+    write_table(path, "thing", Ids([1, 2]), {"value": torch.zeros(2, dtype=torch.float64), "why": ["", ""]}, {"unit": "nats"})
     rewritten(path, unit="bits")
     with pytest.raises(RunError, match=r"is damaged \(checksum\)"):
-        read_table(path, "thing")
+        read_table(path, "thing", COLUMNS)
     rewritten(path, schema_version=2)
     with pytest.raises(RunError, match="has schema 2, this assay reads up to 1; upgrade"):
-        read_table(path, "thing")
+        read_table(path, "thing", COLUMNS)
     rewritten(path, schema_version="new")
     with pytest.raises(RunError, match="its schema_version is 'new'"):
-        read_table(path, "thing")
+        read_table(path, "thing", COLUMNS)
 
 
 @pytest.mark.parametrize("ids", [Ids(range(30)), Ids([f"é{number}" for number in range(30)])], ids=["numbers", "texts"])
@@ -80,13 +81,13 @@ def test_every_changed_bit_is_noticed(tmp_path, ids):
     path = tmp_path / "table.parquet"
     values = torch.linspace(0, 1, 30, dtype=torch.float64)
     write_table(path, "thing", ids, {"value": values, "why": ["because"] * 30}, {"unit": "nats"})
-    body, before, noticed = path.read_bytes(), read_table(path, "thing"), 0
+    body, before, noticed = path.read_bytes(), read_table(path, "thing", COLUMNS), 0
     for at in range(0, len(body), 3):
         damaged = bytearray(body)
         damaged[at] ^= 1 << at % 8
         path.write_bytes(damaged)
         try:
-            back, columns, notes = read_table(path, "thing")
+            back, columns, notes = read_table(path, "thing", COLUMNS)
         except RunError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             noticed += 1

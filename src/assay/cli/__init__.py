@@ -1,13 +1,23 @@
-"""The command line: one file per verb. Nothing heavy is imported before a verb runs."""
+"""The command line: one file per verb. Nothing heavy is imported before a verb runs, and nothing at all before signals are answered."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 
-from .app import app, run_app
+from . import signals
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(run_app(sys.argv[1:] if arguments is None else list(arguments)))
+    signals.listen()
+    try:
+        from .app import run_app, warn
+
+        warnings.showwarning = warn  # type: ignore[assignment]
+        code = run_app(sys.argv[1:] if arguments is None else list(arguments))
+        signals.leaving()
+    except KeyboardInterrupt:
+        signals.leave()
+    sys.exit(signals.code() if signals.heard else code)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import cyclopts
 
 from .. import __version__
+from ..core.words import printable
+from . import signals
 from .choose import choose_
 from .cleanse import cleanse_
 from .demo import demo_
@@ -52,9 +54,6 @@ VERBS: dict[str, Callable[..., None]] = {
 for _place, (_name, _verb) in enumerate(VERBS.items()):
     app.command(_verb, name=_name, sort_key=_place)
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 
 def run_app(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. Every error is one sentence on stderr, with a traceback only after `--debug`."""
@@ -67,11 +66,7 @@ def run_app(arguments: Sequence[str]) -> int:
     except cyclopts.CycloptsError as error:
         return _say(debug, " ".join(str(error).split()), 2)
     except KeyboardInterrupt:
-        return _say(
-            debug,
-            "interrupted; what was finished is kept. The same command goes on from there, `assay record` with --resume if it keeps checkpoints.",
-            INTERRUPTED,
-        )
+        return _say(debug, signals.WORDS, signals.code())
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; that is no error of the command.
         sys.stderr.close()
@@ -79,6 +74,13 @@ def run_app(arguments: Sequence[str]) -> int:
     except Exception as error:
         from ..core.errors import AssayError
 
+        if signals.heard:
+            # Somebody on the way turned the interruption into an error of their own.
+            return _say(debug, signals.WORDS, signals.code())
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "not enough memory" in str(error)):
+            return _say(
+                debug, f"there is not enough memory ({first_line(error)}); ask for less at once, or use a larger machine.", 2
+            )
         if isinstance(error, AssayError):
             return _say(debug, str(error), error.exit_code)
         return _say(debug, f"unexpected {type(error).__name__}: {error}. Run again with --debug and report the traceback.", 1)
@@ -90,5 +92,15 @@ def _say(debug: bool, words: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"assay: {words}", file=sys.stderr)
+    print(f"assay: {printable(words)}", file=sys.stderr)
     return code
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of a message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def warn(message: Warning | str, *_where: object) -> None:
+    """A warning as one line, without the place in the code that it comes from."""
+    print(f"assay: {printable(str(message))}", file=sys.stderr)

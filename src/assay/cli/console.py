@@ -6,17 +6,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
+from rich.markup import escape as unmarked
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
 from ..core.scores import Direction, Scores, ordered
+from ..core.words import printable
 from ..experiments.progress import Progress
 
 MOST = 6
 """Examples that are named while training goes on."""
 console = Console(highlight=False, soft_wrap=True)
+
+
+def escape(text: str) -> str:
+    """A text that neither rich nor the terminal takes for a command: names of examples and classes may come from strangers."""
+    return unmarked(printable(text))
 
 
 class LiveProgress(Progress):
@@ -39,7 +45,7 @@ class LiveProgress(Progress):
             tenth = 10 * done // max(total, 1)
             if self._said.get(task) != tenth:
                 self._said[task] = tenth
-                print(f"{task} {done}/{total} {words}".rstrip(), flush=True)
+                print(printable(f"{task} {done}/{total} {words}".rstrip()), flush=True)
             return
         if task not in self._tasks:
             self._tasks[task] = self._bars.add_task(task, total=total, words="")
@@ -53,7 +59,7 @@ class LiveProgress(Progress):
             now = self._task, self._said.get(self._task, -1)
             if self._told.get(scores.title) != now:
                 self._told[scores.title] = now
-                print(f"{scores.title}: {words} so far: {', '.join(cells)}", flush=True)
+                print(printable(f"{scores.title}: {words} so far: {', '.join(cells)}"), flush=True)
             return
         self._first[scores.title] = words, cells
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -25,14 +25,18 @@ def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") ->
     import torch
 
     from .. import __version__
-    from ..core.errors import UsageError
+    from ..core.errors import UsageError, reading
+    from ..core.npy import read_npy
+    from ..data.files import file_at
     from ..runs.npy import import_npy
     from .console import say
 
-    try:
-        array = np.load(labels, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{labels} is no readable npy file ({error}).") from error
+    with reading(labels, UsageError, "Give an npy file of classes."):
+        try:
+            with open(file_at(str(labels)), "rb") as file:
+                array = read_npy(file, labels.stat().st_size)
+        except (OSError, ValueError, EOFError) as error:
+            raise UsageError(f"{labels} is no readable npy file ({error}).") from error
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise UsageError(f"{labels} holds {array.dtype} with {array.ndim} axes; give one whole number per example.")
     made = import_npy(source, torch.from_numpy(array.astype(np.int64)), run, view=view, code=__version__)  # type: ignore[arg-type]

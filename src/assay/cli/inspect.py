@@ -50,6 +50,8 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         ("run", opened.fingerprint),
         ("on disk", f"{size / 1e6:.1f} MB"),
     ]
+    for words in opened.elsewhere:
+        rows.insert(7, ("went on", words))
     if asked > 1 or len(models) > 1:
         came = f", of {', '.join(str(one.epochs) for one in models)} epochs" if unequal else ""
         rows.insert(1, ("models", f"{len(models)} of {asked}{came}"))

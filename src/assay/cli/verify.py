@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from .values import MaybeWhole, Whole
+from .values import MaybeWhole, Switch, Whole
 
 
 def verify_(
@@ -12,6 +12,7 @@ def verify_(
     *,
     decision: str | None = None,
     seeds: Whole = 5,
+    again: Switch = False,
     after: Whole = 0,
     detect: float | None = None,
     executor: str = "processes",
@@ -31,6 +32,8 @@ def verify_(
         Name of a decision in the run; not needed if there is only one.
     seeds
         How many seeds, at least 2; with 2 nothing is called significant. Fix the number before you look.
+    again
+        Train everything again, also what the folder holds finished trainings of: for a run that somebody else sent.
     after
         Leave out so many seeds, such as those of an earlier look: fresh seeds are a new claim.
     detect
@@ -57,7 +60,9 @@ def verify_(
         power = seeds_needed(chosen, detect, run=opened).sentence
         say(power)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        verdict = verify(chosen, run=opened, scores=scores, seeds=seeds, after=after, pool=pool, save=True, progress=progress)
+        verdict = verify(
+            chosen, run=opened, scores=scores, seeds=seeds, after=after, pool=pool, save=True, again=again, progress=progress
+        )
     verdict = dataclasses.replace(verdict, power=power)
     save_verdict(verdict, opened.paths.verdict(path.stem))
     show_verdict(verdict)

@@ -285,7 +285,9 @@ def _prepare_logs(calls: Sequence[Call], logs: Path) -> dict[str, Path]:
     try:
         logs.mkdir(parents=True, exist_ok=True)
         for path in paths.values():
-            path.write_text("")
+            # A new file each: one that is there may be a link, or have another name elsewhere.
+            path.unlink(missing_ok=True)
+            path.open("x").close()
     except OSError as error:
         raise NotWritten(f"The logs of the trials cannot be written to {logs}: {error.strerror}; name another folder.") from error
     return paths
@@ -293,7 +295,7 @@ def _prepare_logs(calls: Sequence[Call], logs: Path) -> dict[str, Path]:
 
 def _append(path: Path, text: str) -> None:
     try:
-        with path.open("a") as log:
+        with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "a") as log:
             log.write(text)
     except OSError as error:
         raise NotWritten(f"The log {path} cannot be written: {error.strerror}.") from error

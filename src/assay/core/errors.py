@@ -15,15 +15,22 @@
   * TrialFailed                       7   path and tail of the log
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
+
+from .words import printable
 
 
 class AssayError(Exception):
     """Base of the tree."""
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        # Messages name ids, classes and files, which strangers may have chosen.
+        return printable(super().__str__())
 
 
 class UndeclaredNeed(AssayError):
@@ -92,8 +99,38 @@ class TrialFailed(AssayError):
     exit_code = 7
 
 
+MOST_WORDS = 300
+"""Letters of another library's message that are shown: some repeat the file's content."""
+
+
 def some(values: Iterable[object], total: int, most: int = 5) -> str:
     """The first few of `total` values as words, for messages: `3, 17, 20 and 4 more`."""
     shown = [str(value) for value, _ in zip(values, range(most), strict=False)]
     rest = total - len(shown)
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
+
+
+@contextlib.contextmanager
+def reading(what: object, kind: type[AssayError], cure: str) -> Iterator[None]:
+    """Whatever goes wrong while a file is read and understood, as one sentence that names it. Errors of assay pass as they are.
+
+    Args:
+        what: The file.
+        kind: Which error it becomes.
+        cure: What to do, a sentence.
+
+    Raises:
+        AssayError: Of that kind.
+    """
+    try:
+        yield
+    except AssayError:
+        raise
+    except OSError as error:
+        raise kind(f"{what} cannot be read ({error.strerror or error}). {cure}") from error
+    except Exception as error:
+        # What a file that was made to do harm ends in cannot be listed: every parser below has errors of its own.
+        why = {RecursionError: "it is nested too deeply", MemoryError: "it asks for more memory than there is"}.get(
+            type(error), f"{type(error).__name__}: {' '.join(str(error).split())[:MOST_WORDS]}"
+        )
+        raise kind(f"{what} is damaged or of another kind ({why}). {cure}") from error

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from .errors import Mismatch, UsageError, some
 
+MOST_BYTES = 2**30
+"""Memory that ids of very long texts may take: each takes as much as the longest of them."""
+
 
 class Ids:
     """Unique ids in a fixed order: 64-bit integers, or strings. Immutable.
@@ -159,6 +162,9 @@ def _of_one_kind(values: list) -> list:
     if 0 < len(texts) < len(values):
         number = next(value for value in values if not isinstance(value, str))
         raise UsageError(f"Ids mix strings such as {texts[0]!r} and others such as {number!r}; give one kind.")
+    longest = max(map(len, texts), default=0)
+    if longest > 1000 and 4 * longest * len(texts) > MOST_BYTES:
+        raise UsageError(f"An id of {longest:,} letters makes {len(texts):,} ids of as many; give each example a shorter name.")
     for text in texts:
         # NumPy would cut a NUL off, and what is no Unicode cannot be written to any file.
         if "\0" in text or (not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)):

@@ -512,6 +512,10 @@ def checked(
     )
 
 
+LONGEST_WINDOW = 100_000
+"""More epochs than any window spans: a method that runs along holds one number for each epoch of the window and each example."""
+
+
 def checked_window(window: int, epochs: int | None = None, smallest: int = 2) -> int:
     """`window`, if there are enough epochs for it.
 
@@ -520,6 +524,8 @@ def checked_window(window: int, epochs: int | None = None, smallest: int = 2) ->
     """
     if window < smallest:
         raise UsageError(f"window={window} is too short; a window needs at least {smallest} epochs.")
+    if window > LONGEST_WINDOW:
+        raise UsageError(f"window={window} is more than {LONGEST_WINDOW:,} epochs; give fewer.")
     if epochs is not None and epochs < window:
         raise UsageError(f"{epochs} epochs are fewer than window={window}; give more epochs or a window of at most {epochs}.")
     return window

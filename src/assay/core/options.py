@@ -119,7 +119,10 @@ def _as(value: object, kind: Any) -> object:
         except ValueError:
             return NotImplemented
     if isinstance(value, numbers.Real) and (kind is float or isinstance(value, numbers.Integral)):
-        return kind(value)
+        try:
+            return kind(value)
+        except OverflowError:
+            return NotImplemented
     return NotImplemented
 
 

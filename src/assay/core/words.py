@@ -1,6 +1,15 @@
 """How values are said to people."""
 
+import re
 from collections.abc import Callable, Mapping
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters other than tab and line end, marks that turn the direction of writing, and halves of characters."""
+
+
+def printable(text: str) -> str:
+    """A text that no terminal takes for a command: control characters become visible, as in `\\x1b`."""
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def worded(value: object, number: Callable[[float], str] = "{:.4g}".format) -> str:

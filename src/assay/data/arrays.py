@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
-from ..core.errors import UnknownName, UsageError, some
+from ..core.errors import UnknownName, UsageError, reading, some
 from ..core.ids import Ids
+from ..core.npy import is_npz, read_npy, read_npz
 from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
@@ -93,18 +94,16 @@ class Arrays(AbstractDataset):
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
-    try:
-        # Opened here, because numpy.load leaves a damaged file open.
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if not isinstance(loaded, np.lib.npyio.NpzFile):
+    with reading(path, UsageError, "Save plain arrays with numpy.savez."), open(path, "rb") as file:
+        try:
+            if not is_npz(file):
+                read_npy(file, file_at(path).stat().st_size)
                 raise UsageError(f"{path} holds a single array. Save inputs and labels together with numpy.savez.")
-            with loaded:
-                arrays = {key: loaded[key] for key in loaded.files}
-    except UsageError:
-        raise
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path} cannot be read as .npz ({error}). Save plain arrays with numpy.savez.") from error
+            arrays = read_npz(file, _REQUIRED + _OPTIONAL)
+        except UsageError:
+            raise
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise UsageError(f"{path} cannot be read as .npz ({error}). Save plain arrays with numpy.savez.") from error
     for key in arrays:
         if key not in _REQUIRED + _OPTIONAL:
             raise UnknownName(f"array of {path}", key, _REQUIRED + _OPTIONAL)
@@ -198,14 +197,10 @@ def rows_by_id(path: str | pathlib.Path, ids: Ids) -> Tensor:
         Mismatch: An id is not in the file.
     """
     file = file_at(str(path))
-    try:
-        with open(file, "rb") as opened:
-            loaded = np.load(opened, allow_pickle=False)
-            arrays = {key: loaded[key] for key in loaded.files} if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(
-            f"{file} cannot be read ({error}). Save rows with numpy.save, or inputs and ids with numpy.savez."
-        ) from error
+    cure = "Save rows with numpy.save, or inputs and ids with numpy.savez."
+    with reading(file, UsageError, cure), open(file, "rb") as opened:
+        size = file.stat().st_size
+        arrays = read_npz(opened, ("inputs", "ids")) if is_npz(opened) else {"": read_npy(opened, size)}
     if "" not in arrays and arrays.keys() != {"inputs", "ids"}:
         raise UsageError(
             f"{file} holds {', '.join(arrays) or 'nothing'}; it must hold inputs and ids, or be a single .npy array."

@@ -1,25 +1,27 @@
 """CIFAR-10 from the official Python archive or from Parquet, with any label column of the latter (CIFAR-10N)."""
 
+import bz2
 import dataclasses
+import gzip
 import io
+import lzma
 import pathlib
-import pickle
 import re
 import tarfile
-import zlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from ..core.errors import UnknownName, UsageError, some
+from ..core.errors import MOST_WORDS, UnknownName, UsageError, reading, some
 from ..core.ids import Ids
 from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
-from .files import first_rows
+from .files import existing, first_rows
+from .opcodes import content_of
 from .pictures import pixels
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -47,14 +49,15 @@ class CIFAR10(AbstractDataset):
 
     def load(self) -> Split:
         """Read both parts; mean and std are those of the training rows taken."""
-        root = pathlib.Path(self.path).expanduser()
+        root = existing(self.path, "Give the path of the archive, its folder, or a folder of Parquet files.")
         if not root.exists():
             raise UsageError(f"{root} is absent. Give the path of the archive, its folder, or a folder of Parquet files.")
         archive, shards = _archive(root), _shards(root, "train")
         if archive is not None and shards:
             raise UsageError(f"{root} holds both {archive.name} and {shards[0].name}. Give the path of the one to read.")
         if archive is not None:
-            return self._from_archive(archive)
+            with reading(archive, UsageError, "Fetch it again."):
+                return self._from_archive(archive)
         if shards:
             return self._from_parquet(root, shards)
         raise UsageError(
@@ -65,9 +68,12 @@ class CIFAR10(AbstractDataset):
         if self.labels != _TRUE:
             raise UnknownName(f"label column of {archive}", self.labels, [_TRUE])
         bodies = _members(archive)
-        names = _unpickled(bodies["batches.meta"], f"{archive}: batches.meta").get(b"label_names")
-        if not isinstance(names, list) or [_text(name) for name in names] != list(_CLASSES):
-            raise UsageError(f"{archive}: batches.meta names the classes {names!r} instead of those of CIFAR-10.")
+        names = _content(bodies["batches.meta"], f"{archive}: batches.meta").get(b"label_names")
+        texts = [_text(name) for name in names] if isinstance(names, list) else []
+        if not all(isinstance(text, str) for text in texts) or texts != list(_CLASSES):
+            # Anything but texts is not shown: what a stranger nested has no end when it is written out.
+            words = some(texts, len(texts), 10)[:MOST_WORDS] if all(isinstance(text, str) for text in texts) else "by no texts"
+            raise UsageError(f"{archive}: batches.meta names the classes {words or 'not'} instead of those of CIFAR-10.")
         batches = [_batch(bodies[name], f"{archive}: {name}") for name in _TRAIN]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         keep = first_rows(self.limit, len(images), str(archive))
@@ -108,45 +114,92 @@ def _archive(root: pathlib.Path) -> pathlib.Path | None:
     return next((path for path in (root / _FOLDER, root / _ARCHIVE) if path.exists()), None)
 
 
+MOST_BYTES = 128 * 2**20
+"""Bytes of the largest batch that is read; those of CIFAR-10 have 31 million."""
+MOST_UNPACKED = 2 * 2**30
+"""Bytes of the largest archive that is gone through; CIFAR-10's has 186 million when it is unpacked."""
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that ends in an error instead of giving more bytes than an archive may have."""
+
+    def __init__(self, file: Any, most: int):
+        self._file, self._left = file, most
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > MOST_BYTES:
+            raise tarfile.ReadError(f"it asks for {size:,} bytes at once")
+        body = self._file.read(size)
+        self._left -= len(body)
+        if self._left < 0:
+            raise tarfile.ReadError(f"it holds more than {MOST_UNPACKED:,} bytes")
+        return body
+
+
 def _members(archive: pathlib.Path) -> dict[str, bytes]:
     """The seven pickles by name, from the folder or the tar file; nothing is unpacked to disk."""
     wanted = (*_TRAIN, "test_batch", "batches.meta")
     bodies: dict[str, bytes] = {}
+
+    def kept(name: str, size: int, file: Any) -> None:
+        if size > MOST_BYTES:
+            raise UsageError(f"{archive}: {name} has {size:,} bytes, which no batch of CIFAR-10 has. Fetch the archive again.")
+        bodies[name] = file.read(size)
+
     try:
         if archive.is_dir():
-            bodies = {name: (archive / name).read_bytes() for name in wanted if (archive / name).is_file()}
+            for name in wanted:
+                if (archive / name).is_file():
+                    with (archive / name).open("rb") as file:
+                        kept(name, (archive / name).stat().st_size, file)
         else:
-            with tarfile.open(archive) as tar:
+            with _unpacked(archive) as stream, tarfile.open(fileobj=_Bounded(stream, MOST_UNPACKED), mode="r|") as tar:
                 for member in tar:
                     name = pathlib.PurePosixPath(member.name).name
-                    file = tar.extractfile(member) if name in wanted else None
-                    if file is not None:
-                        bodies[name] = file.read()
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise UsageError(f"{archive} cannot be read as the CIFAR-10 archive ({error}). Fetch it again.") from error
+                    if name in wanted and member.isreg():
+                        kept(name, member.size, tar.extractfile(member))
+                    elif member.size > MOST_UNPACKED:
+                        raise tarfile.ReadError(f"it claims {member.size:,} bytes of {name[:80]!r}")
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged archive may raise almost anything
+        words = " ".join(str(error).split())[:MOST_WORDS]
+        raise UsageError(f"{archive} cannot be read as the CIFAR-10 archive ({words}). Fetch it again.") from error
     absent = [name for name in wanted if name not in bodies]
     if absent:
         raise UsageError(f"{archive} lacks {', '.join(absent)}. Fetch it again.")
     return bodies
 
 
+def _unpacked(archive: pathlib.Path) -> Any:
+    """The bytes of a tar file that may be compressed."""
+    with archive.open("rb") as file:
+        start = file.read(6)
+    kinds = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+    return kinds.get(start[:2], open)(archive, "rb")  # type: ignore[operator]
+
+
 def _batch(body: bytes, source: str) -> tuple[np.ndarray, np.ndarray]:
-    content = _unpickled(body, source)
+    content = _content(body, source)
     data, labels = content.get(b"data"), content.get(b"labels")
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
         raise UsageError(f"{source}: `data` is not a uint8 array of rows of 3,072 bytes. Fetch the archive again.")
-    if not isinstance(labels, list):
-        raise UsageError(f"{source}: `labels` is not a list. Fetch the archive again.")
+    if not isinstance(labels, list) or not all(label is None or type(label) in (int, float, str, bytes) for label in labels):
+        raise UsageError(f"{source}: `labels` is not a list of numbers. Fetch the archive again.")
     origin = given.Origin(source, range(len(data)))
     numbers = given.encode(given.checked(labels, origin), _CLASSES, origin)
     return data.reshape(-1, 3, 32, 32), numbers.numpy()
 
 
-def _unpickled(body: bytes, source: str) -> dict[Any, Any]:
+def _content(body: bytes, source: str) -> dict[bytes, Any]:
     try:
-        content = _Unpickler(io.BytesIO(body), encoding="bytes").load()
+        content = content_of(body)
     except Exception as error:  # a damaged pickle may raise almost anything
-        raise UsageError(f"{source} is not a pickle of CIFAR-10 ({error}). Fetch the archive again.") from error
+        words = " ".join(str(error).split())[:MOST_WORDS]
+        raise UsageError(f"{source} is not a pickle of CIFAR-10 ({words}). Fetch the archive again.") from error
     if not isinstance(content, dict):
         raise UsageError(f"{source} holds a {type(content).__name__} instead of a dictionary. Fetch the archive again.")
     # Python 2 wrote the keys as bytes; a pickle written again by Python 3 has them as text.
@@ -155,37 +208,6 @@ def _unpickled(body: bytes, source: str) -> dict[Any, Any]:
 
 def _text(value: object) -> object:
     return value.decode("latin1") if isinstance(value, bytes) else value
-
-
-class _Unpickler(pickle.Unpickler):
-    """Rebuilds NumPy arrays and plain values. Any other name in the pickle is refused, so that none of it can run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        key = (module.replace("numpy._core", "numpy.core"), name)
-        if key not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which arrays do not need")
-        return _ALLOWED[key]
-
-
-def _dtype(code: str | bytes, align: object = False, copy: object = False) -> np.dtype:
-    # Old pickles say 0 and 1, of which NumPy warns.
-    return np.dtype(_text(code), align=bool(align), copy=bool(copy))  # type: ignore[call-overload]
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if _text(encoding) != "latin1":
-        raise pickle.UnpicklingError(f"it encodes bytes as {encoding!r}")
-    return text.encode("latin1")
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    ("numpy.core.numeric", "_frombuffer"): np._core.numeric._frombuffer,  # type: ignore[attr-defined]
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,
-    ("builtins", "bytearray"): bytearray,
-}
 
 
 # Parquet
@@ -208,11 +230,21 @@ def _rows(shards: Sequence[pathlib.Path]) -> int:
 
     rows = 0
     for shard in shards:
-        try:
-            rows += parquet.read_metadata(shard).num_rows
-        except (OSError, ArrowException) as error:
-            raise UsageError(f"{shard} cannot be read as Parquet ({error}). Fetch it again.") from error
+        with reading(shard, UsageError, "Fetch it again."):
+            try:
+                claimed, size = parquet.read_metadata(shard).num_rows, shard.stat().st_size
+            except (OSError, ArrowException) as error:
+                raise UsageError(f"{shard} cannot be read as Parquet ({error}). Fetch it again.") from error
+            if claimed > max(SMALL_SET, size // SMALLEST_IMAGE):
+                raise UsageError(f"{shard} claims {claimed:,} images in {size:,} bytes, which cannot be. Fetch it again.")
+            rows += claimed
     return rows
+
+
+SMALL_SET, SMALLEST_IMAGE = 60_000, 64
+"""Images that any file may hold, and the bytes that each takes beyond them; a picture of 32 x 32 points has more."""
+MOST_OF_IMAGE = 2**20
+"""Bytes of the largest encoded image; those of CIFAR-10 have some 2,500."""
 
 
 def _table(shards: Sequence[pathlib.Path], columns: Sequence[str], keep: int) -> list[np.ndarray]:
@@ -227,7 +259,7 @@ def _table(shards: Sequence[pathlib.Path], columns: Sequence[str], keep: int) ->
         try:
             with parquet.ParquetFile(shard) as file:
                 _expect(file.schema_arrow, columns, shard)
-                for batch in file.iter_batches(1000, columns=["img", *columns]):
+                for batch in file.iter_batches(200, columns=["img", *columns]):
                     taken = batch.slice(0, keep - done)
                     if not len(taken):
                         break
@@ -264,6 +296,8 @@ def _image(cell: object, name: str) -> np.ndarray:
     body = cell.get("bytes") if isinstance(cell, dict) else None
     if not isinstance(body, bytes):
         raise UsageError(f"{name}: `img` holds no image bytes. Fetch the Parquet file that embeds the images.")
+    if len(body) > MOST_OF_IMAGE:
+        raise UsageError(f"{name}: `img` holds {len(body):,} bytes, which no image of 32 x 32 points has. Fetch the file again.")
     image = pixels(body, f"{name}: the image")
     if image.shape != (3, 32, 32):
         raise UsageError(f"{name}: the image is {image.shape[1]} x {image.shape[2]} pixels instead of 32 x 32.")

@@ -2,18 +2,19 @@
 
 import pathlib
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, reading
 
 
 def file_at(path: str) -> pathlib.Path:
-    """The existing file at `path`; a leading `~` is the home folder.
+    """The existing file at `path`; a leading `~` is the home folder. It may be a link.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or what is there is a folder, a pipe or a device.
     """
-    found = pathlib.Path(path).expanduser()
+    found = existing(path, "Give the path of an existing file.")
     if not found.is_file():
-        raise UsageError(f"{path} is {'a folder' if found.is_dir() else 'absent'}. Give the path of an existing file.")
+        what = "a folder" if found.is_dir() else "a pipe or a device" if found.exists() else "absent"
+        raise UsageError(f"{path} is {what}. Give the path of an existing file.")
     return found
 
 
@@ -23,9 +24,22 @@ def folder_at(path: str) -> pathlib.Path:
     Raises:
         UsageError: There is no such folder.
     """
-    found = pathlib.Path(path).expanduser()
+    found = existing(path, "Give the path of an existing folder.")
     if not found.is_dir():
         raise UsageError(f"{path} is {'a file' if found.exists() else 'absent'}. Give the path of an existing folder.")
+    return found
+
+
+def existing(path: str, cure: str) -> pathlib.Path:
+    """The place at `path`, at which the system can look, whether or not anything is there; a leading `~` is the home folder.
+
+    Raises:
+        UsageError: The system refuses to look; with the cure.
+    """
+    # Names that are too long, folders that may not be searched and users that there are not are errors of the look itself.
+    with reading(path if len(path) < 300 else f"{path[:300]}...", UsageError, cure):
+        found = pathlib.Path(path).expanduser()
+        found.exists()
     return found
 
 

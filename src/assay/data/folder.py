@@ -9,6 +9,7 @@ import torch
 
 from ..core.errors import UsageError, some
 from ..core.ids import Ids
+from ..core.npy import SMALL, TIMES
 from ..maths.normalisation import statistics
 from .dataset import AbstractDataset
 from .examples import Examples, Split
@@ -76,9 +77,21 @@ class Folder(AbstractDataset):
             if arrays[-1].shape != arrays[0].shape:
                 one, other = (" x ".join(map(str, array.shape[1:])) for array in (arrays[0], arrays[-1]))
                 raise UsageError(f"{files[0][0]} is {one} pixels, {file} is {other}. Give size= to scale all images to one size.")
+            if len(arrays) == 1:
+                _check_memory(part, [file for file, _ in files], arrays[0].nbytes)
         ids = Ids([file.relative_to(root).as_posix() for file, _ in files])
         labels = torch.tensor([number for _, number in files])
         return Examples(ids, torch.from_numpy(np.stack(arrays)), labels, tuple(classes))
+
+
+def _check_memory(part: pathlib.Path, files: list[pathlib.Path], each: int) -> None:
+    """Refuse pictures that take far more memory than their files can mean, before they are all read."""
+    sizes = sum(file.stat().st_size for file in files)
+    if each * len(files) > max(4 * SMALL, TIMES * sizes):
+        raise UsageError(
+            f"{part}: {len(files):,} pictures of the first one's size take {each * len(files) / 1e9:.1f} GB in memory, their files "
+            f"{sizes / 1e6:.1f} MB on disk. Give size= to scale them while they are read."
+        )
 
 
 def _classes(part: pathlib.Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Given labels as class numbers: every reader's labels pass through here, so that all are refused in the same words."""
 
 import dataclasses
+import reprlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import UsageError, some
+
+LONGEST_NAME = 1000
+"""Letters of the longest name of a class: rows of texts take the memory of their longest in every row."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,10 +68,16 @@ def checked(values: object, origin: Origin) -> np.ndarray:
         for position, value in enumerate(array):
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise UsageError(
-                    f"{origin.source}: the label of {origin.at([position])} is {value!r}. "
+                    f"{origin.source}: the label of {origin.at([position])} is {reprlib.repr(value)}. "
                     "Labels must all be whole numbers or all be texts."
                 )
         if kind is str:
+            long = [position for position, value in enumerate(array) if len(value) > LONGEST_NAME]
+            if long:
+                raise UsageError(
+                    f"{origin.source}: the label of {origin.at(long[:1])} has {len(array[long[0]]):,} letters, where {LONGEST_NAME:,} are the "
+                    "most. Give a short name to each class."
+                )
             return array.astype(np.str_)
     elif array.dtype.kind not in "iu":
         raise UsageError(f"{origin.source}: labels are {array.dtype}. Give whole numbers from 0, or texts.")

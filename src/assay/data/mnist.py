@@ -11,6 +11,7 @@ import torch
 
 from ..core.errors import UsageError
 from ..core.ids import Ids
+from ..core.npy import SMALL, TIMES
 from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
@@ -71,11 +72,15 @@ def read_idx(path: pathlib.Path, axes: int) -> np.ndarray:
     Raises:
         UsageError: Wrong magic number, number of axes or length, or a broken gzip stream; names the file.
     """
+    magic, head = bytes((0, 0, 8, axes)), 4 + 4 * axes
     try:
-        body = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            most = max(SMALL, TIMES * path.stat().st_size)
+            body = file.read(most + 1)
+        if len(body) > most:
+            raise UsageError(f"{path} holds more than {most:,} bytes, which its size cannot mean. Fetch it again.")
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"{path} cannot be read ({error}). Fetch it again.") from error
-    magic, head = bytes((0, 0, 8, axes)), 4 + 4 * axes
     if body[:4] != magic:
         raise UsageError(
             f"{path} begins with {body[:4].hex() or 'nothing'} instead of {magic.hex()}. "

@@ -2,15 +2,47 @@
 
 import io
 import pathlib
+import warnings
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import UsageError
+from ..core.errors import MOST_WORDS, UsageError
 
 Colours = Literal["rgb", "grey"]
+FORMATS = tuple(
+    [
+        "PNG",
+        "JPEG",
+        "MPO",
+        "GIF",
+        "BMP",
+        "DIB",
+        "WEBP",
+        "TIFF",
+        "PPM",
+        "TGA",
+        "JPEG2000",
+        "AVIF",
+        "ICO",
+        "ICNS",
+        "PCX",
+        "SGI",
+        "QOI",
+        "DDS",
+        "PSD",
+        "SUN",
+        "XBM",
+        "XPM",
+        "MSP",
+        "CUR",
+        "DCX",
+        "IM",
+    ]
+)
+"""What Pillow reads by itself. The others start programs, such as Ghostscript for EPS whatever the file is called."""
 
 
 def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size: int | None = None) -> np.ndarray:
@@ -31,14 +63,23 @@ def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(body) if isinstance(body, bytes) else body) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Pillow knows the rarer ones only when asked to, and not every build has all.
+            Image.init()
+            formats = [kind for kind in FORMATS if kind in Image.OPEN]
+            opened = Image.open(io.BytesIO(body) if isinstance(body, bytes) else body, formats=formats)
+        with opened as image:
             if image.mode.startswith(("I", "F")):
                 raise UsageError(f"{name} has {image.mode!r} pixels of more than 8 bits. Convert it to 8 bits per channel.")
             converted = image.convert("RGB" if colours == "rgb" else "L")
     except UsageError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{name} cannot be read as an image ({error}). Replace it or take it out.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UsageError(f"{name} is larger than {Image.MAX_IMAGE_PIXELS:,} pixels. Make it smaller or take it out.") from error
+    except Exception as error:  # a damaged picture may raise almost anything
+        words = " ".join(str(error).split())[:MOST_WORDS]
+        raise UsageError(f"{name} cannot be read as an image ({words}). Replace it or take it out.") from error
     if size is not None:
         converted = converted.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(converted)

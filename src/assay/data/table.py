@@ -14,14 +14,14 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
-from ..core.errors import UnknownName, UsageError, some
+from ..core.errors import UnknownName, UsageError, reading, some
 from ..core.ids import Ids
 from . import labels as given
 from .dataset import AbstractDataset
@@ -208,19 +208,52 @@ def read_parquet(path: pathlib.Path, missing: Sequence[str] = ("?",)) -> Cells:
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        table = parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UsageError(f"{path} cannot be read as Parquet ({error}).") from error
-    for field in table.schema:
-        if (
-            pyarrow.types.is_nested(field.type)
-            or pyarrow.types.is_binary(field.type)
-            or pyarrow.types.is_large_binary(field.type)
-        ):
-            raise UsageError(f"{path}: column {field.name!r} holds {field.type}; a table holds numbers and texts. Leave it out.")
-    columns = [[_cell(value, missing) for value in column.to_pylist()] for column in table.columns]
-    return _table(str(path), tuple(table.column_names), list(zip(*columns, strict=True)), range(table.num_rows), "row")
+    size = path.stat().st_size
+    with reading(path, UsageError, "Write it again as a plain table."):
+        try:
+            with parquet.ParquetFile(path) as file:
+                schema, rows = file.schema_arrow, file.metadata.num_rows
+                for field in schema:
+                    kinds = pyarrow.types
+                    if any(
+                        check(field.type)
+                        for check in (kinds.is_nested, kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view)
+                    ):
+                        raise UsageError(
+                            f"{path}: column {field.name!r} holds {field.type}; a table holds numbers and texts. Leave it out."
+                        )
+                if rows * len(schema) > max(MOST_CELLS, CELLS_PER_BYTE * size):
+                    raise UsageError(
+                        f"{path} claims {rows:,} rows of {len(schema)} columns in {size:,} bytes; a table of so many cells has more "
+                        "bytes. Write it again as a plain table."
+                    )
+            texts = [
+                field.name for field in schema if pyarrow.types.is_string(field.type) or pyarrow.types.is_large_string(field.type)
+            ]
+            columns = []
+            # As dictionaries, in which a long text that stands in every row is one text.
+            with parquet.ParquetFile(path, read_dictionary=texts) as file:
+                for place in range(len(schema)):
+                    columns.append(_cells(file.read([schema.names[place]]).column(0), missing))
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UsageError(f"{path} cannot be read as Parquet ({error}).") from error
+        return _table(str(path), tuple(schema.names), list(zip(*columns, strict=True)), range(rows), "row")
+
+
+MOST_CELLS, CELLS_PER_BYTE = 4_000_000, 20
+"""Cells that any Parquet file may hold, and beyond that by byte of the file: equal cells cost nothing in the file and much in memory."""
+
+
+def _cells(column: Any, missing: Sequence[str]) -> list[str | None]:
+    import pyarrow
+
+    if not pyarrow.types.is_dictionary(column.type):
+        return [_cell(value, missing) for value in column.to_pylist()]
+    cells: list[str | None] = []
+    for chunk in column.chunks:
+        words = [_cell(value, missing) for value in chunk.dictionary.to_pylist()]
+        cells += [None if place is None else words[place] for place in chunk.indices.to_pylist()]
+    return cells
 
 
 def _cell(value: object, missing: Sequence[str]) -> str | None:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import io
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.arguments import checked_fields
-from ..core.errors import Mismatch, UsageError, some
+from ..core.errors import Mismatch, RunError, UsageError, reading, some
 from ..core.lineage import fingerprint
 from ..data.examples import Examples
 from ..integrations.agreement import Agreement
 from ..integrations.loop import Loop, LoopCourse
 from ..maths import schedules
 from ..runs.content import bytes_of, leaves_of
+from ..runs.disk import read_bytes
 from ..runs.replay import Replay, Target
 from ..runs.run import Run
 from ..training.course import Course
@@ -336,15 +338,15 @@ def _weights(examples: Examples, given: Mapping[str, float], text: str) -> Tenso
 
 
 def _read(path: str) -> dict[str, float]:
-    try:
-        with open(path, newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-        body = rows[1:] if rows and rows[0][:1] == ["id"] else rows
-        return {row[0]: float(row[1]) if len(row) > 1 else 1.0 for row in body}
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); give a CSV of id and weight.") from error
-    except ValueError as error:
-        raise UsageError(f"{path} is no CSV of id and weight ({error}).") from error
+    with reading(path, UsageError, "Give a CSV of id and weight."):
+        try:
+            rows = [row for row in csv.reader(io.StringIO(read_bytes(Path(path)).decode(), newline="")) if row]
+            body = rows[1:] if rows and rows[0][:1] == ["id"] else rows
+            return {row[0]: float(row[1]) if len(row) > 1 else 1.0 for row in body}
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read ({error.strerror}); give a CSV of id and weight.") from error
+        except (ValueError, RunError) as error:
+            raise UsageError(f"{path} is no CSV of id and weight ({error}).") from error
 
 
 def _check_apart(replay: Replay, asked: Collection[str] | None) -> dict[str, str]:

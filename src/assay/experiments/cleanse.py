@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Int
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import __version__
 from ..core.arguments import checked_arguments
 from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
-from ..core.errors import UsageError, some
+from ..core.errors import RunError, UsageError, some
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores
 from ..integrations.loop import Loop
@@ -206,9 +206,23 @@ def saved_curves(run: Run) -> list[Curve]:
     """Every curve in the run's folder, in the order of their names.
 
     Raises:
-        RunError: A curve is damaged.
+        RunError: A curve is damaged, in the place of another, or there twice.
     """
-    return [load_curve(path) for path in sorted(run.paths.curve("x").parent.glob("*.json"))]
+    curves: dict[tuple[str, str], Path] = {}
+    found = []
+    for path in sorted(run.paths.curve("x").parent.glob("*.json")):
+        curve = load_curve(path)
+        what, due = (curve.scores, curve.retrained), run.paths.curve(f"{curve.scores}-{curve.retrained}")
+        # Of the names that `cleanse` gives each belongs to one curve; other names are the user's own.
+        if path != due and path.stem.endswith(tuple(f"-{window}" for window in get_args(Window))):
+            raise RunError(f"{path} holds the curve of {curve.scores}, which belongs at {due}. Make the curves of both again.")
+        if what in curves:
+            raise RunError(
+                f"{path} and {curves[what]} both hold the curve of {curve.scores}. Take away the one that is not meant."
+            )
+        curves[what] = path
+        found.append(curve)
+    return found
 
 
 def undecided(scores: Scores) -> str:

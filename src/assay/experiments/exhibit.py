@@ -243,6 +243,8 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
         )
     )
     facts["machine"] = f"{header.machine}, {header.device}, {header.threads} threads, torch {header.torch}, assay {header.code}"
+    for words in run.elsewhere:
+        facts["machine"] += f"; {words}"
     if wrong is not None:
         facts["known truth"] = f"{int(wrong.sum()):,} of {len(wrong):,} given labels are wrong; no method saw which"
     if predicted:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from .. import data, methods, nets
 from ..core import options
 from ..core.arguments import told
-from ..core.errors import Mismatch, UnknownName, UsageError
+from ..core.errors import Mismatch, RunError, UnknownName, UsageError, reading
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
 from ..data.corruption import plant
@@ -24,6 +25,7 @@ from ..data.examples import Examples
 from ..data.splitting import held_out, subset
 from ..data.transforms import augment
 from ..maths import draws
+from ..runs.disk import read_bytes
 from ..runs.recorder import check_live
 from ..runs.run import Run
 from ..training.recipe import Recipe
@@ -306,12 +308,18 @@ def settings_in(path: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: The file is absent or no TOML.
     """
-    try:
-        return tomllib.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise UsageError(f'{path} does not exist; give a TOML file with at least `data = "digits"`.') from error
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no readable TOML ({error}).") from error
+    cure = 'Give a TOML file with at least `data = "digits"`.'
+    with reading(path, UsageError, cure):
+        try:
+            text = read_bytes(Path(path)).decode()
+            # The time that tomllib takes for a dotted key grows with the square of its parts.
+            if any(word.count(".") >= 64 for word in re.split(r"[\n,={}\[\]]", text.replace(" ", "").replace("\t", ""))):
+                raise UsageError(f"{path} is no readable TOML (a key of more than 64 parts).")
+            return tomllib.loads(text)
+        except FileNotFoundError as error:
+            raise UsageError(f'{path} does not exist; give a TOML file with at least `data = "digits"`.') from error
+        except (RunError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} is no readable TOML ({error}).") from error
 
 
 def plan_of(run: Run) -> Plan:
@@ -336,7 +344,33 @@ def plan_of(run: Run) -> Plan:
 
 def has_plan(run: Run) -> bool:
     """Whether `experiments.record` made this run, so that it can be done again. `about` of a user's own loop may say anything."""
-    return isinstance(run.header.about.get("plan"), Mapping) and "content" in run.header.about
+    try:
+        About.model_validate(run.header.about)
+    except pydantic.ValidationError:
+        return False
+    return True
+
+
+class About(pydantic.BaseModel):
+    """What `experiments.record` says of a run, as far as assay itself reads it again."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+    plan: dict[str, Any]
+    content: str
+    data: str
+    net: str
+    parameters: Annotated[int, pydantic.Field(alias="parameters", ge=0)]
+    test_examples: Annotated[int, pydantic.Field(alias="test examples", ge=0)]
+    recipe: dict[str, Any]
+    notes: Annotated[tuple[str, ...], _ROWS] = ()
+
+    @pydantic.field_validator("plan")
+    @classmethod
+    def _models(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if type(value.get("models", 1)) is not int or value.get("models", 1) < 1:
+            raise ValueError("models is no count")
+        return value
 
 
 def models_asked(run: Run) -> int:

@@ -10,13 +10,13 @@ from torch import Tensor
 from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
-from ..core.errors import NotWritten, OutputExists, UsageError
+from ..core.errors import AssayError, NotWritten, OutputExists
 from ..core.ids import Ids
 from ..core.scores import Scores, ScoreTable
 from ..core.trial import Verdict
 from ..data.examples import Examples
 from ..reports import render
-from ..runs.disk import replace
+from ..runs.disk import beginning, replace
 from ..runs.run import Run
 from .exhibit import MOST_SHOWN, exhibit
 from .plan import has_plan, material_of, plan_of
@@ -57,9 +57,9 @@ def report(
     run = run if isinstance(run, Run) else Run(run)
     target = Path(path) if path is not None else run.paths.report
     try:
-        if target.is_dir() or (target.exists() and MARK not in target.read_bytes()[:4096]):
+        if target.is_dir() or (target.exists() and MARK not in beginning(target)):
             raise OutputExists(f"{target} is there and is no report of assay; name another file.")
-    except UsageError:
+    except AssayError:
         raise
     except (OSError, ValueError) as error:
         raise NotWritten(f"{target} cannot be written ({error}); name another file.") from error

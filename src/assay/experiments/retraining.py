@@ -145,7 +145,7 @@ class Retraining:
             Call(f"without-{number:02d}", function, (whose, parcel, steps, targets, form))
             for number, parcel in enumerate(parcels)
         ]
-        for _, found in run_all(self.pool, calls, self.replay.run.paths.trials / "logs"):
+        for _, found in run_all(self.pool, calls, self.replay.run.paths.logs):
             yield found
 
     def _packed(self) -> bytes:

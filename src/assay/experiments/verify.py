@@ -151,6 +151,7 @@ def verify(
     detect: float | None = None,
     pool: Executor | None = None,
     save: bool = False,
+    again: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
     """Retrain with the decision, with the same on random examples and with everything, over seeds; compare, paired by seed.
@@ -179,6 +180,7 @@ def verify(
         pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
             Not with `retrain`, whose results cannot be told from those of another function.
+        again: Train everything again, whatever finished retrainings the folder holds: nobody can tell a forged one from a real one.
         progress: Told of each finished retraining.
 
     Raises:
@@ -217,13 +219,13 @@ def verify(
             warnings.warn(f"{power} This verification has {seeds}.", stacklevel=2)
     base = opened.header.seed or 0
     first = base + 1 + after
-    again = redrawn(decision, opened, (scores or {}).values())
+    drawn = redrawn(decision, opened, (scores or {}).values())
     outcomes: list[Outcome] = []
     due: list[tuple[Arm, int, Path]] = []
     for seed in range(first, first + seeds):
-        for arm in arms(again(seed) if again is not None else decision, given, seed):
+        for arm in arms(drawn(seed) if drawn is not None else decision, given, seed):
             path = _trial(opened, plan, arm, seed)
-            if save and (outcome := _finished(path, arm.name, seed)) is not None:
+            if save and not again and (outcome := _finished(path, arm.name, seed)) is not None:
                 outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))
@@ -250,7 +252,7 @@ def verify(
             seconds=time.perf_counter() - began,
             folder=str(opened.folder),
         ),
-        redrawn=again is not None,
+        redrawn=drawn is not None,
         power=power,
     )
     if seeds >= FEWEST:
@@ -608,7 +610,7 @@ def _trials(
     with contextlib.ExitStack() as stack:
         if pool is None:
             pool = stack.enter_context(executor("inline"))
-        for name, outcome in run_all(pool, calls, run.paths.trials / "logs"):
+        for name, outcome in run_all(pool, calls, run.paths.logs):
             finished += 1
             progress.advance(
                 "verify", finished, total, f"{outcome.arm}, seed {outcome.seed}: test accuracy {outcome.accuracy:.4f}"

@@ -60,6 +60,10 @@ def size(shape: tuple[int, ...]) -> int:
     return math.prod(shape)
 
 
+WIDEST = 2**20
+"""Most units or channels of a layer: a layer from so many to as many would take 4 TB."""
+
+
 def widths(text: str, net: str, count: int | None = None) -> tuple[int, ...]:
     """`"64-128"` as (64, 128).
 
@@ -67,7 +71,9 @@ def widths(text: str, net: str, count: int | None = None) -> tuple[int, ...]:
         UsageError: A part is not a whole number of at least 1, or there are not `count` of them.
     """
     parts = text.split("-")
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts) or count not in (None, len(parts)):
+    if not all(part.isascii() and part.isdigit() and int(part[:20]) > 0 for part in parts) or count not in (None, len(parts)):
         many = "whole numbers" if count is None else f"{count} whole numbers"
         raise UsageError(f"net {net!r}, option 'widths': {text!r} is not {many} of at least 1 joined by '-', such as 64-128.")
+    if any(int(part[:20]) > WIDEST for part in parts):
+        raise UsageError(f"net {net!r}, option 'widths': {text!r} has a layer of more than {WIDEST:,}; give smaller ones.")
     return tuple(int(part) for part in parts)

@@ -1,12 +1,14 @@
 """Saving and loading what is made from runs: scores, decisions, verdicts, curves, studies and the planted truth."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pydantic
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -14,19 +16,23 @@ from torch import Tensor
 from ..core.arguments import checked_arguments
 from ..core.curve import Curve, Removal
 from ..core.decision import Decision
-from ..core.errors import RunError, UsageError
+from ..core.errors import MOST_WORDS, RunError
 from ..core.exhibit import Agreement
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.scores import Direction, Scores
 from ..core.study import Best, Contest, Law, Pruned, Study, Theory
-from ..core.trial import Claim, Cleaning, Comparison, Detection, Look, Outcome, Verdict
-from .disk import replace
+from ..core.trial import Claim, Outcome, Verdict
+from .disk import read_bytes, replace
 from .paths import RunPaths
-from .schema import seal, unseal
+from .schema import FrozenModel, first_of, seal, unseal
 from .tables import read_table, write_table
 
 Made = TypeVar("Made")
+REAL, WHOLE = "double or float", "int64 or int32 or int16 or int8 or uint8"
+"""Types of columns."""
+ROUNDING = 1e-9
+"""How far a fraction may be outside 0..1."""
 
 
 @checked_arguments
@@ -62,22 +68,24 @@ def load_scores(path: str | Path) -> Scores:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, notes = read_table(Path(path), "scores")
+    path = Path(path)
+    ids, columns, notes = read_table(path, "scores", {"value": REAL, "epoch *": REAL, "repeat *": REAL})
     with _whole(path):
+        said = _said(ScoresNotes, notes)
         return Scores(
             ids=ids,
             values=torch.from_numpy(columns["value"]).to(torch.float64),
-            method=notes["method"],
-            options=notes["options"],
-            title=notes["title"],
-            direction=Direction(notes["direction"]),
-            unit=notes["unit"],
-            unscored=Ids(notes["unscored"]),
-            lineage=_read_lineage(notes["lineage"], path),
+            method=said.method,
+            options=said.options,
+            title=said.title,
+            direction=said.direction,
+            unit=said.unit,
+            unscored=Ids(said.unscored),
+            lineage=_at_home(said.lineage, path),
             by_epoch=_rows("epoch", columns),
             repeats=_rows("repeat", columns),
-            diagnostics=notes.get("diagnostics", {}),
-            warnings=tuple(notes.get("warnings", ())),
+            diagnostics=said.diagnostics,
+            warnings=said.warnings,
         )
 
 
@@ -115,18 +123,20 @@ def load_decision(path: str | Path) -> Decision:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, notes = read_table(Path(path), "decision")
+    path = Path(path)
+    ids, columns, notes = read_table(path, "decision", {"action": "int8", "label": WHOLE, "weight": REAL, "reason": "text"})
     with _whole(path):
+        said = _said(DecisionNotes, notes)
         return Decision(
             ids=ids,
             actions=torch.from_numpy(columns["action"]).to(torch.int64),
             labels=torch.from_numpy(columns["label"]).to(torch.int64),
             weights=torch.from_numpy(columns["weight"]).to(torch.float64),
             reasons=tuple(columns["reason"]),
-            policy=notes["policy"],
-            options=notes["options"],
-            title=notes["title"],
-            lineage=_read_lineage(notes["lineage"], path),
+            policy=said.policy,
+            options=said.options,
+            title=said.title,
+            lineage=_at_home(said.lineage, path),
         )
 
 
@@ -147,7 +157,7 @@ def load_truth(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, _ = read_table(Path(path), "truth")
+    ids, columns, _ = read_table(Path(path), "truth", {"true_label": WHOLE})
     return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
 
 
@@ -167,7 +177,7 @@ def load_json(kind: str, path: str | Path) -> dict[str, Any]:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
     try:
-        body = Path(path).read_bytes()
+        body = read_bytes(Path(path))
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; make it first.") from error
     except OSError as error:
@@ -202,9 +212,9 @@ def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None,
         RunError: Absent, damaged, of another kind, of a newer schema, or a retraining of something else, such as a copy of another file.
     """
     body = load_json("outcome", path)
-    content = body.pop("made_of", None)
     with _whole(path):
-        found = Outcome(**body)
+        content = _typed(str | None, body.pop("made_of", None))
+        found = _typed(Outcome, body)
     for what, wanted, is_ in (("made of", made_of, content), ("of arm", arm, found.arm), ("of seed", seed, found.seed)):
         if wanted is not None and wanted != is_:
             raise RunError(f"{path} holds a retraining {what} {is_}, and its name says {wanted}; remove it.")
@@ -230,8 +240,8 @@ def load_claims(folder: Path) -> list[Claim]:
     for path in sorted(folder.glob("*.json")):
         body = load_json("claim", path)
         with _whole(path):
-            looks = tuple(Look(int(one["seeds"]), str(one["measured"]), tuple(map(float, one["ps"]))) for one in body["looks"])
-            claim = Claim(str(body["decision"]), str(body["made_of"]), looks)
+            claim = _typed(Claim, body)
+            looks = claim.looks
             if not all(0 <= p <= 1 for look in looks for p in look.ps) or len({len(look.ps) for look in looks}) != 1:
                 raise ValueError("its p-values are none")
         if claim.made_of != path.stem:
@@ -240,10 +250,9 @@ def load_claims(folder: Path) -> list[Claim]:
     return found
 
 
-def _comparison(body: Mapping[str, Any]) -> Comparison:
-    """A comparison; of an older assay without its interval, a percentile bootstrap that was too narrow."""
-    ends = {} if "family" in body else {"low": None, "high": None}
-    return Comparison(**{**body, **ends, "looks": tuple(body.get("looks", ()))})
+def _comparison(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison as JSON has it; of an older assay without its interval, a percentile bootstrap that was too narrow."""
+    return {**body, **({} if "family" in body else {"low": None, "high": None})}
 
 
 @checked_arguments
@@ -263,22 +272,12 @@ def load_verdict(path: str | Path) -> Verdict:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
+    path = Path(path)
     body = load_json("verdict", path)
     with _whole(path):
-        return Verdict(
-            decision=body["decision"],
-            outcomes=tuple(Outcome(**one) for one in body["outcomes"]),
-            comparisons=tuple(map(_comparison, body["comparisons"])),
-            detections=tuple(
-                Detection(**{**one, "curve": tuple((float(x), float(y)) for x, y in one["curve"])}) for one in body["detections"]
-            ),
-            cleaning=Cleaning(**body["cleaning"]) if body["cleaning"] else None,
-            plan=body["plan"],
-            lineage=_read_lineage(body["lineage"], path),
-            decisions=body.get("decisions", 1),
-            redrawn=body.get("redrawn", False),
-            power=body.get("power", ""),
-        )
+        body["comparisons"] = list(map(_comparison, body["comparisons"]))
+        verdict = _typed(Verdict, body)
+    return dataclasses.replace(verdict, lineage=_at_home(verdict.lineage, path))
 
 
 def save_removal(removal: Removal, path: Path) -> None:
@@ -296,7 +295,7 @@ def load_removal(path: Path) -> Removal:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    return _flat("removal", Removal, path)
+    return _noun("removal", Removal, path)
 
 
 @checked_arguments
@@ -316,16 +315,9 @@ def load_curve(path: str | Path) -> Curve:
     Raises:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
-    body = load_json("curve", path)
-    with _whole(path):
-        return Curve(
-            scores=body["scores"],
-            retrained=body["retrained"],
-            removals=tuple(Removal(**one) for one in body["removals"]),
-            best=body["best"],
-            chosen_by=body["chosen_by"],
-            lineage=_read_lineage(body["lineage"], path),
-        )
+    path = Path(path)
+    curve = _noun("curve", Curve, path)
+    return dataclasses.replace(curve, lineage=_at_home(curve.lineage, path))
 
 
 @checked_arguments
@@ -361,19 +353,20 @@ def load_study(path: str | Path) -> Study:
             rows = [[math.nan if cell is None else cell for cell in row] for row in agreement["correlations"]]
             agreement = Agreement(tuple(agreement["titles"]), torch.tensor(rows, dtype=torch.float64), agreement["measure"])
         return Study(
-            name=body["name"],
-            settings=body["settings"],
-            facts=body["facts"],
-            trained=tuple(Pruned(**one) for one in body["trained"]),
-            laws=tuple(Law(**{**one, **unknown}) for one in body["laws"]),
-            frontiers=tuple(Best(**{**one, **unknown}) for one in body["frontiers"]),
-            contests=tuple(Contest(**{**one, "comparison": _comparison(one["comparison"])}) for one in body["contests"]),
-            agreement=agreement,
-            theory=tuple(
-                Theory(**{**one, "alphas": tuple(one["alphas"]), "errors": tuple(one["errors"])}) for one in body["theory"]
+            name=_typed(str, body["name"]),
+            settings=_typed(dict[str, object], body["settings"]),
+            facts=_typed(dict[str, str], body["facts"]),
+            trained=_typed(tuple[Pruned, ...], body["trained"]),
+            laws=_typed(tuple[Law, ...], [{**law, **unknown} for law in body["laws"]]),
+            frontiers=_typed(tuple[Best, ...], [{**best, **unknown} for best in body["frontiers"]]),
+            contests=_typed(
+                tuple[Contest, ...],
+                [{**contest, "comparison": _comparison(contest["comparison"])} for contest in body["contests"]],
             ),
-            notes=tuple(body["notes"]),
-            claims=body.get("claims", 0),
+            agreement=agreement,
+            theory=_typed(tuple[Theory, ...], body["theory"]),
+            notes=_typed(tuple[str, ...], body["notes"]),
+            claims=_typed(int, body.get("claims", 0)),
         )
 
 
@@ -385,15 +378,87 @@ def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
         return None
 
 
-def _flat(kind: str, noun: Callable[..., Made], path: Path) -> Made:
-    """A noun whose fields are numbers and texts only."""
+FRACTIONS = frozenset(
+    {"accuracy", "validation_accuracy", "test_accuracy", "auc", "average_precision", "precision_at_planted"}
+    | {"recovered", "p", "adjusted", "size", "fraction"}
+)
+COUNTS = frozenset(
+    {"examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds"}
+    | {"family", "decisions", "claims"}
+)
+"""Fields, in any noun, that lie in 0..1; and fields that are 0 or more."""
+
+
+def _noun(kind: str, noun: type[Made], path: Path) -> Made:
+    """A noun that was saved as JSON, every field of its very type and within its range."""
     body = load_json(kind, path)
     with _whole(path):
-        return noun(**body)
+        return _typed(noun, body)
+
+
+def _typed(kind: Any, body: object) -> Any:
+    """What JSON holds, as this type; nothing is converted.
+
+    Raises:
+        ValueError: With the field that is of another type, or outside its range.
+    """
+    made = pydantic.TypeAdapter(kind).validate_json(json.dumps(body), strict=True)
+    _check_ranges(made, body)
+    return made
+
+
+def _check_ranges(made: object, body: Any) -> None:
+    if isinstance(made, (tuple, list)):
+        for inner, raw in zip(made, body, strict=True):
+            _check_ranges(inner, raw)
+    if not dataclasses.is_dataclass(made):
+        return
+    fields = {field.name for field in dataclasses.fields(made)}
+    if alien := sorted(set(body) - fields):
+        raise ValueError(f"it has the field {alien[0]!r}, which is none of its kind")
+    for name in fields & set(body):
+        value = getattr(made, name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            # A training that went astray has such a loss, and its accuracy counts.
+            if value != value and "loss" not in name:
+                raise ValueError(f"{name} is no number")
+            if (name in FRACTIONS and not -ROUNDING <= value <= 1 + ROUNDING) or (name in COUNTS and value < 0):
+                raise ValueError(f"{name} is {value}")
+        _check_ranges(value, body[name])
+
+
+class ScoresNotes(FrozenModel):
+    """What stands beside the values of scores."""
+
+    method: str
+    options: dict[str, object]
+    title: str
+    direction: Direction
+    unit: str
+    unscored: tuple[int, ...] | tuple[str, ...]
+    lineage: Lineage | None
+    diagnostics: dict[str, object] = {}
+    warnings: tuple[str, ...] = ()
+
+
+class DecisionNotes(FrozenModel):
+    """What stands beside the actions of a decision."""
+
+    policy: str
+    options: dict[str, object]
+    title: str
+    lineage: Lineage | None
+
+
+Notes = TypeVar("Notes", bound=FrozenModel)
+
+
+def _said(kind: type[Notes], notes: Mapping[str, Any]) -> Notes:
+    return kind.strictly(json.dumps({name: value for name, value in notes.items() if name not in ("format", "schema_version")}))
 
 
 class _whole:
-    """Maps a field that is missing or of the wrong type to one sentence."""
+    """Maps a field that is missing, of the wrong type or out of range to one sentence."""
 
     def __init__(self, path: str | Path):
         self.path = path
@@ -401,17 +466,21 @@ class _whole:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, ValueError, UsageError)):
-            raise RunError(f"{self.path} is damaged ({type(error).__name__}: {error}); make it again.") from error
+        if isinstance(error, pydantic.ValidationError):
+            raise RunError(f"{self.path} is damaged ({first_of(error)}); make it again.") from error
+        if isinstance(error, Exception) and not isinstance(error, RunError):
+            raise RunError(
+                f"{self.path} is damaged ({type(error).__name__}: {str(error)[:MOST_WORDS]}); make it again."
+            ) from error
 
 
 def _lineage(lineage: Lineage | None) -> dict[str, Any] | None:
     return None if lineage is None else dataclasses.asdict(lineage)
 
 
-def _read_lineage(body: dict[str, Any] | None, path: str | Path) -> Lineage | None:
-    if body is None:
+def _at_home(lineage: Lineage | None, path: Path) -> Lineage | None:
+    if lineage is None:
         return None
     # What stands in a run's folder is of that run, wherever it has been moved to and wherever we are called from.
-    home = Path(path).absolute().parent.parent
-    return Lineage(**{**body, "folder": str(home)} if RunPaths(home).header.exists() else body)
+    home = path.absolute().parent.parent
+    return dataclasses.replace(lineage, folder=str(home)) if RunPaths(home).header.exists() else lineage

@@ -1,24 +1,79 @@
-"""Writing that survives a kill at any moment, and reading that notices damage. The one place where OSError is met."""
+"""Writing that survives a kill at any moment, and reading that notices damage. The one place where OSError is met.
+
+A folder may come from a stranger. Inside the folder of a run or a study no link is followed, for reading or for writing; only regular files
+are opened; and what a file says of its own size is held against the file before memory is taken.
+"""
 
 import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
+import secrets
 import shutil
+import stat
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import xxhash
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from ..core.errors import NotWritten, RunError, RunLocked
+from ..core.errors import NotWritten, RunError, RunLocked, reading
+from .paths import refuse_links
+
+RESTORE = "Restore it from a copy or make it again."
+MOST_TEXT = 32 * 2**20
+"""Bytes of the largest JSON text that is read: objects take some 25 times the memory of the shortest text that makes them."""
+MOST_COMMITS = 512 * 2**20
+"""Bytes of the largest list of commits that is read."""
+
+
+def opened(path: Path) -> tuple[int, int]:
+    """A handle for reading and how many bytes the file has.
+
+    Raises:
+        RunError: A link inside a run, or no regular file: a folder, a pipe, a device.
+        OSError: The operating system refuses.
+    """
+    refuse_links(path)
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise RunError(f"{path} is no regular file but a folder, a pipe or a device. {RESTORE}")
+    # Not blocking, because a pipe could have been put there just now.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return handle, os.fstat(handle).st_size
+
+
+def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
+    """The content of a small file.
+
+    Raises:
+        RunError: A link inside a run, no regular file, or larger than `most` bytes.
+        OSError: The operating system refuses.
+    """
+    handle, size = opened(path)
+    with open(handle, "rb") as file:
+        if size > most:
+            raise RunError(f"{path} has {size:,} bytes, where {most:,} are the most that such a file may have. {RESTORE}")
+        return file.read(most)
+
+
+def beginning(path: Path, most: int = 4096) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        RunError: A link inside a run, no regular file, or the operating system refuses.
+    """
+    with reading(path, RunError, "Name another file."):
+        handle, _ = opened(path)
+        with open(handle, "rb") as file:
+            return file.read(most)
 
 
 @contextlib.contextmanager
@@ -48,6 +103,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         NotWritten: The operating system refuses.
     """
+    refuse_links(folder)
     with writing(folder):
         new = [made for made in (folder, *folder.parents) if not made.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,14 +138,16 @@ def replace(path: Path, body: bytes) -> None:
         NotWritten: The operating system refuses; the old file is intact and no temporary file stays.
     """
     make_folder(path.parent)
+    refuse_links(path)
     with writing(path):
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        name = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        # Not by tempfile, whose files nobody else may read whatever the umask says.
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(body)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
             os.replace(name, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -99,14 +157,20 @@ def replace(path: Path, body: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line and force it to the disk.
+    """Add one line and force it to the disk. A file that has another name elsewhere, as in copies of hard links, is copied first.
 
     Raises:
         NotWritten: The operating system refuses; the file is as it was.
+        RunError: A link, or no regular file.
     """
+    refuse_links(path)
     with writing(path):
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path} is no regular file but a folder, a pipe or a device. {RESTORE}")
+        if path.exists() and path.stat().st_nlink > 1:
+            replace(path, read_bytes(path, MOST_COMMITS))
         # Unbuffered, because a buffer would try to write the rest of a refused line once more when the file is closed.
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             before = os.fstat(handle).st_size
             rest = line.encode() + b"\n"
@@ -134,6 +198,7 @@ def _sync_folder(folder: Path) -> None:
 
 def remove(path: Path) -> None:
     """Take a superseded file away; one that is gone already is fine."""
+    refuse_links(path.parent)
     with writing(path), contextlib.suppress(FileNotFoundError):
         path.unlink()
 
@@ -169,22 +234,80 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     return {name: checksum(tensor) for name, tensor in flat.items()}
 
 
-class TensorFile:
-    """A safetensors file whose tensors are checked against their recorded checksums as they are read."""
+KINDS = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+}
+"""Types of numbers by their names in safetensors."""
 
-    def __init__(self, path: Path, sums: Mapping[str, int], notes_sum: int, *, lasting: bool = False):
-        """Open `path`. With `lasting`, what is read can be written into and then read again.
+Expected = Callable[[str, torch.dtype, tuple[int, ...]], str]
+"""What is wrong with a tensor of that name, type and shape, in words; empty if nothing is."""
+
+
+class TensorFile:
+    """A safetensors file whose tensors are checked against their recorded checksums as they are read.
+
+    Tensors are read, not mapped: a mapped file that somebody cuts off ends the process without a word. What is read belongs to the reader.
+    """
+
+    def __init__(self, path: Path, sums: Mapping[str, int], notes_sum: int, expected: Expected | None = None):
+        """Open `path`.
+
+        Args:
+            path: The file.
+            sums: Checksum of each tensor.
+            notes_sum: Checksum of the texts.
+            expected: Says what is wrong with a tensor's type and shape, before it is read.
 
         Raises:
-            RunError: Absent, or not a whole safetensors file.
+            RunError: Absent, a link inside a run, or not a whole safetensors file.
         """
-        self.path, self.sums, self._notes_sum, self._lasting = path, sums, notes_sum, lasting
+        self.path, self.sums, self._notes_sum, self._expected = path, sums, notes_sum, expected
         try:
-            self._file = safe_open(path, framework="pt")
+            self._handle, size = opened(path)
         except FileNotFoundError as error:
             raise RunError(f"{path} is missing though the run committed it; restore it from a copy or record again.") from error
-        except (SafetensorError, OSError) as error:
-            raise RunError(f"{path} is damaged ({error}); restore it from a copy or record again.") from error
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be read ({error.strerror or error}); restore it from a copy or record again."
+            ) from error
+        self._close = weakref.finalize(self, os.close, self._handle)
+        with self._seam():
+            length = int.from_bytes(os.pread(self._handle, 8, 0), "little")
+            if size < 8 or length > min(size - 8, MOST_TEXT):
+                raise ValueError(f"a head of {length:,} bytes in a file of {size:,}")
+            head = json.loads(os.pread(self._handle, length, 8))
+            self._texts = head.pop("__metadata__", {})
+            self._begin = 8 + length
+            self._places = {name: self._place(entry, size - self._begin) for name, entry in head.items()}
+            if max((end for *_, end in self._places.values()), default=0) != size - self._begin:
+                raise ValueError("its tensors do not fill it")
+
+    def _seam(self) -> contextlib.AbstractContextManager[None]:
+        return reading(self.path, RunError, "Restore it from a copy or record again.")
+
+    @staticmethod
+    def _place(entry: dict[str, Any], size: int) -> tuple[torch.dtype, tuple[int, ...], int, int]:
+        kind, shape, (begin, end) = KINDS[entry["dtype"]], tuple(entry["shape"]), entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+            raise ValueError(f"a shape {shape} at {begin}..{end}")
+        if end > size or end - begin != math.prod(shape) * kind.itemsize:
+            raise ValueError(f"a tensor of shape {shape} at {begin}..{end} of {size} bytes")
+        return kind, shape, begin, end
 
     @property
     def notes(self) -> dict[str, str]:
@@ -193,30 +316,41 @@ class TensorFile:
         Raises:
             RunError: They differ from those that were committed.
         """
-        try:
-            notes = json.loads((self._file.metadata() or {})["notes"])
-        except (KeyError, ValueError):
-            notes = None
-        if notes is None or checksum_notes(notes) != self._notes_sum:
-            raise RunError(
-                f"{self.path} is damaged: its notes are not what was committed. Restore it from a copy or record again."
-            )
+        with self._seam():
+            notes = json.loads(self._texts["notes"]) if "notes" in self._texts else None
+            if (
+                not isinstance(notes, dict)
+                or not all(isinstance(text, str) for text in notes.values())
+                or checksum_notes(notes) != self._notes_sum
+            ):
+                raise RunError(
+                    f"{self.path} is damaged: its notes are not what was committed. Restore it from a copy or record again."
+                )
         return notes
 
     def read(self, name: str) -> Tensor:
         """One tensor.
 
         Raises:
-            RunError: It is absent, or its bytes differ from those that were committed.
+            RunError: It is absent, or of another type or shape than the run's, or its bytes differ from those that were committed.
         """
-        try:
-            tensor = self._file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise RunError(f"{self.path} is damaged: no readable {name!r} ({error}). Restore it or record again.") from error
-        if name not in self.sums or checksum(tensor) != self.sums[name]:
+        if name not in self._places or name not in self.sums:
+            raise RunError(f"{self.path} is damaged: it holds no {name!r}. Restore it from a copy or record again.")
+        kind, shape, begin, end = self._places[name]
+        if self._expected is not None and (wrong := self._expected(name, kind, shape)):
+            raise RunError(f"{self.path} does not fit its run: {wrong}. Restore it from a copy or record again.")
+        with self._seam():
+            tensor = torch.empty(shape, dtype=kind)
+            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            done = 0
+            while done < end - begin:
+                part = os.preadv(self._handle, [room[done:]], self._begin + begin + done)
+                if not part:
+                    raise RunError(f"{self.path} was cut off while it was read. Restore it from a copy or record again.")
+                done += part
+        if checksum(tensor) != self.sums[name]:
             raise RunError(f"{self.path} is damaged: {name!r} is not what was committed. Restore it from a copy or record again.")
-        # Tensors of one opened file share its memory.
-        return tensor.clone() if self._lasting else tensor
+        return tensor
 
     def read_all(self) -> dict[str, Tensor]:
         """Every tensor that was committed."""
@@ -245,9 +379,13 @@ class WriterLock:
             RunLocked: Another process holds it.
             NotWritten: The operating system refuses.
         """
+        self._path = path
         make_folder(path.parent)
+        refuse_links(path)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise RunError(f"{path} is a link, a folder, a pipe or a device, and no file; take it away.")
         with writing(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -259,6 +397,24 @@ class WriterLock:
                 self.drop()
                 raise
         _held.add(self)
+
+    def check(self) -> None:
+        """Refuse to write on when the folder is another one by now, or another writer may be in it.
+
+        Raises:
+            RunError: The lock was deleted, or its folder was moved, since it was taken.
+        """
+        if self._handle < 0:
+            return
+        try:
+            same = os.path.samestat(os.lstat(self._path), os.fstat(self._handle))
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(
+                f"{self._path.parent} is no longer the folder that is being recorded: it was moved or renamed, or its {self._path.name} was "
+                "deleted. Nothing more is written; move it back and resume the recording."
+            )
 
     def release(self) -> None:
         """Let the next writer in."""

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.errors import Mismatch, MissingEvidence, OutputExists, RunError, UsageError
+from ..core.errors import Mismatch, MissingEvidence, OutputExists, RunError, UsageError, reading
 from ..core.evidence import Need
 from ..core.ids import Ids
+from ..core.npy import read_npy
 from ..core.scores import Scores, ordered
-from .disk import make_folder, replace, whole_folder
+from .disk import make_folder, opened, replace, whole_folder
 from .paths import RunPaths
 from .recorder import Recorder, check_place
 from .run import Run
@@ -135,12 +136,17 @@ def _fresh(folder: str | Path) -> Path:
 
 
 def _read(path: Path, axes: int) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist; every epoch needs Output and Index.") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise RunError(f"{path} is damaged or no npy file ({error}); copy it again.") from error
+    with reading(path, RunError, "Copy it again."):
+        try:
+            handle, size = opened(path)
+            with open(handle, "rb") as file:
+                array = read_npy(file, size)
+        except FileNotFoundError as error:
+            raise UsageError(f"{path} does not exist; every epoch needs Output and Index.") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(f"{path} is damaged or no npy file ({error}); copy it again.") from error
+    if array.dtype.kind not in "biufU":
+        raise UsageError(f"{path} holds {array.dtype}; give real numbers.")
     if array.ndim != axes:
         raise UsageError(f"{path} has {array.ndim} axes, {axes} were expected.")
     return array

@@ -1,10 +1,43 @@
 """The only owner of file names inside the folders of runs and of studies."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
+from ..core.errors import RunError
 from ..core.lineage import fingerprint
+
+_HEADS = "run.json", "study.json"
+
+
+def home_of(path: Path) -> Path | None:
+    """The folder of the run or study that a file belongs to: the outermost folder above it that holds a head; None without any."""
+    homes = [folder for folder in path.parents if any(os.path.lexists(folder / head) for head in _HEADS)]
+    return homes[-1] if homes else None
+
+
+def refuse_links(path: Path) -> Path:
+    """The path, unless a file of a run or study is a link or stands behind one. The folder of the run itself may be a link.
+
+    Raises:
+        RunError: Names the link; or the name is none.
+    """
+    if "\0" in str(path):
+        raise RunError(f"{path} has a NUL in it, which no name of a file has; give another name.")
+    asked, path = path, path.absolute()
+    ups = [place for place, part in enumerate(path.parts) if part == ".."]
+    if ups:
+        path = Path(*path.parts[: ups[-1] + 1]).resolve().joinpath(*path.parts[ups[-1] + 1 :])
+    home = home_of(path)
+    place = home
+    for part in path.relative_to(home).parts if home is not None else ():
+        place = place / part  # type: ignore[operator]
+        if place.is_symlink():
+            raise RunError(
+                f"{place} is a link, through which files outside of {home} would be read or written. Put the file or folder itself there."
+            )
+    return asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +80,15 @@ class RunPaths:
     def trials(self) -> Path:
         """Folder of finished retrainings."""
         return self.folder / "trials"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what retrainings print.
+
+        Raises:
+            RunError: It is a link, or stands behind one.
+        """
+        return refuse_links(self.trials / "logs")
 
     @property
     def models(self) -> Path:
@@ -134,8 +176,12 @@ class StudyPaths:
 
     @property
     def logs(self) -> Path:
-        """Folder of what trainings print."""
-        return self.folder / "logs"
+        """Folder of what trainings print.
+
+        Raises:
+            RunError: It is a link, or stands behind one.
+        """
+        return refuse_links(self.folder / "logs")
 
     @property
     def probes(self) -> Path:

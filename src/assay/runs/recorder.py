@@ -21,10 +21,20 @@ from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMe
 from ..core.scores import Scores
 from ..maths.observations import observe
 from ..training.functional import Functional, LiveStep
-from .disk import WriterLock, append_line, checksum_notes, remove, remove_leftovers, replace, save_tensors
+from .disk import (
+    MOST_COMMITS,
+    WriterLock,
+    append_line,
+    checksum_notes,
+    read_bytes,
+    remove,
+    remove_leftovers,
+    replace,
+    save_tensors,
+)
 from .paths import RunPaths
 from .run import Run, read_run
-from .schema import Commit, File, Header, View, here, now, read_commits, write_header
+from .schema import CONDITIONS, Commit, File, Header, View, here, now, read_commits, write_header
 from .tables import write_examples
 from .walks import decode, encode
 
@@ -163,6 +173,7 @@ class Recorder:
             self._open = False
             for path in (self.paths.header, self.paths.examples, self.paths.commits):
                 remove_leftovers(path)
+            self._code, self._device = code, device
             if exists:
                 self._reopen(wanted)
             else:
@@ -175,6 +186,13 @@ class Recorder:
 
     def _reopen(self, wanted: Header) -> None:
         self.header, self.commits = read_run(self.paths)
+        if changed := self._elsewhere():
+            words = ", ".join(f"{name} {getattr(self.header, name)} then and {value} now" for name, value in changed.items())
+            warnings.warn(
+                f"{self.paths.folder} was begun otherwise ({words}): it goes on, but its numbers are not those of a run without a break, and "
+                "methods that take its training again may refuse it. For those, go on as it was begun.",
+                stacklevel=4,
+            )
         for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "seed"):
             if field == "mean_probs" and self._undecided:
                 continue
@@ -185,7 +203,7 @@ class Recorder:
             remove_leftovers(path)
         if self.paths.commits.exists():
             # A torn line must go before another is added to it, also when it is the first.
-            body = self.paths.commits.read_bytes()
+            body = read_bytes(self.paths.commits, MOST_COMMITS)
             whole = read_commits(body, str(self.paths.commits))[1]
             if whole < len(body):
                 replace(self.paths.commits, body[:whole])
@@ -592,8 +610,10 @@ class Recorder:
             UsageError: An example was not visited or came twice, a label is no class, or all labels are equal.
             NumericalError: A logit is NaN or infinite.
             NotWritten: The operating system refuses; the epochs before are intact.
+            RunError: The folder was moved, or its lock deleted, since the recording began.
         """
         self.complete()
+        self._lock.check()
         epoch = self.epochs
         labels = self._epoch_labels
         if epoch == 0:
@@ -646,7 +666,10 @@ class Recorder:
             skipped=self._skipped,
             seconds=time.perf_counter() - self._begun,
             at=now(),
+            elsewhere=self._elsewhere(),
         )
+        # Once more, because the files of a large epoch take a while.
+        self._lock.check()
         append_line(self.paths.commits, commit.line())
         # Only now, so that an epoch that was refused by the disk can be recorded again.
         self.commits.append(commit)
@@ -661,6 +684,12 @@ class Recorder:
     def _save(self, path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> File:
         name, sums = str(path.relative_to(self.paths.folder)), save_tensors(path, tensors, notes)
         return File(name=name, sums=sums, notes=checksum_notes(notes or {}))
+
+    def _elsewhere(self) -> dict[Any, str | int] | None:
+        """By what an epoch is recorded that is not what the header says; None where all is as it was when the run began."""
+        now_here = {**here(), "code": self._code, "device": self._device}
+        changed = {name: now_here[name] for name in CONDITIONS if now_here[name] != getattr(self.header, name)}
+        return changed or None
 
     def _check_state(self, state: Mapping[str, Tensor] | None) -> None:
         """Refuse a state that no training can go on from.

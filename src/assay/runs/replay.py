@@ -37,6 +37,7 @@ from ..training.loop import explained
 from ..training.wrappers import names_inside
 from .disk import checksum
 from .run import Run
+from .schema import here
 
 Target = Callable[[nn.Module], Iterator[Tensor]]
 """From the model in eval mode to numbers that add up to the target; several, so that one graph need not hold all examples."""
@@ -413,6 +414,11 @@ class Replay:
         message = f"Taking {self.run.folder} again does not give what was recorded: epoch {epoch}, {where}"
         if epoch in self._differing:
             message += f" ({self._differing[epoch]})"
+        now_here = here()
+        recorded = {name: self.run.condition(name, epoch) for name in ("torch", "machine")}
+        changed = [f"{name} {then}, here is {now_here[name]}" for name, then in recorded.items() if then != now_here[name]]
+        if changed:
+            raise Mismatch(f"{message}. It was recorded by {' and '.join(changed)}: take it again there, or record it here.")
         raise Mismatch(f"{message}. {self.course.causes}")
 
     def _gap(self, epoch: int, course: Course) -> float | None:
@@ -716,6 +722,9 @@ class _Walk:
         """Take one step from where the course stands: its batch, the random state that it found, and whether it drew from it."""
         replay = self.replay
         epoch, number = replay.place(index)
+        # A recording that went on elsewhere after a break may have had other threads from then on.
+        if (threads := int(replay.run.condition("threads", epoch))) != torch.get_num_threads():
+            torch.set_num_threads(threads)
         _, rates, momenta = replay.order(epoch)
         batch, random = self.fetch(index)
         self.course.set_momenta(None if momenta is None else momenta[number])

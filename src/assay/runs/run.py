@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
-from ..core.errors import MissingEvidence, RunError, UsageError
+from ..core.errors import MissingEvidence, RunError, UsageError, some
 from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, Stream, span
 from .content import FIXED, LOSSES, NOTE, POSITIONS, START, WHOLE, Content, Losses
-from .disk import TensorFile
+from .disk import MOST_COMMITS, TensorFile, read_bytes
 from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
 from .tables import read_examples
@@ -51,7 +52,7 @@ class Run:
             self.header, self.commits = read_run(self.paths)
         if not self.commits and self.header.view != "none":
             raise RunError(f"{folder} has no committed epoch yet; let the recording finish its first epoch, or resume it.")
-        self.ids, self.labels, self.class_names = read_examples(self.paths.examples)
+        self.ids, self.labels, self.class_names = read_examples(self.paths.examples, self.header.examples)
         dataset = dataset_fingerprint(self.ids, self.labels)
         if len(self.ids) != self.header.examples or any(commit.dataset != dataset for commit in self.commits):
             raise RunError(f"{self.paths.examples} is damaged: its ids and labels are not those that were recorded. Restore it.")
@@ -66,7 +67,7 @@ class Run:
             if file is None:
                 continue
             try:
-                self._held[file.name] = TensorFile(self.folder / file.name, file.sums, file.notes, lasting=True)
+                self._held[file.name] = TensorFile(self.folder / file.name, file.sums, file.notes, self._expected)
             except RunError:
                 # Gone because the run went on, or damaged, which whoever reads it is told.
                 if len(read_run(self.paths)[1]) > len(self.commits):
@@ -116,6 +117,21 @@ class Run:
         content = () if self.commits else (str(self.header.about.get("content", "")),)
         return fingerprint(self.dataset, self.header.view, *content, *recorded, *(model.fingerprint for model in self.members))
 
+    def condition(self, name: str, epoch: int) -> str | int:
+        """By which `code`, `torch`, `machine`, `threads` or `device` an epoch was recorded: the header's, unless it came after a break."""
+        return (self._commit(epoch).elsewhere or {}).get(name, getattr(self.header, name))  # type: ignore[call-overload]
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Which epochs were recorded after a break by other code, torch, threads or machine than the header says, in words."""
+        words: dict[str, list[int]] = {}
+        for commit in self.commits:
+            if commit.elsewhere:
+                words.setdefault(", ".join(f"{name} {value}" for name, value in sorted(commit.elsewhere.items())), []).append(
+                    commit.epoch
+                )
+        return tuple(f"epochs {some(epochs, len(epochs))} by {how}" for how, epochs in words.items())
+
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:
             held = f"epochs 0 to {self.epochs - 1}" if self.epochs else "none, as nothing was trained"
@@ -136,11 +152,28 @@ class Run:
         if held is not None and not (self.folder / file.name).exists():
             return held
         try:
-            return TensorFile(self.folder / file.name, file.sums, file.notes)
+            return TensorFile(self.folder / file.name, file.sums, file.notes, self._expected)
         except RunError:
             if held is None or (self.folder / file.name).exists():
                 raise
             return held
+
+    def _expected(self, name: str, kind: torch.dtype, shape: tuple[int, ...]) -> str:
+        """What is wrong with a tensor of a shard or of the summed probabilities, in words; empty if nothing is."""
+        n, classes = len(self.ids), self.classes
+        shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {need.value: ("floating", (n,)) for need in EPOCH_NEEDS}
+        shapes |= {name: ("floating", (n, classes)) for name in ("logits", "probs")}
+        shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates")}
+        shapes |= {"correct": ("boolean", (n,))}
+        if name not in shapes:
+            return ""
+        numbers, due = shapes[name]
+        is_so = "boolean" if kind == torch.bool else "floating" if kind.is_floating_point else "whole"
+        fits = len(shape) == len(due) and all(size in (None, length) for size, length in zip(due, shape, strict=True))
+        if fits and is_so == numbers:
+            return ""
+        sizes = " x ".join("any" if size is None else str(size) for size in due)
+        return f"{name!r} holds {kind} of shape {list(shape)}, where {sizes} {numbers} numbers are due"
 
     def _there(self, file: File) -> bool:
         return file.name in self._held or (self.folder / file.name).exists()
@@ -163,11 +196,20 @@ class Run:
     def order(self, epoch: int) -> list[Int[Tensor, " batch"]]:
         """Positions of the examples of each step, in the order in which the epoch trained on them."""
         shard = self.shard(epoch)
-        return list(shard.read("order").to(torch.int64).split(shard.read("batch_sizes").tolist()))
+        order, sizes = shard.read("order").to(torch.int64), shard.read("batch_sizes").tolist()
+        if any(size < 0 for size in sizes) or sum(sizes) != len(order) or bool(((order < 0) | (order >= len(self.ids))).any()):
+            raise RunError(f"{shard.path} does not fit its run: its batches are not of its examples. Restore it or record again.")
+        return list(order.split(sizes))
 
     def rates(self, epoch: int) -> Float[Tensor, "steps groups"]:
         """Learning rate of each step and parameter group."""
-        return self.shard(epoch).read("rates")
+        shard = self.shard(epoch)
+        rates, steps = shard.read("rates"), len(shard.read("batch_sizes"))
+        if not rates.is_floating_point() or len(rates) != steps or rates.ndim != (2 if steps else 1):
+            raise RunError(
+                f"{shard.path} does not fit its run: rates of shape {list(rates.shape)} for {steps} steps. Restore it."
+            )
+        return rates
 
     def momenta(self, epoch: int) -> Float[Tensor, "steps groups 2"] | None:
         """Momentum settings of each step and parameter group: (momentum, NaN) of SGD, (beta1, beta2) of Adam, NaN where there is neither.
@@ -197,8 +239,8 @@ class Run:
         for commit in self.commits:
             if "updates" in commit.shard.sums:
                 updates = self.shard(commit.epoch).read("updates")
-                at = int((updates != 1).nonzero()[0])
-                return commit.epoch, at, int(updates[at])
+                for at in (updates != 1).nonzero().flatten().tolist():
+                    return commit.epoch, at, int(updates[at])
         return None
 
     @property
@@ -352,8 +394,12 @@ class Run:
                 "with live=['liveval'] (`--live liveval`)."
             )
         fields = [field.name for field in dataclasses.fields(Stream)]
-        files = [self._open(commit.stream) for commit in self.commits if commit.stream is not None]
-        parts = [[file.read(f"{title}|{name}") for name in fields] for file in files]
+        parts = []
+        for commit in self.commits:
+            if commit.stream is not None:
+                # One after the other, because every open file takes a handle of the process.
+                file = self._open(commit.stream)
+                parts.append([file.read(f"{title}|{name}") for name in fields])
         waiting = self._open(live)
         parts.append([waiting.read(f"{title}|found stream {name}") for name in fields])
         steps, positions, values = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -364,7 +410,7 @@ class Run:
         """How often each example stands in the recorded batches."""
         found = torch.zeros(len(self.ids), dtype=torch.int64)
         for epoch in range(self.epochs):
-            found += torch.bincount(self.shard(epoch).read("order").to(torch.int64), minlength=len(found))
+            found += torch.bincount(torch.cat([found[:0], *self.order(epoch)]), minlength=len(found))
         return found
 
     def check(self) -> int:
@@ -413,11 +459,12 @@ def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
         RunError: Absent, foreign, newer or damaged.
     """
     try:
-        if not paths.header.exists():
+        if not os.path.lexists(paths.header):
             what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
             raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
-        header = read_header(paths.header.read_bytes(), str(paths.header))
-        commits = read_commits(paths.commits.read_bytes(), str(paths.commits))[0] if paths.commits.exists() else []
+        header = read_header(read_bytes(paths.header), str(paths.header))
+        there = os.path.lexists(paths.commits)
+        commits = read_commits(read_bytes(paths.commits, MOST_COMMITS), str(paths.commits))[0] if there else []
     except OSError as error:
         raise RunError(f"{paths.folder} cannot be read: {error.strerror or error}.") from error
     return header, commits

@@ -5,13 +5,15 @@ import json
 import platform
 import zlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
 
-from ..core.errors import RunError, UsageError
+from ..core.errors import RunError, UsageError, reading
 from ..core.lineage import SCHEMA
+from .paths import RunPaths
 
 View = Literal["train", "eval", "none"]
 
@@ -31,10 +33,29 @@ def here() -> dict[str, Any]:
     }
 
 
+Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+Checksum = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
+MOST_THREADS = 512
+"""More threads than any machine is given for one training; so many that a forged number cannot exhaust the machine when it is set."""
+
+Threads = Annotated[int, pydantic.Field(ge=1, le=MOST_THREADS)]
+CONDITIONS = "code", "torch", "machine", "threads", "device"
+"""Fields of a header on which the last bits of everything recorded depend."""
+
+
 class FrozenModel(pydantic.BaseModel):
     """Read-only, and no unknown fields."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    @classmethod
+    def strictly(cls, text: str | bytes) -> Any:
+        """The model that this JSON holds, every field of its very type.
+
+        Raises:
+            pydantic.ValidationError: With the field.
+        """
+        return cls.model_validate_json(text, strict=True)
 
 
 class Header(FrozenModel):
@@ -59,12 +80,12 @@ class Header(FrozenModel):
     code: str
     torch: str
     machine: str
-    threads: int
+    threads: Threads
     view: View
     keep_logits: bool
     mean_probs: bool
-    checkpoints: Literal["every", "last", "none"] | tuple[int, ...]
-    examples: int
+    checkpoints: Literal["every", "last", "none"] | tuple[Count, ...]
+    examples: Annotated[int, pydantic.Field(ge=1, lt=2**40)]
     live: tuple[str, ...] = ()
     seed: int | None
     device: str
@@ -75,17 +96,19 @@ class File(FrozenModel):
     """One committed safetensors file: its name inside the run, the checksum of each tensor, and that of the notes."""
 
     name: str
-    sums: dict[str, int]
-    notes: int
+    sums: dict[str, Checksum]
+    notes: Checksum
 
 
 class Commit(FrozenModel):
-    """One line of `commits.jsonl`: an epoch that is wholly on disk. `start`, in the first, is the state before training.
+    """One line of `commits.jsonl`: an epoch that is wholly on disk.
 
-    `skipped` is how many batches were trained on since the epoch before, in an epoch that was left early and not recorded.
+    `start`, in the first, is the state before training; `skipped` is how many batches were trained on since the epoch before, in an epoch that
+    was left early and not recorded; `elsewhere` says of an epoch that was recorded after a break by what it was recorded,
+    as far as that is not what the header says.
     """
 
-    epoch: int
+    epoch: Count
     shard: File
     checkpoint: File | None = None
     start: File | None = None
@@ -93,14 +116,30 @@ class Commit(FrozenModel):
     live: File | None = None
     stream: File | None = None
     dataset: str
-    steps: int
-    skipped: int = 0
-    seconds: float
+    steps: Count
+    skipped: Count = 0
+    seconds: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
     at: str
+    elsewhere: dict[Literal["code", "torch", "machine", "threads", "device"], str | Threads] | None = None
+
+    @property
+    def misnamed(self) -> str | None:
+        """The name of a file that is not where this epoch's files stand; None if there is none."""
+        places = RunPaths(Path())
+        named = (
+            (self.shard, places.shard(self.epoch)),
+            (self.checkpoint, places.checkpoint(self.epoch)),
+            (self.start, places.start),
+            (self.sums, places.sums(self.epoch)),
+            (self.live, places.live(self.epoch)),
+            (self.stream, places.stream(self.epoch)),
+        )
+        return next((file.name for file, place in named if file is not None and file.name != place.as_posix()), None)
 
     def line(self) -> str:
         """The JSON of the commit, a tab, and its CRC-32."""
-        body = self.model_dump_json()
+        # Left out where it says nothing, so that assays before it read the line.
+        body = self.model_dump_json(exclude={"elsewhere"} if self.elsewhere is None else None)
         return f"{body}\t{zlib.crc32(body.encode()):08x}"
 
 
@@ -121,12 +160,16 @@ def read_commits(body: bytes, where: str) -> tuple[list[Commit], int]:
         if f"{zlib.crc32(text):08x}".encode() != check:
             raise RunError(f"{where}, line {number} is damaged (checksum); restore the file from a copy or record again.")
         try:
-            commit = Commit.model_validate_json(text)
+            commit = Commit.strictly(text)
         except pydantic.ValidationError as error:
-            raise RunError(f"{where}, line {number} is no commit of this assay ({_first(error)}); upgrade assay.") from error
+            raise RunError(f"{where}, line {number} is no commit of this assay ({first_of(error)}); upgrade assay.") from error
         if commit.epoch != len(commits):
             raise RunError(
                 f"{where}, line {number} commits epoch {commit.epoch}; epoch {len(commits)} was due. Restore the file."
+            )
+        if commit.misnamed is not None:
+            raise RunError(
+                f"{where}, line {number} names the file {commit.misnamed!r}, which is no file of its epoch. Restore it."
             )
         commits.append(commit)
     return commits, whole
@@ -152,9 +195,9 @@ def read_header(body: bytes, where: str) -> Header:
     """
     raw = unseal("run", body, where)
     try:
-        return Header.model_validate(raw)
+        return Header.strictly(json.dumps(raw))
     except pydantic.ValidationError as error:
-        raise RunError(f"{where} is damaged ({_first(error)}); restore it from a copy or record again.") from error
+        raise RunError(f"{where} is damaged ({first_of(error)}); restore it from a copy or record again.") from error
 
 
 def seal(kind: str, fields: Mapping[str, Any]) -> bytes:
@@ -173,18 +216,19 @@ def unseal(kind: str, body: bytes, where: str) -> dict[str, Any]:
     Raises:
         RunError: Foreign, newer or damaged.
     """
-    try:
-        raw = json.loads(body)
-    except ValueError as error:
-        raise RunError(f"{where} is damaged (not JSON: {error}); restore it from a copy or make it again.") from error
-    if not isinstance(raw, dict) or raw.pop("format", None) != f"assay-{kind}":
-        raise RunError(f"{where} holds no {kind} of assay; point to one that assay made.")
-    version = raw.pop("schema_version", None)
-    check_version(version, where)
-    check = raw.pop("checksum", None)
-    if check != _checksum({"format": f"assay-{kind}", "schema_version": version, **raw}):
-        raise RunError(f"{where} is damaged (checksum); restore it from a copy or make it again.")
-    return raw
+    with reading(where, RunError, "Restore it from a copy or make it again."):
+        try:
+            raw = json.loads(body)
+        except ValueError as error:
+            raise RunError(f"{where} is damaged (not JSON: {error}); restore it from a copy or make it again.") from error
+        if not isinstance(raw, dict) or raw.pop("format", None) != f"assay-{kind}":
+            raise RunError(f"{where} holds no {kind} of assay; point to one that assay made.")
+        version = raw.pop("schema_version", None)
+        check_version(version, where)
+        check = raw.pop("checksum", None)
+        if check != _checksum({"format": f"assay-{kind}", "schema_version": version, **raw}):
+            raise RunError(f"{where} is damaged (checksum); restore it from a copy or make it again.")
+        return raw
 
 
 def check_version(version: object, where: object) -> None:
@@ -204,6 +248,7 @@ def _checksum(body: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(json.loads(json.dumps(body)), sort_keys=True).encode()):08x}"
 
 
-def _first(error: pydantic.ValidationError) -> str:
+def first_of(error: pydantic.ValidationError) -> str:
+    """The first of a model's complaints, with its field."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -2,20 +2,21 @@
 
 import io
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.errors import RunError
+from ..core.errors import RunError, reading
 from ..core.ids import Ids
 from ..core.lineage import SCHEMA
-from .disk import replace
+from .disk import opened, replace
 from .schema import check_version
 
 
@@ -37,25 +38,73 @@ def write_table(path: Path, kind: str, ids: Ids, columns: Mapping[str, Any], not
     replace(path, sink.getvalue())
 
 
-def read_table(path: Path, kind: str) -> tuple[Ids, dict[str, Any], dict[str, Any]]:
+def read_table(
+    path: Path, kind: str, columns: Mapping[str, str], rows: int | None = None
+) -> tuple[Ids, dict[str, Any], dict[str, Any]]:
     """Ids, columns (numpy arrays, or lists of text) and notes of a table that `write_table` made.
 
+    Args:
+        path: The file.
+        kind: What it holds.
+        columns: Type of each column beside `id`, as Arrow names it. A name that ends in ` *` stands for any number of columns with a number
+            in place of the star.
+        rows: How many there are, where that is known.
+
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: Absent, damaged, of another kind, of other columns or rows, or of a newer schema.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read()
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist; make it first.") from error
-    except (pa.ArrowException, OSError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise RunError(f"{path} is damaged or no Parquet file ({why}); make it again.") from error
-    held = table.schema.metadata or {}
+    with reading(path, RunError, "Make it again, or restore it from a copy."):
+        try:
+            handle, size = opened(path)
+        except FileNotFoundError as error:
+            raise RunError(f"{path} does not exist; make it first.") from error
+        held: dict[str, Any] = {}
+        try:
+            with open(handle, "rb") as body, pq.ParquetFile(body, read_dictionary=_texts(body)) as file:
+                head, checksum = _head(path, kind, file)
+                notes = json.loads(head)
+                _check_columns(path, kind, file, columns)
+                _check_size(path, file, size, rows)
+                for name in file.schema_arrow.names:
+                    held[name] = _column(path, file.read([name]).column(0), size)
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            why = " ".join(str(error).split())
+            raise RunError(f"{path} is damaged or no Parquet file ({why}); make it again.") from error
+        if _checksum(head, held) != checksum:
+            raise RunError(f"{path} is damaged (checksum); restore it from a copy or make it again.")
+        return Ids(held.pop("id")), held, notes
+
+
+MOST_NOTES = 32 * 2**20
+"""Bytes of the largest notes that are read."""
+SMALL = 256 * 2**20
+"""Bytes in memory that any table may take, however small its file is."""
+ROWS_PER_BYTE, TIMES = 8, 256
+"""Ids differ, so that a file has at least a byte for so many of them; and a table takes at most so many times the memory of its file."""
+
+
+def _texts(body: BinaryIO) -> list[str]:
+    """Names of the columns of text, which are read as dictionaries: one long text in every row is then one text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(body) as file:
+        names = [
+            field.name for field in file.schema_arrow if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        ]
+    body.seek(0)
+    return names
+
+
+def _head(path: Path, kind: str, file: Any) -> tuple[str, str]:
+    """Notes and checksum of a file that says that it is of this kind."""
+    held = file.schema_arrow.metadata or {}
     head = held.get(b"assay", b"{}")
+    if len(head) > MOST_NOTES:
+        raise RunError(f"{path} has notes of {len(head):,} bytes, where {MOST_NOTES:,} are the most. Make it again.")
     try:
         notes = json.loads(head)
     except ValueError as error:
@@ -63,20 +112,58 @@ def read_table(path: Path, kind: str) -> tuple[Ids, dict[str, Any], dict[str, An
     if not isinstance(notes, dict) or notes.get("format") != f"assay-{kind}":
         raise RunError(f"{path} holds no {kind} of assay; name a file that assay made as such.")
     check_version(notes.get("schema_version"), path)
-    columns: dict[str, Any] = {}
-    try:
-        for name in table.column_names:
-            column = table.column(name)
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                columns[name] = column.to_pylist()
-            else:
-                columns[name] = np.array(column.to_numpy())
-        same = _checksum(head.decode(), columns).encode() == held.get(b"checksum")
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error}); make it again.") from error
-    if not same:
-        raise RunError(f"{path} is damaged (checksum); restore it from a copy or make it again.")
-    return Ids(columns.pop("id")), columns, notes
+    return head.decode(), held.get(b"checksum", b"").decode("ascii", "replace")
+
+
+def _check_columns(path: Path, kind: str, file: Any, columns: Mapping[str, str]) -> None:
+    """Refuse other columns, or columns of another type, than this kind of table has."""
+    fields = {field.name: str(field.type) for field in file.schema_arrow}
+    if len(fields) < len(file.schema_arrow):
+        raise RunError(f"{path} is damaged: two of its columns have one name. Make it again.")
+    patterns = {re.escape(name).replace(r"\*", r"\d{1,9}"): kind for name, kind in {"id": "int64 or text", **columns}.items()}
+    for name, found in fields.items():
+        due = next((due for pattern, due in patterns.items() if re.fullmatch(pattern, name)), None)
+        is_so = "text" if found.startswith("dictionary<values=string") or "string" in found else found
+        if due is None or is_so not in due.split(" or "):
+            wanted = f"where {due} is due" if due else f"which {kind} do not have"
+            raise RunError(f"{path} is damaged: its column {name!r} holds {found}, {wanted}. Make it again.")
+    if absent := [name for name in ("id", *columns) if "*" not in name and name not in fields]:
+        raise RunError(f"{path} is damaged: it has no column {absent[0]!r}. Make it again.")
+
+
+def _check_size(path: Path, file: Any, size: int, rows: int | None) -> None:
+    """Refuse more rows than the run has, or than the bytes of the file can tell apart."""
+    found = file.metadata.num_rows
+    if rows is not None and found != rows:
+        raise RunError(f"{path} does not fit its run: it holds {found:,} rows, where {rows:,} are due. Restore it from a copy.")
+    memory = 8 * found * len(file.schema_arrow)
+    if found > 2**16 + ROWS_PER_BYTE * size or memory > max(SMALL, TIMES * size):
+        raise RunError(
+            f"{path} claims {found:,} rows of {len(file.schema_arrow)} columns in {size:,} bytes, which cannot be; make it again."
+        )
+
+
+def _column(path: Path, column: Any, size: int) -> Any:
+    """One column as a numpy array, or as a list of text."""
+    import pyarrow as pa
+
+    if column.null_count:
+        raise RunError(f"{path} is damaged: a cell is empty. Make it again.")
+    if not pa.types.is_dictionary(column.type):
+        return np.array(column.to_numpy())
+    parts = []
+    letters = longest = 0
+    for chunk in column.chunks:
+        words, places = chunk.dictionary.to_pylist(), chunk.indices.to_numpy()
+        lengths = np.array([len(word) for word in words], np.int64)
+        letters += int(lengths[places].sum())
+        longest = max(longest, int(lengths.max(initial=0)))
+        parts.append((words, places))
+        if letters > max(SMALL, TIMES * size) or 4 * longest * len(column) > max(4 * SMALL, TIMES * size):
+            raise RunError(
+                f"{path} holds texts of {longest:,} letters in {len(column):,} rows and {size:,} bytes; make it again."
+            )
+    return [words[place] for words, places in parts for place in places.tolist()]
 
 
 def _checksum(head: str, columns: Mapping[str, Any]) -> str:
@@ -96,11 +183,20 @@ def write_examples(path: Path, ids: Ids, labels: Int[Tensor, " examples"], class
     write_table(path, "examples", ids, {"label": labels}, {"class_names": list(class_names)})
 
 
-def read_examples(path: Path) -> tuple[Ids, Int[Tensor, " examples"], tuple[str, ...]]:
+def read_examples(path: Path, rows: int | None = None) -> tuple[Ids, Int[Tensor, " examples"], tuple[str, ...]]:
     """Ids, given labels and class names of a run.
 
+    Args:
+        path: The file.
+        rows: How many examples the run has, where that is known.
+
     Raises:
-        RunError: Absent or damaged.
+        RunError: Absent, damaged, or of other examples.
     """
-    ids, columns, notes = read_table(path, "examples")
-    return ids, torch.from_numpy(columns["label"]).to(torch.int64), tuple(notes["class_names"])
+    ids, columns, notes = read_table(path, "examples", {"label": "int64"}, rows)
+    labels, names = torch.from_numpy(columns["label"]), notes.get("class_names")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RunError(f"{path} is damaged: its class names are no list of texts. Restore it from a copy or record again.")
+    if bool(((labels < 0) | (labels >= len(names))).any()):
+        raise RunError(f"{path} is damaged: a label is none of its {len(names)} classes. Restore it from a copy or record again.")
+    return ids, labels, tuple(names)

@@ -35,7 +35,7 @@ from ..maths import draws, power_law, ranking, statistics
 from ..methods.prediction_depth import PredictionDepth
 from ..reports.study import render_study
 from ..runs.artefacts import finished, load_outcome, load_scores, load_study, save_outcome, save_study
-from ..runs.disk import replace
+from ..runs.disk import beginning, replace
 from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
@@ -180,8 +180,11 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
         raise OutputExists(
             f"{folder} holds a study of other settings ({_difference(old.settings, _told(setup))}); name another folder."
         )
-    if paths.page.is_dir() or (paths.page.exists() and MARK not in paths.page.read_bytes()[:4096]):
+    if paths.page.is_dir() or (paths.page.exists() and MARK not in beginning(paths.page)):
         raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
+    for place in (paths.results, paths.page, paths.probes, paths.trials, paths.logs):
+        if place.is_symlink():
+            raise OutputExists(f"{place} is a link, through which files elsewhere would be written; name another folder.")
     for place in (paths.folder, paths.probes, paths.trials, paths.logs):
         if place.exists() and not place.is_dir():
             raise OutputExists(f"{place} is a file, and a study needs a folder there; name another folder.")
