@@ -19,7 +19,7 @@ from ..core.evidence import EPOCH_NEEDS, Epoch, Evidence, Need
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, checked
 from ..core.scores import Scores
-from ..maths.observations import observe
+from ..maths.observations import faults, observe
 from ..training.functional import Functional, LiveStep
 from .disk import WriterLock, append_line, checksum_notes, remove, remove_leftovers, replace, save_tensors
 from .paths import RunPaths
@@ -442,7 +442,8 @@ class Recorder:
                 "A recorded training pass visits every example once; with a repeating sampler, record with view='eval'."
             )
         self._check_labels(positions, labels)
-        self._check_logits(positions, logits, labels)
+        for bad, what, cure in faults(logits, labels):
+            self._refuse_numbers(positions[bad.cpu()], what, cure)
         logits = logits.to(torch.float32)
         facts: dict[str, Tensor] = observe(logits, labels)
         self._check_facts(positions, facts)
@@ -458,32 +459,6 @@ class Recorder:
             if name not in self._facts:
                 self._facts[name] = torch.zeros((len(self.ids), *fact.shape[1:]), dtype=fact.dtype)
             self._facts[name][positions] = fact
-
-    def _check_logits(self, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Finite, or -inf for classes that are masked, as long as the label's class and one more are not."""
-        if bool(logits.isfinite().all()):
-            return
-        masked = logits == -torch.inf
-        own = masked.gather(1, labels[:, None]).squeeze(1)
-        causes = (
-            (
-                (logits.isnan() | (logits == torch.inf)).any(1),
-                "are NaN or infinite",
-                "Lower the learning rate or mend these inputs",
-            ),
-            (
-                own,
-                "are -inf for the given label: the class is masked",
-                "Do not mask the class of the label, or correct the label",
-            ),
-            (
-                (~masked).sum(1) < 2,
-                "are -inf for every class but the label, so that no margin is finite",
-                "Mask with a number such as -1e4, or leave a second class",
-            ),
-        )
-        for bad, what, cure in causes:
-            self._refuse_numbers(positions[bad.cpu()], what, cure)
 
     def _check_facts(self, positions: Tensor, facts: Mapping[str, Tensor]) -> None:
         whole = torch.stack([fact.isfinite() for fact in facts.values() if fact.is_floating_point()]).all(0)
