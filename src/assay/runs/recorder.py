@@ -28,7 +28,7 @@ from .schema import Commit, File, Header, View, here, now, read_commits, write_h
 from .tables import write_examples
 from .walks import decode, encode
 
-FLUSH_BYTES = 16 * 2**20
+FLUSH_BYTES = 2 * 2**20
 """Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""
 
 SMALL = 2**22
