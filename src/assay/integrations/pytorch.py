@@ -198,6 +198,12 @@ def check_visits_all(loader: DataLoader, examples: int) -> None:
         drawn = len(loader.sampler)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
         return
+    processes = getattr(loader.sampler, "num_replicas", 1)
+    if processes > 1:
+        raise UsageError(
+            f"{type(loader.sampler).__name__} gives each of {processes} processes a part of the examples, so none visits all of them; record in "
+            "the first process alone, with view='eval', which passes over every example after each epoch."
+        )
     if loader.batch_size is not None and drawn != examples:
         raise UsageError(
             f"The sampler draws {drawn} times per epoch from {examples} examples, so not each once; wrap the dataset in a Subset of those "

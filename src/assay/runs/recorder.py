@@ -193,6 +193,7 @@ class Recorder:
             return
         for commit in self.commits:
             self._remove_superseded(commit.epoch - 1)
+        self._warn_of_another_place(wanted)
         run = Run(self.paths.folder)
         if run.ids != self.ids:
             raise Mismatch(
@@ -208,6 +209,17 @@ class Recorder:
         self._stopped, self._undecided = run.stopped(), False
         if run.header.mean_probs:
             self._probs_sum = run.probs_sum()
+
+    def _warn_of_another_place(self, wanted: Header) -> None:
+        """The order in which numbers are added up hangs on these, and with it the last bits of every step."""
+        before = {name: getattr(self.header, name) for name in ("torch", "machine", "threads", "device")}
+        changed = [f"{name} {old}, now {new}" for name, old in before.items() if (new := getattr(wanted, name)) != old]
+        if changed:
+            warnings.warn(
+                f"{self.paths.folder} was recorded with {'; '.join(changed)}. What reads epochs or kept models is not touched by this, but the last "
+                "bits of the steps may differ, and methods that take the training again may then refuse this run.",
+                stacklevel=4,
+            )
 
     def add_live(self, method: AbstractMethod) -> None:
         """One more method to run along.
@@ -392,12 +404,17 @@ class Recorder:
         Raises:
             UsageError: Logits or labels are of the wrong shape or type.
         """
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(positions):
-            kind = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"given as {type(logits).__name__}"
+        if not isinstance(logits, Tensor):
             raise UsageError(
-                f"Epoch {self.epochs}: logits {kind} do not fit a batch of {len(positions)} examples; "
+                f"Epoch {self.epochs}: logits are {type(logits).__name__}; give the torch tensor that the model returns."
+            )
+        if logits.ndim != 2 or len(logits) != len(positions):
+            raise UsageError(
+                f"Epoch {self.epochs}: logits of shape {tuple(logits.shape)} do not fit a batch of {len(positions)} examples; "
                 "give one row of class logits per example."
             )
+        if not logits.is_floating_point():
+            raise UsageError(f"Epoch {self.epochs}: logits are {logits.dtype}; give real numbers, such as torch.float32.")
         self._check_classes(logits.shape[1])
         self._decide_mean_probs()
         if (
@@ -491,7 +508,10 @@ class Recorder:
 
     def _check_classes(self, classes: int) -> None:
         if classes < 2:
-            raise UsageError(f"The model has {classes} output; valuing needs logits of at least 2 classes.")
+            raise UsageError(
+                f"The model has {classes} output; valuing needs logits of at least 2 classes. Of a binary model with one logit z, give "
+                "torch.cat([torch.zeros_like(z), z], 1)."
+            )
         if self.classes and classes != self.classes:
             raise UsageError(
                 f"Epoch {self.epochs}: the model has {classes} outputs, it had {self.classes} before; record one head per run."
@@ -515,7 +535,8 @@ class Recorder:
             at = int(changed.nonzero()[0])
             raise UsageError(
                 f"Epoch {self.epochs}: the label of id {self.ids.values[int(positions[at])]} was {int(known[at])} "
-                f"and is now {int(labels[at])}. Within a run an example has one label; record without mixing labels."
+                f"and is now {int(labels[at])}. Within a run an example has one label: record without mixing labels, without a collate_fn that "
+                "reorders its rows, and without a dataset that gives another item in the place of a broken one."
             )
 
     @property
