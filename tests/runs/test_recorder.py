@@ -425,10 +425,10 @@ def test_the_number_of_classes_is_one(tmp_path):
 SETTINGS = {
     "view": ({"view": "test"}, "view='test' is neither"),
     "checkpoints": ({"checkpoints": "all"}, "checkpoints='all'"),
-    "a number": ({"checkpoints": 3}, "checkpoints=3"),
+    "a number": ({"checkpoints": 3}, "checkpoints= is 3; give"),
     "words": ({"checkpoints": ["last"]}, r"checkpoints=\['last'\]"),
     "before 0": ({"checkpoints": [2, -1]}, r"checkpoints=\[2, -1\]"),
-    "half a seed": ({"seed": 0.5}, "seed=0.5 is no integer"),
+    "half a seed": ({"seed": 0.5}, "seed= is 0.5; give a whole number"),
     "twice": ({"live": (DUAL(), DUAL(window=10))}, "live= names a method twice"),
     "about": ({"about": {"model": torch.nn.Linear(1, 1)}}, "about= cannot be written as JSON"),
 }
@@ -455,7 +455,7 @@ def test_integers_of_numpy_are_integers(tmp_path):
 
 def test_the_header_says_what_was_asked(tmp_path):
     about = {"net": "a café’s net", "rates": [0.1, float("inf")], "nested": {"1": None}}
-    with Recorder(tmp_path, IDS, seed=7, about=about, code="1.2", device="cuda:1", class_names="abcd") as recorder:
+    with Recorder(tmp_path, IDS, seed=7, about=about, code="1.2", device="cuda:1", class_names=list("abcd")) as recorder:
         play(recorder, 1)
     header = Run(tmp_path).header
     assert header.about == about and header.code == "1.2" and header.device == "cuda:1"
