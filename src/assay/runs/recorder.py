@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import numbers
 import time
 import warnings
@@ -609,9 +610,14 @@ class Recorder:
             stored.pop("logits", None)
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
-        stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
+        # A group that joins in the middle of an epoch has neither rate nor momenta before.
+        groups = max(map(len, self._rates), default=0)
+        none = (math.nan, math.nan)
+        rates = [[*by_group, *[math.nan] * (groups - len(by_group))] for by_group in self._rates]
+        stored["rates"] = torch.tensor(rates, dtype=torch.float64)
         if self._momenta:
-            stored["momenta"] = torch.tensor(self._momenta, dtype=torch.float64)
+            momenta = [[*by_group, *[none] * (groups - len(by_group))] for by_group in self._momenta]
+            stored["momenta"] = torch.tensor(momenta, dtype=torch.float64)
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
         wanted = state is not None and self.keeps_checkpoints
@@ -653,7 +659,9 @@ class Recorder:
         """
         if state is None or not self.keeps_checkpoints:
             return
-        bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+        # A schedule or an average beside them may start from infinity.
+        own = {name: tensor for name, tensor in state.items() if not name.startswith("also ")}
+        bad = [name for name, tensor in own.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
         if not bad:
             return
         # A buffer may hold -inf on purpose, as masks do.
