@@ -37,7 +37,7 @@ from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of,
 from .loop import seed_loop, untouched_generators
 from .rows import ENOUGH, Finding, moved_in
 from .sights import Watcher
-from .wrapped import inner_optimizer
+from .wrapped import HoldsOptimizer, inner_optimizer
 
 
 class Stateful(Protocol):
@@ -56,7 +56,8 @@ class Stateful(Protocol):
 def record(
     folder: str | Path,
     model: nn.Module,
-    optimizer: Optimizer,
+    # None and several are taken to be refused with what to do instead.
+    optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer] | None,
     loader: DataLoader,
     *,
     seed: int | None = None,
@@ -200,6 +201,12 @@ def check_visits_all(loader: DataLoader, examples: int) -> None:
         drawn = len(loader.sampler)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
         return
+    processes = getattr(loader.sampler, "num_replicas", 1)
+    if processes > 1:
+        raise UsageError(
+            f"{type(loader.sampler).__name__} gives each of {processes} processes a part of the examples, so none visits all of them; record in "
+            "the first process alone, with view='eval', which passes over every example after each epoch."
+        )
     if loader.batch_size is not None and drawn != examples:
         raise UsageError(
             f"The sampler draws {drawn} times per epoch from {examples} examples, so not each once; wrap the dataset in a Subset of those "
@@ -342,7 +349,8 @@ class LoopRecorder:
         names = {id(parameter): name for name, parameter in self._model.named_parameters()}
         rates = dict.fromkeys(self._steps.functional.names, 0.0)
         own: set[str] = set()
-        for rate, group in zip(by_group, self._optimizer.param_groups, strict=True):
+        # A group may have joined since the step.
+        for rate, group in zip(by_group, self._optimizer.param_groups, strict=False):
             held = {names[id(parameter)] for parameter in group["params"] if names.get(id(parameter)) in rates}
             rates |= dict.fromkeys(held, rate)
             own |= held
@@ -438,7 +446,8 @@ class LoopRecorder:
         """The newest batch, now that its step was taken."""
         if epoch.pending:
             raise UsageError(
-                f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step."
+                f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step. A trainer that "
+                "fetches several batches before it trains on them can be recorded with view='eval'."
             )
         # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
         rates, momenta = self._settings[-1] if self._settings else _settings_of(self._optimizer)

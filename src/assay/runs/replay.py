@@ -249,6 +249,13 @@ class Replay:
                 "skipped gradients cannot be taken again. Record a loop that steps once per batch, or ask for methods of kept models, such "
                 "as grand, tracin and vog."
             )
+        if (gap := self.run.gap()) is not None:
+            epoch, batches = gap
+            raise UsageError(
+                f"{self.run.folder}: before epoch {epoch}, {batches} batches were trained on in an epoch that was left early and is not recorded, "
+                "so its steps cannot be taken again. Record a loop that uses every batch of an epoch, or ask for methods of kept models, such "
+                "as grand, tracin and vog."
+            )
         self.course.check_steps()
         self._steps_checked = True
 

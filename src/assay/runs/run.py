@@ -234,6 +234,10 @@ class Run:
         shard, name = self.shard(max(epoch, 0)), LOSSES if epoch >= 0 else START
         return shard.read(name) if name in self._commit(max(epoch, 0)).shard.sums else None
 
+    def gap(self) -> tuple[int, int] | None:
+        """(epoch, how many batches) of the first epoch before which batches were trained on that the run does not hold; None if none is."""
+        return next(((commit.epoch, commit.skipped) for commit in self.commits if commit.skipped), None)
+
     def uneven_updates(self) -> tuple[int, int, int] | None:
         """(epoch, step, how often the optimizer moved) of the first step in which it did not move exactly once; None if it always did."""
         for commit in self.commits:
