@@ -6,7 +6,7 @@ import numbers
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,6 +32,15 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
     Raises:
         UsageError: From the function that is returned: an argument is of a wrong kind; names it and the kinds that fit.
     """
+    return _checked(function, ())
+
+
+def checked_arguments_but(*own: str) -> Callable[[Callable[Taken, Returned]], Callable[Taken, Returned]]:
+    """As `checked_arguments`, but for those arguments whose kind the function holds itself, in words that say more."""
+    return lambda function: _checked(function, own)
+
+
+def _checked(function: Callable[Taken, Returned], own: Collection[str]) -> Callable[Taken, Returned]:
     signature = inspect.signature(function)
 
     @functools.cache
@@ -42,7 +51,7 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
     def held(*args: Taken.args, **kwargs: Taken.kwargs) -> Returned:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             hint, kind = hints().get(name, Any), signature.parameters[name].kind
-            if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL) or name == "self":
+            if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL) or name in ("self", *own):
                 continue
             if value is signature.parameters[name].default:
                 continue
@@ -105,7 +114,7 @@ def fits(value: object, hint: Any) -> bool:
         return callable(value)
     if isinstance(origin, type) and issubclass(origin, Iterable) and origin.__module__ in ("collections.abc", "builtins"):
         # A text is a row of characters where any row will do.
-        no_row = (type, bytes, Mapping) if origin is Iterable else (type, str, bytes, Mapping)
+        no_row = (type, bytes, Mapping) if origin is Iterable or inner[0] is str else (type, str, bytes, Mapping)
         return not isinstance(value, no_row) and hasattr(value, "__iter__") and _row_of(value, inner[0])
     return _is(value, hint if origin is None else origin)
 

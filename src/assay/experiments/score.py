@@ -548,6 +548,8 @@ def _check_read(
         raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
     if pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
+    if isinstance(targets, str):
+        raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
     if targets is not None and len(targets) and not any(takes_again(run, one) and one.targets for one in wanted):
         raise UsageError(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments_but
 from ..core.decision import Action, Decision
 from ..core.errors import AssayError, Mismatch, NumericalError, UsageError
 from ..core.ids import Ids
@@ -138,7 +138,7 @@ def control_of(decision: Decision) -> str:
     return f"random {' and '.join(acts)} of equal size" if acts else REMOVAL
 
 
-@checked_arguments
+@checked_arguments_but("after")
 def verify(
     decision: Decision,
     *,
