@@ -4,6 +4,7 @@ Runs in a process of its own, because the type checks of the tests stand before 
 """
 
 import inspect
+import random
 import sys
 import warnings
 from pathlib import Path
@@ -115,6 +116,14 @@ def good(folder):
 
 def tried(name, function, args, given, where):
     """What a call does that it must not do; empty if all is well."""
+    before = random.getstate(), torch.get_rng_state().numpy().tobytes()
+    said = called(name, function, args, given, where)
+    drew = (random.getstate(), torch.get_rng_state().numpy().tobytes()) != before
+    return said or (f"{name}, {where}: a global generator is not as it was" if drew else "")
+
+
+def called(name, function, args, given, where):
+    """What comes back that is no error of assay's."""
     try:
         made = function(*args, **given)
         if hasattr(made, "__exit__"):
