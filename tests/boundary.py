@@ -78,6 +78,7 @@ def good(folder):
         "score_apart": ((run, "aum"), {}),
         "choose": ((aum, "top_k"), {"keep": 0.5}),
         "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
+        "seeds_needed": ((decision, 1.0), {"run": run}),
         "cleanse": ((run, aum), {"counts": [1], "draws": 1, "loop": loop, "targets": held}),
         "curve_for": ((run, aum), {}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
@@ -157,7 +158,10 @@ def main(folder):
                 changed = (*args[:place], value, *args[place + 1 :])
                 said.append(tried(name, function, changed, given, f"argument {place} {what}"))
             for option in named:
-                if (name in SLOW and what in ("None", "True")) or (name in SLOW and option in ("progress", "per_class", "pool")):
+                # Right values, by which a whole study would start.
+                if (name in SLOW and what in ("None", "True", "a number")) or (
+                    name in SLOW and option in ("progress", "per_class", "pool")
+                ):
                     continue
                 total += 1
                 said.append(tried(name, function, args, {**given, option: value}, f"{option}= {what}"))

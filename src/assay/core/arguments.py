@@ -51,7 +51,11 @@ def _checked(function: Callable[Taken, Returned], own: Collection[str]) -> Calla
     def held(*args: Taken.args, **kwargs: Taken.kwargs) -> Returned:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             hint, kind = hints().get(name, Any), signature.parameters[name].kind
-            if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL) or name in ("self", *own):
+            if (
+                kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+                or name == "self"
+                or (name in own and not isinstance(value, (Tensor, np.ndarray)))
+            ):
                 continue
             if value is signature.parameters[name].default:
                 continue
@@ -123,8 +127,9 @@ def _row_of(values: Any, hint: Any) -> bool:
     """Whether what can be gone through is a row of such things."""
     if isinstance(values, (Tensor, np.ndarray)):
         if hint in (int, float, str):
-            texts = isinstance(values, np.ndarray) and values.dtype.kind in "UO"
-            return values.ndim == 1 and (texts or hint is not str)
+            if isinstance(values, Tensor):
+                return values.ndim == 1 and hint is not str
+            return values.ndim == 1 and values.dtype.kind in ("UO" if hint is str else "iufO")
         return values.ndim > 0 and (hint in (Any, object) or isinstance(hint, TypeVar))
     return not isinstance(values, (list, tuple)) or _all_fit(values, hint)
 

@@ -340,6 +340,7 @@ class Need:
     sentence: str
 
 
+@checked_arguments_but("points")
 def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | None = None, own: bool = False) -> Need:
     """How many seeds `verify` needs to find a difference in test accuracy with a power of 80 %, by the paired t-test.
 
