@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments_but
 from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
@@ -28,7 +28,7 @@ from ..core.scores import Scores, ordered
 from ..methods import parse
 from ..runs.packing import pack, unpack
 from ..runs.recorder import Checkpoints, Recorder
-from ..runs.run import Run
+from ..runs.run import DRAWN, Run
 from ..runs.schema import View
 from ..training.functional import Losses, cross_entropies
 from ..training.live import LiveSteps
@@ -52,7 +52,7 @@ class Stateful(Protocol):
         ...
 
 
-@checked_arguments
+@checked_arguments_but("loader")
 def record(
     folder: str | Path,
     model: nn.Module,
@@ -139,6 +139,7 @@ def record(
     chosen = np.arange(size)
     if isinstance(loader.sampler, SubsetRandomSampler):
         chosen = np.asarray(loader.sampler.indices, dtype=np.int64)
+        about = {**(about or {}), DRAWN: f"{len(chosen):,} of {size:,} examples of the dataset, by SubsetRandomSampler"}
     if view == "train":
         check_visits_all(loader, len(chosen))
     if clean is not None and view != "eval":

@@ -24,6 +24,9 @@ from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
 from .tables import read_examples
 
+DRAWN = "drawn from"
+"""The fact about a run that says of which dataset its examples are a part."""
+
 
 class Run:
     """A run on disk.
