@@ -78,7 +78,7 @@ def good(folder):
         "score_apart": ((run, "aum"), {}),
         "choose": ((aum, "top_k"), {"keep": 0.5}),
         "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
-        "seeds_needed": ((decision, 1.0), {"run": run}),
+        "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),
         "cleanse": ((run, aum), {"counts": [1], "draws": 1, "loop": loop, "targets": held}),
         "curve_for": ((run, aum), {}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),

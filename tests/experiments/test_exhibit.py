@@ -272,7 +272,9 @@ def test_what_the_decision_touches_stands_first_on_the_page(large):
     made = exhibit(
         large, {**table, "mine": signed(large.ids, "mine")}, decision=choose(table["aum"], "top_k", keep=0.5), most=100
     )
-    assert len(made.shown) == 100 and re.match(r"\d+ of the 1,500 that the decision touches, and the \d+ more that harm", made.picked)
+    assert len(made.shown) == 100 and re.match(
+        r"\d+ of the 1,500 that the decision touches, and the \d+ more that harm", made.picked
+    )
     assert set(made.influences[0].harmful.ids) | set(made.influences[0].helpful.ids) <= set(made.shown.ids)
 
 
