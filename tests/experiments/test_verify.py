@@ -20,6 +20,7 @@ from assay.core.trial import ALL, KEPT, RANDOM
 from assay.experiments import plan as plans
 from assay.experiments import verify as module
 from assay.experiments.choose import choose
+from assay.experiments.exhibit import exhibit
 from assay.experiments.plan import plan_of
 from assay.experiments.progress import Progress
 from assay.experiments.score import score
@@ -485,6 +486,7 @@ def test_everything_that_was_asked_of_a_run_is_corrected_together(own):
     # A verdict that was kept is told with all that was asked since.
     later = corrected(alone, own)
     assert [one.adjusted for one in later.comparisons] == pytest.approx(holm(ps)[:2]) and later.decisions == 2
+    assert exhibit(own, score(own, "aum"), decision=decided(own), verdict=alone).verdict == later
     # The same verification again is the same claim.
     again = verify(decided(own), run=own, seeds=4, retrain=retrain)
     assert again.comparisons == later.comparisons and again.decisions == 2

@@ -33,7 +33,7 @@ def test_effects_are_in_points_and_say_whether_they_are_significant():
 def test_arms_keep_their_order_and_their_seeds():
     outcomes = exhibits.exhibit(50).verdict.outcomes
     spec = charts.accuracies(outcomes)
-    assert spec["encoding"]["x"]["sort"] == ["decision", "random removal", "all data"]
+    assert spec["encoding"]["x"]["sort"] == ["decision", "random control", "all data"]
     assert {row["seed"] for row in spec["data"]["values"]} == set(range(5))
 
 

@@ -295,6 +295,11 @@ def test_verdict_stands_first_with_its_numbers(tab, exhibit):
 
 def test_says_when_nothing_is_significant(chromium, tmp_path):
     made = exhibits.exhibit(30)
+    few = tuple(
+        Comparison("kept", other, 0.001, None, None, 0.5, "exact sign-flip permutation", 2) for other in ("random", "all")
+    )
+    page = render(dataclasses.replace(made, verdict=dataclasses.replace(made.verdict, comparisons=few)))
+    assert "Two seeds cannot tell." in page and "No significant difference in either direction" not in page
     none = tuple(Comparison("kept", other, 0.001, -0.01, 0.012, 0.8, "paired t-test", 5) for other in ("random", "all"))
     path = tmp_path / "report.html"
     path.write_text(

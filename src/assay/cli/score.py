@@ -155,7 +155,9 @@ def score_(
     columns += ["scored"] * partly + ["trust"] * warned
     show_table(f"{len(opened.ids):,} examples of {run}", columns, rows, right=("least", "mean", "largest", "±", "scored"))
     if repeated:
-        say("±: half of the 95 % interval of a value over its repetitions (draws or models), mean over examples")
+        say(
+            "±: half of the 95 % interval of a value over its repetitions (draws or models), mean over the examples on which no two agree exactly"
+        )
     for title, one in table.items():
         for name, value in one.diagnostics.items():
             say(f"{title}: {name}: {worded(value)}")

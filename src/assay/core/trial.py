@@ -8,7 +8,7 @@ from .errors import UsageError
 from .lineage import Lineage, fingerprint
 
 KEPT, RANDOM, ALL = "kept", "random", "all"
-"""The three arms: the decision; random removal of equal size; every example as given."""
+"""The three arms: the decision; the same done to examples drawn at random; every example as given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Outcome:
 
     Attributes:
         arm: `kept`, `random` or `all`.
-        seed: Seed of initialisation, order and, in the random arm, of the removal.
+        seed: Seed of initialisation, order and, in the random arm, of the draw.
         accuracy: Fraction of test examples predicted right after the last epoch.
         loss: Mean cross-entropy on the test examples, in nats; None where the user's own training does not tell.
         examples: How many training examples took part.

@@ -12,7 +12,7 @@ from ..core.trial import ALL, KEPT, RANDOM, Comparison, Detection, Outcome
 
 Spec = dict[str, Any]
 
-ARMS = {KEPT: "decision", RANDOM: "random removal", ALL: "all data"}
+ARMS = {KEPT: "decision", RANDOM: "random control", ALL: "all data"}
 """How the three arms are called on the page."""
 
 RIGHT, WRONG = "right label", "wrong label"

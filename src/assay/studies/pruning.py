@@ -527,7 +527,8 @@ def _contests(found: Study) -> Iterator[Contest]:
                     and (each.arm, each.metric) in ((one, metric), (other, "" if other == RANDOM else metric))
                 ]
                 count = round(found.examples(size, fraction))
-                yield Contest(metric, size, fraction, count, compare(mine, one, other))
+                comparison = dataclasses.replace(compare(mine, one, other), control="a random choice of as many")
+                yield Contest(metric, size, fraction, count, comparison)
 
 
 def _agreement(setup: Setup, probes: Probes) -> Agreement | None:

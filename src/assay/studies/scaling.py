@@ -83,7 +83,7 @@ def study_scaling(
     settings: dict[str, Any] | None = None,
     *,
     scale: str = "small",
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     sizes: Sequence[float] | None = None,
     fractions: Sequence[float] | None = None,
     seeds: int | None = None,
