@@ -384,9 +384,9 @@ def test_a_study_without_an_effect_finds_none():
 @pytest.mark.slow
 @pytest.mark.parametrize(("noise", "seeds"), [(noise, seeds) for noise in NOISES for seeds in (3, 5, 10)])
 def test_studies_without_an_effect_find_none(noise, seeds):
-    found, naive = claimed(noise, seeds, 400)
+    found, naive = claimed(noise, seeds, 150)
     print(f"{noise}, {seeds} seeds: {100 * found:.1f} % of studies call something significant, uncorrected {100 * naive:.0f} %")
-    assert found < 0.05 + 3 * (0.05 * 0.95 / 400) ** 0.5
+    assert found < 0.05 + 3 * (0.05 * 0.95 / 150) ** 0.5
 
 
 def test_a_frontier_is_tested_on_seeds_that_did_not_choose_it():
