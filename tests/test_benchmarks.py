@@ -50,6 +50,6 @@ def test_the_interval_covers_where_one_over_queries_does_not():
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 1.0, 2.0])
 def test_the_interval_covers_at_the_benchmarks_size(shared):
-    both, alone = covered(100, 50, shared, 300)
+    both, alone = covered(100, 50, shared, 150)
     print(f"LDS, shared noise {shared:g}: covers {100 * both:.1f} %, over queries alone {100 * alone:.1f} %")
-    assert both > 0.94 - 3 * (0.94 * 0.06 / 300) ** 0.5
+    assert both > 0.94 - 3 * (0.94 * 0.06 / 150) ** 0.5
