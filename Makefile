@@ -19,7 +19,7 @@ test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest $(SHAPES) $(FORMULAS)
 
 processors: .venv/installed-dev
-	PYTHON=$(BIN)/python tests/processors.sh
+	$(BIN)/python tests/processors.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ from assay.experiments.record import record
 from assay.experiments.score import scorable
 from assay.experiments.verify import detect
 from assay.maths.ranking import rank_correlation
-from assay.maths.statistics import bootstrap_interval
+from assay.maths.statistics import student_interval
 from assay.runs.artefacts import load_truth
 from assay.runs.run import Run
 
@@ -193,9 +193,9 @@ def measured(given: argparse.Namespace, seed: int, measure: Callable[[argparse.N
 
 
 def over_seeds(numbers: Sequence[float]) -> dict:
-    """Mean, and a 95 % interval of it where there are several."""
-    interval = [round(end, 4) for end in bootstrap_interval(numbers)] if len(numbers) > 1 else None
-    return {"mean": round(statistics.fmean(numbers), 4), "interval": interval}
+    """Mean, and Student's 95 % interval of it where there are three or more."""
+    ends = student_interval(numbers)
+    return {"mean": round(statistics.fmean(numbers), 4), "interval": None if ends is None else [round(end, 4) for end in ends]}
 
 
 def summary(seeds: Sequence[dict]) -> dict[str, dict]:

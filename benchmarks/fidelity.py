@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from machine import report
 from own_loop import record
-from scipy.stats import kendalltau, spearmanr, t
+from scipy.stats import kendalltau, spearmanr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.model_selection import train_test_split
@@ -38,6 +38,7 @@ import assay
 from assay.data.adult import COLUMNS
 from assay.data.mnist import MNIST
 from assay.data.table import read_csv
+from assay.maths.statistics import student_interval
 from assay.methods import parse
 
 SIZE = 200
@@ -216,14 +217,14 @@ def one_seed(setting: Setting, whole: tuple[np.ndarray, np.ndarray], seed: int, 
 
 
 def summary(values: list[float]) -> dict:
-    """Mean, deviation over seeds, 95 % interval of the mean (t), median."""
+    """Mean, deviation over seeds, Student's 95 % interval of the mean where there are three seeds or more, median."""
     mean, n = statistics.fmean(values), len(values)
     deviation = statistics.stdev(values) if n > 1 else 0.0
-    half = float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) if n > 1 else float("nan")
+    ends = student_interval(values)
     return {
         "mean": round(mean, 4),
         "std": round(deviation, 4),
-        "interval": [round(mean - half, 4), round(mean + half, 4)] if n > 1 else None,
+        "interval": None if ends is None else [round(end, 4) for end in ends],
         "median": round(statistics.median(values), 4),
     }
 

@@ -28,7 +28,7 @@ from assay import nets
 from assay.data.examples import Examples
 from assay.data.mnist import MNIST
 from assay.maths import draws, ranking
-from assay.maths.statistics import bootstrap_interval
+from assay.maths.statistics import student_interval
 from assay.methods import parse
 from assay.runs.run import Run
 from assay.training.loop import predict
@@ -153,12 +153,13 @@ def main() -> None:
         for flips in given.flips:
             own = [run["methods"][name] for run in runs if run["flips"] == flips]
             row[str(flips)] = {key: round(statistics.fmean(found[key] for found in own), 4) for key in ("rate", "auc", "ap")}
-        # Runs of one seed share flips and weights, so a seed's mean is what is drawn again for the interval.
+        # Runs of one seed share flips and weights, so that the interval is over the means of seeds.
         for key in ("rate", "auc", "ap"):
             means = [statistics.fmean(r["methods"][name][key] for r in runs if r["seed"] == seed) for seed in seeds]
+            ends = student_interval(means)
             row[f"{key}, all"] = {
                 "mean": round(statistics.fmean(means), 4),
-                "interval": [round(end, 4) for end in bootstrap_interval(means)] if len(seeds) > 1 else None,
+                "interval": None if ends is None else [round(end, 4) for end in ends],
             }
         figures["rate / AUC / AP"][name] = row
         rates = "".join(f"{row[str(flips)]['rate']:>10.3f}" for flips in given.flips)

@@ -2,7 +2,7 @@
 
 Subsets that leave out a fixed share of the training examples are drawn; for each query (an example of the test part, drawn) the scores of
 what is left out are added up, and Spearman's rho over the subsets holds these sums against the query's loss after training without them.
-LDS is the mean of rho over the queries, its interval a bootstrap over queries.
+LDS is the mean of rho over the queries. Its interval is over queries and subsets, which all queries share (`crossed.py`).
 
 Same seed: the recorded run itself taken again, same initial weights and same batches, either with the left-out losses at weight 0 and the
 mean still over the whole batch (`weight`, what influence predicts), or with the mean over those that stay (`renormalised`).
@@ -16,7 +16,6 @@ batches of 64, plain SGD, float32. The scores are those of the one recorded run,
 import argparse
 import dataclasses
 import itertools
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from crossed import correlations, interval
 from machine import report
 from own_loop import Epochs, record
 from torch import Tensor, nn
@@ -34,8 +34,6 @@ from assay.data.examples import Split
 from assay.data.mnist import MNIST
 from assay.experiments.again import again
 from assay.maths import draws
-from assay.maths.ranking import rank_correlation
-from assay.maths.statistics import bootstrap_interval
 from assay.methods import parse
 
 RATE, BATCH = 0.1, 64
@@ -96,8 +94,8 @@ def lds(predicted: Tensor, actual: Tensor) -> dict:
         predicted: (subsets, queries).
         actual: (subsets, queries).
     """
-    rhos = [float(rank_correlation(torch.stack([p, a]))[0, 1]) for p, a in zip(predicted.T, actual.T, strict=True)]
-    return {"lds": round(statistics.fmean(rhos), 4), "interval": [round(end, 4) for end in bootstrap_interval(rhos)]}
+    given = predicted.numpy(), actual.numpy()
+    return {"lds": round(float(correlations(*given).mean()), 4), "interval": [round(end, 4) for end in interval(*given)]}
 
 
 def read(case: Case, path: str | None) -> Split:

@@ -4,6 +4,7 @@ Runs in a process of its own, because the type checks of the tests stand before 
 """
 
 import inspect
+import random
 import sys
 import warnings
 from pathlib import Path
@@ -77,6 +78,7 @@ def good(folder):
         "score_apart": ((run, "aum"), {}),
         "choose": ((aum, "top_k"), {"keep": 0.5}),
         "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
+        "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),
         "cleanse": ((run, aum), {"counts": [1], "draws": 1, "loop": loop, "targets": held}),
         "curve_for": ((run, aum), {}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
@@ -115,6 +117,14 @@ def good(folder):
 
 def tried(name, function, args, given, where):
     """What a call does that it must not do; empty if all is well."""
+    before = random.getstate(), torch.get_rng_state().numpy().tobytes()
+    said = called(name, function, args, given, where)
+    drew = (random.getstate(), torch.get_rng_state().numpy().tobytes()) != before
+    return said or (f"{name}, {where}: a global generator is not as it was" if drew else "")
+
+
+def called(name, function, args, given, where):
+    """What comes back that is no error of assay's."""
     try:
         made = function(*args, **given)
         if hasattr(made, "__exit__"):
@@ -148,7 +158,10 @@ def main(folder):
                 changed = (*args[:place], value, *args[place + 1 :])
                 said.append(tried(name, function, changed, given, f"argument {place} {what}"))
             for option in named:
-                if (name in SLOW and what in ("None", "True")) or (name in SLOW and option in ("progress", "per_class", "pool")):
+                # Right values, by which a whole study would start.
+                if (name in SLOW and what in ("None", "True", "a number")) or (
+                    name in SLOW and option in ("progress", "per_class", "pool")
+                ):
                     continue
                 total += 1
                 said.append(tried(name, function, args, {**given, option: value}, f"{option}= {what}"))

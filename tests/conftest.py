@@ -1,6 +1,6 @@
 """What holds for all tests: property tests draw the same examples every time and look at no clock, and torch runs on one thread.
 
-ASSAY_TEST_THREADS asks for another number of threads; `processors.sh` runs the tests so, and with the processor's instructions held back.
+ASSAY_TEST_THREADS asks for another number of threads; `processors.py` runs the tests so, and with the processor's instructions held back.
 """
 
 import os

@@ -84,7 +84,7 @@ def test_kinds_are_told_apart_and_nothing_else():
         {"number": 1.5},
         {"number": True},
         {"number": 1, "part": "x"},
-        {"number": 1, "names": "x"},
+        {"number": 1, "names": b"x"},
         {"number": 1, "names": 3},
     ):
         with pytest.raises(UsageError, match=f"{list(wrong)[-1]}= is "):

@@ -21,6 +21,7 @@ from .experiments.record import untrained as untrained
 from .experiments.report import report as report
 from .experiments.score import score as score
 from .experiments.score import score_apart as score_apart
+from .experiments.verify import seeds_needed as seeds_needed
 from .experiments.verify import verify as verify
 from .integrations.loop import Loop as Loop
 from .integrations.pytorch import record as record
@@ -82,6 +83,7 @@ __all__ = [
     "save_verdict",
     "score",
     "score_apart",
+    "seeds_needed",
     "study_difficulty",
     "study_scaling",
     "untrained",

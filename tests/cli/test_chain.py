@@ -32,7 +32,7 @@ def chain(request, tmp_path_factory):
         "record": ("record", "run", *SMALL),
         "score": ("score", "run", "aum", "dual:window=2"),
         "choose": ("choose", "run", "aum", "--policy", "top_k", "--keep", "0.9"),
-        "verify": ("verify", "run", "--seeds", "2", "--executor", "inline"),
+        "verify": ("verify", "run", "--seeds", "2", "--detect", "0.5", "--executor", "inline"),
         "report": ("report", "run"),
         "inspect": ("inspect", "run", "--check"),
     }
@@ -75,7 +75,12 @@ def test_every_step_says_what_came_out(chain):
     assert "train accuracy" in said["record"] and "397 examples" in said["record"]
     assert re.search(r"^ aum .* low is suspect ", said["score"], re.MULTILINE)
     assert "drop 40, keep 357 of 397 examples" in said["choose"]
-    assert "verify 6/6" in said["verify"] and said["verify"].count("95 % interval") == 2
+    assert "verify 6/6" in said["verify"] and said["verify"].count("2 seeds cannot tell") == 2
+    assert (
+        "How many seeds a difference of 0.5 points of test accuracy takes cannot be said, because nothing was retrained"
+        in said["verify"]
+    )
+    assert "This speaks of these very examples and of this very test set" in said["verify"]
     assert "of the 40 wrong labels" in said["verify"]
     assert "MB" in said["report"]
     for words in (

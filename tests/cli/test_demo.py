@@ -18,7 +18,7 @@ def test_the_demo_goes_the_whole_way_and_goes_on_from_what_is_there(tmp_path, ca
         "score 14/14",
         "verify 6/6",
         "Finding the wrong labels",
-        "95 % interval",
+        "2 seeds cannot tell",
         str(run.paths.report),
     ):
         assert words in out

@@ -230,3 +230,30 @@ def test_calls_that_were_cancelled_before_the_workers_are_ended_trouble_nobody(t
         raise KeyboardInterrupt
     assert not caught, caught[0].exc_value
     assert isinstance(running.exception(), BrokenExecutor) and all(future.done() for future in waiting)
+
+
+def threads_and_wait(meet):
+    meet.wait()
+    found = torch.get_num_threads()
+    meet.wait()
+    return found
+
+
+def test_threads_are_as_before_though_calls_overlap(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(3):
+                meet = threading.Barrier(2, timeout=20)
+                calls = [Call(name, threads_and_wait, (meet,)) for name in "ab"]
+                assert dict(run_all(pool, calls, tmp_path)) == {"a": 1, "b": 1}
+                assert torch.get_num_threads() == 2
+            meet = threading.Barrier(2, timeout=20)
+            assert [one.result() for one in [pool.submit(threads_and_wait, meet) for _ in range(2)]] == [2, 2], (
+                "in the pool's threads too"
+            )
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)

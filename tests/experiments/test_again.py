@@ -158,12 +158,12 @@ def test_an_operation_without_a_second_derivative_is_named(tmp_path):
         torch.testing.assert_close(table[title].values, other.values, rtol=1e-9, atol=1e-12)
 
 
-def test_another_training_than_the_recorded_is_refused_at_its_first_step(tmp_path):
+def test_other_inputs_than_the_recorded_are_refused_with_their_ids(tmp_path):
     loop = recorded(tmp_path / "run", net())
     inputs, labels = data()
     inputs[5] += 0.01
     changed = assay.Loop(loop.model, loop.optimizer, DataLoader(TensorDataset(inputs, labels), 4))
-    words = r"epoch 1, .*step 1 is the first that differs: the loss of id 5 was"
+    words = r"the inputs of ids 5 \(1 of 12 looked at\) are not those that were recorded\. Give data, transforms, collate_fn and"
     refused(Mismatch, 4, words, tmp_path / "run", changed)
 
 

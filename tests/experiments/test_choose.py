@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
+import assay
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.experiments.choose import choose
@@ -105,3 +107,31 @@ def test_a_run_that_is_gone_is_refused(own, tmp_path):
     with pytest.raises(RunError, match="does not exist"):
         choose(scores, "relabel", count=3)
     assert choose(scores, "relabel", run=tmp_path / "elsewhere", count=3).budget == 397
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_kept_positions_are_those_of_the_recorded_dataset_or_refused(tmp_path, drawn):
+    draw = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(30, 4, generator=draw), torch.arange(30) % 3)
+    part = list(range(28, 4, -1))
+    train_set = data if drawn else Subset(data, part)
+    sampler = SubsetRandomSampler(part) if drawn else None
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with assay.record(tmp_path / "run", model, optimizer, DataLoader(train_set, 8, sampler=sampler)) as recorder:
+        for x, y in recorder.epoch():
+            logits = model(x)
+            torch.nn.functional.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    decision = choose(score(tmp_path / "run", "loss", save=True)["loss"], "bottom_k", keep=0.5)
+    kept = {tuple(data[at][0].tolist()) for at in decision.kept_ids}
+    assert len(kept) == 12 and {tuple(x.tolist()) for x, _ in Subset(data, decision.kept_ids)} == kept
+    path = tmp_path / "decision.parquet"
+    assay.save_decision(decision, str(path))
+    for made in (decision, assay.load_decision(str(path))):
+        if drawn:
+            with pytest.raises(UsageError, match="a SubsetRandomSampler drew from"):
+                made.kept_positions  # noqa: B018
+        else:
+            assert {tuple(x.tolist()) for x, _ in Subset(train_set, made.kept_positions)} == kept

@@ -18,7 +18,8 @@ from assay.core.evidence import Need
 from assay.core.method import AbstractStepMethod, Findings
 from assay.core.scores import Direction
 from assay.integrations.pytorch import record
-from assay.runs.run import Run
+from assay.runs import run as module
+from assay.runs.run import Run, read_run
 from integrations.worlds import Numbers, frozen
 
 EXAMPLES = 12
@@ -175,8 +176,11 @@ def test_a_prepared_loader_is_recorded_as_the_one_inside(tmp_path, view):
 
 NOT_OPTIMIZERS = {
     "none": (None, r"optimizer= is None; make the optimizer before recording"),
-    "a list": ([1, 2], "one optimizer is recorded, so give one with a parameter group for each rate"),
-    "a number": (3, "optimizer= is a int, no torch optimizer"),
+    "a list": (
+        [torch.optim.SGD(net().parameters()), torch.optim.SGD(net().parameters())],
+        "one optimizer is recorded, so give one with a parameter group for each rate",
+    ),
+    "a number": (3, "optimizer= is 3; give Optimizer"),
 }
 
 
@@ -185,7 +189,7 @@ def test_what_is_no_optimizer_is_refused(tmp_path, name):
     optimizer, words = NOT_OPTIMIZERS[name]
     with pytest.raises(UsageError, match=words):
         record(tmp_path / "run", net(), optimizer, DataLoader(data(), 4))
-    with pytest.raises(UsageError, match="model= is a function, no torch module"):
+    with pytest.raises(UsageError, match="model= is a function"):
         record(tmp_path / "run", net, torch.optim.SGD(net().parameters()), DataLoader(data(), 4))
     assert not (tmp_path / "run").exists()
 
@@ -297,6 +301,38 @@ def test_weights_that_are_not_finite_end_the_recording_where_it_can_be_resumed(t
         assert recorder.epochs == 1
         fit(recorder, model, optimizer.step)
     assert Run(tmp_path).epochs == 2 and Run(tmp_path).check()
+
+
+def test_a_schedule_may_begin_at_infinity(tmp_path):
+    class Best:
+        def state_dict(self):
+            return {"best": torch.tensor(torch.inf)}
+
+        def load_state_dict(self, state):
+            assert state["best"] == torch.inf
+
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        with record(tmp_path, model, optimizer, DataLoader(data(), 4), stateful={"best": Best()}, resume=True) as recorder:
+            fit(recorder, model, optimizer.step)
+    assert Run(tmp_path).epochs == 2
+
+
+def test_a_group_may_join_in_the_middle_of_an_epoch(tmp_path):
+    model = net()
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    with record(tmp_path, model, optimizer, DataLoader(data(), 4), live=["liveval"]) as recorder:
+        for place, (x, y) in enumerate(recorder.epoch()):
+            if place == 1:
+                optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.3})
+            logits = model(x)
+            model.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    rates = Run(tmp_path).rates(0)
+    assert rates[0, 1].isnan() and rates[1:].tolist() == [[0.1, 0.3], [0.1, 0.3]]
 
 
 # ---------------------------------------------------------------- methods that run along
@@ -512,6 +548,26 @@ def test_a_run_that_was_opened_while_it_is_recorded_goes_on_being_readable(tmp_p
                 assert len(assay.score_apart(one, "tdds:window=3")["tdds:window=3"].values) == EXAMPLES
                 assert len(one.stream("liveval").values) == 3 * EXAMPLES
     assert Run(tmp_path).epochs == 8
+
+
+def test_a_run_is_opened_whole_though_epochs_are_committed_meanwhile(tmp_path, monkeypatch):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with record(tmp_path, model, optimizer, DataLoader(data(), 4), live=["aum"]) as recorder:
+        fit(recorder, model, optimizer.step, 3)
+        late = iter((3, 2))
+
+        def read_and_go_on(paths):
+            found = read_run(paths)
+            fit(recorder, model, optimizer.step, next(late, 0))
+            return found
+
+        monkeypatch.setattr(module, "read_run", read_and_go_on)
+        run = Run(tmp_path)
+        monkeypatch.undo()
+        assert run.epochs == 7 and run.check() and run.mean_probs() is not None
+        fit(recorder, model, optimizer.step, 3)
+        assert run.epochs == 7 and run.check() and run.mean_probs() is not None
 
 
 def test_a_file_that_is_really_missing_is_missing(tmp_path):

@@ -14,6 +14,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
     random_split,
 )
+from torch.utils.data.distributed import DistributedSampler
 
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputExists, RunError, UsageError
@@ -172,6 +173,7 @@ REFUSED = {
     "weighted": lambda: DataLoader(Numbers(), 7, sampler=WeightedRandomSampler(torch.ones(30), 30)),
     "with replacement": lambda: DataLoader(Numbers(), 7, sampler=RandomSampler(range(30), replacement=True)),
     "a part": lambda: DataLoader(Numbers(), 7, sampler=Backwards(20)),
+    "of several processes": lambda: DataLoader(Numbers(), 7, sampler=DistributedSampler(Numbers(), num_replicas=2, rank=0)),
     "an empty one": lambda: DataLoader(Subset(Numbers(), []), 7),
     "twice": lambda: DataLoader(Subset(Numbers(), [1, 2, 1]), 7),
 }
@@ -182,12 +184,13 @@ def test_what_hides_its_ids_is_refused_before_anything_is_written(tmp_path, name
     words = {
         "iterable": "IterableDataset has no stable ids",
         "no batching": "batch_size=None",
-        "a list": "list is no torch DataLoader",
-        "a dataset": "Numbers is no torch DataLoader",
+        "a list": "loader= is a list; give DataLoader",
+        "a dataset": "loader= is a Numbers; give DataLoader",
         "dropped": "drop_last=True leaves 2 of 30 examples out",
         "weighted": "WeightedRandomSampler draws with replacement.*view='eval'",
         "with replacement": "RandomSampler draws with replacement",
         "a part": "draws 20 times per epoch from 30 examples",
+        "of several processes": "gives each of 2 processes a part .* first process alone, with view='eval'",
         "an empty one": "no examples",
         "twice": "1 ids occur more than once: 1",
     }[name]

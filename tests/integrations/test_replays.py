@@ -209,8 +209,7 @@ def test_rates_of_what_another_optimizer_trains_are_not_made_up(tmp_path):
 
     loop = trained(tmp_path / "run", model, body, each=each)
     targets = {"validation": data()[2]}
-    table = assay.score(tmp_path / "run", ["grand", "vog"], loop=loop, targets=targets)
-    assert len(table) == EXAMPLES or len(table.values()) == 2
+    assert len(assay.score(tmp_path / "run", ["grand", "vog"], loop=loop).values()) == 2
     for method in ("tracin", "sgd_influence"):
         with pytest.raises(UsageError, match=r"another optimizer trains it|not in the optimizer \(4\."):
             assay.score(tmp_path / "run", method, loop=loop, targets=targets)

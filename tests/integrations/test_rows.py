@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from assay.core.errors import UsageError
+from assay.integrations import sights
 from assay.integrations.pytorch import record
 from assay.integrations.rows import compared, fields_of, moved_in
 from assay.runs.run import Run
@@ -166,7 +167,9 @@ def test_what_follows_its_items_is_recorded(tmp_path, name, view):
     assert trained(tmp_path, dataset, collate, view, change, shuffle=True).epochs == 1
 
 
-def test_looking_draws_nothing_and_calls_nothing_twice(tmp_path):
+def test_looking_draws_nothing_and_calls_nothing_twice(tmp_path, monkeypatch):
+    # What looks at single examples, once, is held to leave no trace elsewhere.
+    monkeypatch.setattr(sights.Watcher, "begin", lambda *_: None)
     calls = []
 
     def drawing(items):

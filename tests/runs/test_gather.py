@@ -1,13 +1,17 @@
+from collections import Counter
+
 import pytest
 import torch
 
+import assay
 from assay.core.errors import NumericalError
-from assay.core.evidence import Need
+from assay.core.evidence import EPOCH_NEEDS, Need
 from assay.core.method import score
 from assay.methods import catalogue
-from assay.runs.gather import RecordedEpochs, gather, gather_logits
+from assay.runs.disk import TensorFile
+from assay.runs.gather import RecordedEpochs, gather, gather_logits, gather_together
 from assay.runs.run import Run
-from runs.worlds import IDS, LABELS, logits_of, recorded
+from runs.worlds import CLASSES, IDS, LABELS, LIVE, logits_of, recorded
 
 EPOCHS = 12
 LOGITS = torch.stack([logits_of(epoch) for epoch in range(EPOCHS)])
@@ -36,3 +40,60 @@ def test_logits_in_memory_that_are_not_finite_are_named():
     spoilt[3, 5, 1] = torch.nan
     with pytest.raises(NumericalError, match="Epoch 3: logits of 1 examples are NaN or infinite; ids picture 05"):
         gather_logits(IDS, spoilt, LABELS)
+    spoilt[3, 5, 1] = 0
+    spoilt[4, 6, LABELS[6]] = -torch.inf
+    with pytest.raises(
+        NumericalError, match="Epoch 4: logits of 1 examples are -inf for the given label: the class is masked; ids picture 06"
+    ):
+        gather_logits(IDS, spoilt, LABELS)
+
+
+def test_masked_classes_in_memory_are_right():
+    masked, large = LOGITS.clone(), LOGITS.clone()
+    masked[:, 5, (LABELS[5] + 1) % CLASSES], large[:, 5, (LABELS[5] + 1) % CLASSES] = -torch.inf, -1e4
+    methods = [method for cls in catalogue().values() if (method := cls()).needs <= EPOCH_NEEDS - {Need.LOGITS}]
+    with_infinity, by_hand = gather_logits(IDS, masked, LABELS), gather_logits(IDS, large, LABELS)
+    for one, other in zip(score(methods, with_infinity), score(methods, by_hand), strict=True):
+        torch.testing.assert_close(one.values, other.values, msg=one.title)
+    assert torch.equal(with_infinity.mean_probs, by_hand.mean_probs)
+
+
+READS = {
+    "confidence": {"epochs/target_probs"},
+    "aum": {"epochs/margins"},
+    "forgetting": {"epochs/correct"},
+    "el2n": {"epochs/error_norms"},
+    "loss": {"epochs/losses"},
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_score_reads_what_its_method_declares_and_no_other_file(tmp_path, monkeypatch, name):
+    recorded(tmp_path, EPOCHS, keep_logits=True, live=LIVE)
+    read = Counter()
+    plain = TensorFile.read
+    monkeypatch.setattr(
+        TensorFile, "read", lambda file, name: read.update([f"{file.path.parent.name}/{name}"]) or plain(file, name)
+    )
+    assay.score(Run(tmp_path), name)
+    assert set(read) == READS[name] and max(read.values()) <= EPOCHS
+
+
+def test_mean_probabilities_are_read_once_and_only_when_asked_for(tmp_path, monkeypatch):
+    recorded(tmp_path, 3)
+    read = Counter()
+    plain = TensorFile.read
+    monkeypatch.setattr(
+        TensorFile, "read", lambda file, name: read.update([f"{file.path.parent.name}/{name}"]) or plain(file, name)
+    )
+    run = Run(tmp_path)
+    for evidence in (gather(run), gather_together([run]), gather_together([run, run])):
+        read.clear()
+        assert Need.MEAN_PROBS in evidence.holds and not read
+        narrow = evidence.narrow("a policy", frozenset({Need.MEAN_PROBS}))
+        first = narrow.mean_probs
+        assert torch.equal(evidence.mean_probs, first) and torch.equal(first, Run(tmp_path).mean_probs())
+        assert read["sums/probs"] <= 3
+    recorded(tmp_path / "without", 3, mean_probs=False)
+    assert Need.MEAN_PROBS not in gather(Run(tmp_path / "without")).holds
+    assert Need.MEAN_PROBS not in gather_together([run, Run(tmp_path / "without")]).holds

@@ -18,6 +18,7 @@ from assay.runs import recorder as module
 from assay.runs.gather import gather, gather_logits
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
+from assay.runs.schema import here as schema_here
 from runs.worlds import (
     BATCH,
     CLASSES,
@@ -360,8 +361,8 @@ LOGIT_MISTAKES = {
     "one axis": (torch.zeros(EXAMPLES), r"logits of shape \(23,\)"),
     "three axes": (torch.zeros(EXAMPLES, 2, CLASSES), r"logits of shape \(23, 2, 4\)"),
     "too few rows": (torch.zeros(EXAMPLES - 1, CLASSES), r"logits of shape \(22, 4\)"),
-    "array": (np.zeros((EXAMPLES, CLASSES)), "logits given as ndarray"),
-    "none": ((), "logits given as tuple"),
+    "array": (np.zeros((EXAMPLES, CLASSES)), "logits are ndarray; give the torch tensor"),
+    "none": ((), "logits are tuple"),
 }
 
 
@@ -424,10 +425,10 @@ def test_the_number_of_classes_is_one(tmp_path):
 SETTINGS = {
     "view": ({"view": "test"}, "view='test' is neither"),
     "checkpoints": ({"checkpoints": "all"}, "checkpoints='all'"),
-    "a number": ({"checkpoints": 3}, "checkpoints=3"),
+    "a number": ({"checkpoints": 3}, "checkpoints= is 3; give"),
     "words": ({"checkpoints": ["last"]}, r"checkpoints=\['last'\]"),
     "before 0": ({"checkpoints": [2, -1]}, r"checkpoints=\[2, -1\]"),
-    "half a seed": ({"seed": 0.5}, "seed=0.5 is no integer"),
+    "half a seed": ({"seed": 0.5}, "seed= is 0.5; give a whole number"),
     "twice": ({"live": (DUAL(), DUAL(window=10))}, "live= names a method twice"),
     "about": ({"about": {"model": torch.nn.Linear(1, 1)}}, "about= cannot be written as JSON"),
 }
@@ -454,7 +455,7 @@ def test_integers_of_numpy_are_integers(tmp_path):
 
 def test_the_header_says_what_was_asked(tmp_path):
     about = {"net": "a café’s net", "rates": [0.1, float("inf")], "nested": {"1": None}}
-    with Recorder(tmp_path, IDS, seed=7, about=about, code="1.2", device="cuda:1", class_names="abcd") as recorder:
+    with Recorder(tmp_path, IDS, seed=7, about=about, code="1.2", device="cuda:1", class_names=list("abcd")) as recorder:
         play(recorder, 1)
     header = Run(tmp_path).header
     assert header.about == about and header.code == "1.2" and header.device == "cuda:1"
@@ -536,3 +537,13 @@ def test_one_process_does_not_write_a_run_twice_at_once(tmp_path):
             Recorder(tmp_path, IDS, resume=True)
         assert Run(tmp_path).epochs == 1
     Recorder(tmp_path, IDS, resume=True).close()
+
+
+def test_a_run_that_is_resumed_elsewhere_says_what_may_differ(tmp_path, monkeypatch):
+    recorded(tmp_path, 1)
+    monkeypatch.setattr(module, "here", lambda: {**schema_here(), "threads": 77, "torch": "1.0"})
+    with pytest.warns(
+        UserWarning, match=r"was recorded with torch .*, now 1\.0; threads \d+, now 77\. .*methods that take the training again"
+    ):
+        recorded(tmp_path, 2, resume=True)
+    assert Run(tmp_path).epochs == 2

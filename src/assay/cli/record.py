@@ -104,7 +104,7 @@ def record_(
     keep_logits
         Store every epoch's logits.
     mean_probs
-        Store the running sum of the probabilities, for relabelling; on by default.
+        Store the running sum of the probabilities, for relabelling; by default up to 4,194,304 examples times classes.
     checkpoints
         every, last (the default), none, or epochs such as 0,5,10; the newest stays too, to resume from.
     live

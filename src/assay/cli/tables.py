@@ -1,13 +1,26 @@
 """`assay methods`, `policies`, `datasets`, `nets`: what there is to choose from."""
 
 import dataclasses
+import inspect
 
 
-def methods_() -> None:
-    """List the scoring methods and their options."""
-    from ..methods import catalogue
+def methods_(*names: str) -> None:
+    """List the scoring methods and their options, or say what the options of one mean.
+
+    Example: assay methods cg_score
+
+    Parameters
+    ----------
+    names
+        Methods whose options are told one by one; without any, all methods in one table.
+    """
+    from ..methods import catalogue, find
     from .console import show_table
 
+    if names:
+        for name in names:
+            show_options(name, find(name))
+        return
     rows = []
     for name, cls in catalogue().items():
         needs = ", ".join(sorted(need.value for need in cls().needs))
@@ -15,11 +28,21 @@ def methods_() -> None:
     show_table("Scoring methods", ("method", "direction", "unit", "reads", "options", "source"), rows)
 
 
-def policies_() -> None:
-    """List the policies and their options."""
-    from ..policies import catalogue
+def policies_(*names: str) -> None:
+    """List the policies and their options, or say what the options of one mean.
+
+    Parameters
+    ----------
+    names
+        Policies whose options are told one by one; without any, all policies in one table.
+    """
+    from ..policies import catalogue, find
     from .console import show_table
 
+    if names:
+        for name in names:
+            show_options(name, find(name))
+        return
     rows = [(name, first_sentence(cls), options_of(cls), cls.source.cite) for name, cls in catalogue().items()]
     show_table("Policies", ("policy", "what it does", "options", "source"), rows)
 
@@ -44,6 +67,43 @@ def nets_() -> None:
     show_table(
         "Nets", ("net", "what it is", "options"), [(name, cls.summary, options_of(cls)) for name, cls in catalogue().items()]
     )
+
+
+def show_options(name: str, cls) -> None:
+    """One entry of a catalogue: what it does, and each option with its default and what it means."""
+    from .console import say, show_table
+
+    say(f"{name}: {first_sentence(cls)}")
+    if hasattr(cls, "direction"):
+        say(f"direction: {cls.direction.value}; unit: {cls.unit}; reads {', '.join(sorted(need.value for need in cls().needs))}")
+    say(f"source: {cls.source.cite}, {cls.source.url}; departures: {cls.source.departures}")
+    told = meanings(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        default = "none: give one" if field.default is dataclasses.MISSING else str(field.default)
+        rows.append((field.name, default, told.get(field.name, "")))
+    if rows:
+        show_table(f"Options, as {name}:option=value", ("option", "default", "meaning"), rows)
+    else:
+        say("It has no options.")
+
+
+def meanings(cls) -> dict[str, str]:
+    """What the docstrings of a class and of those below it say of each option."""
+    found: dict[str, str] = {}
+    for kind in reversed(cls.__mro__):
+        # A dataclass without a docstring of its own is given its signature.
+        part = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("Args:\n")[2]
+        name = ""
+        for line in part.splitlines():
+            if not line.startswith(" "):
+                break
+            if line[4:5] != " ":
+                name, _, words = line.strip().partition(": ")
+                found[name] = words
+            else:
+                found[name] += f" {line.strip()}"
+    return found
 
 
 def options_of(cls) -> str:

@@ -6,7 +6,7 @@ import numbers
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,6 +32,15 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
     Raises:
         UsageError: From the function that is returned: an argument is of a wrong kind; names it and the kinds that fit.
     """
+    return _checked(function, ())
+
+
+def checked_arguments_but(*own: str) -> Callable[[Callable[Taken, Returned]], Callable[Taken, Returned]]:
+    """As `checked_arguments`, but for those arguments whose kind the function holds itself, in words that say more."""
+    return lambda function: _checked(function, own)
+
+
+def _checked(function: Callable[Taken, Returned], own: Collection[str]) -> Callable[Taken, Returned]:
     signature = inspect.signature(function)
 
     @functools.cache
@@ -42,7 +51,11 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
     def held(*args: Taken.args, **kwargs: Taken.kwargs) -> Returned:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             hint, kind = hints().get(name, Any), signature.parameters[name].kind
-            if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL) or name == "self":
+            if (
+                kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+                or name == "self"
+                or (name in own and not isinstance(value, (Tensor, np.ndarray)))
+            ):
                 continue
             if value is signature.parameters[name].default:
                 continue
@@ -105,7 +118,7 @@ def fits(value: object, hint: Any) -> bool:
         return callable(value)
     if isinstance(origin, type) and issubclass(origin, Iterable) and origin.__module__ in ("collections.abc", "builtins"):
         # A text is a row of characters where any row will do.
-        no_row = (type, bytes, Mapping) if origin is Iterable else (type, str, bytes, Mapping)
+        no_row = (type, bytes, Mapping) if origin is Iterable or inner[0] is str else (type, str, bytes, Mapping)
         return not isinstance(value, no_row) and hasattr(value, "__iter__") and _row_of(value, inner[0])
     return _is(value, hint if origin is None else origin)
 
@@ -114,8 +127,9 @@ def _row_of(values: Any, hint: Any) -> bool:
     """Whether what can be gone through is a row of such things."""
     if isinstance(values, (Tensor, np.ndarray)):
         if hint in (int, float, str):
-            texts = isinstance(values, np.ndarray) and values.dtype.kind in "UO"
-            return values.ndim == 1 and (texts or hint is not str)
+            if isinstance(values, Tensor):
+                return values.ndim == 1 and hint is not str
+            return values.ndim == 1 and values.dtype.kind in ("UO" if hint is str else "iufO")
         return values.ndim > 0 and (hint in (Any, object) or isinstance(hint, TypeVar))
     return not isinstance(values, (list, tuple)) or _all_fit(values, hint)
 

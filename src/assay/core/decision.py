@@ -109,7 +109,15 @@ class Decision:
 
         `ids` of a decision made by a run's scores are in the order of the dataset that was recorded, so that
         `torch.utils.data.Subset(dataset, decision.kept_positions)` holds just these, whatever their ids are.
+
+        Raises:
+            UsageError: The loader drew from a part of its dataset by a sampler, so that these are not positions in the dataset.
         """
+        if self.lineage is not None and self.lineage.drawn:
+            raise UsageError(
+                "These examples are a part of the dataset that a SubsetRandomSampler drew from, so positions among them are not positions in "
+                "it; where ids are the default ones, use Subset(dataset, decision.kept_ids)."
+            )
         return self.kept.nonzero().flatten()
 
     @property

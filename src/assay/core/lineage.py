@@ -20,6 +20,8 @@ class Lineage:
         device: Where it was computed.
         seconds: How long that took.
         folder: The run's folder when this was made; empty without one.
+        drawn: Whether the examples are a part of the loop's dataset that its sampler drew from, so that positions among them are not
+            positions in the dataset.
     """
 
     dataset: str
@@ -29,6 +31,7 @@ class Lineage:
     device: str = "cpu"
     seconds: float = 0.0
     folder: str = ""
+    drawn: bool = False
 
 
 def fingerprint(*parts: bytes | str) -> str:

@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries along."""
 
 import dataclasses
+import random
 from typing import ClassVar
 
 import numpy as np
@@ -29,9 +30,12 @@ class Digits(AbstractDataset):
 
     def load(self) -> Split:
         """Read the embedded set; pixel values 0..16 become round(v * 255 / 16), so that all 17 levels stay distinct."""
+        # Importing scikit-learn draws from Python's own generator, which is the user's.
+        before = random.getstate()
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
+        random.setstate(before)
         bunch = load_digits()
         labels = torch.from_numpy(bunch.target.astype(np.int64))
         images = torch.from_numpy(np.rint(bunch.images * 255 / 16).astype(np.uint8))[:, None]

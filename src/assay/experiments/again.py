@@ -3,8 +3,9 @@
 import csv
 import dataclasses
 import functools
+import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ from ..core.arguments import checked_fields
 from ..core.errors import Mismatch, RunError, UsageError, reading, some
 from ..core.lineage import fingerprint
 from ..data.examples import Examples
+from ..integrations.agreement import Agreement
 from ..integrations.loop import Loop, LoopCourse
 from ..maths import schedules
+from ..runs.content import bytes_of, leaves_of
 from ..runs.disk import read_bytes
 from ..runs.replay import Replay, Target
 from ..runs.run import Run
@@ -29,6 +32,8 @@ LOOP = "a loop"
 """Stands for the fingerprint of a user's loop: what it computes cannot be told."""
 PART = 128
 """Examples of a target in one graph."""
+ROW = 64
+"""Bytes of an input above which its hash stands for it."""
 
 Function = Callable[[nn.Module], Tensor]
 """From the model (in eval mode) to one number."""
@@ -81,7 +86,7 @@ class MeanLoss:
     def fingerprint(self) -> str:
         """Hash over everything that is averaged, the inputs as they are prepared: other means or deviations are other inputs."""
         return fingerprint(
-            *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", _raw(one).numpy().tobytes())),
+            *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", bytes_of(one))),
             self.labels.to(torch.int64).numpy().tobytes(),
             self.weights.to(torch.float64).numpy().tobytes(),
         )
@@ -140,6 +145,7 @@ def again(
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
+    asked: Collection[str] | None = None,
 ) -> Replay:
     """A run's steps and kept models, ready to be taken again.
 
@@ -151,10 +157,12 @@ def again(
             (a CSV of id and weight: a weighted mix of them). By default what the plan held out for validation.
         replaying: How steps are taken again.
         references: Parameters from elsewhere that `oti` may be asked for as its reference, by name: a model's state_dict each.
+        asked: The targets that will be asked for, all by default: their examples are held against those that are trained on.
 
     Raises:
-        UsageError: No loop for a run without a plan, a loop for one with, or a target that does not fit.
-        Mismatch: The data, the loader or the model are not those of the recording.
+        UsageError: No loop for a run without a plan, a loop for one with, a target that does not fit, a collate_fn that does not keep the
+            order of its items, or a model that draws at random in eval mode.
+        Mismatch: The data, their order, their labels, the loader, the model or the losses are not those of the recording.
         MissingEvidence: The run kept no model.
     """
     run = run if isinstance(run, Run) else Run(run)
@@ -184,7 +192,11 @@ def again(
     for name, given in named.items():
         found[name] = _own(name, given, run)
     replay = Replay(run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references)
-    replay.remarks.update(_check_apart(replay))
+    if isinstance(course, LoopCourse):
+        agreement = Agreement(course)
+        agreement.hold_model(replay.at(replay.kept[-1]))
+        replay.cautions = tuple(agreement.cautions)
+    replay.remarks.update(_check_apart(replay, asked))
     return replay
 
 
@@ -204,6 +216,7 @@ def data_of(run: Run, loop: Loop | None = None) -> tuple[Tensor, str]:
             "loop=assay.Loop(model, optimizer, loader)), or rows of your own: score('cg_score:inputs=NAME', inputs={NAME: rows})."
         )
     course = LoopCourse(run, loop)
+    Agreement(course)
     parts = []
     for positions in torch.arange(len(run.ids)).split(PART):
         batch = course.clean(positions)
@@ -336,22 +349,28 @@ def _read(path: str) -> dict[str, float]:
             raise UsageError(f"{path} is no CSV of id and weight ({error}).") from error
 
 
-def _check_apart(replay: Replay) -> dict[str, str]:
+def _check_apart(replay: Replay, asked: Collection[str] | None) -> dict[str, str]:
     """Sentences on targets some of whose examples look like trained ones, by name: single equal rows happen in real tables.
+
+    An input of a target is looked for among the rows of every tensor of the training batches, however those are laid out.
+
+    Args:
+        replay: Whose targets and training examples.
+        asked: The targets that are looked at; None for all.
 
     Raises:
         Mismatch: At least half of a target's inputs are inputs of training examples.
     """
-    wanted = {name: target for name, target in replay.given.items() if isinstance(target, MeanLoss)}
-    sought = {name: distinct(target) for name, target in wanted.items()}
+    sought = {
+        name: distinct(target)
+        for name, target in replay.given.items()
+        if isinstance(target, MeanLoss) and (asked is None or name in asked)
+    }
     met: dict[str, set[bytes]] = {name: set() for name in sought}
     for positions in torch.arange(len(replay.run.ids)).split(PART) if sought else ():
-        batch = replay.course.clean(positions)
-        if not isinstance(batch, (tuple, list)) or not isinstance(batch[0], Tensor):
-            return {}
-        rows = set(_bytes(batch[0]))
+        trained = {row for value in _tensors(replay.course.clean(positions), len(positions)) for row in _bytes(value)}
         for name, own in sought.items():
-            met[name] |= rows & own
+            met[name] |= trained & own
     for name, own in sought.items():
         if 2 * len(met[name]) >= len(own):
             raise Mismatch(
@@ -365,16 +384,22 @@ def _check_apart(replay: Replay) -> dict[str, str]:
     }
 
 
+def _tensors(batch: object, size: int) -> list[Tensor]:
+    """The tensors of a batch that hold more than one number of each example, or fractions: a whole number is a label."""
+    return [
+        value
+        for _, value in leaves_of(batch)
+        if isinstance(value, Tensor) and value.ndim and len(value) == size and (value.ndim > 1 or value.is_floating_point())
+    ]
+
+
 def distinct(target: MeanLoss) -> set[bytes]:
     """Every input that a target averages over, once."""
     return {row for part in target.prepared() for row in _bytes(part)}
 
 
 def _bytes(inputs: Tensor) -> list[bytes]:
-    # As integers of one byte: NumPy has no bfloat16.
-    return [row.numpy().tobytes() for row in _raw(inputs)]
-
-
-def _raw(values: Tensor) -> Tensor:
-    """The bytes of a tensor, whatever its type, in rows by its first axis."""
-    return values.detach().cpu().contiguous().view(len(values), -1).view(torch.uint8)
+    """Each row by its type, shape and numbers, hashed where it is long."""
+    kind = f"{inputs.dtype} {tuple(inputs.shape[1:])} ".encode()
+    rows = [bytes_of(row) for row in inputs.detach().cpu()]
+    return [kind + (row if len(row) <= ROW else hashlib.blake2b(row, digest_size=32).digest()) for row in rows]

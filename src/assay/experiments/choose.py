@@ -78,6 +78,8 @@ def choose(
         seconds=time.perf_counter() - began,
         folder=parent.folder if parent and parent.folder else str(opened.folder) if opened else "",
     )
+    if parent is not None and parent.drawn:
+        lineage = dataclasses.replace(lineage, drawn=True)
     return dataclasses.replace(decision, lineage=lineage)
 
 

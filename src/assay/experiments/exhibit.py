@@ -181,7 +181,7 @@ def _picked(
     ]
     *others, last = filter(None, parts)
     listed = f"{', '.join(others)}, and {last}" if others else last
-    return run.ids.take(torch.tensor(list(chosen))), f"{len(chosen):,} of {len(run.ids):,} examples are shown: {listed}."
+    return run.ids.take(torch.tensor(list(chosen))), f"{listed}."
 
 
 def _touched(run: Run, scores: Sequence[Scores], orders: Sequence[Tensor], decision: Decision | None) -> list[int]:

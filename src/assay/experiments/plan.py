@@ -56,7 +56,7 @@ class Recording(pydantic.BaseModel):
 
     view: Literal["train", "eval"] = "train"
     keep_logits: bool = False
-    mean_probs: bool = True
+    mean_probs: bool | None = None
     checkpoints: Literal["every", "last", "none"] | tuple[int, ...] = "last"
     live: Annotated[tuple[str, ...], _ROWS] = ()
 

@@ -121,6 +121,9 @@ class Retraining:
             UsageError: The loop cannot be sent to other processes.
             TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
         """
+        # Before work is given out, which would fail elsewhere as a trial.
+        if without:
+            self.replay.hold_end(steps)
         groups = [group.numpy() for group in without]
         done = 0
         self.progress.advance(self.task, done, len(groups))

@@ -27,7 +27,7 @@ from ..methods import catalogue, parse
 from ..runs.artefacts import finished, load_scores, save_scores
 from ..runs.gather import gather
 from ..runs.replay import Replay
-from ..runs.run import Run
+from ..runs.run import DRAWN, Run
 from .again import LOOP, Given, Replaying, data_of, identity
 from .again import again as taken_again
 from .plan import has_plan, models_asked
@@ -225,8 +225,11 @@ def served(
             device=str(first.course.device) if first is not None and one.needs & REPLAYED else "cpu",
             seconds=spent.seconds.get(one.title, 0.0),
             folder=str(run.folder),
+            drawn=DRAWN in run.header.about,
         )
         remarks = () if first is None else tuple(first.remarks[name] for name in one.targets if name in first.remarks)
+        # What could not be held against the recording concerns all that is taken from the replay.
+        remarks += first.cautions if first is not None and one.needs & REPLAYED else ()
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
@@ -431,7 +434,9 @@ def _replays(
         targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
     found: list[Replay] = []
     for model in models:
-        replay = taken_again(model, loop=loop, targets=targets, replaying=replaying, references=references)
+        replay = taken_again(
+            model, loop=loop, targets=targets, replaying=replaying, references=references, asked={target for _, target in asked}
+        )
         replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
         # Each knows all, itself among them, also those that are still to come.
         replay.peers = found
@@ -544,6 +549,8 @@ def _check_read(
         raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
     if pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
+    if isinstance(targets, str):
+        raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
     if targets is not None and len(targets) and not any(takes_again(run, one) and one.targets for one in wanted):
         raise UsageError(

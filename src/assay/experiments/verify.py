@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments_but
 from ..core.decision import Action, Decision
 from ..core.errors import AssayError, Mismatch, NumericalError, UsageError
 from ..core.ids import Ids
@@ -138,7 +138,7 @@ def control_of(decision: Decision) -> str:
     return f"random {' and '.join(acts)} of equal size" if acts else REMOVAL
 
 
-@checked_arguments
+@checked_arguments_but("after")
 def verify(
     decision: Decision,
     *,
@@ -193,8 +193,8 @@ def verify(
     progress = progress or Progress()
     if seeds < 2:
         raise UsageError(f"seeds={seeds} cannot tell an effect from chance; give at least 2.")
-    if isinstance(after, bool) or not isinstance(after, int) or after < 0:
-        raise UsageError(f"after={after} is no number of seeds to leave out; give 0 or more.")
+    if after < 0:
+        raise UsageError(f"after={after} leaves out less than no seed; give 0 or more.")
     if save and retrain is not None:
         raise UsageError("save=True cannot tell your retrain function from another one later; leave it out.")
     began = time.perf_counter()
@@ -216,7 +216,7 @@ def verify(
         need = seeds_needed(decision, detect, run=opened, own=retrain is not None)
         power = need.sentence
         if need.seeds is None or need.seeds > seeds:
-            warnings.warn(f"{power} This verification has {seeds}.", stacklevel=2)
+            warnings.warn(f"{power} This verification has {seeds}.", stacklevel=3)
     base = opened.header.seed or 0
     first = base + 1 + after
     drawn = redrawn(decision, opened, (scores or {}).values())
@@ -340,6 +340,7 @@ class Need:
     sentence: str
 
 
+@checked_arguments_but("points")
 def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | None = None, own: bool = False) -> Need:
     """How many seeds `verify` needs to find a difference in test accuracy with a power of 80 %, by the paired t-test.
 
@@ -355,7 +356,7 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
     Raises:
         UsageError: A difference that is not above 0, or no run is named.
     """
-    if isinstance(points, bool) or not isinstance(points, (int, float)) or not 0 < points <= 100:
+    if not 0 < points <= 100:
         raise UsageError(f"detect={points} is no difference in percentage points; give a number above 0 and up to 100.")
     opened = _run_of(decision, run)
     plan = None if own else plan_of(opened)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,18 +16,32 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from ..core.arguments import checked_fields
-from ..core.errors import Mismatch, MissingEvidence, UsageError
+from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
 from ..core.ids import Ids
 from ..maths import draws
 from ..maths.trajectories import Update
+from ..runs.content import leaves_of
 from ..runs.packing import unpack
 from ..runs.run import Run
 from ..training.course import Course, copied, over
-from ..training.functional import Functional, Losses, cross_entropies, pair, random_layers
+from ..training.functional import (
+    Forward,
+    Functional,
+    Losses,
+    cross_entropies,
+    cross_entropies_of,
+    forward_pair,
+    random_layers,
+    size_of,
+)
 from ..training.step import batch_loss, trainable
 from ..training.wrappers import names_inside, unwrapped, wrapped_alike
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
+from .reduction import check_reduction
 from .wrapped import inner_optimizer
+
+SIZES_CHECKED = 3
+"""Sizes of batch for which `loss` is held against `losses`: a sum agrees with a multiple of a mean where all sizes are equal."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,8 +56,15 @@ class Loop:
         loader: The loader that was recorded. With `seed=` at recording it is iterated as then; without, batches are collated again
             from the recorded order.
         losses: `losses(model, batch)`: the loss of each example, without reduction. Regularisers in the loss belong to each example.
-        loss: `loss(model, batch)`: what your loop calls backward on, where that is not the mean of `losses`; so that steps are
-            repeated to the bit.
+            By default the cross-entropy of what `forward` gives.
+        loss: `loss(model, batch)`: what your loop calls backward on, so that steps are repeated to the bit. It must be what `losses` and
+            `reduction` say, apart from rounding: both are held against each other in the first steps that are taken.
+        reduction: How the losses of a batch become what your loop calls backward on: their `"mean"`, their `"sum"`, or their sum divided by
+            what `reduction(batch)` returns. torch's class-weighted cross-entropy, whose mean is divided by the sum of the weights, is
+            `losses=lambda model, batch: W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none")` with
+            `reduction=lambda batch: W[batch[1]].sum()`.
+        forward: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)` or your loop prepares it: for methods
+            that look at logits or layers, such as `vog` and `prediction_depth`. The same as at recording, if it was given there.
         clip: Largest norm of the gradient, if your loop calls clip_grad_norm_.
         ema: Decay of the running average of the parameters, if your loop keeps one: a torch AveragedModel with
             get_ema_multi_avg_fn(ema), updated once after every step and recorded with `stateful={"ema": averaged_model}`. Targets at
@@ -60,6 +81,8 @@ class Loop:
     loader: DataLoader
     losses: Losses = cross_entropies
     loss: Callable[[nn.Module, Any], Tensor] | None = None
+    reduction: Literal["mean", "sum"] | Callable[[Any], Tensor | float] = "mean"
+    forward: Forward | None = None
     clip: float | None = None
     ema: float | None = None
     update: Update | None = None
@@ -74,6 +97,15 @@ class Loop:
             raise UsageError(f"Loop: clip={self.clip} is not a norm above 0.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"Loop: ema={self.ema} is not a decay between 0 and 1, both excluded.")
+        for name in ("losses", "forward"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise UsageError(
+                    f"Loop: {name}={getattr(self, name)!r} is no function; give {name}(model, batch), or leave it out."
+                )
+        if self.reduction not in ("mean", "sum") and not callable(self.reduction):
+            raise UsageError(
+                f"Loop: reduction={self.reduction!r} is neither 'mean' nor 'sum' nor a function of the batch; give one of them."
+            )
         check_loader(self.loader)
 
 
@@ -101,7 +133,12 @@ class LoopCourse(Course):
         self.model.zero_grad(set_to_none=True)
         self._stepped = wrapped_alike(loop.model, self.model)
         self.optimizer = over(inner_optimizer(loop.optimizer), unwrapped(loop.model), self.model)
-        self.functional = Functional(self.model, loop.losses)
+        self._forward = loop.forward or forward_pair
+        self._losses = cross_entropies_of(self._forward) if loop.losses is cross_entropies else loop.losses
+        self.functional = Functional(self.model, self._losses, self._forward)
+        self.label_path: str | None = None
+        """Where in a batch the labels stand, so that they are held against the run's whenever examples are looked at."""
+        self._sizes_checked: set[int] = set()
         self.clip, self.ema, self.averages = loop.clip, loop.ema, {}
         self.early = 0 if loop.ema is None else self._updates_before(run)
         names = {id(parameter): name for name, parameter in trainable(self.model).items()}
@@ -122,6 +159,21 @@ class LoopCourse(Course):
         self._chosen = chosen
         self._batches: Iterator[Any] = iter(())
         self._steps_checked = False
+
+    @property
+    def loop(self) -> Loop:
+        """What the user said of it."""
+        return self._loop
+
+    @property
+    def run(self) -> Run:
+        """What was recorded."""
+        return self._run
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Position in the dataset of each of the run's ids."""
+        return self._chosen
 
     def fork(self) -> "LoopCourse":
         other = super().fork()
@@ -252,7 +304,40 @@ class LoopCourse(Course):
         with untouched_generators(self.device):
             # A dataset that draws at random gives the same each time it is asked for the same.
             seed_all(draws.integer(self._run.header.seed or 0, "clean", int(positions[0])))
-            return self._collated(self._loop.clean if self._loop.clean is not None else self._loop.loader.dataset, positions)
+            try:
+                batch = self._collated(self._loop.clean if self._loop.clean is not None else self._loop.loader.dataset, positions)
+            except AssayError:
+                raise
+            except Exception as error:
+                # Whatever a user's dataset raises.
+                which = "clean=" if self._loop.clean is not None else "The loader's dataset"
+                what = " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
+                raise UsageError(
+                    f"{which} cannot be asked for a batch of ids {some(self._run.ids.take(positions.numpy()), len(positions))}: {what}. Give "
+                    "a dataset whose items collate_fn of the loader puts together, as it does those of the loader's dataset."
+                ) from error
+        if self.label_path is not None:
+            self._check_labels(batch, positions)
+        return batch
+
+    def _check_labels(self, batch: Any, positions: Tensor) -> None:
+        """Refuse a batch whose labels are not those that the run recorded for these examples."""
+        labels = dict(leaves_of(batch)).get(self.label_path or "")
+        recorded = self._run.labels[positions]
+        if not isinstance(labels, Tensor) or labels.numel() != len(positions):
+            raise Mismatch(
+                f"{self._run.folder}: a batch of {len(positions)} examples has no {len(positions)} labels at {self.label_path}, where they stood "
+                "when it was recorded; give dataset and collate_fn as they were."
+            )
+        apart = labels.reshape(-1).cpu() != recorded
+        if bool(apart.any()):
+            ids, at = self._run.ids.take(positions[apart].numpy()), int(apart.nonzero()[0])
+            where = "clean=" if self._loop.clean is not None else "the loader's dataset and collate_fn"
+            raise Mismatch(
+                f"{self._run.folder}: {where} give other labels than were recorded for ids {some(ids, len(ids))} (id {ids.values[0]}: "
+                f"{int(recorded[at])} was recorded, {int(labels.reshape(-1)[at])} is given); give the examples in the recorded order, each with "
+                "its own label."
+            )
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
@@ -287,21 +372,23 @@ class LoopCourse(Course):
         return pytree.tree_map(lambda part: part.to(self.device) if isinstance(part, Tensor) else part, batch)
 
     def take(
-        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: int | None = None
+        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
         logits = None
+        plain = weights is None and divisor is None
+        if plain and self._loop.loss is not None:
+            self.check_loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        if weights is None and divisor is None and self._loop.loss is not None:
+        if plain and self._loop.loss is not None:
             loss = self._loop.loss(self._stepped, batch)
-        elif weights is None and divisor is None and self._loop.losses is cross_entropies:
+        elif plain and self._loop.losses is cross_entropies and isinstance(self._loop.reduction, str):
             # The reduction that most loops use, whose last bits are not those of a mean of single losses.
-            inputs, labels = pair(batch)
-            logits = self._stepped(inputs)
-            loss = F.cross_entropy(logits, labels)
-        elif weights is None and divisor is None:
-            loss = self._loop.losses(self._stepped, batch).mean()
+            logits, labels = self._forward(self._stepped, batch)
+            loss = F.cross_entropy(logits, labels, reduction=self._loop.reduction)
+        elif plain and self._loop.reduction == "mean":
+            loss = self._losses(self._stepped, batch).mean()
         else:
-            loss = batch_loss(self._loop.losses(self._stepped, batch), weights, divisor)
+            loss = batch_loss(self._losses(self._stepped, batch), weights, self.divisor(batch) if divisor is None else divisor)
         loss.backward()
         if self.clip is not None:
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], self.clip)
@@ -310,6 +397,26 @@ class LoopCourse(Course):
         self.optimizer.step()
         self.follow()
         return None if logits is None else logits.detach()
+
+    def divisor(self, batch: Any) -> float:
+        if self._loop.reduction == "sum":
+            return 1.0
+        if self._loop.reduction == "mean" or isinstance(self._loop.reduction, str):
+            return float(size_of(batch))
+        value = float(self._loop.reduction(batch))
+        if not 0 < value < float("inf"):
+            raise UsageError(
+                f"Loop: reduction(batch) returned {value}; return what the sum of the losses is divided by, above 0."
+            )
+        return value
+
+    def check_loss(self, batch: Any) -> None:
+        """Hold `loss` against what `losses` and `reduction` make of them, in the first steps of the first few sizes of batch."""
+        size = size_of(batch)
+        if self._loop.loss is None or size in self._sizes_checked or len(self._sizes_checked) >= SIZES_CHECKED:
+            return
+        check_reduction(self, self._loop.loss, self._losses, self._forward, batch)
+        self._sizes_checked.add(size)
 
 
 def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:

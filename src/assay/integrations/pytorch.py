@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments_but
 from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
@@ -28,7 +28,7 @@ from ..core.scores import Scores, ordered
 from ..methods import parse
 from ..runs.packing import pack, unpack
 from ..runs.recorder import Checkpoints, Recorder
-from ..runs.run import Run
+from ..runs.run import DRAWN, Run
 from ..runs.schema import View
 from ..training.functional import Losses, cross_entropies
 from ..training.live import LiveSteps
@@ -36,7 +36,8 @@ from ..training.wrappers import names_inside, unwrapped
 from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of, keyed_copy
 from .loop import seed_loop, untouched_generators
 from .rows import ENOUGH, Finding, moved_in
-from .wrapped import inner_optimizer
+from .sights import Watcher
+from .wrapped import HoldsOptimizer, inner_optimizer
 
 
 class Stateful(Protocol):
@@ -51,11 +52,12 @@ class Stateful(Protocol):
         ...
 
 
-@checked_arguments
+@checked_arguments_but("loader")
 def record(
     folder: str | Path,
     model: nn.Module,
-    optimizer: Optimizer,
+    # None and several are taken to be refused with what to do instead.
+    optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer] | None,
     loader: DataLoader,
     *,
     seed: int | None = None,
@@ -102,8 +104,9 @@ def record(
             epochs (the newest stays too, to resume from).
         live: Methods to run along: folds over epochs, whose scores need no stored logits, and folds over steps, such as `liveval`. One
             that cannot go on stops with a warning; training and recording never end with it.
-        losses: For methods that run along with the steps: `losses(model, batch)`, the loss of each example; cross-entropy of a batch
-            `(inputs, labels)` by default.
+        losses: `losses(model, batch)`, the loss of each example, for methods that run along with the steps, and for the losses of a few
+            examples in eval mode at each epoch's end, against which model and data are held when the run is scored; cross-entropy of a
+            batch `(inputs, labels)` by default.
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
         class_names: One name per output of the model.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
@@ -136,6 +139,7 @@ def record(
     chosen = np.arange(size)
     if isinstance(loader.sampler, SubsetRandomSampler):
         chosen = np.asarray(loader.sampler.indices, dtype=np.int64)
+        about = {**(about or {}), DRAWN: f"{len(chosen):,} of {size:,} examples of the dataset, by SubsetRandomSampler"}
     if view == "train":
         check_visits_all(loader, len(chosen))
     if clean is not None and view != "eval":
@@ -198,6 +202,12 @@ def check_visits_all(loader: DataLoader, examples: int) -> None:
         drawn = len(loader.sampler)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
         return
+    processes = getattr(loader.sampler, "num_replicas", 1)
+    if processes > 1:
+        raise UsageError(
+            f"{type(loader.sampler).__name__} gives each of {processes} processes a part of the examples, so none visits all of them; record in "
+            "the first process alone, with view='eval', which passes over every example after each epoch."
+        )
     if loader.batch_size is not None and drawn != examples:
         raise UsageError(
             f"The sampler draws {drawn} times per epoch from {examples} examples, so not each once; wrap the dataset in a Subset of those "
@@ -311,6 +321,7 @@ class LoopRecorder:
         self._place = np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
+        self._watcher = Watcher(loader, chosen, recorder.ids, losses, forward)
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._rows = RowWatch(recorder.ids)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
@@ -339,7 +350,8 @@ class LoopRecorder:
         names = {id(parameter): name for name, parameter in self._model.named_parameters()}
         rates = dict.fromkeys(self._steps.functional.names, 0.0)
         own: set[str] = set()
-        for rate, group in zip(by_group, self._optimizer.param_groups, strict=True):
+        # A group may have joined since the step.
+        for rate, group in zip(by_group, self._optimizer.param_groups, strict=False):
             held = {names[id(parameter)] for parameter in group["params"] if names.get(id(parameter)) in rates}
             rates |= dict.fromkeys(held, rate)
             own |= held
@@ -396,6 +408,7 @@ class LoopRecorder:
                 "resume=True to go on."
             )
         self._settle()
+        self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints)
         if not self.epochs and self.recorder.keeps_checkpoints:
             tensors, note = pack(self._parts.state())
             self.recorder.start(tensors, {"state": note})
@@ -434,7 +447,8 @@ class LoopRecorder:
         """The newest batch, now that its step was taken."""
         if epoch.pending:
             raise UsageError(
-                f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step."
+                f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step. A trainer that "
+                "fetches several batches before it trains on them can be recorded with view='eval'."
             )
         # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
         rates, momenta = self._settings[-1] if self._settings else _settings_of(self._optimizer)
@@ -550,11 +564,12 @@ class LoopRecorder:
         if self._uncommitted:
             # Before the commit: what cannot be saved now cannot be saved by trying once more.
             self._uncommitted = False
+            content = self._watcher.stored(self._model, self.recorder.epoch_labels, not self.epochs)
             if self.recorder.keeps_checkpoints:
                 tensors, note = pack(self._parts.state())
-                self.recorder.commit(tensors, {"state": note})
+                self.recorder.commit(tensors, {"state": note}, content)
             else:
-                self.recorder.commit()
+                self.recorder.commit(content=content)
 
     def _leave(self, epoch: OpenEpoch) -> None:
         self._open = None

@@ -1,10 +1,17 @@
 """What other libraries wrap around an optimizer, and what stands inside."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch.optim import Optimizer
 
 from ..core.errors import UsageError
+
+
+@runtime_checkable
+class HoldsOptimizer(Protocol):
+    """Stands around an optimizer, as those of accelerate and Lightning do."""
+
+    optimizer: Any
 
 
 def inner_optimizer(optimizer: Any) -> Optimizer:

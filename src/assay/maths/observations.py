@@ -1,7 +1,7 @@
 """What one forward pass says of each example: the facts that a run keeps instead of its logits."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .margins import label_margin, top_two
@@ -46,3 +46,30 @@ def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " exa
         "top_probs": top,
         "second_probs": second,
     }
+
+
+def faults(
+    logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]
+) -> list[tuple[Bool[Tensor, " examples"], str, str]]:
+    """What no facts can be made of: which examples, what their logits are, and what to do about it. Empty where all is well.
+
+    A class may be masked by a logit of -inf, as long as the label's and one more are not.
+    """
+    if bool(logits.isfinite().all()):
+        return []
+    masked = logits == -torch.inf
+    own = masked.gather(-1, labels.to(torch.int64).unsqueeze(-1)).squeeze(-1)
+    found = [
+        (
+            (logits.isnan() | (logits == torch.inf)).any(-1),
+            "are NaN or infinite",
+            "Lower the learning rate or mend these inputs",
+        ),
+        (own, "are -inf for the given label: the class is masked", "Do not mask the class of the label, or correct the label"),
+        (
+            (~masked).sum(-1) < 2,
+            "are -inf for every class but the label, so that no margin is finite",
+            "Mask with a number such as -1e4, or leave a second class",
+        ),
+    ]
+    return [fault for fault in found if bool(fault[0].any())]

@@ -11,7 +11,7 @@ from ..core.arguments import checked_arguments
 from ..core.errors import NumericalError, some
 from ..core.evidence import EPOCH_NEEDS, Evidence, Need
 from ..core.ids import Ids
-from ..maths.observations import observe
+from ..maths.observations import faults, observe
 from .disk import TensorFile
 from .replay import Replay
 from .run import Run
@@ -140,13 +140,17 @@ def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], la
     """
     labels = labels.to(torch.int64)
     for epoch, rows in enumerate(logits):
-        bad = ~rows.isfinite().all(-1)
-        if bool(bad.any()):
+        for bad, what, cure in faults(rows, labels):
             names = ids.take(bad)
-            raise NumericalError(
-                f"Epoch {epoch}: logits of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}."
-            )
-    mean = torch.stack([epoch.to(torch.float64).softmax(-1) for epoch in logits]).mean(0)
+            raise NumericalError(f"Epoch {epoch}: logits of {len(names)} examples {what}; ids {some(names, len(names))}. {cure}.")
+
+    @functools.cache
+    def mean() -> Tensor:
+        total = torch.zeros(logits.shape[1:], dtype=torch.float64)
+        for rows in logits:
+            total += rows.to(torch.float64).softmax(-1)
+        return total / len(logits)
+
     return Evidence(ids, logits.shape[-1], labels=labels, epochs=EpochsInMemory(logits, labels), mean_probs=mean)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import numbers
 import time
 import warnings
@@ -13,13 +14,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments_but
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
 from ..core.evidence import EPOCH_NEEDS, Epoch, Evidence, Need
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, checked
 from ..core.scores import Scores
-from ..maths.observations import observe
+from ..maths.observations import faults, observe
 from ..training.functional import Functional, LiveStep
 from .disk import (
     MOST_COMMITS,
@@ -38,7 +39,7 @@ from .schema import CONDITIONS, Commit, File, Header, View, here, now, read_comm
 from .tables import write_examples
 from .walks import decode, encode
 
-FLUSH_BYTES = 16 * 2**20
+FLUSH_BYTES = 2 * 2**20
 """Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""
 
 SMALL = 2**22
@@ -89,7 +90,7 @@ class Recorder:
     that was not committed leaves no trace.
     """
 
-    @checked_arguments
+    @checked_arguments_but("checkpoints", "seed")
     def __init__(
         self,
         folder: str | Path,
@@ -211,6 +212,7 @@ class Recorder:
             return
         for commit in self.commits:
             self._remove_superseded(commit.epoch - 1)
+        self._warn_of_another_place(wanted)
         run = Run(self.paths.folder)
         if run.ids != self.ids:
             raise Mismatch(
@@ -226,6 +228,17 @@ class Recorder:
         self._stopped, self._undecided = run.stopped(), False
         if run.header.mean_probs:
             self._probs_sum = run.probs_sum()
+
+    def _warn_of_another_place(self, wanted: Header) -> None:
+        """The order in which numbers are added up hangs on these, and with it the last bits of every step."""
+        before = {name: getattr(self.header, name) for name in ("torch", "machine", "threads", "device")}
+        changed = [f"{name} {old}, now {new}" for name, old in before.items() if (new := getattr(wanted, name)) != old]
+        if changed:
+            warnings.warn(
+                f"{self.paths.folder} was recorded with {'; '.join(changed)}. What reads epochs or kept models is not touched by this, but the last "
+                "bits of the steps may differ, and methods that take the training again may then refuse this run.",
+                stacklevel=4,
+            )
 
     def add_live(self, method: AbstractMethod) -> None:
         """One more method to run along.
@@ -410,12 +423,17 @@ class Recorder:
         Raises:
             UsageError: Logits or labels are of the wrong shape or type.
         """
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(positions):
-            kind = f"of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"given as {type(logits).__name__}"
+        if not isinstance(logits, Tensor):
             raise UsageError(
-                f"Epoch {self.epochs}: logits {kind} do not fit a batch of {len(positions)} examples; "
+                f"Epoch {self.epochs}: logits are {type(logits).__name__}; give the torch tensor that the model returns."
+            )
+        if logits.ndim != 2 or len(logits) != len(positions):
+            raise UsageError(
+                f"Epoch {self.epochs}: logits of shape {tuple(logits.shape)} do not fit a batch of {len(positions)} examples; "
                 "give one row of class logits per example."
             )
+        if not logits.is_floating_point():
+            raise UsageError(f"Epoch {self.epochs}: logits are {logits.dtype}; give real numbers, such as torch.float32.")
         self._check_classes(logits.shape[1])
         self._decide_mean_probs()
         if (
@@ -460,7 +478,8 @@ class Recorder:
                 "A recorded training pass visits every example once; with a repeating sampler, record with view='eval'."
             )
         self._check_labels(positions, labels)
-        self._check_logits(positions, logits, labels)
+        for bad, what, cure in faults(logits, labels):
+            self._refuse_numbers(positions[bad.cpu()], what, cure)
         logits = logits.to(torch.float32)
         facts: dict[str, Tensor] = observe(logits, labels)
         self._check_facts(positions, facts)
@@ -476,32 +495,6 @@ class Recorder:
             if name not in self._facts:
                 self._facts[name] = torch.zeros((len(self.ids), *fact.shape[1:]), dtype=fact.dtype)
             self._facts[name][positions] = fact
-
-    def _check_logits(self, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Finite, or -inf for classes that are masked, as long as the label's class and one more are not."""
-        if bool(logits.isfinite().all()):
-            return
-        masked = logits == -torch.inf
-        own = masked.gather(1, labels[:, None]).squeeze(1)
-        causes = (
-            (
-                (logits.isnan() | (logits == torch.inf)).any(1),
-                "are NaN or infinite",
-                "Lower the learning rate or mend these inputs",
-            ),
-            (
-                own,
-                "are -inf for the given label: the class is masked",
-                "Do not mask the class of the label, or correct the label",
-            ),
-            (
-                (~masked).sum(1) < 2,
-                "are -inf for every class but the label, so that no margin is finite",
-                "Mask with a number such as -1e4, or leave a second class",
-            ),
-        )
-        for bad, what, cure in causes:
-            self._refuse_numbers(positions[bad.cpu()], what, cure)
 
     def _check_facts(self, positions: Tensor, facts: Mapping[str, Tensor]) -> None:
         whole = torch.stack([fact.isfinite() for fact in facts.values() if fact.is_floating_point()]).all(0)
@@ -534,7 +527,10 @@ class Recorder:
 
     def _check_classes(self, classes: int) -> None:
         if classes < 2:
-            raise UsageError(f"The model has {classes} output; valuing needs logits of at least 2 classes.")
+            raise UsageError(
+                f"The model has {classes} output; valuing needs logits of at least 2 classes. Of a binary model with one logit z, give "
+                "torch.cat([torch.zeros_like(z), z], 1)."
+            )
         if self.classes and classes != self.classes:
             raise UsageError(
                 f"Epoch {self.epochs}: the model has {classes} outputs, it had {self.classes} before; record one head per run."
@@ -558,7 +554,8 @@ class Recorder:
             at = int(changed.nonzero()[0])
             raise UsageError(
                 f"Epoch {self.epochs}: the label of id {self.ids.values[int(positions[at])]} was {int(known[at])} "
-                f"and is now {int(labels[at])}. Within a run an example has one label; record without mixing labels."
+                f"and is now {int(labels[at])}. Within a run an example has one label: record without mixing labels, without a collate_fn that "
+                "reorders its rows, and without a dataset that gives another item in the place of a broken one."
             )
 
     @property
@@ -588,12 +585,23 @@ class Recorder:
                 f"All {len(self.ids)} labels are class {int(self._epoch_labels[0])}; valuing needs at least 2 classes."
             )
 
-    def commit(self, state: Mapping[str, Tensor] | None = None, notes: Mapping[str, str] | None = None) -> Commit:
+    @property
+    def epoch_labels(self) -> Int[Tensor, " examples"]:
+        """The labels of the epoch that is complete but not committed yet."""
+        return self._epoch_labels
+
+    def commit(
+        self,
+        state: Mapping[str, Tensor] | None = None,
+        notes: Mapping[str, str] | None = None,
+        content: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None,
+    ) -> Commit:
         """Put the epoch on disk: one shard, what goes with it, and last the line that makes it count.
 
         Args:
             state: Model and optimizer at the epoch's end, for the checkpoint.
             notes: Texts saved in the checkpoint.
+            content: What the examples consist of (see `runs.content`), as tensors and notes that go into the shard.
 
         Raises:
             UsageError: An example was not visited or came twice, a label is no class, or all labels are equal.
@@ -633,16 +641,23 @@ class Recorder:
             stored.pop("logits", None)
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
-        stored["rates"] = torch.tensor(self._rates, dtype=torch.float64)
+        # A group that joins in the middle of an epoch has neither rate nor momenta before.
+        groups = max(map(len, self._rates), default=0)
+        none = (math.nan, math.nan)
+        rates = [[*by_group, *[math.nan] * (groups - len(by_group))] for by_group in self._rates]
+        stored["rates"] = torch.tensor(rates, dtype=torch.float64)
         if self._momenta:
-            stored["momenta"] = torch.tensor(self._momenta, dtype=torch.float64)
+            momenta = [[*by_group, *[none] * (groups - len(by_group))] for by_group in self._momenta]
+            stored["momenta"] = torch.tensor(momenta, dtype=torch.float64)
+        told_of_content, noted = content or ({}, {})
+        stored |= told_of_content
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
         wanted = state is not None and self.keeps_checkpoints
         checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
         commit = Commit(
             epoch=epoch,
-            shard=self._save(self.paths.shard(epoch), stored),
+            shard=self._save(self.paths.shard(epoch), stored, noted),
             checkpoint=checkpoint,
             start=self._save(self.paths.start, *self._start) if self._start is not None else None,
             sums=sums,
@@ -686,7 +701,9 @@ class Recorder:
         """
         if state is None or not self.keeps_checkpoints:
             return
-        bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+        # A schedule or an average beside them may start from infinity.
+        own = {name: tensor for name, tensor in state.items() if not name.startswith("also ")}
+        bad = [name for name, tensor in own.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
         if not bad:
             return
         # A buffer may hold -inf on purpose, as masks do.

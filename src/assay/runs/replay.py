@@ -26,7 +26,6 @@ from ..training.functional import (
     SeenBatch,
     differentiable_statistics,
     mode,
-    pair,
     random_layers,
     rows,
     running_statistics,
@@ -183,6 +182,8 @@ class Replay:
         self.given = dict(targets)
         self.remarks: dict[str, str] = {}
         """What a reader must know of a target, a sentence each, by its name."""
+        self.cautions: tuple[str, ...] = ()
+        """What a reader must know of everything that is computed from this replay, a sentence each."""
         self.references = {name: self._of_this_model(name, values) for name, values in (references or {}).items()}
         self._orders: dict[int, tuple[list[Tensor], Tensor, Tensor | None]] = {}
         self._end: Snapshot | None = None
@@ -246,6 +247,13 @@ class Replay:
             raise UsageError(
                 f"{self.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once; steps with accumulated or "
                 "skipped gradients cannot be taken again. Record a loop that steps once per batch, or ask for methods of kept models, such "
+                "as grand, tracin and vog."
+            )
+        if (gap := self.run.gap()) is not None:
+            epoch, batches = gap
+            raise UsageError(
+                f"{self.run.folder}: before epoch {epoch}, {batches} batches were trained on in an epoch that was left early and is not recorded, "
+                "so its steps cannot be taken again. Record a loop that uses every batch of an epoch, or ask for methods of kept models, such "
                 "as grand, tracin and vog."
             )
         self.course.check_steps()
@@ -468,8 +476,25 @@ class Replay:
         """A target at the end of the run, had the losses of these steps been multiplied by these weights."""
         return self._again(weights, steps, [target], "weight")[0]
 
-    def _again(self, weights: Tensor, steps: range, targets: Sequence[str], form: str) -> list[float]:
+    def hold_end(self, steps: range) -> None:
+        """Refuse a training that, taken again unchanged from a kept state before these steps on, does not end where the recorded one did.
+
+        Raises:
+            Mismatch: An epoch ends elsewhere, by more than the tolerance.
+            UsageError: Its steps cannot be taken again.
+        """
         self.check_steps()
+        stop = self.epochs[-1].stop
+        anchor, epoch = self.anchors(range(steps.start, stop))[0]
+        if all(self.checked(one) for one in range(epoch + 1, len(self.epochs))):
+            return
+        walk = self._own
+        self._begun = None
+        with walk.isolated():
+            walk.advance(walk.state(epoch), anchor, stop)
+
+    def _again(self, weights: Tensor, steps: range, targets: Sequence[str], form: str) -> list[float]:
+        self.hold_end(steps)
         walk = self._own
         with walk.isolated():
             if self._begun is None or self._begun[0] != steps.start or not self.course.free:
@@ -491,7 +516,7 @@ class Replay:
                     if stays is None:
                         self.course.take(left, rates, own)
                     else:
-                        self.course.take(left, rates, divisor=len(positions) if form == "removed" else None)
+                        self.course.take(left, rates, divisor=self.course.divisor(batch) if form == "removed" else None)
             return [self._value(name) for name in targets]
 
     # ------------------------------------------------------------------ the end, and targets
@@ -571,7 +596,7 @@ class Replay:
         """The class that most of the recording's models end with; of several that of the largest mean probability.
 
         Raises:
-            UsageError: A batch is not (inputs, labels).
+            UsageError: There are no logits of a batch.
         """
         probs = torch.stack([peer.final_probs for peer in self.peers or [self]])
         counts = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).sum(0)
@@ -584,7 +609,7 @@ class Replay:
         """Softmax of every example by the last kept model."""
         return torch.cat(
             [
-                batch.functional.logits(batch.params, batch.buffers, pair(batch.batch)[0]).softmax(-1).cpu()
+                batch.functional.predicted(batch.params, batch.buffers, batch.batch)[0].softmax(-1).cpu()
                 for batch in self.at(self.kept[-1]).batches()
             ]
         )
@@ -746,7 +771,7 @@ class _Walk:
     ) -> TakenStep:
         epoch, number = self.replay.place(index)
         order, rates, momenta = self.replay.order(epoch)
-        functional = self.course.functional
+        functional = self.course.functional_of(batch)
         return TakenStep(
             positions=order[number],
             params={name: before.model[name] for name in functional.names},
@@ -852,6 +877,7 @@ class _Walk:
             for index in reversed(steps):
                 self.course.restore(end)
                 batch, random = self.fetch(index)
+                self.course.check_loss(batch)
                 yield self._described(index, end, batch, random, False, final)
             return
         for step in self._backwards(steps):
@@ -907,25 +933,30 @@ class KeptModel:
 
     def batches(self) -> Iterator[SeenBatch]:
         """Every example once, without augmentation."""
+        for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
+            yield self.seen(positions, self._replay.course.clean(positions))
+
+    def seen(self, positions: Int[Tensor, " batch"], batch: Any) -> SeenBatch:
+        """A batch as this model sees it."""
         course = self._replay.course
         buffers = {name: self._state.get(name, value) for name, value in course.buffers.items()}
-        for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
-            yield SeenBatch(positions, self.params, course.functional, buffers, course.clean(positions))
+        return SeenBatch(positions, self.params, course.functional, buffers, batch)
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
         """What the layers make of every example (see `core.evidence.Checkpoint`).
 
         Raises:
             UnknownName: No module has that name.
-            UsageError: A batch is not (inputs, labels), or a layer does not give rows.
+            UsageError: There are no logits of a batch, or a layer does not give rows.
         """
         first = next(self.batches())
         yield from layered(
             first.functional.model,
-            lambda: ((one.positions, pair(one.batch)[0]) for one in self.batches()),
-            lambda inputs: first.functional.logits(first.params, first.buffers, inputs),
+            lambda: ((one.positions, one.batch) for one in self.batches()),
+            lambda batch: first.functional.predicted(first.params, first.buffers, batch)[0],
             len(self._replay.run.ids),
             names,
+            inputs_of=lambda batch: first.functional.inputs(first.params, first.buffers, batch),
         )
 
     def target(self, name: str) -> dict[str, Tensor]:

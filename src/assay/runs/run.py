@@ -18,10 +18,14 @@ from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
 from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, Stream, span
+from .content import FIXED, LOSSES, NOTE, POSITIONS, START, WHOLE, Content, Losses
 from .disk import MOST_COMMITS, TensorFile, read_bytes
 from .paths import RunPaths
 from .schema import Commit, File, Header, read_commits, read_header
 from .tables import read_examples
+
+DRAWN = "drawn from"
+"""The fact about a run that says of which dataset its examples are a part."""
 
 
 class Run:
@@ -218,6 +222,24 @@ class Run:
         """
         shard = self.shard(epoch)
         return shard.read("momenta") if "momenta" in shard.sums else None
+
+    @functools.cached_property
+    def content(self) -> Content | None:
+        """What the examples consist of; None where it was not recorded."""
+        if not self.commits or FIXED not in self.commits[0].shard.sums:
+            return None
+        shard = self.shard(0)
+        tensors = {name: shard.read(name) for name in (POSITIONS, FIXED, WHOLE)}
+        return Content.read(tensors, shard.notes.get(NOTE, ""), len(self.ids), self.folder / self.commits[0].shard.name)
+
+    def content_losses(self, epoch: int) -> Losses | None:
+        """Losses of a few examples in eval mode at the end of an epoch, or before training (-1); None where they were not recorded."""
+        shard, name = self.shard(max(epoch, 0)), LOSSES if epoch >= 0 else START
+        return shard.read(name) if name in self._commit(max(epoch, 0)).shard.sums else None
+
+    def gap(self) -> tuple[int, int] | None:
+        """(epoch, how many batches) of the first epoch before which batches were trained on that the run does not hold; None if none is."""
+        return next(((commit.epoch, commit.skipped) for commit in self.commits if commit.skipped), None)
 
     def uneven_updates(self) -> tuple[int, int, int] | None:
         """(epoch, step, how often the optimizer moved) of the first step in which it did not move exactly once; None if it always did."""

@@ -321,7 +321,7 @@ def probe(plain: Mapping[str, Any], folder: str, metrics: Sequence[str]) -> None
     """
     with TURN:
         run = record(Plan.make(plain), folder, resume=RunPaths(Path(folder)).header.exists())
-        score(run, list(metrics), save=True)
+        score(run, list(metrics), strict=True, save=True)
 
 
 def _due(setup: Setup, repetition: int, probes: Probes) -> Iterator[_Trial]:

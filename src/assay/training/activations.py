@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.errors import NumericalError, UnknownName, UsageError
 from ..core.evidence import Layer
+from .functional import rows, size_of
 
 ROOM = 5 * 2**29
 """Bytes that the layers of one pass may take."""
@@ -224,11 +225,12 @@ def named(model: nn.Module, names: Sequence[str]) -> list[Place]:
 
 def layered(
     model: nn.Module,
-    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-    forward: Callable[[Tensor], Tensor],
+    batches: Callable[[], Iterator[tuple[Tensor, Any]]],
+    forward: Callable[[Any], Tensor],
     count: int,
     names: Sequence[str] | None = None,
     room: int = ROOM,
+    inputs_of: Callable[[Any], Tensor] = lambda batch: batch,
 ) -> Iterator[Layer]:
     """What each layer makes of every example, layer by layer: the input (if it is numbers), the hidden layers, the softmax.
 
@@ -236,27 +238,29 @@ def layered(
 
     Args:
         model: The net that `forward` runs.
-        batches: Positions and inputs of all examples; may be gone through again.
-        forward: Logits of inputs, in eval mode and without gradients.
+        batches: Positions and batches of all examples; may be gone through again.
+        forward: Logits of a batch, in eval mode and without gradients.
         count: How many examples there are.
         names: Modules; None for those that `found` finds.
         room: Bytes that the layers of one pass may take.
+        inputs_of: What the model is given of a batch; by default batches are inputs.
 
     Raises:
         UnknownName: No module has that name.
         UsageError: There is no layer, or one does not give rows.
     """
-    _, inputs = next(batches())
-    tokens = not inputs.is_floating_point()
+    _, batch = next(batches())
     # An odd number of examples, so that a layer with another axis in front is not taken for one of as many rows.
-    few = inputs[:7]
+    few = rows(batch, slice(0, 7))
+    inputs = inputs_of(few)
+    tokens = not inputs.is_floating_point()
     places = found(model, lambda: forward(few)) if names is None else named(model, names)
     if not places and tokens:
         raise UsageError(
             "The model has no layer between its tokens and its logits that could be looked at; name one with layers=NAME."
         )
     sizes: dict[Place, int] = {}
-    with tapped(model, places, len(few), lambda place, value: sizes.__setitem__(place, _row(value, tokens).shape[1])):
+    with tapped(model, places, len(inputs), lambda place, value: sizes.__setitem__(place, _row(value, tokens).shape[1])):
         forward(few)
     order = [INPUT] * (not tokens) + places + [OUTPUT]
     group: list[Place] = []
@@ -264,7 +268,7 @@ def layered(
     for place in [*order, None]:
         size = 0 if place is None else sizes.get(place, inputs[:1].numel()) * count * 4
         if place is None or (group and taken + size > room):
-            yield from _pass(model, group, batches, forward, count, tokens)
+            yield from _pass(model, group, batches, forward, count, tokens, inputs_of)
             group, taken = [], 0
         if place is not None:
             group.append(place)
@@ -274,30 +278,32 @@ def layered(
 def _pass(
     model: nn.Module,
     group: Sequence[Place],
-    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]],
-    forward: Callable[[Tensor], Tensor],
+    batches: Callable[[], Iterator[tuple[Tensor, Any]]],
+    forward: Callable[[Any], Tensor],
     count: int,
     tokens: bool,
+    inputs_of: Callable[[Any], Tensor],
 ) -> Iterator[Layer]:
     held: dict[Place, Tensor] = {}
     inner = [place for place in group if place not in (INPUT, OUTPUT)]
-    for positions, inputs in batches():
+    for positions, batch in batches():
+        size = size_of(batch)
 
         def take(place: Place, value: Tensor, positions: Tensor = positions) -> None:
-            rows = _row(value, tokens)
+            own = _row(value, tokens)
             if place not in held:
-                held[place] = torch.empty(count, rows.shape[1], dtype=rows.dtype)
-            held[place][positions] = rows.cpu()
+                held[place] = torch.empty(count, own.shape[1], dtype=own.dtype)
+            held[place][positions] = own.cpu()
 
         if INPUT in group:
-            take(INPUT, inputs)
+            take(INPUT, inputs_of(batch))
         if OUTPUT in group:
-            with tapped(model, inner, len(inputs), take, whole=True):
-                logits = forward(inputs)
+            with tapped(model, inner, size, take, whole=True):
+                logits = forward(batch)
             take(OUTPUT, logits.softmax(-1))
         elif inner:
-            with tapped(model, inner, len(inputs), take):
-                forward(inputs)
+            with tapped(model, inner, size, take):
+                forward(batch)
     for place in group:
         yield Layer(place.name, held.pop(place))
 

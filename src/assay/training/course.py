@@ -180,7 +180,7 @@ class Course(abc.ABC):
         other = copy.copy(self)
         other.model = copied(self.model)
         other.optimizer = over(self.optimizer, self.model, other.model)
-        other.functional = Functional(other.model, self.functional.losses)
+        other.functional = self.functional.of(other.model)
         other.averages = {}
         return other
 
@@ -214,7 +214,7 @@ class Course(abc.ABC):
 
     @abc.abstractmethod
     def take(
-        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: int | None = None
+        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
         """The optimizer step on a batch, exactly as it was taken; the logits before it where they are known.
 
@@ -222,8 +222,24 @@ class Course(abc.ABC):
             batch: The batch.
             rates: Learning rate of each parameter group.
             weights: Factor of each example's loss; None for none.
-            divisor: What the sum of the losses is divided by; the batch's size by default.
+            divisor: What the sum of the losses is divided by; by default what it was divided by in training.
         """
+
+    def divisor(self, batch: Any) -> float:
+        """What the sum of a batch's losses is divided by in training: its size, where the mean is taken."""
+        return float(size_of(batch))
+
+    def check_loss(self, batch: Any) -> None:  # noqa: B027  (assay's own loop has one loss only)
+        """Refuse a training whose loss of this batch is not what is said of it.
+
+        Raises:
+            UsageError: It is not its examples' losses divided by the `divisor`.
+        """
+
+    def functional_of(self, batch: Any) -> Functional:
+        """The model with losses of which each step took the mean over this batch."""
+        divisor, size = self.divisor(batch), size_of(batch)
+        return self.functional if divisor == size else self.functional.scaled(size / divisor)
 
     def apart(self) -> contextlib.AbstractContextManager[None]:
         """While steps are taken again: what this training draws from besides torch's generators stays as it is outside."""
@@ -371,7 +387,7 @@ class Course(abc.ABC):
             leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
             # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
             valued = self.clip is not None or not all(update.linear for update in updates)
-            values, seen = self.functional.with_statistics(leaves, buffers, batch, valued=valued)
+            values, seen = self.functional_of(batch).with_statistics(leaves, buffers, batch, valued=valued)
             weights = torch.ones_like(values).requires_grad_()
             first = torch.autograd.grad(
                 (weights * values).sum() / total, list(leaves.values()), create_graph=True, allow_unused=True

@@ -23,6 +23,8 @@ from .step import trainable
 Params = Mapping[str, Tensor]
 Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
+Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+"""`forward(model, batch)`: logits, (batch, classes), and the class of each example, (batch,)."""
 
 
 def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
@@ -42,8 +44,35 @@ def pair(batch: Any) -> tuple[Tensor, Tensor]:
         UsageError: It is.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-        raise UsageError("A batch is not (inputs, labels); give losses=... that returns the loss of each example of a batch.")
+        raise UsageError(
+            "A batch is not (inputs, labels); give losses=... that returns the loss of each example of a batch, or forward=... that returns "
+            "(logits, labels)."
+        )
     return batch[0], batch[1]
+
+
+def forward_pair(model: nn.Module, batch: Any) -> tuple[Any, Tensor]:
+    """The forward pass of a batch `(inputs, labels)`: logits and labels.
+
+    Raises:
+        UsageError: The batch is something else.
+    """
+    inputs, labels = pair(batch)
+    return model(inputs), labels
+
+
+def cross_entropies_of(forward: Forward) -> Losses:
+    """The cross-entropy of each example by its logits and label, in nats."""
+    return cross_entropies if forward is forward_pair else _CrossEntropies(forward)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CrossEntropies:
+    forward: Forward
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        logits, labels = self.forward(model, batch)
+        return F.cross_entropy(logits, labels, reduction="none")
 
 
 def random_layers(model: nn.Module) -> list[str]:
@@ -83,6 +112,15 @@ def _by_class(logits: Any, batch: int) -> Tensor:
     return logits
 
 
+@dataclasses.dataclass(frozen=True)
+class _Scaled:
+    losses: Losses
+    factor: float
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        return self.factor * self.losses(model, batch)
+
+
 class _Objective(nn.Module):
     """The losses as a module, so that parameters can be put in for one call, also where the losses read them directly."""
 
@@ -96,6 +134,26 @@ class _Objective(nn.Module):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise UsageError(f"losses returned {shape} for a batch of {size_of(batch)}; return the loss of each example.")
         return values
+
+
+class _Predicting(nn.Module):
+    """The forward pass of a batch as a module, so that parameters can be put in for one call."""
+
+    def __init__(self, model: nn.Module, forward: Forward):
+        super().__init__()
+        self.model, self._forward = model, forward
+
+    def forward(self, batch: Any) -> tuple[Any, Tensor]:
+        both = self._forward(self.model, batch)
+        if not isinstance(both, tuple) or len(both) != 2 or not isinstance(both[1], Tensor) or both[1].shape != (size_of(batch),):
+            raise UsageError(
+                "forward= does not return (logits, labels), a row of logits and a class for each example; let it return both of its batch."
+            )
+        return both
+
+
+class _Met(Exception):
+    """What was looked for in a pass has been seen."""
 
 
 class _Rows(nn.Module):
@@ -116,15 +174,25 @@ class Functional:
     Attributes:
         model: Only its structure and modes count, and what it holds for names that are not given.
         losses: The loss of each example of a batch.
+        forward: The logits and labels of a batch.
         names: The trainable parameters.
     """
 
-    def __init__(self, model: nn.Module, losses: Losses = cross_entropies):
-        self.model, self.losses = model, losses
+    def __init__(self, model: nn.Module, losses: Losses = cross_entropies, forward: Forward = forward_pair):
+        self.model, self.losses, self.forward = model, losses, forward
         self._by_rule: dict[tuple[str, ...], bool] = {}
         self._all_by_rule: set[tuple[str, ...]] = set()
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
+        self._predicting = _Predicting(model, forward)
+
+    def of(self, model: nn.Module) -> "Functional":
+        """The same losses and forward pass of another model of this structure."""
+        return Functional(model, self.losses, self.forward)
+
+    def scaled(self, factor: float) -> "Functional":
+        """The same with every loss multiplied by a number."""
+        return Functional(self.model, _Scaled(self.losses, factor), self.forward)
 
     def __call__(self, params: Params, buffers: Params, batch: Any, *, training: bool = False) -> Tensor:
         """The losses of a batch, differentiable by `params`; buffers stay as they are."""
@@ -199,27 +267,69 @@ class Functional:
         squares, slopes = ({name.removeprefix(prefix): v for name, v in part.items()} for part in (found.squares, found.slopes))
         return Products(squares, slopes, found.by_chunks, found.by_rule), way
 
-    def logits(self, params: Params, buffers: Params, inputs: Tensor) -> Tensor:
-        """The model's outputs in eval mode, without gradients.
+    def predicted(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits and labels of a batch in eval mode, without gradients.
 
         Raises:
-            UsageError: They are not one logit per class.
+            UsageError: There is not one logit per class for each example, or the batch is not (inputs, labels) and there is no `forward`.
         """
         with mode(self.model, False), torch.no_grad(), channels_last_pools(self.model):
-            return _by_class(functional_call(self.model, {**_copied(buffers), **params}, (inputs,)), len(inputs))
+            logits, labels = functional_call(self._predicting, _prefixed({**_copied(buffers), **params}), (batch,))
+            return _by_class(logits, size_of(batch)), labels
+
+    def inputs(self, params: Params, buffers: Params, batch: Any) -> Tensor:
+        """What the model is given of a batch: the first tensor of numbers with a row for each example, else the first of whole numbers.
+
+        Raises:
+            UsageError: The model is given no tensor with a row for each example.
+        """
+        if self.forward is forward_pair:
+            return pair(batch)[0]
+        met: list[Tensor] = []
+
+        def entered(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            met.extend(_given((args, kwargs), size_of(batch)))
+            raise _Met
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mode(self.model, False))
+            stack.enter_context(torch.no_grad())
+            stack.callback(self.model.register_forward_pre_hook(entered, with_kwargs=True).remove)
+            stack.enter_context(contextlib.suppress(_Met))
+            functional_call(self._predicting, _prefixed({**_copied(buffers), **params}), (batch,))
+        if not met:
+            raise UsageError(
+                "forward= gives the model no tensor with a row for each example, so there is no input to look at; let it call model(...) "
+                "with such a tensor."
+            )
+        return met[0]
 
     def input_gradients(self, params: Params, buffers: Params, batch: Any) -> Tensor:
         """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens.
 
+        The input is what the model is given: the first tensor of numbers with a row for each example, else the first of whole numbers.
+
         Raises:
-            UsageError: A batch is not (inputs, labels), outputs are not one logit per class, the input is whole numbers that no embedding
-                is given, or normalisation couples the examples even in eval mode.
+            UsageError: A batch is not (inputs, labels) and there is no `forward`, outputs are not one logit per class, the input is whole
+                numbers that no embedding is given, or normalisation couples the examples even in eval mode.
         """
-        inputs, labels = pair(batch)
+        size = size_of(batch)
         leaves: list[Tensor] = []
+        tokens: list[Tensor] = []
+
+        def entered(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if leaves or tokens:
+                return None
+            given = _given((args, kwargs), size)
+            if not given or not given[0].is_floating_point():
+                tokens.extend(given)
+                return None
+            leaves.append(given[0].detach().clone().requires_grad_())
+            return pytree.tree_map(lambda part: leaves[0] if part is given[0] else part, (args, kwargs))
 
         def embedded(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            if leaves or not args or args[0].shape != inputs.shape or not torch.equal(args[0], inputs):
+            known = args and any(args[0].shape == one.shape and torch.equal(args[0], one) for one in tokens)
+            if leaves or not known:
                 return None
             leaves.append(output.detach().requires_grad_())
             return leaves[0]
@@ -232,20 +342,18 @@ class Functional:
                 refuse_coupling(self.model)
             except ValueError as error:
                 raise UsageError(str(error)) from error
-            given = inputs
-            if inputs.is_floating_point():
-                leaves.append(given := inputs.detach().clone().requires_grad_())
-            else:
-                for layer in self.model.modules():
-                    if isinstance(layer, nn.Embedding):
-                        stack.callback(layer.register_forward_hook(embedded).remove)
+            stack.callback(self.model.register_forward_pre_hook(entered, with_kwargs=True).remove)
+            for layer in self.model.modules():
+                if isinstance(layer, nn.Embedding):
+                    stack.callback(layer.register_forward_hook(embedded).remove)
             held = {name: value.detach() for name, value in params.items()}
-            logits = _by_class(functional_call(self.model, {**_copied(buffers), **held}, (given,)), len(labels))
+            logits, labels = functional_call(self._predicting, _prefixed({**_copied(buffers), **held}), (batch,))
+            logits = _by_class(logits, size)
             if not leaves:
                 raise UsageError(
                     "The inputs are whole numbers and no nn.Embedding takes them, so there is nothing to differentiate by."
                 )
-            picked = logits.gather(1, labels.to(logits.device)[:, None]).sum()
+            picked = logits.gather(1, labels.to(logits.device, torch.int64)[:, None]).sum()
             (gradients,) = torch.autograd.grad(picked, leaves, materialize_grads=True)
         return gradients
 
@@ -467,6 +575,12 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _first(values: Tensor, _: Tensor) -> Tensor:
     return values
+
+
+def _given(arguments: Any, size: int) -> list[Tensor]:
+    """The tensors with a row for each example among arguments, those of numbers first."""
+    tensors = [part for part in pytree.tree_leaves(arguments) if isinstance(part, Tensor) and part.ndim and len(part) == size]
+    return sorted(tensors, key=lambda part: not part.is_floating_point())
 
 
 def _prefixed(params: Params) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class RecipeCourse(Course):
         return batch if self._prepare is None else self._prepare(batch)
 
     def take(
-        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: int | None = None
+        self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
         inputs, labels = batch
         logits = forward(self.model, inputs, self._recipe.precision)

@@ -46,7 +46,7 @@ def example_losses(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "
 
 
 def batch_loss(
-    losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"] | None = None, divisor: int | None = None
+    losses: Float[Tensor, " batch"], weights: Float[Tensor, " batch"] | None = None, divisor: float | None = None
 ) -> Float[Tensor, ""]:
     """Mean over the batch of weight times loss.
 

@@ -1,0 +1,337 @@
+"""A recorded run held against the loop that it is scored with, before anything is computed: examples, labels, rows, model and losses."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import AssayError, Mismatch, UsageError, some
+from ..runs.content import Content, evaluated, leaves_of, looked_at, together
+from ..runs.replay import KeptModel
+from ..training.functional import Functional, cross_entropies, cross_entropies_of, size_of
+from .loop import LoopCourse
+from .sights import DRAWN_TWICE, Halves, Sight, collated, drawn_parts, label_part, no_trace, placed, reason_of, shadow, sights
+
+CLOSE = 1e-4
+"""How far a loss may be from the recorded one, times 1 + the loss: what kernels of one torch on one kind of machine differ by."""
+CLOSE_ELSEWHERE = 1e-2
+"""The same on another machine, device or torch: TF32, other convolutions."""
+CLOSE_HALF = 5e-2
+"""The same where numbers of 16 bits have a part in it."""
+SEARCHED = 20_000
+"""Examples among which one is looked for that stands elsewhere now."""
+
+
+class Agreement:
+    """What is known of a loop's examples, from looking at some of them alone.
+
+    Attributes:
+        cautions: What could not be held against the run, a sentence each.
+    """
+
+    def __init__(self, course: LoopCourse):
+        """Hold examples, labels and rows.
+
+        Raises:
+            Mismatch: Other examples, another order, other labels or other inputs than were recorded.
+            UsageError: The rows of a batch are not its examples in their order, or the dataset cannot be asked.
+        """
+        self.cautions: list[str] = []
+        self._course, self._run = course, course.run
+        self._content: Content | None = self._run.content
+        known = self._content is not None and len(self._content.positions) > 0
+        self._positions = self._content.positions if known and self._content else looked_at(self._run.ids)
+        self._few = min(evaluated(len(self._run.ids)), len(self._positions))
+        loop = course.loop
+        try:
+            with no_trace(loop.loader, course.device):
+                whole = self._fetched(self._positions[: self._few])
+                self._hold_size(whole)
+                self._seen, second = self._look(self._positions, DRAWN_TWICE)
+                self._batch = collated(loop.loader, [one.item for one in self._seen[: self._few]], course.device)
+        except AssayError:
+            raise
+        except Exception as error:
+            # Whatever a user's dataset raises.
+            raise UsageError(
+                f"The loader's dataset cannot be asked for single examples ({reason_of(error)}); give a dataset that can be asked in this "
+                "process, as dataset[position]."
+            ) from error
+        self._drawn = frozenset(drawn_parts(self._seen, second)) | frozenset(self._content.drawn if self._content else ())
+        self._hold_rows(whole)
+        self._hold_examples()
+
+    def _look(self, positions: Tensor, again: int = 0) -> tuple[list[Sight], list[Sight]]:
+        loop = self._course.loop
+        return sights(
+            loop.loader,
+            loop.loader.dataset,
+            self._course.chosen,
+            self._run.ids,
+            positions,
+            workers=False,
+            items=self._few,
+            again=again,
+        )
+
+    def _fetched(self, positions: Tensor) -> Any:
+        """A batch of these, as the loader fetches one."""
+        loader = self._course.loop.loader
+        keys = self._course.chosen[positions.numpy()].tolist()
+        whole = getattr(loader.dataset, "__getitems__", None)
+        return loader.collate_fn(whole(keys) if whole else [loader.dataset[key] for key in keys])
+
+    # ------------------------------------------------------------------ rows
+
+    def _hold_size(self, batch: Any) -> None:
+        """Refuse a collate that drops or repeats items."""
+        count = self._few
+        size = size_of(batch) if any(isinstance(part, Tensor) and part.ndim for _, part in leaves_of(batch)) else count
+        if size != count:
+            raise UsageError(
+                f"collate_fn makes {size} rows of {count} examples, so they cannot be told apart; let it neither drop nor repeat items, and "
+                "leave examples out by a Subset of the dataset."
+            )
+
+    def _hold_rows(self, batch: Any) -> None:
+        """Refuse a collate whose rows are not the items in their order."""
+        ids, count = self._run.ids, self._few
+        alone = [dict(leaves_of(one.batch)) for one in self._seen[:count]]
+        rows = dict(leaves_of(batch))
+        paths = [
+            path
+            for path, value in rows.items()
+            if path not in self._drawn
+            and isinstance(value, Tensor)
+            and value.ndim
+            and len(value) == count
+            and all(isinstance(one.get(path), Tensor) and len(one[path].reshape(-1)) for one in alone)
+        ]
+        if not paths:
+            return
+        for row in range(count):
+            if self._is_row(rows, paths, row, alone[row]):
+                continue
+            other = next((place for place in range(count) if self._is_row(rows, paths, row, alone[place])), None)
+            if other is not None:
+                own, stranger = (ids.values[int(self._positions[place])] for place in (row, other))
+                raise UsageError(
+                    f"collate_fn does not keep the order of its items: row {row} of a batch is id {stranger} where id {own} was asked for, so "
+                    "scores would be of the wrong examples; let it keep the order (sort inside the model, or sort the dataset)."
+                )
+
+    def _is_row(self, rows: dict[str, Any], paths: Sequence[str], row: int, alone: dict[str, Any]) -> bool:
+        return all(_alike(rows[path][row], alone[path]) for path in paths)
+
+    # ------------------------------------------------------------------ examples
+
+    def _hold_examples(self) -> None:
+        labels = self._run.labels[self._positions]
+        content, course = self._content, self._course
+        known = content is not None and len(content.positions) > 0
+        path = content.label if known and content else self._path_of_older_run(labels)
+        numbers = [next((part.number for part in one.parts if part.path == path), None) for one in self._seen]
+        relabelled = [
+            place
+            for place, (number, label) in enumerate(zip(numbers, labels.tolist(), strict=True))
+            if path is not None and number != label
+        ]
+        changed = list(relabelled)
+        if known and content:
+            without = frozenset(content.drawn)
+            now = [together(one.parts, without) for one in self._seen]
+            changed = [place for place, (one, was) in enumerate(zip(now, content.fixed.tolist(), strict=True)) if one != was]
+        else:
+            why = f": {content.reason}" if content and content.reason else ""
+            self.cautions.append(
+                f"The recording holds no fingerprints of its examples{why}; only labels could be held against what is scored."
+                if path is not None
+                else f"The recording holds no fingerprints of its examples{why}, and labels were not found in its batches; that data and order "
+                "are those of the recording could not be held. Give forward=, or record again."
+            )
+        if changed or relabelled:
+            self._refuse(changed, relabelled, numbers, labels)
+        if known and content and content.drawn:
+            self.cautions.append(
+                f"The dataset draws {some(content.drawn, len(content.drawn))} of its batches at random, which could not be held against the "
+                "recording as a whole; the rest of each example, such as its label, was."
+            )
+        course.label_path = path
+
+    def _path_of_older_run(self, labels: Tensor) -> str | None:
+        path = label_part(self._seen, labels)
+        pairs = all([part.path for part in one.parts] == ["[0]", "[1]"] for one in self._seen)
+        if path is None and pairs and self._course.loop.losses is cross_entropies and self._course.loop.forward is None:
+            # The losses take it for the label.
+            return "[1]"
+        return path
+
+    def _refuse(self, changed: Sequence[int], relabelled: Sequence[int], numbers: Sequence[int | None], labels: Tensor) -> None:
+        ids, folder, total = self._run.ids, self._run.folder, len(self._seen)
+        places = sorted(set(changed) | set(relabelled))
+        names = [ids.values[int(self._positions[place])] for place in places]
+        who = f"ids {some(names, len(names))} ({len(names)} of {total} looked at)"
+        elsewhere = self._elsewhere(changed)
+        if elsewhere:
+            was, now = elsewhere[0]
+            raise Mismatch(
+                f"{folder}: the dataset lists its examples in another order than at recording: what was recorded as id {was} is now id {now}, "
+                f"and {who} are other examples. Give them in the recorded order (sort file names), or ids= that go with them."
+            )
+        if relabelled:
+            first = relabelled[0]
+            raise Mismatch(
+                f"{folder}: the labels of {who} are not those that were recorded (id {ids.values[int(self._positions[first])]}: "
+                f"{int(labels[first])} was recorded, {numbers[first]} is given). Give the dataset with the labels and in the order of the recording."
+            )
+        raise Mismatch(
+            f"{folder}: the inputs of {who} are not those that were recorded. Give data, transforms, collate_fn and the library that decodes "
+            "files as they were at recording; what was changed since is scored by recording again."
+        )
+
+    def _elsewhere(self, changed: Sequence[int]) -> list[tuple[Any, Any]]:
+        """(id at recording, id now) of examples that stand elsewhere now, if most of those that changed do."""
+        content, ids = self._content, self._run.ids
+        if content is None or not len(content.positions) or len(ids) > SEARCHED:
+            return []
+        try:
+            with no_trace(self._course.loop.loader, self._course.device):
+                everyone, _ = self._look(torch.arange(len(ids)))
+        except Exception:
+            # It only helps to word the refusal.
+            return []
+        without = frozenset(content.drawn)
+        fingerprints = [together(one.parts, without) for one in everyone]
+        # Twins stand nowhere in particular.
+        often, was_often = Counter(fingerprints), Counter(content.fixed.tolist())
+        now = {one: place for place, one in enumerate(fingerprints) if often[one] == was_often[one] == 1}
+        moved = [
+            (ids.values[int(self._positions[place])], ids.values[now[int(content.fixed[place])]])
+            for place in changed
+            if int(content.fixed[place]) in now
+        ]
+        return moved if 2 * len(moved) > len(changed) else []
+
+    # ------------------------------------------------------------------ model and losses
+
+    def hold_model(self, kept: KeptModel) -> None:
+        """Hold the losses of a kept model against those that were recorded of it, and against themselves.
+
+        Raises:
+            Mismatch: They are others: model code or losses are not those of the recording.
+            UsageError: The model draws at random in eval mode, or the losses cannot be computed.
+        """
+        course, run, content = self._course, self._run, self._content
+        positions = self._positions[: self._few]
+        seen = kept.seen(positions, placed(self._batch, course.device))
+        with no_trace(course.loop.loader, course.device), Halves() as halves:
+            first, second = (_losses_of(seen.functional, seen) for _ in range(2))
+        close = _closeness(halves.met, first, run, course)
+        self._hold_still(first, second, close, positions, kept.epoch)
+        recorded = run.content_losses(kept.epoch)
+        if content is None or recorded is None or len(recorded) != len(positions):
+            if content is not None:
+                why = f": {content.reason}" if content.reason else ""
+                self.cautions.append(
+                    f"The recording holds no losses of its kept models{why}; model code and losses= could not be held."
+                )
+            elif not self.cautions:
+                self.cautions.append(
+                    "The recording holds no losses of its kept models; model code and losses= could not be held."
+                )
+            return
+        if content.losses_by == "forward" and course.loop.forward is None:
+            self.cautions.append(
+                "The recording was given forward=, this loop is not; model code could not be held. Give forward= here too."
+            )
+            return
+        if content.drawn and [together(one.parts) for one in self._seen[: self._few]] != content.whole[: self._few].tolist():
+            self.cautions.append(
+                "The random inputs are drawn otherwise here than at recording, under the same seed; model code and losses= could not be held."
+            )
+            return
+        # Like is held against like: without hooks, and by the losses that the recording was told of.
+        losses = {"losses": seen.functional.losses, "pair": cross_entropies}.get(content.losses_by)
+        if losses is None and course.loop.forward is not None:
+            losses = cross_entropies_of(course.loop.forward)
+        assert losses is not None
+        with no_trace(course.loop.loader, course.device):
+            now = _losses_of(Functional(shadow(course.model), losses), seen)
+        apart = _apart(now, recorded, close)
+        if bool(apart.any()):
+            names = run.ids.take(positions[apart].numpy())
+            at = int(apart.nonzero()[0])
+            when = "before training" if kept.epoch < 0 else f"of epoch {kept.epoch}"
+            raise Mismatch(
+                f"{run.folder}: with the kept model {when} the losses of ids {some(names, len(names))} are not those that were recorded (id "
+                f"{names.values[0]}: {float(recorded[at]):.6g} was recorded, {float(now[at]):.6g} is given), though the examples are the same. "
+                "Give the model's code, losses= and forward= as they were at recording."
+            )
+
+    def _hold_still(self, first: Tensor, second: Tensor, close: float, positions: Tensor, epoch: int) -> None:
+        apart = _apart(second, first, close)
+        if not bool(apart.any()):
+            return
+        at = int(apart.nonzero()[0])
+        raise UsageError(
+            f"The model draws at random also in eval mode: the loss of id {self._run.ids.values[int(positions[at])]} is {float(first[at]):.6g} "
+            f"once and {float(second[at]):.6g} the next time. Use nn.Dropout, or F.dropout(..., training=self.training), so that eval() "
+            "switches it off."
+        )
+
+
+def hold_examples(course: LoopCourse) -> Agreement:
+    """Hold a loop's examples against the run's; see `Agreement`."""
+    return Agreement(course)
+
+
+def _losses_of(functional: Functional, seen: Any) -> Tensor:
+    """The losses in eval mode, without gradients.
+
+    Raises:
+        UsageError: They cannot be computed.
+    """
+    try:
+        with torch.no_grad():
+            found = functional(seen.params, seen.buffers, seen.batch)
+    except AssayError:
+        raise
+    except Exception as error:
+        # Whatever a user's model and losses raise.
+        raise UsageError(
+            f"The losses of a batch cannot be computed in eval mode: {reason_of(error)}. Give losses=, a function (model, batch) that returns "
+            "the loss of each example, which prepares the batch as your loop does."
+        ) from error
+    found = found.detach().cpu()
+    return found if found.dtype == torch.float64 else found.to(torch.float32)
+
+
+def _closeness(halves: bool, losses: Tensor, run: Any, course: LoopCourse) -> float:
+    low = halves or any(value.dtype in (torch.float16, torch.bfloat16) for value in course.params.values())
+    if low:
+        return CLOSE_HALF
+    same = run.header.torch == torch.__version__ and torch.device(run.header.device).type == course.device.type == "cpu"
+    return CLOSE if same else CLOSE_ELSEWHERE
+
+
+def _apart(one: Tensor, other: Tensor, close: float) -> Tensor:
+    """Where two losses are not close; those that are no number on both sides are."""
+    one, other = one.to(torch.float64), other.to(torch.float64)
+    near = (one - other).abs() <= close * (1 + other.abs())
+    return ~(near | (~one.isfinite() & ~other.isfinite()))
+
+
+def _alike(row: Tensor, alone: Tensor) -> bool:
+    """Whether a row of a batch is an example that was collated alone, where padding may have made it longer."""
+    alone = alone[0] if alone.ndim == row.ndim + 1 else alone
+    if alone.ndim != row.ndim or alone.dtype != row.dtype:
+        return False
+    if any(longer < shorter for longer, shorter in zip(row.shape, alone.shape, strict=True)):
+        return False
+    row, alone = row.cpu(), alone.cpu()
+    if not torch.equal(row[tuple(slice(0, size) for size in alone.shape)], alone):
+        return False
+    padding = row[len(alone) :] if row.ndim == 1 else torch.zeros(0)
+    return not len(padding) or bool((padding == padding[0]).all())

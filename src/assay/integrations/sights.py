@@ -1,0 +1,392 @@
+"""Examples of a user's dataset looked at one by one, without a trace: what they consist of, and losses in eval mode."""
+
+import contextlib
+import copy
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader
+
+from ..core.ids import Ids
+from ..maths import draws
+from ..runs.content import Content, Part, evaluated, looked_at, parts_of, together
+from ..training.functional import Forward, Losses, cross_entropies, cross_entropies_of
+from ..training.wrappers import unwrapped
+from .keyed import KeyedDataset
+from .loop import loader_generators, seed_all, untouched_generators
+
+DRAWN_TWICE = 16
+"""Examples that are drawn twice, to find out what is drawn at random."""
+OBJECTS = 2000
+"""Objects inside a dataset among which generators are looked for."""
+
+
+class Sight(NamedTuple):
+    """One example, looked at alone.
+
+    Attributes:
+        parts: What its batch of one consists of.
+        batch: That batch, where it was asked for.
+        item: What the dataset gives, where it was asked for.
+    """
+
+    parts: list[Part]
+    batch: Any = None
+    item: Any = None
+
+
+class Singles(KeyedDataset):
+    """Examples of a dataset by place: each fetched under a seed of its own, and collated alone."""
+
+    def __init__(
+        self, dataset: Any, collate: Callable[[Any], Any], keys: Sequence[int], words: Sequence[Sequence[int]], items: int
+    ):
+        """Args:
+        dataset: The user's.
+        collate: The loader's.
+        keys: Positions in the dataset.
+        words: What each is seeded by, in a first and in a second draw.
+        items: Of so many, the first ones, batch and item are handed out too.
+        """
+        super().__init__(dataset)
+        vars(self).update(_collate=collate, _keys=list(keys), _words=list(words), _items=items)
+
+    def __getitem__(self, place: tuple[int, int]) -> Sight:
+        which, draw = place
+        _seed(self._words[draw][which])
+        batch = self._collate([item_of(self._keyed, self._keys[which])])
+        if which >= self._items or draw:
+            return Sight(parts_of(batch))
+        # Asked for once more, because a collate may take its items apart.
+        _seed(self._words[draw][which])
+        return Sight(parts_of(batch), batch, item_of(self._keyed, self._keys[which]))
+
+
+def item_of(dataset: Any, key: int) -> Any:
+    """One item, by whichever way the dataset gives several."""
+    whole = getattr(dataset, "__getitems__", None)
+    return whole([key])[0] if whole else dataset[key]
+
+
+def _seed(word: int) -> None:
+    # Not by torch.manual_seed, which takes a hundred times as long to look for devices.
+    torch.default_generator.manual_seed(word % 2**63)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(word % 2**63)
+    np.random.seed(word % 2**32)
+    random.seed(word)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+@contextlib.contextmanager
+def no_trace(loader: DataLoader, device: torch.device) -> Iterator[None]:
+    """All generators come back as they were: global ones, the loader's, its samplers', and those found inside the dataset."""
+    others = [generator for _, generator in loader_generators(loader)] + generators_within(loader.dataset)
+    states = [(generator, _state_of(generator)) for generator in others]
+    with untouched_generators(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                _set_state(generator, state)
+
+
+def generators_within(dataset: Any) -> list[Any]:
+    """Generators that a dataset holds itself, in its attributes, transforms and inner datasets."""
+    waiting, met, generators = [dataset], set[int](), []
+    while waiting and len(met) < OBJECTS:
+        value = waiting.pop()
+        if id(value) in met or isinstance(value, (Tensor, np.ndarray, str, bytes, int, float, type(None), type)):
+            continue
+        met.add(id(value))
+        if isinstance(value, (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)):
+            generators.append(value)
+        elif isinstance(value, dict):
+            waiting.extend(list(value.values())[:OBJECTS])
+        elif isinstance(value, (list, tuple, set)):
+            waiting.extend(list(value)[:OBJECTS])
+        else:
+            waiting.extend(getattr(value, "__dict__", {}).values())
+    return generators
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return copy.deepcopy(generator.bit_generator.state)
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def sights(
+    loader: DataLoader,
+    dataset: Any,
+    chosen: np.ndarray,
+    ids: Ids,
+    positions: Tensor,
+    *,
+    workers: bool,
+    items: int = 0,
+    again: int = 0,
+) -> tuple[list[Sight], list[Sight]]:
+    """Examples looked at one by one, each drawn under a seed that depends on its id only.
+
+    Args:
+        loader: Whose collate is taken, and in whose kind of worker the dataset is asked.
+        dataset: Of the same examples as the loader's.
+        chosen: Position in the dataset of each id.
+        ids: Of all examples.
+        positions: Which of them.
+        workers: Whether a loader with workers asks the dataset in a worker, so that this process does not open what each worker opens.
+        items: Of how many of them batch and item are wanted too.
+        again: How many of them are drawn once more, under another seed.
+
+    Returns:
+        The examples, and the first of them once more.
+    """
+    keys = chosen[positions.numpy()].tolist()
+    words = [draws.words(ids.keys[positions.numpy()], 0, "content", draw).tolist() for draw in range(2)]
+    singles = Singles(dataset, loader.collate_fn, keys, words, items)
+    places = [(place, 0) for place in range(len(keys))] + [(place, 1) for place in range(min(again, len(keys)))]
+    if workers and loader.num_workers:
+        pool = DataLoader(
+            singles,
+            batch_size=None,
+            sampler=places,  # type: ignore[arg-type]
+            collate_fn=_same,
+            num_workers=1,
+            worker_init_fn=loader.worker_init_fn,
+            multiprocessing_context=loader.multiprocessing_context,
+            timeout=loader.timeout,
+            generator=torch.Generator(),
+        )
+        both = list(pool)
+    else:
+        both = [singles[place] for place in places]
+    return both[: len(keys)], both[len(keys) :]
+
+
+def drawn_parts(first: Sequence[Sight], second: Sequence[Sight]) -> tuple[str, ...]:
+    """Paths of the parts that two draws of an example do not have in common."""
+    apart: dict[str, None] = {}
+    for one, other in zip(first, second, strict=False):
+        known = {part.path: part.fingerprint for part in other.parts}
+        apart |= {part.path: None for part in one.parts if known.get(part.path) != part.fingerprint}
+        apart |= {path: None for path in known.keys() - {part.path for part in one.parts}}
+    return tuple(apart)
+
+
+def label_part(seen: Sequence[Sight], labels: Tensor) -> str | None:
+    """Path of the part that is the label of every example; None where none is."""
+    known = [{part.path: part.number for part in one.parts} for one in seen]
+    for path in known[0] if known else ():
+        if all(one.get(path) == int(label) for one, label in zip(known, labels, strict=True)):
+            return path
+    return None
+
+
+def collated(loader: DataLoader, items: Sequence[Any], device: torch.device) -> Any:
+    """Items as one batch, on a device; the same each time, also where the collate draws at random."""
+    seed_all(draws.integer(0, "content of a batch"))
+    return placed(loader.collate_fn(list(items)), device)
+
+
+def placed(batch: Any, device: torch.device) -> Any:
+    """A batch on a device."""
+    return pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, batch)
+
+
+def by_what(losses: Losses, forward: Forward | None) -> tuple[str, Losses]:
+    """What a loop can be evaluated by: its name in `Content.losses_by`, and the function."""
+    if losses is not cross_entropies:
+        return "losses", losses
+    return ("pair", cross_entropies) if forward is None else ("forward", cross_entropies_of(forward))
+
+
+class Watcher:
+    """Looks at the examples of a loop that is being recorded, and at a few losses. Nothing that goes wrong here reaches the training.
+
+    Attributes:
+        reason: Why something could not be looked at; empty if nothing.
+    """
+
+    def __init__(self, loader: DataLoader, chosen: np.ndarray, ids: Ids, losses: Losses, forward: Forward | None):
+        self._loader, self._chosen, self._ids = loader, chosen, ids
+        self._by, self._losses = by_what(losses, forward)
+        self._seen: list[Sight] | None = None
+        self._drawn: tuple[str, ...] = ()
+        self._batch: Any = None
+        self._evaluate = False
+        self._start: Tensor | None = None
+        self.reason = ""
+
+    def begin(self, model: nn.Module, first: bool, evaluate: bool) -> None:
+        """Before the first recorded epoch of this process: look at the examples, and at the losses before training.
+
+        Args:
+            model: The one that is trained.
+            first: Whether nothing has been trained yet.
+            evaluate: Whether models are kept, so that losses are worth computing.
+        """
+        if self._seen is not None:
+            return
+        self._seen, self._evaluate = [], evaluate
+        positions = looked_at(self._ids)
+        try:
+            with no_trace(self._loader, _device_of(model)):
+                few = evaluated(len(self._ids)) if evaluate else 0
+                self._seen, second = sights(
+                    self._loader,
+                    self._loader.dataset,
+                    self._chosen,
+                    self._ids,
+                    positions,
+                    workers=True,
+                    items=few,
+                    again=DRAWN_TWICE,
+                )
+                if evaluate:
+                    self._batch = collated(self._loader, [one.item for one in self._seen[:few]], torch.device("cpu"))
+                self._seen = [Sight(one.parts) for one in self._seen]
+            self._drawn = drawn_parts(self._seen, second)
+        except Exception as error:
+            self._seen, self._evaluate = [], False
+            self.reason = f"the dataset could not be asked for single examples ({reason_of(error)})"
+        if first:
+            self._start = self._few_losses(model)
+
+    def _few_losses(self, model: nn.Module) -> Tensor | None:
+        if not self._evaluate:
+            return None
+        try:
+            with untouched_generators(_device_of(model)), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # A copy, because a model may work on its inputs in place.
+                batch = pytree.tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, self._batch)
+                losses = evaluated_losses(model, self._losses, placed(batch, _device_of(model)))
+            if losses.shape != (evaluated(len(self._ids)),):
+                raise ValueError(f"losses of shape {tuple(losses.shape)}, not one of each example")
+            # A model that has diverged is no model to hold another one against.
+            return losses if bool(losses.isfinite().all()) else None
+        except Exception as error:
+            self._evaluate = False
+            self.reason = f"the losses of a few examples could not be computed in eval mode ({reason_of(error)})"
+            return None
+
+    def stored(self, model: nn.Module, labels: Tensor, first: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """What goes into the shard of the epoch that just ended.
+
+        Args:
+            model: As it is at the epoch's end.
+            labels: Of all examples.
+            first: Whether it is the run's first epoch.
+        """
+        losses = self._few_losses(model)
+        tensors = {} if losses is None else {"content losses": losses}
+        if not first:
+            return tensors, {}
+        positions = looked_at(self._ids)[: len(self._seen or ())]
+        seen = self._seen or []
+        without = frozenset(self._drawn)
+        label = label_part(seen, labels[positions])
+        content = Content(
+            positions,
+            torch.tensor([together(one.parts, without) for one in seen], dtype=torch.int64),
+            torch.tensor([together(one.parts) for one in seen], dtype=torch.int64),
+            self._drawn,
+            None if label in without else label,
+            self._by,
+            self.reason,
+        )
+        if self._start is not None:
+            tensors["content start"] = self._start
+        return tensors | content.tensors(), {"content": content.note()}
+
+
+def evaluated_losses(model: nn.Module, losses: Losses, batch: Any) -> Tensor:
+    """The loss of each example of a batch in eval mode, float32 or better, without a trace in the model: mode, buffers and attributes stay."""
+    inner = unwrapped(model)
+    modes = [(module, module.training) for module in inner.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in inner.buffers()]
+    device = _device_of(inner)
+    try:
+        for module in inner.modules():
+            # Not by eval(), which some modules override to change their weights.
+            module.training = False
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            found = losses(shadow(inner), batch).detach().cpu()
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+    return found if found.dtype == torch.float64 else found.to(torch.float32)
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def shadow(model: nn.Module) -> nn.Module:
+    """A copy of a model that shares its parameters, without hooks but torch's own.
+
+    What its modules keep in attributes while they run is kept elsewhere, and who looks on through hooks sees nothing.
+    """
+    hooks = {id(hook): hook for layer in model.modules() for name in HOOKS for hook in getattr(layer, name).values()}
+    held: list[Tensor] = list(model.parameters())
+    held += [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, Tensor)]
+    other = copy.deepcopy(model, hooks | {id(value): value for value in held})
+    for layer in other.modules():
+        for name in HOOKS:
+            own = getattr(layer, name)
+            for key in [key for key, hook in own.items() if not _of_torch(hook)]:
+                del own[key]
+    return other
+
+
+def _of_torch(hook: Any) -> bool:
+    return (getattr(hook, "__module__", None) or type(hook).__module__).split(".")[0] == "torch"
+
+
+class Halves(TorchFunctionMode):
+    """Tells whether an operation gives numbers of 16 bits while it lasts, as under autocast.
+
+    Attributes:
+        met: Whether one did.
+    """
+
+    met = False
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        value = func(*args, **(kwargs or {}))
+        self.met = self.met or (isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16))
+        return value
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text[:200].rstrip(". ")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,670 @@
+"""A run of a user's loop, held against the loop that it is scored with: what differs is refused with its ids, what is the same is scored."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+import assay
+from assay.core.errors import AssayError, Mismatch, UsageError
+from assay.experiments.again import again, data_of
+from assay.integrations import pytorch, sights
+from assay.methods import parse
+from assay.runs.content import evaluated, looked_at
+from assay.runs.run import Run
+
+EXAMPLES = 6
+KEPT = ["grand", "tracin", "vog", "prediction_depth:k=2"]
+"""Methods that look at kept models, without a step."""
+ALL = [*KEPT, "cg_score", "loo", "sgd_influence"]
+
+
+def data():
+    draw = torch.Generator().manual_seed(4)
+    return torch.randn(EXAMPLES, 3, generator=draw, dtype=torch.float64), torch.arange(EXAMPLES) % 2
+
+
+def held_out():
+    draw = torch.Generator().manual_seed(5)
+    return {"validation": (torch.randn(4, 3, generator=draw, dtype=torch.float64), torch.arange(4) % 2)}
+
+
+def net(activation=nn.Tanh):
+    model = nn.Sequential(nn.Linear(3, 4), activation(), nn.Linear(4, 2)).double()
+    draw = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+    return model
+
+
+def of_pair(model, batch):
+    return model(batch[0]), batch[1]
+
+
+def recorded(folder, dataset, model=None, epochs=2, loss=None, batch=2, forward=of_pair, collate=None, rate=0.3, **given):
+    """A plain loop, and what it consists of."""
+    model = net() if model is None else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    loader = DataLoader(dataset, batch, collate_fn=collate)
+    with assay.record(folder, model, optimizer, loader, **{"checkpoints": "every", **given}) as recorder:
+        for _ in range(epochs):
+            for one in recorder.epoch():
+                logits, labels = forward(model, one)
+                optimizer.zero_grad()
+                (F.cross_entropy(logits, labels) if loss is None else loss(model, one)).backward()
+                optimizer.step()
+                recorder.batch(logits, labels)
+    return model, optimizer, loader
+
+
+def looped(model, optimizer, loader, dataset=None, collate=None, **given):
+    other = loader if dataset is None else DataLoader(dataset, loader.batch_size, collate_fn=collate)
+    return assay.Loop(model, optimizer, other, **given)
+
+
+def scored(folder, loop, method, targets=None):
+    names = [method] if isinstance(method, str) else method
+    asking = any(parse(name).targets for name in names)
+    return assay.score(folder, names, loop=loop, targets=(targets or held_out()) if asking else None)
+
+
+def refused(kind, words, folder, loop, method, targets=None):
+    with pytest.raises(AssayError, match=words) as caught:
+        scored(folder, loop, method, targets)
+    assert type(caught.value) is kind and "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+# ---------------------------------------------------------------------- examples, labels, inputs, model
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_examples_in_another_order_are_refused_and_told_where_they_stand(tmp_path, method):
+    inputs, labels = data()
+    parts = recorded(tmp_path / "run", TensorDataset(inputs, labels))
+    words = r"another order than at recording: what was recorded as id \d is now id \d, and ids .* \(6 of 6 looked at\)"
+    other = looped(*parts, TensorDataset(inputs.flip(0), labels.flip(0)))
+    refused(Mismatch, words, tmp_path / "run", other, method)
+    # The same examples, in the order of the recording, have the scores that they have.
+    scores = scored(tmp_path / "run", looped(*parts), method)
+    assert all(not one.warnings for one in scores.values())
+
+
+def test_what_is_the_same_is_scored_as_by_hand(tmp_path):
+    inputs, labels = data()
+    model, *rest = recorded(tmp_path / "run", TensorDataset(inputs, labels))
+    (scores,) = scored(tmp_path / "run", looped(model, *rest), "grand").values()
+    # The model stands where it was kept last.
+    norms = []
+    for x, y in zip(inputs, labels, strict=True):
+        loss = F.cross_entropy(model(x[None]), y[None])
+        norms.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]).norm())
+    by_epoch = scores.by_epoch[-1] if scores.by_epoch is not None else scores.values
+    torch.testing.assert_close(by_epoch, torch.stack(norms), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_other_labels_other_inputs_and_another_activation_are_refused(tmp_path, method):
+    inputs, labels = data()
+    model, optimizer, loader = recorded(tmp_path / "run", TensorDataset(inputs, labels))
+    swapped = labels.clone()
+    swapped[[1, 3]] = 0
+    words = r"the labels of ids [13], [13] \(2 of 6 looked at\) are not those that were recorded \(id [13]: 1 was recorded, 0 is given\)"
+    refused(Mismatch, words, tmp_path / "run", looped(model, optimizer, loader, TensorDataset(inputs, swapped)), method)
+    scaled = TensorDataset(inputs * 2, labels)
+    refused(Mismatch, "the inputs of ids", tmp_path / "run", looped(model, optimizer, loader, scaled), method)
+    if method == "cg_score":
+        return
+    other = net(nn.ReLU)
+    loop = assay.Loop(other, torch.optim.SGD(other.parameters(), lr=0.3), loader)
+    words = (
+        "with the kept model of epoch 1 the losses of ids .* are not those that were recorded .* though the examples are the same"
+    )
+    refused(Mismatch, words, tmp_path / "run", loop, method)
+
+
+def test_a_run_of_an_older_assay_is_held_by_its_labels_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(sights.Watcher, "stored", lambda *_: ({}, {}))
+    inputs, labels = data()
+    parts = recorded(tmp_path / "run", TensorDataset(inputs, labels))
+    assert Run(tmp_path / "run").content is None
+    flipped = looped(*parts, TensorDataset(inputs.flip(0), labels.flip(0)))
+    for method in ALL:
+        refused(Mismatch, r"the labels of ids .* \(6 of 6 looked at\) are not those", tmp_path / "run", flipped, method)
+    (scores,) = scored(tmp_path / "run", looped(*parts), "grand").values()
+    assert "holds no fingerprints of its examples; only labels could be held" in scores.warnings[0]
+
+
+class Noisy(Dataset):
+    """Draws at random, by torch's global generator or one of its own."""
+
+    def __init__(self, own=False, labels=None, noise=0.1):
+        self.inputs, self.labels = data()
+        self.labels = self.labels if labels is None else labels
+        self.noise, self.generator = noise, torch.Generator().manual_seed(3) if own else None
+
+    def __len__(self):
+        return EXAMPLES
+
+    def __getitem__(self, index):
+        drawn = torch.randn(3, generator=self.generator, dtype=torch.float64)
+        return self.inputs[index] + self.noise * drawn, self.labels[index]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_of_random_inputs_what_does_not_change_is_held(tmp_path, own):
+    model, optimizer, loader = recorded(tmp_path / "run", Noisy(own), seed=1)
+    content = Run(tmp_path / "run").content
+    assert content.drawn == ("[0]",) and content.label == "[1]"
+    (scores,) = scored(tmp_path / "run", looped(model, optimizer, loader, Noisy(own)), "grand").values()
+    assert any("draws [0] of its batches at random" in one for one in scores.warnings)
+    words = r"the labels of ids .* are not those that were recorded"
+    refused(Mismatch, words, tmp_path / "run", looped(model, optimizer, loader, Noisy(own, data()[1].flip(0))), "grand")
+    # Where the same seed draws the same inputs, the model is held as well.
+    other = net(nn.ReLU)
+    loop = assay.Loop(other, torch.optim.SGD(other.parameters(), lr=0.3), DataLoader(Noisy(own), 2))
+    if own:
+        (scores,) = scored(tmp_path / "run", loop, "grand").values()
+        assert any("drawn otherwise here" in one for one in scores.warnings)
+    else:
+        refused(Mismatch, "the losses of ids .* are not those that were recorded", tmp_path / "run", loop, "grand")
+
+
+def test_a_clean_pass_in_another_order_or_layout_is_refused(tmp_path):
+    inputs, labels = data()
+    parts = recorded(tmp_path / "run", TensorDataset(inputs, labels))
+    words = r"clean= give other labels than were recorded for ids .* \(id 0: 0 was recorded, 1 is given\)"
+    refused(Mismatch, words, tmp_path / "run", looped(*parts, clean=TensorDataset(inputs.flip(0), labels.flip(0))), "grand")
+
+    def collate(items):
+        return torch.stack([item["x"] for item in items]), torch.stack([item["y"] for item in items])
+
+    named = Nested("named")
+    parts = recorded(tmp_path / "named", named, collate=collate)
+    assert len(scored(tmp_path / "named", looped(*parts, clean=named), "grand")["grand"].values) == EXAMPLES
+    words = r"clean= cannot be asked for a batch of ids 0, 1, 2, 3, 4 and 1 more: .* Give a dataset whose items collate_fn"
+    refused(UsageError, words, tmp_path / "named", looped(*parts, clean=TensorDataset(inputs, labels)), "grand")
+
+
+# ---------------------------------------------------------------------- rows
+
+
+class Texts(Dataset):
+    def __init__(self):
+        self.texts = [torch.arange(1, 2 + place % 3) + place for place in range(EXAMPLES)]
+
+    def __len__(self):
+        return EXAMPLES
+
+    def __getitem__(self, index):
+        return self.texts[index], index % 2
+
+
+def padded(items):
+    texts, labels = zip(*items, strict=True)
+    return nn.utils.rnn.pad_sequence(texts, batch_first=True), torch.tensor(labels)
+
+
+def by_length(items):
+    return padded(sorted(items, key=lambda item: -len(item[0])))
+
+
+def dropping(items):
+    return padded([item for item in items if len(item[0]) < 3])
+
+
+def repeating(items):
+    return padded([*items, items[0]])
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(20, 3, padding_idx=0), nn.Linear(3, 2)
+
+    def forward(self, texts):
+        return self.out(self.table(texts).sum(1))
+
+
+@pytest.mark.parametrize("method", ["grand", "vog", "loo", "prediction_depth:k=2,layers=table"])
+@pytest.mark.parametrize(
+    ("collate", "words"),
+    [
+        (by_length, "collate_fn does not keep the order of its items: row 0 of a batch is id . where id . was asked for"),
+        (dropping, "collate_fn makes 4 rows of 6 examples"),
+        (repeating, "collate_fn makes 7 rows of 6 examples"),
+    ],
+)
+def test_a_collate_that_does_not_keep_its_items_is_found_at_the_first_batch(tmp_path, method, collate, words):
+    torch.manual_seed(0)
+    parts = recorded(tmp_path / "run", Texts(), Reader(), collate=padded)
+    targets = {"validation": (torch.tensor([[3, 9], [8, 0]]), torch.tensor([0, 1]))}
+    assert all(len(one.values) == EXAMPLES for one in scored(tmp_path / "run", looped(*parts), method, targets).values())
+    refused(UsageError, words, tmp_path / "run", looped(*parts, Texts(), collate), method, targets)
+
+
+# ---------------------------------------------------------------------- chance in eval mode
+
+
+class Dropping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        return self.net[2](F.dropout(self.net[1](self.net[0](x)), 0.5))
+
+
+@pytest.mark.parametrize("method", [one for one in ALL if one != "cg_score"])
+def test_chance_that_eval_does_not_switch_off_is_refused(tmp_path, method):
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), Dropping(), seed=2)
+    words = r"draws at random also in eval mode: the loss of id \d is .* the next time\. Use nn\.Dropout"
+    refused(UsageError, words, tmp_path / "run", looped(*parts), method)
+
+
+# ---------------------------------------------------------------------- training again
+
+
+def test_what_does_not_repeat_the_training_is_refused_by_whatever_trains_again(tmp_path):
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), epochs=3)
+    for method in ("loo", "loo:form=removed", "sgd_influence"):
+        refused(Mismatch, r"does not give what was recorded: epoch \d, ", tmp_path / "run", looped(*parts, clip=0.01), method)
+    losses = assay.score(tmp_path / "run", "loss")["loss"]
+    targets = held_out() | {"test": (torch.ones(2, 3, dtype=torch.float64), torch.tensor([0, 1]))}
+    with pytest.raises(Mismatch, match="does not give what was recorded"):
+        assay.cleanse(tmp_path / "run", losses, loop=looped(*parts, clip=0.01), targets=targets, counts=[1])
+
+
+def test_the_recorded_training_is_taken_again_once_for_all_that_is_left_out(tmp_path, monkeypatch):
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), epochs=2)
+    replay = again(tmp_path / "run", loop=looped(*parts), targets=held_out())
+    plain = []
+    take = type(replay.course).take
+
+    def counted(course, batch, rates, weights=None, divisor=None):
+        plain.append(weights is None and divisor is None)
+        return take(course, batch, rates, weights, divisor)
+
+    monkeypatch.setattr(type(replay.course), "take", counted)
+    everything = range(replay.epochs[0].start, replay.epochs[-1].stop)
+    for left_out in range(3):
+        replay.retrained([torch.tensor([left_out])], everything, ["validation"])
+    assert sum(plain) == len(everything), "the steps of one training"
+
+
+def left_out(loss, inputs, labels, epochs=4, batch=8, rate=0.05):
+    """Change of the validation loss by a loop written by hand: `loss(model, x, y, stays)` of a step, `stays` 0 for who is left out."""
+
+    def trained(without):
+        model = net()
+        for _ in range(epochs):
+            for start in range(0, len(inputs), batch):
+                part = torch.arange(start, min(start + batch, len(inputs)))
+                stays = (part != without).to(inputs.dtype)
+                gradients = torch.autograd.grad(loss(model, inputs[part], labels[part], stays), list(model.parameters()))
+                with torch.no_grad():
+                    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                        parameter -= rate * gradient
+        x, y = held_out()["validation"]
+        with torch.no_grad():
+            return F.cross_entropy(model(x), y)
+
+    everyone = trained(-1)
+    return torch.stack([trained(place) - everyone for place in range(len(inputs))])
+
+
+def two_dozen():
+    draw = torch.Generator().manual_seed(9)
+    return torch.randn(22, 3, generator=draw, dtype=torch.float64), torch.randint(2, (22,), generator=draw)
+
+
+W = torch.tensor([1.0, 3.0], dtype=torch.float64)
+
+
+def plain(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def weighted(model, batch):
+    return W[batch[1]] * plain(model, batch)
+
+
+def smoothed(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none", label_smoothing=0.2)
+
+
+TOLD = {
+    "sum": (
+        lambda model, batch: F.cross_entropy(*of_pair(model, batch), reduction="sum"),
+        {"reduction": "sum"},
+        lambda model, x, y, stays: (stays * plain(model, (x, y))).sum(),
+    ),
+    "class weights": (
+        lambda model, batch: F.cross_entropy(*of_pair(model, batch), weight=W),
+        {"losses": weighted, "reduction": lambda batch: W[batch[1]].sum()},
+        lambda model, x, y, stays: (stays * weighted(model, (x, y))).sum() / W[y].sum(),
+    ),
+    "label smoothing": (
+        lambda model, batch: F.cross_entropy(*of_pair(model, batch), label_smoothing=0.2),
+        {"losses": smoothed},
+        lambda model, x, y, stays: (stays * smoothed(model, (x, y))).mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_sums_weighted_means_and_smoothing_are_left_one_out_as_by_hand(tmp_path, name):
+    loss, told, by_hand = TOLD[name]
+    inputs, labels = two_dozen()
+    parts = recorded(tmp_path / "run", TensorDataset(inputs, labels), epochs=4, loss=loss, batch=8, rate=0.05)
+    loop = looped(*parts, loss=loss, **told)
+    wanted = left_out(by_hand, inputs, labels)
+    (loo,) = scored(tmp_path / "run", loop, "loo").values()
+    torch.testing.assert_close(loo.values, wanted, rtol=1e-7, atol=1e-11)
+    (influence,) = scored(tmp_path / "run", loop, "sgd_influence").values()
+    # What a linear answer leaves; told as a mean, a sum was five times too small.
+    slope = float(influence.values @ wanted / (wanted @ wanted))
+    assert 0.7 < slope < 1.3 and float(torch.corrcoef(torch.stack([influence.values, wanted]))[0, 1]) > 0.95
+
+
+@pytest.mark.parametrize("method", ["sgd_influence", "sgd_influence:form=last_parameters", "loo", "tracin:every=step", "oti"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sum", "loss= is the sum of the losses; give reduction='sum'"),
+        (
+            "class weights",
+            r"weighs the classes \(in proportion 0: 1, 1: 3\).*W\[batch\[1\]\] \* F.cross_entropy.*sum of the weights",
+        ),
+        (
+            "label smoothing",
+            r"has a label smoothing of 0\.2; give losses=lambda model, batch: F\.cross_entropy\(.*label_smoothing=0\.2\)",
+        ),
+    ],
+)
+def test_a_loss_that_is_not_what_losses_say_is_refused_with_what_fits(tmp_path, method, name, words):
+    loss = TOLD[name][0]
+    parts = recorded(tmp_path / "run", TensorDataset(*two_dozen()), epochs=1, loss=loss, batch=8, rate=0.05)
+    refused(UsageError, words, tmp_path / "run", looped(*parts, loss=loss), method)
+
+
+def test_a_sum_told_by_a_factor_is_refused_where_batches_are_of_several_sizes(tmp_path):
+    loss = TOLD["sum"][0]
+    parts = recorded(tmp_path / "run", TensorDataset(*two_dozen()), epochs=1, loss=loss, batch=8, rate=0.05)
+    words = r"In a batch of 6, .* 0\.75 times as much; multiply losses= by that factor .* \(here 8\)"
+    refused(UsageError, words, tmp_path / "run", looped(*parts, loss=loss, losses=lambda m, b: 8 * plain(m, b)), "loo")
+
+
+def test_what_is_added_to_the_loss_belongs_to_each_example(tmp_path):
+    def decay(model):
+        return 0.05 * sum(parameter.square().sum() for parameter in model.parameters())
+
+    def loss(model, batch):
+        return F.cross_entropy(*of_pair(model, batch)) + decay(model)
+
+    parts = recorded(tmp_path / "run", TensorDataset(*two_dozen()), epochs=1, loss=loss, batch=8, rate=0.05)
+    words = "their gradients point elsewhere; give losses= and reduction= such that"
+    refused(UsageError, words, tmp_path / "run", looped(*parts, loss=loss), "loo")
+    told = looped(*parts, loss=loss, losses=lambda m, b: plain(m, b) + decay(m))
+    assert len(scored(tmp_path / "run", told, "loo")["loo"].values) == 22
+
+
+@pytest.mark.parametrize("given", [{"reduction": "median"}, {"losses": 3}, {"forward": "model"}])
+def test_settings_that_are_none_are_refused(given):
+    model = net()
+    ((name, _),) = given.items()
+    with pytest.raises(UsageError, match=f"Loop: {name}="):
+        assay.Loop(model, torch.optim.SGD(model.parameters()), DataLoader(TensorDataset(*data())), **given)
+
+
+# ---------------------------------------------------------------------- targets of trained examples
+
+
+class Nested(Dataset):
+    def __init__(self, layout, kind=torch.float64):
+        (self.inputs, self.labels), self.layout = data(), layout
+        self.inputs = self.inputs.to(kind)
+
+    def __len__(self):
+        return EXAMPLES
+
+    def __getitem__(self, index):
+        x, y = self.inputs[index], self.labels[index]
+        return {
+            "pair": (x, y),
+            "triple": (index, x, y),
+            "named": {"x": x, "y": y},
+            "nested": {"given": {"x": [x, x.flip(0)]}, "y": y},
+        }[self.layout]
+
+
+FORWARD = {
+    "pair": of_pair,
+    "triple": lambda model, batch: (model(batch[1]), batch[2]),
+    "named": lambda model, batch: (model(batch["x"]), batch["y"]),
+    "nested": lambda model, batch: (model(batch["given"]["x"][0]), batch["y"]),
+}
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", FORWARD)
+def test_trained_examples_as_a_target_are_noticed_in_every_layout(tmp_path, layout, kind):
+    forward = FORWARD[layout]
+    parts = recorded(tmp_path / "run", Nested(layout, kind), net().to(kind), forward=forward)
+    loop = looped(*parts, forward=forward)
+    targets = {"validation": (data()[0][:4].to(kind), data()[1][:4])}
+    refused(Mismatch, "4 of the 4 examples of target 'validation' are trained on", tmp_path / "run", loop, "tracin", targets)
+    mixed = torch.cat([data()[0][:1], held_out()["validation"][0]]).to(kind), torch.arange(5) % 2
+    (scores,) = scored(tmp_path / "run", loop, "tracin", {"validation": mixed}).values()
+    assert any("1 of the 5 inputs of target 'validation' are also inputs of training examples" in one for one in scores.warnings)
+
+
+def test_a_dataset_is_asked_once_for_targets_and_not_at_all_where_none_is_asked_for(tmp_path):
+    class Counting(TensorDataset):
+        asked = 0
+
+        def __getitems__(self, keys):
+            Counting.asked += len(keys)
+            return [self[key] for key in keys]
+
+    parts = recorded(tmp_path / "run", Counting(*data()))
+    counts = []
+    for targets, asked in ((held_out(), {"validation"}), (held_out(), set()), ({}, None)):
+        Counting.asked = 0
+        again(tmp_path / "run", loop=looped(*parts), targets=targets, asked=asked)
+        counts.append(Counting.asked)
+    assert counts[0] - counts[1] == EXAMPLES and counts[1] == counts[2]
+
+
+# ---------------------------------------------------------------------- other layouts of batches
+
+
+@pytest.mark.parametrize("layout", ["triple", "named", "nested"])
+def test_kept_models_are_asked_for_logits_by_forward(tmp_path, layout):
+    plain_parts = recorded(tmp_path / "pair", Nested("pair"))
+    wanted = scored(tmp_path / "pair", looped(*plain_parts), ["vog", "prediction_depth:k=2", "grand", "loo"])
+    forward = FORWARD[layout]
+    parts = recorded(tmp_path / "run", Nested(layout), forward=forward)
+    loop = looped(*parts, forward=forward)
+    got = scored(tmp_path / "run", loop, ["vog", "prediction_depth:k=2", "grand", "loo"])
+    for title, scores in wanted.items():
+        torch.testing.assert_close(got[title].values, scores.values, rtol=1e-12, atol=1e-14)
+    losses = lambda model, batch: F.cross_entropy(*forward(model, batch), reduction="none")  # noqa: E731
+    refused(UsageError, "give losses=.* or forward=", tmp_path / "run", looped(*parts, losses=losses), "vog")
+    # A label that is found in the batch is held in every layout.
+    other = Nested(layout)
+    other.labels = other.labels.flip(0)
+    refused(Mismatch, "the labels of ids", tmp_path / "run", looped(*parts, other, forward=forward), "vog")
+
+
+def test_what_the_loop_prepares_is_prepared_by_forward(tmp_path):
+    def forward(model, batch):
+        return model(batch[0].double() / 255), batch[1]
+
+    draw = torch.Generator().manual_seed(1)
+    dataset = TensorDataset(torch.randint(256, (EXAMPLES, 3), generator=draw, dtype=torch.uint8), data()[1])
+    parts = recorded(tmp_path / "run", dataset, forward=forward)
+    scores = scored(tmp_path / "run", looped(*parts, forward=forward), ["vog:by_class=false", "grand", "prediction_depth:k=2"])
+    assert all(bool((one.values != one.values[0]).any()) for one in scores.values())
+    words = r"The losses of a batch cannot be computed in eval mode: .* Give losses=, a function \(model, batch\)"
+    refused(UsageError, words, tmp_path / "run", looped(*parts), "grand")
+
+
+def test_oversampled_examples_are_told_apart_by_ids(tmp_path):
+    twice = Subset(TensorDataset(*data()), [0, 0, 1, 2, 3, 4, 5])
+    names = ["0", "0 again", "1", "2", "3", "4", "5"]
+    with pytest.raises(UsageError, match="ids"):
+        recorded(tmp_path / "none", twice)
+    parts = recorded(tmp_path / "run", twice, ids=names)
+    (scores,) = scored(tmp_path / "run", looped(*parts, ids=names), "grand").values()
+    assert list(scores.ids) == names and scores.values[0] == scores.values[1]
+
+
+# ---------------------------------------------------------------------- recording leaves no trace
+
+
+class Traced(nn.Module):
+    """Counts its calls, draws its own numbers, and has statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.norm, self.drop = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3)
+        self.out, self.calls = nn.Linear(4, 2), 0
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        self.seen += len(x)
+        return self.out(self.drop(self.norm(self.inner(x.float()))))
+
+
+def state_of_all(model, dataset):
+    return (
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+        random.getstate(),
+        dataset.generator.get_state().tolist(),
+        dataset.rng.bit_generator.state["state"],
+        model.calls,
+        [value.tolist() for value in model.state_dict().values()],
+        [module.training for module in model.modules()],
+        [parameter.grad for parameter in model.parameters()],
+    )
+
+
+class Own(Noisy):
+    def __init__(self):
+        super().__init__(own=True)
+        self.rng = np.random.default_rng(0)
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + self.rng.normal() + np.random.randn() + random.random(), y
+
+
+def test_looking_at_examples_and_models_leaves_no_trace():
+    dataset, model, met = Own(), Traced(), []
+    model.inner.register_forward_hook(lambda *_: met.append(1))
+    model.norm.eval()
+    before = state_of_all(model, dataset)
+    ids = assay.core.ids.Ids(range(EXAMPLES))
+    watcher = sights.Watcher(DataLoader(dataset, 2), np.arange(EXAMPLES), ids, pytorch.cross_entropies, None)
+    watcher.begin(model, True, True)
+    tensors, notes = watcher.stored(model, dataset.labels, True)
+    assert not watcher.reason and set(tensors) == {
+        f"content {name}" for name in ("positions", "fixed", "whole", "start", "losses")
+    }
+    assert state_of_all(model, dataset) == before and not met and notes
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_recorded_training_ends_in_the_same_bits(tmp_path, workers):
+    def trained(folder):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        model, dataset = Traced(), Own()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = DataLoader(dataset, 3, shuffle=True, num_workers=workers)
+
+        def steps(batches, note):
+            for x, y in batches:
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                note(logits, y)
+
+        if folder is None:
+            steps(loader, lambda *_: None)
+            steps(loader, lambda *_: None)
+        else:
+            with assay.record(folder, model, optimizer, loader) as recorder:
+                steps(recorder.epoch(), recorder.batch)
+                steps(recorder.epoch(), recorder.batch)
+        return state_of_all(model, dataset)[:-1]
+
+    assert trained(tmp_path / "run") == trained(None)
+    assert Run(tmp_path / "run").content_losses(1) is not None
+
+
+class Refusing(TensorDataset):
+    """Gives examples to its loader only."""
+
+    def __getitems__(self, keys):
+        if len(keys) == 1:
+            raise RuntimeError("only whole batches are given")
+        return [super(Refusing, self).__getitem__(key) for key in keys]
+
+
+def test_what_cannot_be_looked_at_does_not_end_the_training_and_is_told(tmp_path):
+    recorded(tmp_path / "run", Refusing(*data()))
+    content = Run(tmp_path / "run").content
+    assert "could not be asked for single examples (only whole batches are given)" in content.reason
+    # A batch that the default losses cannot read: fingerprints are there, losses are not.
+    forward = FORWARD["named"]
+    parts = recorded(tmp_path / "named", Nested("named"), forward=forward)
+    content = Run(tmp_path / "named").content
+    assert len(content.positions) == EXAMPLES and content.label == "['y']"
+    assert Run(tmp_path / "named").content_losses(1) is None and "A batch is not (inputs, labels)" in content.reason
+    (scores,) = scored(tmp_path / "named", looped(*parts, forward=forward), "grand").values()
+    assert any("holds no losses of its kept models" in one for one in scores.warnings)
+    # With losses= at recording they are.
+    losses = lambda model, batch: F.cross_entropy(*forward(model, batch), reduction="none")  # noqa: E731
+    parts = recorded(tmp_path / "told", Nested("named"), forward=forward, losses=losses)
+    (scores,) = scored(tmp_path / "told", looped(*parts, losses=losses), "grand").values()
+    assert not scores.warnings
+    other = net(nn.ReLU)
+    loop = assay.Loop(other, torch.optim.SGD(other.parameters(), lr=0.3), parts[2], losses=losses)
+    refused(Mismatch, "the losses of ids", tmp_path / "told", loop, "grand")
+
+
+def test_how_many_are_looked_at():
+    ids = assay.core.ids.Ids(range(100_000))
+    assert [evaluated(n) for n in (3, 16, 500, 1000, 2048, 10**6)] == [3, 16, 16, 31, 64, 64]
+    sizes = [len(looked_at(ids.take(np.arange(n)))) for n in (3, 512, 10_000, 100_000)]
+    assert sizes == [3, 512, 512, 1562]
+    # Who is looked at depends on ids, not on their order.
+    few = ids.take(np.arange(2000))
+    other = few.take(np.arange(2000)[::-1].copy())
+    assert set(few.take(looked_at(few).numpy())) == set(other.take(looked_at(other).numpy()))
+
+
+def test_rows_for_methods_of_inputs_are_held_too(tmp_path):
+    inputs, labels = data()
+    parts = recorded(tmp_path / "run", TensorDataset(inputs, labels), checkpoints="none")
+    rows, _ = data_of(Run(tmp_path / "run"), looped(*parts))
+    assert torch.equal(rows, inputs)
+    with pytest.raises(Mismatch, match="another order"):
+        data_of(Run(tmp_path / "run"), looped(*parts, TensorDataset(inputs.flip(0), labels.flip(0))))
+
+
+def test_a_training_that_ends_elsewhere_is_no_failed_trial_of_an_executor(tmp_path):
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), epochs=2)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(Mismatch, match="does not give what was recorded"):
+        assay.score(tmp_path / "run", "loo", loop=looped(*parts, clip=0.01), targets=held_out(), pool=pool)
