@@ -199,8 +199,11 @@ def rows_by_id(path: str | pathlib.Path, ids: Ids) -> Tensor:
     file = file_at(str(path))
     cure = "Save rows with numpy.save, or inputs and ids with numpy.savez."
     with reading(file, UsageError, cure), open(file, "rb") as opened:
-        size = file.stat().st_size
-        arrays = read_npz(opened, ("inputs", "ids")) if is_npz(opened) else {"": read_npy(opened, size)}
+        try:
+            size = file.stat().st_size
+            arrays = read_npz(opened, ("inputs", "ids")) if is_npz(opened) else {"": read_npy(opened, size)}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise UsageError(f"{file} cannot be read ({error}). {cure}") from error
     if "" not in arrays and arrays.keys() != {"inputs", "ids"}:
         raise UsageError(
             f"{file} holds {', '.join(arrays) or 'nothing'}; it must hold inputs and ids, or be a single .npy array."

@@ -355,7 +355,7 @@ def load_study(path: str | Path) -> Study:
         return Study(
             name=_typed(str, body["name"]),
             settings=_typed(dict[str, object], body["settings"]),
-            facts=_typed(dict[str, str], body["facts"]),
+            facts=_typed(dict[str, object], body["facts"]),
             trained=_typed(tuple[Pruned, ...], body["trained"]),
             laws=_typed(tuple[Law, ...], [{**law, **unknown} for law in body["laws"]]),
             frontiers=_typed(tuple[Best, ...], [{**best, **unknown} for best in body["frontiers"]]),
