@@ -451,7 +451,7 @@ def test_a_method_may_break_anywhere(tmp_path, where, when):
     with pytest.warns(UserWarning, match=r"breaks stopped running along in epoch \d: ValueError: broken\.") as said:
         with record(tmp_path, model, optimizer, DataLoader(data(), 4), **settings) as recorder:
             fit(recorder, model, optimizer.step, 3)
-            with pytest.raises(MissingEvidence, match="breaks says nothing more: it stopped in epoch"):
+            with pytest.raises(MissingEvidence, match="breaks says nothing: "):
                 recorder.live(Breaks("nowhere")).scores()
         # It stays so when the run is resumed, and nothing is said once more.
         with record(tmp_path, model, optimizer, DataLoader(data(), 4), resume=True, **settings) as recorder:

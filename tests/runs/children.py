@@ -30,3 +30,11 @@ def hold(folder, epochs, ready, fork=False):
 
 def put(path, size):
     replace(Path(path), b"x" * size)
+
+
+def record_and_wait(folder, epochs, ready):
+    """Record epoch after epoch, as fast as the disk lets it."""
+    with Recorder(Path(folder), IDS, live=LIVE) as recorder:
+        play(recorder, 1)
+        ready()
+        play(recorder, epochs)

@@ -9,7 +9,7 @@ from assay.core.method import score
 from assay.methods.tdds import TDDS
 from assay.runs.gather import gather
 from assay.runs.recorder import Recorder
-from assay.runs.run import Run
+from assay.runs.run import Run, read_run
 from assay.runs.schema import read_commits
 from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, play, recorded
 
@@ -233,3 +233,22 @@ def test_evidence_of_a_run_says_what_it_holds(folder):
     assert Need.LOGITS not in evidence.holds and {Need.LABELS, Need.MEAN_PROBS, Need.MARGINS} <= evidence.holds
     with pytest.raises(MissingEvidence, match="keep_logits"):
         score([TDDS(window=3)], evidence)
+
+
+@pytest.mark.slow
+def test_readers_of_a_recording_that_goes_on_in_another_process_find_all_that_they_opened(nursery, tmp_path):
+    pid = nursery.run("runs.children:record_and_wait", wait=False, folder=str(tmp_path / "run"), epochs=100_000)
+    passed = 0
+    try:
+        while passed < 40:
+            run = Run(tmp_path / "run")
+            epochs = run.epochs
+            # Whatever the reader does meanwhile, the recording goes on by some epochs.
+            while len(read_run(run.paths)[1]) < epochs + 3:
+                pass
+            assert run.check() > 0 and run.mean_probs() is not None and run.checkpoints()
+            assert run.model(run.checkpoints()[-1]) is not None and run.live_state(LIVE[0]) is not None
+            passed += 1
+    finally:
+        nursery.kill(pid)
+    assert Run(tmp_path / "run").check()

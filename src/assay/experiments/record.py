@@ -45,11 +45,11 @@ class _Tap(Observer):
         self._right = self._seen = 0
 
     def step_begins(self, model: nn.Module) -> None:
-        if self._recorder.walks:
+        if self._recorder.walking:
             self._steps.before()
 
     def stepped(self, positions: Tensor, batch: Tensor, labels: Tensor, rate: float) -> None:
-        if self._recorder.walks:
+        if self._recorder.walking:
             rates = dict.fromkeys(self._steps.functional.names, rate)
             self._recorder.absorb(self._steps.after(self._recorder.epochs, positions, (batch, labels), rates))
 

@@ -692,13 +692,13 @@ class Live:
         """One number per example by now.
 
         Raises:
-            MissingEvidence: It has seen too little yet.
+            MissingEvidence: It has seen too little yet, or cannot go on.
         """
         for scores in self._recorder.live_scores():
             if scores.title == self.title and len(scores):
                 return scores
-        if self.title in self._recorder.stopped:
-            raise MissingEvidence(f"{self.title} says nothing more: {self._recorder.stopped[self.title]}")
+        if self.title in self._recorder.silent:
+            raise MissingEvidence(f"{self.title} says nothing: {self._recorder.silent[self.title]}")
         raise MissingEvidence(f"{self.title} has not seen enough yet; let training go on.")
 
     def worst(self, count: int = 10) -> list[tuple[Any, float]]:

@@ -164,6 +164,7 @@ class Recorder:
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
             self._states: dict[str, State] | None = None
             self._stopped: dict[str, str] = {}
+            self.silent: dict[str, str] = {}
             self._undecided = mean_probs is None
             self._warned = False
             self._skipped = 0
@@ -270,11 +271,6 @@ class Recorder:
         """The live methods that read steps and have not stopped."""
         return tuple(method for method in self.walks if method.title not in self._stopped)
 
-    @property
-    def stopped(self) -> Mapping[str, str]:
-        """The live methods that could not go on, by title, and why."""
-        return self._stopped
-
     def absorb(self, step: LiveStep) -> None:
         """Show a step just taken to the methods that read steps. One that fails stops; the others, and the training, go on."""
         self._fresh = False
@@ -305,18 +301,32 @@ class Recorder:
             self.stop(method, f"{kind}{said.rstrip('.')}.")
 
     def live_scores(self) -> list[Scores]:
-        """What the methods that run along say so far: those that read steps up to this one, the others up to the last epoch."""
+        """What the methods that run along say so far: those that read steps up to this one, the others up to the last epoch.
+
+        One that has nothing to say yet, or cannot say it, is left out; why not stands in `silent`.
+        """
         found: list[Scores] = []
-        for walk in self.walks:
-            if walk.title in self._walks:
-                with self._guarded(walk):
-                    found.append(self._scores(walk, walk.finish(self._walks[walk.title]), self._met))
-        for fold in self.folds:
-            if fold.title in (self._states or {}) and self.epochs >= fold.fewest_epochs:
-                everyone = torch.ones(len(self.ids), dtype=torch.bool)
-                with self._guarded(fold):
-                    found.append(self._scores(fold, Findings(fold.finish(self._states[fold.title])), everyone))  # type: ignore[index]
+        self.silent = {title: f"it has stopped: {why}" for title, why in self._stopped.items()}
+        for method in self.live:
+            if method.title in self._stopped:
+                continue
+            try:
+                scores = self._said(method)
+            except Exception as error:
+                self.silent[method.title] = " ".join(str(error).split())[:400]
+            else:
+                found += [] if scores is None else [scores]
         return found
+
+    def _said(self, method: AbstractMethod) -> Scores | None:
+        if isinstance(method, AbstractStepMethod):
+            state = self._walks.get(method.title)
+            return None if state is None else self._scores(method, method.finish(state), self._met)
+        if not isinstance(method, AbstractDynamicsMethod) or self.epochs < method.fewest_epochs:
+            return None
+        folded = (self._states or {}).get(method.title)
+        everyone = torch.ones(len(self.ids), dtype=torch.bool)
+        return None if folded is None else self._scores(method, Findings(method.finish(folded)), everyone)
 
     def _scores(self, method: AbstractMethod, findings: Findings, met: Bool[Tensor, " examples"]) -> Scores:
         return checked(method, Evidence(self.ids, max(self.classes, 2)), findings, met)
