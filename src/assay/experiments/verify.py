@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
-from ..core.arguments import checked_arguments_but
+from ..core.arguments import checked_arguments
 from ..core.decision import Action, Decision
 from ..core.errors import AssayError, Mismatch, NumericalError, UsageError
 from ..core.ids import Ids
@@ -138,7 +138,7 @@ def control_of(decision: Decision) -> str:
     return f"random {' and '.join(acts)} of equal size" if acts else REMOVAL
 
 
-@checked_arguments_but("after")
+@checked_arguments
 def verify(
     decision: Decision,
     *,
@@ -340,7 +340,7 @@ class Need:
     sentence: str
 
 
-@checked_arguments_but("points")
+@checked_arguments
 def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | None = None, own: bool = False) -> Need:
     """How many seeds `verify` needs to find a difference in test accuracy with a power of 80 %, by the paired t-test.
 
