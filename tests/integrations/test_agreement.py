@@ -1,6 +1,7 @@
 """A run of a user's loop, held against the loop that it is scored with: what differs is refused with its ids, what is the same is scored."""
 
 import random
+from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -513,6 +514,20 @@ def test_what_the_loop_prepares_is_prepared_by_forward(tmp_path):
     assert all(bool((one.values != one.values[0]).any()) for one in scores.values())
     words = r"The losses of a batch cannot be computed in eval mode: .* Give losses=, a function \(model, batch\)"
     refused(UsageError, words, tmp_path / "run", looped(*parts), "grand")
+
+
+class Encoding(UserDict):
+    """A mapping that is no dict, as tokenizers return it."""
+
+
+def test_a_batch_whose_tensors_cannot_be_found_is_refused_in_a_sentence(tmp_path):
+    def collate(items):
+        return Encoding(torch.utils.data.default_collate(items))
+
+    forward = FORWARD["named"]
+    parts = recorded(tmp_path / "run", Nested("named"), forward=forward, collate=collate)
+    words = r"A batch \(Encoding\) holds no tensor in tuples, lists or dicts; let collate_fn return one of them, such as dict\(batch\)"
+    refused(UsageError, words, tmp_path / "run", looped(*parts, forward=forward), "grand")
 
 
 def test_oversampled_examples_are_told_apart_by_ids(tmp_path):

@@ -90,8 +90,17 @@ def random_layers(model: nn.Module) -> list[str]:
 
 
 def size_of(batch: Any) -> int:
-    """How many examples stand in a batch: the length of its first tensor."""
-    return next(len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
+    """How many examples stand in a batch: the length of its first tensor.
+
+    Raises:
+        UsageError: It holds none.
+    """
+    sizes = (len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
+    if (size := next(sizes, None)) is None:
+        raise UsageError(
+            f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists or dicts; let collate_fn return one of them, such as dict(batch)."
+        )
+    return size
 
 
 def rows(batch: Any, index: Tensor | slice) -> Any:
