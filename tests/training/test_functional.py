@@ -68,7 +68,7 @@ def test_a_sweep_needs_no_value_of_a_gradient_unless_a_weight_is_made_of_others(
         first = torch.autograd.grad((weights * losses).sum(), list(leaves.values()), create_graph=True)
         assert bool(torch.stack([part.isnan().any() for part in first]).any()) == (not valued and not made)
         along = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view(part.shape)).sum() for part in first)
-        along = along + sum((value * value.detach()).sum() for _, value in seen.values())
+        along = along + sum((value * value.detach()).sum() for calls in seen.values() for _, value in calls)
         found.append(torch.autograd.grad(along, [weights, *leaves.values()]))
     assert all(part.isfinite().all() and part.abs().max() > 0 for part in found[1])
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
