@@ -6,7 +6,7 @@ import numbers
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,15 +32,6 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
     Raises:
         UsageError: From the function that is returned: an argument is of a wrong kind; names it and the kinds that fit.
     """
-    return _checked(function, ())
-
-
-def checked_arguments_but(*own: str) -> Callable[[Callable[Taken, Returned]], Callable[Taken, Returned]]:
-    """As `checked_arguments`, but for those arguments whose kind the function holds itself, in words that say more."""
-    return lambda function: _checked(function, own)
-
-
-def _checked(function: Callable[Taken, Returned], own: Collection[str]) -> Callable[Taken, Returned]:
     signature = inspect.signature(function)
 
     @functools.cache
@@ -51,11 +42,7 @@ def _checked(function: Callable[Taken, Returned], own: Collection[str]) -> Calla
     def held(*args: Taken.args, **kwargs: Taken.kwargs) -> Returned:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             hint, kind = hints().get(name, Any), signature.parameters[name].kind
-            if (
-                kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-                or name == "self"
-                or (name in own and not isinstance(value, (Tensor, np.ndarray)))
-            ):
+            if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL) or name == "self":
                 continue
             if value is signature.parameters[name].default:
                 continue

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
-from ..core.arguments import checked_arguments_but
+from ..core.arguments import checked_arguments
 from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
@@ -52,7 +52,7 @@ class Stateful(Protocol):
         ...
 
 
-@checked_arguments_but("loader")
+@checked_arguments
 def record(
     folder: str | Path,
     model: nn.Module,

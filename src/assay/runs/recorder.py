@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.arguments import checked_arguments_but
+from ..core.arguments import checked_arguments
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
 from ..core.evidence import EPOCH_NEEDS, Epoch, Evidence, Need
 from ..core.ids import Ids, dataset_fingerprint
@@ -90,7 +90,7 @@ class Recorder:
     that was not committed leaves no trace.
     """
 
-    @checked_arguments_but("checkpoints", "seed")
+    @checked_arguments
     def __init__(
         self,
         folder: str | Path,
