@@ -56,7 +56,7 @@ def test_threads_of_a_resumed_recording_are_told_and_its_training_is_taken_again
     threads(1)
     whole = begun(tmp_path / "run", 1)
     threads(2)
-    with pytest.warns(UserWarning, match=r"was begun otherwise \(threads 1 then and 2 now\)"):
+    with pytest.warns(UserWarning, match="was recorded with threads 1, now 2"):
         record(whole, tmp_path / "run", resume=True)
     run = Run(tmp_path / "run")
     assert run.header.threads == 1 and [run.condition("threads", epoch) for epoch in range(3)] == [1, 2, 2]

@@ -188,13 +188,6 @@ class Recorder:
 
     def _reopen(self, wanted: Header) -> None:
         self.header, self.commits = read_run(self.paths)
-        if changed := self._elsewhere():
-            words = ", ".join(f"{name} {getattr(self.header, name)} then and {value} now" for name, value in changed.items())
-            warnings.warn(
-                f"{self.paths.folder} was begun otherwise ({words}): it goes on, but its numbers are not those of a run without a break, and "
-                "methods that take its training again may refuse it. For those, go on as it was begun.",
-                stacklevel=4,
-            )
         for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "seed"):
             if field == "mean_probs" and self._undecided:
                 continue
