@@ -84,13 +84,21 @@ class Snapshot:
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of a model that shares nothing with it, also where a module holds a tensor that was computed, which deepcopy refuses."""
-    memo = {
-        id(value): value.detach().clone()
-        for layer in model.modules()
-        for value in vars(layer).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
+    memo = {}
+    for layer in model.modules():
+        for value in vars(layer).values():
+            if isinstance(value, Tensor):
+                plain = _plain(value)
+                if plain is not value or not value.is_leaf:
+                    memo[id(value)] = plain.detach().clone()
     return copy.deepcopy(model, memo)
+
+
+def _plain(value: Tensor) -> Tensor:
+    """A tensor without the wrappers that vmap and forward mode leave around what a module keeps of a forward pass."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    return value
 
 
 def over(optimizer: torch.optim.Optimizer, model: nn.Module, other: nn.Module) -> torch.optim.Optimizer:
