@@ -5,7 +5,7 @@ import inspect
 
 
 def methods_(*names: str) -> None:
-    """List the scoring methods and their options, or say what the options of one mean.
+    """List the scoring methods, or tell the options of one.
 
     Example: assay methods cg_score
 
@@ -29,7 +29,7 @@ def methods_(*names: str) -> None:
 
 
 def policies_(*names: str) -> None:
-    """List the policies and their options, or say what the options of one mean.
+    """List the policies, or tell the options of one.
 
     Parameters
     ----------

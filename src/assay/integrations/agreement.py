@@ -46,6 +46,9 @@ class Agreement:
         self._few = min(evaluated(len(self._run.ids)), len(self._positions))
         loop = course.loop
         try:
+            if loop.begin_epoch is not None:
+                # The examples were looked at in the first epoch, whose inputs may not be those of another.
+                loop.begin_epoch(0)
             with no_trace(loop.loader, course.device):
                 whole = self._fetched(self._positions[: self._few])
                 self._hold_size(whole)
@@ -188,7 +191,8 @@ class Agreement:
             )
         raise Mismatch(
             f"{folder}: the inputs of {who} are not those that were recorded. Give data, transforms, collate_fn and the library that decodes "
-            "files as they were at recording; what was changed since is scored by recording again."
+            "files as they were at recording, and as begin_epoch= what your loop tells its dataset before an epoch; what was changed since is "
+            "scored by recording again."
         )
 
     def _elsewhere(self, changed: Sequence[int]) -> list[tuple[Any, Any]]:
