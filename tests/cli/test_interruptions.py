@@ -1,5 +1,6 @@
 """What stops a command from outside: Ctrl-C, kill -9, a second writer, a full or read-only disk. Real processes, real signals."""
 
+import gc
 import os
 import shutil
 import signal
@@ -109,6 +110,8 @@ def disk(tmp_path):
     if mounted.returncode:
         pytest.skip(f"no right to mount: {mounted.stderr.strip()}")
     yield place
+    # Runs that were opened in this process hold their newest files open as long as they are there.
+    gc.collect()
     subprocess.run(["umount", place], check=True)
 
 
