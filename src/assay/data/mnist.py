@@ -89,6 +89,8 @@ def read_idx(path: pathlib.Path, axes: int) -> np.ndarray:
     if len(body) < head:
         raise UsageError(f"{path} ends after {len(body)} bytes, inside its head of {head}. Fetch it again.")
     shape = tuple(int(size) for size in np.frombuffer(body, ">u4", axes, 4))
+    if 0 in shape:
+        raise UsageError(f"{path} announces the shape {shape}, which holds nothing. Fetch it again.")
     expected = head + int(np.prod([int(size) for size in shape], dtype=object))
     if len(body) != expected:
         raise UsageError(f"{path} has {len(body)} bytes, but its head {shape} announces {expected}. Fetch it again.")
