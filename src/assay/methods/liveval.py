@@ -256,7 +256,7 @@ class LiveVal(AbstractStepMethod):
         if state["alone"]:
             warnings = (
                 f"{state['alone']} batches of one example were valued against the very step they made, which always gives 1. Record with "
-                "ragged='even', or choose delta_min=2.",
+                "a batch_size that divides the examples (a plan with ragged='even'), or choose delta_min=2.",
             )
         return Findings(by_epoch.sum(0), by_epoch, diagnostics, warnings, self.streamed(state)[0])
 

@@ -200,7 +200,7 @@ class SGDInfluence(AbstractMethod):
         if least < UNEVEN:
             warnings.append(
                 f"The smallest batch has {min(sizes)} examples, the largest {max(sizes)}: in it each counts {1 / least:.1f} times as much and "
-                "stands out. Record with ragged='even' or 'drop'."
+                "stands out. Give your loader a batch_size that divides the examples, or record a plan with ragged='even' or 'drop'."
             )
         if outside:
             warnings.append(
