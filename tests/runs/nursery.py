@@ -71,7 +71,7 @@ def die_at(step):
 def child(order, ready):
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("ASSAY_TEST_THREADS", "1")))
     module, name = order["call"].split(":")
     function = getattr(importlib.import_module(module), name)
     if order.get("at") is not None:

@@ -256,36 +256,22 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-class _Threads:
-    """How many threads torch had before any call of this process set another number, and how many calls run now."""
-
-    def __init__(self) -> None:
-        self.lock, self.running, self.before = threading.Lock(), 0, 0
-
-
-_set = _Threads()
+_TURN = threading.RLock()
+"""Held while a call runs at its number of threads: part of what torch computes with has one number for the whole process."""
 
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many torch threads for a call, and as many as before after it, also where calls overlap in threads of one process.
-
-    A call that begins while another runs would find that one's number, and leave it behind.
-    """
+    """So many torch threads for a call, and as many as before after it. Calls in threads of one process take turns."""
     import torch
 
-    with _set.lock:
-        if not _set.running:
-            _set.before = torch.get_num_threads()
-        _set.running += 1
+    with _TURN:
+        before = torch.get_num_threads()
         torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        with _set.lock:
-            _set.running -= 1
-            # Each thread has a number of its own, so that each puts it back.
-            torch.set_num_threads(_set.before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def _cores() -> int:
