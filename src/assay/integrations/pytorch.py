@@ -35,6 +35,7 @@ from ..training.live import LiveSteps
 from ..training.wrappers import names_inside, unwrapped
 from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of, keyed_copy
 from .loop import seed_loop, untouched_generators
+from .mixing import MixtureWatch
 from .rows import ENOUGH, Finding, moved_in
 from .sights import Watcher
 from .wrapped import HoldsOptimizer, inner_optimizer
@@ -324,6 +325,7 @@ class LoopRecorder:
         self._watcher = Watcher(loader, chosen, recorder.ids, losses, forward)
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._rows = RowWatch(recorder.ids)
+        self._mixtures = MixtureWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._open: OpenEpoch | None = None
         self._uncommitted = self._closed = self._begun = False
@@ -428,6 +430,8 @@ class LoopRecorder:
             epoch.begun += 1
             epoch.visited += len(epoch.positions)
             epoch.pending = self.recorder.header.view == "train"
+            if epoch.pending:
+                self._mixtures.begin(fetched.batch)
             self._settings = []
             if self.recorder.walking:
                 with self._never_ending():
@@ -445,6 +449,7 @@ class LoopRecorder:
 
     def _take_in(self, epoch: OpenEpoch) -> None:
         """The newest batch, now that its step was taken."""
+        self._mixtures.end()
         if epoch.pending:
             raise UsageError(
                 f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step. A trainer that "
@@ -607,6 +612,7 @@ class LoopRecorder:
 
     def _end(self) -> None:
         self._closed, self._open = True, None
+        self._mixtures.end()
         self._watch.remove()
         self.recorder.close()
 

@@ -1,0 +1,101 @@
+"""Whether a loop trains on mixtures of two examples (mixup, CutMix), which have no one label: told from what the model is given."""
+
+import contextlib
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+ROWS = 8
+"""Rows of a batch that are looked at."""
+CLOSE = 1e-4
+"""Largest distance, as a part of what was mixed in, between a row and the mixture that it is taken for."""
+
+
+def mixture_of(given: Tensor, batch: Tensor) -> str | None:
+    """`mixup` or `CutMix`, if most of the first rows are such mixtures of two rows of the batch; None otherwise.
+
+    mixup: given_i - batch_i = m (batch_j - batch_i) with 0 < m < 1. CutMix: each number of given_i is that of batch_i or of batch_j.
+
+    Args:
+        given: (batch, ...), what the model was given.
+        batch: The same shape, as the loader gave it.
+    """
+    x, z = (part.detach().to("cpu", torch.float64).flatten(1) for part in (batch, given))
+    found = {"mixup": 0, "CutMix": 0}
+    rows = range(min(ROWS, len(x)))
+    for i in rows:
+        moved, others = z[i] - x[i], x - x[i]
+        size = moved.norm()
+        # One number more than a line has: any two numbers are a multiple of one.
+        if moved.numel() < 3 or not size > 0 or not bool(torch.isfinite(size)):
+            continue
+        lengths = others.square().sum(1)
+        share = torch.where(lengths > 0, (others @ moved) / lengths.clamp(min=1e-300), 0.0)
+        apart = (moved - share[:, None] * others).norm(dim=1)
+        # A share of an empty image is the same as a smaller scale.
+        full = x.norm(dim=1) > 0
+        if bool((full & (apart <= CLOSE * size) & (share > CLOSE) & (share < 1 - CLOSE)).any()):
+            found["mixup"] += 1
+            continue
+        changed = moved != 0
+        if bool(changed.any()) and not bool(changed.all()) and bool((z[i][changed] == x[:, changed]).all(1).any()):
+            found["CutMix"] += 1
+    kind = max(found, key=found.__getitem__)
+    return kind if 2 * found[kind] > len(rows) else None
+
+
+class MixtureWatch:
+    """Looks at what a model is given in the first batch of an epoch or two, and says once if those are mixtures of examples.
+
+    Nothing is called, drawn or changed. Compiled models are not looked at: they would keep the hook in their code.
+    """
+
+    def __init__(self, model: nn.Module, wrapped: nn.Module):
+        """Get ready to look.
+
+        Args:
+            model: What is called with the batches, without what is wrapped around it.
+            wrapped: The same, as the loop calls it.
+        """
+        self._model = model
+        self._batches = 0 if any(_compiled(layer) for layer in wrapped.modules()) else 2
+        self._hook: Any = None
+
+    def begin(self, batch: Any) -> None:
+        """The model is about to be given this batch."""
+        self.end()
+        if not self._batches:
+            return
+        self._batches -= 1
+        leaves = [
+            leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 1
+        ]
+
+        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            parts = [part for part in pytree.tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
+            pairs = [(part, leaf) for part in parts for leaf in leaves if part.shape == leaf.shape]
+            # Somebody else's program goes on whatever this look meets.
+            with contextlib.suppress(RuntimeError, TypeError):
+                kinds = [kind for part, leaf in pairs if (kind := mixture_of(part, leaf)) is not None]
+                if kinds:
+                    self._batches = 0
+                    warnings.warn(
+                        f"The model is given mixtures of two examples ({kinds[0]}), and recorder.batch one label for each, so what is recorded "
+                        "speaks of mixtures and not of examples. Record with view='eval', which looks at every example by itself.",
+                        stacklevel=2,
+                    )
+
+        self._hook = self._model.register_forward_pre_hook(look, with_kwargs=True)
+
+    def end(self) -> None:
+        """The batch was taken in, or left."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+def _compiled(layer: nn.Module) -> bool:
+    return hasattr(layer, "_orig_mod") or getattr(layer, "_compiled_call_impl", None) is not None
