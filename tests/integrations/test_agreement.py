@@ -683,3 +683,17 @@ def test_a_training_that_ends_elsewhere_is_no_failed_trial_of_an_executor(tmp_pa
     parts = recorded(tmp_path / "run", TensorDataset(*data()), epochs=2)
     with ThreadPoolExecutor(1) as pool, pytest.raises(Mismatch, match="does not give what was recorded"):
         assay.score(tmp_path / "run", "loo", loop=looped(*parts, clip=0.01), targets=held_out(), pool=pool)
+
+
+def test_a_run_that_goes_on_looks_at_few_examples_only(tmp_path, monkeypatch):
+    draw = torch.Generator().manual_seed(4)
+    many = TensorDataset(torch.randn(700, 3, generator=draw, dtype=torch.float64), torch.arange(700) % 2)
+    looked, asked = [], sights.sights
+    monkeypatch.setattr(sights, "sights", lambda *given, **how: looked.append(len(given[4])) or asked(*given, **how))
+    recorded(tmp_path / "run", many, epochs=1, batch=100)
+    model, optimizer, loader = recorded(tmp_path / "run", many, epochs=1, batch=100, resume=True)
+    recorded(tmp_path / "none", many, epochs=1, batch=100, checkpoints="none")
+    assert looked == [512, evaluated(700), 512]
+    run = Run(tmp_path / "run")
+    assert len(run.content.positions) == 512 and all(run.content_losses(epoch) is not None for epoch in (-1, 0, 1))
+    assert len(scored(tmp_path / "run", looped(model, optimizer, loader), "grand")["grand"]) == 700

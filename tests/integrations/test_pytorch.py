@@ -712,3 +712,49 @@ def test_settings_that_are_no_numbers_do_not_end_the_training(tmp_path, setting)
 def test_a_run_recorded_without_momenta_has_none(tmp_path):
     recorded(tmp_path / "run", 1)
     assert Run(tmp_path / "run").momenta(0) is None
+
+
+class Bounded(torch.nn.Module):
+    """Its embeddings write into their own weights in every forward pass."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.table, self.out = kind(40, 5, max_norm=1.0), torch.nn.Linear(5, 2)
+
+    def forward(self, x):
+        rows = self.table(x)
+        return self.out(torch.tanh(rows if rows.ndim == 2 else rows.mean(1)))
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Embedding, torch.nn.EmbeddingBag])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_model_that_writes_into_its_weights_is_trained_as_without_a_recorder(tmp_path, kind, frozen):
+    draw = torch.Generator().manual_seed(0)
+    examples = TensorDataset(torch.randint(0, 40, (64, 3), generator=draw), torch.arange(64) % 2)
+
+    def trained(folder):
+        torch.manual_seed(1)
+        model, loader = Bounded(kind), DataLoader(examples, 8)
+        model.table.weight.requires_grad_(not frozen)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=0.3, momentum=0.9, weight_decay=0.01)
+
+        def epochs(batches, told):
+            for x, y in batches:
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                told(logits, y)
+
+        if folder is None:
+            for _ in range(2):
+                epochs(loader, lambda *_: None)
+            return model
+        with record(folder, model, optimizer, loader) as recorder:
+            for _ in range(2):
+                epochs(recorder.epoch(), recorder.batch)
+        return model
+
+    plain, watched = trained(None).state_dict(), trained(tmp_path / "run").state_dict()
+    assert all(torch.equal(value, watched[name]) for name, value in plain.items())

@@ -249,10 +249,13 @@ class Watcher:
         if self._seen is not None:
             return
         self._seen, self._evaluate = [], evaluate
-        positions = looked_at(self._ids)
+        few = evaluated(len(self._ids)) if evaluate else 0
+        # What the examples consist of is kept in the first epoch; a run that goes on needs those only whose losses are computed.
+        positions = looked_at(self._ids)[: len(self._ids) if first else few]
+        if not len(positions):
+            return
         try:
             with no_trace(self._loader, _device_of(model)):
-                few = evaluated(len(self._ids)) if evaluate else 0
                 self._seen, second = sights(
                     self._loader,
                     self._loader.dataset,
@@ -261,7 +264,7 @@ class Watcher:
                     positions,
                     workers=True,
                     items=few,
-                    again=DRAWN_TWICE,
+                    again=DRAWN_TWICE if first else 0,
                 )
                 if evaluate:
                     self._batch = collated(self._loader, [one.item for one in self._seen[:few]], torch.device("cpu"))
@@ -347,12 +350,14 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def shadow(model: nn.Module) -> nn.Module:
-    """A copy of a model that shares its parameters, without hooks but torch's own.
+    """A copy of a model, without hooks but torch's own, that shares only parameters which nothing changes.
 
-    What its modules keep in attributes while they run is kept elsewhere, and who looks on through hooks sees nothing.
+    What its modules keep in attributes while they run is kept elsewhere, and who looks on through hooks sees nothing. Parameters that are
+    trained are copied too: a forward pass may write into them, as that of an embedding with `max_norm` does.
     """
     hooks = {id(hook): hook for layer in model.modules() for name in HOOKS for hook in getattr(layer, name).values()}
-    held: list[Tensor] = list(model.parameters())
+    written = {id(p) for layer in model.modules() if getattr(layer, "max_norm", None) is not None for p in layer.parameters()}
+    held: list[Tensor] = [p for p in model.parameters() if not p.requires_grad and id(p) not in written]
     held += [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, Tensor)]
     other = copy.deepcopy(model, hooks | {id(value): value for value in held})
     for layer in other.modules():
