@@ -402,3 +402,19 @@ def test_a_pipe_for_a_plan_does_not_hang(tmp_path):
 
 def test_the_old_batch_is_what_the_other_tests_forge():
     assert content_of(old_batch(ROWS[:1], [3]))[b"labels"] == [3]
+
+
+@pytest.mark.parametrize("what", ["array", "text"])
+def test_a_pickle_that_makes_many_of_the_same_bytes_is_refused(what):
+    size = 2**16
+    plain = b"c%s\n%s\n"
+    kind = plain % (b"numpy", b"dtype") + b"(\x8c\x02u1tR"
+    array = (
+        plain % (b"numpy.core.numeric", b"_frombuffer") + b"(h\x01" + kind + b"J" + struct.pack("<i", size) + b"\x85\x8c\x01CtR"
+    )
+    encoded = plain % (b"_codecs", b"encode") + b"(h\x01\x8c\x06latin1tR"
+    letter, made = (b"B", array) if what == "array" else (b"X", encoded)
+    begin = b"\x80\x04]" + letter + struct.pack("<I", size) + b"a" * size + b"q\x01a"
+    assert len(content_of(begin + made + b"a.")) == 2
+    with pytest.raises(ValueError, match="several of the same bytes"):
+        content_of(begin + (made + b"a") * 3 + b".")

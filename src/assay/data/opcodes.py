@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+COPIES = 2
+"""How often the bytes of a pickle are copied at most: those of an array may be written as a text, which is made bytes, which are made an array."""
 MOST_OPCODES = 1_000_000
 """Opcodes of the longest pickle that is read; a batch of CIFAR-10 has some 60,000."""
 _ARRAY = {("numpy.core.multiarray", "_reconstruct"), ("numpy.core.numeric", "_frombuffer")}
@@ -49,6 +51,23 @@ class _Mark:
     pass
 
 
+@dataclasses.dataclass
+class _Room:
+    """Bytes that may still be made."""
+
+    left: int
+
+    def take(self, size: int) -> None:
+        """Have so many of them.
+
+        Raises:
+            Foreign: There are not so many.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise Foreign("its arrays and texts are larger than itself, because it makes several of the same bytes")
+
+
 def content_of(body: bytes) -> Any:
     """What a pickle holds: dictionaries, lists, tuples, numbers, texts, bytes and arrays of numbers. Keys are texts, bytes or integers.
 
@@ -57,6 +76,8 @@ def content_of(body: bytes) -> Any:
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    # What is made of bytes is a copy of them, and a value that is referred to again could be copied without end.
+    room = _Room(COPIES * len(body))
     for count, (opcode, argument, _) in enumerate(pickletools.genops(body)):
         if count > MOST_OPCODES:
             raise Foreign(f"it has more than {MOST_OPCODES:,} opcodes")
@@ -65,7 +86,7 @@ def content_of(body: bytes) -> Any:
             if len(stack) != 1:
                 raise Foreign("it ends with more or less than one value")
             return _finished(stack[0])
-        _take(name, argument, stack, memo)
+        _take(name, argument, stack, memo, room)
     raise Foreign("it has no end")
 
 
@@ -94,7 +115,7 @@ _OLD_TEXTS = frozenset(("STRING", "BINSTRING", "SHORT_BINSTRING"))
 _VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 
-def _take(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> None:
+def _take(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], room: "_Room") -> None:
     """One opcode."""
     if name in ("PROTO", "FRAME"):
         return
@@ -136,10 +157,10 @@ def _take(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) -> N
         stack.append(_named(*_pop(stack, 2)))
     elif name == "REDUCE":
         function, arguments = _pop(stack, 2)
-        stack.append(_called(function, arguments))
+        stack.append(_called(function, arguments, room))
     elif name == "BUILD":
         (state,) = _pop(stack, 1)
-        _build(_top(stack, object), state)
+        _build(_top(stack, object), state, room)
     else:
         raise Foreign(f"it uses {name}, which arrays, numbers and texts do not need")
 
@@ -197,7 +218,7 @@ def _named(module: Any, name: Any) -> _Name:
     return found
 
 
-def _called(function: Any, arguments: Any) -> Any:
+def _called(function: Any, arguments: Any, room: "_Room") -> Any:
     if not isinstance(function, _Name) or not isinstance(arguments, tuple):
         raise Foreign("it calls what is no name")
     key = function.key
@@ -214,22 +235,23 @@ def _called(function: Any, arguments: Any) -> Any:
         if len(arguments) != 4:
             raise Foreign("an array lacks a part")
         body, kind, shape, order = arguments
-        return _Array(_array(body, kind, shape, _words(order) == "F"))
+        return _Array(_array(body, kind, shape, _words(order) == "F", room))
     if key == ("_codecs", "encode"):
         if len(arguments) != 2 or not isinstance(arguments[0], str) or _words(arguments[1]) != "latin1":
             raise Foreign("it encodes bytes otherwise than as latin1")
+        room.take(len(arguments[0]))
         return arguments[0].encode("latin1")
     if key == ("builtins", "bytearray") and len(arguments) == 1 and isinstance(arguments[0], (bytes, bytearray)):
         return arguments[0]
     raise Foreign(f"it calls {function.module}.{function.name}")
 
 
-def _build(made: Any, state: Any) -> None:
+def _build(made: Any, state: Any, room: "_Room") -> None:
     if isinstance(made, _Array):
         if made.value is not None or not isinstance(state, tuple) or len(state) != 5:
             raise Foreign("the content of an array is no five parts")
         _, shape, kind, fortran, body = state
-        made.value = _array(body, kind, shape, fortran in (True, 1))
+        made.value = _array(body, kind, shape, fortran in (True, 1), room)
     elif isinstance(made, _Kind):
         # What NumPy writes for a plain type: version, order of bytes, and nothing of its own.
         if not isinstance(state, tuple) or len(state) != 8 or [type(part) for part in state[2:5]] != [type(None)] * 3:
@@ -241,13 +263,14 @@ def _build(made: Any, state: Any) -> None:
         raise Foreign("it gives a state to what has none")
 
 
-def _array(body: Any, kind: Any, shape: Any, fortran: bool) -> np.ndarray:
+def _array(body: Any, kind: Any, shape: Any, fortran: bool, room: "_Room") -> np.ndarray:
     whole = isinstance(shape, tuple) and len(shape) <= 8 and all(type(size) is int and 0 <= size < 2**48 for size in shape)
     if not whole or not isinstance(kind, _Kind) or not isinstance(body, (bytes, bytearray)):
         raise Foreign("an array has no plain shape, type or bytes")
     plain = np.dtype(kind.code).newbyteorder(kind.order)  # type: ignore[arg-type]
     if math.prod(shape) * plain.itemsize != len(body):
         raise Foreign(f"an array of shape {shape} has {len(body):,} bytes")
+    room.take(len(body))
     return np.frombuffer(bytearray(body), plain).reshape(shape, order="F" if fortran else "C")
 
 
