@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay.cluster import executor
 from assay.core.decision import Action, Decision
-from assay.core.errors import Mismatch, RunError, TrialFailed, UsageError
+from assay.core.errors import Mismatch, NotWritten, RunError, TrialFailed, UsageError
 from assay.core.trial import ALL, KEPT, RANDOM
 from assay.experiments import plan as plans
 from assay.experiments import verify as module
@@ -669,3 +669,25 @@ def test_forged_trials_are_believed_unless_everything_is_trained_again(own):
     assert results(verify(decision, run=own, seeds=2, save=True)) != results(honest)
     again = verify(decision, run=own, seeds=2, save=True, again=True)
     assert results(again) == results(honest) and load_outcome(path).accuracy < 1
+
+
+def test_a_verdict_is_not_lost_with_a_claim_that_cannot_be_kept(own, monkeypatch):
+    def refuse(*_):
+        raise NotWritten("claims were not written: the file system is read-only.")
+
+    kept = verify(decided(own), run=own, seeds=3, retrain=invented())
+    shutil.rmtree(own.paths.claims)
+    monkeypatch.setattr(module, "save_claim", refuse)
+    with pytest.warns(UserWarning, match=r"read-only\. So later verifications of this run are not corrected for this one"):
+        verdict = verify(decided(own), run=own, seeds=3, retrain=invented())
+    assert verdict.comparisons == kept.comparisons
+
+
+def test_damaged_claims_are_refused_before_anything_is_trained(own):
+    verify(decided(own), run=own, seeds=3, retrain=invented())
+    (path,) = own.paths.claims.glob("*.json")
+    path.write_text("{")
+    calls = []
+    with pytest.raises(RunError, match=path.name):
+        verify(decided(own), run=own, seeds=3, retrain=lambda *given: calls.append(given) or 0.5)
+    assert not calls

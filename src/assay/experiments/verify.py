@@ -23,7 +23,7 @@ from .. import __version__
 from ..cluster.executors import Call, executor, run_all
 from ..core.arguments import checked_arguments
 from ..core.decision import Action, Decision
-from ..core.errors import AssayError, Mismatch, NumericalError, UsageError
+from ..core.errors import AssayError, Mismatch, NotWritten, NumericalError, UsageError
 from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores, ScoreTable
@@ -187,7 +187,8 @@ def verify(
         UsageError: Fewer than 2 seeds, no plan and no `retrain`, a decision that keeps nothing or changes nothing, or one made by the
             very test examples that it would be judged by.
         Mismatch: The decision, the scores, the truth, the run and the data are not of the same dataset.
-        NotWritten: The p-values cannot be kept in the run's folder.
+        RunError: What was asked of the run before is damaged.
+        NotWritten: With `save`, a finished retraining cannot be kept. (P-values that cannot be kept are warned of.)
         TrialFailed: A retraining ended in an error; with path and tail of its log.
     """
     progress = progress or Progress()
@@ -199,6 +200,9 @@ def verify(
         raise UsageError("save=True cannot tell your retrain function from another one later; leave it out.")
     began = time.perf_counter()
     opened = _run_of(decision, run)
+    if seeds >= FEWEST:
+        # Damage is better known before hours of training.
+        load_claims(opened.paths.claims)
     check_dataset(opened, (scores or {}).values(), decision)
     given = opened.labels[opened.ids.positions(decision.ids, f"run {opened.folder}")]
     check_verifiable(decision, given)
@@ -256,7 +260,11 @@ def verify(
         power=power,
     )
     if seeds >= FEWEST:
-        _ask(opened, verdict)
+        try:
+            _ask(opened, verdict)
+        except NotWritten as error:
+            # What was trained for hours must not be lost with it.
+            warnings.warn(f"{error} So later verifications of this run are not corrected for this one.", stacklevel=3)
     return corrected(verdict, opened)
 
 
