@@ -291,3 +291,73 @@ def test_methods_that_ask_for_gradients_only_work_all_the_same(tmp_path, name):
     table = scored(tmp_path / "run", model, optimizer, loader, "grand", "tracin", "oti", "liveval")
     if "counted" not in name:
         torch.testing.assert_close(table["grand"].values, one_by_one(model), rtol=1e-6, atol=1e-9)
+
+
+def joining(folder, late):
+    """A loop whose second group of parameters joins after an epoch, or is there from the start with a rate of 0."""
+    draw = torch.Generator().manual_seed(0)
+    examples = TensorDataset(torch.randn(8, 3, generator=draw), torch.arange(8) % 2)
+    torch.manual_seed(1)
+    model, loader = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), DataLoader(examples, 4)
+    optimizer = torch.optim.SGD([{"params": list(model[2].parameters()), "lr": 0.1}], lr=0.1, momentum=0.9)
+    second = {"params": list(model[0].parameters()), "lr": 0.0}
+    if not late:
+        optimizer.add_param_group(second)
+    with assay.record(folder, model, optimizer, loader, seed=0, checkpoints="every") as recorder:
+        for epoch in range(2):
+            if epoch == 1:
+                if late:
+                    optimizer.add_param_group(second)
+                optimizer.param_groups[1]["lr"] = 0.05
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    held_out = torch.randn(3, 3, generator=draw), torch.tensor([0, 1, 0])
+    return {"loop": assay.Loop(model, optimizer, loader)}, {"targets": {"validation": held_out}}
+
+
+@pytest.mark.parametrize("method", ["loo", "sgd_influence"])
+def test_steps_of_a_training_that_groups_joined_are_refused_with_a_cure_that_works(tmp_path, method):
+    loop, targets = joining(tmp_path / "late", late=True)
+    with pytest.raises(UsageError, match=r"1 parameter groups in epoch 0 and 2 in epoch 1.* such as grand and vog"):
+        assay.score(tmp_path / "late", method, **loop, **targets)
+    assert len(assay.score(tmp_path / "late", "grand", **loop)["grand"]) == 8
+    loop, targets = joining(tmp_path / "early", late=False)
+    assert len(assay.score(tmp_path / "early", method, **loop, **targets)[method]) == 8
+
+
+@pytest.mark.parametrize("options", [{}, {"sparse": True}, {"scale_grad_by_freq": True}])
+def test_gradients_of_an_embedding_bag_are_those_of_the_loss(tmp_path, options):
+    draw = torch.Generator().manual_seed(0)
+    tokens, labels = torch.randint(0, 4, (12, 5), generator=draw), torch.arange(12) % 2
+
+    def net(**settings):
+        torch.manual_seed(1)
+        return nn.Sequential(nn.EmbeddingBag(4, 5, mode="sum", **settings), nn.Tanh(), nn.Linear(5, 2)).double()
+
+    model, loader = net(**options), DataLoader(TensorDataset(tokens, labels), 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with assay.record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for x, y in recorder.epoch():
+            logits = model(x)
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    loop, plain = assay.Loop(model, optimizer, loader), net()
+    norms = [
+        sum(part.square().sum() for part in torch.autograd.grad(F.cross_entropy(plain(x[None]), y[None]), plain.parameters()))
+        ** 0.5
+        for x, y in zip(tokens, labels, strict=True)
+    ]
+    (scores,) = assay.score(tmp_path / "run", "grand:layers=all", loop=loop).values()
+    assert torch.allclose(scores.values, torch.stack(norms), rtol=1e-6)
+    words = (
+        "divides its gradient by counts"
+        if "scale_grad_by_freq" in options
+        else "cannot be differentiated twice: .* is not implemented. Change"
+    )
+    with pytest.raises(UsageError, match=words):
+        assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets={"validation": (tokens[:3] * 0 + 1, labels[:3])})

@@ -82,7 +82,7 @@ def everything(folder):
     run = Run(folder)
     run.check()
     for epoch in range(run.epochs):
-        run.order(epoch), run.rates(epoch), run.shard(epoch).read_all(), run.model(epoch)
+        run.order(epoch), run.rates(epoch), run.momenta(epoch), run.shard(epoch).read_all(), run.model(epoch)
     run.mean_probs(), run.visits()
     artefacts.load_scores(run.paths.scores("aum"))
     artefacts.load_decision(run.paths.decision("drop"))
@@ -427,6 +427,7 @@ def rewritten(folder, epoch, **tensors):
         ("batch_sizes", torch.tensor([1], dtype=torch.int32)),
         ("rates", torch.zeros(1, 2, dtype=torch.float64)),
         ("rates", torch.zeros(4, dtype=torch.int64)),
+        ("momenta", torch.zeros(4, 2, dtype=torch.float64)),
         ("logits", torch.zeros(EXAMPLES, CLASSES + 1)),
     ],
 )

@@ -286,11 +286,6 @@ class Agreement:
         )
 
 
-def hold_examples(course: LoopCourse) -> Agreement:
-    """Hold a loop's examples against the run's; see `Agreement`."""
-    return Agreement(course)
-
-
 def _losses_of(functional: Functional, seen: Any) -> Tensor:
     """The losses in eval mode, without gradients.
 

@@ -7,6 +7,7 @@ sparse, which cannot be added to dense ones, or divided by counts, which makes i
 """
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,14 +73,18 @@ class DifferentiableOperations(TorchFunctionMode):
         """The operation, or what stands for it."""
         if func is torch._weight_norm:
             return weight_norm(*args, **kwargs)
-        if func is F.embedding:
-            settings = dict(zip(EMBEDDING, args, strict=False)) | kwargs
+        if (settings := embedding_settings(func, args, kwargs)) is not None:
             return func(**{**settings, "sparse": False, "scale_grad_by_freq": False})
         return func(*args, **kwargs)
 
 
-EMBEDDING = ("input", "weight", "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
-"""The arguments of `F.embedding`, in their order."""
+def embedding_settings(func: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The arguments of a call by their names, if it is one of `F.embedding` or `F.embedding_bag`; else None."""
+    names = _EMBEDDINGS.get(func)
+    return None if names is None else dict(zip(names, args, strict=False)) | kwargs
+
+
+_EMBEDDINGS = {function: tuple(inspect.signature(function).parameters) for function in (F.embedding, F.embedding_bag)}
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int | None = 0) -> Tensor:

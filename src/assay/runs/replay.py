@@ -238,7 +238,7 @@ class Replay:
         """Refuse what no step of this run can be taken again of.
 
         Raises:
-            UsageError: The optimizer did not move once per batch, or what the steps drew from was not recorded.
+            UsageError: The optimizer did not move once per batch, parameter groups joined it, or what the steps drew from was not recorded.
         """
         if self._steps_checked:
             return
@@ -256,8 +256,23 @@ class Replay:
                 "so its steps cannot be taken again. Record a loop that uses every batch of an epoch, or ask for methods of kept models, such "
                 "as grand, tracin and vog."
             )
+        self.check_groups()
         self.course.check_steps()
         self._steps_checked = True
+
+    def check_groups(self) -> None:
+        """Refuse a training whose optimizer had other parameter groups at its end than at its beginning.
+
+        Raises:
+            UsageError: Groups joined.
+        """
+        if len(groups := self.run.group_counts()) > 1:
+            (first, few), (epoch, many) = groups[:2]
+            raise UsageError(
+                f"{self.run.folder}: the optimizer had {few} parameter groups in epoch {first} and {many} in epoch {epoch}; steps of a training in "
+                "which groups join cannot be taken again. Record with all groups from the start, those that are not yet trained with a rate of 0, "
+                "or ask for methods of kept models, such as grand and vog."
+            )
 
     def forwards(self, steps: range) -> Iterator[TakenStep]:
         """These steps, first to last, on a model of their own."""
@@ -526,8 +541,10 @@ class Replay:
 
         Raises:
             MissingEvidence: It was not kept.
+            UsageError: Parameter groups joined the optimizer during training.
         """
         if self._end is None:
+            self.check_groups()
             last = len(self.epochs) - 1
             if last not in self.kept:
                 raise MissingEvidence(f"{self.run.folder} kept no model of its last epoch; record with checkpoints='last'.")

@@ -221,7 +221,22 @@ class Run:
             None if they were not recorded, as by an earlier assay or in its own loop, where they never change.
         """
         shard = self.shard(epoch)
-        return shard.read("momenta") if "momenta" in shard.sums else None
+        if "momenta" not in shard.sums:
+            return None
+        momenta, rates = shard.read("momenta"), self.rates(epoch)
+        if not momenta.is_floating_point() or momenta.shape != (*rates.shape, 2):
+            raise RunError(
+                f"{shard.path} does not fit its run: momenta of shape {list(momenta.shape)} for rates of {list(rates.shape)}. Restore it."
+            )
+        return momenta
+
+    def group_counts(self) -> list[tuple[int, int]]:
+        """(epoch, how many parameter groups the optimizer had in it) of the first epoch and of each that had others than the one before."""
+        found: list[tuple[int, int]] = []
+        for commit in self.commits:
+            if commit.steps and (not found or found[-1][1] != self.rates(commit.epoch).shape[1]):
+                found.append((commit.epoch, self.rates(commit.epoch).shape[1]))
+        return found
 
     @functools.cached_property
     def content(self) -> Content | None:

@@ -362,7 +362,7 @@ class Course(abc.ABC):
                     "fewer targets at once."
                 ) from error
             except (NotImplementedError, RuntimeError) as error:
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
                 raise UsageError(
                     f"The losses of this model cannot be differentiated twice: {reason}. Change that layer, or choose a method that asks for "
                     "gradients only, such as tracin, oti or liveval."

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
 from ..maths.derivatives import Products, directional, example_products, refuse_coupling, withheld
-from ..maths.differentiable import EMBEDDING, DifferentiableOperations, written_out
+from ..maths.differentiable import DifferentiableOperations, embedding_settings, written_out
 from ..maths.twice import convolved, normalised
 from .device import modes_kept
 from .step import trainable
@@ -522,8 +522,7 @@ class _Twice(DifferentiableOperations):
     def operation(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if func is F.conv2d:
             return _convolve(self._valued, *args, **kwargs)
-        if func is F.embedding:
-            settings = dict(zip(EMBEDDING, args, strict=False)) | kwargs
+        if (settings := embedding_settings(func, args, kwargs)) is not None:
             reason = (
                 "scale_grad_by_freq=True divides its gradient by counts, so training did not follow the derivative of the loss"
                 if settings.get("scale_grad_by_freq")
