@@ -299,7 +299,7 @@ def test_of_an_own_loop_what_asks_for_the_loop_is_left_out_in_words_that_work(tm
     left_out = score(world.run, "all").refused
     for name in ("sgd_influence", "oti", "vog"):
         assert left_out[name] == (
-            "takes the training again of your own loop; in Python, give score(..., loop=assay.Loop(model, optimizer, loader))."
+            f"takes the training again of your own loop; in Python, name it: score(run, ['{name}'], loop=assay.Loop(model, optimizer, loader))."
         )
     with pytest.warns(UserWarning, match="sgd_influence was not scored: .* was recorded in your own loop"):
         assert list(score(world.run, ["aum", "sgd_influence"])) == ["aum"]

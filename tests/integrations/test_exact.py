@@ -104,6 +104,20 @@ class Twice(nn.Module):
         return self.out(torch.tanh(self.norm(self.second(torch.tanh(self.norm(self.first(x)))))))
 
 
+class Shared(nn.Module):
+    """One weight in two layers, one layer under two names, and a normalisation under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+        self.again, self.norm, self.out = self.second, nn.BatchNorm1d(5), nn.Linear(5, CLASSES)
+        self.tail = nn.Sequential(self.norm, nn.Tanh(), self.out)
+
+    def forward(self, x):
+        return self.tail(torch.tanh(self.again(torch.tanh(self.first(x)))))
+
+
 class Tokens(nn.Module):
     def __init__(self, **settings):
         super().__init__()
@@ -168,6 +182,7 @@ RIGHT = {
     "sparse embedding": lambda: Tokens(sparse=True),
     "padded embedding": lambda: Tokens(padding_idx=0),
     "watched": Watched,
+    "shared": Shared,
 }
 REFUSED = {
     "spectral norm": (lambda: mlp(parametrizations.spectral_norm), r"parametrizations\.weight\.0\._[uv] follows the parameters"),

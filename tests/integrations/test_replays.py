@@ -210,9 +210,9 @@ def test_rates_of_what_another_optimizer_trains_are_not_made_up(tmp_path):
     loop = trained(tmp_path / "run", model, body, each=each)
     targets = {"validation": data()[2]}
     assert len(assay.score(tmp_path / "run", ["grand", "vog"], loop=loop).values()) == 2
-    for method in ("tracin", "sgd_influence"):
+    for method in ("tracin", "oti", "sgd_influence"):
         with pytest.raises(UsageError, match=r"another optimizer trains it|not in the optimizer \(4\."):
-            assay.score(tmp_path / "run", method, loop=loop, targets=targets)
+            assay.score(tmp_path / "run", method, loop=loop, targets=None if method == "oti" else targets)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
@@ -341,3 +341,79 @@ def test_a_replay_that_differs_names_the_commonest_causes(tmp_path):
     wrong = assay.Loop(loop.model, loop.optimizer, loop.loader, clip=0.01)
     with pytest.raises(Mismatch, match="label smoothing or class weights without losses= or loss=, clipping without clip="):
         list(opened(tmp_path / "run", wrong).forwards(range(4)))
+
+
+def test_what_differs_by_rounding_alone_is_said_to(tmp_path):
+    model = net()
+    loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    rounded = assay.Loop(
+        loop.model,
+        loop.optimizer,
+        loop.loader,
+        loss=lambda model, batch: F.cross_entropy(3 * model(batch[0]) / 3, batch[1]),
+    )
+    with pytest.raises(Mismatch, match=r"That is rounding: .* Give loss= .*tolerance=1e-6"):
+        list(opened(tmp_path / "run", rounded).forwards(range(4)))
+    allowed = assay.Replaying(tolerance=1e-6)
+    assert len(list(opened(tmp_path / "run", rounded, replaying=allowed).forwards(range(4)))) == 4
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam])
+def test_another_kind_of_optimizer_than_the_recorded_one_is_refused(tmp_path, kind):
+    model = net()
+    loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
+    other = assay.Loop(model, kind(model.parameters()), loop.loader)
+    with pytest.raises(Mismatch, match=r"recorded another .*optimizer"):
+        list(opened(tmp_path / "run", other).forwards(range(4)))
+
+
+def test_solo_steps_of_losses_under_autocast_are_those_without_apart_from_rounding(tmp_path):
+    def net():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, CLASSES))
+
+    def losses(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    def under_autocast(model, batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return losses(model, batch)
+
+    draw = torch.Generator().manual_seed(0)
+    dataset = TensorDataset(torch.randn(12, 5, generator=draw), torch.randint(CLASSES, (12,), generator=draw))
+    found = []
+    for name, each in (("plain", losses), ("autocast", under_autocast)):
+        model = net()
+        optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(dataset, 4)
+        with assay.record(tmp_path / name, model, optimizer, loader, seed=0, losses=each, live=["liveval"]) as recorder:
+            for batch in recorder.epoch():
+                optimizer.zero_grad()
+                each(model, batch).mean().backward()
+                optimizer.step()
+                recorder.batch(model(batch[0]), batch[1])
+        loop = assay.Loop(model, optimizer, loader, losses=each)
+        found.append(assay.score(tmp_path / name, "oti", loop=loop)["oti"].values.double())
+        found.append(assay.score(tmp_path / name, "liveval")["liveval"].values.double())
+    for plain, rounded in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(rounded, plain, rtol=0, atol=0.05 * float(plain.abs().max()))
+
+
+def test_a_run_of_lbfgs_goes_on(tmp_path):
+    dataset = TensorDataset(*data()[:2])
+    for epochs in (1, 2):
+        model = net()
+        optimizer, loader = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2), DataLoader(dataset, 4)
+        with assay.record(tmp_path / "run", model, optimizer, loader, seed=0, resume=True) as recorder:
+            for _ in range(recorder.epochs, epochs):
+                for x, y in recorder.epoch():
+
+                    def again(x=x, y=y, model=model, optimizer=optimizer):
+                        optimizer.zero_grad()
+                        loss = F.cross_entropy(model(x), y)
+                        loss.backward()
+                        return loss
+
+                    logits = model(x)
+                    optimizer.step(again)
+                    recorder.batch(logits, y)
+    assert assay.Run(tmp_path / "run").epochs == 2

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from assay.maths.derivatives import (
     RULES,
+    called_with,
     directional,
     example_gradients,
     example_products,
@@ -431,3 +432,15 @@ def test_squares_that_cancel_are_taken_from_the_gradients_themselves(kind):
     ]
     assert bool((squares[0] >= 0).all())
     torch.testing.assert_close(squares[0].double(), squares[1], rtol=0.2, atol=1e-6)
+
+
+def test_a_layer_of_two_names_is_as_before_after_a_call_with_other_parameters():
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.weight = first.weight
+    module = nn.Sequential(first, second, nn.Sequential(first))
+    own, inputs = list(module.parameters()), torch.randn(3, 2)
+    weight, bias = torch.randn(2, 2), torch.randn(2)
+    result = called_with(module, {"0.weight": weight, "2.0.bias": bias}, inputs)
+    after_first = F.linear(inputs, weight, bias)
+    torch.testing.assert_close(result, F.linear(F.linear(after_first, weight, second.bias), weight, bias))
+    assert [id(value) for value in module.parameters()] == list(map(id, own)) and first.weight is second.weight

@@ -542,7 +542,10 @@ def _check_read(
     if unread := [name for name in inputs if name not in {one.asks_inputs for one in wanted}]:
         raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
     if loop is not None and not replayed and not any(map(_looks, wanted)):
-        raise UsageError(f"loop= is for methods that take the training again or look at the data; {titles} do not. Leave it out.")
+        raise UsageError(
+            f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one that does, such as grand, or "
+            "leave it out."
+        )
     if loop is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
     if replaying is not None and replaying != Replaying() and not replayed:
@@ -645,7 +648,7 @@ def _beside(run: Run, method: AbstractMethod) -> str:
     if again and not run.states():
         return f"{what}, and the run kept no model; record with checkpoints='last'."
     if not has_plan(run):
-        return f"{what} of your own loop; in Python, give score(..., loop=assay.Loop(model, optimizer, loader))."
+        return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader))."
     held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
     if VALIDATION in method.targets and not held:
         return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."

@@ -250,6 +250,13 @@ class LoopCourse(Course):
         except (RuntimeError, ValueError, KeyError) as error:
             first = " ".join(str(error).split())[:300].rstrip(". ")
             raise Mismatch(f"{self._run.folder} recorded another model or optimizer: {first}. Give both as they were.") from error
+        groups = zip(inner_optimizer(self._loop.optimizer).param_groups, self.optimizer.param_groups, strict=True)
+        lacking = [name for before, now in groups for name in self.optimizer.defaults if name in before and name not in now]
+        if lacking:
+            raise Mismatch(
+                f"{self._run.folder} recorded another optimizer than {type(self.optimizer).__name__}, whose {lacking[0]} is not in the "
+                "recorded settings. Give the optimizer as it was."
+            )
         # torch turns what an optimizer keeps into the parameters' type, which it may not have been in.
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for place, slots in state["optimizer"]["state"].items():

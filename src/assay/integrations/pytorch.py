@@ -257,6 +257,7 @@ class Parts:
                 f"The checkpoint of {run.folder} holds the state of {', '.join(left)}, which would be lost; resume as it was begun, with "
                 f"stateful={{{left[0]!r}: ...}}."
             )
+        settings = [group.keys() & self.optimizer.defaults.keys() for group in self.optimizer.param_groups]
         try:
             self.model.load_state_dict(names_inside(state["model"], self.model))
             self.optimizer.load_state_dict(state["optimizer"])
@@ -264,7 +265,9 @@ class Parts:
                 part.load_state_dict(state[f"also {name}"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise Mismatch(f"The checkpoint of {run.folder} is of another model or optimizer: {error}") from error
-        lacking = {name for group in self.optimizer.param_groups for name in self.optimizer.defaults if name not in group}
+        lacking = set[str]().union(
+            *(names - group.keys() for names, group in zip(settings, self.optimizer.param_groups, strict=True))
+        )
         if lacking:
             raise Mismatch(
                 f"The checkpoint of {run.folder} is of another optimizer than {type(self.optimizer).__name__}: it has no "

@@ -193,9 +193,9 @@ def example_products(
     if sound:
         probes = _Probes(module, wanted, along, chunk_bytes)
         with probes, torch.enable_grad(), written_out():
-            # functional_call writes into the buffers that it is given.
+            # The module writes into the buffers that it is given.
             copies = {name: value.clone() for name, value in held.items()}
-            values = loss(functional_call(module, {**at, **copies}, (inputs,)), targets)
+            values = loss(called_with(module, {**at, **copies}, inputs), targets)
         by_rule = probes.once_each()
         if by_rule:
             torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
@@ -218,6 +218,27 @@ def example_products(
             squares[name], found = map(torch.cat, zip(*pairs, strict=True))
             slopes |= {name: found} if along else {}
     return Products(squares, slopes, rest, sound)
+
+
+def called_with(module: nn.Module, values: Params, *args: Any) -> Any:
+    """What a module gives with other parameters and buffers, which it holds during this call only.
+
+    Shared parameters, and layers that a module holds under two names, are put in once everywhere. torch's own way with them
+    (`tie_weights=True`) leaves a layer with two names holding the other tensors.
+
+    Args:
+        module: Any module.
+        values: By any of their names; what is not named stays.
+        *args: What it is called with.
+    """
+    places: dict[int, list[str]] = {}
+    for prefix, layer in module.named_modules():
+        for name, held in (*layer._parameters.items(), *layer._buffers.items()):
+            if held is not None:
+                places.setdefault(id(held), []).append(f"{prefix}.{name}" if prefix else name)
+    named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    everywhere = {place: value for name, value in values.items() if name in named for place in places[id(named[name])]}
+    return functional_call(module, everywhere, args, tie_weights=False)
 
 
 def example_gradients(
@@ -246,7 +267,7 @@ def example_gradients(
     fixed = {**{name: value for name, value in at.items() if name not in wanted}, **held}
 
     def one(here: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return loss(functional_call(module, {**fixed, **here}, (x[None],)), y[None])[0]
+        return loss(called_with(module, {**fixed, **here}, x[None]), y[None])[0]
 
     size = max(1, chunk_bytes // max(1, sum(value.numel() * value.element_size() for value in wanted.values())))
     each = vmap(grad(one), in_dims=(None, 0, 0))
@@ -287,7 +308,7 @@ def _one_by_one(one: Callable[..., Tensor], wanted: Params, inputs: Tensor, targ
 
 
 def _buffers(module: nn.Module) -> dict[str, Tensor]:
-    # functional_call writes into the buffers that it is given.
+    # The module writes into the buffers that it is given.
     return {name: value.clone() for name, value in module.named_buffers()}
 
 
@@ -330,6 +351,9 @@ class _Probe:
 
     def take(self, inputs: Tensor, gradient: Tensor) -> None:
         rule = RULES[type(self.layer)]
+        # Under autocast what enters and leaves a layer is of other types than its parameters.
+        kind = getattr(self.layer, next(iter(self.names))).dtype
+        inputs, gradient = (part.to(kind) if part.is_floating_point() else part for part in (inputs, gradient))
         per_example = max(1, rule.bytes(self.layer, inputs, gradient))
         size = max(1, self.chunk_bytes // per_example)
         parts = [

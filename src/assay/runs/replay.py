@@ -52,6 +52,13 @@ CONFIRM_TWICE = 100
 WRONG = 1e-4
 """Relative error of a step's derivative in double precision above which it is wrong."""
 
+ROUNDING = 1000
+"""Multiples of the precision of the parameters' type within which two trainings differ by the order of their sums alone."""
+AS_ROUNDED = (
+    "That is rounding: the steps are the recorded ones by another formula or on another kernel. Give loss= as your loop computes it, or allow "
+    "it by replaying=assay.Replaying(tolerance=1e-6)."
+)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TakenStep(SeenBatch):
@@ -408,6 +415,21 @@ class Replay:
         """Whether this epoch is known to end where it was recorded to end."""
         return epoch in self._checked
 
+    def rates(self, by_group: Sequence[float], course: Course) -> Mapping[str, float]:
+        """Learning rate of each trainable parameter; of one that the recorded optimizer does not hold 0, or none to be had if it changed."""
+        rates, names = course.rates(by_group), course.functional.names
+        if set(names) <= rates.keys():
+            return rates
+        return _Rates(rates | dict.fromkeys(self._untouched - rates.keys(), 0.0))
+
+    @functools.cached_property
+    def _untouched(self) -> set[str]:
+        """Names of the trainable parameters that training left as they were."""
+        first, last = (
+            names_inside(self.run.model(epoch), self.course.model) for epoch in (self.run.states()[0], self.run.states()[-1])
+        )
+        return {name for name in self.course.functional.names if torch.equal(first[name], last[name])}
+
     def check(self, epoch: int, course: Course) -> None:
         """Hold the parameters at an epoch's end, and their average, against the recorded ones.
 
@@ -427,11 +449,14 @@ class Replay:
         gap = self._gap(epoch, course)
         if self.tolerance == 0:
             far = "" if gap is None else f"; they are {gap:.2g} of their norm apart, and Replaying(tolerance=0) allows nothing"
-            self._refuse(epoch, f"{len(differing)} of {len(now)} tensors differ at its end, {differing[0]} among them{far}")
+            where = f"{len(differing)} of {len(now)} tensors differ at its end, {differing[0]} among them{far}"
+            if gap is not None and gap <= ROUNDING * max(torch.finfo(value.dtype).eps for value in course.params.values()):
+                self._refuse(epoch, where, AS_ROUNDED)
+            self._refuse(epoch, where)
         if gap is not None and not gap <= self.tolerance:
             self._refuse(epoch, f"the parameters are {gap:.2g} of their norm apart at its end, and tolerance={self.tolerance:g}")
 
-    def _refuse(self, epoch: int, where: str) -> NoReturn:
+    def _refuse(self, epoch: int, where: str, causes: str | None = None) -> NoReturn:
         self._checked.discard(epoch)
         message = f"Taking {self.run.folder} again does not give what was recorded: epoch {epoch}, {where}"
         if epoch in self._differing:
@@ -441,7 +466,7 @@ class Replay:
         changed = [f"{name} {then}, here is {now_here[name]}" for name, then in recorded.items() if then != now_here[name]]
         if changed:
             raise Mismatch(f"{message}. It was recorded by {' and '.join(changed)}: take it again there, or record it here.")
-        raise Mismatch(f"{message}. {self.course.causes}")
+        raise Mismatch(f"{message}. {causes or self.course.causes}")
 
     def _gap(self, epoch: int, course: Course) -> float | None:
         """Distance from the recorded parameters and their average at an epoch's end, as a part of their norm; None if they were not kept."""
@@ -797,7 +822,7 @@ class _Walk:
             batch=batch,
             index=index,
             epoch=epoch,
-            rates=self.course.rates(rates[number].tolist()),
+            rates=self.replay.rates(rates[number].tolist(), self.course),
             after=after,
             walk=self,
             before=before,
@@ -922,12 +947,7 @@ class KeptModel:
     def rates(self) -> Mapping[str, float]:
         """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it."""
         run, course = self._replay.run, self._replay.course
-        rates = course.rates(run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist())
-        if self.params.keys() <= rates.keys():
-            return rates
-        first, last = (names_inside(run.model(epoch), course.model) for epoch in (run.states()[0], run.states()[-1]))
-        still = {name: 0.0 for name in self.params.keys() - rates.keys() if torch.equal(first[name], last[name])}
-        return _Rates(rates | still)
+        return self._replay.rates(run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist(), course)
 
     @functools.cached_property
     def head(self) -> tuple[str, ...]:

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError
-from ..maths.derivatives import Products, directional, example_products, refuse_coupling, withheld
+from ..maths.derivatives import Products, called_with, directional, example_products, refuse_coupling, withheld
 from ..maths.differentiable import DifferentiableOperations, embedding_settings, written_out
 from ..maths.twice import convolved, normalised
 from .device import modes_kept
@@ -210,7 +209,7 @@ class Functional:
             stack.enter_context(written_out())
             if not torch.is_grad_enabled():
                 stack.enter_context(channels_last_pools(self.model))
-            return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,))
+            return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch)
 
     def with_statistics(
         self, params: Params, buffers: Params, batch: Any, *, valued: bool = True
@@ -232,7 +231,7 @@ class Functional:
                     prefix = f"{name}." if name else ""
                     stack.callback(layer.register_forward_pre_hook(functools.partial(watch.enter, prefix)).remove)
             stack.enter_context(watch)
-            return functional_call(self._objective, _prefixed({**_copied(buffers), **params}), (batch,)), watch.seen
+            return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch), watch.seen
 
     def slopes(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
         """Slope of each example's loss along a direction, in eval mode, and how it was had."""
@@ -283,7 +282,7 @@ class Functional:
             UsageError: There is not one logit per class for each example, or the batch is not (inputs, labels) and there is no `forward`.
         """
         with mode(self.model, False), torch.no_grad(), channels_last_pools(self.model):
-            logits, labels = functional_call(self._predicting, _prefixed({**_copied(buffers), **params}), (batch,))
+            logits, labels = called_with(self._predicting, _prefixed({**_copied(buffers), **params}), batch)
             return _by_class(logits, size_of(batch)), labels
 
     def inputs(self, params: Params, buffers: Params, batch: Any) -> Tensor:
@@ -305,7 +304,7 @@ class Functional:
             stack.enter_context(torch.no_grad())
             stack.callback(self.model.register_forward_pre_hook(entered, with_kwargs=True).remove)
             stack.enter_context(contextlib.suppress(_Met))
-            functional_call(self._predicting, _prefixed({**_copied(buffers), **params}), (batch,))
+            called_with(self._predicting, _prefixed({**_copied(buffers), **params}), batch)
         if not met:
             raise UsageError(
                 "forward= gives the model no tensor with a row for each example, so there is no input to look at; let it call model(...) "
@@ -356,7 +355,7 @@ class Functional:
                 if isinstance(layer, nn.Embedding):
                     stack.callback(layer.register_forward_hook(embedded).remove)
             held = {name: value.detach() for name, value in params.items()}
-            logits, labels = functional_call(self._predicting, _prefixed({**_copied(buffers), **held}), (batch,))
+            logits, labels = called_with(self._predicting, _prefixed({**_copied(buffers), **held}), batch)
             logits = _by_class(logits, size)
             if not leaves:
                 raise UsageError(
@@ -596,7 +595,7 @@ def _prefixed(params: Params) -> dict[str, Tensor]:
 
 
 def _copied(buffers: Params) -> dict[str, Tensor]:
-    # functional_call writes into the buffers that it is given.
+    # The model writes into the buffers that it is given.
     return {name: value.clone() for name, value in buffers.items()}
 
 
