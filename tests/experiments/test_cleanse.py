@@ -206,6 +206,17 @@ def test_finished_trainings_are_taken_from_the_run(held, influence, curve, tmp_p
     assert none.words[0][0] == 0 and other.worst(5).validation_loss != first.worst(5).validation_loss
 
 
+@pytest.mark.parametrize(("source", "copy"), [("worst-5", "worst-30"), ("random-5", "worst-5"), ("none-0", "random-30")])
+def test_a_copied_training_counts_for_nothing(held, influence, curve, tmp_path, source, copy):
+    own = small.copied(held, tmp_path / "own")
+    given = {"counts": [5, 30], "draws": 2, "retrain": "last", "save": True}
+    cleanse.cleanse(own, influence, **given)
+    (original, *_), (replaced, *_) = (sorted(own.folder.glob(f"trials/*/{name}-*.json")) for name in (source, copy))
+    replaced.write_bytes(original.read_bytes())
+    assert cleanse.cleanse(own, influence, **given, progress=(told := Told())).fingerprint == curve.fingerprint
+    assert told.words[0] == (6, 7, "taken from an earlier run")
+
+
 def test_an_executor_makes_the_same_curve(held, influence, curve, tmp_path):
     own = small.copied(held, tmp_path / "own")
     with InlineExecutor() as pool:

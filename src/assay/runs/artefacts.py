@@ -283,19 +283,31 @@ def load_verdict(path: str | Path) -> Verdict:
 def save_removal(removal: Removal, path: Path) -> None:
     """One training without some examples, so that a curve that was stopped need not repeat it.
 
+    Its place says what was trained and without which examples, and the file repeats its place.
+
     Raises:
         NotWritten: The operating system refuses.
     """
-    save_json("removal", dataclasses.asdict(removal), path)
+    save_json("removal", {**dataclasses.asdict(removal), "made_of": _place(path)}, path)
 
 
 def load_removal(path: Path) -> Removal:
     """The inverse of `save_removal`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: Absent, damaged, of another kind, of a newer schema, or of another place, such as a copy of another file.
     """
-    return _noun("removal", Removal, path)
+    body = load_json("removal", path)
+    with _whole(path):
+        content = _typed(str | None, body.pop("made_of", None))
+        found = _typed(Removal, body)
+    if content != _place(path):
+        raise RunError(f"{path} holds the training {content}, and its place says {_place(path)}; remove it.")
+    return found
+
+
+def _place(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
 
 
 @checked_arguments
