@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from assay.core.errors import UsageError
-from assay.core.trial import ALL, KEPT, RANDOM, Claim, Cleaning, Comparison, Look
+from assay.core.trial import ALL, KEPT, RANDOM, Claim, Cleaning, Comparison, Look, Verdict
 
 
 def comparison(effect=0.02, low=0.01, high=0.03, p=0.004, n=5, treatment=KEPT, baseline=RANDOM):
@@ -13,7 +13,7 @@ def comparison(effect=0.02, low=0.01, high=0.03, p=0.004, n=5, treatment=KEPT, b
 def test_a_significant_difference_says_which_way():
     assert comparison().significant
     assert comparison().sentence == (
-        "The decision is better than random removal of equal size (+2.00 points of test accuracy, 95 % interval +1.00 to +3.00, "
+        "The decision is better than random removal of equal size (+2.00 points of test accuracy, 95 % interval over seeds +1.00 to +3.00, "
         "p = 0.004, 5 seeds)."
     )
     worse = comparison(-0.02, -0.03, -0.01, baseline=ALL)
@@ -55,6 +55,18 @@ def test_a_correction_is_part_of_the_finding():
     assert (
         not made.significant and "0.06 corrected for 6 comparisons and earlier looks with 3 and 5 seeds, 5 seeds" in made.sentence
     )
+
+
+def test_what_a_verdict_speaks_of_is_said_beside_its_intervals():
+    made = dataclasses.replace(comparison(p=0.001), adjusted=0.012, family=2, place=3, share=1 / 12)
+    assert "0.012 corrected for 2 comparisons of decision 3 on this run, 5 seeds" in made.sentence
+    scope = Verdict("top", (), (made,), decisions=4).scope
+    assert "of this very test set" in scope[0] and "88 to 92 %" in scope[1] and len(scope) == 3
+    assert "decision 3 of 4" in scope[2] and "p are multiplied by 12, its turn:" in scope[2]
+    passed = Verdict("top", (), (dataclasses.replace(made, share=1 / 12 + 1 / 6),), decisions=4).scope[2]
+    assert "multiplied by 4, its turn, with what decision 2 passed on" in passed
+    flat = dataclasses.replace(made, low=None, high=None)
+    assert not any("88 to 92 %" in words for words in Verdict("top", (), (flat,)).scope)
 
 
 def test_two_seeds_are_never_significant():

@@ -27,7 +27,16 @@ from assay.experiments.score import score
 from assay.experiments.verify import arms, corrected, redrawn, seeds_needed, train_arm, verify
 from assay.maths import draws
 from assay.maths.statistics import holm, pairs_needed
-from assay.runs.artefacts import load_outcome, load_truth, load_verdict, save_outcome, save_scores, save_verdict
+from assay.runs.artefacts import (
+    load_json,
+    load_outcome,
+    load_truth,
+    load_verdict,
+    save_json,
+    save_outcome,
+    save_scores,
+    save_verdict,
+)
 from assay.runs.run import Run
 from experiments import small
 
@@ -473,23 +482,56 @@ def test_two_seeds_cannot_tell(run):
         assert " p = " not in comparison.sentence
 
 
-def test_everything_that_was_asked_of_a_run_is_corrected_together(own):
+def test_each_decision_of_a_run_is_corrected_for_its_turn_and_stays_as_it_was_printed(own):
     retrain = invented()
     alone = verify(decided(own), run=own, seeds=4, retrain=retrain)
     assert alone.decisions == 1 and [one.family for one in alone.comparisons] == [2, 2]
-    assert [one.adjusted for one in alone.comparisons] == holm([one.p for one in alone.comparisons])
+    assert [one.adjusted for one in alone.comparisons] == [min(1.0, 2 * p) for p in holm([one.p for one in alone.comparisons])]
     second = verify(decided(own, keep=0.8), run=own, seeds=4, retrain=retrain)
-    ps = [one.p for one in (*alone.comparisons, *second.comparisons)]
-    assert [one.adjusted for one in second.comparisons] == pytest.approx(holm(ps)[2:])
-    assert second.decisions == 2 and second.comparisons[0].family == 4
-    assert "corrected (Holm) for the 4 comparisons of 2 decisions that were verified on this run" in second.scope[1]
-    # A verdict that was kept is told with all that was asked since.
+    assert [one.adjusted for one in second.comparisons] == pytest.approx(
+        [min(1.0, 6 * p) for p in holm([one.p for one in second.comparisons])]
+    )
+    assert second.decisions == 2 and [(one.place, one.family) for one in second.comparisons] == [(2, 2)] * 2
+    assert "decision 2 of 2 verified on this run so far" in second.scope[2] and "multiplied by 6" in second.scope[2]
+    # A verdict that was kept says what it said, and how many were verified since.
     later = corrected(alone, own)
-    assert [one.adjusted for one in later.comparisons] == pytest.approx(holm(ps)[:2]) and later.decisions == 2
+    assert later.comparisons == alone.comparisons and later.decisions == 2
     assert exhibit(own, score(own, "aum"), decision=decided(own), verdict=alone).verdict == later
     # The same verification again is the same claim.
     again = verify(decided(own), run=own, seeds=4, retrain=retrain)
     assert again.comparisons == later.comparisons and again.decisions == 2
+
+
+def test_a_decision_that_is_significant_throughout_passes_its_share_on(own):
+    decisions = [decided(own), decided(own, keep=0.8), decided(own, keep=0.7)]
+    best = {len(one.kept_ids): one.kept_ids for one in decisions[:2]}
+
+    def retrain(ids, labels, weights, seed):
+        return 0.9 + seed / 1e4 + 1e-7 * len(ids) if best.get(len(ids)) == ids else 0.5
+
+    found = [verify(one, run=own, seeds=4, retrain=retrain) for one in decisions]
+    assert all(one.significant for verdict in found[:2] for one in verdict.comparisons)
+    assert [one.comparisons[0].share for one in found] == pytest.approx([1 / 2, 2 / 3, 3 / 4])
+    assert "multiplied by 1.5, its turn, with what decision 1 passed on" in found[1].scope[2]
+    # What the first looks passed on stays, whatever later looks find.
+    verify(decisions[0], run=own, seeds=6, retrain=lambda ids, labels, weights, seed: 0.5 + seed / 1e4 * (len(ids) % 3))
+    assert [corrected(one, own).comparisons for one in found[1:]] == [one.comparisons for one in found[1:]]
+
+
+def test_claims_of_an_older_assay_have_the_first_turns(own):
+    for keep in (0.9, 0.8):
+        verify(decided(own, keep=keep), run=own, seeds=3, retrain=invented())
+    for path in own.paths.claims.glob("*.json"):
+        body = load_json("claim", path)
+        del body["place"]
+        save_json("claim", body, path)
+    third = verify(decided(own, keep=0.7), run=own, seeds=3, retrain=invented())
+    assert third.comparisons[0].place == third.decisions == 3
+    (path,) = [path for path in own.paths.claims.glob("*.json") if load_json("claim", path).get("place") == 3]
+    for place in (-1, 10**400, 2.5):
+        save_json("claim", {**load_json("claim", path), "place": place}, path)
+        with pytest.raises(RunError, match="is damaged"):
+            verify(decided(own, keep=0.7), run=own, seeds=3, retrain=invented())
 
 
 @pytest.mark.parametrize("runs", [12, pytest.param(150, marks=pytest.mark.slow)])
@@ -504,8 +546,9 @@ def test_of_ten_random_decisions_of_a_run_none_is_called_anything(own, runs):
         for seed in range(10):
             decision = choose(scores, "random", keep=0.5, seed=100 * number + seed)
             verdicts.append(verify(decision, run=own, seeds=5, after=5 * number, retrain=invented(0.1)))
-        final = [corrected(one, own) for one in verdicts]
-        claimed += any(one.comparisons[0].significant or one.comparisons[1].significant for one in final)
+        # As they were printed, one after the other; printed again they say the same.
+        assert [corrected(one, own).comparisons for one in verdicts] == [one.comparisons for one in verdicts]
+        claimed += any(one.comparisons[0].significant or one.comparisons[1].significant for one in verdicts)
         naive += any(comparison.p < 0.05 for one in verdicts for comparison in one.comparisons)
     print(f"{runs} runs: {100 * claimed / runs:.1f} % call something significant, uncorrected {100 * naive / runs:.0f} %")
     assert claimed / runs < bound < naive / runs
@@ -526,11 +569,11 @@ def test_seeds_added_until_it_is_significant_find_nothing_more(own):
     more = verify(decision, run=own, seeds=12, retrain=retrain)
     comparison = more.comparisons[0]
     assert comparison.p < 0.001 and comparison.adjusted > 0.05 and not comparison.significant and comparison.looks == (4,)
-    assert "corrected for 2 comparisons and earlier looks with 4 seeds" in comparison.sentence
-    assert "It was looked at with 4 seeds before" in more.scope[2] and "--after 4" in more.scope[2]
+    assert "corrected for 2 comparisons of decision 1 on this run and earlier looks with 4 seeds" in comparison.sentence
+    assert "It was looked at with 4 seeds before" in more.scope[-1] and "--after 4" in more.scope[-1]
     fresh = verify(decision, run=own, seeds=8, after=4, retrain=retrain)
     assert {one.seed for one in fresh.outcomes} == set(range(5, 13))
-    assert fresh.comparisons[0].significant and fresh.comparisons[0].family == 4 and fresh.comparisons[0].looks == ()
+    assert fresh.comparisons[0].significant and fresh.comparisons[0].place == 2 and fresh.comparisons[0].looks == ()
 
 
 @pytest.mark.parametrize("runs", [16, pytest.param(200, marks=pytest.mark.slow)])
@@ -637,14 +680,14 @@ def test_how_many_seeds_a_difference_takes(own):
     )
     spread = max((kept - random).std(ddof=1), (kept - everything).std(ddof=1))
     assert found.spread == pytest.approx(100 * spread) and found.pilot == 4
-    # The first step of Holm's correction for two comparisons.
-    assert found.seeds == pairs_needed(0.005, spread, 0.05 / 2)
+    # The first step of Holm's correction for two comparisons, of the first decision.
+    assert found.seeds == pairs_needed(0.005, spread, 0.05 / 2 / 2)
     assert f"A difference of 0.5 points of test accuracy takes about {found.seeds:,} seeds" in found.sentence
     assert seeds_needed(decision, 5.0, run=own).seeds < found.seeds
     # Of another decision that was verified before, where this one was not.
     save_verdict(verdict, own.paths.verdict("x"))
     other = seeds_needed(decided(own, keep=0.7), 0.5, run=own)
-    assert other.spread == pytest.approx(100 * spread) and other.seeds == pairs_needed(0.005, spread, 0.05 / 4)
+    assert other.spread == pytest.approx(100 * spread) and other.seeds == pairs_needed(0.005, spread, 0.05 / 2 / 6)
     with pytest.warns(UserWarning, match=r"A difference of 0\.1 points .* This verification has 3"):
         told = verify(decision, run=own, seeds=3, save=True, detect=0.1)
     assert told.power.startswith("A difference of 0.1 points")

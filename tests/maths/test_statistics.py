@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from assay.maths.ranking import auc, average_precision
-from assay.maths.statistics import holm, line, paired, paired_test, pairs_needed, student_interval, upper_spread
+from assay.maths.statistics import (
+    holm,
+    line,
+    paired,
+    paired_test,
+    pairs_needed,
+    share,
+    student_interval,
+    upper_spread,
+    widened_interval,
+)
 
 accuracies = st.floats(0, 1).map(lambda value: round(value, 4))
 
@@ -80,9 +90,43 @@ def test_skewed_differences_are_covered_as_the_docstring_says():
         assert 0.85 < np.mean([low <= 1 <= high for low, high in found]) < 0.95
 
 
+SHAPES = {
+    "normal": (lambda draw, shape: draw.normal(size=shape), 0),
+    "Beta(5, 1)": (lambda draw, shape: draw.beta(5, 1, shape), 5 / 6),
+    "exponential": (lambda draw, shape: draw.exponential(size=shape), 1),
+    "log-normal": (lambda draw, shape: np.exp(0.6 * draw.normal(size=shape)), np.exp(0.18)),
+    "coarse": (lambda draw, shape: np.round(0.9 + 0.004 * draw.normal(size=shape), 2), 0.9),
+    "counts": (lambda draw, shape: draw.binomial(50, 0.97, shape) / 50, 0.97),
+    "two values": (lambda draw, shape: draw.integers(0, 2, shape), 0.5),
+    "two humps": (lambda draw, shape: draw.normal(size=shape) + 5 * (draw.random(shape) < 0.3), 1.5),
+}
+"""Numbers of every shape, and their true mean."""
+
+
+@pytest.mark.parametrize("n", SEEDS)
+def test_the_widened_interval_covers_whatever_the_shape(n):
+    draw, trials = np.random.default_rng(n), 20_000
+    least = {}
+    for name, (numbers, true) in SHAPES.items():
+        rows = numbers(draw, (trials, n))
+        spread = rows.std(1, ddof=1)
+        shown = spread > 1e-12
+        off = np.abs(rows.mean(1) - true)[shown]
+        for what, interval in (("student", student_interval), ("widened", widened_interval)):
+            # All at once: the half-width of one row of deviation 1.
+            low, high = interval(np.r_[-1, 1, np.zeros(n - 2)])
+            half = (high - low) / 2 / np.std(np.r_[-1, 1, np.zeros(n - 2)], ddof=1) * spread[shown]
+            least[what, name] = np.mean(off <= half)
+            assert interval(rows[shown][0])[1] == pytest.approx(rows[shown][0].mean() + half[0], rel=1e-9)
+        assert least["widened", name] > 0.94 - 3 * np.sqrt(0.94 * 0.06 / trials), name
+    # What the docstring says of Student's; the bound rings on it.
+    assert least["student", "normal"] == pytest.approx(0.95, abs=0.006) and least["widened", "normal"] < 0.99
+    assert 0.88 - 0.005 < least["student", "exponential"] < 0.92 + 0.005 and 0.9 < least["student", "Beta(5, 1)"] < 0.94
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n", (3, 5, 8))
-@pytest.mark.parametrize(("distance", "promised"), [(2.0, 0.94), (3.5, 0.93)])
+@pytest.mark.parametrize(("distance", "promised"), [(2.0, 0.94), (3.5, 0.94)])
 def test_auc_and_average_precision_over_seeds_are_covered(n, distance, promised):
     """Of a score of 1,000 examples, 100 of them wrong labels, whose distance from the others differs from seed to seed too.
 
@@ -95,7 +139,7 @@ def test_auc_and_average_precision_over_seeds_are_covered(n, distance, promised)
         score = torch.from_numpy(draw.normal(size=1000) + np.where(wrong, distance + 0.1 * draw.normal(), 0))
         values.append((auc(score, wrong), average_precision(score, wrong)))
     for measure in np.array(values).T:
-        found = [student_interval(row) for row in measure[: 3000 // n * n].reshape(-1, n)]
+        found = [widened_interval(row) for row in measure[: 3000 // n * n].reshape(-1, n)]
         part = np.mean([low <= measure.mean() <= high for low, high in found])
         print(f"AUC or AP of about {measure.mean():.3f}, {n} seeds: covers {100 * part:.1f} %")
         assert part > promised - 3 * np.sqrt(0.94 * 0.06 / len(found))
@@ -172,6 +216,42 @@ def test_holm_keeps_the_chance_of_any_false_claim():
     ps = ttest_1samp(treated - baselines, 0, axis=2).pvalue
     bound = 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
     assert np.mean([min(holm(row.tolist())) < 0.05 for row in ps]) < bound < np.mean([min(row) < 0.05 for row in ps])
+
+
+def test_shares_of_the_level_by_hand():
+    assert [share(place, {}) for place in (1, 2, 3)] == pytest.approx([1 / 2, 1 / 6, 1 / 12])
+    # 0.01 is below 0.05 / 2 / 2 and 0.02 below 0.05 / 2, so that all of the first is rejected and passes on what it had.
+    assert share(2, {1: [0.02, 0.01]}) == pytest.approx(1 / 2 + 1 / 6)
+    assert share(2, {1: [0.03, 0.01]}) == share(2, {1: [0.02, 0.013]}) == pytest.approx(1 / 6)
+    assert share(3, {1: [0.02, 0.01], 2: [0.03, 0.016]}) == pytest.approx(1 / 2 + 1 / 6 + 1 / 12)
+    # What is missing, empty or yet to come passes nothing on.
+    assert share(3, {1: [0.0]}) == share(3, {1: [0.0], 2: []}) == share(3, {3: [0.0], 4: [0.0]}) == pytest.approx(1 / 12)
+    assert sum(share(place, {}) for place in range(1, 2000)) == pytest.approx(1, abs=1e-3)
+    with pytest.raises(ValueError, match="ps must"):
+        share(2, {1: [2.0]})
+
+
+@pytest.mark.parametrize("real", [(), (1, 2, 3), (2, 4, 6, 8, 10)])
+def test_shares_keep_the_chance_of_any_false_claim_however_many_come(real):
+    """As printed: each family is decided when it is tested, and the number of families is known to nobody."""
+    draw, studies, families = np.random.default_rng(0), 2000, 10
+    shift = np.array([3.0 * (one in real) for one in range(1, families + 1)])[:, None, None]
+    arms = draw.normal(size=(studies, families, 1, 5)) - draw.normal(size=(studies, families, 2, 5)) + shift
+    ps = ttest_1samp(arms, 0, axis=3).pvalue
+    false = {"shares": 0, "Holm over what was asked so far": 0}
+    for one in ps:
+        wrong = {name: False for name in false}
+        for place in range(1, families + 1):
+            if place in real:
+                continue
+            spent = share(place, dict(enumerate(one[: place - 1].tolist(), 1)))
+            wrong["shares"] |= min(holm(one[place - 1].tolist())) < 0.05 * spent
+            wrong["Holm over what was asked so far"] |= min(holm(one[:place].ravel().tolist())[-2:]) < 0.05
+        for name, is_ in wrong.items():
+            false[name] += is_
+    bound = 0.05 + 3 * np.sqrt(0.05 * 0.95 / studies)
+    print(f"real {real}: {', '.join(f'{name} {100 * count / studies:.1f} %' for name, count in false.items())}")
+    assert false["shares"] / studies < bound < false["Holm over what was asked so far"] / studies
 
 
 @pytest.mark.parametrize("row", [[0.1, 1.2], [-0.1], [float("nan")]])

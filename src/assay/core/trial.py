@@ -56,11 +56,13 @@ class Comparison:
         test: Which paired test.
         n: How many seeds.
         alpha: Below which a corrected p is called significant.
-        adjusted: p corrected for all comparisons that were asked for together (Holm), and the largest of all looks; None where there was
-            one comparison and one look.
-        family: How many comparisons it is corrected for, this one included.
+        adjusted: p corrected for all comparisons that were asked for together (Holm), for the place of the decision among those verified on
+            its run, and the largest of all looks; None where there was one comparison and one look.
+        family: How many comparisons it is corrected for together, this one included.
         looks: With how many seeds it was looked at before.
         control: What the random arm is called in words.
+        place: Which decision of its run it is about, in the order of their verification, from 1; 0 where there is no such order.
+        share: Part of alpha that is spent on the comparisons of this decision, in (0, 1] (`maths.statistics.share`).
     """
 
     treatment: str
@@ -76,6 +78,8 @@ class Comparison:
     family: int = 1
     looks: tuple[int, ...] = ()
     control: str = REMOVAL
+    place: int = 0
+    share: float = 1.0
 
     def __post_init__(self):
         if self.n < 2:
@@ -101,10 +105,12 @@ class Comparison:
             return f"{one} and {other}: {self.n} seeds cannot tell ({effect}); verify with at least {FEWEST}."
         within = "no interval, because every seed shows the same difference"
         if self.low is not None and self.high is not None:
-            within = f"95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}"
+            within = f"95 % interval over seeds {100 * self.low:+.2f} to {100 * self.high:+.2f}"
         corrected = ""
         if self.adjusted is not None:
-            causes = [f"{self.family} comparisons"] * (self.family > 1)
+            causes = [f"{self.family} comparisons" + f" of decision {self.place} on this run" * (self.place > 0)] * (
+                self.family > 1
+            )
             if self.looks:
                 causes.append(f"earlier looks with {_listed(self.looks)} seeds")
             corrected = f", {self.adjusted:.3g} corrected for {' and '.join(causes) or 'one comparison'}"
@@ -141,11 +147,13 @@ class Claim:
         decision: Title of the decision.
         made_of: Fingerprint of the decision, of the training and of the first seed.
         looks: In the order in which they were taken.
+        place: Which of the run's claims it is, in the order of their first looks, from 1; 0 in files of an older assay.
     """
 
     decision: str
     made_of: str
     looks: tuple[Look, ...] = ()
+    place: int = 0
 
     @property
     def ps(self) -> tuple[float, ...]:
@@ -224,7 +232,7 @@ class Verdict:
         cleaning: The decision against the truth, when it is known.
         plan: What was retrained: data, net, recipe.
         lineage: Where the verdict comes from.
-        decisions: How many decisions were verified on this run so far, this one included; their comparisons are corrected together.
+        decisions: How many decisions were verified on this run so far, this one included.
         redrawn: Whether the choice was drawn anew for each seed, as a policy with a seed allows.
         power: How many seeds the difference asked for takes, in words; empty where nobody asked.
     """
@@ -245,7 +253,7 @@ class Verdict:
         """What the comparisons speak of and what they were corrected for, a sentence each."""
         if not self.comparisons:
             return ()
-        family = max(one.family for one in self.comparisons)
+        first = self.comparisons[0]
         said = [
             "Each seed had its own draw of the decision, so that this speaks of the policy and not of one draw; the test set is the same for "
             "all seeds, and another one may tell otherwise."
@@ -253,12 +261,24 @@ class Verdict:
             else "This speaks of these very examples and of this very test set: seeds change the training only, and another choice of as many "
             "examples, or other test examples, may tell otherwise."
         ]
-        if family > 1:
-            many = f"{self.decisions} decisions" if self.decisions > 1 else "one decision"
+        if any(one.low is not None for one in self.comparisons):
             said.append(
-                f"Significance is corrected (Holm) for the {family} comparisons of {many} that were verified on this run."
+                "The intervals are Student's: they cover 94 % or more where accuracies are about normal, skewed or counts, and 88 to 92 % where "
+                "the differences between arms are as skewed as an exponential distribution."
             )
-        looks = self.comparisons[0].looks
+        if first.place:
+            whole = 1 / (first.place * (first.place + 1))
+            passed = (
+                f", with what decision {first.place - 1} passed on, because all of its comparisons were significant"
+                if first.share > 1.001 * whole
+                else ""
+            )
+            said.append(
+                f"This is decision {first.place} of {self.decisions} verified on this run so far. Its {first.family} comparisons are corrected together (Holm), "
+                f"and their p are multiplied by {1 / first.share:.3g}, its turn{passed}: so a difference that is none is called significant in at "
+                "most 5 % of runs, however many decisions are verified, and later ones change nothing of what is said here."
+            )
+        looks = first.looks
         if looks:
             said.append(
                 f"It was looked at with {_listed(looks)} seeds before, and is called significant only if it was so each time; to ask anew, "

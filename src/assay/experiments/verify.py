@@ -159,9 +159,11 @@ def verify(
     Within a seed all arms start from the same weights and see the examples that they share in the same order. The random arm is drawn anew
     for each seed, and so is the decision where a policy with a seed made it by scores that are at hand: `scores`, or those saved in the run.
 
-    What is called significant is corrected for everything that was asked of the run: the comparisons of all decisions that were
-    verified on it (Holm), and earlier looks at the same decision with another number of seeds, of which each must have been significant. For
-    that the p-values of every verification with 3 or more seeds are kept in `verdicts/claims` of the run's folder, whether or not `save` is given.
+    What is called significant is corrected for everything that was asked of the run: both comparisons of the decision (Holm), its place in
+    the order of the decisions that were verified on it, of which the k-th may spend 1 / (k (k + 1)) of the 5 % and what the one before passed on
+    (`maths.statistics.share`), and earlier looks at the same decision with another number of seeds, of which each must have been
+    significant. So a verdict stays what it is, whatever is verified later. For that the p-values of every verification with 3 or more seeds
+    are kept in `verdicts/claims` of the run's folder, whether or not `save` is given.
 
     Args:
         decision: What to verify.
@@ -353,7 +355,7 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
     """How many seeds `verify` needs to find a difference in test accuracy with a power of 80 %, by the paired t-test.
 
     The spread of a difference over seeds is that of the retrainings in the run's folder: of this decision, where there are 3 seeds or
-    more, else of all verdicts. The level is that of the first step of Holm's correction, with this decision among those verified before.
+    more, else of all verdicts. The level is that of the first step of Holm's correction, at the decision's turn among those verified before.
 
     Args:
         decision: What is to be verified.
@@ -379,8 +381,8 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
             "first, and keep its retrainings.",
         )  # fmt: skip
     this = _key(decision.fingerprint, own, (opened.header.seed or 0) + 1)
-    claims = {this, *(one.made_of for one in load_claims(opened.paths.claims))}
-    alpha = Comparison.alpha / (2 * len(claims))
+    _, share = _turn(load_claims(opened.paths.claims), this)
+    alpha = Comparison.alpha * share / 2
     needed = statistics.pairs_needed(points / 100, spread, alpha)
     most = statistics.pairs_needed(points / 100, statistics.upper_spread(spread, pilot), alpha)
     told = "more than 10,000" if needed is None else f"{needed:,}"
@@ -445,14 +447,29 @@ def _ask(run: Run, verdict: Verdict) -> None:
     """
     made_of = _made_of(verdict)
     claims = {one.made_of: one for one in load_claims(run.paths.claims)}
-    claim = claims.get(made_of, Claim(verdict.decision, made_of))
+    claim = claims.get(made_of) or Claim(verdict.decision, made_of, place=_turn(claims.values(), made_of)[0])
     seen = claim.seen(_look(verdict))
     if seen is not claim:
         save_claim(seen, run.paths.claim(made_of))
 
 
+def _turn(claims: Iterable[Claim], made_of: str) -> tuple[int, float]:
+    """Which claim of its run this is, and the part of the level that it may spend; one that was not asked yet is the next."""
+    earlier, place = {}, 0
+    # Those of an older assay know no place and were first; two that were asked in the same moment have the same.
+    for one in sorted(claims, key=lambda claim: (claim.place, claim.made_of)):
+        place = max(place + 1, one.place)
+        if one.made_of == made_of:
+            break
+        # The first look, so that later ones change nothing of what was said of the decisions that follow.
+        earlier[place] = one.looks[0].ps
+    else:
+        place += 1
+    return place, statistics.share(place, earlier, Comparison.alpha)
+
+
 def corrected(verdict: Verdict, run: Run) -> Verdict:
-    """The verdict with its p corrected for everything that was asked of its run until now; as it is where it cannot claim anything.
+    """The verdict with its p corrected for everything that was asked of its run before it; as it is where it cannot claim anything.
 
     Raises:
         RunError: What was asked is damaged.
@@ -464,15 +481,15 @@ def corrected(verdict: Verdict, run: Run) -> Verdict:
         return verdict
     made_of, look = _made_of(verdict), _look(verdict)
     claims = {one.made_of: one for one in load_claims(run.paths.claims)}
-    mine = claims[made_of] = claims.get(made_of, Claim(verdict.decision, made_of)).seen(look)
+    place, share = _turn(claims.values(), made_of)
+    mine = claims[made_of] = claims.get(made_of, Claim(verdict.decision, made_of, place=place)).seen(look)
     looks = tuple(sorted(one.seeds for one in mine.looks if one != look))
-    keys = [(key, place) for key, claim in claims.items() for place in range(len(claim.ps))]
-    ps = dict(zip(keys, statistics.holm([claims[key].ps[place] for key, place in keys]), strict=True))
+    ps = [min(1.0, p / share) for p in statistics.holm(mine.ps)]
     return dataclasses.replace(
         verdict,
         comparisons=tuple(
-            dataclasses.replace(one, adjusted=ps[made_of, place], family=len(keys), looks=looks)
-            for place, one in enumerate(verdict.comparisons)
+            dataclasses.replace(one, adjusted=p, family=len(ps), looks=looks, place=place, share=share)
+            for one, p in zip(verdict.comparisons, ps, strict=True)
         ),
         decisions=len(claims),
     )

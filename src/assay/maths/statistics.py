@@ -1,7 +1,7 @@
 """What a handful of paired retrainings can tell: an interval, a p, its correction for many claims, and how many seeds are needed."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -24,8 +24,10 @@ def student_interval(row: Row, level: float = 0.95) -> tuple[float, float] | Non
     None for fewer than three numbers, and for numbers that are all equal up to rounding: an interval of no width says of a number
     that it is known exactly. Simulated at level 0.95 for 3, 5, 10 and 20 numbers it covers the true mean in 94 to 97 % of cases for
     normal numbers, for differences of skewed accuracies (log-normal errors, of equal and of unequal spread), for counts out of
-    50 and of 360 test examples and for accuracies rounded to whole percents (these in up to 100 %). Where the differences themselves
-    are as skewed as an exponential distribution, it covers 88 to 92 %.
+    50 and of 360 test examples and for accuracies rounded to whole percents (these in up to 100 %). Where the numbers themselves
+    are skewed it covers less: 90 to 94 % of Beta(5, 1), 88 to 92 % of exponential ones, 87 to 94 % where three in ten belong to another
+    group. No test of the shape mends that: a sample that misses the long tail looks normal. `widened_interval` does, for what has no
+    paired test beside it.
 
     Args:
         row: Independent numbers in any unit, such as one difference in accuracy per seed.
@@ -45,6 +47,32 @@ def student_interval(row: Row, level: float = 0.95) -> tuple[float, float] | Non
         return None
     mean, half = float(numbers.mean()), float(stdtrit(len(numbers) - 1, (1 + level) / 2)) * _standard_error(numbers)
     return mean - half, mean + half
+
+
+def widened_interval(row: Row, level: float = 0.95) -> tuple[float, float] | None:
+    """Student's interval, 1 + 4 / (n + 2) times as wide: for n numbers that may be skewed, such as an AUC near 1.
+
+    Simulated at level 0.95 for 2 to 40 numbers it covers the true mean in 97 to 99 % of cases for normal numbers, 96 % for Beta(5, 1),
+    at least 94 % for exponential and for two-humped ones (seven to three, five deviations apart), 90 to 94 % for log-normal ones of deviation 1.
+    At level 0.9 and 0.99 it covers 91 and 98 % of exponential ones.
+
+    Args:
+        row: As `student_interval`.
+        level: Wanted coverage, in (0, 1).
+
+    Returns:
+        Both ends in the unit of the numbers; None where there is no interval to give, as `student_interval`.
+
+    Raises:
+        ValueError: As `student_interval`.
+
+    Source: Student 1908. Departures: the factor, which is found by simulation.
+    """
+    ends = student_interval(row, level)
+    if ends is None:
+        return None
+    mean, more = (ends[0] + ends[1]) / 2, (1 + 4 / (len(row) + 2)) * (ends[1] - ends[0]) / 2
+    return mean - more, mean + more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +171,36 @@ def holm(ps: Sequence[float]) -> list[float]:
     corrected = np.empty(len(row))
     corrected[order] = np.maximum.accumulate((len(row) - np.arange(len(row))) * row[order])
     return np.minimum(corrected, 1.0).tolist()
+
+
+def share(place: int, earlier: Mapping[int, Sequence[float]], alpha: float = 0.05) -> float:
+    """Part of the level that the next of a sequence of families of hypotheses may spend, without knowing how many will come.
+
+    The k-th may spend 1 / (k (k + 1)), of which the sum over all k is 1, and what the one just before it had, if all of that one were
+    rejected (Holm's correction among them). Each is decided when it is tested, and no later one changes it. The chance that any true
+    null hypothesis is ever rejected is at most alpha, however many families there will be and however the tests depend on each other: a family
+    that holds a true one passes something on only with the error already made.
+
+    Args:
+        place: Which family this is, from 1.
+        earlier: The p-values of those before it, by place. One that is missing passes nothing on.
+        alpha: The level of all together.
+
+    Returns:
+        In (0, 1]. Among the family, Holm's corrected p divided by it is held against alpha.
+
+    Raises:
+        ValueError: A p outside its range.
+
+    Source: Tian and Ramdas 2021, Online control of the familywise error rate (the online fallback procedure). Departures: a family in the
+    place of one hypothesis.
+    """
+    shares: dict[int, float] = {}
+    for one in sorted(earlier):
+        own = 1 / (one * (one + 1)) + shares.get(one - 1, 0.0)
+        if one < place and max(holm(earlier[one]), default=1.0) < alpha * own:
+            shares[one] = own
+    return 1 / (place * (place + 1)) + shares.get(place - 1, 0.0)
 
 
 MOST_PAIRS = 10_000

@@ -230,6 +230,10 @@ def save_claim(claim: Claim, path: Path) -> None:
     save_json("claim", dataclasses.asdict(claim), path)
 
 
+MOST_CLAIMS = 1_000_000
+"""Decisions of one run: a greater place in their order is none that verification made."""
+
+
 def load_claims(folder: Path) -> list[Claim]:
     """Everything that was asked of a run's decisions, in the order of the files.
 
@@ -244,6 +248,8 @@ def load_claims(folder: Path) -> list[Claim]:
             looks = claim.looks
             if not all(0 <= p <= 1 for look in looks for p in look.ps) or len({len(look.ps) for look in looks}) != 1:
                 raise ValueError("its p-values are none")
+            if claim.place > MOST_CLAIMS:
+                raise ValueError(f"its place is {claim.place}")
         if claim.made_of != path.stem:
             raise RunError(f"{path} holds the claim {claim.made_of}, and its name says {path.stem}; remove it.")
         found.append(claim)
@@ -392,11 +398,11 @@ def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
 
 FRACTIONS = frozenset(
     {"accuracy", "validation_accuracy", "test_accuracy", "auc", "average_precision", "precision_at_planted"}
-    | {"recovered", "p", "adjusted", "size", "fraction"}
+    | {"recovered", "p", "adjusted", "size", "fraction", "share"}
 )
 COUNTS = frozenset(
     {"examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds"}
-    | {"family", "decisions", "claims"}
+    | {"family", "decisions", "claims", "place"}
 )
 """Fields, in any noun, that lie in 0..1; and fields that are 0 or more."""
 
