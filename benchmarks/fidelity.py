@@ -26,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from machine import report
+from over_seeds import interval
 from own_loop import record
 from scipy.stats import kendalltau, spearmanr
 from sklearn.exceptions import ConvergenceWarning
@@ -38,7 +39,6 @@ import assay
 from assay.data.adult import COLUMNS
 from assay.data.mnist import MNIST
 from assay.data.table import read_csv
-from assay.maths.statistics import student_interval
 from assay.methods import parse
 
 SIZE = 200
@@ -217,14 +217,13 @@ def one_seed(setting: Setting, whole: tuple[np.ndarray, np.ndarray], seed: int, 
 
 
 def summary(values: list[float]) -> dict:
-    """Mean, deviation over seeds, Student's 95 % interval of the mean where there are three seeds or more, median."""
+    """Mean, deviation over seeds, 95 % interval of the mean where there are three seeds or more, median; of a correlation or an overlap."""
     mean, n = statistics.fmean(values), len(values)
     deviation = statistics.stdev(values) if n > 1 else 0.0
-    ends = student_interval(values)
     return {
         "mean": round(mean, 4),
         "std": round(deviation, 4),
-        "interval": None if ends is None else [round(end, 4) for end in ends],
+        "interval": interval(values, -1.0),
         "median": round(statistics.median(values), 4),
     }
 

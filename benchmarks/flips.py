@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import report
+from over_seeds import interval
 from own_loop import record
 
 import assay
@@ -28,7 +29,6 @@ from assay import nets
 from assay.data.examples import Examples
 from assay.data.mnist import MNIST
 from assay.maths import draws, ranking
-from assay.maths.statistics import student_interval
 from assay.methods import parse
 from assay.runs.run import Run
 from assay.training.loop import predict
@@ -156,10 +156,9 @@ def main() -> None:
         # Runs of one seed share flips and weights, so that the interval is over the means of seeds.
         for key in ("rate", "auc", "ap"):
             means = [statistics.fmean(r["methods"][name][key] for r in runs if r["seed"] == seed) for seed in seeds]
-            ends = student_interval(means)
             row[f"{key}, all"] = {
                 "mean": round(statistics.fmean(means), 4),
-                "interval": None if ends is None else [round(end, 4) for end in ends],
+                "interval": interval(means),
             }
         figures["rate / AUC / AP"][name] = row
         rates = "".join(f"{row[str(flips)]['rate']:>10.3f}" for flips in given.flips)

@@ -38,6 +38,7 @@ def test_the_table_says_it_all_and_the_curve_is_kept(mine, capsys):
     assert code == 0 and "cleanse 7/7 taken from an earlier run" in out
     curve = load_curve(Run(mine).paths.curve("sgd_influence-last"))
     assert curve.counts == (10, 30) and curve.best in (0, 10, 30) and len(curve.random(30)) == 2
+    assert "±: half of the range over the random removals, which is no interval" in out
     assert re.findall(r"^ +(\d+) +(none|worst|random x 2) ", out, re.MULTILINE) == [
         ("0", "none"),
         *[("10", "worst"), ("10", "random x 2")],

@@ -418,9 +418,10 @@ def test_everything_that_a_study_tests_is_corrected_together():
     assert adjusted == holm(ps) and found.claims == len(ps) == 24 + len(points) and points
     assert {one.comparison.family for one in found.contests} == {found.claims}
     assert (
-        found.sentences[-1]
+        found.sentences[-2]
         == f"Significance is corrected (Holm) for all {found.claims} points and contests that this study tests."
     )
+    assert "covers 88 to 92 %" in found.sentences[-1] and "judged by the same test examples" in found.sentences[-1]
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

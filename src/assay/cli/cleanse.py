@@ -108,7 +108,7 @@ def cleanse_(
 
 def show_curve(curve: "Curve") -> None:
     """The curve as a table: nothing removed, then for each count the worst and the mean of the random ones."""
-    from .console import show_table
+    from .console import say, show_table
 
     fields = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
     rows = [("0", "none", *(cell(curve.none, field) for field in fields))]
@@ -119,6 +119,8 @@ def show_curve(curve: "Curve") -> None:
     columns = ("removed", "which", *(field.replace("_", " ") for field in fields))
     trained = "the last epoch" if curve.retrained == "last" else "everything"
     show_table(f"Trained {trained} again without the worst by {curve.scores}", columns, rows, right=("removed", *columns[2:]))
+    if any(len(curve.random(count)) > 1 for count in curve.counts):
+        say("±: half of the range over the random removals, which is no interval of their mean.")
 
 
 def cell(removal: "Removal", field: str) -> str:
@@ -128,7 +130,9 @@ def cell(removal: "Removal", field: str) -> str:
 
 
 def spread(removals: "Sequence[Removal]", field: str) -> str:
-    """Mean and half the range of a number over trainings."""
+    """Mean and half the range of a number over trainings; of one, which has no range, the number."""
+    if len(removals) == 1:
+        return cell(removals[0], field)
     values = [getattr(one, field) for one in removals]
     mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
     return f"{100 * mean:.2f} ± {100 * half:.2f} %" if field.endswith("accuracy") else f"{mean:.4f} ± {half:.4f}"

@@ -217,7 +217,9 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
         x=alt.X("low:Q", title="difference in test accuracy, points", axis=alt.Axis(tickCount=6)), x2=alt.X2("high:Q")
     )
     means = base.mark_point(filled=True, size=100, opacity=1, style="effect").encode(x="effect:Q", fillOpacity=hollow)
-    return framed(alt.layer(zero, intervals, means), "Differences between arms with 95 % intervals", height=56 * len(pairs))
+    return framed(
+        alt.layer(zero, intervals, means), "Differences between arms with 95 % intervals over seeds", height=56 * len(pairs)
+    )
 
 
 def detection(found: Sequence[Detection]) -> Spec:
