@@ -67,6 +67,9 @@ def test_what_a_verdict_speaks_of_is_said_beside_its_intervals():
     assert "multiplied by 4, its turn, with what decision 2 passed on" in passed
     flat = dataclasses.replace(made, low=None, high=None)
     assert not any("88 to 92 %" in words for words in Verdict("top", (), (flat,)).scope)
+    for wrong in (0.0, 1.5, float("nan")):
+        with pytest.raises(UsageError, match="no part of the level"):
+            dataclasses.replace(made, share=wrong)
 
 
 def test_two_seeds_are_never_significant():

@@ -86,6 +86,8 @@ class Comparison:
             raise UsageError(f"{self.n} seed cannot tell an effect from chance; verify with at least 2.")
         if (self.low is None) != (self.high is None):
             raise UsageError("An interval has two ends or none.")
+        if not 0 < self.share <= 1:
+            raise UsageError(f"share={self.share} is no part of the level; give a number above 0 and up to 1.")
 
     @property
     def significant(self) -> bool:
