@@ -308,19 +308,22 @@ def test_methods_that_ask_for_gradients_only_work_all_the_same(tmp_path, name):
         torch.testing.assert_close(table["grand"].values, one_by_one(model), rtol=1e-6, atol=1e-9)
 
 
-def joining(folder, late):
-    """A loop whose second group of parameters joins after an epoch, or is there from the start with a rate of 0."""
+def joining(folder, late, left=False, momentum=0.9):
+    """A loop whose second group of parameters joins after an epoch, or is there from the start with a rate of 0, or is taken out."""
     draw = torch.Generator().manual_seed(0)
     examples = TensorDataset(torch.randn(8, 3, generator=draw), torch.arange(8) % 2)
     torch.manual_seed(1)
     model, loader = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), DataLoader(examples, 4)
-    optimizer = torch.optim.SGD([{"params": list(model[2].parameters()), "lr": 0.1}], lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD([{"params": list(model[2].parameters()), "lr": 0.1}], lr=0.1, momentum=momentum)
     second = {"params": list(model[0].parameters()), "lr": 0.0}
     if not late:
         optimizer.add_param_group(second)
     with assay.record(folder, model, optimizer, loader, seed=0, checkpoints="every") as recorder:
         for epoch in range(2):
-            if epoch == 1:
+            if epoch == 1 and left:
+                for parameter in optimizer.param_groups.pop()["params"]:
+                    del optimizer.state[parameter]
+            elif epoch == 1:
                 if late:
                     optimizer.add_param_group(second)
                 optimizer.param_groups[1]["lr"] = 0.05
@@ -337,11 +340,28 @@ def joining(folder, late):
 @pytest.mark.parametrize("method", ["loo", "sgd_influence"])
 def test_steps_of_a_training_that_groups_joined_are_refused_with_a_cure_that_works(tmp_path, method):
     loop, targets = joining(tmp_path / "late", late=True)
-    with pytest.raises(UsageError, match=r"1 parameter groups in epoch 0 and 2 in epoch 1.* such as grand and vog"):
+    with pytest.raises(UsageError, match=r"1 parameter groups in epoch 0 and 2 in epoch 1.* such as grand, tracin and vog"):
         assay.score(tmp_path / "late", method, **loop, **targets)
     assert len(assay.score(tmp_path / "late", "grand", **loop)["grand"]) == 8
     loop, targets = joining(tmp_path / "early", late=False)
     assert len(assay.score(tmp_path / "early", method, **loop, **targets)[method]) == 8
+
+
+def test_tracin_takes_what_has_not_joined_yet_as_not_trained(tmp_path):
+    methods, tables = ["tracin", "tracin:target=self", "grand", "vog"], {}
+    for late in (True, False):
+        loop, targets = joining(tmp_path / str(late), late, momentum=0.0)
+        tables[late] = assay.score(tmp_path / str(late), methods, **loop, **targets)
+    for name in methods:
+        torch.testing.assert_close(tables[True][name].values, tables[False][name].values, rtol=0, atol=0)
+    assert tables[True]["tracin"].values.abs().min() > 0
+
+
+def test_rates_of_a_training_that_groups_left_are_refused_with_the_true_cause(tmp_path):
+    loop, targets = joining(tmp_path / "run", late=False, left=True)
+    with pytest.raises(UsageError, match=r"2 parameter groups in epoch 0 and 1 in epoch 1; which of them were taken out"):
+        assay.score(tmp_path / "run", "tracin", **loop, **targets)
+    assert len(assay.score(tmp_path / "run", "grand", **loop)["grand"]) == 8
 
 
 @pytest.mark.parametrize("options", [{}, {"sparse": True}, {"scale_grad_by_freq": True}])

@@ -174,6 +174,23 @@ def test_a_prepared_loader_is_recorded_as_the_one_inside(tmp_path, view):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize(
+    "wrap", [Accelerated, Handing, lambda one: Handing(Accelerated(one))], ids=["accelerate", "lightning", "both"]
+)
+@pytest.mark.parametrize("load", [lambda loader: loader, Prepared], ids=["plain", "prepared"])
+def test_a_loop_takes_what_record_takes(tmp_path, wrap, load):
+    model = net()
+    optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data(), 4, shuffle=True)
+    with record(tmp_path / "run", model, wrap(optimizer), load(loader), seed=1, checkpoints="every") as recorder:
+        fit(recorder, model, optimizer.step, 2)
+    methods, targets = ["grand", "tracin", "sgd_influence"], {"validation": (torch.randn(3, 4), torch.tensor([0, 1, 2]))}
+    wrapped, plain = (
+        assay.score(tmp_path / "run", methods, loop=loop, targets=targets, save=False)
+        for loop in (assay.Loop(model, wrap(optimizer), load(loader)), assay.Loop(model, optimizer, loader))
+    )
+    assert all(torch.equal(wrapped[name].values, plain[name].values) for name in methods)
+
+
 NOT_OPTIMIZERS = {
     "none": (None, r"optimizer= is None; make the optimizer before recording"),
     "a list": (
@@ -189,6 +206,8 @@ def test_what_is_no_optimizer_is_refused(tmp_path, name):
     optimizer, words = NOT_OPTIMIZERS[name]
     with pytest.raises(UsageError, match=words):
         record(tmp_path / "run", net(), optimizer, DataLoader(data(), 4))
+    with pytest.raises(UsageError, match="Loop: optimizer= is"):
+        assay.Loop(net(), optimizer, DataLoader(data(), 4))
     with pytest.raises(UsageError, match="model= is a function"):
         record(tmp_path / "run", net, torch.optim.SGD(net().parameters()), DataLoader(data(), 4))
     assert not (tmp_path / "run").exists()

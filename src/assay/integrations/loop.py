@@ -38,7 +38,7 @@ from ..training.step import batch_loss, trainable
 from ..training.wrappers import names_inside, unwrapped, wrapped_alike
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
 from .reduction import check_reduction
-from .wrapped import inner_optimizer
+from .wrapped import HoldsOptimizer, inner_optimizer
 
 SIZES_CHECKED = 3
 """Sizes of batch for which `loss` is held against `losses`: a sum agrees with a multiple of a mean where all sizes are equal."""
@@ -52,7 +52,8 @@ class Loop:
     Attributes:
         model: The net; its weights do not matter, those of the run are loaded. In train mode as your loop has it, or in eval mode,
             then all of it is put into train mode.
-        optimizer: Over its parameters, grouped as they were. Rates and settings are those that the run recorded.
+        optimizer: Over its parameters, grouped as they were at the end. Rates and settings are those that the run recorded. One that
+            accelerate or Lightning wrapped is taken as well.
         loader: The loader that was recorded. With `seed=` at recording it is iterated as then; without, batches are collated again
             from the recorded order.
         losses: `losses(model, batch)`: the loss of each example, without reduction. Regularisers in the loss belong to each example.
@@ -77,7 +78,7 @@ class Loop:
     """
 
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: Optimizer | HoldsOptimizer
     loader: DataLoader
     losses: Losses = cross_entropies
     loss: Callable[[nn.Module, Any], Tensor] | None = None
@@ -91,8 +92,7 @@ class Loop:
     ids: Ids | Sequence[int] | Sequence[str] | None = None
 
     def __post_init__(self):
-        if not isinstance(self.model, nn.Module) or not isinstance(self.optimizer, Optimizer):
-            raise UsageError("Loop needs your model (a torch module) and your optimizer (a torch optimizer) over its parameters.")
+        inner_optimizer(self.optimizer)
         if self.clip is not None and not self.clip > 0:
             raise UsageError(f"Loop: clip={self.clip} is not a norm above 0.")
         if self.ema is not None and not 0 < self.ema < 1:

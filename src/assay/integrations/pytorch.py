@@ -89,8 +89,8 @@ def record(
         folder: Where the run is written; new or empty, unless `resume`.
         model: Saved in the checkpoints; run in eval mode by `view="eval"`. Not changed. Of a model inside `torch.compile`, `DataParallel` or
             `DistributedDataParallel` the inner one is saved, under its own names; a clean pass leaves the parallel wrappers out.
-        optimizer: Its learning rates, momenta and betas are recorded, its state saved in the checkpoints. One that accelerate prepared is
-            taken as well.
+        optimizer: Its learning rates, momenta and betas are recorded, its state saved in the checkpoints. One that accelerate or
+            Lightning wrapped is taken as well.
         loader: The loop's DataLoader over a map-style dataset.
         seed: If given, torch, NumPy, `random` and the torch generators of the loader and its samplers are seeded from (seed, epoch)
             before each epoch, and workers start anew with each, so that an epoch's order, augmentation and dropout can be repeated

@@ -278,7 +278,7 @@ class Replay:
             raise UsageError(
                 f"{self.run.folder}: the optimizer had {few} parameter groups in epoch {first} and {many} in epoch {epoch}; steps of a training in "
                 "which groups join cannot be taken again. Record with all groups from the start, those that are not yet trained with a rate of 0, "
-                "or ask for methods of kept models, such as grand and vog."
+                "or ask for methods of kept models, such as grand, tracin and vog."
             )
 
     def forwards(self, steps: range) -> Iterator[TakenStep]:
@@ -421,6 +421,23 @@ class Replay:
         if set(names) <= rates.keys():
             return rates
         return _Rates(rates | dict.fromkeys(self._untouched - rates.keys(), 0.0))
+
+    def waiting(self, groups: int) -> list[float]:
+        """Learning rates of the parameter groups that were yet to join an optimizer that had so many: 0, because it does not train them.
+
+        Raises:
+            UsageError: Groups were taken out of the optimizer, so that nobody knows which of them these are.
+        """
+        counts = self.run.group_counts()
+        many = [count for _, count in counts]
+        if many != sorted(many):
+            (first, more), (epoch, few) = next((a, b) for a, b in itertools.pairwise(counts) if b[1] < a[1])
+            raise UsageError(
+                f"{self.run.folder}: the optimizer had {more} parameter groups in epoch {first} and {few} in epoch {epoch}; which of them were taken "
+                "out was not recorded, and so whose the learning rates are. Record with a rate of 0 for what is no longer trained, or ask for a "
+                "method that needs no rates, such as grand."
+            )
+        return [0.0] * (many[-1] - groups)
 
     @functools.cached_property
     def _untouched(self) -> set[str]:
@@ -945,9 +962,10 @@ class KeptModel:
 
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:
-        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it."""
+        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it (yet)."""
         run, course = self._replay.run, self._replay.course
-        return self._replay.rates(run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist(), course)
+        by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
+        return self._replay.rates(by_group + self._replay.waiting(len(by_group)), course)
 
     @functools.cached_property
     def head(self) -> tuple[str, ...]:
