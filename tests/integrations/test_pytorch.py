@@ -758,3 +758,75 @@ def test_a_model_that_writes_into_its_weights_is_trained_as_without_a_recorder(t
 
     plain, watched = trained(None).state_dict(), trained(tmp_path / "run").state_dict()
     assert all(torch.equal(value, watched[name]) for name, value in plain.items())
+
+
+class Wide(torch.nn.Module):
+    """A layer that does something with its own tensors whenever it is called, after as many numbers as it is given."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.linear, self.what, self.merged = torch.nn.Linear(4, 3), what, False
+        self.delta = torch.nn.Parameter(torch.full((3, 4), 0.1))
+        self.linear.weight.requires_grad_(what != "merges")
+        self.register_buffer("calls", torch.zeros(1), persistent=what != "rebinds, not saved")
+        self.register_buffer("seen", None)
+
+    def train(self, mode=True):
+        if self.what == "merges" and self.merged == mode:
+            self.merged = not mode
+            self.linear.weight.data += -self.delta if mode else self.delta
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.what == "counts":
+            self.calls += 1
+        elif self.what.startswith("rebinds"):
+            self.calls = self.calls + 1
+        elif self.what == "grows":
+            self.calls.resize_(len(self.calls) + 1).fill_(float(len(self.calls)))
+        elif self.what == "appears" and not self.training:
+            self.seen = x.clone()
+        elif self.what == "normalises":
+            self.linear.weight.data /= self.linear.weight.data.norm(dim=1, keepdim=True)
+        own = self.linear(x) if self.merged else self.linear(x) + x @ self.delta.T
+        return own + self.calls.sum() / 100
+
+
+ACTS = ["nothing", "counts", "rebinds", "rebinds, not saved", "grows", "appears", "normalises", "merges"]
+
+
+@pytest.mark.parametrize("what", [*ACTS, "batch norm", "spectral norm", "parametrized spectral norm", "weight norm", "max_norm", "bag"])
+def test_a_clean_pass_leaves_every_bit_of_the_model_as_it_was(tmp_path, what):
+    tokens = what in ("max_norm", "bag")
+    draw = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 20, (24, 3), generator=draw) if tokens else torch.randn(24, 4, generator=draw)
+    others = torch.randint(20, 40, (24, 3), generator=draw) if tokens else 3 * torch.randn(24, 4, generator=draw)
+    examples, clean = (TensorDataset(values, torch.arange(24) % 2) for values in (inputs, others))
+    others_of_torch = {
+        "batch norm": lambda: torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)),
+        "spectral norm": lambda: torch.nn.utils.spectral_norm(torch.nn.Linear(4, 2)),
+        "parametrized spectral norm": lambda: torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(4, 2)),
+        "weight norm": lambda: torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(4, 2)),
+        "max_norm": lambda: Bounded(torch.nn.Embedding),
+        "bag": lambda: Bounded(torch.nn.EmbeddingBag),
+    }
+
+    def trained(view):
+        torch.manual_seed(1)
+        model = others_of_torch.get(what, lambda: torch.nn.Sequential(Wide(what), torch.nn.Tanh(), torch.nn.Linear(3, 2)))()
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.3, momentum=0.9)
+        more = {"clean": clean} if view == "eval" else {}
+        with record(tmp_path / view, model, optimizer, DataLoader(examples, 8), view=view, **more) as recorder:
+            for _ in range(2):
+                for x, y in recorder.epoch():
+                    logits = model(x)
+                    optimizer.zero_grad()
+                    F.cross_entropy(logits, y).backward()
+                    optimizer.step()
+                    recorder.batch(logits, y)
+        held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        return {name: value.detach() for name, value in held.items()}, [(type(m).__name__, m.training) for m in model.modules()]
+
+    (plain, modes), (watched, own_modes) = trained("train"), trained("eval")
+    assert modes == own_modes and plain.keys() == watched.keys()
+    assert [name for name, value in plain.items() if not torch.equal(value, watched[name])] == []

@@ -37,7 +37,7 @@ from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of,
 from .loop import seed_loop, untouched_generators
 from .mixing import MixtureWatch
 from .rows import ENOUGH, Finding, moved_in
-from .sights import Watcher
+from .sights import Watcher, evaluating
 from .wrapped import HoldsOptimizer, inner_optimizer
 
 
@@ -546,19 +546,13 @@ class LoopRecorder:
             multiprocessing_context=loader.multiprocessing_context,
             generator=torch.Generator(),
         )
-        modes = [(module, module.training) for module in self._seen.modules()]
-        self._seen.eval()
-        try:
-            with untouched_generators(_device_of(self._model)), torch.no_grad():
-                for number, fetched in enumerate(pool):
-                    positions, where = self._positions(fetched.keys), f"Epoch {self.epochs}, clean pass, batch {number}"
-                    self._rows.hold(fetched, positions, where)
-                    logits, labels = self._forward(self._seen, fetched.batch)
-                    self.recorder.observe(positions, logits, labels)
-                    self._rows.hold_labels(labels, where)
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        with evaluating(self._seen), untouched_generators(_device_of(self._model)), torch.no_grad():
+            for number, fetched in enumerate(pool):
+                positions, where = self._positions(fetched.keys), f"Epoch {self.epochs}, clean pass, batch {number}"
+                self._rows.hold(fetched, positions, where)
+                logits, labels = self._forward(self._seen, fetched.batch)
+                self.recorder.observe(positions, logits, labels)
+                self._rows.hold_labels(labels, where)
 
     def _settle(self) -> None:
         """Take in an epoch that ended without anybody asking for more, and commit it, with the state that is there now."""

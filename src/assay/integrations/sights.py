@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
@@ -346,6 +347,41 @@ def evaluated_losses(model: nn.Module, losses: Losses, batch: Any) -> Tensor:
     return found if found.dtype == torch.float64 else found.to(torch.float32)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in eval mode, and afterwards as it was: modes, and every bit of its buffers and of the parameters that a pass may write into.
+
+    Some modules change their weights in the forward pass (`max_norm`) or in `eval()` (adapters that are merged), count calls, or go on observing.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    own = [module for module, _ in modes if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval]
+    written = {id(value) for module in own for value in module.parameters()} | _renormalised(model)
+    held = [
+        (store, name, value, None if value is None or is_lazy(value) else value.detach().clone())
+        for module, _ in modes
+        for store in (module._parameters, module._buffers)
+        for name, value in store.items()
+        if value is None or store is module._buffers or value.requires_grad or id(value) in written
+    ]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            # What eval() did beyond the mode, train() undoes.
+            if module in own:
+                module.train() if training else module.eval()
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for store, name, value, before in held:
+                store[name] = value
+                if value is None or before is None or torch.equal(value, before):
+                    continue
+                # An observer may have given its buffer another shape.
+                (value if value.shape == before.shape else value.resize_(before.shape)).copy_(before)
+
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -356,7 +392,7 @@ def shadow(model: nn.Module) -> nn.Module:
     trained are copied too: a forward pass may write into them, as that of an embedding with `max_norm` does.
     """
     hooks = {id(hook): hook for layer in model.modules() for name in HOOKS for hook in getattr(layer, name).values()}
-    written = {id(p) for layer in model.modules() if getattr(layer, "max_norm", None) is not None for p in layer.parameters()}
+    written = _renormalised(model)
     held: list[Tensor] = [p for p in model.parameters() if not p.requires_grad and id(p) not in written]
     held += [value for layer in model.modules() for value in vars(layer).values() if isinstance(value, Tensor)]
     other = copy.deepcopy(model, hooks | {id(value): value for value in held})
@@ -366,6 +402,11 @@ def shadow(model: nn.Module) -> nn.Module:
             for key in [key for key, hook in own.items() if not _of_torch(hook)]:
                 del own[key]
     return other
+
+
+def _renormalised(model: nn.Module) -> set[int]:
+    """The parameters, by identity, of layers that renormalise them in the forward pass."""
+    return {id(p) for layer in model.modules() if getattr(layer, "max_norm", None) is not None for p in layer.parameters()}
 
 
 def _of_torch(hook: Any) -> bool:
