@@ -795,7 +795,9 @@ class Wide(torch.nn.Module):
 ACTS = ["nothing", "counts", "rebinds", "rebinds, not saved", "grows", "appears", "normalises", "merges"]
 
 
-@pytest.mark.parametrize("what", [*ACTS, "batch norm", "spectral norm", "parametrized spectral norm", "weight norm", "max_norm", "bag"])
+@pytest.mark.parametrize(
+    "what", [*ACTS, "batch norm", "spectral norm", "parametrized spectral norm", "weight norm", "max_norm", "bag"]
+)
 def test_a_clean_pass_leaves_every_bit_of_the_model_as_it_was(tmp_path, what):
     tokens = what in ("max_norm", "bag")
     draw = torch.Generator().manual_seed(0)

@@ -1,5 +1,7 @@
 """Layers of any net: which are found, what is taken of them, and that neither an in-place activation nor a second call spoils it."""
 
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -155,7 +157,9 @@ def test_a_net_without_inner_layers_has_its_input_and_its_softmax():
     inputs = torch.randn(N, 5)
     layers, _ = taken(Bare(), inputs)
     assert list(layers) == ["(input)", "(softmax)"] and torch.equal(layers["(input)"], inputs)
-    with pytest.raises(UsageError, match="no layer between its tokens and its logits"):
+    with pytest.raises(
+        UsageError, match="no layer between its tokens and its logits.* choose a method that reads no layers, such as grand"
+    ):
         taken(OneHot(), torch.randint(7, (N, 4)))
 
 
@@ -171,7 +175,9 @@ class OneHot(nn.Module):
 def test_a_layer_that_is_never_called_is_refused():
     model = Twice()
     model.spare = nn.Linear(2, 2)
-    with pytest.raises(UsageError, match="Layer spare is not called"):
+    with pytest.raises(
+        UsageError, match=r"Layer spare is not called for every batch; name others, such as layers=\S+ \(what can be looked at: "
+    ):
         taken(model, torch.randn(N, 5), ["spare"])
 
 
@@ -276,3 +282,59 @@ def test_a_later_call_is_named_by_its_number():
             taken(model, inputs, [wrong])
     with pytest.raises(UsageError, match="Layer again#3 is not called"):
         taken(model, inputs, ["again#3"])
+
+
+class Encoder(nn.Module):
+    """Gives what it makes of tokens in an object of several tensors, as encoders of Hugging Face do."""
+
+    def __init__(self, blocks, pack):
+        super().__init__()
+        self.embeddings = nn.Sequential(nn.Embedding(7, 6), nn.LayerNorm(6))
+        self.encoder = Stack(blocks, pack)
+        self.pooler = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.pack = pack
+
+    def forward(self, tokens):
+        hidden = unpacked(self.encoder(self.embeddings(tokens)))[0]
+        return self.pack(last_hidden_state=hidden, pooler_output=self.pooler(hidden[:, 0]))
+
+
+class Stack(nn.Module):
+    def __init__(self, blocks, pack):
+        super().__init__()
+        self.layer = nn.ModuleList(nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=True) for _ in range(blocks))
+        self.pack = pack
+
+    def forward(self, hidden):
+        for layer in self.layer:
+            hidden = layer(hidden)
+        return self.pack(last_hidden_state=hidden)
+
+
+class Classifier(nn.Module):
+    def __init__(self, blocks, pack):
+        super().__init__()
+        self.bert, self.dropout, self.classifier = Encoder(blocks, pack), nn.Dropout(), nn.Linear(6, 3)
+
+    def forward(self, tokens):
+        return self.classifier(self.dropout(unpacked(self.bert(tokens))[1]))
+
+
+def unpacked(output):
+    return list((output if isinstance(output, dict) else vars(output)).values())
+
+
+@pytest.mark.parametrize("pack", [dict, types.SimpleNamespace])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_what_gives_an_object_of_tensors_is_opened(pack, blocks):
+    torch.manual_seed(0)
+    model, tokens = Classifier(blocks, pack), torch.randint(7, (N, 4))
+    layers, _ = taken(model, tokens)
+    inner = [f"bert.encoder.layer.{number}" for number in range(blocks)]
+    assert list(layers) == ["bert.embeddings.0", *inner, "bert.pooler.0", "(softmax)"]
+    torch.testing.assert_close(layers["bert.embeddings.0"], model.bert.embeddings(tokens).mean(1).detach())
+    with pytest.raises(
+        UsageError, match=r"Layer bert does not give a row .* such as layers=bert\.pooler\.0 \(what can be looked at: bert\.em"
+    ):
+        taken(model, tokens, ["bert"])
+    assert list(taken(model, tokens, ["bert.pooler.0"])[0]) == ["bert.pooler.0", "(softmax)"]

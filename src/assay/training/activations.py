@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import NumericalError, UnknownName, UsageError
+from ..core.errors import NumericalError, UnknownName, UsageError, some
 from ..core.evidence import Layer
 from .functional import rows, size_of
 
@@ -44,6 +44,10 @@ class _Enough(Exception):
     """Every layer that is wanted has been seen."""
 
 
+class _Unseen(UsageError):
+    """A layer that was named cannot be looked at."""
+
+
 @contextlib.contextmanager
 def tapped(
     model: nn.Module, places: Sequence[Place], batch: int, take: Callable[[Place, Tensor], None], *, whole: bool = False
@@ -73,7 +77,7 @@ def tapped(
             return
         value = _whole(value)
         if not _rows_of(value, batch):
-            raise UsageError(f"Layer {place.name} does not give a row of numbers for each example; name others with layers=.")
+            raise _Unseen(f"Layer {place.name} does not give a row of numbers for each example; name others with layers=.")
         if not bool(value.isfinite().all()):
             raise NumericalError(f"Layer {place.name} makes numbers that are NaN or infinite; look at the model that was kept.")
         take(place, value)
@@ -93,7 +97,7 @@ def tapped(
         with contextlib.suppress(_Enough):
             yield
     if left:
-        raise UsageError(f"Layer {next(iter(left.values())).name} is not called for every batch; name others with layers=.")
+        raise _Unseen(f"Layer {next(iter(left.values())).name} is not called for every batch; name others with layers=.")
 
 
 def _whole(value: Any) -> Any:
@@ -108,28 +112,18 @@ def _rows_of(value: Any, batch: int) -> bool:
 def found(model: nn.Module, forward: Callable[[], Tensor]) -> list[Place]:
     """The layers of any net, in the order of a pass: what is looked at if nothing is named.
 
-    Containers are opened: sequences, the whole model, and what only holds others and is never called itself. What is left counts if it is a
-    block (its output, or what goes into the activation that makes it), or a layer with weights (its output, or that of the normalisation
-    right behind it). Layers that do not give a row for each example are passed over. So is the one that gives the logits: their softmax
-    stands for it.
+    Containers are opened: sequences, the whole model, what only holds others and is never called itself, and what gives no tensor but, say, a
+    dict of them. What is left counts if it is a block (its output, or what goes into the activation that makes it), or a layer with weights
+    (its output, or that of the normalisation right behind it). Layers that do not give a row for each example are passed over. So is the one
+    that gives the logits: their softmax stands for it.
 
     Args:
         model: The net.
         forward: One pass over some examples, by which the order is found.
     """
-    calls: list[_Call] = []
-    count: dict[str, int] = {}
-
-    def seen(name: str, module: nn.Module, output: Any) -> None:
-        count[name] = count.get(name, -1) + 1
-        calls.append(_Call(name, module, count[name], _whole(output)))
-
-    with contextlib.ExitStack() as stack:
-        for name, module in model.named_modules():
-            hook = module.register_forward_hook(lambda module, _, output, name=name: seen(name, module, output))
-            stack.callback(hook.remove)
-        logits = forward()
-    parts = set(_opened(model, "", set(count), whole=True))
+    calls, logits = _called(model, forward)
+    opaque = {call.name for call in calls} - {call.name for call in calls if isinstance(call.output, Tensor)}
+    parts = set(_opened(model, "", {call.name for call in calls} - opaque, whole=True))
     walked = [call for call in calls if call.name in parts]
     places: list[Place] = []
     for at, call in enumerate(walked):
@@ -154,6 +148,35 @@ class _Call:
     module: nn.Module
     call: int
     output: Any
+
+
+def _called(model: nn.Module, forward: Callable[[], Tensor]) -> tuple[list[_Call], Tensor]:
+    """Every call of a module in one pass, and the logits."""
+    calls: list[_Call] = []
+    count: dict[str, int] = {}
+
+    def seen(name: str, module: nn.Module, output: Any) -> None:
+        count[name] = count.get(name, -1) + 1
+        calls.append(_Call(name, module, count[name], _whole(output)))
+
+    with contextlib.ExitStack() as stack:
+        for name, module in model.named_modules():
+            hook = module.register_forward_hook(lambda module, _, output, name=name: seen(name, module, output))
+            stack.callback(hook.remove)
+        logits = forward()
+    return calls, logits
+
+
+def _fitting(model: nn.Module, forward: Callable[[], Tensor]) -> str:
+    """What to do where a layer cannot be looked at, with the names of those that can."""
+    calls, logits = _called(model, forward)
+    fit = [
+        _title(one.name, one.call) for one in calls if one.name and one.output is not logits and _rows_of(one.output, len(logits))
+    ]
+    if not fit:
+        return "no module of this model can be looked at, so choose a method that reads no layers, such as grand"
+    usual = [place.name for place in found(model, forward)]
+    return f"name others, such as layers={(usual or fit)[-1]} (what can be looked at: {some(fit, len(fit), 12)})"
 
 
 def head_of(model: nn.Module, forward: Callable[[], Any]) -> str | None:
@@ -257,11 +280,15 @@ def layered(
     places = found(model, lambda: forward(few)) if names is None else named(model, names)
     if not places and tokens:
         raise UsageError(
-            "The model has no layer between its tokens and its logits that could be looked at; name one with layers=NAME."
+            "The model has no layer between its tokens and its logits that gives a row of numbers for each example; "
+            f"{_fitting(model, lambda: forward(few))}."
         )
     sizes: dict[Place, int] = {}
-    with tapped(model, places, len(inputs), lambda place, value: sizes.__setitem__(place, _row(value, tokens).shape[1])):
-        forward(few)
+    try:
+        with tapped(model, places, len(inputs), lambda place, value: sizes.__setitem__(place, _row(value, tokens).shape[1])):
+            forward(few)
+    except _Unseen as error:
+        raise UsageError(f"{str(error).split(';')[0]}; {_fitting(model, lambda: forward(few))}.") from error
     order = [INPUT] * (not tokens) + places + [OUTPUT]
     group: list[Place] = []
     taken = 0
