@@ -530,6 +530,74 @@ def test_a_batch_whose_tensors_cannot_be_found_is_refused_in_a_sentence(tmp_path
     refused(UsageError, words, tmp_path / "run", looped(*parts, forward=forward), "grand")
 
 
+class Box:
+    """Holds something in a place that nobody else knows of."""
+
+    def __init__(self, inside):
+        self.inside = inside
+
+
+def test_a_batch_of_objects_is_refused_with_their_places_and_kinds(tmp_path):
+    def collate(items):
+        inputs, labels = torch.utils.data.default_collate(items)
+        return {"x": Box(inputs), "more": [Box(labels)]}
+
+    def forward(model, batch):
+        return model(batch["x"].inside), batch["more"][0].inside
+
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), forward=forward, collate=collate)
+    words = r"A batch \(dict\) holds no tensor in tuples, lists or dicts, only \['x'\] \(Box\), \['more'\]\[0\] \(Box\); let collate_fn put"
+    refused(UsageError, words, tmp_path / "run", looped(*parts, forward=forward), "grand")
+
+
+HIDES = {
+    "box": (Box, lambda box: box.inside),
+    "array": (torch.Tensor.numpy, torch.as_tensor),
+    "list": (torch.Tensor.tolist, lambda values: torch.tensor(values, dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("part", ["inputs", "labels", "weights"])
+@pytest.mark.parametrize("name", HIDES)
+def test_what_has_no_rows_in_a_batch_goes_with_its_examples(tmp_path, name, part, shared):
+    """Gradients of single examples, by rules for layers and one by one: those of a batch of tensors."""
+    hide, seen = HIDES[name]
+    examples = (*data(), torch.linspace(0.5, 4, EXAMPLES, dtype=torch.float64))
+
+    def collate(items):
+        values = dict(zip(("inputs", "labels", "weights"), torch.utils.data.default_collate(items), strict=True))
+        return {**values, part: hide(values[part]), "size": torch.tensor(len(items))}
+
+    def forward(model, batch):
+        values = {**batch, part: seen(batch[part])}
+        return model(values["inputs"]), values["labels"].long()
+
+    def losses(model, batch):
+        weights = seen(batch["weights"]) if part == "weights" else batch["weights"]
+        found = F.cross_entropy(*forward(model, batch), reduction="none") * weights
+        # A parameter that is read behind its layer's back has no rule.
+        return found * (1 + model[0].weight.square().sum()) if shared else found
+
+    model, optimizer, loader = recorded(
+        tmp_path / "run",
+        TensorDataset(*examples),
+        forward=forward,
+        collate=collate,
+        losses=losses,
+        loss=lambda model, batch: losses(model, batch).mean(),
+    )
+    loop = looped(model, optimizer, loader, losses=losses)
+    (scores,) = scored(tmp_path / "run", loop, "grand").values()
+    expected = []
+    for x, y, weight in zip(*examples, strict=True):
+        loss = weight * F.cross_entropy(model(x), y) * (1 + model[0].weight.square().sum() if shared else 1)
+        expected.append(sum(g.square().sum() for g in torch.autograd.grad(loss, list(model.parameters()))) ** 0.5)
+    torch.testing.assert_close(scores.values, torch.stack(expected), rtol=1e-6, atol=0)
+    with pytest.raises(UsageError, match=rf"has no row for each example.*\['{part}'\] \(.*form=weight"):
+        scored(tmp_path / "run", loop, "loo:form=removed")
+
+
 def test_oversampled_examples_are_told_apart_by_ids(tmp_path):
     twice = Subset(TensorDataset(*data()), [0, 0, 1, 2, 3, 4, 5])
     names = ["0", "0 again", "1", "2", "3", "4", "5"]

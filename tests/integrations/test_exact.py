@@ -396,3 +396,40 @@ def test_gradients_of_an_embedding_bag_are_those_of_the_loss(tmp_path, options):
     )
     with pytest.raises(UsageError, match=words):
         assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets={"validation": (tokens[:3] * 0 + 1, labels[:3])})
+
+
+class Single(nn.Module):
+    """Makes float32 of whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.out(x.float())
+
+
+def test_why_a_derivative_could_not_be_checked_is_said_plainly(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    examples = TensorDataset(torch.randn(8, 3, generator=draw), torch.arange(8) % 2)
+    model, loader = Single(), DataLoader(examples, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with assay.record(tmp_path / "run", model, optimizer, loader, seed=0) as recorder:
+        for x, y in recorder.epoch():
+            logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    loop, targets = (
+        assay.Loop(model, optimizer, loader),
+        {"validation": (torch.randn(3, 3, generator=draw), torch.tensor([0, 1, 0]))},
+    )
+    (scores,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=targets).values()
+    (warning,) = scores.warnings
+    assert warning == (
+        "These values may be right, but the derivative of step 0, on which they rest, could not be checked by numerical differences: that takes "
+        "the step once more with weights and inputs in float64, in which the model does not run (mat1 and mat2 must have the same dtype, but got "
+        "Float and Double). A model that makes its tensors in the type of its inputs or weights can be checked. Compare a few of them with loo "
+        "before you trust them."
+    )

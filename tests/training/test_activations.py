@@ -158,7 +158,7 @@ def test_a_net_without_inner_layers_has_its_input_and_its_softmax():
     layers, _ = taken(Bare(), inputs)
     assert list(layers) == ["(input)", "(softmax)"] and torch.equal(layers["(input)"], inputs)
     with pytest.raises(
-        UsageError, match="no layer between its tokens and its logits.* choose a method that reads no layers, such as grand"
+        UsageError, match=r"no layer between its tokens and its logits.* choose a method that reads no layers, such as grand"
     ):
         taken(OneHot(), torch.randint(7, (N, 4)))
 

@@ -213,8 +213,8 @@ class SGDInfluence(AbstractMethod):
         if self.form == "exact" and source.unconfirmed and not source.derivative_errors:
             step, reason = next(iter(source.unconfirmed.items()))
             warnings.append(
-                f"The derivative of step {step} could not be held against central differences: {reason}. Hold some values against loo "
-                "before you trust them."
+                f"These values may be right, but the derivative of step {step}, on which they rest, could not be checked by numerical "
+                f"differences: {reason}. Compare a few of them with loo before you trust them."
             )
         if self.checks:
             checked, doubt = self._check(source, evidence, by_epoch.sum(0) * (1 if self.sign == "removal" else -1))

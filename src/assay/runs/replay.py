@@ -357,8 +357,13 @@ class Replay:
                 tolerance=WRONG,
             )
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssayError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.unconfirmed[step.index] = f"in double precision the model does not run ({reason})"
+            # What was made of it on the way advises what does not help here.
+            cause = error.__cause__ or error
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(". ")
+            self.unconfirmed[step.index] = (
+                f"that takes the step once more with weights and inputs in float64, in which the model does not run ({reason}). A model that makes "
+                "its tensors in the type of its inputs or weights can be checked"
+            )
             return
         if check.error <= WRONG:
             self.derivative_errors[step.index] = check.error
@@ -370,7 +375,8 @@ class Replay:
             )
         else:
             self.unconfirmed[step.index] = (
-                f"central differences of different lengths disagree by about {check.error:.2g} of the derivative's size: the step has kinks there"
+                f"differences over a shorter and a longer distance disagree by about {check.error:.2g} of the derivative's size, as they do next to "
+                "a kink of the loss (ReLU, max pooling)"
             )
 
     def anchors(self, steps: range) -> list[tuple[int, int]]:
@@ -568,7 +574,10 @@ class Replay:
                 stays = None if own is None or form == "weight" else own > 0
                 if stays is not None and not bool(stays.any()):
                     continue
-                left = batch if stays is None or bool(stays.all()) else rows(batch, stays)
+                left = batch
+                if stays is not None and not bool(stays.all()):
+                    self.course.functional.check_rows(self.course.params, self.course.buffers, batch)
+                    left = rows(batch, stays)
                 with explained(epoch, number, left):
                     if stays is None:
                         self.course.take(left, rates, own)

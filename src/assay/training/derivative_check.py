@@ -13,7 +13,7 @@ from ..maths.derivatives import withheld
 from ..maths.differentiable import eager
 from .course import Course, Snapshot
 from .device import set_random_state
-from .functional import rows, size_of
+from .functional import rows, size_of, without_rows
 
 STEPS = (1e-6, 1e-7, 1e-8, 1e-9)
 """Lengths of the difference, as parts of what is moved; a kink of the model may lie within one of them."""
@@ -75,7 +75,7 @@ def check_derivative(
     """
     twin = course.fork()
     twin.model.double()
-    batch = batch if whole or size_of(batch) <= FEW else rows(batch, slice(0, FEW))
+    batch = batch if whole or size_of(batch) <= FEW or without_rows(batch) else rows(batch, slice(0, FEW))
     batch, state, after = pytree.tree_map(_double, batch), before.mapped(_double), _mapped(adjoint)
     twin.set_momenta(momenta)
     set_random_state(random)

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import MissingEvidence, UsageError
-from ..maths.derivatives import Products, called_with, directional, example_products, refuse_coupling, withheld
+from ..core.errors import MissingEvidence, UsageError, some
+from ..maths.derivatives import CHUNK_BYTES, Products, called_with, directional, example_products, refuse_coupling, withheld
 from ..maths.differentiable import DifferentiableOperations, embedding_settings, written_out
 from ..maths.twice import convolved, normalised
 from .device import modes_kept
@@ -24,6 +24,10 @@ Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 """`forward(model, batch)`: logits, (batch, classes), and the class of each example, (batch,)."""
+
+
+SAME = 1e-2
+"""How far a loss may be from itself in another order of the rows, times 1 + the loss: what kernels of 16 bits differ by."""
 
 
 def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
@@ -96,9 +100,15 @@ def size_of(batch: Any) -> int:
     """
     sizes = (len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
     if (size := next(sizes, None)) is None:
-        raise UsageError(
-            f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists or dicts; let collate_fn return one of them, such as dict(batch)."
-        )
+        parts = [
+            f"{pytree.keystr(path)} ({type(part).__name__})" for path, part in pytree.tree_flatten_with_path(batch)[0] if path
+        ]
+        what = f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists or dicts"
+        if parts:
+            raise UsageError(
+                f"{what}, only {some(parts, len(parts))}; let collate_fn put the tensors that these hold into its batch themselves."
+            )
+        raise UsageError(f"{what}; let collate_fn return one of them, such as dict(batch).")
     return size
 
 
@@ -108,6 +118,21 @@ def rows(batch: Any, index: Tensor | slice) -> Any:
     return pytree.tree_map(
         lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch
     )
+
+
+def without_rows(batch: Any) -> dict[str, str]:
+    """The parts of a batch that `rows` hands on whole, because they are no tensors with a row for each example: kinds by path."""
+    size = size_of(batch)
+    found: dict[str, str] = {}
+    for path, part in pytree.tree_flatten_with_path(batch)[0]:
+        if part is None or (isinstance(part, Tensor) and part.ndim and len(part) == size):
+            continue
+        shape = f"Tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+        # Of lists that hold only numbers or texts the whole is meant.
+        while len(path) > 1 and isinstance(path[-1], pytree.SequenceKey) and isinstance(part, (int, float, str, bytes)):
+            path, shape = path[:-1], f"list of {type(part).__name__}"
+        found.setdefault(pytree.keystr(path), shape)
+    return found
 
 
 def _by_class(logits: Any, batch: int) -> Tensor:
@@ -176,6 +201,13 @@ class _Rows(nn.Module):
         return self._losses(self.model, rows(self.batch, index))
 
 
+class _Among(_Rows):
+    """The losses of some rows of one batch, all of which is gone through each time."""
+
+    def forward(self, index: Tensor) -> Tensor:
+        return self._losses(self.model, self.batch)[index]
+
+
 class Functional:
     """A model whose parameters and buffers are arguments.
 
@@ -233,6 +265,29 @@ class Functional:
             stack.enter_context(watch)
             return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch), watch.seen
 
+    def taken_apart(self, params: Params, buffers: Params, batch: Any) -> bool:
+        """Whether single examples of a batch have the losses that they have in it: not where the losses read a part that has no rows."""
+        if not without_rows(batch):
+            return True
+        turned = torch.arange(size_of(batch)).roll(1)
+        with torch.no_grad():
+            losses = self(params, buffers, batch).to("cpu", torch.float64)[turned]
+            moved = self(params, buffers, rows(batch, turned)).to("cpu", torch.float64)
+        return bool(((losses - moved).abs() <= SAME * (1 + losses.abs())).all())
+
+    def check_rows(self, params: Params, buffers: Params, batch: Any) -> None:
+        """Refuse a batch some of whose examples cannot be left out.
+
+        Raises:
+            UsageError: The losses read a part of the batch that has no row for each example.
+        """
+        if not self.taken_apart(params, buffers, batch):
+            parts = [f"{path} ({kind})" for path, kind in without_rows(batch).items()]
+            raise UsageError(
+                f"The losses read a part of the batch that has no row for each example, so none can be left out of it: {some(parts, len(parts))}. "
+                "Let collate_fn make a tensor of it, with a row for each example, or choose form=weight."
+            )
+
     def slopes(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
         """Slope of each example's loss along a direction, in eval mode, and how it was had."""
         here = {name: params[name] for name in direction}
@@ -247,7 +302,8 @@ class Functional:
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
         """
-        module, at, inputs, targets, loss = self._by_example(params, batch)
+        apart = self.taken_apart(params, buffers, batch)
+        module, at, inputs, targets, loss = self._by_example(params, batch, apart)
         prefix = "" if module is self.model else "model."
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, False))
@@ -265,6 +321,7 @@ class Functional:
                     names=tuple(f"{prefix}{name}" for name in names),
                     buffers={f"{prefix}{name}": value for name, value in buffers.items()},
                     trust=self._by_rule.get(names),
+                    chunk_bytes=CHUNK_BYTES if apart else CHUNK_BYTES // len(inputs),
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error
@@ -366,14 +423,14 @@ class Functional:
         return gradients
 
     def _by_example(
-        self, params: Params, batch: Any
+        self, params: Params, batch: Any, apart: bool
     ) -> tuple[nn.Module, Params, Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
         """Module, parameters, inputs, targets and loss, as `maths.derivatives` takes a batch apart."""
         if self.losses is cross_entropies and isinstance(batch, (tuple, list)) and len(batch) == 2:
             inputs, labels = batch
             return self.model, params, inputs, labels, _cross_entropy
         index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
-        return _Rows(self._objective, batch), _prefixed(params), index, index, _first
+        return (_Rows if apart else _Among)(self._objective, batch), _prefixed(params), index, index, _first
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
