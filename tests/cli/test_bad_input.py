@@ -229,14 +229,15 @@ def test_scores_of_another_dataset_or_recording_are_refused(refused, own, capsys
     assert here(capsys, "score", own, "aum")[0] == 0 and here(capsys, "report", own)[0] == 0
 
 
-def test_a_decision_on_another_dataset_is_refused(refused, own, capsys, tmp_path):
+@pytest.mark.parametrize(("flags", "words"), [(("--seed", "3"), "on dataset"), (("--lr", "0.3"), "was made from recording")])
+def test_a_decision_of_another_dataset_or_recording_is_refused(refused, own, capsys, tmp_path, flags, words):
     other = tmp_path / "other"
-    assert here(capsys, "record", other, *SMALL, "--seed", "3")[0] == 0
+    assert here(capsys, "record", other, *SMALL, *flags)[0] == 0
     assert here(capsys, "choose", other, "aum", "--policy", "top_k:keep=0.5", "--name", "drop")[0] == 0
     (own / "decisions" / "drop.parquet").write_bytes((other / "decisions" / "drop.parquet").read_bytes())
-    for verb in ("verify", "report"):
-        code, said = refused(verb, own)
-        assert code == 4 and "on dataset" in said
+    for command in (("verify", own), ("verify", own, "--detect", "0.5"), ("report", own)):
+        code, said = refused(*command)
+        assert code == 4 and words in said
 
 
 def test_a_run_that_is_none_is_refused(refused, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from assay.core.errors import Mismatch, UnknownName, UsageError
 from assay.core.ids import Ids
-from assay.core.lineage import Lineage
+from assay.core.lineage import Lineage, fingerprint
 from assay.core.scores import CHANGE, Direction, Scores, ScoreTable, ordered
 from assay.maths.statistics import widened_interval
 
@@ -77,7 +77,7 @@ def test_ids_and_values_belong_together():
         scores([1.0, 2.0], ids=[1, 2, 3])
 
 
-def test_the_fingerprint_is_of_ids_values_method_and_options():
+def test_the_fingerprint_is_of_ids_values_method_options_direction_and_unit():
     base = scores([1.0, 2.0], a=1)
     assert scores([1.0, 2.0], a=1).fingerprint == base.fingerprint
     others = [
@@ -85,8 +85,18 @@ def test_the_fingerprint_is_of_ids_values_method_and_options():
         scores([1.0, 2.0], a=2),
         scores([1.0, 2.0], ids=[0, 5], a=1),
         dataclasses.replace(base, method="other"),
+        dataclasses.replace(base, direction=Direction.LOW_IS_SUSPECT),
+        dataclasses.replace(base, unit="nats"),
     ]
-    assert len({one.fingerprint for one in [base, *others]}) == 5
+    assert len({one.fingerprint for one in [base, *others]}) == 7
+    assert base.made(base.fingerprint) and not any(base.made(one.fingerprint) for one in others)
+
+
+def test_what_an_earlier_assay_made_of_scores_is_known_as_made_of_them():
+    base = scores([1.0, 2.0], a=1)
+    # Without direction and unit, as it was.
+    earlier = fingerprint(base.ids.fingerprint, base.values.numpy().tobytes(), "made", "[('a', 1)]")
+    assert base.made(earlier) and earlier != base.fingerprint and not scores([1.0, 2.5], a=1).made(earlier)
 
 
 def test_a_table_joins_by_id_in_the_order_of_the_first():

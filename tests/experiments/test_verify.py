@@ -16,6 +16,8 @@ import assay
 from assay.cluster import executor
 from assay.core.decision import Action, Decision
 from assay.core.errors import Mismatch, NotWritten, RunError, TrialFailed, UsageError
+from assay.core.lineage import fingerprint
+from assay.core.scores import Direction
 from assay.core.trial import ALL, KEPT, RANDOM
 from assay.experiments import plan as plans
 from assay.experiments import verify as module
@@ -24,7 +26,7 @@ from assay.experiments.exhibit import exhibit
 from assay.experiments.plan import plan_of
 from assay.experiments.progress import Progress
 from assay.experiments.score import score
-from assay.experiments.verify import arms, corrected, redrawn, seeds_needed, train_arm, verify
+from assay.experiments.verify import arms, check_dataset, corrected, redrawn, seeds_needed, train_arm, verify
 from assay.maths import draws
 from assay.maths.statistics import holm, pairs_needed
 from assay.runs.artefacts import (
@@ -407,6 +409,26 @@ def test_parts_of_other_datasets_are_refused(run, tmp_path):
         verify(decided(other), run=run, seeds=2)
     with pytest.raises(Mismatch, match=f"scores loss are of dataset {other.dataset}"):
         verify(decided(run), run=run, scores=score(other, "loss"), seeds=2)
+
+
+def test_a_decision_that_an_earlier_assay_made_by_these_scores_is_theirs(run):
+    by = score(run, "aum")
+    decision = choose(by["aum"], "random:keep=0.9,seed=4", run=run)
+    earlier = fingerprint(*by["aum"]._content)
+    assert decision.lineage.parents["scores"] == by["aum"].fingerprint != earlier
+
+    def made_by(parent):
+        return dataclasses.replace(
+            decision, lineage=dataclasses.replace(decision.lineage, parents={**decision.lineage.parents, "scores": parent})
+        )
+
+    check_dataset(run, by.values(), made_by(earlier))
+    assert redrawn(made_by(earlier), run, by.values()) is not None
+    turned = dataclasses.replace(by["aum"], direction=Direction.HIGH_IS_SUSPECT)
+    for other, parent in ((turned, by["aum"].fingerprint), (dataclasses.replace(turned, values=-turned.values), earlier)):
+        with pytest.raises(Mismatch, match="was made by scores"):
+            check_dataset(run, [other], made_by(parent))
+        assert redrawn(made_by(parent), run, [other]) is None
 
 
 def test_a_decision_without_a_run_needs_one(run):

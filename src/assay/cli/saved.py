@@ -61,12 +61,12 @@ def curves_of(run: Run, scores: Mapping[str, Scores]) -> list[Curve]:
     found = saved_curves(run)
     for one in found:
         made_of = one.lineage.parents if one.lineage is not None else {}
-        values = scores[one.scores].fingerprint if one.scores in scores else None
+        values = scores.get(one.scores)
         what = ""
         if made_of.get("run") != run.fingerprint:
             what = f"made from recording {made_of.get('run', 'unknown')}, {run.folder} holds {run.fingerprint}"
-        elif values is not None and made_of.get("scores", values) != values:
-            what = f"made by scores {made_of['scores']}, {run.folder} now holds {values} under that title"
+        elif values is not None and "scores" in made_of and not values.made(made_of["scores"]):
+            what = f"made by scores {made_of['scores']}, {run.folder} now holds {values.fingerprint} under that title"
         if what:
             raise Mismatch(
                 f"The saved curve of {one.scores} was {what}; make it again: assay cleanse {run.folder} {one.scores} --retrain "

@@ -156,8 +156,16 @@ class Scores:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash over ids, values, method and options."""
-        return fingerprint(self.ids.fingerprint, self.values.numpy().tobytes(), self.method, repr(sorted(self.options.items())))
+        """Hash over ids, values, method and options, and what a value means: direction and unit."""
+        return fingerprint(*self._content, self.direction.value, self.unit)
+
+    def made(self, parent: str) -> bool:
+        """Whether a fingerprint that stands among the parents of an artefact is that of these scores, or was in an earlier assay."""
+        return parent in (self.fingerprint, fingerprint(*self._content))
+
+    @property
+    def _content(self) -> tuple[str | bytes, ...]:
+        return self.ids.fingerprint, self.values.numpy().tobytes(), self.method, repr(sorted(self.options.items()))
 
 
 class ScoreTable(Mapping[str, Scores]):

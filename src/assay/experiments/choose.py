@@ -91,7 +91,7 @@ def _counted(scores: Scores, policy: str | AbstractPolicy, curve: Curve, options
     if "count" in options:
         raise UsageError(f"count={options['count']} is given beside a curve, whose best count is {curve.best}; give one of them.")
     made_of = curve.lineage.parents.get("scores") if curve.lineage is not None else None
-    if curve.scores != scores.title or made_of not in (None, scores.fingerprint):
+    if curve.scores != scores.title or (made_of is not None and not scores.made(made_of)):
         raise Mismatch(
             f"The curve is of scores {curve.scores} {made_of or ''}, not of {scores.title} {scores.fingerprint}; cleanse by these."
         )

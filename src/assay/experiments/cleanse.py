@@ -183,14 +183,14 @@ def curve_of(run: Run, scores: Scores, retrained: str | None = None, replaying: 
         UsageError: There are two, and it is not said which.
         RunError: A curve is damaged.
     """
-    made_of = {"run": run.fingerprint, "scores": scores.fingerprint}
     tolerance = (replaying or Replaying()).identity.get("tolerance")
     found = {
         one.retrained: one
         for one in saved_curves(run)
         if one.lineage is not None
         and one.lineage.code == __version__
-        and made_of.items() <= one.lineage.parents.items()
+        and one.lineage.parents.get("run") == run.fingerprint
+        and scores.made(one.lineage.parents.get("scores", ""))
         and one.lineage.parents.get("tolerance") == tolerance
         and retrained in (None, one.retrained)
     }

@@ -302,11 +302,11 @@ def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Call
     own = options.get("seed")
     if not isinstance(own, int) or made_by is None:
         return None
-    by = next((one for one in scores if one.fingerprint == made_by), None)
+    by = next((one for one in scores if one.made(made_by)), None)
     if by is None:
         # A score that cannot be read is none that the decision can be drawn by.
         saved = (finished(load_scores, path) for path in sorted(run.paths.scores("x").parent.glob("*.parquet")))
-        by = next((one for one in saved if one is not None and one.fingerprint == made_by), None)
+        by = next((one for one in saved if one is not None and one.made(made_by)), None)
     if by is None:
         return None
 
@@ -365,10 +365,12 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
 
     Raises:
         UsageError: A difference that is not above 0, or no run is named.
+        Mismatch: The decision is of another dataset or recording.
     """
     if not 0 < points <= 100:
         raise UsageError(f"detect={points} is no difference in percentage points; give a number above 0 and up to 100.")
     opened = _run_of(decision, run)
+    check_dataset(opened, (), decision)
     plan = None if own else plan_of(opened)
     given = opened.labels[opened.ids.positions(decision.ids, f"run {opened.folder}")]
     spread, pilot = _spread(opened, decision, plan, given)
@@ -530,9 +532,9 @@ def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None 
         # A run that was resumed after the decision, or a copy of a decision in another run.
         what = f"from recording {made_of['run']}, {run.folder} holds {run.fingerprint}"
     elif decision is not None:
-        now = {one.fingerprint for one in scores if decision.title.endswith(f" by {one.title}")}
-        if now and made_of.get("scores", *now) not in now:
-            what = f"by scores {made_of['scores']}, which are now {', '.join(now)}"
+        now = [one for one in scores if decision.title.endswith(f" by {one.title}")]
+        if now and "scores" in made_of and not any(one.made(made_of["scores"]) for one in now):
+            what = f"by scores {made_of['scores']}, which are now {', '.join(one.fingerprint for one in now)}"
     if what:
         raise Mismatch(f"The decision {decision.title} was made {what}; choose again.")  # type: ignore[union-attr]
 
