@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import assay
 from assay.core.errors import AssayError, Mismatch, UsageError
+from assay.experiments import score
 from assay.experiments.again import again, data_of
 from assay.integrations import pytorch, sights
 from assay.methods import parse
@@ -528,6 +529,29 @@ def test_a_batch_whose_tensors_cannot_be_found_is_refused_in_a_sentence(tmp_path
     parts = recorded(tmp_path / "run", Nested("named"), forward=forward, collate=collate)
     words = r"A batch \(Encoding\) holds no tensor in tuples, lists or dicts; let collate_fn return one of them, such as dict\(batch\)"
     refused(UsageError, words, tmp_path / "run", looped(*parts, forward=forward), "grand")
+
+
+def test_methods_that_ask_for_the_same_targets_share_one_look_at_the_data(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(*given, asked, **more):
+        calls.append(sorted(asked))
+        return again(*given, asked=asked, **more)
+
+    monkeypatch.setattr(score, "taken_again", counted)
+    parts = recorded(tmp_path / "run", TensorDataset(*data()))
+    names = ["tracin", "sgd_influence", "loo", "oti", "grand", "vog", "prediction_depth:k=2"]
+    # Nobody gives the target that three of them ask for.
+    with pytest.warns(UserWarning, match="was not scored: .* asks for target 'validation'"):
+        table = assay.score(tmp_path / "run", names, loop=looped(*parts))
+    assert set(table.refused) == {"tracin", "sgd_influence", "loo"} and calls == [["validation"], []]
+    assert all(f"{name} asks for target 'validation'" in why for name, why in table.refused.items())
+    # Other examples are refused for each of them by the same look.
+    calls.clear()
+    strange = looped(*parts, TensorDataset(data()[0] + 1, data()[1]))
+    with pytest.raises(Mismatch, match="inputs of ids"):
+        assay.score(tmp_path / "run", names, loop=strange, targets=held_out())
+    assert calls == [["validation"], []]
 
 
 class Box:

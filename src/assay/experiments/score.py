@@ -355,9 +355,11 @@ def _taken_again(
         AssayError: The call is wrong, no method is left, or anything is refused and `strict`.
     """
     replays: list[Replay] = []
+    # Methods that ask for the same targets need not look at all data one after another.
+    known: dict[frozenset[str], list[Replay] | AssayError] = {}
 
     def opened(methods: list[AbstractMethod]) -> list[AbstractMethod]:
-        replays[:] = _replays(models, methods, loop, targets, replaying, references, pool, progress)
+        replays[:] = _replays(models, methods, loop, targets, replaying, references, pool, progress, known)
         return methods
 
     def soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
@@ -367,7 +369,7 @@ def _taken_again(
     able = _or_refused(again, opened, strict, refused, soft)
     if len(able) < len(again):
         # What stands there is what the last of them asked for.
-        replays[:] = _replays(models, able, loop, targets, replaying, references, pool, progress)
+        opened(able)
     wanted = [one for one in wanted if one in able or one not in again]
     if not wanted:
         raise next(iter(refused.values()))
@@ -425,28 +427,57 @@ def _replays(
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
+    known: dict[frozenset[str], list[Replay] | AssayError],
 ) -> list[Replay]:
-    """Every model of a recording ready to be taken again, if a method asks for it; else none."""
+    """Every model of a recording ready to be taken again, if a method asks for it; else none.
+
+    Args:
+        models, wanted, loop, targets, replaying, references, pool, progress: As they were given.
+        known: What came of it, by the targets that were asked for; written to.
+    """
     if not any(takes_again(models[0], one) for one in wanted):
         return []
     asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
-    if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
-        targets = list(dict.fromkeys([*(targets or ()), *(target for _, target in asked)]))
-    found: list[Replay] = []
-    for model in models:
-        replay = taken_again(
-            model, loop=loop, targets=targets, replaying=replaying, references=references, asked={target for _, target in asked}
-        )
-        replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
-        # Each knows all, itself among them, also those that are still to come.
-        replay.peers = found
-        found.append(replay)
+    key = frozenset(target for _, target in asked)
+    if key not in known:
+        try:
+            known[key] = _opened(
+                models, list(dict.fromkeys(target for _, target in asked)), loop, targets, replaying, references, pool, progress
+            )
+        except AssayError as error:
+            known[key] = error
+    found = known[key]
+    if isinstance(found, AssayError):
+        raise found
     for title, target in asked:
         if target not in found[0].targets:
             raise UsageError(
                 f"{title} asks for target {target!r}; there are: {', '.join(found[0].targets) or 'none'}. Name it with targets=, as "
                 "(inputs, labels), Examples or a function of the model."
             )
+    return found
+
+
+def _opened(
+    models: Sequence[Run],
+    asked: Sequence[str],
+    loop: Loop | None,
+    targets: Mapping[str, Given] | Sequence[str] | None,
+    replaying: Replaying | None,
+    references: Mapping[str, Mapping[str, Tensor]] | None,
+    pool: Executor | None,
+    progress: Progress | None,
+) -> list[Replay]:
+    """Every model of a recording ready to be taken again, with these targets."""
+    if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
+        targets = list(dict.fromkeys([*(targets or ()), *asked]))
+    found: list[Replay] = []
+    for model in models:
+        replay = taken_again(model, loop=loop, targets=targets, replaying=replaying, references=references, asked=asked)
+        replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
+        # Each knows all, itself among them, also those that are still to come.
+        replay.peers = found
+        found.append(replay)
     return found
 
 

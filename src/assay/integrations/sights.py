@@ -356,7 +356,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     own = [module for module, _ in modes if type(module).train is not nn.Module.train or type(module).eval is not nn.Module.eval]
     written = {id(value) for module in own for value in module.parameters()} | _renormalised(model)
-    held = [
+    held: list[tuple[Any, str, Tensor | None, Tensor | None]] = [
         (store, name, value, None if value is None or is_lazy(value) else value.detach().clone())
         for module, _ in modes
         for store in (module._parameters, module._buffers)
