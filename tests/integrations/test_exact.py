@@ -347,6 +347,31 @@ def test_steps_of_a_training_that_groups_joined_are_refused_with_a_cure_that_wor
     assert len(assay.score(tmp_path / "early", method, **loop, **targets)[method]) == 8
 
 
+@pytest.mark.parametrize(
+    ("epoch", "words"), [(0, "1 parameter groups in epoch 0 and 2 by its end"), (1, "in epoch 0 and 2 in epoch 1")]
+)
+def test_groups_that_join_within_an_epoch_are_told_of(tmp_path, epoch, words):
+    examples = TensorDataset(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2)
+    model, loader = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), DataLoader(examples, 2)
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    with assay.record(tmp_path / "run", model, optimizer, loader, checkpoints="every") as recorder:
+        for number in range(2):
+            for place, (x, y) in enumerate(recorder.epoch()):
+                if (number, place) == (epoch, 2):
+                    optimizer.add_param_group({"params": list(model[0].parameters()), "lr": 0.05})
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    loop, targets = assay.Loop(model, optimizer, loader), {"validation": (torch.ones(2, 3), torch.tensor([0, 1]))}
+    for method in ("loo", "sgd_influence"):
+        with pytest.raises(UsageError, match=words):
+            assay.score(tmp_path / "run", method, loop=loop, targets=targets)
+    (scores,) = assay.score(tmp_path / "run", "tracin", loop=loop, targets=targets).values()
+    assert bool(scores.values.isfinite().all())
+
+
 def test_tracin_takes_what_has_not_joined_yet_as_not_trained(tmp_path):
     methods, tables = ["tracin", "tracin:target=self", "grand", "vog"], {}
     for late in (True, False):

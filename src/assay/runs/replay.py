@@ -275,8 +275,9 @@ class Replay:
         """
         if len(groups := self.run.group_counts()) > 1:
             (first, few), (epoch, many) = groups[:2]
+            where = f"in epoch {epoch}" if epoch > first else "by its end"
             raise UsageError(
-                f"{self.run.folder}: the optimizer had {few} parameter groups in epoch {first} and {many} in epoch {epoch}; steps of a training in "
+                f"{self.run.folder}: the optimizer had {few} parameter groups in epoch {first} and {many} {where}; steps of a training in "
                 "which groups join cannot be taken again. Record with all groups from the start, those that are not yet trained with a rate of 0, "
                 "or ask for methods of kept models, such as grand, tracin and vog."
             )

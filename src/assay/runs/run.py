@@ -231,11 +231,17 @@ class Run:
         return momenta
 
     def group_counts(self) -> list[tuple[int, int]]:
-        """(epoch, how many parameter groups the optimizer had in it) of the first epoch and of each that had others than the one before."""
+        """(epoch, how many parameter groups the optimizer had in it), first of the first step and then wherever they were others than before."""
         found: list[tuple[int, int]] = []
         for commit in self.commits:
-            if commit.steps and (not found or found[-1][1] != self.rates(commit.epoch).shape[1]):
-                found.append((commit.epoch, self.rates(commit.epoch).shape[1]))
+            if not commit.steps:
+                continue
+            rates = self.rates(commit.epoch)
+            # Steps before a group joined have no rate of it.
+            joined = int((rates[0].isnan() & ~rates[-1].isnan()).sum())
+            for count in (rates.shape[1] - joined, rates.shape[1]):
+                if count and (not found or found[-1][1] != count):
+                    found.append((commit.epoch, count))
         return found
 
     @functools.cached_property
