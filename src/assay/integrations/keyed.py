@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from ..core.errors import UsageError
 from ..core.ids import Ids
+from .digests import digests_of
 from .rows import Finding, compared, fields_of
 
 LOOKED_AT = 8
@@ -27,11 +28,13 @@ class KeyedBatch(NamedTuple):
         keys: One per item.
         batch: What the loop sees.
         finding: Whether the rows follow the items (`rows.compared`); None where it was not looked at, or cannot be.
+        digests: What each item contains (`digests.digests_of`); None where it was not asked for, or cannot be told.
     """
 
     keys: list[Any]
     batch: Any
     finding: Finding | None = None
+    digests: np.ndarray | None = None
 
 
 class KeyedDataset(Dataset):
@@ -65,22 +68,27 @@ class KeyedCollate:
 
     Attributes:
         looking: How many batches to come are held against their items.
+        digesting: How many items to come are told by what they contain.
     """
 
     def __init__(self, collate: Callable[[Any], Any]):
         self.collate = collate
         self.looking = LOOKED_AT
+        self.digesting = 0
 
     def __call__(self, fetched: KeyedBatch) -> KeyedBatch:
-        if self.looking <= 0:
-            return KeyedBatch(fetched.keys, self.collate(fetched.batch))
-        self.looking -= 1
+        looking, digesting = self.looking > 0, self.digesting > 0
+        self.looking -= looking
+        self.digesting -= digesting * len(fetched.keys)
+        items = fetched.batch if isinstance(fetched.batch, list) and len(fetched.batch) == len(fetched.keys) else None
+        plain = self.collate is default_collate
         # Before the batch is made, because a collate may take its items apart.
-        fields = None
-        if isinstance(fetched.batch, list) and len(fetched.batch) == len(fetched.keys):
-            fields = _unless_odd(lambda: [fields_of(item) for item in fetched.batch])
+        fields = _unless_odd(lambda: [fields_of(item) for item in items]) if looking and items else None
+        digests = _unless_odd(lambda: digests_of(items)) if digesting and items and not plain else None
         batch = self.collate(fetched.batch)
-        return KeyedBatch(fetched.keys, batch, fields and _unless_odd(lambda: compared(fields, batch)))
+        if digesting and items and plain:
+            digests = _unless_odd(lambda: digests_of(items, batch))
+        return KeyedBatch(fetched.keys, batch, fields and _unless_odd(lambda: compared(fields, batch)), digests)
 
 
 def _unless_odd(look: Callable[[], Any]) -> Any:
@@ -115,6 +123,13 @@ def ids_of(dataset: Any) -> Ids:
     return ids
 
 
+def inner_places(dataset: Any, keys: np.ndarray) -> np.ndarray:
+    """Where the examples of a dataset stand in the full set behind its Subsets."""
+    while isinstance(dataset, Subset):
+        dataset, keys = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)[keys]
+    return keys
+
+
 def check_loader(loader: Any) -> None:
     """Refuse what ids cannot be captured from.
 
@@ -147,3 +162,9 @@ def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True) -> DataLoade
     if not lasting_workers:
         vars(copied)["persistent_workers"] = False
     return copied
+
+
+def collate_of(loader: DataLoader) -> KeyedCollate:
+    """The collate of a keyed copy."""
+    base = vars(loader).get("base_dataloader")
+    return collate_of(base) if isinstance(base, DataLoader) else loader.collate_fn  # type: ignore[return-value]  # keyed_copy put it there

@@ -33,7 +33,8 @@ from ..runs.schema import View
 from ..training.functional import Losses, cross_entropies
 from ..training.live import LiveSteps
 from ..training.wrappers import names_inside, unwrapped
-from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, ids_of, keyed_copy
+from .doubles import Doubles
+from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, collate_of, ids_of, keyed_copy
 from .loop import seed_loop, untouched_generators
 from .mixing import MixtureWatch
 from .rows import ENOUGH, Finding, moved_in
@@ -119,7 +120,7 @@ def record(
             Loop over `range(recorder.epochs, total)`.
 
     Raises:
-        UsageError: Ids cannot be captured from this loader, or a setting is outside its range.
+        UsageError: Ids cannot be captured from this loader, or a setting is outside its range. While it records: see `LoopRecorder.epoch`.
         OutputExists: `folder` holds a run and `resume` is false.
         Mismatch: The run to resume has other examples or settings.
         RunLocked: Another process writes this run.
@@ -328,6 +329,8 @@ class LoopRecorder:
         self._watcher = Watcher(loader, chosen, recorder.ids, losses, forward)
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._rows = RowWatch(recorder.ids)
+        seen_data = clean if recorder.header.view == "eval" else loader.dataset
+        self._doubles = None if recorder.epochs else Doubles(loader, seen_data, chosen, recorder.ids)
         self._mixtures = MixtureWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._open: OpenEpoch | None = None
@@ -403,7 +406,8 @@ class LoopRecorder:
         number.
 
         Raises:
-            UsageError: The recorder is closed, a batch was not recorded, its rows do not follow its items, or the sampler gives no positions.
+            UsageError: The recorder is closed, a batch was not recorded, its rows do not follow its items, the sampler gives no positions, or
+                the dataset gives a random stand-in for an item.
             NumericalError: A logit is NaN or infinite, or the weights at the end of the epoch before are.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
@@ -422,6 +426,8 @@ class LoopRecorder:
         seed_loop(self.recorder.header.seed, index, self._loader)
         self._begun = True
         self._open = epoch = OpenEpoch(index)
+        doubles = self._doubles if self.recorder.header.view == "train" else None
+        collate_of(self._loader).digesting = len(self.recorder.ids) if doubles else 0
         for fetched in self._loader:
             if not isinstance(fetched, KeyedBatch):
                 raise UsageError(
@@ -430,6 +436,8 @@ class LoopRecorder:
                 )
             epoch.positions, epoch.batch = self._positions(fetched.keys), fetched.batch
             self._rows.hold(fetched, epoch.positions, f"Epoch {index}, batch {epoch.begun}")
+            if doubles:
+                doubles.take(epoch.positions, fetched.digests)
             epoch.begun += 1
             epoch.visited += len(epoch.positions)
             epoch.pending = self.recorder.header.view == "train"
@@ -478,6 +486,9 @@ class LoopRecorder:
         if self.recorder.header.view == "eval":
             self._observe_clean()
         self.recorder.complete()
+        if self._doubles:
+            self._doubles.hold(self.recorder.epoch_labels, f"Epoch {epoch.index}", _device_of(self._model))
+            self._doubles = None
         self._uncommitted = True
         self._rows.rest(self._loader)
 
@@ -537,6 +548,7 @@ class LoopRecorder:
         loader = self._loader
         collate = KeyedCollate(loader.collate_fn.collate)  # type: ignore[union-attr]  # keyed_copy put it there
         collate.looking *= self._rows.looking
+        collate.digesting = len(self._chosen) if self._doubles else 0
         pool = DataLoader(
             KeyedDataset(self._clean),
             batch_sampler=[self._chosen[at : at + 512].tolist() for at in range(0, len(self._chosen), 512)],
@@ -550,6 +562,8 @@ class LoopRecorder:
             for number, fetched in enumerate(pool):
                 positions, where = self._positions(fetched.keys), f"Epoch {self.epochs}, clean pass, batch {number}"
                 self._rows.hold(fetched, positions, where)
+                if self._doubles:
+                    self._doubles.take(positions, fetched.digests)
                 logits, labels = self._forward(self._seen, fetched.batch)
                 self.recorder.observe(positions, logits, labels)
                 self._rows.hold_labels(labels, where)

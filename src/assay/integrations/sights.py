@@ -61,12 +61,12 @@ class Singles(KeyedDataset):
 
     def __getitem__(self, place: tuple[int, int]) -> Sight:
         which, draw = place
-        _seed(self._words[draw][which])
+        seed_quickly(self._words[draw][which])
         batch = self._collate([item_of(self._keyed, self._keys[which])])
         if which >= self._items or draw:
             return Sight(parts_of(batch))
         # Asked for once more, because a collate may take its items apart.
-        _seed(self._words[draw][which])
+        seed_quickly(self._words[draw][which])
         return Sight(parts_of(batch), batch, item_of(self._keyed, self._keys[which]))
 
 
@@ -76,7 +76,8 @@ def item_of(dataset: Any, key: int) -> Any:
     return whole([key])[0] if whole else dataset[key]
 
 
-def _seed(word: int) -> None:
+def seed_quickly(word: int) -> None:
+    """Seed torch's, NumPy's and Python's global generators."""
     # Not by torch.manual_seed, which takes a hundred times as long to look for devices.
     torch.default_generator.manual_seed(word % 2**63)
     if torch.cuda.is_initialized():
@@ -90,9 +91,9 @@ def _same(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def no_trace(loader: DataLoader, device: torch.device) -> Iterator[None]:
-    """All generators come back as they were: global ones, the loader's, its samplers', and those found inside the dataset."""
-    others = [generator for _, generator in loader_generators(loader)] + generators_within(loader.dataset)
+def no_trace(loader: DataLoader, device: torch.device, dataset: Any = None) -> Iterator[None]:
+    """All generators come back as they were: global ones, the loader's, its samplers', and those found inside its dataset and another one."""
+    others = [generator for _, generator in loader_generators(loader)] + generators_within((loader.dataset, dataset))
     states = [(generator, _state_of(generator)) for generator in others]
     with untouched_generators(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -167,22 +168,26 @@ def sights(
     words = [draws.words(ids.keys[positions.numpy()], 0, "content", draw).tolist() for draw in range(2)]
     singles = Singles(dataset, loader.collate_fn, keys, words, items)
     places = [(place, 0) for place in range(len(keys))] + [(place, 1) for place in range(min(again, len(keys)))]
-    if workers and loader.num_workers:
-        pool = DataLoader(
-            singles,
-            batch_size=None,
-            sampler=places,  # type: ignore[arg-type]
-            collate_fn=_same,
-            num_workers=1,
-            worker_init_fn=loader.worker_init_fn,
-            multiprocessing_context=loader.multiprocessing_context,
-            timeout=loader.timeout,
-            generator=torch.Generator(),
-        )
-        both = list(pool)
-    else:
-        both = [singles[place] for place in places]
+    both = asked_alone(loader, singles, places, workers)
     return both[: len(keys)], both[len(keys) :]
+
+
+def asked_alone(loader: DataLoader, dataset: Any, places: Sequence[Any], workers: bool) -> list[Any]:
+    """What a dataset gives for each of some places; with `workers` in a worker, where the loader has them."""
+    if not (workers and loader.num_workers):
+        return [dataset[place] for place in places]
+    pool = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=places,  # type: ignore[arg-type]
+        collate_fn=_same,
+        num_workers=1,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        timeout=loader.timeout,
+        generator=torch.Generator(),
+    )
+    return list(pool)
 
 
 def drawn_parts(first: Sequence[Sight], second: Sequence[Sight]) -> tuple[str, ...]:
