@@ -1,8 +1,12 @@
 """A run of a user's loop, held against the loop that it is scored with: what differs is refused with its ids, what is the same is scored."""
 
+import dataclasses
+import json
 import random
 from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from assay.experiments import score
 from assay.experiments.again import again, data_of
 from assay.integrations import pytorch, sights
 from assay.methods import parse
+from assay.runs import content
 from assay.runs.content import evaluated, looked_at
 from assay.runs.run import Run
 
@@ -191,6 +196,111 @@ def test_a_clean_pass_in_another_order_or_layout_is_refused(tmp_path):
     assert len(scored(tmp_path / "named", looped(*parts, clean=named), "grand")["grand"].values) == EXAMPLES
     words = r"clean= cannot be asked for a batch of ids 0, 1, 2, 3, 4 and 1 more: .* Give a dataset whose items collate_fn"
     refused(UsageError, words, tmp_path / "named", looped(*parts, clean=TensorDataset(inputs, labels)), "grand")
+
+
+class Point(NamedTuple):
+    scale: torch.Tensor
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self, scale):
+        self.scale = scale
+
+
+OBJECTS = {
+    "object": type("Plain", (), {"__init__": lambda self, scale: setattr(self, "scale", scale)}),
+    "namespace": lambda scale: SimpleNamespace(scale=scale),
+    "nested": lambda scale: SimpleNamespace(inner=[SimpleNamespace(scale=scale)]),
+    "named tuple": Point,
+    "dataclass": dataclasses.make_dataclass("Held", ["scale"]),
+}
+
+
+def with_object(make, scale, dtype=torch.float64):
+    def collate(items):
+        inputs, labels = torch.utils.data.default_collate(items)
+        return {"x": inputs, "y": labels, "meta": make(torch.full((2,), scale, dtype=dtype))}
+
+    return collate
+
+
+def times_scale(model, batch):
+    held = batch["meta"]
+    held = held.inner[0] if hasattr(held, "inner") else held
+    return model(batch["x"] * (held._scale if hasattr(held, "_scale") else held.scale)[0]), batch["y"]
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_what_objects_in_a_batch_hold_is_held(tmp_path, kind):
+    make, dataset = OBJECTS[kind], TensorDataset(*data())
+    parts = recorded(tmp_path / "run", dataset, forward=times_scale, collate=with_object(make, 1.0))
+    loop = looped(*parts, forward=times_scale)
+    losses = lambda model, batch: F.cross_entropy(*times_scale(model, batch), reduction="none")  # noqa: E731
+    told = recorded(tmp_path / "told", dataset, forward=times_scale, collate=with_object(make, 1.0), losses=losses)
+    (scores,) = scored(tmp_path / "told", looped(*told, losses=losses), "grand").values()
+    assert not scores.warnings
+    assert len(scored(tmp_path / "run", loop, "grand")["grand"]) == EXAMPLES
+    other = looped(*parts, dataset, with_object(make, 2.0), forward=times_scale)
+    refused(Mismatch, "the inputs of ids .* are not those that were recorded", tmp_path / "run", other, "grand")
+
+
+@pytest.mark.parametrize("kind", ["private", "slots"])
+def test_where_only_the_type_of_an_object_is_known_nobody_says_that_the_examples_are_the_same(tmp_path, kind):
+    make = Slotted if kind == "slots" else lambda scale: SimpleNamespace(_scale=scale)
+    dataset = TensorDataset(*data())
+    losses = lambda model, batch: F.cross_entropy(*times_scale(model, batch), reduction="none")  # noqa: E731
+    parts = recorded(tmp_path / "run", dataset, forward=times_scale, collate=with_object(make, 1.0), losses=losses)
+    (scores,) = scored(tmp_path / "run", looped(*parts, losses=losses), "grand").values()
+    words = r"Of objects in a batch (['meta']) only the type and plain public attributes could be held against the recording."
+    assert words in scores.warnings
+    other = looped(*parts, dataset, with_object(make, 2.0), losses=losses)
+    words = r"though the rest of the examples is the same\. Of objects in a batch \(\['meta'\]\) only the type and plain public attributes"
+    refused(Mismatch, words, tmp_path / "run", other, "grand")
+
+
+def test_a_run_of_an_older_assay_is_held_as_it_was_recorded(tmp_path, monkeypatch):
+    make, dataset = OBJECTS["object"], TensorDataset(*data())
+    with monkeypatch.context() as older:
+        older.setattr(content, "OPENED", 0)
+        older.setattr(sights.sights, "__kwdefaults__", {**sights.sights.__kwdefaults__, "opened": 0})
+        older.setattr(
+            content.Content,
+            "note",
+            lambda self: json.dumps(
+                {"drawn": self.drawn, "label": self.label, "losses_by": self.losses_by, "reason": self.reason}, sort_keys=True
+            ),
+        )
+        parts = recorded(tmp_path / "run", dataset, forward=times_scale, collate=with_object(make, 1.0))
+    assert Run(tmp_path / "run").content.opened == 0
+    (scores,) = scored(tmp_path / "run", looped(*parts, forward=times_scale), "grand").values()
+    assert any("only the type and plain public attributes" in one for one in scores.warnings)
+
+
+@pytest.mark.parametrize(
+    ("value", "paths", "known"),
+    [
+        (SimpleNamespace(b=1, a="x"), [".a", ".b"], True),
+        (SimpleNamespace(a=1, _b=2), [".a"], False),
+        (SimpleNamespace(), [], False),
+        (SimpleNamespace(f=len), [".f"], True),
+        (type("Bag", (set,), {})([1]), [], False),
+        (nn.Linear(1, 1), [], False),
+        (object(), [], False),
+        (len, [], False),
+        (1.5, [], True),
+        (np.array([object()]), [], False),
+    ],
+    ids=str,
+)
+def test_objects_are_opened_by_their_public_attributes(value, paths, known):
+    parts = content.parts_of({"m": value})
+    assert [part.path for part in parts] == ["['m']", *(f"['m']{path}" for path in paths)] and parts[0].known == known
+    itself = SimpleNamespace()
+    itself.me = itself
+    deep = content.parts_of(itself)
+    assert len(deep) == content.OPENED + 1 and not deep[-1].known
 
 
 # ---------------------------------------------------------------------- rows

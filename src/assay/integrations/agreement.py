@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import AssayError, Mismatch, UsageError, some
-from ..runs.content import Content, evaluated, leaves_of, looked_at, together
+from ..runs.content import OPENED, Content, evaluated, leaves_of, looked_at, together
 from ..runs.replay import KeptModel
 from ..training.functional import Functional, cross_entropies, cross_entropies_of, size_of
 from .loop import LoopCourse
@@ -63,6 +63,7 @@ class Agreement:
                 "process, as dataset[position]."
             ) from error
         self._drawn = frozenset(drawn_parts(self._seen, second)) | frozenset(self._content.drawn if self._content else ())
+        self._unknown = tuple(dict.fromkeys(part.path for one in self._seen for part in one.parts if not part.known))
         self._hold_rows(whole)
         self._hold_examples()
 
@@ -77,6 +78,7 @@ class Agreement:
             workers=False,
             items=self._few,
             again=again,
+            opened=self._content.opened if self._content else OPENED,
         )
 
     def _fetched(self, positions: Tensor) -> Any:
@@ -161,7 +163,13 @@ class Agreement:
                 f"The dataset draws {some(content.drawn, len(content.drawn))} of its batches at random, which could not be held against the "
                 "recording as a whole; the rest of each example, such as its label, was."
             )
+        if known and self._unknown:
+            self.cautions.append(f"{self._only_types()}.")
         course.label_path = path
+
+    def _only_types(self) -> str:
+        few = some([path or "all of it" for path in self._unknown], len(self._unknown))
+        return f"Of objects in a batch ({few}) only the type and plain public attributes could be held against the recording"
 
     def _path_of_older_run(self, labels: Tensor) -> str | None:
         path = label_part(self._seen, labels)
@@ -267,10 +275,13 @@ class Agreement:
         if bool(apart.any()):
             names = run.ids.take(positions[apart].numpy())
             at = int(apart.nonzero()[0])
+            same = "though the examples are the same"
+            if self._unknown:
+                same = f"though the rest of the examples is the same. {self._only_types()}"
             when = "before training" if kept.epoch < 0 else f"of epoch {kept.epoch}"
             raise Mismatch(
                 f"{run.folder}: with the kept model {when} the losses of ids {some(names, len(names))} are not those that were recorded (id "
-                f"{names.values[0]}: {float(recorded[at]):.6g} was recorded, {float(now[at]):.6g} is given), though the examples are the same. "
+                f"{names.values[0]}: {float(recorded[at]):.6g} was recorded, {float(now[at]):.6g} is given), {same}. "
                 "Give the model's code, losses= and forward= as they were at recording."
             )
 

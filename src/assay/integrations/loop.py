@@ -20,7 +20,7 @@ from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, som
 from ..core.ids import Ids
 from ..maths import draws
 from ..maths.trajectories import Update
-from ..runs.content import leaves_of
+from ..runs.content import OPENED, leaves_of
 from ..runs.packing import unpack
 from ..runs.run import Run
 from ..training.course import Course, copied, over
@@ -329,7 +329,7 @@ class LoopCourse(Course):
 
     def _check_labels(self, batch: Any, positions: Tensor) -> None:
         """Refuse a batch whose labels are not those that the run recorded for these examples."""
-        labels = dict(leaves_of(batch)).get(self.label_path or "")
+        labels = dict(leaves_of(batch, opened=OPENED)).get(self.label_path or "")
         recorded = self._run.labels[positions]
         if not isinstance(labels, Tensor) or labels.numel() != len(positions):
             raise Mismatch(

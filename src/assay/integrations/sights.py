@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ..core.ids import Ids
 from ..maths import draws
-from ..runs.content import Content, Part, evaluated, looked_at, parts_of, together
+from ..runs.content import OPENED, Content, Part, evaluated, looked_at, parts_of, together
 from ..training.functional import Forward, Losses, cross_entropies, cross_entropies_of
 from ..training.wrappers import unwrapped
 from .keyed import KeyedDataset
@@ -47,7 +47,13 @@ class Singles(KeyedDataset):
     """Examples of a dataset by place: each fetched under a seed of its own, and collated alone."""
 
     def __init__(
-        self, dataset: Any, collate: Callable[[Any], Any], keys: Sequence[int], words: Sequence[Sequence[int]], items: int
+        self,
+        dataset: Any,
+        collate: Callable[[Any], Any],
+        keys: Sequence[int],
+        words: Sequence[Sequence[int]],
+        items: int,
+        opened: int,
     ):
         """Args:
         dataset: The user's.
@@ -55,19 +61,20 @@ class Singles(KeyedDataset):
         keys: Positions in the dataset.
         words: What each is seeded by, in a first and in a second draw.
         items: Of so many, the first ones, batch and item are handed out too.
+        opened: How deep objects are opened.
         """
         super().__init__(dataset)
-        vars(self).update(_collate=collate, _keys=list(keys), _words=list(words), _items=items)
+        vars(self).update(_collate=collate, _keys=list(keys), _words=list(words), _items=items, _opened=opened)
 
     def __getitem__(self, place: tuple[int, int]) -> Sight:
         which, draw = place
         seed_quickly(self._words[draw][which])
         batch = self._collate([item_of(self._keyed, self._keys[which])])
         if which >= self._items or draw:
-            return Sight(parts_of(batch))
+            return Sight(parts_of(batch, self._opened))
         # Asked for once more, because a collate may take its items apart.
         seed_quickly(self._words[draw][which])
-        return Sight(parts_of(batch), batch, item_of(self._keyed, self._keys[which]))
+        return Sight(parts_of(batch, self._opened), batch, item_of(self._keyed, self._keys[which]))
 
 
 def item_of(dataset: Any, key: int) -> Any:
@@ -148,6 +155,7 @@ def sights(
     workers: bool,
     items: int = 0,
     again: int = 0,
+    opened: int = OPENED,
 ) -> tuple[list[Sight], list[Sight]]:
     """Examples looked at one by one, each drawn under a seed that depends on its id only.
 
@@ -160,13 +168,14 @@ def sights(
         workers: Whether a loader with workers asks the dataset in a worker, so that this process does not open what each worker opens.
         items: Of how many of them batch and item are wanted too.
         again: How many of them are drawn once more, under another seed.
+        opened: How deep objects inside batches are opened.
 
     Returns:
         The examples, and the first of them once more.
     """
     keys = chosen[positions.numpy()].tolist()
     words = [draws.words(ids.keys[positions.numpy()], 0, "content", draw).tolist() for draw in range(2)]
-    singles = Singles(dataset, loader.collate_fn, keys, words, items)
+    singles = Singles(dataset, loader.collate_fn, keys, words, items, opened)
     places = [(place, 0) for place in range(len(keys))] + [(place, 1) for place in range(min(again, len(keys)))]
     both = asked_alone(loader, singles, places, workers)
     return both[: len(keys)], both[len(keys) :]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,12 @@ LOOKED_AT, MOST_LOOKED_AT = 512, 4096
 """Up to so many examples all are looked at; of more every 64th, at least 512 and at most 4096."""
 FEWEST_EVALUATED, MOST_EVALUATED = 16, 64
 """Every 32nd example is evaluated at each epoch's end, at least and at most so many: a per cent or two of what a step on all of them takes."""
+OPENED = 3
+"""How deep objects inside objects are opened; some hold themselves."""
+HEAP_TYPE = 1 << 9
+"""Python's flag of classes that are written in Python."""
+PLAIN = (str, bytes, bool, int, float, np.generic, type(None))
+"""Types of values that are told by their text."""
 
 
 class Part(NamedTuple):
@@ -32,11 +39,13 @@ class Part(NamedTuple):
         path: Where in the batch it stands, such as `[0]` or `['labels']`.
         fingerprint: Over type, shape and bytes; 64 bits.
         number: The value itself, where it is a single whole number; else None.
+        known: Whether all of it is told by fingerprints; of some objects only the type is.
     """
 
     path: str
     fingerprint: int
     number: int | None
+    known: bool = True
 
 
 def looked_at(ids: Ids) -> Int[Tensor, " some"]:
@@ -53,24 +62,60 @@ def evaluated(examples: int) -> int:
     return min(examples, max(FEWEST_EVALUATED, min(examples // 32, MOST_EVALUATED)))
 
 
-def parts_of(batch: Any) -> list[Part]:
+def parts_of(batch: Any, opened: int = OPENED) -> list[Part]:
     """Every value inside a batch, in a fixed order."""
-    return [Part(path, _fingerprint(path, value), _number(value)) for path, value in leaves_of(batch)]
+    leaves = list(leaves_of(batch, opened=opened))
+    inside = [then.startswith(f"{path}.") for (path, _), (then, _) in zip(leaves, [*leaves[1:], ("", None)], strict=True)]
+    return [
+        Part(path, _fingerprint(path, value), _number(value), _is_known(value, attributes))
+        for (path, value), attributes in zip(leaves, inside, strict=True)
+    ]
 
 
-def leaves_of(batch: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value inside nested mappings, tuples, lists and dataclasses, with its path."""
+def leaves_of(batch: Any, path: str = "", opened: int = 0) -> Iterator[tuple[str, Any]]:
+    """Every value inside nested mappings, tuples, lists and dataclasses, with its path.
+
+    Args:
+        batch: What is looked into.
+        path: Where it stands.
+        opened: How deep other objects are opened: each, and after it its public attributes by their names.
+    """
     if isinstance(batch, Mapping):
         for key in batch:
-            yield from leaves_of(batch[key], f"{path}[{key!r}]")
+            yield from leaves_of(batch[key], f"{path}[{key!r}]", opened)
     elif isinstance(batch, (tuple, list)):
         for place, value in enumerate(batch):
-            yield from leaves_of(value, f"{path}[{place}]")
+            yield from leaves_of(value, f"{path}[{place}]", opened)
     elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         for field in dataclasses.fields(batch):
-            yield from leaves_of(getattr(batch, field.name), f"{path}.{field.name}")
+            yield from leaves_of(getattr(batch, field.name), f"{path}.{field.name}", opened)
     else:
         yield path, batch
+        for name, value in sorted(_attributes(batch).items() if opened else ()):
+            if not name.startswith("_"):
+                yield from leaves_of(value, f"{path}.{name}", opened - 1)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """The attributes of a plain object; none of numbers, functions, classes and networks."""
+    if isinstance(value, (Tensor, np.ndarray, *PLAIN, type, torch.nn.Module)) or callable(value):
+        return {}
+    try:
+        return dict(vars(value))
+    except Exception:
+        # It has none, or a property of that name that fails.
+        return {}
+
+
+def _is_known(value: Any, opened: bool) -> bool:
+    if isinstance(value, (Tensor, *PLAIN)):
+        return True
+    if isinstance(value, np.ndarray):
+        return value.dtype != object
+    # What is kept in slots, by C or under names that are its own business is not told.
+    plain = all(kind in (object, types.SimpleNamespace) or kind.__flags__ & HEAP_TYPE for kind in type(value).__mro__)
+    private = hasattr(type(value), "__slots__") or any(name.startswith("_") for name in _attributes(value))
+    return opened and plain and not private
 
 
 def bytes_of(value: Tensor) -> bytes:
@@ -93,7 +138,7 @@ def _fingerprint(path: str, value: Any) -> int:
         # Of a path only what stays when a dataset is moved.
         value = value.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     # Of what a loop takes along besides numbers and texts only the kind is told: its text may hold an address in memory.
-    plain = isinstance(value, (str, bytes, bool, int, float, np.generic, type(None)))
+    plain = isinstance(value, PLAIN)
     return _hashed(path.encode(), repr(value).encode() if plain else type(value).__qualname__.encode())
 
 
@@ -124,6 +169,7 @@ class Content:
         losses_by: What the losses of the few are computed by: `losses` or `forward` as given to `record`, `pair` for the cross-entropy of
             a batch (inputs, labels).
         reason: Why there are no fingerprints, or no losses; empty if nothing is missing.
+        opened: How deep objects inside batches were opened for the fingerprints; an older assay opened none.
     """
 
     positions: Int[Tensor, " some"]
@@ -133,6 +179,7 @@ class Content:
     label: str | None = None
     losses_by: str = "pair"
     reason: str = ""
+    opened: int = OPENED
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved as tensors."""
@@ -140,9 +187,8 @@ class Content:
 
     def note(self) -> str:
         """The rest, as text."""
-        return json.dumps(
-            {"drawn": self.drawn, "label": self.label, "losses_by": self.losses_by, "reason": self.reason}, sort_keys=True
-        )
+        names = ("drawn", "label", "losses_by", "reason", "opened")
+        return json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], note: str, examples: int, where: object) -> "Content":
@@ -160,6 +206,7 @@ class Content:
         try:
             rest = json.loads(note)
             drawn, label, by, reason = tuple(rest["drawn"]), rest["label"], rest["losses_by"], rest["reason"]
+            opened = rest.get("opened", 0)
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{where} holds no note on its examples' content; restore it from a copy or record again.") from error
         right = (
@@ -167,11 +214,11 @@ class Content:
         )
         alike = positions.ndim == 1 and positions.shape == fixed.shape == whole.shape
         inside = alike and bool(((positions >= 0) & (positions < examples)).all()) and len(positions.unique()) == len(positions)
-        if not (right and inside and isinstance(reason, str)):
+        if not (right and inside and isinstance(reason, str) and type(opened) is int and 0 <= opened <= OPENED):
             raise RunError(
                 f"{where}: its notes on the examples' content are not of its examples; restore it from a copy or record again."
             )
-        return cls(positions, fixed, whole, drawn, label, by, reason)
+        return cls(positions, fixed, whole, drawn, label, by, reason, opened)
 
 
 Losses = Float[Tensor, " few"]
