@@ -20,6 +20,7 @@ from assay.core.errors import AssayError, Mismatch, UsageError
 from assay.experiments import score
 from assay.experiments.again import again, data_of
 from assay.integrations import pytorch, sights
+from assay.integrations.agreement import Agreement
 from assay.methods import parse
 from assay.runs import content
 from assay.runs.content import evaluated, looked_at
@@ -879,6 +880,22 @@ def test_rows_for_methods_of_inputs_are_held_too(tmp_path):
     assert torch.equal(rows, inputs)
     with pytest.raises(Mismatch, match="another order"):
         data_of(Run(tmp_path / "run"), looped(*parts, TensorDataset(inputs.flip(0), labels.flip(0))))
+
+
+def test_one_call_looks_at_the_examples_once_and_the_next_call_anew(tmp_path, monkeypatch):
+    inputs, labels = data()
+    parts = recorded(tmp_path / "run", TensorDataset(inputs, labels))
+    alone = {name: scored(tmp_path / "run", looped(*parts), name)[name] for name in ("cg_score", "grand", "loo")}
+    looks, look = [], Agreement._look
+    monkeypatch.setattr(Agreement, "_look", lambda self, *given: looks.append(1) or look(self, *given))
+    # One of them is refused, so that what is left is opened once more.
+    with pytest.warns(UserWarning, match="prediction_depth was not scored"):
+        together = scored(tmp_path / "run", looped(*parts), ["cg_score", "grand", "loo", "prediction_depth"])
+    assert len(looks) == 1
+    for name, scores in alone.items():
+        assert torch.equal(together[name].values, scores.values) and together[name].warnings == scores.warnings
+    refused(Mismatch, "another order", tmp_path / "run", looped(*parts, TensorDataset(inputs.flip(0), labels.flip(0))), [*alone])
+    assert len(looks) == 3, "the second time all are looked at, to word the refusal"
 
 
 def test_a_training_that_ends_elsewhere_is_no_failed_trial_of_an_executor(tmp_path):

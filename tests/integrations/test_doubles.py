@@ -112,9 +112,15 @@ def test_duplicates_under_other_labels_repeated_by_a_subset_or_without_content_a
     data.labels[20] = 1 - data.labels[8]
     trained(tmp_path / "labels", data)
     trained(tmp_path / "subset", Subset(Data(), [*range(SIZE), 3, 3]), ids=range(SIZE + 2))
-    numbers = TensorDataset(torch.arange(SIZE) % 4, torch.arange(SIZE) % 2)
+    numbers = [(key % 4, key % 2) for key in range(SIZE)]
     one_hot = lambda model, batch: (model(F.one_hot(batch[0], 4)[:, :3].float()), batch[1])  # noqa: E731
     trained(tmp_path / "numbers", numbers, forward=one_hot)
+
+
+def test_tensors_in_memory_are_never_broken(tmp_path):
+    data = TensorDataset(torch.zeros(SIZE, 3), torch.arange(SIZE) % 2)
+    trained(tmp_path / "run", data)
+    trained(tmp_path / "subset", Subset(data, range(SIZE)), "eval")
 
 
 def test_many_duplicates_are_counted_and_few_are_named(tmp_path):

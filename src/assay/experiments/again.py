@@ -35,6 +35,8 @@ PART = 128
 ROW = 64
 """Bytes of an input above which its hash stands for it."""
 
+Agreed = dict[Path, Agreement]
+"""What is known of the examples of a loop within one call, by the folder of its run."""
 Function = Callable[[nn.Module], Tensor]
 """From the model (in eval mode) to one number."""
 Given = Function | Examples | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
@@ -146,6 +148,7 @@ def again(
     replaying: Replaying | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     asked: Collection[str] | None = None,
+    agreed: Agreed | None = None,
 ) -> Replay:
     """A run's steps and kept models, ready to be taken again.
 
@@ -158,6 +161,7 @@ def again(
         replaying: How steps are taken again.
         references: Parameters from elsewhere that `oti` may be asked for as its reference, by name: a model's state_dict each.
         asked: The targets that will be asked for, all by default: their examples are held against those that are trained on.
+        agreed: Of calls that are given the same dict, only the first one looks at the loop's examples.
 
     Raises:
         UsageError: No loop for a run without a plan, a loop for one with, a target that does not fit, a collate_fn that does not keep the
@@ -193,15 +197,27 @@ def again(
         found[name] = _own(name, given, run)
     replay = Replay(run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references)
     if isinstance(course, LoopCourse):
-        agreement = Agreement(course)
+        agreement = _agreement(course, agreed)
         agreement.hold_model(replay.at(replay.kept[-1]))
         replay.cautions = tuple(agreement.cautions)
     replay.remarks.update(_check_apart(replay, asked))
     return replay
 
 
-def data_of(run: Run, loop: Loop | None = None) -> tuple[Tensor, str]:
+def _agreement(course: LoopCourse, agreed: Agreed | None) -> Agreement:
+    known = {} if agreed is None else agreed
+    if course.run.folder not in known:
+        known[course.run.folder] = Agreement(course)
+    return known[course.run.folder].of(course)
+
+
+def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) -> tuple[Tensor, str]:
     """The examples of a run themselves, in the order of its ids, images in 0..1; and a fingerprint of them.
+
+    Args:
+        run: The run.
+        loop: As `again` takes it.
+        agreed: Likewise.
 
     Raises:
         UsageError: The run has no plan and there is no loop, or the loop's batches do not begin with numbers.
@@ -216,7 +232,7 @@ def data_of(run: Run, loop: Loop | None = None) -> tuple[Tensor, str]:
             "loop=assay.Loop(model, optimizer, loader)), or rows of your own: score('cg_score:inputs=NAME', inputs={NAME: rows})."
         )
     course = LoopCourse(run, loop)
-    Agreement(course)
+    _agreement(course, agreed)
     parts = []
     for positions in torch.arange(len(run.ids)).split(PART):
         batch = course.clean(positions)

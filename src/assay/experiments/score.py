@@ -28,7 +28,7 @@ from ..runs.artefacts import finished, load_scores, save_scores
 from ..runs.gather import gather
 from ..runs.replay import Replay
 from ..runs.run import DRAWN, Run
-from .again import LOOP, Given, Replaying, data_of, identity
+from .again import LOOP, Agreed, Given, Replaying, data_of, identity
 from .again import again as taken_again
 from .plan import has_plan, models_asked
 from .progress import Progress
@@ -193,8 +193,9 @@ def served(
     refused: dict[str, AssayError] = {}
     wanted = _recorded(run, wanted, loop, strict, refused)
     models = members_of(run)
-    seen, content = _inputs(run, wanted, loop, inputs or {})
-    wanted, replays = _taken_again(models, wanted, loop, targets, replaying, references, pool, progress, strict, refused)
+    agreed: Agreed = {}
+    seen, content = _inputs(run, wanted, loop, inputs or {}, agreed)
+    wanted, replays = _taken_again(models, wanted, loop, targets, replaying, references, pool, progress, strict, refused, agreed)
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
     parents = {one.title: _parents(run, one, first, loop, replaying, content) for one in wanted}
@@ -348,6 +349,7 @@ def _taken_again(
     progress: Progress | None,
     strict: bool,
     refused: dict[str, AssayError],
+    agreed: Agreed,
 ) -> tuple[list[AbstractMethod], list[Replay]]:
     """The methods that can be served, and every model ready to be taken again if one of them asks for it.
 
@@ -359,7 +361,7 @@ def _taken_again(
     known: dict[frozenset[str], list[Replay] | AssayError] = {}
 
     def opened(methods: list[AbstractMethod]) -> list[AbstractMethod]:
-        replays[:] = _replays(models, methods, loop, targets, replaying, references, pool, progress, known)
+        replays[:] = _replays(models, methods, loop, targets, replaying, references, pool, progress, known, agreed)
         return methods
 
     def soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
@@ -407,14 +409,14 @@ def _looks(method: AbstractMethod) -> bool:
 
 
 def _inputs(
-    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Any]
+    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Any], agreed: Agreed
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the wanted methods of inputs look at, by name, and fingerprints."""
     seen = {name: as_rows(rows).detach().cpu().contiguous() for name, rows in given.items()}
     content = {name: fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes()) for name, rows in seen.items()}
     # Of a user's loop that is not given, saved scores may be all that is asked for.
     if any(map(_looks, wanted)) and (loop is not None or has_plan(run)):
-        seen[DATA], content[DATA] = data_of(run, loop)
+        seen[DATA], content[DATA] = data_of(run, loop, agreed)
     return seen, content
 
 
@@ -428,12 +430,14 @@ def _replays(
     pool: Executor | None,
     progress: Progress | None,
     known: dict[frozenset[str], list[Replay] | AssayError],
+    agreed: Agreed,
 ) -> list[Replay]:
     """Every model of a recording ready to be taken again, if a method asks for it; else none.
 
     Args:
         models, wanted, loop, targets, replaying, references, pool, progress: As they were given.
         known: What came of it, by the targets that were asked for; written to.
+        agreed: What is known of the examples of the loop; written to.
     """
     if not any(takes_again(models[0], one) for one in wanted):
         return []
@@ -442,7 +446,15 @@ def _replays(
     if key not in known:
         try:
             known[key] = _opened(
-                models, list(dict.fromkeys(target for _, target in asked)), loop, targets, replaying, references, pool, progress
+                models,
+                list(dict.fromkeys(target for _, target in asked)),
+                loop,
+                targets,
+                replaying,
+                references,
+                pool,
+                progress,
+                agreed,
             )
         except AssayError as error:
             known[key] = error
@@ -467,13 +479,16 @@ def _opened(
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
+    agreed: Agreed,
 ) -> list[Replay]:
     """Every model of a recording ready to be taken again, with these targets."""
     if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
         targets = list(dict.fromkeys([*(targets or ()), *asked]))
     found: list[Replay] = []
     for model in models:
-        replay = taken_again(model, loop=loop, targets=targets, replaying=replaying, references=references, asked=asked)
+        replay = taken_again(
+            model, loop=loop, targets=targets, replaying=replaying, references=references, asked=asked, agreed=agreed
+        )
         replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
         # Each knows all, itself among them, also those that are still to come.
         replay.peers = found

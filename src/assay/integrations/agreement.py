@@ -1,5 +1,6 @@
 """A recorded run held against the loop that it is scored with, before anything is computed: examples, labels, rows, model and losses."""
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -66,6 +67,15 @@ class Agreement:
         self._unknown = tuple(dict.fromkeys(part.path for one in self._seen for part in one.parts if not part.known))
         self._hold_rows(whole)
         self._hold_examples()
+
+    def of(self, course: LoopCourse) -> "Agreement":
+        """The same of another course of the same loop, without looking at its examples anew."""
+        other = copy.copy(self)
+        other._course, other.cautions = course, list(self.cautions)
+        course.label_path = self._course.label_path
+        if course.loop.begin_epoch is not None:
+            course.loop.begin_epoch(0)
+        return other
 
     def _look(self, positions: Tensor, again: int = 0) -> tuple[list[Sight], list[Sight]]:
         loop = self._course.loop

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from ..core.errors import UsageError
 from ..core.ids import Ids
 from ..maths import draws
 from .digests import digest_of
-from .keyed import KeyedDataset, inner_places
+from .keyed import KeyedDataset, behind_subsets
 from .sights import asked_alone, item_of, no_trace, seed_quickly
 
 ASKED, DRAWN = 8, 4
@@ -50,6 +50,11 @@ class Doubles:
         """
         self._loader, self._dataset, self._chosen, self._ids = loader, dataset, chosen, ids
         self._digests = np.zeros(len(ids), dtype=np.int64)
+
+    @property
+    def needed(self) -> bool:
+        """Whether another item can stand in at all: tensors in memory are never broken."""
+        return type(behind_subsets(self._dataset, self._chosen)[0]) is not TensorDataset
 
     def take(self, positions: Tensor, digests: np.ndarray | None) -> None:
         """Some examples of the pass, and what they contain."""
@@ -90,7 +95,7 @@ class Doubles:
         digests = self._digests[order]
         equal = (digests[1:] == digests[:-1]) & (labels[order[1:]] == labels[order[:-1]]) & (digests[1:] != 0)
         ones, others = order[:-1][equal], order[1:][equal]
-        places = inner_places(self._dataset, self._chosen)
+        _, places = behind_subsets(self._dataset, self._chosen)
         apart = np.abs(places[ones] - places[others])
         # The next of the last is the first; what a Subset repeats is known to be the same.
         near = (apart == 1) | (apart == places.max())

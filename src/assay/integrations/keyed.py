@@ -123,11 +123,11 @@ def ids_of(dataset: Any) -> Ids:
     return ids
 
 
-def inner_places(dataset: Any, keys: np.ndarray) -> np.ndarray:
-    """Where the examples of a dataset stand in the full set behind its Subsets."""
+def behind_subsets(dataset: Any, keys: np.ndarray) -> tuple[Any, np.ndarray]:
+    """The full set behind Subsets, and where examples stand in it."""
     while isinstance(dataset, Subset):
         dataset, keys = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)[keys]
-    return keys
+    return dataset, keys
 
 
 def check_loader(loader: Any) -> None:

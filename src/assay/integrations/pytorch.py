@@ -330,7 +330,8 @@ class LoopRecorder:
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
         self._rows = RowWatch(recorder.ids)
         seen_data = clean if recorder.header.view == "eval" else loader.dataset
-        self._doubles = None if recorder.epochs else Doubles(loader, seen_data, chosen, recorder.ids)
+        doubles = Doubles(loader, seen_data, chosen, recorder.ids)
+        self._doubles = doubles if doubles.needed and not recorder.epochs else None
         self._mixtures = MixtureWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._open: OpenEpoch | None = None
