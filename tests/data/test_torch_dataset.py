@@ -118,6 +118,13 @@ def test_a_normalisation_is_undone_and_done_again_to_the_same_bits():
         assert torch.equal(for_people(examples.inputs)[0], BYTES) and for_people(examples.inputs)[1] == ""
 
 
+def test_one_mean_and_deviation_go_for_all_channels():
+    items = [BYTES[at].float().div(255).sub(0.5).div(0.25) for at in range(6)]
+    examples = examples_from_dataset(Items(list(zip(items, range(6), strict=True))), mean=[0.5], std=(0.25,))
+    assert examples.mean == (0.5,) * 3 and torch.equal(examples.prepared(examples.inputs), torch.stack(items))
+    assert torch.equal(for_people(examples.inputs)[0], BYTES)
+
+
 def test_what_was_never_normalised_stays():
     fractions = BYTES.float() / 255
     for inputs in (fractions, fractions * 1000, BYTES):
@@ -137,8 +144,10 @@ def test_items_of_any_form_are_told_by_item():
 
 def test_arrays_with_channels_last_are_turned():
     for images in (BYTES.repeat(1, 1, 2, 1).numpy(), BYTES.repeat(1, 1, 2, 1).numpy() / np.float32(255)):
-        turned = examples_from_dataset(Items([(image.transpose(1, 2, 0), label) for label, image in enumerate(images)]))
-        assert np.array_equal(turned.inputs.numpy(), images)
+        last = images.transpose(0, 2, 3, 1)
+        for given in (last, torch.from_numpy(last)):
+            turned = examples_from_dataset(Items(list(zip(given, range(6), strict=True))))
+            assert np.array_equal(turned.inputs.numpy(), images)
 
 
 def test_every_kind_of_pil_image_of_eight_bits():

@@ -142,7 +142,7 @@ def examples_from_arrays(
         ids: One per example; None for positions.
         class_names: Names in the order of the class numbers; None for the numbers or texts that occur. Give them for a test
             part, so that it has the classes of the training part.
-        mean: What `Examples.prepared` subtracts, per channel or column; None for nothing.
+        mean: What `Examples.prepared` subtracts, per channel or column, or one number for all channels of images; None for nothing.
         std: What it divides by; goes with `mean`.
         source: What messages call the arrays.
 
@@ -167,13 +167,16 @@ def examples_from_arrays(
     prepared = _inputs(array, which, source)
     if (mean is None) != (std is None):
         raise UsageError(f"{source}: mean and std go together; give both or neither.")
-    means, stds = (None if what is None else _numbers(what, prepared.shape[1], source) for what in (mean, std))
+    # As torchvision's Normalize, one number goes for all channels of images.
+    means, stds = (
+        None if what is None else _numbers(what, prepared.shape[1], source, prepared.ndim == 4) for what in (mean, std)
+    )
     if stds is not None and not all(one > 0 for one in stds):
         raise UsageError(f"{source}: std is {some(stds, len(stds))}; a standard deviation to divide by is above 0.")
     return Examples(which, prepared, given.encode(values, names, origin), names, means, stds)
 
 
-def _numbers(given: Sequence[float] | np.ndarray | Tensor, channels: int, source: str) -> tuple[float, ...]:
+def _numbers(given: Sequence[float] | np.ndarray | Tensor, channels: int, source: str, images: bool) -> tuple[float, ...]:
     """Mean or std as plain numbers.
 
     Raises:
@@ -184,6 +187,8 @@ def _numbers(given: Sequence[float] | np.ndarray | Tensor, channels: int, source
         raise UsageError(
             f"{source}: mean and std are finite numbers, one per channel or column, not {some(np.ravel(values), values.size)}."
         )
+    if images and len(values) == 1:
+        values = values.repeat(channels)
     if len(values) != channels:
         raise UsageError(f"{source}: {len(values)} numbers for mean or std, but inputs have {channels} channels or columns.")
     return tuple(values.tolist())
@@ -224,7 +229,7 @@ def _inputs(array: np.ndarray, ids: Ids, source: str) -> Tensor:
     if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):
         raise UsageError(
             f"{source}: images of shape {array.shape[1:]} look as if channels came last. "
-            "Give (examples, channels, height, width), for example by inputs.transpose(0, 3, 1, 2)."
+            "Give (examples, channels, height, width), for example by inputs.transpose(0, 3, 1, 2), of a tensor by inputs.permute(0, 3, 1, 2)."
         )
     if array.dtype == np.uint8 and array.ndim == 4:
         return torch.from_numpy(np.array(array, order="C"))

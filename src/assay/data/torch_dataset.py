@@ -32,7 +32,7 @@ def examples_from_dataset(
     A random transform of the dataset would be frozen at what it draws now: leave it out, and augment while training.
 
     Args:
-        dataset: Has `len()` and yields (input, label). An input is a tensor or array (channels, height, width) or (dims,), an array of
+        dataset: Has `len()` and yields (input, label). An input is a tensor or array (channels, height, width) or (dims,), one of
             an image (height, width, channels), which is turned, or a PIL image; all of one shape and type. A label is a class number or
             a text.
         ids: One per item; None for indices. Items of a `Subset` keep their indices in the dataset that it was taken from.
@@ -136,7 +136,7 @@ def _item(dataset: Any, index: int, pair: Callable[[Any], tuple[Any, Any]] | Non
         value = as_array(value)
     elif not isinstance(value, np.ndarray):
         value = _picture(value, index)
-    elif value.ndim == 3 and value.shape[2] in (1, 3, 4) and value.shape[0] > 4:
+    if value.ndim == 3 and value.shape[2] in (1, 3, 4) and value.shape[0] > 4:
         value = value.transpose(2, 0, 1)
     if value.ndim == 0:
         raise UsageError(f"Input of item {index} is a single number; give a row (dims,) or an image (channels, height, width).")
