@@ -17,6 +17,13 @@ def test_paths_that_are_absent_or_of_the_other_kind(tmp_path):
             call(str(path))
 
 
+def test_a_relative_path_is_looked_for_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call, kind in ((file_at, "file"), (folder_at, "folder")):
+        with pytest.raises(UsageError, match=f"^none is absent from the folder you are in.* existing {kind}; for a run, go to"):
+            call("none")
+
+
 def test_the_home_folder_is_understood(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert folder_at("~") == tmp_path

@@ -41,6 +41,8 @@ def test_fractions_outside_are_refused(fraction):
 
 def test_an_empty_test_part_is_refused():
     with pytest.raises(UsageError, match="leaves the test part empty"):
+        held_out(Ids([0, 1, 2]), torch.tensor([0, 1, 0]), 0.1, 0)
+    with pytest.raises(UsageError, match="each of the 2 examples has a class of its own"):
         held_out(Ids([0, 1]), torch.tensor([0, 1]), 0.5, 0)
 
 

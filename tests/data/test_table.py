@@ -208,7 +208,7 @@ def test_what_cannot_be_used_in_the_test_part_is_named(tmp_path, test, words):
 def test_other_encodings_and_absent_files(tmp_path):
     table = write(tmp_path)
     (tmp_path / "train.csv").write_bytes("x,y\nü,a\n".encode("latin1"))
-    with pytest.raises(UsageError, match=r"cannot be read as CSV .*utf-8"):
+    with pytest.raises(UsageError, match=r"cannot be read as CSV .*utf-8.* Save it as UTF-8\."):
         table.load()
     with pytest.raises(UnknownName, match="named 'label'"):
         write(tmp_path, train="\ufeffx,y\nü,a\n").load()
@@ -220,3 +220,17 @@ def test_other_encodings_and_absent_files(tmp_path):
 def test_options_out_of_range(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         Table("t.csv", "y", **options)
+
+
+def test_a_column_of_numbers_that_a_few_texts_make_categories_is_told(tmp_path):
+    rows = "".join(f"{chr(97 + at)},{at},{at % 3},{'x' * (at % 2)}1,{at % 2}\n" for at in range(8)).replace("c,2,", "c,0x2,")
+    found = write(
+        tmp_path,
+        train="who,age,job,score,label\n" + rows,
+        second=TEST.replace("no", "0").replace("yes", "1"),
+        id="who",
+        categorical="job",
+    )
+    told = [note for note in found.load().notes if "are numbers" in note]
+    assert len(told) == 1 and "column 'age': 7 of 8 cells are numbers" in told[0] and "'0x2' (line 4)" in told[0]
+    assert not [note for note in write(tmp_path, id="who").load().notes if "are numbers" in note]

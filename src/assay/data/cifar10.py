@@ -73,7 +73,7 @@ class CIFAR10(AbstractDataset):
         if not all(isinstance(text, str) for text in texts) or texts != list(_CLASSES):
             # Anything but texts is not shown: what a stranger nested has no end when it is written out.
             words = some(texts, len(texts), 10)[:MOST_WORDS] if all(isinstance(text, str) for text in texts) else "by no texts"
-            raise UsageError(f"{archive}: batches.meta names the classes {words or 'not'} instead of those of CIFAR-10.")
+            raise UsageError(f"{archive}: batches.meta names the classes {words or 'by no list'} instead of those of CIFAR-10.")
         batches = [_batch(bodies[name], f"{archive}: {name}") for name in _TRAIN]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         keep = first_rows(self.limit, len(images), str(archive))

@@ -13,8 +13,8 @@ def file_at(path: str) -> pathlib.Path:
     """
     found = existing(path, "Give the path of an existing file.")
     if not found.is_file():
-        what = "a folder" if found.is_dir() else "a pipe or a device" if found.exists() else "absent"
-        raise UsageError(f"{path} is {what}. Give the path of an existing file.")
+        what = "a folder" if found.is_dir() else "a pipe or a device" if found.exists() else ""
+        raise UsageError(f"{path} is {what}. Give the path of an existing file." if what else _absent(found, "file"))
     return found
 
 
@@ -26,8 +26,17 @@ def folder_at(path: str) -> pathlib.Path:
     """
     found = existing(path, "Give the path of an existing folder.")
     if not found.is_dir():
-        raise UsageError(f"{path} is {'a file' if found.exists() else 'absent'}. Give the path of an existing folder.")
+        raise UsageError(
+            f"{path} is a file. Give the path of an existing folder." if found.exists() else _absent(found, "folder")
+        )
     return found
+
+
+def _absent(path: pathlib.Path, kind: str) -> str:
+    if path.is_absolute():
+        return f"{path} is absent. Give the path of an existing {kind}."
+    # The plan of a run holds the path as it was given, perhaps in another folder.
+    return f"{path} is absent from the folder you are in. Give the path of an existing {kind}; for a run, go to the folder where it was recorded."
 
 
 def existing(path: str, cure: str) -> pathlib.Path:

@@ -33,6 +33,11 @@ def held_out(
         if missing > 0 and take[place] + 1 < sizes[place]:
             take[place] += 1
             missing -= 1
+    if sizes.max() == 1:
+        raise UsageError(
+            f"{part}={fraction}: each of the {len(ids)} examples has a class of its own, so that none can be set aside and its class stay in "
+            "training. Give as labels what several examples share, such as ranges of a number."
+        )
     if not take.sum():
         raise UsageError(f"{part}={fraction} of {len(ids)} examples leaves the {part} part empty. Give a larger fraction.")
     mask = torch.zeros(len(ids), dtype=torch.bool)

@@ -195,7 +195,12 @@ def read_csv(
                 rows.append(tuple(None if cell == "" or cell in missing else cell for cell in cells))
                 places.append(line)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read as CSV ({error}, near line {places[-1] if places else 1}).") from error
+        cure = (
+            "Save it as UTF-8"
+            if isinstance(error, UnicodeDecodeError)
+            else "Save it as CSV, with quotes around cells that hold any"
+        )
+        raise UsageError(f"{path} cannot be read as CSV ({error}, near line {places[-1] if places else 1}). {cure}.") from error
     return _table(str(path), names or (), rows, places, "line")
 
 
@@ -362,6 +367,23 @@ def fit(cells: Cells, inputs: Sequence[int], categorical: Sequence[int] = (), mo
     return Encoder(tuple(_fitted(cells, index, index in categorical, most_categories) for index in inputs))
 
 
+def _mixed(cells: Cells, encoder: Encoder, categorical: Sequence[int]) -> tuple[str, ...]:
+    """A sentence for each column that is mostly numbers and counts as categories because of a few cells."""
+    said = []
+    for column in encoder.columns:
+        if isinstance(column, NumericColumn) or column.index in categorical:
+            continue
+        present = [row for row, cell in enumerate(cells.column(column.index)) if cell is not None]
+        texts = [row for row in present if _number(str(cells.rows[row][column.index])) is None]
+        if texts and 2 * len(texts) < len(present):
+            said.append(
+                f"{cells.source}, column {cells.columns[column.index]!r}: {len(present) - len(texts)} of {len(present)} cells are numbers, and all "
+                f"count as categories, because {cells.rows[texts[0]][column.index]!r} ({cells.place} {cells.places[texts[0]]}) is none; mend it or "
+                "name such texts in missing=, or name the column in categorical= if its numbers are codes."
+            )
+    return tuple(said)
+
+
 def _fitted(cells: Cells, index: int, categorical: bool, most: int) -> NumericColumn | CategoricalColumn:
     column, where = cells.column(index), f"{cells.source}, column {cells.columns[index]!r}"
     present = [cell for cell in column if cell is not None]
@@ -456,7 +478,7 @@ def split(
         Examples(which, encoder.apply(cells), numbers, names, rows=_shown(cells, shown), columns=columns)
         for cells, which, numbers in ((train, ids, classes), (test, test_ids, test_classes))
     ]
-    return Split(parts[0], parts[1], notes=encoder.notes(test))
+    return Split(parts[0], parts[1], notes=(*_mixed(train, encoder, tuple(codes)), *encoder.notes(test)))
 
 
 def _position(cells: Cells, column: int | str) -> int:
