@@ -380,9 +380,13 @@ def test_a_loop_of_ones_own_is_verified_by_a_function_of_ones_own(tmp_path):
         verify(decision, run=run, retrain=retrain, seeds=2, save=True)
 
 
-@pytest.mark.parametrize("answer", [float("nan"), 93.2, "well"])
+@pytest.mark.parametrize(
+    "answer", [float("nan"), 93.2, "well", "0.5", True, np.bool_(True), None, (0.5, 0.1), 1j, torch.zeros(2)]
+)
 def test_an_answer_that_is_no_accuracy_is_refused(run, answer):
-    with pytest.raises(TrialFailed, match="kept-1"):
+    with pytest.raises(
+        TrialFailed, match=r"kept-1 .*NumericalError: retrain returned .* seed 1; return an accuracy in 0\.\.1; its log"
+    ):
         verify(decided(run), run=run, retrain=lambda *_: answer, seeds=2)
 
 

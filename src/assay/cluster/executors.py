@@ -313,7 +313,7 @@ def _tail(path: Path) -> str:
 
 
 def _failure(name: str, reason: str, path: Path, cause: BaseException | None = None) -> TrialFailed:
-    error = TrialFailed(f"Trial {name} failed with {reason}; its log {path} ends with\n{_tail(path)}")
+    error = TrialFailed(f"Trial {name} failed with {reason.rstrip('. ')}; its log {path} ends with\n{_tail(path)}")
     error.__cause__ = cause
     return error
 

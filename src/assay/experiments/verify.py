@@ -686,7 +686,12 @@ def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
 
 def _own(retrain: Retrain, arm: Arm, seed: int) -> Outcome:
     began = time.perf_counter()
-    accuracy = float(retrain(arm.ids, arm.labels, arm.weights, seed))
-    if not math.isfinite(accuracy) or not 0 <= accuracy <= 1:
-        raise NumericalError(f"retrain returned {accuracy} for arm {arm.name}, seed {seed}; return an accuracy in 0..1.")
+    said: object = retrain(arm.ids, arm.labels, arm.weights, seed)
+    try:
+        # Whether something succeeded, and a text, would pass for numbers.
+        accuracy = math.nan if isinstance(said, (bool, np.bool_, str, bytes)) else float(said)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        accuracy = math.nan
+    if not 0 <= accuracy <= 1:
+        raise NumericalError(f"retrain returned {said!r:.100} for arm {arm.name}, seed {seed}; return an accuracy in 0..1.")
     return Outcome(arm.name, seed, accuracy, None, len(arm.ids), None, time.perf_counter() - began)

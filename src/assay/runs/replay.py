@@ -1044,7 +1044,7 @@ def _parts(target: Target, model: nn.Module, name: str) -> Iterator[Tensor]:
     except AssayError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         raise UsageError(
             f"Target {name!r} cannot be computed: {reason}. Give inputs and labels as the model takes them."
         ) from error

@@ -365,7 +365,7 @@ def explained(epoch: int | None, step: int, batch: Any) -> Iterator[None]:
         raise
     except (RuntimeError, ValueError) as error:
         where = f"Batch {step}" if epoch is None else f"Epoch {epoch}, step {step}"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
         hint = "Give inputs of the shape and type that the net was built for."
         if "deterministic" in reason:
             hint = "Use a layer that has a repeatable implementation, or train on the CPU."
