@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from assay.cli.saved import saved_scores
 from assay.core.lineage import SCHEMA
 from assay.core.scores import ScoreTable
 from assay.experiments.score import score
 from assay.runs.artefacts import load_scores, save_scores
+from assay.runs.run import Run
 from cli.shell import SMALL, here, sentence
 from experiments.test_verify import looped
 
@@ -319,3 +321,8 @@ def test_a_run_of_ones_own_loop_can_be_looked_at(verb, tmp_path, capsys):
 def test_scores_are_saved_by_the_names_that_tables_use(recorded):
     found = ScoreTable([load_scores(path) for path in sorted((recorded / "scores").glob("*.parquet"))])
     assert {"aum", "forgetting"} <= set(found)
+
+
+def test_saved_scores_hold_one_copy_of_the_ids(recorded):
+    run = Run(recorded)
+    assert len(found := saved_scores(run)) > 1 and all(one.ids is run.ids for one in found)

@@ -1,5 +1,6 @@
 """What a run's folder holds beside the recording, found by name."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +40,11 @@ def saved_scores(run: Run) -> list[Scores]:
         Mismatch: A score is of another dataset or recording.
         RunError: A score is damaged.
     """
-    found = [load_scores(path) for path in sorted(run.paths.scores("x").parent.glob("*.parquet"))]
+    found = []
+    for path in sorted(run.paths.scores("x").parent.glob("*.parquet")):
+        one = load_scores(path)
+        # Of a million texts each copy takes some 200 MB.
+        found.append(dataclasses.replace(one, ids=run.ids) if one.ids == run.ids else one)
     for one in found:
         made_of = one.lineage.parents.get("run") if one.lineage is not None else None
         if one.lineage is None or one.lineage.dataset != run.dataset or made_of != run.fingerprint:

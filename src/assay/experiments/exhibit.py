@@ -273,8 +273,9 @@ def _histogram(scores: Scores, wrong: Bool[Tensor, " examples"] | None) -> Histo
 
 
 def _agreement(scores: Sequence[Scores]) -> Agreement | None:
-    first = scores[0].ids
-    ids = first.take(np.all([np.isin(first.values, one.ids.values) for one in scores], axis=0))
+    ids = first = scores[0].ids
+    if not all(one.ids == first for one in scores):
+        ids = first.take(np.all([np.isin(first.values, one.ids.values) for one in scores], axis=0))
     if not len(ids):
         return None
     rows = torch.stack([one.of(ids) * one.direction.sign for one in scores])
