@@ -195,12 +195,12 @@ def read_csv(
                 rows.append(tuple(None if cell == "" or cell in missing else cell for cell in cells))
                 places.append(line)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        cure = (
-            "Save it as UTF-8"
-            if isinstance(error, UnicodeDecodeError)
-            else "Save it as CSV, with quotes around cells that hold any"
-        )
-        raise UsageError(f"{path} cannot be read as CSV ({error}, near line {places[-1] if places else 1}). {cure}.") from error
+        cures = {
+            UnicodeDecodeError: "Save it as UTF-8.",
+            csv.Error: "Put cells with quotes or line ends in quotes, and leave out overlong texts.",
+        }
+        cure = next((cure for kind, cure in cures.items() if isinstance(error, kind)), "Make it readable.")
+        raise UsageError(f"{path} cannot be read as CSV ({error}, near line {places[-1] if places else 1}). {cure}") from error
     return _table(str(path), names or (), rows, places, "line")
 
 
