@@ -293,7 +293,6 @@ def test_a_run_of_an_older_assay_is_held_as_it_was_recorded(tmp_path, monkeypatc
         (1.5, [], True),
         (np.array([object()]), [], False),
     ],
-    ids=str,
 )
 def test_objects_are_opened_by_their_public_attributes(value, paths, known):
     parts = content.parts_of({"m": value})

@@ -242,7 +242,7 @@ def test_items_of_several_lengths_are_told_as_those_of_one():
     assert digests_of(large).tolist() == [digest_of(item) for item in large]
 
 
-@pytest.mark.parametrize("thing", [object(), np.array([object()]), {1, 2}], ids=str)
+@pytest.mark.parametrize("thing", [object(), np.array([object()]), {1, 2}], ids=["an object", "an array of objects", "a set"])
 def test_what_cannot_be_told_is_told_so(thing):
     with pytest.raises(TypeError, match="has no content that can be told"):
         digest_of((torch.zeros(3), thing))
