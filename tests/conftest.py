@@ -5,6 +5,7 @@ ASSAY_TEST_THREADS asks for another number of threads; `processors.py` runs the 
 
 import os
 import random
+import signal
 
 import hypothesis
 import numpy as np
@@ -16,6 +17,10 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Nets as small as those of the tests are slower on several threads, ten times beside other tests, whose threads wait for the same cores.
 torch.set_num_threads(int(os.environ.get("ASSAY_TEST_THREADS", "1")))
+
+# Processes in the background of a shell ignore Ctrl-C, and what they start inherits that; tests press it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):
