@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
+from ..maths.params import Params
 from .arguments import checked_arguments
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
 from .ids import Ids
@@ -182,8 +183,6 @@ class Epoch:
         return probs.t()
 
 
-Params = Mapping[str, Tensor]
-"""Tensors by parameter name."""
 
 
 @runtime_checkable

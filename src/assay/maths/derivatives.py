@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -19,8 +19,8 @@ from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
 from .differentiable import DifferentiableOperations, every_derivative, written_out
+from .params import Params
 
-Params = Mapping[str, Tensor]
 Losses = Callable[[dict[str, Tensor]], Tensor]
 """From parameters to the loss of each example of a batch, (batch,)."""
 Loss = Callable[[Tensor, Tensor], Tensor]

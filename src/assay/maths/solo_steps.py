@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Params = Mapping[str, Tensor]
+from .params import Params
 
 
 @runtime_checkable

@@ -18,7 +18,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-Params = Mapping[str, Tensor]
+from .params import Params
+
 Rates = Mapping[str, float]
 Buffers = Mapping[str, Params]
 """By slot, as torch.optim names it, then by parameter."""

@@ -16,9 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.evidence import Evidence, Params, Step
+from ..core.evidence import Evidence, Step
 from ..core.method import AbstractStepMethod, Findings, Source, Stream, checked_span, derivatives_taken, span
 from ..core.scores import RANK_ONLY, Direction
+from ..maths.params import Params
 from ..maths.solo_steps import gain, solo_gains
 
 

@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import MissingEvidence, UsageError
-from ..core.evidence import Evidence, Params, Step, StepSource
+from ..core.evidence import Evidence, Step, StepSource
 from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
 from ..core.scores import RANK_ONLY, Direction
+from ..maths.params import Params
 from ..maths.solo_steps import solo_gains
 
 

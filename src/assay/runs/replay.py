@@ -18,8 +18,9 @@ from ..maths import schedules
 from ..maths.derivatives import refuse_cut
 from ..maths.differentiable import DifferentiableOperations, every_derivative, written_out
 from ..maths.observations import observe
+from ..maths.params import Params
 from ..training.activations import head_of, layered
-from ..training.course import Course, Params, Snapshot
+from ..training.course import Course, Snapshot
 from ..training.derivative_check import check_derivative
 from ..training.device import deterministic, own_random_state, random_state, set_random_state
 from ..training.functional import (

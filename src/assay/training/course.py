@@ -17,9 +17,10 @@ from ..core.errors import AssayError, UsageError
 from ..core.evidence import Adjoint
 from ..maths.derivatives import refuse_cut
 from ..maths.differentiable import every_derivative
+from ..maths.params import Params
 from ..maths.trajectories import AdamUpdate, SGDUpdate, Update, average_back, clip_back, clipped
 from .device import random_state, set_random_state
-from .functional import Functional, Params, rows, size_of
+from .functional import Functional, rows, size_of
 from .step import average, trainable
 
 TORCH_CLIP = 1e-6

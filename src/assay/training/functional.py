@@ -15,11 +15,11 @@ from torch.utils import _pytree as pytree
 from ..core.errors import MissingEvidence, UsageError, some
 from ..maths.derivatives import CHUNK_BYTES, Products, called_with, directional, example_products, refuse_coupling, withheld
 from ..maths.differentiable import DifferentiableOperations, embedding_settings, written_out
+from ..maths.params import Params
 from ..maths.twice import convolved, normalised
 from .device import modes_kept
 from .step import trainable
 
-Params = Mapping[str, Tensor]
 Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
 Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
