@@ -16,7 +16,7 @@ from machine import forget_peak, report, resident_mb
 
 from assay import data
 from assay.core.evidence import Evidence
-from assay.core.method import score
+from assay.core.scoring import score
 from assay.data.corruption import plant
 from assay.data.examples import Examples
 from assay.maths import gram, ranking

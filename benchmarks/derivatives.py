@@ -19,7 +19,8 @@ from machine import forget_peak, report, resident_mb
 from torch.func import functional_call, grad, vmap
 
 from assay import nets
-from assay.maths.derivatives import directional, example_products
+from assay.maths.derivatives import directional
+from assay.maths.layer_rules import example_products
 
 ASKED = {"directional": 1.4, "norms": 2.2}
 

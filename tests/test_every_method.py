@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from assay.core import options
+from assay.core.accumulators import AbstractDynamicsMethod
 from assay.core.errors import MissingEvidence, UndeclaredNeed, UnknownName, UsageError
-from assay.core.evidence import EPOCH_NEEDS, Evidence, Need
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
-from assay.core.method import AbstractDynamicsMethod, AbstractMethod, score
+from assay.core.method import AbstractMethod
+from assay.core.needs import EPOCH_NEEDS, Need
 from assay.core.scores import Direction
+from assay.core.scoring import score
 from assay.methods import catalogue, parse
 from assay.runs.artefacts import load_scores, save_scores
 from faulty.laws import broken_laws

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
-from assay.core.evidence import Evidence, Need
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
-from assay.core.policy import AbstractPolicy, choose
+from assay.core.needs import Need
 from assay.core.scores import Direction, Scores
+from assay.core.selection import AbstractSelector, choose
 from assay.policies import catalogue
 from faulty.laws import broken_laws
 from faulty.policies import FAULTY, SOUND, Drawn
@@ -39,7 +40,7 @@ VARIANTS = {
 class Case:
     """One policy class with options; keep and seed are set by the laws."""
 
-    cls: type[AbstractPolicy]
+    cls: type[AbstractSelector]
     options: dict
 
     @property
@@ -52,7 +53,7 @@ class Case:
         taken = self.options.get("start", 0) + self.options.get("cutoff", 0)
         return [keep for keep in KEEPS if keep + taken <= 1]
 
-    def make(self, keep=0.4, seed=0) -> AbstractPolicy:
+    def make(self, keep=0.4, seed=0) -> AbstractSelector:
         given = {name: value for name, value in (("keep", keep), ("seed", seed)) if name in self.fields}
         return self.cls(**given, **self.options)
 

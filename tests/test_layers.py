@@ -125,7 +125,10 @@ def test_the_walker_catches_a_planted_violation(package, source, found):
 @pytest.mark.parametrize(
     ("package", "source"),
     [
-        (("assay", "methods"), "from ..core.method import State\nfrom ..maths import draws\nfrom .confidence import confidence"),
+        (
+            ("assay", "methods"),
+            "from ..core.accumulators import State\nfrom ..maths import draws\nfrom .confidence import confidence",
+        ),
         (("assay", "runs"), "import json, os\nfrom .. import __version__\nfrom ..core.ids import Ids\nimport torch.utils.data"),
         (("assay", "maths"), "import osmium\nfrom jsonschema import json"),
         (("assay", "experiments"), "from ..reports.page import render\nfrom ..cluster import executors"),

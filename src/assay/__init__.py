@@ -47,7 +47,7 @@ _HOMES = {
     "Verdict": "core.trial",
     "Curve": "core.curve",
     "Evidence": "core.evidence",
-    "Need": "core.evidence",
+    "Need": "core.needs",
     "AssayError": "core.errors",
 }
 

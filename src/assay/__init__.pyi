@@ -3,8 +3,8 @@ from .core.curve import Curve as Curve
 from .core.decision import Decision as Decision
 from .core.errors import AssayError as AssayError
 from .core.evidence import Evidence as Evidence
-from .core.evidence import Need as Need
 from .core.ids import Ids as Ids
+from .core.needs import Need as Need
 from .core.scores import Direction as Direction
 from .core.scores import Scores as Scores
 from .core.scores import ScoreTable as ScoreTable

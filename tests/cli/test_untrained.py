@@ -12,7 +12,7 @@ import assay
 from assay.cli.saved import saved_scores
 from assay.core.errors import Mismatch, UsageError
 from assay.core.evidence import Evidence
-from assay.core.method import score as score_by_hand
+from assay.core.scoring import score as score_by_hand
 from assay.experiments.plan import Plan
 from assay.methods import parse
 from assay.runs.artefacts import load_scores

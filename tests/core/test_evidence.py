@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from assay.core.errors import MissingEvidence, UndeclaredNeed, UsageError
-from assay.core.evidence import EPOCH_NEEDS, Evidence, Need
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
+from assay.core.needs import EPOCH_NEEDS, Need
 from methods.worlds import Facts, facts_of
 
 IDS = Ids(["a", "b", "c"])

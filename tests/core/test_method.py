@@ -5,10 +5,13 @@ import pytest
 import torch
 
 from assay.core.errors import BadScores, UndeclaredNeed, UsageError
-from assay.core.evidence import Evidence, Need
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
-from assay.core.method import AbstractMethod, Source, checked, checked_window, score
+from assay.core.method import AbstractMethod, Source
+from assay.core.needs import Need
 from assay.core.scores import Direction
+from assay.core.scoring import checked, score
+from assay.core.spans import checked_window
 from assay.methods.aum import AUM
 from faulty.methods import LastEntropy, MeanLoss, Undeclared
 from methods.worlds import in_memory

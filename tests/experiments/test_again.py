@@ -295,7 +295,7 @@ def test_a_number_for_a_parameter_and_a_weight_used_behind_its_layers_back(tmp_p
     (scores,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=how).values()
     with pytest.MonkeyPatch.context() as patch:
         # Each example by itself, by autograd.
-        patch.setattr("assay.maths.derivatives.RULES", {})
+        patch.setattr("assay.maths.layer_rules.RULES", {})
         patch.setattr("assay.runs.replay.BLOCK", 1)
         (other,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=how).values()
     torch.testing.assert_close(scores.values, other.values, rtol=1e-7, atol=1e-10)

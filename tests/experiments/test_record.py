@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from assay.core.errors import Mismatch, NumericalError, OutputExists, UsageError
-from assay.core.evidence import Need
+from assay.core.needs import Need
 from assay.experiments.progress import Progress
 from assay.experiments.record import record
 from assay.experiments.score import score

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from assay.core.accumulators import AbstractDynamicsMethod
 from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.ids import Ids
-from assay.core.method import AbstractDynamicsMethod
-from assay.core.method import score as straight
+from assay.core.scoring import score as straight
 from assay.experiments import score as module
 from assay.experiments.again import Replaying, mean_loss
 from assay.experiments.score import BESIDE, REPLAYED, scorable, score, score_apart

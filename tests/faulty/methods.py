@@ -6,8 +6,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from assay.core.evidence import Epoch, Evidence, Need
-from assay.core.method import AbstractEpochMethod, AbstractMethod, AbstractSpanMethod, Source, State
+from assay.core.accumulators import AbstractEpochMethod, AbstractSpanMethod, State
+from assay.core.epochs import Epoch
+from assay.core.evidence import Evidence
+from assay.core.method import AbstractMethod, Source
+from assay.core.needs import Need
 from assay.core.scores import Direction
 from assay.maths.windows import push, start_ring
 

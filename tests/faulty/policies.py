@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay.core.evidence import Need
 from assay.core.method import Source
-from assay.core.policy import AbstractPolicy, Candidates, Choice, budget_of, keep_first
+from assay.core.needs import Need
 from assay.core.scores import ordered
+from assay.core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first
 from assay.maths import draws
 
 
-def answer(order: Tensor, budget: int) -> Choice:
-    return Choice(keep_first(order, budget), "kept", "dropped")
+def answer(order: Tensor, budget: int) -> Selection:
+    return Selection(keep_first(order, budget), "kept", "dropped")
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranked(AbstractPolicy):
+class Ranked(AbstractSelector):
     """What the others spoil; right by itself."""
 
     keep: float
@@ -33,7 +33,7 @@ class Ranked(AbstractPolicy):
         super().__post_init__()
         budget_of(self.keep, 0)
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = ordered(candidates.values, candidates.ids, descending=True)
         return answer(order, budget_of(self.keep, len(candidates)))
 
@@ -44,7 +44,7 @@ class Drawn(Ranked):
 
     seed: int
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = draws.permutation(candidates.ids.keys, self.seed, "drawn")
         return answer(order, budget_of(self.keep, len(candidates)))
 
@@ -52,7 +52,7 @@ class Drawn(Ranked):
 class Truncates(Ranked):
     """int((1 - (1 - keep)) * n) is one short at 10 %."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = ordered(candidates.values, candidates.ids, descending=True)
         return answer(order, int((1 - (1 - self.keep)) * len(candidates)))
 
@@ -60,17 +60,17 @@ class Truncates(Ranked):
 class ZeroIsAll(Ranked):
     """order[-0:] is everything."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = ordered(candidates.values, candidates.ids, descending=False)
         kept = torch.zeros(len(order), dtype=torch.bool)
         kept[order[-budget_of(self.keep, len(candidates)) :]] = True
-        return Choice(kept, "kept", "dropped")
+        return Selection(kept, "kept", "dropped")
 
 
 class TiesByArrival(Ranked):
     """A stable sort of the values as they come."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = torch.argsort(candidates.values, descending=True, stable=True)
         return answer(order, budget_of(self.keep, len(candidates)))
 
@@ -80,13 +80,13 @@ class LastClassCount(Ranked):
 
     needs = frozenset({Need.LABELS})
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         kept = torch.zeros(len(candidates), dtype=torch.bool)
         order = ordered(candidates.values, candidates.ids, descending=True)
         budget = budget_of(self.keep, int(torch.bincount(candidates.labels)[-1]))
         for label in candidates.labels.unique():
             kept[order[candidates.labels[order] == label][:budget]] = True
-        return Choice(kept, "kept", "dropped")
+        return Selection(kept, "kept", "dropped")
 
 
 class UncheckedKeep(Ranked):
@@ -95,7 +95,7 @@ class UncheckedKeep(Ranked):
     def __post_init__(self):
         pass
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = ordered(candidates.values, candidates.ids, descending=True)
         return answer(order, math.floor(self.keep * len(candidates) + 1e-9))
 
@@ -103,7 +103,7 @@ class UncheckedKeep(Ranked):
 class SortsInPlace(Ranked):
     """Marks what it has taken in the scores themselves."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         choice = super().choose(candidates)
         candidates.values[choice.kept] = -math.inf
         return choice
@@ -112,7 +112,7 @@ class SortsInPlace(Ranked):
 class NumericIds(Ranked):
     """Takes ids for numbers."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         by_id = torch.from_numpy(np.argsort(candidates.ids.values.astype(np.int64)))
         order = by_id[torch.argsort(candidates.values[by_id], descending=True, stable=True)]
         return answer(order, budget_of(self.keep, len(candidates)))
@@ -121,7 +121,7 @@ class NumericIds(Ranked):
 class Undeclared(Ranked):
     """Looks at labels that it does not declare."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = ordered(candidates.values + candidates.labels, candidates.ids, descending=True)
         return answer(order, budget_of(self.keep, len(candidates)))
 
@@ -131,7 +131,7 @@ class TrustsFacts(Ranked):
 
     needs = frozenset({Need.MEAN_PROBS})
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         predicted = candidates.mean_probs.argmax(1).to(torch.float64)
         order = ordered(candidates.values + predicted, candidates.ids, descending=True)
         return answer(order, budget_of(self.keep, len(candidates)))
@@ -140,7 +140,7 @@ class TrustsFacts(Ranked):
 class Unseeded(Drawn):
     """np.random, which nobody seeded."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = torch.from_numpy(np.random.permutation(len(candidates)))
         return answer(order, budget_of(self.keep, len(candidates)))
 
@@ -148,7 +148,7 @@ class Unseeded(Drawn):
 class OneSeed(Drawn):
     """Accepts a seed and ignores it."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = draws.permutation(candidates.ids.keys, 0, "drawn")
         return answer(order, budget_of(self.keep, len(candidates)))
 
@@ -156,7 +156,7 @@ class OneSeed(Drawn):
 class DrawsAnew(Drawn):
     """Says that its budgets nest, and draws anew for each."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         budget = budget_of(self.keep, len(candidates))
         return answer(draws.permutation(candidates.ids.keys, self.seed, "drawn", budget), budget)
 
@@ -164,7 +164,7 @@ class DrawsAnew(Drawn):
 class DrawsPositions(Drawn):
     """Draws positions, so that another order of the same examples gives another decision."""
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         order = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(self.seed))
         return answer(order, budget_of(self.keep, len(candidates)))
 

@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+from assay.core.accumulators import AbstractStepMethod
 from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputExists, RunError, UsageError
-from assay.core.evidence import Need
-from assay.core.method import AbstractStepMethod, Findings
+from assay.core.needs import Need
+from assay.core.results import Result
 from assay.core.scores import Direction
 from assay.integrations.pytorch import record
 from assay.runs import run as module
@@ -458,7 +459,7 @@ class Breaks(AbstractStepMethod):
 
     def finish(self, state):
         self._at("finish")
-        return Findings(state["n"] + 0)
+        return Result(state["n"] + 0)
 
 
 @pytest.mark.parametrize("when", [0, 1])

@@ -8,14 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from assay.maths.derivatives import (
-    RULES,
-    called_with,
-    directional,
-    example_gradients,
-    example_products,
-    withheld,
-)
+from assay.maths.derivatives import called_with, directional, example_gradients, mask_padding_rows
+from assay.maths.layer_rules import RULES, example_products
 from reference.derivatives import flat, gradients_one_by_one
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -163,7 +157,9 @@ def world(name, seed=0, dtype=torch.float64):
         if buffer.is_floating_point():
             buffer.add_(torch.rand(buffer.shape, generator=draw, dtype=dtype))
     params = {name: value.detach().clone() for name, value in module.named_parameters()}
-    direction = withheld(module, {name: torch.randn(value.shape, generator=draw, dtype=dtype) for name, value in params.items()})
+    direction = mask_padding_rows(
+        module, {name: torch.randn(value.shape, generator=draw, dtype=dtype) for name, value in params.items()}
+    )
     targets = torch.randint(0, CLASSES, (BATCH,), generator=draw)
     return module, params, direction, inputs, targets
 
@@ -282,7 +278,7 @@ def test_rows_of_padding_are_withheld():
     module, params, direction, *_ = world("tokens")
     assert not direction["embed.weight"][0].any() and direction["embed.weight"][1:].all()
     full = {name: torch.ones_like(value) for name, value in params.items()}
-    assert withheld(module, full)["embed.weight"].sum() == full["embed.weight"][1:].sum() and full["embed.weight"].all()
+    assert mask_padding_rows(module, full)["embed.weight"].sum() == full["embed.weight"][1:].sum() and full["embed.weight"].all()
 
 
 def test_single_precision_and_a_world_left_as_it_was():

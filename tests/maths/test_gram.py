@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.maths import gram
-from assay.maths.gram import Tiles, alike, conjugate_gradients, relu_gram, solve, unit_rows
+from assay.maths.gram import Tiles, alike, relu_gram, solve, unit_rows
+from assay.maths.solvers import conjugate_gradients
 from reference.cg_score import kernel
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from assay.core.evidence import EPOCH_NEEDS, Need
+from assay.core.needs import EPOCH_NEEDS, Need
 from assay.maths.observations import observe
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
-from assay.core.evidence import Need
+from assay.core.needs import Need
 from assay.methods.aum import AUM, aum
 from methods.worlds import facts_of, value
 

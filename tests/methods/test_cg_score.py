@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from assay.core.errors import UsageError
 from assay.core.evidence import Evidence
 from assay.core.ids import Ids
-from assay.core.method import score
+from assay.core.scoring import score
 from assay.methods import cg_score as module
 from assay.methods.cg_score import CGScore, by_class, cg_score, terms
 from reference.cg_score import gaps

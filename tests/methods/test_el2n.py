@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from assay.core.errors import MissingEvidence, UsageError
-from assay.core.evidence import Need
-from assay.core.method import score
+from assay.core.needs import Need
+from assay.core.scoring import score
 from assay.methods.el2n import EL2N, el2n
 from methods.worlds import in_memory, value
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from assay.core.accumulators import AbstractDynamicsMethod, fold
 from assay.core.errors import UsageError
-from assay.core.evidence import EPOCH_NEEDS, Need
 from assay.core.ids import Ids
-from assay.core.method import AbstractDynamicsMethod, fold
+from assay.core.needs import EPOCH_NEEDS, Need
 from assay.maths.divergences import error_norm
 from assay.methods import catalogue
 from assay.methods.aum import aum

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from assay.core.ids import Ids
-from assay.core.method import score
+from assay.core.scoring import score
 from assay.methods import parse
 from assay.methods.aum import aum
 from assay.methods.confidence import confidence

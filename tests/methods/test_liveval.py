@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.experiments.again import Replaying, again
-from assay.maths.solo_steps import gain
+from assay.maths.single_example_steps import gain
 from assay.methods.liveval import LiveVal, liveval, value
 from methods.loops import EXAMPLES, World, inner
 

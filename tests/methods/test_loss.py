@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from assay.core.evidence import Need
+from assay.core.needs import Need
 from assay.methods.loss import Loss, loss
 from methods.worlds import facts_of, value
 

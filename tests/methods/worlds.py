@@ -6,9 +6,10 @@ import pathlib
 import numpy as np
 import torch
 
-from assay.core.evidence import Evidence, Need
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
-from assay.core.method import score
+from assay.core.needs import Need
+from assay.core.scoring import score
 from assay.maths.observations import observe
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run

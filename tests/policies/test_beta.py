@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
-from assay.core.policy import choose
+from assay.core.selection import choose
 from assay.policies.beta import EDGE, Beta, beta_shape, beta_weights
 from policies.worlds import golden, run, scores
 

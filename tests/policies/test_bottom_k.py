@@ -1,7 +1,7 @@
 import pytest
 
-from assay.core.policy import choose
 from assay.core.scores import Direction
+from assay.core.selection import choose
 from assay.policies.bottom_k import BottomK
 from policies.worlds import golden, scores
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
-from assay.core.policy import choose
 from assay.core.scores import Direction
+from assay.core.selection import choose
 from assay.policies.ccs import CCS, stratum_budgets, stratum_of
 from policies.worlds import golden, scores
 

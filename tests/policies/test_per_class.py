@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.core.errors import MissingEvidence, UsageError
-from assay.core.policy import budget_of, choose
+from assay.core.selection import budget_of, choose
 from assay.policies.per_class import PerClass, class_budgets
 from policies.worlds import golden, run, scores
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.core.evidence import Need
-from assay.core.policy import choose
+from assay.core.needs import Need
+from assay.core.selection import choose
 from assay.policies.random import Random, interleaved
 from policies.worlds import run, scores
 

@@ -5,8 +5,8 @@ import torch
 
 from assay.core.decision import Action
 from assay.core.errors import MissingEvidence, UsageError
-from assay.core.policy import choose
 from assay.core.scores import Direction
+from assay.core.selection import choose
 from assay.policies.relabel import Relabel
 from policies.worlds import run, scores
 

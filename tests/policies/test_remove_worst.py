@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
-from assay.core.policy import Candidates, choose
 from assay.core.scores import CHANGE, Direction
+from assay.core.selection import Pool, choose
 from assay.policies.remove_worst import RemoveWorst, removable, worst
 from policies.worlds import scores
 
@@ -64,4 +64,4 @@ def test_what_cannot_be_is_refused():
         with pytest.raises(UsageError, match="ranks difficulty"):
             removable(scores(VALUES, direction))
     with pytest.raises(UsageError, match="NaN"):
-        RemoveWorst(1).choose(Candidates(scores([0.0, torch.nan], HIGH), None))
+        RemoveWorst(1).choose(Pool(scores([0.0, torch.nan], HIGH), None))

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
-from assay.core.policy import Candidates, choose
 from assay.core.scores import Direction
+from assay.core.selection import Pool, choose
 from assay.policies.threshold import Threshold
 from policies.worlds import scores
 
@@ -35,4 +35,4 @@ def test_bounds_that_say_nothing_are_refused(low, high):
 
 def test_nan_is_not_dropped_in_silence():
     with pytest.raises(UsageError, match="ids 1"):
-        Threshold(at_least=0.0).choose(Candidates(scores([0.0, torch.nan]), None))
+        Threshold(at_least=0.0).choose(Pool(scores([0.0, torch.nan]), None))

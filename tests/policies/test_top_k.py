@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
-from assay.core.policy import choose
 from assay.core.scores import Direction
+from assay.core.selection import choose
 from assay.policies.top_k import TopK
 from policies.worlds import golden, scores
 

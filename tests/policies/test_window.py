@@ -3,8 +3,8 @@ import math
 import pytest
 
 from assay.core.errors import UsageError
-from assay.core.policy import choose
 from assay.core.scores import Direction
+from assay.core.selection import choose
 from assay.policies.window import Window
 from policies.worlds import scores
 

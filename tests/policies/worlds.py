@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 import torch
 
-from assay.core.evidence import Evidence, Need
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
+from assay.core.needs import Need
 from assay.core.scores import Direction, Scores
 
 

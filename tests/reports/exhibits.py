@@ -8,20 +8,20 @@ import torch
 from assay.core.curve import NONE, WORST, Curve, Removal
 from assay.core.curve import RANDOM as AT_RANDOM
 from assay.core.decision import Action, Decision
-from assay.core.exhibit import (
+from assay.core.ids import Ids
+from assay.core.lineage import Lineage
+from assay.core.report_data import (
     Agreement,
     DataMap,
-    Exhibit,
     Extremes,
     Histogram,
     Influence,
     Origin,
     Pairing,
+    ReportData,
     Shown,
     Trajectories,
 )
-from assay.core.ids import Ids
-from assay.core.lineage import Lineage
 from assay.core.scores import CHANGE, Direction, Scores
 from assay.core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Outcome, Verdict
 
@@ -58,7 +58,7 @@ def pictures(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return ((0.65 * fields + 0.35 * stripe[:, None] + noise).clamp(0, 1) * 255).to(torch.uint8)
 
 
-def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple[str, ...] = CLASSES) -> Exhibit:
+def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple[str, ...] = CLASSES) -> ReportData:
     """A whole exhibit of pictures: a tenth of the given labels is wrong."""
     g = torch.Generator().manual_seed(0)
     true = torch.randint(len(classes), (n,), generator=g)
@@ -124,7 +124,7 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
     cleaning = Cleaning(
         int(wrong.sum()), int(decision.touched.sum()), int((decision.touched & wrong).sum()), int(relabelled.sum())
     )
-    return Exhibit(
+    return ReportData(
         title="CIFAR-10 with one label in ten flipped",
         class_names=classes,
         examples=total,
@@ -157,7 +157,7 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
     )
 
 
-def table(n: int = 40) -> Exhibit:
+def table(n: int = 40) -> ReportData:
     """Rows of a table: string ids, no pictures, no truth, no verdict, one method that cannot speak of the last two examples."""
     ids = Ids([f"row-{i:03d}<b>" for i in range(n)])
     values = torch.linspace(0, 1, n, dtype=torch.float64)
@@ -172,7 +172,7 @@ def table(n: int = 40) -> Exhibit:
         unscored=ids.take([n - 2, n - 1]),
     )
     rows = tuple((str(20 + i), PROBE if i == 3 else "State-gov", f"{i * 100}") for i in range(n))
-    return Exhibit(
+    return ReportData(
         title="Adult",
         class_names=("<=50K", ">50K"),
         examples=n,
@@ -184,7 +184,7 @@ def table(n: int = 40) -> Exhibit:
 WARNING = f"The adjoint grows 31-fold over the window {PROBE}: training was unstable."
 
 
-def influenced(n: int = 200, pictures_too: bool = True) -> Exhibit:
+def influenced(n: int = 200, pictures_too: bool = True) -> ReportData:
     """Four scores that tell harm from help: exact with a warning, an approximation, leave-one-out, and one that only ranks and leaves
     the last two examples out; by two targets and by none."""
     g = torch.Generator().manual_seed(1)
@@ -233,7 +233,7 @@ def influenced(n: int = 200, pictures_too: bool = True) -> Exhibit:
 
     sums = steps.cumsum(0)
     course = {"epochs": (0, 1, 2), "wrong": sums[:, wrong].mean(1), "right": sums[:, ~wrong].mean(1)}
-    return Exhibit(
+    return ReportData(
         title="Influence",
         class_names=("cat", PROBE, "dog"),
         examples=n,

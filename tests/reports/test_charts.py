@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from assay.core.exhibit import Agreement
+from assay.core.report_data import Agreement
 from assay.core.trial import Comparison
 from assay.reports import charts
 from reports import exhibits

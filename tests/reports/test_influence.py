@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from assay.core.exhibit import Extremes, Influence
+from assay.core.report_data import Extremes, Influence
 from assay.reports import render
 from reports import exhibits
 from reports.browser import SETTLED, until, watched

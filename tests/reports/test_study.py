@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from assay.core.exhibit import Agreement
+from assay.core.report_data import Agreement
 from assay.core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study, Theory
 from assay.core.trial import Comparison
 from assay.reports import render_study

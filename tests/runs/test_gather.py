@@ -5,8 +5,8 @@ import torch
 
 import assay
 from assay.core.errors import NumericalError
-from assay.core.evidence import EPOCH_NEEDS, Need
-from assay.core.method import score
+from assay.core.needs import EPOCH_NEEDS, Need
+from assay.core.scoring import score
 from assay.methods import catalogue
 from assay.runs.disk import TensorFile
 from assay.runs.gather import RecordedEpochs, gather, gather_logits, gather_together

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from assay.core.accumulators import AbstractDynamicsMethod
 from assay.core.errors import Mismatch, NumericalError, OutputExists, RunError, UsageError
-from assay.core.evidence import Need
 from assay.core.ids import Ids
-from assay.core.method import AbstractDynamicsMethod, score
+from assay.core.needs import Need
+from assay.core.scoring import score
 from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.dual import DUAL

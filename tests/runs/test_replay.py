@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from assay.core.errors import Mismatch, MissingEvidence, UnknownName, UsageError
-from assay.core.evidence import CheckpointSource, StepSource
 from assay.core.ids import Ids
+from assay.core.models import ModelSource
+from assay.core.steps import StepSource
 from assay.methods.sgd_influence import sgd_influence
 from assay.runs import replay as replay_module
 from assay.runs.recorder import Recorder
@@ -98,7 +99,7 @@ def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, monkey
     recipe = Recipe(epochs=4, lr=0.05, batch=5, seed=7, **settings)
     run = recorded(tmp_path / "run", recipe, net(**shape), checkpoints)
     replay = again(run, recipe, net(**shape, seed=1))
-    assert isinstance(replay, StepSource) and isinstance(replay, CheckpointSource)
+    assert isinstance(replay, StepSource) and isinstance(replay, ModelSource)
     every = range(0, replay.epochs[-1].stop)
     forwards = [
         (step.index, {n: v.clone() for n, v in step.params.items()}, step.batch[0].clone(), step.random)

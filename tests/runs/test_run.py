@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from assay.core.errors import MissingEvidence, RunError, UsageError
-from assay.core.evidence import Need
-from assay.core.method import score
+from assay.core.needs import Need
+from assay.core.scoring import score
 from assay.methods.tdds import TDDS
 from assay.runs.gather import gather
 from assay.runs.recorder import Recorder

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError
-from .exhibit import Agreement
 from .lineage import fingerprint
+from .report_data import Agreement
 from .trial import FEWEST, Comparison
 
 HARD, EASY, RANDOM, ALL = "hard", "easy", "random", "all"

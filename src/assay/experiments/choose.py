@@ -6,14 +6,14 @@ from pathlib import Path
 
 from .. import __version__
 from ..core import options as texts
-from ..core import policy as core
+from ..core import selection as core
 from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
 from ..core.lineage import Lineage
-from ..core.policy import AbstractPolicy
 from ..core.scores import Scores
+from ..core.selection import AbstractSelector
 from ..policies import parse
 from ..policies.remove_worst import RemoveWorst
 from ..runs.gather import gather, gather_together
@@ -24,7 +24,7 @@ from .score import members_of
 @checked_arguments
 def choose(
     scores: Scores,
-    policy: str | AbstractPolicy,
+    policy: str | AbstractSelector,
     *,
     run: str | Path | Run | None = None,
     curve: Curve | None = None,
@@ -83,7 +83,7 @@ def choose(
     return dataclasses.replace(decision, lineage=lineage)
 
 
-def _counted(scores: Scores, policy: str | AbstractPolicy, curve: Curve, options: dict[str, object]) -> dict[str, object]:
+def _counted(scores: Scores, policy: str | AbstractSelector, curve: Curve, options: dict[str, object]) -> dict[str, object]:
     """The options, with the count that a curve found best."""
     name = texts.split(policy)[0] if isinstance(policy, str) else policy.name
     if name != RemoveWorst.name:

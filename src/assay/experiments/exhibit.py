@@ -1,4 +1,4 @@
-"""Exhibit: a run and everything made from it, gathered for the page. What the page shows is computed here."""
+"""ReportData: a run and everything made from it, gathered for the page. What the page shows is computed here."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +12,11 @@ from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
-from ..core.evidence import Evidence, Need
-from ..core.exhibit import Agreement, DataMap, Exhibit, Histogram, Influence, Origin, Shown, Trajectories
+from ..core.evidence import Evidence
 from ..core.ids import Ids
 from ..core.lineage import Lineage
+from ..core.needs import Need
+from ..core.report_data import Agreement, DataMap, Histogram, Influence, Origin, ReportData, Shown, Trajectories
 from ..core.scores import Scores, ScoreTable, ordered
 from ..core.trial import Verdict
 from ..data.examples import Examples
@@ -48,7 +49,7 @@ def exhibit(
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
     title: str = "",
     most: int = MOST_SHOWN,
-) -> Exhibit:
+) -> ReportData:
     """Everything that a report shows of one run.
 
     Args:
@@ -101,7 +102,7 @@ def exhibit(
     trajectories, note = _trajectories(together, place) if run.epochs else (None, "")
     given = run.labels[place]
     looks, unseen = _looks(examples, shown_ids)
-    return Exhibit(
+    return ReportData(
         title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,
         examples=len(run.ids),

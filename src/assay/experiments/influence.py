@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from ..core.exhibit import Extremes, Influence, Pairing
 from ..core.ids import Ids
+from ..core.report_data import Extremes, Influence, Pairing
 from ..core.scores import CHANGE, RANK_ONLY, Scores, ordered
 from ..maths import draws, ranking, statistics
 from ..methods.sgd_influence import NORMS

@@ -13,14 +13,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from .. import __version__
-from ..core import method as core
+from ..core import accumulators, scoring
 from ..core import options as texts
+from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, Spent
 from ..core.arguments import checked_arguments
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError, some
-from ..core.evidence import DATA, Evidence, Need, as_rows
+from ..core.evidence import DATA, Evidence, as_rows
 from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
-from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Spent
+from ..core.method import AbstractMethod
+from ..core.needs import Need
 from ..core.scores import Scores, ScoreTable
 from ..integrations.loop import Loop
 from ..methods import catalogue, parse
@@ -271,8 +273,8 @@ def _in_memory(
     wanted, refused = [parse(one) for one in named], dict[str, AssayError]()
     _check_wanted(wanted)
     made: dict[str, Scores] = {}
-    for group in core.groups(wanted):
-        made |= {one.title: one for one in _or_refused(group, lambda these: core.score(these, evidence), strict, refused)}
+    for group in scoring.groups(wanted):
+        made |= {one.title: one for one in _or_refused(group, lambda these: scoring.score(these, evidence), strict, refused)}
     if not made:
         raise next(iter(refused.values()))
     return {one.title: made[one.title] for one in wanted if one.title in made}, {
@@ -328,7 +330,7 @@ def _recorded(
             if not one.needs & BESIDE and one.title not in run.header.live:
                 gather(run).narrow(one.title, one.needs)
             if run.epochs and isinstance(one, AbstractDynamicsMethod) and run.epochs < one.fewest_epochs:
-                raise core.too_few(one, run.epochs)
+                raise accumulators.too_few(one, run.epochs)
             # Of a user's loop that is not given, saved scores may be all that is asked for.
             if _looks(one) and loop is None and not has_plan(run) and not run.paths.scores(one.title).exists():
                 data_of(run, loop)
@@ -387,7 +389,7 @@ def _each(
     refused: dict[str, AssayError],
 ) -> Iterator[Scores]:
     """The scores of the methods that can be computed; why the others cannot is written to `refused`."""
-    for group in core.groups(due):
+    for group in scoring.groups(due):
         yield from _or_refused(group, lambda these: _over_models(models, these, evidences, spent), strict, refused)
 
 
@@ -679,7 +681,7 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
             if run.epochs and method.title not in run.header.live:
                 evidence.narrow(method.title, method.needs)
             if isinstance(method, AbstractDynamicsMethod) and run.epochs < method.fewest_epochs:
-                raise core.too_few(method, run.epochs)
+                raise accumulators.too_few(method, run.epochs)
         except MissingEvidence as error:
             unable[name] = str(error)
         else:
@@ -712,19 +714,19 @@ def _computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, s
             and isinstance(method, AbstractStepMethod)
             and (findings := run.walk_findings(method)) is not None
         ):
-            results.append(core.checked(method, evidence, findings, run.visits() > 0))
+            results.append(scoring.checked(method, evidence, findings, run.visits() > 0))
             spent.since_last([method])
             continue
         state = run.live_state(method) if isinstance(method, AbstractDynamicsMethod) else None
         # A state that was folded while training is the same number without the stored logits.
         if state is not None and not method.needs <= evidence.holds:
             if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
-                raise core.too_few(method, run.epochs)  # type: ignore[arg-type]
-            results.append(core.checked(method, evidence, method.finish(state)))  # type: ignore[attr-defined]
+                raise accumulators.too_few(method, run.epochs)  # type: ignore[arg-type]
+            results.append(scoring.checked(method, evidence, method.finish(state)))  # type: ignore[attr-defined]
             spent.since_last([method])
         else:
             stored.append(method)
-    return results + (core.score(stored, evidence, spent) if stored else [])
+    return results + (scoring.score(stored, evidence, spent) if stored else [])
 
 
 def _saved(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scores | None:

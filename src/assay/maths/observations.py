@@ -8,7 +8,7 @@ from .margins import label_margin, top_two
 
 
 def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]) -> dict[str, Tensor]:
-    """Facts per example, keyed as in `core.evidence.Need`, in the precision of `logits` and at least float32.
+    """Facts per example, keyed as in `core.needs.Need`, in the precision of `logits` and at least float32.
 
     Half precision would round the probability of an easy example to 1 and lose how it moves. Losses, entropies and error norms of examples
     whose probability rounds to 1 keep their relative precision. A logit of -inf, as of a masked class, is a probability of 0.

@@ -10,9 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.evidence import Epoch, Need
-from ..core.method import AbstractMeanMethod, Source, State, checked_labels
+from ..core.accumulators import AbstractMeanMethod, State
+from ..core.epochs import Epoch
+from ..core.method import Source
+from ..core.needs import Need
 from ..core.scores import Direction
+from ..core.spans import checked_labels
 from ..maths.margins import label_margin
 
 

@@ -17,14 +17,17 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from ..core.errors import UsageError, some
-from ..core.evidence import Evidence, Need
+from ..core.evidence import Evidence
 from ..core.ids import Ids
-from ..core.method import AbstractMethod, Findings, Source
+from ..core.method import AbstractMethod, Source
+from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import Direction
 from ..maths import draws
-from ..maths.gram import Solution, Tiles, alike, conjugate_gradients, relu_gram, solve, unit_rows
+from ..maths.gram import Solution, Tiles, alike, relu_gram, solve, unit_rows
 from ..maths.normalisation import statistics
 from ..maths.ranking import rank_correlation
+from ..maths.solvers import conjugate_gradients
 
 Term = Literal["cg", "a2", "ab", "b2"]
 TERMS: tuple[Term, ...] = ("cg", "a2", "ab", "b2")
@@ -256,7 +259,7 @@ class CGScore(AbstractMethod):
         order, inputs = self._transformed(evidence)
         return torch.zeros(len(order), dtype=torch.bool).scatter(0, order, (inputs != 0).any(1))
 
-    def findings(self, evidence: Evidence) -> Findings:
+    def findings(self, evidence: Evidence) -> Result:
         order, inputs = self._transformed(evidence)
         there = (inputs != 0).any(1)
         if not bool(there.any()):
@@ -277,7 +280,7 @@ class CGScore(AbstractMethod):
                 *warnings,
                 f"Conjugate gradients stopped with a residual of {left:.2g} times the right-hand side; give more than {self.iterations} iterations.",
             )
-        return Findings(found.mean(0), diagnostics=problem.met, warnings=warnings, repeats=found if problem.chance else None)
+        return Result(found.mean(0), diagnostics=problem.met, warnings=warnings, repeats=found if problem.chance else None)
 
     def _transformed(self, evidence: Evidence) -> tuple[Int[Tensor, " examples"], Float[Tensor, "examples dims"]]:
         """Positions in the order of the ids, so that no sum depends on that of the examples, and the inputs in that order."""

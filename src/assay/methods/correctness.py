@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from ..core.evidence import Epoch, Need
-from ..core.method import AbstractMeanMethod, Source
+from ..core.accumulators import AbstractMeanMethod
+from ..core.epochs import Epoch
+from ..core.method import Source
+from ..core.needs import Need
 from ..core.scores import Direction
 
 

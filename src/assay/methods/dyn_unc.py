@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.accumulators import AbstractSpanMethod, State
+from ..core.epochs import Epoch
 from ..core.errors import MissingEvidence
-from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State, checked_window
+from ..core.method import Source
+from ..core.needs import Need
 from ..core.scores import Direction
+from ..core.spans import checked_window
 from ..maths.windows import push, ring_moments, start_ring, window_moments
 
 

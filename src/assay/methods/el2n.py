@@ -10,10 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..core.accumulators import AbstractDynamicsMethod, State
+from ..core.epochs import Epoch
 from ..core.errors import UsageError
-from ..core.evidence import Epoch, Need
-from ..core.method import AbstractDynamicsMethod, Source, State, checked_labels
+from ..core.method import Source
+from ..core.needs import Need
 from ..core.scores import Direction
+from ..core.spans import checked_labels
 from ..maths.divergences import error_norm
 
 

@@ -11,12 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.evidence import Checkpoint, Evidence, Need
-from ..core.method import AbstractMethod, Findings, Source, derivatives_taken
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod, Source, derivatives_taken
+from ..core.models import Model
+from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import Direction
 
 
-def grand(checkpoint: Checkpoint, examples: int, layers: str = "all", ways: set[str] | None = None) -> Float[Tensor, " examples"]:
+def grand(checkpoint: Model, examples: int, layers: str = "all", ways: set[str] | None = None) -> Float[Tensor, " examples"]:
     """Norm of each example's loss gradient at one model, without augmentation, in eval mode.
 
     Args:
@@ -69,8 +72,8 @@ class GraNd(AbstractMethod):
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         return self.findings(evidence).values
 
-    def findings(self, evidence: Evidence) -> Findings:
+    def findings(self, evidence: Evidence) -> Result:
         source, ways = evidence.checkpoints, set[str]()
         model = source.at(source.kept[-1] if self.at == -1 else self.at)
         values = grand(model, len(evidence.ids), self.layers, ways)
-        return Findings(values, diagnostics=derivatives_taken(ways))
+        return Result(values, diagnostics=derivatives_taken(ways))

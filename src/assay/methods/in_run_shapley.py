@@ -13,10 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.accumulators import AbstractStepMethod
 from ..core.errors import MissingEvidence, UsageError
-from ..core.evidence import Evidence, Step
-from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
+from ..core.evidence import Evidence
+from ..core.method import Source, derivatives_taken
+from ..core.results import Result
 from ..core.scores import RANK_ONLY, Direction
+from ..core.spans import checked_span
+from ..core.steps import Step
 
 
 def in_run_shapley(step: Step, target: str, order: int = 1, ways: set[str] | None = None) -> Float[Tensor, " batch"]:
@@ -89,6 +93,6 @@ class InRunShapley(AbstractStepMethod):
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64))
 
-    def finish(self, state: Any) -> Findings:
+    def finish(self, state: Any) -> Result:
         by_epoch = torch.stack(state["by_epoch"])
-        return Findings(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))

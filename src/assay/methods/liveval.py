@@ -15,12 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.accumulators import AbstractStepMethod
 from ..core.errors import UsageError
-from ..core.evidence import Evidence, Step
-from ..core.method import AbstractStepMethod, Findings, Source, Stream, checked_span, derivatives_taken, span
+from ..core.evidence import Evidence
+from ..core.method import Source, derivatives_taken
+from ..core.results import Result, Stream
 from ..core.scores import RANK_ONLY, Direction
+from ..core.spans import checked_span, span
+from ..core.steps import Step
 from ..maths.params import Params
-from ..maths.solo_steps import gain, solo_gains
+from ..maths.single_example_steps import gain, solo_gains
 
 
 def value(
@@ -228,7 +232,7 @@ class LiveVal(AbstractStepMethod):
     def streamed(self, state: Any) -> tuple[Stream | None, Any]:
         return (None, state) if state["stream"] is None else (Stream.joined(state["stream"]), {**state, "stream": []})
 
-    def finish(self, state: Any) -> Findings:
+    def finish(self, state: Any) -> Result:
         state = {**state, "values": [v.clone() for v in state["values"]], "visits": [v.clone() for v in state["visits"]]}
         live = state["stream"] is not None
         state |= {"stream": list(state["stream"]) if live else None, "windows": dict(state["windows"])}
@@ -259,7 +263,7 @@ class LiveVal(AbstractStepMethod):
                 f"{state['alone']} batches of one example were valued against the very step they made, which always gives 1. Record with "
                 "a batch_size that divides the examples (a plan with ragged='even'), or choose delta_min=2.",
             )
-        return Findings(by_epoch.sum(0), by_epoch, diagnostics, warnings, self.streamed(state)[0])
+        return Result(by_epoch.sum(0), by_epoch, diagnostics, warnings, self.streamed(state)[0])
 
 
 def _count(state: Any, delta: int) -> None:

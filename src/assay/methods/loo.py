@@ -10,9 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.evidence import Evidence, Need, StepSource
-from ..core.method import AbstractMethod, Source, checked_span, span, steps_of
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod, Source
+from ..core.needs import Need
 from ..core.scores import CHANGE, Direction
+from ..core.spans import checked_span, span, steps_of
+from ..core.steps import StepSource
 
 Form = Literal["weight", "removed", "renormalised"]
 

@@ -6,8 +6,10 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.evidence import Epoch, Need
-from ..core.method import AbstractEpochMethod, Source
+from ..core.accumulators import AbstractEpochMethod
+from ..core.epochs import Epoch
+from ..core.method import Source
+from ..core.needs import Need
 from ..core.scores import Direction
 from ..maths.margins import top_two
 

@@ -11,12 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.accumulators import AbstractStepMethod
 from ..core.errors import MissingEvidence, UsageError
-from ..core.evidence import Evidence, Step, StepSource
-from ..core.method import AbstractStepMethod, Findings, Source, checked_span, derivatives_taken
+from ..core.evidence import Evidence
+from ..core.method import Source, derivatives_taken
+from ..core.results import Result
 from ..core.scores import RANK_ONLY, Direction
+from ..core.spans import checked_span
+from ..core.steps import Step, StepSource
 from ..maths.params import Params
-from ..maths.solo_steps import solo_gains
+from ..maths.single_example_steps import solo_gains
 
 
 def oti(
@@ -154,6 +158,6 @@ class OTI(AbstractStepMethod):
         state["by_epoch"][step.epoch].index_add_(0, step.positions, values)
         state["visits"].index_add_(0, step.positions, torch.ones_like(values))
 
-    def finish(self, state: Any) -> Findings:
+    def finish(self, state: Any) -> Result:
         by_epoch = state["by_epoch"] / state["visits"].clamp(min=1) if self.reduce == "mean" else state["by_epoch"].clone()
-        return Findings(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))

@@ -15,8 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.errors import MissingEvidence, UsageError
-from ..core.evidence import Evidence, Need
-from ..core.method import AbstractMethod, Findings, Source
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod, Source
+from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import Direction
 from ..maths import draws
 from ..maths.neighbours import Tie, elected, nearest
@@ -151,7 +153,7 @@ class PredictionDepth(AbstractMethod):
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         return self.findings(evidence).values
 
-    def findings(self, evidence: Evidence) -> Findings:
+    def findings(self, evidence: Evidence) -> Result:
         source, labels = evidence.checkpoints, evidence.labels
         kept = [epoch for epoch in source.kept if epoch >= 0]
         if not kept or (self.at != -1 and self.at not in kept):
@@ -192,7 +194,7 @@ class PredictionDepth(AbstractMethod):
                 diagnostics[f"Spearman with the exact depth of {len(sample)} examples"] = float(rank_correlation(both)[0, 1])
         values = torch.empty(len(labels), dtype=torch.float64)
         values[order] = found.to(torch.float64)
-        return Findings(values, diagnostics=diagnostics)
+        return Result(values, diagnostics=diagnostics)
 
     @property
     def named(self) -> list[str] | None:

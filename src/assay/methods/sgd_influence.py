@@ -16,9 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.errors import NumericalError, UsageError
-from ..core.evidence import Adjoint, Evidence, Need, StepSource
-from ..core.method import AbstractMethod, Findings, Source, checked_span, span, steps_of
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod, Source
+from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import CHANGE, RANK_ONLY, Direction
+from ..core.spans import checked_span, span, steps_of
+from ..core.steps import Adjoint, StepSource
 from ..maths import draws
 
 NORMS = "adjoint norms, from the end backwards"
@@ -136,7 +140,7 @@ class SGDInfluence(AbstractMethod):
         return (self.target,)
 
     @classmethod
-    def together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Tensor | Findings]:
+    def together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Tensor | Result]:
         """One sweep for all targets and windows of a form."""
         own = [method for method in methods if isinstance(method, SGDInfluence)]
         source, found = evidence.steps, {}
@@ -152,7 +156,7 @@ class SGDInfluence(AbstractMethod):
 
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         (found,) = self.together([self], evidence)
-        return found.values if isinstance(found, Findings) else found
+        return found.values if isinstance(found, Result) else found
 
     def scored(self, evidence: Evidence) -> Tensor:
         return self._visits(evidence) > 0
@@ -161,7 +165,7 @@ class SGDInfluence(AbstractMethod):
         source = evidence.steps
         return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title)))
 
-    def _told(self, evidence: Evidence, by_epoch: Float[Tensor, "epochs examples"], norms: Sequence[float]) -> Findings:
+    def _told(self, evidence: Evidence, by_epoch: Float[Tensor, "epochs examples"], norms: Sequence[float]) -> Result:
         """The window's part of a sweep, with what there is to say of it.
 
         Args:
@@ -231,7 +235,7 @@ class SGDInfluence(AbstractMethod):
                     f"{checked['relative error of the prediction']:.2g}, metasmoothness {checked['metasmoothness']:.2g}): do not trust the size of "
                     "these values."
                 )
-        return Findings(by_epoch.sum(0), by_epoch, diagnostics, tuple(warnings))
+        return Result(by_epoch.sum(0), by_epoch, diagnostics, tuple(warnings))
 
     def _check(
         self, source: StepSource, evidence: Evidence, removal: Float[Tensor, " examples"]

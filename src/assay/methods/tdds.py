@@ -13,10 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.accumulators import AbstractSpanMethod, State
+from ..core.epochs import Epoch
 from ..core.errors import UsageError
-from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State, checked_window
+from ..core.method import Source
+from ..core.needs import Need
 from ..core.scores import Direction
+from ..core.spans import checked_window
 from ..maths.divergences import weighted_change
 from ..maths.windows import push, squared_gaps, start_ring
 

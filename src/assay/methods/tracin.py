@@ -12,13 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.evidence import Batch, Checkpoint, Evidence, Need
-from ..core.method import AbstractMethod, Findings, Source, derivatives_taken
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod, Source, derivatives_taken
+from ..core.models import Batch, Model
+from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import RANK_ONLY, Direction
 
 
 def tracin(
-    checkpoints: Iterable[Checkpoint],
+    checkpoints: Iterable[Model],
     examples: int,
     target: str | None = "validation",
     layers: str = "all",
@@ -102,13 +105,13 @@ class TracIn(AbstractMethod):
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         return self.findings(evidence).values
 
-    def findings(self, evidence: Evidence) -> Findings:
+    def findings(self, evidence: Evidence) -> Result:
         target, ways = None if self.target == "self" else self.target, set[str]()
         if self.every == "checkpoint":
             source = evidence.checkpoints
             models = (source.at(epoch) for epoch in source.kept if epoch >= 0)
             values = tracin(models, len(evidence.ids), target, self.layers, ways)
-            return Findings(values, diagnostics=derivatives_taken(ways))
+            return Result(values, diagnostics=derivatives_taken(ways))
         steps = evidence.steps
         by_epoch = torch.zeros(len(steps.epochs), len(evidence.ids), dtype=torch.float64)
         for step in steps.forwards(range(steps.epochs[0].start, steps.epochs[-1].stop)):
@@ -118,7 +121,7 @@ class TracIn(AbstractMethod):
                 found, way = step.slopes({name: step.rates[name] * value for name, value in step.target(target).items()})
             ways.add(way)
             by_epoch[step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64) / len(step.positions))
-        return Findings(by_epoch.sum(0), by_epoch, derivatives_taken(ways))
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(ways))
 
     def scored(self, evidence: Evidence) -> Tensor:
         if self.every == "checkpoint":

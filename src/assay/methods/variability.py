@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ..core.accumulators import AbstractSpanMethod, State
+from ..core.epochs import Epoch
 from ..core.errors import UsageError
-from ..core.evidence import Epoch, Need
-from ..core.method import AbstractSpanMethod, Source, State
+from ..core.method import Source
+from ..core.needs import Need
 from ..core.scores import Direction
 
 

@@ -12,8 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.errors import MissingEvidence, NumericalError, UsageError, some
-from ..core.evidence import Evidence, Need
-from ..core.method import AbstractMethod, Findings, Source
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod, Source
+from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import Direction
 
 UNITS = {"std": "logit per input unit", "var": "squared logit per input unit"}
@@ -120,7 +122,7 @@ class VoG(AbstractMethod):
     def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
         return self.findings(evidence).values
 
-    def findings(self, evidence: Evidence) -> Findings:
+    def findings(self, evidence: Evidence) -> Result:
         source = evidence.checkpoints
         epochs = self.epochs_of([epoch for epoch in source.kept if epoch >= 0])
         spread = _Spread()
@@ -140,7 +142,7 @@ class VoG(AbstractMethod):
             by_place = gradients.mean(1) if gradients.ndim == 4 else gradients
             spread.add(by_place.to("cpu")[order.argsort()])
         values = spread.values(self.reduce)
-        return Findings(
+        return Result(
             within_class(values, evidence.labels) if self.by_class else values,
             diagnostics={"epochs whose end was looked at": list(epochs)},
         )

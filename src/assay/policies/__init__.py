@@ -8,17 +8,17 @@ from collections.abc import Mapping
 
 from ..core import options
 from ..core.errors import UnknownName, UsageError
-from ..core.policy import AbstractPolicy
+from ..core.selection import AbstractSelector
 
 
 @functools.cache
-def catalogue() -> dict[str, type[AbstractPolicy]]:
+def catalogue() -> dict[str, type[AbstractSelector]]:
     """Every policy in this package, by name."""
-    found: dict[str, type[AbstractPolicy]] = {}
+    found: dict[str, type[AbstractSelector]] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
         for cls in vars(module).values():
-            if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not issubclass(cls, AbstractPolicy):
+            if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not issubclass(cls, AbstractSelector):
                 continue
             if inspect.isabstract(cls):
                 continue
@@ -28,7 +28,7 @@ def catalogue() -> dict[str, type[AbstractPolicy]]:
     return dict(sorted(found.items()))
 
 
-def find(name: str) -> type[AbstractPolicy]:
+def find(name: str) -> type[AbstractSelector]:
     """The policy of that name.
 
     Raises:
@@ -39,14 +39,14 @@ def find(name: str) -> type[AbstractPolicy]:
     return catalogue()[name]
 
 
-def parse(spec: str | AbstractPolicy, given: Mapping[str, object] | None = None) -> AbstractPolicy:
+def parse(spec: str | AbstractSelector, given: Mapping[str, object] | None = None) -> AbstractSelector:
     """The policy that `"name"` or `"name:option=value,..."` asks for; options in `given` win. A policy is passed through.
 
     Raises:
         UnknownName: No such policy or option.
         UsageError: A value that the option does not take, or options beside a finished policy.
     """
-    if isinstance(spec, AbstractPolicy):
+    if isinstance(spec, AbstractSelector):
         if given:
             raise UsageError(
                 f"{spec.title} already has its options; {', '.join(given)} cannot be set on it. Give a name instead."

@@ -17,10 +17,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..core.errors import UsageError, some
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of, keep_first
+from ..core.needs import Need
 from ..core.scores import ordered
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first
 from ..maths.draws import uniform
 
 EDGE = 1e-6
@@ -121,7 +121,7 @@ def checked_options(keep: float, c_d: float, c_0: float, anchors: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Beta(AbstractPolicy):
+class Beta(AbstractSelector):
     """Draws floor(keep * examples) without replacement, one after another with probability proportional to `beta_weights`.
 
     If fewer examples than the budget have a score above 0, all of these stay and the rest is drawn by the density alone.
@@ -154,7 +154,7 @@ class Beta(AbstractPolicy):
         super().__post_init__()
         checked_options(self.keep, self.c_d, self.c_0, self.anchors)
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         budget = budget_of(self.keep, len(candidates))
         # Everything in the order of the ids: sums and ties then come out the same however the examples are arranged.
         by_id = torch.argsort(candidates.ids.ranks)
@@ -173,4 +173,4 @@ class Beta(AbstractPolicy):
         order = ordered(density + torch.where(positive, scores, 1.0).log() + gumbel, ids, descending=True)
         order = torch.cat([order[positive[order]], order[~positive[order]]])
         how = f"by {candidates.scores.title} and mean probability of the given label (Beta density, seed {self.seed})"
-        return Choice(keep_first(by_id[order], budget), f"drawn {how}", f"not drawn {how}")
+        return Selection(keep_first(by_id[order], budget), f"drawn {how}", f"not drawn {how}")

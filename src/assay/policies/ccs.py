@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from ..core.errors import UsageError, some
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of
+from ..core.needs import Need
 from ..core.scores import ordered
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of
 from ..maths.ranking import places_within
 from .random import shuffled
 
@@ -69,7 +69,7 @@ def stratum_budgets(counts: Int[Tensor, " strata"] | Int[np.ndarray, " strata"],
 
 
 @dataclasses.dataclass(frozen=True)
-class CCS(AbstractPolicy):
+class CCS(AbstractSelector):
     """Drops the floor(cutoff * examples) hardest, then draws floor(keep * examples) from all levels of the score.
 
     Hardest or most suspect is read off the score's direction: the lowest AUM, the highest EL2N.
@@ -103,7 +103,7 @@ class CCS(AbstractPolicy):
         if self.strata < 1:
             raise UsageError(f"strata={self.strata} is below 1; the score's range is cut into that many bins.")
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         n, title = len(candidates), candidates.scores.title
         budget, cut = budget_of(self.keep, n), budget_of(self.cutoff, n)
         if budget > n - cut:
@@ -126,4 +126,4 @@ class CCS(AbstractPolicy):
         kept[order[places_within(stratum) < budgets[stratum]]] = True
         why_cut = f"among the {cut} hardest or most suspect by {title}, cut before the draw"
         how = f"from its stratum of {title} ({self.strata} equal-width strata, seed {self.seed})"
-        return Choice(kept, f"drawn {how}", f"not drawn {how}", why_else=dict.fromkeys(hardest.tolist(), why_cut))
+        return Selection(kept, f"drawn {how}", f"not drawn {how}", why_else=dict.fromkeys(hardest.tolist(), why_cut))

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, By, Candidates, Choice, budget_of
+from ..core.needs import Need
 from ..core.scores import ordered
+from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of
 from ..maths.ranking import places_within
 
 
@@ -36,7 +36,7 @@ def class_budgets(counts: Int[Tensor, " classes"], keep: float, fill: bool = Tru
 
 
 @dataclasses.dataclass(frozen=True)
-class PerClass(AbstractPolicy):
+class PerClass(AbstractSelector):
     """Keeps the best `keep` of each given class, so that pruning does not change the class balance.
 
     Budgets do not nest: with more budget, the largest remainders can lie in other classes (the Alabama paradox). They do
@@ -66,11 +66,11 @@ class PerClass(AbstractPolicy):
         super().__post_init__()
         budget_of(self.keep, 0)
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         labels = candidates.labels
         order = ordered(candidates.by(self.by), candidates.ids, descending=self.end == "high")
         place = torch.empty_like(order)
         place[order] = places_within(labels[order])
         kept = place < class_budgets(torch.bincount(labels), self.keep, self.fill)[labels]
         what = f"the {self.end}est {self.keep:.4g} of its class by {self.by} of {candidates.scores.title}"
-        return Choice(kept, f"in {what}", f"not in {what}")
+        return Selection(kept, f"in {what}", f"not in {what}")

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.evidence import Need
 from ..core.ids import Ids
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of, keep_first
+from ..core.needs import Need
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first
 from ..maths.draws import permutation
 from ..maths.ranking import places_within
 
@@ -32,7 +32,7 @@ def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Random(AbstractPolicy):
+class Random(AbstractSelector):
     """Keeps floor(keep * examples) drawn uniformly without replacement; the score is not looked at.
 
     Args:
@@ -60,10 +60,10 @@ class Random(AbstractPolicy):
             # The class says what it reads at most; a plain draw must not ask for a run that it never opens.
             object.__setattr__(self, "needs", frozenset())
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         budget = budget_of(self.keep, len(candidates))
         order = shuffled(candidates.ids, self.seed, "policy random")
         if self.stratified:
             order = order[interleaved(candidates.labels[order])]
         how = f"at random{' within its class' if self.stratified else ''}, seed {self.seed}"
-        return Choice(keep_first(order, budget), f"drawn {how}", f"not drawn {how}")
+        return Selection(keep_first(order, budget), f"drawn {how}", f"not drawn {how}")

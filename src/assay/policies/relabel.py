@@ -6,14 +6,14 @@ from typing import ClassVar
 import torch
 
 from ..core.errors import UsageError, some
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of
+from ..core.needs import Need
 from ..core.scores import ordered
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Relabel(AbstractPolicy):
+class Relabel(AbstractSelector):
     """Relabels the most suspect to the largest mean probability over all recorded epochs; every example stays.
 
     An example whose mean prediction is its given label is left as it is. Equal mean probabilities go to the lower class.
@@ -44,7 +44,7 @@ class Relabel(AbstractPolicy):
         if self.fraction is not None and not 0 <= self.fraction <= 1:
             raise UsageError(f"fraction={self.fraction} is outside 0..1; it is the part of the examples that is looked at.")
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         n, title = len(candidates), candidates.scores.title
         count = self.count if self.count is not None else budget_of(self.fraction or 0.0, n)
         if count > n:
@@ -65,4 +65,6 @@ class Relabel(AbstractPolicy):
         for position in changed.tolist():
             was, becomes = (candidates.class_name(int(label[position])) for label in (given, predicted))
             why_else[position] = f"{among}: class {was} becomes {becomes}, the mean prediction"
-        return Choice(torch.ones(n, dtype=torch.bool), f"not {among}", f"{among}: relabelled", labels=labels, why_else=why_else)
+        return Selection(
+            torch.ones(n, dtype=torch.bool), f"not {among}", f"{among}: relabelled", labels=labels, why_else=why_else
+        )

@@ -8,10 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, Candidates, Choice
+from ..core.needs import Need
 from ..core.scores import Scores, ordered
+from ..core.selection import AbstractSelector, Pool, Selection
 
 
 def removable(scores: Scores, harmful_only: bool = True) -> int:
@@ -34,7 +34,7 @@ def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class RemoveWorst(AbstractPolicy):
+class RemoveWorst(AbstractSelector):
     """Drops the `count` most suspect examples; of equal ones at the edge, the smallest ids stay.
 
     Where the score says by how much a target changes without an example (sgd_influence, loo, ...), only examples predicted to do harm
@@ -61,7 +61,7 @@ class RemoveWorst(AbstractPolicy):
         if self.count < 0:
             raise UsageError(f"count={self.count} is below 0; it is how many examples are dropped.")
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         scores, most = candidates.scores, removable(candidates.scores, self.harmful_only)
         if self.count > len(candidates):
             raise UsageError(f"count={self.count} is more than the {len(candidates)} examples; give a count in 0..{most}.")
@@ -74,4 +74,4 @@ class RemoveWorst(AbstractPolicy):
         kept[worst(scores, self.count)] = False
         harm = ", predicted to do harm" if scores.harmful() is not None and self.harmful_only else ""
         what = f"among the {self.count} most suspect by {scores.title}"
-        return Choice(kept, f"not {what}", f"{what}{harm}")
+        return Selection(kept, f"not {what}", f"{what}{harm}")

@@ -5,13 +5,13 @@ import math
 from typing import ClassVar
 
 from ..core.errors import UsageError, some
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, By, Candidates, Choice
+from ..core.needs import Need
+from ..core.selection import AbstractSelector, By, Pool, Selection
 
 
 @dataclasses.dataclass(frozen=True)
-class Threshold(AbstractPolicy):
+class Threshold(AbstractSelector):
     """Keeps at_least <= value <= at_most, however many these are.
 
     Args:
@@ -41,7 +41,7 @@ class Threshold(AbstractPolicy):
         if not low <= high:
             raise UsageError(f"at_least={self.at_least} and at_most={self.at_most} leave no value; give at_least <= at_most.")
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         values = candidates.by(self.by)
         # A NaN compares false with any bound and would be dropped as if it had been looked at.
         if bool(values.isnan().any()):
@@ -56,4 +56,4 @@ class Threshold(AbstractPolicy):
             kept &= values <= self.at_most
             bounds.append(f"at most {self.at_most}")
         what = f"{self.by} of {candidates.scores.title} {' and '.join(bounds)}"
-        return Choice(kept, what, f"not {what}")
+        return Selection(kept, what, f"not {what}")

@@ -3,14 +3,14 @@
 import dataclasses
 from typing import ClassVar
 
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, By, Candidates, Choice, budget_of, keep_first
+from ..core.needs import Need
 from ..core.scores import ordered
+from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, keep_first
 
 
 @dataclasses.dataclass(frozen=True)
-class TopK(AbstractPolicy):
+class TopK(AbstractSelector):
     """Keeps the floor(keep * examples) highest values; equal values by id, smallest first.
 
     Args:
@@ -31,8 +31,8 @@ class TopK(AbstractPolicy):
         super().__post_init__()
         budget_of(self.keep, 0)
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         budget = budget_of(self.keep, len(candidates))
         order = ordered(candidates.by(self.by), candidates.ids, descending=True)
         what = f"the {budget} highest {self.by} of {candidates.scores.title}"
-        return Choice(keep_first(order, budget), f"among {what}", f"not among {what}")
+        return Selection(keep_first(order, budget), f"among {what}", f"not among {what}")

@@ -4,14 +4,14 @@ import dataclasses
 from typing import ClassVar
 
 from ..core.errors import UsageError
-from ..core.evidence import Need
 from ..core.method import Source
-from ..core.policy import AbstractPolicy, Candidates, Choice, budget_of, keep_first
+from ..core.needs import Need
 from ..core.scores import ordered
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first
 
 
 @dataclasses.dataclass(frozen=True)
-class Window(AbstractPolicy):
+class Window(AbstractSelector):
     """Keeps floor(keep * examples) from rank floor(start * examples) on, the hardest or most suspect ranked first.
 
     Args:
@@ -39,9 +39,9 @@ class Window(AbstractPolicy):
                 f"start={self.start} is outside 0..{1 - self.keep:.6g}; a window of keep={self.keep} must end within the ranking."
             )
 
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         n = len(candidates)
         first, budget = budget_of(self.start, n), budget_of(self.keep, n)
         order = ordered(candidates.scores.hardness(), candidates.ids, descending=True)
         what = f"the {budget} ranks from {first} on (0 is the hardest or most suspect) by {candidates.scores.title}"
-        return Choice(keep_first(order.roll(-first), budget), f"within {what}", f"outside {what}")
+        return Selection(keep_first(order.roll(-first), budget), f"within {what}", f"outside {what}")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ..core.curve import NONE, WORST, Curve, Removal
 from ..core.curve import RANDOM as AT_RANDOM
-from ..core.exhibit import Agreement, Histogram, Influence, Pairing
+from ..core.report_data import Agreement, Histogram, Influence, Pairing
 from ..core.scores import CHANGE
 from ..core.trial import ALL, KEPT, RANDOM, Comparison, Detection, Outcome
 

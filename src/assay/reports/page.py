@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.decision import Action
-from ..core.exhibit import Exhibit, Extremes, Influence
+from ..core.report_data import Extremes, Influence, ReportData
 from ..core.scores import RANK_ONLY, Scores
 from . import charts
 from .html import CHARTS, environment, minus, policy, read, scripts
@@ -24,7 +24,7 @@ STEPS = 250
 VISITED_NOT = 255
 
 
-def render(exhibit: Exhibit) -> str:
+def render(exhibit: ReportData) -> str:
     """The page of one exhibit, the same bytes for the same exhibit.
 
     Returns:
@@ -47,11 +47,11 @@ def render(exhibit: Exhibit) -> str:
     )
 
 
-def _scores(exhibit: Exhibit, title: str) -> Scores:
+def _scores(exhibit: ReportData, title: str) -> Scores:
     return next(scores for scores in exhibit.scores if scores.title == title)
 
 
-def _words(exhibit: Exhibit) -> dict[str, Any]:
+def _words(exhibit: ReportData) -> dict[str, Any]:
     """Sentences that depend on which parts there are."""
     shown, total = len(exhibit.shown), exhibit.examples
     return {
@@ -63,7 +63,7 @@ def _words(exhibit: Exhibit) -> dict[str, Any]:
     }
 
 
-def _targets(exhibit: Exhibit) -> list[dict[str, Any]]:
+def _targets(exhibit: ReportData) -> list[dict[str, Any]]:
     """What stands in the section on influence, by target; scores without one come last."""
     blocks: dict[str, dict[str, Any]] = {}
     for place, one in enumerate(exhibit.influences):
@@ -94,7 +94,7 @@ def _names(one: Influence) -> tuple[str, str]:
     return charts.HELPFUL if one.helping else "least harmful", charts.HARMFUL if one.harming else "least helpful"
 
 
-def _cards(exhibit: Exhibit, extremes: Extremes) -> list[dict[str, Any]]:
+def _cards(exhibit: ReportData, extremes: Extremes) -> list[dict[str, Any]]:
     shown, classes = exhibit.shown, exhibit.class_names
     cards = []
     for id_, at, value in zip(extremes.ids, shown.ids.positions(extremes.ids).tolist(), extremes.values.tolist(), strict=True):
@@ -114,7 +114,7 @@ def _cards(exhibit: Exhibit, extremes: Extremes) -> list[dict[str, Any]]:
     return cards
 
 
-def _specs(exhibit: Exhibit) -> dict[str, Any]:
+def _specs(exhibit: ReportData) -> dict[str, Any]:
     """Every chart that has something to show."""
     shown, specs = exhibit.shown, {}
     if exhibit.verdict is not None and exhibit.verdict.outcomes:
@@ -147,7 +147,7 @@ def _specs(exhibit: Exhibit) -> dict[str, Any]:
     return specs
 
 
-def _data(exhibit: Exhibit) -> dict[str, Any]:
+def _data(exhibit: ReportData) -> dict[str, Any]:
     """What the table, the data map and the chosen examples read: one list per fact, in the order of the shown."""
     shown = exhibit.shown
     data: dict[str, Any] = {
@@ -193,7 +193,7 @@ def _data(exhibit: Exhibit) -> dict[str, Any]:
     return data
 
 
-def _method(exhibit: Exhibit, scores) -> dict[str, Any]:
+def _method(exhibit: ReportData, scores) -> dict[str, Any]:
     """One score of the shown examples with ranks among all scored ones; null where the method cannot speak."""
     place = {id_: i for i, id_ in enumerate(scores.ids)}
     at = [place.get(id_) for id_ in exhibit.shown.ids]

@@ -17,9 +17,9 @@ from ..core.arguments import checked_arguments
 from ..core.curve import Curve, Removal
 from ..core.decision import Decision
 from ..core.errors import MOST_WORDS, RunError
-from ..core.exhibit import Agreement
 from ..core.ids import Ids
 from ..core.lineage import Lineage
+from ..core.report_data import Agreement
 from ..core.scores import Direction, Scores
 from ..core.study import Best, Contest, Law, Pruned, Study, Theory
 from ..core.trial import Claim, Outcome, Verdict

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..core.arguments import checked_arguments
 from ..core.errors import NumericalError, some
-from ..core.evidence import EPOCH_NEEDS, Evidence, Need
+from ..core.evidence import Evidence
 from ..core.ids import Ids
+from ..core.needs import EPOCH_NEEDS, Need
 from ..maths.observations import faults, observe
 from .disk import TensorFile
 from .replay import Replay

@@ -11,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import Mismatch, MissingEvidence, OutputExists, RunError, UsageError, reading
-from ..core.evidence import Need
 from ..core.ids import Ids
+from ..core.needs import Need
 from ..core.npy import read_npy
 from ..core.scores import Scores, ordered
 from .disk import make_folder, opened, replace, whole_folder

@@ -14,12 +14,17 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, State
 from ..core.arguments import checked_arguments
+from ..core.epochs import Epoch
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
-from ..core.evidence import EPOCH_NEEDS, Epoch, Evidence, Need
+from ..core.evidence import Evidence
 from ..core.ids import Ids, dataset_fingerprint
-from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, checked
+from ..core.method import AbstractMethod
+from ..core.needs import EPOCH_NEEDS, Need
+from ..core.results import Result
 from ..core.scores import Scores
+from ..core.scoring import checked
 from ..maths.observations import faults, observe
 from ..training.functional import Functional, LiveStep
 from .disk import (
@@ -319,9 +324,9 @@ class Recorder:
             return None
         folded = (self._states or {}).get(method.title)
         everyone = torch.ones(len(self.ids), dtype=torch.bool)
-        return None if folded is None else self._scores(method, Findings(method.finish(folded)), everyone)
+        return None if folded is None else self._scores(method, Result(method.finish(folded)), everyone)
 
-    def _scores(self, method: AbstractMethod, findings: Findings, met: Bool[Tensor, " examples"]) -> Scores:
+    def _scores(self, method: AbstractMethod, findings: Result, met: Bool[Tensor, " examples"]) -> Scores:
         return checked(method, Evidence(self.ids, max(self.classes, 2)), findings, met)
 
     @property

@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
-from ..core.evidence import Adjoint, Layer
+from ..core.models import Layer
+from ..core.steps import Adjoint
 from ..maths import schedules
-from ..maths.derivatives import refuse_cut
+from ..maths.derivatives import check_twice_differentiable
 from ..maths.differentiable import DifferentiableOperations, every_derivative, written_out
 from ..maths.observations import observe
 from ..maths.params import Params
@@ -63,7 +64,7 @@ AS_ROUNDED = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TakenStep(SeenBatch):
-    """One step of a replay (see `core.evidence.Step`)."""
+    """One step of a replay (see `core.steps.Step`)."""
 
     index: int
     epoch: int
@@ -80,7 +81,7 @@ class TakenStep(SeenBatch):
     def back(
         self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
     ) -> list[tuple[Tensor, Adjoint]]:
-        """The step's derivative; see `core.evidence.Step.back`."""
+        """The step's derivative; see `core.steps.Step.back`."""
         course = self.walk.course
         with self.walk.isolated():
             course.set_momenta(self.momenta)
@@ -118,7 +119,7 @@ class TakenStep(SeenBatch):
                 first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
                 along = torch.stack([(g * direction[key]).sum() for key, g in zip(leaves, first, strict=True)]).sum()
                 try:
-                    refuse_cut(along)
+                    check_twice_differentiable(along)
                     product = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
                 except (NotImplementedError, RuntimeError) as error:
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -965,7 +966,7 @@ class _Rates(dict[str, float]):
 
 
 class KeptModel:
-    """One kept model of a run (`core.evidence.Checkpoint`)."""
+    """One kept model of a run (`core.models.Model`)."""
 
     def __init__(self, replay: Replay, epoch: int, state: dict[str, Tensor]):
         self._replay, self._state, self.epoch = replay, state, epoch
@@ -1009,7 +1010,7 @@ class KeptModel:
         return SeenBatch(positions, self.params, course.functional, buffers, batch)
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
-        """What the layers make of every example (see `core.evidence.Checkpoint`).
+        """What the layers make of every example (see `core.models.Model`).
 
         Raises:
             UnknownName: No module has that name.

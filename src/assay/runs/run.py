@@ -12,12 +12,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, State
 from ..core.arguments import checked_arguments
 from ..core.errors import MissingEvidence, RunError, UsageError, some
-from ..core.evidence import EPOCH_NEEDS, Need
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
-from ..core.method import AbstractDynamicsMethod, AbstractMethod, AbstractStepMethod, Findings, State, Stream, span
+from ..core.method import AbstractMethod
+from ..core.needs import EPOCH_NEEDS, Need
+from ..core.results import Result, Stream
+from ..core.spans import span
 from .content import FIXED, LOSSES, NOTE, POSITIONS, START, WHOLE, Content, Losses
 from .disk import MOST_COMMITS, TensorFile, read_bytes
 from .paths import RunPaths
@@ -387,7 +390,7 @@ class Run:
         names = [name for name in file.sums if name.startswith(prefix) and not name.startswith(f"{prefix}found ")]
         return {name.removeprefix(prefix): opened.read(name) for name in names}, opened.notes[f"{prefix}state"]
 
-    def walk_findings(self, method: AbstractStepMethod) -> Findings | None:
+    def walk_findings(self, method: AbstractStepMethod) -> Result | None:
         """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along.
 
         Raises:
@@ -402,7 +405,7 @@ class Run:
         prefix, opened = f"{method.title}|found", self._open(file)
         diagnostics, warnings = json.loads(opened.notes[prefix])
         by_epoch = opened.read(f"{prefix} by epoch") if f"{prefix} by epoch" in file.sums else None
-        return Findings(opened.read(f"{prefix} values"), by_epoch, diagnostics, tuple(warnings))
+        return Result(opened.read(f"{prefix} values"), by_epoch, diagnostics, tuple(warnings))
 
     def stream(self, title: str) -> Stream:
         """What each visit of an example to a step was worth by a method that ran along, such as `liveval`, in the order of the steps.

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from .. import __version__, methods
 from ..cluster.executors import Call, executor, run_all
+from ..core.accumulators import AbstractDynamicsMethod
 from ..core.errors import OutputExists, UsageError
-from ..core.exhibit import Agreement
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
-from ..core.method import AbstractDynamicsMethod
-from ..core.policy import budget_of
+from ..core.report_data import Agreement
 from ..core.scores import Scores, ordered
+from ..core.selection import budget_of
 from ..core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study
 from ..core.trial import FEWEST, Outcome
 from ..experiments.plan import Material, Plan, Recording, material_of

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import NumericalError, UnknownName, UsageError, some
-from ..core.evidence import Layer
+from ..core.models import Layer
 from .functional import rows, size_of
 
 ROOM = 5 * 2**29

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import AssayError, UsageError
-from ..core.evidence import Adjoint
-from ..maths.derivatives import refuse_cut
+from ..core.steps import Adjoint
+from ..maths.derivatives import check_twice_differentiable
 from ..maths.differentiable import every_derivative
 from ..maths.params import Params
 from ..maths.trajectories import AdamUpdate, SGDUpdate, Update, average_back, clip_back, clipped
@@ -323,7 +323,7 @@ class Course(abc.ABC):
         curvature: bool,
         whole: bool,
     ) -> list[tuple[Tensor, Adjoint]]:
-        """A step's derivative; see `core.evidence.Step.back`.
+        """A step's derivative; see `core.steps.Step.back`.
 
         Args:
             batch: What the step was taken on.
@@ -423,7 +423,7 @@ class Course(abc.ABC):
                     for share, (_, value) in zip(shares[name][1], calls, strict=True)
                 ]
                 product = torch.stack(terms).sum()
-                refuse_cut(product)
+                check_twice_differentiable(product)
                 wanted = [weights, *leaves.values()] if curvature else [weights]
                 slope, *rest = torch.autograd.grad(
                     product, wanted, retain_graph=place < len(adjoints) - 1, materialize_grads=True

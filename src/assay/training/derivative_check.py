@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.evidence import Adjoint
-from ..maths.derivatives import withheld
+from ..core.steps import Adjoint
+from ..maths.derivatives import mask_padding_rows
 from ..maths.differentiable import eager
 from .course import Course, Snapshot
 from .device import set_random_state
@@ -106,8 +106,8 @@ def check_derivative(
     change = {name: value - after.params[name] for name, value in earlier.params.items()}
     norm, length = _norm(change), _norm({name: state.model[name] for name in change})
     # What torch withholds the gradient of, training does not move.
-    random_part = withheld(twin.model, {name: noise(value) for name, value in change.items()})
-    change = withheld(twin.model, change)
+    random_part = mask_padding_rows(twin.model, {name: noise(value) for name, value in change.items()})
+    change = mask_padding_rows(twin.model, change)
     spread = _norm(random_part)
     moved = {
         name: length * (value / norm if norm else value) + length * random_part[name] / spread for name, value in change.items()

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import MissingEvidence, UsageError, some
-from ..maths.derivatives import CHUNK_BYTES, Products, called_with, directional, example_products, refuse_coupling, withheld
+from ..maths.derivatives import CHUNK_BYTES, called_with, check_independent_examples, directional, mask_padding_rows
 from ..maths.differentiable import DifferentiableOperations, embedding_settings, written_out
+from ..maths.double_backward import batch_norm, conv2d
+from ..maths.layer_rules import Products, example_products
 from ..maths.params import Params
-from ..maths.twice import convolved, normalised
 from .device import modes_kept
 from .step import trainable
 
@@ -252,7 +253,7 @@ class Functional:
 
         Args:
             params, buffers, batch: As a call takes them.
-            valued: Whether anyone reads the first derivatives by the parameters, and not only derives them again (`maths.twice.convolved`).
+            valued: Whether anyone reads the first derivatives by the parameters, and not only derives them again (`maths.double_backward.conv2d`).
         """
         watch = _Twice(buffers, valued)
         with contextlib.ExitStack() as stack:
@@ -291,7 +292,7 @@ class Functional:
     def slopes(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
         """Slope of each example's loss along a direction, in eval mode, and how it was had."""
         here = {name: params[name] for name in direction}
-        found = directional(lambda at: self({**params, **at}, buffers, batch), here, withheld(self.model, direction))
+        found = directional(lambda at: self({**params, **at}, buffers, batch), here, mask_padding_rows(self.model, direction))
         return found.slopes, f"slopes: {found.way}"
 
     def products(
@@ -404,7 +405,7 @@ class Functional:
             stack.enter_context(torch.enable_grad())
             stack.enter_context(written_out())
             try:
-                refuse_coupling(self.model)
+                check_independent_examples(self.model)
             except ValueError as error:
                 raise UsageError(str(error)) from error
             stack.callback(self.model.register_forward_pre_hook(entered, with_kwargs=True).remove)
@@ -435,7 +436,7 @@ class Functional:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeenBatch:
-    """Examples and the model they are seen with (see `core.evidence.Batch`).
+    """Examples and the model they are seen with (see `core.models.Batch`).
 
     Attributes:
         positions: Which examples.
@@ -476,7 +477,7 @@ class SeenBatch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LiveStep(SeenBatch):
-    """A step just taken by a training that goes on (see `core.evidence.Step`).
+    """A step just taken by a training that goes on (see `core.steps.Step`).
 
     Attributes:
         index: Counted over the whole run.
@@ -556,7 +557,7 @@ class differentiable_statistics(DifferentiableOperations):
 
 
 class _Twice(DifferentiableOperations):
-    """While it lasts, convolutions and BatchNorm in training go by `maths.twice`, and layers that were entered tell what they saw.
+    """While it lasts, convolutions and BatchNorm in training go by `maths.double_backward`, and layers that were entered tell what they saw.
 
     Attributes:
         seen: By name of the running statistic, (momentum, statistic of the batch) of each call of its layer, in their order.
@@ -597,7 +598,7 @@ class _Twice(DifferentiableOperations):
         inputs, weight, bias = given["input"], given.get("weight"), given.get("bias")
         alike = all(part is None or part.dtype == inputs.dtype for part in (weight, bias))
         if alike and inputs.numel() > inputs.shape[1]:
-            values, mean, variance = normalised(inputs, weight, bias, given.get("eps", 1e-5))
+            values, mean, variance = batch_norm(inputs, weight, bias, given.get("eps", 1e-5))
         else:
             values = func(*args, **kwargs)
             axes = [axis for axis in range(inputs.ndim) if axis != 1]
@@ -624,7 +625,7 @@ def _convolve(
         return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
     across, around, apart = ((one, one) if isinstance(one, int) else tuple(one) for one in (stride, padding, dilation))
     # The second derivative by what a weight is made of, as by weight_norm, reads the first one by the weight.
-    return convolved(input, weight, bias, across, around, apart, groups, valued or not weight.is_leaf)
+    return conv2d(input, weight, bias, across, around, apart, groups, valued or not weight.is_leaf)
 
 
 def _batch_norm_given(args: tuple, kwargs: dict[str, Any] | None) -> dict[str, Any]:

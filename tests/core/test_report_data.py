@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from assay.core.errors import Mismatch, UsageError
-from assay.core.exhibit import DataMap, Extremes, Histogram, Influence, Shown, Trajectories
 from assay.core.ids import Ids
+from assay.core.report_data import DataMap, Extremes, Histogram, Influence, Shown, Trajectories
 from reports import exhibits
 
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, UndeclaredNeed, UsageError
-from assay.core.evidence import Evidence, Need
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
 from assay.core.method import Source
-from assay.core.policy import AbstractPolicy, Candidates, Choice, budget_of, choose, keep_first
+from assay.core.needs import Need
 from assay.core.scores import Direction, Scores
+from assay.core.selection import AbstractSelector, Pool, Selection, budget_of, choose, keep_first
 
 
 def scores(values=(1.0, 2.0, 3.0, 4.0), unscored=(), **options):
@@ -23,7 +24,7 @@ def scores(values=(1.0, 2.0, 3.0, 4.0), unscored=(), **options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixed(AbstractPolicy):
+class Mixed(AbstractSelector):
     """Drops the first, relabels the second if `relabel`, halves the weight of the third."""
 
     relabel: bool = True
@@ -32,8 +33,8 @@ class Mixed(AbstractPolicy):
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source("none", "none")
 
-    def choose(self, candidates: Candidates) -> Choice:
-        return Choice(
+    def choose(self, candidates: Pool) -> Selection:
+        return Selection(
             kept=torch.tensor([False, True, True, True]),
             why_kept="as it was",
             why_touched="touched",
@@ -44,7 +45,7 @@ class Mixed(AbstractPolicy):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reader(AbstractPolicy):
+class Reader(AbstractSelector):
     """Keeps whom `reads` says; declares `needs`."""
 
     name: ClassVar[str] = "reader"
@@ -52,8 +53,8 @@ class Reader(AbstractPolicy):
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source("none", "none")
 
-    def choose(self, candidates: Candidates) -> Choice:
-        return Choice(candidates.labels > 0, "", "")
+    def choose(self, candidates: Pool) -> Selection:
+        return Selection(candidates.labels > 0, "", "")
 
 
 def test_ten_percent_of_fifty_thousand():
@@ -118,12 +119,12 @@ def test_facts_that_are_not_there():
         choose(Reader(), scores())
     with pytest.raises(MissingEvidence, match="reader needs labels"):
         choose(Reader(), scores(), Evidence(scores().ids, 2))
-    candidates = Candidates(scores(), evidence().narrow("nobody", frozenset()))
+    candidates = Pool(scores(), evidence().narrow("nobody", frozenset()))
     with pytest.raises(UndeclaredNeed, match="labels"):
         candidates.labels  # noqa: B018
 
 
 def test_suspicion_is_not_asked_of_difficulty():
-    assert Candidates(scores(), None).by("values").tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert Pool(scores(), None).by("values").tolist() == [1.0, 2.0, 3.0, 4.0]
     with pytest.raises(UsageError, match="ranks difficulty"):
-        Candidates(scores(), None).by("suspicion")
+        Pool(scores(), None).by("suspicion")

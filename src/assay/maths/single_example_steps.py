@@ -19,7 +19,7 @@ from .params import Params
 
 @runtime_checkable
 class Batch(Protocol):
-    """What is asked of a batch here; `core.evidence.Batch`, which this room does not know, is one."""
+    """What is asked of a batch here; `core.models.Batch`, which this room does not know, is one."""
 
     @property
     def params(self) -> Params:

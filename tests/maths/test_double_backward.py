@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.maths.derivatives import refuse_cut
-from assay.maths.twice import convolved, normalised
+from assay.maths.derivatives import check_twice_differentiable
+from assay.maths.double_backward import batch_norm, conv2d
 
 SHAPES = [(5, 3), (4, 2, 6), (3, 2, 4, 5), (2, 3, 2, 3, 2)]
 
@@ -26,9 +26,9 @@ def by_torch(inputs, weight, bias, eps):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_both_derivatives_by_finite_differences(shape):
     inputs, weight, bias = world(shape)
-    for own, plain in zip(normalised(inputs, weight, bias, 1e-3), by_torch(inputs, weight, bias, 1e-3), strict=True):
+    for own, plain in zip(batch_norm(inputs, weight, bias, 1e-3), by_torch(inputs, weight, bias, 1e-3), strict=True):
         torch.testing.assert_close(own, plain, rtol=1e-12, atol=1e-12)
-    of = lambda *given: normalised(*given, 1e-3)  # noqa: E731
+    of = lambda *given: batch_norm(*given, 1e-3)  # noqa: E731
     assert torch.autograd.gradcheck(of, (inputs, weight, bias))
     assert torch.autograd.gradgradcheck(of, (inputs, weight, bias))
 
@@ -54,7 +54,7 @@ def derivatives(function, inputs, weight, bias, eps, seed):
 )
 def test_derivatives_are_those_of_torch(seed, shape, scale, offset):
     for own, plain in zip(
-        *(derivatives(one, *world(shape, seed, scale, offset), 1e-5, seed) for one in (normalised, by_torch)), strict=True
+        *(derivatives(one, *world(shape, seed, scale, offset), 1e-5, seed) for one in (batch_norm, by_torch)), strict=True
     ):
         own, plain = own.detach(), plain.detach()
         size = plain.abs().max()
@@ -63,16 +63,16 @@ def test_derivatives_are_those_of_torch(seed, shape, scale, offset):
 
 def test_without_weight_and_bias():
     inputs, *_ = world((4, 3, 2))
-    torch.testing.assert_close(normalised(inputs, None, None, 1e-5)[0], by_torch(inputs, None, None, 1e-5)[0])
+    torch.testing.assert_close(batch_norm(inputs, None, None, 1e-5)[0], by_torch(inputs, None, None, 1e-5)[0])
 
 
 def test_a_third_derivative_is_a_cut_that_is_noticed():
     inputs, weight, bias = world((4, 3))
-    values, *_ = normalised(inputs, weight, bias, 1e-5)
+    values, *_ = batch_norm(inputs, weight, bias, 1e-5)
     (first,) = torch.autograd.grad(values.pow(3).sum(), inputs, create_graph=True)
     (second,) = torch.autograd.grad(first.pow(2).sum(), inputs, create_graph=True)
     with pytest.raises(NotImplementedError, match="no second derivative"):
-        refuse_cut(second.sum())
+        check_twice_differentiable(second.sum())
 
 
 CONVOLUTIONS = {
@@ -94,7 +94,7 @@ def convolution(name, seed=0):
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_and_both_derivatives_by_finite_differences(name):
     given, settings = convolution(name)
-    of = lambda *given: convolved(*given, *settings)  # noqa: E731
+    of = lambda *given: conv2d(*given, *settings)  # noqa: E731
     torch.testing.assert_close(of(*given), F.conv2d(*given, *settings), rtol=1e-12, atol=1e-13)
     assert torch.autograd.gradcheck(of, given)
     assert torch.autograd.gradgradcheck(of, given)
@@ -110,7 +110,7 @@ def test_second_derivatives_of_convolutions_are_those_of_torch(name, wanted, bia
     leaves = [value for place, value in enumerate(given) if place in wanted or (place == 2 and bias)]
     held = [value if value is None or any(value is leaf for leaf in leaves) else value.detach() for value in given]
     found = []
-    for function in (convolved, F.conv2d):
+    for function in (conv2d, F.conv2d):
         first = torch.autograd.grad(function(*held, *settings).tanh().sum(), leaves, create_graph=True)
         parts = [part.square().sum() for part in first]
         found.append(
@@ -124,12 +124,12 @@ def test_a_gradient_that_nobody_reads_is_differentiated_all_the_same(name):
     given, settings = convolution(name)
     found = []
     for valued in (True, False):
-        values = convolved(*given, *settings, valued)
+        values = conv2d(*given, *settings, valued)
         first = torch.autograd.grad(values.tanh().sum(), given, create_graph=True)
         assert bool(first[1].isnan().all()) is not valued and all(first[place].isfinite().all() for place in (0, 2))
         along = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view(part.shape)).sum() for part in first)
         found.append(torch.autograd.grad(along, given))
-        plain = torch.autograd.grad(convolved(*given, *settings, valued).tanh().sum(), given)
+        plain = torch.autograd.grad(conv2d(*given, *settings, valued).tanh().sum(), given)
         torch.testing.assert_close(
             plain, torch.autograd.grad(F.conv2d(*given, *settings).tanh().sum(), given), rtol=1e-11, atol=1e-12
         )

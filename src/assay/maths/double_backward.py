@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def normalised(
+def batch_norm(
     inputs: Float[Tensor, "batch channels ..."],
     weight: Float[Tensor, " channels"] | None,
     bias: Float[Tensor, " channels"] | None,
@@ -33,7 +33,7 @@ def normalised(
     return _Normalise.apply(inputs, weight, bias, eps)
 
 
-def convolved(
+def conv2d(
     inputs: Float[Tensor, "batch channels height width"],
     weight: Float[Tensor, "out channels_of_group kernel_height kernel_width"],
     bias: Float[Tensor, " out"] | None,

@@ -1,4 +1,4 @@
-"""Exhibits: everything that a report shows, ready made. The page computes nothing."""
+"""ReportDatas: everything that a report shows, ready made. The page computes nothing."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ class Histogram:
     """How one score is distributed over all scored examples, shown or not.
 
     Attributes:
-        title: Title of the score, one of `Exhibit.scores`.
+        title: Title of the score, one of `ReportData.scores`.
         edges: Bin edges, increasing, in the unit of the score.
         counts: How many examples fall into each bin.
         wrong: How many of them have a given label that is known to be wrong; None where the truth is not known.
@@ -175,7 +175,7 @@ class Influence:
     """What a score whose sign means something says of single examples: which of them harm, and which help.
 
     Attributes:
-        title: Title of the score, one of `Exhibit.scores`.
+        title: Title of the score, one of `ReportData.scores`.
         target: The number whose change is told; empty for methods that have none.
         harmful: The examples that harm most.
         helpful: The examples that help most.
@@ -273,7 +273,7 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Exhibit:
+class ReportData:
     """Everything that one report shows. A part that is None or empty leaves its section out.
 
     Attributes:

@@ -13,8 +13,9 @@ from torch import Tensor
 from . import options
 from .decision import Action, Decision
 from .errors import Mismatch, UsageError, some
-from .evidence import Evidence, Need
+from .evidence import Evidence
 from .method import Source
+from .needs import Need
 from .scores import Scores
 
 By = Literal["values", "suspicion"]
@@ -32,7 +33,7 @@ def budget_of(keep: float, examples: int) -> int:
     return math.floor(keep * examples + 1e-9)
 
 
-class Candidates:
+class Pool:
     """What a policy may look at: scored examples, and the declared facts about them in the same order."""
 
     def __init__(self, scores: Scores, evidence: Evidence | None, class_names: Sequence[str] | None = None):
@@ -84,7 +85,7 @@ class Candidates:
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Selection:
     """What a policy answers, by position: who stays, who gets which label, and two sentences.
 
     Attributes:
@@ -104,7 +105,7 @@ class Choice:
     why_else: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
-class AbstractPolicy(abc.ABC):
+class AbstractSelector(abc.ABC):
     """Turns scores into a decision. Subclasses are final frozen dataclasses whose fields are the options."""
 
     name: ClassVar[str]
@@ -122,7 +123,7 @@ class AbstractPolicy(abc.ABC):
         options.settle(self, "policy")
 
     @abc.abstractmethod
-    def choose(self, candidates: Candidates) -> Choice:
+    def choose(self, candidates: Pool) -> Selection:
         """Who stays."""
 
     @property
@@ -132,7 +133,7 @@ class AbstractPolicy(abc.ABC):
 
 
 def choose(
-    policy: AbstractPolicy, scores: Scores, evidence: Evidence | None = None, class_names: Sequence[str] | None = None
+    policy: AbstractSelector, scores: Scores, evidence: Evidence | None = None, class_names: Sequence[str] | None = None
 ) -> Decision:
     """Run one policy on one score.
 
@@ -160,7 +161,7 @@ def choose(
     if evidence is not None:
         evidence.ids.positions(scores.ids, "the run")
     view = evidence.narrow(policy.title, policy.needs) if evidence is not None and policy.needs else None
-    choice = policy.choose(Candidates(scores, view, class_names))
+    choice = policy.choose(Pool(scores, view, class_names))
     n = len(scores.ids)
     labels = choice.labels if choice.labels is not None else torch.full((n,), -1, dtype=torch.int64)
     weights = torch.ones(n, dtype=torch.float64) if choice.weights is None else choice.weights.clone()

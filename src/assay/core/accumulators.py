@@ -1,0 +1,283 @@
+"""Methods that read one epoch, or one step, after the other into a small state."""
+
+import abc
+import dataclasses
+import time
+from collections.abc import MutableMapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .epochs import Epoch, Space
+from .errors import MissingEvidence, UsageError
+from .evidence import Evidence
+from .method import AbstractMethod
+from .needs import EPOCH_NEEDS, Need
+from .results import Result, Stream
+from .spans import span, steps_of
+from .steps import Step
+
+State = dict[str, Tensor]
+"""What a fold keeps between epochs. Tensors only, so that it can be saved and loaded."""
+
+
+class AbstractDynamicsMethod(AbstractMethod):
+    """A method that is a fold over epochs: small state per example, one epoch at a time, so live and on disk alike.
+
+    `start`, then `absorb` for each epoch of `epochs_read` in order, then `finish`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def fewest_epochs(self) -> int:
+        """How many recorded epochs it takes before there is a value."""
+
+    @abc.abstractmethod
+    def epochs_read(self, recorded: int) -> range:
+        """The epochs that can change the score of a run of `recorded` epochs."""
+
+    @abc.abstractmethod
+    def start(self, examples: int, classes: int) -> State:
+        """The state before the first epoch."""
+
+    @abc.abstractmethod
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        """Take one epoch into the state, in place. What the epoch gives is only lent: copy what is kept."""
+
+    @abc.abstractmethod
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        """The values after the epochs absorbed so far; leaves the state as it is."""
+
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        """Fold over the epochs that are read."""
+        return fold([self], evidence)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractSpanMethod(AbstractDynamicsMethod):
+    """A fold over the first epochs of a run.
+
+    Args:
+        epochs: How many epochs from the first on are read; all recorded ones by default.
+    """
+
+    epochs: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.epochs is not None and self.epochs < self.shortest_span:
+            raise UsageError(f"{self.title}: epochs={self.epochs} is too few; at least {self.shortest_span} are needed.")
+
+    @property
+    def shortest_span(self) -> int:
+        """The fewest epochs that give a value."""
+        return 1
+
+    @property
+    def fewest_epochs(self) -> int:
+        return self.shortest_span if self.epochs is None else self.epochs
+
+    def epochs_read(self, recorded: int) -> range:
+        return range(recorded if self.epochs is None else min(self.epochs, recorded))
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractMeanMethod(AbstractSpanMethod):
+    """The mean over the first epochs of one number per epoch."""
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["total"] += self.value(epoch)
+        state["seen"] += 1
+
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        return state["total"] / state["seen"]
+
+    @abc.abstractmethod
+    def value(self, epoch: Epoch) -> Tensor:
+        """One number, or whether, per example from the facts of this epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractEpochMethod(AbstractDynamicsMethod):
+    """A value of one single epoch.
+
+    Args:
+        at: Which epoch, counted from 0; -1 is the last recorded one.
+    """
+
+    at: int = -1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.at < -1:
+            raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
+
+    @property
+    def fewest_epochs(self) -> int:
+        return 1 if self.at == -1 else self.at + 1
+
+    def epochs_read(self, recorded: int) -> range:
+        return range(recorded - 1, recorded) if self.at == -1 else range(self.at, min(self.at + 1, recorded))
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"value": torch.zeros(examples, dtype=torch.float64)}
+
+    def absorb(self, state: State, epoch: Epoch) -> None:
+        state["value"].copy_(self.value(epoch))
+
+    def finish(self, state: State) -> Float[Tensor, " examples"]:
+        return state["value"].clone()
+
+    @abc.abstractmethod
+    def value(self, epoch: Epoch) -> Float[Tensor, " examples"]:
+        """One number per example from the facts of this epoch."""
+
+
+class AbstractStepMethod(AbstractMethod):
+    """A method that is a fold over the optimizer steps in the order in which they were taken, so live and on a replay alike.
+
+    `start`, then `absorb` for each step in order, then `finish`. Its needs are `STEPS`.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
+
+    window: str
+    """Which epochs count (see `span`)."""
+
+    def reads(self, epochs: Sequence[range]) -> range:
+        """The steps that are to be seen, given those of each epoch."""
+        counted = span(self.window, len(epochs), self.title)
+        return range(epochs[counted.start].start, epochs[counted.stop - 1].stop)
+
+    @abc.abstractmethod
+    def start(self, examples: int, evidence: Evidence | None = None) -> Any:
+        """What is kept between steps, before the first; `evidence` is there on a replay only.
+
+        Raises:
+            MissingEvidence: The method looks ahead, so that it cannot run while training goes on.
+        """
+
+    @abc.abstractmethod
+    def absorb(self, state: Any, step: Step) -> None:
+        """Take one step into the state, in place. What the step gives is only lent."""
+
+    @abc.abstractmethod
+    def finish(self, state: Any) -> Result:
+        """The values after the steps absorbed so far, as if training ended here; leaves the state as it is.
+
+        What the last step lent is still there.
+        """
+
+    def streamed(self, state: Any) -> tuple[Stream | None, Any]:
+        """The visits that are valued for good, and the state without them; `state` stays as it is. None without a value over time."""
+        return None, state
+
+    def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
+        """Those that stand in the batches of the window."""
+        source = evidence.steps
+        return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title))) > 0
+
+    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
+        """Fold over the steps of the window."""
+        return walk([self], evidence)[0].values
+
+
+class Spent:
+    """Seconds that each method took, by title: its own, and an equal part of those that it shared with others."""
+
+    def __init__(self) -> None:
+        self.seconds: MutableMapping[str, float] = {}
+        self._since = time.perf_counter()
+
+    def since_last(self, methods: Sequence[AbstractMethod]) -> None:
+        """What went by since the last call was spent on these methods; on nobody's account if there is none."""
+        now = time.perf_counter()
+        for method in methods:
+            self.seconds[method.title] = self.seconds.get(method.title, 0.0) + (now - self._since) / len(methods)
+        self._since = now
+
+
+def walk(methods: Sequence[AbstractStepMethod], evidence: Evidence, spent: Spent | None = None) -> list[Result]:
+    """Run several folds over steps in one replay."""
+    spent, source = spent or Spent(), evidence.steps
+    wanted = [method.reads(source.epochs) for method in methods]
+    states = []
+    for method in methods:
+        states.append(method.start(len(evidence.ids), evidence.narrow(method.title, method.needs)))
+        spent.since_last([method])
+    for step in source.forwards(range(min(one.start for one in wanted), max(one.stop for one in wanted))):
+        # The step is taken for all that read it, and on the way to the first step that a later window reads for all.
+        spent.since_last([method for method, steps in zip(methods, wanted, strict=True) if step.index in steps] or methods)
+        for method, state, steps in zip(methods, states, wanted, strict=True):
+            if step.index in steps:
+                method.absorb(state, step)
+                spent.since_last([method])
+    found = []
+    for method, state in zip(methods, states, strict=True):
+        found.append(method.finish(state))
+        spent.since_last([method])
+    return found
+
+
+def too_few(method: AbstractDynamicsMethod, recorded: int) -> MissingEvidence:
+    """The refusal of a method that reads more epochs than there are, with options that fit, where there are some."""
+    near = fitting(method, recorded)
+    return MissingEvidence(
+        f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {recorded}. "
+        + (f"Record more epochs, or score {near.title}, which fits." if near is not None else "Record more epochs.")
+    )
+
+
+def fitting(method: AbstractDynamicsMethod, recorded: int) -> AbstractDynamicsMethod | None:
+    """The same method with one of its options lowered until it reads no more epochs than there are; None if no single option does that.
+
+    Of an option the largest value that fits is taken, of several options the first.
+    """
+    for field in dataclasses.fields(method):  # type: ignore[arg-type]
+        value = getattr(method, field.name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        for lower in range(min(value - 1, recorded), -1, -1):
+            try:
+                made = dataclasses.replace(method, **{field.name: lower})  # type: ignore[type-var]
+            except UsageError:
+                continue
+            if made.fewest_epochs <= recorded:
+                return made
+    return None
+
+
+def fold(
+    methods: Sequence[AbstractDynamicsMethod], evidence: Evidence, spent: Spent | None = None
+) -> list[Float[Tensor, " examples"]]:
+    """Run several folds in one pass over the recorded epochs: each fact is read once, whoever asks for it.
+
+    Raises:
+        MissingEvidence: A method needs more epochs than were recorded.
+    """
+    for method in methods:
+        if evidence.recorded < method.fewest_epochs:
+            raise too_few(method, evidence.recorded)
+    spent = spent or Spent()
+    states = [method.start(len(evidence.ids), evidence.classes) for method in methods]
+    read = [method.epochs_read(evidence.recorded) for method in methods]
+    spent.since_last(methods)
+    # Fresh memory of this size costs more than the sums that fill it.
+    space: Space = {}
+    for index in range(evidence.recorded):
+        epoch = None
+        for method, state, wanted in zip(methods, states, read, strict=True):
+            if index in wanted:
+                epoch = epoch or evidence.epoch(index, space)
+                method.absorb(state, epoch.narrow(method.needs & EPOCH_NEEDS))
+                spent.since_last([method])
+    found = []
+    for method, state in zip(methods, states, strict=True):
+        found.append(method.finish(state))
+        spent.since_last([method])
+    return found

@@ -1,0 +1,130 @@
+"""The facts of recorded epochs, one epoch after the other, each fact read when it is first asked for."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import UndeclaredNeed
+from .needs import Need
+
+
+@runtime_checkable
+class EpochSource(Protocol):
+    """Where the facts of recorded epochs come from: a run on disk, tensors in memory, the epoch just trained."""
+
+    recorded: int
+    """How many epochs there are; they are numbered from 0."""
+    holds: frozenset[Need]
+    """The epoch needs that every epoch has."""
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of one epoch, in the order of the evidence's ids."""
+        ...
+
+
+Value = TypeVar("Value")
+Space = dict[str, Tensor]
+"""Memory that one epoch leaves to the next."""
+
+
+class Epoch:
+    """The facts of one epoch, each read when it is first asked for. Values are float64 whatever the store holds."""
+
+    def __init__(self, source: EpochSource, index: int, needs: frozenset[Need], space: Space | None = None):
+        self.index = index
+        self._source, self._needs = source, needs
+        self._space = {} if space is None else space
+        self._read: dict[Any, Any] = {}
+
+    def narrow(self, needs: frozenset[Need]) -> "Epoch":
+        """The same epoch and the same cache, restricted to `needs`."""
+        view = Epoch(self._source, self.index, self._needs & needs, self._space)
+        view._read = self._read
+        return view
+
+    def _take(self, need: Need) -> Tensor:
+        if need not in self._needs:
+            raise UndeclaredNeed(f"`{need.value}` of epoch {self.index} was read but is not declared in `needs`.")
+        if need not in self._read:
+            fact = self._source.read(self.index, need)
+            self._read[need] = fact if need is Need.CORRECT else fact.to(torch.float64)
+        return self._read[need]
+
+    def once(self, key: tuple, make: Callable[[], Value]) -> Value:
+        """A value that several methods of a pass make alike, made by the first that asks.
+
+        Args:
+            key: Everything that the value depends on: what it is, its options, and the first epoch it looks at if not only this one.
+            make: Makes it.
+        """
+        if key not in self._read:
+            self._read[key] = make()
+        return self._read[key]
+
+    @property
+    def target_probs(self) -> Float[Tensor, " examples"]:
+        """Softmax probability of the given label, in [0, 1]."""
+        return self._take(Need.TARGET_PROBS)
+
+    @property
+    def margins(self) -> Float[Tensor, " examples"]:
+        """Logit of the given label minus the best other logit."""
+        return self._take(Need.MARGINS)
+
+    @property
+    def losses(self) -> Float[Tensor, " examples"]:
+        """Cross-entropy with the given label, in nats."""
+        return self._take(Need.LOSSES)
+
+    @property
+    def correct(self) -> Tensor:
+        """Whether the first of the largest logits is the given label; bool, (examples,)."""
+        return self._take(Need.CORRECT)
+
+    @property
+    def entropies(self) -> Float[Tensor, " examples"]:
+        """Entropy of the softmax, in nats."""
+        return self._take(Need.ENTROPIES)
+
+    @property
+    def error_norms(self) -> Float[Tensor, " examples"]:
+        """Euclidean distance from softmax to the one-hot given label, in [0, sqrt 2]."""
+        return self._take(Need.ERROR_NORMS)
+
+    @property
+    def top_probs(self) -> Float[Tensor, " examples"]:
+        """Largest softmax probability."""
+        return self._take(Need.TOP_PROBS)
+
+    @property
+    def second_probs(self) -> Float[Tensor, " examples"]:
+        """Second largest softmax probability (equal to the largest at a tie)."""
+        return self._take(Need.SECOND_PROBS)
+
+    @property
+    def logits(self) -> Float[Tensor, "examples classes"]:
+        """Model outputs before the softmax."""
+        return self._take(Need.LOGITS)
+
+    @property
+    def probs(self) -> Float[Tensor, "examples classes"]:
+        """Softmax of the logits. Computed once and shared by all methods of a pass."""
+        if Need.LOGITS not in self._needs:
+            return self._take(Need.LOGITS)
+        return self.once(("probs",), self._softmax)
+
+    def _softmax(self) -> Tensor:
+        logits = self._read[Need.LOGITS] if Need.LOGITS in self._read else self._source.read(self.index, Need.LOGITS)
+        # Classes first in memory: along a short last axis torch is several times slower. Not torch.softmax, whose last bits
+        # depend on the number of threads.
+        shape = logits.shape[::-1]
+        if "probs" not in self._space or self._space["probs"].shape != shape:
+            self._space["probs"] = torch.empty(shape, dtype=torch.float64)
+        probs = self._space["probs"].copy_(logits.t())
+        probs -= probs.amax(0)
+        probs.exp_()
+        probs /= probs.sum(0)
+        return probs.t()

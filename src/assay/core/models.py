@@ -1,0 +1,98 @@
+"""The models that a run kept, and batches of examples seen with one of them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..maths.params import Params
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """Some examples, and the loss of each as a function of the model's parameters, in eval mode: what gradients are taken of."""
+
+    positions: Int[Tensor, " batch"]
+    """Which examples, in the order of the evidence's ids. An example may stand here twice."""
+    params: Params
+    """Trainable parameters where the batch was met."""
+
+    def losses(self, params: Params) -> Float[Tensor, " batch"]:
+        """Loss of each example at `params`, differentiable; parameters that are left out are those of the batch."""
+        ...
+
+    def slopes(self, direction: Params) -> tuple[Float[Tensor, " batch"], str]:
+        """<direction, grad l_i> of each example's loss, by the parameters that the direction names; and how it was had, in words."""
+        ...
+
+    def squares(self, names: Sequence[str]) -> tuple[Float[Tensor, " batch"], str]:
+        """|grad l_i|^2 of each example's loss by these parameters; and how it was had, in words."""
+        ...
+
+    def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+        """Both at once, each by parameter: slopes and squares, (batch,) each; and how they were had, in words."""
+        ...
+
+    def input_gradients(self) -> Float[Tensor, "batch ..."]:
+        """Gradient of the logit of each example's given label by its input; by its embeddings where the input is tokens."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """What one layer of a net makes of every example.
+
+    Attributes:
+        name: Name of the module; `(input)` before the first layer, `(softmax)` after the last.
+        rows: Flattened, of tokens the mean over the tokens; in the order of the evidence's ids.
+    """
+
+    name: str
+    rows: Float[Tensor, "examples dims"]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """The model as it stood at the end of one epoch."""
+
+    epoch: int
+    """Counted from 0; -1 is the state before training."""
+    rates: Mapping[str, float]
+    """Learning rate of each parameter in the last step before; in the first step, for the state before training."""
+    params: Params
+    """Trainable parameters."""
+    head: tuple[str, ...]
+    """Names of the parameters of the last linear layer; empty if there is none."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Every example once, without augmentation."""
+        ...
+
+    def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
+        """What the layers make of every example, in eval mode, one after the other: the input, if it is numbers, the modules of these names
+        (None: those that are found), and the softmax. A layer may be written into, and is only lent until the next one is asked for."""
+        ...
+
+    def target(self, name: str) -> dict[str, Tensor]:
+        """Gradient of a target by the parameters, here; also where the run ends with their average."""
+        ...
+
+
+@runtime_checkable
+class ModelSource(Protocol):
+    """The models that a run kept."""
+
+    kept: tuple[int, ...]
+    """Epochs whose end is kept, rising; -1 among them if the state before training is."""
+    targets: tuple[str, ...]
+    """Names of the numbers whose change can be asked for."""
+
+    def at(self, epoch: int) -> Model:
+        """The model at the end of one of the `kept` epochs."""
+        ...
+
+    def consensus(self) -> Int[Tensor, " examples"]:
+        """The class that most of the recording's models end with; of several that of the largest mean probability."""
+        ...

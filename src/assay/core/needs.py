@@ -1,0 +1,49 @@
+"""The kinds of facts that a method may declare that it reads."""
+
+import enum
+
+
+class Need(enum.Enum):
+    """One kind of fact. The value is its name; `how` tells a user how to get it recorded."""
+
+    LABELS = "labels", "every run records the given labels"
+    TARGET_PROBS = "target_probs", "every run records it"
+    MARGINS = "margins", "every run records it"
+    LOSSES = "losses", "every run records it"
+    CORRECT = "correct", "every run records it"
+    ENTROPIES = "entropies", "every run records it"
+    ERROR_NORMS = "error_norms", "every run records it"
+    TOP_PROBS = "top_probs", "every run records it"
+    SECOND_PROBS = "second_probs", "every run records it"
+    LOGITS = "logits", "record with keep_logits=True (`assay record --keep-logits`), or score live while training"
+    MEAN_PROBS = (
+        "mean_probs",
+        "record with mean_probs=True (`assay record --mean-probs`), the default up to 4,194,304 examples x classes",
+    )
+    CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
+    INPUTS = "inputs", "score together with the data: a run that `assay record` made, or loop= for your own"
+    STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
+
+    how: str
+
+    def __new__(cls, value: str, how: str) -> "Need":
+        member = object.__new__(cls)
+        member._value_ = value
+        member.how = how
+        return member
+
+
+EPOCH_NEEDS = frozenset(
+    {
+        Need.TARGET_PROBS,
+        Need.MARGINS,
+        Need.LOSSES,
+        Need.CORRECT,
+        Need.ENTROPIES,
+        Need.ERROR_NORMS,
+        Need.TOP_PROBS,
+        Need.SECOND_PROBS,
+        Need.LOGITS,
+    }
+)
+"""The needs that exist once per epoch and example."""

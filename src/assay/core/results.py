@@ -1,0 +1,54 @@
+"""What a method found: one number per example, and what there is to say about them."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stream:
+    """A value over time: what each visit of an example to a step was worth.
+
+    Attributes:
+        steps: Number of the step, counted over the whole run.
+        positions: Which example.
+        values: What the visit adds to its value.
+    """
+
+    steps: Int[Tensor, " visits"]
+    positions: Int[Tensor, " visits"]
+    values: Float64[Tensor, " visits"]
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[int, Tensor, Tensor]]) -> "Stream":
+        """From (step, positions, values) of single steps, in the order of the steps."""
+        rows = sorted(parts, key=lambda part: part[0])
+        if not rows:
+            return cls(*(torch.zeros(0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float64)))
+        steps = [torch.full((len(positions),), step, dtype=torch.int64) for step, positions, _ in rows]
+        return cls(torch.cat(steps), torch.cat([row[1] for row in rows]), torch.cat([row[2] for row in rows]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Values, and what a method has to say beside them.
+
+    Attributes:
+        values: One number per example, in the order of the evidence's ids.
+        by_epoch: What each epoch adds to the value; None for methods whose value is no sum over epochs.
+        diagnostics: Numbers, texts and lists of them, by name: how far the values can be trusted.
+        warnings: What a reader must know before trusting the values, a sentence each.
+        stream: For folds over steps that ran along, the visits that `streamed` has not handed over yet.
+        repeats: The values by each repetition of what they are means of, such as random draws or models; None where there is one.
+    """
+
+    # Not typed by shape: what a method returns is held against its evidence in `checked`, which says so in words.
+    values: Tensor
+    by_epoch: Tensor | None = None
+    diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    stream: Stream | None = None
+    repeats: Tensor | None = None
