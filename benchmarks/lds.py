@@ -32,7 +32,7 @@ import assay
 from assay.data.digits import Digits
 from assay.data.examples import Split
 from assay.data.mnist import MNIST
-from assay.experiments.again import again
+from assay.experiments.evidence import open_replay
 from assay.maths import draws
 from assay.methods import parse
 
@@ -140,7 +140,7 @@ def measured(case: Case, given: argparse.Namespace) -> dict:
             found["test accuracy"] = float(
                 (model(test.prepared(test.inputs).flatten(1)).argmax(-1) == test.labels).double().mean()
             )
-        replay = again(folder, loop=loop, targets=targets)
+        replay = open_replay(folder, loop=loop, targets=targets)
         whole = range(0, replay.epochs[-1].stop)
         for share in given.shares:
             groups = [

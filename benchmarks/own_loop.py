@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import assay
-from assay.training.functional import Losses, cross_entropies
+from assay.replay.losses import Losses, cross_entropies
 
 Epochs = Sequence[Sequence[np.ndarray]]
 """The batches of each epoch, as positions."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from machine import forget_peak, report, resident_mb
 
-from assay.experiments.again import again
+from assay.experiments.evidence import open_replay
 from assay.experiments.plan import Plan
 from assay.experiments.record import record
 from assay.experiments.score import score
@@ -26,7 +26,7 @@ SPECS = ("prediction_depth", "prediction_depth:project=512")
 
 def scored(folder: Path, spec: str) -> dict:
     """Seconds and memory of one score, in this process."""
-    again(folder)
+    open_replay(folder)
     forget_peak()
     before, began = resident_mb("VmRSS"), time.perf_counter()
     scores = score(folder, spec)[spec]

@@ -53,18 +53,19 @@ def scored(folder: Path, methods: list[str], schedule: str) -> None:
     """Score in this process, and tell."""
     import torch
 
-    from assay.experiments.again import Replaying, again
+    from assay.experiments.evidence import open_replay
     from assay.experiments.score import score
     from assay.methods import catalogue
+    from assay.replay.config import ReplayConfig
 
     # Reading the data and what Python imports on first use are no part of the training's seconds either.
     targets = [method.partition("target=")[2] for method in methods if "target=" in method]
-    again(folder, targets=targets)
+    open_replay(folder, targets=targets)
     catalogue()
     torch.func.vmap(lambda x: x)(torch.zeros(1))
     forget_peak()
     before, began = resident_mb("VmRSS"), time.perf_counter()
-    score(folder, methods, replaying=Replaying(schedule))
+    score(folder, methods, replaying=ReplayConfig(schedule))
     print(json.dumps({"seconds": time.perf_counter() - began, "mb": resident_mb("VmHWM") - before}))
 
 

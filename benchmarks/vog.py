@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from machine import forget_peak, report, resident_mb
 
-from assay.experiments.again import again
+from assay.experiments.evidence import gather, open_replay
 from assay.experiments.plan import Plan, material_of
 from assay.experiments.record import record
 from assay.methods.vog import VoG
-from assay.runs.gather import gather
-from assay.runs.replay import BLOCK
+from assay.replay.checkpoints import BLOCK
 
 THREADS, MODELS = 2, 10
 
@@ -62,7 +61,7 @@ def main() -> None:
         method, taken, passes, peaks = VoG(), [], [], []
         for _ in range(given.repeats):
             passes.append(bare(plan, states))
-            evidence = gather(run, again(run))
+            evidence = gather(run, open_replay(run))
             forget_peak()
             before, began = resident_mb("VmRSS"), time.perf_counter()
             method.values(evidence)

@@ -73,7 +73,7 @@ def good(folder):
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
         "Loop": ((model, optimizer, loader), {}),
-        "Replaying": ((), {"schedule": "sqrt", "memory": None, "tolerance": 0.0}),
+        "ReplayConfig": ((), {"schedule": "sqrt", "memory": None, "tolerance": 0.0}),
         "score": ((run, "aum"), {}),
         "score_apart": ((run, "aum"), {}),
         "choose": ((aum, "top_k"), {"keep": 0.5}),

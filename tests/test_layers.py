@@ -12,17 +12,19 @@ TESTS = pathlib.Path(__file__).parent
 
 BASE = {"core", "maths"}
 RUNS = BASE | {"runs"}
-STEPS = RUNS | {"methods", "policies", "data", "nets", "training", "integrations", "cluster", "reports"}
+REPLAY = RUNS | {"data", "nets", "training", "replay"}
+STEPS = REPLAY | {"methods", "policies", "integrations", "cluster", "reports"}
 ALLOWED = {
-    "core": {"maths"},
     "maths": set(),
+    "core": {"maths"},
     "methods": BASE,
     "policies": BASE,
     "data": BASE,
     "nets": BASE,
     "training": BASE,
-    "runs": BASE | {"training"},
-    "integrations": RUNS | {"methods", "training"},
+    "runs": BASE,
+    "replay": RUNS | {"data", "training"},
+    "integrations": RUNS | {"methods", "training", "replay"},
     "cluster": {"core"},
     "reports": {"core"},
     "experiments": STEPS,

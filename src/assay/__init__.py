@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "record": "integrations.pytorch",
-    "Loop": "integrations.loop",
-    "Replaying": "experiments.again",
+    "Loop": "replay.loop",
+    "ReplayConfig": "replay.config",
     "score": "experiments.score",
     "score_apart": "experiments.score",
     "choose": "experiments.choose",
@@ -27,9 +27,9 @@ _HOMES = {
     "Plan": "experiments.plan",
     "Run": "runs.run",
     "Recorder": "runs.recorder",
-    "gather": "runs.gather",
-    "gather_logits": "runs.gather",
-    "gather_inputs": "runs.gather",
+    "gather": "experiments.evidence",
+    "gather_logits": "experiments.evidence",
+    "gather_inputs": "experiments.evidence",
     "untrained": "experiments.record",
     "load_scores": "runs.artefacts",
     "save_scores": "runs.artefacts",

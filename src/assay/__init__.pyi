@@ -11,10 +11,12 @@ from .core.scores import ScoreTable as ScoreTable
 from .core.trial import Verdict as Verdict
 from .data.arrays import examples_from_arrays as examples_from_arrays
 from .data.torch_dataset import examples_from_dataset as examples_from_dataset
-from .experiments.again import Replaying as Replaying
 from .experiments.choose import choose as choose
 from .experiments.cleanse import cleanse as cleanse
 from .experiments.cleanse import curve_for as curve_for
+from .experiments.evidence import gather as gather
+from .experiments.evidence import gather_inputs as gather_inputs
+from .experiments.evidence import gather_logits as gather_logits
 from .experiments.exhibit import exhibit as exhibit
 from .experiments.plan import Plan as Plan
 from .experiments.record import untrained as untrained
@@ -23,8 +25,9 @@ from .experiments.score import score as score
 from .experiments.score import score_apart as score_apart
 from .experiments.verify import seeds_needed as seeds_needed
 from .experiments.verify import verify as verify
-from .integrations.loop import Loop as Loop
 from .integrations.pytorch import record as record
+from .replay.config import ReplayConfig as ReplayConfig
+from .replay.loop import Loop as Loop
 from .runs.artefacts import load_curve as load_curve
 from .runs.artefacts import load_decision as load_decision
 from .runs.artefacts import load_scores as load_scores
@@ -34,9 +37,6 @@ from .runs.artefacts import save_curve as save_curve
 from .runs.artefacts import save_decision as save_decision
 from .runs.artefacts import save_scores as save_scores
 from .runs.artefacts import save_verdict as save_verdict
-from .runs.gather import gather as gather
-from .runs.gather import gather_inputs as gather_inputs
-from .runs.gather import gather_logits as gather_logits
 from .runs.recorder import Recorder as Recorder
 from .runs.run import Run as Run
 from .studies.difficulty import study_difficulty as study_difficulty
@@ -55,7 +55,7 @@ __all__ = [
     "Need",
     "Plan",
     "Recorder",
-    "Replaying",
+    "ReplayConfig",
     "Run",
     "ScoreTable",
     "Scores",

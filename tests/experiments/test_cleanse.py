@@ -12,11 +12,11 @@ from assay.core.errors import Mismatch, RunError, UsageError
 from assay.core.ids import Ids
 from assay.core.scores import Direction
 from assay.data.examples import Examples
-from assay.experiments import again, cleanse, retraining
-from assay.experiments.again import Replaying
+from assay.experiments import cleanse, evidence, retraining
 from assay.experiments.cleanse import curve_for, curve_of, default_counts
 from assay.experiments.plan import Plan
 from assay.experiments.score import score
+from assay.replay.config import ReplayConfig
 from assay.runs.artefacts import load_curve, save_curve
 from assay.training.loop import evaluate, train
 from assay.training.state import TrainingState
@@ -129,14 +129,14 @@ def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, inf
     # The loss would have 35 go, the accuracy 30.
     given = {"counts": [3, 10, 30, 35], "draws": 1, "retrain": "last", "chosen_by": by}
     honest = cleanse.cleanse(held, influence, **given)
-    original = again.material_of
+    original = evidence.material_of
 
     def absurd(plan):
         material = original(plan)
         wrong = dataclasses.replace(material.test, labels=(material.test.labels + 1) % 10)
         return dataclasses.replace(material, test=wrong)
 
-    monkeypatch.setattr(again, "material_of", absurd)
+    monkeypatch.setattr(evidence, "material_of", absurd)
     misled = cleanse.cleanse(held, influence, **given)
     tried = [misled.worst(count) for count in (0, *misled.counts)]
     assert misled.none.test_accuracy < 0.2 < 0.8 < honest.none.test_accuracy
@@ -304,14 +304,14 @@ def test_a_curve_under_a_tolerance_is_another_curve(held, influence, tmp_path):
     own = small.copied(held, tmp_path / "own")
     given = {"counts": [5], "draws": 1, "retrain": "last", "save": True}
     exact = cleanse.cleanse(own, influence, **given)
-    about = Replaying(tolerance=1e-3)
+    about = ReplayConfig(tolerance=1e-3)
     assert curve_of(own, influence).fingerprint == exact.fingerprint and curve_of(own, influence, replaying=about) is None
     near = cleanse.cleanse(own, influence, **given, replaying=about, progress=(told := Told()))
     assert told.words[0][:2] == (0, 3), "nothing is taken from the trainings without a tolerance"
     assert near.lineage.parents["tolerance"] == "0.001" and "tolerance" not in exact.lineage.parents
     assert curve_of(own, influence) is None and curve_of(own, influence, replaying=about).lineage == near.lineage
-    assert curve_of(own, influence, replaying=Replaying(schedule="all", memory=10**9)) is None
-    assert curve_of(own, influence, replaying=Replaying(schedule="all", tolerance=1e-3)) is not None, "these change no bit"
+    assert curve_of(own, influence, replaying=ReplayConfig(schedule="all", memory=10**9)) is None
+    assert curve_of(own, influence, replaying=ReplayConfig(schedule="all", tolerance=1e-3)) is not None, "these change no bit"
 
 
 def test_a_curve_of_another_version_does_not_count(held, influence, curve, tmp_path):
@@ -388,7 +388,7 @@ def test_bad_settings_are_refused(held, influence, given, words):
 
 
 def test_difficulty_is_refused_before_anything_is_built(held, monkeypatch):
-    monkeypatch.setattr(cleanse, "again", lambda *given, **more: pytest.fail("a replay was built"))
+    monkeypatch.setattr(cleanse, "open_replay", lambda *given, **more: pytest.fail("a replay was built"))
     with pytest.raises(UsageError, match="ranks difficulty"):
         cleanse.cleanse(held, score(held, "entropy")["entropy"])
 

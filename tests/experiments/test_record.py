@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from assay.core.errors import Mismatch, NumericalError, OutputExists, UsageError
 from assay.core.needs import Need
+from assay.experiments.evidence import gather
 from assay.experiments.progress import Progress
 from assay.experiments.record import record
 from assay.experiments.score import score
 from assay.runs.artefacts import load_truth
-from assay.runs.gather import gather
 from assay.runs.run import Run
 from assay.training.loop import predict
 from experiments import small

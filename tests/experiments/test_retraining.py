@@ -10,7 +10,7 @@ import assay
 from assay.cluster.executors import InlineExecutor, executor
 from assay.core.errors import TrialFailed, UsageError
 from assay.experiments import retraining
-from assay.experiments.again import again
+from assay.experiments.evidence import open_replay
 from assay.experiments.retraining import Retraining, with_accuracies
 from assay.experiments.score import score
 from assay.training.loop import evaluate
@@ -32,7 +32,7 @@ def processes():
 
 
 def replayed(run):
-    return with_accuracies(again(run, targets=["validation", "test"]))
+    return with_accuracies(open_replay(run, targets=["validation", "test"]))
 
 
 def test_accuracies_and_losses_are_those_of_an_evaluation(held):
@@ -49,7 +49,9 @@ def test_accuracies_and_losses_are_those_of_an_evaluation(held):
 def test_an_accuracy_is_weighted_as_its_loss_is(tmp_path):
     world = World(tmp_path / "run")
     weights = torch.arange(9, dtype=torch.float64)
-    replay = with_accuracies(again(world.run, loop=world.loop(), targets={"own": (world.held_out, world.held_labels, weights)}))
+    replay = with_accuracies(
+        open_replay(world.run, loop=world.loop(), targets={"own": (world.held_out, world.held_labels, weights)})
+    )
     nothing = torch.zeros(0, dtype=torch.int64)
     value = float(replay.retrained([nothing], replay.epochs[-1], ["own accuracy"]))
     right = replay.course.model.eval()(world.held_out).argmax(1) == world.held_labels
@@ -98,7 +100,7 @@ def test_a_loop_of_ones_own_runs_elsewhere_if_it_can_be_sent(tmp_path, processes
     alone = world.score("loo:window=last")["loo:window=last"].values
     assert torch.equal(world.score("loo:window=last", pool=processes)["loo:window=last"].values, alone)
     loop = world.loop(losses=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
-    given = {"loop": loop, "targets": targets, "replaying": assay.Replaying(tolerance=1e-9)}
+    given = {"loop": loop, "targets": targets, "replaying": assay.ReplayConfig(tolerance=1e-9)}
     with pytest.raises(UsageError, match=r"cannot be sent to other processes \(.*\); leave pool= out"):
         assay.score(world.run, "loo:window=last", pool=processes, **given)
     found = assay.score(world.run, "loo:window=last", pool=InlineExecutor(), **given)["loo:window=last"].values

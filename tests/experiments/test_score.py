@@ -11,13 +11,14 @@ from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, Un
 from assay.core.ids import Ids
 from assay.core.scoring import score as straight
 from assay.experiments import score as module
-from assay.experiments.again import Replaying, mean_loss
+from assay.experiments.evidence import gather, gather_logits
 from assay.experiments.score import BESIDE, REPLAYED, scorable, score, score_apart
 from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.entropy import Entropy
+from assay.replay.config import ReplayConfig
+from assay.replay.targets import mean_loss
 from assay.runs.artefacts import load_scores, save_scores
-from assay.runs.gather import gather, gather_logits
 from assay.runs.run import Run
 from experiments import small
 from methods.loops import World
@@ -167,11 +168,11 @@ def held(tmp_path_factory):
 
 def test_scores_under_another_tolerance_are_computed_again(held, tmp_path, monkeypatch):
     own, titles = small.copied(held, tmp_path / "own"), computed(monkeypatch)
-    about = Replaying(tolerance=1e-6)
+    about = ReplayConfig(tolerance=1e-6)
     exact, near = (score(own, "sgd_influence", save=True, replaying=how)["sgd_influence"] for how in (None, about))
     assert titles == ["sgd_influence", "sgd_influence"]
     assert "tolerance" not in exact.lineage.parents and near.lineage.parents["tolerance"] == "1e-06"
-    score_apart(own, ["sgd_influence", "aum"], save=True, replaying=Replaying(tolerance=1e-6, schedule="all"))
+    score_apart(own, ["sgd_influence", "aum"], save=True, replaying=ReplayConfig(tolerance=1e-6, schedule="all"))
     assert titles[2:] == ["aum"], "a schedule changes no bit"
     assert score(own, "aum", save=True)["aum"].lineage.parents == {"run": own.fingerprint} and titles[3:] == []
     score(own, "sgd_influence", save=True)
@@ -180,7 +181,11 @@ def test_scores_under_another_tolerance_are_computed_again(held, tmp_path, monke
 
 def test_a_loop_cannot_be_told_from_another_so_what_it_gives_is_computed_again(tmp_path, monkeypatch):
     world, titles = World(tmp_path / "run", clip=0.1), computed(monkeypatch)
-    given = {"targets": {"validation": (world.held_out, world.held_labels)}, "replaying": Replaying(tolerance=1e-9), "save": True}
+    given = {
+        "targets": {"validation": (world.held_out, world.held_labels)},
+        "replaying": ReplayConfig(tolerance=1e-9),
+        "save": True,
+    }
     names = ["oti", "sgd_influence:window=last", "aum"]
     first = score(world.run, names, loop=world.loop(), **given)
     assert first["oti"].lineage.parents == {"run": world.run.fingerprint, "tolerance": "1e-09", "loop": "a loop"}
@@ -238,7 +243,7 @@ def test_a_reference_that_no_method_asks_for_is_refused(held):
 )
 def test_what_no_replay_could_keep_to_is_refused_even_where_none_is_needed(given, words):
     with pytest.raises(UsageError, match=words):
-        Replaying(**given)
+        ReplayConfig(**given)
 
 
 def test_a_method_that_the_run_cannot_serve_does_not_take_the_others_with_it(own):
@@ -326,7 +331,7 @@ def test_of_a_plan_without_validation_what_asks_for_it_is_left_out_in_words_that
     ("given", "words"),
     [
         ({"targets": ["test"]}, "targets= is for methods that ask for the change of a number"),
-        ({"replaying": Replaying(tolerance=0.1)}, "replaying= is for methods that take the training again; aum"),
+        ({"replaying": ReplayConfig(tolerance=0.1)}, "replaying= is for methods that take the training again; aum"),
         ({"pool": ThreadPoolExecutor(1)}, "pool= is for loo, which trains without each example"),
         ({"references": {"mine": {}}}, "No method asks for the reference 'mine'"),
         ({"inputs": {"mine": torch.zeros(397, 2)}}, "No method looks at rows named 'mine'"),

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate
 
 from assay.core.errors import RunError, UsageError
-from assay.integrations.digests import digest_of, digests_of
 from assay.integrations.pytorch import record
+from assay.replay.digests import digest_of, digests_of
 from assay.runs.run import Run
 
 SIZE, BROKEN = 40, 5

@@ -161,7 +161,7 @@ def test_other_losses_and_batches(tmp_path):
                 recorder.batch(logits, batch["y"])
     live = assay.score(tmp_path / "run", "liveval")["liveval"]
     loop = assay.Loop(model, optimizer, loader, losses)
-    how = assay.Replaying(tolerance=1e-9)
+    how = assay.ReplayConfig(tolerance=1e-9)
     again = assay.score(tmp_path / "run", ["liveval:delta_max=3", "grand"], loop=loop, targets={}, replaying=how)
     torch.testing.assert_close(live.values, again["liveval"].values, rtol=1e-9, atol=1e-12)
     params = Run(tmp_path / "run").model(1)
@@ -214,13 +214,14 @@ def test_a_window_may_begin_later_than_the_first_epoch(tmp_path):
 
 
 def test_what_is_taken_up_again_stands_where_the_model_does():
-    from assay.runs.walks import decode, encode
-    from assay.training.functional import Functional, SeenBatch
+    from assay.replay.functional import Functional
+    from assay.replay.model_batches import ModelBatch
+    from assay.replay.step_state import decode, encode
 
     model, *_ = world()
     functional = Functional(model)
     params = {name: value.detach() for name, value in model.named_parameters()}
-    batch = SeenBatch(
+    batch = ModelBatch(
         torch.tensor([1, 2]), params, functional, dict(model.named_buffers()), (torch.ones(2, 5), torch.tensor([0, 1]))
     )
     state = {"pending": [{"batch": batch}], "after": params, "values": [torch.zeros(3)]}

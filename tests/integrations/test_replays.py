@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
-from assay.experiments.again import again
+from assay.experiments.evidence import open_replay
 
 EXAMPLES, CLASSES = 14, 3
 
@@ -61,7 +61,7 @@ def trained(folder, model, optimizer, dataset=None, *, seed=None, epochs=3, sche
 
 
 def opened(folder, loop, **given):
-    return again(folder, loop=loop, targets={"validation": data()[2]}, **given)
+    return open_replay(folder, loop=loop, targets={"validation": data()[2]}, **given)
 
 
 def told(step):
@@ -314,9 +314,9 @@ def test_vog_of_a_model_that_is_not_finite_is_refused(tmp_path):
     model = net()
     loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
     replay = opened(tmp_path / "run", loop)
+    from assay.experiments.evidence import gather
     from assay.methods.vog import VoG
-    from assay.runs.gather import gather
-    from assay.runs.replay import Replay
+    from assay.replay.replay import Replay
 
     at = Replay.at
 
@@ -354,7 +354,7 @@ def test_what_differs_by_rounding_alone_is_said_to(tmp_path):
     )
     with pytest.raises(Mismatch, match=r"That is rounding: .* Give loss= .*tolerance=1e-6"):
         list(opened(tmp_path / "run", rounded).forwards(range(4)))
-    allowed = assay.Replaying(tolerance=1e-6)
+    allowed = assay.ReplayConfig(tolerance=1e-6)
     assert len(list(opened(tmp_path / "run", rounded, replaying=allowed).forwards(range(4)))) == 4
 
 
@@ -407,13 +407,13 @@ def test_a_run_of_lbfgs_goes_on(tmp_path):
             for _ in range(recorder.epochs, epochs):
                 for x, y in recorder.epoch():
 
-                    def again(x=x, y=y, model=model, optimizer=optimizer):
+                    def open_replay(x=x, y=y, model=model, optimizer=optimizer):
                         optimizer.zero_grad()
                         loss = F.cross_entropy(model(x), y)
                         loss.backward()
                         return loss
 
                     logits = model(x)
-                    optimizer.step(again)
+                    optimizer.step(open_replay)
                     recorder.batch(logits, y)
     assert assay.Run(tmp_path / "run").epochs == 2

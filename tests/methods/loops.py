@@ -113,7 +113,7 @@ class World:
         # Methods that have no target refuse one that nobody reads.
         asked = any(parse(method).targets for method in methods)
         targets = targets or ({"validation": (self.held_out, self.held_labels)} if asked else None)
-        how = assay.Replaying(tolerance=1e-9)
+        how = assay.ReplayConfig(tolerance=1e-9)
         return assay.score(self.run, list(methods), targets=targets, loop=self.loop(), replaying=how, **given)
 
     def unrolled(self, weights, first=0):

@@ -12,6 +12,7 @@ from assay.core.accumulators import AbstractDynamicsMethod, fold
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
 from assay.core.needs import EPOCH_NEEDS, Need
+from assay.experiments.evidence import gather, gather_logits
 from assay.maths.divergences import error_norm
 from assay.methods import catalogue
 from assay.methods.aum import aum
@@ -28,7 +29,6 @@ from assay.methods.margin import margin
 from assay.methods.tdds import tdds
 from assay.methods.threshold_closeness import threshold_closeness
 from assay.methods.variability import variability
-from assay.runs.gather import gather, gather_logits
 from assay.runs.recorder import Recorder
 from methods.worlds import Facts, facts_of, in_memory, on_disk
 

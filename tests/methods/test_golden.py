@@ -5,6 +5,7 @@ import torch
 
 from assay.core.ids import Ids
 from assay.core.scoring import score
+from assay.experiments.evidence import gather, gather_logits
 from assay.methods import parse
 from assay.methods.aum import aum
 from assay.methods.confidence import confidence
@@ -20,7 +21,6 @@ from assay.methods.margin import margin
 from assay.methods.tdds import tdds
 from assay.methods.threshold_closeness import threshold_closeness
 from assay.methods.variability import variability
-from assay.runs.gather import gather, gather_logits
 from methods.worlds import golden, on_disk
 
 TDDS_FORMS = {"": {}, "sumsq_": {"outer": "sumsq"}, "kl_sumsq_": {"inner": "kl", "outer": "sumsq"}}

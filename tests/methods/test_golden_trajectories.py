@@ -20,7 +20,7 @@ CASES = [
     "logreg2_sgd", "mlp2_relu_sgd", "softmax10_sgd", "mlp10_sgd", "mlp10_sgd_wd", "mlp10_momentum", "mlp10_momentum_damp",
     "mlp10_nesterov", "mlp10_adam", "mlp10_adam_epsroot", "mlp10_adamw", "mlp10_sgd_const05", "mlp10_sgd_const02",
 ]  # fmt: skip
-HOW = assay.Replaying(tolerance=1e-9)
+HOW = assay.ReplayConfig(tolerance=1e-9)
 
 
 def case(name):

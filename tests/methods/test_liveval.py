@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.experiments.again import Replaying, again
+from assay.experiments.evidence import open_replay
 from assay.maths.single_example_steps import gain
 from assay.methods.liveval import LiveVal, liveval, value
+from assay.replay.config import ReplayConfig
 from methods.loops import EXAMPLES, World, inner
 
 DOUBLES = st.floats(-1e3, 1e3, allow_nan=False, width=64)
@@ -108,7 +109,7 @@ def test_so_is_one_whose_window_was_cut_short_by_the_end(tmp_path, options):
 
 
 def replayed(world):
-    return again(world.run, loop=world.loop(), targets={}, replaying=Replaying(tolerance=1e-9))
+    return open_replay(world.run, loop=world.loop(), targets={}, replaying=ReplayConfig(tolerance=1e-9))
 
 
 @pytest.mark.parametrize("rule", ["adaptive", "alg3", "window_loss", "fixed"])

@@ -11,8 +11,8 @@ import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
 from assay.core.ids import Ids
 from assay.data.examples import Examples
-from assay.training import course
-from assay.training.functional import Functional
+from assay.replay import replayable
+from assay.replay.functional import Functional
 from experiments import small
 from methods.loops import EXAMPLES, OPTIMIZERS, World
 
@@ -80,8 +80,8 @@ def test_a_large_batch_is_differentiated_in_parts_unless_its_examples_meet(tmp_p
     expected = assay.score(run, "sgd_influence")["sgd_influence"].values
     assert set(sizes) == {64, 62}
     sizes.clear()
-    monkeypatch.setattr(course, "PART", 30)
-    monkeypatch.setattr(course, "PART_BYTES", 0)
+    monkeypatch.setattr(replayable, "PART", 30)
+    monkeypatch.setattr(replayable, "PART_BYTES", 0)
     found = assay.score(run, "sgd_influence")["sgd_influence"].values
     assert set(sizes) == cut
     torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-5)
@@ -128,7 +128,7 @@ def test_targets_and_windows_share_one_sweep(tmp_path, monkeypatch):
     targets = {"validation": (world.held_out, world.held_labels), "one": (world.held_out[:1], world.held_labels[:1])}
     targets["mix"] = (world.held_out[:2], world.held_labels[:2], torch.tensor([3.0, 1.0]))
     targets["second"] = (world.held_out[1:2], world.held_labels[1:2])
-    from assay.runs.replay import Replay
+    from assay.replay.replay import Replay
 
     sweeps, backwards = [], Replay.backwards
 
@@ -171,9 +171,9 @@ def test_a_wrong_derivative_is_refused_by_its_steps_and_refuted_by_training_agai
     world = World(tmp_path / "run", "momentum", epochs=4)
     (right,) = world.score("sgd_influence:checks=4").values()
     assert not any("refutes" in warning for warning in right.warnings)
-    from assay.training.course import Course
+    from assay.replay.replayable import ReplayableTraining
 
-    back = Course.back
+    back = ReplayableTraining.back
 
     def careless(self, batch, before, rates, count, adjoints, **given):
         results = back(self, batch, before, rates, count, adjoints, **given)
@@ -183,10 +183,10 @@ def test_a_wrong_derivative_is_refused_by_its_steps_and_refuted_by_training_agai
             for (slope, adjoint), (_, plain) in zip(results, straight, strict=True)
         ]
 
-    monkeypatch.setattr(Course, "back", careless)
+    monkeypatch.setattr(ReplayableTraining, "back", careless)
     with pytest.raises(NumericalError, match="The derivative of step 10 is wrong: central differences of the step itself"):
         world.score("sgd_influence")
-    monkeypatch.setattr("assay.runs.replay.WRONG", float("inf"))
+    monkeypatch.setattr("assay.replay.replay.WRONG", float("inf"))
     (wrong,) = world.score("sgd_influence:checks=4").values()
     assert 0.05 < float((wrong.values - right.values).norm() / right.values.norm()) < 0.15
     assert any("refutes these values" in warning for warning in wrong.warnings)
@@ -201,9 +201,9 @@ def test_an_exploding_adjoint_is_said_or_refused(tmp_path):
 
 def test_a_non_finite_adjoint_names_step_and_norm(tmp_path, monkeypatch):
     world = World(tmp_path / "run")
-    from assay.training.course import Course
+    from assay.replay.replayable import ReplayableTraining
 
-    back = Course.back
+    back = ReplayableTraining.back
 
     def broken(self, batch, before, rates, count, adjoints, **given):
         found = back(self, batch, before, rates, count, adjoints, **given)
@@ -211,7 +211,7 @@ def test_a_non_finite_adjoint_names_step_and_norm(tmp_path, monkeypatch):
             found[0][1].params["out.bias"][0] = torch.inf
         return found
 
-    monkeypatch.setattr(Course, "back", broken)
+    monkeypatch.setattr(ReplayableTraining, "back", broken)
     with pytest.raises(NumericalError, match=r"adjoint of target 'validation' has norm inf before step 4"):
         world.score("sgd_influence")
 
@@ -220,7 +220,7 @@ def test_a_non_finite_adjoint_names_step_and_norm(tmp_path, monkeypatch):
 def test_the_schedule_does_not_matter(tmp_path, schedule):
     world = World(tmp_path / "run", "momentum", checkpoints="last")
     base = world.score("sgd_influence")["sgd_influence"].values
-    how = assay.Replaying(schedule, tolerance=1e-9)
+    how = assay.ReplayConfig(schedule, tolerance=1e-9)
     targets = {"validation": (world.held_out, world.held_labels)}
     again = assay.score(world.run, "sgd_influence", targets=targets, loop=world.loop(), replaying=how)
     assert torch.equal(again["sgd_influence"].values, base)

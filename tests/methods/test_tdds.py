@@ -5,8 +5,8 @@ import torch
 
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
+from assay.experiments.evidence import gather_logits
 from assay.methods.tdds import EPS, TDDS, tdds
-from assay.runs.gather import gather_logits
 from methods.worlds import value
 
 PROBS = torch.tensor([[[0.5, 0.5]], [[0.75, 0.25]], [[0.5, 0.5]], [[0.9, 0.1]]], dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay.core.errors import MissingEvidence, UsageError
 from assay.methods.vog import VoG, vog, within_class
-from assay.training.functional import Functional
+from assay.replay.functional import Functional
 from methods.loops import CLASSES, EXAMPLES, World
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "vog.npz"

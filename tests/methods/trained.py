@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from assay.core.ids import Ids
-from assay.experiments.again import Replaying, again
-from assay.integrations.loop import Loop
+from assay.experiments.evidence import open_replay
 from assay.integrations.pytorch import record
-from assay.runs.replay import Replay
+from assay.replay.config import ReplayConfig
+from assay.replay.loop import Loop
+from assay.replay.replay import Replay
 
 DIMS, WIDTH, HELD_OUT = 8, 5, 40
 
@@ -62,6 +63,6 @@ def trained(ids: Ids, inputs, labels, held_out, classes: int, epochs) -> Replay:
                 optimizer.step()
                 recorder.batch(logits, y)
     loop = Loop(model, optimizer, loader, ids=ids)
-    replay = again(folder, loop=loop, targets={"validation": held_out}, replaying=Replaying(tolerance=1e-12))
+    replay = open_replay(folder, loop=loop, targets={"validation": held_out}, replaying=ReplayConfig(tolerance=1e-12))
     weakref.finalize(replay, shutil.rmtree, folder.parent)
     return replay

@@ -10,13 +10,13 @@ from assay.core.errors import Mismatch, NumericalError, OutputExists, RunError, 
 from assay.core.ids import Ids
 from assay.core.needs import Need
 from assay.core.scoring import score
+from assay.experiments.evidence import gather, gather_logits
 from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.dual import DUAL
 from assay.methods.entropy import Entropy
 from assay.methods.tdds import TDDS
 from assay.runs import recorder as module
-from assay.runs.gather import gather, gather_logits
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
 from assay.runs.schema import here as schema_here

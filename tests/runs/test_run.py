@@ -6,8 +6,8 @@ import pytest
 from assay.core.errors import MissingEvidence, RunError, UsageError
 from assay.core.needs import Need
 from assay.core.scoring import score
+from assay.experiments.evidence import gather
 from assay.methods.tdds import TDDS
-from assay.runs.gather import gather
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run, read_run
 from assay.runs.schema import read_commits

@@ -50,12 +50,12 @@ def choose_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import OutputExists, UsageError
-    from ..experiments.again import Replaying
     from ..experiments.choose import choose
     from ..experiments.cleanse import curve_for
     from ..experiments.score import score as scored
     from ..experiments.score import takes_again
     from ..methods import parse
+    from ..replay.config import ReplayConfig
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say, showing_progress
@@ -75,7 +75,7 @@ def choose_(
         raise UsageError(
             f"--count {count!r} is neither a whole number nor auto, which takes what `assay cleanse` found best."
         ) from error
-    opened, how = Run(run), Replaying(tolerance=tolerance)
+    opened, how = Run(run), ReplayConfig(tolerance=tolerance)
     options = {key: value for key, value in {"keep": keep, "seed": seed, "count": number}.items() if value is not None}
     replayed = takes_again(opened, parse(score))
     if tolerance and not auto and not replayed:

@@ -56,11 +56,11 @@ def cleanse_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError
-    from ..experiments.again import Replaying
     from ..experiments.cleanse import cleanse, undecided
     from ..experiments.score import score as scored
     from ..experiments.score import takes_again
     from ..methods import parse
+    from ..replay.config import ReplayConfig
     from ..runs.run import Run
     from .console import say, showing_progress
 
@@ -68,7 +68,7 @@ def cleanse_(
         wanted = None if counts is None else [int(part) for part in counts.split(",")]
     except ValueError as error:
         raise UsageError(f"--counts {counts!r} is no list of whole numbers such as 1,10,100.") from error
-    opened, how = Run(run), Replaying(tolerance=tolerance)
+    opened, how = Run(run), ReplayConfig(tolerance=tolerance)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
         method = parse(score)
         (scores,) = scored(

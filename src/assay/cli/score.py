@@ -92,9 +92,9 @@ def score_(
     from ..core.scores import ordered
     from ..core.words import worded
     from ..data.arrays import rows_by_id
-    from ..experiments.again import Replaying
     from ..experiments.score import ALL, check_untrained, scorable, served, takes_again
     from ..methods import parse
+    from ..replay.config import ReplayConfig
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
 
@@ -113,9 +113,9 @@ def score_(
         opened = Run(run)
     if not methods:
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(scorable(opened)[0])}.")
-    how, named = Replaying(schedule, memory, tolerance), [parse(name) for name in methods if name != ALL]
+    how, named = ReplayConfig(schedule, memory, tolerance), [parse(name) for name in methods if name != ALL]
     replayed, retrained = any(takes_again(opened, one) for one in named), any(one.retrains for one in named)
-    _check_read(methods, replayed, retrained, how != Replaying(), executor != "processes" or workers is not None)
+    _check_read(methods, replayed, retrained, how != ReplayConfig(), executor != "processes" or workers is not None)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
         table, refused = served(
             opened,

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..maths.observations import observe
 from .errors import UndeclaredNeed
-from .needs import Need
+from .needs import EPOCH_NEEDS, Need
 
 
 @runtime_checkable
@@ -128,3 +129,22 @@ class Epoch:
         probs.exp_()
         probs /= probs.sum(0)
         return probs.t()
+
+
+class EpochsInMemory:
+    """Epochs given as logits; the facts of one epoch are computed together and held until another is read."""
+
+    holds = EPOCH_NEEDS
+
+    def __init__(self, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]):
+        self.recorded = len(logits)
+        self._logits, self._labels = logits, labels
+        self._facts: tuple[int, dict[str, Tensor]] | None = None
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of one epoch, in the precision of the logits."""
+        if need is Need.LOGITS:
+            return self._logits[epoch]
+        if self._facts is None or self._facts[0] != epoch:
+            self._facts = epoch, observe(self._logits[epoch], self._labels)
+        return self._facts[1][need.value]

@@ -16,8 +16,8 @@ from ..core.scores import Scores
 from ..core.selection import AbstractSelector
 from ..policies import parse
 from ..policies.remove_worst import RemoveWorst
-from ..runs.gather import gather, gather_together
 from ..runs.run import Run
+from .evidence import gather, gather_together
 from .score import members_of
 
 

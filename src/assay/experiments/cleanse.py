@@ -16,16 +16,19 @@ from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
 from ..core.errors import RunError, UsageError, some
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores
-from ..integrations.loop import Loop
 from ..maths import draws as random
 from ..policies.remove_worst import removable, worst
+from ..replay.config import ReplayConfig
+from ..replay.loop import Loop
+from ..replay.replay import Replay
+from ..replay.targets import Given, MeanLoss
 from ..runs.artefacts import finished, load_curve, load_removal, save_curve, save_removal
-from ..runs.replay import Replay
 from ..runs.run import Run
-from .again import Given, MeanLoss, Replaying, again, distinct, identity
+from .evidence import identity, open_replay
 from .plan import has_plan, plan_of
 from .progress import Progress
 from .retraining import Retraining, accuracy, with_accuracies
+from .targets import distinct
 from .verify import check_dataset
 
 VALIDATION, TEST = "validation", "test"
@@ -50,7 +53,7 @@ def cleanse(
     save: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | None = None,
-    replaying: Replaying | None = None,
+    replaying: ReplayConfig | None = None,
     progress: Progress | None = None,
 ) -> Curve:
     """Train again without the worst examples by a score, without as many random ones, and with all; choose the count on validation data.
@@ -91,7 +94,7 @@ def cleanse(
     retrain = retrain if retrain is not None else window_of(scores)
     _check(retrain, draws, chosen_by, save, loop)
     check_dataset(run, [scores])
-    counts, how = _counts(scores, counts), replaying or Replaying()
+    counts, how = _counts(scores, counts), replaying or ReplayConfig()
     replay, given = _replay(run, loop, targets, how)
     known = {f"target {name}": value for name, value in identity(replay).items()} | how.identity
     _check_test(scores, replay)
@@ -150,7 +153,7 @@ def curve_for(
     *,
     retrain: Window | None = None,
     pool: Executor | None = None,
-    replaying: Replaying | None = None,
+    replaying: ReplayConfig | None = None,
     progress: Progress | None = None,
 ) -> Curve:
     """The curve of a score that the run's folder holds; where there is none it is made by `cleanse` and kept.
@@ -176,14 +179,14 @@ def curve_for(
     return curve
 
 
-def curve_of(run: Run, scores: Scores, retrained: str | None = None, replaying: Replaying | None = None) -> Curve | None:
+def curve_of(run: Run, scores: Scores, retrained: str | None = None, replaying: ReplayConfig | None = None) -> Curve | None:
     """The kept curve of this very score of this very recording, by this version of assay; None if there is none.
 
     Raises:
         UsageError: There are two, and it is not said which.
         RunError: A curve is damaged.
     """
-    tolerance = (replaying or Replaying()).identity.get("tolerance")
+    tolerance = (replaying or ReplayConfig()).identity.get("tolerance")
     found = {
         one.retrained: one
         for one in saved_curves(run)
@@ -286,9 +289,9 @@ def _counts(scores: Scores, given: Sequence[int] | None) -> list[int]:
 
 
 def _replay(
-    run: Run, loop: Loop | None, targets: Mapping[str, Given] | None, replaying: Replaying | None
+    run: Run, loop: Loop | None, targets: Mapping[str, Given] | None, replaying: ReplayConfig | None
 ) -> tuple[Replay, Mapping[str, Given] | Sequence[str]]:
-    """The training, and its two targets as `again` takes them."""
+    """The training, and its two targets as `open_replay` takes them."""
     given: Mapping[str, Given] | Sequence[str]
     if has_plan(run):
         if targets is not None:
@@ -310,7 +313,7 @@ def _replay(
         if unread := [name for name in targets or {} if name not in (VALIDATION, TEST)]:
             raise UsageError(f"A curve reads the targets 'validation' and 'test', not {unread[0]!r}; leave it out.")
         given = dict(targets or {})
-    replay = with_accuracies(again(run, loop=loop, targets=given, replaying=replaying))
+    replay = with_accuracies(open_replay(run, loop=loop, targets=given, replaying=replaying))
     if wrong := [name for name in (VALIDATION, TEST) if not isinstance(replay.given.get(name), MeanLoss)]:
         raise UsageError(
             f"A curve needs (inputs, labels) or Examples as target {' and '.join(map(repr, wrong))}; give targets={{'validation': "

@@ -23,8 +23,8 @@ from ..data.examples import Examples
 from ..data.pictures import for_people
 from ..maths import draws, ranking
 from ..runs.artefacts import load_truth
-from ..runs.gather import gather_together
 from ..runs.run import Run
+from .evidence import gather_together
 from .influence import influences, pairings
 from .plan import has_plan
 from .score import members_of, score

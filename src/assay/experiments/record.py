@@ -11,6 +11,7 @@ from .. import __version__
 from ..core.arguments import checked_arguments
 from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError
 from ..data.examples import Examples
+from ..replay.live import LiveSteps
 from ..runs.artefacts import save_truth
 from ..runs.disk import remove
 from ..runs.paths import RunPaths
@@ -18,11 +19,9 @@ from ..runs.recorder import Recorder
 from ..runs.run import Run
 from ..runs.untrained import untrained as write_untrained
 from ..training.device import device_named
-from ..training.functional import standing_at
-from ..training.live import LiveSteps
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
-from ..training.state import TrainingState
+from ..training.state import TrainingState, standing_at
 from .plan import Material, Plan, material_of
 from .progress import Progress
 

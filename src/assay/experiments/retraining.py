@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from ..cluster.executors import Call, InlineExecutor, run_all
 from ..core.errors import Mismatch, UsageError
-from ..integrations.loop import Loop
-from ..runs.replay import Replay
+from ..replay.config import ReplayConfig
+from ..replay.loop import Loop
+from ..replay.replay import Replay
+from ..replay.targets import PART, Given, MeanLoss
 from ..runs.run import Run
-from .again import PART, Given, MeanLoss, Replaying, again
+from .evidence import open_replay
 from .progress import Progress
 from .verify import TURN
 
@@ -85,7 +87,7 @@ class Retraining:
     Attributes:
         replay: The training.
         loop: The user's own loop that it was recorded in; None for a plan.
-        targets: As `again` was given them.
+        targets: As `open_replay` was given them.
         replaying: How steps are taken.
         pool: Where trainings run; None for here, one after the other.
         progress: Told of each finished part.
@@ -95,7 +97,7 @@ class Retraining:
     replay: Replay
     loop: Loop | None = None
     targets: Mapping[str, Given] | Sequence[str] | None = None
-    replaying: Replaying | None = None
+    replaying: ReplayConfig | None = None
     pool: Executor | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     task: str = "retrain"
@@ -190,4 +192,4 @@ def _rebuilt(packed: bytes) -> Replay:
         raise Mismatch(
             f"{folder} holds recording {run.fingerprint} here and {made_of} where the work was given out; use one folder."
         )
-    return with_accuracies(again(run, loop=loop, targets=targets, replaying=replaying))
+    return with_accuracies(open_replay(run, loop=loop, targets=targets, replaying=replaying))

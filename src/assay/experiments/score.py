@@ -24,14 +24,15 @@ from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores, ScoreTable
-from ..integrations.loop import Loop
 from ..methods import catalogue, parse
+from ..replay.config import ReplayConfig
+from ..replay.loop import Loop
+from ..replay.replay import Replay
+from ..replay.targets import Given
 from ..runs.artefacts import finished, load_scores, save_scores
-from ..runs.gather import gather
-from ..runs.replay import Replay
 from ..runs.run import DRAWN, Run
-from .again import LOOP, Agreed, Given, Replaying, data_of, identity
-from .again import again as taken_again
+from .evidence import LOOP, Agreed, data_of, gather, identity
+from .evidence import open_replay as taken_again
 from .plan import has_plan, models_asked
 from .progress import Progress
 from .retraining import Retraining
@@ -64,7 +65,7 @@ def score(
     again: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
-    replaying: Replaying | None = None,
+    replaying: ReplayConfig | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     inputs: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
@@ -165,7 +166,7 @@ def served(
     again: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
-    replaying: Replaying | None = None,
+    replaying: ReplayConfig | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     inputs: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
@@ -345,7 +346,7 @@ def _taken_again(
     wanted: Sequence[AbstractMethod],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: Replaying | None,
+    replaying: ReplayConfig | None,
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
@@ -427,7 +428,7 @@ def _replays(
     wanted: Sequence[AbstractMethod],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: Replaying | None,
+    replaying: ReplayConfig | None,
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
@@ -477,7 +478,7 @@ def _opened(
     asked: Sequence[str],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: Replaying | None,
+    replaying: ReplayConfig | None,
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
@@ -570,7 +571,7 @@ def _check_read(
     wanted: Sequence[AbstractMethod],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: Replaying | None,
+    replaying: ReplayConfig | None,
     references: Mapping[str, object],
     inputs: Mapping[str, object],
     pool: Executor | None,
@@ -596,7 +597,7 @@ def _check_read(
         )
     if loop is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
-    if replaying is not None and replaying != Replaying() and not replayed:
+    if replaying is not None and replaying != ReplayConfig() and not replayed:
         raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
     if pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
@@ -645,7 +646,7 @@ def _parents(
     method: AbstractMethod,
     replay: Replay | None,
     loop: Loop | None,
-    replaying: Replaying | None,
+    replaying: ReplayConfig | None,
     content: Mapping[str, str],
 ) -> dict[str, str]:
     """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
@@ -655,7 +656,7 @@ def _parents(
         parents["inputs"] = content[looked]
     if replay is None or not method.needs & REPLAYED:
         return parents
-    parents |= (replaying or Replaying()).identity | ({} if loop is None else {"loop": LOOP})
+    parents |= (replaying or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)
     parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.targets}
     given = None if method.asks_reference is None else replay.references.get(method.asks_reference)

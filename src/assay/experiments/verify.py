@@ -43,6 +43,7 @@ from ..core.trial import (
 )
 from ..maths import draws, ranking, statistics
 from ..policies import parse
+from ..replay.targets import mean_loss
 from ..runs.artefacts import (
     finished,
     load_claims,
@@ -54,9 +55,8 @@ from ..runs.artefacts import (
     save_outcome,
 )
 from ..runs.run import Run
-from ..training.functional import standing_at
 from ..training.loop import evaluate, train
-from .again import mean_loss
+from ..training.state import standing_at
 from .plan import Plan, material_of, plan_of
 from .progress import Progress
 

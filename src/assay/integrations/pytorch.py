@@ -26,20 +26,20 @@ from ..core.ids import Ids
 from ..core.method import AbstractMethod
 from ..core.scores import Scores, ordered
 from ..methods import parse
+from ..replay.generators import seed_loop, untouched_generators
+from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, collate_of, ids_of, keyed_copy
+from ..replay.live import LiveSteps
+from ..replay.losses import Losses, cross_entropies
+from ..replay.rows import ENOUGH, Finding, moved_in
+from ..replay.sights import Watcher, evaluating
+from ..replay.wrapped import HoldsOptimizer, inner_optimizer
 from ..runs.packing import pack, unpack
 from ..runs.recorder import Checkpoints, Recorder
 from ..runs.run import DRAWN, Run
 from ..runs.schema import View
-from ..training.functional import Losses, cross_entropies
-from ..training.live import LiveSteps
 from ..training.wrappers import names_inside, unwrapped
 from .doubles import Doubles
-from .keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, collate_of, ids_of, keyed_copy
-from .loop import seed_loop, untouched_generators
 from .mixing import MixtureWatch
-from .rows import ENOUGH, Finding, moved_in
-from .sights import Watcher, evaluating
-from .wrapped import HoldsOptimizer, inner_optimizer
 
 
 class Stateful(Protocol):

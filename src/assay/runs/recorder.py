@@ -26,7 +26,9 @@ from ..core.results import Result
 from ..core.scores import Scores
 from ..core.scoring import checked
 from ..maths.observations import faults, observe
-from ..training.functional import Functional, LiveStep
+from ..replay.functional import Functional
+from ..replay.model_batches import LiveStep
+from ..replay.step_state import decode, encode
 from .disk import (
     MOST_COMMITS,
     WriterLock,
@@ -42,7 +44,6 @@ from .paths import RunPaths
 from .run import Run, read_run
 from .schema import CONDITIONS, Commit, File, Header, View, here, now, read_commits, write_header
 from .tables import write_examples
-from .walks import decode, encode
 
 FLUSH_BYTES = 2 * 2**20
 """Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""

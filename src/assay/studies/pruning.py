@@ -33,13 +33,13 @@ from ..experiments.score import score
 from ..experiments.verify import TURN, Arm, compare, train_arm
 from ..maths import draws, power_law, ranking, statistics
 from ..methods.prediction_depth import PredictionDepth
+from ..replay.activations import layered
 from ..reports.study import render_study
 from ..runs.artefacts import finished, load_outcome, load_scores, load_study, save_outcome, save_study
 from ..runs.disk import beginning, replace
 from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
-from ..training.activations import layered
 from ..training.batches import sizes as steps_of
 from ..training.device import device_named
 

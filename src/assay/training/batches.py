@@ -1,12 +1,14 @@
 """Which examples each step sees: the order of an epoch and its cut into batches. Depends on ids and seed, never on position."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, some
 from ..maths import draws
 from .recipe import Recipe
 
@@ -52,3 +54,46 @@ def batches(keys: np.ndarray, recipe: Recipe, epoch: int) -> tuple[Int[Tensor, "
     """The positions that each step of an epoch sees."""
     cut = sizes(len(keys), recipe.batch, recipe.ragged)
     return order(keys, recipe.seed, epoch)[: sum(cut)].split(list(cut))
+
+
+def size_of(batch: Any) -> int:
+    """How many examples stand in a batch: the length of its first tensor.
+
+    Raises:
+        UsageError: It holds none.
+    """
+    sizes = (len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
+    if (size := next(sizes, None)) is None:
+        parts = [
+            f"{pytree.keystr(path)} ({type(part).__name__})" for path, part in pytree.tree_flatten_with_path(batch)[0] if path
+        ]
+        what = f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists or dicts"
+        if parts:
+            raise UsageError(
+                f"{what}, only {some(parts, len(parts))}; let collate_fn put the tensors that these hold into its batch themselves."
+            )
+        raise UsageError(f"{what}; let collate_fn return one of them, such as dict(batch).")
+    return size
+
+
+def rows(batch: Any, index: Tensor | slice) -> Any:
+    """Some examples of a batch."""
+    size = size_of(batch)
+    return pytree.tree_map(
+        lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch
+    )
+
+
+def without_rows(batch: Any) -> dict[str, str]:
+    """The parts of a batch that `rows` hands on whole, because they are no tensors with a row for each example: kinds by path."""
+    size = size_of(batch)
+    found: dict[str, str] = {}
+    for path, part in pytree.tree_flatten_with_path(batch)[0]:
+        if part is None or (isinstance(part, Tensor) and part.ndim and len(part) == size):
+            continue
+        shape = f"Tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+        # Of lists that hold only numbers or texts the whole is meant.
+        while len(path) > 1 and isinstance(path[-1], pytree.SequenceKey) and isinstance(part, (int, float, str, bytes)):
+            path, shape = path[:-1], f"list of {type(part).__name__}"
+        found.setdefault(pytree.keystr(path), shape)
+    return found

@@ -111,3 +111,28 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def random_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that draw at random in the mode in which they are."""
+    return [
+        name
+        for name, layer in model.named_modules()
+        if layer.training
+        and (
+            isinstance(layer, nn.RReLU)
+            or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
+            or (isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0)
+        )
+    ]
+
+
+@contextlib.contextmanager
+def mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Train or eval mode for a while; modules that were put into eval mode by hand stay there."""
+    if training:
+        yield
+        return
+    with modes_kept(model):
+        model.eval()
+        yield

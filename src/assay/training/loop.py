@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, some
 from ..core.ids import Ids
 from ..maths import draws
-from .batches import Augment, Prepare, batches, sizes
+from .batches import Augment, Prepare, batches, size_of, sizes
 from .device import deterministic, device_named, full_precision, modes_kept, own_random_state, seed_torch
-from .functional import size_of
 from .recipe import Recipe
 from .state import TrainingState, capture, restore
 from .step import average, batch_loss, example_losses, optimizer_of, trainable, update

@@ -1,12 +1,14 @@
 """Everything that training needs in order to go on, as flat tensors."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import Mismatch, RunError, UsageError
+from ..maths.params import Params
 from .step import trainable
 
 
@@ -136,3 +138,19 @@ def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optim
     if "rng.cuda" in state.tensors:
         torch.cuda.set_rng_state(state.tensors["rng.cuda"])
     return {name: averages[name].to(parameters[name].device, copy=True) for name in parameters if averages}
+
+
+@contextlib.contextmanager
+def standing_at(model: nn.Module, values: Params) -> Iterator[None]:
+    """The model with these parameters and buffers for a while."""
+    own = model.state_dict()
+    before = {name: own[name].clone() for name in values if name in own}
+    with torch.no_grad():
+        for name in before:
+            own[name].copy_(values[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in before.items():
+                own[name].copy_(value)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..core.errors import AssayError, Mismatch, UsageError, some
 from ..runs.content import OPENED, Content, evaluated, leaves_of, looked_at, together
-from ..runs.replay import KeptModel
-from ..training.functional import Functional, cross_entropies, cross_entropies_of, size_of
-from .loop import LoopCourse
+from ..training.batches import size_of
+from .checkpoints import CheckpointModel
+from .functional import Functional
+from .loop import LoopTraining
+from .losses import cross_entropies, cross_entropies_of
 from .sights import DRAWN_TWICE, Halves, Sight, collated, drawn_parts, label_part, no_trace, placed, reason_of, shadow, sights
 
 CLOSE = 1e-4
@@ -32,7 +34,7 @@ class Agreement:
         cautions: What could not be held against the run, a sentence each.
     """
 
-    def __init__(self, course: LoopCourse):
+    def __init__(self, course: LoopTraining):
         """Hold examples, labels and rows.
 
         Raises:
@@ -68,7 +70,7 @@ class Agreement:
         self._hold_rows(whole)
         self._hold_examples()
 
-    def of(self, course: LoopCourse) -> "Agreement":
+    def of(self, course: LoopTraining) -> "Agreement":
         """The same of another course of the same loop, without looking at its examples anew."""
         other = copy.copy(self)
         other._course, other.cautions = course, list(self.cautions)
@@ -238,7 +240,7 @@ class Agreement:
 
     # ------------------------------------------------------------------ model and losses
 
-    def hold_model(self, kept: KeptModel) -> None:
+    def hold_model(self, kept: CheckpointModel) -> None:
         """Hold the losses of a kept model against those that were recorded of it, and against themselves.
 
         Raises:
@@ -328,7 +330,7 @@ def _losses_of(functional: Functional, seen: Any) -> Tensor:
     return found if found.dtype == torch.float64 else found.to(torch.float32)
 
 
-def _closeness(halves: bool, losses: Tensor, run: Any, course: LoopCourse) -> float:
+def _closeness(halves: bool, losses: Tensor, run: Any, course: LoopTraining) -> float:
     low = halves or any(value.dtype in (torch.float16, torch.bfloat16) for value in course.params.values())
     if low:
         return CLOSE_HALF

@@ -7,9 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from assay.core.errors import UsageError
-from assay.integrations import sights
 from assay.integrations.pytorch import record
-from assay.integrations.rows import compared, fields_of, moved_in
+from assay.replay import sights
+from assay.replay.rows import compared, fields_of, moved_in
 from assay.runs.run import Run
 
 TEXTS = [torch.arange(1, 2 + place * 7 % 9) + 10 * place for place in range(24)]

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ..maths.differentiable import written_out
-from .course import Course, Snapshot
-from .device import random_state, set_random_state
+from ..training.device import random_state, set_random_state
+from .replayable import ReplayableTraining, ReplayState
 
 SHIFT = 1e-2
 """By what part of itself state and parameters are moved to see what depends on them."""
 
 
 def hidden_state(
-    course: Course,
+    course: ReplayableTraining,
     batch: Any,
-    before: Snapshot,
+    before: ReplayState,
     random: tuple[Tensor, ...],
     take: Callable[[], object],
     statistics: Iterable[str],

@@ -1,4 +1,4 @@
-"""A recorded training as something that can be taken again: its model, its optimizer, its batches, and each step's derivative."""
+"""A training whose steps can be taken again and differentiated."""
 
 import abc
 import contextlib
@@ -18,13 +18,13 @@ from ..core.steps import Adjoint
 from ..maths.derivatives import check_twice_differentiable
 from ..maths.differentiable import every_derivative
 from ..maths.params import Params
-from ..maths.trajectories import AdamUpdate, SGDUpdate, Update, average_back, clip_back, clipped
-from .device import random_state, set_random_state
-from .functional import Functional, rows, size_of
-from .step import average, trainable
+from ..maths.trajectories import SGDUpdate, Update, average_back, clip_back, clipped
+from ..training.batches import rows, size_of
+from ..training.device import random_state, set_random_state
+from ..training.step import average, trainable
+from .functional import Functional
+from .optimizers import TORCH_CLIP, update_of
 
-TORCH_CLIP = 1e-6
-"""What torch's clip_grad_norm_ adds to the norm."""
 PART = 32
 """Examples per part, at least, of a batch that is differentiated in parts: with images measured faster than whole on the CPU, in less memory."""
 PART_CUDA = 256
@@ -39,29 +39,8 @@ def _part_size(batch: Any, device: torch.device) -> int:
     return max(PART_CUDA if device.type == "cuda" else PART, PART_BYTES * size_of(batch) // max(held, 1))
 
 
-def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Update:
-    """What one parameter group of a torch optimizer does in a step.
-
-    Raises:
-        UsageError: Another optimizer than SGD, Adam and AdamW, or a variant of them that is not differentiated here.
-    """
-    kind = type(optimizer)
-    for flag in ("amsgrad", "maximize"):
-        if group.get(flag):
-            raise UsageError(f"{kind.__name__} with {flag}=True cannot be walked backwards; train without it.")
-    if kind is torch.optim.SGD:
-        return SGDUpdate(float(group["momentum"]), float(group["dampening"]), group["nesterov"], float(group["weight_decay"]))
-    if kind in (torch.optim.Adam, torch.optim.AdamW):
-        decoupled = kind is torch.optim.AdamW or bool(group.get("decoupled_weight_decay"))
-        first, second = group["betas"]
-        return AdamUpdate((float(first), float(second)), float(group["eps"]), float(group["weight_decay"]), decoupled)
-    raise UsageError(
-        f"{kind.__name__} cannot be walked backwards; torch's SGD, Adam and AdamW can. For an optimizer of your own, give update=..."
-    )
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class Snapshot:
+class ReplayState:
     """Training as it stands before a step: everything that the step reads, copied."""
 
     model: dict[str, Tensor]
@@ -76,11 +55,11 @@ class Snapshot:
         tensors = [*self.model.values(), *(value for slot in slots for value in slot.values()), *self.random]
         return sum(value.numel() * value.element_size() for value in tensors)
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Snapshot":
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "ReplayState":
         """The same state with every tensor but the random state changed."""
         slots = {slot: {name: change(value) for name, value in values.items()} for slot, values in self.slots.items()}
         model, averages = ({name: change(value) for name, value in part.items()} for part in (self.model, self.averages))
-        return Snapshot(model, slots, averages, self.random)
+        return ReplayState(model, slots, averages, self.random)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -126,11 +105,11 @@ def over(optimizer: torch.optim.Optimizer, model: nn.Module, other: nn.Module) -
     return made
 
 
-class Course(abc.ABC):
+class ReplayableTraining(abc.ABC):
     """The steps of one recorded training, to be taken again on a model of its own.
 
     `begin` an epoch, then for each of its steps `fetch` the batch and `take` the step; all in order, or with `free` set from any
-    `Snapshot` on.
+    `ReplayState` on.
 
     Attributes:
         model: The model that is trained again; nobody else's.
@@ -184,7 +163,7 @@ class Course(abc.ABC):
         """The inverse of `generators`."""
         set_random_state(state)
 
-    def fork(self) -> "Course":
+    def fork(self) -> "ReplayableTraining":
         """The same training on a model and an optimizer of its own, so that both can be gone through at the same time."""
         other = copy.copy(self)
         other.model = copied(self.model)
@@ -274,7 +253,7 @@ class Course(abc.ABC):
         """Where the model stands."""
         return next(iter(self.model.parameters())).device
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> ReplayState:
         """A copy of the present state."""
         slots: dict[str, dict[str, Tensor]] = {}
         for name, parameter in trainable(self.model).items():
@@ -283,9 +262,9 @@ class Course(abc.ABC):
                     slots.setdefault(slot, {})[name] = value.clone()
         model = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         averages = {name: value.clone() for name, value in self.averages.items()}
-        return Snapshot(model, slots, averages, random_state(self.device))
+        return ReplayState(model, slots, averages, random_state(self.device))
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: ReplayState) -> None:
         """Stand where a snapshot was taken."""
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
@@ -314,7 +293,7 @@ class Course(abc.ABC):
     def back(
         self,
         batch: Any,
-        before: Snapshot,
+        before: ReplayState,
         rates: Mapping[str, float],
         count: int,
         adjoints: Sequence[Adjoint],
@@ -384,7 +363,7 @@ class Course(abc.ABC):
         updates: Sequence[Update],
         params: Params,
         buffers: Params,
-        before: Snapshot,
+        before: ReplayState,
         rates: Mapping[str, float],
         count: int,
         adjoints: Sequence[Adjoint],
@@ -445,7 +424,7 @@ class Course(abc.ABC):
         updates: Sequence[Update],
         params: Params,
         gradients: Params,
-        before: Snapshot,
+        before: ReplayState,
         rates: Mapping[str, float],
         count: int,
         idle: Set[str],

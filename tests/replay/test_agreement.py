@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 import assay
 from assay.core.errors import AssayError, Mismatch, UsageError
 from assay.experiments import score
-from assay.experiments.again import again, data_of
-from assay.integrations import pytorch, sights
-from assay.integrations.agreement import Agreement
+from assay.experiments.evidence import data_of, open_replay
+from assay.integrations import pytorch
 from assay.methods import parse
+from assay.replay import sights
+from assay.replay.agreement import Agreement
 from assay.runs import content
 from assay.runs.content import evaluated, looked_at
 from assay.runs.run import Run
@@ -394,7 +395,7 @@ def test_what_does_not_repeat_the_training_is_refused_by_whatever_trains_again(t
 
 def test_the_recorded_training_is_taken_again_once_for_all_that_is_left_out(tmp_path, monkeypatch):
     parts = recorded(tmp_path / "run", TensorDataset(*data()), epochs=2)
-    replay = again(tmp_path / "run", loop=looped(*parts), targets=held_out())
+    replay = open_replay(tmp_path / "run", loop=looped(*parts), targets=held_out())
     plain = []
     take = type(replay.course).take
 
@@ -588,7 +589,7 @@ def test_a_dataset_is_asked_once_for_targets_and_not_at_all_where_none_is_asked_
     counts = []
     for targets, asked in ((held_out(), {"validation"}), (held_out(), set()), ({}, None)):
         Counting.asked = 0
-        again(tmp_path / "run", loop=looped(*parts), targets=targets, asked=asked)
+        open_replay(tmp_path / "run", loop=looped(*parts), targets=targets, asked=asked)
         counts.append(Counting.asked)
     assert counts[0] - counts[1] == EXAMPLES and counts[1] == counts[2]
 
@@ -646,7 +647,7 @@ def test_methods_that_ask_for_the_same_targets_share_one_look_at_the_data(tmp_pa
 
     def counted(*given, asked, **more):
         calls.append(sorted(asked))
-        return again(*given, asked=asked, **more)
+        return open_replay(*given, asked=asked, **more)
 
     monkeypatch.setattr(score, "taken_again", counted)
     parts = recorded(tmp_path / "run", TensorDataset(*data()))

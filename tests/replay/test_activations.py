@@ -9,7 +9,7 @@ from torch import nn
 
 from assay import nets
 from assay.core.errors import NumericalError, UnknownName, UsageError
-from assay.training.activations import found, layered
+from assay.replay.activations import found, layered
 
 N = 10
 

@@ -11,13 +11,14 @@ from assay.core.ids import Ids
 from assay.core.models import ModelSource
 from assay.core.steps import StepSource
 from assay.methods.sgd_influence import sgd_influence
-from assay.runs import replay as replay_module
+from assay.replay import replay as replay_module
+from assay.replay import steps as steps_module
+from assay.replay.planned import PlannedTraining
+from assay.replay.replay import Replay
 from assay.runs.recorder import Recorder
-from assay.runs.replay import Replay
 from assay.runs.run import Run
 from assay.training.loop import Observer, train
 from assay.training.recipe import Recipe
-from assay.training.recipe_course import RecipeCourse
 from assay.training.state import TrainingState
 
 EXAMPLES, CLASSES = 22, 3
@@ -78,7 +79,7 @@ def again(run, recipe, model, inputs=None, labels=None, **given):
         file = run.state(epoch)
         return TrainingState.read(file.read_all(), file.notes)
 
-    course = RecipeCourse(model, inputs, labels, ids, recipe, states, augment=noise if recipe.flip else None)
+    course = PlannedTraining(model, inputs, labels, ids, recipe, states, augment=noise if recipe.flip else None)
     targets = {"loss": lambda m: iter([nn.functional.cross_entropy(m(own_inputs), own_labels)])}
     return Replay(run, course, targets, **given)
 
@@ -256,8 +257,8 @@ def test_sqrt_holds_every_state_where_they_take_few_bytes(tmp_path, monkeypatch,
     (state,) = [step.before for step in replay.backwards(range(0, 1))]
     monkeypatch.setattr(replay_module, "HELD_BYTES", fits * state.bytes)
     calls = []
-    take = replay_module._Walk.take
-    monkeypatch.setattr(replay_module._Walk, "take", lambda walk, index: (calls.append(index), take(walk, index))[1])
+    take = steps_module.StepRun.take
+    monkeypatch.setattr(steps_module.StepRun, "take", lambda walk, index: (calls.append(index), take(walk, index))[1])
     assert [step.index for step in replay.backwards(range(0, 16))] == list(reversed(range(16)))
     assert len(calls) == taken
 

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from ..core.errors import Mismatch, UsageError
 from ..core.ids import Ids
 from ..maths import draws
-from .batches import Augment, Prepare
-from .course import Course
-from .device import device_named, full_precision, seed_torch
+from ..training.batches import Augment, Prepare
+from ..training.device import device_named, full_precision, seed_torch
+from ..training.loop import forward
+from ..training.recipe import Recipe
+from ..training.state import TrainingState, restore
+from ..training.step import batch_loss, example_losses, optimizer_of, trainable, update
 from .functional import Functional
-from .loop import forward
-from .recipe import Recipe
-from .state import TrainingState, restore
-from .step import batch_loss, example_losses, optimizer_of, trainable, update
+from .replayable import ReplayableTraining
 
 
-class RecipeCourse(Course):
+class PlannedTraining(ReplayableTraining):
     """What `training.loop.train` did."""
 
     separable = True

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from assay.core.errors import UsageError
-from assay.training.functional import Functional, channels_last_pools, cross_entropies
+from assay.replay.functional import Functional, channels_last_pools
+from assay.replay.losses import cross_entropies
 from reference.derivatives import flat, gradients_one_by_one
 
 EXAMPLES, CLASSES = 11, 3

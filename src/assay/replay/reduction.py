@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import AssayError, UsageError
-from ..training.course import Course
-from ..training.functional import Forward, Losses, forward_pair, size_of
+from ..training.batches import size_of
+from .losses import Forward, Losses, forward_pair
+from .replayable import ReplayableTraining
 
 AGREES = 1e-3
 """How far value and gradient may be apart, as a part of their size: rounding, and reductions that add up in another order."""
@@ -21,7 +22,7 @@ CLASSES = 64
 
 
 def check_reduction(
-    course: Course, loss: Callable[[nn.Module, Any], Tensor], losses: Losses, forward: Forward, batch: Any
+    course: ReplayableTraining, loss: Callable[[nn.Module, Any], Tensor], losses: Losses, forward: Forward, batch: Any
 ) -> None:
     """Refuse a `loss` that is not the sum of `losses` divided by the course's divisor, in value or gradient. The course stays as it is.
 
@@ -136,7 +137,7 @@ class _Look:
         half: Whether numbers of 16 bits had a part in one of them.
     """
 
-    def __init__(self, course: Course, batch: Any):
+    def __init__(self, course: ReplayableTraining, batch: Any):
         self.course, self.half = course, False
         self._buffers = {name: value.clone() for name, value in course.buffers.items()}
         self._generators = course.generators()

@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 from ..core.steps import Adjoint
 from ..maths.derivatives import mask_padding_rows
 from ..maths.differentiable import eager
-from .course import Course, Snapshot
-from .device import set_random_state
-from .functional import rows, size_of, without_rows
+from ..training.batches import rows, size_of, without_rows
+from ..training.device import set_random_state
+from .replayable import ReplayableTraining, ReplayState
 
 STEPS = (1e-6, 1e-7, 1e-8, 1e-9)
 """Lengths of the difference, as parts of what is moved; a kink of the model may lie within one of them."""
@@ -42,9 +42,9 @@ class Check:
 
 
 def check_derivative(
-    course: Course,
+    course: ReplayableTraining,
     batch: Any,
-    before: Snapshot,
+    before: ReplayState,
     by_group: Sequence[float],
     momenta: Tensor | None,
     count: int,
@@ -82,7 +82,7 @@ def check_derivative(
     ((slopes, earlier),) = twin.back(batch, state, twin.rates(by_group), count, [after], at=None, curvature=True, whole=True)
     ones = torch.ones_like(slopes)
 
-    def end(start: Snapshot, weights: Tensor) -> Tensor:
+    def end(start: ReplayState, weights: Tensor) -> Tensor:
         twin.restore(dataclasses.replace(start, random=random))
         with eager():
             twin.take(batch, by_group, weights)
@@ -178,8 +178,8 @@ def _compared(ends: Callable[[float], tuple[Tensor, ...]], predicted: float, siz
 
 
 def _shifted(
-    state: Snapshot, params: Mapping[str, Tensor], step: float, buffers: Mapping[str, Mapping[str, Tensor]] | None = None
-) -> Snapshot:
+    state: ReplayState, params: Mapping[str, Tensor], step: float, buffers: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> ReplayState:
     model = {name: value + step * params[name] if name in params else value for name, value in state.model.items()}
     slots = {
         slot: {
@@ -191,7 +191,7 @@ def _shifted(
     return dataclasses.replace(state, model=model, slots=slots)
 
 
-def _terms(adjoint: Adjoint, course: Course) -> Tensor:
+def _terms(adjoint: Adjoint, course: ReplayableTraining) -> Tensor:
     """Adjoint times the state in which a course stands, number by number."""
     parameters, buffers = dict(course.model.named_parameters()), course.buffers
     pairs = [(value, parameters[name].detach()) for name, value in adjoint.params.items()]

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from ..core.ids import Ids
 from ..maths import draws
 from ..runs.content import OPENED, Content, Part, evaluated, looked_at, parts_of, together
-from ..training.functional import Forward, Losses, cross_entropies, cross_entropies_of
 from ..training.wrappers import unwrapped
+from .generators import loader_generators, seed_all, untouched_generators
 from .keyed import KeyedDataset
-from .loop import loader_generators, seed_all, untouched_generators
+from .losses import Forward, Losses, cross_entropies, cross_entropies_of
 
 DRAWN_TWICE = 16
 """Examples that are drawn twice, to find out what is drawn at random."""

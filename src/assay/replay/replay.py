@@ -2,55 +2,39 @@
 
 import bisect
 import contextlib
-import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
-from ..core.models import Layer
 from ..core.steps import Adjoint
 from ..maths import schedules
-from ..maths.derivatives import check_twice_differentiable
-from ..maths.differentiable import DifferentiableOperations, every_derivative, written_out
 from ..maths.observations import observe
 from ..maths.params import Params
-from ..training.activations import head_of, layered
-from ..training.course import Course, Snapshot
-from ..training.derivative_check import check_derivative
-from ..training.device import deterministic, own_random_state, random_state, set_random_state
-from ..training.functional import (
-    SeenBatch,
-    differentiable_statistics,
-    mode,
-    random_layers,
-    rows,
-    running_statistics,
-    size_of,
-    standing_at,
-)
-from ..training.hidden_state import hidden_state
+from ..runs.disk import checksum
+from ..runs.run import Run
+from ..runs.schema import here
+from ..training.batches import rows
+from ..training.device import mode, set_random_state
 from ..training.loop import explained
+from ..training.state import standing_at
 from ..training.wrappers import names_inside
-from .disk import checksum
-from .run import Run
-from .schema import here
+from .checkpoints import CheckpointModel
+from .derivative_check import check_derivative
+from .hidden_state import hidden_state
+from .replayable import ReplayableTraining, ReplayState
+from .steps import RatesByName, ReplayedStep, StepRun
+from .targets import Target, parts_of_target, target_gradient
 
-Target = Callable[[nn.Module], Iterator[Tensor]]
-"""From the model in eval mode to numbers that add up to the target; several, so that one graph need not hold all examples."""
 Spread = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, by whoever can do it elsewhere."""
-BLOCK = 256
-"""Examples per batch where the run does not say it."""
 HELD_BYTES = 256 * 2**20
 """What the states of a stretch may take to be all held under `sqrt`."""
-CONFIRM_TWICE = 100
-"""Steps of a sweep from which on two of its derivatives, not one, are held against central differences."""
 WRONG = 1e-4
 """Relative error of a step's derivative in double precision above which it is wrong."""
 
@@ -58,74 +42,8 @@ ROUNDING = 1000
 """Multiples of the precision of the parameters' type within which two trainings differ by the order of their sums alone."""
 AS_ROUNDED = (
     "That is rounding: the steps are the recorded ones by another formula or on another kernel. Give loss= as your loop computes it, or allow "
-    "it by replaying=assay.Replaying(tolerance=1e-6)."
+    "it by replaying=assay.ReplayConfig(tolerance=1e-6)."
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TakenStep(SeenBatch):
-    """One step of a replay (see `core.steps.Step`)."""
-
-    index: int
-    epoch: int
-    rates: Mapping[str, float]
-    after: Params
-    walk: "_Walk"
-    before: Snapshot
-    random: tuple[Tensor, ...]
-    drawn: bool
-    momenta: Tensor | None
-    confirmed: bool
-    """Whether its derivative is held against central differences."""
-
-    def back(
-        self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
-    ) -> list[tuple[Tensor, Adjoint]]:
-        """The step's derivative; see `core.steps.Step.back`."""
-        course = self.walk.course
-        with self.walk.isolated():
-            course.set_momenta(self.momenta)
-            if at is None and curvature:
-                self.walk.confirm(self, adjoints)
-            # Dropout must fall as it fell.
-            set_random_state(self.random)
-            return course.back(
-                self.batch, self.before, self.rates, self.index, adjoints, at=at, curvature=curvature, whole=self.drawn
-            )
-
-    def batch_alone(self) -> SeenBatch:
-        """The batch without what belongs to the step only."""
-        return SeenBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
-
-    def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters before the step, at them and not at their average."""
-        course = self.walk.course
-        with self.walk.isolated(), standing_at(course.model, self.before.model):
-            return _gradient(course, self.walk.replay.named(name), name)[1]
-
-    def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
-        """Hessian of a target before the step times a direction."""
-        total: dict[str, Tensor] = {}
-        model = self.walk.course.model
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self.walk.isolated())
-            stack.enter_context(standing_at(model, self.before.model))
-            stack.enter_context(mode(model, False))
-            stack.enter_context(torch.enable_grad())
-            stack.enter_context(every_derivative())
-            stack.enter_context(DifferentiableOperations())
-            leaves = {key: value for key, value in model.named_parameters() if key in self.functional.names}
-            for part in _parts(self.walk.replay.named(name), model, name):
-                first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
-                along = torch.stack([(g * direction[key]).sum() for key, g in zip(leaves, first, strict=True)]).sum()
-                try:
-                    check_twice_differentiable(along)
-                    product = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
-                except (NotImplementedError, RuntimeError) as error:
-                    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                    raise UsageError(f"Target {name!r} cannot be differentiated twice: {reason}; choose order=1.") from error
-                total = {key: total[key] + g if key in total else g for key, g in zip(leaves, product, strict=True)}
-        return total
 
 
 class Replay:
@@ -138,7 +56,7 @@ class Replay:
     def __init__(
         self,
         run: Run,
-        course: Course,
+        course: ReplayableTraining,
         targets: Mapping[str, Target],
         *,
         schedule: str = "sqrt",
@@ -195,8 +113,8 @@ class Replay:
         """What a reader must know of everything that is computed from this replay, a sentence each."""
         self.references = {name: self._of_this_model(name, values) for name, values in (references or {}).items()}
         self._orders: dict[int, tuple[list[Tensor], Tensor, Tensor | None]] = {}
-        self._end: Snapshot | None = None
-        self._begun: tuple[int, Snapshot] | None = None
+        self._end: ReplayState | None = None
+        self._begun: tuple[int, ReplayState] | None = None
         self.spread: Spread | None = None
         self.peers: Sequence[Replay] = ()
         self._checked: set[int] = set()
@@ -206,7 +124,7 @@ class Replay:
         """By step whose derivative was held against central differences: how far it is from them, as a part of its size."""
         self.unconfirmed: dict[int, str] = {}
         """By step whose derivative could not be held against central differences: why, in a sentence."""
-        self._own = _Walk(self, course)
+        self._own = StepRun(self, course)
 
     # ------------------------------------------------------------------ what was recorded
 
@@ -284,26 +202,26 @@ class Replay:
                 "or ask for methods of kept models, such as grand, tracin and vog."
             )
 
-    def forwards(self, steps: range) -> Iterator[TakenStep]:
+    def forwards(self, steps: range) -> Iterator[ReplayedStep]:
         """These steps, first to last, on a model of their own."""
         if not steps:
             return iter(())
         self.check_steps()
-        return _Walk(self, self.course.fork()).forwards(steps)
+        return StepRun(self, self.course.fork()).forwards(steps)
 
-    def backwards(self, steps: range, *, replay: bool = True) -> Iterator[TakenStep]:
+    def backwards(self, steps: range, *, replay: bool = True) -> Iterator[ReplayedStep]:
         """These steps, last to first, on a model of their own."""
         if not steps:
             return iter(())
         self.check_steps()
         self.course.updates()
-        return _Walk(self, self.course.fork()).backwards(steps, replay=replay)
+        return StepRun(self, self.course.fork()).backwards(steps, replay=replay)
 
     def isolated(self) -> contextlib.AbstractContextManager[None]:
         """Threads and kernels as they were in training, and random states that are put back afterwards."""
         return self._own.isolated()
 
-    def check_hidden_state(self, course: Course, step: "TakenStep") -> None:
+    def check_hidden_state(self, course: ReplayableTraining, step: "ReplayedStep") -> None:
         """Refuse a training that is differentiated wrongly because of state that is neither a parameter nor BatchNorm's.
 
         Raises:
@@ -337,9 +255,9 @@ class Replay:
         self._state_checked = True
 
     def _evaluated(self, name: str, model: nn.Module) -> float:
-        return float(torch.stack([part.to(torch.float64) for part in _parts(self.named(name), model, name)]).sum())
+        return float(torch.stack([part.to(torch.float64) for part in parts_of_target(self.named(name), model, name)]).sum())
 
-    def confirm_derivative(self, course: Course, step: "TakenStep", adjoint: Adjoint) -> None:
+    def confirm_derivative(self, course: ReplayableTraining, step: "ReplayedStep", adjoint: Adjoint) -> None:
         """Hold a step's derivative against central differences, in double precision.
 
         Raises:
@@ -424,12 +342,12 @@ class Replay:
         """Whether this epoch is known to end where it was recorded to end."""
         return epoch in self._checked
 
-    def rates(self, by_group: Sequence[float], course: Course) -> Mapping[str, float]:
+    def rates(self, by_group: Sequence[float], course: ReplayableTraining) -> Mapping[str, float]:
         """Learning rate of each trainable parameter; of one that the recorded optimizer does not hold 0, or none to be had if it changed."""
         rates, names = course.rates(by_group), course.functional.names
         if set(names) <= rates.keys():
             return rates
-        return _Rates(rates | dict.fromkeys(self._untouched - rates.keys(), 0.0))
+        return RatesByName(rates | dict.fromkeys(self._untouched - rates.keys(), 0.0))
 
     def waiting(self, groups: int) -> list[float]:
         """Learning rates of the parameter groups that were yet to join an optimizer that had so many: 0, because it does not train them.
@@ -456,7 +374,7 @@ class Replay:
         )
         return {name for name in self.course.functional.names if torch.equal(first[name], last[name])}
 
-    def check(self, epoch: int, course: Course) -> None:
+    def check(self, epoch: int, course: ReplayableTraining) -> None:
         """Hold the parameters at an epoch's end, and their average, against the recorded ones.
 
         Raises:
@@ -474,7 +392,7 @@ class Replay:
             return
         gap = self._gap(epoch, course)
         if self.tolerance == 0:
-            far = "" if gap is None else f"; they are {gap:.2g} of their norm apart, and Replaying(tolerance=0) allows nothing"
+            far = "" if gap is None else f"; they are {gap:.2g} of their norm apart, and ReplayConfig(tolerance=0) allows nothing"
             where = f"{len(differing)} of {len(now)} tensors differ at its end, {differing[0]} among them{far}"
             if gap is not None and gap <= ROUNDING * max(torch.finfo(value.dtype).eps for value in course.params.values()):
                 self._refuse(epoch, where, AS_ROUNDED)
@@ -494,7 +412,7 @@ class Replay:
             raise Mismatch(f"{message}. It was recorded by {' and '.join(changed)}: take it again there, or record it here.")
         raise Mismatch(f"{message}. {causes or self.course.causes}")
 
-    def _gap(self, epoch: int, course: Course) -> float | None:
+    def _gap(self, epoch: int, course: ReplayableTraining) -> float | None:
         """Distance from the recorded parameters and their average at an epoch's end, as a part of their norm; None if they were not kept."""
         if epoch not in self.kept:
             return None
@@ -506,7 +424,7 @@ class Replay:
         apart = torch.stack([(own[name] - recorded[name].double()).square().sum() for name in own]).sum().sqrt()
         return float(apart / torch.stack([recorded[name].double().square().sum() for name in own]).sum().sqrt())
 
-    def split(self, state: Snapshot, steps: int, beside: int = 0) -> schedules.Split:
+    def split(self, state: ReplayState, steps: int, beside: int = 0) -> schedules.Split:
         """How a stretch of steps is held, beside so many other states."""
         if self.memory is not None:
             return self.fitting(state, steps, self.memory - beside * state.bytes)
@@ -514,7 +432,7 @@ class Replay:
             return schedules.every
         return self._named_split
 
-    def fitting(self, state: Snapshot, steps: int, memory: int) -> schedules.Split:
+    def fitting(self, state: ReplayState, steps: int, memory: int) -> schedules.Split:
         """The fastest way to hold a stretch of steps in so many bytes.
 
         Raises:
@@ -590,7 +508,7 @@ class Replay:
 
     # ------------------------------------------------------------------ the end, and targets
 
-    def finish(self) -> Snapshot:
+    def finish(self) -> ReplayState:
         """The state after the last step.
 
         Raises:
@@ -637,7 +555,7 @@ class Replay:
         with self._own.isolated():
             self.course.restore(end)
             with standing_at(self.course.model, self.course.averages):
-                _, params, statistics = _gradient(self.course, self.named(name), name)
+                _, params, statistics = target_gradient(self.course, self.named(name), name)
         if self.course.ema is None:
             return Adjoint(params, {}, statistics)
         return Adjoint({key: torch.zeros_like(value) for key, value in params.items()}, {}, statistics, params)
@@ -646,7 +564,7 @@ class Replay:
         """A target where the course stands: at the average of the parameters, if there is one."""
         target, model = self.named(name), self.course.model
         with torch.no_grad(), mode(model, False), standing_at(model, self.course.averages):
-            value = float(torch.stack([part.to(torch.float64) for part in _parts(target, model, name)]).sum())
+            value = float(torch.stack([part.to(torch.float64) for part in parts_of_target(target, model, name)]).sum())
         if not abs(value) < float("inf"):
             raise NumericalError(f"Target {name!r} is {value}; the model has diverged.")
         return value
@@ -685,7 +603,7 @@ class Replay:
             ]
         )
 
-    def at(self, epoch: int) -> "KeptModel":
+    def at(self, epoch: int) -> "CheckpointModel":
         """The model at the end of a kept epoch.
 
         Raises:
@@ -708,382 +626,4 @@ class Replay:
                 raise Mismatch(
                     f"{self.run.folder} recorded another model or optimizer: {name} {what}. Give the model as it was recorded."
                 )
-        return KeptModel(self, epoch, {name: kept[name].to(value, copy=True) for name, value in now.items()})
-
-
-class _Walk:
-    """One way through a recorded training, on a course of its own, so that several may be under way at the same time.
-
-    Between two steps nothing of it is left in the process: threads, determinism and random states are those outside.
-    """
-
-    def __init__(self, replay: Replay, course: Course):
-        self.replay, self.course = replay, course
-        self._generators: Any = None
-        self._losses: tuple[int, Tensor] = (-1, torch.zeros(0))
-        self._held: tuple[int, dict[int, tuple[Any, tuple[Tensor, ...]]]] = (-1, {})
-        self._to_confirm: frozenset[int] = frozenset()
-
-    @contextlib.contextmanager
-    def isolated(self) -> Iterator[None]:
-        """Threads and kernels as they were in training, and random states that are put back afterwards."""
-        threads = torch.get_num_threads()
-        with own_random_state(self.course.device), deterministic(self.course.device), self.course.apart():
-            torch.set_num_threads(self.replay.run.header.threads)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(threads)
-
-    @contextlib.contextmanager
-    def standing(self) -> Iterator[None]:
-        """`isolated`, with the random states in which this walk was left."""
-        with self.isolated():
-            if self._generators is not None:
-                self.course.set_generators(self._generators)
-            try:
-                yield
-            finally:
-                self._generators = self.course.generators()
-
-    def _resumed(self, steps: Iterator[TakenStep]) -> Iterator[TakenStep]:
-        """The same steps, each made while standing."""
-        while True:
-            with self.standing():
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
-
-    def forwards(self, steps: range) -> Iterator[TakenStep]:
-        """These steps, first to last."""
-        return self._resumed(self._forwards(steps))
-
-    def backwards(self, steps: range, *, replay: bool = True) -> Iterator[TakenStep]:
-        """These steps, last to first; without `replay` all as they are at the end of the run."""
-        # A step whose adjoint knows the optimizer's buffers says more than the very last.
-        chosen = [steps.stop - min(2, len(steps)), *([steps[len(steps) // 2]] if len(steps) >= CONFIRM_TWICE else [])]
-        self._to_confirm = frozenset(chosen)
-        return self._resumed(self._backwards(steps) if replay else self._still(steps))
-
-    # ------------------------------------------------------------------ single steps
-
-    def state(self, epoch: int) -> Snapshot:
-        """The state at the end of a kept epoch, ready for the next one's first step."""
-        self.course.load(epoch)
-        return self.course.snapshot()
-
-    def fetch(self, index: int) -> tuple[Any, tuple[Tensor, ...]]:
-        """The batch of the step that the course stands before, and torch's random state as the step finds it."""
-        epoch, number = self.replay.place(index)
-        positions = self.replay.order(epoch)[0][number]
-        if not self.course.free and self._held[0] == epoch and number in self._held[1]:
-            batch, random = self._held[1][number]
-            set_random_state(random)
-            return batch, random
-        if number == 0:
-            self.course.begin(epoch)
-        batch = self.course.fetch(epoch, number, positions)
-        if size_of(batch) != len(positions):
-            raise Mismatch(
-                f"Epoch {epoch}, step {number} recorded {len(positions)} examples, the loader now gives {size_of(batch)}; give the "
-                "loader as it was."
-            )
-        random = random_state(self.course.device)
-        if not self.course.free:
-            if self._held[0] != epoch:
-                self._held = epoch, {}
-            self._held[1][number] = batch, random
-        return batch, random
-
-    def take(self, index: int) -> tuple[Any, tuple[Tensor, ...], bool]:
-        """Take one step from where the course stands: its batch, the random state that it found, and whether it drew from it."""
-        replay = self.replay
-        epoch, number = replay.place(index)
-        # A recording that went on elsewhere after a break may have had other threads from then on.
-        if (threads := int(replay.run.condition("threads", epoch))) != torch.get_num_threads():
-            torch.set_num_threads(threads)
-        _, rates, momenta = replay.order(epoch)
-        batch, random = self.fetch(index)
-        self.course.set_momenta(None if momenta is None else momenta[number])
-        with explained(epoch, number, batch):
-            logits = self.course.take(batch, rates[number].tolist())
-        if not replay.checked(epoch):
-            if logits is not None and replay.run.header.view == "train" and not replay.compared(epoch):
-                if self._losses[0] != epoch:
-                    self._losses = epoch, replay.run.shard(epoch).read("losses")
-                replay.compare(epoch, number, logits, self._losses[1])
-            if index + 1 == replay.epochs[epoch].stop:
-                replay.check(epoch, self.course)
-        return batch, random, not torch.equal(random[-1], random_state(self.course.device)[-1])
-
-    def advance(self, state: Snapshot, start: int, stop: int) -> Snapshot:
-        """The state after some steps from a state on."""
-        self.course.restore(state)
-        for index in range(start, stop):
-            self.take(index)
-        return self.course.snapshot()
-
-    def _step(self, index: int, before: Snapshot) -> TakenStep:
-        """Take one step, and everything about it."""
-        self.course.restore(before)
-        batch, random, drawn = self.take(index)
-        after = {name: value.clone() for name, value in self.course.params.items()}
-        return self._described(index, before, batch, random, drawn, after)
-
-    def _step_again(self, index: int, before: Snapshot, after: Params) -> TakenStep:
-        """A step whose end is known already, without taking it once more."""
-        self.course.restore(before)
-        batch, random = self.fetch(index)
-        return self._described(index, before, batch, random, self._draws(), after)
-
-    def _described(
-        self, index: int, before: Snapshot, batch: Any, random: tuple[Tensor, ...], drawn: bool, after: Params
-    ) -> TakenStep:
-        epoch, number = self.replay.place(index)
-        order, rates, momenta = self.replay.order(epoch)
-        functional = self.course.functional_of(batch)
-        return TakenStep(
-            positions=order[number],
-            params={name: before.model[name] for name in functional.names},
-            functional=functional,
-            buffers=self._buffers(before),
-            batch=batch,
-            index=index,
-            epoch=epoch,
-            rates=self.replay.rates(rates[number].tolist(), self.course),
-            after=after,
-            walk=self,
-            before=before,
-            random=random,
-            drawn=drawn,
-            momenta=None if momenta is None else momenta[number],
-            confirmed=index in self._to_confirm,
-        )
-
-    def _buffers(self, state: Snapshot) -> dict[str, Tensor]:
-        return {name: state.model.get(name, value) for name, value in self.course.buffers.items()}
-
-    def _draws(self) -> bool:
-        """Whether a random layer is at work in training."""
-        return bool(random_layers(self.course.model))
-
-    def confirm(self, step: TakenStep, adjoints: Sequence[Adjoint]) -> None:
-        """Refuse a training whose steps cannot be differentiated rightly: hidden state, and derivatives that central differences refute.
-
-        Raises:
-            UsageError: State that is no parameter follows the parameters, and the loss or a target reads it.
-            NumericalError: The derivative of the step is wrong.
-        """
-        self.replay.check_hidden_state(self.course, step)
-        if step.confirmed and step.index not in self.replay.derivative_errors and adjoints:
-            self.replay.confirm_derivative(self.course, step, adjoints[0])
-
-    # ------------------------------------------------------------------ stretches of steps
-
-    def _forwards(self, steps: range) -> Iterator[TakenStep]:
-        anchor, epoch = self.replay.anchors(steps)[0]
-        self.course.load(epoch)
-        for index in range(anchor, steps.start):
-            self.take(index)
-        for index in steps:
-            before = self.course.snapshot()
-            batch, random, drawn = self.take(index)
-            yield self._described(index, before, batch, random, drawn, self.course.params)
-
-    def _backwards(self, steps: range) -> Iterator[TakenStep]:
-        anchors = self.replay.anchors(steps)
-        stops = [*(step for step, _ in anchors[1:]), steps.stop]
-        for (start, epoch), stop in reversed(list(zip(anchors, stops, strict=True))):
-            state = self.state(epoch)
-            if start < steps.start:
-                state, start = self.advance(state, start, steps.start), steps.start
-            following: Params | None = None
-            for index, before in self._states(state, start, stop):
-                # The last step of a stretch is taken, so that its end is held against the recorded one.
-                step = self._step(index, before) if following is None else self._step_again(index, before, following)
-                following = step.params
-                yield step
-
-    def _states(self, state: Snapshot, start: int, stop: int) -> Iterator[tuple[int, Snapshot]]:
-        """The states before these steps, last to first."""
-        replay = self.replay
-        if self.course.free:
-            yield from schedules.backwards(state, start, stop, self.advance, replay.split(state, stop - start))
-            return
-        # Batches come in the loader's own order only, so that every epoch is gone through from its beginning and then held.
-        spans = [range(max(whole.start, start), min(whole.stop, stop)) for whole in replay.epochs]
-        spans = [span for span in spans if span]
-        outer, beside = self._outer(state, spans)
-        for place, first in schedules.backwards(state, 0, len(spans), self._across(spans), outer):
-            span = spans[place]
-            if self._held[0] != replay.place(span.start)[0]:
-                self.advance(first, span.start, span.stop)
-            yield from schedules.backwards(first, span.start, span.stop, self.advance, replay.split(first, len(span), beside))
-
-    def _across(self, spans: Sequence[range]) -> Callable[[Snapshot, int, int], Snapshot]:
-        return lambda state, first, last: self.advance(state, spans[first].start, spans[last].start)
-
-    def _outer(self, state: Snapshot, spans: Sequence[range]) -> tuple[schedules.Split, int]:
-        """How the starts of epochs are held, and how many of them at most stand beside the one in hand.
-
-        All of them; with a budget as many as it has room for beside the fewest that go through an epoch.
-        """
-        memory = self.replay.memory
-        if memory is None or len(spans) == 1:
-            return schedules.every, len(spans) - 1
-        within = schedules.cost(schedules.tree(2), max(map(len, spans)))[0]
-        split = self.replay.fitting(state, len(spans), memory - (within - 1) * state.bytes)
-        return split, schedules.cost(split, len(spans))[0] - 1
-
-    def _still(self, steps: range) -> Iterator[TakenStep]:
-        end = self.replay.finish()
-        final = {name: end.model[name] for name in self.course.functional.names}
-        if self.course.free:
-            if self._draws():
-                raise UsageError(
-                    "The model draws at random in training (dropout), so its steps cannot be seen again without being taken again; "
-                    "choose form=exact."
-                )
-            for index in reversed(steps):
-                self.course.restore(end)
-                batch, random = self.fetch(index)
-                self.course.check_loss(batch)
-                yield self._described(index, end, batch, random, False, final)
-            return
-        for step in self._backwards(steps):
-            yield dataclasses.replace(step, params=final, after=final, before=end, buffers=self._buffers(end))
-
-
-class _Rates(dict[str, float]):
-    """Learning rates by parameter, but for those that an optimizer trained which was not recorded."""
-
-    def __missing__(self, name: str) -> NoReturn:
-        raise UsageError(
-            f"{name} is in no group of the optimizer that was recorded, and changed all the same: another optimizer trains it, whose "
-            "learning rate is not known. Record with one optimizer, or ask for a method that needs no rates, such as grand."
-        )
-
-
-class KeptModel:
-    """One kept model of a run (`core.models.Model`)."""
-
-    def __init__(self, replay: Replay, epoch: int, state: dict[str, Tensor]):
-        self._replay, self._state, self.epoch = replay, state, epoch
-        self.params: Params = {name: state[name] for name in replay.course.functional.names}
-
-    @functools.cached_property
-    def rates(self) -> Mapping[str, float]:
-        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it (yet)."""
-        run, course = self._replay.run, self._replay.course
-        by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
-        return self._replay.rates(by_group + self._replay.waiting(len(by_group)), course)
-
-    @functools.cached_property
-    def head(self) -> tuple[str, ...]:
-        """Names of the trainable parameters of the linear layer that makes the logits; empty if there is none."""
-        course = self._replay.course
-        batch = next(self.batches()).batch
-        with (
-            self._replay.isolated(),
-            standing_at(course.model, self._state),
-            mode(course.model, False),
-            torch.no_grad(),
-            written_out(),
-        ):
-            name = head_of(course.model, lambda: course.functional.losses(course.model, batch))
-        if name is None:
-            return ()
-        layer = course.model.get_submodule(name)
-        places = {id(parameter): full for full, parameter in course.model.named_parameters() if full in self.params}
-        return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
-
-    def batches(self) -> Iterator[SeenBatch]:
-        """Every example once, without augmentation."""
-        for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
-            yield self.seen(positions, self._replay.course.clean(positions))
-
-    def seen(self, positions: Int[Tensor, " batch"], batch: Any) -> SeenBatch:
-        """A batch as this model sees it."""
-        course = self._replay.course
-        buffers = {name: self._state.get(name, value) for name, value in course.buffers.items()}
-        return SeenBatch(positions, self.params, course.functional, buffers, batch)
-
-    def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
-        """What the layers make of every example (see `core.models.Model`).
-
-        Raises:
-            UnknownName: No module has that name.
-            UsageError: There are no logits of a batch, or a layer does not give rows.
-        """
-        first = next(self.batches())
-        yield from layered(
-            first.functional.model,
-            lambda: ((one.positions, one.batch) for one in self.batches()),
-            lambda batch: first.functional.predicted(first.params, first.buffers, batch)[0],
-            len(self._replay.run.ids),
-            names,
-            inputs_of=lambda batch: first.functional.inputs(first.params, first.buffers, batch),
-        )
-
-    def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters, at them: steps are taken at the parameters, not at their average."""
-        with self._replay.isolated(), standing_at(self._replay.course.model, self._state):
-            return _gradient(self._replay.course, self._replay.named(name), name)[1]
-
-
-def _parts(target: Target, model: nn.Module, name: str) -> Iterator[Tensor]:
-    """The numbers that add up to a target.
-
-    Raises:
-        UsageError: It cannot be computed, or is no single number.
-    """
-    try:
-        for part in target(model):
-            if not isinstance(part, Tensor) or part.ndim or not part.is_floating_point():
-                raise UsageError(f"Target {name!r} is no single number; return a scalar tensor.")
-            yield part
-    except AssayError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
-        raise UsageError(
-            f"Target {name!r} cannot be computed: {reason}. Give inputs and labels as the model takes them."
-        ) from error
-
-
-def _gradient(course: Course, target: Target, name: str) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
-    """Value of a target, and its derivative by trainable parameters and by running statistics.
-
-    Raises:
-        UsageError: It does not depend on the parameters.
-        NumericalError: It is not finite.
-    """
-    model = course.model
-    buffers = running_statistics(model)
-    leaves = {n: p for n, p in model.named_parameters() if n in course.functional.names}
-    total: dict[str, Tensor] = {}
-    value = 0.0
-    depends = False
-    with mode(model, False), torch.enable_grad(), written_out(), differentiable_statistics():
-        try:
-            for buffer in buffers.values():
-                buffer.requires_grad_()
-            for part in _parts(target, model, name):
-                value += float(part.detach())
-                if not part.requires_grad:
-                    continue
-                wanted = [*leaves.values(), *buffers.values()]
-                found = torch.autograd.grad(part, wanted, allow_unused=True)
-                for key, leaf, gradient in zip([*leaves, *buffers], wanted, found, strict=True):
-                    depends = depends or (key in leaves and gradient is not None)
-                    gradient = torch.zeros_like(leaf) if gradient is None else gradient
-                    total[key] = total[key] + gradient if key in total else gradient
-        finally:
-            for buffer in buffers.values():
-                buffer.requires_grad_(False)
-    if not depends:
-        raise UsageError(f"Target {name!r} does not depend on any trainable parameter of the model; nothing could change it.")
-    if not value < float("inf") or value != value:
-        raise NumericalError(f"Target {name!r} is {value}; the model has diverged.")
-    return value, {n: total[n] for n in leaves}, {n: total[n] for n in buffers}
+        return CheckpointModel(self, epoch, {name: kept[name].to(value, copy=True) for name, value in now.items()})

@@ -7,9 +7,10 @@ import assay
 from assay.core.errors import NumericalError
 from assay.core.needs import EPOCH_NEEDS, Need
 from assay.core.scoring import score
+from assay.experiments.evidence import gather, gather_logits, gather_together
 from assay.methods import catalogue
 from assay.runs.disk import TensorFile
-from assay.runs.gather import RecordedEpochs, gather, gather_logits, gather_together
+from assay.runs.epochs import RecordedEpochs
 from assay.runs.run import Run
 from runs.worlds import CLASSES, IDS, LABELS, LIVE, logits_of, recorded
 

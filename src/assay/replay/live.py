@@ -6,7 +6,9 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from .functional import Functional, LiveStep, Losses, cross_entropies
+from .functional import Functional
+from .losses import Losses, cross_entropies
+from .model_batches import LiveStep
 
 
 class LiveSteps:

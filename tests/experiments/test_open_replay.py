@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import AssayError, Mismatch, MissingEvidence, UsageError
-from assay.experiments.again import again
+from assay.experiments.evidence import open_replay
 from assay.methods import parse
 from assay.runs.run import Run
 from methods.trained import Given
@@ -149,7 +149,7 @@ def test_an_operation_without_a_second_derivative_is_named(tmp_path):
     # What asks for gradients only is as it would be without the operation.
     plain = recorded(tmp_path / "plain", net(nn.Linear(DIMS, 4), Squared()))
     names = ["tracin", "oti", "liveval", "grand", "tracin:every=step", "in_run_shapley"]
-    how = assay.Replaying(tolerance=1e-12)
+    how = assay.ReplayConfig(tolerance=1e-12)
     table = assay.score(tmp_path / "run", names, loop=loop, targets=held(), replaying=how)
     for title, other in assay.score(tmp_path / "plain", names, loop=plain, targets=held(), replaying=how).items():
         told = table[title].diagnostics["derivatives taken by"], other.diagnostics["derivatives taken by"]
@@ -199,7 +199,7 @@ def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, meth
     loader = DataLoader(TensorDataset(inputs, labels), batch_sampler=Given(twice))
     loop = recorded(tmp_path / "run", net(), loader, view="eval")
     (found,) = assay.score(
-        tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=assay.Replaying(tolerance=1e-12)
+        tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=assay.ReplayConfig(tolerance=1e-12)
     ).values()
     # The same training with a twin under another id in the second place.
     apart = [[0, 1, 12, 2], *twice[0][1:]], [twice[1][0], [4, 5, 13, 6], twice[1][2]]
@@ -207,7 +207,7 @@ def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, meth
     loader = DataLoader(twins, batch_sampler=Given(apart))
     loop = recorded(tmp_path / "apart", net(), loader, view="eval")
     (other,) = assay.score(
-        tmp_path / "apart", method, loop=loop, targets=held_for(method), replaying=assay.Replaying(tolerance=1e-12)
+        tmp_path / "apart", method, loop=loop, targets=held_for(method), replaying=assay.ReplayConfig(tolerance=1e-12)
     ).values()
     expected = {int(id_): float(value) for id_, value in zip(other.ids, other.values, strict=True)}
     expected[0] += expected.pop(12)
@@ -220,9 +220,9 @@ def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, meth
 
 def assert_exact(folder, loop):
     """Influence is the derivative of training again: central differences by the weights of some examples."""
-    how = assay.Replaying(tolerance=1e-12)
+    how = assay.ReplayConfig(tolerance=1e-12)
     (scores,) = assay.score(folder, "sgd_influence", loop=loop, targets=held(), replaying=how).values()
-    replay, ones = again(folder, loop=loop, targets=held(), replaying=how), torch.ones(EXAMPLES, dtype=torch.float64)
+    replay, ones = open_replay(folder, loop=loop, targets=held(), replaying=how), torch.ones(EXAMPLES, dtype=torch.float64)
     steps, size = range(replay.epochs[-1].stop), 1e-4
     for place in (0, 5, 10):
         move = size * torch.eye(EXAMPLES, dtype=torch.float64)[place]
@@ -291,12 +291,12 @@ class Scaled(nn.Module):
 def test_a_number_for_a_parameter_and_a_weight_used_behind_its_layers_back(tmp_path, method):
     # Batches of several sizes: what the first confirms or refutes holds for those after it.
     loop = recorded(tmp_path / "run", Scaled(), DataLoader(TensorDataset(*data()), 5))
-    how = assay.Replaying(tolerance=1e-12)
+    how = assay.ReplayConfig(tolerance=1e-12)
     (scores,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=how).values()
     with pytest.MonkeyPatch.context() as patch:
         # Each example by itself, by autograd.
         patch.setattr("assay.maths.layer_rules.RULES", {})
-        patch.setattr("assay.runs.replay.BLOCK", 1)
+        patch.setattr("assay.replay.checkpoints.BLOCK", 1)
         (other,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=how).values()
     torch.testing.assert_close(scores.values, other.values, rtol=1e-7, atol=1e-10)
     if method == "grand":
@@ -310,7 +310,7 @@ def test_a_number_for_a_parameter_and_a_weight_used_behind_its_layers_back(tmp_p
 
 def test_one_training_leaves_nothing_to_the_next(tmp_path):
     loop = recorded(tmp_path / "run", net())
-    replay = again(tmp_path / "run", loop=loop, targets=held(), replaying=assay.Replaying(tolerance=1e-12))
+    replay = open_replay(tmp_path / "run", loop=loop, targets=held(), replaying=assay.ReplayConfig(tolerance=1e-12))
     groups, steps = [torch.tensor([place]) for place in range(4)], range(replay.epochs[-1].stop)
     there = replay.retrained(groups, steps, ["validation"])
     assert torch.equal(replay.retrained(groups[::-1], steps, ["validation"]).flip(0), there)
@@ -348,7 +348,7 @@ def test_the_last_parameters_are_differentiated_with_the_last_buffers_seeded_or_
     for seed in (None, 5):
         model, folder = net(), tmp_path / f"run {seed}"
         loop = recorded(folder, model, optimizer=torch.optim.Adam(model.parameters(), lr=0.05), seed=seed, epochs=3)
-        how = assay.Replaying(tolerance=1e-12)
+        how = assay.ReplayConfig(tolerance=1e-12)
         (scores,) = assay.score(folder, "sgd_influence:form=last_parameters", loop=loop, targets=held(), replaying=how).values()
         values.append(scores.values)
     torch.testing.assert_close(*values, rtol=1e-9, atol=1e-13)
@@ -400,13 +400,13 @@ def test_attention_has_every_derivative(tmp_path):
 def test_a_memory_budget_counts_the_starts_of_epochs_too(tmp_path, states, monkeypatch):
     model = net()
     loop = recorded(tmp_path / "run", model, seed=0, epochs=16, checkpoints="last")
-    from assay.training.course import Snapshot
+    from assay.replay.replayable import ReplayState
 
-    how = assay.Replaying(tolerance=1e-12)
+    how = assay.ReplayConfig(tolerance=1e-12)
     (base,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=how).values()
     alive, most = set(), [0]
 
-    class Counted(Snapshot):
+    class Counted(ReplayState):
         def __init__(self, *args):
             super().__init__(*args)
             alive.add(id(self))
@@ -415,13 +415,13 @@ def test_a_memory_budget_counts_the_starts_of_epochs_too(tmp_path, states, monke
         def __del__(self):
             alive.discard(id(self))
 
-    monkeypatch.setattr("assay.training.course.Snapshot", Counted)
-    size = again(tmp_path / "run", loop=loop, targets=held())._own.state(-1).bytes
-    how = assay.Replaying(tolerance=1e-12, memory=states * size)
+    monkeypatch.setattr("assay.replay.replayable.ReplayState", Counted)
+    size = open_replay(tmp_path / "run", loop=loop, targets=held())._own.state(-1).bytes
+    how = assay.ReplayConfig(tolerance=1e-12, memory=states * size)
     (scores,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=how).values()
     torch.testing.assert_close(scores.values, base.values, rtol=1e-9, atol=1e-13)
     # Beside the budget stand the step in hand, its successor and the end of the run.
     assert most[0] <= states + 3
-    refused_how = assay.Replaying(memory=3 * size)
+    refused_how = assay.ReplayConfig(memory=3 * size)
     with pytest.raises(UsageError, match="a state takes"):
         assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=refused_how)

@@ -253,7 +253,7 @@ def by_hand(run, start, optimizer, weights):
 
 def scored(folder, model, optimizer, loader, *methods):
     loop = assay.Loop(model, optimizer, loader)
-    how = assay.Replaying(tolerance=1e-9)
+    how = assay.ReplayConfig(tolerance=1e-9)
     return assay.score(folder, list(methods), loop=loop, targets={"validation": data()[2]}, replaying=how)
 
 

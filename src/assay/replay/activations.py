@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from ..core.errors import NumericalError, UnknownName, UsageError, some
 from ..core.models import Layer
-from .functional import rows, size_of
+from ..training.batches import rows, size_of
 
 ROOM = 5 * 2**29
 """Bytes that the layers of one pass may take."""

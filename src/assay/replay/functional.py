@@ -3,137 +3,27 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import MissingEvidence, UsageError, some
+from ..core.errors import UsageError, some
 from ..maths.derivatives import CHUNK_BYTES, called_with, check_independent_examples, directional, mask_padding_rows
-from ..maths.differentiable import DifferentiableOperations, embedding_settings, written_out
-from ..maths.double_backward import batch_norm, conv2d
+from ..maths.differentiable import written_out
 from ..maths.layer_rules import Products, example_products
 from ..maths.params import Params
-from .device import modes_kept
-from .step import trainable
-
-Losses = Callable[[nn.Module, Any], Tensor]
-"""`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
-Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
-"""`forward(model, batch)`: logits, (batch, classes), and the class of each example, (batch,)."""
-
+from ..training.batches import rows, size_of, without_rows
+from ..training.device import mode
+from ..training.step import trainable
+from .batch_norm import _Twice
+from .losses import Forward, Losses, cross_entropies, forward_pair, pair
 
 SAME = 1e-2
 """How far a loss may be from itself in another order of the rows, times 1 + the loss: what kernels of 16 bits differ by."""
-
-
-def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy of each example of a batch `(inputs, labels)`, in nats.
-
-    Raises:
-        UsageError: The batch is something else.
-    """
-    inputs, labels = pair(batch)
-    return F.cross_entropy(model(inputs), labels, reduction="none")
-
-
-def pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of a batch that is nothing else.
-
-    Raises:
-        UsageError: It is.
-    """
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
-        raise UsageError(
-            "A batch is not (inputs, labels); give losses=... that returns the loss of each example of a batch, or forward=... that returns "
-            "(logits, labels)."
-        )
-    return batch[0], batch[1]
-
-
-def forward_pair(model: nn.Module, batch: Any) -> tuple[Any, Tensor]:
-    """The forward pass of a batch `(inputs, labels)`: logits and labels.
-
-    Raises:
-        UsageError: The batch is something else.
-    """
-    inputs, labels = pair(batch)
-    return model(inputs), labels
-
-
-def cross_entropies_of(forward: Forward) -> Losses:
-    """The cross-entropy of each example by its logits and label, in nats."""
-    return cross_entropies if forward is forward_pair else _CrossEntropies(forward)
-
-
-@dataclasses.dataclass(frozen=True)
-class _CrossEntropies:
-    forward: Forward
-
-    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        logits, labels = self.forward(model, batch)
-        return F.cross_entropy(logits, labels, reduction="none")
-
-
-def random_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that draw at random in the mode in which they are."""
-    return [
-        name
-        for name, layer in model.named_modules()
-        if layer.training
-        and (
-            isinstance(layer, nn.RReLU)
-            or (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
-            or (isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)) and layer.dropout > 0)
-        )
-    ]
-
-
-def size_of(batch: Any) -> int:
-    """How many examples stand in a batch: the length of its first tensor.
-
-    Raises:
-        UsageError: It holds none.
-    """
-    sizes = (len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
-    if (size := next(sizes, None)) is None:
-        parts = [
-            f"{pytree.keystr(path)} ({type(part).__name__})" for path, part in pytree.tree_flatten_with_path(batch)[0] if path
-        ]
-        what = f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists or dicts"
-        if parts:
-            raise UsageError(
-                f"{what}, only {some(parts, len(parts))}; let collate_fn put the tensors that these hold into its batch themselves."
-            )
-        raise UsageError(f"{what}; let collate_fn return one of them, such as dict(batch).")
-    return size
-
-
-def rows(batch: Any, index: Tensor | slice) -> Any:
-    """Some examples of a batch."""
-    size = size_of(batch)
-    return pytree.tree_map(
-        lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch
-    )
-
-
-def without_rows(batch: Any) -> dict[str, str]:
-    """The parts of a batch that `rows` hands on whole, because they are no tensors with a row for each example: kinds by path."""
-    size = size_of(batch)
-    found: dict[str, str] = {}
-    for path, part in pytree.tree_flatten_with_path(batch)[0]:
-        if part is None or (isinstance(part, Tensor) and part.ndim and len(part) == size):
-            continue
-        shape = f"Tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-        # Of lists that hold only numbers or texts the whole is meant.
-        while len(path) > 1 and isinstance(path[-1], pytree.SequenceKey) and isinstance(part, (int, float, str, bytes)):
-            path, shape = path[:-1], f"list of {type(part).__name__}"
-        found.setdefault(pytree.keystr(path), shape)
-    return found
 
 
 def _by_class(logits: Any, batch: int) -> Tensor:
@@ -434,206 +324,6 @@ class Functional:
         return (_Rows if apart else _Among)(self._objective, batch), _prefixed(params), index, index, _first
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SeenBatch:
-    """Examples and the model they are seen with (see `core.models.Batch`).
-
-    Attributes:
-        positions: Which examples.
-        params: Trainable parameters.
-        functional: The model's structure and losses.
-        buffers: The model's buffers.
-        batch: What the losses take.
-    """
-
-    positions: Int[Tensor, " batch"]
-    params: Params
-    functional: Functional
-    buffers: Params
-    batch: Any
-
-    def losses(self, params: Params) -> Tensor:
-        """Loss of each example in eval mode, differentiable."""
-        return self.functional({**self.params, **params}, self.buffers, self.batch)
-
-    def slopes(self, direction: Params) -> tuple[Tensor, str]:
-        """Slope of each example's loss along a direction, in eval mode, and how it was had."""
-        return self.functional.slopes(self.params, self.buffers, self.batch, direction)
-
-    def input_gradients(self) -> Tensor:
-        """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens."""
-        return self.functional.input_gradients(self.params, self.buffers, self.batch)
-
-    def squares(self, names: Sequence[str]) -> tuple[Tensor, str]:
-        """Squared norm of each example's gradient by these parameters, in eval mode, and how it was had."""
-        found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(names), None)
-        return torch.stack(list(found.squares.values())).sum(0), way
-
-    def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-        """Slopes and squared norms at once, by parameter, in eval mode, and how they were had."""
-        found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(direction), direction)
-        return found.slopes, found.squares, way
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LiveStep(SeenBatch):
-    """A step just taken by a training that goes on (see `core.steps.Step`).
-
-    Attributes:
-        index: Counted over the whole run.
-        epoch: The epoch that it belongs to.
-        rates: Learning rate of each parameter.
-        after: The live parameters.
-    """
-
-    index: int
-    epoch: int
-    rates: Mapping[str, float]
-    after: Params
-
-    def batch_alone(self) -> SeenBatch:
-        """The batch without what belongs to the step only."""
-        return SeenBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
-
-    def target(self, name: str) -> dict[str, Tensor]:
-        """Not while training goes on."""
-        raise self._too_early()
-
-    def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
-        """Not while training goes on."""
-        raise self._too_early()
-
-    def back(self, adjoints: Any, *, at: Params | None = None, curvature: bool = True) -> Any:
-        """Not while training goes on."""
-        raise self._too_early()
-
-    def _too_early(self) -> MissingEvidence:
-        return MissingEvidence("A training that goes on knows no targets and cannot be walked backwards; score the finished run.")
-
-
-@contextlib.contextmanager
-def standing_at(model: nn.Module, values: Params) -> Iterator[None]:
-    """The model with these parameters and buffers for a while."""
-    own = model.state_dict()
-    before = {name: own[name].clone() for name in values if name in own}
-    with torch.no_grad():
-        for name in before:
-            own[name].copy_(values[name])
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, value in before.items():
-                own[name].copy_(value)
-
-
-def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """The running means and variances of torch's BatchNorm layers, by name."""
-    found: dict[str, Tensor] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
-            prefix = f"{name}." if name else ""
-            found |= {
-                f"{prefix}{own}": layer.get_buffer(own)
-                for own in ("running_mean", "running_var")
-                if getattr(layer, own) is not None
-            }
-    return found
-
-
-class differentiable_statistics(DifferentiableOperations):
-    """While it lasts, BatchNorm in eval mode is differentiable by its running statistics, which torch's own is not."""
-
-    def operation(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        given = _batch_norm_given(args, kwargs) if func is F.batch_norm else {}
-        mean = given.get("running_mean")
-        if not isinstance(mean, Tensor) or given.get("training") or not mean.requires_grad:
-            return super().operation(func, args, kwargs)
-        values, scale = given["input"], (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
-        scale = scale if given.get("weight") is None else scale * given["weight"]
-        shift = -mean * scale if given.get("bias") is None else given["bias"] - mean * scale
-        shape = (1, -1) + (1,) * (values.ndim - 2)
-        return torch.addcmul(shift.view(shape), values, scale.view(shape))
-
-
-class _Twice(DifferentiableOperations):
-    """While it lasts, convolutions and BatchNorm in training go by `maths.double_backward`, and layers that were entered tell what they saw.
-
-    Attributes:
-        seen: By name of the running statistic, (momentum, statistic of the batch) of each call of its layer, in their order.
-    """
-
-    def __init__(self, buffers: Params, valued: bool):
-        super().__init__()
-        self._valued = valued
-        self.seen: dict[str, list[tuple[float, Tensor]]] = {}
-        self._buffers = buffers
-        self._entered: tuple[str, float] | None = None
-
-    def enter(self, prefix: str, layer: Any, args: tuple[Any, ...]) -> None:
-        """Before the forward pass of a layer."""
-        earlier = len(self.seen.get(f"{prefix}running_mean", ()))
-        count = int(self._buffers.get(f"{prefix}num_batches_tracked", torch.zeros(()))) + 1 + earlier
-        self._entered = prefix, 1 / count if layer.momentum is None else float(layer.momentum)
-
-    def operation(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if func is F.conv2d:
-            return _convolve(self._valued, *args, **kwargs)
-        if (settings := embedding_settings(func, args, kwargs)) is not None:
-            reason = (
-                "scale_grad_by_freq=True divides its gradient by counts, so training did not follow the derivative of the loss"
-                if settings.get("scale_grad_by_freq")
-                else "max_norm changes its own weights in the forward pass, which no derivative knows of"
-                if settings.get("max_norm") is not None
-                else None
-            )
-            if reason is not None:
-                raise UsageError(
-                    f"An embedding with {reason}; train without it, or choose a method that asks for gradients only, such as tracin, oti or "
-                    "liveval."
-                )
-        given = _batch_norm_given(args, kwargs) if func is F.batch_norm else {}
-        if not given.get("training"):
-            return super().operation(func, args, kwargs)
-        inputs, weight, bias = given["input"], given.get("weight"), given.get("bias")
-        alike = all(part is None or part.dtype == inputs.dtype for part in (weight, bias))
-        if alike and inputs.numel() > inputs.shape[1]:
-            values, mean, variance = batch_norm(inputs, weight, bias, given.get("eps", 1e-5))
-        else:
-            values = func(*args, **kwargs)
-            axes = [axis for axis in range(inputs.ndim) if axis != 1]
-            mean, variance = inputs.mean(axes), inputs.var(axes, unbiased=True)
-        if self._entered is not None:
-            (prefix, momentum), self._entered = self._entered, None
-            for name, statistic in (("running_mean", mean), ("running_var", variance)):
-                self.seen.setdefault(f"{prefix}{name}", []).append((momentum, statistic))
-        return values
-
-
-def _convolve(
-    valued: bool,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """`F.conv2d`, by its names."""
-    if isinstance(padding, str) or input.ndim != 4 or input.dtype != weight.dtype:
-        return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    across, around, apart = ((one, one) if isinstance(one, int) else tuple(one) for one in (stride, padding, dilation))
-    # The second derivative by what a weight is made of, as by weight_norm, reads the first one by the weight.
-    return conv2d(input, weight, bias, across, around, apart, groups, valued or not weight.is_leaf)
-
-
-def _batch_norm_given(args: tuple, kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """What `F.batch_norm` was given, by name."""
-    names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-    return dict(zip(names, args, strict=False)) | (kwargs or {})
-
-
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
@@ -708,15 +398,4 @@ def channels_last_pools(model: nn.Module) -> Iterator[None]:
             if type(layer) is nn.MaxPool2d and not layer.return_indices:
                 stack.callback(layer.register_forward_pre_hook(last).remove)
                 stack.callback(layer.register_forward_hook(first, prepend=True).remove)
-        yield
-
-
-@contextlib.contextmanager
-def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Train or eval mode for a while; modules that were put into eval mode by hand stay there."""
-    if training:
-        yield
-        return
-    with modes_kept(model):
-        model.eval()
         yield

@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.errors import RunError
-from ..training.functional import Functional, SeenBatch
-from .packing import pack, unpack
+from ..runs.packing import pack, unpack
+from .functional import Functional
+from .model_batches import ModelBatch
 
 BATCH = "a batch"
-"""Marks a mapping that stands for a `SeenBatch`."""
+"""Marks a mapping that stands for a `ModelBatch`."""
 
 
 def encode(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
@@ -31,7 +32,7 @@ def decode(tensors: Mapping[str, Tensor], text: str, functional: Functional) -> 
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, SeenBatch):
+    if isinstance(value, ModelBatch):
         held = {"positions": value.positions, "params": value.params, "buffers": value.buffers, "batch": value.batch}
         return {BATCH: _plain(held)}
     if isinstance(value, Mapping):
@@ -48,7 +49,7 @@ def _whole(value: Any, functional: Functional) -> Any:
             held = _whole(value[BATCH], functional)
             try:
                 params, buffers, batch = (_placed(held[name], functional) for name in ("params", "buffers", "batch"))
-                return SeenBatch(held["positions"], params, functional, buffers, batch)
+                return ModelBatch(held["positions"], params, functional, buffers, batch)
             except KeyError as error:
                 raise RunError(f"A checkpoint is damaged (no {error} of a batch); record again.") from error
         if value.keys() == set(functional.names):

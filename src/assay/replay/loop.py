@@ -23,21 +23,16 @@ from ..maths.trajectories import Update
 from ..runs.content import OPENED, leaves_of
 from ..runs.packing import unpack
 from ..runs.run import Run
-from ..training.course import Course, copied, over
-from ..training.functional import (
-    Forward,
-    Functional,
-    Losses,
-    cross_entropies,
-    cross_entropies_of,
-    forward_pair,
-    random_layers,
-    size_of,
-)
+from ..training.batches import size_of
+from ..training.device import random_layers
 from ..training.step import batch_loss, trainable
 from ..training.wrappers import names_inside, unwrapped, wrapped_alike
+from .functional import Functional
+from .generators import loader_generators, seed_all, seed_loop, untouched_generators
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
+from .losses import Forward, Losses, cross_entropies, cross_entropies_of, forward_pair
 from .reduction import check_reduction
+from .replayable import ReplayableTraining, copied, over
 from .wrapped import HoldsOptimizer, inner_optimizer
 
 SIZES_CHECKED = 3
@@ -109,7 +104,7 @@ class Loop:
         check_loader(self.loader)
 
 
-class LoopCourse(Course):
+class LoopTraining(ReplayableTraining):
     """The steps of a user's loop."""
 
     causes = (
@@ -175,9 +170,9 @@ class LoopCourse(Course):
         """Position in the dataset of each of the run's ids."""
         return self._chosen
 
-    def fork(self) -> "LoopCourse":
+    def fork(self) -> "LoopTraining":
         other = super().fork()
-        assert isinstance(other, LoopCourse)
+        assert isinstance(other, LoopTraining)
         other._stepped = wrapped_alike(self._loop.model, other.model)
         other._batches = iter(())
         return other
@@ -424,39 +419,3 @@ class LoopCourse(Course):
             return
         check_reduction(self, self._loop.loss, self._losses, self._forward, batch)
         self._sizes_checked.add(size)
-
-
-def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:
-    """Seed everything that an epoch of a loop draws from: torch, NumPy, random, the generators of the loader and its samplers."""
-    if seed is None:
-        return
-    seed_all(draws.integer(seed, "loop", epoch))
-    for number, generator in loader_generators(loader):
-        generator.manual_seed(draws.integer(seed, "loader", epoch, number))
-
-
-def seed_all(word: int) -> None:
-    """Seed torch's, NumPy's and Python's global generators."""
-    torch.manual_seed(word)
-    np.random.seed(word % 2**32)
-    random.seed(word)
-
-
-def loader_generators(loader: DataLoader) -> list[tuple[int, torch.Generator]]:
-    """The generators of a loader and its samplers, numbered by whose they are."""
-    batches = loader.batch_sampler
-    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
-    found = [(number, getattr(owner, "generator", None)) for number, owner in enumerate(owners)]
-    return [(number, generator) for number, generator in found if isinstance(generator, torch.Generator)]
-
-
-@contextlib.contextmanager
-def untouched_generators(device: torch.device) -> Iterator[None]:
-    """Torch's, NumPy's and Python's global generators come back as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

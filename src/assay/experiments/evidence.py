@@ -1,0 +1,255 @@
+"""From a run, or from tensors in memory, to the evidence that methods read."""
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.arguments import checked_arguments
+from ..core.epochs import EpochsInMemory
+from ..core.errors import NumericalError, UsageError, some
+from ..core.evidence import Evidence
+from ..core.ids import Ids
+from ..maths.observations import faults
+from ..replay.agreement import Agreement
+from ..replay.config import ReplayConfig
+from ..replay.loop import Loop, LoopTraining
+from ..replay.planned import PlannedTraining
+from ..replay.replay import Replay
+from ..replay.replayable import ReplayableTraining
+from ..replay.targets import PART, Given, MeanLoss, Target
+from ..runs.epochs import MeanEpochs, RecordedEpochs
+from ..runs.run import Run
+from ..training.state import TrainingState
+from .plan import Material, Plan, has_plan, material_of, plan_of
+from .targets import check_apart, planned_targets, target_of
+
+
+@checked_arguments
+def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
+    """Everything a run says of its examples, read when it is asked for.
+
+    Args:
+        run: The run.
+        replay: Its steps and kept models, where model and data are at hand to take them again.
+        inputs: The examples themselves and rows from outside, by name, where they are at hand.
+    """
+    return Evidence(
+        run.ids,
+        run.classes,
+        labels=run.labels,
+        epochs=RecordedEpochs(run) if run.epochs else None,
+        mean_probs=_together([run]),
+        inputs=inputs,
+        checkpoints=replay,  # type: ignore[arg-type]
+        steps=replay,  # type: ignore[arg-type]
+    )
+
+
+def _together(runs: Sequence[Run]) -> Callable[[], Tensor] | None:
+    """What reads the mean probabilities of some models, once and when they are asked for; None if a model kept none."""
+    if not all(run.keeps_probs for run in runs):
+        return None
+
+    @functools.cache
+    def read() -> Tensor:
+        total = _probs(runs[0])
+        for run in runs[1:]:
+            total += _probs(run)
+        return total / len(runs) if len(runs) > 1 else total
+
+    return read
+
+
+def _probs(run: Run) -> Tensor:
+    probs = run.mean_probs()
+    assert probs is not None
+    return probs
+
+
+def gather_together(runs: Sequence[Run]) -> Evidence:
+    """What the models of a recording say on average: probabilities, for policies and the page; of one run, what it says."""
+    first = runs[0]
+    if len(runs) == 1:
+        return gather(first)
+    return Evidence(
+        first.ids,
+        first.classes,
+        labels=first.labels,
+        epochs=MeanEpochs(runs),
+        mean_probs=_together(runs),
+    )
+
+
+@checked_arguments
+def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Evidence:
+    """The evidence of logits in memory, such as those of a paper's released files.
+
+    Raises:
+        NumericalError: A logit is NaN or infinite; names the epoch and ids.
+    """
+    labels = labels.to(torch.int64)
+    for epoch, rows in enumerate(logits):
+        for bad, what, cure in faults(rows, labels):
+            names = ids.take(bad)
+            raise NumericalError(f"Epoch {epoch}: logits of {len(names)} examples {what}; ids {some(names, len(names))}. {cure}.")
+
+    @functools.cache
+    def mean() -> Tensor:
+        total = torch.zeros(logits.shape[1:], dtype=torch.float64)
+        for rows in logits:
+            total += rows.to(torch.float64).softmax(-1)
+        return total / len(logits)
+
+    return Evidence(ids, logits.shape[-1], labels=labels, epochs=EpochsInMemory(logits, labels), mean_probs=mean)
+
+
+@checked_arguments
+def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]) -> Evidence:
+    """The evidence of inputs in memory, such as embeddings of any model, for methods that need no training.
+
+    Raises:
+        UsageError: Inputs and labels do not fit the ids, or an input is not finite; names the ids.
+    """
+    labels = labels.to(torch.int64)
+    return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs)
+
+
+LOOP = "a loop"
+"""Stands for the fingerprint of a user's loop: what it computes cannot be told."""
+
+Agreed = dict[Path, Agreement]
+"""What is known of the examples of a loop within one call, by the folder of its run."""
+
+
+def open_replay(
+    run: str | Path | Run,
+    *,
+    loop: Loop | None = None,
+    targets: Mapping[str, Given] | Sequence[str] | None = None,
+    replaying: ReplayConfig | None = None,
+    references: Mapping[str, Mapping[str, Tensor]] | None = None,
+    asked: Collection[str] | None = None,
+    agreed: Agreed | None = None,
+) -> Replay:
+    """A run's steps and kept models, ready to be taken again.
+
+    Args:
+        run: The run.
+        loop: What your own loop consists of; not for runs that `assay record` made, which know their plan.
+        targets: What may be asked for, by name: functions of the model, Examples, or (inputs, labels). For runs with a plan also texts:
+            `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE`
+            (a CSV of id and weight: a weighted mix of them). By default what the plan held out for validation.
+        replaying: How steps are taken again.
+        references: Parameters from elsewhere that `oti` may be asked for as its reference, by name: a model's state_dict each.
+        asked: The targets that will be asked for, all by default: their examples are held against those that are trained on.
+        agreed: Of calls that are given the same dict, only the first one looks at the loop's examples.
+
+    Raises:
+        UsageError: No loop for a run without a plan, a loop for one with, a target that does not fit, a collate_fn that does not keep the
+            order of its items, or a model that draws at random in eval mode.
+        Mismatch: The data, their order, their labels, the loader, the model or the losses are not those of the recording.
+        MissingEvidence: The run kept no model.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    how = replaying or ReplayConfig()
+    named: Mapping[str, Given] = targets if isinstance(targets, Mapping) else {}
+    texts = [] if targets is None or isinstance(targets, Mapping) else list(targets)
+    course: ReplayableTraining
+    found: dict[str, Target] = {}
+    if has_plan(run):
+        if loop is not None:
+            raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
+        plan = plan_of(run)
+        material = material_of(plan)
+        course = _course(run, plan, material)
+        found = planned_targets(material, texts)
+    else:
+        if loop is None:
+            raise UsageError(
+                f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give "
+                "score(..., loop=assay.Loop(model, optimizer, loader), targets={'validation': (inputs, labels)})."
+            )
+        if texts:
+            raise UsageError(
+                f"Targets of your own loop are given as {{name: (inputs, labels) or function}}, not as {texts[0]!r}."
+            )
+        course = LoopTraining(run, loop)
+    for name, given in named.items():
+        found[name] = target_of(name, given, run)
+    replay = Replay(run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references)
+    if isinstance(course, LoopTraining):
+        agreement = _agreement(course, agreed)
+        agreement.hold_model(replay.at(replay.kept[-1]))
+        replay.cautions = tuple(agreement.cautions)
+    replay.remarks.update(check_apart(replay, asked))
+    return replay
+
+
+def _agreement(course: LoopTraining, agreed: Agreed | None) -> Agreement:
+    known = {} if agreed is None else agreed
+    if course.run.folder not in known:
+        known[course.run.folder] = Agreement(course)
+    return known[course.run.folder].of(course)
+
+
+def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) -> tuple[Tensor, str]:
+    """The examples of a run themselves, in the order of its ids, images in 0..1; and a fingerprint of them.
+
+    Args:
+        run: The run.
+        loop: As `open_replay` takes it.
+        agreed: Likewise.
+
+    Raises:
+        UsageError: The run has no plan and there is no loop, or the loop's batches do not begin with numbers.
+        Mismatch: The data are not those of the recording.
+    """
+    if has_plan(run):
+        examples = material_of(plan_of(run)).train
+        return examples.plain(), examples.content
+    if loop is None:
+        raise UsageError(
+            f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give score(..., "
+            "loop=assay.Loop(model, optimizer, loader)), or rows of your own: score('cg_score:inputs=NAME', inputs={NAME: rows})."
+        )
+    course = LoopTraining(run, loop)
+    _agreement(course, agreed)
+    parts = []
+    for positions in torch.arange(len(run.ids)).split(PART):
+        batch = course.clean(positions)
+        inputs = batch[0] if isinstance(batch, (tuple, list)) else None
+        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+            raise UsageError(
+                f"The batches of the loader of {run.folder} do not begin with a tensor of fractions; give rows of your own: "
+                "score('cg_score:inputs=NAME', inputs={NAME: rows})."
+            )
+        parts.append(inputs.cpu())
+    return torch.cat(parts), LOOP
+
+
+def identity(replay: Replay) -> dict[str, str]:
+    """Fingerprint of each target that has one; what a user's function computes cannot be told."""
+    return {name: target.fingerprint for name, target in replay.given.items() if isinstance(target, MeanLoss)}
+
+
+def _course(run: Run, plan: Plan, material: Material) -> ReplayableTraining:
+    examples = material.train
+
+    def states(epoch: int) -> TrainingState:
+        file = run.state(epoch)
+        return TrainingState.read(file.read_all(), file.notes)
+
+    return PlannedTraining(
+        plan.build(material, plan.model_seed),
+        examples.inputs,
+        examples.labels,
+        examples.ids,
+        plan.training,
+        states,
+        prepare=examples.prepared,
+        augment=plan.augmentation(material, plan.model_seed),
+    )

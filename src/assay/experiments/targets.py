@@ -1,0 +1,162 @@
+"""Targets by the words of the command line and of plans, and by what a user hands over; held against the examples that are trained on."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core.errors import Mismatch, RunError, UsageError, reading, some
+from ..data.examples import Examples
+from ..replay.replay import Replay
+from ..replay.targets import PART, Given, MeanLoss, Single, Target, mean_loss, weighted_mean
+from ..runs.content import bytes_of, leaves_of
+from ..runs.disk import read_bytes
+from ..runs.run import Run
+from .plan import Material
+
+ROW = 64
+"""Bytes of an input above which its hash stands for it."""
+
+
+def target_of(name: str, given: Given, run: Run) -> Target:
+    """What a user gave as a target, ready to be differentiated.
+
+    Raises:
+        Mismatch: Some of its examples are trained on.
+        UsageError: It is neither a function nor examples nor tensors.
+    """
+    if isinstance(given, Examples):
+        known = set(run.ids)
+        if both := [one for one in given.ids if one in known]:
+            raise Mismatch(
+                f"{len(both)} of the {len(given)} examples of target {name!r} are trained on (ids {some(both, len(both))}); what is trained on "
+                "cannot say what helps. Hold other examples out."
+            )
+        return mean_loss(given, name)
+    if callable(given):
+        return Single(given)
+    if not isinstance(given, tuple) or len(given) not in (2, 3) or not all(isinstance(part, Tensor) for part in given):
+        raise UsageError(f"Target {name!r} is neither a function of the model nor Examples nor (inputs, labels) as tensors.")
+    inputs, labels = given[0], given[1]
+    weights = given[2] if len(given) == 3 else torch.ones(len(labels), dtype=torch.float64)
+    return weighted_mean(name, inputs, labels, weights, None)
+
+
+def planned_targets(material: Material, texts: Sequence[str]) -> dict[str, Target]:
+    """The targets that these words name among the examples of a plan, by word; `validation` by itself.
+
+    Raises:
+        UsageError: A word is unknown, or the plan held out no such examples.
+    """
+    found: dict[str, Target] = {}
+    if material.validation is not None:
+        found["validation"] = mean_loss(material.validation, "validation")
+    for text in texts:
+        kind, _, value = text.partition("=")
+        if kind == "test" and not value:
+            found[text] = mean_loss(material.test, text)
+            continue
+        if kind not in ("validation", "class", "id", "ids") or bool(value) == (kind == "validation"):
+            raise UsageError(f"Target {text!r} is not validation, test, class=NAME, id=ID or ids=FILE.")
+        held = material.validation
+        if held is None:
+            raise UsageError(
+                f"Target {text!r}: the plan held out no validation examples; record with `validation = 0.1` (`--validation 0.1`), or ask for "
+                "target=test, which then can no longer judge a decision made by it."
+            )
+        if kind == "class":
+            found[text] = mean_loss(held, text, (held.labels == _class(held, value)).to(torch.float64))
+        elif kind == "id":
+            found[text] = mean_loss(held, text, _weights(held, {value: 1.0}, text))
+        elif kind == "ids":
+            found[text] = mean_loss(held, text, _weights(held, _read(value), text))
+    return found
+
+
+def _class(examples: Examples, name: str) -> int:
+    if name not in examples.class_names:
+        raise UsageError(f"Target class={name}: the classes are {some(examples.class_names, examples.classes)}.")
+    return examples.class_names.index(name)
+
+
+def _weights(examples: Examples, given: Mapping[str, float], text: str) -> Tensor:
+    places = {str(one): place for place, one in enumerate(examples.ids)}
+    strange = [one for one in given if one not in places]
+    if strange:
+        raise UsageError(f"Target {text}: {some(strange, len(strange))} are no validation examples.")
+    weights = torch.zeros(len(examples), dtype=torch.float64)
+    for one, weight in given.items():
+        weights[places[one]] = weight
+    return weights
+
+
+def _read(path: str) -> dict[str, float]:
+    with reading(path, UsageError, "Give a CSV of id and weight."):
+        try:
+            rows = [row for row in csv.reader(io.StringIO(read_bytes(Path(path)).decode(), newline="")) if row]
+            body = rows[1:] if rows and rows[0][:1] == ["id"] else rows
+            return {row[0]: float(row[1]) if len(row) > 1 else 1.0 for row in body}
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read ({error.strerror}); give a CSV of id and weight.") from error
+        except (ValueError, RunError) as error:
+            raise UsageError(f"{path} is no CSV of id and weight ({error}).") from error
+
+
+def check_apart(replay: Replay, asked: Collection[str] | None) -> dict[str, str]:
+    """Sentences on targets some of whose examples look like trained ones, by name: single equal rows happen in real tables.
+
+    An input of a target is looked for among the rows of every tensor of the training batches, however those are laid out.
+
+    Args:
+        replay: Whose targets and training examples.
+        asked: The targets that are looked at; None for all.
+
+    Raises:
+        Mismatch: At least half of a target's inputs are inputs of training examples.
+    """
+    sought = {
+        name: distinct(target)
+        for name, target in replay.given.items()
+        if isinstance(target, MeanLoss) and (asked is None or name in asked)
+    }
+    met: dict[str, set[bytes]] = {name: set() for name in sought}
+    for positions in torch.arange(len(replay.run.ids)).split(PART) if sought else ():
+        trained = {row for value in _tensors(replay.course.clean(positions), len(positions)) for row in _bytes(value)}
+        for name, own in sought.items():
+            met[name] |= trained & own
+    for name, own in sought.items():
+        if 2 * len(met[name]) >= len(own):
+            raise Mismatch(
+                f"{len(met[name])} of the {len(own)} examples of target {name!r} are trained on; what is trained on cannot say what helps. "
+                "Hold other examples out."
+            )
+    return {
+        name: f"{len(rows)} of the {len(sought[name])} inputs of target {name!r} are also inputs of training examples, which then help themselves."
+        for name, rows in met.items()
+        if rows
+    }
+
+
+def _tensors(batch: object, size: int) -> list[Tensor]:
+    """The tensors of a batch that hold more than one number of each example, or fractions: a whole number is a label."""
+    return [
+        value
+        for _, value in leaves_of(batch)
+        if isinstance(value, Tensor) and value.ndim and len(value) == size and (value.ndim > 1 or value.is_floating_point())
+    ]
+
+
+def distinct(target: MeanLoss) -> set[bytes]:
+    """Every input that a target averages over, once."""
+    return {row for part in target.prepared() for row in _bytes(part)}
+
+
+def _bytes(inputs: Tensor) -> list[bytes]:
+    """Each row by its type, shape and numbers, hashed where it is long."""
+    kind = f"{inputs.dtype} {tuple(inputs.shape[1:])} ".encode()
+    rows = [bytes_of(row) for row in inputs.detach().cpu()]
+    return [kind + (row if len(row) <= ROW else hashlib.blake2b(row, digest_size=32).digest()) for row in rows]

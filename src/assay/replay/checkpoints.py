@@ -1,0 +1,91 @@
+"""The models that a run kept, ready for batches, layers and targets."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.models import Layer
+from ..maths.differentiable import written_out
+from ..maths.params import Params
+from ..training.device import mode
+from ..training.state import standing_at
+from .activations import head_of, layered
+from .model_batches import ModelBatch
+
+if TYPE_CHECKING:
+    from .replay import Replay
+from .targets import target_gradient
+
+BLOCK = 256
+"""Examples per batch where the run does not say it."""
+
+
+class CheckpointModel:
+    """One kept model of a run (`core.models.Model`)."""
+
+    def __init__(self, replay: "Replay", epoch: int, state: dict[str, Tensor]):
+        self._replay, self._state, self.epoch = replay, state, epoch
+        self.params: Params = {name: state[name] for name in replay.course.functional.names}
+
+    @functools.cached_property
+    def rates(self) -> Mapping[str, float]:
+        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it (yet)."""
+        run, course = self._replay.run, self._replay.course
+        by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
+        return self._replay.rates(by_group + self._replay.waiting(len(by_group)), course)
+
+    @functools.cached_property
+    def head(self) -> tuple[str, ...]:
+        """Names of the trainable parameters of the linear layer that makes the logits; empty if there is none."""
+        course = self._replay.course
+        batch = next(self.batches()).batch
+        with (
+            self._replay.isolated(),
+            standing_at(course.model, self._state),
+            mode(course.model, False),
+            torch.no_grad(),
+            written_out(),
+        ):
+            name = head_of(course.model, lambda: course.functional.losses(course.model, batch))
+        if name is None:
+            return ()
+        layer = course.model.get_submodule(name)
+        places = {id(parameter): full for full, parameter in course.model.named_parameters() if full in self.params}
+        return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
+
+    def batches(self) -> Iterator[ModelBatch]:
+        """Every example once, without augmentation."""
+        for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
+            yield self.seen(positions, self._replay.course.clean(positions))
+
+    def seen(self, positions: Int[Tensor, " batch"], batch: Any) -> ModelBatch:
+        """A batch as this model sees it."""
+        course = self._replay.course
+        buffers = {name: self._state.get(name, value) for name, value in course.buffers.items()}
+        return ModelBatch(positions, self.params, course.functional, buffers, batch)
+
+    def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
+        """What the layers make of every example (see `core.models.Model`).
+
+        Raises:
+            UnknownName: No module has that name.
+            UsageError: There are no logits of a batch, or a layer does not give rows.
+        """
+        first = next(self.batches())
+        yield from layered(
+            first.functional.model,
+            lambda: ((one.positions, one.batch) for one in self.batches()),
+            lambda batch: first.functional.predicted(first.params, first.buffers, batch)[0],
+            len(self._replay.run.ids),
+            names,
+            inputs_of=lambda batch: first.functional.inputs(first.params, first.buffers, batch),
+        )
+
+    def target(self, name: str) -> dict[str, Tensor]:
+        """Gradient of a target by the parameters, at them: steps are taken at the parameters, not at their average."""
+        with self._replay.isolated(), standing_at(self._replay.course.model, self._state):
+            return target_gradient(self._replay.course, self._replay.named(name), name)[1]

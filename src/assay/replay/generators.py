@@ -1,0 +1,47 @@
+"""The random generators that a user's loop draws from: torch's, NumPy's, Python's, the loader's and its samplers'."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from ..maths import draws
+
+
+def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:
+    """Seed everything that an epoch of a loop draws from: torch, NumPy, random, the generators of the loader and its samplers."""
+    if seed is None:
+        return
+    seed_all(draws.integer(seed, "loop", epoch))
+    for number, generator in loader_generators(loader):
+        generator.manual_seed(draws.integer(seed, "loader", epoch, number))
+
+
+def seed_all(word: int) -> None:
+    """Seed torch's, NumPy's and Python's global generators."""
+    torch.manual_seed(word)
+    np.random.seed(word % 2**32)
+    random.seed(word)
+
+
+def loader_generators(loader: DataLoader) -> list[tuple[int, torch.Generator]]:
+    """The generators of a loader and its samplers, numbered by whose they are."""
+    batches = loader.batch_sampler
+    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
+    found = [(number, getattr(owner, "generator", None)) for number, owner in enumerate(owners)]
+    return [(number, generator) for number, generator in found if isinstance(generator, torch.Generator)]
+
+
+@contextlib.contextmanager
+def untouched_generators(device: torch.device) -> Iterator[None]:
+    """Torch's, NumPy's and Python's global generators come back as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)

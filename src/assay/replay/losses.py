@@ -1,0 +1,63 @@
+"""The loss of each example of a batch, and the logits and labels that it is made of: of pairs of tensors, or by a user's function."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.errors import UsageError
+
+Losses = Callable[[nn.Module, Any], Tensor]
+"""`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
+Forward = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+"""`forward(model, batch)`: logits, (batch, classes), and the class of each example, (batch,)."""
+
+
+def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy of each example of a batch `(inputs, labels)`, in nats.
+
+    Raises:
+        UsageError: The batch is something else.
+    """
+    inputs, labels = pair(batch)
+    return F.cross_entropy(model(inputs), labels, reduction="none")
+
+
+def pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of a batch that is nothing else.
+
+    Raises:
+        UsageError: It is.
+    """
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        raise UsageError(
+            "A batch is not (inputs, labels); give losses=... that returns the loss of each example of a batch, or forward=... that returns "
+            "(logits, labels)."
+        )
+    return batch[0], batch[1]
+
+
+def forward_pair(model: nn.Module, batch: Any) -> tuple[Any, Tensor]:
+    """The forward pass of a batch `(inputs, labels)`: logits and labels.
+
+    Raises:
+        UsageError: The batch is something else.
+    """
+    inputs, labels = pair(batch)
+    return model(inputs), labels
+
+
+def cross_entropies_of(forward: Forward) -> Losses:
+    """The cross-entropy of each example by its logits and label, in nats."""
+    return cross_entropies if forward is forward_pair else _CrossEntropies(forward)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CrossEntropies:
+    forward: Forward
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        logits, labels = self.forward(model, batch)
+        return F.cross_entropy(logits, labels, reduction="none")

@@ -1,0 +1,90 @@
+"""Batches of examples seen with a model whose parameters are arguments: at a checkpoint, or as a step that was just taken."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ..core.errors import MissingEvidence
+from ..maths.params import Params
+from .functional import Functional
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelBatch:
+    """Examples and the model they are seen with (see `core.models.Batch`).
+
+    Attributes:
+        positions: Which examples.
+        params: Trainable parameters.
+        functional: The model's structure and losses.
+        buffers: The model's buffers.
+        batch: What the losses take.
+    """
+
+    positions: Int[Tensor, " batch"]
+    params: Params
+    functional: Functional
+    buffers: Params
+    batch: Any
+
+    def losses(self, params: Params) -> Tensor:
+        """Loss of each example in eval mode, differentiable."""
+        return self.functional({**self.params, **params}, self.buffers, self.batch)
+
+    def slopes(self, direction: Params) -> tuple[Tensor, str]:
+        """Slope of each example's loss along a direction, in eval mode, and how it was had."""
+        return self.functional.slopes(self.params, self.buffers, self.batch, direction)
+
+    def input_gradients(self) -> Tensor:
+        """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens."""
+        return self.functional.input_gradients(self.params, self.buffers, self.batch)
+
+    def squares(self, names: Sequence[str]) -> tuple[Tensor, str]:
+        """Squared norm of each example's gradient by these parameters, in eval mode, and how it was had."""
+        found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(names), None)
+        return torch.stack(list(found.squares.values())).sum(0), way
+
+    def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+        """Slopes and squared norms at once, by parameter, in eval mode, and how they were had."""
+        found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(direction), direction)
+        return found.slopes, found.squares, way
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LiveStep(ModelBatch):
+    """A step just taken by a training that goes on (see `core.steps.Step`).
+
+    Attributes:
+        index: Counted over the whole run.
+        epoch: The epoch that it belongs to.
+        rates: Learning rate of each parameter.
+        after: The live parameters.
+    """
+
+    index: int
+    epoch: int
+    rates: Mapping[str, float]
+    after: Params
+
+    def batch_alone(self) -> ModelBatch:
+        """The batch without what belongs to the step only."""
+        return ModelBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
+
+    def target(self, name: str) -> dict[str, Tensor]:
+        """Not while training goes on."""
+        raise self._too_early()
+
+    def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
+        """Not while training goes on."""
+        raise self._too_early()
+
+    def back(self, adjoints: Any, *, at: Params | None = None, curvature: bool = True) -> Any:
+        """Not while training goes on."""
+        raise self._too_early()
+
+    def _too_early(self) -> MissingEvidence:
+        return MissingEvidence("A training that goes on knows no targets and cannot be walked backwards; score the finished run.")

@@ -1,0 +1,176 @@
+"""Targets: the numbers whose change is predicted, and their gradients."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.errors import AssayError, NumericalError, UsageError
+from ..core.lineage import fingerprint
+from ..data.examples import Examples
+from ..maths.differentiable import written_out
+from ..runs.content import bytes_of
+from ..training.device import mode
+from .batch_norm import differentiable_statistics, running_statistics
+from .replayable import ReplayableTraining
+
+Target = Callable[[nn.Module], Iterator[Tensor]]
+"""From the model in eval mode to numbers that add up to the target; several, so that one graph need not hold all examples."""
+
+
+def parts_of_target(target: Target, model: nn.Module, name: str) -> Iterator[Tensor]:
+    """The numbers that add up to a target.
+
+    Raises:
+        UsageError: It cannot be computed, or is no single number.
+    """
+    try:
+        for part in target(model):
+            if not isinstance(part, Tensor) or part.ndim or not part.is_floating_point():
+                raise UsageError(f"Target {name!r} is no single number; return a scalar tensor.")
+            yield part
+    except AssayError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        raise UsageError(
+            f"Target {name!r} cannot be computed: {reason}. Give inputs and labels as the model takes them."
+        ) from error
+
+
+def target_gradient(course: ReplayableTraining, target: Target, name: str) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+    """Value of a target, and its derivative by trainable parameters and by running statistics.
+
+    Raises:
+        UsageError: It does not depend on the parameters.
+        NumericalError: It is not finite.
+    """
+    model = course.model
+    buffers = running_statistics(model)
+    leaves = {n: p for n, p in model.named_parameters() if n in course.functional.names}
+    total: dict[str, Tensor] = {}
+    value = 0.0
+    depends = False
+    with mode(model, False), torch.enable_grad(), written_out(), differentiable_statistics():
+        try:
+            for buffer in buffers.values():
+                buffer.requires_grad_()
+            for part in parts_of_target(target, model, name):
+                value += float(part.detach())
+                if not part.requires_grad:
+                    continue
+                wanted = [*leaves.values(), *buffers.values()]
+                found = torch.autograd.grad(part, wanted, allow_unused=True)
+                for key, leaf, gradient in zip([*leaves, *buffers], wanted, found, strict=True):
+                    depends = depends or (key in leaves and gradient is not None)
+                    gradient = torch.zeros_like(leaf) if gradient is None else gradient
+                    total[key] = total[key] + gradient if key in total else gradient
+        finally:
+            for buffer in buffers.values():
+                buffer.requires_grad_(False)
+    if not depends:
+        raise UsageError(f"Target {name!r} does not depend on any trainable parameter of the model; nothing could change it.")
+    if not value < float("inf") or value != value:
+        raise NumericalError(f"Target {name!r} is {value}; the model has diverged.")
+    return value, {n: total[n] for n in leaves}, {n: total[n] for n in buffers}
+
+
+PART = 128
+"""Examples of a target in one graph."""
+Function = Callable[[nn.Module], Tensor]
+"""From the model (in eval mode) to one number."""
+Given = Function | Examples | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]
+"""A target: a function, or examples, or inputs and labels (and a weight for each), whose weighted mean of cross-entropies is taken."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanLoss:
+    """Weighted mean of the cross-entropies of some examples, in nats.
+
+    Attributes:
+        inputs: As the net takes them, or as `prepare` does.
+        labels: Class of each.
+        weights: How much each counts; they are divided by their sum.
+        prepare: Turns a part of the inputs into what the net takes.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    weights: Tensor
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        device = next(model.parameters()).device
+        total = self.weights.sum()
+        for start in range(0, len(self.inputs), PART):
+            part = slice(start, start + PART)
+            logits = model(self.ready(self.inputs[part].to(device), model))
+            if logits.ndim != 2 or logits.shape[1] < 2:
+                raise UsageError(
+                    f"The model returned shape {tuple(logits.shape)} for inputs and labels of a target; where it gives no row of class logits "
+                    "per example, give a function of the model instead."
+                )
+            losses = F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
+            yield (losses * (self.weights[part] / total).to(losses)).sum()
+
+    def ready(self, inputs: Tensor, model: nn.Module) -> Tensor:
+        """Some of the inputs as the model takes them."""
+        # What assay prepares is float32, whatever the model is.
+        return inputs if self.prepare is None else self.prepare(inputs).to(next(model.parameters()).dtype)
+
+    def prepared(self) -> Iterator[Tensor]:
+        """The inputs in parts, as the model takes them but for its type."""
+        for start in range(0, len(self.inputs), PART):
+            part = self.inputs[start : start + PART]
+            yield (part if self.prepare is None else self.prepare(part)).detach().cpu().contiguous()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash over everything that is averaged, the inputs as they are prepared: other means or deviations are other inputs."""
+        return fingerprint(
+            *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", bytes_of(one))),
+            self.labels.to(torch.int64).numpy().tobytes(),
+            self.weights.to(torch.float64).numpy().tobytes(),
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Single:
+    """A user's function as a target of one part."""
+
+    function: Function
+
+    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        yield self.function(model)
+
+
+def weighted_mean(
+    name: str, inputs: Tensor, labels: Tensor, weights: Tensor, prepare: Callable[[Tensor], Tensor] | None
+) -> MeanLoss:
+    """The weighted mean loss of some examples, as a target of that name.
+
+    Raises:
+        UsageError: They do not go together, or no weight is above 0.
+    """
+    if not len(inputs) == len(labels) == len(weights) or not len(inputs):
+        raise UsageError(
+            f"Target {name!r}: {len(inputs)} inputs, {len(labels)} labels and {len(weights)} weights do not go together."
+        )
+    if not bool(weights.isfinite().all()) or not float(weights.sum()) > 0:
+        raise UsageError(f"Target {name!r}: its weights must be finite and add up to more than 0.")
+    return MeanLoss(inputs, labels, weights.to(torch.float64), prepare)
+
+
+def mean_loss(examples: Examples, name: str, weights: Tensor | None = None) -> MeanLoss:
+    """The mean loss of these examples, as a target of that name.
+
+    Raises:
+        UsageError: No example has a weight.
+    """
+    weights = torch.ones(len(examples), dtype=torch.float64) if weights is None else weights
+    if bool((weights != 0).any()):
+        examples, weights = examples.take(weights != 0), weights[weights != 0]
+    return weighted_mean(name, examples.inputs, examples.labels, weights, examples.prepared)
