@@ -9,6 +9,7 @@ from assay.core.needs import EPOCH_NEEDS, Need
 from assay.core.scoring import score
 from assay.experiments.evidence import gather, gather_logits, gather_together
 from assay.methods import catalogue
+from assay.replay.live_methods import LiveMethods
 from assay.runs.disk import TensorFile
 from assay.runs.epochs import RecordedEpochs
 from assay.runs.run import Run
@@ -70,7 +71,7 @@ READS = {
 
 @pytest.mark.parametrize("name", READS)
 def test_a_score_reads_what_its_method_declares_and_no_other_file(tmp_path, monkeypatch, name):
-    recorded(tmp_path, EPOCHS, keep_logits=True, live=LIVE)
+    recorded(tmp_path, EPOCHS, keep_logits=True, live=LiveMethods(LIVE))
     read = Counter()
     plain = TensorFile.read
     monkeypatch.setattr(

@@ -110,7 +110,7 @@ def test_what_they_say_can_be_asked_at_any_time(tmp_path):
                     # A step is seen when the loop asks for the next batch.
                     with pytest.raises(MissingEvidence, match="liveval has not seen enough yet"):
                         view.scores()
-                seen.append(view.scores() if view is not None and recorder.recorder._met.any() else None)
+                seen.append(view.scores() if view is not None and recorder.alongside._met.any() else None)
         met, seen = [0 if one is None else len(one) for one in seen], [one for one in seen if one is not None]
         assert met == [0, 6, 12, 18, *[EXAMPLES] * 4]
         for one in seen:

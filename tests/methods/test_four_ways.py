@@ -29,7 +29,7 @@ from assay.methods.margin import margin
 from assay.methods.tdds import tdds
 from assay.methods.threshold_closeness import threshold_closeness
 from assay.methods.variability import variability
-from assay.runs.recorder import Recorder
+from assay.replay.live_methods import LiveMethods, live_state
 from methods.worlds import Facts, facts_of, in_memory, on_disk
 
 FOLDS = {name: cls for name, cls in catalogue().items() if issubclass(cls, AbstractDynamicsMethod)}
@@ -165,14 +165,14 @@ def test_fold_on_disk_and_along_the_recording(world, data):
         late = [m for m in methods if m.name == "dyn_unc" and m.drop_last and m.epochs is None]
         for method in late:
             with pytest.raises(UsageError, match="cannot run live"):
-                Recorder(f"{folder}/refused", Ids(range(len(labels))), live=[method])
+                LiveMethods([method])
         run = on_disk(f"{folder}/run", logits, labels, live=[m for m in methods if m not in late], stop=stop)
         here = fold(methods, in_memory(stored(run), classes=logits.shape[-1]))
         there = fold(methods, gather(run))
         for method, memory, disk in zip(methods, here, there, strict=True):
             assert torch.equal(memory, disk), method.title
             if method not in late:
-                agree(method.finish(run.live_state(method)), disk, method)
+                agree(method.finish(live_state(run, method)), disk, method)
         # Single precision on disk is the only difference to the pure functions of the logits.
         exact = fold(methods, gather_logits(run.ids, logits.double(), labels))
         for method, disk, double in zip(methods, there, exact, strict=True):

@@ -11,6 +11,7 @@ from assay.core.ids import Ids
 from assay.core.needs import Need
 from assay.core.scoring import score
 from assay.maths.observations import observe
+from assay.replay.live_methods import LiveMethods
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
 
@@ -54,7 +55,9 @@ def on_disk(folder, logits, labels, *, ids=None, live=(), stop=None, keep_logits
     draw = np.random.default_rng(0)
 
     def record(first, last, resume):
-        with Recorder(folder, ids, keep_logits=keep_logits, checkpoints="none", live=live, resume=resume) as recorder:
+        with Recorder(
+            folder, ids, keep_logits=keep_logits, checkpoints="none", live=LiveMethods(live), resume=resume
+        ) as recorder:
             for epoch in range(first, last):
                 assert recorder.begin() == epoch
                 for batch in np.array_split(draw.permutation(len(ids)), 3):

@@ -4,22 +4,23 @@ import os
 import time
 from pathlib import Path
 
+from assay.replay.live_methods import LiveMethods
 from assay.runs.disk import replace
 from assay.runs.recorder import Recorder
 from runs.worlds import IDS, LIVE, play, recorded
 
 
 def record(folder, epochs):
-    recorded(folder, epochs, live=LIVE, checkpoints="every", resume=True)
+    recorded(folder, epochs, live=LiveMethods(LIVE), checkpoints="every", resume=True)
 
 
 def record_last(folder, epochs):
-    recorded(folder, epochs, live=LIVE, resume=True)
+    recorded(folder, epochs, live=LiveMethods(LIVE), resume=True)
 
 
 def hold(folder, epochs, ready, fork=False):
     """Record some epochs, keep the run open and wait; with `fork`, so does a child of its own, as a loader's worker would."""
-    with Recorder(Path(folder), IDS, live=LIVE, checkpoints="every", resume=True) as recorder:
+    with Recorder(Path(folder), IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
         play(recorder, epochs)
         if fork and not os.fork():
             time.sleep(20)
@@ -34,7 +35,7 @@ def put(path, size):
 
 def record_and_wait(folder, epochs, ready):
     """Record epoch after epoch, as fast as the disk lets it."""
-    with Recorder(Path(folder), IDS, live=LIVE) as recorder:
+    with Recorder(Path(folder), IDS, live=LiveMethods(LIVE)) as recorder:
         play(recorder, 1)
         ready()
         play(recorder, epochs)

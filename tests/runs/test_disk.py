@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.core.errors import NotWritten, RunError, RunLocked
+from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs.disk import TensorFile, WriterLock, append_line, checksum, checksum_notes, replace, save_tensors
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
@@ -76,11 +77,11 @@ def test_a_line_that_does_not_fit_is_taken_back(small_disk):
 
 
 def test_a_recording_on_a_full_disk_keeps_its_epochs_and_goes_on_when_there_is_space(small_disk, tmp_path):
-    recorded(tmp_path / "plain", 4, live=LIVE)
+    recorded(tmp_path / "plain", 4, live=LiveMethods(LIVE))
     plain, refused = Run(tmp_path / "plain"), set()
     for pages in range(5):
         folder = small_disk / f"run {pages}"
-        with Recorder(folder, IDS, live=LIVE) as recorder:
+        with Recorder(folder, IDS, live=LiveMethods(LIVE)) as recorder:
             play(recorder, 2)
             fill(small_disk, pages * PAGE)
             with pytest.raises(NotWritten, match="the disk is full") as caught:
@@ -93,11 +94,11 @@ def test_a_recording_on_a_full_disk_keeps_its_epochs_and_goes_on_when_there_is_s
             (small_disk / "filler").unlink()
             if pages % 2:
                 play(recorder, 4)
-        recorded(folder, 4, live=LIVE, resume=True)
+        recorded(folder, 4, live=LiveMethods(LIVE), resume=True)
         run = Run(folder)
         assert run.fingerprint == plain.fingerprint and run.check() == plain.check()
         for method in LIVE:
-            assert torch.equal(method.finish(run.live_state(method)), method.finish(plain.live_state(method)))
+            assert torch.equal(method.finish(live_state(run, method)), method.finish(live_state(plain, method)))
         subprocess.run(["rm", "-r", str(folder)], check=True)
     assert len(refused) >= 3, f"the disk was always full at the same file: {refused}"
 

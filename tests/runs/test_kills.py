@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from assay.core.errors import RunError, RunLocked
+from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
 from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, order_of, play, recorded, state_of
@@ -17,7 +18,7 @@ KILLED, EPOCHS = -9, 3
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    recorded(folder, EPOCHS, live=LIVE)
+    recorded(folder, EPOCHS, live=LiveMethods(LIVE))
     return Run(folder)
 
 
@@ -41,14 +42,14 @@ def assert_same(run, other):
     assert run.epochs == other.epochs and run.fingerprint == other.fingerprint
     assert torch.equal(run.probs_sum(), other.probs_sum())
     for method in LIVE:
-        torch.testing.assert_close(run.live_state(method), other.live_state(method), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(live_state(run, method), live_state(other, method), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("begun", [0, EPOCHS - 1])
 def test_killed_before_every_single_step_to_the_disk(nursery, whole, tmp_path, begun):
     """One more epoch: dies before the first call that reaches the disk, then before the second, and so on, until it lives."""
     if begun:
-        recorded(tmp_path / "begun", begun, live=LIVE)
+        recorded(tmp_path / "begun", begun, live=LiveMethods(LIVE))
     seen, step, status = set(), 0, KILLED
     while status == KILLED:
         step += 1
@@ -59,7 +60,7 @@ def test_killed_before_every_single_step_to_the_disk(nursery, whole, tmp_path, b
         run = opened(folder)
         seen.add(run.epochs if run else 0)
         if step % 3 == 0 or status == 0:
-            recorded(folder, EPOCHS, live=LIVE, resume=True)
+            recorded(folder, EPOCHS, live=LiveMethods(LIVE), resume=True)
             assert_same(Run(folder), whole)
             assert not list(folder.rglob("*.tmp")) and len(list(folder.glob("*/*"))) == EPOCHS + 3 * 2
         shutil.rmtree(folder)
@@ -83,10 +84,10 @@ def test_killed_at_random_moments_and_resumed_each_time(nursery, tmp_path):
             for epoch in range(committed, run.epochs if run else 0):
                 assert_holds(run.shard(epoch), logits_of(epoch), LABELS)
             committed = run.epochs if run else 0
-        with Recorder(folder, IDS, live=LIVE, checkpoints="every", resume=True) as recorder:
+        with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
             play(recorder, committed + 1)
         plain = tmp_path / "plain"
-        recorded(plain, committed + 1, live=LIVE, checkpoints="every")
+        recorded(plain, committed + 1, live=LiveMethods(LIVE), checkpoints="every")
         assert_same(Run(folder), Run(plain))
         shutil.rmtree(plain)
         done.append(committed)
@@ -99,10 +100,10 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(nursery, tmp_path,
     try:
         assert nursery.run("runs.children:record", folder=str(tmp_path), epochs=3) == RunLocked.exit_code
         with pytest.raises(RunLocked, match="is being written by another process") as caught:
-            Recorder(tmp_path, IDS, live=LIVE, checkpoints="every", resume=True)
+            Recorder(tmp_path, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True)
         assert caught.value.exit_code == 5
         with pytest.raises(RunLocked):
-            Recorder(tmp_path, IDS, live=LIVE, checkpoints="every")
+            Recorder(tmp_path, IDS, live=LiveMethods(LIVE), checkpoints="every")
         # Reading needs no lock.
         assert Run(tmp_path).epochs == 2 and Run(tmp_path).check()
     finally:
@@ -115,8 +116,8 @@ def test_two_that_begin_at_once_do_not_both_write(nursery, tmp_path):
     pid = nursery.run("runs.children:hold", wait=False, folder=str(tmp_path), epochs=0)
     try:
         with pytest.raises(RunLocked):
-            Recorder(tmp_path, IDS, live=LIVE, checkpoints="every", resume=True)
+            Recorder(tmp_path, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True)
     finally:
         nursery.kill(pid)
-    recorded(tmp_path, 1, live=LIVE, checkpoints="every", resume=True)
+    recorded(tmp_path, 1, live=LiveMethods(LIVE), checkpoints="every", resume=True)
     assert Run(tmp_path).epochs == 1

@@ -16,6 +16,7 @@ from assay.methods.aum import AUM
 from assay.methods.dual import DUAL
 from assay.methods.entropy import Entropy
 from assay.methods.tdds import TDDS
+from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs import recorder as module
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
@@ -100,7 +101,7 @@ def test_logits_and_mean_probs_are_kept_when_asked_for_only(tmp_path):
 
 
 def test_what_is_superseded_is_taken_away(tmp_path):
-    recorded(tmp_path, 5, live=LIVE)
+    recorded(tmp_path, 5, live=LiveMethods(LIVE))
     for folder in ("sums", "live", "checkpoints"):
         assert sorted(path.name for path in tmp_path.glob(f"{folder}/*")) == [f"epoch-00000{e}.safetensors" for e in (3, 4)]
 
@@ -113,7 +114,7 @@ def test_live_scores_equal_those_of_the_stored_logits(tmp_path, stops):
         if issubclass(cls, AbstractDynamicsMethod):
             live.append(cls(**{name: value for name, value in short.items() if name in cls.__dataclass_fields__}))
     for stop in stops:
-        with Recorder(tmp_path, IDS, live=live, resume=True) as recorder:
+        with Recorder(tmp_path, IDS, live=LiveMethods(live), resume=True) as recorder:
             play(recorder, stop)
     recorded(tmp_path / "stored", 6, keep_logits=True)
     run = Run(tmp_path)
@@ -121,11 +122,11 @@ def test_live_scores_equal_those_of_the_stored_logits(tmp_path, stops):
     stored = score(live, gather(Run(tmp_path / "stored")))
     in_memory = score(live, gather_logits(IDS, torch.stack([logits_of(epoch) for epoch in range(6)]), LABELS))
     for method, *others in zip(live, stored, in_memory, strict=True):
-        state = run.live_state(method)
+        state = live_state(run, method)
         assert state is not None
         for scores in others:
             torch.testing.assert_close(method.finish(state), scores.values, rtol=0, atol=1e-12)
-    assert run.live_state(DUAL(window=4)) is None
+    assert live_state(run, DUAL(window=4)) is None
 
 
 def test_equal_recordings_have_equal_fingerprints_whenever_and_wherever_they_are_made(tmp_path):
@@ -430,7 +431,6 @@ SETTINGS = {
     "words": ({"checkpoints": ["last"]}, r"checkpoints=\['last'\]"),
     "before 0": ({"checkpoints": [2, -1]}, r"checkpoints=\[2, -1\]"),
     "half a seed": ({"seed": 0.5}, "seed= is 0.5; give a whole number"),
-    "twice": ({"live": (DUAL(), DUAL(window=10))}, "live= names a method twice"),
     "about": ({"about": {"model": torch.nn.Linear(1, 1)}}, "about= cannot be written as JSON"),
 }
 
@@ -487,7 +487,7 @@ OTHERWISE = {
     "mean_probs": {"mean_probs": False},
     "checkpoints": {"checkpoints": "every"},
     "seed": {"seed": 2},
-    "live": {"live": (DUAL(),)},
+    "live": {"live": LiveMethods((DUAL(),))},
     "class_names": {"class_names": ["a", "b", "c", "d"]},
 }
 
@@ -520,14 +520,14 @@ def test_resume_without_a_run_begins_one(tmp_path):
 
 
 def test_begin_forgets_an_epoch_that_was_not_committed(tmp_path):
-    with Recorder(tmp_path, IDS, live=LIVE) as recorder:
+    with Recorder(tmp_path, IDS, live=LiveMethods(LIVE)) as recorder:
         play(recorder, 1)
         for _ in range(3):
             recorder.begin()
             recorder.step(torch.tensor([1, 2]), [9.0])
             recorder.observe(torch.tensor([1, 2]), torch.full((2, CLASSES), 9.0), LABELS[1:3])
         play(recorder, 3)
-    recorded(tmp_path / "plain", 3, live=LIVE)
+    recorded(tmp_path / "plain", 3, live=LiveMethods(LIVE))
     assert Run(tmp_path).fingerprint == Run(tmp_path / "plain").fingerprint
 
 

@@ -8,6 +8,7 @@ from assay.core.needs import Need
 from assay.core.scoring import score
 from assay.experiments.evidence import gather
 from assay.methods.tdds import TDDS
+from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run, read_run
 from assay.runs.schema import read_commits
@@ -17,7 +18,7 @@ from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, play, record
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "run"
-    recorded(folder, 3, live=LIVE, checkpoints="every", class_names=["cat", "dog", "emu", "fox"])
+    recorded(folder, 3, live=LiveMethods(LIVE), checkpoints="every", class_names=["cat", "dog", "emu", "fox"])
     return folder
 
 
@@ -149,7 +150,7 @@ def test_a_torn_last_line_was_never_committed(folder, cut):
     commits = folder / "commits.jsonl"
     commits.write_bytes(commits.read_bytes()[:-cut])
     assert Run(folder).epochs == 2 and Run(folder).check()
-    with Recorder(folder, IDS, live=LIVE, checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
         assert recorder.epochs == 2
         play(recorder, 4)
     assert Run(folder).epochs == 4 and Run(folder).check()
@@ -160,7 +161,7 @@ def test_a_torn_first_line_does_not_spoil_the_second(folder):
     commits.write_bytes(commits.read_bytes()[:100])
     with pytest.raises(RunError, match="no committed epoch"):
         Run(folder)
-    with Recorder(folder, IDS, live=LIVE, checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
         play(recorder, 2)
     assert Run(folder).epochs == 2 and Run(folder).check()
 
@@ -213,7 +214,7 @@ def test_leftovers_of_a_kill_do_no_harm_and_go_with_the_next_recording(folder):
         path.write_bytes(b"half a file")
     (folder / "epochs/epoch-000003.safetensors").write_bytes(b"whole but not committed")
     assert Run(folder).fingerprint == before and Run(folder).epochs == 3
-    with Recorder(folder, IDS, live=LIVE, checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
         # What other writers may be about to put in place is theirs.
         assert [path for path in leftovers if path.exists()] == [mine]
         play(recorder, 4)
@@ -222,7 +223,7 @@ def test_leftovers_of_a_kill_do_no_harm_and_go_with_the_next_recording(folder):
 
 def test_a_reader_stays_whole_while_the_run_grows(folder):
     run = Run(folder)
-    with Recorder(folder, IDS, live=LIVE, checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
         play(recorder, 4)
     assert run.epochs == 3 and run.check() and Run(folder).epochs == 4
 
@@ -247,7 +248,7 @@ def test_readers_of_a_recording_that_goes_on_in_another_process_find_all_that_th
             while len(read_run(run.paths)[1]) < epochs + 3:
                 pass
             assert run.check() > 0 and run.mean_probs() is not None and run.checkpoints()
-            assert run.model(run.checkpoints()[-1]) is not None and run.live_state(LIVE[0]) is not None
+            assert run.model(run.checkpoints()[-1]) is not None and live_state(run, LIVE[0]) is not None
             passed += 1
     finally:
         nursery.kill(pid)

@@ -22,6 +22,7 @@ from assay.core.lineage import Lineage
 from assay.core.scores import Direction, Scores
 from assay.core.trial import Comparison, Detection, Outcome, Verdict
 from assay.experiments.verify import verify
+from assay.replay.live_methods import LiveMethods
 from assay.runs import artefacts
 from assay.runs.disk import MOST_TEXT, checksum, replace, save_tensors
 from assay.runs.paths import RunPaths
@@ -34,7 +35,7 @@ from runs.worlds import CLASSES, EXAMPLES, IDS, LABELS, LIVE, play, recorded
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strangers") / "run"
-    recorded(folder, 3, checkpoints="every", live=LIVE)
+    recorded(folder, 3, checkpoints="every", live=LiveMethods(LIVE))
     lineage = Lineage(Run(folder).dataset, {"run": Run(folder).fingerprint})
     artefacts.save_scores(scores(lineage), folder / "scores/aum.parquet")
     artefacts.save_decision(decision(lineage), folder / "decisions/drop.parquet")
@@ -131,7 +132,7 @@ def test_the_folder_of_a_run_may_be_a_link_and_stand_anywhere(folder, tmp_path):
     (tmp_path / "elsewhere/link").symlink_to(folder)
     for place in (tmp_path / "elsewhere/link", folder / "../elsewhere/link", tmp_path / "elsewhere/../elsewhere/link"):
         everything(place)
-    with Recorder(tmp_path / "elsewhere/link", IDS, checkpoints="every", live=LIVE, resume=True) as recorder:
+    with Recorder(tmp_path / "elsewhere/link", IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, 4)
     assert Run(folder).epochs == 4
 
@@ -147,7 +148,7 @@ def written(folder):
     artefacts.save_outcome(OUTCOME, run.folder / "trials/plan/kept-2.json")
     replace(run.paths.report, b"page")
     verify(_half(run), run=run, seeds=2, retrain=lambda ids, labels, weights, seed: 0.5)
-    with Recorder(folder, IDS, checkpoints="every", live=LIVE, resume=True) as recorder:
+    with Recorder(folder, IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, 5)
 
 
@@ -186,7 +187,7 @@ def test_nothing_is_written_through_a_link(folder, name, tmp_path):
 def test_commits_that_have_another_name_elsewhere_are_not_written_there(folder, tmp_path):
     os.link(folder / "commits.jsonl", tmp_path / "copy")
     before = (tmp_path / "copy").read_bytes()
-    with Recorder(folder, IDS, checkpoints="every", live=LIVE, resume=True) as recorder:
+    with Recorder(folder, IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, 4)
     assert Run(folder).epochs == 4 and (tmp_path / "copy").read_bytes() == before
 
@@ -206,7 +207,7 @@ def test_what_is_no_regular_file_is_refused_at_once(folder, name, kind):
             pytest.skip("no right to make devices")
     with pytest.raises(RunError, match=r"a folder, a pipe or a device|cannot be read"):
         everything(folder)
-        Recorder(folder, IDS, checkpoints="every", live=LIVE, resume=True)
+        Recorder(folder, IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True)
 
 
 def resealed(path, change):
@@ -488,7 +489,7 @@ def test_what_was_read_outlives_its_file(folder):
 def test_every_file_obeys_the_umask(tmp_path, umask, mode):
     old = os.umask(umask)
     try:
-        recorded(tmp_path / "run", 2, checkpoints="every", live=LIVE)
+        recorded(tmp_path / "run", 2, checkpoints="every", live=LiveMethods(LIVE))
         run = Run(tmp_path / "run")
         artefacts.save_scores(scores(None), run.paths.scores("aum"))
         verify(_half(run), run=run, seeds=2, retrain=lambda ids, labels, weights, seed: 0.5)

@@ -1,6 +1,6 @@
 """The facts of recorded epochs, one epoch after the other, each fact read when it is first asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -129,6 +129,19 @@ class Epoch:
         probs.exp_()
         probs /= probs.sum(0)
         return probs.t()
+
+
+class EpochInMemory:
+    """One epoch that was just trained."""
+
+    def __init__(self, index: int, facts: Mapping[str, Tensor]):
+        self.recorded = index + 1
+        self.holds = frozenset(need for need in EPOCH_NEEDS if need.value in facts)
+        self._facts = facts
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of this epoch."""
+        return self._facts[need.value]
 
 
 class EpochsInMemory:

@@ -25,8 +25,8 @@ from ..data.examples import Examples
 from ..data.splitting import held_out, subset
 from ..data.transforms import augment
 from ..maths import draws
+from ..replay.live_methods import check_live
 from ..runs.disk import read_bytes
-from ..runs.recorder import check_live
 from ..runs.run import Run
 from ..training.recipe import Recipe
 
@@ -219,7 +219,7 @@ class Plan(pydantic.BaseModel):
             UsageError: A method cannot run along, or is named twice.
         """
         found = tuple(methods.parse(spec) for spec in self.record.live)
-        check_live(found, 1)
+        check_live(found)
         return found
 
     def load(self) -> "Material":

@@ -12,6 +12,7 @@ from ..core.arguments import checked_arguments
 from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError
 from ..data.examples import Examples
 from ..replay.live import LiveSteps
+from ..replay.live_methods import LiveMethods
 from ..runs.artefacts import save_truth
 from ..runs.disk import remove
 from ..runs.paths import RunPaths
@@ -29,12 +30,22 @@ from .progress import Progress
 class _Tap(Observer):
     """Carries what the training loop shows over to the recorder."""
 
-    def __init__(self, recorder: Recorder, examples: Examples, recipe: Recipe, model: nn.Module, progress: Progress, task: str):
+    def __init__(
+        self,
+        recorder: Recorder,
+        live: LiveMethods,
+        examples: Examples,
+        recipe: Recipe,
+        model: nn.Module,
+        progress: Progress,
+        task: str,
+    ):
+        self._live = live
         self._recorder, self._examples, self._recipe = recorder, examples, recipe
         self._progress, self._task = progress, task
         self._right = self._seen = 0
         self._steps = LiveSteps(model, first=sum(commit.steps for commit in recorder.commits))
-        recorder.functional = self._steps.functional
+        live.functional = self._steps.functional
 
     def starts(self, state: TrainingState) -> None:
         self._recorder.start(state.tensors, state.metadata)
@@ -44,13 +55,13 @@ class _Tap(Observer):
         self._right = self._seen = 0
 
     def step_begins(self, model: nn.Module) -> None:
-        if self._recorder.walking:
+        if self._live.step_methods:
             self._steps.before()
 
     def stepped(self, positions: Tensor, batch: Tensor, labels: Tensor, rate: float) -> None:
-        if self._recorder.walking:
+        if self._live.step_methods:
             rates = dict.fromkeys(self._steps.functional.names, rate)
-            self._recorder.absorb(self._steps.after(self._recorder.epochs, positions, (batch, labels), rates))
+            self._live.update(self._steps.after(self._recorder.epochs, positions, (batch, labels), rates))
 
     def batch(self, positions: Tensor, logits: Tensor, labels: Tensor, rate: float) -> None:
         self._recorder.step(positions, [rate])
@@ -66,7 +77,7 @@ class _Tap(Observer):
                 logits = predict(model, examples.inputs, prepare=examples.prepared, device=self._recipe.device)
             self._recorder.observe(torch.arange(len(examples)), logits, examples.labels)
         self._recorder.commit(state.tensors, state.metadata)
-        for scores in self._recorder.live_scores():
+        for scores in self._live.scores():
             self._progress.most(scores)
         self._progress.advance(self._task, epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
 
@@ -96,7 +107,7 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
 
 def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, progress: Progress, task: str) -> None:
     """Train one model of the plan and record it."""
-    recipe, live = plan.training, plan.live
+    recipe, live = plan.training, LiveMethods(plan.live)
     device_named(recipe.device)
     examples = material.train
     if recipe.ragged == "drop" and plan.record.view == "train" and len(examples) % recipe.batch:
@@ -147,7 +158,7 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
             recipe,
             prepare=examples.prepared,
             augment=augment,
-            observer=_Tap(recorder, examples, recipe, model, progress, task),
+            observer=_Tap(recorder, live, examples, recipe, model, progress, task),
             resume=state,
         )
 

@@ -26,6 +26,7 @@ from ..core.needs import Need
 from ..core.scores import Scores, ScoreTable
 from ..methods import catalogue, parse
 from ..replay.config import ReplayConfig
+from ..replay.live_methods import live_state, step_result
 from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
@@ -713,12 +714,12 @@ def _computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, s
         if (
             Need.STEPS not in evidence.holds
             and isinstance(method, AbstractStepMethod)
-            and (findings := run.walk_findings(method)) is not None
+            and (findings := step_result(run, method)) is not None
         ):
             results.append(scoring.checked(method, evidence, findings, run.visits() > 0))
             spent.since_last([method])
             continue
-        state = run.live_state(method) if isinstance(method, AbstractDynamicsMethod) else None
+        state = live_state(run, method) if isinstance(method, AbstractDynamicsMethod) else None
         # A state that was folded while training is the same number without the stored logits.
         if state is not None and not method.needs <= evidence.holds:
             if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]

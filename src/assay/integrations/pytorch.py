@@ -29,6 +29,7 @@ from ..methods import parse
 from ..replay.generators import seed_loop, untouched_generators
 from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, collate_of, ids_of, keyed_copy
 from ..replay.live import LiveSteps
+from ..replay.live_methods import LiveMethods
 from ..replay.losses import Losses, cross_entropies
 from ..replay.rows import ENOUGH, Finding, moved_in
 from ..replay.sights import Watcher, evaluating
@@ -154,7 +155,7 @@ def record(
         )
     if resume and checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints='last'.")
-    methods = tuple(parse(method) for method in live)
+    methods = LiveMethods([parse(method) for method in live])
     parts = Parts(inner, taking, dict(stateful or {}))
     if checkpoints != "none":
         # What cannot be saved is better known before anything is written.
@@ -179,7 +180,9 @@ def record(
             parts.restore(Run(folder))
         # Each process of a parallel training would have to take part in what the wrapper does.
         seen = inner if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
-        return LoopRecorder(recorder, parts, loader, chosen, clean if clean is not None else dataset, seen, forward, losses)
+        return LoopRecorder(
+            recorder, methods, parts, loader, chosen, clean if clean is not None else dataset, seen, forward, losses
+        )
     except BaseException:
         recorder.close()
         raise
@@ -309,6 +312,7 @@ class LoopRecorder:
     def __init__(
         self,
         recorder: Recorder,
+        live: LiveMethods,
         parts: Parts,
         loader: DataLoader,
         chosen: np.ndarray,
@@ -319,7 +323,8 @@ class LoopRecorder:
     ):
         self.recorder = recorder
         self._steps = LiveSteps(parts.model, losses)
-        recorder.functional = self._steps.functional
+        self.alongside = live
+        live.functional = self._steps.functional
         self._parts, self._model, self._optimizer = parts, parts.model, parts.optimizer
         self._seen, self._clean = seen, clean
         self._forward = forward if forward is not None else forward_pair
@@ -349,9 +354,11 @@ class LoopRecorder:
             UsageError: It cannot run along, or training has begun.
         """
         made = parse(method)
-        if made.title not in {one.title for one in self.recorder.live}:
-            self.recorder.add_live(made)
-        return Live(self.recorder, made.title)
+        if made.title not in self.alongside.titles:
+            self.recorder.check_joins(made.title)
+            self.alongside.add(made)
+            self.recorder.joined()
+        return Live(self.alongside, made.title)
 
     def _walk(self, epoch: OpenEpoch, by_group: Sequence[float]) -> None:
         """Show the step just taken to the methods that read steps. Nothing that they do reaches the training."""
@@ -368,17 +375,13 @@ class LoopRecorder:
         step = self._steps.after(epoch.index, epoch.positions, placed, rates)
         foreign = [name for name in rates if name not in own and not torch.equal(step.params[name], step.after[name])]
         if foreign:
-            self._stop_walking(
+            self.alongside.stop_steps(
                 f"{len(foreign)} parameters that the given optimizer does not hold ({foreign[0]}) changed in a step, so another optimizer moves "
                 "them; record one optimizer with a group for each rate."
             )
             return
         with untouched_generators(device):
-            self.recorder.absorb(step)
-
-    def _stop_walking(self, why: str) -> None:
-        for method in self.recorder.walking:
-            self.recorder.stop(method, why)
+            self.alongside.update(step)
 
     @contextlib.contextmanager
     def _never_ending(self) -> Iterator[None]:
@@ -387,7 +390,7 @@ class LoopRecorder:
             yield
         except Exception as error:
             said = " ".join(str(error).split())[:400].rstrip(".")
-            self._stop_walking(f"{said}." if isinstance(error, AssayError) else f"{type(error).__name__}: {said}.")
+            self.alongside.stop_steps(f"{said}." if isinstance(error, AssayError) else f"{type(error).__name__}: {said}.")
 
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
         self._outside += self._open is None
@@ -445,7 +448,7 @@ class LoopRecorder:
             if epoch.pending:
                 self._mixtures.begin(fetched.batch)
             self._settings = []
-            if self.recorder.walking:
+            if self.alongside.step_methods:
                 with self._never_ending():
                     self._steps.before()
             yield fetched.batch
@@ -470,9 +473,9 @@ class LoopRecorder:
         # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
         rates, momenta = self._settings[-1] if self._settings else _settings_of(self._optimizer)
         self.recorder.step(epoch.positions, rates, updates=len(self._settings), momenta=momenta)
-        if self.recorder.walking:
+        if self.alongside.step_methods:
             if len(self._settings) != 1:
-                self._stop_walking(
+                self.alongside.stop_steps(
                     f"in batch {epoch.begun - 1} the optimizer moved {len(self._settings)} times, not once, and single steps are valued; step "
                     "once per batch."
                 )
@@ -703,8 +706,8 @@ class RowWatch:
 class Live:
     """What a method that runs along says so far."""
 
-    def __init__(self, recorder: Recorder, title: str):
-        self._recorder, self.title = recorder, title
+    def __init__(self, alongside: LiveMethods, title: str):
+        self._alongside, self.title = alongside, title
 
     def scores(self) -> Scores:
         """One number per example by now.
@@ -712,11 +715,11 @@ class Live:
         Raises:
             MissingEvidence: It has seen too little yet, or cannot go on.
         """
-        for scores in self._recorder.live_scores():
+        for scores in self._alongside.scores():
             if scores.title == self.title and len(scores):
                 return scores
-        if self.title in self._recorder.silent:
-            raise MissingEvidence(f"{self.title} says nothing: {self._recorder.silent[self.title]}")
+        if self.title in self._alongside.silent:
+            raise MissingEvidence(f"{self.title} says nothing: {self._alongside.silent[self.title]}")
         raise MissingEvidence(f"{self.title} has not seen enough yet; let training go on.")
 
     def worst(self, count: int = 10) -> list[tuple[Any, float]]:

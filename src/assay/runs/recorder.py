@@ -1,34 +1,24 @@
 """The recorder: what one epoch said of each example, buffered in memory and committed whole or not at all."""
 
 import contextlib
-import json
+import dataclasses
+import functools
 import math
 import numbers
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, State
 from ..core.arguments import checked_arguments
-from ..core.epochs import Epoch
-from ..core.errors import AssayError, Mismatch, MissingEvidence, NotWritten, NumericalError, OutputExists, UsageError, some
-from ..core.evidence import Evidence
+from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, some
 from ..core.ids import Ids, dataset_fingerprint
-from ..core.method import AbstractMethod
-from ..core.needs import EPOCH_NEEDS, Need
-from ..core.results import Result
-from ..core.scores import Scores
-from ..core.scoring import checked
 from ..maths.observations import faults, observe
-from ..replay.functional import Functional
-from ..replay.model_batches import LiveStep
-from ..replay.step_state import decode, encode
 from .disk import (
     MOST_COMMITS,
     WriterLock,
@@ -76,17 +66,76 @@ def check_place(paths: RunPaths, resume: bool = False) -> bool:
     return exists
 
 
-class EpochInMemory:
-    """The epoch just trained, as methods that run along see it."""
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What is written with an epoch on behalf of what runs along.
 
-    def __init__(self, index: int, facts: Mapping[str, Tensor]):
-        self.recorded = index + 1
-        self.holds = frozenset(need for need in EPOCH_NEEDS if need.value in facts)
-        self._facts = facts
+    Attributes:
+        states: Tensors that go into the newest file of states.
+        notes: Texts that go with them.
+        visits: Tensors that go into a file of this epoch alone.
+    """
 
-    def read(self, epoch: int, need: Need) -> Tensor:
-        """One fact of this epoch."""
-        return self._facts[need.value]
+    states: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    visits: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+
+
+class Alongside(Protocol):
+    """What runs along with a recording: it is shown every epoch, and its state is saved with each."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """What runs along, by name."""
+        ...
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether it reads whole logits."""
+        ...
+
+    def attach(self, ids: Ids, run: Run | None) -> None:
+        """The examples of the recording, and the run that is gone on with, if there is one."""
+        ...
+
+    def begin(self, epoch: int, opened: Callable[[], Run]) -> None:
+        """An epoch is to come; `opened` opens the run as it is on disk."""
+        ...
+
+    def left(self, batches: int) -> None:
+        """The epoch was left after so many batches, and is not recorded."""
+        ...
+
+    def saved(self, epoch: int, facts: Mapping[str, Tensor], classes: int) -> Saved:
+        """What is to be written with an epoch that is whole."""
+        ...
+
+    def committed(self, epochs: int) -> None:
+        """The epoch last saved counts; there are now so many."""
+        ...
+
+
+class Nothing:
+    """Nothing runs along."""
+
+    titles: tuple[str, ...] = ()
+    reads_logits = False
+
+    def attach(self, ids: Ids, run: Run | None) -> None:
+        """Nothing to do."""
+
+    def begin(self, epoch: int, opened: Callable[[], Run]) -> None:
+        """Nothing to do."""
+
+    def left(self, batches: int) -> None:
+        """Nothing to do."""
+
+    def saved(self, epoch: int, facts: Mapping[str, Tensor], classes: int) -> Saved:
+        """Nothing."""
+        return Saved()
+
+    def committed(self, epochs: int) -> None:
+        """Nothing to do."""
 
 
 class Recorder:
@@ -106,7 +155,7 @@ class Recorder:
         keep_logits: bool = False,
         mean_probs: bool | None = None,
         checkpoints: Checkpoints = "last",
-        live: Sequence[AbstractMethod] = (),
+        live: Alongside | None = None,
         class_names: Sequence[str] | None = None,
         seed: int | None = None,
         device: str = "cpu",
@@ -134,9 +183,8 @@ class Recorder:
             raise UsageError(f"seed={seed!r} is no integer; give an integer, or None.")
         if not len(ids):
             raise UsageError("There are no examples to record.")
-        check_live(live, len(ids))
         self.paths = RunPaths(Path(folder))
-        self.ids, self.live = ids, tuple(live)
+        self.ids, self.alongside = ids, live if live is not None else Nothing()
         self._names = tuple(class_names) if class_names is not None else None
         try:
             check_place(self.paths, resume)
@@ -158,7 +206,7 @@ class Recorder:
                 mean_probs=mean_probs is not False,
                 checkpoints=checkpoints if isinstance(checkpoints, str) else tuple(sorted(set(map(int, checkpoints)))),  # type: ignore[arg-type]
                 examples=len(ids),
-                live=tuple(method.title for method in self.live),
+                live=self.alongside.titles,
                 seed=None if seed is None else int(seed),
                 device=device,
                 about=dict(about or {}),
@@ -168,16 +216,9 @@ class Recorder:
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
-            self._states: dict[str, State] | None = None
-            self._stopped: dict[str, str] = {}
-            self.silent: dict[str, str] = {}
             self._undecided = mean_probs is None
             self._warned = False
             self._skipped = 0
-            self.functional: Functional | None = None
-            self._walks: dict[str, Any] = {}
-            self._met = torch.zeros(len(ids), dtype=torch.bool)
-            self._fresh = False
             self._open = False
             for path in (self.paths.header, self.paths.examples, self.paths.commits):
                 remove_leftovers(path)
@@ -187,6 +228,7 @@ class Recorder:
             else:
                 self.header = wanted
                 replace(self.paths.header, write_header(wanted))
+            self.alongside.attach(ids, Run(self.paths.folder) if self.commits else None)
             self._clear()
         except BaseException:
             self._lock.release()
@@ -225,7 +267,7 @@ class Recorder:
                 f"{some(self._names, len(self._names))}; resume it as it was begun."
             )
         self.labels, self.classes, self._names = run.labels, run.classes, run.class_names
-        self._stopped, self._undecided = run.stopped(), False
+        self._undecided = False
         if run.header.mean_probs:
             self._probs_sum = run.probs_sum()
 
@@ -240,95 +282,20 @@ class Recorder:
                 stacklevel=4,
             )
 
-    def add_live(self, method: AbstractMethod) -> None:
-        """One more method to run along.
+    def check_joins(self, title: str) -> None:
+        """Refuse what would run along from here on, but did not from the start.
 
         Raises:
-            UsageError: It cannot, it does already, or the first epoch has begun.
-            Mismatch: The run to go on with did not have it.
+            UsageError: The first epoch has begun.
         """
-        if self._open or (self.epochs and method.title not in self.header.live):
-            raise UsageError(f"{method.title} cannot join a training that has begun; add it before the first epoch.")
-        check_live([*self.live, method], len(self.ids))
-        self.live = (*self.live, method)
+        if self._open or (self.epochs and title not in self.header.live):
+            raise UsageError(f"{title} cannot join a training that has begun; add it before the first epoch.")
+
+    def joined(self) -> None:
+        """More runs along than did when the recorder was made."""
         if not self.epochs:
-            self.header = self.header.model_copy(update={"live": tuple(one.title for one in self.live)})
+            self.header = self.header.model_copy(update={"live": self.alongside.titles})
             replace(self.paths.header, write_header(self.header))
-
-    @property
-    def folds(self) -> tuple[AbstractDynamicsMethod, ...]:
-        """The live methods that read epochs."""
-        return tuple(method for method in self.live if isinstance(method, AbstractDynamicsMethod))
-
-    @property
-    def walks(self) -> tuple[AbstractStepMethod, ...]:
-        """The live methods that read steps."""
-        return tuple(method for method in self.live if isinstance(method, AbstractStepMethod))
-
-    @property
-    def walking(self) -> tuple[AbstractStepMethod, ...]:
-        """The live methods that read steps and have not stopped."""
-        return tuple(method for method in self.walks if method.title not in self._stopped)
-
-    def absorb(self, step: LiveStep) -> None:
-        """Show a step just taken to the methods that read steps. One that fails stops; the others, and the training, go on."""
-        self._fresh = False
-        self._met[step.positions] = True
-        for method in self.walking:
-            with self._guarded(method):
-                method.absorb(self._walks[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
-
-    def stop(self, method: AbstractMethod, why: str) -> None:
-        """Have a live method run along no longer, and say so once."""
-        if method.title in self._stopped:
-            return
-        self._stopped[method.title] = f"it stopped in epoch {self.epochs}: {why}"
-        self._walks.pop(method.title, None)
-        warnings.warn(
-            f"{method.title} stopped running along in epoch {self.epochs}: {why} Training and recording go on without it.",
-            stacklevel=2,
-        )
-
-    @contextlib.contextmanager
-    def _guarded(self, method: AbstractMethod) -> Iterator[None]:
-        """Whatever a live method raises ends that method, never the training that it runs along with."""
-        try:
-            yield
-        except Exception as error:
-            said = " ".join(str(error).split())[:400] or "no reason given"
-            kind = "" if isinstance(error, AssayError) else f"{type(error).__name__}: "
-            self.stop(method, f"{kind}{said.rstrip('.')}.")
-
-    def live_scores(self) -> list[Scores]:
-        """What the methods that run along say so far: those that read steps up to this one, the others up to the last epoch.
-
-        One that has nothing to say yet, or cannot say it, is left out; why not stands in `silent`.
-        """
-        found: list[Scores] = []
-        self.silent = {title: f"it has stopped: {why}" for title, why in self._stopped.items()}
-        for method in self.live:
-            if method.title in self._stopped:
-                continue
-            try:
-                scores = self._said(method)
-            except Exception as error:
-                self.silent[method.title] = " ".join(str(error).split())[:400]
-            else:
-                found += [] if scores is None else [scores]
-        return found
-
-    def _said(self, method: AbstractMethod) -> Scores | None:
-        if isinstance(method, AbstractStepMethod):
-            state = self._walks.get(method.title)
-            return None if state is None else self._scores(method, method.finish(state), self._met)
-        if not isinstance(method, AbstractDynamicsMethod) or self.epochs < method.fewest_epochs:
-            return None
-        folded = (self._states or {}).get(method.title)
-        everyone = torch.ones(len(self.ids), dtype=torch.bool)
-        return None if folded is None else self._scores(method, Result(method.finish(folded)), everyone)
-
-    def _scores(self, method: AbstractMethod, findings: Result, met: Bool[Tensor, " examples"]) -> Scores:
-        return checked(method, Evidence(self.ids, max(self.classes, 2)), findings, met)
 
     @property
     def epochs(self) -> int:
@@ -366,8 +333,7 @@ class Recorder:
         # Before the first epoch nothing is lost: the state before training is then that of its beginning.
         if self.epochs:
             self._skipped += len(self._batches)
-            for method in self.walking:
-                self.stop(method, f"the epoch was left after {len(self._batches)} batches, so that steps are missing.")
+            self.alongside.left(len(self._batches))
         self._clear()
 
     def begin(self) -> int:
@@ -376,33 +342,15 @@ class Recorder:
         Raises:
             Mismatch: The run to go on with had other methods running along.
         """
-        titles = tuple(method.title for method in self.live)
+        titles = self.alongside.titles
         if titles != self.header.live:
             raise Mismatch(
                 f"{self.paths.folder} was recorded with live={self.header.live!r}, not {titles!r}; resume it as it was begun."
             )
-        if self.epochs and self._states is None and self.folds:
-            run = Run(self.paths.folder)
-            found = {method.title: run.live_state(method) for method in self.folds if method.title not in self._stopped}
-            self._states = {title: state for title, state in found.items() if state is not None}
-        if not self._fresh:
-            self._begin_walks()
+        self.alongside.begin(self.epochs, functools.partial(Run, self.paths.folder))
         self._open = True
         self._clear()
         return self.epochs
-
-    def _begin_walks(self) -> None:
-        """The states of methods that read steps, as they were after the last committed epoch."""
-        run = Run(self.paths.folder) if self.epochs and self.walks else None
-        self._met = torch.zeros(len(self.ids), dtype=torch.bool) if run is None else run.visits() > 0
-        for method in self.walking:
-            stored = run.walk_state(method) if run is not None else None
-            with self._guarded(method):
-                if stored is None or self.functional is None:
-                    self._walks[method.title] = method.start(len(self.ids))
-                else:
-                    self._walks[method.title] = decode(*stored, self.functional)
-        self._fresh = True
 
     def step(
         self,
@@ -495,7 +443,7 @@ class Recorder:
         # Counted only now: an epoch some of whose logits were refused must not pass for whole.
         self._visits = visits
         self._epoch_labels[positions] = labels.cpu()
-        if self.header.keep_logits or any(Need.LOGITS in method.needs for method in self.live):
+        if self.header.keep_logits or self.alongside.reads_logits:
             facts["logits"] = logits
         if self.header.mean_probs:
             facts["probs"] = logits.softmax(-1)
@@ -626,21 +574,9 @@ class Recorder:
             names = self._names or tuple(str(number) for number in range(self.classes))
             write_examples(self.paths.examples, self.ids, labels, names)
         self._check_state(state)
-        states = self._absorb(epoch)
-        told: dict[str, tuple[Any, Any]] = {}
-        for method in self.walking:
-            with self._guarded(method):
-                told[method.title] = method.streamed(self._walks[method.title])
-        live = self._save(self.paths.live(epoch), *self._flat(states, told)) if self.live else None
-        told = {title: one for title, one in told.items() if title not in self._stopped}
-        walks = {title: rest for title, (_, rest) in told.items()}
-        visits = {
-            f"{title}|{name}": value
-            for title, (stream, _) in told.items()
-            if stream is not None
-            for name, value in vars(stream).items()
-        }
-        stream = self._save(self.paths.stream(epoch), visits) if visits else None
+        saved = self.alongside.saved(epoch, self._facts, self.classes)
+        live = self._save(self.paths.live(epoch), saved.states, saved.notes) if self.alongside.titles else None
+        stream = self._save(self.paths.stream(epoch), saved.visits) if saved.visits else None
         sums = None
         if self.header.mean_probs:
             total = self._facts["probs"].to(torch.float64) + (self._probs_sum if self._probs_sum is not None else 0)
@@ -684,7 +620,8 @@ class Recorder:
         append_line(self.paths.commits, commit.line())
         # Only now, so that an epoch that was refused by the disk can be recorded again.
         self.commits.append(commit)
-        self.labels, self._states, self._walks, self._fresh, self._start = labels, states, walks, True, None
+        self.labels, self._start = labels, None
+        self.alongside.committed(self.epochs)
         self._skipped = 0
         if sums is not None:
             self._probs_sum = total
@@ -731,36 +668,6 @@ class Recorder:
                 f"({some(bad, len(bad), 2)}), so the epoch is not saved. Lower the learning rate or clip the gradient; {rest}."
             )
 
-    def _absorb(self, epoch: int) -> dict[str, State]:
-        """The states after this epoch, by title; those after the one before stay as they are."""
-        states: dict[str, State] = {}
-        source = EpochInMemory(epoch, self._facts)
-        seen = Epoch(source, epoch, source.holds)
-        for method in self.folds:
-            if method.title in self._stopped:
-                continue
-            with self._guarded(method):
-                if self._states is None:
-                    state = method.start(len(self.ids), self.classes)
-                else:
-                    state = {name: tensor.clone() for name, tensor in self._states[method.title].items()}
-                if epoch in method.epochs_read(epoch + 1):
-                    method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
-                states[method.title] = state
-        return states
-
-    def _flat(self, states: Mapping[str, State], told: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """States of all live methods as tensors and notes; for those that read steps also what they would say now."""
-        tensors = {f"{title}|{name}": tensor for title, state in states.items() for name, tensor in state.items()}
-        notes: dict[str, str] = {}
-        for method in self.walks:
-            if method.title in told:
-                with self._guarded(method):
-                    own, said = _told(method, told[method.title][1])
-                    tensors |= own
-                    notes |= said
-        return tensors, notes | {f"{title}|stopped": why for title, why in self._stopped.items()}
-
     def _remove_superseded(self, epoch: int) -> None:
         # One epoch is kept behind the newest, so that a reader that has just read the commits still finds its files.
         old = epoch - 1
@@ -784,21 +691,6 @@ class Recorder:
         self.close()
 
 
-def _told(method: AbstractStepMethod, state: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state of a method that reads steps, and what it would say now, as tensors and notes."""
-    title = method.title
-    packed, body = encode(state)
-    findings = method.finish(state)
-    tensors = {f"{title}|{name}": tensor for name, tensor in packed.items()}
-    tensors[f"{title}|found values"] = findings.values
-    if findings.by_epoch is not None:
-        tensors[f"{title}|found by epoch"] = findings.by_epoch
-    if findings.stream is not None:
-        tensors |= {f"{title}|found stream {name}": value for name, value in vars(findings.stream).items()}
-    found = json.dumps([dict(findings.diagnostics), list(findings.warnings)])
-    return tensors, {f"{title}|state": body, f"{title}|found": found}
-
-
 def _warn_of_probabilities(logits: Tensor) -> None:
     rows = logits.to(torch.float32)
     if len(rows) and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() < 1e-3).all()):
@@ -807,30 +699,6 @@ def _warn_of_probabilities(logits: Tensor) -> None:
             "be those of a second softmax; give recorder.batch what the model computes before its softmax, or torch.log(probabilities).",
             stacklevel=4,
         )
-
-
-def check_live(live: Sequence[AbstractMethod], examples: int) -> None:
-    """Refuse methods that cannot run along.
-
-    Raises:
-        UsageError: A method is named twice, reads neither epochs nor steps, or looks ahead.
-    """
-    if len({method.title for method in live}) < len(live):
-        raise UsageError(f"live= names a method twice: {', '.join(method.title for method in live)}; name each once.")
-    for method in live:
-        if isinstance(method, AbstractStepMethod):
-            try:
-                method.start(examples)
-            except MissingEvidence as error:
-                raise UsageError(f"{method.title} cannot run live: {error}") from error
-        elif not isinstance(method, AbstractDynamicsMethod):
-            raise UsageError(
-                f"{method.title} cannot run live; it is a fold over neither epochs nor steps. Score the finished run instead."
-            )
-        elif not any(epoch in method.epochs_read(epoch + 1) for epoch in range(method.fewest_epochs + 1)):
-            raise UsageError(
-                f"{method.title} cannot run live: it must know the last epoch beforehand. Score the finished run instead."
-            )
 
 
 def _are_epochs(value: object) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,15 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, State
 from ..core.arguments import checked_arguments
 from ..core.errors import MissingEvidence, RunError, UsageError, some
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
-from ..core.method import AbstractMethod
 from ..core.needs import EPOCH_NEEDS, Need
-from ..core.results import Result, Stream
-from ..core.spans import span
+from ..core.results import Stream
 from .content import FIXED, LOSSES, NOTE, POSITIONS, START, WHOLE, Content, Losses
 from .disk import MOST_COMMITS, TensorFile, read_bytes
 from .paths import RunPaths
@@ -358,54 +354,19 @@ class Run:
         notes = self._open(file).notes
         return {key.removesuffix("|stopped"): why for key, why in notes.items() if key.endswith("|stopped")}
 
-    def _check_not_stopped(self, method: AbstractMethod) -> None:
-        if (why := self.stopped().get(method.title)) is not None:
-            raise MissingEvidence(f"{method.title} ran along while {self.folder} was recorded, but {why}")
-
-    def live_state(self, method: AbstractDynamicsMethod) -> State | None:
-        """What `method` has folded up while the run was recorded; None if it did not run along, or is had from what is stored.
+    def check_not_stopped(self, title: str) -> None:
+        """Refuse what ran along and could not go on to the end.
 
         Raises:
-            MissingEvidence: It ran along, could not go on, and the run stores less than it reads.
+            MissingEvidence: It did; says why.
         """
-        file = self._latest("live")
-        if file is None or method.title not in self.header.live:
-            return None
-        prefix = f"{method.title}|"
-        opened = self._open(file)
-        if f"{prefix}stopped" in opened.notes:
-            if not method.needs <= self.holds:
-                self._check_not_stopped(method)
-            return None
-        return {name.removeprefix(prefix): opened.read(name) for name in file.sums if name.startswith(prefix)}
+        if (why := self.stopped().get(title)) is not None:
+            raise MissingEvidence(f"{title} ran along while {self.folder} was recorded, but {why}")
 
-    def walk_state(self, method: AbstractStepMethod) -> tuple[dict[str, Tensor], str] | None:
-        """The state of a method that ran along with the steps, as `runs.walks` packs it; None if it did not run along."""
+    def live_states(self, title: str) -> TensorFile | None:
+        """The newest file of states of what ran along, in which names begin with a title; None if `title` did not run along."""
         file = self._latest("live")
-        if file is None or method.title not in self.header.live:
-            return None
-        prefix, opened = f"{method.title}|", self._open(file)
-        if f"{prefix}state" not in opened.notes:
-            return None
-        names = [name for name in file.sums if name.startswith(prefix) and not name.startswith(f"{prefix}found ")]
-        return {name.removeprefix(prefix): opened.read(name) for name in names}, opened.notes[f"{prefix}state"]
-
-    def walk_findings(self, method: AbstractStepMethod) -> Result | None:
-        """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along.
-
-        Raises:
-            MissingEvidence: It ran along and could not go on.
-        """
-        file = self._latest("live")
-        if file is None or method.title not in self.header.live:
-            return None
-        self._check_not_stopped(method)
-        # While it ran along nobody knew how many epochs there would be.
-        span(method.window, self.epochs, method.title)
-        prefix, opened = f"{method.title}|found", self._open(file)
-        diagnostics, warnings = json.loads(opened.notes[prefix])
-        by_epoch = opened.read(f"{prefix} by epoch") if f"{prefix} by epoch" in file.sums else None
-        return Result(opened.read(f"{prefix} values"), by_epoch, diagnostics, tuple(warnings))
+        return None if file is None or title not in self.header.live else self._open(file)
 
     def stream(self, title: str) -> Stream:
         """What each visit of an example to a step was worth by a method that ran along, such as `liveval`, in the order of the steps.
@@ -416,8 +377,7 @@ class Run:
             UsageError: No such method ran along, or it has no value over time.
             MissingEvidence: It ran along and could not go on.
         """
-        if (why := self.stopped().get(title)) is not None:
-            raise MissingEvidence(f"{title} ran along while {self.folder} was recorded, but {why}")
+        self.check_not_stopped(title)
         live, stream = self._latest("live"), self._latest("stream")
         if live is None or stream is None or f"{title}|steps" not in stream.sums:
             raise UsageError(

@@ -1,0 +1,352 @@
+"""Methods that run along with a recording: they see every epoch or every step, and their states are saved with each epoch."""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, State
+from ..core.epochs import Epoch, EpochInMemory
+from ..core.errors import AssayError, MissingEvidence, UsageError
+from ..core.evidence import Evidence
+from ..core.ids import Ids
+from ..core.method import AbstractMethod
+from ..core.needs import EPOCH_NEEDS, Need
+from ..core.results import Result
+from ..core.scores import Scores
+from ..core.scoring import checked
+from ..core.spans import span
+from ..runs.recorder import Saved
+from ..runs.run import Run
+from .functional import Functional
+from .model_batches import LiveStep
+from .step_state import decode, encode
+
+
+class LiveMethods:
+    """What a recorder shows every epoch, and a training every step (see `runs.recorder.Alongside`).
+
+    A method that fails stops, which is said once; the others, the recording and the training go on.
+
+    Attributes:
+        methods: All of them, stopped ones too.
+        functional: The model that steps are seen with. Without it states of methods that read steps cannot be gone on with.
+        stopped: Why a method stopped, by its title.
+        silent: Why a method had nothing to say when `scores` was last asked, by its title.
+    """
+
+    def __init__(self, methods: Sequence[AbstractMethod] = ()):
+        """Take methods that can run along.
+
+        Raises:
+            UsageError: A method is named twice, reads neither epochs nor steps, or looks ahead.
+        """
+        check_live(methods)
+        self.methods = tuple(methods)
+        self.functional: Functional | None = None
+        self.stopped: dict[str, str] = {}
+        self.silent: dict[str, str] = {}
+        self._ids = Ids([0])
+        self._epochs = self._classes = 0
+        self._states: dict[str, State] | None = None
+        self._step_states: dict[str, Any] = {}
+        self._pending: tuple[dict[str, State], dict[str, Any]] = {}, {}
+        self._met = torch.zeros(0, dtype=torch.bool)
+        self._fresh = False
+
+    # ------------------------------------------------------------------ which
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Their titles, in the order given."""
+        return tuple(method.title for method in self.methods)
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether one of them reads whole logits."""
+        return any(Need.LOGITS in method.needs for method in self.methods)
+
+    @property
+    def accumulators(self) -> tuple[AbstractDynamicsMethod, ...]:
+        """Those that read epochs."""
+        return tuple(method for method in self.methods if isinstance(method, AbstractDynamicsMethod))
+
+    @property
+    def step_methods(self) -> tuple[AbstractStepMethod, ...]:
+        """Those that read steps and have not stopped."""
+        return tuple(
+            method for method in self.methods if isinstance(method, AbstractStepMethod) and method.title not in self.stopped
+        )
+
+    def add(self, method: AbstractMethod) -> None:
+        """One more.
+
+        Raises:
+            UsageError: It cannot run along.
+        """
+        check_live([*self.methods, method])
+        self.methods = (*self.methods, method)
+
+    # ------------------------------------------------------------------ as the recorder shows them what goes on
+
+    def attach(self, ids: Ids, run: Run | None) -> None:
+        """The examples of the recording, and the run that is gone on with, if there is one."""
+        self._ids = ids
+        if run is not None:
+            self.stopped = run.stopped()
+            self._epochs, self._classes = run.epochs, run.classes
+
+    def begin(self, epoch: int, opened: Callable[[], Run]) -> None:
+        """An epoch is to come: states are those after the last committed one.
+
+        Args:
+            epoch: Its number.
+            opened: Opens the run as it is on disk.
+        """
+        self._epochs = epoch
+        if epoch and self._states is None and self.accumulators:
+            run = opened()
+            found = {method.title: live_state(run, method) for method in self.accumulators if method.title not in self.stopped}
+            self._states = {title: state for title, state in found.items() if state is not None}
+        if not self._fresh:
+            self._begin_steps(opened() if epoch and self._reads_steps else None)
+
+    @property
+    def _reads_steps(self) -> bool:
+        return any(isinstance(method, AbstractStepMethod) for method in self.methods)
+
+    def _begin_steps(self, run: Run | None) -> None:
+        """The states of methods that read steps, as they were after the last committed epoch."""
+        self._met = torch.zeros(len(self._ids), dtype=torch.bool) if run is None else run.visits() > 0
+        for method in self.step_methods:
+            stored = step_state(run, method) if run is not None else None
+            with self._guarded(method):
+                if stored is None or self.functional is None:
+                    self._step_states[method.title] = method.start(len(self._ids))
+                else:
+                    self._step_states[method.title] = decode(*stored, self.functional)
+        self._fresh = True
+
+    def update(self, step: LiveStep) -> None:
+        """Show a step just taken to the methods that read steps."""
+        self._fresh = False
+        self._met[step.positions] = True
+        for method in self.step_methods:
+            with self._guarded(method):
+                method.absorb(self._step_states[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
+
+    def left(self, batches: int) -> None:
+        """The epoch was left after so many batches, and is not recorded."""
+        for method in self.step_methods:
+            self.stop(method, f"the epoch was left after {batches} batches, so that steps are missing.")
+
+    def stop(self, method: AbstractMethod, why: str) -> None:
+        """Have a method run along no longer, and say so once."""
+        if method.title in self.stopped:
+            return
+        self.stopped[method.title] = f"it stopped in epoch {self._epochs}: {why}"
+        self._step_states.pop(method.title, None)
+        warnings.warn(
+            f"{method.title} stopped running along in epoch {self._epochs}: {why} Training and recording go on without it.",
+            stacklevel=2,
+        )
+
+    def stop_steps(self, why: str) -> None:
+        """Have all methods that read steps run along no longer."""
+        for method in self.step_methods:
+            self.stop(method, why)
+
+    @contextlib.contextmanager
+    def _guarded(self, method: AbstractMethod) -> Iterator[None]:
+        """Whatever a live method raises ends that method, never the training that it runs along with."""
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split())[:400] or "no reason given"
+            kind = "" if isinstance(error, AssayError) else f"{type(error).__name__}: "
+            self.stop(method, f"{kind}{said.rstrip('.')}.")
+
+    def saved(self, epoch: int, facts: Mapping[str, Tensor], classes: int) -> Saved:
+        """What is to be written with an epoch that is whole; `committed` says that it was.
+
+        Args:
+            epoch: Its number.
+            facts: What was recorded in it, by name.
+            classes: How many there are.
+        """
+        states = self._after(epoch, facts, classes)
+        told: dict[str, tuple[Any, Any]] = {}
+        for method in self.step_methods:
+            with self._guarded(method):
+                told[method.title] = method.streamed(self._step_states[method.title])
+        tensors, notes = self._flat(states, told)
+        told = {title: one for title, one in told.items() if title not in self.stopped}
+        visits = {
+            f"{title}|{name}": value
+            for title, (stream, _) in told.items()
+            if stream is not None
+            for name, value in vars(stream).items()
+        }
+        self._pending = states, {title: rest for title, (_, rest) in told.items()}
+        self._classes = classes
+        return Saved(tensors, notes, visits)
+
+    def committed(self, epochs: int) -> None:
+        """The epoch last saved counts; there are now so many."""
+        self._states, self._step_states = self._pending
+        self._epochs, self._fresh = epochs, True
+
+    def _after(self, epoch: int, facts: Mapping[str, Tensor], classes: int) -> dict[str, State]:
+        """The states after this epoch, by title; those after the one before stay as they are."""
+        states: dict[str, State] = {}
+        source = EpochInMemory(epoch, facts)
+        seen = Epoch(source, epoch, source.holds)
+        for method in self.accumulators:
+            if method.title in self.stopped:
+                continue
+            with self._guarded(method):
+                if self._states is None:
+                    state = method.start(len(self._ids), classes)
+                else:
+                    state = {name: tensor.clone() for name, tensor in self._states[method.title].items()}
+                if epoch in method.epochs_read(epoch + 1):
+                    method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
+                states[method.title] = state
+        return states
+
+    def _flat(self, states: Mapping[str, State], told: Mapping[str, tuple[Any, Any]]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """States of all live methods as tensors and notes; for those that read steps also what they would say now."""
+        tensors = {f"{title}|{name}": tensor for title, state in states.items() for name, tensor in state.items()}
+        notes: dict[str, str] = {}
+        for method in self.step_methods:
+            if method.title in told:
+                with self._guarded(method):
+                    own, said = _written(method, told[method.title][1])
+                    tensors |= own
+                    notes |= said
+        return tensors, notes | {f"{title}|stopped": why for title, why in self.stopped.items()}
+
+    # ------------------------------------------------------------------ what they say
+
+    def scores(self) -> list[Scores]:
+        """What they say so far: those that read steps up to this one, the others up to the last epoch.
+
+        One that has nothing to say yet, or cannot say it, is left out; why not stands in `silent`.
+        """
+        found: list[Scores] = []
+        self.silent = {title: f"it has stopped: {why}" for title, why in self.stopped.items()}
+        for method in self.methods:
+            if method.title in self.stopped:
+                continue
+            try:
+                scores = self._said(method)
+            except Exception as error:
+                self.silent[method.title] = " ".join(str(error).split())[:400]
+            else:
+                found += [] if scores is None else [scores]
+        return found
+
+    def _said(self, method: AbstractMethod) -> Scores | None:
+        if isinstance(method, AbstractStepMethod):
+            state = self._step_states.get(method.title)
+            return None if state is None else self._scores(method, method.finish(state), self._met)
+        if not isinstance(method, AbstractDynamicsMethod) or self._epochs < method.fewest_epochs:
+            return None
+        state = (self._states or {}).get(method.title)
+        everyone = torch.ones(len(self._ids), dtype=torch.bool)
+        return None if state is None else self._scores(method, Result(method.finish(state)), everyone)
+
+    def _scores(self, method: AbstractMethod, result: Result, met: Bool[Tensor, " examples"]) -> Scores:
+        return checked(method, Evidence(self._ids, max(self._classes, 2)), result, met)
+
+
+def check_live(methods: Sequence[AbstractMethod]) -> None:
+    """Refuse methods that cannot run along.
+
+    Raises:
+        UsageError: A method is named twice, reads neither epochs nor steps, or looks ahead.
+    """
+    if len({method.title for method in methods}) < len(methods):
+        raise UsageError(f"live= names a method twice: {', '.join(method.title for method in methods)}; name each once.")
+    for method in methods:
+        if isinstance(method, AbstractStepMethod):
+            try:
+                method.start(1)
+            except MissingEvidence as error:
+                raise UsageError(f"{method.title} cannot run live: {error}") from error
+        elif not isinstance(method, AbstractDynamicsMethod):
+            raise UsageError(
+                f"{method.title} cannot run live; it is a fold over neither epochs nor steps. Score the finished run instead."
+            )
+        elif not any(epoch in method.epochs_read(epoch + 1) for epoch in range(method.fewest_epochs + 1)):
+            raise UsageError(
+                f"{method.title} cannot run live: it must know the last epoch beforehand. Score the finished run instead."
+            )
+
+
+def _written(method: AbstractStepMethod, state: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state of a method that reads steps, and what it would say now, as tensors and notes."""
+    title = method.title
+    packed, body = encode(state)
+    result = method.finish(state)
+    tensors = {f"{title}|{name}": tensor for name, tensor in packed.items()}
+    tensors[f"{title}|found values"] = result.values
+    if result.by_epoch is not None:
+        tensors[f"{title}|found by epoch"] = result.by_epoch
+    if result.stream is not None:
+        tensors |= {f"{title}|found stream {name}": value for name, value in vars(result.stream).items()}
+    found = json.dumps([dict(result.diagnostics), list(result.warnings)])
+    return tensors, {f"{title}|state": body, f"{title}|found": found}
+
+
+# ---------------------------------------------------------------------- what a run holds of them
+
+
+def live_state(run: Run, method: AbstractDynamicsMethod) -> State | None:
+    """What `method` has folded up while the run was recorded; None if it did not run along, or is had from what is stored.
+
+    Raises:
+        MissingEvidence: It ran along, could not go on, and the run stores less than it reads.
+    """
+    file = run.live_states(method.title)
+    if file is None:
+        return None
+    prefix = f"{method.title}|"
+    if f"{prefix}stopped" in file.notes:
+        if not method.needs <= run.holds:
+            run.check_not_stopped(method.title)
+        return None
+    return {name.removeprefix(prefix): file.read(name) for name in file.sums if name.startswith(prefix)}
+
+
+def step_state(run: Run, method: AbstractStepMethod) -> tuple[dict[str, Tensor], str] | None:
+    """The state of a method that ran along with the steps, as `step_state.encode` packs it; None if it did not run along."""
+    file = run.live_states(method.title)
+    prefix = f"{method.title}|"
+    if file is None or f"{prefix}state" not in file.notes:
+        return None
+    names = [name for name in file.sums if name.startswith(prefix) and not name.startswith(f"{prefix}found ")]
+    return {name.removeprefix(prefix): file.read(name) for name in names}, file.notes[f"{prefix}state"]
+
+
+def step_result(run: Run, method: AbstractStepMethod) -> Result | None:
+    """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along.
+
+    Raises:
+        MissingEvidence: It ran along and could not go on.
+    """
+    file = run.live_states(method.title)
+    if file is None:
+        return None
+    run.check_not_stopped(method.title)
+    # While it ran along nobody knew how many epochs there would be.
+    span(method.window, run.epochs, method.title)
+    prefix = f"{method.title}|found"
+    diagnostics, warnings = json.loads(file.notes[prefix])
+    by_epoch = file.read(f"{prefix} by epoch") if f"{prefix} by epoch" in file.sums else None
+    return Result(file.read(f"{prefix} values"), by_epoch, diagnostics, tuple(warnings))
