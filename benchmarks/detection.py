@@ -35,10 +35,10 @@ from scipy.spatial.distance import squareform
 import assay
 from assay.core.lineage import fingerprint
 from assay.core.scores import Scores
+from assay.experiments.detection import detect
 from assay.experiments.plan import Plan, material_of
 from assay.experiments.record import record
-from assay.experiments.score import scorable
-from assay.experiments.verify import detect
+from assay.experiments.scorable import scorable
 from assay.maths.ranking import rank_correlation
 from assay.maths.statistics import student_interval
 from assay.runs.artefacts import load_truth

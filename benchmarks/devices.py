@@ -16,7 +16,7 @@ from machine import report
 import assay
 from assay.experiments.plan import Plan, material_of
 from assay.experiments.record import record
-from assay.experiments.score import scorable
+from assay.experiments.scorable import scorable
 from assay.maths.ranking import rank_correlation
 
 FURTHER = ("grand", "vog", "prediction_depth", "prediction_depth:reference=label", *STEPS, *TARGETED)

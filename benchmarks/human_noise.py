@@ -15,10 +15,10 @@ from machine import report
 
 import assay
 from assay.core.scores import Direction, Scores
+from assay.experiments.detection import detect
 from assay.experiments.plan import Plan
 from assay.experiments.record import record
-from assay.experiments.score import scorable
-from assay.experiments.verify import detect
+from assay.experiments.scorable import scorable
 from assay.maths import draws
 from assay.runs.artefacts import load_truth
 from assay.training.loop import predict, train

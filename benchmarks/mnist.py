@@ -9,7 +9,7 @@ import time
 
 from machine import report
 
-from assay.experiments.verify import detect
+from assay.experiments.detection import detect
 from assay.runs.artefacts import load_scores, load_truth
 from assay.runs.run import Run
 

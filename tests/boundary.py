@@ -83,7 +83,7 @@ def good(folder):
         "curve_for": ((run, aum), {}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
-        "exhibit": ((run, table), {"decision": decision}),
+        "report_data": ((run, table), {"decision": decision}),
         "report": ((run, table, folder / "page.html"), {"decision": decision}),
         "examples_from_arrays": ((x, y), {}),
         "examples_from_dataset": ((data,), {}),

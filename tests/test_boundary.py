@@ -39,7 +39,7 @@ def test_what_is_often_confused_is_told_apart(run, table):
         ),
         (lambda: assay.cleanse(run, table), r"Name one of its scores: table\['aum'\]"),
         (lambda: assay.report(run, table["aum"]), r"table= is a Scores; .* assay.ScoreTable\(\[scores\]\), or \{'aum': scores\}"),
-        (lambda: assay.exhibit(run, None), "table= is None; give ScoreTable or a mapping to Scores"),
+        (lambda: assay.report_data(run, None), "table= is None; give ScoreTable or a mapping to Scores"),
         (lambda: assay.score(None, "aum"), "run= is None; give a text or a path or Run or Evidence"),
         (lambda: assay.score(run, "aum", loop=torch.nn.Linear(2, 2)), "loop= is a Linear; give Loop, or leave it out"),
         (lambda: assay.verify(table["aum"]), "decision= is a Scores; give Decision"),

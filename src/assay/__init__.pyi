@@ -17,16 +17,17 @@ from .experiments.cleanse import curve_for as curve_for
 from .experiments.evidence import gather as gather
 from .experiments.evidence import gather_inputs as gather_inputs
 from .experiments.evidence import gather_logits as gather_logits
-from .experiments.exhibit import exhibit as exhibit
 from .experiments.plan import Plan as Plan
+from .experiments.power import seeds_needed as seeds_needed
 from .experiments.record import untrained as untrained
 from .experiments.report import report as report
+from .experiments.report_data import report_data as report_data
 from .experiments.score import score as score
 from .experiments.score import score_apart as score_apart
-from .experiments.verify import seeds_needed as seeds_needed
 from .experiments.verify import verify as verify
 from .integrations.pytorch import record as record
 from .replay.config import ReplayConfig as ReplayConfig
+from .replay.live_methods import LiveMethods as LiveMethods
 from .replay.loop import Loop as Loop
 from .runs.artefacts import load_curve as load_curve
 from .runs.artefacts import load_decision as load_decision
@@ -51,6 +52,7 @@ __all__ = [
     "Direction",
     "Evidence",
     "Ids",
+    "LiveMethods",
     "Loop",
     "Need",
     "Plan",
@@ -66,7 +68,6 @@ __all__ = [
     "curve_for",
     "examples_from_arrays",
     "examples_from_dataset",
-    "exhibit",
     "gather",
     "gather_inputs",
     "gather_logits",
@@ -77,6 +78,7 @@ __all__ = [
     "load_verdict",
     "record",
     "report",
+    "report_data",
     "save_curve",
     "save_decision",
     "save_scores",

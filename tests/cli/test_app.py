@@ -97,7 +97,7 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch, rec
     def broken(*_):
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr("assay.experiments.score.scorable", broken)
+    monkeypatch.setattr("assay.experiments.scorable.scorable", broken)
     code, _, err = here(capsys, "inspect", recorded)
     assert code == 1 and "unexpected ZeroDivisionError: by nothing" in sentence(err) and "--debug" in err
 

@@ -5,7 +5,7 @@ import torch
 
 from assay.core.errors import Mismatch, UsageError
 from assay.core.ids import Ids
-from assay.core.report_data import DataMap, Extremes, Histogram, Influence, Shown, Trajectories
+from assay.core.report_data import DataMap, Histogram, Influence, ShownExamples, TopExamples, Trajectories
 from reports import exhibits
 
 
@@ -69,12 +69,12 @@ def test_numbers_outside_their_range_are_refused():
 
 def test_rows_must_fit_their_columns():
     with pytest.raises(UsageError, match="Example 1 has 1 cells under 2 columns"):
-        Shown(Ids([0, 1]), torch.zeros(2, dtype=torch.int64), rows=(("a", "b"), ("a",)), columns=("x", "y"))
+        ShownExamples(Ids([0, 1]), torch.zeros(2, dtype=torch.int64), rows=(("a", "b"), ("a",)), columns=("x", "y"))
 
 
 def test_pictures_are_uint8():
     with pytest.raises(UsageError, match="give them as uint8"):
-        Shown(Ids([0]), torch.zeros(1, dtype=torch.int64), pictures=torch.zeros(1, 3, 4, 4).float())
+        ShownExamples(Ids([0]), torch.zeros(1, dtype=torch.int64), pictures=torch.zeros(1, 3, 4, 4).float())
 
 
 def test_influence_needs_scores_and_shown_examples():
@@ -83,7 +83,9 @@ def test_influence_needs_scores_and_shown_examples():
         dataclasses.replace(made, scores=made.scores[1:], pairings=())
     with pytest.raises(UsageError, match="pairing with exact has no scores"):
         dataclasses.replace(made, scores=made.scores[1:], influences=())
-    stray = Influence("exact", "", Extremes(Ids([10**6]), torch.zeros(1).double()), Extremes(Ids([]), torch.zeros(0).double()))
+    stray = Influence(
+        "exact", "", TopExamples(Ids([10**6]), torch.zeros(1).double()), TopExamples(Ids([]), torch.zeros(0).double())
+    )
     with pytest.raises(Mismatch, match="1000000"):
         dataclasses.replace(made, influences=(stray,))
 
@@ -106,7 +108,7 @@ def test_courses_must_fit_their_epochs(change, words):
 
 def test_extremes_and_points_carry_one_number_each():
     with pytest.raises(UsageError, match="2 extreme examples"):
-        Extremes(Ids([1, 2]), torch.zeros(3).double())
+        TopExamples(Ids([1, 2]), torch.zeros(3).double())
     pair = exhibits.influenced(60).pairings[0]
     with pytest.raises(UsageError, match="values of shape"):
         dataclasses.replace(pair, values=torch.zeros(3).double(), references=torch.zeros(3).double(), wrong=None)
@@ -115,5 +117,5 @@ def test_extremes_and_points_carry_one_number_each():
 
 
 def test_an_influence_without_courses_is_whole():
-    none = Extremes(Ids([]), torch.zeros(0).double())
+    none = TopExamples(Ids([]), torch.zeros(0).double())
     assert Influence("x", "", none, none).epochs == ()

@@ -5,7 +5,7 @@ import torch
 
 import assay
 from assay import nets
-from assay.experiments.score import scorable
+from assay.experiments.scorable import scorable
 from assay.maths.ranking import rank_correlation
 from assay.training import predict
 from experiments import small

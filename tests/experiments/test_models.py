@@ -153,7 +153,7 @@ def test_relabelling_asks_all_models(run):
 
 
 def test_the_page_is_of_all_models(run):
-    found = assay.exhibit(run, assay.score(run, ["aum", "confidence"]))
+    found = assay.report_data(run, assay.score(run, ["aum", "confidence"]))
     mean = torch.stack([one.mean_probs() for one in (run, *run.members)]).mean(0)
     assert torch.equal(found.shown.predicted, mean.argmax(1))
     lines = torch.stack(

@@ -10,9 +10,11 @@ from assay.core.accumulators import AbstractDynamicsMethod
 from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.ids import Ids
 from assay.core.scoring import score as straight
+from assay.experiments import models
 from assay.experiments import score as module
 from assay.experiments.evidence import gather, gather_logits
-from assay.experiments.score import BESIDE, REPLAYED, scorable, score, score_apart
+from assay.experiments.scorable import BESIDE, REPLAYED, scorable
+from assay.experiments.score import score, score_apart
 from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.entropy import Entropy
@@ -27,13 +29,13 @@ from methods.loops import World
 def computed(monkeypatch):
     """Titles of the scores that are computed from now on."""
     titles = []
-    original = module._computed
+    original = models.computed
 
     def spy(run, methods, *beside):
         titles.extend(method.title for method in methods)
         return original(run, methods, *beside)
 
-    monkeypatch.setattr(module, "_computed", spy)
+    monkeypatch.setattr(models, "computed", spy)
     return titles
 
 
@@ -369,13 +371,13 @@ def test_seconds_belong_to_the_method(own, monkeypatch):
 
 def test_models_of_a_recording_share_one_copy_of_the_data(tmp_path, monkeypatch):
     run = small.recorded(tmp_path / "run", models=3)
-    opened, original = [], module.taken_again
+    opened, original = [], module.open_replay
 
     def spy(*args, **given):
         opened.append(original(*args, **given))
         return opened[-1]
 
-    monkeypatch.setattr(module, "taken_again", spy)
+    monkeypatch.setattr(module, "open_replay", spy)
     score(run, "grand")
     assert len(opened) == 3 and len({one.course._inputs.data_ptr() for one in opened}) == 1
 

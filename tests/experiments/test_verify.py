@@ -19,14 +19,18 @@ from assay.core.errors import Mismatch, NotWritten, RunError, TrialFailed, Usage
 from assay.core.lineage import fingerprint
 from assay.core.scores import Direction
 from assay.core.trial import ALL, KEPT, RANDOM
+from assay.experiments import claims, trials
 from assay.experiments import plan as plans
-from assay.experiments import verify as module
 from assay.experiments.choose import choose
-from assay.experiments.exhibit import exhibit
+from assay.experiments.claims import corrected
+from assay.experiments.detection import check_dataset
 from assay.experiments.plan import plan_of
+from assay.experiments.power import seeds_needed
 from assay.experiments.progress import Progress
+from assay.experiments.report_data import report_data
 from assay.experiments.score import score
-from assay.experiments.verify import arms, check_dataset, corrected, redrawn, seeds_needed, train_arm, verify
+from assay.experiments.trials import arms, redrawn, train_arm
+from assay.experiments.verify import verify
 from assay.maths import draws
 from assay.maths.statistics import holm, pairs_needed
 from assay.runs.artefacts import (
@@ -241,7 +245,7 @@ def test_finished_trials_are_taken_from_disk(own, monkeypatch):
     first = verify(decision, run=own, seeds=2, save=True)
     ran = []
     original = train_arm
-    monkeypatch.setattr(module, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
+    monkeypatch.setattr(trials, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
     told = Told()
     assert verify(decision, run=own, seeds=2, save=True, progress=told).outcomes == first.outcomes
     assert not ran and told.words == [(6, 6, "taken from an earlier verification")]
@@ -259,7 +263,7 @@ def test_another_decision_shares_only_what_is_the_same(own, monkeypatch):
     verify(decided(own), run=own, seeds=2, save=True)
     ran = []
     original = train_arm
-    monkeypatch.setattr(module, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
+    monkeypatch.setattr(trials, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
     verify(decided(own, by="loss", policy="bottom_k", keep=0.9), run=own, seeds=2, save=True)
     assert (ALL, 1) not in ran and (RANDOM, 1) not in ran and (KEPT, 1) in ran
 
@@ -522,7 +526,7 @@ def test_each_decision_of_a_run_is_corrected_for_its_turn_and_stays_as_it_was_pr
     # A verdict that was kept says what it said, and how many were verified since.
     later = corrected(alone, own)
     assert later.comparisons == alone.comparisons and later.decisions == 2
-    assert exhibit(own, score(own, "aum"), decision=decided(own), verdict=alone).verdict == later
+    assert report_data(own, score(own, "aum"), decision=decided(own), verdict=alone).verdict == later
     # The same verification again is the same claim.
     again = verify(decided(own), run=own, seeds=4, retrain=retrain)
     assert again.comparisons == later.comparisons and again.decisions == 2
@@ -669,7 +673,7 @@ def test_a_copied_trial_counts_for_nothing(own, source, copy, monkeypatch):
     ran = []
     original = train_arm
     monkeypatch.setattr(
-        module, "train_arm", lambda plain, arm, seed: ran.append(f"{arm.name}-{seed}") or original(plain, arm, seed)
+        trials, "train_arm", lambda plain, arm, seed: ran.append(f"{arm.name}-{seed}") or original(plain, arm, seed)
     )
     assert results(verify(decided(own), run=own, seeds=2, save=True)) == results(first) and ran == [copy.stem]
 
@@ -746,7 +750,7 @@ def test_a_verdict_is_not_lost_with_a_claim_that_cannot_be_kept(own, monkeypatch
 
     kept = verify(decided(own), run=own, seeds=3, retrain=invented())
     shutil.rmtree(own.paths.claims)
-    monkeypatch.setattr(module, "save_claim", refuse)
+    monkeypatch.setattr(claims, "save_claim", refuse)
     with pytest.warns(UserWarning, match=r"read-only\. So later verifications of this run are not corrected for this one"):
         verdict = verify(decided(own), run=own, seeds=3, retrain=invented())
     assert verdict.comparisons == kept.comparisons

@@ -649,7 +649,7 @@ def test_methods_that_ask_for_the_same_targets_share_one_look_at_the_data(tmp_pa
         calls.append(sorted(asked))
         return open_replay(*given, asked=asked, **more)
 
-    monkeypatch.setattr(score, "taken_again", counted)
+    monkeypatch.setattr(score, "open_replay", counted)
     parts = recorded(tmp_path / "run", TensorDataset(*data()))
     names = ["tracin", "sgd_influence", "loo", "oti", "grand", "vog", "prediction_depth:k=2"]
     # Nobody gives the target that three of them ask for.

@@ -13,13 +13,13 @@ from assay.core.lineage import Lineage
 from assay.core.report_data import (
     Agreement,
     DataMap,
-    Extremes,
     Histogram,
     Influence,
-    Origin,
-    Pairing,
+    Provenance,
     ReportData,
-    Shown,
+    ScoreComparison,
+    ShownExamples,
+    TopExamples,
     Trajectories,
 )
 from assay.core.scores import CHANGE, Direction, Scores
@@ -129,7 +129,7 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
         class_names=classes,
         examples=total,
         picked="the first 1,500 by aum and 500 at random." if n < total else "",
-        shown=Shown(ids, given, torch.where(wrong, true, given), true, pictures(true, g)),
+        shown=ShownExamples(ids, given, torch.where(wrong, true, given), true, pictures(true, g)),
         facts={
             "data": "CIFAR-10, 60,000 training examples, 10 % of the labels flipped uniformly",
             "net": "six-convolution CNN, 1.2 million parameters",
@@ -149,9 +149,9 @@ def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple
             decision.title, outcomes, comparisons, found, cleaning, {"net": "cnn6", "epochs": 30, "optimizer": "sgd"}
         ),
         origins=(
-            Origin("run", "9b1d22c07e55f310", Lineage("0f3c9a1be2d47765", {}, "0.1.0", 0, "cpu", 412.0)),
-            Origin("scores", scores[0].fingerprint, lineage),
-            Origin("decision", decision.fingerprint, dataclasses.replace(lineage, seed=None)),
+            Provenance("run", "9b1d22c07e55f310", Lineage("0f3c9a1be2d47765", {}, "0.1.0", 0, "cpu", 412.0)),
+            Provenance("scores", scores[0].fingerprint, lineage),
+            Provenance("decision", decision.fingerprint, dataclasses.replace(lineage, seed=None)),
         ),
         notes=("The truth was planted and is used by the verdict only.",),
     )
@@ -176,7 +176,7 @@ def table(n: int = 40) -> ReportData:
         title="Adult",
         class_names=("<=50K", ">50K"),
         examples=n,
-        shown=Shown(ids, torch.arange(n) % 2, rows=rows, columns=("age", "work<i>class", "gain")),
+        shown=ShownExamples(ids, torch.arange(n) % 2, rows=rows, columns=("age", "work<i>class", "gain")),
         scores=(scores,),
     )
 
@@ -209,12 +209,12 @@ def influenced(n: int = 200, pictures_too: bool = True) -> ReportData:
     def ends(one: Scores, target: str, **more) -> Influence:
         order = one.values.argsort()
         over = lambda place: one.by_epoch.cumsum(0)[:, place] if one.by_epoch is not None else None  # noqa: E731
-        harmful, helpful = (Extremes(one.ids.take(at), one.values[at], over(at)) for at in (order[:10], order.flip(0)[:10]))
+        harmful, helpful = (TopExamples(one.ids.take(at), one.values[at], over(at)) for at in (order[:10], order.flip(0)[:10]))
         counts = (int((one.values < 0).sum()), int((one.values > 0).sum())) if one.unit == CHANGE else (None, None)
         return Influence(one.title, target, harmful, helpful, *counts, **more)
 
-    def pair(one: Scores, reference: Scores, measured: bool, same: bool) -> Pairing:
-        return Pairing(
+    def pair(one: Scores, reference: Scores, measured: bool, same: bool) -> ScoreComparison:
+        return ScoreComparison(
             one.title,
             reference.title,
             "validation",
@@ -237,7 +237,7 @@ def influenced(n: int = 200, pictures_too: bool = True) -> ReportData:
         title="Influence",
         class_names=("cat", PROBE, "dog"),
         examples=n,
-        shown=Shown(ids, given, true=true, pictures=pictures(given, g) if pictures_too else None),
+        shown=ShownExamples(ids, given, true=true, pictures=pictures(given, g) if pictures_too else None),
         scores=(exact, rough, loo, last, other),
         influences=(
             ends(exact, "validation", **course, norms=((0, 15.625), (1, 4.0), (2, 1.0), (3, 0.5))),

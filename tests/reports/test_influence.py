@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from assay.core.report_data import Extremes, Influence
+from assay.core.report_data import Influence, TopExamples
 from assay.reports import render
 from reports import exhibits
 from reports.browser import SETTLED, until, watched
@@ -164,7 +164,7 @@ def test_tables_show_their_cells_and_points_say_how_many_they_are_of(chromium, t
     shown = dataclasses.replace(made.shown, rows=tuple((str(n), "<b>") for n in range(60)), columns=("age", "work"))
     thinned = dataclasses.replace(made.pairings[0], examples=1234)
     one = made.influences[0]
-    ends = (Extremes(end.ids, end.values) for end in (one.harmful, one.helpful))
+    ends = (TopExamples(end.ids, end.values) for end in (one.harmful, one.helpful))
     bare = Influence("exact", "validation", *ends, one.harming, one.helping)
     path = tmp_path / "report.html"
     page = dataclasses.replace(made, shown=shown, influences=(bare,), pairings=(thinned,), curves=())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from assay.core.ids import Ids
-from assay.core.report_data import ReportData, Shown
+from assay.core.report_data import ReportData, ShownExamples
 from assay.core.trial import Comparison
 from assay.reports import render
 from reports import exhibits
@@ -377,7 +377,9 @@ def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
 
 def test_an_exhibit_with_nothing_to_show(chromium, tmp_path):
     path = tmp_path / "report.html"
-    nothing = ReportData("Empty", ("a", "b"), 5, Shown(Ids([]), torch.zeros(0, dtype=torch.int64)), picked="none was asked for.")
+    nothing = ReportData(
+        "Empty", ("a", "b"), 5, ShownExamples(Ids([]), torch.zeros(0, dtype=torch.int64)), picked="none was asked for."
+    )
     path.write_text(render(nothing), encoding="utf-8")
     page = watched(chromium, path)
     assert page.tab.locator("main section").count() == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from assay.core.report_data import Agreement
-from assay.core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study, Theory
+from assay.core.study import ALL, EASY, HARD, RANDOM, ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study, Theory
 from assay.core.trial import Comparison
 from assay.reports import render_study
 from reports.browser import watched
@@ -30,12 +30,12 @@ def made():
         {"seeds": 3, "odd": PROBE},
         {"data": f"digits {PROBE}", "steps of each training": 40},
         tuple(trained),
-        laws=(Law(ALL, 3.0, 0.45, 0.0, 0.4, 0.5, 3, 3),),
+        laws=(PowerLawFit(ALL, 3.0, 0.45, 0.0, 0.4, 0.5, 3, 3),),
         frontiers=(
-            Best(PROBE, HARD, 0.25, 0.5, 250, 0.2, None, 0.03, 0.02, 0.04, 0.01),
-            Best(PROBE, ALL, 1.0, 1.0, 2000, 0.1, -0.33),
+            FrontierPoint(PROBE, HARD, 0.25, 0.5, 250, 0.2, None, 0.03, 0.02, 0.04, 0.01),
+            FrontierPoint(PROBE, ALL, 1.0, 1.0, 2000, 0.1, -0.33),
         ),
-        contests=(Contest(PROBE, 0.25, 0.5, 250, comparison),) * 3,
+        contests=(ArmComparison(PROBE, 0.25, 0.5, 250, comparison),) * 3,
         agreement=Agreement(("el2n:at=2", PROBE), torch.tensor([[1.0, float("nan")], [float("nan"), 1.0]])),
         theory=(Theory(HARD, 1.0, 0.0, (0.5, 5.0), (0.4, 0.1)), Theory(EASY, 0.5, 10.0, (0.5, 5.0), (0.3, 0.2))),
         notes=(PROBE,),

@@ -52,8 +52,8 @@ def choose_(
     from ..core.errors import OutputExists, UsageError
     from ..experiments.choose import choose
     from ..experiments.cleanse import curve_for
+    from ..experiments.scorable import takes_again
     from ..experiments.score import score as scored
-    from ..experiments.score import takes_again
     from ..methods import parse
     from ..replay.config import ReplayConfig
     from ..runs.artefacts import load_decision, save_decision

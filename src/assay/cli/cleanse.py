@@ -57,8 +57,8 @@ def cleanse_(
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError
     from ..experiments.cleanse import cleanse, undecided
+    from ..experiments.scorable import takes_again
     from ..experiments.score import score as scored
-    from ..experiments.score import takes_again
     from ..methods import parse
     from ..replay.config import ReplayConfig
     from ..runs.run import Run

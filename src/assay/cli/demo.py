@@ -27,7 +27,8 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
     from ..experiments.plan import Plan
     from ..experiments.record import record
     from ..experiments.report import report
-    from ..experiments.score import scorable, score
+    from ..experiments.scorable import scorable
+    from ..experiments.score import score
     from ..experiments.verify import verify
     from ..runs.artefacts import save_decision, save_verdict
     from .console import say, showing_progress

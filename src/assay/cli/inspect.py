@@ -17,7 +17,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         Read everything and hold it against its checksums.
     """
     from ..experiments.plan import models_asked
-    from ..experiments.score import scorable
+    from ..experiments.scorable import scorable
     from ..runs.run import Run
     from .console import say, show_table
     from .score import left_out

@@ -92,7 +92,8 @@ def score_(
     from ..core.scores import ordered
     from ..core.words import worded
     from ..data.arrays import rows_by_id
-    from ..experiments.score import ALL, check_untrained, scorable, served, takes_again
+    from ..experiments.scorable import check_untrained, scorable, takes_again
+    from ..experiments.score import ALL, served
     from ..methods import parse
     from ..replay.config import ReplayConfig
     from ..runs.run import Run

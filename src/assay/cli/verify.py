@@ -44,7 +44,8 @@ def verify_(
         How many processes; by default as many as there are cores.
     """
     from ..cluster.executors import executor as pool_of
-    from ..experiments.verify import seeds_needed, verify
+    from ..experiments.power import seeds_needed
+    from ..experiments.verify import verify
     from ..runs.artefacts import load_decision, save_verdict
     from ..runs.run import Run
     from .console import say, showing_progress

@@ -17,7 +17,7 @@ from .trial import Cleaning, Detection, Verdict
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Shown:
+class ShownExamples:
     """The examples that stand on the page one by one; the dataset may hold many more.
 
     Attributes:
@@ -152,7 +152,7 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Extremes:
+class TopExamples:
     """The examples at one end of a score.
 
     Attributes:
@@ -190,8 +190,8 @@ class Influence:
 
     title: str
     target: str
-    harmful: Extremes
-    helpful: Extremes
+    harmful: TopExamples
+    helpful: TopExamples
     harming: int | None = None
     helping: int | None = None
     epochs: tuple[int, ...] = ()
@@ -215,7 +215,7 @@ class Influence:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pairing:
+class ScoreComparison:
     """Two scores of the same examples held against each other: an approximation and the exact value, or prediction and what happened.
 
     Both are turned so that above 0 helps. The numbers are over all examples that both scored; the points may be fewer.
@@ -264,7 +264,7 @@ class Pairing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class Provenance:
     """One artefact behind the page: what it is, its fingerprint, and where it comes from."""
 
     noun: str
@@ -302,7 +302,7 @@ class ReportData:
     title: str
     class_names: tuple[str, ...]
     examples: int
-    shown: Shown
+    shown: ShownExamples
     picked: str = ""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     scores: tuple[Scores, ...] = ()
@@ -312,12 +312,12 @@ class ReportData:
     histograms: tuple[Histogram, ...] = ()
     agreement: Agreement | None = None
     influences: tuple[Influence, ...] = ()
-    pairings: tuple[Pairing, ...] = ()
+    pairings: tuple[ScoreComparison, ...] = ()
     curves: tuple[Curve, ...] = ()
     verdict: Verdict | None = None
     detections: tuple[Detection, ...] = ()
     cleaning: Cleaning | None = None
-    origins: tuple[Origin, ...] = ()
+    origins: tuple[Provenance, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):

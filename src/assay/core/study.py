@@ -48,7 +48,7 @@ class Pruned:
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
+class PowerLawFit:
     """Power law of the mean test error of an arm: error = scale * examples ** -exponent + floor.
 
     Attributes:
@@ -85,7 +85,7 @@ class Law:
 
 
 @dataclasses.dataclass(frozen=True)
-class Best:
+class FrontierPoint:
     """One point of the frontier of a metric: no other choice with so few examples has so small an error.
 
     Attributes:
@@ -126,7 +126,7 @@ class Best:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest:
+class ArmComparison:
     """Two arms on as many examples of the same part, paired over seeds.
 
     Attributes:
@@ -185,9 +185,9 @@ class Study:
     settings: Mapping[str, Any]
     facts: Mapping[str, Any]
     trained: tuple[Pruned, ...]
-    laws: tuple[Law, ...] = ()
-    frontiers: tuple[Best, ...] = ()
-    contests: tuple[Contest, ...] = ()
+    laws: tuple[PowerLawFit, ...] = ()
+    frontiers: tuple[FrontierPoint, ...] = ()
+    contests: tuple[ArmComparison, ...] = ()
     agreement: Agreement | None = None
     theory: tuple[Theory, ...] = ()
     notes: tuple[str, ...] = ()
@@ -271,7 +271,7 @@ class Study:
         return fingerprint(self.name, repr([dataclasses.replace(one, seconds=0.0) for one in self.trained]))
 
 
-def _winners(metric: str, size: float, contests: Sequence[Contest]) -> str:
+def _winners(metric: str, size: float, contests: Sequence[ArmComparison]) -> str:
     """Who wins at which fractions, in words."""
     groups: dict[str, list[str]] = {}
     for one in sorted(contests, key=lambda one: -one.fraction):

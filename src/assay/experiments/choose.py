@@ -18,7 +18,7 @@ from ..policies import parse
 from ..policies.remove_worst import RemoveWorst
 from ..runs.run import Run
 from .evidence import gather, gather_together
-from .score import members_of
+from .models import members_of
 
 
 @checked_arguments

@@ -24,12 +24,12 @@ from ..replay.replay import Replay
 from ..replay.targets import Given, MeanLoss
 from ..runs.artefacts import finished, load_curve, load_removal, save_curve, save_removal
 from ..runs.run import Run
+from .detection import check_dataset
 from .evidence import identity, open_replay
 from .plan import has_plan, plan_of
 from .progress import Progress
 from .retraining import Retraining, accuracy, with_accuracies
 from .targets import distinct
-from .verify import check_dataset
 
 VALIDATION, TEST = "validation", "test"
 """Names of the two targets: the count is chosen on the first, the second is only told."""

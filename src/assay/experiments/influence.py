@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from ..core.ids import Ids
-from ..core.report_data import Extremes, Influence, Pairing
+from ..core.report_data import Influence, ScoreComparison, TopExamples
 from ..core.scores import CHANGE, RANK_ONLY, Scores, ordered
 from ..maths import draws, ranking, statistics
 from ..methods.sgd_influence import NORMS
@@ -69,9 +69,9 @@ def _influence(scores: Scores, wrong: Wrong | None, count: int, most_epochs: int
         )
         gathered, epochs = scores.by_epoch.cumsum(0)[wanted], tuple(wanted.tolist())
 
-    def end(*, helpful: bool) -> Extremes:
+    def end(*, helpful: bool) -> TopExamples:
         place = ordered(helps, scores.ids, descending=helpful)[:count]
-        return Extremes(scores.ids.take(place), scores.values[place], gathered[:, place] if gathered is not None else None)
+        return TopExamples(scores.ids.take(place), scores.values[place], gathered[:, place] if gathered is not None else None)
 
     bad = wrong(scores.ids) if wrong is not None and gathered is not None else None
     apart = gathered is not None and bad is not None and bool(bad.any()) and not bool(bad.all())
@@ -98,7 +98,7 @@ def _norms(scores: Scores) -> tuple[tuple[int, float], ...]:
     return tuple((after - back, float(norm)) for back, norm in enumerate(backwards))[::-1]
 
 
-def pairings(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[Pairing, ...]:
+def pairings(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreComparison, ...]:
     """Every score against leave-one-out of the same target and window, and every approximation against the exact influence of it.
 
     Args:
@@ -128,7 +128,7 @@ def _asked(scores: Scores) -> tuple[str, ...]:
     return target, made_of, str(scores.options.get("window", "all"))
 
 
-def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> Pairing | None:
+def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> ScoreComparison | None:
     both = scores.ids.take(np.isin(scores.ids.values, reference.ids.values))
     if len(both) < 2:
         return None
@@ -139,7 +139,7 @@ def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> Pairing 
     if len(both) > MOST_POINTS:
         drawn = draws.permutation(both.keys, 0, "points on the page")[:MOST_POINTS]
     ids = both.take(drawn)
-    return Pairing(
+    return ScoreComparison(
         title=scores.title,
         reference=reference.title,
         target=str(scores.options["target"]),

@@ -18,8 +18,8 @@ from ..data.examples import Examples
 from ..reports import render
 from ..runs.disk import beginning, replace
 from ..runs.run import Run
-from .exhibit import MOST_SHOWN, exhibit
 from .plan import has_plan, material_of, plan_of
+from .report_data import MOST_SHOWN, report_data
 
 MARK = b'<meta name="generator" content="assay'
 """What a page of ours begins with; only such a file is written over unasked."""
@@ -45,7 +45,7 @@ def report(
         run: The run.
         table: Scores to show; the first is the one that the page opens with.
         path: The file; by default `report.html` in the run's folder.
-        decision, verdict, curves, truth, title, most: As `exhibit`.
+        decision, verdict, curves, truth, title, most: As `report_data`.
         examples: For their pictures or cells; by default the plan's data are read again, where the run has a plan. Images that cannot be
             shown are warned of, and the page says why.
 
@@ -65,7 +65,7 @@ def report(
         raise NotWritten(f"{target} cannot be written ({error}); name another file.") from error
     if examples is None and has_plan(run):
         examples = material_of(plan_of(run)).train
-    shown = exhibit(
+    shown = report_data(
         run, table, decision=decision, verdict=verdict, curves=curves, examples=examples, truth=truth, title=title, most=most
     )
     if examples is not None and examples.pictures and shown.shown.pictures is None:

@@ -22,7 +22,7 @@ from ..replay.targets import PART, Given, MeanLoss
 from ..runs.run import Run
 from .evidence import open_replay
 from .progress import Progress
-from .verify import TURN
+from .trials import TURN
 
 PARCELS = 64
 """In at most so many calls the trainings are sent out: enough for any machine's cores, few enough for one log each."""

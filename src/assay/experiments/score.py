@@ -7,51 +7,44 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from .. import __version__
 from ..core import accumulators, scoring
 from ..core import options as texts
-from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, Spent
+from ..core.accumulators import AbstractDynamicsMethod, Spent
 from ..core.arguments import checked_arguments
-from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError, some
+from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError
 from ..core.evidence import DATA, Evidence, as_rows
-from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
-from ..core.needs import Need
 from ..core.scores import Scores, ScoreTable
-from ..methods import catalogue, parse
+from ..methods import parse
 from ..replay.config import ReplayConfig
-from ..replay.live_methods import live_state, step_result
 from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
-from ..runs.artefacts import finished, load_scores, save_scores
+from ..runs.artefacts import save_scores
 from ..runs.run import DRAWN, Run
-from .evidence import LOOP, Agreed, data_of, gather, identity
-from .evidence import open_replay as taken_again
-from .plan import has_plan, models_asked
+from .evidence import Agreed, data_of, gather, open_replay
+from .models import members_of, over_models
+from .plan import has_plan
 from .progress import Progress
 from .retraining import Retraining
+from .saved_scores import parents_of, saved_score
+from .scorable import (
+    BESIDE,
+    REPLAYED,
+    check_joinable,
+    check_read,
+    check_untrained,
+    check_wanted,
+    looks_at_inputs,
+    scorable,
+    takes_again,
+)
 
 Made = TypeVar("Made")
-
-WITHOUT_TRAINING = frozenset({Need.INPUTS, Need.LABELS})
-"""Needs of methods that look at the examples alone."""
-FUNCTION = "a function"
-"""Stands for the fingerprint of a target that a user computes."""
-REPLAYED = frozenset({Need.STEPS, Need.CHECKPOINTS})
-"""Needs that ask for model and data beside the run."""
-BESIDE = REPLAYED | {Need.INPUTS}
-"""Needs that ask for anything beside the run."""
-
-
-VALIDATION = "validation"
-"""Name of the target that methods ask for where nothing is said."""
 ALL = "all"
 """In place of a name: every method that the run allows with its default options."""
 
@@ -190,8 +183,8 @@ def served(
     wanted, left_out = _wanted(run, methods)
     if left_out and not wanted:
         raise MissingEvidence(f"{run.folder} serves no method with its default options: {next(iter(left_out.values()))}")
-    _check_wanted(wanted)
-    _check_read(run, wanted, loop, targets, replaying, references or {}, inputs or {}, pool, again and not save)
+    check_wanted(wanted)
+    check_read(run, wanted, loop, targets, replaying, references or {}, inputs or {}, pool, again and not save)
     if not run.epochs:
         check_untrained(wanted)
     refused: dict[str, AssayError] = {}
@@ -202,14 +195,14 @@ def served(
     wanted, replays = _taken_again(models, wanted, loop, targets, replaying, references, pool, progress, strict, refused, agreed)
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
-    parents = {one.title: _parents(run, one, first, loop, replaying, content) for one in wanted}
+    parents = {one.title: parents_of(run, one, first, loop, replaying, content) for one in wanted}
     evidences = [gather(model, replays[place] if replays else None, seen) for place, model in enumerate(models)]
     for one in wanted:
-        if save and not again and (old := _saved(run, one, parents[one.title])) is not None:
+        if save and not again and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
     for one in due:
-        if _looks(one) and DATA not in seen:
+        if looks_at_inputs(one) and DATA not in seen:
             data_of(run, loop)
         if (name := one.asks_inputs) is not None and name not in seen:
             raise UsageError(
@@ -217,7 +210,7 @@ def served(
                 f"(in Python inputs={{{name!r}: rows}})."
             )
     if joined:
-        _check_joinable(run, wanted, made, evidences[0])
+        check_joinable(run, wanted, made, evidences[0])
     spent = Spent()
     for result in _each(models, due, evidences, spent, strict, refused):
         made[result.title] = result
@@ -273,7 +266,7 @@ def _in_memory(
     if ALL in [one for one in named if isinstance(one, str)]:
         raise UsageError("'all' is for recorded runs; of evidence in memory name the methods.")
     wanted, refused = [parse(one) for one in named], dict[str, AssayError]()
-    _check_wanted(wanted)
+    check_wanted(wanted)
     made: dict[str, Scores] = {}
     for group in scoring.groups(wanted):
         made |= {one.title: one for one in _or_refused(group, lambda these: scoring.score(these, evidence), strict, refused)}
@@ -334,7 +327,7 @@ def _recorded(
             if run.epochs and isinstance(one, AbstractDynamicsMethod) and run.epochs < one.fewest_epochs:
                 raise accumulators.too_few(one, run.epochs)
             # Of a user's loop that is not given, saved scores may be all that is asked for.
-            if _looks(one) and loop is None and not has_plan(run) and not run.paths.scores(one.title).exists():
+            if looks_at_inputs(one) and loop is None and not has_plan(run) and not run.paths.scores(one.title).exists():
                 data_of(run, loop)
         return methods
 
@@ -392,24 +385,7 @@ def _each(
 ) -> Iterator[Scores]:
     """The scores of the methods that can be computed; why the others cannot is written to `refused`."""
     for group in scoring.groups(due):
-        yield from _or_refused(group, lambda these: _over_models(models, these, evidences, spent), strict, refused)
-
-
-def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
-    """Refuse methods that read a training, where there is none.
-
-    Raises:
-        MissingEvidence: The first that does.
-        UnknownName: No such method or option.
-    """
-    for one in map(parse, methods):
-        if not one.needs <= WITHOUT_TRAINING:
-            raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
-
-
-def _looks(method: AbstractMethod) -> bool:
-    """Whether a method looks at the data themselves."""
-    return Need.INPUTS in method.needs and method.asks_inputs is None
+        yield from _or_refused(group, lambda these: over_models(models, these, evidences, spent), strict, refused)
 
 
 def _inputs(
@@ -419,7 +395,7 @@ def _inputs(
     seen = {name: as_rows(rows).detach().cpu().contiguous() for name, rows in given.items()}
     content = {name: fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes()) for name, rows in seen.items()}
     # Of a user's loop that is not given, saved scores may be all that is asked for.
-    if any(map(_looks, wanted)) and (loop is not None or has_plan(run)):
+    if any(map(looks_at_inputs, wanted)) and (loop is not None or has_plan(run)):
         seen[DATA], content[DATA] = data_of(run, loop, agreed)
     return seen, content
 
@@ -490,7 +466,7 @@ def _opened(
         targets = list(dict.fromkeys([*(targets or ()), *asked]))
     found: list[Replay] = []
     for model in models:
-        replay = taken_again(
+        replay = open_replay(
             model, loop=loop, targets=targets, replaying=replaying, references=references, asked=asked, agreed=agreed
         )
         replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
@@ -498,257 +474,3 @@ def _opened(
         replay.peers = found
         found.append(replay)
     return found
-
-
-def members_of(run: Run) -> list[Run]:
-    """A run and those of the other models of its recording.
-
-    Raises:
-        RunError: They are fewer than the plan says, or have fewer epochs.
-    """
-    if not run.epochs:
-        # All models of a plan would look at the same examples.
-        return [run]
-    models, asked = [run, *run.members], models_asked(run)
-    if len(models) != asked or any(one.epochs != run.epochs for one in models):
-        epochs = ", ".join(str(one.epochs) for one in models)
-        raise RunError(f"{run.folder} holds {len(models)} of {asked} models, of {epochs} epochs; go on with --resume.")
-    return models
-
-
-def _over_models(
-    models: Sequence[Run], due: Sequence[AbstractMethod], evidences: Sequence[Evidence], spent: Spent
-) -> list[Scores]:
-    """The scores of one model, or their means over several."""
-    found = [_computed(models[0], due, evidences[0], spent)]
-    trained = [one for one in due if not one.needs <= WITHOUT_TRAINING]
-    if len(models) == 1 or not trained:
-        return found[0]
-    found += [_computed(model, trained, evidence, spent) for model, evidence in zip(models[1:], evidences[1:], strict=True)]
-    titles = [one.title for one in trained]
-    alone = [scores for scores in found[0] if scores.title not in titles]
-    return alone + [_mean([next(one for one in row if one.title == title) for row in found]) for title in titles]
-
-
-def _mean(scores: Sequence[Scores]) -> Scores:
-    """The mean of what several models say, and what each says; of the examples that all of them speak of."""
-    first = scores[0]
-    if any(one.ids != first.ids for one in scores):
-        common = np.all([np.isin(first.ids.values, one.ids.values) for one in scores], axis=0)
-        if not common.any():
-            raise Mismatch(f"No example is spoken of by all {len(scores)} models of {first.title}; score another window.")
-        ids, everyone = first.ids.take(common), Ids([*first.ids, *first.unscored])
-        unscored = everyone.take(~np.isin(everyone.values, ids.values))
-        scores = [_only(one, ids, unscored) for one in scores]
-        first = scores[0]
-    values = torch.stack([one.values for one in scores])
-    by_epoch = [one.by_epoch for one in scores if one.by_epoch is not None]
-    return dataclasses.replace(
-        first,
-        values=values.mean(0),
-        repeats=values,
-        by_epoch=torch.stack(by_epoch).mean(0) if len(by_epoch) == len(scores) else None,
-        diagnostics={"models": len(scores), **{f"{name} (first model)": value for name, value in first.diagnostics.items()}},
-        warnings=tuple(dict.fromkeys(warning for one in scores for warning in one.warnings)),
-    )
-
-
-def _only(scores: Scores, ids: Ids, unscored: Ids) -> Scores:
-    place = scores.ids.positions(ids)
-    by_epoch = None if scores.by_epoch is None else scores.by_epoch[:, place]
-    return dataclasses.replace(scores, ids=ids, values=scores.values[place], unscored=unscored, by_epoch=by_epoch, repeats=None)
-
-
-def _check_wanted(wanted: Sequence[AbstractMethod]) -> None:
-    if not wanted:
-        raise UsageError("No method was named; name at least one, such as 'dual', or 'all'.")
-    titles = [one.title for one in wanted]
-    if twice := [title for place, title in enumerate(titles) if title in titles[:place]]:
-        raise UsageError(f"Two scores are titled {twice[0]!r}; give each other options, or score once.")
-
-
-def _check_read(
-    run: Run,
-    wanted: Sequence[AbstractMethod],
-    loop: Loop | None,
-    targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: ReplayConfig | None,
-    references: Mapping[str, object],
-    inputs: Mapping[str, object],
-    pool: Executor | None,
-    idle_again: bool,
-) -> None:
-    """Refuse arguments that none of the methods would read.
-
-    Raises:
-        UsageError: The first one.
-    """
-    titles = some([one.title for one in wanted], len(wanted))
-    replayed = any(takes_again(run, one) for one in wanted)
-    if idle_again:
-        raise UsageError("again=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
-    if unused := [name for name in references if name not in {one.asks_reference for one in wanted}]:
-        raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
-    if unread := [name for name in inputs if name not in {one.asks_inputs for one in wanted}]:
-        raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
-    if loop is not None and not replayed and not any(map(_looks, wanted)):
-        raise UsageError(
-            f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one that does, such as grand, or "
-            "leave it out."
-        )
-    if loop is not None and has_plan(run):
-        raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
-    if replaying is not None and replaying != ReplayConfig() and not replayed:
-        raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
-    if pool is not None and not any(one.retrains for one in wanted):
-        raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
-    if isinstance(targets, str):
-        raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
-    # One mapping may serve several calls, so that not every entry has to be asked for.
-    if targets is not None and len(targets) and not any(takes_again(run, one) and one.targets for one in wanted):
-        raise UsageError(
-            f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
-        )
-
-
-def takes_again(run: Run, method: AbstractMethod) -> bool:
-    """Whether a method takes the training of this run again: it reads steps or kept models, and did not run along."""
-    return bool(method.needs & REPLAYED) and method.title not in run.header.live
-
-
-def _check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
-    """Refuse, before anything is computed, methods that do not speak of the same examples.
-
-    Raises:
-        Mismatch: The first that differs.
-    """
-
-    def spoken_of(method: AbstractMethod) -> Bool[Tensor, " examples"]:
-        mask = torch.ones(len(run.ids), dtype=torch.bool)
-        if method.title in made:
-            mask[run.ids.positions(made[method.title].unscored)] = False
-            return mask
-        if not method.needs & BESIDE:
-            return mask
-        return method.scored(evidence.narrow(method.title, method.needs)) if method.needs <= evidence.holds else run.visits() > 0
-
-    first, *others = wanted
-    there = spoken_of(first)
-    for one in others:
-        if not torch.equal(own := spoken_of(one), there):
-            raise Mismatch(
-                f"{one.title} speaks of {int(own.sum())} of {len(own)} examples, {first.title} of {int(there.sum())}, and not of the same; one "
-                "table cannot join them, so score them in calls of their own, or by score_apart."
-            )
-
-
-def _parents(
-    run: Run,
-    method: AbstractMethod,
-    replay: Replay | None,
-    loop: Loop | None,
-    replaying: ReplayConfig | None,
-    content: Mapping[str, str],
-) -> dict[str, str]:
-    """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
-    from elsewhere; and what else its values hang on."""
-    parents = {"run": run.fingerprint}
-    if Need.INPUTS in method.needs and (looked := method.asks_inputs or DATA) in content:
-        parents["inputs"] = content[looked]
-    if replay is None or not method.needs & REPLAYED:
-        return parents
-    parents |= (replaying or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
-    known = identity(replay)
-    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.targets}
-    given = None if method.asks_reference is None else replay.references.get(method.asks_reference)
-    if given is not None:
-        parents["reference"] = fingerprint(
-            *(part for name, value in given.items() for part in (name, value.cpu().numpy().tobytes()))
-        )
-    return parents
-
-
-def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
-    """Names of the methods that this run allows with their default options, and why it does not allow the others."""
-    evidence, able, unable = gather(run), [], {}
-    for name, cls in catalogue().items():
-        method = cls()
-        if not run.epochs and not method.needs <= WITHOUT_TRAINING:
-            unable[name] = "reads a training, and nothing was trained here."
-            continue
-        if run.epochs and method.needs & BESIDE and method.title not in run.header.live:
-            unable[name] = _beside(run, method)
-            continue
-        try:
-            if run.epochs and method.title not in run.header.live:
-                evidence.narrow(method.title, method.needs)
-            if isinstance(method, AbstractDynamicsMethod) and run.epochs < method.fewest_epochs:
-                raise accumulators.too_few(method, run.epochs)
-        except MissingEvidence as error:
-            unable[name] = str(error)
-        else:
-            able.append(name)
-    return able, unable
-
-
-def _beside(run: Run, method: AbstractMethod) -> str:
-    """How to have a method that asks for model or data beside the run, or what the run lacks for it."""
-    again = bool(method.needs & REPLAYED)
-    what = "takes the training again" if again else "looks at the data"
-    if again and not run.states():
-        return f"{what}, and the run kept no model; record with checkpoints='last'."
-    if not has_plan(run):
-        return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader))."
-    held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
-    if VALIDATION in method.targets and not held:
-        return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."
-    return f"{what}; name it to have it."
-
-
-def _computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent) -> list[Scores]:
-    if not methods:
-        return []
-    spent.since_last([])
-    results, stored = [], []
-    for method in methods:
-        if (
-            Need.STEPS not in evidence.holds
-            and isinstance(method, AbstractStepMethod)
-            and (findings := step_result(run, method)) is not None
-        ):
-            results.append(scoring.checked(method, evidence, findings, run.visits() > 0))
-            spent.since_last([method])
-            continue
-        state = live_state(run, method) if isinstance(method, AbstractDynamicsMethod) else None
-        # A state that was folded while training is the same number without the stored logits.
-        if state is not None and not method.needs <= evidence.holds:
-            if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
-                raise accumulators.too_few(method, run.epochs)  # type: ignore[arg-type]
-            results.append(scoring.checked(method, evidence, method.finish(state)))  # type: ignore[attr-defined]
-            spent.since_last([method])
-        else:
-            stored.append(method)
-    return results + (scoring.score(stored, evidence, spent) if stored else [])
-
-
-def _saved(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scores | None:
-    """What an earlier call wrote of this method, if it was made of the same by this version of assay."""
-    scores = finished(load_scores, run.paths.scores(method.title))
-    if scores is None or scores.title != method.title:
-        return None
-    lineage = scores.lineage
-    if lineage is None or lineage.code != __version__:
-        return None
-    made_of = dict(lineage.parents)
-    if "inputs" not in parents:
-        # Rows that are not given this time: their name, which the title holds, or the user's own loop stands for them.
-        made_of.pop("inputs", None)
-    if "reference" not in parents:
-        # A reference that is not given this time: its name, which the title holds, stands for it.
-        made_of.pop("reference", None)
-    if made_of != parents:
-        return None
-    if {FUNCTION, LOOP} & {*parents.values()}:
-        # What it computes cannot be told, so neither can whether it is still the same.
-        return None
-    return dataclasses.replace(scores, lineage=dataclasses.replace(lineage, folder=str(run.folder)))

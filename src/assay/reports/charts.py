@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ..core.curve import NONE, WORST, Curve, Removal
 from ..core.curve import RANDOM as AT_RANDOM
-from ..core.report_data import Agreement, Histogram, Influence, Pairing
+from ..core.report_data import Agreement, Histogram, Influence, ScoreComparison
 from ..core.scores import CHANGE
 from ..core.trial import ALL, KEPT, RANDOM, Comparison, Detection, Outcome
 
@@ -317,7 +317,7 @@ def adjoints(one: Influence) -> Spec:
     return framed(chart, f"{one.title}: norm of the adjoint before each epoch", height=180)
 
 
-def pairing(one: Pairing) -> Spec:
+def pairing(one: ScoreComparison) -> Spec:
     """One score against its reference, a point per example; with the line of equal values where equal means right."""
     import altair as alt
 

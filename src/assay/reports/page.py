@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.decision import Action
-from ..core.report_data import Extremes, Influence, ReportData
+from ..core.report_data import Influence, ReportData, TopExamples
 from ..core.scores import RANK_ONLY, Scores
 from . import charts
 from .html import CHARTS, environment, minus, policy, read, scripts
@@ -94,7 +94,7 @@ def _names(one: Influence) -> tuple[str, str]:
     return charts.HELPFUL if one.helping else "least harmful", charts.HARMFUL if one.harming else "least helpful"
 
 
-def _cards(exhibit: ReportData, extremes: Extremes) -> list[dict[str, Any]]:
+def _cards(exhibit: ReportData, extremes: TopExamples) -> list[dict[str, Any]]:
     shown, classes = exhibit.shown, exhibit.class_names
     cards = []
     for id_, at, value in zip(extremes.ids, shown.ids.positions(extremes.ids).tolist(), extremes.values.tolist(), strict=True):

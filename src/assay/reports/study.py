@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from ..core.study import ALL, EASY, HARD, RANDOM, Law, Study
+from ..core.study import ALL, EASY, HARD, RANDOM, PowerLawFit, Study
 from . import charts
 from .charts import Spec, framed
 from .html import CHARTS, environment, minus, policy, read, scripts
@@ -67,7 +67,7 @@ def _angles(study: Study) -> list[float]:
     return sorted({one.angle for one in study.theory})
 
 
-def _law(study: Study) -> Law | None:
+def _law(study: Study) -> PowerLawFit | None:
     return next((law for law in study.laws if law.arm == ALL and not law.floor), None)
 
 

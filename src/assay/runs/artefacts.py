@@ -21,7 +21,7 @@ from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.report_data import Agreement
 from ..core.scores import Direction, Scores
-from ..core.study import Best, Contest, Law, Pruned, Study, Theory
+from ..core.study import ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study, Theory
 from ..core.trial import Claim, Outcome, Verdict
 from .disk import read_bytes, replace
 from .paths import RunPaths
@@ -375,10 +375,10 @@ def load_study(path: str | Path) -> Study:
             settings=_typed(dict[str, object], body["settings"]),
             facts=_typed(dict[str, object], body["facts"]),
             trained=_typed(tuple[Pruned, ...], body["trained"]),
-            laws=_typed(tuple[Law, ...], [{**law, **unknown} for law in body["laws"]]),
-            frontiers=_typed(tuple[Best, ...], [{**best, **unknown} for best in body["frontiers"]]),
+            laws=_typed(tuple[PowerLawFit, ...], [{**law, **unknown} for law in body["laws"]]),
+            frontiers=_typed(tuple[FrontierPoint, ...], [{**best, **unknown} for best in body["frontiers"]]),
             contests=_typed(
-                tuple[Contest, ...],
+                tuple[ArmComparison, ...],
                 [{**contest, "comparison": _comparison(contest["comparison"])} for contest in body["contests"]],
             ),
             agreement=agreement,

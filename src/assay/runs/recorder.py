@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -81,6 +81,7 @@ class Saved:
     visits: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
 class Alongside(Protocol):
     """What runs along with a recording: it is shown every epoch, and its state is saved with each."""
 
@@ -183,6 +184,8 @@ class Recorder:
             raise UsageError(f"seed={seed!r} is no integer; give an integer, or None.")
         if not len(ids):
             raise UsageError("There are no examples to record.")
+        if live is not None and not isinstance(live, Alongside):
+            raise UsageError(f"live= is a {type(live).__name__}; give methods that run along as assay.LiveMethods([...]).")
         self.paths = RunPaths(Path(folder))
         self.ids, self.alongside = ids, live if live is not None else Nothing()
         self._names = tuple(class_names) if class_names is not None else None

@@ -23,14 +23,15 @@ from ..core.lineage import fingerprint
 from ..core.report_data import Agreement
 from ..core.scores import Scores, ordered
 from ..core.selection import budget_of
-from ..core.study import ALL, EASY, HARD, RANDOM, Best, Contest, Law, Pruned, Study
+from ..core.study import ALL, EASY, HARD, RANDOM, ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study
 from ..core.trial import FEWEST, Outcome
 from ..experiments.plan import Material, Plan, Recording, material_of
 from ..experiments.progress import Progress
 from ..experiments.record import record
 from ..experiments.report import MARK
 from ..experiments.score import score
-from ..experiments.verify import TURN, Arm, compare, train_arm
+from ..experiments.trials import TURN, Arm, train_arm
+from ..experiments.verify import compare
 from ..maths import draws, power_law, ranking, statistics
 from ..methods.prediction_depth import PredictionDepth
 from ..replay.activations import layered
@@ -420,7 +421,7 @@ def _chosen(found: Study, keep: Callable[[Pruned], bool]) -> list[Choice]:
     return list(dict.fromkeys((one.arm, one.metric, one.size, one.fraction) for one in found.trained if keep(one)))
 
 
-def _laws(found: Study) -> tuple[list[Law], list[str]]:
+def _laws(found: Study) -> tuple[list[PowerLawFit], list[str]]:
     laws, notes = [], []
     for arm, arms in ((ALL, (ALL,)), (RANDOM, (ALL, RANDOM))):
         choices = _chosen(found, lambda one, arms=arms: one.arm in arms)  # type: ignore[misc]
@@ -444,7 +445,7 @@ def _laws(found: Study) -> tuple[list[Law], list[str]]:
                     notes.append(f"No interval of the exponent of {arm}, because of one seed: {error}")
             low, high = interval if interval is not None else (None, None)
             if not floor or law.floor:
-                laws.append(Law(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
+                laws.append(PowerLawFit(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
     return laws, notes
 
 
@@ -456,7 +457,7 @@ def _halves(seeds: int) -> tuple[slice, slice]:
     return slice(0, choose), slice(choose, seeds)
 
 
-def _frontier(found: Study, metric: str) -> list[Best]:
+def _frontier(found: Study, metric: str) -> list[FrontierPoint]:
     """The frontier of everything, and of the hardest and the easiest by one metric.
 
     Some seeds choose its points and the others measure them: an error that a point was chosen for is too small.
@@ -466,7 +467,7 @@ def _frontier(found: Study, metric: str) -> list[Best]:
     choosing, testing = _halves(len(curves))
     means = curves[choosing].mean(0)
     measured = curves[testing].mean(0) if len(curves[testing]) else means
-    points: list[Best] = []
+    points: list[FrontierPoint] = []
     last = 0.0
     for place in power_law.frontier(list(zip(n, means.tolist(), strict=True))):
         before, error = points[-1] if points else None, float(measured[place])
@@ -475,12 +476,12 @@ def _frontier(found: Study, metric: str) -> list[Best]:
             slope = float(np.log(error / before.error) / np.log(n[place] / last))
         last = n[place]
         arm, _, size, fraction = choices[place]
-        point = Best(metric, arm, size, fraction, round(n[place]), error, slope)
+        point = FrontierPoint(metric, arm, size, fraction, round(n[place]), error, slope)
         points.append(_against_law(found, point, choices[place], n[place], testing))
     return points
 
 
-def _against_law(found: Study, point: Best, choice: Choice, n: float, testing: slice) -> Best:
+def _against_law(found: Study, point: FrontierPoint, choice: Choice, n: float, testing: slice) -> FrontierPoint:
     """The point with its distance from the law: the law's error minus its own, each seed with its own law of everything."""
     whole = _chosen(found, lambda one: one.arm == ALL)
     sizes, curves = [_examples(found, one) for one in whole], _by_seed(found, whole)[testing]
@@ -495,7 +496,9 @@ def _against_law(found: Study, point: Best, choice: Choice, n: float, testing: s
     return dataclasses.replace(point, gain=gain.effect, low=low, high=high, p=gain.p)
 
 
-def _together(frontiers: Sequence[Best], contests: Sequence[Contest]) -> tuple[tuple[Best, ...], tuple[Contest, ...], int]:
+def _together(
+    frontiers: Sequence[FrontierPoint], contests: Sequence[ArmComparison]
+) -> tuple[tuple[FrontierPoint, ...], tuple[ArmComparison, ...], int]:
     """All that is tested, with each p corrected for how many there are (Holm), and that number."""
     claimed = [one.comparison.n >= FEWEST for one in contests]
     ps = [one.p for one in frontiers if one.p is not None]
@@ -513,7 +516,7 @@ def _together(frontiers: Sequence[Best], contests: Sequence[Contest]) -> tuple[t
     )
 
 
-def _contests(found: Study) -> Iterator[Contest]:
+def _contests(found: Study) -> Iterator[ArmComparison]:
     """hard against easy, hard against random, easy against random."""
     if len(found.seeds) < 2:
         return
@@ -528,7 +531,7 @@ def _contests(found: Study) -> Iterator[Contest]:
                 ]
                 count = round(found.examples(size, fraction))
                 comparison = dataclasses.replace(compare(mine, one, other), control="a random choice of as many")
-                yield Contest(metric, size, fraction, count, comparison)
+                yield ArmComparison(metric, size, fraction, count, comparison)
 
 
 def _agreement(setup: Setup, probes: Probes) -> Agreement | None:

@@ -16,7 +16,7 @@ from ..core.evidence import Evidence
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.needs import Need
-from ..core.report_data import Agreement, DataMap, Histogram, Influence, Origin, ReportData, Shown, Trajectories
+from ..core.report_data import Agreement, DataMap, Histogram, Influence, Provenance, ReportData, ShownExamples, Trajectories
 from ..core.scores import Scores, ScoreTable, ordered
 from ..core.trial import Verdict
 from ..data.examples import Examples
@@ -24,11 +24,13 @@ from ..data.pictures import for_people
 from ..maths import draws, ranking
 from ..runs.artefacts import load_truth
 from ..runs.run import Run
+from .claims import corrected
+from .detection import check_dataset, clean, detections_of, wrong_labels
 from .evidence import gather_together
 from .influence import influences, pairings
+from .models import members_of
 from .plan import has_plan
-from .score import members_of, score
-from .verify import check_dataset, clean, corrected, detections_of, wrong_labels
+from .score import score
 
 MOST_SHOWN = 2000
 """Examples with pictures on one page."""
@@ -38,7 +40,7 @@ BINS = 40
 
 
 @checked_arguments
-def exhibit(
+def report_data(
     run: str | Path | Run,
     table: ScoreTable | Mapping[str, Scores],
     *,
@@ -106,7 +108,7 @@ def exhibit(
         title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,
         examples=len(run.ids),
-        shown=Shown(
+        shown=ShownExamples(
             ids=shown_ids,
             given=given,
             predicted=predicted[place] if predicted is not None else None,
@@ -200,7 +202,7 @@ def _touched(run: Run, scores: Sequence[Scores], orders: Sequence[Tensor], decis
 
 
 def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
-    """Pictures or cells of the shown examples, for `Shown`; and a sentence where they are not shown as they are."""
+    """Pictures or cells of the shown examples, for `ShownExamples`; and a sentence where they are not shown as they are."""
     if examples is None:
         return {}, "The examples themselves are not shown; give report(..., examples=assay.examples_from_dataset(train_set))."
     place = examples.ids.positions(ids, "the data")
@@ -294,7 +296,7 @@ def _cleaning(decision: Decision | None, run: Run, truth: tuple[Ids, Tensor] | N
 
 def _origins(
     run: Run, scores: Sequence[Scores], decision: Decision | None, curves: Sequence[Curve], verdict: Verdict | None
-) -> tuple[Origin, ...]:
+) -> tuple[Provenance, ...]:
     header = run.header
     recorded = Lineage(
         dataset=run.dataset,
@@ -303,13 +305,13 @@ def _origins(
         device=header.device,
         seconds=sum((commit.seconds for commit in run.commits), 0.0),
     )
-    origins = [Origin("dataset", run.dataset), Origin("run", run.fingerprint, recorded)]
-    origins += [Origin(f"scores {one.title}", one.fingerprint, one.lineage) for one in scores]
-    origins += [Origin(f"curve of {one.scores}", one.fingerprint, one.lineage) for one in curves]
+    origins = [Provenance("dataset", run.dataset), Provenance("run", run.fingerprint, recorded)]
+    origins += [Provenance(f"scores {one.title}", one.fingerprint, one.lineage) for one in scores]
+    origins += [Provenance(f"curve of {one.scores}", one.fingerprint, one.lineage) for one in curves]
     if decision is not None:
-        origins.append(Origin(f"decision {decision.title}", decision.fingerprint, decision.lineage))
+        origins.append(Provenance(f"decision {decision.title}", decision.fingerprint, decision.lineage))
     if verdict is not None:
-        origins.append(Origin("verdict", verdict.fingerprint, verdict.lineage))
+        origins.append(Provenance("verdict", verdict.fingerprint, verdict.lineage))
     return tuple(origins)
 
 

@@ -1,0 +1,84 @@
+"""What was tested on one recording, kept so that its p-values are corrected together."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from ..core.lineage import fingerprint
+from ..core.trial import FEWEST, Claim, Comparison, Look, Verdict
+from ..maths import statistics
+from ..runs.artefacts import load_claims, save_claim
+from ..runs.run import Run
+
+
+def decision_key(decision: str, own: bool, first: int) -> str:
+    """What a claim is known by: the decision's fingerprint, how it is trained, and the first seed."""
+    return fingerprint(decision, "own" if own else "plan", str(first))
+
+
+def decision_fingerprint(verdict: Verdict) -> str:
+    """What the claim of a verdict is known by."""
+    assert verdict.lineage is not None and verdict.lineage.seed is not None
+    return decision_key(verdict.lineage.parents["decision"], "retrain" in verdict.plan, verdict.lineage.seed)
+
+
+def look_of(verdict: Verdict) -> Look:
+    """What a verdict says now: on how many seeds, of which accuracies, with which p-values."""
+    measured = repr([(one.arm, one.seed, one.accuracy) for one in verdict.outcomes])
+    return Look(verdict.comparisons[0].n, fingerprint(measured), tuple(one.p for one in verdict.comparisons))
+
+
+def ask(run: Run, verdict: Verdict) -> None:
+    """Keep what was asked, so that whatever is asked later is corrected for it.
+
+    Raises:
+        NotWritten: The operating system refuses.
+        RunError: What was asked before is damaged.
+    """
+    made_of = decision_fingerprint(verdict)
+    claims = {one.made_of: one for one in load_claims(run.paths.claims)}
+    claim = claims.get(made_of) or Claim(verdict.decision, made_of, place=turn_of(claims.values(), made_of)[0])
+    seen = claim.seen(look_of(verdict))
+    if seen is not claim:
+        save_claim(seen, run.paths.claim(made_of))
+
+
+def turn_of(claims: Iterable[Claim], made_of: str) -> tuple[int, float]:
+    """Which claim of its run this is, and the part of the level that it may spend; one that was not asked yet is the next."""
+    earlier, place = {}, 0
+    # Those of an older assay know no place and were first; two that were asked in the same moment have the same.
+    for one in sorted(claims, key=lambda claim: (claim.place, claim.made_of)):
+        place = max(place + 1, one.place)
+        if one.made_of == made_of:
+            break
+        # The first look, so that later ones change nothing of what was said of the decisions that follow.
+        earlier[place] = one.looks[0].ps
+    else:
+        place += 1
+    return place, statistics.share(place, earlier, Comparison.alpha)
+
+
+def corrected(verdict: Verdict, run: Run) -> Verdict:
+    """The verdict with its p corrected for everything that was asked of its run before it; as it is where it cannot claim anything.
+
+    Raises:
+        RunError: What was asked is damaged.
+    """
+    lineage = verdict.lineage
+    if not verdict.comparisons or lineage is None or "decision" not in lineage.parents or lineage.seed is None:
+        return verdict
+    if any(one.n < FEWEST for one in verdict.comparisons):
+        return verdict
+    made_of, look = decision_fingerprint(verdict), look_of(verdict)
+    claims = {one.made_of: one for one in load_claims(run.paths.claims)}
+    place, share = turn_of(claims.values(), made_of)
+    mine = claims[made_of] = claims.get(made_of, Claim(verdict.decision, made_of, place=place)).seen(look)
+    looks = tuple(sorted(one.seeds for one in mine.looks if one != look))
+    ps = [min(1.0, p / share) for p in statistics.holm(mine.ps)]
+    return dataclasses.replace(
+        verdict,
+        comparisons=tuple(
+            dataclasses.replace(one, adjusted=p, family=len(ps), looks=looks, place=place, share=share)
+            for one, p in zip(verdict.comparisons, ps, strict=True)
+        ),
+        decisions=len(claims),
+    )

@@ -1,0 +1,106 @@
+"""The models of a recording: methods run on each, and the mean of what they say."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..core import accumulators, scoring
+from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, Spent
+from ..core.errors import Mismatch, RunError
+from ..core.evidence import Evidence
+from ..core.ids import Ids
+from ..core.method import AbstractMethod
+from ..core.needs import Need
+from ..core.scores import Scores
+from ..replay.live_methods import live_state, step_result
+from ..runs.run import Run
+from .plan import models_asked
+from .scorable import WITHOUT_TRAINING
+
+
+def members_of(run: Run) -> list[Run]:
+    """A run and those of the other models of its recording.
+
+    Raises:
+        RunError: They are fewer than the plan says, or have fewer epochs.
+    """
+    if not run.epochs:
+        # All models of a plan would look at the same examples.
+        return [run]
+    models, asked = [run, *run.members], models_asked(run)
+    if len(models) != asked or any(one.epochs != run.epochs for one in models):
+        epochs = ", ".join(str(one.epochs) for one in models)
+        raise RunError(f"{run.folder} holds {len(models)} of {asked} models, of {epochs} epochs; go on with --resume.")
+    return models
+
+
+def over_models(
+    models: Sequence[Run], due: Sequence[AbstractMethod], evidences: Sequence[Evidence], spent: Spent
+) -> list[Scores]:
+    """The scores of one model, or their means over several."""
+    found = [computed(models[0], due, evidences[0], spent)]
+    trained = [one for one in due if not one.needs <= WITHOUT_TRAINING]
+    if len(models) == 1 or not trained:
+        return found[0]
+    found += [computed(model, trained, evidence, spent) for model, evidence in zip(models[1:], evidences[1:], strict=True)]
+    titles = [one.title for one in trained]
+    alone = [scores for scores in found[0] if scores.title not in titles]
+    return alone + [mean_of([next(one for one in row if one.title == title) for row in found]) for title in titles]
+
+
+def mean_of(scores: Sequence[Scores]) -> Scores:
+    """The mean of what several models say, and what each says; of the examples that all of them speak of."""
+    first = scores[0]
+    if any(one.ids != first.ids for one in scores):
+        common = np.all([np.isin(first.ids.values, one.ids.values) for one in scores], axis=0)
+        if not common.any():
+            raise Mismatch(f"No example is spoken of by all {len(scores)} models of {first.title}; score another window.")
+        ids, everyone = first.ids.take(common), Ids([*first.ids, *first.unscored])
+        unscored = everyone.take(~np.isin(everyone.values, ids.values))
+        scores = [_only(one, ids, unscored) for one in scores]
+        first = scores[0]
+    values = torch.stack([one.values for one in scores])
+    by_epoch = [one.by_epoch for one in scores if one.by_epoch is not None]
+    return dataclasses.replace(
+        first,
+        values=values.mean(0),
+        repeats=values,
+        by_epoch=torch.stack(by_epoch).mean(0) if len(by_epoch) == len(scores) else None,
+        diagnostics={"models": len(scores), **{f"{name} (first model)": value for name, value in first.diagnostics.items()}},
+        warnings=tuple(dict.fromkeys(warning for one in scores for warning in one.warnings)),
+    )
+
+
+def _only(scores: Scores, ids: Ids, unscored: Ids) -> Scores:
+    place = scores.ids.positions(ids)
+    by_epoch = None if scores.by_epoch is None else scores.by_epoch[:, place]
+    return dataclasses.replace(scores, ids=ids, values=scores.values[place], unscored=unscored, by_epoch=by_epoch, repeats=None)
+
+
+def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent) -> list[Scores]:
+    """The scores of one model by these methods, each from what ran along, or from the evidence."""
+    if not methods:
+        return []
+    spent.since_last([])
+    results, stored = [], []
+    for method in methods:
+        if (
+            Need.STEPS not in evidence.holds
+            and isinstance(method, AbstractStepMethod)
+            and (findings := step_result(run, method)) is not None
+        ):
+            results.append(scoring.checked(method, evidence, findings, run.visits() > 0))
+            spent.since_last([method])
+            continue
+        state = live_state(run, method) if isinstance(method, AbstractDynamicsMethod) else None
+        # A state that was folded while training is the same number without the stored logits.
+        if state is not None and not method.needs <= evidence.holds:
+            if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
+                raise accumulators.too_few(method, run.epochs)  # type: ignore[arg-type]
+            results.append(scoring.checked(method, evidence, method.finish(state)))  # type: ignore[attr-defined]
+            spent.since_last([method])
+        else:
+            stored.append(method)
+    return results + (scoring.score(stored, evidence, spent) if stored else [])

@@ -1,0 +1,70 @@
+"""Scores that an earlier call wrote, and what scores are made of."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from .. import __version__
+from ..core.evidence import DATA
+from ..core.lineage import fingerprint
+from ..core.method import AbstractMethod
+from ..core.needs import Need
+from ..core.scores import Scores
+from ..replay.config import ReplayConfig
+from ..replay.loop import Loop
+from ..replay.replay import Replay
+from ..runs.artefacts import finished, load_scores
+from ..runs.run import Run
+from .evidence import LOOP, identity
+from .scorable import REPLAYED
+
+FUNCTION = "a function"
+"""Stands for the fingerprint of a target that a user computes."""
+
+
+def parents_of(
+    run: Run,
+    method: AbstractMethod,
+    replay: Replay | None,
+    loop: Loop | None,
+    replaying: ReplayConfig | None,
+    content: Mapping[str, str],
+) -> dict[str, str]:
+    """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
+    from elsewhere; and what else its values hang on."""
+    parents = {"run": run.fingerprint}
+    if Need.INPUTS in method.needs and (looked := method.asks_inputs or DATA) in content:
+        parents["inputs"] = content[looked]
+    if replay is None or not method.needs & REPLAYED:
+        return parents
+    parents |= (replaying or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
+    known = identity(replay)
+    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.targets}
+    given = None if method.asks_reference is None else replay.references.get(method.asks_reference)
+    if given is not None:
+        parents["reference"] = fingerprint(
+            *(part for name, value in given.items() for part in (name, value.cpu().numpy().tobytes()))
+        )
+    return parents
+
+
+def saved_score(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scores | None:
+    """What an earlier call wrote of this method, if it was made of the same by this version of assay."""
+    scores = finished(load_scores, run.paths.scores(method.title))
+    if scores is None or scores.title != method.title:
+        return None
+    lineage = scores.lineage
+    if lineage is None or lineage.code != __version__:
+        return None
+    made_of = dict(lineage.parents)
+    if "inputs" not in parents:
+        # Rows that are not given this time: their name, which the title holds, or the user's own loop stands for them.
+        made_of.pop("inputs", None)
+    if "reference" not in parents:
+        # A reference that is not given this time: its name, which the title holds, stands for it.
+        made_of.pop("reference", None)
+    if made_of != parents:
+        return None
+    if {FUNCTION, LOOP} & {*parents.values()}:
+        # What it computes cannot be told, so neither can whether it is still the same.
+        return None
+    return dataclasses.replace(scores, lineage=dataclasses.replace(lineage, folder=str(run.folder)))

@@ -1,0 +1,176 @@
+"""What a run can be scored by, and a request held against it."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..core import accumulators
+from ..core.accumulators import AbstractDynamicsMethod
+from ..core.errors import Mismatch, MissingEvidence, UsageError, some
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod
+from ..core.needs import Need
+from ..core.scores import Scores
+from ..methods import catalogue, parse
+from ..replay.config import ReplayConfig
+from ..replay.loop import Loop
+from ..replay.targets import Given
+from ..runs.run import Run
+from .evidence import gather
+from .plan import has_plan
+
+WITHOUT_TRAINING = frozenset({Need.INPUTS, Need.LABELS})
+"""Needs of methods that look at the examples alone."""
+REPLAYED = frozenset({Need.STEPS, Need.CHECKPOINTS})
+"""Needs that ask for model and data beside the run."""
+BESIDE = REPLAYED | {Need.INPUTS}
+"""Needs that ask for anything beside the run."""
+
+
+VALIDATION = "validation"
+"""Name of the target that methods ask for where nothing is said."""
+
+
+def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
+    """Refuse methods that read a training, where there is none.
+
+    Raises:
+        MissingEvidence: The first that does.
+        UnknownName: No such method or option.
+    """
+    for one in map(parse, methods):
+        if not one.needs <= WITHOUT_TRAINING:
+            raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
+
+
+def looks_at_inputs(method: AbstractMethod) -> bool:
+    """Whether a method looks at the data themselves."""
+    return Need.INPUTS in method.needs and method.asks_inputs is None
+
+
+def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
+    """Refuse a request that names no method, or one twice.
+
+    Raises:
+        UsageError: It does.
+    """
+    if not wanted:
+        raise UsageError("No method was named; name at least one, such as 'dual', or 'all'.")
+    titles = [one.title for one in wanted]
+    if twice := [title for place, title in enumerate(titles) if title in titles[:place]]:
+        raise UsageError(f"Two scores are titled {twice[0]!r}; give each other options, or score once.")
+
+
+def check_read(
+    run: Run,
+    wanted: Sequence[AbstractMethod],
+    loop: Loop | None,
+    targets: Mapping[str, Given] | Sequence[str] | None,
+    replaying: ReplayConfig | None,
+    references: Mapping[str, object],
+    inputs: Mapping[str, object],
+    pool: Executor | None,
+    idle_again: bool,
+) -> None:
+    """Refuse arguments that none of the methods would read.
+
+    Raises:
+        UsageError: The first one.
+    """
+    titles = some([one.title for one in wanted], len(wanted))
+    replayed = any(takes_again(run, one) for one in wanted)
+    if idle_again:
+        raise UsageError("again=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
+    if unused := [name for name in references if name not in {one.asks_reference for one in wanted}]:
+        raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
+    if unread := [name for name in inputs if name not in {one.asks_inputs for one in wanted}]:
+        raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
+    if loop is not None and not replayed and not any(map(looks_at_inputs, wanted)):
+        raise UsageError(
+            f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one that does, such as grand, or "
+            "leave it out."
+        )
+    if loop is not None and has_plan(run):
+        raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
+    if replaying is not None and replaying != ReplayConfig() and not replayed:
+        raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
+    if pool is not None and not any(one.retrains for one in wanted):
+        raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
+    if isinstance(targets, str):
+        raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
+    # One mapping may serve several calls, so that not every entry has to be asked for.
+    if targets is not None and len(targets) and not any(takes_again(run, one) and one.targets for one in wanted):
+        raise UsageError(
+            f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
+        )
+
+
+def takes_again(run: Run, method: AbstractMethod) -> bool:
+    """Whether a method takes the training of this run again: it reads steps or kept models, and did not run along."""
+    return bool(method.needs & REPLAYED) and method.title not in run.header.live
+
+
+def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
+    """Refuse, before anything is computed, methods that do not speak of the same examples.
+
+    Raises:
+        Mismatch: The first that differs.
+    """
+
+    def spoken_of(method: AbstractMethod) -> Bool[Tensor, " examples"]:
+        mask = torch.ones(len(run.ids), dtype=torch.bool)
+        if method.title in made:
+            mask[run.ids.positions(made[method.title].unscored)] = False
+            return mask
+        if not method.needs & BESIDE:
+            return mask
+        return method.scored(evidence.narrow(method.title, method.needs)) if method.needs <= evidence.holds else run.visits() > 0
+
+    first, *others = wanted
+    there = spoken_of(first)
+    for one in others:
+        if not torch.equal(own := spoken_of(one), there):
+            raise Mismatch(
+                f"{one.title} speaks of {int(own.sum())} of {len(own)} examples, {first.title} of {int(there.sum())}, and not of the same; one "
+                "table cannot join them, so score them in calls of their own, or by score_apart."
+            )
+
+
+def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
+    """Names of the methods that this run allows with their default options, and why it does not allow the others."""
+    evidence, able, unable = gather(run), [], {}
+    for name, cls in catalogue().items():
+        method = cls()
+        if not run.epochs and not method.needs <= WITHOUT_TRAINING:
+            unable[name] = "reads a training, and nothing was trained here."
+            continue
+        if run.epochs and method.needs & BESIDE and method.title not in run.header.live:
+            unable[name] = needed_beside(run, method)
+            continue
+        try:
+            if run.epochs and method.title not in run.header.live:
+                evidence.narrow(method.title, method.needs)
+            if isinstance(method, AbstractDynamicsMethod) and run.epochs < method.fewest_epochs:
+                raise accumulators.too_few(method, run.epochs)
+        except MissingEvidence as error:
+            unable[name] = str(error)
+        else:
+            able.append(name)
+    return able, unable
+
+
+def needed_beside(run: Run, method: AbstractMethod) -> str:
+    """How to have a method that asks for model or data beside the run, or what the run lacks for it."""
+    again = bool(method.needs & REPLAYED)
+    what = "takes the training again" if again else "looks at the data"
+    if again and not run.states():
+        return f"{what}, and the run kept no model; record with checkpoints='last'."
+    if not has_plan(run):
+        return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader))."
+    held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
+    if VALIDATION in method.targets and not held:
+        return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."
+    return f"{what}; name it to have it."

@@ -1,0 +1,250 @@
+"""Trials: the same training on what a decision leaves, on as much chosen at random and on everything, over seeds."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from .. import __version__
+from ..cluster.executors import Call, executor, run_all
+from ..core.decision import Action, Decision
+from ..core.errors import AssayError, NumericalError, UsageError
+from ..core.ids import Ids
+from ..core.lineage import fingerprint
+from ..core.scores import Scores
+from ..core.trial import ALL, KEPT, RANDOM, REMOVAL, Outcome
+from ..maths import draws
+from ..policies import parse
+from ..runs.artefacts import finished, load_outcome, load_scores
+from ..runs.run import Run
+from ..training.loop import evaluate, train
+from ..training.state import standing_at
+from .plan import Plan, material_of
+from .progress import Progress
+
+Retrain = Callable[[Ids, Int[Tensor, " kept"], Float64[Tensor, " kept"], int], float]
+"""`retrain(ids, labels, weights, seed)` trains on exactly these examples and returns the accuracy on test examples, in 0..1."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arm:
+    """What one arm trains on.
+
+    Attributes:
+        name: `kept`, `random` or `all`.
+        ids: The examples that take part.
+        labels: The class to train each on.
+        weights: Factor of each one's loss.
+    """
+
+    name: str
+    ids: Ids
+    labels: Int[Tensor, " kept"]
+    weights: Float64[Tensor, " kept"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over everything that the arm trains on."""
+        return fingerprint(self.ids.fingerprint, self.labels.numpy().tobytes(), self.weights.numpy().tobytes())
+
+    def __reduce__(self):
+        # torch sends tensors to other processes through shared memory, which small containers lack and which a worker that is
+        # ended half-way leaves with a traceback.
+        return _arm, (self.name, self.ids.values, self.labels.numpy(), self.weights.numpy())
+
+
+def _arm(name: str, ids: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Arm:
+    return Arm(name, Ids(ids), torch.from_numpy(labels), torch.from_numpy(weights))
+
+
+def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list[Arm]:
+    """The three arms of one seed: the decision; the same actions on examples drawn at random; every example as given.
+
+    The random arm drops as many, weighs as many by the same weights, and relabels as many, each to another class than its given one,
+    drawn evenly from the classes that there are.
+
+    Args:
+        decision: What is to be verified.
+        given: Given labels, in the order of the decision's ids.
+        seed: Of the random arm.
+    """
+    labels = torch.where(decision.labels >= 0, decision.labels, given)
+    ones = torch.ones(len(decision), dtype=torch.float64)
+    order = draws.permutation(decision.ids.keys, seed, "random removal")
+    # The first in the order are dropped, so that arms that drop share what they drop, whatever else they do.
+    acts = [(decision.actions == action).nonzero().flatten() for action in (Action.DROP, Action.RELABEL, Action.WEIGHT)]
+    dropped, relabelled, weighted = order.split([*map(len, acts), len(order) - sum(map(len, acts))])[:3]
+    stays, weights, drawn = torch.ones(len(decision), dtype=torch.bool), ones.clone(), given.clone()
+    stays[dropped] = False
+    weights[weighted] = decision.weights[acts[2]]
+    classes = torch.cat([given, labels]).unique()
+    if len(relabelled) and len(classes) > 1:
+        step = draws.integers(decision.ids.keys[relabelled.numpy()], len(classes) - 1, seed, "random relabel") + 1
+        drawn[relabelled] = classes[(torch.searchsorted(classes, given[relabelled]) + step) % len(classes)]
+    kept = decision.kept
+    return [
+        Arm(KEPT, decision.ids.take(kept), labels[kept], decision.weights[kept]),
+        Arm(RANDOM, decision.ids.take(stays), drawn[stays], weights[stays]),
+        Arm(ALL, decision.ids, given, ones),
+    ]
+
+
+def control_of(decision: Decision) -> str:
+    """What the random arm does, in words."""
+    counts = decision.counts()
+    words = {"drop": "removal", "relabel": "relabelling", "weight": "weighting"}
+    acts = [word for action, word in words.items() if action in counts]
+    return f"random {' and '.join(acts)} of equal size" if acts else REMOVAL
+
+
+def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Callable[[int], Decision] | None:
+    """How a decision that a policy with a seed drew is drawn anew for a trial's seed; None where it cannot be.
+
+    It cannot where the policy draws nothing, the scores that it was made by are not at hand, or the policy does not come to this decision
+    by its own seed, as after a change by hand.
+    """
+    from .choose import choose
+
+    options = dict(decision.options)
+    made_by = decision.lineage.parents.get("scores") if decision.lineage is not None else None
+    own = options.get("seed")
+    if not isinstance(own, int) or made_by is None:
+        return None
+    by = next((one for one in scores if one.made(made_by)), None)
+    if by is None:
+        # A score that cannot be read is none that the decision can be drawn by.
+        saved = (finished(load_scores, path) for path in sorted(run.paths.scores("x").parent.glob("*.parquet")))
+        by = next((one for one in saved if one is not None and one.made(made_by)), None)
+    if by is None:
+        return None
+
+    def draw(seed: int) -> Decision:
+        return choose(by, parse(decision.policy, {**options, "seed": seed}), run=run)
+
+    try:
+        same = draw(own).fingerprint == decision.fingerprint
+    except AssayError:
+        return None
+    return (lambda seed: draw(draws.integer(own, "decision drawn anew", seed))) if same else None
+
+
+def trial_file(run: Run, plan: Plan | None, arm: Arm, seed: int) -> Path:
+    """Where a retraining is kept."""
+    how = [json.dumps(plan.plain(), sort_keys=True), material_of(plan).content] if plan else ["own"]
+    return run.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
+
+
+def finished_trial(path: Path, arm: str, seed: int) -> Outcome | None:
+    """A retraining that is kept there, if it is of what its place says and no copy of another."""
+    return finished(functools.partial(load_outcome, made_of=path.parent.name, arm=arm, seed=seed), path)
+
+
+def run_of(decision: Decision, run: str | Path | Run | None) -> Run:
+    """The run that a decision was made from, unless another is given.
+
+    Raises:
+        UsageError: None is given, and the decision names none.
+    """
+    if isinstance(run, Run):
+        return run
+    folder = run if run is not None else decision.lineage.folder if decision.lineage is not None else ""
+    if not folder:
+        raise UsageError("The decision names no run; give run=PATH of the run that it was made from.")
+    return Run(folder)
+
+
+def run_trials(
+    run: Run,
+    plan: Plan | None,
+    retrain: Retrain | None,
+    due: Sequence[tuple[Arm, int, Path]],
+    pool: Executor | None,
+    done: Sequence[Outcome],
+    progress: Progress,
+) -> Iterator[tuple[Outcome, Path]]:
+    """Train the arms that are due, each with its seed, and give each outcome with the file that it is kept in as soon as it is there.
+
+    Raises:
+        TrialFailed: A training failed.
+    """
+    total = len(due) + len(done)
+    progress.advance("verify", len(done), total, "taken from an earlier verification" if done else "")
+    calls, paths = [], {}
+    for arm, seed, path in due:
+        name = f"{arm.name}-{seed}"
+        paths[name] = path
+        work = (train_arm, (plan.plain(), arm, seed)) if plan is not None else (_own, (retrain, arm, seed))
+        calls.append(Call(name, *work))
+    finished = len(done)
+    with contextlib.ExitStack() as stack:
+        if pool is None:
+            pool = stack.enter_context(executor("inline"))
+        for name, outcome in run_all(pool, calls, run.paths.logs):
+            finished += 1
+            progress.advance(
+                "verify", finished, total, f"{outcome.arm}, seed {outcome.seed}: test accuracy {outcome.accuracy:.4f}"
+            )
+            yield outcome, paths[name]
+
+
+TURN = threading.Lock()
+"""torch's random generator is one per process, so that trials in threads of one process must take turns."""
+
+
+def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int, steps: int | None = None) -> Outcome:
+    """One retraining by the plan: the arm's examples, fresh weights, the accuracy after the last epoch, or after so many steps.
+
+    Raises:
+        AssayError: As `training.loop.train`.
+    """
+    with TURN:
+        return _trained(Plan.make(plain), arm, seed, steps)
+
+
+def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
+    began = time.perf_counter()
+    material = material_of(plan)
+    recipe = plan.recipe_with(seed)
+    examples = material.train.take(material.train.ids.positions(arm.ids, plan.data))
+    model = plan.build(material, seed)
+    weights = None if bool((arm.weights == 1).all()) else arm.weights.to(torch.float32)
+    state = train(
+        model,
+        examples.inputs,
+        arm.labels,
+        examples.ids,
+        recipe,
+        prepare=examples.prepared,
+        augment=plan.augmentation(material, seed),
+        weights=weights,
+        steps=steps,
+    )
+    test = material.test
+    with standing_at(model, state.averages):
+        accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=recipe.device)
+    return Outcome(arm.name, seed, accuracy, loss, len(arm.ids), state.steps, time.perf_counter() - began)
+
+
+def _own(retrain: Retrain, arm: Arm, seed: int) -> Outcome:
+    began = time.perf_counter()
+    said: object = retrain(arm.ids, arm.labels, arm.weights, seed)
+    try:
+        # Whether something succeeded, and a text, would pass for numbers.
+        accuracy = math.nan if isinstance(said, (bool, np.bool_, str, bytes)) else float(said)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        accuracy = math.nan
+    if not 0 <= accuracy <= 1:
+        raise NumericalError(f"retrain returned {said!r:.100} for arm {arm.name}, seed {seed}; return an accuracy in 0..1.")
+    return Outcome(arm.name, seed, accuracy, None, len(arm.ids), None, time.perf_counter() - began)
