@@ -64,7 +64,7 @@ def main() -> None:
             evidence = gather(run, open_replay(run))
             forget_peak()
             before, began = resident_mb("VmRSS"), time.perf_counter()
-            method.values(evidence)
+            method.run(evidence)
             taken.append(time.perf_counter() - began)
             peaks.append(resident_mb("VmHWM") - before)
     ratios = [one / other for one, other in zip(taken, passes, strict=True)]

@@ -35,10 +35,10 @@ def methods_page() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, cls in methods.catalogue().items():
-        needs = ", ".join(f"`{need}`" for need in sorted(need.value for need in cls().needs))
+        needs = ", ".join(f"`{need}`" for need in sorted(need.value for need in cls().reads))
         source = f"[{cls.source.cite}]({cls.source.url})"
         rows.append(
-            f"| `{name}` | {cls.direction.value} | {cls.unit} | {needs} | {options_of(cls)} | {source} | {cell(cls.source.departures)} |"
+            f"| `{name}` | {cls().direction.value} | {cls().unit} | {needs} | {options_of(cls)} | {source} | {cell(cls.source.departures)} |"
         )
     return "\n".join(rows) + "\n"
 

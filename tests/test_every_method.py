@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from assay.core import options
-from assay.core.accumulators import AbstractDynamicsMethod
+from assay.core.accumulators import AbstractAccumulator
 from assay.core.errors import MissingEvidence, UndeclaredNeed, UnknownName, UsageError
 from assay.core.evidence import Evidence
 from assay.core.ids import Ids
@@ -148,7 +148,7 @@ class World:
 
     def say(self, method: AbstractMethod) -> torch.Tensor:
         """The values of a method, computed anew."""
-        return score([method], self.evidence(holds=EVERYTHING if method.needs & TRAINED else EVERYTHING - TRAINED))[0].values
+        return score([method], self.evidence(holds=EVERYTHING if method.reads & TRAINED else EVERYTHING - TRAINED))[0].values
 
     @functools.cached_property
     def _said(self) -> dict:
@@ -248,9 +248,9 @@ def it_reads_what_it_declares(method):
     evidence = here.evidence()
     full = score([method], evidence)[0].values
     read = {need for _, need in evidence._source.reads}
-    assert read == method.needs & EPOCH_NEEDS, f"declares {method.needs}, reads {read}"
-    assert torch.equal(score([method], here.evidence(holds=method.needs))[0].values, full)
-    for need in method.needs:
+    assert read == method.reads & EPOCH_NEEDS, f"declares {method.reads}, reads {read}"
+    assert torch.equal(score([method], here.evidence(holds=method.reads))[0].values, full)
+    for need in method.reads:
         with pytest.raises(MissingEvidence, match=need.value):
             score([method], here.evidence(holds=EVERYTHING - {need}))
 
@@ -298,9 +298,9 @@ def the_world_is_untouched(method):
     # Python's own generator is left out: the run-time type checker of the tests draws from it.
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_default_dtype()
     score([method], evidence)
-    if Need.INPUTS in method.needs:
+    if Need.INPUTS in method.reads:
         # Rows that a caller gives are its own.
-        view = evidence.narrow(method.title, method.needs)
+        view = evidence.narrow(method.title, method.reads)
         assert torch.equal(view.inputs(), inputs), "wrote into the inputs"
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1].tolist(), torch.get_default_dtype()) == states[1:]
@@ -311,20 +311,20 @@ def the_world_is_untouched(method):
 
 def it_is_the_same_in_company(method):
     # All that share a pass or a replay with it; everybody with everybody, trainings of `loo` included, is `test_all_methods_at_once`.
-    others = [cls() for name, cls in catalogue().items() if name != "loo" and cls().needs & TRAINED == method.needs & TRAINED]
+    others = [cls() for name, cls in catalogue().items() if name != "loo" and cls().reads & TRAINED == method.reads & TRAINED]
     together = score([*others, method], world().evidence())
     assert torch.equal(together[-1].values, world().base(method))
 
 
 def values_are_the_fold(method):
-    view = world().evidence().narrow(method.title, method.needs)
-    assert torch.equal(method.values(view), world().base(method))
+    view = world().evidence().narrow(method.title, method.reads)
+    assert torch.equal(method.run(view).values, world().base(method))
 
 
 def a_duplicated_example_gets_an_equal_score(method):
     values = doubled().say(method)
     # Matrix products may add up the rows of a batch in different orders.
-    close = {"rtol": 1e-9, "atol": 1e-12} if method.needs & BESIDE else {"rtol": 0, "atol": 0}
+    close = {"rtol": 1e-9, "atol": 1e-12} if method.reads & BESIDE else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(values[:EXAMPLES], values[EXAMPLES:], **close)
 
 
@@ -334,12 +334,12 @@ def one_finite_float64_per_id(method):
         one = dataclasses.replace(method, k=min(method.k, len(here.ids) // 3)) if hasattr(method, "k") else method
         (scores,) = score([one], here.evidence())
         # Inputs of zeros may have no score; all else is scored by every method.
-        blind = ~one.scored(here.evidence().narrow(one.title, one.needs))
-        assert not bool((blind & ~(here.inputs == 0).all(1)).any()) and (Need.INPUTS in method.needs or not bool(blind.any()))
+        blind = ~one.speaks_of(here.evidence().narrow(one.title, one.reads))
+        assert not bool((blind & ~(here.inputs == 0).all(1)).any()) and (Need.INPUTS in method.reads or not bool(blind.any()))
         assert scores.ids == here.ids.take(~blind) and scores.unscored == here.ids.take(blind)
         assert scores.values.shape == (len(scores.ids),) and scores.values.dtype == torch.float64
         assert not scores.values.requires_grad and bool(scores.values.isfinite().all())
-    raw = method.values(world().evidence().narrow(method.title, method.needs))
+    raw = method.run(world().evidence().narrow(method.title, method.reads)).values
     assert raw.dtype == torch.float64, "the fold itself keeps double precision"
 
 
@@ -358,17 +358,17 @@ def a_fold_can_stop_anywhere(method):
     evidence, expected = world().evidence(), world().base(method)
     state = method.start(EXAMPLES, CLASSES)
     for place, epoch in enumerate(method.epochs_read(EPOCHS)):
-        method.absorb(state, evidence.epoch(epoch).narrow(method.needs & EPOCH_NEEDS))
+        method.update(state, evidence.epoch(epoch).narrow(method.reads & EPOCH_NEEDS))
         assert all(isinstance(part, torch.Tensor) for part in state.values())
         if place % 3 == 2:
             held = {name: part.clone() for name, part in state.items()}
             with contextlib.suppress(MissingEvidence):
-                method.finish(state)
+                method.compute(state)
             assert all(torch.equal(state[name], part) for name, part in held.items()), "finish changed the state"
             other = copy.deepcopy(method)
             other.start(EXAMPLES, CLASSES)
             method, state = other, held
-    assert torch.equal(method.finish(state), expected)
+    assert torch.equal(method.compute(state), expected)
 
 
 def string_ids_work(method):
@@ -377,7 +377,7 @@ def string_ids_work(method):
     # What is drawn depends on the ids.
     if not draws(method):
         # Matrix products add up the rows in the order of the ids.
-        close = {"rtol": 1e-9, "atol": 1e-12} if Need.INPUTS in method.needs else {"rtol": 0, "atol": 0}
+        close = {"rtol": 1e-9, "atol": 1e-12} if Need.INPUTS in method.reads else {"rtol": 0, "atol": 0}
         torch.testing.assert_close(scores.values, world().base(method), **close)
 
 
@@ -409,7 +409,7 @@ def the_title_says_all(method):
 
 
 def is_fold(method):
-    return isinstance(method, AbstractDynamicsMethod)
+    return isinstance(method, AbstractAccumulator)
 
 
 def always(method):

@@ -135,7 +135,7 @@ def ties_break_by_id(case):
     )
     decision = level.decide(case.make(0.4))
     chosen = decision.touched if bool(decision.kept.all()) else decision.kept
-    groups = level.labels if Need.LABELS in case.cls.needs and "keep" in case.fields else torch.zeros(EXAMPLES)
+    groups = level.labels if Need.LABELS in case.cls.reads and "keep" in case.fields else torch.zeros(EXAMPLES)
     for group in groups.unique():
         sorted_ids = torch.argsort(level.ids.ranks)
         row = chosen[sorted_ids][groups[sorted_ids] == group]
@@ -148,10 +148,10 @@ def nan_is_refused(case):
     here, broken = world(), {}
     broken["values"] = here.values.clone()
     broken["values"][5] = math.nan
-    if Need.MEAN_PROBS in case.cls.needs:
+    if Need.MEAN_PROBS in case.cls.reads:
         broken["mean_probs"] = here.mean_probs.clone()
         broken["mean_probs"][5, 1] = math.nan
-    if Need.TARGET_PROBS in case.cls.needs:
+    if Need.TARGET_PROBS in case.cls.reads:
         broken["target_probs"] = here.target_probs.clone()
         broken["target_probs"][1, 5] = math.nan
     for name, values in broken.items():
@@ -210,7 +210,7 @@ def string_ids_work(case):
 
 def reads_what_it_declares(case):
     full = world().decide(case.make())
-    bare = choose(case.make(), world().scores, world().evidence(case.make().needs))
+    bare = choose(case.make(), world().scores, world().evidence(case.make().reads))
     assert bare.fingerprint == full.fingerprint
 
 
@@ -276,4 +276,4 @@ def test_every_policy_says_where_it_comes_from(name):
     cls = catalogue()[name]
     assert cls.name == name and cls.source.cite and cls.source.url.startswith("https://") and cls.source.departures
     assert cls.__doc__ and cls.__doc__ != "" and not cls.__doc__.startswith(cls.__name__ + "(")
-    assert isinstance(cls.nests, bool) and isinstance(cls.needs, frozenset)
+    assert isinstance(cls.nests, bool) and isinstance(cls.reads, frozenset)

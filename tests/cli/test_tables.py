@@ -19,7 +19,7 @@ def test_the_table_has_a_row_for_every_entry_with_its_options(capsys, verb):
         for field in dataclasses.fields(cls):
             assert field.name in rows[name], (name, field.name)
         if verb == "methods":
-            assert cls.direction.value in rows[name] and cls.unit in rows[name] and cls.source.cite in rows[name]
+            assert cls().direction.value in rows[name] and cls().unit in rows[name] and cls.source.cite in rows[name]
 
 
 @pytest.mark.parametrize("verb", ["methods", "policies"])

@@ -9,6 +9,7 @@ from assay.core.evidence import Evidence
 from assay.core.ids import Ids
 from assay.core.method import AbstractMethod, Source
 from assay.core.needs import Need
+from assay.core.results import Result
 from assay.core.scores import Direction
 from assay.core.scoring import checked, score
 from assay.core.spans import checked_window
@@ -25,15 +26,15 @@ class Says(AbstractMethod):
 
     silent: str = "none"
     name: ClassVar[str] = "says"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "none"
     source: ClassVar[Source] = Source("none", "none")
 
-    def values(self, evidence):
-        return torch.tensor([1.0, float("nan"), 3.0])
+    def run(self, evidence):
+        return Result(torch.tensor([1.0, float("nan"), 3.0]))
 
-    def scored(self, evidence):
+    def speaks_of(self, evidence):
         return torch.tensor([name != self.silent for name in evidence.ids])
 
 
@@ -47,9 +48,9 @@ def test_a_failure_never_becomes_a_score():
     with pytest.raises(BadScores, match="says: 1 values are not finite; ids b"):
         score([Says()], EVIDENCE)
     with pytest.raises(BadScores, match=r"says returned shape \(2,\); expected one number for each of 3"):
-        checked(Says(), EVIDENCE, torch.zeros(2))
+        checked(Says(), EVIDENCE, Result(torch.zeros(2)))
     with pytest.raises(BadScores, match=r"returned shape \(3, 1\)"):
-        checked(Says(), EVIDENCE, torch.zeros(3, 1))
+        checked(Says(), EVIDENCE, Result(torch.zeros(3, 1)))
 
 
 def test_folds_and_others_come_back_in_the_order_asked_for():
@@ -60,8 +61,8 @@ def test_folds_and_others_come_back_in_the_order_asked_for():
     class First(Says):
         name = "first"
 
-        def values(self, evidence):
-            return evidence.labels.double()
+        def run(self, evidence):
+            return Result(evidence.labels.double())
 
     made = score([LastEntropy(), First(), MeanLoss(), MeanLoss(epochs=2)], evidence)
     assert [one.title for one in made] == ["last_entropy", "first", "mean_loss", "mean_loss:epochs=2"]

@@ -29,7 +29,7 @@ class Mixed(AbstractSelector):
 
     relabel: bool = True
     name: ClassVar[str] = "mixed"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source("none", "none")
 
@@ -46,10 +46,10 @@ class Mixed(AbstractSelector):
 
 @dataclasses.dataclass(frozen=True)
 class Reader(AbstractSelector):
-    """Keeps whom `reads` says; declares `needs`."""
+    """Keeps whom `reads` says; declares `reads`."""
 
     name: ClassVar[str] = "reader"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source("none", "none")
 

@@ -22,7 +22,7 @@ LOGITS = torch.stack([logits_of(epoch) for epoch in range(EPOCHS)])
 def test_a_run_on_disk_scores_as_the_same_logits_in_memory(tmp_path):
     recorded(tmp_path, EPOCHS, keep_logits=True)
     disk, memory = gather(Run(tmp_path)), gather_logits(IDS, LOGITS, LABELS)
-    methods = [method for cls in catalogue().values() if (method := cls()).needs <= disk.holds]
+    methods = [method for cls in catalogue().values() if (method := cls()).reads <= disk.holds]
     assert len(methods) >= 12 and disk.holds == memory.holds and disk.recorded == memory.recorded == EPOCHS
     for one, other in zip(score(methods, disk), score(methods, memory), strict=True):
         assert one.ids == other.ids == IDS
@@ -53,7 +53,7 @@ def test_logits_in_memory_that_are_not_finite_are_named():
 def test_masked_classes_in_memory_are_right():
     masked, large = LOGITS.clone(), LOGITS.clone()
     masked[:, 5, (LABELS[5] + 1) % CLASSES], large[:, 5, (LABELS[5] + 1) % CLASSES] = -torch.inf, -1e4
-    methods = [method for cls in catalogue().values() if (method := cls()).needs <= EPOCH_NEEDS - {Need.LOGITS}]
+    methods = [method for cls in catalogue().values() if (method := cls()).reads <= EPOCH_NEEDS - {Need.LOGITS}]
     with_infinity, by_hand = gather_logits(IDS, masked, LABELS), gather_logits(IDS, large, LABELS)
     for one, other in zip(score(methods, with_infinity), score(methods, by_hand), strict=True):
         torch.testing.assert_close(one.values, other.values, msg=one.title)

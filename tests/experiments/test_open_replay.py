@@ -55,7 +55,7 @@ def recorded(folder, model, loader=None, every=1, optimizer=None, epochs=2, **gi
 
 def held_for(method):
     """The target, for methods that ask for one."""
-    return held() if parse(method).targets else None
+    return held() if parse(method).asks.targets else None
 
 
 def refused(kind, code, words, folder, loop, methods="sgd_influence", targets=None):

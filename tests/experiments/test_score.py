@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from assay.core.accumulators import AbstractDynamicsMethod
+from assay.core.accumulators import AbstractAccumulator
 from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.ids import Ids
 from assay.core.scoring import score as straight
@@ -114,8 +114,8 @@ def test_scorable_says_what_works_and_why_the_rest_does_not(run):
     assert sorted([*able, *unable]) == sorted(catalogue())
     assert score(run, able).keys() == set(able)
     for name, why in unable.items():
-        if catalogue()[name]().needs & BESIDE:
-            assert ("takes the training again" if catalogue()[name]().needs & REPLAYED else "looks at the data") in why
+        if catalogue()[name]().reads & BESIDE:
+            assert ("takes the training again" if catalogue()[name]().reads & REPLAYED else "looks at the data") in why
             continue
         with pytest.raises(MissingEvidence):
             score(run, name)
@@ -151,8 +151,8 @@ def test_an_absent_run_is_refused(tmp_path):
 
 def test_a_method_that_fails_gives_no_score(own):
     class Broken(AUM):
-        def finish(self, state):
-            values = super().finish(state)
+        def compute(self, state):
+            values = super().compute(state)
             values[3] = float("nan")
             return values
 
@@ -279,7 +279,7 @@ def test_the_options_that_a_refusal_names_fit(epochs, tmp_path):
     run = small.recorded(tmp_path / "run", recipe={"epochs": epochs}, record={"keep_logits": True})
     named = 0
     for name, cls in catalogue().items():
-        if not isinstance(cls(), AbstractDynamicsMethod) or cls().fewest_epochs <= epochs:
+        if not isinstance(cls(), AbstractAccumulator) or cls().fewest_epochs <= epochs:
             continue
         with pytest.raises(MissingEvidence) as refused:
             score(run, name)
@@ -359,9 +359,9 @@ def test_a_loop_that_no_method_reads_is_refused(run, tmp_path):
 
 def test_seconds_belong_to_the_method(own, monkeypatch):
     class Slow(AUM):
-        def finish(self, state):
+        def compute(self, state):
             time.sleep(0.3)
-            return super().finish(state)
+            return super().compute(state)
 
     table = score(own, [Slow(), "loss", "grand"])
     assert table["aum"].lineage.seconds >= 0.3 > table["loss"].lineage.seconds

@@ -11,6 +11,7 @@ from assay.core.epochs import Epoch
 from assay.core.evidence import Evidence
 from assay.core.method import AbstractMethod, Source
 from assay.core.needs import Need
+from assay.core.results import Result
 from assay.core.scores import Direction
 from assay.maths.windows import push, start_ring
 
@@ -20,7 +21,7 @@ class MeanLoss(AbstractSpanMethod):
     """What the others spoil; right by itself."""
 
     name: ClassVar[str] = "mean_loss"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source("none", "none")
@@ -28,11 +29,11 @@ class MeanLoss(AbstractSpanMethod):
     def start(self, examples: int, classes: int) -> State:
         return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["total"] += epoch.losses
         state["seen"] += 1
 
-    def finish(self, state: State) -> Tensor:
+    def compute(self, state: State) -> Tensor:
         return state["total"] / state["seen"]
 
 
@@ -41,7 +42,7 @@ class LastEntropy(AbstractEpochMethod):
     """What the faulty methods of one epoch spoil; right by itself."""
 
     name: ClassVar[str] = "last_entropy"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ENTROPIES})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.ENTROPIES})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source("none", "none")
@@ -63,18 +64,18 @@ class FrozenWindow(MeanLoss):
     def start(self, examples: int, classes: int) -> State:
         return start_ring(self.window, examples)
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         if int(state["seen"]) < self.window:
             push(state, epoch.losses)
 
-    def finish(self, state: State) -> Tensor:
+    def compute(self, state: State) -> Tensor:
         return state["ring"].mean(0)
 
 
 class ResetInTheLoop(MeanLoss):
     """The accumulator is made anew in every turn: the last epoch is all that stays."""
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["total"] = epoch.losses.clone()
         state["seen"] += 1
 
@@ -82,55 +83,55 @@ class ResetInTheLoop(MeanLoss):
 class WrongEpochs(MeanLoss):
     """Says that it reads all epochs, and lets the first two pass."""
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         if epoch.index >= 2:
-            super().absorb(state, epoch)
+            super().update(state, epoch)
 
 
 class JoinedByArrival(MeanLoss):
     """Returns the values in sorted order instead of the order of the ids."""
 
-    def finish(self, state: State) -> Tensor:
-        return super().finish(state).sort().values
+    def compute(self, state: State) -> Tensor:
+        return super().compute(state).sort().values
 
 
 class ByPosition(MeanLoss):
     """What stands later counts a little more."""
 
-    def finish(self, state: State) -> Tensor:
-        values = super().finish(state)
+    def compute(self, state: State) -> Tensor:
+        values = super().compute(state)
         return values * (1 + torch.arange(len(values)) * 1e-6)
 
 
 class ByClassNumber(MeanLoss):
     """Takes the number of a class for a size."""
 
-    needs = frozenset({Need.LOSSES, Need.LOGITS})
+    reads = frozenset({Need.LOSSES, Need.LOGITS})
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
-        super().absorb(state, epoch)
+    def update(self, state: State, epoch: Epoch) -> None:
+        super().update(state, epoch)
         state["total"] += epoch.logits.argmax(-1)
 
 
 class Undeclared(MeanLoss):
     """Looks at margins that it does not declare."""
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
-        super().absorb(state, epoch)
+    def update(self, state: State, epoch: Epoch) -> None:
+        super().update(state, epoch)
         state["total"] -= epoch.margins
 
 
 class DeclaresTooMuch(MeanLoss):
     """Asks every run for logits that it never reads."""
 
-    needs = frozenset({Need.LOSSES, Need.LOGITS})
+    reads = frozenset({Need.LOSSES, Need.LOGITS})
 
 
 class PeeksAtTheTruth(MeanLoss):
     """Reads labels through the evidence although it declares none, as a peek at a planted truth would."""
 
-    def values(self, evidence: Evidence) -> Tensor:
-        return super().values(evidence) + evidence.labels
+    def run(self, evidence: Evidence) -> Result:
+        return Result(super().run(evidence).values + evidence.labels)
 
 
 class WrongDirection(MeanLoss):
@@ -148,24 +149,24 @@ class WrongHardness(LastEntropy):
 class Unseeded(MeanLoss):
     """Breaks ties by torch's global generator, which it moves on."""
 
-    def finish(self, state: State) -> Tensor:
-        return super().finish(state) + 1e-9 * torch.rand(len(state["total"]), dtype=torch.float64)
+    def compute(self, state: State) -> Tensor:
+        return super().compute(state) + 1e-9 * torch.rand(len(state["total"]), dtype=torch.float64)
 
 
 class SeedsTheWorld(MeanLoss):
     """Gives the same value twice by seeding everybody's generator."""
 
-    def finish(self, state: State) -> Tensor:
+    def compute(self, state: State) -> Tensor:
         torch.manual_seed(0)
-        return super().finish(state)
+        return super().compute(state)
 
 
 class WritesIntoItsInput(MeanLoss):
     """Clips the losses where they stand, so that the next method reads clipped ones."""
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         epoch.losses.clamp_(max=1.0)
-        super().absorb(state, epoch)
+        super().update(state, epoch)
 
 
 class SpoilsTheOthers(MeanLoss):
@@ -184,7 +185,7 @@ class LogOfZero(AbstractEpochMethod):
     """p ln p without the limit at 0."""
 
     name: ClassVar[str] = "log_of_zero"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOGITS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LOGITS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source("none", "none")
@@ -196,14 +197,14 @@ class LogOfZero(AbstractEpochMethod):
 class OneNumber(MeanLoss):
     """Returns the mean over the dataset."""
 
-    def finish(self, state: State) -> Tensor:
-        return super().finish(state).mean()
+    def compute(self, state: State) -> Tensor:
+        return super().compute(state).mean()
 
 
 class NoLowerBound(FrozenWindow):
     """Gives a value for half a window: the ring's empty places are zeros."""
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         push(state, epoch.losses)
 
     @property
@@ -219,23 +220,23 @@ class KeepsItToItself(MeanLoss):
         object.__setattr__(self, "_total", torch.zeros(examples, dtype=torch.float64))
         return super().start(examples, classes)
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         self._total += epoch.losses
         state["seen"] += 1
 
-    def finish(self, state: State) -> Tensor:
+    def compute(self, state: State) -> Tensor:
         return self._total / state["seen"]
 
 
 class KeepsWhatIsLent(MeanLoss):
     """Holds on to the probabilities of the epoch before, whose memory the next epoch uses again."""
 
-    needs = frozenset({Need.LOGITS})
+    reads = frozenset({Need.LOGITS})
 
     def start(self, examples: int, classes: int) -> State:
         return super().start(examples, classes) | {"before": torch.zeros(examples, classes, dtype=torch.float64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["total"] += (epoch.probs - state["before"]).abs().sum(-1)
         state["before"] = epoch.probs
         state["seen"] += 1
@@ -244,7 +245,7 @@ class KeepsWhatIsLent(MeanLoss):
 class FinishesForGood(MeanLoss):
     """Divides the running sum in place, so that a value looked up on the way spoils the rest."""
 
-    def finish(self, state: State) -> Tensor:
+    def compute(self, state: State) -> Tensor:
         return state["total"].div_(state["seen"])
 
 
@@ -254,7 +255,7 @@ class SinglePrecision(MeanLoss):
     def start(self, examples: int, classes: int) -> State:
         return super().start(examples, classes) | {"total": torch.zeros(examples, dtype=torch.float32)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["total"] += epoch.losses.float()
         state["seen"] += 1
 
@@ -263,14 +264,14 @@ class NumericIds(AbstractMethod):
     """Takes ids for numbers."""
 
     name: ClassVar[str] = "numeric_ids"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source("none", "none")
 
-    def values(self, evidence: Evidence) -> Tensor:
+    def run(self, evidence: Evidence) -> Result:
         ids = torch.from_numpy(evidence.ids.values.astype(int))
-        return evidence.epoch(0).losses + 0.0 * ids
+        return Result(evidence.epoch(0).losses + 0.0 * ids)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Ranked(AbstractSelector):
 
     keep: float
     name: ClassVar[str] = "ranked"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source("none", "none")
 
@@ -78,7 +78,7 @@ class TiesByArrival(Ranked):
 class LastClassCount(Ranked):
     """Every class gets the budget of the last one."""
 
-    needs = frozenset({Need.LABELS})
+    reads = frozenset({Need.LABELS})
 
     def choose(self, candidates: Pool) -> Selection:
         kept = torch.zeros(len(candidates), dtype=torch.bool)
@@ -129,7 +129,7 @@ class Undeclared(Ranked):
 class TrustsFacts(Ranked):
     """argmax over NaN is a class like any other."""
 
-    needs = frozenset({Need.MEAN_PROBS})
+    reads = frozenset({Need.MEAN_PROBS})
 
     def choose(self, candidates: Pool) -> Selection:
         predicted = candidates.mean_probs.argmax(1).to(torch.float64)

@@ -449,7 +449,7 @@ class Breaks(AbstractStepMethod):
     def start(self, examples, evidence=None):
         return {"n": torch.zeros(examples)}
 
-    def absorb(self, state, step):
+    def update(self, state, step):
         self._at("absorb")
         state["n"][step.positions] += 1
 
@@ -457,7 +457,7 @@ class Breaks(AbstractStepMethod):
         self._at("streamed")
         return None, state
 
-    def finish(self, state):
+    def compute(self, state):
         self._at("finish")
         return Result(state["n"] + 0)
 

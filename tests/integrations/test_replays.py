@@ -330,7 +330,7 @@ def test_vog_of_a_model_that_is_not_finite_is_refused(tmp_path):
     Replay.at, method = diverged, VoG()
     try:
         with pytest.raises(NumericalError, match=r"vog: the input gradients of 14 examples at the end of epoch 2 are NaN"):
-            method.values(evidence.narrow(method.title, method.needs))
+            method.run(evidence.narrow(method.title, method.reads))
     finally:
         Replay.at = at
 

@@ -41,8 +41,8 @@ def test_the_form_of_the_ccs_code_is_the_margin_of_the_probabilities():
 
 
 def test_each_form_declares_what_it_reads_and_its_unit():
-    assert AUM().needs == {Need.MARGINS} and AUM().unit == AUM.unit == "logits"
-    assert AUM(form="probs").needs == {Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT}
+    assert AUM().reads == {Need.MARGINS} and AUM().unit == "logits"
+    assert AUM(form="probs").reads == {Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT}
     assert AUM(form="probs").unit == "probability"
 
 

@@ -49,7 +49,7 @@ def test_an_unfinished_fold_is_no_value():
     # Live, every epoch is the last one so far, so this variant absorbs nothing; half a window divided by -8 would be a number.
     method = DynUnc(drop_last=True)
     with pytest.raises(MissingEvidence, match=r"dyn_unc:drop_last=True has folded 0 epochs, its window takes 10"):
-        method.finish(method.start(3, 2))
+        method.compute(method.start(3, 2))
 
 
 def test_precision_stays():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from assay.core.accumulators import AbstractDynamicsMethod, fold
+from assay.core.accumulators import AbstractAccumulator, accumulate
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
 from assay.core.needs import EPOCH_NEEDS, Need
@@ -32,8 +32,12 @@ from assay.methods.variability import variability
 from assay.replay.live_methods import LiveMethods, live_state
 from methods.worlds import Facts, facts_of, in_memory, on_disk
 
-FOLDS = {name: cls for name, cls in catalogue().items() if issubclass(cls, AbstractDynamicsMethod)}
+FOLDS = {name: cls for name, cls in catalogue().items() if issubclass(cls, AbstractAccumulator)}
 SAME = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def values_of(methods, evidence):
+    return [result.values for result in accumulate(methods, evidence)]
 
 
 def spans(epochs, least):
@@ -144,7 +148,7 @@ def test_pure_function_and_fold_in_memory(world):
     logits = logits.double()
     target = logits.softmax(-1)[:, torch.arange(len(labels)), labels]
     evidence = gather_logits(Ids(range(len(labels))), logits, labels)
-    for method, values in zip(methods, fold(methods, evidence), strict=True):
+    for method, values in zip(methods, values_of(methods, evidence), strict=True):
         assert values.dtype == torch.float64
         agree(values, PURE[method.name](method, logits, labels, target), method)
 
@@ -167,14 +171,14 @@ def test_fold_on_disk_and_along_the_recording(world, data):
             with pytest.raises(UsageError, match="cannot run live"):
                 LiveMethods([method])
         run = on_disk(f"{folder}/run", logits, labels, live=[m for m in methods if m not in late], stop=stop)
-        here = fold(methods, in_memory(stored(run), classes=logits.shape[-1]))
-        there = fold(methods, gather(run))
+        here = values_of(methods, in_memory(stored(run), classes=logits.shape[-1]))
+        there = values_of(methods, gather(run))
         for method, memory, disk in zip(methods, here, there, strict=True):
             assert torch.equal(memory, disk), method.title
             if method not in late:
-                agree(method.finish(live_state(run, method)), disk, method)
+                agree(method.compute(live_state(run, method)), disk, method)
         # Single precision on disk is the only difference to the pure functions of the logits.
-        exact = fold(methods, gather_logits(run.ids, logits.double(), labels))
+        exact = values_of(methods, gather_logits(run.ids, logits.double(), labels))
         for method, disk, double in zip(methods, there, exact, strict=True):
             torch.testing.assert_close(disk, double, rtol=1e-5, atol=2e-5, msg=lambda text, m=method: f"{m.title}: {text}")
         facts = stored(run)
@@ -188,16 +192,16 @@ def test_a_state_saved_and_loaded_goes_on_as_if_nothing_had_happened(world, data
     logits, labels, methods = world
     facts, classes = facts_of(logits.double(), labels), logits.shape[-1]
     evidence = in_memory(facts, classes=classes)
-    whole = fold(methods, evidence)
+    whole = values_of(methods, evidence)
     stop = data.draw(st.integers(0, len(logits)))
     for method, expected in zip(methods, whole, strict=True):
         state = method.start(len(labels), classes)
         for epoch in method.epochs_read(len(logits)):
             if epoch == stop:
                 state = load(save(state))
-            method.absorb(state, evidence.epoch(epoch))
-        assert torch.equal(method.finish(state), expected), method.title
-        assert torch.equal(method.finish(load(save(state))), expected), method.title
+            method.update(state, evidence.epoch(epoch))
+        assert torch.equal(method.compute(state), expected), method.title
+        assert torch.equal(method.compute(load(save(state))), expected), method.title
 
 
 def test_one_pass_reads_each_fact_once():
@@ -212,5 +216,5 @@ def test_one_pass_reads_each_fact_once():
     from assay.core.evidence import Evidence
 
     evidence = Evidence(Ids(range(6)), 3, epochs=Counted(facts_of(logits, labels)))
-    fold([cls() for cls in FOLDS.values()], evidence)
+    values_of([cls() for cls in FOLDS.values()], evidence)
     assert len(counted) == len(set(counted)) and (10, Need.LOGITS) in counted

@@ -120,7 +120,7 @@ def test_it_holds_few_parameter_vectors(tmp_path, rule):
     )
     state, most = method.start(EXAMPLES), 0
     for step in replayed(world).forwards(range(0, 30)):
-        method.absorb(state, step)
+        method.update(state, step)
         held = {id(entry["batch"].params["out.bias"]) for entry in state["pending"]}
         held |= {id(one["out.bias"]) for one in state["states"].values()}
         held |= {id(state["before"][2].params["out.bias"])} if "before" in state else set()
@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_finite_leaves_the_window(tmp_path):
         return step
 
     for number, step in enumerate(replayed(world).forwards(range(0, 9))):
-        method.absorb(state, broken(step) if number == 4 else step)
+        method.update(state, broken(step) if number == 4 else step)
     assert state["skipped"] == 2
 
 

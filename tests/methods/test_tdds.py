@@ -68,7 +68,7 @@ def test_windows_too_old_to_matter_are_not_read(decay, read):
     assert method.epochs_read(160) == range(160 - read, 160)
     logits = 3 * torch.randn(160, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     # The weight of a window falls below the rounding of the sum long before the window is left out.
-    values = method.values(gather_logits(Ids(range(6)), logits, torch.zeros(6, dtype=torch.int64)))
+    values = method.run(gather_logits(Ids(range(6)), logits, torch.zeros(6, dtype=torch.int64))).values
     torch.testing.assert_close(values, tdds(logits.softmax(-1), 5, decay), rtol=1e-13, atol=0)
     assert TDDS(decay=1e-320).epochs_read(160) == range(160)
 

@@ -30,8 +30,8 @@ def test_unstratified_runs_without_a_recording_and_says_why():
 
 
 def test_only_strata_need_the_labels():
-    assert Random(0.5, 4).needs == frozenset() and Random(0.5, 4) == Random(0.5, 4)
-    assert Random(0.5, 4, stratified=True).needs == Random.needs == {Need.LABELS}
+    assert Random(0.5, 4).reads == frozenset() and Random(0.5, 4) == Random(0.5, 4)
+    assert Random(0.5, 4, stratified=True).reads == {Need.LABELS}
 
 
 def test_stratified_keeps_the_balance():

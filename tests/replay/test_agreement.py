@@ -79,7 +79,7 @@ def looped(model, optimizer, loader, dataset=None, collate=None, **given):
 
 def scored(folder, loop, method, targets=None):
     names = [method] if isinstance(method, str) else method
-    asking = any(parse(name).targets for name in names)
+    asking = any(parse(name).asks.targets for name in names)
     return assay.score(folder, names, loop=loop, targets=(targets or held_out()) if asking else None)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from assay.core.accumulators import AbstractDynamicsMethod
+from assay.core.accumulators import AbstractAccumulator
 from assay.core.errors import Mismatch, NumericalError, OutputExists, RunError, UsageError
 from assay.core.ids import Ids
 from assay.core.needs import Need
@@ -111,7 +111,7 @@ def test_live_scores_equal_those_of_the_stored_logits(tmp_path, stops):
     short = {"window": 3, "at": 2}
     live = [TDDS(window=3, epochs=5), DUAL(window=2), AUM(epochs=4), Entropy(), Entropy(at=1)]
     for cls in catalogue().values():
-        if issubclass(cls, AbstractDynamicsMethod):
+        if issubclass(cls, AbstractAccumulator):
             live.append(cls(**{name: value for name, value in short.items() if name in cls.__dataclass_fields__}))
     for stop in stops:
         with Recorder(tmp_path, IDS, live=LiveMethods(live), resume=True) as recorder:
@@ -125,7 +125,7 @@ def test_live_scores_equal_those_of_the_stored_logits(tmp_path, stops):
         state = live_state(run, method)
         assert state is not None
         for scores in others:
-            torch.testing.assert_close(method.finish(state), scores.values, rtol=0, atol=1e-12)
+            torch.testing.assert_close(method.compute(state), scores.values, rtol=0, atol=1e-12)
     assert live_state(run, DUAL(window=4)) is None
 
 

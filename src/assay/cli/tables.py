@@ -23,8 +23,8 @@ def methods_(*names: str) -> None:
         return
     rows = []
     for name, cls in catalogue().items():
-        needs = ", ".join(sorted(need.value for need in cls().needs))
-        rows.append((name, cls.direction.value, cls.unit, needs, options_of(cls), cls.source.cite))
+        needs = ", ".join(sorted(need.value for need in cls().reads))
+        rows.append((name, cls().direction.value, cls().unit, needs, options_of(cls), cls.source.cite))
     show_table("Scoring methods", ("method", "direction", "unit", "reads", "options", "source"), rows)
 
 
@@ -71,11 +71,14 @@ def nets_() -> None:
 
 def show_options(name: str, cls) -> None:
     """One entry of a catalogue: what it does, and each option with its default and what it means."""
+    from ..core.method import AbstractMethod
     from .console import say, show_table
 
     say(f"{name}: {first_sentence(cls)}")
-    if hasattr(cls, "direction"):
-        say(f"direction: {cls.direction.value}; unit: {cls.unit}; reads {', '.join(sorted(need.value for need in cls().needs))}")
+    if issubclass(cls, AbstractMethod):
+        say(
+            f"direction: {cls().direction.value}; unit: {cls().unit}; reads {', '.join(sorted(need.value for need in cls().reads))}"
+        )
     say(f"source: {cls.source.cite}, {cls.source.url}; departures: {cls.source.departures}")
     told = meanings(cls)
     rows = []

@@ -20,13 +20,13 @@ from .spans import span, steps_of
 from .steps import Step
 
 State = dict[str, Tensor]
-"""What a fold keeps between epochs. Tensors only, so that it can be saved and loaded."""
+"""What an accumulator keeps between epochs. Tensors only, so that it can be saved and loaded."""
 
 
-class AbstractDynamicsMethod(AbstractMethod):
-    """A method that is a fold over epochs: small state per example, one epoch at a time, so live and on disk alike.
+class AbstractAccumulator(AbstractMethod):
+    """A method that reads one epoch after the other into a small state per example, so live and on disk alike.
 
-    `start`, then `absorb` for each epoch of `epochs_read` in order, then `finish`.
+    `start`, then `update` for each epoch of `epochs_read` in order, then `compute`.
     """
 
     @property
@@ -43,21 +43,21 @@ class AbstractDynamicsMethod(AbstractMethod):
         """The state before the first epoch."""
 
     @abc.abstractmethod
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         """Take one epoch into the state, in place. What the epoch gives is only lent: copy what is kept."""
 
     @abc.abstractmethod
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
         """The values after the epochs absorbed so far; leaves the state as it is."""
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        """Fold over the epochs that are read."""
-        return fold([self], evidence)[0]
+    def run(self, evidence: Evidence) -> Result:
+        """One pass over the epochs that are read."""
+        return accumulate([self], evidence)[0]
 
 
 @dataclasses.dataclass(frozen=True)
-class AbstractSpanMethod(AbstractDynamicsMethod):
-    """A fold over the first epochs of a run.
+class AbstractSpanMethod(AbstractAccumulator):
+    """A method that reads the first epochs of a run.
 
     Args:
         epochs: How many epochs from the first on are read; all recorded ones by default.
@@ -90,11 +90,11 @@ class AbstractMeanMethod(AbstractSpanMethod):
     def start(self, examples: int, classes: int) -> State:
         return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["total"] += self.value(epoch)
         state["seen"] += 1
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
         return state["total"] / state["seen"]
 
     @abc.abstractmethod
@@ -103,7 +103,7 @@ class AbstractMeanMethod(AbstractSpanMethod):
 
 
 @dataclasses.dataclass(frozen=True)
-class AbstractEpochMethod(AbstractDynamicsMethod):
+class AbstractEpochMethod(AbstractAccumulator):
     """A value of one single epoch.
 
     Args:
@@ -127,10 +127,10 @@ class AbstractEpochMethod(AbstractDynamicsMethod):
     def start(self, examples: int, classes: int) -> State:
         return {"value": torch.zeros(examples, dtype=torch.float64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["value"].copy_(self.value(epoch))
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
         return state["value"].clone()
 
     @abc.abstractmethod
@@ -139,17 +139,17 @@ class AbstractEpochMethod(AbstractDynamicsMethod):
 
 
 class AbstractStepMethod(AbstractMethod):
-    """A method that is a fold over the optimizer steps in the order in which they were taken, so live and on a replay alike.
+    """A method that reads the optimizer steps in the order in which they were taken, so live and on a replay alike.
 
-    `start`, then `absorb` for each step in order, then `finish`. Its needs are `STEPS`.
+    `start`, then `update` for each step in order, then `compute`. Its needs are `STEPS`.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
 
     window: str
     """Which epochs count (see `span`)."""
 
-    def reads(self, epochs: Sequence[range]) -> range:
+    def steps_read(self, epochs: Sequence[range]) -> range:
         """The steps that are to be seen, given those of each epoch."""
         counted = span(self.window, len(epochs), self.title)
         return range(epochs[counted.start].start, epochs[counted.stop - 1].stop)
@@ -163,11 +163,11 @@ class AbstractStepMethod(AbstractMethod):
         """
 
     @abc.abstractmethod
-    def absorb(self, state: Any, step: Step) -> None:
+    def update(self, state: Any, step: Step) -> None:
         """Take one step into the state, in place. What the step gives is only lent."""
 
     @abc.abstractmethod
-    def finish(self, state: Any) -> Result:
+    def compute(self, state: Any) -> Result:
         """The values after the steps absorbed so far, as if training ended here; leaves the state as it is.
 
         What the last step lent is still there.
@@ -177,14 +177,14 @@ class AbstractStepMethod(AbstractMethod):
         """The visits that are valued for good, and the state without them; `state` stays as it is. None without a value over time."""
         return None, state
 
-    def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
+    def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Those that stand in the batches of the window."""
         source = evidence.steps
         return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title))) > 0
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        """Fold over the steps of the window."""
-        return walk([self], evidence)[0].values
+    def run(self, evidence: Evidence) -> Result:
+        """One run over the steps of the window."""
+        return run_steps([self], evidence)[0]
 
 
 class Spent:
@@ -202,29 +202,29 @@ class Spent:
         self._since = now
 
 
-def walk(methods: Sequence[AbstractStepMethod], evidence: Evidence, spent: Spent | None = None) -> list[Result]:
-    """Run several folds over steps in one replay."""
+def run_steps(methods: Sequence[AbstractStepMethod], evidence: Evidence, spent: Spent | None = None) -> list[Result]:
+    """Show the steps of one replay to several methods."""
     spent, source = spent or Spent(), evidence.steps
-    wanted = [method.reads(source.epochs) for method in methods]
+    wanted = [method.steps_read(source.epochs) for method in methods]
     states = []
     for method in methods:
-        states.append(method.start(len(evidence.ids), evidence.narrow(method.title, method.needs)))
+        states.append(method.start(len(evidence.ids), evidence.narrow(method.title, method.reads)))
         spent.since_last([method])
     for step in source.forwards(range(min(one.start for one in wanted), max(one.stop for one in wanted))):
         # The step is taken for all that read it, and on the way to the first step that a later window reads for all.
         spent.since_last([method for method, steps in zip(methods, wanted, strict=True) if step.index in steps] or methods)
         for method, state, steps in zip(methods, states, wanted, strict=True):
             if step.index in steps:
-                method.absorb(state, step)
+                method.update(state, step)
                 spent.since_last([method])
     found = []
     for method, state in zip(methods, states, strict=True):
-        found.append(method.finish(state))
+        found.append(method.compute(state))
         spent.since_last([method])
     return found
 
 
-def too_few(method: AbstractDynamicsMethod, recorded: int) -> MissingEvidence:
+def too_few(method: AbstractAccumulator, recorded: int) -> MissingEvidence:
     """The refusal of a method that reads more epochs than there are, with options that fit, where there are some."""
     near = fitting(method, recorded)
     return MissingEvidence(
@@ -233,7 +233,7 @@ def too_few(method: AbstractDynamicsMethod, recorded: int) -> MissingEvidence:
     )
 
 
-def fitting(method: AbstractDynamicsMethod, recorded: int) -> AbstractDynamicsMethod | None:
+def fitting(method: AbstractAccumulator, recorded: int) -> AbstractAccumulator | None:
     """The same method with one of its options lowered until it reads no more epochs than there are; None if no single option does that.
 
     Of an option the largest value that fits is taken, of several options the first.
@@ -252,10 +252,8 @@ def fitting(method: AbstractDynamicsMethod, recorded: int) -> AbstractDynamicsMe
     return None
 
 
-def fold(
-    methods: Sequence[AbstractDynamicsMethod], evidence: Evidence, spent: Spent | None = None
-) -> list[Float[Tensor, " examples"]]:
-    """Run several folds in one pass over the recorded epochs: each fact is read once, whoever asks for it.
+def accumulate(methods: Sequence[AbstractAccumulator], evidence: Evidence, spent: Spent | None = None) -> list[Result]:
+    """Show the recorded epochs to several methods in one pass: each fact is read once, whoever asks for it.
 
     Raises:
         MissingEvidence: A method needs more epochs than were recorded.
@@ -274,10 +272,10 @@ def fold(
         for method, state, wanted in zip(methods, states, read, strict=True):
             if index in wanted:
                 epoch = epoch or evidence.epoch(index, space)
-                method.absorb(state, epoch.narrow(method.needs & EPOCH_NEEDS))
+                method.update(state, epoch.narrow(method.reads & EPOCH_NEEDS))
                 spent.since_last([method])
     found = []
     for method, state in zip(methods, states, strict=True):
-        found.append(method.finish(state))
+        found.append(Result(method.compute(state)))
         spent.since_last([method])
     return found

@@ -41,14 +41,14 @@ class Epoch:
         self._read: dict[Any, Any] = {}
 
     def narrow(self, needs: frozenset[Need]) -> "Epoch":
-        """The same epoch and the same cache, restricted to `needs`."""
+        """The same epoch and the same cache, restricted to `reads`."""
         view = Epoch(self._source, self.index, self._needs & needs, self._space)
         view._read = self._read
         return view
 
     def _take(self, need: Need) -> Tensor:
         if need not in self._needs:
-            raise UndeclaredNeed(f"`{need.value}` of epoch {self.index} was read but is not declared in `needs`.")
+            raise UndeclaredNeed(f"`{need.value}` of epoch {self.index} was read but is not declared in `reads`.")
         if need not in self._read:
             fact = self._source.read(self.index, need)
             self._read[need] = fact if need is Need.CORRECT else fact.to(torch.float64)

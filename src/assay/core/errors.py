@@ -34,7 +34,7 @@ class AssayError(Exception):
 
 
 class UndeclaredNeed(AssayError):
-    """A method or policy reached for evidence outside its `needs`."""
+    """A method or policy reached for evidence outside its `reads`."""
 
 
 class UsageError(AssayError, ValueError):

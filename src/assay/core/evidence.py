@@ -93,7 +93,7 @@ class Evidence:
         return self._needs
 
     def narrow(self, reader: str, needs: frozenset[Need]) -> "Evidence":
-        """The same facts, only those in `needs`.
+        """The same facts, only those in `reads`.
 
         Raises:
             MissingEvidence: A need was never recorded; says how to record it.
@@ -110,7 +110,7 @@ class Evidence:
 
     def _take(self, need: Need):
         if need not in self._needs or need not in self._held:
-            raise UndeclaredNeed(f"`{need.value}` was read but is not declared in `needs`.")
+            raise UndeclaredNeed(f"`{need.value}` was read but is not declared in `reads`.")
         return self._held[need]
 
     def epoch(self, index: int, space: Space | None = None) -> Epoch:

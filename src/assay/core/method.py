@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from . import options
@@ -25,19 +25,74 @@ class Source:
     departures: str = "none"
 
 
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """The values are those of the formula, to the rounding of double precision."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Iterative:
+    """The values are solved for until the residual is at most this part of the right-hand side.
+
+    Attributes:
+        rtol: That part, by default.
+    """
+
+    rtol: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MonteCarlo:
+    """The values are means over random draws, with a standard error that falls with their number.
+
+    Attributes:
+        draws: Name of the option that says how many draws there are.
+        seed: Name of the option that seeds them.
+    """
+
+    draws: str
+    seed: str = "seed"
+
+
+Exactness = Exact | Iterative | MonteCarlo
+"""How near to its formula a method comes: what may be asked of its values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asks:
+    """What a method asks for by name, which a user may have to give.
+
+    Attributes:
+        targets: Numbers whose change is predicted, such as `validation`.
+        features: Rows of numbers for each example (see `core.features`), such as `inputs` or `rows:NAME`.
+        queries: Examples that are predicted for, such as `validation`.
+        references: Parameters that training went towards.
+    """
+
+    targets: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    queries: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+
 def derivatives_taken(ways: Iterable[str]) -> dict[str, object]:
     """The diagnostic that tells how derivatives were taken, which differ in speed only."""
     return {"derivatives taken by": ", ".join(sorted(ways)) or "none"}
 
 
 class AbstractMethod(abc.ABC):
-    """Gives every training example one number. Subclasses are final frozen dataclasses whose fields are the options."""
+    """Gives every training example one number. Subclasses are final frozen dataclasses whose fields are the options.
+
+    Where an option decides what is read, or what a large value means, the subclass has a property of that name.
+    """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[Need]]
+    reads: ClassVar[frozenset[Need]]
+    """The kinds of facts that are looked at; no others can be."""
     direction: ClassVar[Direction]
     unit: ClassVar[str]
     source: ClassVar[Source]
+    exactness: ClassVar[Exactness] = Exact()
     retrains: ClassVar[bool] = False
     """Whether whole trainings are asked for, which can run in other processes."""
 
@@ -50,35 +105,21 @@ class AbstractMethod(abc.ABC):
         options.settle(self, "method")
 
     @abc.abstractmethod
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        """One number per example, in the order of `evidence.ids`."""
+    def run(self, evidence: Evidence) -> Result:
+        """One number per example, in the order of `evidence.ids`, with what there is to say beside them."""
 
     @classmethod
-    def together(cls, methods: Sequence["AbstractMethod"], evidence: Evidence) -> list["Tensor | Result"]:
-        """The values of several methods of this class, for classes that can share work between them."""
-        return [method.findings(evidence.narrow(method.title, method.needs)) for method in methods]
-
-    def findings(self, evidence: Evidence) -> "Tensor | Result":
-        """The values, for methods that have more to say with what that is."""
-        return self.values(evidence)
+    def run_together(cls, methods: Sequence["AbstractMethod"], evidence: Evidence) -> list[Result]:
+        """The results of several methods of this class, for classes that can share work between them."""
+        return [method.run(evidence.narrow(method.title, method.reads)) for method in methods]
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """Names of the numbers whose change the method asks for."""
-        return ()
+    def asks(self) -> Asks:
+        """What is asked for by name."""
+        return Asks()
 
-    @property
-    def asks_inputs(self) -> str | None:
-        """Name of the rows from outside that the method looks at in place of the data; None where it looks at the data, or at none."""
-        return None
-
-    @property
-    def asks_reference(self) -> str | None:
-        """Name of what the method steps towards, which may be parameters from outside; None where there is no such thing."""
-        return None
-
-    def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
-        """Which examples the method can speak of at all; the others are reported as unscored, never as 0."""
+    def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
+        """Which examples there can be a value of at all, known before anything is computed; the others are reported as unscored."""
         return torch.ones(len(evidence.ids), dtype=torch.bool)
 
     @property

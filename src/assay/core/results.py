@@ -41,7 +41,8 @@ class Result:
         by_epoch: What each epoch adds to the value; None for methods whose value is no sum over epochs.
         diagnostics: Numbers, texts and lists of them, by name: how far the values can be trusted.
         warnings: What a reader must know before trusting the values, a sentence each.
-        stream: For folds over steps that ran along, the visits that `streamed` has not handed over yet.
+        stream: For methods of steps that ran along, the visits that `streamed` has not handed over yet.
+        scored: Which examples have a value, bool; None for those that the method `speaks_of`.
         repeats: The values by each repetition of what they are means of, such as random draws or models; None where there is one.
     """
 
@@ -52,3 +53,4 @@ class Result:
     warnings: tuple[str, ...] = ()
     stream: Stream | None = None
     repeats: Tensor | None = None
+    scored: Tensor | None = None

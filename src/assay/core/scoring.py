@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from .accumulators import AbstractDynamicsMethod, AbstractStepMethod, Spent, fold, walk
+from .accumulators import AbstractAccumulator, AbstractStepMethod, Spent, accumulate, run_steps
 from .errors import BadScores, some
 from .evidence import Evidence
 from .method import AbstractMethod
@@ -16,16 +16,16 @@ from .scores import Scores
 
 
 def groups(methods: Sequence[AbstractMethod]) -> Iterator[list[AbstractMethod]]:
-    """Methods that share work, together: all folds over epochs, all folds over steps, and of the others those of one class."""
+    """Methods that share work, together: all that read epochs, all that read steps, and of the others those of one class."""
     found: dict[object, list[AbstractMethod]] = {}
     for method in methods:
-        kinds = (AbstractDynamicsMethod, AbstractStepMethod)
+        kinds = (AbstractAccumulator, AbstractStepMethod)
         found.setdefault(next((kind for kind in kinds if isinstance(method, kind)), type(method)), []).append(method)
     yield from found.values()
 
 
 def score(methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent | None = None) -> list[Scores]:
-    """Run methods on one run's evidence; all folds share one pass.
+    """Run methods on one run's evidence; those that read epochs share one pass.
 
     Args:
         methods: Which.
@@ -37,45 +37,46 @@ def score(methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent | 
         BadScores: A result is not one finite number per scored example.
     """
     spent = spent or Spent()
-    views = [evidence.narrow(method.title, method.needs) for method in methods]
-    found: dict[int, Tensor | Result] = {}
+    views = [evidence.narrow(method.title, method.reads) for method in methods]
+    found: dict[int, Result] = {}
     for group in groups(methods):
-        needs = frozenset().union(*(method.needs for method in group))
+        reads = frozenset().union(*(method.reads for method in group))
         spent.since_last([])
-        made: Sequence[Tensor | Result]
-        if isinstance(group[0], AbstractDynamicsMethod):
-            made = fold(group, evidence.narrow("these methods", needs), spent)  # type: ignore[arg-type]
+        made: Sequence[Result]
+        if isinstance(group[0], AbstractAccumulator):
+            made = accumulate(group, evidence.narrow("these methods", reads), spent)  # type: ignore[arg-type]
         elif isinstance(group[0], AbstractStepMethod):
-            made = walk(group, evidence.narrow("these methods", needs), spent)  # type: ignore[arg-type]
+            made = run_steps(group, evidence.narrow("these methods", reads), spent)  # type: ignore[arg-type]
         else:
             kind = type(group[0])
-            made = kind.together(group, evidence.narrow(kind.name, needs))
+            made = kind.run_together(group, evidence.narrow(kind.name, reads))
             spent.since_last(group)
         found.update(zip(map(id, group), made, strict=True))
     return [checked(method, view, found[id(method)]) for method, view in zip(methods, views, strict=True)]
 
 
 def checked(
-    method: AbstractMethod, evidence: Evidence, found: Tensor | Result, scored: Bool[Tensor, " examples"] | None = None
+    method: AbstractMethod, evidence: Evidence, result: Result, scored: Bool[Tensor, " examples"] | None = None
 ) -> Scores:
     """What was found as the scores of `method`, or a refusal.
 
     Args:
         method: Who found it.
         evidence: In what.
-        found: One number per example.
+        result: What it found.
         scored: Which examples it speaks of, where `evidence` does not hold what that is told from.
 
     Raises:
         BadScores: Not one finite number per scored example.
     """
-    findings = found if isinstance(found, Result) else Result(found)
-    values = findings.values
+    values = result.values
     if values.shape != (len(evidence.ids),):
         raise BadScores(
             f"{method.title} returned shape {tuple(values.shape)}; expected one number for each of {len(evidence.ids)} examples."
         )
-    mask = method.scored(evidence) if scored is None else scored
+    mask = result.scored if scored is None else scored
+    if mask is None:
+        mask = method.speaks_of(evidence)
     values = values.detach().to("cpu", torch.float64)[mask]
     ids = evidence.ids if bool(mask.all()) else evidence.ids.take(mask)
     bad = ~values.isfinite()
@@ -91,8 +92,8 @@ def checked(
         direction=method.direction,
         unit=method.unit,
         unscored=evidence.ids.take(~mask),
-        by_epoch=None if findings.by_epoch is None else findings.by_epoch.detach().to("cpu", torch.float64)[:, mask],
-        repeats=None if findings.repeats is None else findings.repeats.detach().to("cpu", torch.float64)[:, mask],
-        diagnostics=dict(findings.diagnostics),
-        warnings=findings.warnings,
+        by_epoch=None if result.by_epoch is None else result.by_epoch.detach().to("cpu", torch.float64)[:, mask],
+        repeats=None if result.repeats is None else result.repeats.detach().to("cpu", torch.float64)[:, mask],
+        diagnostics=dict(result.diagnostics),
+        warnings=result.warnings,
     )

@@ -109,7 +109,7 @@ class AbstractSelector(abc.ABC):
     """Turns scores into a decision. Subclasses are final frozen dataclasses whose fields are the options."""
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[Need]]
+    reads: ClassVar[frozenset[Need]]
     nests: ClassVar[bool]
     """Whether a larger budget keeps everything that a smaller one keeps."""
     source: ClassVar[Source]
@@ -160,7 +160,7 @@ def choose(
         raise Mismatch(f"{scores.title} covers {len(scores.ids)} examples, the run {len(evidence.ids)}; score this run again.")
     if evidence is not None:
         evidence.ids.positions(scores.ids, "the run")
-    view = evidence.narrow(policy.title, policy.needs) if evidence is not None and policy.needs else None
+    view = evidence.narrow(policy.title, policy.reads) if evidence is not None and policy.reads else None
     choice = policy.choose(Pool(scores, view, class_names))
     n = len(scores.ids)
     labels = choice.labels if choice.labels is not None else torch.full((n,), -1, dtype=torch.int64)

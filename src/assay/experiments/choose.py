@@ -55,14 +55,14 @@ def choose(
     chosen = parse(policy, options)
     began = time.perf_counter()
     parent, opened, evidence = scores.lineage, None, None
-    if run is not None or (chosen.needs and parent is not None and parent.folder):
+    if run is not None or (chosen.reads and parent is not None and parent.folder):
         opened = run if isinstance(run, Run) else Run(run if run is not None else parent.folder)  # type: ignore[union-attr]
         if parent is not None and parent.dataset and parent.dataset != opened.dataset:
             raise Mismatch(
                 f"{scores.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
             )
-        evidence = gather_together(members_of(opened)) if chosen.needs else gather(opened)
-    if evidence is None and chosen.needs:
+        evidence = gather_together(members_of(opened)) if chosen.reads else gather(opened)
+    if evidence is None and chosen.reads:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
     decision = core.choose(chosen, scores, evidence, opened.class_names if opened is not None else None)
     lineage = Lineage(

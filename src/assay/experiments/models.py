@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from ..core import accumulators, scoring
-from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, Spent
+from ..core.accumulators import AbstractAccumulator, AbstractStepMethod, Spent
 from ..core.errors import Mismatch, RunError
 from ..core.evidence import Evidence
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
 from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import Scores
 from ..replay.live_methods import live_state, step_result
 from ..runs.run import Run
@@ -41,7 +42,7 @@ def over_models(
 ) -> list[Scores]:
     """The scores of one model, or their means over several."""
     found = [computed(models[0], due, evidences[0], spent)]
-    trained = [one for one in due if not one.needs <= WITHOUT_TRAINING]
+    trained = [one for one in due if not one.reads <= WITHOUT_TRAINING]
     if len(models) == 1 or not trained:
         return found[0]
     found += [computed(model, trained, evidence, spent) for model, evidence in zip(models[1:], evidences[1:], strict=True)]
@@ -94,12 +95,12 @@ def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, sp
             results.append(scoring.checked(method, evidence, findings, run.visits() > 0))
             spent.since_last([method])
             continue
-        state = live_state(run, method) if isinstance(method, AbstractDynamicsMethod) else None
+        state = live_state(run, method) if isinstance(method, AbstractAccumulator) else None
         # A state that was folded while training is the same number without the stored logits.
-        if state is not None and not method.needs <= evidence.holds:
+        if state is not None and not method.reads <= evidence.holds:
             if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
                 raise accumulators.too_few(method, run.epochs)  # type: ignore[arg-type]
-            results.append(scoring.checked(method, evidence, method.finish(state)))  # type: ignore[attr-defined]
+            results.append(scoring.checked(method, evidence, Result(method.compute(state))))  # type: ignore[attr-defined]
             spent.since_last([method])
         else:
             stored.append(method)

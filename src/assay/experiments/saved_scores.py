@@ -15,7 +15,7 @@ from ..replay.replay import Replay
 from ..runs.artefacts import finished, load_scores
 from ..runs.run import Run
 from .evidence import LOOP, identity
-from .scorable import REPLAYED
+from .scorable import REPLAYED, rows_asked
 
 FUNCTION = "a function"
 """Stands for the fingerprint of a target that a user computes."""
@@ -32,17 +32,17 @@ def parents_of(
     """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
     from elsewhere; and what else its values hang on."""
     parents = {"run": run.fingerprint}
-    if Need.INPUTS in method.needs and (looked := method.asks_inputs or DATA) in content:
+    if Need.INPUTS in method.reads and (looked := rows_asked(method) or DATA) in content:
         parents["inputs"] = content[looked]
-    if replay is None or not method.needs & REPLAYED:
+    if replay is None or not method.reads & REPLAYED:
         return parents
     parents |= (replaying or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)
-    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.targets}
-    given = None if method.asks_reference is None else replay.references.get(method.asks_reference)
-    if given is not None:
+    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.asks.targets}
+    given = [replay.references[name] for name in method.asks.references if name in replay.references]
+    if given:
         parents["reference"] = fingerprint(
-            *(part for name, value in given.items() for part in (name, value.cpu().numpy().tobytes()))
+            *(part for one in given for name, value in one.items() for part in (name, value.cpu().numpy().tobytes()))
         )
     return parents
 

@@ -8,9 +8,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..core import accumulators
-from ..core.accumulators import AbstractDynamicsMethod
+from ..core.accumulators import AbstractAccumulator
 from ..core.errors import Mismatch, MissingEvidence, UsageError, some
 from ..core.evidence import Evidence
+from ..core.features import INPUTS, ROWS
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores
@@ -42,13 +43,18 @@ def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
         UnknownName: No such method or option.
     """
     for one in map(parse, methods):
-        if not one.needs <= WITHOUT_TRAINING:
+        if not one.reads <= WITHOUT_TRAINING:
             raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
 
 
 def looks_at_inputs(method: AbstractMethod) -> bool:
     """Whether a method looks at the data themselves."""
-    return Need.INPUTS in method.needs and method.asks_inputs is None
+    return Need.INPUTS in method.reads and INPUTS in method.asks.features
+
+
+def rows_asked(method: AbstractMethod) -> str | None:
+    """Name of the rows from outside that a method looks at; None where it looks at none."""
+    return next((name.removeprefix(ROWS) for name in method.asks.features if name.startswith(ROWS)), None)
 
 
 def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
@@ -84,9 +90,9 @@ def check_read(
     replayed = any(takes_again(run, one) for one in wanted)
     if idle_again:
         raise UsageError("again=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
-    if unused := [name for name in references if name not in {one.asks_reference for one in wanted}]:
+    if unused := [name for name in references if name not in {asked for one in wanted for asked in one.asks.references}]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
-    if unread := [name for name in inputs if name not in {one.asks_inputs for one in wanted}]:
+    if unread := [name for name in inputs if name not in {rows_asked(one) for one in wanted}]:
         raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
     if loop is not None and not replayed and not any(map(looks_at_inputs, wanted)):
         raise UsageError(
@@ -102,7 +108,7 @@ def check_read(
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
-    if targets is not None and len(targets) and not any(takes_again(run, one) and one.targets for one in wanted):
+    if targets is not None and len(targets) and not any(takes_again(run, one) and one.asks.targets for one in wanted):
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )
@@ -110,7 +116,7 @@ def check_read(
 
 def takes_again(run: Run, method: AbstractMethod) -> bool:
     """Whether a method takes the training of this run again: it reads steps or kept models, and did not run along."""
-    return bool(method.needs & REPLAYED) and method.title not in run.header.live
+    return bool(method.reads & REPLAYED) and method.title not in run.header.live
 
 
 def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
@@ -125,9 +131,11 @@ def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str
         if method.title in made:
             mask[run.ids.positions(made[method.title].unscored)] = False
             return mask
-        if not method.needs & BESIDE:
+        if not method.reads & BESIDE:
             return mask
-        return method.scored(evidence.narrow(method.title, method.needs)) if method.needs <= evidence.holds else run.visits() > 0
+        return (
+            method.speaks_of(evidence.narrow(method.title, method.reads)) if method.reads <= evidence.holds else run.visits() > 0
+        )
 
     first, *others = wanted
     there = spoken_of(first)
@@ -144,16 +152,16 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     evidence, able, unable = gather(run), [], {}
     for name, cls in catalogue().items():
         method = cls()
-        if not run.epochs and not method.needs <= WITHOUT_TRAINING:
+        if not run.epochs and not method.reads <= WITHOUT_TRAINING:
             unable[name] = "reads a training, and nothing was trained here."
             continue
-        if run.epochs and method.needs & BESIDE and method.title not in run.header.live:
+        if run.epochs and method.reads & BESIDE and method.title not in run.header.live:
             unable[name] = needed_beside(run, method)
             continue
         try:
             if run.epochs and method.title not in run.header.live:
-                evidence.narrow(method.title, method.needs)
-            if isinstance(method, AbstractDynamicsMethod) and run.epochs < method.fewest_epochs:
+                evidence.narrow(method.title, method.reads)
+            if isinstance(method, AbstractAccumulator) and run.epochs < method.fewest_epochs:
                 raise accumulators.too_few(method, run.epochs)
         except MissingEvidence as error:
             unable[name] = str(error)
@@ -164,13 +172,13 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
 
 def needed_beside(run: Run, method: AbstractMethod) -> str:
     """How to have a method that asks for model or data beside the run, or what the run lacks for it."""
-    again = bool(method.needs & REPLAYED)
+    again = bool(method.reads & REPLAYED)
     what = "takes the training again" if again else "looks at the data"
     if again and not run.states():
         return f"{what}, and the run kept no model; record with checkpoints='last'."
     if not has_plan(run):
         return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader))."
     held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
-    if VALIDATION in method.targets and not held:
+    if VALIDATION in method.asks.targets and not held:
         return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."
     return f"{what}; name it to have it."

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import __version__
 from ..core import accumulators, scoring
 from ..core import options as texts
-from ..core.accumulators import AbstractDynamicsMethod, Spent
+from ..core.accumulators import AbstractAccumulator, Spent
 from ..core.arguments import checked_arguments
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError
 from ..core.evidence import DATA, Evidence, as_rows
@@ -40,6 +40,7 @@ from .scorable import (
     check_untrained,
     check_wanted,
     looks_at_inputs,
+    rows_asked,
     scorable,
     takes_again,
 )
@@ -204,7 +205,7 @@ def served(
     for one in due:
         if looks_at_inputs(one) and DATA not in seen:
             data_of(run, loop)
-        if (name := one.asks_inputs) is not None and name not in seen:
+        if (name := rows_asked(one)) is not None and name not in seen:
             raise UsageError(
                 f"{one.title} looks at rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
                 f"(in Python inputs={{{name!r}: rows}})."
@@ -220,14 +221,14 @@ def served(
             parents=parents[one.title],
             code=__version__,
             seed=run.header.seed,
-            device=str(first.course.device) if first is not None and one.needs & REPLAYED else "cpu",
+            device=str(first.course.device) if first is not None and one.reads & REPLAYED else "cpu",
             seconds=spent.seconds.get(one.title, 0.0),
             folder=str(run.folder),
             drawn=DRAWN in run.header.about,
         )
-        remarks = () if first is None else tuple(first.remarks[name] for name in one.targets if name in first.remarks)
+        remarks = () if first is None else tuple(first.remarks[name] for name in one.asks.targets if name in first.remarks)
         # What could not be held against the recording concerns all that is taken from the replay.
-        remarks += first.cautions if first is not None and one.needs & REPLAYED else ()
+        remarks += first.cautions if first is not None and one.reads & REPLAYED else ()
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
@@ -322,9 +323,9 @@ def _recorded(
     def there(methods: list[AbstractMethod]) -> list[AbstractMethod]:
         for one in methods:
             # What was never recorded comes first: options cannot bring it.
-            if not one.needs & BESIDE and one.title not in run.header.live:
-                gather(run).narrow(one.title, one.needs)
-            if run.epochs and isinstance(one, AbstractDynamicsMethod) and run.epochs < one.fewest_epochs:
+            if not one.reads & BESIDE and one.title not in run.header.live:
+                gather(run).narrow(one.title, one.reads)
+            if run.epochs and isinstance(one, AbstractAccumulator) and run.epochs < one.fewest_epochs:
                 raise accumulators.too_few(one, run.epochs)
             # Of a user's loop that is not given, saved scores may be all that is asked for.
             if looks_at_inputs(one) and loop is None and not has_plan(run) and not run.paths.scores(one.title).exists():
@@ -421,7 +422,7 @@ def _replays(
     """
     if not any(takes_again(models[0], one) for one in wanted):
         return []
-    asked = [(one.title, target) for one in wanted if one.needs & REPLAYED for target in one.targets]
+    asked = [(one.title, target) for one in wanted if one.reads & REPLAYED for target in one.asks.targets]
     key = frozenset(target for _, target in asked)
     if key not in known:
         try:

@@ -41,7 +41,6 @@ class AUM(AbstractMeanMethod):
     reduce: Literal["mean", "sum"] = "mean"
     name: ClassVar[str] = "aum"
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = "logits"
     source: ClassVar[Source] = Source(
         "Pleiss et al. 2020, equations 1 and 2",
         "https://arxiv.org/abs/2001.10528",
@@ -49,14 +48,13 @@ class AUM(AbstractMeanMethod):
         "examples",
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.form == "probs":
-            # The class carries the unit of the default form, for the table of methods; this method carries its own.
-            object.__setattr__(self, "unit", "probability")
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """That of what is subtracted."""
+        return "logits" if self.form == "logits" else "probability"
 
     @property
-    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+    def reads(self) -> frozenset[Need]:  # type: ignore[override]
         """The margins of the logits, or what the margin of the probabilities is made of."""
         if self.form == "logits":
             return frozenset({Need.MARGINS})
@@ -68,5 +66,5 @@ class AUM(AbstractMeanMethod):
         # The best other class is the second best overall exactly when the given class is the best.
         return epoch.target_probs - torch.where(epoch.correct, epoch.second_probs, epoch.top_probs)
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
-        return super().finish(state) if self.reduce == "mean" else state["total"].clone()
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
+        return super().compute(state) if self.reduce == "mean" else state["total"].clone()

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..core.errors import UsageError, some
 from ..core.evidence import Evidence
+from ..core.features import INPUTS, ROWS
 from ..core.ids import Ids
-from ..core.method import AbstractMethod, Source
+from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
@@ -214,7 +215,7 @@ class CGScore(AbstractMethod):
     largest: int = 25_000
     seed: int = 0
     name: ClassVar[str] = "cg_score"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.INPUTS, Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.INPUTS, Need.LABELS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
     unit: ClassVar[str] = "complexity y' H^-1 y"
     source: ClassVar[Source] = Source(
@@ -248,18 +249,15 @@ class CGScore(AbstractMethod):
                 )
 
     @property
-    def asks_inputs(self) -> str | None:
-        return self.inputs
+    def asks(self) -> Asks:
+        return Asks(features=(INPUTS if self.inputs is None else f"{ROWS}{self.inputs}",))
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        return self.findings(evidence).values
-
-    def scored(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
+    def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Those whose input, as it is transformed, is not all zeros, which would have no direction."""
         order, inputs = self._transformed(evidence)
         return torch.zeros(len(order), dtype=torch.bool).scatter(0, order, (inputs != 0).any(1))
 
-    def findings(self, evidence: Evidence) -> Result:
+    def run(self, evidence: Evidence) -> Result:
         order, inputs = self._transformed(evidence)
         there = (inputs != 0).any(1)
         if not bool(there.any()):

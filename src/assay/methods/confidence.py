@@ -23,7 +23,7 @@ class Confidence(AbstractMeanMethod):
     """Low confidence marks examples whose label the model does not come to believe."""
 
     name: ClassVar[str] = "confidence"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(

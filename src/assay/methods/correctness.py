@@ -24,7 +24,7 @@ class Correctness(AbstractMeanMethod):
     """Low correctness marks examples that are rarely predicted as labelled."""
 
     name: ClassVar[str] = "correctness"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = "fraction of epochs"
     source: ClassVar[Source] = Source(

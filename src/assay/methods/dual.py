@@ -49,7 +49,7 @@ class DUAL(AbstractSpanMethod):
 
     window: int = 10
     name: ClassVar[str] = "dual"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(
@@ -70,10 +70,10 @@ class DUAL(AbstractSpanMethod):
     def start(self, examples: int, classes: int) -> State:
         return {**start_ring(self.window, examples), "total": torch.zeros(examples, dtype=torch.float64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         if push(state, epoch.target_probs):
             mean, std = epoch.once(("window_moments", self.window), lambda: ring_moments(state))
             state["total"].add_(std).addcmul_(mean, std, value=-1)
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
         return state["total"] / (state["seen"] - self.window + 1)

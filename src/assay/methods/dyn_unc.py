@@ -54,7 +54,7 @@ class DynUnc(AbstractSpanMethod):
     window: int = 10
     drop_last: bool = False
     name: ClassVar[str] = "dyn_unc"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(
@@ -78,11 +78,11 @@ class DynUnc(AbstractSpanMethod):
     def start(self, examples: int, classes: int) -> State:
         return {**start_ring(self.window, examples), "total": torch.zeros(examples, dtype=torch.float64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         if push(state, epoch.target_probs):
             state["total"] += epoch.once(("window_moments", self.window), lambda: ring_moments(state))[1]
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
         if int(state["seen"]) < self.window:
             # While a run goes on, no epoch is known to be before the last one unless epochs=... says so.
             raise MissingEvidence(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.accumulators import AbstractDynamicsMethod, State
+from ..core.accumulators import AbstractAccumulator, State
 from ..core.epochs import Epoch
 from ..core.errors import UsageError
 from ..core.method import Source
@@ -33,7 +33,7 @@ def el2n(probs: Float[Tensor, "*runs examples classes"], labels: Int[Tensor, " e
 
 
 @dataclasses.dataclass(frozen=True)
-class EL2N(AbstractDynamicsMethod):
+class EL2N(AbstractAccumulator):
     """High EL2N marks examples that are hard early in training; wrongly labelled ones are among them.
 
     Args:
@@ -46,7 +46,7 @@ class EL2N(AbstractDynamicsMethod):
     span: int = 1
     reduce: Literal["mean", "sum"] = "mean"
     name: ClassVar[str] = "el2n"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ERROR_NORMS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.ERROR_NORMS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "probability distance"
     source: ClassVar[Source] = Source(
@@ -72,8 +72,8 @@ class EL2N(AbstractDynamicsMethod):
     def start(self, examples: int, classes: int) -> State:
         return {"total": torch.zeros(examples, dtype=torch.float64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["total"] += epoch.error_norms
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
         return state["total"] / (self.span if self.reduce == "mean" else 1)

@@ -24,7 +24,7 @@ class Entropy(AbstractEpochMethod):
     """High entropy marks examples on which the model is undecided. It does not look at the label."""
 
     name: ClassVar[str] = "entropy"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.ENTROPIES})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.ENTROPIES})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source(

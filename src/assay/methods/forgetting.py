@@ -43,7 +43,7 @@ class Forgetting(AbstractSpanMethod):
 
     never_learned: Literal["epochs", "count"] | float = "epochs"
     name: ClassVar[str] = "forgetting"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "events"
     source: ClassVar[Source] = Source(
@@ -69,14 +69,14 @@ class Forgetting(AbstractSpanMethod):
             "seen": torch.zeros((), dtype=torch.int64),
         }
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         correct = epoch.correct
         state["events"] += state["before"] & ~correct
         state["ever"] |= correct
         state["before"].copy_(correct)
         state["seen"] += 1
 
-    def finish(self, state: State) -> Float64[Tensor, " examples"]:
+    def compute(self, state: State) -> Float64[Tensor, " examples"]:
         if self.never_learned == "count":
             return state["events"].clone()
         never = float(state["seen"]) if self.never_learned == "epochs" else float(self.never_learned)

@@ -55,7 +55,7 @@ class GraNd(AbstractMethod):
     at: int = -1
     layers: Literal["all", "head"] = "all"
     name: ClassVar[str] = "grand"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "loss per parameter"
     source: ClassVar[Source] = Source(
@@ -69,10 +69,7 @@ class GraNd(AbstractMethod):
         if self.at < -1:
             raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        return self.findings(evidence).values
-
-    def findings(self, evidence: Evidence) -> Result:
+    def run(self, evidence: Evidence) -> Result:
         source, ways = evidence.checkpoints, set[str]()
         model = source.at(source.kept[-1] if self.at == -1 else self.at)
         values = grand(model, len(evidence.ids), self.layers, ways)

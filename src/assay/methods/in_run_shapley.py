@@ -16,7 +16,7 @@ from torch import Tensor
 from ..core.accumulators import AbstractStepMethod
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence
-from ..core.method import Source, derivatives_taken
+from ..core.method import Asks, Source, derivatives_taken
 from ..core.results import Result
 from ..core.scores import RANK_ONLY, Direction
 from ..core.spans import checked_span
@@ -78,21 +78,21 @@ class InRunShapley(AbstractStepMethod):
             raise UsageError(f"{self.title}: order={self.order} is neither 1 nor 2.")
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.target,)
+    def asks(self) -> Asks:
+        return Asks(targets=(self.target,))
 
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
             raise MissingEvidence(f"{self.title} asks for a target at every step; score the finished run instead.")
         return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)], "ways": set()}
 
-    def absorb(self, state: Any, step: Step) -> None:
+    def update(self, state: Any, step: Step) -> None:
         while len(state["by_epoch"]) <= step.epoch:
             state["by_epoch"].append(torch.zeros_like(state["by_epoch"][0]))
         found = in_run_shapley(step, self.target, self.order, state["ways"])
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64))
 
-    def finish(self, state: Any) -> Result:
+    def compute(self, state: Any) -> Result:
         by_epoch = torch.stack(state["by_epoch"])
         return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))

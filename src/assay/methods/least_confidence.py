@@ -23,7 +23,7 @@ class LeastConfidence(AbstractEpochMethod):
     """High values mark examples on which the model is undecided. It does not look at the label."""
 
     name: ClassVar[str] = "least_confidence"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TOP_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TOP_PROBS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(

@@ -55,8 +55,8 @@ def liveval(steps: Sequence[Step], examples: int, **options: Any) -> Float[Tenso
     method = LiveVal(**options)
     state = method.start(examples)
     for step in steps:
-        method.absorb(state, step)
-    return method.finish(state).values
+        method.update(state, step)
+    return method.compute(state).values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ class LiveVal(AbstractStepMethod):
         if not 0 <= self.eps_lo <= self.eps_hi < math.inf:
             raise UsageError(f"{self.title}: eps_lo={self.eps_lo} and eps_hi={self.eps_hi} must be 0 or more and rise.")
 
-    def reads(self, epochs: Sequence[range]) -> range:
+    def steps_read(self, epochs: Sequence[range]) -> range:
         # Windows adapt from the first step on, and references lie behind the last step that counts.
         return range(epochs[0].start, epochs[-1].stop)
 
@@ -130,7 +130,7 @@ class LiveVal(AbstractStepMethod):
             "stream": None if evidence is not None else [],
         }
 
-    def absorb(self, state: Any, step: Step) -> None:
+    def update(self, state: Any, step: Step) -> None:
         while len(state["values"]) <= step.epoch:
             state["values"].append(torch.zeros_like(state["values"][0]))
             state["visits"].append(torch.zeros_like(state["visits"][0]))
@@ -232,7 +232,7 @@ class LiveVal(AbstractStepMethod):
     def streamed(self, state: Any) -> tuple[Stream | None, Any]:
         return (None, state) if state["stream"] is None else (Stream.joined(state["stream"]), {**state, "stream": []})
 
-    def finish(self, state: Any) -> Result:
+    def compute(self, state: Any) -> Result:
         state = {**state, "values": [v.clone() for v in state["values"]], "visits": [v.clone() for v in state["visits"]]}
         live = state["stream"] is not None
         state |= {"stream": list(state["stream"]) if live else None, "windows": dict(state["windows"])}

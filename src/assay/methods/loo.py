@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.evidence import Evidence
-from ..core.method import AbstractMethod, Source
+from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
+from ..core.results import Result
 from ..core.scores import CHANGE, Direction
 from ..core.spans import checked_span, span, steps_of
 from ..core.steps import StepSource
@@ -54,7 +55,7 @@ class LOO(AbstractMethod):
     form: Form = "weight"
     name: ClassVar[str] = "loo"
     retrains: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = CHANGE
     source: ClassVar[Source] = Source(
@@ -68,13 +69,13 @@ class LOO(AbstractMethod):
         checked_span(self.window, self.title)
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.target,)
+    def asks(self) -> Asks:
+        return Asks(targets=(self.target,))
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        return loo(evidence.steps, len(evidence.ids), self.target, self._steps(evidence), self.form)
+    def run(self, evidence: Evidence) -> Result:
+        return Result(loo(evidence.steps, len(evidence.ids), self.target, self._steps(evidence), self.form))
 
-    def scored(self, evidence: Evidence) -> Tensor:
+    def speaks_of(self, evidence: Evidence) -> Tensor:
         return evidence.steps.visits(self._steps(evidence)) > 0
 
     def _steps(self, evidence: Evidence) -> range:

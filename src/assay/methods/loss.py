@@ -23,7 +23,7 @@ class Loss(AbstractMeanMethod):
     """High loss marks labels that the model resists: the small-loss criterion of learning with noisy labels."""
 
     name: ClassVar[str] = "loss"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
     unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source(

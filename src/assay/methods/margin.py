@@ -25,7 +25,7 @@ class Margin(AbstractEpochMethod):
     """Low values mark examples between two classes. It does not look at the label; AUM does."""
 
     name: ClassVar[str] = "margin"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TOP_PROBS, Need.SECOND_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TOP_PROBS, Need.SECOND_PROBS})
     direction: ClassVar[Direction] = Direction.LOW_IS_HARD
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.accumulators import AbstractStepMethod
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence
-from ..core.method import Source, derivatives_taken
+from ..core.method import Asks, Source, derivatives_taken
 from ..core.results import Result
 from ..core.scores import RANK_ONLY, Direction
 from ..core.spans import checked_span
@@ -134,8 +134,8 @@ class OTI(AbstractStepMethod):
             )
 
     @property
-    def asks_reference(self) -> str | None:
-        return self.reference
+    def asks(self) -> Asks:
+        return Asks(references=(self.reference,))
 
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
@@ -150,7 +150,7 @@ class OTI(AbstractStepMethod):
             "ways": set(),
         }
 
-    def absorb(self, state: Any, step: Step) -> None:
+    def update(self, state: Any, step: Step) -> None:
         rate = None if self.rate == "recorded" else 1.0
         raw, by_tensor = self.form == "raw", self.norm == "by_tensor"
         values = oti(step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate, ways=state["ways"]).cpu()
@@ -158,6 +158,6 @@ class OTI(AbstractStepMethod):
         state["by_epoch"][step.epoch].index_add_(0, step.positions, values)
         state["visits"].index_add_(0, step.positions, torch.ones_like(values))
 
-    def finish(self, state: Any) -> Result:
+    def compute(self, state: Any) -> Result:
         by_epoch = state["by_epoch"] / state["visits"].clamp(min=1) if self.reduce == "mean" else state["by_epoch"].clone()
         return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))

@@ -125,7 +125,7 @@ class PredictionDepth(AbstractMethod):
     project: int | None = None
     seed: int = 0
     name: ClassVar[str] = "prediction_depth"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.LABELS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "layers"
     source: ClassVar[Source] = Source(
@@ -150,10 +150,7 @@ class PredictionDepth(AbstractMethod):
         if self.layers is not None and not all(self.layers.split("+")):
             raise UsageError(f"{self.title}: layers={self.layers!r} is not one name or several joined by +.")
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        return self.findings(evidence).values
-
-    def findings(self, evidence: Evidence) -> Result:
+    def run(self, evidence: Evidence) -> Result:
         source, labels = evidence.checkpoints, evidence.labels
         kept = [epoch for epoch in source.kept if epoch >= 0]
         if not kept or (self.at != -1 and self.at not in kept):

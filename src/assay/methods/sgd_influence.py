@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core.errors import NumericalError, UsageError
 from ..core.evidence import Evidence
-from ..core.method import AbstractMethod, Source
+from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, RANK_ONLY, Direction
@@ -111,9 +111,7 @@ class SGDInfluence(AbstractMethod):
     sign: Literal["removal", "weight"] = "removal"
     checks: int = 0
     name: ClassVar[str] = "sgd_influence"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
-    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
-    unit: ClassVar[str] = CHANGE
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     source: ClassVar[Source] = Source(
         "Hara et al. 2019, section 4; Suzuki et al. 2021 for form=last_parameters",
         "https://arxiv.org/abs/1906.08473",
@@ -130,17 +128,23 @@ class SGDInfluence(AbstractMethod):
             raise UsageError(
                 f"{self.title}: checks={self.checks} holds the exact form against training; leave form={self.form} out."
             )
-        if self.sign == "weight":
-            object.__setattr__(self, "direction", Direction.HIGH_IS_SUSPECT)
-        if self.form != "exact":
-            object.__setattr__(self, "unit", RANK_ONLY)
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.target,)
+    def direction(self) -> Direction:  # type: ignore[override]
+        """Up-weighting a harmful example raises the target; taking it out lowers it."""
+        return Direction.HIGH_IS_SUSPECT if self.sign == "weight" else Direction.LOW_IS_SUSPECT
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """What the exact form predicts has a size; of the others the order counts."""
+        return CHANGE if self.form == "exact" else RANK_ONLY
+
+    @property
+    def asks(self) -> Asks:
+        return Asks(targets=(self.target,))
 
     @classmethod
-    def together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Tensor | Result]:
+    def run_together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Result]:
         """One sweep for all targets and windows of a form."""
         own = [method for method in methods if isinstance(method, SGDInfluence)]
         source, found = evidence.steps, {}
@@ -154,11 +158,11 @@ class SGDInfluence(AbstractMethod):
                 found[method] = method._told(evidence, values[targets.index(method.target)], norms[method.target])
         return [found[method] for method in own]
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        (found,) = self.together([self], evidence)
-        return found.values if isinstance(found, Result) else found
+    def run(self, evidence: Evidence) -> Result:
+        (found,) = self.run_together([self], evidence)
+        return found
 
-    def scored(self, evidence: Evidence) -> Tensor:
+    def speaks_of(self, evidence: Evidence) -> Tensor:
         return self._visits(evidence) > 0
 
     def _visits(self, evidence: Evidence) -> Int[Tensor, " examples"]:

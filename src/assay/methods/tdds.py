@@ -86,9 +86,8 @@ class TDDS(AbstractSpanMethod):
     inner: Literal["abs", "kl"] = "abs"
     outer: Literal["norm", "sumsq"] = "norm"
     name: ClassVar[str] = "tdds"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LOGITS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LOGITS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
-    unit: ClassVar[str] = "nats"
     source: ClassVar[Source] = Source(
         "Zhang et al. 2024, TDDS",
         "https://arxiv.org/abs/2311.13613",
@@ -99,9 +98,11 @@ class TDDS(AbstractSpanMethod):
         super().__post_init__()
         checked_window(self.window, smallest=3)
         _checked_decay(self.decay)
-        if self.outer == "sumsq":
-            # The class carries the unit of the default form, for the table of methods; this method carries its own.
-            object.__setattr__(self, "unit", "nats squared")
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """That of a norm of changes of the loss, or of its square."""
+        return "nats" if self.outer == "norm" else "nats squared"
 
     @property
     def shortest_span(self) -> int:
@@ -122,7 +123,7 @@ class TDDS(AbstractSpanMethod):
             "begun": torch.zeros((), dtype=torch.bool),
         }
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         logs = (epoch.probs.t() + EPS).log_()
         if state["begun"]:
             # In the memory of the old logarithms, which are not needed any more: a fresh tensor costs as much as the sum.
@@ -135,5 +136,5 @@ class TDDS(AbstractSpanMethod):
         state["log_before"] = logs.contiguous()
         state["begun"].fill_(True)
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
         return state["total"].clone()

@@ -25,7 +25,7 @@ class ThresholdCloseness(AbstractMeanMethod):
     """High values mark examples that the model believes about half the time."""
 
     name: ClassVar[str] = "threshold_closeness"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "probability squared"
     source: ClassVar[Source] = Source(
@@ -35,6 +35,6 @@ class ThresholdCloseness(AbstractMeanMethod):
     def value(self, epoch: Epoch) -> Tensor:
         return epoch.target_probs
 
-    def finish(self, state: State) -> Float[Tensor, " examples"]:
-        mean = super().finish(state)
+    def compute(self, state: State) -> Float[Tensor, " examples"]:
+        mean = super().compute(state)
         return mean * (1 - mean)

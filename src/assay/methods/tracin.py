@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
-from ..core.method import AbstractMethod, Source, derivatives_taken
+from ..core.method import AbstractMethod, Asks, Source, derivatives_taken
 from ..core.models import Batch, Model
 from ..core.needs import Need
 from ..core.results import Result
@@ -78,7 +78,6 @@ class TracIn(AbstractMethod):
     layers: Literal["all", "head"] = "all"
     every: Literal["checkpoint", "step"] = "checkpoint"
     name: ClassVar[str] = "tracin"
-    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = RANK_ONLY
     source: ClassVar[Source] = Source(
         "Pruthi et al. 2020, equation 1 and section 3.3",
@@ -88,24 +87,24 @@ class TracIn(AbstractMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.target == "self":
-            object.__setattr__(self, "direction", Direction.HIGH_IS_SUSPECT)
         if self.every == "step" and self.layers == "head":
             raise UsageError(f"{self.title}: layers=head goes with every=checkpoint only; leave one of them out.")
 
     @property
-    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+    def reads(self) -> frozenset[Need]:  # type: ignore[override]
         """Kept models, or steps."""
         return frozenset({Need.CHECKPOINTS if self.every == "checkpoint" else Need.STEPS})
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        return () if self.target == "self" else (self.target,)
+    def direction(self) -> Direction:  # type: ignore[override]
+        """Wrong labels lift the target, and their own loss falls by much."""
+        return Direction.HIGH_IS_SUSPECT if self.target == "self" else Direction.LOW_IS_SUSPECT
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        return self.findings(evidence).values
+    @property
+    def asks(self) -> Asks:
+        return Asks(targets=() if self.target == "self" else (self.target,))
 
-    def findings(self, evidence: Evidence) -> Result:
+    def run(self, evidence: Evidence) -> Result:
         target, ways = None if self.target == "self" else self.target, set[str]()
         if self.every == "checkpoint":
             source = evidence.checkpoints
@@ -123,8 +122,8 @@ class TracIn(AbstractMethod):
             by_epoch[step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64) / len(step.positions))
         return Result(by_epoch.sum(0), by_epoch, derivatives_taken(ways))
 
-    def scored(self, evidence: Evidence) -> Tensor:
+    def speaks_of(self, evidence: Evidence) -> Tensor:
         if self.every == "checkpoint":
-            return super().scored(evidence)
+            return super().speaks_of(evidence)
         source = evidence.steps
         return source.visits(range(source.epochs[0].start, source.epochs[-1].stop)) > 0

@@ -44,7 +44,7 @@ class Variability(AbstractSpanMethod):
 
     ddof: int = 0
     name: ClassVar[str] = "variability"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     unit: ClassVar[str] = "probability"
     source: ClassVar[Source] = Source(
@@ -64,11 +64,11 @@ class Variability(AbstractSpanMethod):
         zeros = torch.zeros(examples, dtype=torch.float64)
         return {"mean": zeros, "squares": zeros.clone(), "seen": torch.zeros((), dtype=torch.int64)}
 
-    def absorb(self, state: State, epoch: Epoch) -> None:
+    def update(self, state: State, epoch: Epoch) -> None:
         state["seen"] += 1
         gap = epoch.target_probs - state["mean"]
         state["mean"] += gap / state["seen"]
         state["squares"] += gap * (epoch.target_probs - state["mean"])
 
-    def finish(self, state: State) -> Float64[Tensor, " examples"]:
+    def compute(self, state: State) -> Float64[Tensor, " examples"]:
         return (state["squares"] / (state["seen"] - self.ddof)).clamp(min=0).sqrt()

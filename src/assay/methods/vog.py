@@ -102,9 +102,8 @@ class VoG(AbstractMethod):
     reduce: Literal["std", "var"] = "std"
     by_class: bool = True
     name: ClassVar[str] = "vog"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.LABELS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
-    unit: ClassVar[str] = "standard deviations within the class"
     source: ClassVar[Source] = Source(
         "Agarwal, D'souza and Hooker 2022",
         "https://arxiv.org/abs/2008.11600",
@@ -116,13 +115,13 @@ class VoG(AbstractMethod):
         super().__post_init__()
         if self.count is not None and (self.count < 2 or self.stage == "all"):
             raise UsageError(f"{self.title}: count={self.count} goes with stage=early or late, from 2 on.")
-        if not self.by_class:
-            object.__setattr__(self, "unit", UNITS[self.reduce])
 
-    def values(self, evidence: Evidence) -> Float[Tensor, " examples"]:
-        return self.findings(evidence).values
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """Told within the class, or as it is."""
+        return "standard deviations within the class" if self.by_class else UNITS[self.reduce]
 
-    def findings(self, evidence: Evidence) -> Result:
+    def run(self, evidence: Evidence) -> Result:
         source = evidence.checkpoints
         epochs = self.epochs_of([epoch for epoch in source.kept if epoch >= 0])
         spread = _Spread()

@@ -141,7 +141,7 @@ class Beta(AbstractSelector):
     c_0: float = 15.0
     anchors: int = 10
     name: ClassVar[str] = "beta"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source(
         "Cho et al. 2025, DUAL with beta sampling",

@@ -23,7 +23,7 @@ class BottomK(AbstractSelector):
     keep: float
     by: By = "values"
     name: ClassVar[str] = "bottom_k"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Sorscher et al. 2022, Beyond neural scaling laws (keeping the easy end)",

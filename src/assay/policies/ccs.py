@@ -86,7 +86,7 @@ class CCS(AbstractSelector):
     cutoff: float
     strata: int = 50
     name: ClassVar[str] = "ccs"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Zheng et al. 2023, Coverage-centric coreset selection",

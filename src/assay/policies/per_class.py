@@ -54,7 +54,7 @@ class PerClass(AbstractSelector):
     fill: bool = True
     by: By = "values"
     name: ClassVar[str] = "per_class"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source(
         "Guo et al. 2022, DeepCore (class-balanced selection)",

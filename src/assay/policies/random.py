@@ -45,7 +45,6 @@ class Random(AbstractSelector):
     seed: int
     stratified: bool = False
     name: ClassVar[str] = "random"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Guo et al. 2022, DeepCore (uniform selection)",
@@ -56,9 +55,11 @@ class Random(AbstractSelector):
     def __post_init__(self):
         super().__post_init__()
         budget_of(self.keep, 0)
-        if not self.stratified:
-            # The class says what it reads at most; a plain draw must not ask for a run that it never opens.
-            object.__setattr__(self, "needs", frozenset())
+
+    @property
+    def reads(self) -> frozenset[Need]:  # type: ignore[override]
+        """Labels where they are drawn within classes; a plain draw asks for no run."""
+        return frozenset({Need.LABELS}) if self.stratified else frozenset()
 
     def choose(self, candidates: Pool) -> Selection:
         budget = budget_of(self.keep, len(candidates))

@@ -27,7 +27,7 @@ class Relabel(AbstractSelector):
     count: int | None = None
     fraction: float | None = None
     name: ClassVar[str] = "relabel"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.LABELS, Need.MEAN_PROBS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LABELS, Need.MEAN_PROBS})
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Tanaka et al. 2018, Joint optimization framework for learning with noisy labels (hard labels)",

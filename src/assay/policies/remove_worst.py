@@ -48,7 +48,7 @@ class RemoveWorst(AbstractSelector):
     count: int
     harmful_only: bool = True
     name: ClassVar[str] = "remove_worst"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Hara et al. 2019, Data cleansing for models trained with SGD",

@@ -24,7 +24,7 @@ class Threshold(AbstractSelector):
     at_most: float | None = None
     by: By = "values"
     name: ClassVar[str] = "threshold"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Pleiss et al. 2020, AUM (removal below a threshold)",

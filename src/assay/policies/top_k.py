@@ -21,7 +21,7 @@ class TopK(AbstractSelector):
     keep: float
     by: By = "values"
     name: ClassVar[str] = "top_k"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Paul et al. 2021, Deep learning on a data diet", "https://arxiv.org/abs/2107.07075", "ties break by id"

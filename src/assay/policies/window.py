@@ -22,7 +22,7 @@ class Window(AbstractSelector):
     keep: float
     start: float
     name: ClassVar[str] = "window"
-    needs: ClassVar[frozenset[Need]] = frozenset()
+    reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Choi et al. 2024, Best window selection",

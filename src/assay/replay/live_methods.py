@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..core.accumulators import AbstractDynamicsMethod, AbstractStepMethod, State
+from ..core.accumulators import AbstractAccumulator, AbstractStepMethod, State
 from ..core.epochs import Epoch, EpochInMemory
 from ..core.errors import AssayError, MissingEvidence, UsageError
 from ..core.evidence import Evidence
@@ -69,12 +69,12 @@ class LiveMethods:
     @property
     def reads_logits(self) -> bool:
         """Whether one of them reads whole logits."""
-        return any(Need.LOGITS in method.needs for method in self.methods)
+        return any(Need.LOGITS in method.reads for method in self.methods)
 
     @property
-    def accumulators(self) -> tuple[AbstractDynamicsMethod, ...]:
+    def accumulators(self) -> tuple[AbstractAccumulator, ...]:
         """Those that read epochs."""
-        return tuple(method for method in self.methods if isinstance(method, AbstractDynamicsMethod))
+        return tuple(method for method in self.methods if isinstance(method, AbstractAccumulator))
 
     @property
     def step_methods(self) -> tuple[AbstractStepMethod, ...]:
@@ -138,7 +138,7 @@ class LiveMethods:
         self._met[step.positions] = True
         for method in self.step_methods:
             with self._guarded(method):
-                method.absorb(self._step_states[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
+                method.update(self._step_states[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
 
     def left(self, batches: int) -> None:
         """The epoch was left after so many batches, and is not recorded."""
@@ -215,7 +215,7 @@ class LiveMethods:
                 else:
                     state = {name: tensor.clone() for name, tensor in self._states[method.title].items()}
                 if epoch in method.epochs_read(epoch + 1):
-                    method.absorb(state, seen.narrow(method.needs & EPOCH_NEEDS))
+                    method.update(state, seen.narrow(method.reads & EPOCH_NEEDS))
                 states[method.title] = state
         return states
 
@@ -254,12 +254,12 @@ class LiveMethods:
     def _said(self, method: AbstractMethod) -> Scores | None:
         if isinstance(method, AbstractStepMethod):
             state = self._step_states.get(method.title)
-            return None if state is None else self._scores(method, method.finish(state), self._met)
-        if not isinstance(method, AbstractDynamicsMethod) or self._epochs < method.fewest_epochs:
+            return None if state is None else self._scores(method, method.compute(state), self._met)
+        if not isinstance(method, AbstractAccumulator) or self._epochs < method.fewest_epochs:
             return None
         state = (self._states or {}).get(method.title)
         everyone = torch.ones(len(self._ids), dtype=torch.bool)
-        return None if state is None else self._scores(method, Result(method.finish(state)), everyone)
+        return None if state is None else self._scores(method, Result(method.compute(state)), everyone)
 
     def _scores(self, method: AbstractMethod, result: Result, met: Bool[Tensor, " examples"]) -> Scores:
         return checked(method, Evidence(self._ids, max(self._classes, 2)), result, met)
@@ -279,7 +279,7 @@ def check_live(methods: Sequence[AbstractMethod]) -> None:
                 method.start(1)
             except MissingEvidence as error:
                 raise UsageError(f"{method.title} cannot run live: {error}") from error
-        elif not isinstance(method, AbstractDynamicsMethod):
+        elif not isinstance(method, AbstractAccumulator):
             raise UsageError(
                 f"{method.title} cannot run live; it is a fold over neither epochs nor steps. Score the finished run instead."
             )
@@ -293,7 +293,7 @@ def _written(method: AbstractStepMethod, state: Any) -> tuple[dict[str, Tensor],
     """The state of a method that reads steps, and what it would say now, as tensors and notes."""
     title = method.title
     packed, body = encode(state)
-    result = method.finish(state)
+    result = method.compute(state)
     tensors = {f"{title}|{name}": tensor for name, tensor in packed.items()}
     tensors[f"{title}|found values"] = result.values
     if result.by_epoch is not None:
@@ -307,7 +307,7 @@ def _written(method: AbstractStepMethod, state: Any) -> tuple[dict[str, Tensor],
 # ---------------------------------------------------------------------- what a run holds of them
 
 
-def live_state(run: Run, method: AbstractDynamicsMethod) -> State | None:
+def live_state(run: Run, method: AbstractAccumulator) -> State | None:
     """What `method` has folded up while the run was recorded; None if it did not run along, or is had from what is stored.
 
     Raises:
@@ -318,7 +318,7 @@ def live_state(run: Run, method: AbstractDynamicsMethod) -> State | None:
         return None
     prefix = f"{method.title}|"
     if f"{prefix}stopped" in file.notes:
-        if not method.needs <= run.holds:
+        if not method.reads <= run.holds:
             run.check_not_stopped(method.title)
         return None
     return {name.removeprefix(prefix): file.read(name) for name in file.sums if name.startswith(prefix)}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import __version__, methods
 from ..cluster.executors import Call, executor, run_all
-from ..core.accumulators import AbstractDynamicsMethod
+from ..core.accumulators import AbstractAccumulator
 from ..core.errors import OutputExists, UsageError
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
@@ -102,7 +102,7 @@ class Setup:
         device_named(plan.training.device)
         epochs = self.probed(0, self.sizes[0]).training.epochs
         for one in map(methods.parse, titles):
-            if isinstance(one, AbstractDynamicsMethod) and one.fewest_epochs > epochs:
+            if isinstance(one, AbstractAccumulator) and one.fewest_epochs > epochs:
                 raise UsageError(
                     f"{one.title} reads at least {one.fewest_epochs} epochs, and the recordings have {epochs}; give more probe epochs, or "
                     "options that fit."
