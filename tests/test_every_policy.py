@@ -13,27 +13,14 @@ from assay.core.ids import Ids
 from assay.core.needs import Need
 from assay.core.scores import Direction, Scores
 from assay.core.selection import AbstractSelector, choose
-from assay.policies import catalogue
+from assay.policies import catalogue, parse
+from exports import exported
 from faulty.laws import broken_laws
 from faulty.policies import FAULTY, SOUND, Drawn
 from policies.worlds import Recorded
 
 EXAMPLES, EPOCHS, CLASSES = 60, 4, 3
 KEEPS = (0.0, 0.1, 0.2, 0.3, 1 / 3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-
-VARIANTS = {
-    "top_k": [{}, {"by": "suspicion"}],
-    "bottom_k": [{}, {"by": "suspicion"}],
-    "per_class": [{}, {"end": "low"}],
-    "random": [{}, {"stratified": True}],
-    "threshold": [{"at_least": 0.4}, {"at_least": 0.2, "at_most": 0.7, "by": "suspicion"}],
-    "window": [{"start": 0.0}, {"start": 0.2}],
-    "ccs": [{"cutoff": 0.0}, {"cutoff": 0.2, "strata": 3}],
-    "beta": [{}, {"c_d": 11.0, "anchors": 1}],
-    "relabel": [{"count": 20}, {"fraction": 0.2}],
-    "remove_worst": [{"count": 24}, {"count": 1, "harmful_only": False}],
-}
-"""Options beside keep and seed that each policy is run with; a new policy adds its line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +122,7 @@ def ties_break_by_id(case):
     )
     decision = level.decide(case.make(0.4))
     chosen = decision.touched if bool(decision.kept.all()) else decision.kept
-    groups = level.labels if Need.LABELS in case.cls.reads and "keep" in case.fields else torch.zeros(EXAMPLES)
+    groups = level.labels if Need.LABELS in case.make().reads and "keep" in case.fields else torch.zeros(EXAMPLES)
     for group in groups.unique():
         sorted_ids = torch.argsort(level.ids.ranks)
         row = chosen[sorted_ids][groups[sorted_ids] == group]
@@ -148,10 +135,10 @@ def nan_is_refused(case):
     here, broken = world(), {}
     broken["values"] = here.values.clone()
     broken["values"][5] = math.nan
-    if Need.MEAN_PROBS in case.cls.reads:
+    if Need.MEAN_PROBS in case.make().reads:
         broken["mean_probs"] = here.mean_probs.clone()
         broken["mean_probs"][5, 1] = math.nan
-    if Need.TARGET_PROBS in case.cls.reads:
+    if Need.TARGET_PROBS in case.make().reads:
         broken["target_probs"] = here.target_probs.clone()
         broken["target_probs"][1, 5] = math.nan
     for name, values in broken.items():
@@ -234,7 +221,11 @@ LAWS = {
 }
 """Each law, and which policies it speaks of."""
 
-CASES = {f"{name}-{i}": Case(cls, options) for name, cls in catalogue().items() for i, options in enumerate(VARIANTS[name])}
+CASES = {
+    f"{name}-{i}": Case(cls, options)
+    for name, cls in catalogue().items()
+    for i, options in enumerate(exported("policies", name, "VARIANTS"))
+}
 
 
 @pytest.mark.parametrize(
@@ -276,4 +267,10 @@ def test_every_policy_says_where_it_comes_from(name):
     cls = catalogue()[name]
     assert cls.name == name and cls.source.cite and cls.source.url.startswith("https://") and cls.source.departures
     assert cls.__doc__ and cls.__doc__ != "" and not cls.__doc__.startswith(cls.__name__ + "(")
-    assert isinstance(cls.nests, bool) and isinstance(cls.reads, frozenset)
+    assert isinstance(cls.nests, bool) and isinstance(cls.reads, (frozenset, property))
+
+
+@pytest.mark.parametrize("spec", [f"{name}:{text}" for name in catalogue() for text in exported("policies", name, "REFUSED", [])])
+def test_options_out_of_range_are_refused(spec):
+    with pytest.raises(UsageError, match=spec.partition(":")[2].partition("=")[0]):
+        parse(spec)

@@ -1,10 +1,26 @@
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
 from assay.core.needs import Need
 from assay.methods.aum import AUM, aum
+from methods.drawn import spans
 from methods.worlds import facts_of, value
+
+VARIANTS = [{}, {"form": "probs", "reduce": "sum"}, {"epochs": 6}]
+REFUSED = ["form=prob", "reduce=max", "epochs=0"]
+
+
+def PURE(m, logits, labels, target):
+    mean = aum((logits if m.form == "logits" else logits.softmax(-1))[: m.epochs], labels)
+    return mean * (m.epochs or len(logits)) if m.reduce == "sum" else mean
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries(
+        {"epochs": spans(epochs, 1), "form": st.sampled_from(["logits", "probs"]), "reduce": st.sampled_from(["mean", "sum"])}
+    )
 
 
 def test_labels_that_are_no_class_are_refused():

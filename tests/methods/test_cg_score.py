@@ -17,6 +17,29 @@ from assay.methods import cg_score as module
 from assay.methods.cg_score import CGScore, by_class, cg_score, terms
 from reference.cg_score import gaps
 
+VARIANTS = [
+    {},
+    {"protocol": "rest", "transform": "centred"},
+    {"solver": "blocks", "block": 20, "repeats": 3},
+    {"solver": "iteration", "protocol": "rest", "probes": 16},
+    {"term": "ab"},
+]
+REFUSED = [
+    "ratio=0",
+    "repeats=0",
+    "jitter=-1",
+    "protocol=pairs",
+    "term=a",
+    "solver=fast",
+    "transform=white",
+    "block=1,solver=blocks",
+    "probes=0",
+    "iterations=0",
+    "seed=-1",
+    "largest=0",
+    "seed=3,protocol=rest",
+]
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "cg_score.npz"
 
 

@@ -1,7 +1,21 @@
 import torch
+from hypothesis import strategies as st
 
 from assay.methods.correctness import Correctness, correctness
+from methods.drawn import spans
 from methods.worlds import value
+
+VARIANTS = [{}, {"epochs": 8}]
+REFUSED = ["epochs=0"]
+
+
+def PURE(m, logits, labels, target):
+    return correctness((logits.argmax(-1) == labels)[: m.epochs])
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries({"epochs": spans(epochs, 1)})
+
 
 CORRECT = torch.tensor([[True, False, False], [True, True, False], [True, False, False], [True, False, False]])
 

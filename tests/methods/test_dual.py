@@ -5,7 +5,19 @@ import torch
 
 from assay.core.errors import UsageError
 from assay.methods.dual import DUAL, dual
+from methods.drawn import windowed
 from methods.worlds import value
+
+VARIANTS = [{}, {"window": 4, "epochs": 9}]
+REFUSED = ["window=1", "window=0", "window=2.5", "window=", "epochs=9", "epochs=0", "epochs=-1"]
+
+
+def PURE(m, logits, labels, target):
+    return dual(target[: m.epochs], m.window)
+
+
+def DRAWN(epochs):
+    return windowed(epochs)
 
 
 def test_by_hand():

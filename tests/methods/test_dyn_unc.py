@@ -2,12 +2,26 @@ import math
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.core.errors import MissingEvidence, UsageError
 from assay.core.needs import Need
 from assay.core.scoring import score
 from assay.methods.dyn_unc import DynUnc, dyn_unc
+from methods.drawn import windowed
 from methods.worlds import in_memory, value
+
+VARIANTS = [{"window": 3}, {"drop_last": True}, {"window": 4, "drop_last": True, "epochs": 9}]
+REFUSED = ["window=1", "window=12,drop_last=true,epochs=12", "drop_last=perhaps"]
+
+
+def PURE(m, logits, labels, target):
+    return dyn_unc(target[: m.epochs], m.window, drop_last=m.drop_last)
+
+
+def DRAWN(epochs):
+    return st.booleans().flatmap(lambda drop: windowed(epochs, more=int(drop)).map(lambda options: options | {"drop_last": drop}))
+
 
 PROBS = torch.tensor([[0.0], [0.5], [1.0], [1.0], [0.0]], dtype=torch.float64)
 

@@ -2,12 +2,29 @@ import math
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.core.errors import MissingEvidence, UsageError
 from assay.core.needs import Need
 from assay.core.scoring import score
 from assay.methods.el2n import EL2N, el2n
 from methods.worlds import in_memory, value
+
+VARIANTS = [{"at": 5}, {"at": 3, "span": 4, "reduce": "sum"}]
+REFUSED = ["at=-1", "span=0", "reduce=max"]
+
+
+def PURE(m, logits, labels, target):
+    mean = el2n(logits.softmax(-1)[m.at : m.at + m.span], labels)
+    return mean * m.span if m.reduce == "sum" else mean
+
+
+def DRAWN(epochs):
+    return st.integers(0, epochs - 1).flatmap(
+        lambda at: st.fixed_dictionaries(
+            {"at": st.just(at), "span": st.integers(1, epochs - at), "reduce": st.sampled_from(["mean", "sum"])}
+        )
+    )
 
 
 def test_labels_that_are_no_class_are_refused():

@@ -2,9 +2,21 @@ import math
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.methods.entropy import Entropy, entropy
 from methods.worlds import value
+
+VARIANTS = [{}, {"at": 3}]
+REFUSED = ["at=-2"]
+
+
+def PURE(m, logits, labels, target):
+    return entropy(logits.softmax(-1)[m.at])
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries({"at": st.integers(-1, epochs - 1)})
 
 
 def test_by_hand():

@@ -2,10 +2,25 @@ import math
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
 from assay.methods.forgetting import Forgetting, forgetting
+from methods.drawn import spans
 from methods.worlds import value
+
+VARIANTS = [{}, {"never_learned": "count"}, {"never_learned": 100.0, "epochs": 10}]
+REFUSED = ["never_learned=inf", "never_learned=nan", "never_learned=max"]
+
+
+def PURE(m, logits, labels, target):
+    never = {"epochs": float(m.epochs or len(logits)), "count": 0.0}.get(m.never_learned, m.never_learned)
+    return forgetting((logits.argmax(-1) == labels)[: m.epochs], never)
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries({"epochs": spans(epochs, 1), "never_learned": st.sampled_from(["epochs", "count", -1.5])})
+
 
 CORRECT = torch.tensor(
     [

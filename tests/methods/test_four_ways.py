@@ -15,21 +15,8 @@ from assay.core.needs import EPOCH_NEEDS, Need
 from assay.experiments.evidence import gather, gather_logits
 from assay.maths.divergences import error_norm
 from assay.methods import catalogue
-from assay.methods.aum import aum
-from assay.methods.confidence import confidence
-from assay.methods.correctness import correctness
-from assay.methods.dual import dual
-from assay.methods.dyn_unc import dyn_unc
-from assay.methods.el2n import el2n
-from assay.methods.entropy import entropy
-from assay.methods.forgetting import forgetting
-from assay.methods.least_confidence import least_confidence
-from assay.methods.loss import loss
-from assay.methods.margin import margin
-from assay.methods.tdds import tdds
-from assay.methods.threshold_closeness import threshold_closeness
-from assay.methods.variability import variability
 from assay.replay.live_methods import LiveMethods, live_state
+from exports import exported
 from methods.worlds import Facts, facts_of, in_memory, on_disk
 
 FOLDS = {name: cls for name, cls in catalogue().items() if issubclass(cls, AbstractAccumulator)}
@@ -40,89 +27,17 @@ def values_of(methods, evidence):
     return [result.values for result in accumulate(methods, evidence)]
 
 
-def spans(epochs, least):
-    return st.none() | st.integers(least, epochs)
+PURE = {name: exported("methods", name, "PURE") for name in FOLDS}
+"""The pure function of each accumulator: of a method, logits, labels and the probabilities of the labels."""
 
 
-@st.composite
-def windowed(draw, epochs, smallest=2, more=0):
-    window = draw(st.integers(smallest, epochs - more))
-    return {"window": window, "epochs": draw(spans(epochs, window + more))}
-
-
-OPTIONS = (
-    {
-        "dual": lambda epochs: windowed(epochs),
-        "dyn_unc": lambda epochs: st.booleans().flatmap(
-            lambda drop: windowed(epochs, more=int(drop)).map(lambda options: options | {"drop_last": drop})
-        ),
-        "tdds": lambda epochs: st.tuples(
-            windowed(epochs, 3),
-            st.fixed_dictionaries(
-                {
-                    "decay": st.floats(0.05, 1.0) | st.just(1.0),
-                    "inner": st.sampled_from(["abs", "kl"]),
-                    "outer": st.sampled_from(["norm", "sumsq"]),
-                }
-            ),
-        ).map(lambda pair: pair[0] | pair[1]),
-        "el2n": lambda epochs: st.integers(0, epochs - 1).flatmap(
-            lambda at: st.fixed_dictionaries(
-                {"at": st.just(at), "span": st.integers(1, epochs - at), "reduce": st.sampled_from(["mean", "sum"])}
-            )
-        ),
-        "aum": lambda epochs: st.fixed_dictionaries(
-            {"epochs": spans(epochs, 1), "form": st.sampled_from(["logits", "probs"]), "reduce": st.sampled_from(["mean", "sum"])}
-        ),
-        "forgetting": lambda epochs: st.fixed_dictionaries(
-            {"epochs": spans(epochs, 1), "never_learned": st.sampled_from(["epochs", "count", -1.5])}
-        ),
-        "variability": lambda epochs: st.integers(0, 1).flatmap(
-            lambda ddof: st.fixed_dictionaries({"ddof": st.just(ddof), "epochs": spans(epochs, 1 + ddof)})
-        ),
-    }
-    | {
-        name: lambda epochs: st.fixed_dictionaries({"at": st.integers(-1, epochs - 1)})
-        for name in ("entropy", "least_confidence", "margin")
-    }
-    | {
-        name: lambda epochs: st.fixed_dictionaries({"epochs": spans(epochs, 1)})
-        for name in ("loss", "confidence", "correctness", "threshold_closeness")
-    }
-)
-"""Options of each method that a run of so many epochs allows; a new fold adds its line here and in PURE."""
-
-
-def _summed(method, mean, epochs):
-    return mean * epochs if method.reduce == "sum" else mean
-
-
-def _never(method, epochs):
-    return {"epochs": float(epochs), "count": 0.0}.get(method.never_learned, method.never_learned)
-
-
-PURE = {
-    "dual": lambda m, logits, labels, target: dual(target[: m.epochs], m.window),
-    "dyn_unc": lambda m, logits, labels, target: dyn_unc(target[: m.epochs], m.window, drop_last=m.drop_last),
-    "tdds": lambda m, logits, labels, target: tdds(
-        logits.softmax(-1)[: m.epochs], m.window, m.decay, inner=m.inner, outer=m.outer
-    ),
-    "el2n": lambda m, logits, labels, target: _summed(m, el2n(logits.softmax(-1)[m.at : m.at + m.span], labels), m.span),
-    "aum": lambda m, logits, labels, target: _summed(
-        m, aum((logits if m.form == "logits" else logits.softmax(-1))[: m.epochs], labels), m.epochs or len(logits)
-    ),
-    "forgetting": lambda m, logits, labels, target: forgetting(
-        (logits.argmax(-1) == labels)[: m.epochs], _never(m, m.epochs or len(logits))
-    ),
-    "variability": lambda m, logits, labels, target: variability(target[: m.epochs], m.ddof),
-    "entropy": lambda m, logits, labels, target: entropy(logits.softmax(-1)[m.at]),
-    "least_confidence": lambda m, logits, labels, target: least_confidence(logits.softmax(-1)[m.at]),
-    "margin": lambda m, logits, labels, target: margin(logits.softmax(-1)[m.at]),
-    "loss": lambda m, logits, labels, target: loss(-logits.log_softmax(-1)[: m.epochs, torch.arange(len(labels)), labels]),
-    "confidence": lambda m, logits, labels, target: confidence(target[: m.epochs]),
-    "correctness": lambda m, logits, labels, target: correctness((logits.argmax(-1) == labels)[: m.epochs]),
-    "threshold_closeness": lambda m, logits, labels, target: threshold_closeness(target[: m.epochs]),
-}
+def options_of(name, epochs):
+    """What to draw the options of an accumulator from, for recordings of so many epochs."""
+    drawn = exported("methods", name, "DRAWN", None)
+    if drawn is not None:
+        return drawn(epochs)
+    given = exported("methods", name, "VARIANTS")
+    return st.sampled_from([one for one in given if FOLDS[name](**one).fewest_epochs <= epochs] or [{}])
 
 
 @st.composite
@@ -133,7 +48,7 @@ def worlds(draw):
     logits = (torch.randn(epochs, examples, classes, generator=draws) * draw(st.sampled_from([0.5, 3.0, 30.0]))).round(decimals=1)
     labels = torch.randint(classes, (examples,), generator=draws)
     labels[:2] = torch.tensor([0, 1])
-    methods = [cls(**draw(OPTIONS[name](epochs))) for name, cls in FOLDS.items()]
+    methods = [cls(**draw(options_of(name, epochs))) for name, cls in FOLDS.items()]
     return logits, labels, methods
 
 

@@ -4,6 +4,9 @@ import torch
 from assay.core.errors import MissingEvidence
 from methods.loops import EXAMPLES, World, inner
 
+VARIANTS = [{}, {"at": 1, "layers": "head"}]
+REFUSED = ["at=-2", "layers=last"]
+
 
 def test_equals_one_backward_pass_per_example(tmp_path):
     world = World(tmp_path / "run", "momentum")

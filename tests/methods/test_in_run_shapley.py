@@ -7,6 +7,9 @@ from torch.func import functional_call
 
 from methods.loops import EXAMPLES, Net, World
 
+VARIANTS = [{}, {"order": 2, "window": "last"}]
+REFUSED = ["order=3", "window=5-"]
+
 
 def taylor(world, before, rates, order):
     """What a step on some examples lowers the target by, to this order, as a function of the step."""

@@ -1,7 +1,19 @@
 import torch
+from hypothesis import strategies as st
 
 from assay.methods.least_confidence import LeastConfidence, least_confidence
 from methods.worlds import value
+
+VARIANTS = [{}, {"at": 3}]
+REFUSED = ["at=last"]
+
+
+def PURE(m, logits, labels, target):
+    return least_confidence(logits.softmax(-1)[m.at])
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries({"at": st.integers(-1, epochs - 1)})
 
 
 def test_by_hand():

@@ -11,6 +11,19 @@ from assay.methods.liveval import LiveVal, liveval, value
 from assay.replay.config import ReplayConfig
 from methods.loops import EXAMPLES, World, inner
 
+VARIANTS = [{}, {"delta_max": 5, "delta_step": 2, "reduce": "mean"}, {"window_rule": "alg3"}, {"window_rule": "fixed"}]
+REFUSED = [
+    "delta_0=0",
+    "delta_min=0",
+    "delta_max=1",
+    "delta_step=0",
+    "eps_lo=0.2",
+    "eps_hi=inf",
+    "window_rule=none",
+    "reduce=max",
+    "window=x",
+]
+
 DOUBLES = st.floats(-1e3, 1e3, allow_nan=False, width=64)
 
 

@@ -6,6 +6,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from methods.loops import EXAMPLES, OPTIMIZERS, Net, World
 
+VARIANTS = [{}, {"window": "1-1", "form": "renormalised"}]
+REFUSED = ["window=0", "form=dropped"]
+
 
 def trained_without(world, left_out, form, first=0):
     """The whole training in plain torch, without an example from epoch `first` on."""

@@ -1,9 +1,22 @@
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.core.needs import Need
 from assay.methods.loss import Loss, loss
+from methods.drawn import spans
 from methods.worlds import facts_of, value
+
+VARIANTS = [{}, {"epochs": 8}]
+REFUSED = ["epochs=0"]
+
+
+def PURE(m, logits, labels, target):
+    return loss(-logits.log_softmax(-1)[: m.epochs, torch.arange(len(labels)), labels])
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries({"epochs": spans(epochs, 1)})
 
 
 def test_by_hand():

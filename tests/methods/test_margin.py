@@ -1,7 +1,19 @@
 import torch
+from hypothesis import strategies as st
 
 from assay.methods.margin import Margin, margin
 from methods.worlds import value
+
+VARIANTS = [{}, {"at": 3}]
+REFUSED = ["at=-5"]
+
+
+def PURE(m, logits, labels, target):
+    return margin(logits.softmax(-1)[m.at])
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries({"at": st.integers(-1, epochs - 1)})
 
 
 def test_by_hand():

@@ -4,6 +4,9 @@ import torch
 from assay.core.errors import Mismatch, UnknownName, UsageError
 from methods.loops import EXAMPLES, World, inner
 
+VARIANTS = [{}, {"reference": "best", "form": "raw", "norm": "by_tensor", "reduce": "sum"}, {"rate": "one", "window": "0-1"}]
+REFUSED = ["reference=", "norm=l1", "window=last-1", "rate=two", "reduce=max"]
+
 
 def minus(one, two):
     return {name: one[name] - two[name] for name in one}

@@ -12,6 +12,14 @@ from assay.core.errors import MissingEvidence, UnknownName, UsageError
 from assay.methods.prediction_depth import depth, prediction_depth, probe
 from experiments import small
 
+VARIANTS = [
+    {"k": 15},
+    {"k": 15, "reference": "label"},
+    {"k": 15, "reference": "consensus", "last": 2},
+    {"k": 9, "support": 0.7, "itself": True, "project": 4},
+]
+REFUSED = ["seed=2", "k=0", "reference=truth", "last=0", "support=0", "project=0", "tie=middle", "layers=a++b", "at=-2"]
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "prediction_depth.npz"
 K = 30
 

@@ -16,6 +16,15 @@ from assay.replay.functional import Functional
 from experiments import small
 from methods.loops import EXAMPLES, OPTIMIZERS, World
 
+VARIANTS = [
+    {},
+    {"window": "last"},
+    {"form": "last_parameters"},
+    {"form": "no_hessian", "sign": "weight"},
+    {"checks": 2},
+]
+REFUSED = ["window=first", "window=3-1", "form=approximate", "sign=minus", "checks=-1", "checks=2,form=no_hessian"]
+
 
 def by_unroll(world, first=0):
     weights = torch.ones(EXAMPLES, dtype=torch.float64, requires_grad=True)

@@ -2,12 +2,35 @@ import math
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
 from assay.experiments.evidence import gather_logits
 from assay.methods.tdds import EPS, TDDS, tdds
+from methods.drawn import windowed
 from methods.worlds import value
+
+VARIANTS = [{}, {"window": 3, "decay": 0.4, "inner": "kl", "outer": "sumsq"}, {"window": 5, "decay": 1.0, "epochs": 12}]
+REFUSED = ["window=2", "decay=0", "decay=1.5", "decay=nan", "inner=l1", "outer=2"]
+
+
+def PURE(m, logits, labels, target):
+    return tdds(logits.softmax(-1)[: m.epochs], m.window, m.decay, inner=m.inner, outer=m.outer)
+
+
+def DRAWN(epochs):
+    return st.tuples(
+        windowed(epochs, 3),
+        st.fixed_dictionaries(
+            {
+                "decay": st.floats(0.05, 1.0) | st.just(1.0),
+                "inner": st.sampled_from(["abs", "kl"]),
+                "outer": st.sampled_from(["norm", "sumsq"]),
+            }
+        ),
+    ).map(lambda pair: pair[0] | pair[1])
+
 
 PROBS = torch.tensor([[[0.5, 0.5]], [[0.75, 0.25]], [[0.5, 0.5]], [[0.9, 0.1]]], dtype=torch.float64)
 

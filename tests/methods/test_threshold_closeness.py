@@ -1,7 +1,21 @@
 import torch
+from hypothesis import strategies as st
 
 from assay.methods.threshold_closeness import ThresholdCloseness, threshold_closeness
+from methods.drawn import spans
 from methods.worlds import value
+
+VARIANTS = [{}, {"epochs": 8}]
+REFUSED = ["epochs=0.5"]
+
+
+def PURE(m, logits, labels, target):
+    return threshold_closeness(target[: m.epochs])
+
+
+def DRAWN(epochs):
+    return st.fixed_dictionaries({"epochs": spans(epochs, 1)})
+
 
 PROBS = torch.tensor([[0.0, 1.0, 0.25], [0.5, 1.0, 0.75]], dtype=torch.float64)
 

@@ -5,6 +5,9 @@ from assay.core.errors import UsageError
 from assay.core.scores import Direction
 from methods.loops import EXAMPLES, World, inner
 
+VARIANTS = [{}, {"target": "self"}, {"layers": "head"}, {"every": "step"}]
+REFUSED = ["layers=first", "every=epoch", "layers=head,every=step"]
+
 
 # An average of the parameters changes where the run ends, not the parameters that TracIn looks at.
 @pytest.mark.parametrize("ema", [None, 0.7])

@@ -2,12 +2,28 @@ import math
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.core.errors import MissingEvidence, UsageError
 from assay.core.needs import Need
 from assay.core.scoring import score
 from assay.methods.variability import Variability, variability
+from methods.drawn import spans
 from methods.worlds import in_memory, value
+
+VARIANTS = [{}, {"ddof": 1, "epochs": 8}]
+REFUSED = ["ddof=2", "ddof=-1", "ddof=1,epochs=1"]
+
+
+def PURE(m, logits, labels, target):
+    return variability(target[: m.epochs], m.ddof)
+
+
+def DRAWN(epochs):
+    return st.integers(0, 1).flatmap(
+        lambda ddof: st.fixed_dictionaries({"ddof": st.just(ddof), "epochs": spans(epochs, 1 + ddof)})
+    )
+
 
 PROBS = torch.tensor([[0.0, 0.3], [1.0, 0.3], [0.0, 0.3], [1.0, 0.3]], dtype=torch.float64)
 

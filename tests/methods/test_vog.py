@@ -14,6 +14,9 @@ from assay.methods.vog import VoG, vog, within_class
 from assay.replay.functional import Functional
 from methods.loops import CLASSES, EXAMPLES, World
 
+VARIANTS = [{}, {"by_class": False}, {"stage": "late", "count": 2, "reduce": "var"}]
+REFUSED = ["count=3", "stage=late,count=1", "reduce=max", "stage=middle"]
+
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "vog.npz"
 
 

@@ -9,6 +9,8 @@ from assay.core.selection import choose
 from assay.policies.beta import EDGE, Beta, beta_shape, beta_weights
 from policies.worlds import golden, run, scores
 
+VARIANTS = [{}, {"c_d": 11.0, "anchors": 1}]
+
 KEYS = [key for key in golden() if key.startswith("beta_ab_")]
 WEIGHTS = [key for key in golden() if key.startswith("beta_w_")]
 

@@ -5,6 +5,8 @@ from assay.core.selection import choose
 from assay.policies.bottom_k import BottomK
 from policies.worlds import golden, scores
 
+VARIANTS = [{}, {"by": "suspicion"}]
+
 
 @pytest.mark.parametrize("keep", [0.7, 0.3, 0.1])
 def test_golden(keep):

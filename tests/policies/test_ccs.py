@@ -10,6 +10,8 @@ from assay.core.selection import choose
 from assay.policies.ccs import CCS, stratum_budgets, stratum_of
 from policies.worlds import golden, scores
 
+VARIANTS = [{"cutoff": 0.0}, {"cutoff": 0.2, "strata": 3}]
+
 
 @pytest.mark.parametrize(("keep", "cutoff"), [(0.3, 0.1), (0.1, 0.3)])
 def test_golden(keep, cutoff):

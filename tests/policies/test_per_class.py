@@ -8,6 +8,8 @@ from assay.core.selection import budget_of, choose
 from assay.policies.per_class import PerClass, class_budgets
 from policies.worlds import golden, run, scores
 
+VARIANTS = [{}, {"end": "low"}]
+
 
 @pytest.mark.parametrize("keep", [0.7, 0.3, 0.1])
 def test_golden_without_fill(keep):

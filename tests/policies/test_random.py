@@ -8,6 +8,8 @@ from assay.core.selection import choose
 from assay.policies.random import Random, interleaved
 from policies.worlds import run, scores
 
+VARIANTS = [{}, {"stratified": True}]
+
 
 def test_every_example_has_the_same_chance():
     made = scores(torch.zeros(20))

@@ -10,6 +10,8 @@ from assay.core.selection import choose
 from assay.policies.relabel import Relabel
 from policies.worlds import run, scores
 
+VARIANTS = [{"count": 20}, {"fraction": 0.2}]
+
 PROBS = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.4, 0.2, 0.4], [0.1, 0.1, 0.8]], dtype=torch.float64)
 LABELS = [1, 1, 1, 0]
 

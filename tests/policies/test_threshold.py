@@ -9,6 +9,8 @@ from assay.core.selection import Pool, choose
 from assay.policies.threshold import Threshold
 from policies.worlds import scores
 
+VARIANTS = [{"at_least": 0.4}, {"at_least": 0.2, "at_most": 0.7, "by": "suspicion"}]
+
 
 def test_bounds_belong_to_what_stays():
     made = scores([0.0, 1.0, 2.0, 3.0])

@@ -7,6 +7,8 @@ from assay.core.selection import choose
 from assay.policies.top_k import TopK
 from policies.worlds import golden, scores
 
+VARIANTS = [{}, {"by": "suspicion"}]
+
 
 @pytest.mark.parametrize(("keep", "name"), [(0.7, "dual"), (0.3, "dual"), (0.1, "dual"), (0.3, "forgetting")])
 def test_golden(keep, name):
