@@ -34,7 +34,7 @@ def methods_page() -> str:
         "| method | direction | unit | reads | options | source | departures from it |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, cls in methods.catalogue().items():
+    for name, cls in methods.METHODS.own.items():
         needs = ", ".join(f"`{need}`" for need in sorted(need.value for need in cls().reads))
         source = f"[{cls.source.cite}]({cls.source.url})"
         rows.append(
@@ -54,7 +54,7 @@ def policies_page() -> str:
         "| policy | what it does | nests | options | source | departures from it |",
         "|---|---|---|---|---|---|",
     ]
-    for name, cls in policies.catalogue().items():
+    for name, cls in policies.POLICIES.own.items():
         words = (cls.__doc__ or "").strip().splitlines()[0]
         source = f"[{cls.source.cite}]({cls.source.url})" if cls.source.url else cls.source.cite
         rows.append(

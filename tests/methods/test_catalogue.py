@@ -37,5 +37,5 @@ def test_options_beside_a_finished_method_are_refused():
 
 
 def test_what_is_no_name_is_refused():
-    with pytest.raises(UsageError, match="3 is no method; give a name such as 'dual'"):
+    with pytest.raises(UsageError, match="3 is no method; give a name such as 'aum'"):
         parse(3)

@@ -1,0 +1,165 @@
+"""What there is to choose from by name: classes in files of one of our packages, and those of other people's packages by entry point."""
+
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import warnings
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from . import options
+from .errors import UnknownName, UsageError
+
+Kind = TypeVar("Kind")
+
+
+class Catalogue(Generic[Kind]):
+    """Every class of one kind, by its `name`. Nothing is registered in assay.
+
+    A package of somebody else offers a class by an entry point whose group is the name of our package and whose name is that of the class:
+
+        [project.entry-points."assay.methods"]
+        learning_time = "their_package.learning_time:LearningTime"
+
+    It is imported when it is asked for or listed. A class that cannot be used is an error when it is asked for, and one warning in a list.
+    """
+
+    def __init__(self, kind: str, base: type[Kind], package: str, *, by_default: bool = False):
+        """Of the concrete subclasses of `base` in the files of `package`.
+
+        Args:
+            kind: What messages call them.
+            base: What all of them extend.
+            package: Full name of our package, and the group of entry points.
+            by_default: Whether each must be complete without any option.
+        """
+        self.kind, self._base, self._package, self._by_default = kind, base, package, by_default
+
+    @functools.cached_property
+    def own(self) -> dict[str, type[Kind]]:
+        """Those of our package, by name.
+
+        Raises:
+            RuntimeError: Two have one name.
+        """
+        found: dict[str, type[Kind]] = {}
+        package = importlib.import_module(self._package)
+        for info in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{self._package}.{info.name}")
+            for cls in vars(module).values():
+                if not inspect.isclass(cls) or cls.__module__ != module.__name__ or not issubclass(cls, self._base):
+                    continue
+                if inspect.isabstract(cls):
+                    continue
+                name: str = cls.name  # type: ignore[attr-defined]
+                if name in found:
+                    raise RuntimeError(f"{name!r} is the name of {found[name]} and of {cls}")
+                found[name] = cls
+        return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def _offered(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+        """What other packages offer, by name. A name of ours stays ours."""
+        found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+        for offer in importlib.metadata.entry_points(group=self._package):
+            if offer.name in self.own:
+                warnings.warn(
+                    f"The {self.kind} {offer.name!r} of the package {_package_of(offer)} is left out, because assay has a {self.kind} "
+                    "of that name; ask its authors for another name.",
+                    stacklevel=2,
+                )
+            else:
+                found.setdefault(offer.name, []).append(offer)
+        return found
+
+    @functools.cached_property
+    def _loaded(self) -> dict[str, type[Kind] | UsageError]:
+        return {}
+
+    def classes(self) -> dict[str, type[Kind]]:
+        """All that can be used, by name. What another package offers and cannot be used is left out with a warning."""
+        found = dict(self.own)
+        for name in self._offered:
+            told = name in self._loaded
+            cls = self._load(name)
+            if not isinstance(cls, UsageError):
+                found[name] = cls
+            elif not told:
+                warnings.warn(str(cls), stacklevel=2)
+        return dict(sorted(found.items()))
+
+    def knows(self, name: str) -> bool:
+        """Whether anybody offers that name."""
+        return name in self._offered or name in self.own
+
+    def find(self, name: str) -> type[Kind]:
+        """The class of that name.
+
+        Raises:
+            UnknownName: With the nearest names.
+            UsageError: It is of another package, and cannot be used.
+        """
+        if not self.knows(name):
+            raise UnknownName(self.kind, name, [*self.own, *self._offered])
+        cls = self.own.get(name) or self._load(name)
+        if isinstance(cls, UsageError):
+            raise cls
+        return cls
+
+    def parse(self, spec: object, given: Mapping[str, object] | None = None) -> Kind:
+        """What `"name"` or `"name:option=value,..."` asks for; options in `given` win. An instance is passed through.
+
+        Raises:
+            UnknownName: No such name or option.
+            UsageError: A value that the option does not take, or options beside an instance.
+        """
+        if isinstance(spec, self._base):
+            if given:
+                title = getattr(spec, "title", type(spec).__name__)
+                raise UsageError(f"{title} already has its options; {', '.join(given)} cannot be set on it. Give a name instead.")
+            return spec
+        if not isinstance(spec, str):
+            some = next(iter(self.own))
+            raise UsageError(f"{spec!r} is no {self.kind}; give a name such as {some!r}, 'name:option=value', or a {self.kind}.")
+        name, texts = options.split(spec)
+        return options.build(self.find(name), self.kind, {**texts, **(given or {})})
+
+    def _load(self, name: str) -> type[Kind] | UsageError:
+        """What other packages offer under a name, or why it cannot be used."""
+        if name not in self._loaded:
+            offers = self._offered[name]
+            try:
+                if len(offers) > 1:
+                    raise TypeError(f"of {' and '.join(_package_of(offer) for offer in offers)}, only one may be installed")
+                self._loaded[name] = self._checked(name, offers[0].load())
+            except Exception as error:
+                # Whatever goes wrong in code of other people must not take the other names away.
+                why = str(error) if type(error) is TypeError else f"{type(error).__name__}: {error}"
+                self._loaded[name] = UsageError(
+                    f"The {self.kind} {name!r} of the package {_package_of(offers[0])} cannot be used ({' '.join(why.split())}); "
+                    "mend or uninstall that package."
+                )
+        return self._loaded[name]
+
+    def _checked(self, name: str, cls: object) -> type[Kind]:
+        base = self._base.__name__
+        if not inspect.isclass(cls) or not issubclass(cls, self._base):
+            raise TypeError(f"{cls!r} is no subclass of {base}")
+        if inspect.isabstract(cls):
+            raise TypeError(f"{cls.__name__} lacks {', '.join(sorted(cls.__abstractmethods__))} of {base}")  # type: ignore[attr-defined]
+        if not dataclasses.is_dataclass(cls):
+            raise TypeError(f"{cls.__name__} is no dataclass, whose fields would be its options")
+        if lacks := [said for said in vars(self._base).get("__annotations__", {}) if not hasattr(cls, said)]:
+            raise TypeError(f"{cls.__name__} does not say its {', '.join(lacks)}")
+        if cls.name != name:  # type: ignore[attr-defined]
+            raise TypeError(f"{cls.__name__} calls itself {cls.name!r}")  # type: ignore[attr-defined]
+        if self._by_default:
+            cls()
+        return cls  # type: ignore[return-value]
+
+
+def _package_of(offer: importlib.metadata.EntryPoint) -> str:
+    return offer.dist.name if offer.dist is not None else offer.module
