@@ -31,8 +31,8 @@ WRONG, HARD = slice(0, 10), slice(10, 26)
 
 
 TRAINED = frozenset({Need.STEPS, Need.CHECKPOINTS})
-BESIDE = TRAINED | {Need.INPUTS}
-EVERYTHING = EPOCH_NEEDS | TRAINED | {Need.LABELS, Need.MEAN_PROBS, Need.INPUTS}
+BESIDE = TRAINED | {Need.INPUTS, Need.FEATURES}
+EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,10 +67,15 @@ class World:
             labels=self.labels if Need.LABELS in holds else None,
             epochs=Facts(facts) if facts else None,
             mean_probs=probs if Need.MEAN_PROBS in holds else None,
-            inputs=self.inputs.clone() if Need.INPUTS in holds else None,
+            inputs=self.inputs.clone() if holds & {Need.INPUTS, Need.FEATURES} else None,
             steps=self.replay if Need.STEPS in holds else None,
             checkpoints=self.replay if Need.CHECKPOINTS in holds else None,
-        )
+            features=self if Need.FEATURES in holds else None,
+        ).narrow("this world", holds)
+
+    def features(self, spec):
+        """Of the kept models, which are trained once somebody asks."""
+        return self.replay.features(spec)
 
     def take(self, order) -> "World":
         now = order.argsort()
@@ -229,10 +234,9 @@ def the_world_is_untouched(method):
     # Python's own generator is left out: the run-time type checker of the tests draws from it.
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_default_dtype()
     score([method], evidence)
-    if Need.INPUTS in method.reads:
+    if method.reads & {Need.INPUTS, Need.FEATURES}:
         # Rows that a caller gives are its own.
-        view = evidence.narrow(method.title, method.reads)
-        assert torch.equal(view.inputs(), inputs), "wrote into the inputs"
+        assert torch.equal(evidence.inputs(), inputs), "wrote into the inputs"
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1].tolist(), torch.get_default_dtype()) == states[1:]
     assert torch.is_grad_enabled()
@@ -484,4 +488,5 @@ def test_every_undeclared_fact_of_an_epoch_raises(need):
 def test_every_other_undeclared_fact_raises(need):
     view = world().evidence().narrow("nobody", EPOCH_NEEDS)
     with pytest.raises(UndeclaredNeed, match=f"`{need.value}` was read but is not declared"):
-        view.inputs() if need is Need.INPUTS else getattr(view, need.value)
+        asked = {Need.INPUTS: view.inputs, Need.FEATURES: lambda: view.features("inputs")}
+        asked.get(need, lambda: getattr(view, need.value))()

@@ -13,7 +13,7 @@ from assay.core.scoring import score as straight
 from assay.experiments import models
 from assay.experiments import score as module
 from assay.experiments.evidence import gather, gather_logits
-from assay.experiments.scorable import BESIDE, REPLAYED, scorable
+from assay.experiments.scorable import BESIDE, replayed, scorable
 from assay.experiments.score import score, score_apart
 from assay.methods import catalogue
 from assay.methods.aum import AUM
@@ -115,7 +115,7 @@ def test_scorable_says_what_works_and_why_the_rest_does_not(run):
     assert score(run, able).keys() == set(able)
     for name, why in unable.items():
         if catalogue()[name]().reads & BESIDE:
-            assert ("takes the training again" if catalogue()[name]().reads & REPLAYED else "looks at the data") in why
+            assert ("takes the training again" if replayed(catalogue()[name]()) else "looks at the data") in why
             continue
         with pytest.raises(MissingEvidence):
             score(run, name)

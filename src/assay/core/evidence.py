@@ -10,13 +10,11 @@ from torch import Tensor
 from .arguments import checked_arguments
 from .epochs import Epoch, EpochSource, Space
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
+from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
 from .ids import Ids
 from .models import ModelSource
 from .needs import EPOCH_NEEDS, Need
 from .steps import StepSource
-
-DATA = ""
-"""Name of the data themselves among inputs."""
 
 
 def as_rows(inputs: Any) -> Tensor:
@@ -54,8 +52,10 @@ class Evidence:
         inputs: Num[Tensor, "examples ..."] | Mapping[str, Any] | None = None,
         checkpoints: ModelSource | None = None,
         steps: StepSource | None = None,
+        features: FeatureSource | None = None,
     ):
-        """Put facts under their needs. Mean probabilities may be given as a function that reads them once they are asked for.
+        """Put facts under their needs. Mean probabilities may be given as a function that reads them once they are asked for; `features` makes
+        those of kept models, inputs are features by themselves.
 
         Raises:
             UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
@@ -82,6 +82,7 @@ class Evidence:
             Need.INPUTS: rows or None,
             Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
+            Need.FEATURES: (rows, features) if rows or features is not None else None,
         }
         self._held = {need: fact for need, fact in held.items() if fact is not None}
         self._source = epochs
@@ -153,6 +154,24 @@ class Evidence:
             what = "The data themselves are" if name is None else f"Rows of the name {name!r} are"
             raise MissingEvidence(f"{what} not at hand; there are: {', '.join(filter(None, held))}.")
         return held[wanted]
+
+    def features(self, spec: str | FeatureSpec) -> Features:
+        """A row of numbers for each example (see `core.features.FeatureSpec`).
+
+        Raises:
+            UsageError: There are no features of that kind.
+            MissingEvidence: What they are made of was not given.
+        """
+        rows, source = self._take(Need.FEATURES)
+        wanted = FeatureSpec.parse(spec) if isinstance(spec, str) else spec
+        if not wanted.of_a_model:
+            return given_features(self.ids, rows, wanted)
+        if source is None:
+            raise MissingEvidence(
+                f"features={wanted} are made by a model that a run kept, and there is none here; score a run that was recorded with "
+                "checkpoints='last', or choose features=inputs or features=rows:NAME."
+            )
+        return source.features(wanted)
 
     @property
     def checkpoints(self) -> ModelSource:

@@ -1,6 +1,169 @@
-"""Features: rows of numbers, one for each example, by what they are made of."""
+"""Features: a row of numbers for each example, by what it is made of."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import MissingEvidence, UsageError
+from .ids import Ids
 
 INPUTS = "inputs"
 """The inputs themselves, flattened."""
 ROWS = "rows:"
 """Followed by a name: rows given from outside, such as embeddings of another model."""
+PENULTIMATE = "penultimate"
+"""What goes into the linear layer that makes the logits."""
+LAYER = "layer:"
+"""Followed by the name of a module: its output, flattened; of tokens the mean over the tokens."""
+HEAD_GRADS = "head_grads"
+"""Gradient of each example's loss by weight and bias of the linear layer that makes the logits."""
+GRADS = "grads:project="
+"""Followed by a number: gradient of each example's loss by all trainable parameters, projected to so many numbers."""
+
+DATA = ""
+"""Name of the data themselves among inputs."""
+BLOCK = 4096
+"""Rows of a block of features that are in memory."""
+
+Kind = Literal["inputs", "rows", "penultimate", "layer", "head_grads", "grads"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+    """What features are made of: `inputs`, `rows:NAME`, `penultimate`, `layer:NAME`, `head_grads` or `grads:project=NUMBER`.
+
+    The last four are of a model that the run kept: by default of the last one, with `@EPOCH` behind of that epoch, counted from 0.
+
+    Attributes:
+        kind: Which of these.
+        name: Of rows from outside, or of a layer; `layer:NAME#2` is what its second call in a pass gives.
+        project: How many numbers gradients are projected to; 0 for other kinds.
+        epoch: Whose end is looked at; None for the last that was kept.
+    """
+
+    kind: Kind
+    name: str = ""
+    project: int = 0
+    epoch: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "FeatureSpec":
+        """What a text asks for.
+
+        Raises:
+            UsageError: There are no such features.
+        """
+        if text == INPUTS:
+            return cls("inputs")
+        # Names of rows are a user's own and may hold any sign; rows from outside do not change from epoch to epoch.
+        if text.startswith(ROWS) and text != ROWS:
+            return cls("rows", text.removeprefix(ROWS))
+        bare, at, epoch = text.rpartition("@") if "@" in text else (text, "", "")
+        if bare == INPUTS:
+            raise UsageError(f"features={text} asks for inputs of an epoch, and they are the same in all; give features=inputs.")
+        if at and not (epoch.isascii() and epoch.isdigit()):
+            raise UsageError(f"features={text} asks for the epoch {epoch!r}; give a whole number from 0 on, such as {bare}@0.")
+        when = int(epoch) if at else None
+        if bare in (PENULTIMATE, HEAD_GRADS):
+            return cls("penultimate" if bare == PENULTIMATE else "head_grads", epoch=when)
+        if bare.startswith(LAYER) and bare != LAYER:
+            return cls("layer", bare.removeprefix(LAYER), epoch=when)
+        number = bare.removeprefix(GRADS)
+        if bare.startswith(GRADS) and number.isascii() and number.isdigit() and int(number) >= 1:
+            return cls("grads", project=int(number), epoch=when)
+        raise UsageError(
+            f"features={text} is none of inputs, rows:NAME, penultimate, layer:NAME, head_grads and grads:project=NUMBER (from 1 on), the last "
+            "four with @EPOCH behind for another epoch than the last; give one of these."
+        )
+
+    @property
+    def of_a_model(self) -> bool:
+        """Whether a kept model makes them."""
+        return self.kind not in ("inputs", "rows")
+
+    def __str__(self) -> str:
+        bare = {"rows": f"{ROWS}{self.name}", "layer": f"{LAYER}{self.name}", "grads": f"{GRADS}{self.project}"}.get(
+            self.kind, self.kind
+        )
+        return bare if self.epoch is None else f"{bare}@{self.epoch}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """A row of numbers for each example. Nothing is computed before it is asked for; any number of readers may read at once.
+
+    Attributes:
+        spec: What they are made of.
+        ids: Of the examples, a row each, in this order.
+        dims: Numbers in a row.
+        read: Begins to give the blocks.
+    """
+
+    spec: FeatureSpec
+    ids: Ids
+    dims: int
+    read: Callable[[], Iterator[tuple[slice, Tensor]]]
+
+    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block dims"]]]:
+        """Which positions, and their rows in float32 or float64; from the first to the last, each once. They are the reader's own."""
+        return self.read()
+
+    def rows(self) -> Float[Tensor, "examples dims"]:
+        """All of them in one tensor, which is the reader's own."""
+        whole: Tensor | None = None
+        for part, block in self.blocks():
+            if whole is None:
+                whole = torch.empty(len(self.ids), self.dims, dtype=block.dtype)
+            whole[part] = block
+        assert whole is not None
+        return whole
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash over the numbers, 16 hex digits; goes through all blocks once."""
+        digest, dtype = hashlib.sha256(f"{len(self.ids)} {self.dims} ".encode()), ""
+        for _, block in self.blocks():
+            dtype = str(block.dtype)
+            digest.update(block.contiguous().numpy().tobytes())
+        digest.update(dtype.encode())
+        return digest.hexdigest()[:16]
+
+
+@runtime_checkable
+class FeatureSource(Protocol):
+    """Makes features of kept models."""
+
+    def features(self, spec: FeatureSpec) -> Features:
+        """Features of this kind; what makes them is read when they are."""
+        ...
+
+
+def given_features(ids: Ids, inputs: Mapping[str, Tensor], spec: FeatureSpec) -> Features:
+    """Features that are there: the data themselves, or rows from outside.
+
+    Args:
+        ids: Of the examples.
+        inputs: The data under the name `DATA`, and rows by name.
+        spec: Which of them.
+
+    Raises:
+        MissingEvidence: They were not given.
+    """
+    name = DATA if spec.kind == "inputs" else spec.name
+    if name not in inputs:
+        what = "The data themselves are" if spec.kind == "inputs" else f"Rows of the name {name!r} are"
+        raise MissingEvidence(f"{what} not at hand; there are: {', '.join(filter(None, inputs)) or 'none'}.")
+    rows = inputs[name].flatten(1)
+
+    def read() -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            yield part, rows[part].to("cpu", copy=True)
+
+    return Features(spec, ids, rows.shape[1], read)

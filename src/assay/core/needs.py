@@ -22,6 +22,10 @@ class Need(enum.Enum):
     )
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
     INPUTS = "inputs", "score together with the data: a run that `assay record` made, or loop= for your own"
+    FEATURES = (
+        "features",
+        "score together with what they are made of: the data, rows given by inputs=, or a run that kept a model",
+    )
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
 
     how: str

@@ -46,6 +46,7 @@ def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] 
         inputs=inputs,
         checkpoints=replay,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
+        features=replay,
     )
 
 

@@ -18,7 +18,7 @@ from ..core.scores import Scores
 from ..replay.live_methods import live_state, step_result
 from ..runs.run import Run
 from .plan import models_asked
-from .scorable import WITHOUT_TRAINING
+from .scorable import needs_training
 
 
 def members_of(run: Run) -> list[Run]:
@@ -42,7 +42,7 @@ def over_models(
 ) -> list[Scores]:
     """The scores of one model, or their means over several."""
     found = [computed(models[0], due, evidences[0], spent)]
-    trained = [one for one in due if not one.reads <= WITHOUT_TRAINING]
+    trained = [one for one in due if needs_training(one)]
     if len(models) == 1 or not trained:
         return found[0]
     found += [computed(model, trained, evidence, spent) for model, evidence in zip(models[1:], evidences[1:], strict=True)]

@@ -4,10 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from .. import __version__
-from ..core.evidence import DATA
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
-from ..core.needs import Need
 from ..core.scores import Scores
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
@@ -15,7 +13,7 @@ from ..replay.replay import Replay
 from ..runs.artefacts import finished, load_scores
 from ..runs.run import Run
 from .evidence import LOOP, identity
-from .scorable import REPLAYED, rows_asked
+from .scorable import inputs_asked, replayed
 
 FUNCTION = "a function"
 """Stands for the fingerprint of a target that a user computes."""
@@ -32,9 +30,10 @@ def parents_of(
     """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
     from elsewhere; and what else its values hang on."""
     parents = {"run": run.fingerprint}
-    if Need.INPUTS in method.reads and (looked := rows_asked(method) or DATA) in content:
-        parents["inputs"] = content[looked]
-    if replay is None or not method.reads & REPLAYED:
+    looked = inputs_asked(method)
+    if looked and all(name in content for name in looked):
+        parents["inputs"] = content[looked[0]] if len(looked) == 1 else fingerprint(*(content[name] for name in looked))
+    if replay is None or not replayed(method):
         return parents
     parents |= (replaying or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)

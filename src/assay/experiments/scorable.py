@@ -11,7 +11,7 @@ from ..core import accumulators
 from ..core.accumulators import AbstractAccumulator
 from ..core.errors import Mismatch, MissingEvidence, UsageError, some
 from ..core.evidence import Evidence
-from ..core.features import INPUTS, ROWS
+from ..core.features import DATA, FeatureSpec
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores
@@ -23,11 +23,7 @@ from ..runs.run import Run
 from .evidence import gather
 from .plan import has_plan
 
-WITHOUT_TRAINING = frozenset({Need.INPUTS, Need.LABELS})
-"""Needs of methods that look at the examples alone."""
-REPLAYED = frozenset({Need.STEPS, Need.CHECKPOINTS})
-"""Needs that ask for model and data beside the run."""
-BESIDE = REPLAYED | {Need.INPUTS}
+BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.INPUTS, Need.FEATURES})
 """Needs that ask for anything beside the run."""
 
 
@@ -43,18 +39,32 @@ def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
         UnknownName: No such method or option.
     """
     for one in map(parse, methods):
-        if not one.reads <= WITHOUT_TRAINING:
+        if needs_training(one):
             raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
+
+
+def replayed(method: AbstractMethod) -> bool:
+    """Whether a method reads steps, kept models or what they make, for which model and data are asked for beside the run."""
+    return bool(method.reads & {Need.STEPS, Need.CHECKPOINTS}) or any(spec.of_a_model for spec in _features_asked(method))
+
+
+def needs_training(method: AbstractMethod) -> bool:
+    """Whether a method looks at more than the examples alone."""
+    return not method.reads <= {Need.INPUTS, Need.LABELS, Need.FEATURES} or replayed(method)
+
+
+def inputs_asked(method: AbstractMethod) -> list[str]:
+    """Names of the inputs that a method looks at: of rows from outside, and `DATA` for the data themselves."""
+    return [spec.name if spec.kind == "rows" else DATA for spec in _features_asked(method) if not spec.of_a_model]
 
 
 def looks_at_inputs(method: AbstractMethod) -> bool:
     """Whether a method looks at the data themselves."""
-    return Need.INPUTS in method.reads and INPUTS in method.asks.features
+    return DATA in inputs_asked(method)
 
 
-def rows_asked(method: AbstractMethod) -> str | None:
-    """Name of the rows from outside that a method looks at; None where it looks at none."""
-    return next((name.removeprefix(ROWS) for name in method.asks.features if name.startswith(ROWS)), None)
+def _features_asked(method: AbstractMethod) -> list[FeatureSpec]:
+    return [FeatureSpec.parse(text) for text in method.asks.features]
 
 
 def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
@@ -87,21 +97,21 @@ def check_read(
         UsageError: The first one.
     """
     titles = some([one.title for one in wanted], len(wanted))
-    replayed = any(takes_again(run, one) for one in wanted)
+    retaken = any(takes_again(run, one) for one in wanted)
     if idle_again:
         raise UsageError("again=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
     if unused := [name for name in references if name not in {asked for one in wanted for asked in one.asks.references}]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
-    if unread := [name for name in inputs if name not in {rows_asked(one) for one in wanted}]:
+    if unread := [name for name in inputs if name not in {asked for one in wanted for asked in inputs_asked(one)}]:
         raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
-    if loop is not None and not replayed and not any(map(looks_at_inputs, wanted)):
+    if loop is not None and not retaken and not any(map(looks_at_inputs, wanted)):
         raise UsageError(
             f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one that does, such as grand, or "
             "leave it out."
         )
     if loop is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
-    if replaying is not None and replaying != ReplayConfig() and not replayed:
+    if replaying is not None and replaying != ReplayConfig() and not retaken:
         raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
     if pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
@@ -115,8 +125,8 @@ def check_read(
 
 
 def takes_again(run: Run, method: AbstractMethod) -> bool:
-    """Whether a method takes the training of this run again: it reads steps or kept models, and did not run along."""
-    return bool(method.reads & REPLAYED) and method.title not in run.header.live
+    """Whether a method takes the training of this run again: it reads steps, kept models or what they make, and did not run along."""
+    return replayed(method) and method.title not in run.header.live
 
 
 def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
@@ -152,7 +162,7 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     evidence, able, unable = gather(run), [], {}
     for name, cls in catalogue().items():
         method = cls()
-        if not run.epochs and not method.reads <= WITHOUT_TRAINING:
+        if not run.epochs and needs_training(method):
             unable[name] = "reads a training, and nothing was trained here."
             continue
         if run.epochs and method.reads & BESIDE and method.title not in run.header.live:
@@ -172,7 +182,7 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
 
 def needed_beside(run: Run, method: AbstractMethod) -> str:
     """How to have a method that asks for model or data beside the run, or what the run lacks for it."""
-    again = bool(method.reads & REPLAYED)
+    again = replayed(method)
     what = "takes the training again" if again else "looks at the data"
     if again and not run.states():
         return f"{what}, and the run kept no model; record with checkpoints='last'."

@@ -34,13 +34,13 @@ from .retraining import Retraining
 from .saved_scores import parents_of, saved_score
 from .scorable import (
     BESIDE,
-    REPLAYED,
     check_joinable,
     check_read,
     check_untrained,
     check_wanted,
+    inputs_asked,
     looks_at_inputs,
-    rows_asked,
+    replayed,
     scorable,
     takes_again,
 )
@@ -88,7 +88,8 @@ def score(
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
         replaying: How steps are taken again: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
-        inputs: Rows that `cg_score:inputs=NAME` looks at in place of the data, such as embeddings, by name: one for each of the run's ids.
+        inputs: Rows that a method with `features=rows:NAME` (or `cg_score:inputs=NAME`) looks at in place of the data, such as embeddings, by
+            name: one for each of the run's ids.
             Without them a score that was saved of rows of that name is taken.
         pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by
             default in this process.
@@ -205,11 +206,12 @@ def served(
     for one in due:
         if looks_at_inputs(one) and DATA not in seen:
             data_of(run, loop)
-        if (name := rows_asked(one)) is not None and name not in seen:
-            raise UsageError(
-                f"{one.title} looks at rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
-                f"(in Python inputs={{{name!r}: rows}})."
-            )
+        for name in inputs_asked(one):
+            if name not in seen:
+                raise UsageError(
+                    f"{one.title} looks at rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
+                    f"(in Python inputs={{{name!r}: rows}})."
+                )
     if joined:
         check_joinable(run, wanted, made, evidences[0])
     spent = Spent()
@@ -221,14 +223,14 @@ def served(
             parents=parents[one.title],
             code=__version__,
             seed=run.header.seed,
-            device=str(first.course.device) if first is not None and one.reads & REPLAYED else "cpu",
+            device=str(first.course.device) if first is not None and replayed(one) else "cpu",
             seconds=spent.seconds.get(one.title, 0.0),
             folder=str(run.folder),
             drawn=DRAWN in run.header.about,
         )
         remarks = () if first is None else tuple(first.remarks[name] for name in one.asks.targets if name in first.remarks)
         # What could not be held against the recording concerns all that is taken from the replay.
-        remarks += first.cautions if first is not None and one.reads & REPLAYED else ()
+        remarks += first.cautions if first is not None and replayed(one) else ()
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
         if save:
             save_scores(made[one.title], run.paths.scores(one.title))
@@ -422,7 +424,7 @@ def _replays(
     """
     if not any(takes_again(models[0], one) for one in wanted):
         return []
-    asked = [(one.title, target) for one in wanted if one.reads & REPLAYED for target in one.asks.targets]
+    asked = [(one.title, target) for one in wanted if replayed(one) for target in one.asks.targets]
     key = frozenset(target for _, target in asked)
     if key not in known:
         try:

@@ -1,14 +1,19 @@
 """The nearest neighbours of examples among others, exactly, and what they vote for."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 Tie = Literal["low", "high", "nearest"]
 ROWS, COLUMNS = 2048, 8192
 """Distances that are held at once, at most."""
+TIED = 1e-12
+"""Distances no further apart than this part of half the squared sizes of the two rows count as equal."""
+TILE_BYTES = 64 * 2**20
+"""What the distances of some examples to all may take at once."""
 DIMS = 2048
 """Dimensions that are taken at once, so that what stands beside the rows themselves is small."""
 
@@ -59,6 +64,84 @@ def nearest(
             raise ValueError("Distances are not finite; rows must be finite, and not so large that their squares overflow.")
         found.append(which)
     return torch.cat(found)
+
+
+def disagreeing(
+    rows: Float[Tensor, "examples dims"],
+    labels: Int[Tensor, " examples"],
+    k: int,
+    *,
+    cosine: bool = True,
+    weighted: bool = False,
+) -> Float64[Tensor, " examples"]:
+    """Part of each example's k nearest other examples that is of another class, in 0..1.
+
+    Where several are as near as the k-th, each of them counts by the same share, so that k count in all: no order of the examples decides.
+    Distances within `TIED` of the squared sizes count as equal, which is what rounding makes of equal ones. In double precision, for some
+    examples against all at a time.
+
+    Args:
+        rows: Finite.
+        labels: Class of each.
+        k: How many neighbours.
+        cosine: 1 - cosine as distance, in which rows of zeros are at right angles to all; else half the squared Euclidean distance, which has
+            the same neighbours as the Euclidean.
+        weighted: Whether a neighbour at distance d counts exp(-d / d_k), with d_k the distance of the k-th, and not 1.
+
+    Raises:
+        ValueError: There are fewer than k others, or distances are not finite.
+    """
+    count = len(rows)
+    if not 1 <= k < count:
+        raise ValueError(f"k={k} neighbours are asked for and there are {count - 1}.")
+    # By the largest number first, so that no square overflows or is lost.
+    largest = torch.cat([part.abs().amax(1) for part in rows.split(COLUMNS)]).to(torch.float64)
+    scale = largest.where(largest > 0, 1.0)[:, None] if cosine else largest.max().clamp(min=torch.finfo(torch.float64).tiny)
+    centre = torch.zeros(rows.shape[1], dtype=torch.float64)
+
+    def directed(at: slice) -> Tensor:
+        part = rows[at].to(torch.float64) / (scale[at] if cosine else scale)
+        if not cosine:
+            return part - centre
+        norms = part.norm(dim=1, keepdim=True)
+        return part / norms.where(norms > 0, 1.0)
+
+    if not cosine:
+        # About the mean, so that little is cancelled.
+        centre = torch.stack([directed(at).sum(0) for at in _parts(count)]).sum(0) / count
+
+    sizes = torch.ones(count, dtype=torch.float64)
+    if not cosine:
+        sizes = torch.cat([directed(at).square().sum(1) for at in _parts(count)])
+    found = torch.empty(count, dtype=torch.float64)
+    step = max(1, min(ROWS, TILE_BYTES // (8 * count)))
+    for start in range(0, count, step):
+        queries = directed(here := slice(start, start + step))
+        both = (sizes[here, None] + sizes) / 2
+        gaps = both.clone()
+        for at in _parts(count):
+            gaps[:, at] -= queries @ directed(at).T
+        if not bool(gaps.isfinite().all()):
+            raise ValueError("Distances are not finite; rows must be finite.")
+        gaps.masked_fill_(gaps <= TIED * both, 0.0)
+        own = torch.arange(len(queries))
+        gaps[own, own + start] = torch.inf
+        last = gaps.kthvalue(k, 1, keepdim=True).values
+        slack = both.mul_(TIED)
+        nearer = gaps < last - slack
+        tied = (gaps <= last + slack) & ~nearer
+        share = (k - nearer.sum(1, keepdim=True)).to(torch.float64) / tied.sum(1, keepdim=True)
+        counts = nearer.to(torch.float64) + share * tied
+        if weighted:
+            counts *= torch.exp(-torch.where(last > 0, gaps.where(nearer | tied, 0.0) / last.where(last > 0, 1.0), 0.0))
+        other = labels != labels[here, None]
+        found[here] = (counts * other).sum(1) / counts.sum(1)
+    # A sum of shares may round to above the whole.
+    return found.clamp(0, 1)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + COLUMNS) for start in range(0, count, COLUMNS))
 
 
 def votes(neighbours: Int[Tensor, "queries k"], labels: Int[Tensor, " supports"], classes: int) -> Int[Tensor, "queries classes"]:

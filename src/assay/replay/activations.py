@@ -44,7 +44,7 @@ class _Enough(Exception):
     """Every layer that is wanted has been seen."""
 
 
-class _Unseen(UsageError):
+class Unseen(UsageError):
     """A layer that was named cannot be looked at."""
 
 
@@ -77,7 +77,7 @@ def tapped(
             return
         value = _whole(value)
         if not _rows_of(value, batch):
-            raise _Unseen(f"Layer {place.name} does not give a row of numbers for each example; name others with layers=.")
+            raise Unseen(f"Layer {place.name} does not give a row of numbers for each example; name others with layers=.")
         if not bool(value.isfinite().all()):
             raise NumericalError(f"Layer {place.name} makes numbers that are NaN or infinite; look at the model that was kept.")
         take(place, value)
@@ -97,7 +97,7 @@ def tapped(
         with contextlib.suppress(_Enough):
             yield
     if left:
-        raise _Unseen(f"Layer {next(iter(left.values())).name} is not called for every batch; name others with layers=.")
+        raise Unseen(f"Layer {next(iter(left.values())).name} is not called for every batch; name others with layers=.")
 
 
 def _whole(value: Any) -> Any:
@@ -167,8 +167,8 @@ def _called(model: nn.Module, forward: Callable[[], Tensor]) -> tuple[list[_Call
     return calls, logits
 
 
-def _fitting(model: nn.Module, forward: Callable[[], Tensor]) -> str:
-    """What to do where a layer cannot be looked at, with the names of those that can."""
+def fitting(model: nn.Module, forward: Callable[[], Tensor], option: str = "layers=") -> str:
+    """What to do where a layer cannot be looked at, with the names of those that can, behind the option that takes them."""
     calls, logits = _called(model, forward)
     fit = [
         _title(one.name, one.call) for one in calls if one.name and one.output is not logits and _rows_of(one.output, len(logits))
@@ -176,11 +176,17 @@ def _fitting(model: nn.Module, forward: Callable[[], Tensor]) -> str:
     if not fit:
         return "no module of this model can be looked at, so choose a method that reads no layers, such as grand"
     usual = [place.name for place in found(model, forward)]
-    return f"name others, such as layers={(usual or fit)[-1]} (what can be looked at: {some(fit, len(fit), 12)})"
+    return f"name others, such as {option}{(usual or fit)[-1]} (what can be looked at: {some(fit, len(fit), 12)})"
 
 
 def head_of(model: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """Name of the linear layer that makes the logits: the last one called whose output is what the model returns.
+    """Name of the linear layer that makes the logits (see `head_input`); None if there is none."""
+    place = head_input(model, forward)
+    return None if place is None else place.module
+
+
+def head_input(model: nn.Module, forward: Callable[[], Any]) -> Place | None:
+    """What goes into the linear layer that makes the logits: the last one called whose output is what the model returns.
 
     Where something follows it, such as a temperature or a softmax, the last one called, if it gives as many numbers per example.
 
@@ -204,12 +210,15 @@ def head_of(model: nn.Module, forward: Callable[[], Any]) -> str | None:
                 stack.callback(hook.remove)
         stack.callback(model.register_forward_hook(left).remove)
         forward()
-    made = [name for name, output in calls if any(output is leaf for leaf in returned)]
-    if made or not calls:
-        return made[-1] if made else None
-    name, output = calls[-1]
+    made = [at for at, (_, output) in enumerate(calls) if any(output is leaf for leaf in returned)]
     # The losses may call parts of the model rather than the model.
-    return name if not returned or any(leaf.shape == output.shape for leaf in returned) else None
+    if not made and calls and (not returned or any(leaf.shape == calls[-1][1].shape for leaf in returned)):
+        made = [len(calls) - 1]
+    if not made:
+        return None
+    name = calls[made[-1]][0]
+    before = sum(called == name for called, _ in calls[: made[-1]])
+    return Place(f"(what goes into {name})", name, before, before=True)
 
 
 def _title(name: str, call: int) -> str:
@@ -281,14 +290,14 @@ def layered(
     if not places and tokens:
         raise UsageError(
             "The model has no layer between its tokens and its logits that gives a row of numbers for each example; "
-            f"{_fitting(model, lambda: forward(few))}."
+            f"{fitting(model, lambda: forward(few))}."
         )
     sizes: dict[Place, int] = {}
     try:
-        with tapped(model, places, len(inputs), lambda place, value: sizes.__setitem__(place, _row(value, tokens).shape[1])):
+        with tapped(model, places, len(inputs), lambda place, value: sizes.__setitem__(place, row_of(value, tokens).shape[1])):
             forward(few)
-    except _Unseen as error:
-        raise UsageError(f"{str(error).split(';')[0]}; {_fitting(model, lambda: forward(few))}.") from error
+    except Unseen as error:
+        raise UsageError(f"{str(error).split(';')[0]}; {fitting(model, lambda: forward(few))}.") from error
     order = [INPUT] * (not tokens) + places + [OUTPUT]
     group: list[Place] = []
     taken = 0
@@ -317,7 +326,7 @@ def _pass(
         size = size_of(batch)
 
         def take(place: Place, value: Tensor, positions: Tensor = positions) -> None:
-            own = _row(value, tokens)
+            own = row_of(value, tokens)
             if place not in held:
                 held[place] = torch.empty(count, own.shape[1], dtype=own.dtype)
             held[place][positions] = own.cpu()
@@ -335,7 +344,7 @@ def _pass(
         yield Layer(place.name, held.pop(place))
 
 
-def _row(value: Tensor, tokens: bool) -> Tensor:
+def row_of(value: Tensor, tokens: bool) -> Tensor:
     """One row for each example, in single precision at least."""
     rows = value.mean(1) if tokens and value.ndim == 3 else value.flatten(1)
     return rows if rows.dtype == torch.float64 else rows.to(torch.float32)

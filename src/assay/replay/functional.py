@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import UsageError, some
-from ..maths.derivatives import CHUNK_BYTES, called_with, check_independent_examples, directional, mask_padding_rows
+from ..maths.derivatives import (
+    CHUNK_BYTES,
+    called_with,
+    check_independent_examples,
+    directional,
+    example_gradients,
+    mask_padding_rows,
+)
 from ..maths.differentiable import written_out
 from ..maths.layer_rules import Products, example_products
 from ..maths.params import Params
@@ -222,6 +229,38 @@ class Functional:
         way = "gradients in chunks of examples" if found.by_chunks else "norms by layer"
         squares, slopes = ({name.removeprefix(prefix): v for name, v in part.items()} for part in (found.squares, found.slopes))
         return Products(squares, slopes, found.by_chunks, found.by_rule), way
+
+    def gradients(
+        self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], chunk_bytes: int = CHUNK_BYTES
+    ) -> Iterator[dict[str, Tensor]]:
+        """The gradient of each example's loss by some parameters, in eval mode: some examples after the other, each (chunk, *shape).
+
+        Raises:
+            UsageError: Normalisation couples the examples even in eval mode.
+        """
+        apart = self.taken_apart(params, buffers, batch)
+        module, at, inputs, targets, loss = self._by_example(params, batch, apart)
+        prefix = "" if module is self.model else "model."
+        chunks = example_gradients(
+            module,
+            at,
+            inputs,
+            targets,
+            loss,
+            names=tuple(f"{prefix}{name}" for name in names),
+            buffers={f"{prefix}{name}": value for name, value in buffers.items()},
+            chunk_bytes=chunk_bytes if apart else CHUNK_BYTES // len(inputs),
+        )
+        while True:
+            # Between two chunks the model is as it was found: the reader may stop here, or read something else of it.
+            with mode(self.model, False), torch.enable_grad():
+                try:
+                    chunk = next(chunks, None)
+                except ValueError as error:
+                    raise UsageError(str(error)) from error
+            if chunk is None:
+                return
+            yield {name.removeprefix(prefix): value for name, value in chunk[1].items()}
 
     def predicted(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits and labels of a batch in eval mode, without gradients.

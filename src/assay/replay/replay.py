@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
+from ..core.features import Features, FeatureSpec
 from ..core.steps import Adjoint
 from ..maths import schedules
 from ..maths.observations import observe
@@ -26,6 +27,7 @@ from ..training.state import standing_at
 from ..training.wrappers import names_inside
 from .checkpoints import CheckpointModel
 from .derivative_check import check_derivative
+from .features import features_of
 from .hidden_state import hidden_state
 from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
@@ -602,6 +604,20 @@ class Replay:
                 for batch in self.at(self.kept[-1]).batches()
             ]
         )
+
+    def features(self, spec: FeatureSpec) -> Features:
+        """Features that a kept model makes; the model is read here, what it makes whenever it is asked for.
+
+        Raises:
+            MissingEvidence: The model was not kept.
+            UsageError: It makes no such features.
+        """
+        kept = [epoch for epoch in self.kept if epoch >= 0]
+        if spec.epoch is None and not kept:
+            raise MissingEvidence(
+                f"features={spec} are of a model after training, and {self.run.folder} kept none; record with checkpoints='last'."
+            )
+        return features_of(self.at(kept[-1] if spec.epoch is None else spec.epoch), self.run.ids, spec)
 
     def at(self, epoch: int) -> "CheckpointModel":
         """The model at the end of a kept epoch.

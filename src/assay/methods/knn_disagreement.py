@@ -1,0 +1,97 @@
+r"""k-nearest-neighbour disagreement: what part of an example's neighbours is labelled otherwise.
+
+$$ s_i = \frac{\sum_{j \in N_k(i)} w_{ij}\, [\tilde y_j \ne \tilde y_i]}{\sum_{j \in N_k(i)} w_{ij}} $$
+"""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.evidence import Evidence
+from ..core.features import FeatureSpec
+from ..core.method import AbstractMethod, Asks, Source
+from ..core.needs import Need
+from ..core.results import Result
+from ..core.scores import Direction
+from ..maths.neighbours import disagreeing
+
+Metric = Literal["cosine", "euclidean"]
+Weights = Literal["equal", "similarity"]
+
+
+def knn_disagreement(
+    rows: Float[Tensor, "examples ..."],
+    labels: Int[Tensor, " examples"],
+    k: int = 10,
+    metric: Metric = "cosine",
+    weights: Weights = "equal",
+) -> Float64[Tensor, " examples"]:
+    """Part of each example's k nearest neighbours, itself left out, whose label is another than its own: in 0..1.
+
+    Where several are as near as the k-th, all of them count, each by the same share.
+
+    Args:
+        rows: Features of each example, flattened.
+        labels: Given class of each.
+        k: How many neighbours.
+        metric: 1 - cosine (0 for no row but itself where a row is all zeros: it is at distance 1 from all), or `euclidean` distance.
+        weights: Neighbours count `equal`ly, or by `similarity` exp(-d / d_k): d is 1 - cosine or the squared distance, d_k that of the k-th.
+
+    Raises:
+        ValueError: There are fewer than k others, or a row is not finite.
+
+    Source: Zhu, Dong and Liu 2022.
+    """
+    return disagreeing(rows.flatten(1), labels, k, cosine=metric == "cosine", weighted=weights == "similarity")
+
+
+@dataclasses.dataclass(frozen=True)
+class KNNDisagreement(AbstractMethod):
+    """High disagreement marks examples whose neighbours are labelled otherwise: wrong labels, and examples between classes.
+
+    Args:
+        features: What neighbours are near in: `inputs`, `rows:NAME` given from outside (`--inputs NAME=FILE`), or what a kept model makes of the
+            examples: `penultimate` (what goes into its last linear layer), `layer:NAME`, `head_grads` or `grads:project=NUMBER`, with
+            `@EPOCH` behind for another epoch than the last kept, counted from 0.
+        k: How many neighbours.
+        metric: `cosine` or `euclidean`.
+        weights: Whether neighbours count `equal`ly or by `similarity`.
+    """
+
+    features: str = "penultimate"
+    k: int = 10
+    metric: Metric = "cosine"
+    weights: Weights = "equal"
+    name: ClassVar[str] = "knn_disagreement"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES, Need.LABELS})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
+    unit: ClassVar[str] = "share of neighbours"
+    source: ClassVar[Source] = Source(
+        "Zhu, Dong and Liu 2022 (SimiFeat)",
+        "https://arxiv.org/abs/2110.06283",
+        "the share of neighbours that disagree, once, in place of repeated votes and a threshold for each class; all that are as near as the k-th "
+        "count by a share; by default in the trained net's own features, not in those of another model, which features=rows:NAME takes",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            FeatureSpec.parse(self.features)
+        except UsageError as error:
+            raise UsageError(f"{self.title}: {error}") from error
+        if self.k < 1:
+            raise UsageError(f"{self.title}: k={self.k} is below 1.")
+
+    @property
+    def asks(self) -> Asks:
+        return Asks(features=(self.features,))
+
+    def run(self, evidence: Evidence) -> Result:
+        rows = evidence.features(self.features).rows()
+        try:
+            return Result(knn_disagreement(rows, evidence.labels, self.k, self.metric, self.weights))
+        except ValueError as error:
+            raise UsageError(f"{self.title}: {error}") from error

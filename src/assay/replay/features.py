@@ -1,0 +1,110 @@
+"""Features of kept models: what stands before the logits, what a layer makes, and gradients; block by block, nothing kept in between."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.features import Features, FeatureSpec
+from ..core.ids import Ids
+from ..maths.derivatives import CHUNK_BYTES
+from ..maths.projections import project
+from ..training.batches import rows, size_of
+from .activations import Place, Unseen, fitting, head_input, named, row_of, tapped
+from .checkpoints import CheckpointModel
+from .model_batches import ModelBatch
+
+GRADIENT_BYTES = 2**29
+"""What the gradients of some examples may take before they are projected: each part of the projection is made once for them."""
+FEW = 7
+"""Examples on which it is seen what there is: an odd number, so that another axis in front is not taken for as many rows."""
+
+Block = Callable[[ModelBatch], Tensor]
+"""The rows of a batch."""
+
+
+def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec) -> Features:
+    """Features that a kept model makes.
+
+    Args:
+        model: Which.
+        ids: Of the examples, in the order of its batches.
+        spec: Of what kind.
+
+    Raises:
+        UnknownName: No module has that name.
+        UsageError: The layer does not give a row for each example, or no linear layer makes the logits.
+    """
+    first = next(model.batches())
+    block = _activations(first, spec) if spec.kind in ("penultimate", "layer") else _gradients(model, spec)
+    few = model.seen(first.positions[:FEW], rows(first.batch, slice(0, FEW)))
+
+    def read() -> Iterator[tuple[slice, Tensor]]:
+        start = 0
+        for batch in model.batches():
+            yield slice(start, start + len(batch.positions)), block(batch)
+            start += len(batch.positions)
+
+    return Features(spec, ids, block(few).shape[1], read)
+
+
+def _activations(first: ModelBatch, spec: FeatureSpec) -> Block:
+    functional = first.functional
+
+    def forward(batch: Any) -> Tensor:
+        # By the losses, which every training has; not every one says how it makes logits.
+        with torch.no_grad():
+            return functional(first.params, first.buffers, batch)
+
+    few = rows(first.batch, slice(0, FEW))
+    place = _head(first, few, forward) if spec.kind == "penultimate" else named(functional.model, [spec.name])[0]
+
+    def block(batch: ModelBatch) -> Tensor:
+        taken: list[Tensor] = []
+        try:
+            with tapped(
+                functional.model, [place], size_of(batch.batch), lambda _, value: taken.append(value.to("cpu", copy=True))
+            ):
+                forward(batch.batch)
+        except Unseen as error:
+            cure = fitting(functional.model, lambda: forward(few), "features=layer:")
+            raise UsageError(f"features={spec}: {str(error).split(';')[0]}; {cure}.") from error
+        value = taken[0]
+        # What has no third axis is a row already, whatever the inputs are.
+        tokens = value.ndim == 3 and not functional.inputs(first.params, first.buffers, batch.batch).is_floating_point()
+        return row_of(value, tokens)
+
+    return block
+
+
+def _head(first: ModelBatch, few: Any, forward: Callable[[Any], Tensor]) -> Place:
+    place = head_input(first.functional.model, lambda: forward(few))
+    if place is None:
+        cure = fitting(first.functional.model, lambda: forward(few), "features=layer:")
+        raise UsageError(f"features=penultimate: no linear layer of the model makes its logits; {cure}.")
+    return place
+
+
+def _gradients(model: CheckpointModel, spec: FeatureSpec) -> Block:
+    names = model.head if spec.kind == "head_grads" else tuple(model.params)
+    if not names:
+        raise UsageError(
+            "features=head_grads: no linear layer that is trained makes the model's logits; choose features=grads:project=512."
+        )
+
+    room = GRADIENT_BYTES if spec.kind == "grads" else CHUNK_BYTES
+
+    def block(batch: ModelBatch) -> Tensor:
+        parts = []
+        for gradients in batch.functional.gradients(batch.params, batch.buffers, batch.batch, names, room):
+            if spec.kind == "grads":
+                part = project(gradients, spec.project)
+            else:
+                part = torch.cat([gradients[name].reshape(len(gradients[name]), -1) for name in names], 1)
+                part = part if part.dtype == torch.float64 else part.to(torch.float32)
+            parts.append(part.cpu())
+        return torch.cat(parts)
+
+    return block

@@ -1,0 +1,299 @@
+"""Features of kept models, against a hook, autograd one by one, and the dense projection."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay import nets
+from assay.core.errors import MissingEvidence, UnknownName, UsageError
+from assay.core.features import FeatureSpec
+from assay.experiments.evidence import gather, open_replay
+from assay.maths.projections import rademacher
+from assay.replay import checkpoints, features
+
+N, CLASSES = 20, 3
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(checkpoints, "BLOCK", 8)
+
+
+class Backwards(nn.Module):
+    """The layer that makes the logits is registered first; there is a linear layer behind it that makes something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.hidden, self.side = nn.Linear(6, CLASSES), nn.Linear(5, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, inputs):
+        hidden = torch.tanh(self.hidden(inputs))
+        logits = self.out(hidden)
+        self.aside = self.side(hidden)
+        return logits
+
+
+class Tokens(nn.Module):
+    """Whole numbers in, tokens inside, an inner layer that works in place on what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.act, self.head = (
+            nn.Embedding(11, 6),
+            nn.Linear(6, 4),
+            nn.ReLU(inplace=True),
+            nn.Linear(4, CLASSES),
+        )
+
+    def forward(self, tokens):
+        return self.head(self.act(self.mix(self.embed(tokens))).mean(1))
+
+
+class Scaled(nn.Module):
+    """What follows the layer that makes the logits leaves their number as it is; that layer is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, inputs):
+        return self.head(torch.relu(self.head(self.first(inputs)))) / 2
+
+
+class NoHead(nn.Module):
+    """Logits by a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.conv = nn.Conv1d(1, 4, 1), nn.Conv1d(4, CLASSES, 5)
+
+    def forward(self, inputs):
+        return self.conv(torch.relu(self.inner(inputs[:, None])))[:, :, 0]
+
+
+def replayed(folder, model, inputs, labels, epochs=2, keep="every", **given):
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    loader = DataLoader(TensorDataset(inputs, labels), 7, shuffle=True, generator=torch.Generator().manual_seed(1))
+    with assay.record(folder, model, optimizer, loader, checkpoints=keep) as recorder:
+        for _ in range(epochs):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    return open_replay(folder, loop=assay.Loop(model, optimizer, loader, **given))
+
+
+def batch_of(*shape, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(N, *shape, generator=draw, dtype=torch.float64), torch.arange(N) % CLASSES
+
+
+def evidence_of(folder, model, *parts, **given):
+    replay = replayed(folder, model, *parts, **given)
+    return gather(replay.run, replay), replay
+
+
+def hooked(replay, module, inputs, epoch=-1, before=True, call=-1):
+    """What goes into a module of the kept model, or what comes out, in a pass of plain torch over the same batches."""
+    model = replay.course.model
+    state = {name: value for name, value in replay.run.model(replay.kept[epoch]).items() if name in model.state_dict()}
+    found = []
+    model.eval()
+    layer = model.get_submodule(module)
+    with torch.no_grad():
+        for part in inputs.split(checkpoints.BLOCK):
+            met = []
+            hook = layer.register_forward_hook(
+                lambda _, args, output, met=met: met.append((args[0] if before else output).clone())
+            )
+            functional_call(model, state, (part,))
+            hook.remove()
+            found.append(met[call])
+    return torch.cat(found)
+
+
+ZOO = {
+    "logistic": ("logistic", (5,)),
+    "mlp": ("mlp:widths=6-7", (5,)),
+    "lenet": ("lenet", (1, 12, 12)),
+    "six_conv": ("six_conv", (3, 8, 8)),
+    "block_conv": ("block_conv", (3, 16, 16)),
+    "resnet18": ("resnet18", (3, 8, 8)),
+}
+
+
+def test_the_whole_zoo_is_here():
+    assert set(ZOO) == set(nets.catalogue())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_penultimate_is_what_goes_into_the_head_of_every_net_of_the_zoo(name, tmp_path):
+    net, shape = ZOO[name]
+    model, (inputs, labels) = nets.build(net, shape, CLASSES, 0).double(), batch_of(*shape)
+    evidence, replay = evidence_of(tmp_path / "run", model, inputs, labels, epochs=1)
+    head = [place for place, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
+    expected = hooked(replay, head, inputs)
+    found = evidence.features("penultimate")
+    assert found.dims == expected.shape[1] == model.get_submodule(head).in_features and found.ids == replay.run.ids
+    assert torch.equal(found.rows(), expected.flatten(1))
+
+
+def test_penultimate_is_found_by_the_order_of_calls_and_not_of_registration(tmp_path):
+    torch.manual_seed(0)
+    inputs, labels = batch_of(5)
+    evidence, replay = evidence_of(tmp_path / "run", Backwards().double(), inputs, labels)
+    assert torch.equal(evidence.features("penultimate").rows(), hooked(replay, "out", inputs))
+    assert torch.equal(evidence.features("penultimate@0").rows(), hooked(replay, "out", inputs, epoch=1))
+    assert not torch.equal(evidence.features("penultimate@0").rows(), evidence.features("penultimate@1").rows())
+    assert torch.equal(evidence.features("layer:hidden").rows(), hooked(replay, "hidden", inputs, before=False))
+
+
+def test_of_a_head_that_is_called_twice_the_last_call_counts(tmp_path):
+    torch.manual_seed(0)
+    inputs, labels = batch_of(5)
+    evidence, replay = evidence_of(tmp_path / "run", Scaled().double(), inputs, labels)
+    first, last = (hooked(replay, "head", inputs, call=call) for call in (0, 1))
+    assert torch.equal(evidence.features("penultimate").rows(), last) and not torch.equal(first, last)
+    assert torch.equal(evidence.features("layer:head#2").rows(), hooked(replay, "head", inputs, before=False))
+    assert torch.equal(evidence.features("layer:head").rows(), hooked(replay, "head", inputs, before=False, call=0))
+
+
+def test_of_tokens_a_layer_is_their_mean_and_what_works_in_place_changes_nothing(tmp_path):
+    torch.manual_seed(0)
+    tokens = torch.randint(11, (N, 9), generator=torch.Generator().manual_seed(0))
+    evidence, replay = evidence_of(tmp_path / "run", Tokens().double(), tokens, torch.arange(N) % CLASSES)
+    assert torch.equal(evidence.features("penultimate").rows(), hooked(replay, "head", tokens))
+    expected = hooked(replay, "mix", tokens, before=False)
+    assert bool((expected < 0).any())
+    torch.testing.assert_close(evidence.features("layer:mix").rows(), expected.mean(1), rtol=1e-14, atol=1e-14)
+
+
+def one_by_one(replay, inputs, labels, names, epoch=-1):
+    model = replay.course.model.eval()
+    state = {name: value for name, value in replay.run.model(replay.kept[epoch]).items() if name in model.state_dict()}
+    found = []
+    for x, y in zip(inputs, labels, strict=True):
+        leaves = {name: state[name].clone().requires_grad_() for name in names}
+        loss = F.cross_entropy(functional_call(model, {**state, **leaves}, (x[None],)), y[None])
+        found.append(
+            torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)])
+        )
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "head"), [("lenet", (1, 12, 12), "11"), ("mlp:widths=6-7", (5,), "5"), (None, (5,), "out")]
+)
+def test_head_grads_are_those_of_autograd(net, shape, head, tmp_path):
+    torch.manual_seed(0)
+    model = (Backwards() if net is None else nets.build(net, shape, CLASSES, 0)).double()
+    inputs, labels = batch_of(*shape)
+    evidence, replay = evidence_of(tmp_path / "run", model, inputs, labels)
+    found = evidence.features("head_grads")
+    expected = one_by_one(replay, inputs, labels, [f"{head}.weight", f"{head}.bias"])
+    assert found.dims == expected.shape[1]
+    torch.testing.assert_close(found.rows(), expected, rtol=1e-12, atol=1e-13)
+    # Errors times what goes into the head: the closed form of the cross-entropy.
+    outside = hooked(replay, head, inputs)
+    layer = {name: value for name, value in replay.run.model(replay.kept[-1]).items() if name.startswith(f"{head}.")}
+    errors = (outside @ layer[f"{head}.weight"].T + layer[f"{head}.bias"]).softmax(1) - F.one_hot(labels, CLASSES)
+    closed = torch.cat([(errors[:, :, None] * outside[:, None]).flatten(1), errors], 1)
+    torch.testing.assert_close(found.rows(), closed, rtol=1e-11, atol=1e-13)
+    first = one_by_one(replay, inputs, labels, [f"{head}.weight", f"{head}.bias"], epoch=1)
+    torch.testing.assert_close(evidence.features("head_grads@0").rows(), first, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("room", [1, features.GRADIENT_BYTES])
+def test_projected_gradients_are_the_dense_projection(room, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "GRADIENT_BYTES", room)
+    model, (inputs, labels) = nets.build("mlp:widths=6-7", (5,), CLASSES, 0).double(), batch_of(5)
+    evidence, replay = evidence_of(tmp_path / "run", model, inputs, labels)
+    sizes = {name: value.numel() for name, value in model.named_parameters()}
+    matrix = torch.cat([rademacher(0, name, range(size), 70) for name, size in sizes.items()])
+    found = evidence.features("grads:project=70")
+    assert found.dims == 70
+    torch.testing.assert_close(found.rows(), one_by_one(replay, inputs, labels, list(sizes)) @ matrix, rtol=1e-11, atol=1e-13)
+
+
+def test_losses_of_ones_own_are_differentiated(tmp_path):
+    torch.manual_seed(0)
+    model, (inputs, labels) = Backwards().double(), batch_of(5)
+
+    def losses(model, batch):
+        x, y = batch
+        return F.cross_entropy(model(x), y, reduction="none", label_smoothing=0.2)
+
+    evidence, replay = evidence_of(tmp_path / "run", model, inputs, labels, losses=losses)
+    state = replay.run.model(1)
+    outside = hooked(replay, "out", inputs)
+    smooth = 0.8 * F.one_hot(labels, CLASSES).double() + 0.2 / CLASSES
+    errors = (outside @ state["out.weight"].T + state["out.bias"]).softmax(1) - smooth
+    closed = torch.cat([(errors[:, :, None] * outside[:, None]).flatten(1), errors], 1)
+    torch.testing.assert_close(evidence.features("head_grads").rows(), closed, rtol=1e-11, atol=1e-13)
+    assert torch.equal(evidence.features("penultimate").rows(), outside)
+
+
+def test_readers_do_not_disturb_each_other_and_blocks_are_their_own(tmp_path):
+    torch.manual_seed(0)
+    inputs, labels = batch_of(5)
+    evidence, replay = evidence_of(tmp_path / "run", Backwards().double(), inputs, labels)
+    specs = ["penultimate", "penultimate@0", "layer:hidden", "head_grads", "grads:project=9@0", "penultimate"]
+    alone = [evidence.features(spec).rows() for spec in specs]
+    weights = {name: value.clone() for name, value in replay.course.model.state_dict().items()}
+    whole, places = [torch.full_like(rows, torch.nan) for rows in alone], []
+    for blocks in zip(*(evidence.features(spec).blocks() for spec in specs), strict=True):
+        # Between two blocks somebody else asks for the model, its gradients and its layers.
+        next(iter(replay.at(1).batches())).squares(["out.weight"])
+        evidence.features("penultimate@0").rows().zero_()
+        for rows, (part, block) in zip(whole, blocks, strict=True):
+            rows[part] = block
+            block.zero_()
+        places.append(blocks[0][0])
+    assert [(part.start, part.stop) for part in places] == [(0, 8), (8, 16), (16, 20)]
+    for rows, expected in zip(whole, alone, strict=True):
+        assert torch.equal(rows, expected)
+    assert all(torch.equal(value, weights[name]) for name, value in replay.course.model.state_dict().items())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in replay.course.model.modules())
+    found = evidence.features("penultimate")
+    assert found.fingerprint == evidence.features("penultimate@1").fingerprint != evidence.features("penultimate@0").fingerprint
+
+
+def test_what_there_is_not_is_refused_with_a_cure(tmp_path):
+    torch.manual_seed(0)
+    inputs, labels = batch_of(5)
+    evidence, _ = evidence_of(tmp_path / "run", NoHead().double(), inputs, labels, keep="last")
+    with pytest.raises(UsageError, match=r"features=penultimate: no linear layer .* features=layer:conv \(.*inner"):
+        evidence.features("penultimate")
+    assert evidence.features("layer:inner").dims == 20
+    with pytest.raises(UsageError, match=r"features=head_grads: no linear layer .* features=grads:project=512"):
+        evidence.features("head_grads")
+    assert evidence.features("grads:project=4").rows().shape == (N, 4)
+    with pytest.raises(UnknownName, match=r"No layer of the model is named 'iner'\. Did you mean inner"):
+        evidence.features("layer:iner")
+    with pytest.raises(MissingEvidence, match="kept no model of epoch 5"):
+        evidence.features("layer:inner@5")
+    with pytest.raises(UsageError, match=r"features=layer:inner#2: Layer inner#2 is not called .* features=layer:conv"):
+        evidence.features("layer:inner#2")
+
+
+def test_a_frozen_head_has_no_gradient(tmp_path):
+    torch.manual_seed(0)
+    model, (inputs, labels) = Backwards().double(), batch_of(5)
+    model.out.requires_grad_(False)
+    evidence, replay = evidence_of(tmp_path / "run", model, inputs, labels)
+    with pytest.raises(UsageError, match="no linear layer that is trained"):
+        evidence.features("head_grads")
+    assert torch.equal(evidence.features("penultimate").rows(), hooked(replay, "out", inputs))
+
+
+def test_specs_parse_and_print():
+    for text in ("inputs", "rows:a@b", "penultimate", "penultimate@3", "layer:a.b#2@0", "head_grads", "grads:project=512@7"):
+        assert str(FeatureSpec.parse(text)) == text
+    assert FeatureSpec.parse("layer:a.b#2@0") == FeatureSpec("layer", "a.b#2", epoch=0)
+    assert FeatureSpec.parse("rows:a@3").name == "a@3"
