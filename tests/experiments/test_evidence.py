@@ -7,12 +7,15 @@ import assay
 from assay.core.errors import NumericalError
 from assay.core.needs import EPOCH_NEEDS, Need
 from assay.core.scoring import score
+from assay.experiments import evidence
 from assay.experiments.evidence import gather, gather_logits, gather_together
 from assay.methods import catalogue
 from assay.replay.live_methods import LiveMethods
+from assay.replay.replay import Replay
 from assay.runs.disk import TensorFile
 from assay.runs.epochs import RecordedEpochs
 from assay.runs.run import Run
+from experiments import small
 from runs.worlds import CLASSES, IDS, LABELS, LIVE, logits_of, recorded
 
 EPOCHS = 12
@@ -81,6 +84,56 @@ def test_a_score_reads_what_its_method_declares_and_no_other_file(tmp_path, monk
     assert set(read) == READS[name] and max(read.values()) <= EPOCHS
 
 
+OF_EVERY_KIND = {
+    "confidence": {"epochs/target_probs"},
+    "confidence:epochs=2": {"epochs/target_probs"},
+    "cg_score:protocol=rest": {"data"},
+    "cg_score:inputs=e,protocol=rest": set(),
+    "knn_disagreement:features=rows:e": set(),
+    "knn_disagreement:features=inputs": {"data"},
+    "knn_disagreement:features=penultimate": {"data", "model", "features", "checkpoints"},
+    "knn_disagreement:features=head_grads@0": {"data", "model", "features", "checkpoints"},
+    "grand": {"data", "model", "checkpoints"},
+}
+"""What a method may read, of everything that a run has with its data and rows from outside; labels are read with the run."""
+
+
+@pytest.fixture(scope="module")
+def with_everything(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evidence") / "run"
+    return small.recorded(folder, net="mlp:widths=8", record={"keep_logits": True, "mean_probs": True, "checkpoints": "every"})
+
+
+@pytest.mark.parametrize("title", OF_EVERY_KIND)
+def test_nothing_of_any_kind_is_read_that_no_method_asks_for(title, with_everything, monkeypatch):
+    run, read = Run(with_everything.folder), Counter()
+
+    def counted(owner, name, what):
+        plain = getattr(owner, name)
+
+        def reading(*args, **given):
+            read.update([what(*args) if callable(what) else what])
+            return plain(*args, **given)
+
+        monkeypatch.setattr(owner, name, reading)
+
+    def tensor(file, name):
+        room = file.path.parent.name
+        return "checkpoints" if room == "checkpoints" else f"{room}/{name}"
+
+    counted(TensorFile, "read", tensor)
+    counted(TensorFile, "read_all", lambda file: file.path.parent.name)
+    counted(evidence, "material_of", "data")
+    counted(Replay, "at", "model")
+    counted(Replay, "features", "features")
+    counted(Replay, "forwards", "steps")
+    counted(Replay, "backwards", "steps")
+    rows = {"e": torch.randn(len(run.ids), 3, generator=torch.Generator().manual_seed(0))}
+    scores = assay.score(run, title, inputs=rows if OF_EVERY_KIND[title] == set() else None)
+    assert len(scores) == 1 and set(read) == OF_EVERY_KIND[title]
+    assert read["data"] <= 1 and read["model"] <= 1 and read["features"] <= 1
+
+
 def test_mean_probabilities_are_read_once_and_only_when_asked_for(tmp_path, monkeypatch):
     recorded(tmp_path, 3)
     read = Counter()
@@ -89,12 +142,12 @@ def test_mean_probabilities_are_read_once_and_only_when_asked_for(tmp_path, monk
         TensorFile, "read", lambda file, name: read.update([f"{file.path.parent.name}/{name}"]) or plain(file, name)
     )
     run = Run(tmp_path)
-    for evidence in (gather(run), gather_together([run]), gather_together([run, run])):
+    for seen in (gather(run), gather_together([run]), gather_together([run, run])):
         read.clear()
-        assert Need.MEAN_PROBS in evidence.holds and not read
-        narrow = evidence.narrow("a policy", frozenset({Need.MEAN_PROBS}))
+        assert Need.MEAN_PROBS in seen.holds and not read
+        narrow = seen.narrow("a policy", frozenset({Need.MEAN_PROBS}))
         first = narrow.mean_probs
-        assert torch.equal(evidence.mean_probs, first) and torch.equal(first, Run(tmp_path).mean_probs())
+        assert torch.equal(seen.mean_probs, first) and torch.equal(first, Run(tmp_path).mean_probs())
         assert read["sums/probs"] <= 3
     recorded(tmp_path / "without", 3, mean_probs=False)
     assert Need.MEAN_PROBS not in gather(Run(tmp_path / "without")).holds

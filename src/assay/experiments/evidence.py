@@ -215,7 +215,8 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
     if loop is None:
         raise UsageError(
             f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give score(..., "
-            "loop=assay.Loop(model, optimizer, loader)), or rows of your own: score('cg_score:inputs=NAME', inputs={NAME: rows})."
+            "loop=assay.Loop(model, optimizer, loader)), or rows of your own, inputs={NAME: rows} with the option inputs=NAME or "
+            "features=rows:NAME."
         )
     course = LoopTraining(run, loop)
     _agreement(course, agreed)
@@ -225,8 +226,8 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
         inputs = batch[0] if isinstance(batch, (tuple, list)) else None
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise UsageError(
-                f"The batches of the loader of {run.folder} do not begin with a tensor of fractions; give rows of your own: "
-                "score('cg_score:inputs=NAME', inputs={NAME: rows})."
+                f"The batches of the loader of {run.folder} do not begin with a tensor of fractions; give rows of your own, "
+                "inputs={NAME: rows} with the option inputs=NAME or features=rows:NAME."
             )
         parts.append(inputs.cpu())
     return torch.cat(parts), LOOP

@@ -103,7 +103,10 @@ def check_read(
     if unused := [name for name in references if name not in {asked for one in wanted for asked in one.asks.references}]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
     if unread := [name for name in inputs if name not in {asked for one in wanted for asked in inputs_asked(one)}]:
-        raise UsageError(f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or leave them out.")
+        raise UsageError(
+            f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or a method with features=rows:{unread[0]}, or "
+            "leave them out."
+        )
     if loop is not None and not retaken and not any(map(looks_at_inputs, wanted)):
         raise UsageError(
             f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one that does, such as grand, or "
