@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay import nets
 from assay.core.errors import MissingEvidence, UnknownName, UsageError
-from assay.core.features import FeatureSpec
 from assay.experiments.evidence import gather, open_replay
 from assay.maths.projections import rademacher
 from assay.replay import checkpoints, features
@@ -290,10 +289,3 @@ def test_a_frozen_head_has_no_gradient(tmp_path):
     with pytest.raises(UsageError, match="no linear layer that is trained"):
         evidence.features("head_grads")
     assert torch.equal(evidence.features("penultimate").rows(), hooked(replay, "out", inputs))
-
-
-def test_specs_parse_and_print():
-    for text in ("inputs", "rows:a@b", "penultimate", "penultimate@3", "layer:a.b#2@0", "head_grads", "grads:project=512@7"):
-        assert str(FeatureSpec.parse(text)) == text
-    assert FeatureSpec.parse("layer:a.b#2@0") == FeatureSpec("layer", "a.b#2", epoch=0)
-    assert FeatureSpec.parse("rows:a@3").name == "a@3"

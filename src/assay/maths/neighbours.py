@@ -96,6 +96,8 @@ def disagreeing(
         raise ValueError(f"k={k} neighbours are asked for and there are {count - 1}.")
     # By the largest number first, so that no square overflows or is lost.
     largest = torch.cat([part.abs().amax(1) for part in rows.split(COLUMNS)]).to(torch.float64)
+    if not bool(largest.isfinite().all()):
+        raise ValueError("Distances are not finite; rows must be finite.")
     scale = largest.where(largest > 0, 1.0)[:, None] if cosine else largest.max().clamp(min=torch.finfo(torch.float64).tiny)
     centre = torch.zeros(rows.shape[1], dtype=torch.float64)
 
@@ -106,36 +108,36 @@ def disagreeing(
         norms = part.norm(dim=1, keepdim=True)
         return part / norms.where(norms > 0, 1.0)
 
+    # Half of the squared sizes: that of two rows less their inner product is half their squared distance, or 1 - cosine.
+    halves = torch.full((count,), 0.5, dtype=torch.float64)
     if not cosine:
         # About the mean, so that little is cancelled.
         centre = torch.stack([directed(at).sum(0) for at in _parts(count)]).sum(0) / count
-
-    sizes = torch.ones(count, dtype=torch.float64)
-    if not cosine:
-        sizes = torch.cat([directed(at).square().sum(1) for at in _parts(count)])
+        halves = torch.cat([directed(at).square().sum(1) for at in _parts(count)]) / 2
     found = torch.empty(count, dtype=torch.float64)
     step = max(1, min(ROWS, TILE_BYTES // (8 * count)))
     for start in range(0, count, step):
         queries = directed(here := slice(start, start + step))
-        both = (sizes[here, None] + sizes) / 2
-        gaps = both.clone()
+        gaps = halves[here, None] + halves
         for at in _parts(count):
-            gaps[:, at] -= queries @ directed(at).T
-        if not bool(gaps.isfinite().all()):
-            raise ValueError("Distances are not finite; rows must be finite.")
-        gaps.masked_fill_(gaps <= TIED * both, 0.0)
-        own = torch.arange(len(queries))
-        gaps[own, own + start] = torch.inf
-        last = gaps.kthvalue(k, 1, keepdim=True).values
-        slack = both.mul_(TIED)
-        nearer = gaps < last - slack
-        tied = (gaps <= last + slack) & ~nearer
-        share = (k - nearer.sum(1, keepdim=True)).to(torch.float64) / tied.sum(1, keepdim=True)
-        counts = nearer.to(torch.float64) + share * tied
+            gaps[:, at].addmm_(queries, directed(at).T, alpha=-1)
+        gaps.diagonal(start).fill_(torch.inf)
+        nearest_ones = gaps.topk(k, 1, largest=False)
+        last, at_last = nearest_ones.values[:, -1], nearest_ones.indices[:, -1]
+        own = halves[here]
+        # What may count, which is little more than k of each row.
+        place, other = (gaps <= (last + TIED * (own + halves.max()))[:, None]).nonzero(as_tuple=True)
+        gap, slack = gaps[place, other], TIED * (own[place] + halves[other])
+        nearer = gap < last[place] - slack
+        tied = (gap <= last[place] + slack) & ~nearer
+        few, many = (torch.bincount(place[kind], minlength=len(queries)).to(torch.float64) for kind in (nearer, tied))
+        counts = torch.where(nearer, 1.0, ((k - few) / many)[place] * tied)
         if weighted:
-            counts *= torch.exp(-torch.where(last > 0, gaps.where(nearer | tied, 0.0) / last.where(last > 0, 1.0), 0.0))
-        other = labels != labels[here, None]
-        found[here] = (counts * other).sum(1) / counts.sum(1)
+            unit = last.where(last > TIED * (own + halves[at_last]), torch.inf)
+            counts *= torch.exp(-gap.where(gap > slack, 0.0) / unit[place])
+        wrong, whole = torch.zeros(2, len(queries), dtype=torch.float64)
+        wrong.index_add_(0, place, counts * (labels[other] != labels[here][place]))
+        found[here] = wrong / whole.index_add_(0, place, counts)
     # A sum of shares may round to above the whole.
     return found.clamp(0, 1)
 
