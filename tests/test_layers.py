@@ -29,6 +29,7 @@ ALLOWED = {
     "reports": {"core"},
     "experiments": STEPS,
     "studies": STEPS | {"experiments"},
+    "testing": STEPS | {"experiments"},
     "cli": STEPS | {"experiments", "studies"},
 }
 """Each room, and the other rooms that it may import."""
@@ -107,6 +108,11 @@ def test_the_top_imports_nothing_until_asked():
         (("assay", "runs"), "from ..methods import parse", "runs must not import assay.methods.parse"),
         (("assay", "reports"), "from ..runs.run import Run", "reports must not import assay.runs.run.Run"),
         (("assay", "experiments"), "from ..cli.app import app", "experiments must not import assay.cli.app.app"),
+        (
+            ("assay", "experiments"),
+            "from ..testing import check_method",
+            "experiments must not import assay.testing.check_method",
+        ),
         (("assay", "core"), "def f():\n    import json", "core is pure and must not import json"),
         (("assay", "methods"), "from os import path", "methods is pure and must not import os.path"),
         (("assay", "maths"), "import torch.utils.data as d", "maths is pure and must not import torch.utils.data"),

@@ -11,7 +11,7 @@ from assay.core.errors import AssayError, Mismatch, MissingEvidence, UsageError
 from assay.experiments.evidence import open_replay
 from assay.methods import parse
 from assay.runs.run import Run
-from methods.trained import Given
+from assay.testing.training import Given
 
 EXAMPLES, DIMS, CLASSES = 12, 3, 3
 

@@ -3,16 +3,18 @@
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from assay.core.accumulators import AbstractEpochMethod, AbstractSpanMethod, State
 from assay.core.epochs import Epoch
 from assay.core.evidence import Evidence
-from assay.core.method import AbstractMethod, Source
+from assay.core.method import AbstractMethod, Iterative, MonteCarlo, Source
 from assay.core.needs import Need
 from assay.core.results import Result
 from assay.core.scores import Direction
+from assay.maths import draws
 from assay.maths.windows import push, start_ring
 
 
@@ -285,7 +287,114 @@ class AnotherTitle(MeanLoss):
         return f"{self.name}:cap={self.cap:.1f}"
 
 
-SOUND = [MeanLoss, LastEntropy]
+@dataclasses.dataclass(frozen=True)
+class LearningTime(AbstractSpanMethod):
+    """First epoch from which an example stays right; right by itself, though one other epoch in an epoch's place may change nothing."""
+
+    name: ClassVar[str] = "learning_time"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
+    unit: ClassVar[str] = "epochs"
+    source: ClassVar[Source] = Source("none", "none")
+
+    def start(self, examples: int, classes: int) -> State:
+        return {"since": torch.zeros(examples, dtype=torch.float64)}
+
+    def update(self, state: State, epoch: Epoch) -> None:
+        state["since"][~epoch.correct] = epoch.index + 1
+
+    def compute(self, state: State) -> Tensor:
+        return state["since"].clone()
+
+
+class Solved(MeanLoss):
+    """What a solver leaves unsolved depends on where an example stands; right, because it says so."""
+
+    exactness = Iterative(rtol=1e-6)
+
+    def compute(self, state: State) -> Tensor:
+        values = super().compute(state)
+        return values * (1 + 1e-6 * torch.cos(torch.arange(len(values), dtype=torch.float64)))
+
+
+class SolvesLess(Solved):
+    """Stops a hundred times earlier than it says."""
+
+    exactness = Iterative(rtol=1e-8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled(AbstractMethod):
+    """Squared distance from the mean input of the class, over coordinates drawn anew for each example; right by itself."""
+
+    repeats: int = 32
+    seed: int = 0
+    name: ClassVar[str] = "sampled"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.INPUTS, Need.LABELS})
+    direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
+    unit: ClassVar[str] = "squared distance"
+    source: ClassVar[Source] = Source("none", "none")
+    exactness: ClassVar[MonteCarlo] = MonteCarlo(draws="repeats")
+
+    def run(self, evidence: Evidence) -> Result:
+        squares, keys = squares_of(evidence.inputs(), evidence.labels), evidence.ids.keys
+        drawn = [self.drawn(squares, keys, draw) for draw in range(self.repeats)]
+        return Result(torch.stack(drawn).mean(0))
+
+    def drawn(self, squares: Tensor, keys: np.ndarray, draw: int) -> Tensor:
+        dims = squares.shape[1]
+        place = draws.integers(keys, dims, self.seed, "sampled", draw)
+        return dims * squares.gather(1, place[:, None])[:, 0]
+
+
+def squares_of(inputs: Tensor, labels: Tensor) -> Tensor:
+    own = torch.nn.functional.one_hot(labels).double()
+    means = (own.T @ inputs) / own.sum(0)[:, None].clamp(min=1)
+    return (inputs - means[labels]).square()
+
+
+def BRUTE(inputs: Tensor, labels: Tensor) -> Tensor:
+    """The limit of the sampled ones."""
+    return squares_of(inputs, labels).sum(1)
+
+
+class SampledByPosition(Sampled):
+    """What stands later counts more, by more than chance."""
+
+    def run(self, evidence: Evidence) -> Result:
+        values = super().run(evidence).values
+        return Result(values * (1 + torch.arange(len(values)) * 0.02))
+
+
+class SampledFromHalf(Sampled):
+    """Never draws the later coordinates."""
+
+    def drawn(self, squares: Tensor, keys: np.ndarray, draw: int) -> Tensor:
+        return 2 * super().drawn(squares[:, : squares.shape[1] // 2], keys, draw)
+
+
+class SampledOnce(Sampled):
+    """Takes the mean over one draw, many times."""
+
+    def drawn(self, squares: Tensor, keys: np.ndarray, draw: int) -> Tensor:
+        return super().drawn(squares, keys, 0)
+
+
+class DeclaresInputs(MeanLoss):
+    """Asks for inputs that it never reads, so that no run without them is scored."""
+
+    reads = frozenset({Need.LOSSES, Need.INPUTS})
+
+
+class SkipsOneEpoch(LearningTime):
+    """Says that it reads all epochs, and lets one pass."""
+
+    def update(self, state: State, epoch: Epoch) -> None:
+        if epoch.index != 5:
+            super().update(state, epoch)
+
+
+SOUND = [MeanLoss, LastEntropy, LearningTime, Solved, Sampled]
 FAULTY = {
     FrozenWindow: "the_epochs_read_are_those_that_matter",
     ResetInTheLoop: "the_epochs_read_are_those_that_matter",
@@ -295,6 +404,12 @@ FAULTY = {
     ByClassNumber: "renaming_classes_changes_nothing",
     Undeclared: "it_reads_what_it_declares",
     DeclaresTooMuch: "it_reads_what_it_declares",
+    DeclaresInputs: "it_reads_what_it_declares",
+    SkipsOneEpoch: "the_epochs_read_are_those_that_matter",
+    SolvesLess: "reordering_examples_reorders_scores",
+    SampledByPosition: "a_duplicated_example_gets_an_equal_score",
+    SampledFromHalf: "it_converges_to_brute_force",
+    SampledOnce: "it_converges_to_brute_force",
     PeeksAtTheTruth: "values_are_the_fold",
     SpoilsTheOthers: "it_is_the_same_in_company",
     WrongDirection: "it_points_the_declared_way",

@@ -10,30 +10,11 @@ from assay.core.evidence import Evidence
 from assay.core.ids import Ids
 from assay.core.needs import Need
 from assay.core.scoring import score
-from assay.maths.observations import observe
 from assay.replay.live_methods import LiveMethods
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
-
-
-class Facts:
-    """Epochs as tensors by need, handed out as they are, so that a method that writes into them is found out."""
-
-    def __init__(self, facts: dict[Need, torch.Tensor]):
-        self.facts, self.holds = facts, frozenset(facts)
-        self.recorded = len(next(iter(facts.values())))
-        self.reads: set[tuple[int, Need]] = set()
-
-    def read(self, epoch, need):
-        self.reads.add((epoch, need))
-        return self.facts[need][epoch]
-
-
-def facts_of(logits, labels) -> dict[Need, torch.Tensor]:
-    """Every epoch fact of these logits, in their precision."""
-    rows = observe(logits.flatten(0, 1), labels.repeat(len(logits)))
-    facts = {Need(name): fact.view(logits.shape[:2]) for name, fact in rows.items()}
-    return facts | {Need.LOGITS: logits.contiguous()}
+from assay.testing.worlds import Facts as Facts
+from assay.testing.worlds import facts_of as facts_of
 
 
 def in_memory(facts: dict[Need, torch.Tensor], ids=None, classes=2) -> Evidence:

@@ -102,7 +102,6 @@ class VoG(AbstractMethod):
     reduce: Literal["std", "var"] = "std"
     by_class: bool = True
     name: ClassVar[str] = "vog"
-    reads: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS, Need.LABELS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD
     source: ClassVar[Source] = Source(
         "Agarwal, D'souza and Hooker 2022",
@@ -120,6 +119,11 @@ class VoG(AbstractMethod):
     def unit(self) -> str:  # type: ignore[override]
         """Told within the class, or as it is."""
         return "standard deviations within the class" if self.by_class else UNITS[self.reduce]
+
+    @property
+    def reads(self) -> frozenset[Need]:  # type: ignore[override]
+        """Kept models; labels where values are compared within a class."""
+        return frozenset({Need.CHECKPOINTS, Need.LABELS} if self.by_class else {Need.CHECKPOINTS})
 
     def run(self, evidence: Evidence) -> Result:
         source = evidence.checkpoints

@@ -4,26 +4,27 @@ import pathlib
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from assay.core.ids import Ids
-from assay.experiments.evidence import open_replay
-from assay.integrations.pytorch import record
-from assay.replay.config import ReplayConfig
-from assay.replay.loop import Loop
-from assay.replay.replay import Replay
+from ..core.ids import Ids
+from ..experiments.evidence import open_replay
+from ..integrations.pytorch import record
+from ..replay.config import ReplayConfig
+from ..replay.loop import Loop
+from ..replay.replay import Replay
 
-DIMS, WIDTH, HELD_OUT = 8, 5, 40
+DIMS, WIDTH = 8, 5
 
 
 class Given:
     """Batches by epoch, in a given order."""
 
-    def __init__(self, epochs):
+    def __init__(self, epochs: Sequence[Sequence[Tensor]]):
         self.epochs, self.epoch = epochs, 0
 
     def __iter__(self):
@@ -38,12 +39,19 @@ def net(classes: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(DIMS, WIDTH), nn.Tanh(), nn.Linear(WIDTH, classes)).double()
-    nn.init.zeros_(model[2].weight)
-    nn.init.zeros_(model[2].bias)
+    nn.init.zeros_(model[2].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(model[2].bias)  # type: ignore[arg-type]
     return model
 
 
-def trained(ids: Ids, inputs, labels, held_out, classes: int, epochs) -> Replay:
+def trained(
+    ids: Ids,
+    inputs: Tensor,
+    labels: Tensor,
+    held_out: tuple[Tensor, Tensor],
+    classes: int,
+    epochs: Sequence[Sequence[Tensor]],
+) -> Replay:
     """Train on these batches (positions, by epoch), record, and get ready to take it again.
 
     Args:
