@@ -28,7 +28,7 @@ def made(
         unit,
         lineage=Lineage("d", {f"target {given['target']}": print}) if print else None,
         by_epoch=None if by_epoch is None else torch.tensor(by_epoch, dtype=torch.float64),
-        diagnostics={} if norms is None else {influence.NORMS: norms},
+        diagnostics={} if norms is None else {influence.ADJOINT_NORMS: norms},
     )
 
 

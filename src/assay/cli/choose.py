@@ -50,11 +50,12 @@ def choose_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import OutputExists, UsageError
-    from ..experiments.choose import choose
+    from ..experiments.choose import choose, counting
     from ..experiments.cleanse import curve_for
     from ..experiments.scorable import takes_again
     from ..experiments.score import score as scored
     from ..methods import parse
+    from ..policies import find
     from ..replay.config import ReplayConfig
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
@@ -63,8 +64,8 @@ def choose_(
     if name is not None and not any(letter.isalnum() for letter in name):
         raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
     auto = count == "auto"
-    if auto and policy.partition(":")[0] != "remove_worst":
-        raise UsageError(f"--count auto is for the policy remove_worst; {policy} does not remove the worst.")
+    if auto and not find(policy.partition(":")[0]).counts_by_curve:
+        raise UsageError(f"--count auto is for the policy {' or '.join(counting())}; {policy} does not remove the worst.")
     if retrain not in (None, "last", "all") or (retrain is not None and not auto):
         raise UsageError(
             f"--retrain {retrain} does not go with --count {count}; it says which curve --count auto takes, last or all."

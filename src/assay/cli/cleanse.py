@@ -56,6 +56,7 @@ def cleanse_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError
+    from ..experiments.choose import counting
     from ..experiments.cleanse import cleanse, undecided
     from ..experiments.scorable import takes_again
     from ..experiments.score import score as scored
@@ -103,7 +104,7 @@ def cleanse_(
         )
     elif curve.best:
         allowing = f" --tolerance {tolerance:g}" if tolerance else ""
-        say(f"Next: assay choose {run} {score} --policy remove_worst --count auto --retrain {curve.retrained}{allowing}")
+        say(f"Next: assay choose {run} {score} --policy {counting()[0]} --count auto --retrain {curve.retrained}{allowing}")
 
 
 def show_curve(curve: "Curve") -> None:

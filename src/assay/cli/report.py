@@ -37,6 +37,7 @@ def report_(
     """
     from ..core.errors import UnknownName, UsageError
     from ..experiments.report import report
+    from ..methods import METHODS
     from ..runs.artefacts import load_decision, load_verdict
     from ..runs.run import Run
     from .console import say
@@ -53,7 +54,10 @@ def report_(
         if opened.paths.verdict(path.stem).exists():
             verdict = load_verdict(opened.paths.verdict(path.stem))
     opener = first or next((name for name in table if chosen is not None and chosen.title.endswith(f" by {name}")), "")
-    opener = opener or ("aum" if "aum" in table else next(iter(table)))
+    # A score with a meaning of its sign is read most easily.
+    opener = opener or next(
+        (name for name, one in table.items() if (cls := METHODS.get(one.method)) and cls.below_zero), next(iter(table))
+    )
     if opener not in table:
         raise UnknownName("score in this run", opener, table)
     table = {name: table[name] for name in (opener, *(name for name in table if name != opener))}

@@ -181,6 +181,7 @@ def left_out(refused: "Mapping[str, str]") -> "list[str]":
 def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
     """What to do next with a score, and what it knows of how many labels are wrong; never a number that nobody has found."""
     from ..experiments.plan import has_plan
+    from ..methods import find
 
     title, folder = scores.title, run.folder
     # A score is only found again under the tolerance that it was computed with.
@@ -188,10 +189,10 @@ def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
     if has_plan(run) and scores.direction.ranks_suspects and scores.harmful() is not None:
         return f"Next: assay cleanse {folder} {title}{allowing}"
     look = f"Look at the first ones on the page. Next: assay report {folder} --first {title}"
-    if scores.method == "aum":
+    if said := find(scores.method).below_zero:
         below = int((scores.values < 0).sum())
         return (
-            f"{title} is below 0 for {below:,} of {len(scores):,} examples: over the epochs, another class had the larger output. How many "
+            f"{title} is below 0 for {below:,} of {len(scores):,} examples: {said}. How many "
             f"labels are wrong it does not say. {look}"
         )
     if scores.direction.ranks_suspects:
@@ -202,13 +203,16 @@ def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
 def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, replaying: bool, spread: bool) -> None:
     """Refuse flags that none of the methods would read."""
     from ..core.errors import UsageError
+    from ..experiments.scorable import retraining
 
     if replaying and not replayed:
         raise UsageError(
             f"--schedule, --memory and --tolerance are for methods that take the training again; {', '.join(methods)} do not."
         )
     if spread and not retrained:
-        raise UsageError(f"--executor and --workers are for loo, which trains without each example; {', '.join(methods)} do not.")
+        raise UsageError(
+            f"--executor and --workers are for {' or '.join(retraining())}, which trains without each example; {', '.join(methods)} do not."
+        )
 
 
 def _half(scores: "Scores") -> str:

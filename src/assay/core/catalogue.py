@@ -109,6 +109,13 @@ class Catalogue(Generic[Kind]):
             raise cls
         return cls
 
+    def get(self, name: str) -> type[Kind] | None:
+        """The class of that name, None where there is none that can be used: what is saved may name what is not installed here."""
+        try:
+            return self.find(name)
+        except UsageError:
+            return None
+
     def parse(self, spec: object, given: Mapping[str, object] | None = None) -> Kind:
         """What `"name"` or `"name:option=value,..."` asks for; options in `given` win. An instance is passed through.
 

@@ -2,8 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
@@ -95,6 +95,11 @@ class AbstractMethod(abc.ABC):
     exactness: ClassVar[Exactness] = Exact()
     retrains: ClassVar[bool] = False
     """Whether whole trainings are asked for, which can run in other processes."""
+    change: ClassVar[Literal["", "exact", "measured"]] = ""
+    """How a value comes near the change of the target: as the exact derivative of the recorded training, or by training without the
+    example; empty where it is neither."""
+    below_zero: ClassVar[str] = ""
+    """What a value below 0 says of an example, as the end of a sentence; empty where 0 is a number like others."""
 
     def __post_init__(self):
         """Refuse options of the wrong type. Subclasses check ranges after this.
@@ -121,6 +126,16 @@ class AbstractMethod(abc.ABC):
     def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Which examples there can be a value of at all, known before anything is computed; the others are reported as unscored."""
         return torch.ones(len(evidence.ids), dtype=torch.bool)
+
+    def check_layers(self, named: Callable[[Sequence[str] | None], Sequence[str]]) -> None:  # noqa: B027
+        """Refuse a net that lacks the layers that are asked for, before anything is recorded; by default none are.
+
+        Args:
+            named: Gives the names of the net's layers: of those asked for, or of all that are found.
+
+        Raises:
+            UsageError: There are no such layers, or too few.
+        """
 
     @property
     def title(self) -> str:

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+ADJOINT_NORMS = "adjoint norms, from the end backwards"
+"""The diagnostic that holds the norm of the adjoint after the last step and before each epoch."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:

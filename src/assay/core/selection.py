@@ -16,7 +16,7 @@ from .errors import Mismatch, UsageError, some
 from .evidence import Evidence
 from .method import Source
 from .needs import Need
-from .scores import Scores
+from .scores import Scores, ordered
 
 By = Literal["values", "suspicion"]
 """What a policy ranks by: the score's values as they are, or turned so that larger is more suspect."""
@@ -112,6 +112,8 @@ class AbstractSelector(abc.ABC):
     reads: ClassVar[frozenset[Need]]
     nests: ClassVar[bool]
     """Whether a larger budget keeps everything that a smaller one keeps."""
+    counts_by_curve: ClassVar[bool] = False
+    """Whether its option `count` may be the best count of a curve of cleansing."""
     source: ClassVar[Source]
 
     def __post_init__(self):
@@ -189,3 +191,22 @@ def keep_first(order: Int[Tensor, " examples"], budget: int) -> Bool[Tensor, " e
     kept = torch.zeros(len(order), dtype=torch.bool)
     kept[order[:budget]] = True
     return kept
+
+
+def removable(scores: Scores, harmful_only: bool = True) -> int:
+    """How many examples may be removed: those predicted to do harm where the score says who they are, else all.
+
+    Raises:
+        UsageError: The score ranks difficulty.
+    """
+    suspects, harmful = scores.suspicion(), scores.harmful()
+    return len(suspects) if harmful is None or not harmful_only else int(harmful.sum())
+
+
+def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:
+    """Positions of the `count` most suspect, the most suspect first; of equal ones at the edge, the largest ids.
+
+    Raises:
+        UsageError: The score ranks difficulty.
+    """
+    return ordered(scores.suspicion(), scores.ids, descending=False).flip(0)[:count]

@@ -14,8 +14,7 @@ from ..core.errors import Mismatch, UsageError
 from ..core.lineage import Lineage
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector
-from ..policies import parse
-from ..policies.remove_worst import RemoveWorst
+from ..policies import catalogue, find, parse
 from ..runs.run import Run
 from .evidence import gather, gather_together
 from .models import members_of
@@ -83,11 +82,18 @@ def choose(
     return dataclasses.replace(decision, lineage=lineage)
 
 
+def counting() -> list[str]:
+    """Names of the policies whose count may be taken from a curve."""
+    return [name for name, cls in catalogue().items() if cls.counts_by_curve]
+
+
 def _counted(scores: Scores, policy: str | AbstractSelector, curve: Curve, options: dict[str, object]) -> dict[str, object]:
     """The options, with the count that a curve found best."""
-    name = texts.split(policy)[0] if isinstance(policy, str) else policy.name
-    if name != RemoveWorst.name:
-        raise UsageError(f"A curve says how many the policy {RemoveWorst.name} should drop; {name} does not remove the worst.")
+    cls = find(texts.split(policy)[0]) if isinstance(policy, str) else type(policy)
+    if not cls.counts_by_curve:
+        raise UsageError(
+            f"A curve says how many the policy {' or '.join(counting())} should drop; {cls.name} does not remove the worst."
+        )
     if "count" in options:
         raise UsageError(f"count={options['count']} is given beside a curve, whose best count is {curve.best}; give one of them.")
     made_of = curve.lineage.parents.get("scores") if curve.lineage is not None else None

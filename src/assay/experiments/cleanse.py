@@ -16,8 +16,8 @@ from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
 from ..core.errors import RunError, UsageError, some
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import Scores
+from ..core.selection import removable, worst
 from ..maths import draws as random
-from ..policies.remove_worst import removable, worst
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay

@@ -7,11 +7,14 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from ..core import options
+from ..core.errors import UsageError
 from ..core.ids import Ids
 from ..core.report_data import Influence, ScoreComparison, TopExamples
+from ..core.results import ADJOINT_NORMS
 from ..core.scores import CHANGE, RANK_ONLY, Scores, ordered
 from ..maths import draws, ranking, statistics
-from ..methods.sgd_influence import NORMS
+from ..methods import METHODS
 
 EXTREMES = 10
 """Examples at each end of a score that are shown by themselves."""
@@ -19,8 +22,6 @@ MOST_POINTS = 2000
 """Examples of one pairing that are drawn."""
 SIGNED = (CHANGE, RANK_ONLY)
 """Units of the scores that say on which side of 0 an example helps."""
-LINEAR = "sgd_influence"
-MEASURED = "loo"
 
 Wrong = Callable[[Ids], Bool[Tensor, " examples"]]
 """Which of some examples have a wrong label; None stands for a truth that is not known."""
@@ -52,11 +53,16 @@ def influences(scores: Sequence[Scores], wrong: Wrong | None, most: int, most_ep
 
 def _leading(scores: Sequence[Scores]) -> list[Scores]:
     """Exact influence first, of several that with most to say of itself, then the plainest."""
-    return sorted(scores, key=lambda one: (not _exact(one), -len(one.diagnostics), len(one.title)))
+    return sorted(scores, key=lambda one: (_change(one) != "exact", -len(one.diagnostics), len(one.title)))
 
 
-def _exact(scores: Scores) -> bool:
-    return scores.method == LINEAR and scores.options.get("form") == "exact"
+def _change(scores: Scores) -> str:
+    """How the scores come near the change of the target, by what their method says: `exact`, `measured`, or empty."""
+    try:
+        return options.build(METHODS.find(scores.method), "method", scores.options).change
+    except UsageError:
+        # Scores may come from a file, or from a package that is not installed here.
+        return ""
 
 
 def _influence(scores: Scores, wrong: Wrong | None, count: int, most_epochs: int) -> Influence:
@@ -91,7 +97,7 @@ def _influence(scores: Scores, wrong: Wrong | None, count: int, most_epochs: int
 
 def _norms(scores: Scores) -> tuple[tuple[int, float], ...]:
     """The norms as (epoch, norm before it), the state after the last epoch counting as before the next."""
-    backwards = scores.diagnostics.get(NORMS)
+    backwards = scores.diagnostics.get(ADJOINT_NORMS)
     if scores.by_epoch is None or not isinstance(backwards, (list, tuple)):
         return ()
     after = len(scores.by_epoch)
@@ -111,9 +117,9 @@ def pairings(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreCompar
             groups.setdefault(_asked(one), []).append(one)
     pairs: list[tuple[Scores, Scores]] = []
     for group in groups.values():
-        measured = [one for one in group if one.method == MEASURED]
+        measured = [one for one in group if _change(one) == "measured"]
         # Exact forms differ by checks or sign, never in what they say.
-        exact = [one for one in group if _exact(one)]
+        exact = [one for one in group if _change(one) == "exact"]
         others = [one for one in group if one not in measured and one not in exact]
         pairs += [(one, reference) for reference in measured for one in (*exact[:1], *others)]
         pairs += [(one, reference) for reference in exact[:1] for one in others]
@@ -143,8 +149,8 @@ def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> ScoreCom
         title=scores.title,
         reference=reference.title,
         target=str(scores.options["target"]),
-        measured=reference.method == MEASURED,
-        same={scores.method, reference.method} <= {LINEAR, MEASURED} and scores.unit == reference.unit,
+        measured=_change(reference) == "measured",
+        same=bool(_change(scores) and _change(reference)) and scores.unit == reference.unit,
         ids=ids,
         values=values[drawn],
         references=references[drawn],

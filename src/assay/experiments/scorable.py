@@ -117,7 +117,9 @@ def check_read(
     if replaying is not None and replaying != ReplayConfig() and not retaken:
         raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
     if pool is not None and not any(one.retrains for one in wanted):
-        raise UsageError(f"pool= is for loo, which trains without each example; {titles} do not. Leave it out.")
+        raise UsageError(
+            f"pool= is for {' or '.join(retraining())}, which trains without each example; {titles} do not. Leave it out."
+        )
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
@@ -125,6 +127,11 @@ def check_read(
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )
+
+
+def retraining() -> list[str]:
+    """Names of the methods that train anew."""
+    return [name for name, cls in catalogue().items() if cls.retrains]
 
 
 def takes_again(run: Run, method: AbstractMethod) -> bool:

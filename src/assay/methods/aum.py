@@ -41,6 +41,7 @@ class AUM(AbstractMeanMethod):
     reduce: Literal["mean", "sum"] = "mean"
     name: ClassVar[str] = "aum"
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    below_zero: ClassVar[str] = "over the epochs, another class had the larger output"
     source: ClassVar[Source] = Source(
         "Pleiss et al. 2020, equations 1 and 2",
         "https://arxiv.org/abs/2001.10528",

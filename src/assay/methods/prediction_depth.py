@@ -7,7 +7,7 @@ with c_l(i) the class that most of the k nearest neighbours of i in layer l are 
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -197,6 +197,9 @@ class PredictionDepth(AbstractMethod):
     def named(self) -> list[str] | None:
         """The layers that are asked for; None for those that are found."""
         return None if self.layers is None else self.layers.split("+")
+
+    def check_layers(self, named: Callable[[Sequence[str] | None], Sequence[str]]) -> None:
+        self.first(named(self.named))
 
     def first(self, names: Sequence[str]) -> int:
         """Number of the first layer that is read.

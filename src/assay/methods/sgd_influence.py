@@ -19,14 +19,12 @@ from ..core.errors import NumericalError, UsageError
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
-from ..core.results import Result
+from ..core.results import ADJOINT_NORMS, Result
 from ..core.scores import CHANGE, RANK_ONLY, Direction
 from ..core.spans import checked_span, span, steps_of
 from ..core.steps import Adjoint, StepSource
 from ..maths import draws
 
-NORMS = "adjoint norms, from the end backwards"
-"""The diagnostic that holds the norm of the adjoint after the last step and before each epoch."""
 UNSTABLE = 10.0
 """Growth of the adjoint's norm above which a linear answer is not to be trusted: small changes grow by this factor."""
 UNEVEN = 0.5
@@ -135,6 +133,11 @@ class SGDInfluence(AbstractMethod):
         return Direction.HIGH_IS_SUSPECT if self.sign == "weight" else Direction.LOW_IS_SUSPECT
 
     @property
+    def change(self) -> Literal["", "exact", "measured"]:  # type: ignore[override]
+        """Exact, where no term is left out."""
+        return "exact" if self.form == "exact" else ""
+
+    @property
     def unit(self) -> str:  # type: ignore[override]
         """What the exact form predicts has a size; of the others the order counts."""
         return CHANGE if self.form == "exact" else RANK_ONLY
@@ -189,7 +192,7 @@ class SGDInfluence(AbstractMethod):
         least = min(sizes) / max(sizes)
         growth = max(norms) / norms[0] if norms[0] > 0 else 0.0
         diagnostics: dict[str, object] = {
-            NORMS: list(norms),
+            ADJOINT_NORMS: list(norms),
             "adjoint growth": growth,
             "share of examples outside the window": outside,
             "smallest batch as a part of the largest": least,

@@ -4,33 +4,11 @@ import dataclasses
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.method import Source
 from ..core.needs import Need
-from ..core.scores import Scores, ordered
-from ..core.selection import AbstractSelector, Pool, Selection
-
-
-def removable(scores: Scores, harmful_only: bool = True) -> int:
-    """How many examples may be removed: those predicted to do harm where the score says who they are, else all.
-
-    Raises:
-        UsageError: The score ranks difficulty.
-    """
-    suspects, harmful = scores.suspicion(), scores.harmful()
-    return len(suspects) if harmful is None or not harmful_only else int(harmful.sum())
-
-
-def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:
-    """Positions of the `count` most suspect, the most suspect first; of equal ones at the edge, the largest ids.
-
-    Raises:
-        UsageError: The score ranks difficulty.
-    """
-    return ordered(scores.suspicion(), scores.ids, descending=False).flip(0)[:count]
+from ..core.selection import AbstractSelector, Pool, Selection, removable, worst
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +28,7 @@ class RemoveWorst(AbstractSelector):
     name: ClassVar[str] = "remove_worst"
     reads: ClassVar[frozenset[Need]] = frozenset()
     nests: ClassVar[bool] = True
+    counts_by_curve: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Hara et al. 2019, Data cleansing for models trained with SGD",
         "https://arxiv.org/abs/1906.08473",

@@ -33,7 +33,6 @@ from ..experiments.score import score
 from ..experiments.trials import TURN, Arm, train_arm
 from ..experiments.verify import compare
 from ..maths import draws, power_law, ranking, statistics
-from ..methods.prediction_depth import PredictionDepth
 from ..replay.activations import layered
 from ..reports.study import render_study
 from ..runs.artefacts import finished, load_outcome, load_scores, load_study, save_outcome, save_study
@@ -213,11 +212,13 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
 def _check_layers(setup: Setup, material: Material) -> None:
     """Refuse, before anything is recorded, layers that the net does not have."""
     model, few = setup.final(0).build(material, 0).eval(), material.train.prepared(material.train.inputs[:7])
+
+    def named(names: Sequence[str] | None) -> list[str]:
+        with torch.no_grad():
+            return [layer.name for layer in layered(model, lambda: iter([(torch.arange(len(few)), few)]), model, len(few), names)]
+
     for one in map(methods.parse, setup.metrics):
-        if isinstance(one, PredictionDepth):
-            with torch.no_grad():
-                layers = layered(model, lambda: iter([(torch.arange(len(few)), few)]), model, len(few), one.named)
-                one.first([layer.name for layer in layers])
+        one.check_layers(named)
 
 
 def written(found: Study, folder: str | Path) -> Path:
