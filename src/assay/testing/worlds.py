@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.evidence import Evidence
+from ..core.features import Features, FeatureSpec
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
 from ..core.needs import EPOCH_NEEDS, Need
@@ -23,8 +24,8 @@ EXAMPLES, EPOCHS, CLASSES = 64, 14, 4
 WRONG, HARD = slice(0, 10), slice(10, 26)
 
 TRAINED = frozenset({Need.STEPS, Need.CHECKPOINTS})
-BESIDE = TRAINED | {Need.INPUTS}
-EVERYTHING = EPOCH_NEEDS | TRAINED | {Need.LABELS, Need.MEAN_PROBS, Need.INPUTS}
+BESIDE = TRAINED | {Need.INPUTS, Need.FEATURES}
+EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS}
 
 
 class Facts:
@@ -130,18 +131,24 @@ class World:
         # A copy each time: a method that writes into its input must not spoil the next law.
         shown = {need: fact[:recorded].clone() for need, fact in (facts or self.facts).items() if need in holds}
         probs = self.logits.softmax(-1).mean(0)
-        return Counted.of(
+        there = Counted.of(
             Evidence(
                 self.ids,
                 int(self.logits.shape[-1]),
                 labels=self.labels if Need.LABELS in holds else None,
                 epochs=Facts(shown) if shown else None,
                 mean_probs=probs if Need.MEAN_PROBS in holds else None,
-                inputs=self.inputs.clone() if Need.INPUTS in holds else None,
+                inputs=self.inputs.clone() if holds & {Need.INPUTS, Need.FEATURES} else None,
                 steps=self.replay if Need.STEPS in holds else None,  # type: ignore[arg-type]
                 checkpoints=self.replay if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
+                features=self if Need.FEATURES in holds else None,
             )
         )
+        return there.narrow("this world", holds & there.holds)
+
+    def features(self, spec: FeatureSpec) -> Features:
+        """Of the kept models, which are trained once somebody asks."""
+        return self.replay.features(spec)
 
     def take(self, order: Tensor) -> "World":
         """The same examples in another order, trained on in the same batches."""
