@@ -1,4 +1,4 @@
-"""What slopes and gradient norms by `maths.derivatives` cost beside one forward and backward pass, and beside the ways that they replace.
+"""What inner products with gradients and gradient norms by `maths.derivatives` cost beside one forward and backward pass, and beside the ways that they replace.
 
 Six-convolution CNN, one CIFAR-10 batch, eval mode (so that every example has a gradient of its own). Each way runs in a process of its
 own, which tells the median of its seconds and how far its memory rose above what it held before. Every process times the forward
@@ -65,7 +65,7 @@ def ways(batch: int, device: str) -> dict:
     return {
         "train": train_step,
         "directional": lambda: directional(losses, params, direction),
-        "norms": lambda: example_products(module, params, inputs, targets, loss).squares,
+        "norms": lambda: example_products(module, params, inputs, targets, loss).grad_sq_norms,
         "vmap of gradients": vmapped,
         "loop over examples": looped,
     }

@@ -154,7 +154,7 @@ def test_an_operation_without_a_second_derivative_is_named(tmp_path):
     for title, other in assay.score(tmp_path / "plain", names, loop=plain, targets=held(), replaying=how).items():
         told = table[title].diagnostics["derivatives taken by"], other.diagnostics["derivatives taken by"]
         # What one method says does not depend on the others.
-        assert ("slopes: one by one" in told[0]) == title.startswith(("tracin", "in_run")) and "one by one" not in told[1]
+        assert ("grad_dots: one by one" in told[0]) == title.startswith(("tracin", "in_run")) and "one by one" not in told[1]
         torch.testing.assert_close(table[title].values, other.values, rtol=1e-9, atol=1e-12)
 
 

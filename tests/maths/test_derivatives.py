@@ -173,13 +173,13 @@ def batch_losses(module, inputs, targets):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_slopes_are_inner_products_with_each_gradient(name):
+def test_grad_dots_are_inner_products_with_each_gradient(name):
     module, params, direction, inputs, targets = world(name)
     expected = gradients_one_by_one(module, params, inputs, targets, loss) @ flat(direction)
     found = directional(batch_losses(module, inputs, targets), params, direction)
-    torch.testing.assert_close(found.slopes, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.grad_dots, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.losses, loss(module(inputs), targets).detach(), rtol=0, atol=1e-14)
-    assert found.way == "forward" and not found.slopes.requires_grad
+    assert found.way == "forward" and not found.grad_dots.requires_grad
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 4_000, 2**24])
@@ -188,9 +188,9 @@ def test_norms_are_those_of_each_gradient(name, chunk_bytes):
     module, params, _, inputs, targets = world(name)
     expected = gradients_one_by_one(module, params, inputs, targets, loss).square().sum(1)
     found = example_products(module, params, inputs, targets, loss, chunk_bytes=chunk_bytes)
-    torch.testing.assert_close(summed(found.squares), expected, rtol=1e-11, atol=1e-13)
-    assert set(found.by_chunks) == BY_CHUNKS.get(name, set()) and not found.slopes
-    assert not any(part.requires_grad for part in found.squares.values())
+    torch.testing.assert_close(summed(found.grad_sq_norms), expected, rtol=1e-11, atol=1e-13)
+    assert set(found.by_chunks) == BY_CHUNKS.get(name, set()) and not found.grad_dots
+    assert not any(part.requires_grad for part in found.grad_sq_norms.values())
 
 
 @pytest.mark.parametrize("rules", [True, False])
@@ -200,19 +200,19 @@ def test_products_are_those_of_each_gradient_by_parameter(name, chunk_bytes, rul
     module, params, direction, inputs, targets = world(name)
     given = {"direction": direction, "trust": None if rules else False, "chunk_bytes": chunk_bytes}
     found = example_products(module, params, inputs, targets, loss, **given)
-    assert set(found.squares) == set(found.slopes) == set(params)
+    assert set(found.grad_sq_norms) == set(found.grad_dots) == set(params)
     for one, value in direction.items():
         each = gradients_one_by_one(module, {one: params[one]}, inputs, targets, loss)
-        torch.testing.assert_close(found.squares[one], each.square().sum(1), rtol=1e-11, atol=1e-13)
-        torch.testing.assert_close(found.slopes[one], each @ value.flatten(), rtol=1e-10, atol=1e-12)
-        assert not found.squares[one].requires_grad and not found.slopes[one].requires_grad
+        torch.testing.assert_close(found.grad_sq_norms[one], each.square().sum(1), rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(found.grad_dots[one], each @ value.flatten(), rtol=1e-10, atol=1e-12)
+        assert not found.grad_sq_norms[one].requires_grad and not found.grad_dots[one].requires_grad
     assert set(found.by_chunks) == (BY_CHUNKS.get(name, set()) if rules else set(params))
     # Of some parameters they are the same numbers.
     some = tuple(params)[::2]
     part = example_products(module, params, inputs, targets, loss, names=some, **given)
-    assert set(part.squares) == set(part.slopes) == set(some)
+    assert set(part.grad_sq_norms) == set(part.grad_dots) == set(some)
     for one in some:
-        torch.testing.assert_close(part.slopes[one], found.slopes[one], rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(part.grad_dots[one], found.grad_dots[one], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("rules", [True, False])
@@ -225,8 +225,8 @@ def test_the_running_statistics_may_be_given(name, rules):
     assert all(torch.equal(value, held[key]) for key, value in module.named_buffers()), "the module keeps its own"
     module.load_state_dict(moved, strict=False)
     each = gradients_one_by_one(module, params, inputs, targets, loss)
-    torch.testing.assert_close(summed(found.slopes), each @ flat(direction), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(summed(found.squares), each.square().sum(1), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(summed(found.grad_dots), each @ flat(direction), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(summed(found.grad_sq_norms), each.square().sum(1), rtol=1e-11, atol=1e-13)
 
 
 def test_what_an_earlier_call_refuted_is_not_tried_again():
@@ -234,7 +234,7 @@ def test_what_an_earlier_call_refuted_is_not_tried_again():
     first = example_products(module, params, inputs, targets, loss, direction=direction)
     assert not first.by_rule and set(first.by_chunks) == set(params)
     again = example_products(module, params, inputs, targets, loss, direction=direction, trust=first.by_rule)
-    assert not again.by_rule and all(torch.equal(again.slopes[name], first.slopes[name]) for name in params)
+    assert not again.by_rule and all(torch.equal(again.grad_dots[name], first.grad_dots[name]) for name in params)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -243,7 +243,7 @@ def test_some_parameters_alone(name):
     some = dict(list(params.items())[::2])
     expected = gradients_one_by_one(module, some, inputs, targets, loss).square().sum(1)
     torch.testing.assert_close(
-        summed(example_products(module, some, inputs, targets, loss).squares), expected, rtol=1e-11, atol=1e-13
+        summed(example_products(module, some, inputs, targets, loss).grad_sq_norms), expected, rtol=1e-11, atol=1e-13
     )
 
 
@@ -265,13 +265,13 @@ def test_gradients_of_each_example(name, chunk_bytes):
 def test_slopes_and_norms_agree_on_any_problem(seed, scale, name):
     module, params, direction, inputs, targets = world(name, seed)
     params = {name: scale * value for name, value in params.items()}
-    slopes = directional(batch_losses(module, inputs, targets), params, direction).slopes
+    grad_dots = directional(batch_losses(module, inputs, targets), params, direction).grad_dots
     products = example_products(module, params, inputs, targets, loss, direction=direction)
-    size = float(slopes.abs().max()) + 1e-6
-    torch.testing.assert_close(summed(products.slopes) / size, slopes / size, rtol=0, atol=1e-10)
-    # Cauchy-Schwarz binds the slopes by the norms.
-    squares = summed(products.squares)
-    assert bool((slopes.square() <= squares * flat(direction).square().sum() * (1 + 1e-9) + 1e-20).all())
+    size = float(grad_dots.abs().max()) + 1e-6
+    torch.testing.assert_close(summed(products.grad_dots) / size, grad_dots / size, rtol=0, atol=1e-10)
+    # Cauchy-Schwarz binds the products by the norms.
+    grad_sq_norms = summed(products.grad_sq_norms)
+    assert bool((grad_dots.square() <= grad_sq_norms * flat(direction).square().sum() * (1 + 1e-9) + 1e-20).all())
 
 
 def test_rows_of_padding_are_withheld():
@@ -286,11 +286,11 @@ def test_single_precision_and_a_world_left_as_it_was():
     module.train(False)
     before, state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
     given = {name: value.clone() for name, value in params.items()}
-    squares = summed(example_products(module, params, inputs, targets, loss).squares)
-    slopes = directional(batch_losses(module, inputs, targets), params, direction).slopes
-    assert squares.dtype == slopes.dtype == torch.float32
+    grad_sq_norms = summed(example_products(module, params, inputs, targets, loss).grad_sq_norms)
+    grad_dots = directional(batch_losses(module, inputs, targets), params, direction).grad_dots
+    assert grad_sq_norms.dtype == grad_dots.dtype == torch.float32
     reference = gradients_one_by_one(module, params, inputs, targets, loss)
-    torch.testing.assert_close(squares, reference.square().sum(1), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(grad_sq_norms, reference.square().sum(1), rtol=1e-4, atol=1e-6)
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     assert all(torch.equal(given[key], value) and not value.requires_grad for key, value in params.items())
     assert torch.equal(state, torch.get_rng_state()) and not any(p.grad is not None for p in module.parameters())
@@ -314,7 +314,7 @@ def test_batch_statistics_couple_examples():
     up, down = (losses({name: params[name] + s * step * direction[name] for name in params}) for s in (1, -1))
     expected = (up - down) / (2 * step)
     found = directional(losses, params, direction)
-    torch.testing.assert_close(found.slopes, expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found.grad_dots, expected, rtol=1e-6, atol=1e-8)
     assert found.way == "forward"
 
 
@@ -347,10 +347,10 @@ def test_an_operation_without_forward_mode_or_batching_rule_falls_back_and_says_
     each = gradients_one_by_one(module, params, inputs, targets, loss)
     losses = batch_losses(module, inputs, targets)
     found = directional(losses, params, direction)
-    torch.testing.assert_close(found.slopes, each @ flat(direction), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.grad_dots, each @ flat(direction), rtol=1e-12, atol=1e-12)
     assert found.way == "double backward"
     norms = example_products(module, params, inputs, targets, loss)
-    torch.testing.assert_close(summed(norms.squares), each.square().sum(1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(summed(norms.grad_sq_norms), each.square().sum(1), rtol=1e-12, atol=1e-12)
     assert norms.by_chunks == ("bent",)
 
 
@@ -371,13 +371,13 @@ def test_a_cut_in_the_graph_is_never_taken_for_zero():
     losses = batch_losses(module, inputs, targets)
     found = directional(losses, params, direction)
     each = gradients_one_by_one(module, params, inputs, targets, loss)
-    torch.testing.assert_close(found.slopes, each @ flat(direction), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.grad_dots, each @ flat(direction), rtol=1e-12, atol=1e-12)
     assert found.way == "one by one"
     # A derivative by the layers above alone goes past the cut.
     above = {name: params[name] for name in params if name.startswith("last")}
     along = {name: direction[name] for name in above}
     each = gradients_one_by_one(module, above, inputs, targets, loss)
-    torch.testing.assert_close(directional(losses, above, along).slopes, each @ flat(along), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(directional(losses, above, along).grad_dots, each @ flat(along), rtol=1e-12, atol=1e-12)
 
 
 def test_a_batch_that_does_not_fit_says_what_torch_says():
@@ -412,7 +412,7 @@ def test_few_places_and_many_say_the_same_of_a_convolution(layer, shape):
 
 
 @pytest.mark.parametrize("kind", ["convolution", "sequence"])
-def test_squares_that_cancel_are_taken_from_the_gradients_themselves(kind):
+def test_squared_norms_that_cancel_are_taken_from_the_gradients_themselves(kind):
     # The gradient at the output adds up to 0 over the places, and the input is nearly the same at all of them.
     draw = torch.Generator().manual_seed(0)
     outward = torch.randn(4, 32, 3, 3, generator=draw)
@@ -422,12 +422,12 @@ def test_squares_that_cancel_are_taken_from_the_gradients_themselves(kind):
     if kind == "sequence":
         layer, inputs, outward = nn.Linear(32, 32), inputs.flatten(2).mT, outward.flatten(2).mT
     rule = RULES[type(layer)]
-    squares = [
+    grad_sq_norms = [
         rule.products(layer, frozenset({"weight"}), part(inputs), part(outward), {}, {})["weight"][0]
         for part in (torch.Tensor.float, torch.Tensor.double)
     ]
-    assert bool((squares[0] >= 0).all())
-    torch.testing.assert_close(squares[0].double(), squares[1], rtol=0.2, atol=1e-6)
+    assert bool((grad_sq_norms[0] >= 0).all())
+    torch.testing.assert_close(grad_sq_norms[0].double(), grad_sq_norms[1], rtol=0.2, atol=1e-6)
 
 
 def test_a_layer_of_two_names_is_as_before_after_a_call_with_other_parameters():

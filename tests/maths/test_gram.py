@@ -92,18 +92,18 @@ def test_conjugate_gradients_solve(n, columns, seed):
     square = torch.randn(n, n, generator=draw, dtype=torch.float64)
     matrix = square @ square.T / n + torch.eye(n)
     right = torch.randn(n, columns, generator=draw, dtype=torch.float64)
-    found = conjugate_gradients(lambda v: matrix @ v, right, iterations=200, tolerance=1e-10)
-    torch.testing.assert_close(found.solutions, torch.linalg.solve(matrix, right), rtol=1e-7, atol=1e-7)
+    found = conjugate_gradients(lambda v: matrix @ v, right, most=200, rtol=1e-10)
+    torch.testing.assert_close(found.x, torch.linalg.solve(matrix, right), rtol=1e-7, atol=1e-7)
     assert found.residual <= 1e-10 and found.iterations <= 2 * n + 5
 
 
 def test_conjugate_gradients_stop_where_they_are_told_to_and_say_how_far_they_came():
     matrix = torch.diag(torch.logspace(0, 4, 40, dtype=torch.float64))
     right = torch.ones(40, 1, dtype=torch.float64)
-    found = conjugate_gradients(lambda v: matrix @ v, right, iterations=5, tolerance=1e-10)
-    left = float((right - matrix @ found.solutions).norm() / right.norm())
+    found = conjugate_gradients(lambda v: matrix @ v, right, most=5, rtol=1e-10)
+    left = float((right - matrix @ found.x).norm() / right.norm())
     assert found.iterations == 5 and found.residual == pytest.approx(left, rel=1e-6) and left > 1e-3
-    assert math.isfinite(left) and np.isfinite(found.solutions.numpy()).all()
+    assert math.isfinite(left) and np.isfinite(found.x.numpy()).all()
 
 
 def test_rows_that_nearly_point_the_same_way_take_no_more_memory_than_others(monkeypatch):

@@ -5,7 +5,8 @@ from torch import nn
 
 from assay.core.errors import UsageError
 from assay.replay.functional import Functional, channels_last_pools
-from assay.replay.losses import cross_entropies
+from assay.replay.losses import cross_entropies, cross_entropies_of
+from reference.curvature import gauss_newton, hessian
 from reference.derivatives import flat, gradients_one_by_one
 
 EXAMPLES, CLASSES = 11, 3
@@ -46,13 +47,15 @@ def test_products_are_those_of_each_gradient(kind, way, losses):
     functional = Functional(model, losses)
     found, said = functional.products(params, buffers, batch, tuple(params), direction)
     again, _ = functional.products(params, buffers, batch, tuple(params), direction)
-    assert said == way and all(torch.equal(again.slopes[name], found.slopes[name]) for name in params)
+    assert said == way and all(torch.equal(again.grad_dots[name], found.grad_dots[name]) for name in params)
     model.load_state_dict(buffers, strict=False)
     model.eval()
     torch.testing.assert_close(functional(params, buffers, batch), losses(model, batch).detach(), rtol=0, atol=1e-14)
     each = gradients_one_by_one(model, params, *batch, lambda outputs, labels: losses(nn.Identity(), (outputs, labels)))
-    torch.testing.assert_close(torch.stack(list(found.slopes.values())).sum(0), each @ flat(direction), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(torch.stack(list(found.squares.values())).sum(0), each.square().sum(1), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(torch.stack(list(found.grad_dots.values())).sum(0), each @ flat(direction), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        torch.stack(list(found.grad_sq_norms.values())).sum(0), each.square().sum(1), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("made", [False, True])
@@ -132,7 +135,9 @@ def test_losses_without_gradients_are_the_same_bits():
     again, _ = functional.products(params, {}, batch, tuple(params), direction)
     assert tuple(params) in functional._all_by_rule, "the second time goes with channels last"
     for name in params:
-        assert torch.equal(first.squares[name], again.squares[name]) and torch.equal(first.slopes[name], again.slopes[name])
+        assert torch.equal(first.grad_sq_norms[name], again.grad_sq_norms[name]) and torch.equal(
+            first.grad_dots[name], again.grad_dots[name]
+        )
 
 
 def test_pools_with_channels_last_go_through_every_transform():
@@ -181,3 +186,137 @@ def test_outputs_that_are_no_logits_are_refused(outputs):
     params = {name: value.detach() for name, value in model.named_parameters()}
     with pytest.raises(UsageError, match="are not \\(batch, classes\\) with at least two classes"):
         Functional(model).predicted(params, {}, (torch.randn(EXAMPLES, 4), torch.zeros(EXAMPLES, dtype=torch.int64)))
+
+
+class Boxed(nn.Module):
+    """Returns more than its logits."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner = model
+
+    def forward(self, inputs):
+        return {"logits": self.inner(inputs), "size": torch.tensor(3.0)}
+
+
+def boxed_smoothed(model, batch):
+    return F.cross_entropy(model(batch["x"])["logits"], batch["y"], reduction="none", label_smoothing=0.1)
+
+
+def boxed_forward(model, batch):
+    return model(batch["x"])["logits"] / 2, batch["y"]
+
+
+def taken(kind, form):
+    """Model, functional and batch by which losses are given, and logits and losses as functions written out."""
+    model, params, buffers, _, (x, y) = world(kind)
+    if form == "pair":
+        functional, batch = Functional(model), (x, y)
+    else:
+        model = Boxed(model)
+        params, buffers = ({f"inner.{name}": value for name, value in part.items()} for part in (params, buffers))
+        batch = {"x": x, "y": y}
+        functional = Functional(model, cross_entropies_of(boxed_forward) if form == "forward" else boxed_smoothed, boxed_forward)
+
+    def outputs(at):
+        z = torch.func.functional_call(model, {**params, **buffers, **at}, (x,))
+        return z if form == "pair" else z["logits"] / 2 if form == "forward" else z["logits"]
+
+    def loss_of(z):
+        return F.cross_entropy(z, y, reduction="none", label_smoothing=0.1 if form == "losses" else 0.0)
+
+    return model, functional, params, buffers, batch, outputs, loss_of
+
+
+@pytest.mark.parametrize("form", ["pair", "forward", "losses"])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_curvature_products_are_those_of_the_dense_matrices(kind, form, whole):
+    model, functional, params, buffers, batch, outputs, loss_of = taken(kind, form)
+    chosen = params if whole else dict(list(params.items())[-2:])
+    direction = {name: torch.randn_like(value) for name, value in chosen.items()}
+    found = [functional.hvp(params, buffers, batch, direction), functional.ggnvp(params, buffers, batch, direction)]
+    assert model.training and all(layer.training for layer in model.modules())
+    model.eval()
+    H, G = hessian(lambda at: loss_of(outputs(at)), chosen), gauss_newton(outputs, loss_of, chosen)
+    for product, matrix in zip(found, (H, G), strict=True):
+        torch.testing.assert_close(flat(product), matrix @ flat(direction), rtol=1e-10, atol=1e-10)
+    logits = outputs({}) if form != "losses" else outputs({}) / 2
+    torch.testing.assert_close(functional.outputs(params, buffers, batch), logits.detach(), rtol=0, atol=1e-14)
+    leaves = {name: value.clone().requires_grad_() for name, value in chosen.items()}
+    assert functional.outputs({**params, **leaves}, buffers, batch).requires_grad
+
+
+@pytest.mark.parametrize("form", ["pair", "losses"])
+@pytest.mark.parametrize("size", [None, 2])
+def test_gradients_in_chunks_are_those_of_each_example(form, size, monkeypatch):
+    model, functional, params, buffers, batch, outputs, loss_of = taken("conv", form)
+    names = tuple(params)[-2:]
+    if size is not None:
+        monkeypatch.setattr("assay.replay.functional.CHUNK_BYTES", size * sum(8 * params[name].numel() for name in names))
+    rows = []
+    for place, part in functional.grads(params, buffers, batch, names):
+        assert model.training and place == slice(len(rows), len(rows) + len(part[names[0]])) and list(part) == list(names)
+        rows += [flat({name: value[n] for name, value in part.items()}) for n in range(place.stop - place.start)]
+        assert size is None or len(part[names[0]]) <= size
+    model.eval()
+    each = torch.autograd.functional.jacobian(
+        lambda row: loss_of(
+            outputs({n: p.view_as(params[n]) for n, p in zip(names, row.split([params[n].numel() for n in names]), strict=True)})
+        ),
+        flat({name: params[name] for name in names}),
+    )
+    torch.testing.assert_close(torch.stack(rows), each, rtol=1e-10, atol=1e-12)
+
+
+def penalised(model, batch):
+    return cross_entropies(model, batch) + 0.01 * model[0].weight.square().sum()
+
+
+def called_twice(model, batch):
+    return cross_entropies(model, batch) + cross_entropies(model, (batch[0] / 2, batch[1]))
+
+
+def around(model, batch):
+    return F.cross_entropy(model[2](model[1](model[0](batch[0]))), batch[1], reduction="none")
+
+
+def linear(model, batch):
+    return -model(batch[0]).gather(1, batch[1][:, None])[:, 0]
+
+
+REFUSED = {
+    penalised: "read parameters beside what the model returns.*weight_decay, or choose curvature=hessian",
+    called_twice: "call the model 2 times.*or choose curvature=hessian",
+    around: "call the model 0 times",
+    linear: "linear in the outputs",
+}
+
+
+@pytest.mark.parametrize("losses", REFUSED, ids=lambda losses: losses.__name__)
+def test_losses_that_are_no_function_of_outputs_have_a_hessian_only(losses):
+    model, params, buffers, direction, batch = world("linear")
+    functional = Functional(model, losses)
+    with pytest.raises(UsageError, match=REFUSED[losses]):
+        functional.ggnvp(params, buffers, batch, direction)
+    H = hessian(lambda at: losses(_Called(model, at), batch), params)
+    torch.testing.assert_close(
+        flat(functional.hvp(params, buffers, batch, direction)), H @ flat(direction), rtol=1e-10, atol=1e-10
+    )
+
+
+class _Called:
+    """A sequence of layers with other parameters."""
+
+    def __init__(self, model, at):
+        self.model, self.at = model, at
+
+    def __getitem__(self, place):
+        part = _Called(
+            self.model[place], {n.removeprefix(f"{place}."): v for n, v in self.at.items() if n.startswith(f"{place}.")}
+        )
+        part.weight = part.at.get("weight")
+        return part
+
+    def __call__(self, x):
+        return torch.func.functional_call(self.model, self.at, (x,))

@@ -23,16 +23,33 @@ class Batch(Protocol):
         """Loss of each example at `params`, differentiable; parameters that are left out are those of the batch."""
         ...
 
-    def slopes(self, direction: Params) -> tuple[Float[Tensor, " batch"], str]:
-        """<direction, grad l_i> of each example's loss, by the parameters that the direction names; and how it was had, in words."""
+    def grad_dots(self, direction: Params) -> tuple[Float[Tensor, " batch"], str]:
+        """<direction, grad l_i> of each example's loss, by the parameters that the direction names; and how it was taken, in words."""
         ...
 
-    def squares(self, names: Sequence[str]) -> tuple[Float[Tensor, " batch"], str]:
-        """|grad l_i|^2 of each example's loss by these parameters; and how it was had, in words."""
+    def grad_sq_norms(self, names: Sequence[str]) -> tuple[Float[Tensor, " batch"], str]:
+        """|grad l_i|^2 of each example's loss by these parameters; and how it was taken, in words."""
         ...
 
     def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-        """Both at once, each by parameter: slopes and squares, (batch,) each; and how they were had, in words."""
+        """`grad_dots` and `grad_sq_norms` at once, each by parameter, (batch,) each; and how they were taken, in words."""
+        ...
+
+    def outputs(self, params: Params) -> Float[Tensor, "batch classes"]:
+        """Logits of each example at `params`, differentiable; parameters that are left out are those of the batch."""
+        ...
+
+    def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Gradient of each example's loss by these parameters, in chunks: rows of the batch, and (chunk, *shape) by name."""
+        ...
+
+    def hvp(self, direction: Params) -> dict[str, Tensor]:
+        """Hessian of the sum of the losses, by the parameters that the direction names, times the direction."""
+        ...
+
+    def ggnvp(self, direction: Params) -> dict[str, Tensor]:
+        """Gauss-Newton matrix of the sum of the losses, by the parameters that the direction names, times the direction: J' H J v with J
+        the derivative of the outputs and H the Hessian of the losses by the outputs."""
         ...
 
     def input_gradients(self) -> Float[Tensor, "batch ..."]:

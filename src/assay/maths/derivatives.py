@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from .differentiable import DifferentiableOperations, every_derivative
-from .params import Params
+from .params import Params, dot
 
 Losses = Callable[[dict[str, Tensor]], Tensor]
 """From parameters to the loss of each example of a batch, (batch,)."""
@@ -24,24 +24,24 @@ CHUNK_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Slopes:
+class GradDots:
     """Derivatives of a batch's losses along one direction.
 
     Attributes:
         losses: (batch,), l_i at the parameters.
-        slopes: (batch,), d/de l_i(params + e direction) at e = 0. Where examples do not meet inside the model this is
+        grad_dots: (batch,), d/de l_i(params + e direction) at e = 0. Where examples do not meet inside the model this is
             <direction, grad l_i>; where they do (BatchNorm in training) it is what the weighted sum of losses changes by, by weight.
         way: `forward` (one forward-mode pass), `double backward` where an operation has no forward-mode rule, or `one by one` (a backward
             pass per example) where it has no second derivative either.
     """
 
     losses: Float[Tensor, " batch"]
-    slopes: Float[Tensor, " batch"]
+    grad_dots: Float[Tensor, " batch"]
     way: Way
 
 
-def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
-    """The slope of every example's loss along `direction`: one forward-mode pass, and no (batch x params) matrix.
+def directional(losses: Losses, params: Params, direction: Params) -> GradDots:
+    """The derivative of every example's loss along `direction`: one forward-mode pass, and no (batch x params) matrix.
 
     Forward mode knows nothing of gradients that torch withholds: give a direction that is 0 where they are (`mask_padding_rows`).
 
@@ -53,8 +53,8 @@ def directional(losses: Losses, params: Params, direction: Params) -> Slopes:
     at, along = detached(params), detached(direction)
     try:
         with every_derivative():
-            values, slopes = jvp(losses, (at,), (along,))  # type: ignore[misc]
-        return Slopes(values.detach(), slopes.detach(), "forward")
+            values, grad_dots = jvp(losses, (at,), (along,))  # type: ignore[misc]
+        return GradDots(values.detach(), grad_dots.detach(), "forward")
     except torch.OutOfMemoryError:
         # The other ways take more.
         raise
@@ -76,27 +76,27 @@ def mask_padding_rows(module: nn.Module, direction: Params) -> dict[str, Tensor]
     return kept
 
 
-def _backward_twice(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> Slopes:
+def _backward_twice(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> GradDots:
     with torch.enable_grad(), every_derivative(), DifferentiableOperations():
         leaves = {name: value.requires_grad_() for name, value in at.items()}
         values = losses(leaves)
         factors = torch.ones_like(values).requires_grad_()
         first = torch.autograd.grad((factors * values).sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
-        product = torch.stack([(part * along[name]).sum() for name, part in zip(leaves, first, strict=True)]).sum()
+        product = dot(dict(zip(leaves, first, strict=True)), along)
         check_twice_differentiable(product)
-        (slopes,) = torch.autograd.grad(product, factors, materialize_grads=True)
-    return Slopes(values.detach(), slopes, "double backward")
+        (grad_dots,) = torch.autograd.grad(product, factors, materialize_grads=True)
+    return GradDots(values.detach(), grad_dots, "double backward")
 
 
-def _each_backward(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> Slopes:
+def _each_backward(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> GradDots:
     with torch.enable_grad(), every_derivative():
         leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
         values = losses(leaves)
-        slopes = []
+        grad_dots = []
         for value in values:
             found = torch.autograd.grad(value, list(leaves.values()), retain_graph=True, materialize_grads=True)
-            slopes.append(torch.stack([(part * along[name]).sum() for name, part in zip(leaves, found, strict=True)]).sum())
-    return Slopes(values.detach(), torch.stack(slopes), "one by one")
+            grad_dots.append(dot(dict(zip(leaves, found, strict=True)), along))
+    return GradDots(values.detach(), torch.stack(grad_dots), "one by one")
 
 
 def check_twice_differentiable(derivative: Tensor) -> None:

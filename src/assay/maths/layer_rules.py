@@ -1,4 +1,4 @@
-"""Slopes and squared norms of each example's gradient from one pass, by rules for layers."""
+"""Inner products with a direction and squared norms of each example's gradient from one pass, by rules for layers."""
 
 import dataclasses
 import itertools
@@ -22,14 +22,14 @@ class Products:
     """What each example's gradient says, by parameter, without the gradient.
 
     Attributes:
-        squares: (batch,) each, |grad l_i|^2.
-        slopes: (batch,) each, <direction, grad l_i>; empty without a direction.
+        grad_sq_norms: (batch,) each, |grad l_i|^2.
+        grad_dots: (batch,) each, <direction, grad l_i>; empty without a direction.
         by_chunks: Names of the parameters whose gradients had to be made example by example, in chunks, because their layer has no rule.
         by_rule: Whether the rules of the other layers hold; False where an example's own gradient refuted them.
     """
 
-    squares: dict[str, Float[Tensor, " batch"]]
-    slopes: dict[str, Float[Tensor, " batch"]]
+    grad_sq_norms: dict[str, Float[Tensor, " batch"]]
+    grad_dots: dict[str, Float[Tensor, " batch"]]
     by_chunks: tuple[str, ...]
     by_rule: bool = True
 
@@ -76,8 +76,8 @@ def example_products(
     wanted = names if names is not None else tuple(at if direction is None else direction)
     along = {} if direction is None else detached(direction)
     held = buffers_of(module) if buffers is None else detached(buffers)
-    squares: dict[str, Tensor] = {}
-    slopes: dict[str, Tensor] = {}
+    grad_sq_norms: dict[str, Tensor] = {}
+    grad_dots: dict[str, Tensor] = {}
     sound = trust is not False
     if sound:
         probes = _Probes(module, wanted, along, chunk_bytes)
@@ -89,11 +89,11 @@ def example_products(
         if by_rule:
             torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
             for probe in by_rule:
-                squares |= probe.told(probe.squares, values)
-                slopes |= probe.told(probe.slopes, values) if along else {}
-            if trust is None and not _confirmed(squares, module, at, held, inputs, targets, loss):
-                squares, slopes, sound = {}, {}, False
-    rest = tuple(name for name in wanted if name not in squares)
+                grad_sq_norms |= probe.told(probe.grad_sq_norms, values)
+                grad_dots |= probe.told(probe.grad_dots, values) if along else {}
+            if trust is None and not _confirmed(grad_sq_norms, module, at, held, inputs, targets, loss):
+                grad_sq_norms, grad_dots, sound = {}, {}, False
+    rest = tuple(name for name in wanted if name not in grad_sq_norms)
     if rest:
         parts: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in rest}
         chunks = example_gradients(module, at, inputs, targets, loss, names=rest, buffers=held, chunk_bytes=chunk_bytes)
@@ -104,21 +104,21 @@ def example_products(
                 norms = torch.linalg.vector_norm(rows, dim=1).square()
                 parts[name].append((norms, rows @ along[name].flatten() if along else norms))
         for name, pairs in parts.items():
-            squares[name], found = map(torch.cat, zip(*pairs, strict=True))
-            slopes |= {name: found} if along else {}
-    return Products(squares, slopes, rest, sound)
+            grad_sq_norms[name], found = map(torch.cat, zip(*pairs, strict=True))
+            grad_dots |= {name: found} if along else {}
+    return Products(grad_sq_norms, grad_dots, rest, sound)
 
 
 def _confirmed(
-    squares: dict[str, Tensor], module: nn.Module, at: Params, buffers: Params, inputs: Tensor, targets: Tensor, loss: Loss
+    grad_sq_norms: dict[str, Tensor], module: nn.Module, at: Params, buffers: Params, inputs: Tensor, targets: Tensor, loss: Loss
 ) -> bool:
     """Whether the largest of the squared norms is what that example's own gradient says."""
-    if not squares or not len(inputs):
+    if not grad_sq_norms or not len(inputs):
         return True
-    total = torch.stack(list(squares.values())).sum(0)
+    total = torch.stack(list(grad_sq_norms.values())).sum(0)
     place = int(total.argmax())
     here = slice(place, place + 1)
-    (_, alone), *_ = example_gradients(module, at, inputs[here], targets[here], loss, names=tuple(squares), buffers=buffers)
+    (_, alone), *_ = example_gradients(module, at, inputs[here], targets[here], loss, names=tuple(grad_sq_norms), buffers=buffers)
     exact = torch.stack([block.square().sum() for block in alone.values()]).sum()
     return bool((total[place] - exact).abs() <= torch.finfo(total.dtype).eps ** 0.5 * exact)
 
@@ -130,8 +130,8 @@ class _Probe:
         self.layer, self.names, self.chunk_bytes = layer, names, chunk_bytes
         self.direction = {own: direction[full] for own, full in names.items() if full in direction}
         self.calls = 0
-        self.squares: dict[str, Tensor] | None = None
-        self.slopes: dict[str, Tensor] | None = None
+        self.grad_sq_norms: dict[str, Tensor] | None = None
+        self.grad_dots: dict[str, Tensor] | None = None
         self.anchor: Tensor = torch.zeros(())
         self.buffers: dict[str, Tensor] = {}
 
@@ -157,8 +157,8 @@ class _Probe:
             rule.products(self.layer, frozenset(self.names), a, g, self.direction, self.buffers)
             for a, g in zip(inputs.split(size), gradient.split(size), strict=True)
         ]
-        self.squares = {own: torch.cat([part[own][0] for part in parts]) for own in self.names}
-        self.slopes = {own: torch.cat([part[own][1] for part in parts]) for own in self.direction}
+        self.grad_sq_norms = {own: torch.cat([part[own][0] for part in parts]) for own in self.names}
+        self.grad_dots = {own: torch.cat([part[own][1] for part in parts]) for own in self.direction}
 
     def told(self, found: dict[str, Tensor] | None, values: Tensor) -> dict[str, Tensor]:
         """Numbers by the parameters' full names; 0 where the loss does not reach the layer."""
@@ -246,8 +246,8 @@ def _pair(rows: Tensor, direction: Tensor | None) -> Pair:
     """From the gradients themselves, (chunk, ...)."""
     flat = rows.flatten(1)
     # The norm is had in one pass over the rows, without their squares.
-    squares = torch.linalg.vector_norm(flat, dim=1).square()
-    return squares, squares if direction is None else flat @ direction.flatten()
+    grad_sq_norms = torch.linalg.vector_norm(flat, dim=1).square()
+    return grad_sq_norms, grad_sq_norms if direction is None else flat @ direction.flatten()
 
 
 def _over_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -263,13 +263,13 @@ def _outer(inputs: Tensor, gradient: Tensor, direction: Tensor | None) -> Pair:
     if places > 1 and places * (a + g) >= a * g:
         return _pair(gradient @ inputs.mT, direction)
     if places == 1:
-        squares = inputs.square().sum((-2, -1)) * gradient.square().sum((-2, -1))
+        grad_sq_norms = inputs.square().sum((-2, -1)) * gradient.square().sum((-2, -1))
     else:
         # The sum over pairs of places <a_p, a_q> <g_p, g_q>: cheaper than the matrix itself where places are few.
-        squares, lost = _over_pairs(inputs.mT @ inputs, gradient.mT @ gradient)
+        grad_sq_norms, lost = _over_pairs(inputs.mT @ inputs, gradient.mT @ gradient)
         if bool(lost.any()):
-            squares[lost] = _pair(gradient[lost] @ inputs[lost].mT, None)[0]
-    return squares, squares if direction is None else ((direction @ inputs) * gradient).sum((-2, -1))
+            grad_sq_norms[lost] = _pair(gradient[lost] @ inputs[lost].mT, None)[0]
+    return grad_sq_norms, grad_sq_norms if direction is None else ((direction @ inputs) * gradient).sum((-2, -1))
 
 
 class _LinearRule(_Rule):
@@ -352,14 +352,14 @@ class _ConvRule(_Rule):
             patches += products[:, *window, *window]
         rows = gradient.reshape(size * groups, -1, out.numel())
         by_group, lost = _over_pairs(patches.flatten(1), (rows.mT @ rows).flatten(1))
-        squares, lost = by_group.reshape(size, groups).sum(1), lost.reshape(size, groups).any(1)
+        grad_sq_norms, lost = by_group.reshape(size, groups).sum(1), lost.reshape(size, groups).any(1)
         if bool(lost.any()):
-            squares[lost] = self._by_gradients(layer, inputs[lost], gradient[lost], None)[0]
+            grad_sq_norms[lost] = self._by_gradients(layer, inputs[lost], gradient[lost], None)[0]
         if direction is None:
-            return squares, squares
+            return grad_sq_norms, grad_sq_norms
         of = F.conv1d if layer.weight.ndim == 3 else F.conv2d
         along = of(inputs, direction, None, layer.stride, layer.padding, layer.dilation, groups)
-        return squares, (along * gradient).flatten(1).sum(1)
+        return grad_sq_norms, (along * gradient).flatten(1).sum(1)
 
     def _padded(self, layer: Any, inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """The input, and the padding that is left to be done on both sides."""
@@ -388,8 +388,8 @@ class _EmbeddingRule(_Rule):
         if layer.padding_idx is not None:
             g = g * (tokens != layer.padding_idx)[..., None]
         # Rows of the same token add up before they are squared.
-        squares = ((g @ g.mT) * (tokens[:, :, None] == tokens[:, None, :])).sum((1, 2))
-        return {"weight": (squares, (direction["weight"][tokens] * g).sum((1, 2)) if direction else squares)}
+        grad_sq_norms = ((g @ g.mT) * (tokens[:, :, None] == tokens[:, None, :])).sum((1, 2))
+        return {"weight": (grad_sq_norms, (direction["weight"][tokens] * g).sum((1, 2)) if direction else grad_sq_norms)}
 
 
 class _ScaleRule(_Rule):

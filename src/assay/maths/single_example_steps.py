@@ -31,7 +31,7 @@ class Batch(Protocol):
         ...
 
     def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-        """Slopes along the direction and squared norms of each example's gradient, by parameter; and how they were had."""
+        """<direction, grad l_i> and |grad l_i|^2 of each example's loss, by parameter; and how they were taken."""
         ...
 
 
@@ -82,12 +82,12 @@ def solo_gains(
     """
     params = batch.params
     apart = {name: reference[name] - params[name] for name in params}
-    slopes, squares, way = batch.products(apart)
+    grad_dots, grad_sq_norms, way = batch.products(apart)
     groups = [(name,) for name in params] if by_tensor else [tuple(params)]
     distances, remaining = [], []
     for names in groups:
-        inner = torch.stack([rates[name] * slopes[name].to(torch.float64) for name in names]).sum(0)
-        length = torch.stack([rates[name] ** 2 * squares[name].to(torch.float64) for name in names]).sum(0)
+        inner = torch.stack([rates[name] * grad_dots[name].to(torch.float64) for name in names]).sum(0)
+        length = torch.stack([rates[name] ** 2 * grad_sq_norms[name].to(torch.float64) for name in names]).sum(0)
         distance = torch.stack([apart[name].to(torch.float64).square().sum() for name in names]).sum()
         left = (distance + 2 * inner + length).clamp(min=0)
         for place in (left < CLOSE * distance).nonzero().flatten().tolist():

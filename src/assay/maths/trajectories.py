@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .params import Params
+from .params import Params, dot, norm
 
 Rates = Mapping[str, float]
 Buffers = Mapping[str, Params]
@@ -157,18 +157,17 @@ def clipped(gradients: Params, limit: float, soft: float = 0.0) -> dict[str, Ten
 
     The factor is min(1, limit / (norm + soft)); torch's clip_grad_norm_ has soft = 1e-6.
     """
-    factor = limit / (_norm(gradients) + soft)
+    factor = limit / (norm(gradients) + soft)
     return {name: value * factor if factor < 1 else value for name, value in gradients.items()}
 
 
 def clip_back(gamma: Params, gradients: Params, limit: float, soft: float = 0.0) -> dict[str, Tensor]:
     """The adjoint of `clipped`: d target / d gradients from d target / d clipped gradients."""
-    norm = _norm(gradients)
-    factor = limit / (norm + soft)
+    size = norm(gradients)
+    factor = limit / (size + soft)
     if not factor < 1:
         return dict(gamma)
-    inner = torch.stack([(value * gamma[name]).sum() for name, value in gradients.items()]).sum()
-    pull = factor * inner / (norm * (norm + soft))
+    pull = factor * dot(gradients, gamma) / (size * (size + soft))
     return {name: factor * gamma[name] - pull * value for name, value in gradients.items()}
 
 
@@ -189,7 +188,3 @@ def average_back(
     kept = 0.0 if first else decay
     whole = {name: value + (1 - kept) * carried[name] for name, value in after.items()}
     return whole, {name: kept * value for name, value in carried.items()}
-
-
-def _norm(gradients: Params) -> Tensor:
-    return torch.stack([value.square().sum() for value in gradients.values()]).sum().sqrt()

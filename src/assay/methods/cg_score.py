@@ -400,9 +400,9 @@ class _Problem:
             jitter, keys = jitters[0], self.ids.keys[rows[kept].numpy()]
             chance = torch.stack([_signs_of(keys, method.seed, probe) for probe in range(method.probes)], 1)
             found = conjugate_gradients(
-                Tiles(unit[kept], jitter).times, torch.cat([signs[kept], chance], 1), method.iterations, RESIDUAL
+                Tiles(unit[kept], jitter).times, torch.cat([signs[kept], chance], 1), most=method.iterations, rtol=RESIDUAL
             )
-            u, rest = found.solutions.split([signs.shape[1], method.probes], 1)
+            u, rest = found.x.split([signs.shape[1], method.probes], 1)
             diagonal = (rest * chance).mean(1)
             least = SMALLEST_PART * float(diagonal.median())
             self._meet("iterations", found.iterations)

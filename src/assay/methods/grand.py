@@ -36,8 +36,8 @@ def grand(checkpoint: Model, examples: int, layers: str = "all", ways: set[str] 
         raise UsageError("grand: layers=head needs a model with a trainable linear layer; choose layers=all.")
     values = torch.zeros(examples, dtype=torch.float64)
     for batch in checkpoint.batches():
-        squares, way = batch.squares(names)
-        values[batch.positions] = squares.to("cpu", torch.float64).sqrt()
+        grad_sq_norms, way = batch.grad_sq_norms(names)
+        values[batch.positions] = grad_sq_norms.to("cpu", torch.float64).sqrt()
         if ways is not None:
             ways.add(way)
     return values

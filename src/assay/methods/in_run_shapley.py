@@ -43,7 +43,7 @@ def in_run_shapley(step: Step, target: str, order: int = 1, ways: set[str] | Non
         move = {name: step.rates[name] / size * value for name, value in zip(leaves, total, strict=True)}
         curved = step.target_product(target, move)
         along = {name: value - step.rates[name] / (2 * size) * curved[name] for name, value in along.items()}
-    values, way = step.slopes(along)
+    values, way = step.grad_dots(along)
     if ways is not None:
         ways.add(way)
     return values

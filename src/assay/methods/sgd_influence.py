@@ -24,6 +24,7 @@ from ..core.scores import CHANGE, RANK_ONLY, Direction
 from ..core.spans import checked_span, span, steps_of
 from ..core.steps import Adjoint, StepSource
 from ..maths import draws
+from ..maths.params import norm
 
 UNSTABLE = 10.0
 """Growth of the adjoint's norm above which a linear answer is not to be trusted: small changes grow by this factor."""
@@ -72,21 +73,22 @@ def sgd_influence(
         for place, (name, (slopes, adjoint)) in enumerate(zip(targets, found, strict=True)):
             # An example may stand twice in a batch, so its shares are added, not assigned.
             values[place, step.epoch].index_add_(0, step.positions, -slopes.to("cpu", torch.float64))
-            norm = norm_of(adjoint)
-            if not norm < float("inf"):
+            size = norm_of(adjoint)
+            if not size < float("inf"):
                 raise NumericalError(
-                    f"sgd_influence: the adjoint of target {name!r} has norm {norm} before step {step.index}, so small changes grow "
+                    f"sgd_influence: the adjoint of target {name!r} has norm {size} before step {step.index}, so small changes grow "
                     "without bound from there on. Lower the learning rate, or choose a later window."
                 )
             if step.index in firsts:
-                norms[name].append(norm)
+                norms[name].append(size)
     return values, norms
 
 
 def norm_of(adjoint: Adjoint) -> float:
     """Euclidean norm, over all parameters, of the derivative by a shift of the parameters that their average takes part in."""
-    whole = [value.to(torch.float64) + adjoint.averages.get(name, 0.0) for name, value in adjoint.params.items()]
-    return float(torch.stack([value.square().sum() for value in whole]).sum().sqrt())
+    return float(
+        norm({name: value.to(torch.float64) + adjoint.averages.get(name, 0.0) for name, value in adjoint.params.items()})
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ def tracin(
             gradient = checkpoint.target(target)
             along = {name: checkpoint.rates[name] * gradient[name] for name in names}
         for batch in checkpoint.batches():
-            found, way = _own(batch, names, checkpoint.rates) if along is None else batch.slopes(along)
+            found, way = _own(batch, names, checkpoint.rates) if along is None else batch.grad_dots(along)
             values[batch.positions] += found.to("cpu", torch.float64)
             if ways is not None:
                 ways.add(way)
@@ -59,8 +59,8 @@ def tracin(
 def _own(batch: Batch, names: Sequence[str], rates: Mapping[str, float]) -> tuple[Tensor, str]:
     """Self-influence at the rate of each parameter."""
     by_rate = {rate: [name for name in names if rates[name] == rate] for rate in sorted({rates[name] for name in names})}
-    squares, ways = zip(*(batch.squares(own) for own in by_rate.values()), strict=True)
-    return torch.stack([rate * part for rate, part in zip(by_rate, squares, strict=True)]).sum(0), ways[0]
+    grad_sq_norms, ways = zip(*(batch.grad_sq_norms(own) for own in by_rate.values()), strict=True)
+    return torch.stack([rate * part for rate, part in zip(by_rate, grad_sq_norms, strict=True)]).sum(0), ways[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class TracIn(AbstractMethod):
             if target is None:
                 found, way = _own(step, tuple(step.params), step.rates)
             else:
-                found, way = step.slopes({name: step.rates[name] * value for name, value in step.target(target).items()})
+                found, way = step.grad_dots({name: step.rates[name] * value for name, value in step.target(target).items()})
             ways.add(way)
             by_epoch[step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64) / len(step.positions))
         return Result(by_epoch.sum(0), by_epoch, derivatives_taken(ways))

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from ..core.steps import Adjoint
 from ..maths.derivatives import mask_padding_rows
 from ..maths.differentiable import eager
+from ..maths.params import norm as norm_of
 from ..training.batches import rows, size_of, without_rows
 from ..training.device import set_random_state
 from .replayable import ReplayableTraining, ReplayState
@@ -104,11 +105,11 @@ def check_derivative(
     ]
     # What the step does to the adjoint, and a direction in which that is seen besides a random one.
     change = {name: value - after.params[name] for name, value in earlier.params.items()}
-    norm, length = _norm(change), _norm({name: state.model[name] for name in change})
+    norm, length = float(norm_of(change)), float(norm_of({name: state.model[name] for name in change}))
     # What torch withholds the gradient of, training does not move.
     random_part = mask_padding_rows(twin.model, {name: noise(value) for name, value in change.items()})
     change = mask_padding_rows(twin.model, change)
-    spread = _norm(random_part)
+    spread = float(norm_of(random_part))
     moved = {
         name: length * (value / norm if norm else value) + length * random_part[name] / spread for name, value in change.items()
     }
@@ -213,7 +214,3 @@ def _mapped(adjoint: Adjoint) -> Adjoint:
 
 def _double(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _norm(values: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([value.square().sum() for value in values.values()]).sum().sqrt())

@@ -98,7 +98,7 @@ def _gradients(model: CheckpointModel, spec: FeatureSpec) -> Block:
 
     def block(batch: ModelBatch) -> Tensor:
         parts = []
-        for gradients in batch.functional.gradients(batch.params, batch.buffers, batch.batch, names, room):
+        for _, gradients in batch.functional.grads(batch.params, batch.buffers, batch.batch, names, room):
             if spec.kind == "grads":
                 part = project(gradients, spec.project)
             else:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import UsageError, some
+from ..maths import curvature
 from ..maths.derivatives import (
     CHUNK_BYTES,
     called_with,
@@ -27,7 +28,7 @@ from ..training.batches import rows, size_of, without_rows
 from ..training.device import mode
 from ..training.step import trainable
 from .batch_norm import _Twice
-from .losses import Forward, Losses, cross_entropies, forward_pair, pair
+from .losses import Forward, Losses, cross_entropies, forward_pair, is_cross_entropies, pair
 
 SAME = 1e-2
 """How far a loss may be from itself in another order of the rows, times 1 + the loss: what kernels of 16 bits differ by."""
@@ -106,6 +107,23 @@ class _Among(_Rows):
         return self._losses(self.model, self.batch)[index]
 
 
+@contextlib.contextmanager
+def _two_derivatives(what: str) -> Iterator[None]:
+    """Refuse in words what torch cannot differentiate.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    try:
+        yield
+    except NotImplementedError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+        raise UsageError(
+            f"The products with {what} need derivatives that this model does not have: {reason}. Choose a method that asks for gradients "
+            "only, such as tracin."
+        ) from error
+
+
 class Functional:
     """A model whose parameters and buffers are arguments.
 
@@ -120,6 +138,7 @@ class Functional:
         self.model, self.losses, self.forward = model, losses, forward
         self._by_rule: dict[tuple[str, ...], bool] = {}
         self._all_by_rule: set[tuple[str, ...]] = set()
+        self._splits = False
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
         self._predicting = _Predicting(model, forward)
@@ -186,16 +205,16 @@ class Functional:
                 "Let collate_fn make a tensor of it, with a row for each example, or choose form=weight."
             )
 
-    def slopes(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
-        """Slope of each example's loss along a direction, in eval mode, and how it was had."""
+    def grad_dots(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
+        """<direction, grad l_i> of each example's loss, in eval mode, and how it was taken."""
         here = {name: params[name] for name in direction}
         found = directional(lambda at: self({**params, **at}, buffers, batch), here, mask_padding_rows(self.model, direction))
-        return found.slopes, f"slopes: {found.way}"
+        return found.grad_dots, f"grad_dots: {found.way}"
 
     def products(
         self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], direction: Params | None
     ) -> tuple[Products, str]:
-        """Slopes and squared norms of each example's gradient by some parameters, in eval mode, and how they were had.
+        """<direction, grad l_i> and |grad l_i|^2 of each example's loss by some parameters, in eval mode, and how they were taken.
 
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
@@ -219,7 +238,7 @@ class Functional:
                     names=tuple(f"{prefix}{name}" for name in names),
                     buffers={f"{prefix}{name}": value for name, value in buffers.items()},
                     trust=self._by_rule.get(names),
-                    chunk_bytes=CHUNK_BYTES if apart else CHUNK_BYTES // len(inputs),
+                    chunk_bytes=chunk_bytes if apart else CHUNK_BYTES // len(inputs),
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error
@@ -227,13 +246,15 @@ class Functional:
         if not found.by_chunks:
             self._all_by_rule.add(names)
         way = "gradients in chunks of examples" if found.by_chunks else "norms by layer"
-        squares, slopes = ({name.removeprefix(prefix): v for name, v in part.items()} for part in (found.squares, found.slopes))
-        return Products(squares, slopes, found.by_chunks, found.by_rule), way
+        norms, dots = (
+            {name.removeprefix(prefix): v for name, v in part.items()} for part in (found.grad_sq_norms, found.grad_dots)
+        )
+        return Products(norms, dots, found.by_chunks, found.by_rule), way
 
-    def gradients(
+    def grads(
         self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], chunk_bytes: int = CHUNK_BYTES
-    ) -> Iterator[dict[str, Tensor]]:
-        """The gradient of each example's loss by some parameters, in eval mode: some examples after the other, each (chunk, *shape).
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """The gradient of each example's loss by some parameters, in eval mode, in chunks: rows of the batch, and (chunk, *shape) by name.
 
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
@@ -255,12 +276,115 @@ class Functional:
             # Between two chunks the model is as it was found: the reader may stop here, or read something else of it.
             with mode(self.model, False), torch.enable_grad():
                 try:
-                    chunk = next(chunks, None)
+                    found = next(chunks, None)
                 except ValueError as error:
                     raise UsageError(str(error)) from error
-            if chunk is None:
+            if found is None:
                 return
-            yield {name.removeprefix(prefix): value for name, value in chunk[1].items()}
+            start, part = found
+            rows_ = slice(start, start + len(next(iter(part.values()))))
+            yield rows_, {name.removeprefix(prefix): value for name, value in part.items()}
+
+    def outputs(self, params: Params, buffers: Params, batch: Any) -> Tensor:
+        """Logits of a batch in eval mode, differentiable by `params`.
+
+        Raises:
+            UsageError: There is not one logit per class for each example, or the batch is not (inputs, labels) and there is no `forward`.
+        """
+        return _by_class(self._labelled(params, buffers, batch)[0], size_of(batch))
+
+    def hvp(self, params: Params, buffers: Params, batch: Any, direction: Params) -> dict[str, Tensor]:
+        """Hessian of the sum of the losses in eval mode, by the parameters that the direction names, times the direction.
+
+        Raises:
+            UsageError: The losses cannot be differentiated twice.
+        """
+        with _two_derivatives("the Hessian"):
+            return curvature.hvp(lambda at: self({**params, **at}, buffers, batch), params, direction)
+
+    def ggnvp(self, params: Params, buffers: Params, batch: Any, direction: Params) -> dict[str, Tensor]:
+        """Gauss-Newton matrix of the sum of the losses in eval mode, by the parameters that the direction names, times the direction.
+
+        The losses are taken as a function of the logits where they are their cross-entropies, else of what the model returns.
+
+        Raises:
+            UsageError: The losses are no function of what the model returns, or cannot be differentiated.
+        """
+        direction = mask_padding_rows(self.model, direction)
+        if is_cross_entropies(self.losses):
+            labels: list[Tensor] = []
+
+            def logits(at: dict[str, Tensor]) -> tuple[Tensor, ...]:
+                values, given = self._labelled({**params, **at}, buffers, batch)
+                labels.append(given)
+                return (values,)
+
+            def losses_of(values: Sequence[Tensor]) -> Tensor:
+                return F.cross_entropy(values[0], labels[0], reduction="none")
+
+            with _two_derivatives("Gauss-Newton's matrix"):
+                return curvature.ggnvp(logits, losses_of, params, direction)
+        self._check_split(params, buffers, batch)
+        with _two_derivatives("Gauss-Newton's matrix"):
+            return curvature.ggnvp(
+                lambda at: self._split({**params, **at}, buffers, batch)[0],
+                lambda values: self._split(params, buffers, batch, values)[1],
+                params,
+                direction,
+            )
+
+    def _labelled(self, params: Params, buffers: Params, batch: Any) -> tuple[Any, Tensor]:
+        with mode(self.model, False), written_out():
+            return called_with(self._predicting, _prefixed({**_copied(buffers), **params}), batch)
+
+    def _split(
+        self, params: Params, buffers: Params, batch: Any, instead: Sequence[Tensor] | None = None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """What the model returns to the losses, row by row, and the losses; with others in the place of what it returns."""
+        met: list[tuple[Tensor, ...]] = []
+
+        def left(model: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            parts, spec = pytree.tree_flatten(output)
+            places = [
+                place
+                for place, part in enumerate(parts)
+                if isinstance(part, Tensor) and part.is_floating_point() and part.ndim and len(part) == size_of(batch)
+            ]
+            met.append(tuple(parts[place] for place in places))
+            if instead is None:
+                return None
+            for place, part in zip(places, instead, strict=True):
+                parts[place] = part
+            return pytree.tree_unflatten(parts, spec)
+
+        handle = self.model.register_forward_hook(left)
+        try:
+            losses = self(params, buffers, batch)
+        finally:
+            handle.remove()
+        if len(met) != 1 or not met[0]:
+            what = (
+                f"call the model {len(met)} times" if len(met) != 1 else "get nothing from the model with a row for each example"
+            )
+            raise UsageError(
+                f"The losses {what}, so they are no function of one set of outputs, and there is no Gauss-Newton matrix; let losses(model, batch) "
+                "call model(...) once, or choose curvature=hessian."
+            )
+        return met[0], losses
+
+    def _check_split(self, params: Params, buffers: Params, batch: Any) -> None:
+        if self._splits:
+            return
+        with torch.enable_grad():
+            at = {name: value.detach().requires_grad_() for name, value in params.items()}
+            outputs, _ = self._split(params, buffers, batch)
+            _, losses = self._split(at, buffers, batch, [value.detach() for value in outputs])
+        if losses.requires_grad:
+            raise UsageError(
+                "The losses read parameters beside what the model returns, such as a regulariser does, so they are no function of its outputs, "
+                "and there is no Gauss-Newton matrix; leave that part to the optimizer's weight_decay, or choose curvature=hessian."
+            )
+        self._splits = True
 
     def predicted(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, Tensor]:
         """Logits and labels of a batch in eval mode, without gradients.

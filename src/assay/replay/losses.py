@@ -54,6 +54,11 @@ def cross_entropies_of(forward: Forward) -> Losses:
     return cross_entropies if forward is forward_pair else _CrossEntropies(forward)
 
 
+def is_cross_entropies(losses: Losses) -> bool:
+    """Whether these losses are the cross-entropies of logits and labels that a `forward` gives, or of a pair."""
+    return losses is cross_entropies or isinstance(losses, _CrossEntropies)
+
+
 @dataclasses.dataclass(frozen=True)
 class _CrossEntropies:
     forward: Forward

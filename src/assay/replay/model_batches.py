@@ -1,7 +1,7 @@
 """Batches of examples seen with a model whose parameters are arguments: at a checkpoint, or as a step that was just taken."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,23 +35,39 @@ class ModelBatch:
         """Loss of each example in eval mode, differentiable."""
         return self.functional({**self.params, **params}, self.buffers, self.batch)
 
-    def slopes(self, direction: Params) -> tuple[Tensor, str]:
-        """Slope of each example's loss along a direction, in eval mode, and how it was had."""
-        return self.functional.slopes(self.params, self.buffers, self.batch, direction)
+    def grad_dots(self, direction: Params) -> tuple[Tensor, str]:
+        """<direction, grad l_i> of each example's loss, in eval mode, and how it was taken."""
+        return self.functional.grad_dots(self.params, self.buffers, self.batch, direction)
+
+    def outputs(self, params: Params) -> Tensor:
+        """Logits of each example in eval mode, differentiable."""
+        return self.functional.outputs({**self.params, **params}, self.buffers, self.batch)
+
+    def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Gradient of each example's loss by these parameters, in eval mode, in chunks of examples."""
+        return self.functional.grads(self.params, self.buffers, self.batch, tuple(names))
+
+    def hvp(self, direction: Params) -> dict[str, Tensor]:
+        """Hessian of the sum of the losses times a direction, in eval mode."""
+        return self.functional.hvp(self.params, self.buffers, self.batch, direction)
+
+    def ggnvp(self, direction: Params) -> dict[str, Tensor]:
+        """Gauss-Newton matrix of the sum of the losses times a direction, in eval mode."""
+        return self.functional.ggnvp(self.params, self.buffers, self.batch, direction)
 
     def input_gradients(self) -> Tensor:
         """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens."""
         return self.functional.input_gradients(self.params, self.buffers, self.batch)
 
-    def squares(self, names: Sequence[str]) -> tuple[Tensor, str]:
+    def grad_sq_norms(self, names: Sequence[str]) -> tuple[Tensor, str]:
         """Squared norm of each example's gradient by these parameters, in eval mode, and how it was had."""
         found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(names), None)
-        return torch.stack(list(found.squares.values())).sum(0), way
+        return torch.stack(list(found.grad_sq_norms.values())).sum(0), way
 
     def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-        """Slopes and squared norms at once, by parameter, in eval mode, and how they were had."""
+        """<direction, grad l_i> and |grad l_i|^2 at once, by parameter, in eval mode, and how they were taken."""
         found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(direction), direction)
-        return found.slopes, found.squares, way
+        return found.grad_dots, found.grad_sq_norms, way
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from ..core.steps import Adjoint
 from ..maths import schedules
 from ..maths.derivatives import check_twice_differentiable
 from ..maths.differentiable import DifferentiableOperations, every_derivative
-from ..maths.params import Params
+from ..maths.params import Params, dot
 from ..training.batches import size_of
 from ..training.device import deterministic, mode, own_random_state, random_layers, random_state, set_random_state
 from ..training.loop import explained
@@ -84,7 +84,7 @@ class ReplayedStep(ModelBatch):
             leaves = {key: value for key, value in model.named_parameters() if key in self.functional.names}
             for part in parts_of_target(self.walk.replay.named(name), model, name):
                 first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
-                along = torch.stack([(g * direction[key]).sum() for key, g in zip(leaves, first, strict=True)]).sum()
+                along = dot(dict(zip(leaves, first, strict=True)), direction)
                 try:
                     check_twice_differentiable(along)
                     product = torch.autograd.grad(along, list(leaves.values()), materialize_grads=True)
