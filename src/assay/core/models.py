@@ -70,6 +70,20 @@ class Layer:
     rows: Float[Tensor, "examples dims"]
 
 
+@dataclasses.dataclass(frozen=True)
+class WeightDecay:
+    """How the optimizer pulls a parameter towards 0.
+
+    Attributes:
+        factor: Per unit of the mean loss: where the steps take the sum of a batch's losses, the optimizer's number by the batch's size.
+        coupled: Whether factor * theta is added to the gradient, as SGD and Adam do it, so that factor / 2 * |theta|^2 is a part of what is
+            minimised; else the parameter is shrunk beside the step (AdamW), which no term of the loss does.
+    """
+
+    factor: float
+    coupled: bool
+
+
 @runtime_checkable
 class Model(Protocol):
     """The model as it stood at the end of one epoch."""
@@ -78,6 +92,8 @@ class Model(Protocol):
     """Counted from 0; -1 is the state before training."""
     rates: Mapping[str, float]
     """Learning rate of each parameter in the last step before; in the first step, for the state before training."""
+    weight_decay: Mapping[str, WeightDecay]
+    """Of each parameter that the optimizer pulls towards 0, at the end of that epoch."""
     params: Params
     """Trainable parameters."""
     head: tuple[str, ...]

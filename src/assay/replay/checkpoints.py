@@ -1,5 +1,6 @@
 """The models that a run kept, ready for batches, layers and targets."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,13 +9,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.models import Layer
+from ..core.errors import UsageError
+from ..core.models import Layer, WeightDecay
 from ..maths.differentiable import written_out
 from ..maths.params import Params
 from ..training.device import mode
 from ..training.state import standing_at
 from .activations import head_of, layered
 from .model_batches import ModelBatch
+from .optimizers import weight_decay_of
 
 if TYPE_CHECKING:
     from .replay import Replay
@@ -37,6 +40,35 @@ class CheckpointModel:
         run, course = self._replay.run, self._replay.course
         by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
         return self._replay.rates(by_group + self._replay.waiting(len(by_group)), course)
+
+    @functools.cached_property
+    def weight_decay(self) -> Mapping[str, WeightDecay]:
+        """Of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
+
+        Raises:
+            UsageError: What the optimizer does with it, or how many losses a step added up, is not known.
+        """
+        replay = self._replay
+        with replay.isolated():
+            training = replay.course.fork()
+            training.load(self.epoch)
+        by_group = [weight_decay_of(training.optimizer, group) for group in training.optimizer.param_groups]
+        found = {name: decay for decay, names in zip(by_group, training.members, strict=True) for name in names if decay.factor}
+        if not found:
+            return found
+        if (uneven := replay.run.uneven_updates()) is not None:
+            epoch, step, count = uneven
+            raise UsageError(
+                f"{replay.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that nobody knows how many losses "
+                "its weight decay stands against; leave it out by decay=none, with a damping in its place."
+            )
+        scale = 1.0 if replay.course.by_mean else self._divisor()
+        return {name: dataclasses.replace(decay, factor=decay.factor * scale) for name, decay in found.items()}
+
+    def _divisor(self) -> float:
+        """What the sum of a batch's losses is divided by in a step, for each of its examples, over an epoch."""
+        course, batches = self._replay.course, self._replay.order(max(self.epoch, 0))[0]
+        return sum(course.divisor(course.clean(positions)) for positions in batches) / sum(map(len, batches))
 
     @functools.cached_property
     def head(self) -> tuple[str, ...]:

@@ -238,7 +238,7 @@ class Functional:
                     names=tuple(f"{prefix}{name}" for name in names),
                     buffers={f"{prefix}{name}": value for name, value in buffers.items()},
                     trust=self._by_rule.get(names),
-                    chunk_bytes=chunk_bytes if apart else CHUNK_BYTES // len(inputs),
+                    chunk_bytes=CHUNK_BYTES if apart else CHUNK_BYTES // len(inputs),
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error

@@ -134,6 +134,7 @@ class LoopTraining(ReplayableTraining):
         self.label_path: str | None = None
         """Where in a batch the labels stand, so that they are held against the run's whenever examples are looked at."""
         self._sizes_checked: set[int] = set()
+        self.by_mean = isinstance(loop.reduction, str) and loop.reduction == "mean"
         self.clip, self.ema, self.averages = loop.clip, loop.ema, {}
         self.early = 0 if loop.ema is None else self._updates_before(run)
         names = {id(parameter): name for name, parameter in trainable(self.model).items()}

@@ -6,8 +6,21 @@ from typing import Any
 import torch
 
 from ..core.errors import UsageError
+from ..core.models import WeightDecay
 from ..maths.trajectories import AdamUpdate, SGDUpdate, Update
 
+COUPLED = (
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.Adamax,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.RMSprop,
+    torch.optim.ASGD,
+)
+"""torch's optimizers that add their weight decay to the gradient, unless a group says `decoupled_weight_decay`."""
 TORCH_CLIP = 1e-6
 """What torch's clip_grad_norm_ adds to the norm."""
 
@@ -31,3 +44,18 @@ def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Upd
     raise UsageError(
         f"{kind.__name__} cannot be walked backwards; torch's SGD, Adam and AdamW can. For an optimizer of your own, give update=..."
     )
+
+
+def weight_decay_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> WeightDecay:
+    """How the optimizer pulls the parameters of a group towards 0, per unit of the loss that its steps take.
+
+    Raises:
+        UsageError: It has a weight decay, and what it does with it is not known.
+    """
+    kind, factor = type(optimizer), float(group.get("weight_decay", 0.0))
+    if factor and kind is not torch.optim.AdamW and kind not in COUPLED:
+        raise UsageError(
+            f"What {kind.__name__} does with weight_decay={factor:g} is not known; leave it out by decay=none, and give a damping of that size "
+            "if it is added to the gradient."
+        )
+    return WeightDecay(factor, coupled=kind is not torch.optim.AdamW and not group.get("decoupled_weight_decay"))

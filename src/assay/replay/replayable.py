@@ -122,6 +122,7 @@ class ReplayableTraining(abc.ABC):
         early: How often it had been updated before the first recorded step.
         free: Whether any batch can be fetched at any time, so that an epoch need not be gone through from its beginning.
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
+        by_mean: Whether every step takes the mean of its batch's losses.
         causes: A sentence on why the steps may not give what was recorded, the commonest cause first.
     """
 
@@ -135,6 +136,7 @@ class ReplayableTraining(abc.ABC):
     early: int = 0
     free: bool = True
     separable: bool = False
+    by_mean: bool = True
     causes: str = "torch, the processor, the number of threads, the net or the data are not those of the recording."
 
     def updates(self) -> list[Update]:

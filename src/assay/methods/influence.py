@@ -1,0 +1,230 @@
+r"""Influence function: what a target would become had an example been left out and training gone on to the optimum near the last model.
+
+$$ s_i = \frac1n \langle v, \nabla \ell_i(\theta) \rangle, \qquad (G + \delta I + \Lambda)\, v = \nabla \Phi(\theta), \qquad
+   G = \frac1n \sum_j J_j^\top H_j J_j $$
+
+$J_j$ is the derivative of the outputs for example $j$, $H_j$ the Hessian of its loss by them, $\delta$ the damping, $\Lambda$ the optimizer's weight decay;
+or $G$ is the Hessian of the mean loss itself.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.errors import NumericalError, UsageError
+from ..core.evidence import Evidence
+from ..core.method import AbstractMethod, Asks, Iterative, Source, derivatives_taken
+from ..core.models import Model
+from ..core.needs import Need
+from ..core.results import Result
+from ..core.scores import CHANGE, Direction
+from ..maths.params import Params, flatten, unflatten
+from ..maths.solvers import conjugate_gradients
+
+RTOL = 1e-8
+"""Residual, as a part of the target's gradient, at which conjugate gradients stop by default."""
+LOST = 1e-3
+"""Residual, computed anew from the solution, above which rounding has taken over."""
+DENSE = 2048
+"""The most parameters for which the whole matrix is made."""
+FORMS = {"gauss_newton": "ggnvp", "hessian": "hvp"}
+
+
+def influence(
+    model: Model,
+    examples: int,
+    target: str,
+    *,
+    layers: str = "all",
+    curvature: str = "gauss_newton",
+    damping: float = 0.01,
+    decay: str = "recorded",
+    solver: str = "cg",
+    iterations: int = 1000,
+    rtol: float = RTOL,
+) -> tuple[Float[Tensor, " examples"], dict[str, object]]:
+    """Predicted change of a target if each example is left out, in the target's unit, and how the system was solved.
+
+    Args:
+        model: Where gradients and curvature are taken, without augmentation, in eval mode.
+        examples: How many examples there are.
+        target, layers, curvature, damping, decay, solver, iterations, rtol: As `Influence` has them.
+
+    Raises:
+        UsageError: The model has no linear layer, or too many parameters for the whole matrix; or the losses do not have the derivatives.
+        ValueError: The matrix is not positive definite, or the solution did not come near enough; says what helps.
+    """
+    names = tuple(model.params) if layers == "all" else model.head
+    if not names:
+        raise UsageError("influence: layers=head needs a model with a trainable linear layer; choose layers=all.")
+    here = {name: model.params[name] for name in names}
+    pulls = model.weight_decay if decay == "recorded" else {}
+    added = {name: pulls[name].factor if name in pulls and pulls[name].coupled else 0.0 for name in names}
+    gradient = model.target(target)
+    right = _row({name: gradient[name] for name in names})
+    diagonal = _row({name: torch.full_like(value, added[name]) for name, value in here.items()})
+
+    def matvec(v: Tensor) -> Tensor:
+        (image,) = _products(model, [unflatten(v, here)], curvature)
+        return image / examples + diagonal * v
+
+    told: dict[str, object]
+    if solver == "cholesky":
+        v, told = _dense(model, here, curvature, examples, diagonal, right, damping)
+    else:
+        found = conjugate_gradients(matvec, right, most=iterations, damping=damping, rtol=rtol)
+        if found.residual > rtol:
+            raise ValueError(
+                f"conjugate gradients came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={rtol:g}; choose a "
+                f"damping above {damping:g}, which needs fewer of them, or more iterations"
+            )
+        v, told = found.x, {"iterations": found.iterations}
+        if found.iterations:
+            told["smallest curvature"] = found.curvature
+    size = float(right.norm())
+    residual = float((right - matvec(v) - damping * v).norm()) / size if size else 0.0
+    # Also NaN, which no comparison holds of.
+    if not residual <= LOST:
+        raise ValueError(
+            f"the solution leaves a residual of {residual:.2g}, because products in {next(iter(here.values())).dtype} have no more digits; choose a "
+            f"damping above {damping:g}"
+        )
+    values, ways, along = torch.zeros(examples, dtype=torch.float64), set[str](), unflatten(v, here)
+    for batch in model.batches():
+        dots, way = batch.grad_dots(along)
+        values[batch.positions] = dots.to("cpu", torch.float64) / examples
+        ways.add(way)
+    kinds = sorted(
+        {f"{pull.factor:g}, {'' if pull.coupled else 'not '}in the matrix" for name, pull in pulls.items() if name in here}
+    )
+    return values, {
+        "residual": residual,
+        **told,
+        "damping": damping,
+        "weight decay": "; ".join(kinds) or "none",
+        "parameters": len(right),
+        **derivatives_taken(ways),
+    }
+
+
+def _row(params: Params) -> Float[Tensor, " entries"]:
+    return flatten({name: value.detach().to("cpu", torch.float64) for name, value in params.items()})
+
+
+def _products(model: Model, directions: Sequence[Params], curvature: str) -> list[Tensor]:
+    """Curvature of the sum of the losses times each direction, in one pass over the examples."""
+    totals: list[Tensor] = []
+    for batch in model.batches():
+        product: Callable[[Params], Params] = getattr(batch, FORMS[curvature])
+        parts = [_row(product(direction)) for direction in directions]
+        totals = [total + part for total, part in zip(totals, parts, strict=True)] if totals else parts
+    return totals
+
+
+def _dense(
+    model: Model, here: Params, curvature: str, examples: int, diagonal: Tensor, right: Tensor, damping: float
+) -> tuple[Tensor, dict[str, object]]:
+    """The solution by the whole matrix, and its smallest eigenvalue."""
+    if len(right) > DENSE:
+        raise UsageError(
+            f"influence: solver=cholesky makes a matrix of {len(right):,} x {len(right):,} entries, of which {DENSE:,} x {DENSE:,} are the most; choose "
+            "solver=cg, or layers=head."
+        )
+    unit = torch.eye(len(right), dtype=torch.float64)
+    matrix = torch.stack(_products(model, [unflatten(row, here) for row in unit], curvature)) / examples
+    matrix = (matrix + matrix.T) / 2 + torch.diag(diagonal + damping)
+    if not bool(matrix.isfinite().all()):
+        raise ValueError("the curvature of the loss is not finite; look for NaN and overflow in the model")
+    least = float(torch.linalg.eigvalsh(matrix)[0])
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed) or not least > 0:
+        raise ValueError(
+            f"the matrix is not positive definite: with damping {damping:g} its smallest eigenvalue is {least:.3g}; give a damping above "
+            f"{damping - 2 * min(least, 0.0) or 1e-6:.2g}"
+        )
+    return torch.cholesky_solve(right[:, None], lower)[:, 0], {"iterations": 0, "smallest curvature": least}
+
+
+@dataclasses.dataclass(frozen=True)
+class Influence(AbstractMethod):
+    """Predicted change of the target if the example's loss is taken out of the objective: above 0 it helps, below 0 it harms.
+
+    Args:
+        target: Which number's change is predicted.
+        at: The epoch at whose end the model is taken, counted from 0; -1 is the last that was kept.
+        layers: `all` trainable parameters, or those of the last linear layer, `head`, as if the others did not move.
+        curvature: `gauss_newton`, which has no negative eigenvalue where the loss is convex in the outputs, or `hessian`.
+        damping: Added to the diagonal, in units of the mean loss's curvature: larger is steadier, and makes the values smaller.
+        decay: The `recorded` weight decay of the optimizer is added too, where it is a part of what is minimised (SGD, Adam, not AdamW), or `none`.
+        solver: `cg`, conjugate gradients; or `cholesky`, which makes the whole matrix of at most 2,048 parameters.
+        iterations: The most that conjugate gradients take, a pass over the examples each.
+        rtol: Residual, as a part of the target's gradient, at which they stop.
+    """
+
+    target: str = "validation"
+    at: int = -1
+    layers: Literal["all", "head"] = "all"
+    curvature: Literal["gauss_newton", "hessian"] = "gauss_newton"
+    damping: float = 0.01
+    decay: Literal["recorded", "none"] = "recorded"
+    solver: Literal["cg", "cholesky"] = "cg"
+    iterations: int = 1000
+    rtol: float = RTOL
+    name: ClassVar[str] = "influence"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS})
+    direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
+    unit: ClassVar[str] = CHANGE
+    exactness: ClassVar[Iterative] = Iterative(RTOL)
+    source: ClassVar[Source] = Source(
+        "Koh and Liang 2017, section 2",
+        "https://arxiv.org/abs/1703.04730",
+        "the sign is that of leaving the example out, divided by n, where theirs is that of up-weighting it; Gauss-Newton's matrix by default "
+        "(Martens 2020); weight decay is in the matrix and not in an example's gradient; batch statistics stay as they are",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.at < -1:
+            raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
+        if not (math.isfinite(self.damping) and self.damping >= 0):
+            raise UsageError(f"{self.title}: damping={self.damping} is not a number from 0 on.")
+        if self.iterations < 1:
+            raise UsageError(f"{self.title}: iterations={self.iterations} is below 1.")
+        if not 0 < self.rtol < 1:
+            raise UsageError(f"{self.title}: rtol={self.rtol} is outside 0..1, both excluded.")
+        for field in dataclasses.fields(self):
+            unread = self.solver == "cholesky" and field.name in ("iterations", "rtol")
+            if unread and getattr(self, field.name) != field.default:
+                raise UsageError(f"{self.title}: {field.name} is not read with solver=cholesky; leave it out.")
+
+    @property
+    def asks(self) -> Asks:
+        return Asks(targets=(self.target,))
+
+    def run(self, evidence: Evidence) -> Result:
+        source = evidence.checkpoints
+        model = source.at(source.kept[-1] if self.at == -1 else self.at)
+        try:
+            values, told = influence(
+                model,
+                len(evidence.ids),
+                self.target,
+                layers=self.layers,
+                curvature=self.curvature,
+                damping=self.damping,
+                decay=self.decay,
+                solver=self.solver,
+                iterations=self.iterations,
+                rtol=self.rtol,
+            )
+        except UsageError:
+            raise
+        except ValueError as error:
+            instead = ", or choose curvature=gauss_newton" if self.curvature == "hessian" else ""
+            raise NumericalError(f"{self.title}: {error}{instead}.") from error
+        return Result(values, diagnostics=told)

@@ -1,0 +1,233 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay.core.errors import NumericalError, UsageError
+from assay.maths.ranking import rank_correlation
+from methods.loops import World, inner
+from reference.curvature import gauss_newton, hessian
+from reference.derivatives import flat
+
+VARIANTS = [{}, {"layers": "head", "solver": "cholesky", "at": 1}, {"curvature": "hessian", "damping": 1.0}]
+REFUSED = [
+    "at=-2",
+    "layers=last",
+    "curvature=fisher",
+    "damping=-1",
+    "damping=inf",
+    "decay=0.1",
+    "solver=lissa",
+    "iterations=0",
+    "rtol=0",
+    "rtol=1",
+    "rtol=1e-6,solver=cholesky",
+    "iterations=5,solver=cholesky",
+]
+
+
+def dense(world, epoch, *, curvature="gauss_newton", damping=0.01, decay=0.0, names=None):
+    """The score of each example by the whole matrix, from the definition."""
+    params = dict(world.run.model(epoch))
+    params = {name: value for name, value in params.items() if name in dict(world.model.named_parameters())}
+    chosen = {name: params[name] for name in names or params}
+
+    def outputs(at):
+        return torch.func.functional_call(world.model.eval(), {**params, **at}, (world.inputs,))
+
+    def loss_of(z):
+        return F.cross_entropy(z, world.labels, reduction="none")
+
+    n = len(world.inputs)
+    matrix = (
+        gauss_newton(outputs, loss_of, chosen)
+        if curvature == "gauss_newton"
+        else hessian(lambda at: loss_of(outputs(at)), chosen)
+    )
+    matrix = matrix / n + (damping + decay) * torch.eye(len(matrix), dtype=torch.float64)
+    u = flat({name: world.gradient(params, world.held_out, world.held_labels)[name] for name in chosen})
+    v = torch.linalg.solve(matrix, u)
+    each = [flat({name: world.example_gradient(params, i)[name] for name in chosen}) for i in range(n)]
+    return torch.stack(each) @ v / n
+
+
+CASES = {
+    "influence": {},
+    "influence:damping=0.1,at=0": {"damping": 0.1, "epoch": 0},
+    "influence:layers=head": {"names": ("out.weight", "out.bias")},
+    "influence:curvature=hessian,damping=1": {"curvature": "hessian", "damping": 1.0},
+}
+
+
+@pytest.mark.parametrize("title", CASES)
+@pytest.mark.parametrize("solver", ["cg", "cholesky"])
+@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.0), ("decay", 0.05), ("adam", 0.1), ("adamw", 0.0)])
+def test_equals_the_dense_solve(tmp_path, title, solver, optimizer, decay):
+    world, given = World(tmp_path / "run", optimizer), dict(CASES[title])
+    epoch = given.pop("epoch", 2)
+    spec = title if solver == "cg" else f"{title}{',' if ':' in title else ':'}solver=cholesky"
+    (scores,) = world.score(spec).values()
+    expected = dense(world, epoch, decay=decay, **given)
+    torch.testing.assert_close(scores.values, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+    told = scores.diagnostics
+    assert told["damping"] == given.get("damping", 0.01) and told["residual"] <= 1e-7 and told["smallest curvature"] > 0
+    assert told["iterations"] > 0 or solver == "cholesky"
+    assert told["weight decay"] == {"sgd": "none", "adamw": "0.2, not in the matrix"}.get(optimizer, f"{decay:g}, in the matrix")
+
+
+def test_weight_decay_may_be_left_out(tmp_path):
+    world = World(tmp_path / "run", "decay")
+    (scores,) = world.score("influence:decay=none").values()
+    expected = dense(world, 2)
+    torch.testing.assert_close(scores.values, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
+class Convex:
+    """Logistic regression with weight decay, by full batches, recorded at its optimum; or trained again without one example."""
+
+    def __init__(self, reduction="mean", decay=0.05, examples=60):
+        draw = torch.Generator().manual_seed(3)
+        self.x = torch.randn(examples + 40, 4, generator=draw, dtype=torch.float64)
+        noise = 0.7 * torch.randn(examples + 40, generator=draw, dtype=torch.float64)
+        self.y = (self.x @ torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64) + noise > 0).long()
+        self.n, self.decay, self.reduction = examples, decay, reduction
+
+    def model(self):
+        torch.manual_seed(0)
+        return nn.Linear(4, 2).double()
+
+    @property
+    def held(self):
+        return self.x[self.n :], self.y[self.n :]
+
+    def change(self, without):
+        """Of the target, by minimising anew what is left of the objective."""
+        return self.minimum(without) - self.minimum(None)
+
+    def minimum(self, without):
+        model = self.model()
+        optimizer = torch.optim.LBFGS(
+            model.parameters(), max_iter=500, tolerance_grad=1e-13, tolerance_change=0, line_search_fn="strong_wolfe"
+        )
+        keep = torch.ones(self.n, dtype=torch.float64)
+        if without is not None:
+            keep[without] = 0
+        share = 1 / self.n if self.reduction == "mean" else 1.0
+
+        def closure():
+            optimizer.zero_grad()
+            losses = F.cross_entropy(model(self.x[: self.n]), self.y[: self.n], reduction="none")
+            loss = share * keep @ losses + self.decay / 2 * sum(p.square().sum() for p in model.parameters())
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        return float(F.cross_entropy(model(self.held[0]), self.held[1]).detach())
+
+    def scored(self, folder, *specs):
+        self.minimum(None)
+        model = self.model()
+        model.load_state_dict(self.state)
+        rate = 0.5 if self.reduction == "mean" else 0.5 / self.n
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=self.decay)
+        loader = DataLoader(TensorDataset(self.x[: self.n], self.y[: self.n]), self.n)
+        with assay.record(folder, model, optimizer, loader, checkpoints="every") as recorder:
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y, reduction=self.reduction).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+        loop = assay.Loop(model, optimizer, loader, reduction=self.reduction)
+        return assay.score(folder, list(specs), loop=loop, targets={"validation": self.held})
+
+
+@pytest.mark.parametrize(("reduction", "decay"), [("mean", 0.05), ("sum", 3.0)])
+def test_it_tells_what_training_again_to_the_optimum_does(tmp_path, reduction, decay):
+    convex = Convex(reduction, decay)
+    scores = convex.scored(tmp_path / "run", "influence:damping=0")["influence:damping=0.0"]
+    actual = torch.tensor([convex.change(i) for i in range(convex.n)], dtype=torch.float64)
+    values = scores.values
+    assert float(rank_correlation(torch.stack([values, actual]))[0, 1]) > 0.97
+    # First order in the weight of an example: nearly the size, and the sign of all that matter.
+    slope = float(values @ actual / (values @ values))
+    assert 0.9 < slope < 1.3
+    big = actual.abs() > 0.2 * actual.abs().max()
+    assert torch.equal(values[big] > 0, actual[big] > 0) and bool((values > 0).any()) and bool((values < 0).any())
+    assert torch.equal(scores.harmful(), values < 0)
+
+
+def test_a_larger_damping_is_steadier_and_smaller(tmp_path):
+    world = World(tmp_path / "run")
+    sizes = [next(iter(world.score(f"influence:damping={d}").values())) for d in (0.01, 1.0, 100.0)]
+    norms = [float(one.values.norm()) for one in sizes]
+    assert norms[0] > norms[1] > norms[2]
+    params = world.run.model(2)
+    u = world.gradient(params, world.held_out, world.held_labels)
+    pull = torch.tensor([inner(u, world.example_gradient(params, i)) for i in range(len(world.inputs))], dtype=torch.float64)
+    far = next(iter(world.score("influence:damping=1e6").values())).values
+    torch.testing.assert_close(far * 1e6 * len(world.inputs), pull, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["cg", "cholesky"])
+def test_negative_curvature_is_refused_and_the_cure_works(tmp_path, solver):
+    world = World(tmp_path / "run", epochs=1)
+    spec = f"influence:curvature=hessian,damping=0,solver={solver}"
+    with pytest.raises(
+        NumericalError, match=r"not positive definite: with damping 0 .*or choose curvature=gauss_newton\."
+    ) as error:
+        world.score(spec)
+    cure = float(str(error.value).rpartition("give a damping above ")[2].partition(",")[0])
+    assert cure > 0
+    world.score(spec.replace("curvature=hessian,damping=0", "damping=0.01"))
+    if solver == "cholesky":
+        world.score(spec.replace("damping=0", f"damping={cure * 1.01}"))
+
+
+def test_what_does_not_converge_is_refused(tmp_path):
+    world = World(tmp_path / "run")
+    with pytest.raises(
+        NumericalError, match=r"residual of .* in 2 iterations, not to rtol=1e-08; choose a damping above 0\.01.* more iterations"
+    ):
+        world.score("influence:iterations=2")
+    world.score("influence:iterations=200")
+
+
+def test_many_parameters_take_conjugate_gradients(tmp_path, monkeypatch):
+    monkeypatch.setattr("assay.methods.influence.DENSE", 10)
+    world = World(tmp_path / "run")
+    with pytest.raises(UsageError, match="matrix of 38 x 38 entries, of which 10 x 10 are the most; choose solver=cg"):
+        world.score("influence:solver=cholesky")
+
+
+def test_products_without_digits_are_refused(tmp_path, monkeypatch):
+    from assay.replay.model_batches import ModelBatch
+
+    world, real, left = World(tmp_path / "run"), ModelBatch.ggnvp, []
+    (found,) = world.score("influence").values()
+
+    def last_is_off(self, direction):
+        left.append(None)
+        off = 1.1 if len(left) == found.diagnostics["iterations"] + 1 else 1.0
+        return {name: off * value for name, value in real(self, direction).items()}
+
+    monkeypatch.setattr(ModelBatch, "ggnvp", last_is_off)
+    with pytest.raises(
+        NumericalError,
+        match=r"leaves a residual of .* products in torch.float64 have no more digits; choose a damping above 0.01",
+    ):
+        world.score("influence")
+
+
+def test_an_optimizer_whose_decay_is_not_known_is_refused(tmp_path):
+    class Own(torch.optim.SGD):
+        pass
+
+    world = World(tmp_path / "run", "decay")
+    world.optimizer.__class__ = Own
+    with pytest.raises(UsageError, match=r"What Own does with weight_decay=0\.05 is not known; leave it out by decay=none"):
+        world.score("influence")
+    world.score("influence:decay=none")
