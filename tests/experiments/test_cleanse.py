@@ -10,7 +10,7 @@ from assay.cluster.executors import InlineExecutor
 from assay.core.curve import NONE, RANDOM, WORST
 from assay.core.errors import Mismatch, RunError, UsageError
 from assay.core.ids import Ids
-from assay.core.scores import Direction
+from assay.core.scores import CHANGE, Direction
 from assay.data.examples import Examples
 from assay.experiments import cleanse, evidence, retraining
 from assay.experiments.cleanse import curve_for, curve_of, default_counts
@@ -292,10 +292,20 @@ def test_examples_are_targets_too(tmp_path):
         assert measured(one) == pytest.approx(measured(other), abs=1e-6)
 
 
-@pytest.mark.parametrize(("window", "retrained"), [("last", "last"), ("all", "all"), ("1-2", "all"), (None, "last"), (5, "last")])
-def test_what_is_trained_again_follows_what_the_scores_are_about(held, influence, window, retrained):
+@pytest.mark.parametrize(
+    ("window", "unit", "retrained"),
+    [
+        ("last", CHANGE, "last"),
+        ("all", CHANGE, "all"),
+        ("1-2", CHANGE, "all"),
+        (None, CHANGE, "all"),
+        (None, "logits", "last"),
+        (5, "logits", "last"),
+    ],
+)
+def test_what_is_trained_again_follows_what_the_scores_are_about(held, influence, window, unit, retrained):
     options = {"target": "validation"} if window is None else {"target": "validation", "window": window}
-    scores = dataclasses.replace(influence, options=options)
+    scores = dataclasses.replace(influence, options=options, unit=unit)
     assert cleanse.cleanse(held, scores, counts=[3], draws=1).retrained == retrained
     assert cleanse.cleanse(held, scores, counts=[3], draws=1, retrain="last").retrained == "last", "unless it is said"
 

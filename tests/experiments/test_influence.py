@@ -65,7 +65,10 @@ def test_who_tells_harm_from_help():
 
 def test_exact_influence_leads():
     plain, checked = made([1.0, 0.0]), made([1.0, 0.0], norms=[1.0], title="sgd_influence:checks=3")
-    others = [made([1.0, 0.0], "loo"), made([1.0, 0.0], form="no_hessian", title="sgd_influence:form=no_hessian")]
+    others = [
+        made([1.0, 0.0], "loo"),
+        made([1.0, 0.0], form="no_hessian", unit="rank only", title="sgd_influence:form=no_hessian"),
+    ]
     titles = [one.title for one in influences([*others, plain, checked], None, 100, 40)]
     assert titles[:2] == ["sgd_influence:checks=3", "sgd_influence"] and set(titles[2:]) == {one.title for one in others}
 
@@ -132,6 +135,8 @@ def test_who_is_held_against_whom():
         made(values, window="last", title="of last"),
         made(values, "loo", window="last", form="weight", title="loo of last"),
         made(values, "oti", unit="rank only", target=None, title="oti"),
+        made(values, "influence", window=None, title="influence"),
+        made(values, "a stranger's", window=None, title="strange"),
     ]
     found = {(one.title, one.reference): (one.measured, one.same) for one in pairings(scores, None)}
     assert found == {
@@ -140,6 +145,11 @@ def test_who_is_held_against_whom():
         ("tracin", "loo"): (True, False),
         ("no_hessian", "sgd_influence"): (False, False),
         ("tracin", "sgd_influence"): (False, False),
+        # It tells the change after a training to the optimum, another number than that after the recorded steps.
+        ("influence", "loo"): (True, False),
+        ("influence", "sgd_influence"): (False, False),
+        ("strange", "loo"): (True, False),
+        ("strange", "sgd_influence"): (False, False),
         ("of last", "loo of last"): (True, True),
     }
 

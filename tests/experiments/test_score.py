@@ -370,7 +370,7 @@ def test_seconds_belong_to_the_method(own, monkeypatch):
 
 
 def test_models_of_a_recording_share_one_copy_of_the_data(tmp_path, monkeypatch):
-    run = small.recorded(tmp_path / "run", models=3)
+    run = small.recorded(tmp_path / "run", models=3, validation=0.2)
     opened, original = [], module.open_replay
 
     def spy(*args, **given):
@@ -378,8 +378,9 @@ def test_models_of_a_recording_share_one_copy_of_the_data(tmp_path, monkeypatch)
         return opened[-1]
 
     monkeypatch.setattr(module, "open_replay", spy)
-    score(run, "grand")
-    assert len(opened) == 3 and len({one.course._inputs.data_ptr() for one in opened}) == 1
+    table = score(run, ["grand", "influence:layers=head"])
+    assert len(table["influence:layers=head"].repeats) == len(opened) == 3
+    assert len({one.course._inputs.data_ptr() for one in opened}) == 1
 
 
 def test_evidence_in_memory_is_scored_too(run):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import assay
+from assay.maths.ranking import rank_correlation
 from assay.maths.trajectories import AdamUpdate
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -140,8 +141,8 @@ def recorded(folder, given, model, optimizer, losses, dataset, rates, update=Non
     return assay.Loop(model, optimizer, loader, losses, update=update, begin_epoch=orders.set_epoch)
 
 
-def flat(name, folder):
-    given = case(name)
+def flat(name, folder, *, in_losses=True, **changed):
+    given = case(name) | changed
     sizes, alpha = given["sizes"].tolist(), float(given["alpha"])
     layers = []
     for a, b in itertools.pairwise(sizes):
@@ -154,10 +155,12 @@ def flat(name, folder):
         return F.cross_entropy(logits, labels, reduction="none")
 
     def losses(net, batch):
-        decay = torch.stack([p.square().sum() for p in net.parameters()]).sum()
+        decay = torch.stack([p.square().sum() for p in net.parameters()]).sum() if in_losses else 0.0
         return plain(net(batch[0]), batch[1]) + alpha / 2 * decay
 
     optimizer, update = optimizer_of(json.loads(str(given["opt"])), model.parameters())
+    if not in_losses:
+        optimizer.param_groups[0]["weight_decay"] = alpha
     labels, held = (torch.tensor(given[key]).long() for key in ("y_train", "y_val"))
     dataset = Numbered(given["X_train"], labels)
     loop = recorded(folder, given, model, optimizer, losses, dataset, given["lrs"], update)
@@ -180,6 +183,24 @@ def test_every_optimizer_and_window(name, tmp_path):
         torch.testing.assert_close(
             one.values, expected, rtol=0, atol=1e-10 * float(expected.abs().max()), msg=lambda m, key=key: f"{key}: {m}"
         )
+
+
+@pytest.mark.parametrize("name", ["logreg2_sgd", "softmax10_sgd"])
+def test_influence_functions(name, tmp_path):
+    with np.load(GOLDEN / "influence.npz") as archive:
+        golden = {key.partition("/")[2]: archive[key] for key in archive.files if key.startswith(f"{name}/")}
+    given, loop, targets = flat(name, tmp_path / "run", in_losses=False)
+    np.testing.assert_allclose(nn.utils.parameters_to_vector(loop.model.parameters()).detach(), given["theta_T"], atol=1e-12)
+    specs = [f"influence:decay=none,curvature={one}" for one in ("hessian", "gauss_newton")]
+    # At the optimum, where the objective is left where it is by steps of no length.
+    still = flat(name, tmp_path / "still", in_losses=False, theta0=golden["theta_opt"], lrs=0 * given["lrs"])
+    cases = [(specs, "run", loop, targets, golden["kl_at_thetaT"])]
+    cases += [(["influence:damping=0", "influence:damping=0,solver=cholesky"], "still", *still[1:], golden["kl_influence"])]
+    for asked, folder, own, held, values in cases:
+        for one in assay.score(tmp_path / folder, asked, loop=own, targets=held).values():
+            torch.testing.assert_close(one.values, torch.tensor(values), rtol=0, atol=1e-6 * np.abs(values).max())
+    order = torch.stack([one.values, torch.tensor(golden["loo"])])
+    assert float(rank_correlation(order)[0, 1]) > 0.97, "minimised again without each example"
 
 
 @pytest.mark.parametrize("name", ["logreg2_sgd", pytest.param("mlp10_momentum", marks=pytest.mark.slow)])

@@ -42,7 +42,8 @@ def cleanse_(
         where the score only ranks.
     retrain
         last (the last epoch, from its checkpoint) or all (everything, from the beginning); by default what the score is about: all if its
-        window is more than the last epoch, as that of sgd_influence is unless it says window=last; else last.
+        window is more than the last epoch, as that of sgd_influence is unless it says window=last, or if it tells a change of the target
+        and has no window, as influence; else last.
     draws
         How many random removals of each count.
     by

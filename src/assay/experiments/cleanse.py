@@ -15,7 +15,7 @@ from ..core.arguments import checked_arguments
 from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
 from ..core.errors import RunError, UsageError, some
 from ..core.lineage import Lineage, fingerprint
-from ..core.scores import Scores
+from ..core.scores import CHANGE, Scores
 from ..core.selection import removable, worst
 from ..maths import draws as random
 from ..replay.config import ReplayConfig
@@ -69,7 +69,7 @@ def cleanse(
         counts: How many to leave out; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the examples where
             the score only ranks.
         retrain: `last` epoch from its checkpoint, or `all` from the beginning; by default what the scores are about: `all` if their
-            window is more than the last epoch, else `last`.
+            window is more than the last epoch, or if they tell a change of the target and have no window, else `last`.
         draws: How many random removals of each count.
         chosen_by: Whether the best count has the least `loss` or the highest `accuracy` on the validation examples. Test examples
             are told of and never chosen by.
@@ -239,8 +239,11 @@ def undecided(scores: Scores) -> str:
 
 
 def window_of(scores: Scores) -> Window:
-    """What is trained again where nothing is said: the steps that the scores are about, or the last epoch if they are about none."""
-    window = scores.options.get("window")
+    """What is trained again where nothing is said: the steps that the scores are about, or the last epoch if they are about none.
+
+    A change of the target without an example is about all steps, unless it names a window.
+    """
+    window = scores.options.get("window", "all" if scores.unit == CHANGE else "last")
     # The window of other methods is a number of epochs that slides.
     return "all" if isinstance(window, str) and window != "last" else "last"
 
