@@ -320,3 +320,18 @@ class _Called:
 
     def __call__(self, x):
         return torch.func.functional_call(self.model, self.at, (x,))
+
+
+def test_padding_rows_have_no_curvature_as_they_have_no_gradient():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, CLASSES)).double()
+    batch = torch.tensor([[0, 1], [2, 0], [3, 4]]), torch.tensor([0, 1, 2])
+    params = {name: value.detach().clone() for name, value in model.named_parameters()}
+    params["0.weight"][0] = 0.5
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+    without = {**direction, "0.weight": direction["0.weight"].index_fill(0, torch.tensor(0), 0)}
+    functional = Functional(model)
+    for product in (functional.hvp, functional.ggnvp):
+        one, other = (flat(product(params, {}, batch, along)) for along in (direction, without))
+        torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
+        assert not product(params, {}, batch, direction)["0.weight"][0].any() and one.norm() > 0
