@@ -32,7 +32,7 @@ class Backwards(nn.Module):
     def forward(self, inputs):
         hidden = torch.tanh(self.hidden(inputs))
         logits = self.out(hidden)
-        self.aside = self.side(hidden)
+        self.aside = self.side(2 * hidden)
         return logits
 
 
@@ -261,6 +261,18 @@ def test_readers_do_not_disturb_each_other_and_blocks_are_their_own(tmp_path):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in replay.course.model.modules())
     found = evidence.features("penultimate")
     assert found.fingerprint == evidence.features("penultimate@1").fingerprint != evidence.features("penultimate@0").fingerprint
+
+
+def test_what_goes_straight_into_the_head_is_not_the_readers_to_spoil(tmp_path, monkeypatch):
+    inputs, labels = batch_of(5)
+    model = nets.build("logistic", (5,), CLASSES, 0).double()
+    evidence, replay = evidence_of(tmp_path / "run", model, inputs, labels)
+    # A dataset may hand out its own memory.
+    monkeypatch.setattr(replay.course, "clean", lambda at: (inputs[at[0] : at[-1] + 1], labels[at[0] : at[-1] + 1]))
+    first = evidence.features("penultimate").rows()
+    for _, block in evidence.features("penultimate").blocks():
+        block.zero_()
+    assert torch.equal(evidence.features("penultimate").rows(), first) and bool(first.all())
 
 
 def test_what_there_is_not_is_refused_with_a_cure(tmp_path):
