@@ -9,9 +9,12 @@ import pytest
 from assay.core.catalogue import Catalogue
 from assay.core.errors import UnknownName, UsageError
 from assay.core.method import AbstractMethod
+from assay.data import DATASETS
 from assay.methods import METHODS
 from assay.methods.aum import AUM
 from assay.methods.confidence import Confidence
+from assay.nets import NETS
+from assay.policies import POLICIES
 
 STRANGER = """
     import dataclasses
@@ -40,13 +43,13 @@ STRANGER = """
 GOOD = {"field": "", "unit": 'unit: ClassVar[str] = "nats"'}
 
 
-def package(folder, name, offers, source=STRANGER.format(**GOOD)):
+def package(folder, name, offers, source=STRANGER.format(**GOOD), group="assay.methods"):
     """An installed package: a module and what its metadata offer."""
     info = folder / f"{name}-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     lines = "\n".join(f"{offer} = {value}" for offer, value in offers.items())
-    (info / "entry_points.txt").write_text(f"[assay.methods]\n{lines}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
     (folder / f"{name}_code.py").write_text(textwrap.dedent(source))
 
 
@@ -129,6 +132,22 @@ def test_of_two_packages_with_one_name_neither_is_taken(installed):
     methods = installed("second", {"stranger": "second_code:Stranger"})
     with pytest.raises(UsageError, match=r"cannot be used \(of (first and second|second and first), only one may be installed\)"):
         methods.find("stranger")
+
+
+@pytest.mark.parametrize("group", ["assay.methods", "assay.policies", "assay.nets", "assay.datasets"])
+def test_each_kind_has_a_group_of_entry_points(tmp_path, monkeypatch, group):
+    monkeypatch.syspath_prepend(tmp_path)
+    package(tmp_path, "offers", {"stranger": "offers_code:Nobody"}, group=group)
+    kinds = [METHODS, POLICIES, NETS, DATASETS]
+    for kind in kinds:
+        # As a new process sees it.
+        vars(kind).pop("_offered", None)
+    try:
+        assert [kind.knows("stranger") for kind in kinds] == [kind._group == group for kind in kinds]
+        assert sum(kind.knows("stranger") for kind in kinds) == 1
+    finally:
+        for kind in kinds:
+            vars(kind).pop("_offered", None)
 
 
 def test_two_of_ours_with_one_name_are_a_fault_of_ours(tmp_path, monkeypatch):

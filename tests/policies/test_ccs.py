@@ -11,6 +11,7 @@ from assay.policies.ccs import CCS, stratum_budgets, stratum_of
 from policies.worlds import golden, scores
 
 VARIANTS = [{"cutoff": 0.0}, {"cutoff": 0.2, "strata": 3}]
+REFUSED = ["cutoff=2,keep=0.3,seed=0", "strata=0,keep=0.3,seed=0,cutoff=0"]
 
 
 @pytest.mark.parametrize(("keep", "cutoff"), [(0.3, 0.1), (0.1, 0.3)])

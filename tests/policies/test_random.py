@@ -9,6 +9,7 @@ from assay.policies.random import Random, interleaved
 from policies.worlds import run, scores
 
 VARIANTS = [{}, {"stratified": True}]
+REFUSED = ["keep=-0.1,seed=0", "seed=0.5,keep=0.3"]
 
 
 def test_every_example_has_the_same_chance():

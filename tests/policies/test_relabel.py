@@ -11,6 +11,7 @@ from assay.policies.relabel import Relabel
 from policies.worlds import run, scores
 
 VARIANTS = [{"count": 20}, {"fraction": 0.2}]
+REFUSED = ["count=-1", "fraction=2"]
 
 PROBS = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.4, 0.2, 0.4], [0.1, 0.1, 0.8]], dtype=torch.float64)
 LABELS = [1, 1, 1, 0]

@@ -10,6 +10,7 @@ from assay.policies.remove_worst import RemoveWorst, removable, worst
 from policies.worlds import scores
 
 VARIANTS = [{"count": 24}, {"count": 1, "harmful_only": False}]
+REFUSED = ["count=-1", "count=1.5"]
 
 LOW, HIGH = Direction.LOW_IS_SUSPECT, Direction.HIGH_IS_SUSPECT
 VALUES = [0.3, -0.2, 0.0, -0.5, 0.1, -0.1]

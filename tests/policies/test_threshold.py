@@ -10,6 +10,7 @@ from assay.policies.threshold import Threshold
 from policies.worlds import scores
 
 VARIANTS = [{"at_least": 0.4}, {"at_least": 0.2, "at_most": 0.7, "by": "suspicion"}]
+REFUSED = ["at_least=2,at_most=1", "by=hardness,at_least=1"]
 
 
 def test_bounds_belong_to_what_stays():

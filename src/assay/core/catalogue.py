@@ -19,7 +19,7 @@ Kind = TypeVar("Kind")
 class Catalogue(Generic[Kind]):
     """Every class of one kind, by its `name`. Nothing is registered in assay.
 
-    A package of somebody else offers a class by an entry point whose group is the name of our package and whose name is that of the class:
+    A package of somebody else offers a class by an entry point, whose group is the name of our package and whose name is that of the class:
 
         [project.entry-points."assay.methods"]
         learning_time = "their_package.learning_time:LearningTime"
@@ -27,16 +27,18 @@ class Catalogue(Generic[Kind]):
     It is imported when it is asked for or listed. A class that cannot be used is an error when it is asked for, and one warning in a list.
     """
 
-    def __init__(self, kind: str, base: type[Kind], package: str, *, by_default: bool = False):
+    def __init__(self, kind: str, base: type[Kind], package: str, *, group: str = "", by_default: bool = False):
         """Of the concrete subclasses of `base` in the files of `package`.
 
         Args:
             kind: What messages call them.
             base: What all of them extend.
-            package: Full name of our package, and the group of entry points.
+            package: Full name of our package.
+            group: Of the entry points; by default named as the package.
             by_default: Whether each must be complete without any option.
         """
         self.kind, self._base, self._package, self._by_default = kind, base, package, by_default
+        self._group = group or package
 
     @functools.cached_property
     def own(self) -> dict[str, type[Kind]]:
@@ -64,7 +66,7 @@ class Catalogue(Generic[Kind]):
     def _offered(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
         """What other packages offer, by name. A name of ours stays ours."""
         found: dict[str, list[importlib.metadata.EntryPoint]] = {}
-        for offer in importlib.metadata.entry_points(group=self._package):
+        for offer in importlib.metadata.entry_points(group=self._group):
             if offer.name in self.own:
                 warnings.warn(
                     f"The {self.kind} {offer.name!r} of the package {_package_of(offer)} is left out, because assay has a {self.kind} "

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
@@ -95,9 +95,6 @@ class AbstractMethod(abc.ABC):
     exactness: ClassVar[Exactness] = Exact()
     retrains: ClassVar[bool] = False
     """Whether whole trainings are asked for, which can run in other processes."""
-    change: ClassVar[Literal["", "exact", "measured"]] = ""
-    """How a value comes near the change of the target: as the exact derivative of the recorded training, or by training without the
-    example; empty where it is neither."""
     below_zero: ClassVar[str] = ""
     """What a value below 0 says of an example, as the end of a sentence; empty where 0 is a number like others."""
 

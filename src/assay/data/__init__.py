@@ -8,7 +8,7 @@ from ..core.catalogue import Catalogue
 from ..core.errors import UsageError
 from .dataset import AbstractDataset
 
-DATASETS: Catalogue[AbstractDataset] = Catalogue("dataset", AbstractDataset, __name__)  # type: ignore[type-abstract]
+DATASETS: Catalogue[AbstractDataset] = Catalogue("dataset", AbstractDataset, __name__, group="assay.datasets")  # type: ignore[type-abstract]
 catalogue, find = DATASETS.classes, DATASETS.find
 
 

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from ..core import options
-from ..core.errors import UsageError
 from ..core.ids import Ids
+from ..core.needs import Need
 from ..core.report_data import Influence, ScoreComparison, TopExamples
 from ..core.results import ADJOINT_NORMS
 from ..core.scores import CHANGE, RANK_ONLY, Scores, ordered
@@ -53,16 +52,23 @@ def influences(scores: Sequence[Scores], wrong: Wrong | None, most: int, most_ep
 
 def _leading(scores: Sequence[Scores]) -> list[Scores]:
     """Exact influence first, of several that with most to say of itself, then the plainest."""
-    return sorted(scores, key=lambda one: (_change(one) != "exact", -len(one.diagnostics), len(one.title)))
+    return sorted(scores, key=lambda one: (not _exact(one), -len(one.diagnostics), len(one.title)))
 
 
-def _change(scores: Scores) -> str:
-    """How the scores come near the change of the target, by what their method says: `exact`, `measured`, or empty."""
-    try:
-        return options.build(METHODS.find(scores.method), "method", scores.options).change
-    except UsageError:
-        # Scores may come from a file, or from a package that is not installed here.
-        return ""
+def _measured(scores: Scores) -> bool:
+    """Whether the change was measured, by training again."""
+    method = METHODS.get(scores.method)
+    return method is not None and method.retrains
+
+
+def _of_the_steps(scores: Scores) -> bool:
+    """Whether the change is that of this very training, taken again step by step, and not of a training to some optimum."""
+    method = METHODS.get(scores.method)
+    return method is not None and scores.unit == CHANGE and Need.STEPS in method().reads
+
+
+def _exact(scores: Scores) -> bool:
+    return _of_the_steps(scores) and not _measured(scores)
 
 
 def _influence(scores: Scores, wrong: Wrong | None, count: int, most_epochs: int) -> Influence:
@@ -117,9 +123,9 @@ def pairings(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreCompar
             groups.setdefault(_asked(one), []).append(one)
     pairs: list[tuple[Scores, Scores]] = []
     for group in groups.values():
-        measured = [one for one in group if _change(one) == "measured"]
+        measured = [one for one in group if _measured(one)]
         # Exact forms differ by checks or sign, never in what they say.
-        exact = [one for one in group if _change(one) == "exact"]
+        exact = [one for one in group if _exact(one)]
         others = [one for one in group if one not in measured and one not in exact]
         pairs += [(one, reference) for reference in measured for one in (*exact[:1], *others)]
         pairs += [(one, reference) for reference in exact[:1] for one in others]
@@ -149,8 +155,8 @@ def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> ScoreCom
         title=scores.title,
         reference=reference.title,
         target=str(scores.options["target"]),
-        measured=_change(reference) == "measured",
-        same=bool(_change(scores) and _change(reference)) and scores.unit == reference.unit,
+        measured=_measured(reference),
+        same=_of_the_steps(scores) and _of_the_steps(reference),
         ids=ids,
         values=values[drawn],
         references=references[drawn],

@@ -55,7 +55,6 @@ class LOO(AbstractMethod):
     form: Form = "weight"
     name: ClassVar[str] = "loo"
     retrains: ClassVar[bool] = True
-    change: ClassVar[Literal["", "exact", "measured"]] = "measured"
     reads: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = CHANGE

@@ -135,11 +135,6 @@ class SGDInfluence(AbstractMethod):
         return Direction.HIGH_IS_SUSPECT if self.sign == "weight" else Direction.LOW_IS_SUSPECT
 
     @property
-    def change(self) -> Literal["", "exact", "measured"]:  # type: ignore[override]
-        """Exact, where no term is left out."""
-        return "exact" if self.form == "exact" else ""
-
-    @property
     def unit(self) -> str:  # type: ignore[override]
         """What the exact form predicts has a size; of the others the order counts."""
         return CHANGE if self.form == "exact" else RANK_ONLY
