@@ -60,6 +60,17 @@ def policies_page() -> str:
         rows.append(
             f"| `{name}` | {cell(words)} | {'yes' if cls.nests else 'no'} | {options_of(cls)} | {source} | {cell(cls.source.departures)} |"
         )
+    rows += [
+        "",
+        "## Live selectors",
+        "",
+        "They choose before every epoch, while training goes on: `assay record --select NAME`.",
+        "",
+    ]
+    rows += ["| selector | what it does | options | source | departures from it |", "|---|---|---|---|---|"]
+    for name, live in policies.live_catalogue().items():
+        words, source = (live.__doc__ or "").strip().splitlines()[0], f"[{live.source.cite}]({live.source.url})"
+        rows.append(f"| `{name}` | {cell(words)} | {options_of(live)} | {source} | {cell(live.source.departures)} |")
     return "\n".join(rows) + "\n"
 
 

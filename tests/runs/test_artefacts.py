@@ -11,7 +11,7 @@ from assay.core.curve import Curve, Removal
 from assay.core.decision import Action, Decision
 from assay.core.errors import NotWritten, RunError
 from assay.core.ids import Ids
-from assay.core.lineage import Lineage
+from assay.core.lineage import SCHEMA, Lineage
 from assay.core.scores import Direction, Scores
 from assay.core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
 from assay.runs import artefacts
@@ -247,8 +247,8 @@ def test_a_newer_or_changed_file_of_text_is_refused(tmp_path, kind):
     (tmp_path / kind).write_text(text.replace('accuracy": 0.5', 'accuracy": 0.6'))
     with pytest.raises(RunError, match=r"is damaged \(checksum\)"):
         load(tmp_path / kind)
-    (tmp_path / kind).write_text(text.replace('"schema_version": 1', '"schema_version": 9'))
-    with pytest.raises(RunError, match="has schema 9, this assay reads up to 1"):
+    (tmp_path / kind).write_text(text.replace(f'"schema_version": {SCHEMA}', '"schema_version": 9'))
+    with pytest.raises(RunError, match=f"has schema 9, this assay reads up to {SCHEMA}"):
         load(tmp_path / kind)
 
 

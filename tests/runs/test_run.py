@@ -4,6 +4,7 @@ import shutil
 import pytest
 
 from assay.core.errors import MissingEvidence, RunError, UsageError
+from assay.core.lineage import SCHEMA
 from assay.core.needs import Need
 from assay.core.scoring import score
 from assay.experiments.evidence import gather
@@ -74,9 +75,9 @@ def test_what_is_no_run_is_refused(folder, case):
 
 def test_a_newer_schema_is_refused(folder):
     header = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**header, "schema_version": 2, "something": "new"}))
+    (folder / "run.json").write_text(json.dumps({**header, "schema_version": SCHEMA + 1, "something": "new"}))
     for call in (Run, lambda folder: Recorder(folder, IDS, resume=True)):
-        with pytest.raises(RunError, match="has schema 2, this assay reads up to 1; upgrade assay"):
+        with pytest.raises(RunError, match=f"has schema {SCHEMA + 1}, this assay reads up to {SCHEMA}; upgrade assay"):
             call(folder)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from assay.core.errors import RunError
 from assay.core.ids import Ids
+from assay.core.lineage import SCHEMA
 from assay.runs.tables import read_examples, read_table, write_examples, write_table
 
 COLUMNS = {"value": "double", "why": "text"}
@@ -67,8 +68,8 @@ def test_what_is_no_such_table_is_refused(tmp_path):
     rewritten(path, unit="bits")
     with pytest.raises(RunError, match=r"is damaged \(checksum\)"):
         read_table(path, "thing", COLUMNS)
-    rewritten(path, schema_version=2)
-    with pytest.raises(RunError, match="has schema 2, this assay reads up to 1; upgrade"):
+    rewritten(path, schema_version=SCHEMA + 1)
+    with pytest.raises(RunError, match=f"has schema {SCHEMA + 1}, this assay reads up to {SCHEMA}; upgrade"):
         read_table(path, "thing", COLUMNS)
     rewritten(path, schema_version="new")
     with pytest.raises(RunError, match="its schema_version is 'new'"):

@@ -32,6 +32,7 @@ def record_(
     ragged: str | None = None,
     crop: MaybeWhole = None,
     flip: bool | None = None,
+    select: str | None = None,
     device: str | None = None,
     precision: str | None = None,
     view: str | None = None,
@@ -95,6 +96,8 @@ def record_(
         Pixels of padding for random crops of images; 0 (the default) for none.
     flip
         Whether images are mirrored at random; they are not by default.
+    select
+        Chooses before each epoch on which examples it trains, such as infobatch:ratio=0.5; every epoch trains on all if nothing says otherwise.
     device
         cpu (the default) or cuda.
     precision
@@ -144,6 +147,7 @@ def record_(
         "models": models,
         "plant": planting(plant) if plant is not None else None,
         "recipe": given(recipe),
+        "select": select,
         "record": given(
             {
                 "view": view,

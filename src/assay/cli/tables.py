@@ -36,15 +36,17 @@ def policies_(*names: str) -> None:
     names
         Policies whose options are told one by one; without any, all policies in one table.
     """
-    from ..policies import catalogue, find
+    from ..policies import catalogue, find, live_catalogue
     from .console import show_table
 
+    live = live_catalogue()
     if names:
         for name in names:
-            show_options(name, find(name))
+            show_options(name, live[name] if name in live else find(name))
         return
-    rows = [(name, first_sentence(cls), options_of(cls), cls.source.cite) for name, cls in catalogue().items()]
-    show_table("Policies", ("policy", "what it does", "options", "source"), rows)
+    for title, found in (("Policies", catalogue()), ("Live selectors, for assay record --select", live)):
+        rows = [(name, first_sentence(cls), options_of(cls), cls.source.cite) for name, cls in found.items()]
+        show_table(title, ("policy", "what it does", "options", "source"), rows)
 
 
 def datasets_() -> None:

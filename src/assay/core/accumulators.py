@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .epochs import Epoch, Space
-from .errors import MissingEvidence, UsageError
+from .epochs import RECORD_ALL, Epoch, Space
+from .errors import MissingEvidence, UsageError, some
 from .evidence import Evidence
 from .method import AbstractMethod
 from .needs import EPOCH_NEEDS, Need
@@ -28,6 +28,9 @@ class AbstractAccumulator(AbstractMethod):
 
     `start`, then `update` for each epoch of `epochs_read` in order, then `compute`.
     """
+
+    copes_with_partial: ClassVar[bool] = False
+    """Whether it can read epochs that trained on a part of the examples: it then looks at `Epoch.missing`."""
 
     @property
     @abc.abstractmethod
@@ -85,17 +88,28 @@ class AbstractSpanMethod(AbstractAccumulator):
 
 @dataclasses.dataclass(frozen=True)
 class AbstractMeanMethod(AbstractSpanMethod):
-    """The mean over the first epochs of one number per epoch."""
+    """The mean over the first epochs of one number per epoch; where it copes with partial epochs, over those that trained on the example."""
 
     def start(self, examples: int, classes: int) -> State:
         return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
 
     def update(self, state: State, epoch: Epoch) -> None:
-        state["total"] += self.value(epoch)
+        value, missing = self.value(epoch), epoch.missing
+        if missing is not None:
+            value = value.masked_fill(missing, 0)
+            state["missed"] = state.get("missed", torch.zeros(len(missing), dtype=torch.int64)) + missing
+        state["total"] += value
         state["seen"] += 1
 
     def compute(self, state: State) -> Float[Tensor, " examples"]:
-        return state["total"] / state["seen"]
+        if "missed" not in state:
+            return state["total"] / state["seen"]
+        times = state["seen"] - state["missed"]
+        if never := int((times == 0).sum()):
+            raise MissingEvidence(
+                f"{self.title} has nothing of {never} of {len(times)} examples: none of the epochs that it reads trained on them. {RECORD_ALL}"
+            )
+        return state["total"] / times
 
     @abc.abstractmethod
     def value(self, epoch: Epoch) -> Tensor:
@@ -233,6 +247,20 @@ def too_few(method: AbstractAccumulator, recorded: int) -> MissingEvidence:
     )
 
 
+def unserved(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence | None:
+    """Why recorded epochs cannot serve a method: they are too few, or did not train on all examples; None if they can."""
+    if evidence.recorded < method.fewest_epochs:
+        return too_few(method, evidence.recorded)
+    missing = {} if method.copes_with_partial else evidence.missing(method.epochs_read(evidence.recorded))
+    if not missing:
+        return None
+    low, high = min(missing.values()), max(missing.values())
+    return MissingEvidence(
+        f"{method.title} reads {len(missing)} epochs that did not train on {low if low == high else f'{low} to {high}'} of {len(evidence.ids)} "
+        f"examples, so that their facts are missing (epochs {some(list(missing), len(missing))}). {RECORD_ALL}"
+    )
+
+
 def fitting(method: AbstractAccumulator, recorded: int) -> AbstractAccumulator | None:
     """The same method with one of its options lowered until it reads no more epochs than there are; None if no single option does that.
 
@@ -256,11 +284,11 @@ def accumulate(methods: Sequence[AbstractAccumulator], evidence: Evidence, spent
     """Show the recorded epochs to several methods in one pass: each fact is read once, whoever asks for it.
 
     Raises:
-        MissingEvidence: A method needs more epochs than were recorded.
+        MissingEvidence: A method needs more epochs than were recorded, or examples that an epoch did not train on.
     """
     for method in methods:
-        if evidence.recorded < method.fewest_epochs:
-            raise too_few(method, evidence.recorded)
+        if (why := unserved(method, evidence)) is not None:
+            raise why
     spent = spent or Spent()
     states = [method.start(len(evidence.ids), evidence.classes) for method in methods]
     read = [method.epochs_read(evidence.recorded) for method in methods]
@@ -272,7 +300,7 @@ def accumulate(methods: Sequence[AbstractAccumulator], evidence: Evidence, spent
         for method, state, wanted in zip(methods, states, read, strict=True):
             if index in wanted:
                 epoch = epoch or evidence.epoch(index, space)
-                method.update(state, epoch.narrow(method.reads & EPOCH_NEEDS))
+                method.update(state, epoch.narrow(method.reads & EPOCH_NEEDS, partial=method.copes_with_partial))
                 spent.since_last([method])
     found = []
     for method, state in zip(methods, states, strict=True):

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..maths.observations import observe
-from .errors import UndeclaredNeed
+from .errors import MissingEvidence, UndeclaredNeed
 from .needs import EPOCH_NEEDS, Need
 
 
@@ -26,7 +26,18 @@ class EpochSource(Protocol):
         ...
 
 
+@runtime_checkable
+class PartialSource(EpochSource, Protocol):
+    """A source some of whose epochs may have trained on a part of the examples."""
+
+    def missing(self, epoch: int) -> Bool[Tensor, " examples"] | None:
+        """The examples that an epoch has no facts of; None if it has facts of all."""
+        ...
+
+
 Value = TypeVar("Value")
+RECORD_ALL = "Record a clean pass after every epoch (view='eval', `--view eval`), or every epoch of all examples (without select and partial)."
+"""The cure where facts are missing."""
 Space = dict[str, Tensor]
 """Memory that one epoch leaves to the next."""
 
@@ -34,21 +45,28 @@ Space = dict[str, Tensor]
 class Epoch:
     """The facts of one epoch, each read when it is first asked for. Values are float64 whatever the store holds."""
 
-    def __init__(self, source: EpochSource, index: int, needs: frozenset[Need], space: Space | None = None):
+    def __init__(
+        self, source: EpochSource, index: int, needs: frozenset[Need], space: Space | None = None, *, partial: bool = False
+    ):
         self.index = index
+        self._partial = partial
         self._source, self._needs = source, needs
         self._space = {} if space is None else space
         self._read: dict[Any, Any] = {}
 
-    def narrow(self, needs: frozenset[Need]) -> "Epoch":
-        """The same epoch and the same cache, restricted to `reads`."""
-        view = Epoch(self._source, self.index, self._needs & needs, self._space)
+    def narrow(self, needs: frozenset[Need], *, partial: bool = False) -> "Epoch":
+        """The same epoch and the same cache, restricted to `reads`; with `partial` also where facts of some examples are missing."""
+        view = Epoch(self._source, self.index, self._needs & needs, self._space, partial=partial)
         view._read = self._read
         return view
 
     def _take(self, need: Need) -> Tensor:
         if need not in self._needs:
             raise UndeclaredNeed(f"`{need.value}` of epoch {self.index} was read but is not declared in `reads`.")
+        if not self._partial and (missing := self.missing) is not None:
+            raise MissingEvidence(
+                f"Epoch {self.index} has no `{need.value}` of {int(missing.sum())} of {len(missing)} examples, on which it did not train. {RECORD_ALL}"
+            )
         if need not in self._read:
             fact = self._source.read(self.index, need)
             self._read[need] = fact if need is Need.CORRECT else fact.to(torch.float64)
@@ -64,6 +82,12 @@ class Epoch:
         if key not in self._read:
             self._read[key] = make()
         return self._read[key]
+
+    @property
+    def missing(self) -> Bool[Tensor, " examples"] | None:
+        """The examples that this epoch did not train on, whose facts are NaN (`correct`: False); None if it trained on all."""
+        source = self._source
+        return self.once(("missing",), lambda: source.missing(self.index) if isinstance(source, PartialSource) else None)
 
     @property
     def target_probs(self) -> Float[Tensor, " examples"]:
@@ -113,7 +137,7 @@ class Epoch:
     @property
     def probs(self) -> Float[Tensor, "examples classes"]:
         """Softmax of the logits. Computed once and shared by all methods of a pass."""
-        if Need.LOGITS not in self._needs:
+        if Need.LOGITS not in self._needs or (not self._partial and self.missing is not None):
             return self._take(Need.LOGITS)
         return self.once(("probs",), self._softmax)
 
@@ -142,6 +166,10 @@ class EpochInMemory:
     def read(self, epoch: int, need: Need) -> Tensor:
         """One fact of this epoch."""
         return self._facts[need.value]
+
+    def missing(self, epoch: int) -> Bool[Tensor, " examples"] | None:
+        """The examples that it did not train on."""
+        return self._facts["visits"] == 0 if "visits" in self._facts else None
 
 
 class EpochsInMemory:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from .arguments import checked_arguments
-from .epochs import Epoch, EpochSource, Space
+from .epochs import Epoch, EpochSource, PartialSource, Space
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
 from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
 from .ids import Ids
@@ -127,6 +127,13 @@ class Evidence:
         if self._source is None or not 0 <= index < self.recorded:
             raise UsageError(f"Epoch {index} is not recorded; {self.recorded} epochs are, numbered from 0.")
         return Epoch(self._source, index, self._needs & EPOCH_NEEDS, space)
+
+    def missing(self, epochs: range) -> dict[int, int]:
+        """Those of these epochs that have no facts of some examples, on which they did not train, and of how many."""
+        if not isinstance(self._source, PartialSource):
+            return {}
+        found = ((epoch, self._source.missing(epoch)) for epoch in epochs)
+        return {epoch: int(mask.sum()) for epoch, mask in found if mask is not None}
 
     @property
     def labels(self) -> Int[Tensor, " examples"]:

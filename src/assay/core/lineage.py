@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of everything that assay writes to disk. A newer one is refused, an older one is read."""
 
 

@@ -254,4 +254,5 @@ def _course(run: Run, plan: Plan, material: Material) -> ReplayableTraining:
         states,
         prepare=examples.prepared,
         augment=plan.augmentation(material, plan.model_seed),
+        weights=run.weights if plan.selector is not None else None,
     )

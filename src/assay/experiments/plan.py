@@ -19,12 +19,14 @@ from ..core import options
 from ..core.arguments import told
 from ..core.errors import Mismatch, RunError, UnknownName, UsageError, reading
 from ..core.lineage import fingerprint
+from ..core.live_selection import AbstractLiveSelector
 from ..core.method import AbstractMethod
 from ..data.corruption import plant
 from ..data.examples import Examples
 from ..data.splitting import held_out, subset
 from ..data.transforms import augment
 from ..maths import draws
+from ..policies import parse_live
 from ..replay.live_methods import check_live
 from ..runs.disk import read_bytes
 from ..runs.run import Run
@@ -86,6 +88,8 @@ class Plan(pydantic.BaseModel):
             over them.
         member: Which of them this is; 0 is the one that a run shows.
         recipe: Settings of training; those left out take DEFAULT_RECIPE's, then `Recipe`'s defaults.
+        select: A live selector that chooses before each epoch on which examples it trains, `"infobatch:ratio=0.5"`; by default each epoch trains
+            on all. Retrainings by `verify` train by it too.
         record: What is kept.
     """
 
@@ -100,6 +104,7 @@ class Plan(pydantic.BaseModel):
     member: int = 0
     plant: Plant | None = None
     recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
+    select: str | None = None
     record: Recording = Recording()
 
     @pydantic.field_validator("data", mode="before")
@@ -145,6 +150,7 @@ class Plan(pydantic.BaseModel):
         nets.parse(plan.net)
         data.parse(plan.data)
         plan.live  # noqa: B018
+        plan.selector  # noqa: B018
         if not 0 <= plan.validation < 1:
             raise UsageError(
                 f"The plan's validation = {plan.validation} is outside 0..1; it is a fraction of the training examples."
@@ -221,6 +227,16 @@ class Plan(pydantic.BaseModel):
         found = tuple(methods.parse(spec) for spec in self.record.live)
         check_live(found)
         return found
+
+    @functools.cached_property
+    def selector(self) -> AbstractLiveSelector | None:
+        """What chooses each epoch's examples; None where all are trained on.
+
+        Raises:
+            UnknownName: No such live selector or option.
+            UsageError: An option is out of range, or a policy that chooses by scores.
+        """
+        return None if self.select is None else parse_live(self.select)
 
     def load(self) -> "Material":
         """Read the data and plant what is to be planted.

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.arguments import checked_arguments
 from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError
+from ..core.live_selection import EpochSelection
 from ..data.examples import Examples
 from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
+from ..replay.losses import weighted_cross_entropies
 from ..runs.artefacts import save_truth
 from ..runs.disk import remove
 from ..runs.paths import RunPaths
@@ -44,7 +46,8 @@ class _Tap(Observer):
         self._recorder, self._examples, self._recipe = recorder, examples, recipe
         self._progress, self._task = progress, task
         self._right = self._seen = 0
-        self._steps = LiveSteps(model, first=sum(commit.steps for commit in recorder.commits))
+        self._weights: Tensor | None = None
+        self._steps = LiveSteps(model, weighted_cross_entropies, first=sum(commit.steps for commit in recorder.commits))
         live.functional = self._steps.functional
 
     def starts(self, state: TrainingState) -> None:
@@ -54,6 +57,9 @@ class _Tap(Observer):
         self._recorder.begin()
         self._right = self._seen = 0
 
+    def selected(self, selection: EpochSelection) -> None:
+        self._weights = None if selection.whole else selection.weights
+
     def step_begins(self, model: nn.Module) -> None:
         if self._live.step_methods:
             self._steps.before()
@@ -61,10 +67,11 @@ class _Tap(Observer):
     def stepped(self, positions: Tensor, batch: Tensor, labels: Tensor, rate: float) -> None:
         if self._live.step_methods:
             rates = dict.fromkeys(self._steps.functional.names, rate)
-            self._live.update(self._steps.after(self._recorder.epochs, positions, (batch, labels), rates))
+            seen = (batch, labels) if self._weights is None else (batch, labels, self._weights[positions].to(labels.device))
+            self._live.update(self._steps.after(self._recorder.epochs, positions, seen, rates))
 
     def batch(self, positions: Tensor, logits: Tensor, labels: Tensor, rate: float) -> None:
-        self._recorder.step(positions, [rate])
+        self._recorder.step(positions, [rate], weights=None if self._weights is None else self._weights[positions])
         if self._recorder.header.view == "train":
             self._recorder.observe(positions, logits, labels)
         self._right += int((logits.argmax(1) == labels).sum())
@@ -110,7 +117,7 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
     recipe, live = plan.training, LiveMethods(plan.live)
     device_named(recipe.device)
     examples = material.train
-    if recipe.ragged == "drop" and plan.record.view == "train" and len(examples) % recipe.batch:
+    if recipe.ragged == "drop" and plan.record.view == "train" and plan.selector is None and len(examples) % recipe.batch:
         raise UsageError(
             f"ragged='drop' leaves {len(examples) % recipe.batch} of {len(examples)} examples out of every epoch; "
             "use ragged='keep' or 'even', or record with view='eval'."
@@ -127,6 +134,9 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
         mean_probs=plan.record.mean_probs,
         checkpoints=plan.record.checkpoints,
         live=live,
+        partial=plan.selector is not None,
+        select="" if plan.selector is None else plan.selector.title,
+        labels=examples.labels if plan.selector is not None else None,
         class_names=examples.class_names,
         seed=plan.model_seed,
         device=recipe.device,
@@ -160,6 +170,7 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
             augment=augment,
             observer=_Tap(recorder, live, examples, recipe, model, progress, task),
             resume=state,
+            selector=plan.selector,
         )
 
 

@@ -99,9 +99,13 @@ def report_data(
     models = members_of(run)
     together = gather_together(models)
     predicted = together.mean_probs.argmax(1) if Need.MEAN_PROBS in together.holds else None
-    dynamics = score(run, ["confidence", "variability", "correctness"]) if run.epochs else None
+    # Of epochs that trained on a part of the examples no line and no place on the map can be drawn.
+    gaps = bool(together.missing(range(run.epochs)))
+    dynamics = score(run, ["confidence", "variability", "correctness"]) if run.epochs and not gaps else None
     wrong = wrong_of(run.ids) if truth is not None else None
-    trajectories, note = _trajectories(together, place) if run.epochs else (None, "")
+    trajectories, note = _trajectories(together, place) if run.epochs and not gaps else (None, "")
+    if gaps:
+        note = "No data map and no trajectories: some epochs trained on a part of the examples only, and have no facts of the others."
     given = run.labels[place]
     looks, unseen = _looks(examples, shown_ids)
     return ReportData(
@@ -245,6 +249,8 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
             + (f", seed {header.seed}" if header.seed is not None else "")
         )
     )
+    if header.select:
+        facts["selected"] = f"{header.select} chose before every epoch on which examples it trained, and with which weight"
     facts["machine"] = f"{header.machine}, {header.device}, {header.threads} threads, torch {header.torch}, assay {header.code}"
     for words in run.elsewhere:
         facts["machine"] += f"; {words}"
@@ -252,7 +258,9 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
         facts["known truth"] = f"{int(wrong.sum()):,} of {len(wrong):,} given labels are wrong; no method saw which"
     if predicted:
         over = f" and the {len(models)} models" if several else ""
-        facts["predicted label"] = f"the class of the largest probability, averaged over all recorded epochs{over}"
+        facts["predicted label"] = (
+            f"the class of the largest probability, averaged over all recorded epochs{' that trained on it' if header.partial else ''}{over}"
+        )
     return facts
 
 

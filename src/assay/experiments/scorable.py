@@ -181,8 +181,8 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
         try:
             if run.epochs and method.title not in run.header.live:
                 evidence.narrow(method.title, method.reads)
-            if isinstance(method, AbstractAccumulator) and run.epochs < method.fewest_epochs:
-                raise accumulators.too_few(method, run.epochs)
+            if isinstance(method, AbstractAccumulator) and (why := accumulators.unserved(method, evidence)) is not None:
+                raise why
         except MissingEvidence as error:
             unable[name] = str(error)
         else:

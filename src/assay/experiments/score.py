@@ -327,8 +327,12 @@ def _recorded(
             # What was never recorded comes first: options cannot bring it.
             if not one.reads & BESIDE and one.title not in run.header.live:
                 gather(run).narrow(one.title, one.reads)
-            if run.epochs and isinstance(one, AbstractAccumulator) and run.epochs < one.fewest_epochs:
-                raise accumulators.too_few(one, run.epochs)
+            if (
+                run.epochs
+                and isinstance(one, AbstractAccumulator)
+                and (why := accumulators.unserved(one, gather(run))) is not None
+            ):
+                raise why
             # Of a user's loop that is not given, saved scores may be all that is asked for.
             if looks_at_inputs(one) and loop is None and not has_plan(run) and not run.paths.scores(one.title).exists():
                 data_of(run, loop)

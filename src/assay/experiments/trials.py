@@ -230,6 +230,7 @@ def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
         augment=plan.augmentation(material, seed),
         weights=weights,
         steps=steps,
+        selector=plan.selector,
     )
     test = material.test
     with standing_at(model, state.averages):

@@ -26,6 +26,7 @@ class Confidence(AbstractMeanMethod):
     reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = "probability"
+    copes_with_partial: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Swayamdipta et al. 2020, section 2", "https://arxiv.org/abs/2009.10795", "the recorded pass"
     )

@@ -1,7 +1,59 @@
-"""One file per policy. `catalogue()` finds them and those of other packages; nothing is registered."""
+"""One file per policy. `catalogue()` finds them and those of other packages, `live_catalogue()` those that choose while training goes on."""
 
+from collections.abc import Mapping
+
+from ..core import options
 from ..core.catalogue import Catalogue
+from ..core.errors import UsageError
+from ..core.live_selection import AbstractLiveSelector
 from ..core.selection import AbstractSelector
 
 POLICIES: Catalogue[AbstractSelector] = Catalogue("policy", AbstractSelector, __name__)  # type: ignore[type-abstract]
-catalogue, find, parse = POLICIES.classes, POLICIES.find, POLICIES.parse
+LIVE: Catalogue[AbstractLiveSelector] = Catalogue(
+    "live selector",
+    AbstractLiveSelector,  # type: ignore[type-abstract]
+    __name__,
+    group="assay.live_policies",
+)
+catalogue, live_catalogue = POLICIES.classes, LIVE.classes
+
+
+def find(name: str) -> type[AbstractSelector]:
+    """The policy of that name.
+
+    Raises:
+        UnknownName: With the nearest names.
+        UsageError: It chooses while training goes on, or is of another package and cannot be used.
+    """
+    if not POLICIES.knows(name) and LIVE.knows(name):
+        raise UsageError(
+            f"{name} chooses before every epoch, while training goes on, and not by a score; record with it: `assay record --select {name}`."
+        )
+    return POLICIES.find(name)
+
+
+def parse(spec: str | AbstractSelector, given: Mapping[str, object] | None = None) -> AbstractSelector:
+    """The policy that `"name"` or `"name:option=value,..."` asks for; options in `given` win. A policy is passed through.
+
+    Raises:
+        UnknownName: No such policy or option.
+        UsageError: A value that the option does not take, or options beside a finished policy.
+    """
+    if isinstance(spec, str):
+        find(options.split(spec)[0])
+    return POLICIES.parse(spec, given)
+
+
+def parse_live(spec: str | AbstractLiveSelector) -> AbstractLiveSelector:
+    """The live selector that `"name"` or `"name:option=value,..."` asks for; one that is made is passed through.
+
+    Raises:
+        UnknownName: No such live selector or option.
+        UsageError: A value that the option does not take, or a policy that chooses by scores.
+    """
+    if isinstance(spec, str) and POLICIES.knows(name := options.split(spec)[0]):
+        raise UsageError(
+            f"{name} chooses once, by a score, and not before every epoch; score a recorded run and use assay.choose, or select by "
+            f"{', '.join(live_catalogue())}."
+        )
+    return LIVE.parse(spec)

@@ -28,7 +28,7 @@ from ..training.batches import rows, size_of, without_rows
 from ..training.device import mode
 from ..training.step import trainable
 from .batch_norm import _Twice
-from .losses import Forward, Losses, cross_entropies, forward_pair, is_cross_entropies, pair
+from .losses import Forward, Losses, cross_entropies, forward_pair, is_cross_entropies, pair, weighted_cross_entropies
 
 SAME = 1e-2
 """How far a loss may be from itself in another order of the rows, times 1 + the loss: what kernels of 16 bits differ by."""
@@ -480,7 +480,8 @@ class Functional:
         self, params: Params, batch: Any, apart: bool
     ) -> tuple[nn.Module, Params, Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
         """Module, parameters, inputs, targets and loss, as `maths.derivatives` takes a batch apart."""
-        if self.losses is cross_entropies and isinstance(batch, (tuple, list)) and len(batch) == 2:
+        plain = self.losses in (cross_entropies, weighted_cross_entropies)
+        if plain and isinstance(batch, (tuple, list)) and len(batch) == 2:
             inputs, labels = batch
             return self.model, params, inputs, labels, _cross_entropy
         index = torch.arange(size_of(batch), device=next(iter(params.values())).device)

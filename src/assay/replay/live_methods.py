@@ -215,7 +215,7 @@ class LiveMethods:
                 else:
                     state = {name: tensor.clone() for name, tensor in self._states[method.title].items()}
                 if epoch in method.epochs_read(epoch + 1):
-                    method.update(state, seen.narrow(method.reads & EPOCH_NEEDS))
+                    method.update(state, seen.narrow(method.reads & EPOCH_NEEDS, partial=method.copes_with_partial))
                 states[method.title] = state
         return states
 

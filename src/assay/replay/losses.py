@@ -25,6 +25,15 @@ def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
     return F.cross_entropy(model(inputs), labels, reduction="none")
 
 
+def weighted_cross_entropies(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy of each example of a batch `(inputs, labels, weights)` times its weight; of `(inputs, labels)` as it is."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 3:
+        return cross_entropies(model, batch)
+    inputs, labels, weights = batch
+    losses = cross_entropies(model, (inputs, labels))
+    return losses * weights.to(losses.dtype)
+
+
 def pair(batch: Any) -> tuple[Tensor, Tensor]:
     """Inputs and labels of a batch that is nothing else.
 

@@ -1,6 +1,7 @@
 """A training by recipe, to be taken again: every batch follows from seed, epoch, step and ids, so any can be had at any time."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..training.recipe import Recipe
 from ..training.state import TrainingState, restore
 from ..training.step import batch_loss, example_losses, optimizer_of, trainable, update
 from .functional import Functional
+from .losses import weighted_cross_entropies
 from .replayable import ReplayableTraining
 
 
@@ -37,12 +39,14 @@ class PlannedTraining(ReplayableTraining):
         *,
         prepare: Prepare | None = None,
         augment: Augment | None = None,
+        weights: Callable[[int], Tensor | None] | None = None,
     ):
         """Take over `model`, whose weights do not matter.
 
         Args:
             model, inputs, labels, ids, recipe, prepare, augment: As `train` had them.
             states: The state at the end of a kept epoch; -1 is before training.
+            weights: The factor of each example's loss in an epoch, None for 1; for a training by a live selector. A batch then holds them.
 
         Raises:
             UsageError: The recipe trains in reduced precision, whose steps cannot be differentiated faithfully.
@@ -52,11 +56,12 @@ class PlannedTraining(ReplayableTraining):
         device = device_named(recipe.device)
         self.model = model.to(device).train()
         self.optimizer = optimizer_of(recipe, model)
-        self.functional = Functional(model)
+        self.functional = Functional(model) if weights is None else Functional(model, weighted_cross_entropies)
         self.members = [tuple(trainable(model)) for _ in self.optimizer.param_groups]
         self.clip, self.ema, self.averages = recipe.clip, recipe.ema, {}
         self._inputs, self._labels, self._ids, self._recipe = inputs, labels, ids, recipe
         self._states, self._prepare, self._augment = states, prepare, augment
+        self._weights = None if weights is None else functools.lru_cache(maxsize=2)(weights)
 
     def load(self, epoch: int) -> None:
         state = self._states(epoch)
@@ -77,7 +82,11 @@ class PlannedTraining(ReplayableTraining):
         batch = self._inputs[positions].to(self.device)
         if self._augment is not None:
             batch = self._augment(batch, self._ids.keys[positions.numpy()], epoch=epoch, step=step)
-        return self._ready(batch), self._labels[positions].to(self.device, torch.int64)
+        labels = self._labels[positions].to(self.device, torch.int64)
+        weights = None if self._weights is None else self._weights(epoch)
+        if weights is None:
+            return self._ready(batch), labels
+        return self._ready(batch), labels, weights[positions].to(self.device)
 
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
         return self._ready(self._inputs[positions].to(self.device)), self._labels[positions].to(self.device, torch.int64)
@@ -88,7 +97,9 @@ class PlannedTraining(ReplayableTraining):
     def take(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
-        inputs, labels = batch
+        inputs, labels, *own = batch
+        if own:
+            weights = own[0] if weights is None else own[0] * weights
         logits = forward(self.model, inputs, self._recipe.precision)
         update(self.optimizer, batch_loss(example_losses(logits, labels), weights, divisor), rates[0], self.clip)
         self.follow()

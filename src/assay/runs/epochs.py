@@ -28,6 +28,10 @@ class RecordedEpochs:
             self._open = epoch, self._run.shard(epoch)
         return self._open[1].read(need.value)
 
+    def missing(self, epoch: int) -> Tensor | None:
+        """The examples that it did not train on; None if it did on all."""
+        return self._run.missing(epoch)
+
 
 MEANT = frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS})
 """Facts of an epoch whose mean over models says something by itself."""
@@ -47,3 +51,8 @@ class MeanEpochs:
             RunError: A shard is missing or damaged.
         """
         return torch.stack([model.read(epoch, need).to(torch.float64) for model in self._models]).mean(0)
+
+    def missing(self, epoch: int) -> Tensor | None:
+        """The examples that one of the models did not train on; None if all did on all."""
+        masks = [mask for model in self._models if (mask := model.missing(epoch)) is not None]
+        return torch.stack(masks).any(0) if masks else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
@@ -157,6 +157,9 @@ class Recorder:
         mean_probs: bool | None = None,
         checkpoints: Checkpoints = "last",
         live: Alongside | None = None,
+        partial: bool = False,
+        select: str = "",
+        labels: Int[Tensor, " examples"] | None = None,
         class_names: Sequence[str] | None = None,
         seed: int | None = None,
         device: str = "cpu",
@@ -168,6 +171,10 @@ class Recorder:
 
         `mean_probs` is whether the probabilities are summed up over the epochs, which costs 8 bytes per example and class on disk; by
         default only where examples times classes are at most 4,194,304, or as the run that is resumed was begun.
+
+        With `partial` an epoch may train on a part of the examples, or on some several times: the run then says how often it trained on each
+        and with which weight of its loss, facts of the others are missing, and those of one that came several times are its last ones.
+        `select` is the title of what chose them. `labels` are those of all examples, without which the first epoch must visit each.
 
         Raises:
             OutputExists: A run is there and `resume` is false.
@@ -210,6 +217,8 @@ class Recorder:
                 checkpoints=checkpoints if isinstance(checkpoints, str) else tuple(sorted(set(map(int, checkpoints)))),  # type: ignore[arg-type]
                 examples=len(ids),
                 live=self.alongside.titles,
+                partial=partial,
+                select=select,
                 seed=None if seed is None else int(seed),
                 device=device,
                 about=dict(about or {}),
@@ -218,6 +227,10 @@ class Recorder:
             self.classes = 0
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
+            if labels is not None:
+                if labels.shape != (len(ids),):
+                    raise UsageError(f"labels= has shape {tuple(labels.shape)}, where {len(ids)} examples have one each.")
+                self.labels = labels.to("cpu", torch.int64).clone()
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
             self._undecided = mean_probs is None
             self._warned = False
@@ -239,7 +252,7 @@ class Recorder:
 
     def _reopen(self, wanted: Header) -> None:
         self.header, self.commits = read_run(self.paths)
-        for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "seed"):
+        for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "partial", "select", "seed"):
             if field == "mean_probs" and self._undecided:
                 continue
             old, new = getattr(self.header, field), getattr(wanted, field)
@@ -315,6 +328,7 @@ class Recorder:
         self._rates: list[list[float]] = []
         self._momenta: list[list[tuple[float, float]]] = []
         self._updates: list[int] = []
+        self._weights: Tensor | None = None
         self._begun = time.perf_counter()
         if not self.commits:
             self.classes = 0
@@ -361,6 +375,7 @@ class Recorder:
         rates: Sequence[float],
         updates: int = 1,
         momenta: Sequence[tuple[float, float]] | None = None,
+        weights: Float[Tensor, " batch"] | None = None,
     ) -> None:
         """One step.
 
@@ -370,12 +385,34 @@ class Recorder:
             updates: How often the optimizer moved in it.
             momenta: Of each parameter group (momentum, NaN) or (beta1, beta2), both NaN where there is neither; where a schedule may change
                 them. None where they are those of the checkpoint throughout.
+            weights: Factor of the loss of each of these examples; None for 1.
+
+        Raises:
+            UsageError: An example had another weight before in this epoch.
         """
+        if weights is not None or self._weights is not None:
+            self._weigh(positions.to("cpu", torch.int64), weights)
         self._updates.append(updates)
         self._batches.append(positions.to("cpu", torch.int64))
         self._rates.append([float(rate) for rate in rates])
         if momenta is not None:
             self._momenta.append([(float(first), float(second)) for first, second in momenta])
+
+    def _weigh(self, positions: Int[Tensor, " batch"], weights: Tensor | None) -> None:
+        if self._weights is None:
+            self._weights = torch.full((len(self.ids),), math.nan, dtype=torch.float64)
+            for batch in self._batches:
+                self._weights[batch] = 1.0
+        own = torch.ones(len(positions), dtype=torch.float64) if weights is None else weights.detach().to("cpu", torch.float64)
+        before = self._weights[positions]
+        self._weights[positions] = own
+        bad = ~before.isnan() & (before != own) | (self._weights[positions] != own) | ~own.isfinite() | (own < 0)
+        if bool(bad.any()):
+            names = self.ids.take(positions[bad])
+            raise UsageError(
+                f"Epoch {self.epochs}: the losses of {len(names)} examples had a weight that is negative, not finite, or another one than before in "
+                f"this epoch; ids {some(names, len(names))}. Give each example one weight of 0 or more per epoch."
+            )
 
     def observe(self, positions: Int[Tensor, " batch"], logits: Tensor, labels: Tensor) -> None:
         """What a forward pass said of some examples. Nothing is computed until enough is held back.
@@ -431,15 +468,17 @@ class Recorder:
             )
         visits = self._visits + torch.bincount(positions, minlength=len(self.ids))
         twice = visits > 1
-        if bool(twice.any()):
+        if bool(twice.any()) and not self._may_be_partial:
             names = self.ids.take(twice)
             raise UsageError(
                 f"Epoch {self.epochs}: {len(names)} ids came more than once: {some(names, len(names))}. "
-                "A recorded training pass visits every example once; with a repeating sampler, record with view='eval'."
+                "A recorded training pass visits every example once; with a repeating sampler, record with view='eval', or with partial=True."
             )
         self._check_labels(positions, labels)
         for bad, what, cure in faults(logits, labels):
             self._refuse_numbers(positions[bad.cpu()], what, cure)
+        if bool(twice.any()):
+            positions, logits, labels = self._last_visits(positions, logits, labels)
         logits = logits.to(torch.float32)
         facts: dict[str, Tensor] = observe(logits, labels)
         self._check_facts(positions, facts)
@@ -453,8 +492,24 @@ class Recorder:
         for name, fact in facts.items():
             fact = fact.cpu()
             if name not in self._facts:
-                self._facts[name] = torch.zeros((len(self.ids), *fact.shape[1:]), dtype=fact.dtype)
+                # What was not seen is nowhere taken for a number.
+                absent = math.nan if fact.is_floating_point() and name != "probs" else 0
+                self._facts[name] = torch.full((len(self.ids), *fact.shape[1:]), absent, dtype=fact.dtype)
             self._facts[name][positions] = fact
+
+    @property
+    def _may_be_partial(self) -> bool:
+        """Whether facts are those of a training pass that may leave examples out. A clean pass never does."""
+        return self.header.partial and self.header.view == "train"
+
+    def _last_visits(self, positions: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Those rows after which their example does not come again."""
+        places = torch.arange(len(positions))
+        last = torch.zeros(len(self.ids), dtype=torch.int64).scatter_reduce_(0, positions, places, "amax", include_self=False)
+        self._check_one_label(positions, labels.cpu(), labels.cpu()[last[positions]])
+        self._check_one_label(positions, labels.cpu(), self._epoch_labels[positions])
+        stay = last[positions] == places
+        return positions[stay], logits[stay.to(logits.device)], labels[stay.to(labels.device)]
 
     def _check_facts(self, positions: Tensor, facts: Mapping[str, Tensor]) -> None:
         whole = torch.stack([fact.isfinite() for fact in facts.values() if fact.is_floating_point()]).all(0)
@@ -508,7 +563,9 @@ class Recorder:
                 f"Epoch {self.epochs}: {len(names)} labels are outside 0..{classes - 1} ({some(values, len(values))}); "
                 f"ids {some(names, len(names))}. Give every example one of the classes."
             )
-        known = self.labels[positions]
+        self._check_one_label(positions, labels, self.labels[positions])
+
+    def _check_one_label(self, positions: Tensor, labels: Tensor, known: Tensor) -> None:
         changed = (known >= 0) & (known != labels)
         if bool(changed.any()):
             at = int(changed.nonzero()[0])
@@ -534,21 +591,33 @@ class Recorder:
         self._flush()
         epoch = self.epochs
         absent = self._visits == 0
-        if bool(absent.any()):
+        if self._may_be_partial and bool(absent.any()):
+            self._check_partial(absent)
+        elif bool(absent.any()):
             names = self.ids.take(absent)
             raise UsageError(
                 f"Epoch {epoch}: {len(names)} of {len(self.ids)} ids were not visited: {some(names, len(names))}. "
-                "A recorded training pass visits every example; with drop_last or a partial sampler, record with view='eval'."
+                "A recorded training pass visits every example; with drop_last or a partial sampler, record with view='eval', or with partial=True."
             )
-        if bool((self._epoch_labels == self._epoch_labels[0]).all()):
+        labels = self.epoch_labels
+        if bool((labels == labels[0]).all()):
+            raise UsageError(f"All {len(self.ids)} labels are class {int(labels[0])}; valuing needs at least 2 classes.")
+
+    def _check_partial(self, absent: Tensor) -> None:
+        unknown = absent & (self.labels < 0)
+        if bool(absent.all()):
+            raise UsageError(f"Epoch {self.epochs} trained on no example; let every epoch train on one at least.")
+        if bool(unknown.any()):
+            names = self.ids.take(unknown)
             raise UsageError(
-                f"All {len(self.ids)} labels are class {int(self._epoch_labels[0])}; valuing needs at least 2 classes."
+                f"Epoch {self.epochs} did not visit {len(names)} of {len(self.ids)} ids, whose labels are not known yet: {some(names, len(names))}. "
+                "Give labels=, one class for each example, or let the first epoch train on all."
             )
 
     @property
     def epoch_labels(self) -> Int[Tensor, " examples"]:
-        """The labels of the epoch that is complete but not committed yet."""
-        return self._epoch_labels
+        """The labels by the epoch that is complete but not committed yet; of examples that it did not visit as they are known."""
+        return torch.where(self._epoch_labels < 0, self.labels, self._epoch_labels)
 
     def commit(
         self,
@@ -572,11 +641,13 @@ class Recorder:
         self.complete()
         self._lock.check()
         epoch = self.epochs
-        labels = self._epoch_labels
+        labels = self.epoch_labels
         if epoch == 0:
             names = self._names or tuple(str(number) for number in range(self.classes))
             write_examples(self.paths.examples, self.ids, labels, names)
         self._check_state(state)
+        if self._may_be_partial and bool((self._visits != 1).any()):
+            self._facts["visits"] = self._visits.to(torch.uint8 if int(self._visits.max()) < 256 else torch.int32)
         saved = self.alongside.saved(epoch, self._facts, self.classes)
         live = self._save(self.paths.live(epoch), saved.states, saved.notes) if self.alongside.titles else None
         stream = self._save(self.paths.stream(epoch), saved.visits) if saved.visits else None
@@ -601,6 +672,9 @@ class Recorder:
         stored |= told_of_content
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
+        if self._weights is not None and bool((self._weights.nan_to_num(1.0) != 1).any()):
+            # What did not stand in a batch has no weight.
+            stored["weights"] = self._weights.nan_to_num(0.0)
         wanted = state is not None and self.keeps_checkpoints
         checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
         commit = Commit(

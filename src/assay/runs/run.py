@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
+from ..core.epochs import RECORD_ALL
 from ..core.errors import MissingEvidence, RunError, UsageError, some
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
@@ -166,7 +167,7 @@ class Run:
         shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {need.value: ("floating", (n,)) for need in EPOCH_NEEDS}
         shapes |= {name: ("floating", (n, classes)) for name in ("logits", "probs")}
         shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates")}
-        shapes |= {"correct": ("boolean", (n,))}
+        shapes |= {"correct": ("boolean", (n,)), "visits": ("whole", (n,)), "weights": ("floating", (n,))}
         if name not in shapes:
             return ""
         numbers, due = shapes[name]
@@ -194,6 +195,31 @@ class Run:
         """The facts that every epoch has."""
         stored = self.commits[0].shard.sums if self.commits else ()
         return frozenset(need for need in EPOCH_NEEDS if need.value in stored)
+
+    def missing(self, epoch: int) -> Bool[Tensor, " examples"] | None:
+        """The examples that an epoch has no facts of, because it did not train on them; None if it has facts of all."""
+        if "visits" not in self._commit(epoch).shard.sums:
+            return None
+        missing = self.shard(epoch).read("visits") == 0
+        return missing if bool(missing.any()) else None
+
+    def visits_in(self, epoch: int) -> Int[Tensor, " examples"]:
+        """How often an epoch trained on each example."""
+        return torch.bincount(torch.cat([torch.zeros(0, dtype=torch.int64), *self.order(epoch)]), minlength=len(self.ids))
+
+    def weights(self, epoch: int) -> Float[Tensor, " examples"] | None:
+        """The factor that each example's loss had in an epoch, 0 where it did not train on it; None if all that it trained on counted 1.
+
+        Raises:
+            RunError: A weight is negative or not finite.
+        """
+        shard = self.shard(epoch)
+        if "weights" not in shard.sums:
+            return None
+        weights = shard.read("weights").to(torch.float64)
+        if bool((~weights.isfinite() | (weights < 0)).any()):
+            raise RunError(f"{shard.path} does not fit its run: a weight is negative or not finite. Restore it or record again.")
+        return weights
 
     def order(self, epoch: int) -> list[Int[Tensor, " batch"]]:
         """Positions of the examples of each step, in the order in which the epoch trained on them."""
@@ -270,6 +296,22 @@ class Run:
                     return commit.epoch, at, int(updates[at])
         return None
 
+    def micro_batches(self, epoch: int) -> list[int]:
+        """How many batches each optimizer step of an epoch was made of, in their order: 1 each unless gradients were accumulated.
+
+        Where the optimizer moved several times in a batch, each further move is a step of that one batch; batches after the last belong to none.
+        """
+        shard = self.shard(epoch)
+        if "updates" not in shard.sums:
+            return [1] * self._commit(epoch).steps
+        found, waiting = [], 0
+        for count in shard.read("updates").tolist():
+            waiting += 1
+            if count:
+                found += [waiting, *[1] * (count - 1)]
+                waiting = 0
+        return found
+
     @property
     def keeps_probs(self) -> bool:
         """Whether the probabilities were summed up over the epochs."""
@@ -281,9 +323,24 @@ class Run:
         return self._open(file).read("probs") if file is not None else None
 
     def mean_probs(self) -> Float[Tensor, "examples classes"] | None:
-        """Softmax probabilities averaged over all committed epochs; None if they were not kept."""
+        """Softmax probabilities of each example averaged over the committed epochs that have facts of it; None if they were not kept.
+
+        Raises:
+            MissingEvidence: No epoch trained on an example.
+        """
         total = self.probs_sum()
-        return None if total is None else total.div_(self.epochs)
+        if total is None:
+            return None
+        absent = torch.zeros(len(self.ids), dtype=torch.int64)
+        for epoch in range(self.epochs):
+            if (missing := self.missing(epoch)) is not None:
+                absent += missing
+        if bool((absent == self.epochs).any()):
+            names = self.ids.take(absent == self.epochs)
+            raise MissingEvidence(
+                f"{self.folder} has no mean probabilities of {len(names)} examples, on which no epoch trained: {some(names, len(names))}. {RECORD_ALL}"
+            )
+        return total.div_((self.epochs - absent)[:, None])
 
     def checkpoints(self) -> list[int]:
         """The epochs whose checkpoint is still there."""

@@ -69,6 +69,8 @@ class Header(FrozenModel):
         checkpoints: Which epochs keep their checkpoint.
         examples: How many ids there are.
         live: Titles of the methods that ran along.
+        partial: Whether an epoch may have trained on a part of the examples, or on some several times.
+        select: Title of the live selector that chose each epoch's examples; empty without one.
         seed: Seed of the run, if assay seeds it.
         device: Where the model stood.
         about: Data, net and recipe in words, for people and for `assay verify`.
@@ -87,6 +89,8 @@ class Header(FrozenModel):
     checkpoints: Literal["every", "last", "none"] | tuple[Count, ...]
     examples: Annotated[int, pydantic.Field(ge=1, lt=2**40)]
     live: tuple[str, ...] = ()
+    partial: bool = False
+    select: str = ""
     seed: int | None
     device: str
     about: dict[str, object] = {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, some
 from ..core.ids import Ids
+from ..core.live_selection import AbstractLiveSelector, EpochSelection
 from ..maths import draws
 from .batches import Augment, Prepare, batches, size_of, sizes
 from .device import deterministic, device_named, full_precision, modes_kept, own_random_state, seed_torch
@@ -30,6 +31,9 @@ class Observer(Protocol):
 
     def epoch_begins(self, epoch: int) -> None:
         """Before the first step of an epoch."""
+
+    def selected(self, selection: EpochSelection) -> None:
+        """What a live selector chose for the epoch that has begun."""
 
     def batch(
         self, positions: Int[Tensor, " batch"], logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], rate: float
@@ -71,6 +75,7 @@ def train(
     observer: Observer | None = None,
     resume: TrainingState | None = None,
     steps: int | None = None,
+    selector: AbstractLiveSelector | None = None,
 ) -> TrainingState:
     """Train in place by mean cross-entropy; the model ends on the recipe's device.
 
@@ -89,7 +94,9 @@ def train(
         observer: Sees every step and every epoch.
         resume: Go on after this state; the model's present weights are replaced.
         steps: Take exactly so many steps instead of the recipe's epochs, however few examples there are: as many passes over them as that
-            takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `observer`, `resume` or a horizon.
+            takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `observer`, `resume`, `selector` or a horizon.
+        selector: Chooses before each epoch on which examples it trains, and with which weight, by which `weights` are multiplied. The steps of
+            a shorter epoch are spread over the schedule of a whole one.
 
     Returns:
         The state after the last epoch. With an `ema` in the recipe the model keeps the parameters that were trained; the averaged ones,
@@ -111,33 +118,40 @@ def train(
             or steps < 1
             or observer is not None
             or resume is not None
+            or selector is not None
             or recipe.horizon is not None
         ):
             raise UsageError(
-                f"steps={steps} must be a whole number of 1 or more, without an observer, a state to resume, or a horizon in the recipe."
+                f"steps={steps} must be a whole number of 1 or more, without an observer, a state to resume, a selector, or a horizon in the recipe."
             )
         epochs, last = -(-steps // per_epoch), steps
     horizon = per_epoch * recipe.horizon if recipe.horizon is not None else last
-    first = _first_epoch(resume, recipe, ids, per_epoch)
+    trained_by = recipe.fingerprint if selector is None else f"{recipe.fingerprint}, {selector.title}"
+    first = _first_epoch(resume, recipe, ids, per_epoch, trained_by, selector is not None)
+    chosen: dict[str, Tensor] = selector.start(len(ids)) if selector is not None else {}
+    taken = 0 if resume is None else resume.steps
     model.to(device)
     optimizer = optimizer_of(recipe, model)
     averages: dict[str, Tensor] = {}
 
     def state_after(epochs: int) -> TrainingState:
-        return capture(
+        state = capture(
             model,
             optimizer,
             averages,
             epochs=epochs,
-            steps=min(epochs * per_epoch, last),
+            steps=taken,
             # Nothing goes on from a schedule that was laid out over so many steps.
-            recipe=recipe.fingerprint if steps is None else f"{recipe.fingerprint}, {steps} steps",
+            recipe=trained_by if steps is None else f"{recipe.fingerprint}, {steps} steps",
             ids=ids.fingerprint,
         )
+        state.tensors.update({f"selector.{name}": value.clone() for name, value in chosen.items()})
+        return state
 
     with deterministic(device), full_precision(device), own_random_state(device), modes_kept(model):
         if resume is not None:
             averages.update(restore(resume, model, optimizer))
+            chosen |= {name: resume.tensors[f"selector.{name}"].clone() for name in chosen}
         elif observer is not None:
             with own_random_state(device):
                 seed_torch(seed_of_epoch(recipe, 0), device)
@@ -146,12 +160,23 @@ def train(
             if observer is not None:
                 with own_random_state(device):
                     observer.epoch_begins(epoch)
+            cut, factor = batches(ids.keys, recipe, epoch)[: last - epoch * per_epoch], weights
+            if selector is not None:
+                choice = selector.select_epoch(chosen, ids, epoch, epochs, recipe.seed).checked(ids, selector.title, epoch)
+                if observer is not None:
+                    observer.selected(choice)
+                if not choice.whole:
+                    held = choice.kept.nonzero().flatten()
+                    cut = tuple(held[part] for part in batches(ids.keys[held.numpy()], recipe, epoch))
+                    factor = choice.weights if weights is None else choice.weights * weights
             model.train()
             seed_torch(seed_of_epoch(recipe, epoch), device)
-            for step, positions in enumerate(batches(ids.keys, recipe, epoch)[: last - epoch * per_epoch]):
-                rate = recipe.rate(epoch * per_epoch + step, horizon)
+            for step, positions in enumerate(cut):
+                # Of a whole epoch each step is its own place.
+                place = step if selector is None else step * per_epoch // len(cut)
+                rate = recipe.rate(epoch * per_epoch + place, horizon)
                 batch, given = inputs[positions].to(device), labels[positions].to(device, torch.int64)
-                factors = weights[positions].to(device) if weights is not None else None
+                factors = factor[positions].to(device) if factor is not None else None
                 if augment is not None:
                     batch = augment(batch, ids.keys[positions.numpy()], epoch=epoch, step=step)
                 if prepare is not None:
@@ -164,11 +189,14 @@ def train(
                 check_logits(logits, given, ids, positions)
                 losses = example_losses(logits, given)
                 check_finite(losses, ids, positions, epoch, step)
+                if selector is not None:
+                    selector.update(chosen, positions, losses.detach().cpu())
                 if observer is not None:
                     with own_random_state(device):
                         observer.batch(positions, logits.detach(), given, rate)
                 with explained(epoch, step, batch):
                     update(optimizer, batch_loss(losses, factors), rate, recipe.clip)
+                taken += 1
                 if recipe.ema is not None:
                     average(averages, trainable(model), recipe.ema)
                 if observer is not None:
@@ -252,16 +280,16 @@ def forward(model: nn.Module, batch: Tensor, precision: str) -> Tensor:
         return model(batch).float()
 
 
-def _first_epoch(resume: TrainingState | None, recipe: Recipe, ids: Ids, per_epoch: int) -> int:
+def _first_epoch(resume: TrainingState | None, recipe: Recipe, ids: Ids, per_epoch: int, trained_by: str, selected: bool) -> int:
     if resume is None:
         return 0
-    if resume.recipe != recipe.fingerprint:
+    if resume.recipe != trained_by:
         raise Mismatch(
-            f"The state to resume was trained by recipe {resume.recipe}, this one is {recipe.fingerprint}; resume with the same."
+            f"The state to resume was trained by recipe {resume.recipe}, this one is {trained_by}; resume with the same."
         )
     if resume.ids != ids.fingerprint:
         raise Mismatch(f"The state to resume saw examples {resume.ids}, these are {ids.fingerprint}; resume with the same ids.")
-    if resume.steps != resume.epochs * per_epoch or resume.epochs > recipe.epochs:
+    if (not selected and resume.steps != resume.epochs * per_epoch) or resume.epochs > recipe.epochs:
         raise Mismatch(
             f"The state to resume stands at epoch {resume.epochs}, step {resume.steps}; "
             f"this recipe has {recipe.epochs} epochs of {per_epoch} steps."

@@ -1,0 +1,96 @@
+"""Selectors that choose while training goes on: on which examples an epoch trains, and with which weight of each one's loss."""
+
+import abc
+import dataclasses
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from . import options
+from .errors import UsageError, some
+from .ids import Ids
+from .method import Source
+
+LiveState = dict[str, Tensor]
+"""What a live selector keeps between epochs: finite tensors only, so that it stands in the checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochSelection:
+    """On what an epoch trains.
+
+    Attributes:
+        kept: Which examples.
+        weights: Factor of each example's loss, where it is kept.
+    """
+
+    kept: Bool[Tensor, " examples"]
+    weights: Float64[Tensor, " examples"]
+
+    def checked(self, ids: Ids, title: str, epoch: int) -> "EpochSelection":
+        """This selection, if an epoch can train on it.
+
+        Raises:
+            UsageError: It keeps nothing, does not fit the examples, or a weight is negative or not finite.
+        """
+        if self.kept.shape != (len(ids),) or self.weights.shape != (len(ids),) or self.kept.dtype != torch.bool:
+            raise UsageError(f"{title}: a selection of {len(ids)} examples needs whether each is kept, and a weight for each.")
+        bad = self.kept & (~self.weights.isfinite() | (self.weights < 0))
+        if bool(bad.any()):
+            names = ids.take(bad)
+            raise UsageError(
+                f"{title}: weights of {len(names)} examples are negative or not finite; ids {some(names, len(names))}."
+            )
+        if not bool(self.kept.any()):
+            raise UsageError(f"{title} keeps no example in epoch {epoch}; let every epoch train on one at least.")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether it keeps every example with a weight of 1."""
+        return bool(self.kept.all()) and bool((self.weights == 1).all())
+
+
+class AbstractLiveSelector(abc.ABC):
+    """Chooses before each epoch on what it trains. Subclasses are final frozen dataclasses whose fields are the options.
+
+    `start`, then for each epoch `select_epoch`, and `update` after the forward pass of each of its steps.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[Source]
+
+    def __post_init__(self):
+        """Refuse options of the wrong type. Subclasses check ranges after this.
+
+        Raises:
+            UsageError: An option is not what its type says.
+        """
+        options.settle(self, "policy")
+
+    @abc.abstractmethod
+    def start(self, examples: int) -> LiveState:
+        """The state before the first epoch."""
+
+    @abc.abstractmethod
+    def update(self, state: LiveState, positions: Int[Tensor, " batch"], losses: Float[Tensor, " batch"]) -> None:
+        """Take the unweighted losses of a step's examples into the state, in place."""
+
+    @abc.abstractmethod
+    def select_epoch(self, state: LiveState, ids: Ids, epoch: int, epochs: int, seed: int) -> EpochSelection:
+        """On what an epoch trains.
+
+        Args:
+            state: After the epochs before; stays as it is.
+            ids: The examples; draws depend on (seed, epoch, id) alone.
+            epoch: Counted from 0.
+            epochs: How many the training has.
+            seed: Of the training.
+        """
+
+    @property
+    def title(self) -> str:
+        """Name with the options that differ from their defaults: `infobatch:ratio=0.3`."""
+        return options.join(self.name, options.changed(self))
