@@ -61,6 +61,8 @@ class Recording(pydantic.BaseModel):
     mean_probs: bool | None = None
     checkpoints: Literal["every", "last", "none"] | tuple[int, ...] = "last"
     live: Annotated[tuple[str, ...], _ROWS] = ()
+    validation: Literal[False] | None = None
+    """False: do not measure the losses of the validation examples at each epoch's end. By default they are, where the plan holds some out."""
 
     @pydantic.field_validator("checkpoints", mode="before")
     @classmethod

@@ -41,8 +41,9 @@ class _Tap(Observer):
         model: nn.Module,
         progress: Progress,
         task: str,
+        validation: Examples | None = None,
     ):
-        self._live = live
+        self._live, self._validation = live, validation
         self._recorder, self._examples, self._recipe = recorder, examples, recipe
         self._progress, self._task = progress, task
         self._right = self._seen = 0
@@ -55,6 +56,7 @@ class _Tap(Observer):
 
     def epoch_begins(self, epoch: int) -> None:
         self._recorder.begin()
+        self._recorder.autocast = {} if self._recipe.precision == "float32" else {"cuda": self._recipe.precision}
         self._right = self._seen = 0
 
     def selected(self, selection: EpochSelection) -> None:
@@ -83,6 +85,11 @@ class _Tap(Observer):
             with standing_at(model, state.averages):
                 logits = predict(model, examples.inputs, prepare=examples.prepared, device=self._recipe.device)
             self._recorder.observe(torch.arange(len(examples)), logits, examples.labels)
+        if self._validation is not None:
+            held = self._validation
+            with standing_at(model, state.averages):
+                logits = predict(model, held.inputs, prepare=held.prepared, device=self._recipe.device)
+            self._recorder.validation(logits, held.labels)
         self._recorder.commit(state.tensors, state.metadata)
         for scores in self._live.scores():
             self._progress.most(scores)
@@ -160,6 +167,7 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
             file = Run(folder).checkpoint(recorder.epochs - 1)
             state = TrainingState.read(file.read_all(), file.notes)
         progress.advance(task, recorder.epochs, recipe.epochs)
+        held = material.validation if plan.record.validation is None else None
         train(
             model,
             examples.inputs,
@@ -168,7 +176,7 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
             recipe,
             prepare=examples.prepared,
             augment=augment,
-            observer=_Tap(recorder, live, examples, recipe, model, progress, task),
+            observer=_Tap(recorder, live, examples, recipe, model, progress, task, held),
             resume=state,
             selector=plan.selector,
         )

@@ -61,7 +61,7 @@ class MixtureWatch:
             wrapped: The same, as the loop calls it.
         """
         self._model = model
-        self._batches = 0 if any(_compiled(layer) for layer in wrapped.modules()) else 2
+        self._batches = 0 if any(compiled(layer) for layer in wrapped.modules()) else 2
         self._hook: Any = None
 
     def begin(self, batch: Any) -> None:
@@ -97,5 +97,6 @@ class MixtureWatch:
             self._hook = None
 
 
-def _compiled(layer: nn.Module) -> bool:
+def compiled(layer: nn.Module) -> bool:
+    """Whether torch.compile made this layer's call."""
     return hasattr(layer, "_orig_mod") or getattr(layer, "_compiled_call_impl", None) is not None

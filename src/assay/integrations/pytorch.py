@@ -39,6 +39,7 @@ from ..runs.recorder import Checkpoints, Recorder
 from ..runs.run import DRAWN, Run
 from ..runs.schema import View
 from ..training.wrappers import names_inside, unwrapped
+from .casts import CastWatch
 from .doubles import Doubles
 from .mixing import MixtureWatch
 
@@ -338,6 +339,7 @@ class LoopRecorder:
         doubles = Doubles(loader, seen_data, chosen, recorder.ids)
         self._doubles = doubles if doubles.needed and not recorder.epochs else None
         self._mixtures = MixtureWatch(parts.model, seen)
+        self._casts = CastWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._open: OpenEpoch | None = None
         self._uncommitted = self._closed = self._begun = False
@@ -429,6 +431,7 @@ class LoopRecorder:
         self._steps.begin(sum(commit.steps for commit in self.recorder.commits))
         seed_loop(self.recorder.header.seed, index, self._loader)
         self._begun = True
+        self._casts.begin()
         self._open = epoch = OpenEpoch(index)
         doubles = self._doubles if self.recorder.header.view == "train" else None
         collate_of(self._loader).digesting = len(self.recorder.ids) if doubles else 0
@@ -487,6 +490,7 @@ class LoopRecorder:
         """Every batch was taken in."""
         epoch.whole = True
         self._open = None
+        self.recorder.autocast = self._casts.end()
         if self.recorder.header.view == "eval":
             self._observe_clean()
         self.recorder.complete()
@@ -531,6 +535,23 @@ class LoopRecorder:
         self.recorder.observe(epoch.positions, logits, labels)
         self._rows.hold_labels(labels, where)
         epoch.pending = False
+
+    def validation(self, logits: Tensor, labels: Tensor) -> None:
+        """What the model says of examples that it is not trained on, after the batches of an epoch and before the next; as one batch or several.
+
+        Args:
+            logits: (batch, classes), in eval mode.
+            labels: (batch,), the classes.
+
+        Raises:
+            UsageError: Called before the last batch of an epoch was recorded, or shapes do not fit.
+            NumericalError: A logit is NaN or infinite.
+        """
+        if not self._uncommitted and not (self._open is not None and self._ended(self._open)):
+            raise UsageError(
+                "recorder.validation was called outside the end of an epoch; call it after the loop over recorder.epoch()."
+            )
+        self.recorder.validation(logits, labels)
 
     def _positions(self, keys: Sequence[Any]) -> Int[Tensor, " batch"]:
         try:
@@ -628,6 +649,7 @@ class LoopRecorder:
     def _end(self) -> None:
         self._closed, self._open = True, None
         self._mixtures.end()
+        self._casts.end()
         self._watch.remove()
         self.recorder.close()
 

@@ -144,6 +144,9 @@ class Recorder:
 
     `begin`, then `step` for every optimizer step and `observe` for every forward pass that is recorded, then `commit`. An epoch
     that was not committed leaves no trace.
+
+    Attributes:
+        autocast: In which type, by device, the model computes under torch.autocast in this epoch, such as `{"cuda": "bfloat16"}`; set after `begin`.
     """
 
     @checked_arguments
@@ -329,6 +332,8 @@ class Recorder:
         self._momenta: list[list[tuple[float, float]]] = []
         self._updates: list[int] = []
         self._weights: Tensor | None = None
+        self._validation: tuple[Tensor, Tensor] | None = None
+        self.autocast: Mapping[str, str] = {}
         self._begun = time.perf_counter()
         if not self.commits:
             self.classes = 0
@@ -453,6 +458,49 @@ class Recorder:
         self._held_bytes += logits.numel() * logits.element_size()
         if self._held_bytes >= FLUSH_BYTES:
             self._flush()
+
+    def validation(self, logits: Tensor, labels: Tensor) -> None:
+        """What the model of this epoch says of examples that it is not trained on, as one batch or several; folded to a mean loss per class.
+
+        Args:
+            logits: (batch, classes), in eval mode.
+            labels: (batch,), the classes.
+
+        Raises:
+            UsageError: Logits and labels do not fit each other or the classes of the run.
+            NumericalError: A logit is NaN or infinite.
+        """
+        if (
+            not isinstance(logits, Tensor)
+            or logits.ndim != 2
+            or not isinstance(labels, Tensor)
+            or labels.shape != logits.shape[:1]
+        ):
+            raise UsageError(
+                f"Epoch {self.epochs}: validation needs a row of class logits and one class for each example; give both as tensors."
+            )
+        if not logits.is_floating_point() or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise UsageError(
+                f"Epoch {self.epochs}: validation got {logits.dtype} logits and {labels.dtype} labels; give real numbers and integers."
+            )
+        self._check_classes(logits.shape[1])
+        logits, labels = logits.detach().to("cpu", torch.float64), labels.detach().to("cpu", torch.int64)
+        outside = (labels < 0) | (labels >= self.classes)
+        if bool(outside.any()):
+            values = labels[outside].unique().tolist()
+            raise UsageError(
+                f"Epoch {self.epochs}: validation labels are outside 0..{self.classes - 1} ({some(values, len(values))}); give classes of the run."
+            )
+        if bad := int((~logits.isfinite().all(1)).sum()):
+            raise NumericalError(
+                f"Epoch {self.epochs}: logits of {bad} validation examples are NaN or infinite. Lower the learning rate; the epochs before are saved."
+            )
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        totals, counts = self._validation or (
+            torch.zeros(self.classes, dtype=torch.float64),
+            torch.zeros(self.classes, dtype=torch.int64),
+        )
+        self._validation = totals.index_add(0, labels, losses), counts + torch.bincount(labels, minlength=self.classes)
 
     def _flush(self) -> None:
         if not self._held:
@@ -675,6 +723,10 @@ class Recorder:
         if self._weights is not None and bool((self._weights.nan_to_num(1.0) != 1).any()):
             # What did not stand in a batch has no weight.
             stored["weights"] = self._weights.nan_to_num(0.0)
+        if self._validation is not None:
+            totals, counts = self._validation
+            # Of a class without examples the mean is NaN.
+            stored |= {"validation_losses": totals / counts, "validation_counts": counts}
         wanted = state is not None and self.keeps_checkpoints
         checkpoint = self._save(self.paths.checkpoint(epoch), state, notes) if wanted and state is not None else None
         commit = Commit(
@@ -691,6 +743,7 @@ class Recorder:
             seconds=time.perf_counter() - self._begun,
             at=now(),
             elsewhere=self._elsewhere(),
+            autocast=dict(self.autocast) or None,  # type: ignore[arg-type]  # held to its names when it is made
         )
         # Once more, because the files of a large epoch take a while.
         self._lock.check()

@@ -168,6 +168,7 @@ class Run:
         shapes |= {name: ("floating", (n, classes)) for name in ("logits", "probs")}
         shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates")}
         shapes |= {"correct": ("boolean", (n,)), "visits": ("whole", (n,)), "weights": ("floating", (n,))}
+        shapes |= {"validation_losses": ("floating", (classes,)), "validation_counts": ("whole", (classes,))}
         if name not in shapes:
             return ""
         numbers, due = shapes[name]
@@ -295,6 +296,20 @@ class Run:
                 for at in (updates != 1).nonzero().flatten().tolist():
                     return commit.epoch, at, int(updates[at])
         return None
+
+    def validation(self, epoch: int) -> tuple[Float[Tensor, " classes"], Int[Tensor, " classes"]] | None:
+        """Mean cross-entropy (nats) and number of the validation examples of each class at the end of an epoch; None where none was measured.
+
+        The mean of a class without validation examples is NaN.
+        """
+        shard = self.shard(epoch)
+        if "validation_losses" not in shard.sums:
+            return None
+        return shard.read("validation_losses"), shard.read("validation_counts").to(torch.int64)
+
+    def autocast(self, epoch: int) -> dict[str, str]:
+        """In which type the model computed under torch.autocast in an epoch, by device; empty where none was seen."""
+        return {**(self._commit(epoch).autocast or {})}
 
     def micro_batches(self, epoch: int) -> list[int]:
         """How many batches each optimizer step of an epoch was made of, in their order: 1 each unless gradients were accumulated.

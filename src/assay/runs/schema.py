@@ -109,7 +109,7 @@ class Commit(FrozenModel):
 
     `start`, in the first, is the state before training; `skipped` is how many batches were trained on since the epoch before, in an epoch that
     was left early and not recorded; `elsewhere` says of an epoch that was recorded after a break by what it was recorded,
-    as far as that is not what the header says.
+    as far as that is not what the header says; `autocast` in which type the model computed under torch.autocast, by device.
     """
 
     epoch: Count
@@ -125,6 +125,7 @@ class Commit(FrozenModel):
     seconds: Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
     at: str
     elsewhere: dict[Literal["code", "torch", "machine", "threads", "device"], str | Threads] | None = None
+    autocast: dict[Literal["cpu", "cuda"], Literal["float16", "bfloat16", "float32"]] | None = None
 
     @property
     def misnamed(self) -> str | None:
@@ -142,8 +143,9 @@ class Commit(FrozenModel):
 
     def line(self) -> str:
         """The JSON of the commit, a tab, and its CRC-32."""
-        # Left out where it says nothing, so that assays before it read the line.
-        body = self.model_dump_json(exclude={"elsewhere"} if self.elsewhere is None else None)
+        # Left out where they say nothing, so that assays before them read the line.
+        silent = {name for name in ("elsewhere", "autocast") if getattr(self, name) is None}
+        body = self.model_dump_json(exclude=silent)
         return f"{body}\t{zlib.crc32(body.encode()):08x}"
 
 
