@@ -289,7 +289,7 @@ class AnotherTitle(MeanLoss):
 
 @dataclasses.dataclass(frozen=True)
 class LearningTime(AbstractSpanMethod):
-    """First epoch from which an example stays right; right by itself, though one other epoch in an epoch's place may change nothing."""
+    """First epoch from which an example stays right; right by itself."""
 
     name: ClassVar[str] = "learning_time"
     reads: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
@@ -305,6 +305,17 @@ class LearningTime(AbstractSpanMethod):
 
     def compute(self, state: State) -> Tensor:
         return state["since"].clone()
+
+
+class LossUnlessCertain(MeanLoss):
+    """Loss of the last epoch, less 1 for each epoch in which a prediction is certain; right, though most other epochs change nothing."""
+
+    def update(self, state: State, epoch: Epoch) -> None:
+        state["total"] += epoch.losses < 1e-8
+        state["last"] = epoch.losses.clone()
+
+    def compute(self, state: State) -> Tensor:
+        return state["last"] - state["total"]
 
 
 class Solved(MeanLoss):
@@ -394,7 +405,7 @@ class SkipsOneEpoch(LearningTime):
             super().update(state, epoch)
 
 
-SOUND = [MeanLoss, LastEntropy, LearningTime, Solved, Sampled]
+SOUND = [MeanLoss, LastEntropy, LearningTime, LossUnlessCertain, Solved, Sampled]
 FAULTY = {
     FrozenWindow: "the_epochs_read_are_those_that_matter",
     ResetInTheLoop: "the_epochs_read_are_those_that_matter",
