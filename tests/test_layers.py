@@ -13,12 +13,13 @@ TESTS = pathlib.Path(__file__).parent
 BASE = {"core", "maths"}
 RUNS = BASE | {"runs"}
 REPLAY = RUNS | {"data", "nets", "training", "replay"}
-STEPS = REPLAY | {"methods", "policies", "integrations", "cluster", "reports"}
+STEPS = REPLAY | {"methods", "policies", "learners", "integrations", "cluster", "reports"}
 ALLOWED = {
     "maths": set(),
     "core": {"maths"},
     "methods": BASE,
     "policies": BASE,
+    "learners": BASE,
     "data": BASE,
     "nets": BASE,
     "training": BASE,
@@ -35,7 +36,7 @@ ALLOWED = {
 """Each room, and the other rooms that it may import."""
 
 KNOWS_THE_VERSION = {"runs", "integrations", "cluster", "reports", "experiments", "cli", "studies"}
-PURE = {"core", "maths", "methods", "policies"}
+PURE = {"core", "maths", "methods", "policies", "learners"}
 IMPURE = ("os", "pathlib", "json", "pickle", "logging", "socket", "subprocess", "shutil", "tempfile", "torch.utils.data")
 SAYS_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc"}
 

@@ -11,6 +11,7 @@ from .arguments import checked_arguments
 from .epochs import Epoch, EpochSource, PartialSource, Space
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
 from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
+from .game import Game, GameMaker
 from .ids import Ids
 from .models import ModelSource
 from .needs import EPOCH_NEEDS, Need
@@ -53,6 +54,7 @@ class Evidence:
         checkpoints: ModelSource | None = None,
         steps: StepSource | None = None,
         features: FeatureSource | None = None,
+        games: GameMaker | None = None,
     ):
         """Put facts under their needs. Mean probabilities may be given as a function that reads them once they are asked for; `features` makes
         those of kept models, inputs are features by themselves.
@@ -83,6 +85,7 @@ class Evidence:
             Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
             Need.FEATURES: (rows, features) if rows or features is not None else None,
+            Need.GAME: games,
         }
         self._held = {need: fact for need, fact in held.items() if fact is not None}
         self._source = epochs
@@ -189,6 +192,21 @@ class Evidence:
     def steps(self) -> StepSource:
         """The recorded training, to be taken again."""
         return self._take(Need.STEPS)
+
+    def game(self, learner: str, features: str = "inputs") -> Game:
+        """What a learner makes of any part of the examples, from their features and given labels.
+
+        Args:
+            learner: Which is trained: its name with options.
+            features: What it sees of each example.
+
+        Raises:
+            MissingEvidence: The features are not at hand.
+            UnknownName: No such learner or option.
+            UsageError: A value that the option does not take.
+        """
+        make = self._take(Need.GAME)
+        return make(self.ids, self.features(features).rows(), self.labels, self.classes, learner)
 
 
 def _check_probs(probs: Tensor, ids: Ids, classes: int) -> None:

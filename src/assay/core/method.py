@@ -67,12 +67,14 @@ class Asks:
         features: Rows of numbers for each example (see `core.features`), such as `inputs` or `rows:NAME`.
         queries: Examples that are predicted for, such as `validation`.
         references: Parameters that training went towards.
+        learners: Learners that are trained, by name with options.
     """
 
     targets: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     queries: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    learners: tuple[str, ...] = ()
 
 
 def derivatives_taken(ways: Iterable[str]) -> dict[str, object]:

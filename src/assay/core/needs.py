@@ -26,6 +26,7 @@ class Need(enum.Enum):
         "features",
         "score together with what they are made of: the data, rows given by inputs=, or a run that kept a model",
     )
+    GAME = "game", "score together with the data, on which a learner is then trained again and again, as for inputs"
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
 
     how: str

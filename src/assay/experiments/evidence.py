@@ -24,6 +24,7 @@ from ..replay.targets import PART, Given, MeanLoss, Target
 from ..runs.epochs import MeanEpochs, RecordedEpochs
 from ..runs.run import Run
 from ..training.state import TrainingState
+from .games import game_of
 from .plan import Material, Plan, has_plan, material_of, plan_of
 from .targets import check_apart, planned_targets, target_of
 
@@ -47,6 +48,7 @@ def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] 
         checkpoints=replay,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
         features=replay,
+        games=game_of if inputs or replay is not None else None,
     )
 
 
@@ -116,7 +118,7 @@ def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[T
         UsageError: Inputs and labels do not fit the ids, or an input is not finite; names the ids.
     """
     labels = labels.to(torch.int64)
-    return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs)
+    return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs, games=game_of)
 
 
 LOOP = "a loop"

@@ -15,6 +15,7 @@ from ..core.features import DATA, FeatureSpec
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores
+from ..learners import parse as parse_learner
 from ..methods import catalogue, parse
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
@@ -23,7 +24,7 @@ from ..runs.run import Run
 from .evidence import gather
 from .plan import has_plan
 
-BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.INPUTS, Need.FEATURES})
+BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.INPUTS, Need.FEATURES, Need.GAME})
 """Needs that ask for anything beside the run."""
 
 
@@ -36,9 +37,10 @@ def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
 
     Raises:
         MissingEvidence: The first that does.
-        UnknownName: No such method or option.
+        UnknownName: No such method, learner or option.
     """
     for one in map(parse, methods):
+        check_learners(one)
         if needs_training(one):
             raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
 
@@ -50,12 +52,23 @@ def replayed(method: AbstractMethod) -> bool:
 
 def needs_training(method: AbstractMethod) -> bool:
     """Whether a method looks at more than the examples alone."""
-    return not method.reads <= {Need.INPUTS, Need.LABELS, Need.FEATURES} or replayed(method)
+    return not method.reads <= {Need.INPUTS, Need.LABELS, Need.FEATURES, Need.GAME} or replayed(method)
 
 
 def inputs_asked(method: AbstractMethod) -> list[str]:
     """Names of the inputs that a method looks at: of rows from outside, and `DATA` for the data themselves."""
     return [spec.name if spec.kind == "rows" else DATA for spec in _features_asked(method) if not spec.of_a_model]
+
+
+def check_learners(method: AbstractMethod) -> None:
+    """Refuse a learner that there is not, before anything is computed.
+
+    Raises:
+        UnknownName: No such learner or option.
+        UsageError: A value that an option does not take.
+    """
+    for learner in method.asks.learners:
+        parse_learner(learner)
 
 
 def looks_at_inputs(method: AbstractMethod) -> bool:
@@ -68,7 +81,7 @@ def _features_asked(method: AbstractMethod) -> list[FeatureSpec]:
 
 
 def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
-    """Refuse a request that names no method, or one twice.
+    """Refuse a request that names no method, or one twice, or a learner that there is not.
 
     Raises:
         UsageError: It does.
@@ -78,6 +91,8 @@ def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
     titles = [one.title for one in wanted]
     if twice := [title for place, title in enumerate(titles) if title in titles[:place]]:
         raise UsageError(f"Two scores are titled {twice[0]!r}; give each other options, or score once.")
+    for one in wanted:
+        check_learners(one)
 
 
 def check_read(

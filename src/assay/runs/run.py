@@ -309,7 +309,7 @@ class Run:
 
     def autocast(self, epoch: int) -> dict[str, str]:
         """In which type the model computed under torch.autocast in an epoch, by device; empty where none was seen."""
-        return {**(self._commit(epoch).autocast or {})}
+        return {device: kind for device, kind in (self._commit(epoch).autocast or {}).items()}
 
     def micro_batches(self, epoch: int) -> list[int]:
         """How many batches each optimizer step of an epoch was made of, in their order: 1 each unless gradients were accumulated.

@@ -16,6 +16,7 @@ from ..core.method import AbstractMethod
 from ..core.needs import EPOCH_NEEDS, Need
 from ..core.scores import Scores
 from ..core.scoring import score
+from ..experiments.games import game_of
 from ..maths.observations import observe
 from ..replay.replay import Replay
 from .training import DIMS, trained
@@ -25,7 +26,7 @@ WRONG, HARD = slice(0, 10), slice(10, 26)
 
 TRAINED = frozenset({Need.STEPS, Need.CHECKPOINTS})
 BESIDE = TRAINED | {Need.INPUTS, Need.FEATURES}
-EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS}
+EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS, Need.GAME}
 
 
 class Facts:
@@ -142,6 +143,7 @@ class World:
                 steps=self.replay if Need.STEPS in holds else None,  # type: ignore[arg-type]
                 checkpoints=self.replay if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
                 features=self if Need.FEATURES in holds else None,
+                games=game_of if Need.GAME in holds else None,
             )
         )
         return there.narrow("this world", holds & there.holds)

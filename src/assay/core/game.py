@@ -1,0 +1,50 @@
+"""Games: the examples as players, and what a learner is worth that was trained on some of them."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from .ids import Ids
+
+Coalitions = Bool[Tensor, "coalitions players"] | Int[Tensor, "coalitions players"]
+"""Which examples a learner is trained on, or how often each: 0 is left out, 2 stands there twice, as in a bootstrap sample."""
+
+
+@runtime_checkable
+class Game(Protocol):
+    """A learner that is trained on coalitions of the examples. What a coalition gives depends on it alone, not on what was asked before."""
+
+    @property
+    def players(self) -> Ids:
+        """The examples, in the order of a coalition's columns."""
+        ...
+
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """What the trainings so far had to say of themselves, such as that they did not converge, and how many said it."""
+        ...
+
+    def predictions(self, coalitions: Coalitions) -> Float64[Tensor, "coalitions queries classes"]:
+        """Probabilities by the learner trained on each coalition, for every query: the players, then the validation examples if there are any.
+        Trained on nothing, it holds every class for equally probable.
+
+        Raises:
+            AssayError: A training failed; says of which coalition and why.
+        """
+        ...
+
+    def values(self, coalitions: Coalitions) -> Float64[Tensor, " coalitions"]:
+        """What each coalition is worth: share of the validation examples that the learner trained on it predicts right. Kept by coalition,
+        so that none is trained on twice.
+
+        Raises:
+            MissingEvidence: There are no validation examples.
+            AssayError: A training failed; it never becomes a value.
+        """
+        ...
+
+
+GameMaker = Callable[[Ids, Float[Tensor, "examples dims"], Int[Tensor, " examples"], int, str], Game]
+"""Makes a game of ids, features, labels, the number of classes and the name of a learner with options."""

@@ -1,0 +1,180 @@
+"""What a learner is: a classifier that is trained anew on some of the examples, many times over."""
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from . import options
+from .errors import UsageError
+
+
+class Fitted(Protocol):
+    """A trained classifier."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What the training has to say of itself, such as that it did not converge; one sentence each."""
+        ...
+
+    def predict_probs(self, rows: Float[Tensor, "examples dims"]) -> Float64[Tensor, "examples classes"]:
+        """Probability of every class for each row; each row adds up to 1."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """Predicts the same for every row: what is left of learning where there are not two classes to tell apart.
+
+    Attributes:
+        probs: Probability of each class.
+        remarks: As of every fitted learner.
+    """
+
+    probs: Float64[Tensor, " classes"]
+    remarks: Sequence[str] = ()
+
+    def predict_probs(self, rows: Float[Tensor, "examples dims"]) -> Float64[Tensor, "examples classes"]:
+        """The same probabilities for each row."""
+        return self.probs.expand(len(rows), -1).clone()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Spread:
+    """A classifier of the classes that occur, as one of all classes: those that it never saw have probability 0."""
+
+    inner: Fitted
+    there: Int[Tensor, " present"]
+    classes: int
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return self.inner.remarks
+
+    def predict_probs(self, rows: Float[Tensor, "examples dims"]) -> Float64[Tensor, "examples classes"]:
+        probs = torch.zeros(len(rows), self.classes, dtype=torch.float64)
+        probs[:, self.there] = self.inner.predict_probs(rows)
+        return probs
+
+
+class AbstractLearner(abc.ABC):
+    """Trains a classifier on rows of numbers. Subclasses are final frozen dataclasses whose fields are the options.
+
+    Training is a pure function: the same rows, labels, weights and seed give the same classifier, and no random state moves.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for the table of learners."""
+
+    def __post_init__(self):
+        """Refuse options of the wrong type. Subclasses check ranges after this.
+
+        Raises:
+            UsageError: An option is not what its type says.
+        """
+        options.settle(self, "learner")
+
+    def at_least(self, **least: float) -> None:
+        """Refuse options below these bounds.
+
+        Raises:
+            UsageError: The first one.
+        """
+        for option, bound in least.items():
+            if not getattr(self, option) >= bound:
+                raise UsageError(f"{self.title}: {option}={getattr(self, option)} is below {bound}.")
+
+    def fit(
+        self,
+        rows: Float[Tensor, "examples dims"],
+        labels: Int[Tensor, " examples"],
+        classes: int,
+        weights: Float[Tensor, " examples"] | Int[Tensor, " examples"] | None = None,
+        seed: int = 0,
+    ) -> Fitted:
+        """Train.
+
+        Args:
+            rows: One row of finite numbers per example.
+            labels: Class of each, in [0, classes).
+            classes: How many classes there are, seen here or not.
+            weights: How often each example counts, at least 0: 2 is the example twice, 0 is no example. All 1 by default.
+            seed: Of whatever the training draws.
+
+        Returns:
+            The classifier. A class that no example has gets probability 0; of one class alone every prediction is that class.
+
+        Raises:
+            UsageError: No example is left, or a weight is negative or not finite.
+            AssayError: This training failed, as the learner says.
+        """
+        counts = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.to(torch.float64)
+        if not bool((counts.isfinite() & (counts >= 0)).all()):
+            raise UsageError(f"{self.title}: a weight is negative or not finite; give weights of at least 0.")
+        kept = counts > 0
+        if not bool(kept.any()):
+            raise UsageError(f"{self.title}: there is no example to learn from; give at least one with a weight above 0.")
+        there, places = labels[kept].unique(return_inverse=True)
+        if len(there) == 1:
+            return Constant(torch.nn.functional.one_hot(there[0], classes).to(torch.float64))
+        with torch.no_grad():
+            inner = self.train(rows[kept], places, len(there), counts[kept], seed)
+        return inner if len(there) == classes else _Spread(inner, there, classes)
+
+    @abc.abstractmethod
+    def train(
+        self,
+        rows: Float[Tensor, "examples dims"],
+        labels: Int[Tensor, " examples"],
+        classes: int,
+        weights: Float64[Tensor, " examples"],
+        seed: int,
+    ) -> Fitted:
+        """Train where every one of at least two classes occurs and every weight is above 0; the arguments otherwise as of `fit`."""
+
+    @property
+    def title(self) -> str:
+        """Name with the options that differ from their defaults: `knn:k=3`."""
+        return options.join(self.name, options.changed(self)).replace(",", "+")
+
+
+def repeated(
+    rows: Float[Tensor, "examples dims"], labels: Int[Tensor, " examples"], weights: Float64[Tensor, " examples"]
+) -> tuple[Float[Tensor, "more dims"], Int[Tensor, " more"]] | None:
+    """Each example as often as its weight says; None where a weight is no whole number."""
+    if bool((weights != weights.round()).any()):
+        return None
+    often = weights.to(torch.int64)
+    return rows.repeat_interleave(often, 0), labels.repeat_interleave(often)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scale:
+    """Columns less their mean, divided by their deviation; constant columns become 0.
+
+    Attributes:
+        mean: Of each column.
+        factor: By which each column is multiplied.
+    """
+
+    mean: Float64[Tensor, " dims"]
+    factor: Float64[Tensor, " dims"]
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "examples dims"], weights: Float64[Tensor, " examples"]) -> "Scale":
+        """Of these rows, each of its weight."""
+        rows, share = rows.to(torch.float64), (weights / weights.sum())[:, None]
+        mean = (rows * share).sum(0)
+        deviation = ((rows - mean).square() * share).sum(0).sqrt()
+        # Rounding leaves a deviation to columns that are constant.
+        constant = deviation <= 1e-12 * rows.abs().amax(0)
+        return cls(mean, torch.where(constant, 0.0, 1 / deviation.where(~constant, 1.0)))
+
+    def __call__(self, rows: Float[Tensor, "examples dims"]) -> Float64[Tensor, "examples dims"]:
+        """Rows on this scale."""
+        return (rows.to(torch.float64) - self.mean) * self.factor

@@ -1,0 +1,30 @@
+"""One file per learner, which games train. `catalogue()` finds them and those of other packages; nothing is registered."""
+
+from ..core import options
+from ..core.catalogue import Catalogue
+from ..core.learner import AbstractLearner
+
+LEARNERS: Catalogue[AbstractLearner] = Catalogue("learner", AbstractLearner, __name__)  # type: ignore[type-abstract]
+catalogue, find = LEARNERS.classes, LEARNERS.find
+
+DOTTED = "sklearn."
+"""How the name of a class of scikit-learn begins."""
+
+
+def parse(spec: str | AbstractLearner) -> AbstractLearner:
+    """The learner that `"name"` or `"name:option=value+option=value"` asks for; a learner is passed through.
+
+    Options are joined by `+`, because a learner is an option of a method, whose own are joined by commas. `sklearn.MODULE.CLASS` is any
+    classifier of scikit-learn, with the parameters of its constructor as options.
+
+    Raises:
+        UnknownName: No such learner or option.
+        UsageError: A value that the option does not take.
+    """
+    if isinstance(spec, AbstractLearner):
+        return spec
+    name, colon, rest = spec.partition(":")
+    if name.strip().startswith(DOTTED):
+        return options.build(find("sklearn"), "learner", {"estimator": name.strip(), "settings": rest})
+    name, given = options.split(name + colon + rest.replace("+", ","))
+    return options.build(find(name), "learner", given)

@@ -1,0 +1,42 @@
+"""A decision tree, grown to the end by default."""
+
+import dataclasses
+from typing import ClassVar
+
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from ..core.learner import AbstractLearner, Fitted
+from .sklearn import fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree(AbstractLearner):
+    """scikit-learn's decision tree by Gini impurity. Which of equally good splits is taken, the seed decides.
+
+    Args:
+        depth: The most splits on the way to a leaf; none for as many as it takes.
+        leaf: The fewest examples of a leaf, each counted as often as its weight says.
+    """
+
+    depth: int | None = None
+    leaf: int = 1
+    name: ClassVar[str] = "tree"
+    summary: ClassVar[str] = "decision tree by Gini impurity, grown to the end by default"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.at_least(leaf=1, **({} if self.depth is None else {"depth": 1}))
+
+    def train(
+        self,
+        rows: Float[Tensor, "examples dims"],
+        labels: Int[Tensor, " examples"],
+        classes: int,
+        weights: Float64[Tensor, " examples"],
+        seed: int,
+    ) -> Fitted:
+        from sklearn.tree import DecisionTreeClassifier
+
+        tree = DecisionTreeClassifier(max_depth=self.depth, min_samples_leaf=self.leaf, random_state=seed % 2**32)
+        return fitted(tree, self.title, rows, labels, classes, weights)

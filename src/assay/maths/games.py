@@ -1,0 +1,63 @@
+"""Samples of the examples that learners are trained on, and what the others say of each example."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from . import draws
+
+
+def bootstrap(players: int, seed: int, bag: int) -> Int[Tensor, " players"]:
+    """How often each player is drawn, of as many draws with replacement as there are players.
+
+    Args:
+        players: How many. Which of them is the first is for the caller to say, by something that outlives their order.
+        seed: Of all bags.
+        bag: Which one.
+    """
+    picks = draws.integers(np.arange(players, dtype=np.uint64), players, seed, "bootstrap", bag)
+    return torch.bincount(picks, minlength=players)
+
+
+def agreement(
+    probs: Float[Tensor, "*batch examples classes"], labels: Int[Tensor, " examples"]
+) -> Float64[Tensor, "*batch examples"]:
+    """1 where the most probable class is the label, 0 where it is another, 1 / m where the label is one of m that tie for it."""
+    first = probs == probs.amax(-1, keepdim=True)
+    label = labels.expand(probs.shape[:-1])[..., None]
+    return first.gather(-1, label)[..., 0].to(torch.float64) / first.sum(-1)
+
+
+def label_probs(
+    probs: Float[Tensor, "*batch examples classes"], labels: Int[Tensor, " examples"]
+) -> Float64[Tensor, "*batch examples"]:
+    """Probability of each example's label."""
+    return probs.gather(-1, labels.expand(probs.shape[:-1])[..., None])[..., 0].to(torch.float64)
+
+
+def out_of_bag_sums(
+    terms: Float[Tensor, "bags examples"], outside: Bool[Tensor, "bags examples"]
+) -> tuple[Float64[Tensor, " examples"], Float64[Tensor, " examples"]]:
+    """Sum of each example's terms over the bags without it, and their number."""
+    return terms.to(torch.float64).where(outside, 0.0).sum(0), outside.to(torch.float64).sum(0)
+
+
+def out_of_bag_means(
+    sums: Float64[Tensor, "groups examples"], counts: Float64[Tensor, "groups examples"]
+) -> tuple[Float64[Tensor, " examples"], Float64[Tensor, "groups examples"]]:
+    r"""Mean of each example's terms over the bags without it, and what each group of bags says of it.
+
+    The mean is a ratio, v = S / N over all groups. A group says v + (S_g - v N_g) G / N, the ratio made linear: its mean over the groups is v, and
+    its deviation divided by sqrt(G) is the standard error of v, of whatever number of bags of a group the example is out.
+
+    Args:
+        sums: Of the terms of each group of bags, S_g.
+        counts: How many bags of each group are without the example, N_g.
+
+    Returns:
+        Means, and by group; NaN for examples that are in every bag.
+    """
+    total = counts.sum(0)
+    means = sums.sum(0) / total
+    return means, means + (sums - means * counts) * (len(sums) / total)

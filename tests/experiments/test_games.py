@@ -1,0 +1,123 @@
+"""A learner trained on coalitions: what it predicts, what a coalition is worth, and what never becomes a number."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from sklearn.tree import DecisionTreeClassifier
+
+from assay.core.errors import MissingEvidence, NumericalError, UsageError
+from assay.core.game import Game
+from assay.core.ids import Ids
+from assay.core.learner import AbstractLearner, Constant
+from assay.experiments.games import RetrainingGame, game_of
+from assay.learners import parse
+
+LEARNERS = ["tree", "knn:k=3", "ridge", "logistic", "net:steps=10", "sklearn.ensemble.ExtraTreesClassifier:n_estimators=3"]
+
+
+def world(n=30, classes=3, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=draw)
+    return 2 * torch.eye(classes, 4)[labels] + torch.randn(n, 4, generator=draw), labels
+
+
+def coalitions(n, count=6, seed=0):
+    return torch.rand(count, n, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+
+def test_a_coalition_is_trained_on_and_everybody_is_predicted():
+    rows, labels = world()
+    rows = rows[:, :1].double()
+    game = game_of(Ids(range(30)), rows, labels, 3, "tree")
+    assert isinstance(game, Game)
+    masks = coalitions(30)
+    found = game.predictions(masks)
+    for mask, probs in zip(masks, found, strict=True):
+        tree = DecisionTreeClassifier().fit(rows[mask].numpy(), labels[mask].numpy())
+        expected = np.zeros((30, 3))
+        expected[:, tree.classes_] = tree.predict_proba(rows.numpy())
+        assert torch.equal(probs, torch.from_numpy(expected))
+    assert torch.equal(game.predictions(masks.long()), found), "counts of 0 and 1"
+    # Everybody twice is another sample, but nothing else to learn for a tree of one column.
+    assert torch.equal(game.predictions(masks.long() * 2), found)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_order_of_examples_numbers_of_classes_and_what_was_asked_before_change_nothing(learner):
+    rows, labels = world()
+    ids, masks = Ids(np.random.default_rng(0).permutation(500)[:30]), coalitions(30)
+    found = game_of(ids, rows, labels, 3, learner).predictions(masks)
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(5))
+    moved = game_of(ids.take(order), rows[order], labels[order], 3, learner).predictions(masks[:, order])
+    assert torch.equal(moved, found[:, order])
+    name = torch.tensor([2, 0, 1])
+    assert torch.equal(game_of(ids, rows, name[labels], 3, learner).predictions(masks)[..., name], found)
+    again = game_of(ids, rows, labels, 3, learner)
+    assert torch.equal(again.predictions(masks.flip(0)).flip(0), found) and torch.equal(
+        again.predictions(masks[2:3])[0], found[2]
+    )
+    # A class that nobody has.
+    wider = game_of(ids, rows, labels, 5, learner).predictions(masks)
+    assert torch.equal(wider[..., :3], found) and bool((wider[..., 3:] == 0).all())
+
+
+def test_values_are_the_share_of_validation_examples_and_are_kept():
+    rows, labels = world(50)
+    game = RetrainingGame(Ids(range(30)), rows[:30], labels[:30], 3, parse("tree"), validation=(rows[30:], labels[30:]))
+    masks = coalitions(30)
+    masks[0], masks[1] = False, True
+    found = game.values(masks)
+    assert game.trained == 6
+    probs = game.predictions(masks)
+    assert probs.shape == (6, 50, 3)
+    for place in range(1, 6):
+        assert float(found[place]) == float((probs[place, 30:].argmax(1) == labels[30:]).double().mean())
+    # Of nothing, every class is equally probable.
+    assert abs(float(found[0]) - 1 / 3) < 1e-12 and torch.equal(probs[0], torch.full((50, 3), 1 / 3, dtype=torch.float64))
+    trained = game.trained
+    assert torch.equal(game.values(masks.flip(0)), found.flip(0)) and game.trained == trained
+    assert game.values(masks[:0]).shape == (0,)
+    with pytest.raises(MissingEvidence, match="no validation examples"):
+        game_of(Ids(range(30)), rows[:30], labels[:30], 3, "tree").values(masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(AbstractLearner):
+    """Ends as it is told to."""
+
+    how: str
+    name: ClassVar[str] = "broken"
+    summary: ClassVar[str] = "fails"
+
+    def train(self, rows, labels, classes, weights, seed):
+        if self.how == "raises":
+            raise ZeroDivisionError("nothing to divide by")
+        probs = {"nan": [float("nan")] * 3, "more": [0.5, 0.5, 0.5], "less": [1.5, -0.5, 0.0], "short": [0.5, 0.5]}[self.how]
+        return Constant(torch.tensor(probs[:classes] if classes < 3 else probs, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("how", ["raises", "nan", "more", "less", "short"])
+def test_a_failure_is_an_error_that_names_the_coalition_and_never_a_value(how):
+    rows, labels = world(50)
+    game = RetrainingGame(Ids(range(30)), rows[:30], labels[:30], 3, Broken(how), validation=(rows[30:], labels[30:]))
+    for ask in (game.values, game.predictions):
+        with pytest.raises(NumericalError, match="trained on 30 of 30 examples"):
+            ask(torch.ones(1, 30, dtype=torch.bool))
+    assert float(game.values(torch.zeros(1, 30, dtype=torch.bool))) == pytest.approx(1 / 3)
+
+
+def test_coalitions_that_do_not_fit():
+    rows, labels = world()
+    game = game_of(Ids(range(30)), rows, labels, 3, "tree")
+    for wrong in (torch.ones(30, dtype=torch.bool), torch.ones(2, 29, dtype=torch.bool), torch.ones(2, 30)):
+        with pytest.raises((UsageError, TypeError), match=r"do not fit 30 players|shape|dtype"):
+            game.predictions(wrong)
+    with pytest.raises(UsageError, match="less than 0 times"):
+        game.predictions(-torch.ones(1, 30, dtype=torch.int64))
+    with pytest.raises(UsageError, match="do not fit rows"):
+        game_of(Ids(range(29)), rows, labels, 3, "tree")
+    with pytest.raises(UsageError, match="Validation rows"):
+        RetrainingGame(Ids(range(30)), rows, labels, 3, parse("tree"), validation=(rows[:, :2], labels))
