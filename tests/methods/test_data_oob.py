@@ -8,15 +8,21 @@ import numpy as np
 import pytest
 import torch
 from sklearn.tree import DecisionTreeClassifier
+from torch.utils.data import TensorDataset
 
 import assay
 from assay.core.errors import MissingEvidence, UnknownName, UsageError
+from assay.core.evidence import Evidence
 from assay.core.ids import Ids
+from assay.core.scores import Direction, Scores
 from assay.core.scoring import score
-from assay.experiments.evidence import gather_inputs
+from assay.experiments.evidence import data_of, gather_inputs
 from assay.experiments.games import game_of
-from assay.maths.games import bootstrap
+from assay.maths.games import bootstrap, out_of_bag_means, out_of_bag_sums
 from assay.methods.data_oob import DataOOB, data_oob
+from experiments.small import recorded
+from replay.test_agreement import data, looped
+from replay.test_agreement import recorded as recorded_loop
 
 VARIANTS = [
     {"bags": 24},
@@ -65,6 +71,17 @@ def test_it_is_the_formula_by_hand_with_scikit_learn_on_the_same_bags(kind):
     assert found.diagnostics["bags without an example: fewest"] == outside.min()
 
 
+class Table:
+    """A game whose predictions are all known."""
+
+    def __init__(self, players, bags, probs):
+        self.players, self.remarks = players, {}
+        self.known = {tuple(bag): one for bag, one in zip(bags.tolist(), probs, strict=True)}
+
+    def predictions(self, coalitions):
+        return torch.stack([self.known[tuple(bag)] for bag in coalitions.tolist()])
+
+
 def every_bag(players):
     """Every bootstrap sample as counts, with its probability."""
     drawn = Counter(
@@ -89,7 +106,11 @@ def test_it_converges_to_every_bootstrap_sample_of_six_examples(learner, kind):
     exact = (out * terms).sum(0)
     # An example is out of a bag with the chance (5/6)^6; the variance of a mean over so many of 250 bags.
     variance = (out * (terms - exact).square()).sum(0) / (250 * (5 / 6) ** 6)
-    found = [scored(rows, labels, ids, learner=learner, score=kind, bags=250, seed=seed) for seed in range(12)]
+    table = Table(ids, bags, probs)
+    given = Evidence(ids, 2, labels=labels, inputs=rows, games=lambda *_: table)
+    found = score([DataOOB(learner=learner, score=kind, bags=250, seed=seed) for seed in range(12)], given)
+    one = scored(rows, labels, ids, learner=learner, score=kind, bags=20)
+    assert torch.equal(score([DataOOB(learner=learner, score=kind, bags=20)], given)[0].values, one.values)
     apart = torch.stack([one.values for one in found]) - exact
     assert bool((apart.abs() <= 4.5 * variance.sqrt() + 1e-12).all())
     assert bool((apart.mean(0).abs() <= 4 * (variance / len(found)).sqrt() + 1e-12).all())
@@ -158,6 +179,38 @@ def test_rows_from_outside_and_data_in_memory():
     assert inside.direction.value == "low is suspect" and "share of models trained without it" in inside.unit
     with pytest.raises(MissingEvidence, match="Rows of the name 'embedded' are not at hand"):
         assay.score(evidence(rows, labels), "data_oob:bags=6,features=rows:embedded", strict=True)
+
+
+def test_a_run_with_a_plan_or_of_a_loop_is_scored_by_its_data(tmp_path, monkeypatch):
+    run = recorded(tmp_path / "run")
+    found = assay.score(run, "data_oob:bags=8", save=True)["data_oob:bags=8"]
+    rows, _ = data_of(run)
+    expected = scored(rows, run.labels, run.ids, bags=8)
+    assert torch.equal(found.values, expected.values) and len(found) + len(found.unscored) == 397
+    embedded = torch.randn(397, 3, generator=torch.Generator().manual_seed(0))
+    other = assay.score(run, "data_oob:bags=8,features=rows:embedded", inputs={"embedded": embedded}, save=True)
+    expected = scored(embedded, run.labels, run.ids, bags=8)
+    assert torch.equal(next(iter(other.values())).values, expected.values)
+    monkeypatch.setattr("assay.experiments.games.RetrainingGame.predictions", lambda *_: pytest.fail("computed again"))
+    again = assay.score(run, ["data_oob:bags=8", "data_oob:bags=8,features=rows:embedded"], save=True)
+    assert torch.equal(again["data_oob:bags=8"].values, found.values)
+    monkeypatch.undo()
+    inputs, labels = data()
+    loop = looped(*recorded_loop(tmp_path / "loop", TensorDataset(inputs, labels)))
+    (own,) = assay.score(tmp_path / "loop", "data_oob:bags=30", loop=loop).values()
+    assert torch.equal(own.values, scored(inputs, labels, own.ids, bags=30).values)
+
+
+def test_intervals_cover_what_they_say():
+    draw = np.random.default_rng(0)
+    for terms, truth in ((draw.random((100, 20_000)) < 0.5, 0.5), (draw.beta(5, 1, (100, 20_000)), 5 / 6)):
+        outside = draw.random(terms.shape) < 0.366
+        parts = [out_of_bag_sums(*map(torch.from_numpy, (terms[group::10], outside[group::10]))) for group in range(10)]
+        means, groups = out_of_bag_means(torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts]))
+        one = Scores(Ids(range(len(means))), means, "oob", {}, "oob", Direction.LOW_IS_SUSPECT, "share", repeats=groups)
+        low, high = one.interval()
+        covered = ((low <= truth) & (truth <= high))[~low.isnan()]
+        assert len(covered) > 500 and float(covered.double().mean()) > 0.94
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def score_(
     Methods that read steps or kept models (sgd_influence, liveval, tracin, ...) take the training again; what they predict the change of
     is their option target: validation (what --validation held out), test, class=NAME, id=ID, or ids=FILE with a CSV of id and weight.
 
-    Methods that need no training (cg_score, knn_disagreement:features=inputs) also take data in place of a run.
+    Methods that need no recorded training (cg_score, data_oob, knn_disagreement:features=inputs) also take data in place of a run.
 
     Example: assay score runs/digits aum dual:window=5 sgd_influence:target=class=3
 
@@ -65,7 +65,7 @@ def score_(
     out
         With --data or --plan: folder of that run; by default runs/NAME-untrained.
     inputs
-        NAME=FILE: rows that cg_score:inputs=NAME or knn_disagreement:features=rows:NAME looks at in place of the data, such as embeddings; may
+        NAME=FILE: rows that cg_score:inputs=NAME or a method with features=rows:NAME looks at in place of the data, such as embeddings; may
         be given several times. An npy file with a row for each example, in the run's order, or an npz file of `inputs` and `ids`.
     again
         Compute scores even if they are there.
