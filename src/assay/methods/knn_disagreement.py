@@ -37,8 +37,9 @@ def knn_disagreement(
         rows: Features of each example, flattened.
         labels: Given class of each.
         k: How many neighbours.
-        metric: 1 - cosine (0 for no row but itself where a row is all zeros: it is at distance 1 from all), or `euclidean` distance.
-        weights: Neighbours count `equal`ly, or by `similarity` exp(-d / d_k): d is 1 - cosine or the squared distance, d_k that of the k-th.
+        metric: `cosine` (the distance is 1 - cosine; a row of zeros is at distance 1 from all others), or `euclidean`.
+        weights: Neighbours count `equal`ly, or by `similarity` exp(-d / d_k): d is 1 - cosine or the squared Euclidean distance, d_k
+            that of the k-th.
 
     Raises:
         ValueError: There are fewer than k others, or a row is not finite.
@@ -59,7 +60,7 @@ class KNNDisagreement(AbstractMethod):
             in them agree with it by making.
         k: How many neighbours.
         metric: `cosine` or `euclidean`.
-        weights: Whether neighbours count `equal`ly or by `similarity`.
+        weights: Whether neighbours count `equal`ly, or by `similarity`, exp(-d / d_k) with d_k the distance of the k-th.
     """
 
     features: str = "penultimate"
