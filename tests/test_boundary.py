@@ -35,7 +35,7 @@ def test_what_is_often_confused_is_told_apart(run, table):
     for call, words in (
         (
             lambda: assay.choose(table, "top_k", keep=0.9),
-            r"choose: scores= is a ScoreTable; give Scores. Name one of its scores: table\['aum'\]\.",
+            r"choose: scores= is a ScoreTable; give Scores or Run or a text or a path. Name one of its scores: table\['aum'\]\.",
         ),
         (lambda: assay.cleanse(run, table), r"Name one of its scores: table\['aum'\]"),
         (lambda: assay.report(run, table["aum"]), r"table= is a Scores; .* assay.ScoreTable\(\[scores\]\), or \{'aum': scores\}"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ from assay.core.evidence import Evidence
 from assay.core.ids import Ids
 from assay.core.needs import Need
 from assay.core.scores import Direction, Scores
-from assay.core.selection import AbstractSelector, choose
+from assay.core.selection import AbstractSelector, Pool, choose
+from assay.experiments.trials import arms
 from assay.policies import catalogue, parse
+from assay.policies.random import Random
+from assay.runs.artefacts import load_decision, save_decision
 from assay.testing.laws import broken_laws, refusal
 from exports import exported
 from faulty.policies import FAULTY, SOUND, Drawn
@@ -54,6 +59,7 @@ class World:
     labels: torch.Tensor
     target_probs: torch.Tensor
     mean_probs: torch.Tensor
+    inputs: torch.Tensor
 
     def take(self, order) -> "World":
         return World(
@@ -62,6 +68,7 @@ class World:
             self.labels[order],
             self.target_probs[:, order],
             self.mean_probs[order],
+            self.inputs[order],
         )
 
     @property
@@ -75,10 +82,14 @@ class World:
             labels=self.labels if Need.LABELS in holds else None,
             epochs=Recorded(self.target_probs) if Need.TARGET_PROBS in holds else None,
             mean_probs=self.mean_probs if Need.MEAN_PROBS in holds else None,
+            inputs={"": self.inputs, "other": self.inputs.flip(1).square()} if Need.INPUTS in holds else None,
         )
 
     def decide(self, policy):
-        return choose(policy, self.scores, self.evidence())
+        return choose(policy, self.scores_for(policy), self.evidence())
+
+    def scores_for(self, policy):
+        return self.scores if policy.needs_score or policy.ignores_score else None
 
 
 def world() -> World:
@@ -91,7 +102,21 @@ def world() -> World:
         labels=labels,
         target_probs=probs[:, torch.arange(EXAMPLES), labels],
         mean_probs=probs.mean(0),
+        inputs=torch.from_numpy(draw.integers(0, 4, (EXAMPLES, 2, 2)).astype(np.float32)),
     )
+
+
+CLUSTERS = (20, 12, 8, 6, 5, 4, 3, 2)
+"""How many examples stand near to each other, each group of them far from the others."""
+
+
+def clustered() -> tuple[World, torch.Tensor]:
+    """The same examples in clusters, of which each holds one class; and the cluster of each."""
+    here, draw = world(), np.random.default_rng(1)
+    cluster = torch.from_numpy(draw.permutation(np.repeat(np.arange(len(CLUSTERS)), CLUSTERS)))
+    centers = 100 * torch.eye(len(CLUSTERS))
+    inputs = (centers[cluster] + torch.from_numpy(draw.normal(size=(EXAMPLES, len(CLUSTERS))))).float()
+    return dataclasses.replace(here, labels=cluster % CLASSES, inputs=inputs), cluster
 
 
 def exact_count(case):
@@ -119,6 +144,7 @@ def ties_break_by_id(case):
         here,
         values=torch.full_like(here.values, 0.5),
         mean_probs=torch.eye(CLASSES, dtype=torch.float64)[(here.labels + 1) % CLASSES],
+        inputs=torch.ones_like(here.inputs),
     )
     decision = level.decide(case.make(0.4))
     chosen = decision.touched if bool(decision.kept.all()) else decision.kept
@@ -133,12 +159,17 @@ def ties_break_by_id(case):
 
 def nan_is_refused(case):
     here, broken = world(), {}
-    broken["values"] = here.values.clone()
-    broken["values"][5] = math.nan
-    if Need.MEAN_PROBS in case.make().reads:
+    reads = case.make().reads
+    if here.scores_for(case.make()) is not None:
+        broken["values"] = here.values.clone()
+        broken["values"][5] = math.nan
+    if Need.INPUTS in reads:
+        broken["inputs"] = here.inputs.clone()
+        broken["inputs"][5, 0] = math.nan
+    if Need.MEAN_PROBS in reads:
         broken["mean_probs"] = here.mean_probs.clone()
         broken["mean_probs"][5, 1] = math.nan
-    if Need.TARGET_PROBS in case.make().reads:
+    if Need.TARGET_PROBS in reads:
         broken["target_probs"] = here.target_probs.clone()
         broken["target_probs"][1, 5] = math.nan
     for name, values in broken.items():
@@ -179,7 +210,7 @@ def input_is_untouched(case):
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), np.random.get_state()[2]
     here.decide(case.make())
     assert here.ids == before.ids
-    for name in ("values", "labels", "target_probs", "mean_probs"):
+    for name in ("values", "labels", "target_probs", "mean_probs", "inputs"):
         assert torch.equal(getattr(here, name), getattr(before, name)), name
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1]) and np.random.get_state()[2] == states[2]
@@ -197,8 +228,42 @@ def string_ids_work(case):
 
 def reads_what_it_declares(case):
     full = world().decide(case.make())
-    bare = choose(case.make(), world().scores, world().evidence(case.make().reads))
+    bare = choose(case.make(), world().scores_for(case.make()), world().evidence(case.make().reads))
     assert bare.fingerprint == full.fingerprint
+
+
+def the_order_is_that_of_the_budgets(case):
+    """The first k of a larger decision's order are what a budget of k keeps, in its order."""
+    whole = world().decide(case.make(max(case.keeps))).order
+    for keep in case.keeps:
+        decision = world().decide(case.make(keep))
+        assert (decision.order is None) == (whole is None), keep
+        if whole is not None:
+            assert decision.order == whole[: decision.budget] and set(decision.order) == set(decision.kept_ids), keep
+
+
+def weights_survive_to_retraining(case):
+    """What is trained on is what was selected: to the file and back, in the arm of the decision, and as many such weights in its control."""
+    here, policy = world(), case.make()
+    view = here.evidence().narrow(policy.title, policy.reads)
+    selection, decision = policy.select(Pool(here.ids, view, here.scores_for(policy))), here.decide(policy)
+    weights = torch.ones(EXAMPLES, dtype=torch.float64) if selection.weights is None else selection.weights
+    with tempfile.TemporaryDirectory() as folder:
+        save_decision(decision, Path(folder) / "decision.parquet")
+        back = load_decision(Path(folder) / "decision.parquet")
+    assert back.fingerprint == decision.fingerprint and back.order == decision.order
+    treated, control, _ = arms(back, here.labels, seed=0)
+    assert treated.ids == here.ids.take(selection.kept) and torch.equal(treated.weights, weights[selection.kept])
+    assert torch.equal(control.weights.sort().values, treated.weights.sort().values)
+
+
+def clusters_are_covered(case):
+    """As many examples as there are clusters come from more of them than those of a random choice do."""
+    here, cluster = clustered()
+    budget = len(CLUSTERS) / EXAMPLES
+    covered = len(cluster[here.decide(case.make(budget)).kept].unique())
+    drawn = [len(cluster[here.decide(Random(budget, seed)).kept].unique()) for seed in range(20)]
+    assert covered > np.mean(drawn) + 1
 
 
 def budgeted(case):
@@ -218,6 +283,9 @@ LAWS = {
     input_is_untouched: lambda case: True,
     string_ids_work: lambda case: True,
     reads_what_it_declares: lambda case: True,
+    the_order_is_that_of_the_budgets: lambda case: budgeted(case) and case.cls.nests,
+    weights_survive_to_retraining: lambda case: True,
+    clusters_are_covered: lambda case: budgeted(case) and bool(case.make().asks.features),
 }
 """Each law, and which policies it speaks of."""
 
@@ -267,10 +335,13 @@ def test_every_policy_says_where_it_comes_from(name):
     cls = catalogue()[name]
     assert cls.name == name and cls.source.cite and cls.source.url.startswith("https://") and cls.source.departures
     assert cls.__doc__ and cls.__doc__ != "" and not cls.__doc__.startswith(cls.__name__ + "(")
-    assert isinstance(cls.nests, bool) and isinstance(cls.reads, (frozenset, property))
+    assert isinstance(cls.nests, bool) and all(
+        isinstance(case.make().reads, frozenset) for case in CASES.values() if case.cls is cls
+    )
 
 
 @pytest.mark.parametrize("spec", [f"{name}:{text}" for name in catalogue() for text in exported("policies", name, "REFUSED", [])])
 def test_options_out_of_range_are_refused(spec):
-    with pytest.raises(UsageError, match=spec.partition(":")[2].partition("=")[0]):
+    name, _, options = spec.partition(":")
+    with pytest.raises(UsageError, match="|".join([name, *(one.partition("=")[0] for one in options.split(","))])):
         parse(spec)

@@ -33,7 +33,7 @@ class Mixed(AbstractSelector):
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source("none", "none")
 
-    def choose(self, candidates: Pool) -> Selection:
+    def select(self, pool: Pool) -> Selection:
         return Selection(
             kept=torch.tensor([False, True, True, True]),
             why_kept="as it was",
@@ -53,8 +53,8 @@ class Reader(AbstractSelector):
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source("none", "none")
 
-    def choose(self, candidates: Pool) -> Selection:
-        return Selection(candidates.labels > 0, "", "")
+    def select(self, pool: Pool) -> Selection:
+        return Selection(pool.labels > 0, "", "")
 
 
 def test_ten_percent_of_fifty_thousand():
@@ -119,12 +119,12 @@ def test_facts_that_are_not_there():
         choose(Reader(), scores())
     with pytest.raises(MissingEvidence, match="reader needs labels"):
         choose(Reader(), scores(), Evidence(scores().ids, 2))
-    candidates = Pool(scores(), evidence().narrow("nobody", frozenset()))
+    pool = Pool(scores().ids, evidence().narrow("nobody", frozenset()))
     with pytest.raises(UndeclaredNeed, match="labels"):
-        candidates.labels  # noqa: B018
+        pool.labels  # noqa: B018
 
 
 def test_suspicion_is_not_asked_of_difficulty():
-    assert Pool(scores(), None).by("values").tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert Pool(scores().ids, None, scores()).by("values").tolist() == [1.0, 2.0, 3.0, 4.0]
     with pytest.raises(UsageError, match="ranks difficulty"):
-        Pool(scores(), None).by("suspicion")
+        Pool(scores().ids, None, scores()).by("suspicion")

@@ -66,5 +66,6 @@ def test_what_cannot_be_is_refused():
             choose(RemoveWorst(1), scores(VALUES, direction))
         with pytest.raises(UsageError, match="ranks difficulty"):
             removable(scores(VALUES, direction))
+    made = scores([0.0, torch.nan], HIGH)
     with pytest.raises(UsageError, match="NaN"):
-        RemoveWorst(1).choose(Pool(scores([0.0, torch.nan], HIGH), None))
+        RemoveWorst(1).select(Pool(made.ids, None, made))

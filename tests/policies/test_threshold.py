@@ -37,5 +37,6 @@ def test_bounds_that_say_nothing_are_refused(low, high):
 
 
 def test_nan_is_not_dropped_in_silence():
+    made = scores([0.0, torch.nan])
     with pytest.raises(UsageError, match="ids 1"):
-        Threshold(at_least=0.0).choose(Pool(scores([0.0, torch.nan]), None))
+        Threshold(at_least=0.0).select(Pool(made.ids, None, made))

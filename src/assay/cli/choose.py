@@ -1,4 +1,4 @@
-"""`assay choose`: from a score to a decision on every example."""
+"""`assay choose`: from a score, or from a run alone, to a decision on every example."""
 
 from pathlib import Path
 
@@ -7,40 +7,46 @@ from .values import MaybeWhole
 
 def choose_(
     run: Path,
-    score: str,
+    score: str | None = None,
     /,
     *,
-    policy: str,
-    keep: float | None = None,
+    policy: str | None = None,
+    keep: str | None = None,
     count: str | None = None,
     seed: MaybeWhole = None,
     name: str | None = None,
+    inputs: list[str] | None = None,
     retrain: str | None = None,
     tolerance: float = 0.0,
 ) -> None:
-    """Decide by a score which examples to keep, drop or relabel.
+    """Decide by a score, or by the examples themselves, which to keep, drop or relabel.
 
     The decision is saved in the run's folder.
 
     Examples: assay choose runs/digits dual --policy beta --keep 0.3 --seed 0,
-    assay choose runs/digits sgd_influence --policy remove_worst --count auto
+    assay choose runs/digits sgd_influence --policy remove_worst --count auto,
+    assay choose runs/digits k_center:keep=0.1,features=inputs
 
     Parameters
     ----------
     run
         Folder of the run.
     score
-        A score of the run, METHOD or METHOD:option=value,...; it is computed if it is not there.
+        A score of the run, METHOD or METHOD:option=value,...; it is computed if it is not there. For policies that read no score, such as
+        k_center, the policy itself, or nothing.
     policy
         POLICY or POLICY:option=value,...; `assay policies` lists them.
     keep
-        Fraction of the examples that stay, for policies with a budget.
+        Fraction of the examples that stay, for policies with a budget; for k_center also a whole number, how many.
     count
         How many examples are concerned, for policies that count; auto takes what `assay cleanse` found best on validation data.
     seed
         For policies that draw at random.
     name
         Name of the decision; by default made from policy and score.
+    inputs
+        NAME=FILE: rows that features=rows:NAME looks at in place of the data, such as embeddings. An npy file with a row for each example, in
+        the run's order, or an npz file of `inputs` and `ids`.
     retrain
         With --count auto, which curve: of the last epoch trained again (last) or of everything (all); by default the one that is there,
         else as `assay cleanse` makes it.
@@ -50,6 +56,8 @@ def choose_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import OutputExists, UsageError
+    from ..core.scores import Scores
+    from ..data.arrays import rows_by_id
     from ..experiments.choose import choose, counting
     from ..experiments.cleanse import curve_for
     from ..experiments.scorable import takes_again
@@ -60,9 +68,11 @@ def choose_(
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say, showing_progress
+    from .score import file_named, named_once
 
     if name is not None and not any(letter.isalnum() for letter in name):
         raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
+    score, policy = _asked(run, score, policy)
     auto = count == "auto"
     if auto and not find(policy.partition(":")[0]).counts_by_curve:
         raise UsageError(f"--count auto is for the policy {' or '.join(counting())}; {policy} does not remove the worst.")
@@ -77,16 +87,23 @@ def choose_(
             f"--count {count!r} is neither a whole number nor auto, which takes what `assay cleanse` found best."
         ) from error
     opened, how = Run(run), ReplayConfig(tolerance=tolerance)
-    options = {key: value for key, value in {"keep": keep, "seed": seed, "count": number}.items() if value is not None}
-    replayed = takes_again(opened, parse(score))
+    given = {"keep": keep, "seed": seed, "count": number}
+    options: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    by: Scores | Run = opened
+    replayed = score is not None and takes_again(opened, parse(score))
     if tolerance and not auto and not replayed:
-        raise UsageError(f"--tolerance is for training taken again; neither {score} nor --count {count} does that. Leave it out.")
-    (scores,), curve = scored(opened, score, save=True, replaying=how if replayed else None).values(), None
+        raise UsageError(
+            f"--tolerance is for training taken again; neither {score or policy} nor --count {count} does that. Leave it out."
+        )
+    rows = {label: rows_by_id(file, opened.ids) for label, file in named_once("inputs", map(file_named, inputs or ())).items()}
+    if score is not None:
+        (by,) = scored(opened, score, save=True, replaying=how if replayed else None).values()
+    curve = None
     if auto:
         with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
-            curve = curve_for(opened, scores, retrain=retrain, pool=pool, replaying=how, progress=progress)  # type: ignore[arg-type]
+            curve = curve_for(opened, by, retrain=retrain, pool=pool, replaying=how, progress=progress)  # type: ignore[arg-type]
         say(curve.sentence)
-    decision = choose(scores, policy, run=opened, curve=curve, **options)
+    decision = choose(by, policy, run=opened if score is not None else None, curve=curve, inputs=rows, **options)  # type: ignore[arg-type]
     label = name if name is not None else decision.title.replace(" by ", "-by-")
     path = opened.paths.decision(label)
     if path.exists():
@@ -98,3 +115,33 @@ def choose_(
     counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
     say(f"{decision.title}: {counts} of {len(decision):,} examples.")
     say(f"Saved as {path.stem}. Next: assay verify {run} --decision {path.stem}")
+
+
+def _asked(run: Path, score: str | None, policy: str | None) -> tuple[str | None, str]:
+    """The score and the policy that were named; a policy that reads no score may stand in the place of the score.
+
+    Raises:
+        UsageError: No policy, no score for a policy that needs one, or a score for one that reads none.
+        UnknownName: No such policy.
+    """
+    from ..core.errors import UnknownName, UsageError
+    from ..methods import catalogue as methods
+    from ..policies import catalogue, find
+
+    if policy is None:
+        named = (score or "").partition(":")[0].strip()
+        if named and named not in catalogue() and named not in methods():
+            raise UnknownName("policy or score", named, [*catalogue(), *methods()])
+        if score is None or named not in catalogue():
+            raise UsageError(
+                f"Name a policy: assay choose {run} {score or 'SCORE'} --policy POLICY; `assay policies` lists them, and one that reads no "
+                "score, such as k_center:keep=0.1, may stand in the place of SCORE."
+            )
+        score, policy = None, score
+    assert policy is not None
+    cls = find(policy.partition(":")[0].strip())
+    if score is None and cls.needs_score:
+        raise UsageError(f"Policy {cls.name!r} chooses by a score; name one: assay choose {run} SCORE --policy {policy}.")
+    if score is not None and not cls.needs_score and not cls.ignores_score:
+        raise UsageError(f"Policy {cls.name!r} reads no score, so leave {score} out: assay choose {run} {policy}.")
+    return score, policy

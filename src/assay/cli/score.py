@@ -128,7 +128,7 @@ def score_(
             replaying=how,
             references=named_once("reference", map(referred, reference or ())),
             inputs={
-                name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(_file_named, inputs or ())).items()
+                name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(file_named, inputs or ())).items()
             },
             pool=pool if retrained else None,
             progress=progress,
@@ -248,7 +248,7 @@ def named_once(flag: str, pairs: "Iterable[tuple[str, Thing]]") -> "dict[str, Th
     return found
 
 
-def _file_named(text: str) -> tuple[str, str]:
+def file_named(text: str) -> tuple[str, str]:
     """`NAME=FILE` in two."""
     from ..core.errors import UsageError
 

@@ -37,8 +37,11 @@ class Decision:
         reasons: Why, in words, one each.
         policy: Name in the catalogue.
         options: All options the policy ran with.
-        title: Policy and score that it chose by.
+        title: Policy and score that it chose by, if it chose by one.
         lineage: Where the decision comes from.
+        order: The examples that are kept, in the order in which a policy that nests takes them: its first k are what the policy keeps with
+            a budget of k. None where there is no such order, as after other examples were kept by hand.
+        warnings: What a reader must know before following the decision, a sentence each.
     """
 
     ids: Ids
@@ -50,6 +53,8 @@ class Decision:
     options: Mapping[str, object]
     title: str
     lineage: Lineage | None = None
+    order: Ids | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self):
         n = len(self.ids)
@@ -72,6 +77,11 @@ class Decision:
                 f"Example {self.ids.values[at]}: action {names.get(int(self.actions[at]), int(self.actions[at]))} does not go with "
                 f"label {int(self.labels[at])} and weight {float(self.weights[at])}."
             )
+        if self.order is not None and (
+            len(self.order) != self.budget or not bool(self.kept[self.ids.positions(self.order, "the decision")].all())
+        ):
+            # After a change by hand, which need not know of an order.
+            object.__setattr__(self, "order", None)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -1,4 +1,4 @@
-"""The one interface that a policy implements, and the one function that runs it."""
+"""The one interface that a selector (a policy) implements, and the one function that runs it."""
 
 import abc
 import dataclasses
@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from . import options
 from .decision import Action, Decision
 from .errors import Mismatch, UsageError, some
 from .evidence import Evidence
-from .method import Source
+from .features import INPUTS, ROWS
+from .ids import Ids
+from .method import Asks, Source
 from .needs import Need
 from .scores import Scores, ordered
 
@@ -33,17 +35,79 @@ def budget_of(keep: float, examples: int) -> int:
     return math.floor(keep * examples + 1e-9)
 
 
-class Pool:
-    """What a policy may look at: scored examples, and the declared facts about them in the same order."""
+def count_of(keep: int | float, examples: int | None = None) -> int:
+    """How many examples stay where `keep` is a fraction of them, or a whole number that says how many.
 
-    def __init__(self, scores: Scores, evidence: Evidence | None, class_names: Sequence[str] | None = None):
-        self.scores, self.ids, self.values = scores, scores.ids, scores.values
+    Args:
+        keep: A float in 0..1, as `budget_of` takes it; or an int, at least 0.
+        examples: How many there are; None where that is not known yet, and only the range is checked.
+
+    Raises:
+        UsageError: `keep` is outside its range.
+    """
+    if not isinstance(keep, int):
+        return budget_of(keep, examples or 0)
+    if keep < 0 or (examples is not None and keep > examples):
+        most = "the number of examples" if examples is None else examples
+        raise UsageError(
+            f"keep={keep} is outside 0..{most}; a whole number is how many examples stay, one with a point a fraction of them."
+        )
+    return keep
+
+
+def check_features(spec: str) -> None:
+    """Refuse features that no pool has.
+
+    Raises:
+        UsageError: It is neither `inputs` nor `rows:NAME`.
+    """
+    if spec != INPUTS and not (spec.startswith(ROWS) and len(spec) > len(ROWS)):
+        raise UsageError(f"features={spec} cannot be had; give inputs, or rows:NAME for rows from outside such as embeddings.")
+
+
+class Pool:
+    """What a selector may look at: examples, the declared facts about them, and their scores, all in the same order.
+
+    Attributes:
+        ids: The examples to select from.
+    """
+
+    def __init__(
+        self, ids: Ids, evidence: Evidence | None = None, scores: Scores | None = None, class_names: Sequence[str] | None = None
+    ):
+        """Join the three by id.
+
+        Raises:
+            Mismatch: An example is not in the evidence, or has no score.
+        """
+        self.ids = ids
+        self._scores = scores
         self._class_names = class_names
         self._evidence = evidence
-        self._place = evidence.ids.positions(scores.ids, "the run") if evidence is not None else None
+        self._place = evidence.ids.positions(ids, "the run") if evidence is not None and evidence.ids != ids else None
+        if scores is not None and scores.ids != ids:
+            raise Mismatch(f"{scores.title} is of other examples, or has them in another order, than the pool to select from.")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def scores(self) -> Scores:
+        """What is chosen by.
+
+        Raises:
+            UsageError: No score was given.
+        """
+        if self._scores is None:
+            raise UsageError(
+                "This policy chooses by a score, and none was given; choose(scores, ...) by one of the run's scores."
+            )
+        return self._scores
+
+    @property
+    def values(self) -> Float64[Tensor, " examples"]:
+        """The values of the score."""
+        return self.scores.values
 
     def by(self, what: By) -> Float64[Tensor, " examples"]:
         """The values to rank by.
@@ -60,12 +124,12 @@ class Pool:
     @property
     def labels(self) -> Int[Tensor, " examples"]:
         """Given class of each example."""
-        return self._facts.labels[self._place]
+        return self._placed(self._facts.labels)
 
     @property
     def mean_probs(self) -> Float64[Tensor, "examples classes"]:
         """Softmax probabilities averaged over all recorded epochs."""
-        return self._facts.mean_probs[self._place].to(torch.float64)
+        return self._placed(self._facts.mean_probs).to(torch.float64)
 
     @property
     def mean_target_probs(self) -> Float64[Tensor, " examples"]:
@@ -75,7 +139,24 @@ class Pool:
         total = torch.zeros(len(self._facts.ids), dtype=torch.float64)
         for index in range(span):
             total += self._facts.epoch(index).target_probs
-        return (total / span)[self._place]
+        return self._placed(total / span)
+
+    def features(self, spec: str) -> Float[Tensor, "examples dims"]:
+        """A row of numbers for each example, made as the specification says.
+
+        Args:
+            spec: `inputs` or `rows:NAME`.
+
+        Raises:
+            UsageError: Another specification.
+            MissingEvidence: The inputs, or rows of that name, are not at hand.
+        """
+        check_features(spec)
+        rows = self._facts.inputs(None if spec == INPUTS else spec.removeprefix(ROWS))
+        return self._placed(rows.flatten(1))
+
+    def _placed(self, facts: Tensor) -> Tensor:
+        return facts if self._place is None else facts[self._place]
 
     @property
     def _facts(self) -> Evidence:
@@ -86,7 +167,7 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What a policy answers, by position: who stays, who gets which label, and two sentences.
+    """What a selector answers, by position: who stays, with which label and weight, in which order, and two sentences.
 
     Attributes:
         kept: Which examples stay in training.
@@ -95,6 +176,8 @@ class Selection:
         why_kept: Reason written to the examples left as they are.
         why_touched: Reason written to those dropped, relabelled or weighted.
         why_else: Reasons of single examples, by position, where neither sentence says enough.
+        order: Positions of those that stay, in the order in which a selector that nests takes them; None if it has no such order.
+        warnings: What a reader must know before following this, a sentence each.
     """
 
     kept: Bool[Tensor, " examples"]
@@ -103,13 +186,30 @@ class Selection:
     labels: Int[Tensor, " examples"] | None = None
     weights: Float64[Tensor, " examples"] | None = None
     why_else: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    order: Int[Tensor, " kept"] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def first(
+        cls, order: Int[Tensor, " examples"], budget: int, why_kept: str, why_touched: str, warnings: tuple[str, ...] = ()
+    ) -> "Selection":
+        """The first `budget` positions of an order stay."""
+        return cls(keep_first(order, budget), why_kept, why_touched, order=order[:budget], warnings=warnings)
 
 
 class AbstractSelector(abc.ABC):
-    """Turns scores into a decision. Subclasses are final frozen dataclasses whose fields are the options."""
+    """Decides on the examples of a pool. Subclasses are final frozen dataclasses whose fields are the options.
+
+    Where an option decides what is read, the subclass has a property of that name.
+    """
 
     name: ClassVar[str]
-    reads: ClassVar[frozenset[Need]]
+    reads: ClassVar[frozenset[Need]] = frozenset()
+    """The kinds of facts that are looked at; no others can be."""
+    needs_score: ClassVar[bool] = True
+    """Whether it chooses by a score. Without, a run is enough."""
+    ignores_score: ClassVar[bool] = False
+    """Whether a selector that needs no score may be given one all the same, as the control of those that need one."""
     nests: ClassVar[bool]
     """Whether a larger budget keeps everything that a smaller one keeps."""
     counts_by_curve: ClassVar[bool] = False
@@ -124,8 +224,13 @@ class AbstractSelector(abc.ABC):
         """
         options.settle(self, "policy")
 
+    @property
+    def asks(self) -> Asks:
+        """What is asked for by name, such as features."""
+        return Asks()
+
     @abc.abstractmethod
-    def choose(self, candidates: Pool) -> Selection:
+    def select(self, pool: Pool) -> Selection:
         """Who stays."""
 
     @property
@@ -135,21 +240,69 @@ class AbstractSelector(abc.ABC):
 
 
 def choose(
-    policy: AbstractSelector, scores: Scores, evidence: Evidence | None = None, class_names: Sequence[str] | None = None
+    policy: AbstractSelector,
+    scores: Scores | None = None,
+    evidence: Evidence | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Decision:
-    """Run one policy on one score.
+    """Run one policy on one score, or on a run alone.
 
     Args:
         policy: Which.
-        scores: What it chooses by.
-        evidence: The run that the scores were made from, for policies that read it.
+        scores: What it chooses by; None for policies that need no score.
+        evidence: The run, for policies that read it.
         class_names: One name per class, for the reasons.
 
     Raises:
-        UsageError: A value is NaN, or examples have no score.
+        UsageError: The policy needs a score and there is none, or reads none and there is one; a value is NaN, or examples have no score.
         Mismatch: The scores are not of the evidence's examples.
         MissingEvidence: The run did not record what the policy needs.
     """
+    if scores is None:
+        if policy.needs_score:
+            raise UsageError(f"Policy {policy.name!r} chooses by a score; give scores, such as those of aum.")
+        if evidence is None:
+            raise UsageError(f"Policy {policy.name!r} was given neither scores nor a run; give the run to select from.")
+        ids = evidence.ids
+    else:
+        _check_scores(policy, scores, evidence)
+        ids = scores.ids
+    view = evidence.narrow(policy.title, policy.reads) if evidence is not None and policy.reads else None
+    choice = policy.select(Pool(ids, view, scores, class_names))
+    n = len(ids)
+    if choice.order is not None and not torch.equal(choice.order.sort().values, choice.kept.nonzero().flatten()):
+        raise UsageError(
+            f"Policy {policy.name!r} gave an order of other examples than it keeps; its `select` must name each once."
+        )
+    labels = choice.labels if choice.labels is not None else torch.full((n,), -1, dtype=torch.int64)
+    weights = torch.ones(n, dtype=torch.float64) if choice.weights is None else choice.weights.clone()
+    labels = torch.where(choice.kept, labels, -1)
+    actions = torch.full((n,), int(Action.KEEP), dtype=torch.int64)
+    actions[weights != 1] = Action.WEIGHT
+    actions[labels >= 0] = Action.RELABEL
+    actions[~choice.kept | (weights == 0)] = Action.DROP
+    weights[actions == Action.DROP] = 0.0
+    why = {True: choice.why_touched, False: choice.why_kept}
+    return Decision(
+        ids=ids,
+        actions=actions,
+        labels=labels,
+        weights=weights,
+        reasons=tuple(choice.why_else.get(i, why[touched]) for i, touched in enumerate((actions != Action.KEEP).tolist())),
+        policy=policy.name,
+        options={field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},  # type: ignore[arg-type]
+        title=policy.title if scores is None else f"{policy.title} by {scores.title}",
+        order=None if choice.order is None else ids.take(choice.order),
+        warnings=choice.warnings,
+    )
+
+
+def _check_scores(policy: AbstractSelector, scores: Scores, evidence: Evidence | None) -> None:
+    if not policy.needs_score and not policy.ignores_score:
+        raise UsageError(
+            f"Policy {policy.name!r} reads no score, so that {scores.title} would have no say; give it the run alone: "
+            f"choose(RUN, {policy.title!r})."
+        )
     if bool(scores.values.isnan().any()):
         bad = scores.ids.take(scores.values.isnan())
         raise UsageError(f"{len(bad)} scores of {scores.title} are NaN; ids {some(bad, len(bad))}. Nothing was chosen.")
@@ -162,28 +315,6 @@ def choose(
         raise Mismatch(f"{scores.title} covers {len(scores.ids)} examples, the run {len(evidence.ids)}; score this run again.")
     if evidence is not None:
         evidence.ids.positions(scores.ids, "the run")
-    view = evidence.narrow(policy.title, policy.reads) if evidence is not None and policy.reads else None
-    choice = policy.choose(Pool(scores, view, class_names))
-    n = len(scores.ids)
-    labels = choice.labels if choice.labels is not None else torch.full((n,), -1, dtype=torch.int64)
-    weights = torch.ones(n, dtype=torch.float64) if choice.weights is None else choice.weights.clone()
-    labels = torch.where(choice.kept, labels, -1)
-    actions = torch.full((n,), int(Action.KEEP), dtype=torch.int64)
-    actions[weights != 1] = Action.WEIGHT
-    actions[labels >= 0] = Action.RELABEL
-    actions[~choice.kept | (weights == 0)] = Action.DROP
-    weights[actions == Action.DROP] = 0.0
-    why = {True: choice.why_touched, False: choice.why_kept}
-    return Decision(
-        ids=scores.ids,
-        actions=actions,
-        labels=labels,
-        weights=weights,
-        reasons=tuple(choice.why_else.get(i, why[touched]) for i, touched in enumerate((actions != Action.KEEP).tolist())),
-        policy=policy.name,
-        options={field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},  # type: ignore[arg-type]
-        title=f"{policy.title} by {scores.title}",
-    )
 
 
 def keep_first(order: Int[Tensor, " examples"], budget: int) -> Bool[Tensor, " examples"]:
@@ -210,3 +341,24 @@ def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:
         UsageError: The score ranks difficulty.
     """
     return ordered(scores.suspicion(), scores.ids, descending=False).flip(0)[:count]
+
+
+def suspects_stay(pool: Pool, kept: int, by: By, end: Literal["high", "low"], drop: str, keep: str) -> tuple[str, ...]:
+    """A warning where the end of the values that stays is that of the suspects, which few want; none where suspicion was asked for.
+
+    Args:
+        pool: The examples and the score that is chosen by.
+        kept: How many stay; of all or none there is nothing to warn of.
+        by: What is ranked.
+        end: Which values stay.
+        drop: How to drop the suspects instead.
+        keep: How to say that they are meant to stay.
+    """
+    direction = pool.scores.direction
+    wanted = by == "suspicion" or not direction.ranks_suspects or (end == "high") != (direction.sign > 0)
+    if wanted or not 0 < kept < len(pool):
+        return ()
+    return (
+        f"The {end} values of {pool.scores.title} stay, and those are the most suspect; to drop them, use {drop}, and if they are meant to "
+        f"stay, say so with {keep}.",
+    )

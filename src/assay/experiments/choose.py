@@ -1,8 +1,13 @@
-"""Choose: from scores to a decision on every example."""
+"""Choose: from scores, or from a run alone, to a decision on every example."""
 
 import dataclasses
 import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from .. import __version__
 from ..core import options as texts
@@ -10,66 +15,114 @@ from ..core import selection as core
 from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
-from ..core.errors import Mismatch, UsageError
-from ..core.lineage import Lineage
+from ..core.errors import Mismatch, MissingEvidence, UsageError
+from ..core.evidence import DATA, as_rows
+from ..core.lineage import Lineage, fingerprint
+from ..core.needs import Need
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector
 from ..policies import catalogue, find, parse
+from ..replay.loop import Loop
 from ..runs.run import Run
-from .evidence import gather, gather_together
+from .evidence import data_of, gather, gather_together
 from .models import members_of
+from .plan import has_plan
+from .scorable import inputs_asked, looks_at_inputs
 
 
 @checked_arguments
 def choose(
-    scores: Scores,
+    scores: Scores | Run | str | Path,
     policy: str | AbstractSelector,
     *,
     run: str | Path | Run | None = None,
     curve: Curve | None = None,
+    loop: Loop | None = None,
+    inputs: Mapping[str, Any] | None = None,
     **options: object,
 ) -> Decision:
-    """Apply one policy to one score.
+    """Apply one policy to one score, or to a run where the policy reads no score.
 
         decision = assay.choose(table["dual"], policy="beta", keep=0.3, seed=0)
         decision = assay.choose(influence, policy="remove_worst", curve=assay.cleanse(run, influence))
+        decision = assay.choose("runs/digits", "k_center:keep=0.1,features=inputs")
+
+    A policy that keeps what a score calls most suspect, such as top_k by loss, warns of it; `by="suspicion"` says that it is meant.
 
     Args:
-        scores: What to choose by.
+        scores: What to choose by; or a run or its folder, for policies that need no score, such as k_center and random.
         policy: Name, `"name:option=value,..."`, or a policy.
         run: The recorded run, for policies that read it; by default the run that the scores were made from.
         curve: A curve of these scores, whose best count is taken as the option `count` of the policy remove_worst.
+        loop: What your own loop consists of, for policies that look at the data of a run recorded in it.
+        inputs: Rows that `features=rows:NAME` looks at, such as embeddings, by name: one for each of the run's ids.
         options: Options of the policy.
 
     Raises:
         UnknownName: No such policy or option.
-        UsageError: An option is out of range or given twice, a score is NaN, a curve for another policy, or the policy needs a run and none
-            is known.
+        UsageError: An option is out of range or given twice, a score is NaN, a curve for another policy, a score for a policy that reads
+            none or none for one that needs it, loop or inputs that the policy does not look at, or the policy needs a run and none is known.
         Mismatch: The scores are of another dataset than the run, or the curve is of other scores.
+        MissingEvidence: The run did not record what the policy reads, or rows of that name were not given.
     """
+    decision = decide(scores, policy, run, curve, loop, inputs, options)
+    for warning in decision.warnings:
+        warnings.warn(f"{decision.title}: {warning}", stacklevel=3)
+    return decision
+
+
+def decide(
+    scores: Scores | Run | str | Path,
+    policy: str | AbstractSelector,
+    run: str | Path | Run | None = None,
+    curve: Curve | None = None,
+    loop: Loop | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
+) -> Decision:
+    """As `choose`, without a word about what the decision warns of."""
+    options = dict(options or {})
+    by = scores if isinstance(scores, Scores) else None
+    if by is None:
+        if run is not None:
+            raise UsageError(
+                f"The run is given twice, first and as run={str(getattr(run, 'folder', run))!r}; leave the second out."
+            )
+        run = scores  # type: ignore[assignment]
     if curve is not None:
-        options = _counted(scores, policy, curve, options)
+        options = _counted(by, policy, curve, options)
     if isinstance(policy, str) and (twice := sorted(texts.split(policy)[1].keys() & options.keys())):
         raise UsageError(f"{', '.join(twice)} is given in {policy!r} and again beside it; give it once.")
     chosen = parse(policy, options)
+    if by is None and chosen.needs_score:
+        raise UsageError(
+            f"Policy {chosen.name!r} chooses by a score, and {getattr(run, 'folder', run)} is a run; give one of its scores, such as "
+            f"choose(assay.score(run, 'aum')['aum'], {chosen.title!r})."
+        )
+    _check_looked_at(chosen, loop, inputs or {})
     began = time.perf_counter()
-    parent, opened, evidence = scores.lineage, None, None
+    parent, opened, evidence, content = by.lineage if by is not None else None, None, None, ""
     if run is not None or (chosen.reads and parent is not None and parent.folder):
         opened = run if isinstance(run, Run) else Run(run if run is not None else parent.folder)  # type: ignore[union-attr]
-        if parent is not None and parent.dataset and parent.dataset != opened.dataset:
+        if by is not None and parent is not None and parent.dataset and parent.dataset != opened.dataset:
             raise Mismatch(
-                f"{scores.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
+                f"{by.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
             )
-        evidence = gather_together(members_of(opened)) if chosen.reads else gather(opened)
+        if Need.INPUTS in chosen.reads:
+            seen, content = _looked_at(opened, chosen, loop, inputs or {})
+            evidence = gather(opened, inputs=seen)
+        else:
+            evidence = gather_together(members_of(opened)) if chosen.reads else gather(opened)
     if evidence is None and chosen.reads:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
-    decision = core.choose(chosen, scores, evidence, opened.class_names if opened is not None else None)
+    decision = core.choose(chosen, by, evidence, opened.class_names if opened is not None else None)
     lineage = Lineage(
         dataset=parent.dataset if parent and parent.dataset else opened.dataset if opened else "",
         parents={
             **(parent.parents if parent else {}),
-            "scores": scores.fingerprint,
+            **({"scores": by.fingerprint} if by is not None else {"run": opened.fingerprint} if opened is not None else {}),
             **({"curve": curve.fingerprint} if curve is not None else {}),
+            **({"inputs": content} if content else {}),
         },
         code=__version__,
         seed=getattr(chosen, "seed", None),
@@ -87,13 +140,58 @@ def counting() -> list[str]:
     return [name for name, cls in catalogue().items() if cls.counts_by_curve]
 
 
-def _counted(scores: Scores, policy: str | AbstractSelector, curve: Curve, options: dict[str, object]) -> dict[str, object]:
+def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mapping[str, Any]) -> None:
+    """Refuse rows and a loop that the policy would not look at.
+
+    Raises:
+        UsageError: The first one.
+    """
+    if unread := [name for name in inputs if name not in inputs_asked(policy)]:
+        raise UsageError(
+            f"{policy.title} does not look at rows named {unread[0]!r}; choose by k_center:features=rows:{unread[0]}, or leave them out."
+        )
+    if loop is not None and not looks_at_inputs(policy):
+        raise UsageError(f"loop= is for policies that look at the data; {policy.title} does not. Leave it out.")
+
+
+def _looked_at(run: Run, policy: AbstractSelector, loop: Loop | None, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """The data, or the rows in their place, that a policy looks at, and a fingerprint of them.
+
+    Raises:
+        UsageError: The run is of a loop that is not given, or of a plan, and a loop is given.
+        MissingEvidence: Rows of that name are not given.
+    """
+    name = next((one for one in inputs_asked(policy) if one != DATA), None)
+    if name is None:
+        if loop is not None and has_plan(run):
+            raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
+        if loop is None and not has_plan(run):
+            raise UsageError(
+                f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give choose(..., "
+                f"loop=assay.Loop(model, optimizer, loader)), or rows of your own: {policy.name}:features=rows:NAME and inputs={{NAME: rows}}."
+            )
+        rows, content = data_of(run, loop)
+        return {DATA: rows}, content
+    if name not in inputs:
+        raise MissingEvidence(
+            f"{policy.title} looks at rows named {name!r}, which are not given; give --inputs {name}=FILE (in Python "
+            f"inputs={{{name!r}: rows}})."
+        )
+    rows = as_rows(inputs[name]).detach().cpu().contiguous()
+    return {name: rows}, fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes())
+
+
+def _counted(
+    scores: Scores | None, policy: str | AbstractSelector, curve: Curve, options: dict[str, object]
+) -> dict[str, object]:
     """The options, with the count that a curve found best."""
     cls = find(texts.split(policy)[0]) if isinstance(policy, str) else type(policy)
     if not cls.counts_by_curve:
         raise UsageError(
             f"A curve says how many the policy {' or '.join(counting())} should drop; {cls.name} does not remove the worst."
         )
+    if scores is None:
+        raise UsageError(f"A curve is of scores; give {curve.scores} in the place of the run.")
     if "count" in options:
         raise UsageError(f"count={options['count']} is given beside a curve, whose best count is {curve.best}; give one of them.")
     made_of = curve.lineage.parents.get("scores") if curve.lineage is not None else None

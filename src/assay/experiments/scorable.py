@@ -15,6 +15,7 @@ from ..core.features import DATA, FeatureSpec
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores
+from ..core.selection import AbstractSelector
 from ..learners import parse as parse_learner
 from ..methods import catalogue, parse
 from ..replay.config import ReplayConfig
@@ -55,8 +56,8 @@ def needs_training(method: AbstractMethod) -> bool:
     return not method.reads <= {Need.INPUTS, Need.LABELS, Need.FEATURES, Need.GAME} or replayed(method)
 
 
-def inputs_asked(method: AbstractMethod) -> list[str]:
-    """Names of the inputs that a method looks at: of rows from outside, and `DATA` for the data themselves."""
+def inputs_asked(method: AbstractMethod | AbstractSelector) -> list[str]:
+    """Names of the inputs that a method or a policy looks at: of rows from outside, and `DATA` for the data themselves."""
     return [spec.name if spec.kind == "rows" else DATA for spec in _features_asked(method) if not spec.of_a_model]
 
 
@@ -71,12 +72,12 @@ def check_learners(method: AbstractMethod) -> None:
         parse_learner(learner)
 
 
-def looks_at_inputs(method: AbstractMethod) -> bool:
-    """Whether a method looks at the data themselves."""
+def looks_at_inputs(method: AbstractMethod | AbstractSelector) -> bool:
+    """Whether a method or a policy looks at the data themselves."""
     return DATA in inputs_asked(method)
 
 
-def _features_asked(method: AbstractMethod) -> list[FeatureSpec]:
+def _features_asked(method: AbstractMethod | AbstractSelector) -> list[FeatureSpec]:
     return [FeatureSpec.parse(text) for text in method.asks.features]
 
 

@@ -115,15 +115,16 @@ def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Call
     It cannot where the policy draws nothing, the scores that it was made by are not at hand, or the policy does not come to this decision
     by its own seed, as after a change by hand.
     """
-    from .choose import choose
+    from .choose import decide
 
     options = dict(decision.options)
-    made_by = decision.lineage.parents.get("scores") if decision.lineage is not None else None
-    own = options.get("seed")
-    if not isinstance(own, int) or made_by is None:
+    parents = decision.lineage.parents if decision.lineage is not None else {}
+    made_by, own = parents.get("scores"), options.get("seed")
+    if not isinstance(own, int) or not parents:
         return None
-    by = next((one for one in scores if one.made(made_by)), None)
-    if by is None:
+    # What was made by no score was made from the run alone.
+    by: Scores | Run | None = run if made_by is None else next((one for one in scores if one.made(made_by)), None)
+    if by is None and made_by is not None:
         # A score that cannot be read is none that the decision can be drawn by.
         saved = (finished(load_scores, path) for path in sorted(run.paths.scores("x").parent.glob("*.parquet")))
         by = next((one for one in saved if one is not None and one.made(made_by)), None)
@@ -131,7 +132,7 @@ def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Call
         return None
 
     def draw(seed: int) -> Decision:
-        return choose(by, parse(decision.policy, {**options, "seed": seed}), run=run)
+        return decide(by, parse(decision.policy, {**options, "seed": seed}), run if isinstance(by, Scores) else None)
 
     try:
         same = draw(own).fingerprint == decision.fingerprint

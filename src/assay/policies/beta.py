@@ -20,7 +20,7 @@ from ..core.errors import UsageError, some
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first, suspects_stay
 from ..maths.draws import uniform
 
 EDGE = 1e-6
@@ -154,23 +154,23 @@ class Beta(AbstractSelector):
         super().__post_init__()
         checked_options(self.keep, self.c_d, self.c_0, self.anchors)
 
-    def choose(self, candidates: Pool) -> Selection:
-        budget = budget_of(self.keep, len(candidates))
+    def select(self, pool: Pool) -> Selection:
+        budget = budget_of(self.keep, len(pool))
         # Everything in the order of the ids: sums and ties then come out the same however the examples are arranged.
-        by_id = torch.argsort(candidates.ids.ranks)
-        ids, scores = candidates.ids.take(by_id), candidates.values[by_id]
+        by_id = torch.argsort(pool.ids.ranks)
+        ids, scores = pool.ids.take(by_id), pool.values[by_id]
         if bool((low := scores < 0).any()):
             names = ids.take(low)
             raise UsageError(
-                f"{len(names)} values of {candidates.scores.title} are negative; ids {some(names, len(names))}. "
+                f"{len(names)} values of {pool.scores.title} are negative; ids {some(names, len(names))}. "
                 "They are factors of sampling weights: use a score that is never negative, such as dual or dyn_unc."
             )
-        density = log_density(
-            candidates.mean_target_probs[by_id], scores, self.keep, self.c_d, c_0=self.c_0, anchors=self.anchors
-        )
+        density = log_density(pool.mean_target_probs[by_id], scores, self.keep, self.c_d, c_0=self.c_0, anchors=self.anchors)
         positive = scores > 0
         gumbel = -(-uniform(ids.keys, self.seed, "policy beta").log()).log()
         order = ordered(density + torch.where(positive, scores, 1.0).log() + gumbel, ids, descending=True)
         order = torch.cat([order[positive[order]], order[~positive[order]]])
-        how = f"by {candidates.scores.title} and mean probability of the given label (Beta density, seed {self.seed})"
-        return Selection(keep_first(by_id[order], budget), f"drawn {how}", f"not drawn {how}")
+        how = f"by {pool.scores.title} and mean probability of the given label (Beta density, seed {self.seed})"
+        drop = "a score that ranks difficulty, such as dual or dyn_unc"
+        warnings = suspects_stay(pool, budget, "values", "high", drop, "a policy that takes by=suspicion")
+        return Selection(keep_first(by_id[order], budget), f"drawn {how}", f"not drawn {how}", warnings=warnings)

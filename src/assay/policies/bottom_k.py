@@ -6,14 +6,15 @@ from typing import ClassVar
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, keep_first
+from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, suspects_stay
 
 
 @dataclasses.dataclass(frozen=True)
 class BottomK(AbstractSelector):
     """Keeps the floor(keep * examples) lowest values; equal values by id, smallest first.
 
-    With `by="suspicion"` this drops the most suspect, whichever way the score points.
+    With `by="suspicion"` this drops the most suspect, whichever way the score points. By the values of a score whose low ones are
+    suspect, such as aum, the suspects stay, of which the decision warns.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
@@ -35,8 +36,9 @@ class BottomK(AbstractSelector):
         super().__post_init__()
         budget_of(self.keep, 0)
 
-    def choose(self, candidates: Pool) -> Selection:
-        budget = budget_of(self.keep, len(candidates))
-        order = ordered(candidates.by(self.by), candidates.ids, descending=False)
-        what = f"the {budget} lowest {self.by} of {candidates.scores.title}"
-        return Selection(keep_first(order, budget), f"among {what}", f"not among {what}")
+    def select(self, pool: Pool) -> Selection:
+        budget = budget_of(self.keep, len(pool))
+        order = ordered(pool.by(self.by), pool.ids, descending=False)
+        what = f"the {budget} lowest {self.by} of {pool.scores.title}"
+        warnings = suspects_stay(pool, budget, self.by, "low", "bottom_k:by=suspicion", "top_k:by=suspicion")
+        return Selection.first(order, budget, f"among {what}", f"not among {what}", warnings)

@@ -103,24 +103,24 @@ class CCS(AbstractSelector):
         if self.strata < 1:
             raise UsageError(f"strata={self.strata} is below 1; the score's range is cut into that many bins.")
 
-    def choose(self, candidates: Pool) -> Selection:
-        n, title = len(candidates), candidates.scores.title
+    def select(self, pool: Pool) -> Selection:
+        n, title = len(pool), pool.scores.title
         budget, cut = budget_of(self.keep, n), budget_of(self.cutoff, n)
         if budget > n - cut:
             raise UsageError(
                 f"keep={self.keep} asks for {budget} of {n} examples, but cutoff={self.cutoff} leaves {n - cut}; "
                 "lower one of them."
             )
-        infinite = candidates.values.isinf()
+        infinite = pool.values.isinf()
         if bool(infinite.any()):
-            bad = candidates.ids.take(infinite)
+            bad = pool.ids.take(infinite)
             raise UsageError(f"{len(bad)} values of {title} are infinite and fall in no bin; ids {some(bad, len(bad))}.")
-        hardest = ordered(candidates.scores.hardness(), candidates.ids, descending=True)[:cut]
+        hardest = ordered(pool.scores.hardness(), pool.ids, descending=True)[:cut]
         left = torch.ones(n, dtype=torch.bool)
         left[hardest] = False
-        order = shuffled(candidates.ids, self.seed, "policy ccs")
+        order = shuffled(pool.ids, self.seed, "policy ccs")
         order = order[left[order]]
-        stratum = stratum_of(candidates.values[order], self.strata)
+        stratum = stratum_of(pool.values[order], self.strata)
         budgets = stratum_budgets(torch.bincount(stratum, minlength=self.strata), budget)
         kept: Bool[Tensor, " examples"] = torch.zeros(n, dtype=torch.bool)
         kept[order[places_within(stratum) < budgets[stratum]]] = True

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of
+from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, suspects_stay
 from ..maths.ranking import places_within
 
 
@@ -66,11 +66,13 @@ class PerClass(AbstractSelector):
         super().__post_init__()
         budget_of(self.keep, 0)
 
-    def choose(self, candidates: Pool) -> Selection:
-        labels = candidates.labels
-        order = ordered(candidates.by(self.by), candidates.ids, descending=self.end == "high")
+    def select(self, pool: Pool) -> Selection:
+        labels = pool.labels
+        order = ordered(pool.by(self.by), pool.ids, descending=self.end == "high")
         place = torch.empty_like(order)
         place[order] = places_within(labels[order])
         kept = place < class_budgets(torch.bincount(labels), self.keep, self.fill)[labels]
-        what = f"the {self.end}est {self.keep:.4g} of its class by {self.by} of {candidates.scores.title}"
-        return Selection(kept, f"in {what}", f"not in {what}")
+        what = f"the {self.end}est {self.keep:.4g} of its class by {self.by} of {pool.scores.title}"
+        how = f"{self.name}:end={{}},by=suspicion"
+        warnings = suspects_stay(pool, int(kept.sum()), self.by, self.end, how.format("low"), how.format("high"))
+        return Selection(kept, f"in {what}", f"not in {what}", warnings=warnings)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.ids import Ids
 from ..core.method import Source
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of
 from ..maths.draws import permutation
 from ..maths.ranking import places_within
 
@@ -33,7 +33,7 @@ def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
 
 @dataclasses.dataclass(frozen=True)
 class Random(AbstractSelector):
-    """Keeps floor(keep * examples) drawn uniformly without replacement; the score is not looked at.
+    """Keeps floor(keep * examples) drawn uniformly without replacement; no score is needed, and one that is given is not looked at.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
@@ -45,6 +45,8 @@ class Random(AbstractSelector):
     seed: int
     stratified: bool = False
     name: ClassVar[str] = "random"
+    needs_score: ClassVar[bool] = False
+    ignores_score: ClassVar[bool] = True
     nests: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Guo et al. 2022, DeepCore (uniform selection)",
@@ -61,10 +63,10 @@ class Random(AbstractSelector):
         """Labels where they are drawn within classes; a plain draw asks for no run."""
         return frozenset({Need.LABELS}) if self.stratified else frozenset()
 
-    def choose(self, candidates: Pool) -> Selection:
-        budget = budget_of(self.keep, len(candidates))
-        order = shuffled(candidates.ids, self.seed, "policy random")
+    def select(self, pool: Pool) -> Selection:
+        budget = budget_of(self.keep, len(pool))
+        order = shuffled(pool.ids, self.seed, "policy random")
         if self.stratified:
-            order = order[interleaved(candidates.labels[order])]
+            order = order[interleaved(pool.labels[order])]
         how = f"at random{' within its class' if self.stratified else ''}, seed {self.seed}"
-        return Selection(keep_first(order, budget), f"drawn {how}", f"not drawn {how}")
+        return Selection.first(order, budget, f"drawn {how}", f"not drawn {how}")

@@ -44,17 +44,17 @@ class Relabel(AbstractSelector):
         if self.fraction is not None and not 0 <= self.fraction <= 1:
             raise UsageError(f"fraction={self.fraction} is outside 0..1; it is the part of the examples that is looked at.")
 
-    def choose(self, candidates: Pool) -> Selection:
-        n, title = len(candidates), candidates.scores.title
+    def select(self, pool: Pool) -> Selection:
+        n, title = len(pool), pool.scores.title
         count = self.count if self.count is not None else budget_of(self.fraction or 0.0, n)
         if count > n:
             raise UsageError(f"count={count} is more than the {n} examples; give a count in 0..{n}.")
-        given, probs = candidates.labels, candidates.mean_probs
+        given, probs = pool.labels, pool.mean_probs
         unknown = ~probs.isfinite().all(1)
         if bool(unknown.any()):
-            bad = candidates.ids.take(unknown)
+            bad = pool.ids.take(unknown)
             raise UsageError(f"{len(bad)} examples have mean probabilities that are not finite; ids {some(bad, len(bad))}.")
-        suspects = ordered(candidates.scores.suspicion(), candidates.ids, descending=True)[:count]
+        suspects = ordered(pool.scores.suspicion(), pool.ids, descending=True)[:count]
         predicted = probs.argmax(1)
         labels = torch.full((n,), -1, dtype=torch.int64)
         changed = suspects[predicted[suspects] != given[suspects]]
@@ -63,7 +63,7 @@ class Relabel(AbstractSelector):
         agrees = f"{among}, but the model's mean prediction is its given label: left as it is"
         why_else = dict.fromkeys(suspects.tolist(), agrees)
         for position in changed.tolist():
-            was, becomes = (candidates.class_name(int(label[position])) for label in (given, predicted))
+            was, becomes = (pool.class_name(int(label[position])) for label in (given, predicted))
             why_else[position] = f"{among}: class {was} becomes {becomes}, the mean prediction"
         return Selection(
             torch.ones(n, dtype=torch.bool), f"not {among}", f"{among}: relabelled", labels=labels, why_else=why_else

@@ -40,16 +40,16 @@ class RemoveWorst(AbstractSelector):
         if self.count < 0:
             raise UsageError(f"count={self.count} is below 0; it is how many examples are dropped.")
 
-    def choose(self, candidates: Pool) -> Selection:
-        scores, most = candidates.scores, removable(candidates.scores, self.harmful_only)
-        if self.count > len(candidates):
-            raise UsageError(f"count={self.count} is more than the {len(candidates)} examples; give a count in 0..{most}.")
+    def select(self, pool: Pool) -> Selection:
+        scores, most = pool.scores, removable(pool.scores, self.harmful_only)
+        if self.count > len(pool):
+            raise UsageError(f"count={self.count} is more than the {len(pool)} examples; give a count in 0..{most}.")
         if self.count > most:
             raise UsageError(
-                f"count={self.count}, but {scores.title} predicts only {most} of {len(candidates)} examples to be harmful; give a count in "
+                f"count={self.count}, but {scores.title} predicts only {most} of {len(pool)} examples to be harmful; give a count in "
                 f"0..{most}, or harmful_only=false to drop helpful ones too."
             )
-        kept = torch.ones(len(candidates), dtype=torch.bool)
+        kept = torch.ones(len(pool), dtype=torch.bool)
         kept[worst(scores, self.count)] = False
         harm = ", predicted to do harm" if scores.harmful() is not None and self.harmful_only else ""
         what = f"among the {self.count} most suspect by {scores.title}"

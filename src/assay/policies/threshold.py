@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from ..core.errors import UsageError, some
 from ..core.method import Source
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, By, Pool, Selection
+from ..core.selection import AbstractSelector, By, Pool, Selection, suspects_stay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Threshold(AbstractSelector):
         if not low <= high:
             raise UsageError(f"at_least={self.at_least} and at_most={self.at_most} leave no value; give at_least <= at_most.")
 
-    def choose(self, candidates: Pool) -> Selection:
-        values = candidates.by(self.by)
+    def select(self, pool: Pool) -> Selection:
+        values = pool.by(self.by)
         # A NaN compares false with any bound and would be dropped as if it had been looked at.
         if bool(values.isnan().any()):
-            bad = candidates.ids.take(values.isnan())
+            bad = pool.ids.take(values.isnan())
             raise UsageError(f"{len(bad)} values are NaN and cannot be compared; ids {some(bad, len(bad))}.")
         kept = ~values.isnan()
         bounds = []
@@ -55,5 +55,11 @@ class Threshold(AbstractSelector):
         if self.at_most is not None:
             kept &= values <= self.at_most
             bounds.append(f"at most {self.at_most}")
-        what = f"{self.by} of {candidates.scores.title} {' and '.join(bounds)}"
-        return Selection(kept, what, f"not {what}")
+        what = f"{self.by} of {pool.scores.title} {' and '.join(bounds)}"
+        warnings: tuple[str, ...] = ()
+        if len(bounds) == 1:
+            end: Literal["high", "low"] = "high" if self.at_least is not None else "low"
+            warnings = suspects_stay(
+                pool, int(kept.sum()), self.by, end, "at_most" if end == "high" else "at_least", "by=suspicion"
+            )
+        return Selection(kept, what, f"not {what}", warnings=warnings)

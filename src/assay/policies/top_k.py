@@ -6,12 +6,15 @@ from typing import ClassVar
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, keep_first
+from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, suspects_stay
 
 
 @dataclasses.dataclass(frozen=True)
 class TopK(AbstractSelector):
     """Keeps the floor(keep * examples) highest values; equal values by id, smallest first.
+
+    Of a score whose high values are suspect, such as loss, these are the suspects, of which the decision warns; `bottom_k:by=suspicion`
+    drops the suspects of any score, and `top_k:by=suspicion` says that they are meant to stay.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
@@ -31,8 +34,9 @@ class TopK(AbstractSelector):
         super().__post_init__()
         budget_of(self.keep, 0)
 
-    def choose(self, candidates: Pool) -> Selection:
-        budget = budget_of(self.keep, len(candidates))
-        order = ordered(candidates.by(self.by), candidates.ids, descending=True)
-        what = f"the {budget} highest {self.by} of {candidates.scores.title}"
-        return Selection(keep_first(order, budget), f"among {what}", f"not among {what}")
+    def select(self, pool: Pool) -> Selection:
+        budget = budget_of(self.keep, len(pool))
+        order = ordered(pool.by(self.by), pool.ids, descending=True)
+        what = f"the {budget} highest {self.by} of {pool.scores.title}"
+        warnings = suspects_stay(pool, budget, self.by, "high", "bottom_k:by=suspicion", "top_k:by=suspicion")
+        return Selection.first(order, budget, f"among {what}", f"not among {what}", warnings)

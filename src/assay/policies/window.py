@@ -7,7 +7,7 @@ from ..core.errors import UsageError
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Window(AbstractSelector):
                 f"start={self.start} is outside 0..{1 - self.keep:.6g}; a window of keep={self.keep} must end within the ranking."
             )
 
-    def choose(self, candidates: Pool) -> Selection:
-        n = len(candidates)
+    def select(self, pool: Pool) -> Selection:
+        n = len(pool)
         first, budget = budget_of(self.start, n), budget_of(self.keep, n)
-        order = ordered(candidates.scores.hardness(), candidates.ids, descending=True)
-        what = f"the {budget} ranks from {first} on (0 is the hardest or most suspect) by {candidates.scores.title}"
-        return Selection(keep_first(order.roll(-first), budget), f"within {what}", f"outside {what}")
+        order = ordered(pool.scores.hardness(), pool.ids, descending=True)
+        what = f"the {budget} ranks from {first} on (0 is the hardest or most suspect) by {pool.scores.title}"
+        return Selection.first(order.roll(-first), budget, f"within {what}", f"outside {what}")

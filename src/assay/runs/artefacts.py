@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.arguments import checked_arguments
 from ..core.curve import Curve, Removal
-from ..core.decision import Decision
+from ..core.decision import Action, Decision
 from ..core.errors import MOST_WORDS, RunError
 from ..core.ids import Ids
 from ..core.lineage import Lineage
@@ -96,7 +96,8 @@ def _rows(what: str, columns: Mapping[str, Any]) -> torch.Tensor | None:
 
 @checked_arguments
 def save_decision(decision: Decision, path: str | Path) -> None:
-    """One Parquet file: `id`, `action` (0 drop, 1 keep, 2 relabel, 3 weight), `label`, `weight`, `reason`.
+    """One Parquet file: `id`, `action` (0 drop, 1 keep, 2 relabel, 3 weight), `label`, `weight`, `reason`; and `place`, which is where
+    the example stands in the order of those that are kept, from 0, and -1 elsewhere, if there is an order.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -106,8 +107,14 @@ def save_decision(decision: Decision, path: str | Path) -> None:
         "options": dict(decision.options),
         "title": decision.title,
         "lineage": _lineage(decision.lineage),
+        "warnings": list(decision.warnings),
     }
+    place = {}
+    if decision.order is not None:
+        place["place"] = torch.full((len(decision),), -1)
+        place["place"][decision.ids.positions(decision.order)] = torch.arange(len(decision.order))
     columns = {
+        **place,
         "action": decision.actions.numpy().astype(np.int8),
         "label": decision.labels,
         "weight": decision.weights,
@@ -124,7 +131,9 @@ def load_decision(path: str | Path) -> Decision:
         RunError: Absent, damaged, of another kind, or of a newer schema.
     """
     path = Path(path)
-    ids, columns, notes = read_table(path, "decision", {"action": "int8", "label": WHOLE, "weight": REAL, "reason": "text"})
+    ids, columns, notes = read_table(
+        path, "decision", {"action": "int8", "label": WHOLE, "weight": REAL, "reason": "text", "place?": "int64"}
+    )
     with _whole(path):
         said = _said(DecisionNotes, notes)
         return Decision(
@@ -137,7 +146,20 @@ def load_decision(path: str | Path) -> Decision:
             options=said.options,
             title=said.title,
             lineage=_at_home(said.lineage, path),
+            order=_order(ids, columns),
+            warnings=said.warnings,
         )
+
+
+def _order(ids: Ids, columns: Mapping[str, Any]) -> Ids | None:
+    """The examples that have a place in an order, in that order; every kept one has a place of its own."""
+    if "place" not in columns:
+        return None
+    place = columns["place"]
+    kept = columns["action"] != int(Action.DROP)
+    if ((place >= 0) != kept).any() or (np.sort(place[kept]) != np.arange(kept.sum())).any():
+        raise ValueError("the places of the kept examples are no order of them")
+    return ids.take(np.flatnonzero(kept)[np.argsort(place[kept])])
 
 
 @checked_arguments
@@ -466,6 +488,7 @@ class DecisionNotes(FrozenModel):
     options: dict[str, object]
     title: str
     lineage: Lineage | None
+    warnings: tuple[str, ...] = ()
 
 
 Notes = TypeVar("Notes", bound=FrozenModel)

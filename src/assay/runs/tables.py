@@ -47,7 +47,7 @@ def read_table(
         path: The file.
         kind: What it holds.
         columns: Type of each column beside `id`, as Arrow names it. A name that ends in ` *` stands for any number of columns with a number
-            in place of the star.
+            in place of the star, and the column of a name that ends in `?` need not be there.
         rows: How many there are, where that is known.
 
     Raises:
@@ -120,14 +120,17 @@ def _check_columns(path: Path, kind: str, file: Any, columns: Mapping[str, str])
     fields = {field.name: str(field.type) for field in file.schema_arrow}
     if len(fields) < len(file.schema_arrow):
         raise RunError(f"{path} is damaged: two of its columns have one name. Make it again.")
-    patterns = {re.escape(name).replace(r"\*", r"\d{1,9}"): kind for name, kind in {"id": "int64 or text", **columns}.items()}
+    patterns = {
+        re.escape(name.removesuffix("?")).replace(r"\*", r"\d{1,9}"): kind
+        for name, kind in {"id": "int64 or text", **columns}.items()
+    }
     for name, found in fields.items():
         due = next((due for pattern, due in patterns.items() if re.fullmatch(pattern, name)), None)
         is_so = "text" if found.startswith("dictionary<values=string") or "string" in found else found
         if due is None or is_so not in due.split(" or "):
             wanted = f"where {due} is due" if due else f"which {kind} do not have"
             raise RunError(f"{path} is damaged: its column {name!r} holds {found}, {wanted}. Make it again.")
-    if absent := [name for name in ("id", *columns) if "*" not in name and name not in fields]:
+    if absent := [name for name in ("id", *columns) if "*" not in name and "?" not in name and name not in fields]:
         raise RunError(f"{path} is damaged: it has no column {absent[0]!r}. Make it again.")
 
 
