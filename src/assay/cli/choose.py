@@ -19,7 +19,7 @@ def choose_(
     retrain: str | None = None,
     tolerance: float = 0.0,
 ) -> None:
-    """Decide by a score, or by the examples themselves, which to keep, drop or relabel.
+    """Keep, drop or relabel, by a score or by the data themselves.
 
     The decision is saved in the run's folder.
 
