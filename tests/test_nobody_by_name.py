@@ -13,7 +13,7 @@ ROOT = pathlib.Path(assay.__file__).parent
 NAMES = {*methods.METHODS.own, *policies.POLICIES.own}
 WORDS = {
     *("beta", "confidence", "correctness", "entropy", "loss", "margin", "per_class", "random", "relabel", "threshold"),
-    *("variability", "window"),
+    *("influence", "variability", "window"),
 }
 """Names that are also words of the field or options; as texts they are not looked for, as what a method is compared with they are."""
 ASKED = {"method", "policy"}
@@ -22,6 +22,7 @@ ASKED = {"method", "policy"}
 EXAMPLES = {
     # What to score instead, at the end of a refusal; the replay sees no catalogue.
     "replay/activations.py": {"grand"},
+    "replay/functional.py": {"tracin"},
     "replay/batch_norm.py": {"tracin", "oti", "liveval"},
     "replay/replay.py": {"grand", "tracin", "vog", "oti", "liveval", "loo"},
     "replay/replayable.py": {"grand", "vog", "tracin", "oti", "liveval"},
@@ -29,7 +30,9 @@ EXAMPLES = {
     # How an option is written, with a method that has it.
     "core/scores.py": {"aum"},
     "cli/score.py": {"cg_score"},
-    "experiments/evidence.py": {"cg_score"},
+    "cli/choose.py": {"k_center"},
+    "experiments/choose.py": {"aum", "k_center"},
+    "core/selection.py": {"aum"},
     "experiments/scorable.py": {"dual", "oti", "cg_score", "grand", "sgd_influence"},
     "runs/run.py": {"liveval"},
     # What these commands are: a run from end to end by methods of our choice, and the papers' own metrics.

@@ -248,7 +248,7 @@ def test_readers_do_not_disturb_each_other_and_blocks_are_their_own(tmp_path):
     whole, places = [torch.full_like(rows, torch.nan) for rows in alone], []
     for blocks in zip(*(evidence.features(spec).blocks() for spec in specs), strict=True):
         # Between two blocks somebody else asks for the model, its gradients and its layers.
-        next(iter(replay.at(1).batches())).squares(["out.weight"])
+        next(iter(replay.at(1).batches())).grad_sq_norms(["out.weight"])
         evidence.features("penultimate@0").rows().zero_()
         for rows, (part, block) in zip(whole, blocks, strict=True):
             rows[part] = block

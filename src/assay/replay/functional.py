@@ -252,7 +252,7 @@ class Functional:
         return Products(norms, dots, found.by_chunks, found.by_rule), way
 
     def grads(
-        self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], chunk_bytes: int = CHUNK_BYTES
+        self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], chunk_bytes: int | None = None
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """The gradient of each example's loss by some parameters, in eval mode, in chunks: rows of the batch, and (chunk, *shape) by name.
 
@@ -270,7 +270,7 @@ class Functional:
             loss,
             names=tuple(f"{prefix}{name}" for name in names),
             buffers={f"{prefix}{name}": value for name, value in buffers.items()},
-            chunk_bytes=chunk_bytes if apart else CHUNK_BYTES // len(inputs),
+            chunk_bytes=(chunk_bytes or CHUNK_BYTES) if apart else CHUNK_BYTES // len(inputs),
         )
         while True:
             # Between two chunks the model is as it was found: the reader may stop here, or read something else of it.
