@@ -17,6 +17,11 @@ def options_of(cls) -> str:
     return ", ".join(parts) or "none"
 
 
+def score_of(cls) -> str:
+    """Whether a policy chooses by a score."""
+    return "yes" if cls.needs_score else "may be given" if cls.ignores_score else "no"
+
+
 def cell(text: str) -> str:
     """A text inside a table."""
     return text.replace("|", "\\|")
@@ -49,16 +54,18 @@ def policies_page() -> str:
         "# Policies",
         "",
         "Made by `make docs` from the policies themselves; `assay policies` prints the same. *Nests*: whether a larger budget keeps",
-        "everything that a smaller one keeps. Options without a value must be given.",
+        "everything that a smaller one keeps. *Score*: whether it chooses by one; where it does not, a run is enough, and where one may be",
+        "given all the same it has no say. Options without a value must be given.",
         "",
-        "| policy | what it does | nests | options | source | departures from it |",
-        "|---|---|---|---|---|---|",
+        "| policy | what it does | score | nests | options | source | departures from it |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, cls in policies.POLICIES.own.items():
         words = (cls.__doc__ or "").strip().splitlines()[0]
         source = f"[{cls.source.cite}]({cls.source.url})" if cls.source.url else cls.source.cite
         rows.append(
-            f"| `{name}` | {cell(words)} | {'yes' if cls.nests else 'no'} | {options_of(cls)} | {source} | {cell(cls.source.departures)} |"
+            f"| `{name}` | {cell(words)} | {score_of(cls)} | {'yes' if cls.nests else 'no'} | {options_of(cls)} | {source} | "
+            f"{cell(cls.source.departures)} |"
         )
     rows += [
         "",

@@ -48,6 +48,38 @@ def test_the_scores_are_those_of_the_data(scored):
     assert float((gap > 0).double().mean()) > 0.97
 
 
+def test_examples_are_chosen_from_data_alone_and_shown(scored, capsys, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(scored, folder)
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(397, 4)).astype(np.float32))
+    rows = ["k_center:keep=9,features=rows:mine", "--inputs", f"mine={tmp_path / 'rows.npy'}"]
+    for name, given, budget in (
+        ("some", ["k_center:keep=0.1"], 39),
+        ("more", ["--policy", "k_center", "--keep", "40"], 40),
+        ("few", rows, 9),
+    ):
+        code, out, err = here(capsys, "choose", folder, *given, "--name", name)
+        assert code == 0 and err == "" and f"Next: assay verify {folder} --decision {name}" in out
+        decision = assay.load_decision(Run(folder).paths.decision(name))
+        assert decision.budget == len(decision.order) == budget
+    code, out, _ = here(capsys, "verify", folder, "--decision", "some", "--seeds", "2", "--executor", "inline")
+    assert code == 0 and "Retrained: k_center:keep=0.1" in out
+    assert here(capsys, "report", folder, "--decision", "some")[0] == 0
+    page = Run(folder).paths.report.read_text()
+    assert "Decision: drop 358, keep 39." in page and "center 1 in inputs, nearest to the mean" in page
+
+
+def test_a_decision_that_keeps_the_suspects_says_so_here_and_on_the_page(scored, capsys, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(scored, folder)
+    with pytest.warns(UserWarning, match="The high values of cg_score stay, and those are the most suspect"):
+        assert here(capsys, "choose", folder, "cg_score", "--policy", "top_k:keep=0.9", "--name", "suspects")[0] == 0
+    assert here(capsys, "report", folder)[0] == 0
+    assert (
+        "The high values of cg_score stay, and those are the most suspect; to drop them" in Run(folder).paths.report.read_text()
+    )
+
+
 def test_everything_after_a_score_works(scored, capsys, tmp_path):
     code, out, _ = here(capsys, "score", "--data", DATA, "--plant", "uniform:rate=0.1", "--out", scored, "cg_score:protocol=rest")
     assert code == 0 and f"Saved in {scored / 'scores'}" in out and f"assay report {scored}" in out

@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from assay.core.decision import Action, Decision
-from assay.core.errors import UsageError
+from assay.core.errors import Mismatch, UsageError
 from assay.core.ids import Ids
 
 
@@ -56,6 +58,17 @@ def test_the_fingerprint_is_of_what_is_done():
     assert decision().fingerprint == decision(reasons=("other",) * 4).fingerprint
     assert decision().fingerprint != decision(weights=(0.0, 1.0, 1.0, 0.25)).fingerprint
     assert decision().fingerprint != decision(labels=(-1, -1, 1, -1)).fingerprint
+
+
+def test_an_order_is_of_the_kept_examples_and_goes_with_them():
+    made = dataclasses.replace(decision(), order=Ids(["d", "b", "c"]))
+    assert list(made.order) == ["d", "b", "c"] and made.fingerprint == decision().fingerprint
+    changed = dataclasses.replace(
+        made, actions=torch.tensor([0, 0, 2, 3]), weights=torch.tensor([0.0, 0, 1, 0.5], dtype=torch.float64)
+    )
+    assert changed.order is None and changed.budget == 2
+    with pytest.raises(Mismatch, match="not in the decision: e"):
+        dataclasses.replace(made, order=Ids(["d", "b", "e"]))
 
 
 def test_the_stored_numbers_stay():

@@ -89,6 +89,42 @@ def test_a_choice_becomes_a_decision():
     assert made.title == "mixed by made" and made.options == {"relabel": True}
 
 
+@dataclasses.dataclass(frozen=True)
+class Alone(AbstractSelector):
+    """Keeps the first two, of which it names `named` in order."""
+
+    named: str = "10"
+    name: ClassVar[str] = "alone"
+    needs_score: ClassVar[bool] = False
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source("none", "none")
+
+    def select(self, pool: Pool) -> Selection:
+        return Selection(torch.arange(len(pool)) < 2, "", "", order=torch.tensor([int(one) for one in self.named]))
+
+
+def test_a_run_is_enough_where_no_score_is_needed():
+    made = choose(Alone(), None, evidence())
+    assert made.title == "alone" and list(made.order) == ["row 1", "row 0"] and made.ids == evidence().ids
+    with pytest.raises(UsageError, match="'mixed' chooses by a score; give scores"):
+        choose(Mixed(), None, evidence())
+    with pytest.raises(UsageError, match="'alone' reads no score, so that made would have no say"):
+        choose(Alone(), scores(), evidence())
+    with pytest.raises(UsageError, match="neither scores nor a run"):
+        choose(Alone())
+    for name in ("scores", "values"):
+        with pytest.raises(UsageError, match="chooses by a score, and none was given"):
+            getattr(Pool(evidence().ids, evidence()), name)
+    with pytest.raises(Mismatch, match="made is of other examples"):
+        Pool(Ids([1, 2, 3, 4]), None, scores())
+
+
+@pytest.mark.parametrize("named", ["0", "012", "00", "02"])
+def test_an_order_of_other_examples_than_the_kept_is_refused(named):
+    with pytest.raises(UsageError, match="'alone' gave an order of other examples than it keeps"):
+        choose(Alone(named), None, evidence())
+
+
 def test_scores_that_cannot_be_chosen_by():
     with pytest.raises(UsageError, match=r"1 scores of made are NaN; ids row 1\. Nothing was chosen"):
         choose(Mixed(), scores((1.0, math.nan, 3.0, 4.0)))

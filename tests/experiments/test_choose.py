@@ -8,7 +8,10 @@ import assay
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.experiments.choose import choose
+from assay.experiments.evidence import data_of
 from assay.experiments.score import score
+from assay.maths.coverage import farthest_first
+from assay.policies.k_center import KCenter
 from assay.policies.top_k import TopK
 from experiments import small
 
@@ -135,3 +138,129 @@ def test_kept_positions_are_those_of_the_recorded_dataset_or_refused(tmp_path, d
                 made.kept_positions  # noqa: B018
         else:
             assert {tuple(x.tolist()) for x, _ in Subset(train_set, made.kept_positions)} == kept
+
+
+def test_a_run_is_enough_for_a_policy_that_reads_no_score(run):
+    decision = choose(run, "k_center", keep=0.1)
+    assert decision.title == "k_center:keep=0.1" and decision.budget == 39 and decision.ids == run.ids
+    assert decision.fingerprint == choose(run.folder, "k_center:keep=0.1,features=inputs").fingerprint
+    assert decision.fingerprint == assay.choose(str(run.folder), KCenter(39)).fingerprint
+    data, content = data_of(run)
+    order, _ = farthest_first(data.flatten(1), 39, run.ids.ranks)
+    assert decision.order == run.ids.take(order)
+    lineage = decision.lineage
+    assert lineage.parents == {"run": run.fingerprint, "inputs": content}
+    assert lineage.dataset == run.dataset and lineage.folder == str(run.folder) and lineage.seed is None
+
+
+def test_random_takes_a_run_or_scores(run, table):
+    alone, beside = choose(run, "random:keep=0.5,seed=4"), choose(table["aum"], "random:keep=0.5,seed=4")
+    assert alone.fingerprint == beside.fingerprint and alone.order == beside.order
+    assert alone.title == "random:keep=0.5,seed=4" and alone.lineage.parents == {"run": run.fingerprint}
+
+
+def test_rows_from_outside_are_chosen_by(run):
+    rows = torch.randn(len(run.ids), 3, generator=torch.Generator().manual_seed(0))
+    decision = choose(run, "k_center:keep=0.1,features=rows:mine", inputs={"mine": rows})
+    assert decision.order == run.ids.take(farthest_first(rows, 39, run.ids.ranks)[0])
+    assert decision.lineage.parents["inputs"] != choose(run, "k_center:keep=0.1").lineage.parents["inputs"]
+    with pytest.raises(MissingEvidence, match=r"looks at rows named 'mine', which are not given; give --inputs mine=FILE"):
+        choose(run, "k_center:keep=0.1,features=rows:mine")
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_the_data_of_a_users_own_loop_are_looked_at_where_it_is_named(tmp_path, drawn):
+    draw = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(30, 4, generator=draw), torch.arange(30) % 3)
+    part = list(range(28, 4, -1))
+    loader = DataLoader(data, 8, sampler=SubsetRandomSampler(part) if drawn else None, shuffle=None if drawn else True)
+    model = torch.nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with assay.record(tmp_path / "run", model, optimizer, loader, seed=1) as recorder:
+        for x, y in recorder.epoch():
+            logits = model(x)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    with pytest.raises(
+        UsageError, match=r"give choose\(\.\.\., loop=assay.Loop\(model, optimizer, loader\)\), or rows of your own"
+    ):
+        choose(tmp_path / "run", "k_center:keep=0.5")
+    decision = choose(tmp_path / "run", "k_center:keep=0.5", loop=assay.Loop(model, optimizer, loader))
+    rows = data.tensors[0][torch.tensor(list(decision.ids))]
+    assert list(decision.order) == [decision.ids[i] for i in farthest_first(rows, len(rows) // 2, decision.ids.ranks)[0].tolist()]
+    if drawn:
+        with pytest.raises(UsageError, match="a SubsetRandomSampler drew from"):
+            decision.kept_positions  # noqa: B018
+    else:
+        assert decision.kept_positions.tolist() == sorted(decision.kept_ids)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run, by: choose(by, "k_center:keep=0.1"), "reads no score, so that aum would have no say"),
+        (lambda run, by: choose(run, "top_k:keep=0.1"), "chooses by a score, and .* is a run; give one of its scores"),
+        (lambda run, by: choose(run, "k_center:keep=0.1", run=run), "The run is given twice"),
+        (lambda run, by: choose(run, "k_center:keep=0.1", inputs={"x": torch.zeros(397, 2)}), "does not look at rows named 'x'"),
+        (lambda run, by: choose(by, "top_k:keep=0.1", inputs={"x": torch.zeros(397, 2)}), "does not look at rows named 'x'"),
+        (lambda run, by: choose(by, "top_k:keep=0.1", loop=own_loop()), "loop= is for policies that look at the data"),
+        (lambda run, by: choose(run, "k_center:keep=0.1", loop=own_loop()), "recorded by a plan, .*leave loop= out"),
+        (
+            lambda run, by: choose(run, "k_center:keep=0.1,features=rows:x", inputs={"x": torch.zeros(3, 2)}),
+            "do not fit 397 examples",
+        ),
+    ],
+)
+def test_what_nobody_reads_is_refused(run, table, call, words):
+    with pytest.raises(UsageError, match=words):
+        call(run, table["aum"])
+
+
+def own_loop():
+    model = torch.nn.Linear(2, 2)
+    loader = DataLoader(TensorDataset(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)), batch_size=2)
+    return assay.Loop(model, torch.optim.SGD(model.parameters(), 0.1), loader)
+
+
+@pytest.mark.parametrize(
+    ("policy", "score", "cure"),
+    [
+        ("top_k:keep=0.9", "loss", "bottom_k:by=suspicion"),
+        ("bottom_k:keep=0.9", "aum", "bottom_k:by=suspicion"),
+        ("per_class:keep=0.9", "loss", "per_class:end=low,by=suspicion"),
+        ("per_class:keep=0.9,end=low", "aum", "per_class:end=low,by=suspicion"),
+        ("threshold:at_least=0.4", "loss", "at_most"),
+        ("threshold:at_most=0.4", "aum", "at_least"),
+        ("beta:keep=0.9,seed=0", "loss", "a score that ranks difficulty"),
+    ],
+)
+def test_a_decision_that_keeps_the_suspects_says_so(table, policy, score, cure):
+    with pytest.warns(
+        UserWarning, match=f" by {score}: The (high|low) values of {score} stay, and those are the most suspect"
+    ) as heard:
+        decision = choose(table[score], policy)
+    assert len(heard) == 1 and heard[0].filename == __file__
+    (warning,) = decision.warnings
+    assert f"to drop them, use {cure}," in warning
+
+
+@pytest.mark.parametrize(
+    ("policy", "score"),
+    [
+        ("top_k:keep=0.9", "aum"),
+        ("top_k:keep=0.9,by=suspicion", "loss"),
+        ("top_k:keep=1.0", "loss"),
+        ("top_k:keep=0.0", "loss"),
+        ("top_k:keep=0.9", "dual:window=2"),
+        ("bottom_k:keep=0.9", "loss"),
+        ("bottom_k:keep=0.9,by=suspicion", "aum"),
+        ("per_class:keep=0.9,by=suspicion", "loss"),
+        ("threshold:at_least=0.1,at_most=2", "loss"),
+        ("ccs:keep=0.9,seed=0,cutoff=0.1", "loss"),
+        ("random:keep=0.9,seed=0", "loss"),
+    ],
+)
+def test_a_decision_that_drops_them_or_means_it_says_nothing(table, policy, score):
+    assert choose(table[score], policy).warnings == ()

@@ -419,6 +419,18 @@ def test_parts_of_other_datasets_are_refused(run, tmp_path):
         verify(decided(run), run=run, scores=score(other, "loss"), seeds=2)
 
 
+def test_what_was_chosen_from_the_run_alone_is_verified_and_drawn_anew(run):
+    drawn = redrawn(choose(run, "random:keep=0.9,seed=4"), run)
+    assert drawn is not None and len({drawn(seed).fingerprint for seed in range(3)}) == 3
+    decision = choose(run, "k_center:keep=0.2")
+    assert redrawn(decision, run) is None
+    verdict = verify(decision, run=run, seeds=2)
+    assert {one.examples for one in verdict.outcomes if one.arm != "all"} == {79} and verdict.decision == "k_center:keep=0.2"
+    other = dataclasses.replace(decision.lineage, parents={**decision.lineage.parents, "run": "another"})
+    with pytest.raises(Mismatch, match="was made from recording another"):
+        verify(dataclasses.replace(decision, lineage=other), run=run, seeds=2)
+
+
 def test_a_decision_that_an_earlier_assay_made_by_these_scores_is_theirs(run):
     by = score(run, "aum")
     decision = choose(by["aum"], "random:keep=0.9,seed=4", run=run)

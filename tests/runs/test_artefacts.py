@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from assay.core.lineage import SCHEMA, Lineage
 from assay.core.scores import Direction, Scores
 from assay.core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
 from assay.runs import artefacts
+from assay.runs.tables import write_table
 from runs.test_tables import IDS, NAMES
 from runs.worlds import recorded
 
@@ -85,13 +87,38 @@ def test_decisions_come_back_to_the_bit(place, ids, words, options, come, data):
         options=options,
         title=words[2],
         lineage=lineage(come),
+        order=data.draw(st.none() | st.permutations([one for one, done in zip(ids, actions, strict=True) if done]).map(Ids)),
+        warnings=words[:1],
     )
     artefacts.save_decision(decision, place / "decision.parquet")
     back = artefacts.load_decision(place / "decision.parquet")
     for field in ("actions", "labels", "weights"):
         assert same_bits(getattr(back, field), getattr(decision, field)), field
-    for field in ("ids", "reasons", "policy", "options", "title", "lineage", "fingerprint"):
+    for field in ("ids", "reasons", "policy", "options", "title", "lineage", "fingerprint", "order", "warnings"):
         assert getattr(back, field) == getattr(decision, field), field
+
+
+def test_a_decision_of_an_earlier_assay_has_no_order_and_one_that_is_none_is_damage(tmp_path):
+    columns = {
+        "action": np.array([0, 1, 3], np.int8),
+        "label": np.full(3, -1),
+        "weight": np.array([0.0, 1, 2]),
+        "reason": ["a", "b", "c"],
+    }
+    notes = {"policy": "top_k", "options": {}, "title": "top_k by dual", "lineage": None}
+    path = tmp_path / "decision.parquet"
+    write_table(path, "decision", Ids([4, 5, 6]), columns, notes)
+    back = artefacts.load_decision(path)
+    assert back.order is None and back.warnings == () and list(back.kept_ids) == [5, 6]
+    write_table(path, "decision", Ids([4, 5, 6]), {"place": np.array([-1, 1, 0]), **columns}, notes)
+    assert artefacts.load_decision(path).order == Ids([6, 5])
+    for places in ([0, 1, 2], [-1, 0, -1], [-1, 0, 0], [-1, 0, 2], [-1, -1, -1], [-2, 0, 2]):
+        write_table(path, "decision", Ids([4, 5, 6]), {"place": np.array(places), **columns}, notes)
+        with pytest.raises(RunError, match=r"is damaged .*the places of the kept examples are no order of them"):
+            artefacts.load_decision(path)
+    write_table(path, "decision", Ids([4, 5, 6]), {"place": np.array([0.0, 1, 2]), **columns}, notes)
+    with pytest.raises(RunError, match="its column 'place' holds double"):
+        artefacts.load_decision(path)
 
 
 @settings(max_examples=30, deadline=None)

@@ -44,9 +44,19 @@ def policies_(*names: str) -> None:
         for name in names:
             show_options(name, live[name] if name in live else find(name))
         return
-    for title, found in (("Policies", catalogue()), ("Live selectors, for assay record --select", live)):
-        rows = [(name, first_sentence(cls), options_of(cls), cls.source.cite) for name, cls in found.items()]
-        show_table(title, ("policy", "what it does", "options", "source"), rows)
+    rows = [
+        (
+            name,
+            first_sentence(cls),
+            "yes" if cls.needs_score else "may be given" if cls.ignores_score else "no",
+            options_of(cls),
+            cls.source.cite,
+        )
+        for name, cls in catalogue().items()
+    ]
+    show_table("Policies", ("policy", "what it does", "score", "options", "source"), rows)
+    live_rows = [(name, first_sentence(cls), options_of(cls), cls.source.cite) for name, cls in live.items()]
+    show_table("Live selectors, for assay record --select", ("policy", "what it does", "options", "source"), live_rows)
 
 
 def datasets_() -> None:

@@ -23,7 +23,7 @@ from ..core.scores import Scores
 from ..core.selection import AbstractSelector
 from ..policies import catalogue, find, parse
 from ..replay.loop import Loop
-from ..runs.run import Run
+from ..runs.run import DRAWN, Run
 from .evidence import data_of, gather, gather_together
 from .models import members_of
 from .plan import has_plan
@@ -130,7 +130,7 @@ def decide(
         seconds=time.perf_counter() - began,
         folder=parent.folder if parent and parent.folder else str(opened.folder) if opened else "",
     )
-    if parent is not None and parent.drawn:
+    if parent.drawn if parent is not None else by is None and opened is not None and DRAWN in opened.header.about:
         lineage = dataclasses.replace(lineage, drawn=True)
     return dataclasses.replace(decision, lineage=lineage)
 
