@@ -82,7 +82,7 @@ class World:
             labels=self.labels if Need.LABELS in holds else None,
             epochs=Recorded(self.target_probs) if Need.TARGET_PROBS in holds else None,
             mean_probs=self.mean_probs if Need.MEAN_PROBS in holds else None,
-            inputs={"": self.inputs, "other": self.inputs.flip(1).square()} if Need.INPUTS in holds else None,
+            inputs={"": self.inputs, "other": self.inputs.flip(1).square()} if holds & {Need.INPUTS, Need.FEATURES} else None,
         )
 
     def decide(self, policy):
@@ -163,7 +163,7 @@ def nan_is_refused(case):
     if here.scores_for(case.make()) is not None:
         broken["values"] = here.values.clone()
         broken["values"][5] = math.nan
-    if Need.INPUTS in reads:
+    if Need.FEATURES in reads:
         broken["inputs"] = here.inputs.clone()
         broken["inputs"][5, 0] = math.nan
     if Need.MEAN_PROBS in reads:

@@ -7,8 +7,9 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorData
 import assay
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
+from assay.core.features import FeatureSpec
 from assay.experiments.choose import choose
-from assay.experiments.evidence import data_of
+from assay.experiments.evidence import data_of, open_replay
 from assay.experiments.score import score
 from assay.maths.coverage import farthest_first
 from assay.policies.k_center import KCenter
@@ -151,6 +152,16 @@ def test_a_run_is_enough_for_a_policy_that_reads_no_score(run):
     lineage = decision.lineage
     assert lineage.parents == {"run": run.fingerprint, "inputs": content}
     assert lineage.dataset == run.dataset and lineage.folder == str(run.folder) and lineage.seed is None
+
+
+def test_what_a_kept_model_makes_of_the_examples_is_chosen_by(run):
+    decision = choose(run, "k_center:keep=0.1,features=head_grads")
+    rows = open_replay(run, asked=()).features(FeatureSpec.parse("head_grads")).rows()
+    order, _ = farthest_first(rows, 39, run.ids.ranks)
+    assert decision.order == run.ids.take(order) and decision.order != choose(run, "k_center:keep=0.1").order
+    assert decision.lineage.parents == {"run": run.fingerprint}
+    with pytest.raises(UsageError, match="nowhere"):
+        choose(run, "k_center:keep=0.1,features=layer:nowhere")
 
 
 def test_random_takes_a_run_or_scores(run, table):

@@ -63,7 +63,7 @@ class Weighs(Ranked):
 class Spreads(Ranked):
     """What the faulty cover spoils; right by itself."""
 
-    reads = frozenset({Need.INPUTS})
+    reads = frozenset({Need.FEATURES})
     needs_score = False
     asks = Asks(features=("inputs",))
 

@@ -90,7 +90,7 @@ def test_a_score_has_no_say_and_a_run_is_needed():
         choose(KCenter(2), scores([1.0, 2, 3, 4]), evidence(LINE))
     with pytest.raises(UsageError, match="neither scores nor a run"):
         choose(KCenter(2))
-    with pytest.raises(MissingEvidence, match="k_center:keep=2 needs inputs"):
+    with pytest.raises(MissingEvidence, match="k_center:keep=2 needs features"):
         choose(KCenter(2), None, Evidence(Ids(range(4)), 2))
 
 

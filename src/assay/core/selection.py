@@ -14,7 +14,6 @@ from . import options
 from .decision import Action, Decision
 from .errors import Mismatch, UsageError, some
 from .evidence import Evidence
-from .features import INPUTS, ROWS
 from .ids import Ids
 from .method import Asks, Source
 from .needs import Need
@@ -53,16 +52,6 @@ def count_of(keep: int | float, examples: int | None = None) -> int:
             f"keep={keep} is outside 0..{most}; a whole number is how many examples stay, one with a point a fraction of them."
         )
     return keep
-
-
-def check_features(spec: str) -> None:
-    """Refuse features that no pool has.
-
-    Raises:
-        UsageError: It is neither `inputs` nor `rows:NAME`.
-    """
-    if spec != INPUTS and not (spec.startswith(ROWS) and len(spec) > len(ROWS)):
-        raise UsageError(f"features={spec} cannot be had; give inputs, or rows:NAME for rows from outside such as embeddings.")
 
 
 class Pool:
@@ -142,18 +131,13 @@ class Pool:
         return self._placed(total / span)
 
     def features(self, spec: str) -> Float[Tensor, "examples dims"]:
-        """A row of numbers for each example, made as the specification says.
-
-        Args:
-            spec: `inputs` or `rows:NAME`.
+        """A row of numbers for each example, made as the specification says (see `core.features.FeatureSpec`).
 
         Raises:
-            UsageError: Another specification.
-            MissingEvidence: The inputs, or rows of that name, are not at hand.
+            UsageError: There are no features of that kind.
+            MissingEvidence: What they are made of is not at hand.
         """
-        check_features(spec)
-        rows = self._facts.inputs(None if spec == INPUTS else spec.removeprefix(ROWS))
-        return self._placed(rows.flatten(1))
+        return self._placed(self._facts.features(spec).rows())
 
     def _placed(self, facts: Tensor) -> Tensor:
         return facts if self._place is None else facts[self._place]

@@ -24,10 +24,10 @@ from ..core.selection import AbstractSelector
 from ..policies import catalogue, find, parse
 from ..replay.loop import Loop
 from ..runs.run import DRAWN, Run
-from .evidence import data_of, gather, gather_together
+from .evidence import LOOP, data_of, gather, gather_together, open_replay
 from .models import members_of
 from .plan import has_plan
-from .scorable import inputs_asked, looks_at_inputs
+from .scorable import inputs_asked, looks_at_inputs, replayed
 
 
 @checked_arguments
@@ -108,7 +108,10 @@ def decide(
             raise Mismatch(
                 f"{by.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
             )
-        if Need.INPUTS in chosen.reads:
+        if Need.FEATURES in chosen.reads and replayed(chosen):
+            evidence = gather(opened, open_replay(opened, loop=loop, asked=()))
+            content = LOOP if loop is not None else ""
+        elif Need.FEATURES in chosen.reads:
             seen, content = _looked_at(opened, chosen, loop, inputs or {})
             evidence = gather(opened, inputs=seen)
         else:
@@ -150,7 +153,7 @@ def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mappin
         raise UsageError(
             f"{policy.title} does not look at rows named {unread[0]!r}; choose by k_center:features=rows:{unread[0]}, or leave them out."
         )
-    if loop is not None and not looks_at_inputs(policy):
+    if loop is not None and not looks_at_inputs(policy) and not replayed(policy):
         raise UsageError(f"loop= is for policies that look at the data; {policy.title} does not. Leave it out.")
 
 

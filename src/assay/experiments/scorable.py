@@ -46,8 +46,8 @@ def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
             raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
 
 
-def replayed(method: AbstractMethod) -> bool:
-    """Whether a method reads steps, kept models or what they make, for which model and data are asked for beside the run."""
+def replayed(method: AbstractMethod | AbstractSelector) -> bool:
+    """Whether a method or a policy reads steps, kept models or what they make, for which model and data are asked for beside the run."""
     return bool(method.reads & {Need.STEPS, Need.CHECKPOINTS}) or any(spec.of_a_model for spec in _features_asked(method))
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 
 from ..core.errors import UsageError
-from ..core.features import INPUTS
+from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, check_features, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, count_of
 from ..maths.coverage import farthest_first
 from .random import interleaved
 
@@ -27,12 +27,13 @@ class KCenter(AbstractSelector):
 
     Args:
         keep: Fraction of examples that stay, a number with a point in 0..1 (1.0 is all of them); or a whole number, how many stay.
-        features: What distances are taken between: `inputs`, the data themselves; or `rows:NAME`, rows from outside such as embeddings.
+        features: What distances are taken between: `inputs`, the data themselves; `rows:NAME`, rows from outside such as embeddings; or what
+            a kept model makes of them, such as `penultimate`.
         by_class: Whether each given class is covered by itself, with centers in proportion to its examples.
     """
 
     keep: int | float
-    features: str = INPUTS
+    features: str = "inputs"
     by_class: bool = False
     name: ClassVar[str] = "k_center"
     needs_score: ClassVar[bool] = False
@@ -49,12 +50,12 @@ class KCenter(AbstractSelector):
     def __post_init__(self):
         super().__post_init__()
         count_of(self.keep)
-        check_features(self.features)
+        FeatureSpec.parse(self.features)
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Inputs, and labels where classes are covered by themselves."""
-        return frozenset({Need.INPUTS, Need.LABELS} if self.by_class else {Need.INPUTS})
+        """Features, and labels where classes are covered by themselves."""
+        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
 
     @property
     def asks(self) -> Asks:
