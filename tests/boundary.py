@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import AssayError, TrialFailed
+from assay.methods import parse
 
 warnings.simplefilter("error", RuntimeWarning)
 
@@ -73,6 +74,7 @@ def good(folder):
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
         "Loop": ((model, optimizer, loader), {}),
+        "LiveMethods": (([parse("dual")],), {}),
         "ReplayConfig": ((), {"schedule": "sqrt", "memory": None, "tolerance": 0.0}),
         "score": ((run, "aum"), {}),
         "score_apart": ((run, "aum"), {}),

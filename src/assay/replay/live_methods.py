@@ -271,6 +271,10 @@ def check_live(methods: Sequence[AbstractMethod]) -> None:
     Raises:
         UsageError: A method is named twice, reads neither epochs nor steps, or looks ahead.
     """
+    if not isinstance(methods, (list, tuple)) or not all(isinstance(method, AbstractMethod) for method in methods):
+        raise UsageError(
+            f"live methods are {type(methods).__name__}; give a list of methods, such as assay.methods.parse(NAME) makes them."
+        )
     if len({method.title for method in methods}) < len(methods):
         raise UsageError(f"live= names a method twice: {', '.join(method.title for method in methods)}; name each once.")
     for method in methods:
