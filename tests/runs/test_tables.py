@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ from assay.core.errors import RunError
 from assay.core.ids import Ids
 from assay.core.lineage import SCHEMA
 from assay.runs.tables import read_examples, read_table, write_examples, write_table
+from runs.worlds import recorded
 
 COLUMNS = {"value": "double", "why": "text"}
 NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12)
@@ -96,3 +100,23 @@ def test_every_changed_bit_is_noticed(tmp_path, ids):
             assert back == before[0] and notes == before[2] and columns["why"] == before[1]["why"]
             assert np.array_equal(columns["value"], before[1]["value"])
     assert noticed > len(body) / 3 * 0.5
+
+
+THREADS = """
+import os, sys
+import pyarrow.parquet
+from pathlib import Path
+from assay.runs.tables import read_table
+before = len(os.listdir("/proc/self/task"))
+read_table(Path(sys.argv[1]), "examples", {"label": "int64"})
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted as Linux tells them")
+def test_reading_starts_no_thread_that_could_outlive_the_interpreter(tmp_path):
+    recorded(tmp_path / "run", 1)
+    told = subprocess.run(
+        [sys.executable, "-c", THREADS, str(tmp_path / "run/examples.parquet")], capture_output=True, text=True, check=True
+    )
+    assert int(told.stdout) == 0

@@ -63,13 +63,14 @@ def read_table(
             raise RunError(f"{path} does not exist; make it first.") from error
         held: dict[str, Any] = {}
         try:
-            with open(handle, "rb") as body, pq.ParquetFile(body, read_dictionary=_texts(body)) as file:
+            # In this thread alone: one of Arrow's that still holds a buffer of Python when the interpreter ends brings the process down.
+            with open(handle, "rb") as body, pq.ParquetFile(body, read_dictionary=_texts(body), pre_buffer=False) as file:
                 head, checksum = _head(path, kind, file)
                 notes = json.loads(head)
                 _check_columns(path, kind, file, columns)
                 _check_size(path, file, size, rows)
                 for name in file.schema_arrow.names:
-                    held[name] = _column(path, file.read([name]).column(0), size)
+                    held[name] = _column(path, file.read([name], use_threads=False).column(0), size)
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             why = " ".join(str(error).split())
             raise RunError(f"{path} is damaged or no Parquet file ({why}); make it again.") from error
@@ -91,7 +92,7 @@ def _texts(body: BinaryIO) -> list[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(body) as file:
+    with pq.ParquetFile(body, pre_buffer=False) as file:
         names = [
             field.name for field in file.schema_arrow if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
         ]
