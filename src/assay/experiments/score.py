@@ -85,7 +85,7 @@ def score(
         again: With `save`, compute even what is there.
         loop: What your own loop consists of.
         targets: The numbers whose change may be asked for, by name: functions of the model, Examples, or (inputs, labels). Runs with a
-            plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.again`).
+            plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
         replaying: How steps are taken again: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
         inputs: Rows that a method with `features=rows:NAME` (or `cg_score:inputs=NAME`) looks at in place of the data, such as embeddings, by

@@ -104,7 +104,7 @@ class PredictionDepth(AbstractMethod):
         reference: What the probes have to agree with: the net's `prediction` (the paper), the given `label` (the course), the
             `last_probe`, which the last layer then always does, or the `consensus`: what most models of the recording predict.
         layers: Modules to look at, joined by +, the second call of one in a pass as NAME#2; all that are found by default (see
-            `training.activations`). Input and softmax are always added.
+            `replay.activations`). Input and softmax are always added.
         last: Only the last so many of these, still counted from the input on; all by default.
         at: Epoch whose kept model is looked at, counted from 0; -1 is the last one.
         itself: Whether an example is a neighbour of its own.
