@@ -77,7 +77,7 @@ def curved(model):
     batch = next(model.batches())
     for product in ("hvp", "ggnvp"):
         along = model.target("validation")
-        assert not model.weight_decay
+        assert not model.weight_decay()
         found |= {f"{product} {name}": value for name, value in getattr(batch, product)(along).items()}
     return found
 

@@ -81,6 +81,9 @@ class Table:
     def predictions(self, coalitions):
         return torch.stack([self.known[tuple(bag)] for bag in coalitions.tolist()])
 
+    def values(self, coalitions):
+        raise AssertionError("Data-OOB asks for predictions alone")
+
 
 def every_bag(players):
     """Every bootstrap sample as counts, with its probability."""
@@ -205,7 +208,10 @@ def test_intervals_cover_what_they_say():
     draw = np.random.default_rng(0)
     for terms, truth in ((draw.random((100, 20_000)) < 0.5, 0.5), (draw.beta(5, 1, (100, 20_000)), 5 / 6)):
         outside = draw.random(terms.shape) < 0.366
-        parts = [out_of_bag_sums(*map(torch.from_numpy, (terms[group::10], outside[group::10]))) for group in range(10)]
+        parts = [
+            out_of_bag_sums(torch.from_numpy(terms[group::10]).double(), torch.from_numpy(outside[group::10]))
+            for group in range(10)
+        ]
         means, groups = out_of_bag_means(torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts]))
         one = Scores(Ids(range(len(means))), means, "oob", {}, "oob", Direction.LOW_IS_SUSPECT, "share", repeats=groups)
         low, high = one.interval()

@@ -63,7 +63,7 @@ def test_each_parameter_has_that_of_its_group_as_it_was_at_that_epoch(tmp_path):
                 recorder.batch(logits, y_)
     replay = open_replay(tmp_path / "run", loop=assay.Loop(model, optimizer, loader))
     for epoch, factor in ((-1, 0.2), (0, 0.2), (1, 0.4)):
-        assert replay.at(epoch).weight_decay == {name: WeightDecay(factor, True) for name in ("2.weight", "2.bias")}, epoch
+        assert replay.at(epoch).weight_decay() == {name: WeightDecay(factor, True) for name in ("2.weight", "2.bias")}, epoch
 
 
 REDUCTIONS = {
@@ -79,7 +79,7 @@ def test_it_is_per_unit_of_the_mean_loss(tmp_path, name):
     reduction, scale = REDUCTIONS[name]
     world = World(tmp_path / "run", "decay")
     replay = open_replay(world.run, loop=world.loop(reduction=reduction))
-    found = replay.at(1).weight_decay
+    found = replay.at(1).weight_decay()
     assert set(found) == set(dict(world.model.named_parameters()))
     assert all(one.coupled and one.factor == pytest.approx(0.05 * scale) for one in found.values())
 
@@ -88,7 +88,7 @@ def test_a_recipe_s_is_the_plan_s(tmp_path):
     from experiments import small
 
     run = small.recorded(tmp_path / "run", recipe={"epochs": 1, "weight_decay": 0.03, "optimizer": "adamw", "lr": 0.01})
-    found = open_replay(run).at(0).weight_decay
+    found = open_replay(run).at(0).weight_decay()
     assert found and set(found.values()) == {WeightDecay(0.03, False)}
 
 
@@ -106,6 +106,6 @@ def test_steps_of_an_unknown_number_of_losses_are_refused(tmp_path):
             recorder.batch(logits, y)
     loop = assay.Loop(model, optimizer, loader)
     with pytest.raises(UsageError, match=r"batch 0, the optimizer moved 0 times, not once, so that nobody knows .*decay=none"):
-        _ = open_replay(tmp_path / "run", loop=loop).at(0).weight_decay
+        _ = open_replay(tmp_path / "run", loop=loop).at(0).weight_decay()
     targets = {"validation": (torch.randn(4, 3).double(), torch.tensor([0, 1, 0, 1]))}
     assay.score(tmp_path / "run", "influence:decay=none", loop=loop, targets=targets)

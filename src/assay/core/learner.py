@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -13,6 +13,7 @@ from . import options
 from .errors import UsageError
 
 
+@runtime_checkable
 class Fitted(Protocol):
     """A trained classifier."""
 
@@ -79,7 +80,7 @@ class AbstractLearner(abc.ABC):
         """
         options.settle(self, "learner")
 
-    def at_least(self, **least: float) -> None:
+    def at_least(self, **least: int | float) -> None:
         """Refuse options below these bounds.
 
         Raises:

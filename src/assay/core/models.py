@@ -92,12 +92,18 @@ class Model(Protocol):
     """Counted from 0; -1 is the state before training."""
     rates: Mapping[str, float]
     """Learning rate of each parameter in the last step before; in the first step, for the state before training."""
-    weight_decay: Mapping[str, WeightDecay]
-    """Of each parameter that the optimizer pulls towards 0, at the end of that epoch."""
     params: Params
     """Trainable parameters."""
     head: tuple[str, ...]
     """Names of the parameters of the last linear layer; empty if there is none."""
+
+    def weight_decay(self) -> Mapping[str, WeightDecay]:
+        """That of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
+
+        Raises:
+            UsageError: What the optimizer does with it is not known.
+        """
+        ...
 
     def batches(self) -> Iterator[Batch]:
         """Every example once, without augmentation."""

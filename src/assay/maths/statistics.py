@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
@@ -15,7 +15,7 @@ _ROUNDING = 1e-12
 """Differences that agree to this part of the measured numbers differ by rounding only."""
 
 Number = float | int
-Row = Sequence[float] | Float[np.ndarray, " seeds"] | Float[Tensor, " seeds"]
+Row = Sequence[float] | Num[np.ndarray, " seeds"] | Num[Tensor, " seeds"]
 
 
 def student_interval(row: Row, level: float = 0.95) -> tuple[float, float] | None:

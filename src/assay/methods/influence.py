@@ -9,7 +9,7 @@ or $G$ is the Hessian of the mean loss itself.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.errors import NumericalError, UsageError
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod, Asks, Iterative, Source, derivatives_taken
-from ..core.models import Model
+from ..core.models import Model, WeightDecay
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, Direction
@@ -43,7 +43,7 @@ def influence(
     layers: str = "all",
     curvature: str = "gauss_newton",
     damping: float = 0.01,
-    decay: str = "recorded",
+    decay: Mapping[str, WeightDecay] | None = None,
     solver: str = "cg",
     iterations: int = 1000,
     rtol: float = RTOL,
@@ -53,7 +53,8 @@ def influence(
     Args:
         model: Where gradients and curvature are taken, without augmentation, in eval mode.
         examples: How many examples there are.
-        target, layers, curvature, damping, decay, solver, iterations, rtol: As `Influence` has them.
+        target, layers, curvature, damping, solver, iterations, rtol: As `Influence` has them.
+        decay: Weight decay of each parameter, such as `model.weight_decay()`; None for none.
 
     Raises:
         UsageError: The model has no linear layer, or too many parameters for the whole matrix; or the losses do not have the derivatives.
@@ -63,7 +64,7 @@ def influence(
     if not names:
         raise UsageError("influence: layers=head needs a model with a trainable linear layer; choose layers=all.")
     here = {name: model.params[name] for name in names}
-    pulls = model.weight_decay if decay == "recorded" else {}
+    pulls = decay or {}
     added = {name: pulls[name].factor if name in pulls and pulls[name].coupled else 0.0 for name in names}
     gradient = model.target(target)
     right = _row({name: gradient[name] for name in names})
@@ -217,7 +218,7 @@ class Influence(AbstractMethod):
                 layers=self.layers,
                 curvature=self.curvature,
                 damping=self.damping,
-                decay=self.decay,
+                decay=model.weight_decay() if self.decay == "recorded" else None,
                 solver=self.solver,
                 iterations=self.iterations,
                 rtol=self.rtol,

@@ -41,7 +41,6 @@ class CheckpointModel:
         by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
         return self._replay.rates(by_group + self._replay.waiting(len(by_group)), course)
 
-    @functools.cached_property
     def weight_decay(self) -> Mapping[str, WeightDecay]:
         """Of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
 
