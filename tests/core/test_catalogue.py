@@ -10,11 +10,14 @@ from assay.core.catalogue import Catalogue
 from assay.core.errors import UnknownName, UsageError
 from assay.core.method import AbstractMethod
 from assay.data import DATASETS
+from assay.learners import LEARNERS
 from assay.methods import METHODS
 from assay.methods.aum import AUM
 from assay.methods.confidence import Confidence
 from assay.nets import NETS
-from assay.policies import POLICIES
+from assay.policies import LIVE, POLICIES, parse, parse_live
+from assay.policies.infobatch import InfoBatch
+from assay.policies.top_k import TopK
 
 STRANGER = """
     import dataclasses
@@ -134,11 +137,13 @@ def test_of_two_packages_with_one_name_neither_is_taken(installed):
         methods.find("stranger")
 
 
-@pytest.mark.parametrize("group", ["assay.methods", "assay.policies", "assay.nets", "assay.datasets"])
+@pytest.mark.parametrize(
+    "group", ["assay.methods", "assay.policies", "assay.live_policies", "assay.learners", "assay.nets", "assay.datasets"]
+)
 def test_each_kind_has_a_group_of_entry_points(tmp_path, monkeypatch, group):
     monkeypatch.syspath_prepend(tmp_path)
     package(tmp_path, "offers", {"stranger": "offers_code:Nobody"}, group=group)
-    kinds = [METHODS, POLICIES, NETS, DATASETS]
+    kinds = [METHODS, POLICIES, LIVE, LEARNERS, NETS, DATASETS]
     for kind in kinds:
         # As a new process sees it.
         vars(kind).pop("_offered", None)
@@ -148,6 +153,27 @@ def test_each_kind_has_a_group_of_entry_points(tmp_path, monkeypatch, group):
     finally:
         for kind in kinds:
             vars(kind).pop("_offered", None)
+
+
+@pytest.mark.parametrize(("group", "name"), [("assay.policies", "infobatch"), ("assay.live_policies", "top_k")])
+def test_a_policy_of_another_package_hides_none_of_ours_of_the_other_kind(tmp_path, monkeypatch, group, name):
+    monkeypatch.syspath_prepend(tmp_path)
+    package(tmp_path, "offers", {name: "offers_code:Nobody"}, group=group)
+    for kind in (POLICIES, LIVE):
+        vars(kind).pop("_offered", None)
+    try:
+        assert POLICIES.knows(name) and LIVE.knows(name)
+        if name == "infobatch":
+            assert type(parse_live("infobatch")) is InfoBatch
+        else:
+            assert type(parse("top_k:keep=0.5")) is TopK
+            # Not said to be ours, which chooses otherwise.
+            with pytest.raises(UsageError, match="The live selector 'top_k' of the package offers cannot be used"):
+                parse_live("top_k")
+    finally:
+        for kind in (POLICIES, LIVE):
+            vars(kind).pop("_offered", None)
+            vars(kind).pop("_loaded", None)
 
 
 def test_two_of_ours_with_one_name_are_a_fault_of_ours(tmp_path, monkeypatch):

@@ -51,7 +51,8 @@ def parse_live(spec: str | AbstractLiveSelector) -> AbstractLiveSelector:
         UnknownName: No such live selector or option.
         UsageError: A value that the option does not take, or a policy that chooses by scores.
     """
-    if isinstance(spec, str) and POLICIES.knows(name := options.split(spec)[0]):
+    # A name of ours stays ours, also where a package has a policy of the other kind by that name.
+    if isinstance(spec, str) and not LIVE.knows(name := options.split(spec)[0]) and POLICIES.knows(name):
         raise UsageError(
             f"{name} chooses once, by a score, and not before every epoch; score a recorded run and use assay.choose, or select by "
             f"{', '.join(live_catalogue())}."
