@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import assay
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.features import FeatureSpec
+from assay.core.method import Asks
 from assay.experiments.choose import choose
 from assay.experiments.evidence import data_of, open_replay
 from assay.experiments.score import score
@@ -15,6 +17,8 @@ from assay.maths.coverage import farthest_first
 from assay.policies.k_center import KCenter
 from assay.policies.top_k import TopK
 from experiments import small
+
+choose_module = importlib.import_module("assay.experiments.choose")
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +168,47 @@ def test_what_a_kept_model_makes_of_the_examples_is_chosen_by(run):
         choose(run, "k_center:keep=0.1,features=layer:nowhere")
 
 
+def test_features_of_several_models_are_the_firsts_and_the_decision_says_so(tmp_path):
+    two = small.recorded(tmp_path / "two", models=2, recipe={"epochs": 1})
+    with pytest.warns(UserWarning, match=r"The features \(penultimate@0\) are those that the first of 2 models makes\."):
+        decision = choose(two, "k_center:keep=0.1,features=penultimate@0")
+    assert len(decision.warnings) == 1
+    alone = small.recorded(tmp_path / "alone", recipe={"epochs": 1})
+    assert decision.order == choose(alone, "k_center:keep=0.1,features=penultimate@0").order
+
+
+def test_what_a_replay_could_not_hold_stands_in_the_decision(run, monkeypatch):
+    opened = choose_module.open_replay
+
+    def cautious(*args, **kwargs):
+        replay = opened(*args, **kwargs)
+        replay.cautions = ("Nobody held the data.",)
+        return replay
+
+    monkeypatch.setattr(choose_module, "open_replay", cautious)
+    with pytest.warns(UserWarning, match=r"k_center:.*: Nobody held the data\."):
+        assert choose(run, "k_center:keep=0.1,features=head_grads").warnings == ("Nobody held the data.",)
+
+
+def test_a_policy_may_look_at_features_of_several_kinds(run):
+    rows = torch.randn(len(run.ids), 2, generator=torch.Generator().manual_seed(0))
+    seen = {}
+
+    @dataclasses.dataclass(frozen=True)
+    class Looks(KCenter):
+        name = "looks"
+        asks = Asks(features=("inputs", "rows:mine", "head_grads"))
+
+        def select(self, pool):
+            seen.update({name: pool.features(name) for name in self.asks.features})
+            return super().select(pool)
+
+    decision = choose(run, Looks(5), inputs={"mine": rows})
+    assert torch.equal(seen["rows:mine"], rows) and torch.equal(seen["inputs"], data_of(run)[0].flatten(1))
+    assert torch.equal(seen["head_grads"], open_replay(run, asked=()).features(FeatureSpec.parse("head_grads")).rows())
+    assert decision.lineage.parents.keys() == {"run", "inputs"}
+
+
 def test_random_takes_a_run_or_scores(run, table):
     alone, beside = choose(run, "random:keep=0.5,seed=4"), choose(table["aum"], "random:keep=0.5,seed=4")
     assert alone.fingerprint == beside.fingerprint and alone.order == beside.order
@@ -204,8 +249,12 @@ def test_the_data_of_a_users_own_loop_are_looked_at_where_it_is_named(tmp_path, 
     if drawn:
         with pytest.raises(UsageError, match="a SubsetRandomSampler drew from"):
             decision.kept_positions  # noqa: B018
-    else:
-        assert decision.kept_positions.tolist() == sorted(decision.kept_ids)
+        return
+    with pytest.raises(UsageError, match=r"whose model and data assay does not know; in Python, give choose\(\.\.\., loop="):
+        choose(tmp_path / "run", "k_center:keep=0.5,features=head_grads")
+    by_model = choose(tmp_path / "run", "k_center:keep=0.5,features=head_grads", loop=assay.Loop(model, optimizer, loader))
+    assert by_model.lineage.parents.keys() == {"run", "loop"} and by_model.order != decision.order
+    assert decision.kept_positions.tolist() == sorted(decision.kept_ids)
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,18 @@ from ..core.arguments import checked_arguments
 from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, MissingEvidence, UsageError
-from ..core.evidence import DATA, as_rows
-from ..core.lineage import Lineage, fingerprint
-from ..core.needs import Need
+from ..core.features import DATA
+from ..core.lineage import Lineage
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector
 from ..policies import catalogue, find, parse
 from ..replay.loop import Loop
+from ..replay.replay import Replay
 from ..runs.run import DRAWN, Run
-from .evidence import LOOP, data_of, gather, gather_together, open_replay
+from .evidence import Agreed, data_of, gather_together, given_rows, open_replay
 from .models import members_of
 from .plan import has_plan
+from .saved_scores import parents_of
 from .scorable import inputs_asked, looks_at_inputs, replayed
 
 
@@ -101,21 +102,25 @@ def decide(
         )
     _check_looked_at(chosen, loop, inputs or {})
     began = time.perf_counter()
-    parent, opened, evidence, content = by.lineage if by is not None else None, None, None, ""
+    parent, opened, evidence = by.lineage if by is not None else None, None, None
+    looked, remarks, device = dict[str, str](), tuple[str, ...](), "cpu"
     if run is not None or (chosen.reads and parent is not None and parent.folder):
         opened = run if isinstance(run, Run) else Run(run if run is not None else parent.folder)  # type: ignore[union-attr]
         if by is not None and parent is not None and parent.dataset and parent.dataset != opened.dataset:
             raise Mismatch(
                 f"{by.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
             )
-        if Need.FEATURES in chosen.reads and replayed(chosen):
-            evidence = gather(opened, open_replay(opened, loop=loop, asked=()))
-            content = LOOP if loop is not None else ""
-        elif Need.FEATURES in chosen.reads:
-            seen, content = _looked_at(opened, chosen, loop, inputs or {})
-            evidence = gather(opened, inputs=seen)
-        else:
-            evidence = gather_together(members_of(opened)) if chosen.reads else gather(opened)
+        models = members_of(opened) if chosen.reads else [opened]
+        seen, content, replay = _looked_at(opened, chosen, loop, inputs or {})
+        evidence = gather_together(models, replay, seen)
+        looked = parents_of(opened, chosen, replay, loop, None, content)
+        looked.pop("run")
+        if replay is not None:
+            device, remarks = str(replay.course.device), replay.cautions
+            if len(models) > 1:
+                remarks += (
+                    f"The features ({', '.join(chosen.asks.features)}) are those that the first of {len(models)} models makes.",
+                )
     if evidence is None and chosen.reads:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
     decision = core.choose(chosen, by, evidence, opened.class_names if opened is not None else None)
@@ -125,17 +130,17 @@ def decide(
             **(parent.parents if parent else {}),
             **({"scores": by.fingerprint} if by is not None else {"run": opened.fingerprint} if opened is not None else {}),
             **({"curve": curve.fingerprint} if curve is not None else {}),
-            **({"inputs": content} if content else {}),
+            **looked,
         },
         code=__version__,
         seed=getattr(chosen, "seed", None),
-        device="cpu",
+        device=device,
         seconds=time.perf_counter() - began,
         folder=parent.folder if parent and parent.folder else str(opened.folder) if opened else "",
     )
     if parent.drawn if parent is not None else by is None and opened is not None and DRAWN in opened.header.about:
         lineage = dataclasses.replace(lineage, drawn=True)
-    return dataclasses.replace(decision, lineage=lineage)
+    return dataclasses.replace(decision, lineage=lineage, warnings=(*decision.warnings, *remarks))
 
 
 def counting() -> list[str]:
@@ -157,31 +162,36 @@ def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mappin
         raise UsageError(f"loop= is for policies that look at the data; {policy.title} does not. Leave it out.")
 
 
-def _looked_at(run: Run, policy: AbstractSelector, loop: Loop | None, inputs: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """The data, or the rows in their place, that a policy looks at, and a fingerprint of them.
+def _looked_at(
+    run: Run, policy: AbstractSelector, loop: Loop | None, inputs: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, str], Replay | None]:
+    """The data and rows that a policy looks at, by name, fingerprints of them, and what makes features of kept models, if any are asked for.
 
     Raises:
         UsageError: The run is of a loop that is not given, or of a plan, and a loop is given.
         MissingEvidence: Rows of that name are not given.
     """
-    name = next((one for one in inputs_asked(policy) if one != DATA), None)
-    if name is None:
+    if looks_at_inputs(policy) or replayed(policy):
         if loop is not None and has_plan(run):
             raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
         if loop is None and not has_plan(run):
+            what = "model and data assay does" if replayed(policy) else "data assay does"
             raise UsageError(
-                f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give choose(..., "
+                f"{run.folder} was recorded in your own loop, whose {what} not know; in Python, give choose(..., "
                 f"loop=assay.Loop(model, optimizer, loader)), or rows of your own: {policy.name}:features=rows:NAME and inputs={{NAME: rows}}."
             )
-        rows, content = data_of(run, loop)
-        return {DATA: rows}, content
-    if name not in inputs:
-        raise MissingEvidence(
-            f"{policy.title} looks at rows named {name!r}, which are not given; give --inputs {name}=FILE (in Python "
-            f"inputs={{{name!r}: rows}})."
-        )
-    rows = as_rows(inputs[name]).detach().cpu().contiguous()
-    return {name: rows}, fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes())
+    seen, content, agreed = dict[str, Tensor](), dict[str, str](), Agreed()
+    for name in inputs_asked(policy):
+        if name == DATA:
+            seen[name], content[name] = data_of(run, loop, agreed)
+        elif name not in inputs:
+            raise MissingEvidence(
+                f"{policy.title} looks at rows named {name!r}, which are not given; give --inputs {name}=FILE (in Python "
+                f"inputs={{{name!r}: rows}})."
+            )
+        else:
+            seen[name], content[name] = given_rows(inputs[name])
+    return seen, content, open_replay(run, loop=loop, asked=(), agreed=agreed) if replayed(policy) else None
 
 
 def _counted(

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +12,9 @@ from torch import Tensor
 from ..core.arguments import checked_arguments
 from ..core.epochs import EpochsInMemory
 from ..core.errors import NumericalError, UsageError, some
-from ..core.evidence import Evidence
+from ..core.evidence import Evidence, as_rows
 from ..core.ids import Ids
+from ..core.lineage import fingerprint
 from ..maths.observations import faults
 from ..replay.agreement import Agreement
 from ..replay.config import ReplayConfig
@@ -73,17 +75,25 @@ def _probs(run: Run) -> Tensor:
     return probs
 
 
-def gather_together(runs: Sequence[Run]) -> Evidence:
-    """What the models of a recording say on average: probabilities, for policies and the page; of one run, what it says."""
+def gather_together(runs: Sequence[Run], replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
+    """What the models of a recording say on average: probabilities, for policies and the page; of one run, what it says.
+
+    Args:
+        runs: The models.
+        replay: What makes features of the first of them, where they are asked for.
+        inputs: As `gather` takes them.
+    """
     first = runs[0]
     if len(runs) == 1:
-        return gather(first)
+        return gather(first, replay, inputs)
     return Evidence(
         first.ids,
         first.classes,
         labels=first.labels,
         epochs=MeanEpochs(runs),
         mean_probs=_together(runs),
+        inputs=inputs,
+        features=replay,
     )
 
 
@@ -172,9 +182,11 @@ def open_replay(
         found = planned_targets(material, texts)
     else:
         if loop is None:
+            # Targets that no method asks for would be refused.
+            beside = "" if asked is not None and not asked else ", targets={'validation': (inputs, labels)}"
             raise UsageError(
                 f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give "
-                "score(..., loop=assay.Loop(model, optimizer, loader), targets={'validation': (inputs, labels)})."
+                f"score(..., loop=assay.Loop(model, optimizer, loader){beside})."
             )
         if texts:
             raise UsageError(
@@ -233,6 +245,16 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
             )
         parts.append(inputs.cpu())
     return torch.cat(parts), LOOP
+
+
+def given_rows(rows: Any) -> tuple[Tensor, str]:
+    """Rows from outside as they are looked at, and a fingerprint of them.
+
+    Raises:
+        UsageError: They are no tensor of real numbers with a row for each example.
+    """
+    made = as_rows(rows).detach().cpu().contiguous()
+    return made, fingerprint(str(tuple(made.shape)), made.numpy().tobytes())
 
 
 def identity(replay: Replay) -> dict[str, str]:

@@ -7,6 +7,7 @@ from .. import __version__
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
 from ..core.scores import Scores
+from ..core.selection import AbstractSelector
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
@@ -21,13 +22,13 @@ FUNCTION = "a function"
 
 def parents_of(
     run: Run,
-    method: AbstractMethod,
+    method: AbstractMethod | AbstractSelector,
     replay: Replay | None,
     loop: Loop | None,
     replaying: ReplayConfig | None,
     content: Mapping[str, str],
 ) -> dict[str, str]:
-    """Fingerprints of what a score is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
+    """Fingerprints of what a score or a decision is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
     from elsewhere; and what else its values hang on."""
     parents = {"run": run.fingerprint}
     looked = inputs_asked(method)

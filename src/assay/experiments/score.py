@@ -15,8 +15,9 @@ from ..core import options as texts
 from ..core.accumulators import AbstractAccumulator, Spent
 from ..core.arguments import checked_arguments
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError
-from ..core.evidence import DATA, Evidence, as_rows
-from ..core.lineage import Lineage, fingerprint
+from ..core.evidence import Evidence
+from ..core.features import DATA
+from ..core.lineage import Lineage
 from ..core.method import AbstractMethod
 from ..core.scores import Scores, ScoreTable
 from ..methods import parse
@@ -26,7 +27,7 @@ from ..replay.replay import Replay
 from ..replay.targets import Given
 from ..runs.artefacts import save_scores
 from ..runs.run import DRAWN, Run
-from .evidence import Agreed, data_of, gather, open_replay
+from .evidence import Agreed, data_of, gather, given_rows, open_replay
 from .models import members_of, over_models
 from .plan import has_plan
 from .progress import Progress
@@ -399,8 +400,8 @@ def _inputs(
     run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Any], agreed: Agreed
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the wanted methods of inputs look at, by name, and fingerprints."""
-    seen = {name: as_rows(rows).detach().cpu().contiguous() for name, rows in given.items()}
-    content = {name: fingerprint(str(tuple(rows.shape)), rows.numpy().tobytes()) for name, rows in seen.items()}
+    both = {name: given_rows(rows) for name, rows in given.items()}
+    seen, content = {name: rows for name, (rows, _) in both.items()}, {name: of for name, (_, of) in both.items()}
     # Of a user's loop that is not given, saved scores may be all that is asked for.
     if any(map(looks_at_inputs, wanted)) and (loop is not None or has_plan(run)):
         seen[DATA], content[DATA] = data_of(run, loop, agreed)
