@@ -11,7 +11,7 @@ from sklearn.tree import DecisionTreeClassifier
 from torch.utils.data import TensorDataset
 
 import assay
-from assay.core.errors import MissingEvidence, UnknownName, UsageError
+from assay.core.errors import Mismatch, MissingEvidence, UnknownName, UsageError
 from assay.core.evidence import Evidence
 from assay.core.ids import Ids
 from assay.core.scores import Direction, Scores
@@ -168,6 +168,14 @@ def test_examples_that_are_in_every_bag_have_no_value_and_it_says_so():
     assert len(found) + len(found.unscored) == 30 and bool(found.values.isfinite().all())
     with pytest.raises(UsageError, match="every example is in all 5 bags; give more bags, or more examples"):
         scored(rows[:1], labels[:1], bags=5)
+
+
+def test_beside_a_method_that_speaks_of_all_examples_it_says_how_to_have_both():
+    rows, labels = planted(30)
+    wanted = ["knn_disagreement:features=inputs", "data_oob:bags=2"]
+    with pytest.raises(Mismatch, match=r"one table cannot join them, so score them in calls of their own, or by score_apart\."):
+        assay.score(evidence(rows, labels), wanted)
+    assert list(assay.score_apart(evidence(rows, labels), wanted)) == wanted
 
 
 def test_what_trainings_say_is_said_with_the_scores():

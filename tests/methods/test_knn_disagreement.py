@@ -1,5 +1,6 @@
 """Disagreement with the nearest neighbours, against sorting all distances in exact arithmetic, and by hand."""
 
+import dataclasses
 import fractions
 import math
 
@@ -16,6 +17,7 @@ from assay.core.scoring import score
 from assay.maths import neighbours
 from assay.methods import parse
 from assay.methods.knn_disagreement import knn_disagreement
+from assay.replay.replay import Replay
 from methods.loops import World
 
 VARIANTS = [
@@ -173,3 +175,19 @@ def test_of_a_users_own_loop_it_takes_the_kept_model(tmp_path):
     hidden = torch.tanh(world.inputs @ params["hidden.weight"].T + params["hidden.bias"])
     (found,) = world.score("knn_disagreement:k=4").values()
     torch.testing.assert_close(found.values, knn_disagreement(hidden, world.labels, 4), rtol=0, atol=1e-12)
+
+
+def test_a_model_makes_features_once_for_all_that_ask_for_the_same(tmp_path, monkeypatch):
+    world, made = World(tmp_path / "run"), []
+    features = Replay.features
+
+    def counted(replay, spec):
+        found = features(replay, spec)
+        return dataclasses.replace(found, read=lambda: made.append(str(spec)) or found.read())
+
+    monkeypatch.setattr(Replay, "features", counted)
+    names = ["k=4", "features=layer:hidden", "k=3,metric=euclidean", "k=4,features=layer:hidden"]
+    found = world.score(*(f"knn_disagreement:{name}" for name in names))
+    assert made == ["penultimate", "layer:hidden"]
+    for title, scores in found.items():
+        assert torch.equal(scores.values, world.score(title)[title].values)

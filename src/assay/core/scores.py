@@ -201,7 +201,10 @@ class ScoreTable(Mapping[str, Scores]):
                     "Score both on the same ids and labels."
                 )
             if len(one) != len(first):
-                raise Mismatch(f"Scores {one.title} cover {len(one)} examples, {first.title} {len(first)}.")
+                raise Mismatch(
+                    f"Scores {one.title} cover {len(one)} examples, {first.title} {len(first)}; one table cannot join them, so score them in calls "
+                    "of their own, or by score_apart."
+                )
             place = one.ids.positions(first.ids, f"scores of {one.title}")
             self._scores[one.title] = (
                 one

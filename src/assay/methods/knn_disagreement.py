@@ -4,6 +4,7 @@ $$ s_i = \frac{\sum_{j \in N_k(i)} w_{ij}\, [\tilde y_j \ne \tilde y_i]}{\sum_{j
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from jaxtyping import Float, Float64, Int
@@ -91,8 +92,19 @@ class KNNDisagreement(AbstractMethod):
     def asks(self) -> Asks:
         return Asks(features=(self.features,))
 
+    @classmethod
+    def run_together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Result]:
+        found: dict[str, Result] = {}
+        for features in dict.fromkeys(method.features for method in methods):  # type: ignore[attr-defined]
+            # A model makes them for all that ask for them.
+            rows = evidence.features(features).rows()
+            found |= {one.title: one._of(rows, evidence) for one in methods if one.features == features}  # type: ignore[attr-defined]
+        return [found[method.title] for method in methods]
+
     def run(self, evidence: Evidence) -> Result:
-        rows = evidence.features(self.features).rows()
+        return self._of(evidence.features(self.features).rows(), evidence)
+
+    def _of(self, rows: Tensor, evidence: Evidence) -> Result:
         try:
             return Result(knn_disagreement(rows, evidence.labels, self.k, self.metric, self.weights))
         except ValueError as error:
