@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from assay.core.catalogue import Catalogue
+from assay.core.catalogue import UNKNOWN, Catalogue
 from assay.core.errors import UnknownName, UsageError
 from assay.core.method import AbstractMethod
 from assay.data import DATASETS
@@ -128,6 +128,12 @@ def test_a_name_of_ours_stays_ours_and_says_whose_is_left_out(installed):
         UserWarning, match="'confidence' of the package thieves is left out, because assay has a method of that name"
     ):
         assert methods.find("confidence") is Confidence
+
+
+def test_whose_a_class_is(installed):
+    methods = installed("offers", {"stranger": "offers_code:Stranger"})
+    assert methods.maker(AUM) == "" and methods.maker(methods.find("stranger")) == "offers 1.0"
+    assert methods.maker(type("AUM", (AUM,), {})) == methods.maker(type("Other", (AUM,), {"name": "other"})) == UNKNOWN
 
 
 def test_of_two_packages_with_one_name_neither_is_taken(installed):

@@ -15,7 +15,8 @@ from assay.experiments import score as module
 from assay.experiments.evidence import gather, gather_logits
 from assay.experiments.scorable import BESIDE, replayed, scorable
 from assay.experiments.score import score, score_apart
-from assay.methods import catalogue
+from assay.learners import LEARNERS
+from assay.methods import METHODS, catalogue
 from assay.methods.aum import AUM
 from assay.methods.entropy import Entropy
 from assay.replay.config import ReplayConfig
@@ -82,6 +83,32 @@ def test_saved_scores_of_anything_else_are_computed_again(own, monkeypatch, chan
     titles = computed(monkeypatch)
     assert score(own, "aum", save=True)["aum"].fingerprint == good.fingerprint
     assert titles == ["aum"] and load_scores(path).fingerprint == good.fingerprint
+
+
+def test_what_code_of_others_saved_is_theirs_of_one_version(own, monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Mine(AUM):
+        name = "mine"
+
+        def compute(self, state):
+            return super().compute(state) * factor
+
+    factor = 1.0
+    first = score(own, Mine(), save=True)["mine"].values
+    factor = 2.0
+    # Nobody can tell a class of no package from what it was before.
+    assert torch.equal(score(own, Mine(), save=True)["mine"].values, 2 * first)
+    monkeypatch.setattr(METHODS, "maker", lambda cls: "theirs 1.0")
+    assert torch.equal(score(own, Mine(), save=True)["mine"].values, 2 * first)
+    factor = 3.0
+    assert torch.equal(score(own, Mine(), save=True)["mine"].values, 2 * first)
+    monkeypatch.setattr(METHODS, "maker", lambda cls: "theirs 1.1")
+    assert torch.equal(score(own, Mine(), save=True)["mine"].values, 3 * first)
+    monkeypatch.undo()
+    learner = "data_oob:bags=30"
+    score(own, learner, save=True)
+    monkeypatch.setattr(LEARNERS, "maker", lambda cls: "theirs 1.0")
+    assert score(own, learner, save=True)[learner].lineage.parents["learner"] == "theirs 1.0"
 
 
 def test_a_damaged_saved_score_is_computed_again(own):

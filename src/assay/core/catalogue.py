@@ -14,6 +14,8 @@ from . import options
 from .errors import UnknownName, UsageError
 
 Kind = TypeVar("Kind")
+UNKNOWN = "a class of no package"
+"""Stands for package and version of code that nobody can tell from another version of it."""
 
 
 class Catalogue(Generic[Kind]):
@@ -117,6 +119,16 @@ class Catalogue(Generic[Kind]):
             return self.find(name)
         except UsageError:
             return None
+
+    def maker(self, cls: type) -> str:
+        """Whose a class is: empty for ours, package and version for what an entry point offers, `UNKNOWN` for any other."""
+        name = getattr(cls, "name", "")
+        if self.own.get(name) is cls:
+            return ""
+        if name in self._offered and self._load(name) is cls:
+            offer = self._offered[name][0]
+            return f"{_package_of(offer)} {offer.dist.version}" if offer.dist is not None else UNKNOWN
+        return UNKNOWN
 
     def parse(self, spec: object, given: Mapping[str, object] | None = None) -> Kind:
         """What `"name"` or `"name:option=value,..."` asks for; options in `given` win. An instance is passed through.

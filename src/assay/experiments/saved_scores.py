@@ -4,10 +4,14 @@ import dataclasses
 from collections.abc import Mapping
 
 from .. import __version__
+from ..core.catalogue import UNKNOWN
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector
+from ..learners import LEARNERS
+from ..learners import parse as parse_learner
+from ..methods import METHODS
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
@@ -29,11 +33,16 @@ def parents_of(
     content: Mapping[str, str],
 ) -> dict[str, str]:
     """Fingerprints of what a score or a decision is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
-    from elsewhere; and what else its values hang on."""
+    from elsewhere; whose method and learner they are, where not ours; and what else its values hang on."""
     parents = {"run": run.fingerprint}
     looked = inputs_asked(method)
     if looked and all(name in content for name in looked):
         parents["inputs"] = content[looked[0]] if len(looked) == 1 else fingerprint(*(content[name] for name in looked))
+    if isinstance(method, AbstractMethod) and (maker := METHODS.maker(type(method))):
+        parents["method"] = maker
+    for learner in method.asks.learners:
+        if maker := LEARNERS.maker(type(parse_learner(learner))):
+            parents["learner"] = maker
     if replay is None or not replayed(method):
         return parents
     parents |= (replaying or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
@@ -64,7 +73,7 @@ def saved_score(run: Run, method: AbstractMethod, parents: Mapping[str, str]) ->
         made_of.pop("reference", None)
     if made_of != parents:
         return None
-    if {FUNCTION, LOOP} & {*parents.values()}:
+    if {FUNCTION, LOOP, UNKNOWN} & {*parents.values()}:
         # What it computes cannot be told, so neither can whether it is still the same.
         return None
     return dataclasses.replace(scores, lineage=dataclasses.replace(lineage, folder=str(run.folder)))
