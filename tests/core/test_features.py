@@ -80,6 +80,18 @@ def test_a_fingerprint_is_of_the_numbers(inputs, monkeypatch):
     assert len({first, *others}) == 5
 
 
+def test_rows_that_are_not_there_are_refused_alike_as_inputs_and_as_features(inputs):
+    evidence = Evidence(IDS, 2, inputs=inputs[""])
+    words = (
+        r"Rows of the name 'f' are not at hand; there are: none\. Give them where the evidence is made, inputs=\{'f': rows\}\."
+    )
+    for call in (lambda: evidence.inputs("f"), lambda: evidence.features("rows:f")):
+        with pytest.raises(MissingEvidence, match=words):
+            call()
+    given = Evidence(IDS, 2, inputs={"f": inputs["e"]})
+    assert torch.equal(given.inputs("f").flatten(1), given.features("rows:f").rows())
+
+
 def test_what_is_not_there_or_not_declared_is_refused(inputs):
     evidence = Evidence(IDS, 2, inputs={"e": inputs["e"]})
     with pytest.raises(MissingEvidence, match="The data themselves are not at hand; there are: e"):

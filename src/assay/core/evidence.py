@@ -10,7 +10,7 @@ from torch import Tensor
 from .arguments import checked_arguments
 from .epochs import Epoch, EpochSource, PartialSource, Space
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
-from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
+from .features import DATA, Features, FeatureSource, FeatureSpec, given_features, rows_named
 from .game import Game, GameMaker
 from .ids import Ids
 from .models import ModelSource
@@ -159,11 +159,7 @@ class Evidence:
         Raises:
             MissingEvidence: They were not given.
         """
-        held, wanted = self._take(Need.INPUTS), DATA if name is None else name
-        if wanted not in held:
-            what = "The data themselves are" if name is None else f"Rows of the name {name!r} are"
-            raise MissingEvidence(f"{what} not at hand; there are: {', '.join(filter(None, held))}.")
-        return held[wanted]
+        return rows_named(self._take(Need.INPUTS), DATA if name is None else name)
 
     def features(self, spec: str | FeatureSpec) -> Features:
         """A row of numbers for each example (see `core.features.FeatureSpec`).

@@ -144,6 +144,21 @@ class FeatureSource(Protocol):
         ...
 
 
+def rows_named(inputs: Mapping[str, Tensor], name: str) -> Tensor:
+    """The data themselves, under the name `DATA`, or rows from outside by theirs.
+
+    Raises:
+        MissingEvidence: They were not given.
+    """
+    if name in inputs:
+        return inputs[name]
+    what = "The data themselves are" if name == DATA else f"Rows of the name {name!r} are"
+    raise MissingEvidence(
+        f"{what} not at hand; there are: {', '.join(filter(None, inputs)) or 'none'}. Give them where the evidence is made, "
+        f"inputs={{{name!r}: rows}}."
+    )
+
+
 def given_features(ids: Ids, inputs: Mapping[str, Tensor], spec: FeatureSpec) -> Features:
     """Features that are there: the data themselves, or rows from outside.
 
@@ -156,10 +171,7 @@ def given_features(ids: Ids, inputs: Mapping[str, Tensor], spec: FeatureSpec) ->
         MissingEvidence: They were not given.
     """
     name = DATA if spec.kind == "inputs" else spec.name
-    if name not in inputs:
-        what = "The data themselves are" if spec.kind == "inputs" else f"Rows of the name {name!r} are"
-        raise MissingEvidence(f"{what} not at hand; there are: {', '.join(filter(None, inputs)) or 'none'}.")
-    rows = inputs[name].flatten(1)
+    rows = rows_named(inputs, name).flatten(1)
 
     def read() -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(rows), BLOCK):
