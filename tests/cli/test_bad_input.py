@@ -144,6 +144,18 @@ def test_a_run_is_resumed_by_its_own_plan(refused, own):
         (["dual:window=1"], 2, "window=1 is too short"),
         (["dual"], 3, "at least 10 epochs, but this run has 3"),
         (["tdds:window=3"], 3, "`assay record --keep-logits`"),
+        (
+            ["k_center:keep=9"],
+            2,
+            "No method is named 'k_center'; that is a policy, asked for by `assay choose --policy k_center`.",
+        ),
+        (["infobatch"], 2, "that is a live selector, asked for by `assay record --select infobatch`"),
+        (["mlp"], 2, "that is a net, asked for by `assay record --net mlp`"),
+        (["digits"], 2, "that is a dataset, asked for by `assay record --data digits`"),
+        (["data_oob:learner=aum"], 2, "that is a method, asked for by `assay score RUN aum`"),
+        (["knn"], 2, "that is a learner, asked for by a method's option learner=knn"),
+        (["aum", "--data", "digits"], 2, "holds its data already, so leave --data and --plan out: assay score"),
+        (["all", "--data", "digits"], 2, "holds its data already"),
     ],
 )
 def test_a_score_that_cannot_be_is_refused(refused, recorded, methods, expected, words):
@@ -175,12 +187,31 @@ def test_a_score_that_cannot_be_is_refused(refused, recorded, methods, expected,
         (["k_center", "--keep", "many"], 2, "is not a whole number or a number"),
         (["k_center:keep=9,features=rows:mine"], 3, "looks at rows named 'mine', which are not given"),
         (["k_center:keep=9", "--tolerance", "0.1"], 2, "is for training taken again"),
+        (["aum", "k_center:keep=9"], 2, "Policy 'k_center' reads no score, so leave aum out: assay choose"),
+        (["k_center:keep=9", "aum"], 2, "k_center:keep=9."),
+        (["aum", "top_k", "--keep", "0.3"], 2, "aum --policy top_k --keep 0.3."),
+        (["aum", "dual"], 2, "dual is too much"),
+        (["aum", "dual", "--policy", "top_k:keep=0.5"], 2, "dual is too much"),
+        (["k_center:keep=9", "top_k:keep=0.5"], 2, "top_k:keep=0.5 is too much"),
+        (["top_k", "--keep", "0.3"], 2, "SCORE --policy top_k --keep 0.3."),
+        (["aum", "--policy", "k_center", "--keep", "9"], 2, "k_center --keep 9."),
+        (["infobatch:ratio=0.5"], 2, "record with it: `assay record --select infobatch`"),
+        (["k_center", "--policy", "top_k:keep=0.5"], 2, "that is a policy, asked for by `assay choose --policy k_center`"),
+        (["k_center"], 2, "needs a value for keep; give k_center:keep=VALUE."),
     ],
 )
 def test_a_decision_that_cannot_be_is_refused(refused, own, arguments, expected, words):
     code, said = refused("choose", own, *arguments)
     assert code == expected and words in said
     assert [path.stem for path in (own / "decisions").iterdir()] == ["drop"]
+
+
+@pytest.mark.parametrize("verb", ["verify", "report", "inspect", "record", "cleanse", "datasets", "nets", "demo"])
+def test_what_no_command_reads_is_refused(refused, verb):
+    takes = {"cleanse": ["RUN", "SCORE"], "datasets": [], "nets": [], "demo": []}.get(verb, ["RUN"])
+    code, said = refused(verb, *takes, "aum")
+    after = f" after {' '.join(takes)}" if takes else ""
+    assert code == 2 and f"assay {verb} reads nothing{after}, but is given aum; leave it out" in said
 
 
 @pytest.mark.parametrize(

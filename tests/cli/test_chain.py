@@ -109,7 +109,7 @@ def test_one_method_that_the_run_cannot_serve_does_not_take_the_others_with_it(c
     shutil.copytree(chain[0], tmp_path / "run")
     code, out, _ = here(capsys, "score", tmp_path / "run", "loss", "dual")
     assert (
-        code == 0 and "left out dual reads at least 10 epochs, but this run has 3" in out and "dual:window=3, which fits" in out
+        code == 0 and "left out dual: reads at least 10 epochs, but this run has 3" in out and "dual:window=3, which fits" in out
     )
     assert (tmp_path / "run" / "scores" / "loss.parquet").exists()
     code, _, err = here(capsys, "score", tmp_path / "run", "loss", "dual", "--strict")
@@ -137,7 +137,7 @@ def test_every_step_taken_again_finds_its_work_done(chain, capsys):
 def test_all_scores_what_the_run_allows_and_says_what_it_leaves_out(chain, capsys):
     folder, _ = chain
     code, out, _ = here(capsys, "score", folder, "all", "dual:window=3")
-    assert code == 0 and "left out tdds needs logits" in out and "--keep-logits" in out and "left out dual reads" in out
+    assert code == 0 and "left out tdds: needs logits" in out and "--keep-logits" in out and "left out dual: reads" in out
     assert (folder / "scores" / "forgetting.parquet").exists() and (folder / "scores" / "dual+window=3.parquet").exists()
 
 

@@ -65,7 +65,7 @@ def installed(tmp_path, monkeypatch):
 
     def install(name, offers, source=STRANGER.format(**GOOD)):
         package(tmp_path, name, offers, source)
-        return Catalogue("method", AbstractMethod, "assay.methods", by_default=True)
+        return Catalogue("method", AbstractMethod, "assay.methods", asked="`assay score RUN NAME`", by_default=True)
 
     yield install
     for name in set(sys.modules) - before:
@@ -189,4 +189,4 @@ def test_two_of_ours_with_one_name_are_a_fault_of_ours(tmp_path, monkeypatch):
     for name in ("one", "two"):
         (tmp_path / "twins" / f"{name}.py").write_text(textwrap.dedent(STRANGER.format(**GOOD)))
     with pytest.raises(RuntimeError, match=r"'stranger' is the name of .*twins.one.* and of .*twins.two"):
-        Catalogue("method", AbstractMethod, "twins").classes()
+        Catalogue("method", AbstractMethod, "twins", asked="").classes()

@@ -103,7 +103,7 @@ def test_one_value_one_title():
 def test_unknown_and_missing_options():
     with pytest.raises(UnknownName, match=r"No option of thing 'Knobs' is named 'windo'\. Did you mean window "):
         make(windo=3)
-    with pytest.raises(UsageError, match="thing 'Knobs' needs a value for keep"):
+    with pytest.raises(UsageError, match="Thing 'Knobs' needs a value for keep; give Knobs:keep=VALUE"):
         options.build(Knobs, "thing", {})
 
 

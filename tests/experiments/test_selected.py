@@ -185,11 +185,21 @@ def test_methods_along_with_the_steps_say_what_they_say_afterwards(tmp_path):
 
 
 def test_what_reads_the_missing_facts_is_refused_in_a_sentence_and_the_rest_is_scored(run):
-    with pytest.warns(UserWarning, match="aum was not scored: aum reads 2 epochs that did not train on"):
+    with pytest.warns(
+        UserWarning, match="aum was not scored: aum reads epochs that did not train on every example: in epochs 1, 2 the facts"
+    ):
         table = assay.score(run, ["aum", "confidence", "entropy", "grand"])
     assert list(table) == ["confidence", "entropy", "grand"] and "aum" in table.refused
     with pytest.raises(MissingEvidence, match="view='eval'"):
         assay.score(run, "dual:epochs=3,window=2")
+
+
+def test_no_options_are_named_that_the_missing_facts_would_be_refused_for(run):
+    with pytest.raises(MissingEvidence, match=r"dual reads epochs that did not train on .*view='eval'"):
+        assay.score(run, "dual")
+    with pytest.raises(MissingEvidence, match="score el2n:at=3, which fits"):
+        assay.score(run, "el2n")
+    assert assay.score(run, "el2n:at=3")["el2n:at=3"].values.isfinite().all()
 
 
 def test_the_cure_works(tmp_path):

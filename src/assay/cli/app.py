@@ -1,5 +1,6 @@
 """The application: its verbs by name, and the one seam where errors become a sentence and an exit code."""
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 
@@ -63,6 +64,8 @@ def run_app(arguments: Sequence[str]) -> int:
         arguments.remove("--debug")
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.UnusedCliTokensError as error:
+        return _say(debug, _too_much(error), 2)
     except cyclopts.CycloptsError as error:
         return _say(debug, " ".join(str(error).split()), 2)
     except KeyboardInterrupt:
@@ -85,6 +88,17 @@ def run_app(arguments: Sequence[str]) -> int:
             return _say(debug, str(error), error.exit_code)
         return _say(debug, f"unexpected {type(error).__name__}: {error}. Run again with --debug and report the traceback.", 1)
     return 0
+
+
+def _too_much(error: cyclopts.UnusedCliTokensError) -> str:
+    """What a verb takes, where more was given."""
+    name, tokens = " ".join(error.command_chain or ()), " ".join(error.unused_tokens or ())
+    verb = VERBS.get(name)
+    if verb is None:
+        return f"nothing reads {tokens}; assay --help lists the commands."
+    places = [key.upper() for key, one in inspect.signature(verb).parameters.items() if one.kind is one.POSITIONAL_ONLY]
+    after = f" after {' '.join(places)}" if places else ""
+    return f"assay {name} reads nothing{after}, but is given {tokens}; leave it out, or see assay {name} --help for its flags."
 
 
 def _say(debug: bool, words: str, code: int) -> int:

@@ -1,6 +1,10 @@
 """`assay choose`: from a score, or from a run alone, to a decision on every example."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from .values import MaybeWhole
 
@@ -9,7 +13,7 @@ def choose_(
     run: Path,
     score: str | None = None,
     /,
-    *,
+    *more: Annotated[str, Parameter(show=False)],
     policy: str | None = None,
     keep: str | None = None,
     count: str | None = None,
@@ -72,7 +76,10 @@ def choose_(
 
     if name is not None and not any(letter.isalnum() for letter in name):
         raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
-    score, policy = _asked(run, score, policy)
+    flags = "".join(
+        f" --{flag} {value}" for flag, value in (("keep", keep), ("count", count), ("seed", seed)) if value is not None
+    )
+    score, policy = _asked(run, score, more, policy, flags)
     auto = count == "auto"
     if auto and not find(policy.partition(":")[0]).counts_by_curve:
         raise UsageError(f"--count auto is for the policy {' or '.join(counting())}; {policy} does not remove the worst.")
@@ -117,19 +124,38 @@ def choose_(
     say(f"Saved as {path.stem}. Next: assay verify {run} --decision {path.stem}")
 
 
-def _asked(run: Path, score: str | None, policy: str | None) -> tuple[str | None, str]:
+def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None, flags: str) -> tuple[str | None, str]:
     """The score and the policy that were named; a policy that reads no score may stand in the place of the score.
 
+    Args:
+        run: As it was named.
+        score: What stands behind it.
+        more: What stands behind that, where nothing belongs.
+        policy: What --policy says.
+        flags: Other options, as they were given.
+
     Raises:
-        UsageError: No policy, no score for a policy that needs one, or a score for one that reads none.
+        UsageError: No policy, no score for a policy that needs one, a score for one that reads none, or more than one of either.
         UnknownName: No such policy.
     """
     from ..core.errors import UnknownName, UsageError
     from ..methods import catalogue as methods
-    from ..policies import catalogue, find
+    from ..policies import LIVE, catalogue, find
 
+    if more:
+        policies = [text for text in (score, *more) if text and text.partition(":")[0].strip() in catalogue()]
+        scores = [text for text in (score, *more) if text and text not in policies]
+        if policy is not None or len(policies) != 1 or len(scores) != 1:
+            raise UsageError(
+                f"{' '.join(more)} is too much: one score is chosen by, and one policy; assay choose {run} SCORE --policy POLICY."
+            )
+        if find(policies[0].partition(":")[0].strip()).needs_score:
+            raise UsageError(f"A policy goes behind --policy: assay choose {run} {scores[0]} --policy {policies[0]}{flags}.")
+        (score,), (policy,) = scores, policies
     if policy is None:
         named = (score or "").partition(":")[0].strip()
+        if LIVE.knows(named):
+            find(named)
         if named and named not in catalogue() and named not in methods():
             raise UnknownName("policy or score", named, [*catalogue(), *methods()])
         if score is None or named not in catalogue():
@@ -141,7 +167,7 @@ def _asked(run: Path, score: str | None, policy: str | None) -> tuple[str | None
     assert policy is not None
     cls = find(policy.partition(":")[0].strip())
     if score is None and cls.needs_score:
-        raise UsageError(f"Policy {cls.name!r} chooses by a score; name one: assay choose {run} SCORE --policy {policy}.")
+        raise UsageError(f"Policy {cls.name!r} chooses by a score; name one: assay choose {run} SCORE --policy {policy}{flags}.")
     if score is not None and not cls.needs_score and not cls.ignores_score:
-        raise UsageError(f"Policy {cls.name!r} reads no score, so leave {score} out: assay choose {run} {policy}.")
+        raise UsageError(f"Policy {cls.name!r} reads no score, so leave {score} out: assay choose {run} {policy}{flags}.")
     return score, policy

@@ -94,7 +94,7 @@ def score_(
     from ..data.arrays import rows_by_id
     from ..experiments.scorable import check_untrained, scorable, takes_again
     from ..experiments.score import ALL, served
-    from ..methods import parse
+    from ..methods import METHODS, parse
     from ..replay.config import ReplayConfig
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
@@ -102,6 +102,10 @@ def score_(
     if data is not None or plan is not None:
         if run is None:
             raise UsageError("Name a method, such as cg_score, or `all`.")
+        if run.exists() and str(run) != ALL and not METHODS.knows(str(run).partition(":")[0]):
+            raise UsageError(
+                f"{run} holds its data already, so leave --data and --plan out: assay score {' '.join(map(str, (run, *methods)))}."
+            )
         methods = (str(run), *methods)
         check_untrained([name for name in methods if name != ALL])
         opened = _without_training(data, plan, plant, seed, out)
@@ -174,8 +178,8 @@ def left_out(refused: "Mapping[str, str]") -> "list[str]":
     """Methods and why they have no score, those of one reason together."""
     titles: dict[str, list[str]] = {}
     for title, why in refused.items():
-        titles.setdefault(why, []).append(title)
-    return [why if why.startswith(f"{', '.join(group)} ") else f"{', '.join(group)}: {why}" for why, group in titles.items()]
+        titles.setdefault(why.removeprefix(f"{title} "), []).append(title)
+    return [f"{', '.join(group)}: {why}" for why, group in titles.items()]
 
 
 def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:

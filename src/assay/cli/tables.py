@@ -56,7 +56,7 @@ def policies_(*names: str) -> None:
     ]
     show_table("Policies", ("policy", "what it does", "score", "options", "source"), rows)
     live_rows = [(name, first_sentence(cls), options_of(cls), cls.source.cite) for name, cls in live.items()]
-    show_table("Live selectors, for assay record --select", ("policy", "what it does", "options", "source"), live_rows)
+    show_table("Live selectors, for assay record --select", ("selector", "what it does", "options", "source"), live_rows)
 
 
 def datasets_() -> None:

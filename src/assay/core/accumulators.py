@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -238,9 +238,11 @@ def run_steps(methods: Sequence[AbstractStepMethod], evidence: Evidence, spent: 
     return found
 
 
-def too_few(method: AbstractAccumulator, recorded: int) -> MissingEvidence:
-    """The refusal of a method that reads more epochs than there are, with options that fit, where there are some."""
-    near = fitting(method, recorded)
+def too_few(
+    method: AbstractAccumulator, recorded: int, served: Callable[[AbstractAccumulator], bool] = lambda _: True
+) -> MissingEvidence:
+    """The refusal of a method that reads more epochs than there are, with options that fit and are `served`, where there are some."""
+    near = fitting(method, recorded, served)
     return MissingEvidence(
         f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {recorded}. "
         + (f"Record more epochs, or score {near.title}, which fits." if near is not None else "Record more epochs.")
@@ -248,23 +250,27 @@ def too_few(method: AbstractAccumulator, recorded: int) -> MissingEvidence:
 
 
 def unserved(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence | None:
-    """Why recorded epochs cannot serve a method: they are too few, or did not train on all examples; None if they can."""
-    if evidence.recorded < method.fewest_epochs:
-        return too_few(method, evidence.recorded)
+    """Why recorded epochs cannot serve a method: they did not train on all examples, or are too few; None if they can."""
     missing = {} if method.copes_with_partial else evidence.missing(method.epochs_read(evidence.recorded))
-    if not missing:
+    # More epochs of the same kind would be missing facts too.
+    if missing:
+        low, high = min(missing.values()), max(missing.values())
+        return MissingEvidence(
+            f"{method.title} reads epochs that did not train on every example: in epoch{'s' * (len(missing) > 1)} "
+            f"{some(list(missing), len(missing))} the facts of {low if low == high else f'{low} to {high}'} of {len(evidence.ids)} are missing. "
+            f"{RECORD_ALL}"
+        )
+    if evidence.recorded >= method.fewest_epochs:
         return None
-    low, high = min(missing.values()), max(missing.values())
-    return MissingEvidence(
-        f"{method.title} reads {len(missing)} epochs that did not train on {low if low == high else f'{low} to {high}'} of {len(evidence.ids)} "
-        f"examples, so that their facts are missing (epochs {some(list(missing), len(missing))}). {RECORD_ALL}"
-    )
+    return too_few(method, evidence.recorded, lambda other: unserved(other, evidence) is None)
 
 
-def fitting(method: AbstractAccumulator, recorded: int) -> AbstractAccumulator | None:
+def fitting(
+    method: AbstractAccumulator, recorded: int, served: Callable[[AbstractAccumulator], bool]
+) -> AbstractAccumulator | None:
     """The same method with one of its options lowered until it reads no more epochs than there are; None if no single option does that.
 
-    Of an option the largest value that fits is taken, of several options the first.
+    Of an option the largest value that fits and is `served` is taken, of several options the first.
     """
     for field in dataclasses.fields(method):  # type: ignore[arg-type]
         value = getattr(method, field.name)
@@ -275,7 +281,7 @@ def fitting(method: AbstractAccumulator, recorded: int) -> AbstractAccumulator |
                 made = dataclasses.replace(method, **{field.name: lower})  # type: ignore[type-var]
             except UsageError:
                 continue
-            if made.fewest_epochs <= recorded:
+            if made.fewest_epochs <= recorded and served(made):
                 return made
     return None
 

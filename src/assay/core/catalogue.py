@@ -29,17 +29,18 @@ class Catalogue(Generic[Kind]):
     It is imported when it is asked for or listed. A class that cannot be used is an error when it is asked for, and one warning in a list.
     """
 
-    def __init__(self, kind: str, base: type[Kind], package: str, *, group: str = "", by_default: bool = False):
+    def __init__(self, kind: str, base: type[Kind], package: str, *, asked: str, group: str = "", by_default: bool = False):
         """Of the concrete subclasses of `base` in the files of `package`.
 
         Args:
             kind: What messages call them.
             base: What all of them extend.
             package: Full name of our package.
+            asked: How one is asked for, with NAME in the place of its name.
             group: Of the entry points; by default named as the package.
             by_default: Whether each must be complete without any option.
         """
-        self.kind, self._base, self._package, self._by_default = kind, base, package, by_default
+        self.kind, self.asked, self._base, self._package, self._by_default = kind, asked, base, package, by_default
         self._group = group or package
 
     @functools.cached_property
@@ -107,7 +108,7 @@ class Catalogue(Generic[Kind]):
             UsageError: It is of another package, and cannot be used.
         """
         if not self.knows(name):
-            raise UnknownName(self.kind, name, [*self.own, *self._offered])
+            raise UnknownName(self.kind, name, [*self.own, *self._offered], _elsewhere(name))
         cls = self.own.get(name) or self._load(name)
         if isinstance(cls, UsageError):
             raise cls
@@ -180,6 +181,20 @@ class Catalogue(Generic[Kind]):
         if self._by_default:
             cls()
         return cls  # type: ignore[return-value]
+
+
+ROOMS = ("methods", "policies", "learners", "nets", "data")
+"""Packages of assay that hold a catalogue."""
+
+
+def _elsewhere(name: str) -> str:
+    """What a name that one catalogue does not know is in another, and how it is asked for there; empty if it is nothing."""
+    for room in ROOMS:
+        module = importlib.import_module(f"{__package__.rpartition('.')[0]}.{room}")
+        for other in list(vars(module).values()):
+            if isinstance(other, Catalogue) and other.knows(name):
+                return f"a {other.kind}, asked for by {other.asked.replace('NAME', name)}"
+    return ""
 
 
 def _package_of(offer: importlib.metadata.EntryPoint) -> str:

@@ -44,9 +44,12 @@ class UsageError(AssayError, ValueError):
 
 
 class UnknownName(UsageError):
-    """A name that is not in a catalogue; the message carries the nearest ones."""
+    """A name that is not in a catalogue; the message carries the nearest ones, or what else is so named."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]):
+    def __init__(self, kind: str, name: str, known: Iterable[str], elsewhere: str = ""):
+        if elsewhere:
+            super().__init__(f"No {kind} is named {name!r}; that is {elsewhere}.")
+            return
         known = sorted(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""

@@ -58,7 +58,8 @@ def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
         if key not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if absent:
-        raise UsageError(f"{kind} {name!r} needs a value for {', '.join(absent)}.")
+        lacks = join(name, dict.fromkeys(absent, "VALUE"))
+        raise UsageError(f"{kind.capitalize()} {name!r} needs a value for {', '.join(absent)}; give {lacks}.")
     return cls(**values)
 
 

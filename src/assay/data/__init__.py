@@ -8,7 +8,13 @@ from ..core.catalogue import Catalogue
 from ..core.errors import UsageError
 from .dataset import AbstractDataset
 
-DATASETS: Catalogue[AbstractDataset] = Catalogue("dataset", AbstractDataset, __name__, group="assay.datasets")  # type: ignore[type-abstract]
+DATASETS: Catalogue[AbstractDataset] = Catalogue(
+    "dataset",
+    AbstractDataset,  # type: ignore[type-abstract]
+    __name__,
+    asked="`assay record --data NAME`",
+    group="assay.datasets",
+)
 catalogue, find = DATASETS.classes, DATASETS.find
 
 

@@ -4,7 +4,7 @@ from ..core import options
 from ..core.catalogue import Catalogue
 from ..core.learner import AbstractLearner
 
-LEARNERS: Catalogue[AbstractLearner] = Catalogue("learner", AbstractLearner, __name__)  # type: ignore[type-abstract]
+LEARNERS: Catalogue[AbstractLearner] = Catalogue("learner", AbstractLearner, __name__, asked="a method's option learner=NAME")  # type: ignore[type-abstract]
 catalogue, find = LEARNERS.classes, LEARNERS.find
 
 DOTTED = "sklearn."

@@ -38,7 +38,7 @@ def nearest(
     """
     there = len(supports) - int(own is not None and bool((own >= 0).any()))
     if not 1 <= k <= there:
-        raise ValueError(f"k={k} neighbours are asked for and there are {there}.")
+        raise ValueError(f"k={k} neighbours are asked for and there are {there}; take a k of at most that.")
     centre = supports.mean(0)
     sides = [slice(start, start + DIMS) for start in range(0, supports.shape[1], DIMS)]
     sizes = torch.cat([sum((tile[:, side] - centre[side]).square().sum(1) for side in sides) for tile in supports.split(COLUMNS)])
@@ -93,7 +93,7 @@ def disagreeing(
     """
     count = len(rows)
     if not 1 <= k < count:
-        raise ValueError(f"k={k} neighbours are asked for and there are {count - 1}.")
+        raise ValueError(f"k={k} neighbours are asked for and there are {count - 1}; take a k of at most that.")
     # By the largest number first, so that no square overflows or is lost.
     largest = torch.cat([part.abs().amax(1) for part in rows.split(COLUMNS)]).to(torch.float64)
     if not bool(largest.isfinite().all()):

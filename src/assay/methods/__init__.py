@@ -3,5 +3,11 @@
 from ..core.catalogue import Catalogue
 from ..core.method import AbstractMethod
 
-METHODS: Catalogue[AbstractMethod] = Catalogue("method", AbstractMethod, __name__, by_default=True)  # type: ignore[type-abstract]
+METHODS: Catalogue[AbstractMethod] = Catalogue(
+    "method",
+    AbstractMethod,  # type: ignore[type-abstract]
+    __name__,
+    asked="`assay score RUN NAME`",
+    by_default=True,
+)
 catalogue, find, parse = METHODS.classes, METHODS.find, METHODS.parse

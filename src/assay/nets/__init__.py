@@ -9,7 +9,7 @@ from .net import AbstractNet
 
 __all__ = ["NETS", "AbstractNet", "build", "catalogue", "find", "parse"]
 
-NETS: Catalogue[AbstractNet] = Catalogue("net", AbstractNet, __name__)  # type: ignore[type-abstract]
+NETS: Catalogue[AbstractNet] = Catalogue("net", AbstractNet, __name__, asked="`assay record --net NAME`")  # type: ignore[type-abstract]
 catalogue, find, parse = NETS.classes, NETS.find, NETS.parse
 
 

@@ -8,11 +8,17 @@ from ..core.errors import UsageError
 from ..core.live_selection import AbstractLiveSelector
 from ..core.selection import AbstractSelector
 
-POLICIES: Catalogue[AbstractSelector] = Catalogue("policy", AbstractSelector, __name__)  # type: ignore[type-abstract]
+POLICIES: Catalogue[AbstractSelector] = Catalogue(
+    "policy",
+    AbstractSelector,  # type: ignore[type-abstract]
+    __name__,
+    asked="`assay choose --policy NAME`",
+)
 LIVE: Catalogue[AbstractLiveSelector] = Catalogue(
     "live selector",
     AbstractLiveSelector,  # type: ignore[type-abstract]
     __name__,
+    asked="`assay record --select NAME`",
     group="assay.live_policies",
 )
 catalogue, live_catalogue = POLICIES.classes, LIVE.classes

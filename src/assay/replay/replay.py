@@ -98,8 +98,10 @@ class Replay:
         self.kept = tuple(run.states())
         if not self.kept:
             raise MissingEvidence(
-                f"{run.folder} kept no model from which its steps could be taken again; record with checkpoints='every', or 'last' "
-                "for the last epoch and the whole run."
+                f"{run.folder} kept no model to take steps again from, or to look into; record with checkpoints='last' (the default; for the "
+                "last epoch and the whole run) or 'every'."
+                if run.epochs
+                else f"{run.folder} holds data only, and no model was trained there; record one with `assay record`."
             )
         bounds = [0]
         for commit in run.commits:
