@@ -36,7 +36,7 @@ import assay
 from assay.core.lineage import fingerprint
 from assay.core.scores import Scores
 from assay.experiments.detection import detect
-from assay.experiments.plan import Plan, material_of
+from assay.experiments.plan import Plan, load_data
 from assay.experiments.record import record
 from assay.experiments.scorable import scorable
 from assay.maths.ranking import rank_correlation
@@ -121,8 +121,8 @@ def detected(given: argparse.Namespace, seed: int) -> dict:
         run = record(plan, Path(scratch) / "run")
         recorded = time.perf_counter() - began
         # Read once for all, so that the first method to ask for the data does not pay for the others.
-        material = material_of(plan)
-        tests = {"tests": material.test.take(torch.arange(TESTS))} if given.with_targets else None
+        loaded = load_data(plan)
+        tests = {"tests": loaded.test.take(torch.arange(TESTS))} if given.with_targets else None
         for name, spec in methods_of(run, given, seed).items():
             began = time.perf_counter()
             (found[name],) = assay.score(run.folder, spec, targets=tests).values()
@@ -134,7 +134,7 @@ def detected(given: argparse.Namespace, seed: int) -> dict:
             seconds[BASELINE] = time.perf_counter() - began
         rows = torch.stack([one.of(run.ids) * one.direction.sign for one in found.values()])
         return {
-            "wrong labels": int(material.wrong.sum()),
+            "wrong labels": int(loaded.wrong.sum()),
             "seconds: record": recorded,
             "methods": {name: figures_of(scores, run, seconds[name]) for name, scores in found.items()},
             "spearman": rank_correlation(rows).tolist(),
@@ -151,7 +151,7 @@ def ensembled(given: argparse.Namespace, seed: int) -> dict:
             began = time.perf_counter()
             run = record(plan, Path(scratch) / "run")
             recorded = time.perf_counter() - began
-            wrong = int(material_of(plan).wrong.sum())
+            wrong = int(load_data(plan).wrong.sum())
             for name, spec in {"el2n": f"el2n:at={given.epochs - 1}", "grand": "grand"}.items():
                 began = time.perf_counter()
                 (scores,) = assay.score(run.folder, spec).values()

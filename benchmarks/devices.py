@@ -14,7 +14,7 @@ from detection import STEPS, TARGETED, TASKS, TESTS
 from machine import report
 
 import assay
-from assay.experiments.plan import Plan, material_of
+from assay.experiments.plan import Plan, load_data
 from assay.experiments.record import record
 from assay.experiments.scorable import scorable
 from assay.maths.ranking import rank_correlation
@@ -47,7 +47,7 @@ def scored(given: dict, device: str, threads: int, folder: Path) -> dict[str, to
     )
     run = record(plan, folder)
     able, _ = scorable(run)
-    tests = {"tests": material_of(plan).test.take(torch.arange(TESTS))}
+    tests = {"tests": load_data(plan).test.take(torch.arange(TESTS))}
     return {one.title: one.values for one in assay.score(run, [*able, *FURTHER], targets=tests).values()}
 
 

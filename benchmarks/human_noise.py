@@ -26,8 +26,8 @@ from assay.training.loop import predict, train
 
 def cross_validated(plan: Plan, folds: int, seed: int) -> Scores:
     """Held-out probability of the given label, with folds stratified by class."""
-    material = plan.load()
-    examples = material.train
+    loaded = plan.load()
+    examples = loaded.train
     order = draws.permutation(examples.ids.keys, seed, "folds")
     fold = torch.empty(len(examples), dtype=torch.int64)
     for label in range(examples.classes):
@@ -37,9 +37,9 @@ def cross_validated(plan: Plan, folds: int, seed: int) -> Scores:
     for number in range(folds):
         inside, outside = fold != number, fold == number
         part = examples.take(inside)
-        model = plan.build(material, seed + number)
+        model = plan.build(loaded, seed + number)
         recipe = plan.recipe_with(seed + number)
-        augment = plan.augmentation(material, seed + number)
+        augment = plan.augmentation(loaded, seed + number)
         train(model, part.inputs, part.labels, part.ids, recipe, prepare=examples.prepared, augment=augment)
         logits = predict(model, examples.inputs[outside], prepare=examples.prepared, device=recipe.device)
         held_out[outside] = logits.double().softmax(-1).gather(1, examples.labels[outside][:, None])[:, 0]

@@ -65,7 +65,7 @@ def scored(folder: Path, methods: list[str], schedule: str) -> None:
     torch.func.vmap(lambda x: x)(torch.zeros(1))
     forget_peak()
     before, began = resident_mb("VmRSS"), time.perf_counter()
-    score(folder, methods, replaying=ReplayConfig(schedule))
+    score(folder, methods, replay_config=ReplayConfig(schedule))
     print(json.dumps({"seconds": time.perf_counter() - began, "mb": resident_mb("VmHWM") - before}))
 
 

@@ -14,7 +14,7 @@ import torch
 from machine import forget_peak, report, resident_mb
 
 from assay.experiments.evidence import gather, open_replay
-from assay.experiments.plan import Plan, material_of
+from assay.experiments.plan import Plan, load_data
 from assay.experiments.record import record
 from assay.methods.vog import VoG
 from assay.replay.checkpoints import BLOCK
@@ -24,9 +24,9 @@ THREADS, MODELS = 2, 10
 
 def bare(plan: Plan, states: list[dict[str, torch.Tensor]]) -> float:
     """Seconds of the passes alone."""
-    material = material_of(plan)
-    model = plan.build(material, 0).eval()
-    images, labels = material.train.prepared(material.train.inputs), material.train.labels
+    loaded = load_data(plan)
+    model = plan.build(loaded, 0).eval()
+    images, labels = loaded.train.prepared(loaded.train.inputs), loaded.train.labels
     began = time.perf_counter()
     for state in states:
         model.load_state_dict(state)

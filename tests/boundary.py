@@ -77,7 +77,7 @@ def good(folder):
         "LiveMethods": (([parse("dual")],), {}),
         "ReplayConfig": ((), {"schedule": "sqrt", "memory": None, "tolerance": 0.0}),
         "score": ((run, "aum"), {}),
-        "score_apart": ((run, "aum"), {}),
+        "score_separately": ((run, "aum"), {}),
         "choose": ((aum, "top_k"), {"keep": 0.5}),
         "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
         "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),

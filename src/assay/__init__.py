@@ -12,7 +12,7 @@ _HOMES = {
     "ReplayConfig": "replay.config",
     "LiveMethods": "replay.live_methods",
     "score": "experiments.score",
-    "score_apart": "experiments.score",
+    "score_separately": "experiments.score",
     "choose": "experiments.choose",
     "verify": "experiments.verify",
     "seeds_needed": "experiments.power",

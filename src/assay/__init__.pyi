@@ -23,7 +23,7 @@ from .experiments.record import untrained as untrained
 from .experiments.report import report as report
 from .experiments.report_data import report_data as report_data
 from .experiments.score import score as score
-from .experiments.score import score_apart as score_apart
+from .experiments.score import score_separately as score_separately
 from .experiments.verify import verify as verify
 from .integrations.pytorch import record as record
 from .replay.config import ReplayConfig as ReplayConfig
@@ -84,7 +84,7 @@ __all__ = [
     "save_scores",
     "save_verdict",
     "score",
-    "score_apart",
+    "score_separately",
     "seeds_needed",
     "study_difficulty",
     "study_scaling",

@@ -67,7 +67,7 @@ def written(tmp_path, name="d.npz", **arrays):
         (["--data", "table:path=nowhere.csv,label=y"], "nowhere.csv is absent"),
         (["--data", "mnist"], "needs a value for path"),
         (["--plan", "nowhere.toml"], "nowhere.toml does not exist"),
-        (["--data", "digits", "--ragged", "drop"], "leaves 29 of 1437"),
+        (["--data", "digits", "--last-batch", "drop"], "leaves 29 of 1437"),
         (["--data", "digits", "--net", "lenet"], "images of at least 12 x 12"),
         (["--data", "digits", "--crop", "9"], "crop=9 is outside"),
         (["--data", "digits", "--precision", "bfloat16"], "needs device 'cuda'"),
@@ -308,7 +308,7 @@ def test_a_newer_or_damaged_run_is_refused(refused, own):
     body = bytearray(shard.read_bytes())
     body[-5] ^= 1
     shard.write_bytes(body)
-    for command in (("score", own, "aum", "forgetting", "loss", "entropy", "--again"), ("inspect", own, "--check")):
+    for command in (("score", own, "aum", "forgetting", "loss", "entropy", "--recompute"), ("inspect", own, "--check")):
         code, said = refused(*command)
         assert code == 5 and "damaged" in said and "epoch-000001" in said
     shard.unlink()
@@ -333,7 +333,7 @@ def test_training_that_diverges_names_epoch_and_ids(refused, tmp_path):
 
 def test_a_trial_that_fails_names_its_log(capsys, tmp_path):
     folder = tmp_path / "run"
-    batch = ("--batch", "390", "--ragged", "drop", "--view", "eval")
+    batch = ("--batch", "390", "--last-batch", "drop", "--view", "eval")
     assert here(capsys, "record", folder, *SMALL[:-2], *batch)[0] == 0
     assert here(capsys, "choose", folder, "aum", "--policy", "top_k:keep=0.9", "--name", "drop")[0] == 0
     code, _, err = here(capsys, "verify", folder, "--executor", "inline", "--seeds", "2")

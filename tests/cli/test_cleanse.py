@@ -114,7 +114,7 @@ def test_what_is_trained_again_is_what_the_score_is_about(mine, capsys):
 
 def test_a_score_of_some_examples_makes_a_curve_and_no_decision(tmp_path, capsys):
     folder, method = tmp_path / "run", "sgd_influence:window=last"
-    dropped = ("--ragged", "drop", "--view", "eval")
+    dropped = ("--last-batch", "drop", "--view", "eval")
     assert here(capsys, "record", folder, *SMALL, "--validation", "0.2", *dropped)[0] == 0
     code, out, _ = here(capsys, "score", folder, method, "aum")
     assert code == 0 and re.search(r"^ *sgd_influence:window=last .* 256\b", out, re.MULTILINE) and "318 examples" in out

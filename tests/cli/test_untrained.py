@@ -36,14 +36,14 @@ def scored(tmp_path_factory):
 def test_the_scores_are_those_of_the_data(scored):
     run, scores = Run(scored), load_scores(Run(scored).paths.scores("cg_score"))
     assert run.epochs == 0 and run.header.view == "none" and len(run.ids) == 397
-    material = Plan.make({"data": DATA, "plant": {"rate": 0.1}}).load()
-    inputs, labels = material.train.inputs.float() / 255, material.train.labels
-    if material.train.inputs.dtype != torch.uint8:
-        inputs = material.train.inputs
-    evidence = Evidence(material.train.ids, 10, labels=labels, inputs=inputs)
+    loaded = Plan.make({"data": DATA, "plant": {"rate": 0.1}}).load()
+    inputs, labels = loaded.train.inputs.float() / 255, loaded.train.labels
+    if loaded.train.inputs.dtype != torch.uint8:
+        inputs = loaded.train.inputs
+    evidence = Evidence(loaded.train.ids, 10, labels=labels, inputs=inputs)
     assert torch.equal(scores.values, score_by_hand([parse("cg_score")], evidence)[0].values)
-    assert scores.lineage.parents["inputs"] == material.train.content and scores.lineage.dataset == run.dataset
-    wrong = labels != material.true_labels
+    assert scores.lineage.parents["inputs"] == loaded.train.content and scores.lineage.dataset == run.dataset
+    wrong = labels != loaded.true_labels
     gap = scores.values[wrong][:, None] - scores.values[~wrong]
     assert float((gap > 0).double().mean()) > 0.97
 

@@ -41,7 +41,7 @@ def test_unknown_names_carry_the_nearest(name, words):
 
 
 def test_some():
-    assert errors.some([3, 17], 2) == "3, 17"
-    assert errors.some(range(100), 100) == "0, 1, 2, 3, 4 and 95 more"
-    assert errors.some(["a"], 1) == "a" and errors.some([], 0) == ""
-    assert errors.some(range(6), 6, most=2) == "0, 1 and 4 more"
+    assert errors.listed([3, 17], 2) == "3, 17"
+    assert errors.listed(range(100), 100) == "0, 1, 2, 3, 4 and 95 more"
+    assert errors.listed(["a"], 1) == "a" and errors.listed([], 0) == ""
+    assert errors.listed(range(6), 6, most=2) == "0, 1 and 4 more"

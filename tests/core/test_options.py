@@ -23,7 +23,7 @@ class Knobs:
     where: str = "here"
 
     def __post_init__(self):
-        options.settle(self, "thing")
+        options.coerce(self, "thing")
 
 
 def make(**given):

@@ -6,12 +6,12 @@ import torch
 from assay.core.errors import Mismatch, UsageError
 from assay.core.ids import Ids
 from assay.core.report_data import DataMap, Histogram, Influence, ShownExamples, TopExamples, Trajectories
-from reports import exhibits
+from reports import example_reports
 
 
 @pytest.fixture(scope="module")
-def exhibit():
-    return exhibits.exhibit(40)
+def report():
+    return example_reports.report(40)
 
 
 @pytest.mark.parametrize(
@@ -23,32 +23,32 @@ def exhibit():
         (lambda e: {"scores": e.scores[:1] * 2}, "same title"),
         (lambda e: {"scores": e.scores[:1]}, "has no scores beside it"),
         (lambda e: {"detections": e.verdict.detections}, "carries detections"),
-        (lambda e: {"data_map": exhibits.exhibit(41).data_map}, "41 examples, 40 are shown"),
-        (lambda e: {"trajectories": exhibits.exhibit(41).trajectories}, "trajectories of 41"),
+        (lambda e: {"data_map": example_reports.report(41).data_map}, "41 examples, 40 are shown"),
+        (lambda e: {"trajectories": example_reports.report(41).trajectories}, "trajectories of 41"),
     ],
 )
-def test_parts_that_do_not_belong_together_are_refused(exhibit, change, words):
+def test_parts_that_do_not_belong_together_are_refused(report, change, words):
     with pytest.raises(UsageError, match=words):
-        dataclasses.replace(exhibit, **change(exhibit))
+        dataclasses.replace(report, **change(report))
 
 
-def test_a_decision_or_score_must_cover_what_is_shown(exhibit):
-    other = exhibits.exhibit(30, total=100)
+def test_a_decision_or_score_must_cover_what_is_shown(report):
+    other = example_reports.report(30, total=100)
     with pytest.raises(Mismatch, match="the decision"):
-        dataclasses.replace(exhibit, decision=other.decision)
+        dataclasses.replace(report, decision=other.decision)
     with pytest.raises(Mismatch, match="scores of aum"):
-        dataclasses.replace(exhibit, scores=other.scores)
+        dataclasses.replace(report, scores=other.scores)
 
 
 def test_unscored_examples_may_be_shown():
-    table = exhibits.table()
+    table = example_reports.table()
     assert len(table.scores[0]) == len(table.shown) - 2
 
 
-def test_detections_come_from_the_verdict_or_stand_alone(exhibit):
-    assert exhibit.found == exhibit.verdict.detections and exhibit.cleaned == exhibit.verdict.cleaning
-    alone = dataclasses.replace(exhibit, verdict=None, detections=exhibit.found, cleaning=exhibit.cleaned)
-    assert alone.found == exhibit.found and alone.cleaned == exhibit.cleaned
+def test_detections_come_from_the_verdict_or_stand_alone(report):
+    assert report.found == report.verdict.detections and report.cleaned == report.verdict.cleaning
+    alone = dataclasses.replace(report, verdict=None, detections=report.found, cleaning=report.cleaned)
+    assert alone.found == report.found and alone.cleaned == report.cleaned
 
 
 def test_numbers_outside_their_range_are_refused():
@@ -78,7 +78,7 @@ def test_pictures_are_uint8():
 
 
 def test_influence_needs_scores_and_shown_examples():
-    made = exhibits.influenced(60)
+    made = example_reports.influenced(60)
     with pytest.raises(UsageError, match="influence of exact has no scores"):
         dataclasses.replace(made, scores=made.scores[1:], pairings=())
     with pytest.raises(UsageError, match="pairing with exact has no scores"):
@@ -101,7 +101,7 @@ def test_influence_needs_scores_and_shown_examples():
     ],
 )
 def test_courses_must_fit_their_epochs(change, words):
-    one = exhibits.influenced(60).influences[0]
+    one = example_reports.influenced(60).influences[0]
     with pytest.raises(UsageError, match=words):
         dataclasses.replace(one, **change)
 
@@ -109,7 +109,7 @@ def test_courses_must_fit_their_epochs(change, words):
 def test_extremes_and_points_carry_one_number_each():
     with pytest.raises(UsageError, match="2 extreme examples"):
         TopExamples(Ids([1, 2]), torch.zeros(3).double())
-    pair = exhibits.influenced(60).pairings[0]
+    pair = example_reports.influenced(60).pairings[0]
     with pytest.raises(UsageError, match="values of shape"):
         dataclasses.replace(pair, values=torch.zeros(3).double(), references=torch.zeros(3).double(), wrong=None)
     with pytest.raises(UsageError, match="60 points of 59"):

@@ -44,11 +44,11 @@ def curve(held, influence):
 def by_hand(run, removed, retrain):
     """Validation and test accuracy and loss of a training of its own, in which the removed weigh 0."""
     plan = Plan.make(run.header.about["plan"])
-    material, state = plan.load(), None
-    examples = material.train
+    loaded, state = plan.load(), None
+    examples = loaded.train
     weights = torch.ones(len(examples))
     weights[examples.ids.positions(removed, "the data")] = 0
-    model = plan.build(material, plan.seed)
+    model = plan.build(loaded, plan.seed)
     if retrain == "all":
         train(model, examples.inputs, examples.labels, examples.ids, plan.training, prepare=examples.prepared, weights=weights)
     else:
@@ -58,7 +58,7 @@ def by_hand(run, removed, retrain):
         train(model, examples.inputs, examples.labels, examples.ids, plan.training, **given)
     return [
         value
-        for part in (material.validation, material.test)
+        for part in (loaded.validation, loaded.test)
         for value in evaluate(model, part.inputs, part.labels, prepare=part.prepared)
     ]
 
@@ -129,14 +129,14 @@ def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, inf
     # The loss would have 35 go, the accuracy 30.
     given = {"counts": [3, 10, 30, 35], "draws": 1, "retrain": "last", "chosen_by": by}
     honest = cleanse.cleanse(held, influence, **given)
-    original = evidence.material_of
+    original = evidence.load_data
 
     def absurd(plan):
-        material = original(plan)
-        wrong = dataclasses.replace(material.test, labels=(material.test.labels + 1) % 10)
-        return dataclasses.replace(material, test=wrong)
+        loaded = original(plan)
+        wrong = dataclasses.replace(loaded.test, labels=(loaded.test.labels + 1) % 10)
+        return dataclasses.replace(loaded, test=wrong)
 
-    monkeypatch.setattr(evidence, "material_of", absurd)
+    monkeypatch.setattr(evidence, "load_data", absurd)
     misled = cleanse.cleanse(held, influence, **given)
     tried = [misled.worst(count) for count in (0, *misled.counts)]
     assert misled.none.test_accuracy < 0.2 < 0.8 < honest.none.test_accuracy
@@ -315,13 +315,13 @@ def test_a_curve_under_a_tolerance_is_another_curve(held, influence, tmp_path):
     given = {"counts": [5], "draws": 1, "retrain": "last", "save": True}
     exact = cleanse.cleanse(own, influence, **given)
     about = ReplayConfig(tolerance=1e-3)
-    assert curve_of(own, influence).fingerprint == exact.fingerprint and curve_of(own, influence, replaying=about) is None
-    near = cleanse.cleanse(own, influence, **given, replaying=about, progress=(told := Told()))
+    assert curve_of(own, influence).fingerprint == exact.fingerprint and curve_of(own, influence, replay_config=about) is None
+    near = cleanse.cleanse(own, influence, **given, replay_config=about, progress=(told := Told()))
     assert told.words[0][:2] == (0, 3), "nothing is taken from the trainings without a tolerance"
     assert near.lineage.parents["tolerance"] == "0.001" and "tolerance" not in exact.lineage.parents
-    assert curve_of(own, influence) is None and curve_of(own, influence, replaying=about).lineage == near.lineage
-    assert curve_of(own, influence, replaying=ReplayConfig(schedule="all", memory=10**9)) is None
-    assert curve_of(own, influence, replaying=ReplayConfig(schedule="all", tolerance=1e-3)) is not None, "these change no bit"
+    assert curve_of(own, influence) is None and curve_of(own, influence, replay_config=about).lineage == near.lineage
+    assert curve_of(own, influence, replay_config=ReplayConfig(schedule="all", memory=10**9)) is None
+    assert curve_of(own, influence, replay_config=ReplayConfig(schedule="all", tolerance=1e-3)) is not None, "these change no bit"
 
 
 def test_a_curve_of_another_version_does_not_count(held, influence, curve, tmp_path):

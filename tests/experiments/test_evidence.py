@@ -123,7 +123,7 @@ def test_nothing_of_any_kind_is_read_that_no_method_asks_for(title, with_everyth
 
     counted(TensorFile, "read", tensor)
     counted(TensorFile, "read_all", lambda file: file.path.parent.name)
-    counted(evidence, "material_of", "data")
+    counted(evidence, "load_data", "data")
     counted(Replay, "at", "model")
     counted(Replay, "features", "features")
     counted(Replay, "forwards", "steps")

@@ -61,10 +61,10 @@ def test_a_score_is_the_mean_over_models(run, spec):
 
 
 def test_consensus_is_what_most_models_predict(run):
-    material = small.plan().load()
-    rows = material.train.prepared(material.train.inputs)
+    loaded = small.plan().load()
+    rows = loaded.train.prepared(loaded.train.inputs)
     models = [run, *run.members]
-    nets = [small.plan().build(material, 0) for _ in models]
+    nets = [small.plan().build(loaded, 0) for _ in models]
     for net, one in zip(nets, models, strict=True):
         net.load_state_dict(one.model(1))
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_consensus_is_what_most_models_predict(run):
     found = assay.score(run, "prediction_depth:k=10,reference=consensus,layers=1")[
         "prediction_depth:k=10,reference=consensus,layers=1"
     ]
-    given, last = material.train.labels, []
+    given, last = loaded.train.labels, []
     from assay.methods.prediction_depth import depth, probe
 
     for net in nets:
@@ -196,12 +196,12 @@ def test_a_model_that_never_ended_its_first_epoch_is_one_that_is_missing(run, tm
 
 def test_models_that_left_out_other_examples_speak_of_those_that_none_left_out(tmp_path):
     record = {**RECORD, "view": "eval"}
-    run = small.recorded(tmp_path / "run", models=2, record=record, recipe={"epochs": 2, "ragged": "drop"})
-    scores = assay.score_apart(run, "oti:window=last")["oti:window=last"]
+    run = small.recorded(tmp_path / "run", models=2, record=record, recipe={"epochs": 2, "last_batch": "drop"})
+    scores = assay.score_separately(run, "oti:window=last")["oti:window=last"]
     seen = [set(run.ids.take(torch.cat(one.order(1)))) for one in (run, *run.members)]
     assert seen[0] != seen[1]
     assert set(scores.ids) == seen[0] & seen[1] and set(scores.ids) | set(scores.unscored) == set(run.ids)
-    second = assay.score_apart(run.members[0], "oti:window=last")["oti:window=last"]
+    second = assay.score_separately(run.members[0], "oti:window=last")["oti:window=last"]
     assert torch.equal(scores.repeats[1], second.of(scores.ids)) and torch.equal(scores.values, scores.repeats.mean(0))
 
 

@@ -150,8 +150,8 @@ def test_an_operation_without_a_second_derivative_is_named(tmp_path):
     plain = recorded(tmp_path / "plain", net(nn.Linear(DIMS, 4), Squared()))
     names = ["tracin", "oti", "liveval", "grand", "tracin:every=step", "in_run_shapley"]
     how = assay.ReplayConfig(tolerance=1e-12)
-    table = assay.score(tmp_path / "run", names, loop=loop, targets=held(), replaying=how)
-    for title, other in assay.score(tmp_path / "plain", names, loop=plain, targets=held(), replaying=how).items():
+    table = assay.score(tmp_path / "run", names, loop=loop, targets=held(), replay_config=how)
+    for title, other in assay.score(tmp_path / "plain", names, loop=plain, targets=held(), replay_config=how).items():
         told = table[title].diagnostics["derivatives taken by"], other.diagnostics["derivatives taken by"]
         # What one method says does not depend on the others.
         assert ("grad_dots: one by one" in told[0]) == title.startswith(("tracin", "in_run")) and "one by one" not in told[1]
@@ -199,7 +199,7 @@ def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, meth
     loader = DataLoader(TensorDataset(inputs, labels), batch_sampler=Given(twice))
     loop = recorded(tmp_path / "run", net(), loader, view="eval")
     (found,) = assay.score(
-        tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=assay.ReplayConfig(tolerance=1e-12)
+        tmp_path / "run", method, loop=loop, targets=held_for(method), replay_config=assay.ReplayConfig(tolerance=1e-12)
     ).values()
     # The same training with a twin under another id in the second place.
     apart = [[0, 1, 12, 2], *twice[0][1:]], [twice[1][0], [4, 5, 13, 6], twice[1][2]]
@@ -207,7 +207,7 @@ def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, meth
     loader = DataLoader(twins, batch_sampler=Given(apart))
     loop = recorded(tmp_path / "apart", net(), loader, view="eval")
     (other,) = assay.score(
-        tmp_path / "apart", method, loop=loop, targets=held_for(method), replaying=assay.ReplayConfig(tolerance=1e-12)
+        tmp_path / "apart", method, loop=loop, targets=held_for(method), replay_config=assay.ReplayConfig(tolerance=1e-12)
     ).values()
     expected = {int(id_): float(value) for id_, value in zip(other.ids, other.values, strict=True)}
     expected[0] += expected.pop(12)
@@ -221,8 +221,8 @@ def test_an_example_that_stands_twice_in_a_batch_gets_both_shares(tmp_path, meth
 def assert_exact(folder, loop):
     """Influence is the derivative of training again: central differences by the weights of some examples."""
     how = assay.ReplayConfig(tolerance=1e-12)
-    (scores,) = assay.score(folder, "sgd_influence", loop=loop, targets=held(), replaying=how).values()
-    replay, ones = open_replay(folder, loop=loop, targets=held(), replaying=how), torch.ones(EXAMPLES, dtype=torch.float64)
+    (scores,) = assay.score(folder, "sgd_influence", loop=loop, targets=held(), replay_config=how).values()
+    replay, ones = open_replay(folder, loop=loop, targets=held(), replay_config=how), torch.ones(EXAMPLES, dtype=torch.float64)
     steps, size = range(replay.epochs[-1].stop), 1e-4
     for place in (0, 5, 10):
         move = size * torch.eye(EXAMPLES, dtype=torch.float64)[place]
@@ -292,12 +292,12 @@ def test_a_number_for_a_parameter_and_a_weight_used_behind_its_layers_back(tmp_p
     # Batches of several sizes: what the first confirms or refutes holds for those after it.
     loop = recorded(tmp_path / "run", Scaled(), DataLoader(TensorDataset(*data()), 5))
     how = assay.ReplayConfig(tolerance=1e-12)
-    (scores,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=how).values()
+    (scores,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replay_config=how).values()
     with pytest.MonkeyPatch.context() as patch:
         # Each example by itself, by autograd.
         patch.setattr("assay.maths.layer_rules.RULES", {})
         patch.setattr("assay.replay.checkpoints.BLOCK", 1)
-        (other,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replaying=how).values()
+        (other,) = assay.score(tmp_path / "run", method, loop=loop, targets=held_for(method), replay_config=how).values()
     torch.testing.assert_close(scores.values, other.values, rtol=1e-7, atol=1e-10)
     if method == "grand":
         model, (inputs, labels) = Scaled(), data()
@@ -310,7 +310,7 @@ def test_a_number_for_a_parameter_and_a_weight_used_behind_its_layers_back(tmp_p
 
 def test_one_training_leaves_nothing_to_the_next(tmp_path):
     loop = recorded(tmp_path / "run", net())
-    replay = open_replay(tmp_path / "run", loop=loop, targets=held(), replaying=assay.ReplayConfig(tolerance=1e-12))
+    replay = open_replay(tmp_path / "run", loop=loop, targets=held(), replay_config=assay.ReplayConfig(tolerance=1e-12))
     groups, steps = [torch.tensor([place]) for place in range(4)], range(replay.epochs[-1].stop)
     there = replay.retrained(groups, steps, ["validation"])
     assert torch.equal(replay.retrained(groups[::-1], steps, ["validation"]).flip(0), there)
@@ -349,7 +349,9 @@ def test_the_last_parameters_are_differentiated_with_the_last_buffers_seeded_or_
         model, folder = net(), tmp_path / f"run {seed}"
         loop = recorded(folder, model, optimizer=torch.optim.Adam(model.parameters(), lr=0.05), seed=seed, epochs=3)
         how = assay.ReplayConfig(tolerance=1e-12)
-        (scores,) = assay.score(folder, "sgd_influence:form=last_parameters", loop=loop, targets=held(), replaying=how).values()
+        (scores,) = assay.score(
+            folder, "sgd_influence:form=last_parameters", loop=loop, targets=held(), replay_config=how
+        ).values()
         values.append(scores.values)
     torch.testing.assert_close(*values, rtol=1e-9, atol=1e-13)
 
@@ -403,7 +405,7 @@ def test_a_memory_budget_counts_the_starts_of_epochs_too(tmp_path, states, monke
     from assay.replay.replayable import ReplayState
 
     how = assay.ReplayConfig(tolerance=1e-12)
-    (base,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=how).values()
+    (base,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replay_config=how).values()
     alive, most = set(), [0]
 
     class Counted(ReplayState):
@@ -418,10 +420,10 @@ def test_a_memory_budget_counts_the_starts_of_epochs_too(tmp_path, states, monke
     monkeypatch.setattr("assay.replay.replayable.ReplayState", Counted)
     size = open_replay(tmp_path / "run", loop=loop, targets=held())._own.state(-1).bytes
     how = assay.ReplayConfig(tolerance=1e-12, memory=states * size)
-    (scores,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=how).values()
+    (scores,) = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replay_config=how).values()
     torch.testing.assert_close(scores.values, base.values, rtol=1e-9, atol=1e-13)
     # Beside the budget stand the step in hand, its successor and the end of the run.
     assert most[0] <= states + 3
     refused_how = assay.ReplayConfig(memory=3 * size)
     with pytest.raises(UsageError, match="a state takes"):
-        assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replaying=refused_how)
+        assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=held(), replay_config=refused_how)

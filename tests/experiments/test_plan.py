@@ -41,13 +41,9 @@ def test_a_file_says_everything(tmp_path):
     assert made.data == "digits:test=1400" and made.net == "mlp:widths=8"
     assert made.training.milestones == (2,) and made.training.seed == 3 and made.training.momentum == 0.9
     assert made.record.checkpoints == (0, 3) and made.live[0].title == "aum"
-    material = made.load()
-    flipped = material.wrong.nonzero().flatten()
-    assert (
-        len(flipped)
-        and set(material.true_labels[flipped].tolist()) == {0}
-        and set(material.train.labels[flipped].tolist()) == {1}
-    )
+    loaded = made.load()
+    flipped = loaded.wrong.nonzero().flatten()
+    assert len(flipped) and set(loaded.true_labels[flipped].tolist()) == {0} and set(loaded.train.labels[flipped].tolist()) == {1}
 
 
 def test_a_plan_is_the_same_after_json_has_held_it(tmp_path):
@@ -135,12 +131,12 @@ def test_an_absent_file_or_a_folder_is_refused(tmp_path):
 
 
 def test_planting_keeps_the_truth_aside():
-    material = plan().load()
-    assert int(material.wrong.sum()) == round(0.1 * len(material.train))
+    loaded = plan().load()
+    assert int(loaded.wrong.sum()) == round(0.1 * len(loaded.train))
     assert plan(plant=None).load().wrong is None
     assert int(plan(plant={"rate": 0.0}).load().wrong.sum()) == 0
     again = plan(plant={"seed": 7}).load()
-    assert not torch.equal(again.wrong, material.wrong) and torch.equal(again.true_labels, material.true_labels)
+    assert not torch.equal(again.wrong, loaded.wrong) and torch.equal(again.true_labels, loaded.true_labels)
 
 
 @pytest.mark.parametrize(

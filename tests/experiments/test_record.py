@@ -84,25 +84,25 @@ def test_progress_is_told_of_every_epoch(tmp_path):
 @pytest.mark.parametrize("recipe", [{"flip": True}, {"ema": 0.95}])
 def test_the_clean_pass_is_what_the_net_says_after_each_epoch(tmp_path, recipe):
     plan = small.plan(record={"view": "eval", "keep_logits": True, "checkpoints": "every"}, recipe=recipe)
-    run, material = record(plan, tmp_path / "run"), plan.load()
-    model = plan.build(material, plan.seed)
+    run, loaded = record(plan, tmp_path / "run"), plan.load()
+    model = plan.build(loaded, plan.seed)
     for epoch in range(run.epochs):
         state = run.checkpoint(epoch).read_all()
         room = "average." if "ema" in recipe else "model."
         model.load_state_dict({name.removeprefix(room): value for name, value in state.items() if name.startswith(room)})
-        logits = predict(model, material.train.inputs, prepare=material.train.prepared)
+        logits = predict(model, loaded.train.inputs, prepare=loaded.train.prepared)
         assert torch.equal(run.shard(epoch).read("logits"), logits)
-        losses = F.cross_entropy(logits.double(), material.train.labels, reduction="none")
+        losses = F.cross_entropy(logits.double(), loaded.train.labels, reduction="none")
         assert torch.allclose(gather(run).epoch(epoch).losses, losses, atol=1e-5)
 
 
 def test_the_training_pass_is_seen_before_each_update(tmp_path):
     plan = small.plan(record={"keep_logits": True})
-    run, material = record(plan, tmp_path / "run"), plan.load()
+    run, loaded = record(plan, tmp_path / "run"), plan.load()
     first = run.order(0)[0]
-    model = plan.build(material, plan.seed)
+    model = plan.build(loaded, plan.seed)
     with torch.no_grad():
-        fresh = model(material.train.prepared(material.train.inputs[first]))
+        fresh = model(loaded.train.prepared(loaded.train.inputs[first]))
     assert torch.allclose(run.shard(0).read("logits")[first], fresh, atol=1e-6)
     assert run.rates(0).unique().tolist() == [plan.training.lr]
 
@@ -124,10 +124,10 @@ def test_a_live_method_says_what_stored_logits_say(tmp_path):
 
 
 def test_the_truth_stands_beside_the_run_and_never_in_it(own):
-    material = small.plan().load()
+    loaded = small.plan().load()
     ids, true = load_truth(own.paths.truth)
-    assert ids == own.ids and torch.equal(true, material.true_labels)
-    assert torch.equal(own.labels, material.train.labels) and not torch.equal(own.labels, true)
+    assert ids == own.ids and torch.equal(true, loaded.true_labels)
+    assert torch.equal(own.labels, loaded.train.labels) and not torch.equal(own.labels, true)
     before = score(own, ["aum", "loss"])
     own.paths.truth.unlink()
     after = score(Run(own.folder), ["aum", "loss"])
@@ -204,7 +204,7 @@ def test_a_recording_that_fails_later_keeps_what_was_committed(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "resume", "words"),
     [
-        ({"recipe": {"ragged": "drop"}}, False, "leaves 13 of 397 examples out"),
+        ({"recipe": {"last_batch": "drop"}}, False, "leaves 13 of 397 examples out"),
         ({"record": {"checkpoints": "none"}}, True, "without checkpoints cannot be resumed"),
         ({"recipe": {"device": "cuda"}}, False, "no CUDA device"),
     ],
@@ -218,7 +218,7 @@ def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path,
 
 
 def test_dropped_batches_go_with_a_clean_pass(tmp_path):
-    run = small.recorded(tmp_path / "run", recipe={"ragged": "drop"}, record={"view": "eval"})
+    run = small.recorded(tmp_path / "run", recipe={"last_batch": "drop"}, record={"view": "eval"})
     assert sum(map(len, run.order(0))) == 384 and len(gather(run).epoch(0).losses) == 397
 
 

@@ -40,9 +40,9 @@ def test_accuracies_and_losses_are_those_of_an_evaluation(held):
     names = ["validation accuracy", "validation", "test accuracy", "test"]
     ((right, loss, test_right, test_loss),) = replay.retrained([torch.tensor([3, 5])], replay.epochs[-1], names).tolist()
     plan = small.Plan.make(held.header.about["plan"])
-    material = plan.load()
-    for examples, one, other in ((material.validation, right, loss), (material.test, test_right, test_loss)):
-        accuracy, mean = evaluate(replay.course.model, examples.inputs, examples.labels, prepare=examples.prepared)
+    loaded = plan.load()
+    for examples, one, other in ((loaded.validation, right, loss), (loaded.test, test_right, test_loss)):
+        accuracy, mean = evaluate(replay.training.model, examples.inputs, examples.labels, prepare=examples.prepared)
         assert one == accuracy and abs(other - mean) < 1e-6
 
 
@@ -54,7 +54,7 @@ def test_an_accuracy_is_weighted_as_its_loss_is(tmp_path):
     )
     nothing = torch.zeros(0, dtype=torch.int64)
     value = float(replay.retrained([nothing], replay.epochs[-1], ["own accuracy"]))
-    right = replay.course.model.eval()(world.held_out).argmax(1) == world.held_labels
+    right = replay.training.model.eval()(world.held_out).argmax(1) == world.held_labels
     assert 0 < value < 1 and abs(value - float((weights * right).sum() / weights.sum())) < 1e-12
     assert replay.targets == ("own",), "methods, for which less is better, do not see it"
 
@@ -100,7 +100,7 @@ def test_a_loop_of_ones_own_runs_elsewhere_if_it_can_be_sent(tmp_path, processes
     alone = world.score("loo:window=last")["loo:window=last"].values
     assert torch.equal(world.score("loo:window=last", pool=processes)["loo:window=last"].values, alone)
     loop = world.loop(losses=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
-    given = {"loop": loop, "targets": targets, "replaying": assay.ReplayConfig(tolerance=1e-9)}
+    given = {"loop": loop, "targets": targets, "replay_config": assay.ReplayConfig(tolerance=1e-9)}
     with pytest.raises(UsageError, match=r"cannot be sent to other processes \(.*\); leave pool= out"):
         assay.score(world.run, "loo:window=last", pool=processes, **given)
     found = assay.score(world.run, "loo:window=last", pool=InlineExecutor(), **given)["loo:window=last"].values

@@ -14,7 +14,7 @@ from assay.experiments import models
 from assay.experiments import score as module
 from assay.experiments.evidence import gather, gather_logits
 from assay.experiments.scorable import BESIDE, replayed, scorable
-from assay.experiments.score import score, score_apart
+from assay.experiments.score import score, score_separately
 from assay.learners import LEARNERS
 from assay.methods import METHODS, catalogue
 from assay.methods.aum import AUM
@@ -56,7 +56,7 @@ def test_saved_scores_of_this_recording_are_taken(own, monkeypatch):
     again = score(own, ["loss", "aum", "confidence"], save=True)
     assert titles == ["confidence"]
     assert all(again[name].fingerprint == first[name].fingerprint for name in first)
-    score(own, ["aum", "loss"], save=True, again=True)
+    score(own, ["aum", "loss"], save=True, recompute=True)
     score(own, "aum")
     assert titles == ["confidence", "aum", "loss", "aum"]
 
@@ -191,17 +191,17 @@ def test_a_method_that_fails_gives_no_score(own):
 @pytest.fixture(scope="module")
 def held(tmp_path_factory):
     """A run with validation examples whose last batch is dropped, so that no window of one epoch holds every example."""
-    changed = {"recipe": {"ragged": "drop"}, "record": {"view": "eval"}, "validation": 0.2}
+    changed = {"recipe": {"last_batch": "drop"}, "record": {"view": "eval"}, "validation": 0.2}
     return small.recorded(tmp_path_factory.mktemp("held") / "run", **changed)
 
 
 def test_scores_under_another_tolerance_are_computed_again(held, tmp_path, monkeypatch):
     own, titles = small.copied(held, tmp_path / "own"), computed(monkeypatch)
     about = ReplayConfig(tolerance=1e-6)
-    exact, near = (score(own, "sgd_influence", save=True, replaying=how)["sgd_influence"] for how in (None, about))
+    exact, near = (score(own, "sgd_influence", save=True, replay_config=how)["sgd_influence"] for how in (None, about))
     assert titles == ["sgd_influence", "sgd_influence"]
     assert "tolerance" not in exact.lineage.parents and near.lineage.parents["tolerance"] == "1e-06"
-    score_apart(own, ["sgd_influence", "aum"], save=True, replaying=ReplayConfig(tolerance=1e-6, schedule="all"))
+    score_separately(own, ["sgd_influence", "aum"], save=True, replay_config=ReplayConfig(tolerance=1e-6, schedule="all"))
     assert titles[2:] == ["aum"], "a schedule changes no bit"
     assert score(own, "aum", save=True)["aum"].lineage.parents == {"run": own.fingerprint} and titles[3:] == []
     score(own, "sgd_influence", save=True)
@@ -212,7 +212,7 @@ def test_a_loop_cannot_be_told_from_another_so_what_it_gives_is_computed_again(t
     world, titles = World(tmp_path / "run", clip=0.1), computed(monkeypatch)
     given = {
         "targets": {"validation": (world.held_out, world.held_labels)},
-        "replaying": ReplayConfig(tolerance=1e-9),
+        "replay_config": ReplayConfig(tolerance=1e-9),
         "save": True,
     }
     names = ["oti", "sgd_influence:window=last", "aum"]
@@ -237,10 +237,10 @@ def test_methods_that_speak_of_other_examples_make_no_table(held, tmp_path, monk
     with pytest.raises(Mismatch, match="sgd_influence:window=last speaks of 256 of 318 examples, aum of 318"):
         score(own, names, save=True)
     assert titles == [], "before anything is computed"
-    apart = score_apart(own, names, save=True)
+    apart = score_separately(own, names, save=True)
     assert [(title, len(one), len(one.unscored)) for title, one in apart.items()] == [("aum", 318, 0), (names[1], 256, 62)]
     assert titles == names
-    with pytest.raises(Mismatch, match="score them in calls of their own, or by score_apart"):
+    with pytest.raises(Mismatch, match="score them in calls of their own, or by score_separately"):
         score(own, names, save=True)
     windows = ["sgd_influence:window=0-0", "sgd_influence:window=1-1"]
     with pytest.raises(Mismatch, match="speaks of 256 of 318 examples, sgd_influence:window=0-0 of 256, and not of the same"):
@@ -285,7 +285,7 @@ def test_a_method_that_the_run_cannot_serve_does_not_take_the_others_with_it(own
     with pytest.raises(MissingEvidence, match="dual was not scored: dual reads at least 10 epochs"):
         table["dual"]
     with pytest.warns(UserWarning, match="dual was not scored"):
-        assert list(score_apart(own, ["loss", "dual"])) == ["loss"]
+        assert list(score_separately(own, ["loss", "dual"])) == ["loss"]
 
 
 def test_what_stays_an_error(own):
@@ -360,11 +360,11 @@ def test_of_a_plan_without_validation_what_asks_for_it_is_left_out_in_words_that
     ("given", "words"),
     [
         ({"targets": ["test"]}, "targets= is for methods that ask for the change of a number"),
-        ({"replaying": ReplayConfig(tolerance=0.1)}, "replaying= is for methods that take the training again; aum"),
+        ({"replay_config": ReplayConfig(tolerance=0.1)}, "replay_config= is for methods that take the training again; aum"),
         ({"pool": ThreadPoolExecutor(1)}, "pool= is for loo, which trains without each example"),
         ({"references": {"mine": {}}}, "No method asks for the reference 'mine'"),
         ({"inputs": {"mine": torch.zeros(397, 2)}}, "No method looks at rows named 'mine'"),
-        ({"again": True}, "again=True goes with save=True"),
+        ({"recompute": True}, "recompute=True goes with save=True"),
     ],
 )
 def test_an_argument_that_no_method_reads_is_refused(run, given, words):
@@ -407,7 +407,7 @@ def test_models_of_a_recording_share_one_copy_of_the_data(tmp_path, monkeypatch)
     monkeypatch.setattr(module, "open_replay", spy)
     table = score(run, ["grand", "influence:layers=head"])
     assert len(table["influence:layers=head"].repeats) == len(opened) == 3
-    assert len({one.course._inputs.data_ptr() for one in opened}) == 1
+    assert len({one.training._inputs.data_ptr() for one in opened}) == 1
 
 
 def test_evidence_in_memory_is_scored_too(run):

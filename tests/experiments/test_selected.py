@@ -10,7 +10,7 @@ import assay
 from assay.cli.app import run_app
 from assay.core.errors import Mismatch, MissingEvidence, UnknownName, UsageError
 from assay.experiments.evidence import open_replay
-from assay.experiments.plan import Plan, material_of
+from assay.experiments.plan import Plan, load_data
 from assay.experiments.record import record
 from assay.experiments.trials import train_arm
 from assay.policies.infobatch import InfoBatch
@@ -65,14 +65,14 @@ def test_a_part_of_the_examples_with_weights_is_recorded_as_that(run):
 def test_the_steps_are_those_of_a_plain_loop_that_multiplies_by_the_weights(run):
     """The definition in bare torch, with the order, rates and weights that the run says; the parameters at the end are the recorded bits."""
     made = Plan.make(run.header.about["plan"])
-    material = material_of(made)
-    net = made.build(material, 0).train()
+    loaded = load_data(made)
+    net = made.build(loaded, 0).train()
     # The run's weight decay is the plan's default.
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     for epoch, choice in enumerate(chosen(run)):
         for places, rates in zip(run.order(epoch), run.rates(epoch), strict=True):
-            logits = net(material.train.prepared(material.train.inputs[places]))
-            losses = F.cross_entropy(logits, material.train.labels[places], reduction="none")
+            logits = net(loaded.train.prepared(loaded.train.inputs[places]))
+            losses = F.cross_entropy(logits, loaded.train.labels[places], reduction="none")
             optimizer.zero_grad()
             (losses * choice.weights[places].float()).sum().div(len(places)).backward()
             optimizer.param_groups[0]["lr"] = float(rates[0])
@@ -144,7 +144,7 @@ def test_taken_again_it_ends_on_the_same_bits(run):
     replay = open_replay(run)
     replay.hold_end(range(replay.epochs[-1].stop))
     end = run.model(run.epochs - 1)
-    assert all(torch.equal(value, end[name]) for name, value in replay.course.params.items())
+    assert all(torch.equal(value, end[name]) for name, value in replay.training.params.items())
 
 
 def test_taken_again_without_its_weights_it_is_refused(run, monkeypatch):
@@ -224,12 +224,12 @@ def test_the_page_says_it(run, tmp_path):
 
 def test_retrainings_train_by_the_selection(run):
     made = Plan.make(run.header.about["plan"])
-    material = material_of(made)
+    loaded = load_data(made)
     arm = assay.experiments.trials.Arm("all", run.ids, run.labels, torch.ones(len(run.ids), dtype=torch.float64))
     outcome = train_arm(made.plain(), arm, 0)
     assert outcome.steps == sum(commit.steps for commit in run.commits)
-    net = made.build(material, 0)
-    examples = material.train
+    net = made.build(loaded, 0)
+    examples = loaded.train
     going = functools.partial(
         train, net, examples.inputs, examples.labels, examples.ids, made.training, prepare=examples.prepared
     )

@@ -216,12 +216,12 @@ def test_a_whole_retraining_is_the_recorded_training(run, recipe, room, tmp_path
     run = small.recorded(tmp_path / "run", recipe=recipe) if recipe else run
     everything = arms(decided(run), run.labels, seed=0)[2]
     outcome = train_arm(plan.plain(), everything, 0)
-    material = plan.load()
-    model = plan.build(material, 0)
+    loaded = plan.load()
+    model = plan.build(loaded, 0)
     state = run.checkpoint(run.epochs - 1).read_all()
     model.load_state_dict({name.removeprefix(room): value for name, value in state.items() if name.startswith(room)})
     with torch.no_grad():
-        right = model(material.test.prepared(material.test.inputs)).argmax(1) == material.test.labels
+        right = model(loaded.test.prepared(loaded.test.inputs)).argmax(1) == loaded.test.labels
     assert outcome.accuracy == pytest.approx(float(right.double().mean()), abs=1e-12) and outcome.steps == 21
 
 
@@ -336,7 +336,7 @@ def test_the_verdict_survives_the_disk(run, tmp_path):
 
 
 def test_a_trial_that_fails_names_its_log(tmp_path):
-    changed = {"record": {"view": "eval"}, "recipe": {"ragged": "drop", "batch": 390}}
+    changed = {"record": {"view": "eval"}, "recipe": {"last_batch": "drop", "batch": 390}}
     run = small.recorded(tmp_path / "run", **changed)
     with pytest.raises(TrialFailed, match="Trial kept-1 failed") as caught:
         verify(decided(run), run=run, seeds=2, save=True)
@@ -347,8 +347,8 @@ def test_a_trial_that_fails_names_its_log(tmp_path):
 
 def looped(folder, **about):
     """A run of somebody's own loop."""
-    material = small.plan().load()
-    inputs, labels = material.train.prepared(material.train.inputs), material.train.labels
+    loaded = small.plan().load()
+    inputs, labels = loaded.train.prepared(loaded.train.inputs), loaded.train.labels
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -466,7 +466,7 @@ def test_data_that_changed_since_are_noticed(tmp_path):
     run = small.recorded(tmp_path / "run", data=f"arrays:path={path},test=0.5", plant=None)
     first = verify(decided(run), run=run, seeds=2, save=True)
     np.savez(path, inputs=rows + 1, labels=labels)
-    plans._material.cache_clear()
+    plans._loaded.cache_clear()
     with pytest.raises(Mismatch, match="restore the data or record again"):
         verify(decided(run), run=run, seeds=2, save=True)
     np.savez(path, inputs=rows, labels=labels)
@@ -752,7 +752,7 @@ def test_forged_trials_are_believed_unless_everything_is_trained_again(own):
     # With its checksum made anew, nobody can tell it from a real one.
     save_outcome(dataclasses.replace(load_outcome(path), accuracy=1.0), path, made_of)
     assert results(verify(decision, run=own, seeds=2, save=True)) != results(honest)
-    again = verify(decision, run=own, seeds=2, save=True, again=True)
+    again = verify(decision, run=own, seeds=2, save=True, recompute=True)
     assert results(again) == results(honest) and load_outcome(path).accuracy < 1
 
 

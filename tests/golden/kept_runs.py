@@ -60,7 +60,7 @@ def score(run: assay.Run) -> assay.ScoreTable:
     if run.folder.name == "loop":
         return assay.score(run, LOOPED, loop=assay.Loop(*parts()))
     # Another processor may add up otherwise.
-    return assay.score(run, PLANNED, replaying=assay.ReplayConfig(tolerance=1e-4))
+    return assay.score(run, PLANNED, replay_config=assay.ReplayConfig(tolerance=1e-4))
 
 
 def make(folder: Path) -> None:

@@ -162,7 +162,7 @@ def test_other_losses_and_batches(tmp_path):
     live = assay.score(tmp_path / "run", "liveval")["liveval"]
     loop = assay.Loop(model, optimizer, loader, losses)
     how = assay.ReplayConfig(tolerance=1e-9)
-    again = assay.score(tmp_path / "run", ["liveval:delta_max=3", "grand"], loop=loop, targets={}, replaying=how)
+    again = assay.score(tmp_path / "run", ["liveval:delta_max=3", "grand"], loop=loop, targets={}, replay_config=how)
     torch.testing.assert_close(live.values, again["liveval"].values, rtol=1e-9, atol=1e-12)
     params = Run(tmp_path / "run").model(1)
     model.load_state_dict(params)

@@ -551,7 +551,7 @@ def test_a_run_that_was_opened_while_it_is_recorded_goes_on_being_readable(tmp_p
         run, other = Run(tmp_path), Run(tmp_path)
         assert run.epochs == 3
         before = {
-            "aum": assay.score_apart(run, "aum")["aum"].values,
+            "aum": assay.score_separately(run, "aum")["aum"].values,
             "probs": run.mean_probs(),
             "kept": run.checkpoints(),
             "model": {epoch: run.model(epoch) for epoch in run.checkpoints()},
@@ -561,11 +561,11 @@ def test_a_run_that_was_opened_while_it_is_recorded_goes_on_being_readable(tmp_p
             for one in (run, other):
                 gc.collect()
                 assert one.epochs == 3 and one.checkpoints() == before["kept"] and one.check() > 0
-                torch.testing.assert_close(assay.score_apart(one, "aum")["aum"].values, before["aum"])
+                torch.testing.assert_close(assay.score_separately(one, "aum")["aum"].values, before["aum"])
                 assert torch.equal(one.mean_probs(), before["probs"]) and torch.equal(one.mean_probs(), before["probs"])
                 for epoch, state in before["model"].items():
                     assert all(torch.equal(one.model(epoch)[name], value) for name, value in state.items())
-                assert len(assay.score_apart(one, "tdds:window=3")["tdds:window=3"].values) == EXAMPLES
+                assert len(assay.score_separately(one, "tdds:window=3")["tdds:window=3"].values) == EXAMPLES
                 assert len(one.stream("liveval").values) == 3 * EXAMPLES
     assert Run(tmp_path).epochs == 8
 

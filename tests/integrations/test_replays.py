@@ -66,7 +66,7 @@ def opened(folder, loop, **given):
 
 def told(step):
     """What a step shows, copied."""
-    (slopes, adjoint), *_ = step.back([step.walk.replay.end("validation")])
+    (slopes, adjoint), *_ = step.back([step.step_run.replay.end("validation")])
     params, after = ({name: value.clone() for name, value in part.items()} for part in (step.params, step.after))
     return step.index, params, after, pytree_first(step.batch).clone(), slopes, adjoint.params
 
@@ -370,7 +370,7 @@ def test_what_differs_by_rounding_alone_is_said_to(tmp_path):
     with pytest.raises(Mismatch, match=r"That is rounding: .* Give loss= .*tolerance=1e-6"):
         list(opened(tmp_path / "run", rounded).forwards(range(4)))
     allowed = assay.ReplayConfig(tolerance=1e-6)
-    assert len(list(opened(tmp_path / "run", rounded, replaying=allowed).forwards(range(4)))) == 4
+    assert len(list(opened(tmp_path / "run", rounded, replay_config=allowed).forwards(range(4)))) == 4
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.NAdam])

@@ -189,7 +189,7 @@ def test_norms_are_those_of_each_gradient(name, chunk_bytes):
     expected = gradients_one_by_one(module, params, inputs, targets, loss).square().sum(1)
     found = example_products(module, params, inputs, targets, loss, chunk_bytes=chunk_bytes)
     torch.testing.assert_close(summed(found.grad_sq_norms), expected, rtol=1e-11, atol=1e-13)
-    assert set(found.by_chunks) == BY_CHUNKS.get(name, set()) and not found.grad_dots
+    assert set(found.materialised) == BY_CHUNKS.get(name, set()) and not found.grad_dots
     assert not any(part.requires_grad for part in found.grad_sq_norms.values())
 
 
@@ -206,7 +206,7 @@ def test_products_are_those_of_each_gradient_by_parameter(name, chunk_bytes, rul
         torch.testing.assert_close(found.grad_sq_norms[one], each.square().sum(1), rtol=1e-11, atol=1e-13)
         torch.testing.assert_close(found.grad_dots[one], each @ value.flatten(), rtol=1e-10, atol=1e-12)
         assert not found.grad_sq_norms[one].requires_grad and not found.grad_dots[one].requires_grad
-    assert set(found.by_chunks) == (BY_CHUNKS.get(name, set()) if rules else set(params))
+    assert set(found.materialised) == (BY_CHUNKS.get(name, set()) if rules else set(params))
     # Of some parameters they are the same numbers.
     some = tuple(params)[::2]
     part = example_products(module, params, inputs, targets, loss, names=some, **given)
@@ -232,9 +232,9 @@ def test_the_running_statistics_may_be_given(name, rules):
 def test_what_an_earlier_call_refuted_is_not_tried_again():
     module, params, direction, inputs, targets = world("tied")
     first = example_products(module, params, inputs, targets, loss, direction=direction)
-    assert not first.by_rule and set(first.by_chunks) == set(params)
-    again = example_products(module, params, inputs, targets, loss, direction=direction, trust=first.by_rule)
-    assert not again.by_rule and all(torch.equal(again.grad_dots[name], first.grad_dots[name]) for name in params)
+    assert not first.from_layer_rules and set(first.materialised) == set(params)
+    again = example_products(module, params, inputs, targets, loss, direction=direction, trust=first.from_layer_rules)
+    assert not again.from_layer_rules and all(torch.equal(again.grad_dots[name], first.grad_dots[name]) for name in params)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -351,7 +351,7 @@ def test_an_operation_without_forward_mode_or_batching_rule_falls_back_and_says_
     assert found.way == "double backward"
     norms = example_products(module, params, inputs, targets, loss)
     torch.testing.assert_close(summed(norms.grad_sq_norms), each.square().sum(1), rtol=1e-12, atol=1e-12)
-    assert norms.by_chunks == ("bent",)
+    assert norms.materialised == ("bent",)
 
 
 class Once(NoForwardMode):

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
-from assay.maths.differentiable import DifferentiableOperations, every_derivative, weight_norm, written_out
+from assay.maths.differentiable import DifferentiableOperations, math_attention, weight_norm, written_out
 
 D = torch.float64
 DRAW = torch.Generator().manual_seed(0)
@@ -133,14 +133,14 @@ def holds(check, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_torch_differentiates_twice_is_right_but_for_what_is_listed(name):
-    with every_derivative():
+    with math_attention():
         right = holds(gradcheck, name) and holds(gradgradcheck, name)
     assert right is (None if name in NONE_IN_TORCH else name not in WRONG_IN_TORCH)
 
 
 @pytest.mark.parametrize("name", sorted(WRONG_IN_TORCH))
 def test_what_stands_for_it_is_right(name):
-    with every_derivative(), DifferentiableOperations():
+    with math_attention(), DifferentiableOperations():
         assert holds(gradcheck, name) and holds(gradgradcheck, name)
 
 

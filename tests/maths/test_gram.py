@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.maths import gram
-from assay.maths.gram import Tiles, alike, relu_gram, solve, unit_rows
+from assay.maths.gram import Tiles, parallel_rows, relu_gram, solve, unit_rows
 from assay.maths.solvers import conjugate_gradients
 from reference.cg_score import kernel
 
@@ -38,10 +38,10 @@ def test_rows_that_point_the_same_way_are_found_whatever_their_length():
     inputs[250], inputs[299], inputs[40], inputs[7] = 3.5 * inputs[3], 1e-8 * inputs[3], inputs[9] * (1 + 1e-15), -inputs[5]
     expected = torch.arange(300)
     expected[[250, 299, 40]] = torch.tensor([3, 3, 9])
-    assert torch.equal(alike(unit_rows(inputs)), expected)
+    assert torch.equal(parallel_rows(unit_rows(inputs)), expected)
     nearly = inputs.clone()
     nearly[250] += 1e-4 * torch.randn(7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    assert int(alike(unit_rows(nearly))[250]) == 250
+    assert int(parallel_rows(unit_rows(nearly))[250]) == 250
     H = relu_gram(unit_rows(inputs))
     assert float(H[3, 250]) == 0.5 == float(H[250, 299]) and float(H[5, 7]) == pytest.approx(0, abs=1e-8)
 
@@ -50,7 +50,7 @@ def test_they_are_found_across_tiles(monkeypatch):
     monkeypatch.setattr(gram, "TILE", 3)
     inputs = torch.randn(11, 4, generator=torch.Generator().manual_seed(2))
     inputs[10], inputs[4], inputs[5] = inputs[1], inputs[1], inputs[3]
-    assert alike(unit_rows(inputs.double())).tolist() == [0, 1, 2, 3, 1, 3, 6, 7, 8, 9, 1]
+    assert parallel_rows(unit_rows(inputs.double())).tolist() == [0, 1, 2, 3, 1, 3, 6, 7, 8, 9, 1]
 
 
 def test_zeros_have_no_direction():
@@ -109,5 +109,5 @@ def test_conjugate_gradients_stop_where_they_are_told_to_and_say_how_far_they_ca
 def test_rows_that_nearly_point_the_same_way_take_no_more_memory_than_others(monkeypatch):
     monkeypatch.setattr(gram, "TILE", 50)
     nearly = unit_rows(torch.ones(120, 6, dtype=torch.float64) + 1e-4 * rows(120, 6))
-    assert torch.equal(alike(nearly), torch.arange(120))
-    assert alike(unit_rows(torch.ones(120, 6, dtype=torch.float64))).tolist() == [0] * 120
+    assert torch.equal(parallel_rows(nearly), torch.arange(120))
+    assert parallel_rows(unit_rows(torch.ones(120, 6, dtype=torch.float64))).tolist() == [0] * 120

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.maths import neighbours
-from assay.maths.neighbours import elected, nearest, votes
+from assay.maths.neighbours import majority_label, nearest, votes
 
 
 def by_sorting(queries, supports, k, own):
@@ -47,10 +47,10 @@ def test_ties_go_where_it_is_said():
     labels = torch.tensor([2, 0, 1, 2, 0])
     near = torch.tensor([[2, 3, 1, 0, 4], [3, 1, 4, 0, 2], [1, 4, 3, 2, 0]])
     assert votes(near, labels, 4).tolist() == [[2, 1, 2, 0]] * 3
-    assert elected(near, labels, 4).tolist() == [0, 0, 0]
-    assert elected(near, labels, 4, "high").tolist() == [2, 2, 2]
+    assert majority_label(near, labels, 4).tolist() == [0, 0, 0]
+    assert majority_label(near, labels, 4, "high").tolist() == [2, 2, 2]
     # Class 1 is nearest to the first, but has one vote only.
-    assert elected(near, labels, 4, "nearest").tolist() == [2, 2, 0]
+    assert majority_label(near, labels, 4, "nearest").tolist() == [2, 2, 0]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])

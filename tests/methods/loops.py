@@ -114,7 +114,7 @@ class World:
         asked = any(parse(method).asks.targets for method in methods)
         targets = targets or ({"validation": (self.held_out, self.held_labels)} if asked else None)
         how = assay.ReplayConfig(tolerance=1e-9)
-        return assay.score(self.run, list(methods), targets=targets, loop=self.loop(), replaying=how, **given)
+        return assay.score(self.run, list(methods), targets=targets, loop=self.loop(), replay_config=how, **given)
 
     def unrolled(self, weights, first=0):
         """The target after the training with these loss weights from epoch `first` on, as one graph."""

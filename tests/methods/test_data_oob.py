@@ -173,9 +173,11 @@ def test_examples_that_are_in_every_bag_have_no_value_and_it_says_so():
 def test_beside_a_method_that_speaks_of_all_examples_it_says_how_to_have_both():
     rows, labels = planted(30)
     wanted = ["knn_disagreement:features=inputs", "data_oob:bags=2"]
-    with pytest.raises(Mismatch, match=r"one table cannot join them, so score them in calls of their own, or by score_apart\."):
+    with pytest.raises(
+        Mismatch, match=r"one table cannot join them, so score them in calls of their own, or by score_separately\."
+    ):
         assay.score(evidence(rows, labels), wanted)
-    assert list(assay.score_apart(evidence(rows, labels), wanted)) == wanted
+    assert list(assay.score_separately(evidence(rows, labels), wanted)) == wanted
 
 
 def test_what_trainings_say_is_said_with_the_scores():

@@ -176,7 +176,7 @@ def test_every_optimizer_and_window(name, tmp_path):
     pairs = {"suzuki_all": "form=last_parameters", "suzuki_last": "form=last_parameters,window=last"}
     pairs |= {"nohess_all": "form=no_hessian", "nohess_last": "form=no_hessian,window=last"}
     pairs = {key: f"sgd_influence:{options}" for key, options in pairs.items() if key in given}
-    table = assay.score(tmp_path / "run", [*names, *pairs.values()], loop=loop, targets=targets, replaying=HOW)
+    table = assay.score(tmp_path / "run", [*names, *pairs.values()], loop=loop, targets=targets, replay_config=HOW)
     for key, title in {"sgdinf_all": names[0], "sgdinf_last": names[1], **pairs}.items():
         (one,) = (s for s in table.values() if s.title == assay.methods.parse(title).title)
         expected = torch.tensor(given[key])
@@ -206,7 +206,7 @@ def test_influence_functions(name, tmp_path):
 @pytest.mark.parametrize("name", ["logreg2_sgd", pytest.param("mlp10_momentum", marks=pytest.mark.slow)])
 def test_leave_one_out(name, tmp_path):
     given, loop, targets = flat(name, tmp_path / "run")
-    table = assay.score(tmp_path / "run", ["loo", "loo:window=last"], loop=loop, targets=targets, replaying=HOW)
+    table = assay.score(tmp_path / "run", ["loo", "loo:window=last"], loop=loop, targets=targets, replay_config=HOW)
     for key, title in (("loo_all", "loo"), ("loo_last", "loo:window=last")):
         torch.testing.assert_close(table[title].values, torch.tensor(given[key]), rtol=0, atol=1e-10)
 
@@ -243,7 +243,7 @@ def test_conv_with_batch_norm_and_augmentation(wanted, tmp_path):
     np.testing.assert_allclose(nn.utils.parameters_to_vector(model.parameters()).detach(), given["theta_T"], atol=1e-12)
     np.testing.assert_allclose(model.norm.running_var, given["running_var_T"], atol=1e-12)
     targets = {"validation": (given["X_val"], held)}
-    table = assay.score(tmp_path / "run", list(wanted), loop=loop, targets=targets, replaying=HOW)
+    table = assay.score(tmp_path / "run", list(wanted), loop=loop, targets=targets, replay_config=HOW)
     for title, key in wanted.items():
         values = torch.tensor(-given[key] if key.startswith("metagrad") else given[key])
         torch.testing.assert_close(table[title].values, values, rtol=0, atol=1e-10 * max(1.0, float(values.abs().max())))
@@ -313,7 +313,7 @@ def lived(name, folder, epochs=4):
 
 
 def scored(folder, loop, *methods, targets=None):
-    table = assay.score(folder, list(methods), loop=loop, targets=targets, replaying=HOW)
+    table = assay.score(folder, list(methods), loop=loop, targets=targets, replay_config=HOW)
     return [table[assay.methods.parse(method).title] for method in methods]
 
 

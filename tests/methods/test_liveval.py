@@ -122,7 +122,7 @@ def test_so_is_one_whose_window_was_cut_short_by_the_end(tmp_path, options):
 
 
 def replayed(world):
-    return open_replay(world.run, loop=world.loop(), targets={}, replaying=ReplayConfig(tolerance=1e-9))
+    return open_replay(world.run, loop=world.loop(), targets={}, replay_config=ReplayConfig(tolerance=1e-9))
 
 
 @pytest.mark.parametrize("rule", ["adaptive", "alg3", "window_loss", "fixed"])

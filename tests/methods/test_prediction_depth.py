@@ -90,12 +90,12 @@ def scored(run, spec):
 def test_a_run_is_scored_by_the_layers_of_its_last_model(run):
     found = scored(run, "prediction_depth:k=10,tie=low")
     assert found.diagnostics == {"layers": ["(input)", "1", "3", "(softmax)"]} and found.unit == "layers"
-    material = small.plan(plant={"rate": 0.2}).load()
-    state, rows = run.model(7), material.train.prepared(material.train.inputs).flatten(1)
+    loaded = small.plan(plant={"rate": 0.2}).load()
+    state, rows = run.model(7), loaded.train.prepared(loaded.train.inputs).flatten(1)
     one = rows @ state["1.weight"].T + state["1.bias"]
     two = one.relu() @ state["3.weight"].T + state["3.bias"]
     probs = (two.relu() @ state["5.weight"].T + state["5.bias"]).softmax(1)
-    expected = prediction_depth([rows, one, two, probs], material.train.labels, probs.argmax(1), k=10)
+    expected = prediction_depth([rows, one, two, probs], loaded.train.labels, probs.argmax(1), k=10)
     # The same layers by other products: which of two neighbours is nearer may turn where they are equally near but for rounding.
     assert float((found.values == expected).double().mean()) > 0.98
     early = scored(run, "prediction_depth:k=10,at=0,tie=low")

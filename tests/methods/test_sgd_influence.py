@@ -161,8 +161,8 @@ def test_what_is_said_beside_the_values(tmp_path):
     scores = world.score("sgd_influence")["sgd_influence"]
     assert scores.diagnostics["smallest batch as a part of the largest"] == pytest.approx(1 / 6)
     assert len(scores.diagnostics["adjoint norms, from the end backwards"]) == 4
-    (ragged,) = scores.warnings
-    assert "smallest batch has 1 examples, the largest 6" in ragged and "ragged='even'" in ragged
+    (last_batch,) = scores.warnings
+    assert "smallest batch has 1 examples, the largest 6" in last_batch and "last_batch='even'" in last_batch
 
 
 def test_the_check_trusts_a_smooth_training_and_not_a_wild_one(tmp_path):
@@ -231,7 +231,7 @@ def test_the_schedule_does_not_matter(tmp_path, schedule):
     base = world.score("sgd_influence")["sgd_influence"].values
     how = assay.ReplayConfig(schedule, tolerance=1e-9)
     targets = {"validation": (world.held_out, world.held_labels)}
-    again = assay.score(world.run, "sgd_influence", targets=targets, loop=world.loop(), replaying=how)
+    again = assay.score(world.run, "sgd_influence", targets=targets, loop=world.loop(), replay_config=how)
     assert torch.equal(again["sgd_influence"].values, base)
 
 

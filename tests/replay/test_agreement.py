@@ -21,7 +21,7 @@ from assay.experiments import score
 from assay.experiments.evidence import data_of, open_replay
 from assay.integrations import pytorch
 from assay.methods import parse
-from assay.replay import sights
+from assay.replay import single_examples
 from assay.replay.agreement import Agreement
 from assay.runs import content
 from assay.runs.content import evaluated, looked_at
@@ -140,7 +140,7 @@ def test_other_labels_other_inputs_and_another_activation_are_refused(tmp_path, 
 
 
 def test_a_run_of_an_older_assay_is_held_by_its_labels_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(sights.Watcher, "stored", lambda *_: ({}, {}))
+    monkeypatch.setattr(single_examples.Watcher, "stored", lambda *_: ({}, {}))
     inputs, labels = data()
     parts = recorded(tmp_path / "run", TensorDataset(inputs, labels))
     assert Run(tmp_path / "run").content is None
@@ -268,7 +268,9 @@ def test_a_run_of_an_older_assay_is_held_as_it_was_recorded(tmp_path, monkeypatc
     make, dataset = OBJECTS["object"], TensorDataset(*data())
     with monkeypatch.context() as older:
         older.setattr(content, "OPENED", 0)
-        older.setattr(sights.sights, "__kwdefaults__", {**sights.sights.__kwdefaults__, "opened": 0})
+        older.setattr(
+            single_examples.single_examples, "__kwdefaults__", {**single_examples.single_examples.__kwdefaults__, "opened": 0}
+        )
         older.setattr(
             content.Content,
             "note",
@@ -399,13 +401,13 @@ def test_the_recorded_training_is_taken_again_once_for_all_that_is_left_out(tmp_
     parts = recorded(tmp_path / "run", TensorDataset(*data()), epochs=2)
     replay = open_replay(tmp_path / "run", loop=looped(*parts), targets=held_out())
     plain = []
-    take = type(replay.course).take
+    take = type(replay.training).step
 
-    def counted(course, batch, rates, weights=None, divisor=None):
+    def counted(training, batch, rates, weights=None, divisor=None):
         plain.append(weights is None and divisor is None)
-        return take(course, batch, rates, weights, divisor)
+        return take(training, batch, rates, weights, divisor)
 
-    monkeypatch.setattr(type(replay.course), "take", counted)
+    monkeypatch.setattr(type(replay.training), "step", counted)
     everything = range(replay.epochs[0].start, replay.epochs[-1].stop)
     for left_out in range(3):
         replay.retrained([torch.tensor([left_out])], everything, ["validation"])
@@ -793,7 +795,7 @@ def test_looking_at_examples_and_models_leaves_no_trace():
     model.norm.eval()
     before = state_of_all(model, dataset)
     ids = assay.core.ids.Ids(range(EXAMPLES))
-    watcher = sights.Watcher(DataLoader(dataset, 2), np.arange(EXAMPLES), ids, pytorch.cross_entropies, None)
+    watcher = single_examples.Watcher(DataLoader(dataset, 2), np.arange(EXAMPLES), ids, pytorch.cross_entropies, None)
     watcher.begin(model, True, True)
     tensors, notes = watcher.stored(model, dataset.labels, True)
     assert not watcher.reason and set(tensors) == {
@@ -909,8 +911,10 @@ def test_a_training_that_ends_elsewhere_is_no_failed_trial_of_an_executor(tmp_pa
 def test_a_run_that_goes_on_looks_at_few_examples_only(tmp_path, monkeypatch):
     draw = torch.Generator().manual_seed(4)
     many = TensorDataset(torch.randn(700, 3, generator=draw, dtype=torch.float64), torch.arange(700) % 2)
-    looked, asked = [], sights.sights
-    monkeypatch.setattr(sights, "sights", lambda *given, **how: looked.append(len(given[4])) or asked(*given, **how))
+    looked, asked = [], single_examples.single_examples
+    monkeypatch.setattr(
+        single_examples, "single_examples", lambda *given, **how: looked.append(len(given[4])) or asked(*given, **how)
+    )
     recorded(tmp_path / "run", many, epochs=1, batch=100)
     model, optimizer, loader = recorded(tmp_path / "run", many, epochs=1, batch=100, resume=True)
     recorded(tmp_path / "none", many, epochs=1, batch=100, checkpoints="none")

@@ -254,7 +254,7 @@ def by_hand(run, start, optimizer, weights):
 def scored(folder, model, optimizer, loader, *methods):
     loop = assay.Loop(model, optimizer, loader)
     how = assay.ReplayConfig(tolerance=1e-9)
-    return assay.score(folder, list(methods), loop=loop, targets={"validation": data()[2]}, replaying=how)
+    return assay.score(folder, list(methods), loop=loop, targets={"validation": data()[2]}, replay_config=how)
 
 
 # torch's other optimizers take no sparse gradients.

@@ -100,7 +100,7 @@ def evidence_of(folder, model, *parts, **given):
 
 def hooked(replay, module, inputs, epoch=-1, before=True, call=-1):
     """What goes into a module of the kept model, or what comes out, in a pass of plain torch over the same batches."""
-    model = replay.course.model
+    model = replay.training.model
     state = {name: value for name, value in replay.run.model(replay.kept[epoch]).items() if name in model.state_dict()}
     found = []
     model.eval()
@@ -174,7 +174,7 @@ def test_of_tokens_a_layer_is_their_mean_and_what_works_in_place_changes_nothing
 
 
 def one_by_one(replay, inputs, labels, names, epoch=-1):
-    model = replay.course.model.eval()
+    model = replay.training.model.eval()
     state = {name: value for name, value in replay.run.model(replay.kept[epoch]).items() if name in model.state_dict()}
     found = []
     for x, y in zip(inputs, labels, strict=True):
@@ -244,7 +244,7 @@ def test_readers_do_not_disturb_each_other_and_blocks_are_their_own(tmp_path):
     evidence, replay = evidence_of(tmp_path / "run", Backwards().double(), inputs, labels)
     specs = ["penultimate", "penultimate@0", "layer:hidden", "head_grads", "grads:project=9@0", "penultimate"]
     alone = [evidence.features(spec).rows() for spec in specs]
-    weights = {name: value.clone() for name, value in replay.course.model.state_dict().items()}
+    weights = {name: value.clone() for name, value in replay.training.model.state_dict().items()}
     whole, places = [torch.full_like(rows, torch.nan) for rows in alone], []
     for blocks in zip(*(evidence.features(spec).blocks() for spec in specs), strict=True):
         # Between two blocks somebody else asks for the model, its gradients and its layers.
@@ -257,8 +257,8 @@ def test_readers_do_not_disturb_each_other_and_blocks_are_their_own(tmp_path):
     assert [(part.start, part.stop) for part in places] == [(0, 8), (8, 16), (16, 20)]
     for rows, expected in zip(whole, alone, strict=True):
         assert torch.equal(rows, expected)
-    assert all(torch.equal(value, weights[name]) for name, value in replay.course.model.state_dict().items())
-    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in replay.course.model.modules())
+    assert all(torch.equal(value, weights[name]) for name, value in replay.training.model.state_dict().items())
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in replay.training.model.modules())
     found = evidence.features("penultimate")
     assert found.fingerprint == evidence.features("penultimate@1").fingerprint != evidence.features("penultimate@0").fingerprint
 
@@ -268,7 +268,7 @@ def test_what_goes_straight_into_the_head_is_not_the_readers_to_spoil(tmp_path, 
     model = nets.build("logistic", (5,), CLASSES, 0).double()
     evidence, replay = evidence_of(tmp_path / "run", model, inputs, labels)
     # A dataset may hand out its own memory.
-    monkeypatch.setattr(replay.course, "clean", lambda at: (inputs[at[0] : at[-1] + 1], labels[at[0] : at[-1] + 1]))
+    monkeypatch.setattr(replay.training, "clean", lambda at: (inputs[at[0] : at[-1] + 1], labels[at[0] : at[-1] + 1]))
     first = evidence.features("penultimate").rows()
     for _, block in evidence.features("penultimate").blocks():
         block.zero_()

@@ -79,14 +79,14 @@ def again(run, recipe, model, inputs=None, labels=None, **given):
         file = run.state(epoch)
         return TrainingState.read(file.read_all(), file.notes)
 
-    course = PlannedTraining(model, inputs, labels, ids, recipe, states, augment=noise if recipe.flip else None)
+    training = PlannedTraining(model, inputs, labels, ids, recipe, states, augment=noise if recipe.flip else None)
     targets = {"loss": lambda m: iter([nn.functional.cross_entropy(m(own_inputs), own_labels)])}
-    return Replay(run, course, targets, **given)
+    return Replay(run, training, targets, **given)
 
 
 RECIPES = {
     "sgd": ({}, {}),
-    "momentum": ({"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "ragged": "even"}, {}),
+    "momentum": ({"momentum": 0.9, "nesterov": True, "weight_decay": 1e-3, "last_batch": "even"}, {}),
     "adam": ({"optimizer": "adam", "schedule": "cosine"}, {"dropout": 0.4}),
     "adamw": ({"optimizer": "adamw", "weight_decay": 0.1, "flip": True}, {"norm": True}),
     "averaged": ({"momentum": 0.8, "clip": 0.5, "ema": 0.9, "flip": True}, {"norm": True, "dropout": 0.3}),
@@ -134,7 +134,7 @@ ADAM = {"optimizer": "adam", "lr": 0.01, "eps": 1e-3, "clip": 0.7, "ema": 0.8, "
     [(AVERAGED, torch.float64, 1e-4, 1e-7), (AVERAGED, torch.float32, 0.03, 2e-3), (ADAM, torch.float64, 1e-4, 2e-5)],
 )
 def test_the_influence_is_the_slope_of_training_again(tmp_path, settings, dtype, size, tolerance):
-    recipe = Recipe(**{"epochs": 3, "lr": 0.05, "batch": 8, "seed": 5, "ragged": "even", **settings})
+    recipe = Recipe(**{"epochs": 3, "lr": 0.05, "batch": 8, "seed": 5, "last_batch": "even", **settings})
     # What BatchNorm takes away again has a gradient of 0, which Adam makes much of.
     shape = {"dropout": 0.3, "norm": recipe.optimizer == "sgd"}
     run = recorded(tmp_path / "run", recipe, net(**shape).to(dtype))
@@ -257,14 +257,16 @@ def test_sqrt_holds_every_state_where_they_take_few_bytes(tmp_path, monkeypatch,
     (state,) = [step.before for step in replay.backwards(range(0, 1))]
     monkeypatch.setattr(replay_module, "HELD_BYTES", fits * state.bytes)
     calls = []
-    take = steps_module.StepRun.take
-    monkeypatch.setattr(steps_module.StepRun, "take", lambda walk, index: (calls.append(index), take(walk, index))[1])
+    take = steps_module.StepRun.advance_one
+    monkeypatch.setattr(
+        steps_module.StepRun, "advance_one", lambda step_run, index: (calls.append(index), take(step_run, index))[1]
+    )
     assert [step.index for step in replay.backwards(range(0, 16))] == list(reversed(range(16)))
     assert len(calls) == taken
 
 
 def test_a_memory_budget_is_kept_or_refused(tmp_path):
-    recipe = Recipe(epochs=2, lr=0.05, batch=1, ragged="keep")
+    recipe = Recipe(epochs=2, lr=0.05, batch=1, last_batch="keep")
     run = recorded(tmp_path / "run", recipe, net())
     replay = again(run, recipe, net())
     state = replay._own.state(-1)

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from assay.core.errors import UsageError
 from assay.integrations.pytorch import record
-from assay.replay import sights
+from assay.replay import single_examples
 from assay.replay.rows import compared, fields_of, moved_in
 from assay.runs.run import Run
 
@@ -169,7 +169,7 @@ def test_what_follows_its_items_is_recorded(tmp_path, name, view):
 
 def test_looking_draws_nothing_and_calls_nothing_twice(tmp_path, monkeypatch):
     # What looks at single examples, once, is held to leave no trace elsewhere.
-    monkeypatch.setattr(sights.Watcher, "begin", lambda *_: None)
+    monkeypatch.setattr(single_examples.Watcher, "begin", lambda *_: None)
     calls = []
 
     def drawing(items):

@@ -6,11 +6,11 @@ import torch
 from assay.core.report_data import Agreement
 from assay.core.trial import Comparison
 from assay.reports import charts
-from reports import exhibits
+from reports import example_reports
 
 
 def test_every_count_of_a_histogram_is_drawn_once():
-    one = exhibits.exhibit(300).histograms[0]
+    one = example_reports.report(300).histograms[0]
     bars = charts.histogram(one, "nats")["data"]["values"]
     assert sum(bar["count"] for bar in bars) == 300
     assert sum(bar["count"] for bar in bars if bar["label"] == charts.WRONG) == int(one.wrong.sum())
@@ -31,7 +31,7 @@ def test_effects_are_in_points_and_say_whether_they_are_significant():
 
 
 def test_arms_keep_their_order_and_their_seeds():
-    outcomes = exhibits.exhibit(50).verdict.outcomes
+    outcomes = example_reports.report(50).verdict.outcomes
     spec = charts.accuracies(outcomes)
     assert spec["encoding"]["x"]["sort"] == ["decision", "random control", "all data"]
     assert {row["seed"] for row in spec["data"]["values"]} == set(range(5))
@@ -44,7 +44,7 @@ def layers_of(spec, kind):
 
 
 def test_courses_of_the_extreme_examples_are_drawn_as_given():
-    one = exhibits.influenced(60).influences[0]
+    one = example_reports.influenced(60).influences[0]
     (lines,) = layers_of(charts.over_time(one, "nats"), "line")
     rows = lines["data"]["values"]
     assert len(rows) == 20 * 3 and {row["kind"] for row in rows} == {charts.HELPFUL, charts.HARMFUL}
@@ -56,14 +56,14 @@ def test_courses_of_the_extreme_examples_are_drawn_as_given():
 
 
 def test_a_norm_of_nothing_or_everything_has_no_place_on_a_logarithmic_axis():
-    one = dataclasses.replace(exhibits.influenced(60).influences[0], norms=((0, float("inf")), (1, 2.0), (2, 0.0)))
+    one = dataclasses.replace(example_reports.influenced(60).influences[0], norms=((0, float("inf")), (1, 2.0), (2, 0.0)))
     spec = charts.adjoints(one)
     assert spec["data"]["values"] == [{"epoch": 1, "norm": 2.0}]
     assert spec["encoding"]["y"]["scale"]["type"] == "log"
 
 
 def test_equal_values_are_drawn_only_where_equal_is_right_and_no_further_than_the_points():
-    made = exhibits.influenced(60)
+    made = example_reports.influenced(60)
     same, _, other = made.pairings
     (diagonal,) = layers_of(charts.pairing(same), "line")
     low, high = (end["x"] for end in diagonal["data"]["values"])
@@ -75,7 +75,7 @@ def test_equal_values_are_drawn_only_where_equal_is_right_and_no_further_than_th
 
 
 def test_a_curve_shows_every_training_and_the_choice():
-    one = exhibits.curve()
+    one = example_reports.curve()
     spec = charts.curve(one, "test")
     band, dashes, lines, ring = spec["layer"]
     rows = lines["data"]["values"]

@@ -6,21 +6,21 @@ import pytest
 
 from assay.core.report_data import Influence, TopExamples
 from assay.reports import render
-from reports import exhibits
+from reports import example_reports
 from reports.browser import SETTLED, until, watched
 
 OPEN = "#influence details.panel[open]"
 
 
 @pytest.fixture(scope="module")
-def exhibit():
-    return exhibits.influenced()
+def report():
+    return example_reports.influenced()
 
 
 @pytest.fixture(scope="module")
-def path(exhibit, tmp_path_factory):
+def path(report, tmp_path_factory):
     path = tmp_path_factory.mktemp("influence") / "report.html"
-    path.write_text(render(exhibit), encoding="utf-8")
+    path.write_text(render(report), encoding="utf-8")
     return path
 
 
@@ -37,14 +37,14 @@ def test_one_block_per_target_and_those_without_come_last(tab):
     assert tab.locator("nav").inner_text().split() == ["Examples", "Influence", "Cleansing"]
 
 
-def test_the_ends_stand_with_picture_labels_and_value(tab, exhibit):
-    one, shown = exhibit.influences[0], exhibit.shown
+def test_the_ends_stand_with_picture_labels_and_value(tab, report):
+    one, shown = report.influences[0], report.shown
     cards = strip(tab, "Most harmful by exact")
     said = [cards.nth(i).inner_text().split("\n") for i in range(10)]
     assert [int(lines[0]) for lines in said] == list(one.harmful.ids)
     for id_, value, lines in zip(one.harmful.ids, one.harmful.values.tolist(), said, strict=True):
         at = list(shown.ids).index(id_)
-        given, true = (exhibit.class_names[int(labels[at])] for labels in (shown.given, shown.true))
+        given, true = (report.class_names[int(labels[at])] for labels in (shown.given, shown.true))
         assert lines[1] == f"given {given}" and (f"true {true}" in lines) == (given != true)
         assert float(lines[-1].replace("−", "-")) == pytest.approx(value, rel=1e-2)
     assert cards.first.locator("img").evaluate("image => image.naturalWidth") == 32
@@ -61,8 +61,8 @@ def test_ends_are_called_what_they_are(tab):
 
 
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
-def test_one_of_them_is_chosen_as_elsewhere_on_the_page(tab, exhibit, how):
-    cards, id_ = strip(tab, "Most harmful by exact"), list(exhibit.influences[0].harmful.ids)[2]
+def test_one_of_them_is_chosen_as_elsewhere_on_the_page(tab, report, how):
+    cards, id_ = strip(tab, "Most harmful by exact"), list(report.influences[0].harmful.ids)[2]
     press = cards.nth(2).click if how == "mouse" else lambda: (cards.nth(2).focus(), tab.keyboard.press("Enter"))
     press()
     assert tab.locator("#cards .card b").all_inner_texts() == [str(id_)]
@@ -78,17 +78,17 @@ def test_one_of_them_is_chosen_as_elsewhere_on_the_page(tab, exhibit, how):
 
 def test_warnings_stand_wherever_the_score_does(tab):
     caution = tab.locator(f"{OPEN} div.caution")
-    assert caution.count() == 1 and exhibits.WARNING in caution.inner_text() and "Before you trust" in caution.inner_text()
+    assert caution.count() == 1 and example_reports.WARNING in caution.inner_text() and "Before you trust" in caution.inner_text()
     assert "read its warnings" in tab.locator("#influence summary").first.inner_text()
     assert tab.locator("#method option").all_inner_texts() == ["exact ⚠", "rough", "loo", "last", "of class 3"]
-    assert exhibits.WARNING in tab.locator("#meaning").inner_text()
+    assert example_reports.WARNING in tab.locator("#meaning").inner_text()
     tab.select_option("#method", label="rough")
     until(tab, SETTLED)
     said = tab.locator("#meaning").inner_text()
     assert "⚠" not in said and "the order counts, not the size" in said
     tab.locator(".tabulator-row").first.click()
     marks = tab.locator("#one tbody tr", has=tab.locator(".caution"))
-    assert marks.count() == 1 and marks.locator(".caution").get_attribute("aria-label") == exhibits.WARNING
+    assert marks.count() == 1 and marks.locator(".caution").get_attribute("aria-label") == example_reports.WARNING
     assert "exact" in marks.inner_text()
 
 
@@ -100,7 +100,7 @@ def test_diagnostics_are_told(tab):
     details.locator("summary").click()
 
 
-def test_a_closed_block_is_drawn_when_it_is_opened(tab, exhibit):
+def test_a_closed_block_is_drawn_when_it_is_opened(tab, report):
     """What stands in a closed block has no width to be drawn in."""
     assert tab.evaluate("Boolean(document.querySelector('[data-spec=influence-0-time]').drawn)")
     panel = tab.locator("details.panel").first
@@ -130,8 +130,8 @@ def test_pairings_stand_under_their_target_with_their_numbers(tab):
     assert tab.evaluate("document.querySelector('[data-spec=pairing-0]').drawn.view.data('source_1').length") == 200
 
 
-def test_cleansing_says_and_shows_what_was_chosen(tab, exhibit):
-    (curve,) = exhibit.curves
+def test_cleansing_says_and_shows_what_was_chosen(tab, report):
+    (curve,) = report.curves
     section = tab.locator("#cleansing")
     assert curve.sentence in section.inner_text() and "exact, the last epoch trained again" in section.inner_text()
     assert section.locator(".chart svg").count() == 2
@@ -155,12 +155,12 @@ def test_a_phone_needs_no_sideways_scrolling(chromium, path):
 
 
 def test_without_such_scores_there_is_no_such_section():
-    html = render(exhibits.exhibit(60))
+    html = render(example_reports.report(60))
     assert 'id="influence"' not in html and 'id="cleansing"' not in html and 'id="back"' not in html and "#influence" not in html
 
 
 def test_tables_show_their_cells_and_points_say_how_many_they_are_of(chromium, tmp_path):
-    made = exhibits.influenced(60, pictures_too=False)
+    made = example_reports.influenced(60, pictures_too=False)
     shown = dataclasses.replace(made.shown, rows=tuple((str(n), "<b>") for n in range(60)), columns=("age", "work"))
     thinned = dataclasses.replace(made.pairings[0], examples=1234)
     one = made.influences[0]

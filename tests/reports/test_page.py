@@ -11,20 +11,20 @@ from assay.core.ids import Ids
 from assay.core.report_data import ReportData, ShownExamples
 from assay.core.trial import Comparison
 from assay.reports import render
-from reports import exhibits
+from reports import example_reports
 from reports.browser import SETTLED, until, watched
-from reports.exhibits import PROBE
+from reports.example_reports import PROBE
 
 
 @pytest.fixture(scope="module")
-def exhibit():
-    made = exhibits.exhibit(classes=("airplane", "automobile", "bird", PROBE, *exhibits.CLASSES[4:]))
+def report():
+    made = example_reports.report(classes=("airplane", "automobile", "bird", PROBE, *example_reports.CLASSES[4:]))
     return dataclasses.replace(made, title=f"Flipped {PROBE}", facts={**made.facts, "odd": PROBE}, notes=(PROBE,))
 
 
 @pytest.fixture(scope="module")
-def html(exhibit):
-    return render(exhibit)
+def html(report):
+    return render(report)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def cards(tab):
     return [int(text) for text in tab.locator("#cards .card b").all_inner_texts()]
 
 
-def ids_by(exhibit, title):
-    scores = next(one for one in exhibit.scores if one.title == title)
+def ids_by(report, title):
+    scores = next(one for one in report.scores if one.title == title)
     return [int(i) for i in scores.ids.values[scores.ranks().argsort()]]
 
 
-def position(exhibit, id_):
-    return int(exhibit.shown.ids.positions(Ids([id_]))[0])
+def position(report, id_):
+    return int(report.shown.ids.positions(Ids([id_]))[0])
 
 
 def test_one_file_under_4_mb(html):
@@ -58,7 +58,7 @@ def test_one_file_under_4_mb(html):
 
 
 def test_same_exhibit_same_bytes():
-    small = exhibits.exhibit(60)
+    small = example_reports.report(60)
     assert render(small) == render(small)
 
 
@@ -80,7 +80,7 @@ def test_nothing_can_be_fetched_and_no_foreign_script_runs(chromium, path):
     page.tab.context.close()
 
 
-def test_markup_stays_text(tab, exhibit):
+def test_markup_stays_text(tab, report):
     assert tab.title() == f"Flipped {PROBE}"
     assert tab.locator("h1").inner_text() == f"Flipped {PROBE}"
     tab.select_option("#class", "3")
@@ -88,7 +88,7 @@ def test_markup_stays_text(tab, exhibit):
     tab.locator(".tabulator-row").first.click()
     assert PROBE in tab.locator("#cards .card").first.inner_text()
     assert tab.locator("dd", has_text="onerror").inner_text() == PROBE
-    point(tab, exhibit, cards(tab)[0], press=False)
+    point(tab, report, cards(tab)[0], press=False)
     tooltip = tab.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
     assert PROBE in tooltip.inner_text()
@@ -113,39 +113,39 @@ def test_pictures_show(tab):
     )
 
 
-def test_opens_with_the_most_suspect_first(tab, exhibit):
-    assert [int(text) for text in cells(tab, "id")] == ids_by(exhibit, "aum")[:8]
+def test_opens_with_the_most_suspect_first(tab, report):
+    assert [int(text) for text in cells(tab, "id")] == ids_by(report, "aum")[:8]
     assert cells(tab, "rank") == [str(i + 1) for i in range(8)]
     assert "low is suspect" in tab.locator("#meaning").inner_text()
 
 
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
-def test_headings_sort(tab, exhibit, how):
+def test_headings_sort(tab, report, how):
     heading = tab.locator(".tabulator-col[tabulator-field=id]")
     for descending in (False, True):
         heading.click() if how == "mouse" else (heading.focus(), tab.keyboard.press("Enter"))
-        assert [int(text) for text in cells(tab, "id")] == sorted(exhibit.shown.ids, reverse=descending)[:8]
+        assert [int(text) for text in cells(tab, "id")] == sorted(report.shown.ids, reverse=descending)[:8]
     assert heading.get_attribute("aria-sort") == "descending"
 
 
-def test_scores_sort_by_number(tab, exhibit):
+def test_scores_sort_by_number(tab, report):
     tab.locator(".tabulator-col[tabulator-field=score]").click()
     shown = [float(text) for text in cells(tab, "score")]
-    assert shown == pytest.approx(exhibit.scores[0].values.sort().values[:8].tolist(), rel=1e-3)
+    assert shown == pytest.approx(report.scores[0].values.sort().values[:8].tolist(), rel=1e-3)
 
 
-def test_choosing_a_method_ranks_by_it(tab, exhibit):
+def test_choosing_a_method_ranks_by_it(tab, report):
     tab.select_option("#method", label="dual")
     until(tab, SETTLED)
-    assert [int(text) for text in cells(tab, "id")] == ids_by(exhibit, "dual")[:8]
+    assert [int(text) for text in cells(tab, "id")] == ids_by(report, "dual")[:8]
     assert "not dirt" in tab.locator("#meaning").inner_text()
     tab.fill("#within", "5")
     assert tab.locator("#matching").inner_text() == "5 of 2,000"
-    assert {int(text) for text in cells(tab, "id")} == set(ids_by(exhibit, "dual")[:5])
+    assert {int(text) for text in cells(tab, "id")} == set(ids_by(report, "dual")[:5])
 
 
-def test_filters_by_class_decision_and_label(tab, exhibit):
-    shown, decision = exhibit.shown, exhibit.decision
+def test_filters_by_class_decision_and_label(tab, report):
+    shown, decision = report.shown, report.decision
     tab.select_option("#class", label="ship")
     expected = shown.given == 8
     assert tab.locator("#matching").inner_text() == f"{int(expected.sum())} of 2,000"
@@ -159,8 +159,8 @@ def test_filters_by_class_decision_and_label(tab, exhibit):
     assert len(tab.evaluate("document.querySelector('[data-spec=map]').drawn.view.data('examples')")) == int(expected.sum())
 
 
-def test_slash_finds_an_id(tab, exhibit):
-    wanted = ids_by(exhibit, "aum")[1234]
+def test_slash_finds_an_id(tab, report):
+    wanted = ids_by(report, "aum")[1234]
     tab.keyboard.press("/")
     assert tab.evaluate("document.activeElement.id") == "search"
     tab.keyboard.type(str(wanted))
@@ -177,8 +177,8 @@ def test_an_id_that_is_not_here_is_said_to_be_not_on_this_page(tab):
     assert "it holds 2,000 of 60,000" in tab.locator(".tabulator-placeholder").inner_text()
 
 
-def test_rows_by_keyboard(tab, exhibit):
-    order = ids_by(exhibit, "aum")
+def test_rows_by_keyboard(tab, report):
+    order = ids_by(report, "aum")
     tab.locator("#search").focus()
     while tab.evaluate("document.activeElement.id") != "table":
         tab.keyboard.press("Tab")
@@ -192,9 +192,9 @@ def test_rows_by_keyboard(tab, exhibit):
     assert cards(tab) == [order[2], order[3]]
     assert tab.locator(".tabulator-row[aria-selected=true]").count() == 2
     tab.keyboard.press("End")
-    row = tab.locator(f"#row-{position(exhibit, order[-1])}")
+    row = tab.locator(f"#row-{position(report, order[-1])}")
     row.wait_for()
-    assert tab.locator("#table").get_attribute("aria-activedescendant") == f"row-{position(exhibit, order[-1])}"
+    assert tab.locator("#table").get_attribute("aria-activedescendant") == f"row-{position(report, order[-1])}"
     tab.keyboard.press("Enter")
     assert cards(tab) == [order[-1]]
     tab.keyboard.press("Home")
@@ -217,26 +217,26 @@ def at(tab, variability, confidence):
     )
 
 
-def point(tab, exhibit, id_, press=True):
-    i = position(exhibit, id_)
-    tab.mouse.move(*at(tab, float(exhibit.data_map.variability[i]), float(exhibit.data_map.confidence[i])))
+def point(tab, report, id_, press=True):
+    i = position(report, id_)
+    tab.mouse.move(*at(tab, float(report.data_map.variability[i]), float(report.data_map.confidence[i])))
     if press:
         tab.mouse.down()
         tab.mouse.up()
 
 
-def test_brushing_the_map_shows_pictures_and_lines(tab, exhibit):
+def test_brushing_the_map_shows_pictures_and_lines(tab, report):
     corners = at(tab, 0.001, 0.001), at(tab, 0.1, 0.1)
     tab.mouse.move(*corners[0])
     tab.mouse.down()
     tab.mouse.move(*corners[1], steps=6)
     tab.mouse.up()
     until(tab, "document.querySelectorAll('#cards img').length > 1")
-    dynamics = exhibit.data_map
+    dynamics = report.data_map
     inside = (dynamics.variability < 0.1) & (dynamics.confidence < 0.1)
     said = int(tab.locator("#chosen-count").inner_text().split()[0].replace(",", ""))
     assert 1 < said < 400 and abs(said - int(inside.sum())) <= 4  # a pixel at the border
-    chosen = [position(exhibit, id_) for id_ in cards(tab)]
+    chosen = [position(report, id_) for id_ in cards(tab)]
     assert len(chosen) == min(48, said)
     assert float(dynamics.confidence[chosen].max()) < 0.11 and float(dynamics.variability[chosen].max()) < 0.11
     assert tab.locator("#more").is_visible()
@@ -245,24 +245,24 @@ def test_brushing_the_map_shows_pictures_and_lines(tab, exhibit):
     assert len(cards(tab)) == min(96, said)
 
 
-def test_clicking_a_point_shows_its_picture(tab, exhibit):
-    furthest = int(exhibit.data_map.variability.argmax())
-    id_ = int(exhibit.shown.ids.values[furthest])
-    point(tab, exhibit, id_)
+def test_clicking_a_point_shows_its_picture(tab, report):
+    furthest = int(report.data_map.variability.argmax())
+    id_ = int(report.shown.ids.values[furthest])
+    point(tab, report, id_)
     until(tab, "document.querySelectorAll('#cards .card').length === 1")
     assert cards(tab) == [id_]
     assert tab.evaluate("document.querySelector('#cards img').naturalWidth") == 32
 
 
-def test_lines_are_the_recorded_probabilities(tab, exhibit):
+def test_lines_are_the_recorded_probabilities(tab, report):
     tab.locator(".tabulator-row").first.click()
     until(tab, "document.querySelector('[data-spec=lines]').drawn.view.data('lines').length === 30")
     rows = tab.evaluate(
         "document.querySelector('[data-spec=lines]').drawn.view.data('lines').map((r) => [r.epoch, r.probability])"
     )
-    i = position(exhibit, ids_by(exhibit, "aum")[0])
+    i = position(report, ids_by(report, "aum")[0])
     assert [row[0] for row in rows] == list(range(30))
-    assert [row[1] for row in rows] == pytest.approx(exhibit.trajectories.target_probs[i].tolist(), abs=1 / 499)
+    assert [row[1] for row in rows] == pytest.approx(report.trajectories.target_probs[i].tolist(), abs=1 / 499)
 
 
 def test_another_curve_can_be_lifted(tab):
@@ -282,19 +282,19 @@ def test_controls_have_names(tab):
     assert tab.locator("[data-spec=map]").get_attribute("aria-label").startswith("Data map")
 
 
-def test_says_how_the_shown_were_picked(tab, exhibit):
-    assert f"2,000 of 60,000 examples are on this page: {exhibit.picked}" in tab.locator(".lead").inner_text()
+def test_says_how_the_shown_were_picked(tab, report):
+    assert f"2,000 of 60,000 examples are on this page: {report.picked}" in tab.locator(".lead").inner_text()
 
 
-def test_verdict_stands_first_with_its_numbers(tab, exhibit):
+def test_verdict_stands_first_with_its_numbers(tab, report):
     assert tab.locator("main section").first.get_attribute("id") == "verdict"
     said = tab.locator("#verdict").inner_text()
-    assert all(one.sentence in said for one in exhibit.verdict.comparisons)
+    assert all(one.sentence in said for one in report.verdict.comparisons)
     assert "No significant difference in either direction" not in said
 
 
 def test_says_when_nothing_is_significant(chromium, tmp_path):
-    made = exhibits.exhibit(30)
+    made = example_reports.report(30)
     few = tuple(
         Comparison("kept", other, 0.001, None, None, 0.5, "exact sign-flip permutation", 2) for other in ("random", "all")
     )
@@ -357,7 +357,7 @@ def test_the_table_follows_the_width_of_the_window(chromium, path):
 
 def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     path = tmp_path / "report.html"
-    path.write_text(render(exhibits.table()), encoding="utf-8")
+    path.write_text(render(example_reports.table()), encoding="utf-8")
     page = watched(chromium, path)
     tab = page.tab
     assert tab.locator("main section").count() == 1
@@ -389,7 +389,7 @@ def test_an_exhibit_with_nothing_to_show(chromium, tmp_path):
 
 
 def test_an_epoch_that_did_not_visit_an_example_is_a_gap(chromium, tmp_path):
-    made = exhibits.exhibit(30)
+    made = example_reports.report(30)
     probs = made.trajectories.target_probs.clone()
     probs[:, 4] = float("nan")
     path = tmp_path / "report.html"

@@ -11,7 +11,7 @@ from assay.core.study import ALL, EASY, HARD, RANDOM, ArmComparison, FrontierPoi
 from assay.core.trial import Comparison
 from assay.reports import render_study
 from reports.browser import watched
-from reports.exhibits import PROBE
+from reports.example_reports import PROBE
 
 
 def made():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from assay.core.accumulators import AbstractAccumulator
-from assay.core.errors import Mismatch, MissingEvidence, UsageError, some
+from assay.core.errors import Mismatch, MissingEvidence, UsageError, listed
 from assay.core.needs import EPOCH_NEEDS, Need
 from assay.core.scoring import score
 from assay.experiments.evidence import gather, gather_together
@@ -147,7 +147,7 @@ def test_a_fold_over_epochs_is_refused_where_facts_are_missing(tmp_path, method)
     if not epochs:
         assert score([method], gather(run))[0].values.isfinite().all()
         return
-    named = re.escape(some(epochs, len(epochs)))
+    named = re.escape(listed(epochs, len(epochs)))
     with pytest.raises(
         MissingEvidence, match=rf"{method.name}.* reads epochs that .* in epochs? {named} the facts .*view='eval'"
     ):

@@ -85,7 +85,7 @@ def test_another_torch_is_named_as_the_cause_where_the_numbers_differ(tmp_path):
     lines = (tmp_path / "run/commits.jsonl").read_text().splitlines()[1:]
     (tmp_path / "run/commits.jsonl").write_text("".join(f"{line}\n" for line in [forged.line(), *lines]))
     with pytest.raises(Mismatch, match=rf"recorded by torch 1\.0, here is {re.escape(torch.__version__)}: take it again there"):
-        influence(Run(tmp_path / "run"), replaying=ReplayConfig(tolerance=0))
+        influence(Run(tmp_path / "run"), replay_config=ReplayConfig(tolerance=0))
 
 
 @pytest.mark.parametrize("how", ["renamed", "another run in its place", "lock deleted", "lock replaced"])

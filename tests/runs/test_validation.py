@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import assay
 from assay.core.errors import NumericalError, UsageError
-from assay.experiments.plan import Plan, material_of
+from assay.experiments.plan import Plan, load_data
 from assay.runs.recorder import Recorder
 from assay.runs.run import Run
 from experiments.small import recorded
@@ -26,7 +26,7 @@ def test_a_plan_measures_what_it_holds_out(tmp_path, ema):
     changed = {**HELD, "recipe": {"epochs": 2, **({"ema": ema} if ema else {})}}
     run = recorded(tmp_path / "run", **changed)
     plan = Plan.make(run.header.about["plan"])
-    held, net = material_of(plan).validation, plan.build(material_of(plan), 0).eval()
+    held, net = load_data(plan).validation, plan.build(load_data(plan), 0).eval()
     for epoch in range(2):
         losses, counts = run.validation(epoch)
         net.load_state_dict({**run.model(epoch), **run.averages(epoch)})

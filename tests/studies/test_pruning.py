@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from assay.core.errors import OutputExists, UnknownName, UsageError
 from assay.core.ids import Ids
 from assay.core.study import ALL, EASY, HARD, RANDOM, Pruned, Study
-from assay.experiments.plan import Plan, material_of
+from assay.experiments.plan import Plan, load_data
 from assay.experiments.progress import Progress
 from assay.maths import draws, power_law
 from assay.maths.statistics import holm
@@ -100,12 +100,12 @@ def test_final_models_start_and_draw_by_seeds_of_their_own(made):
     # The final nets of a repetition share their weights at the start, and have them from no model of the recording.
     _, folder = made
     plan = Plan.make({**SMALL, "seed": 3})
-    material = material_of(plan)
+    loaded = load_data(plan)
     final = draws.integer(3, "study final")
-    built = plan.build(material, final).state_dict()
+    built = plan.build(loaded, final).state_dict()
     recorded = {Run(path).header.seed for path in (folder / "probes").iterdir()}
     assert final not in recorded and draws.integer(4, "study final") != final
-    assert not all(torch.equal(a, b) for a, b in zip(built.values(), plan.build(material, 3).state_dict().values(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(built.values(), plan.build(loaded, 3).state_dict().values(), strict=True))
 
 
 class Counting(Progress):

@@ -39,7 +39,7 @@ def test_the_order_goes_with_the_ids_and_changes_by_epoch_and_seed():
 
 def test_batches_cut_the_order():
     keys = Ids(range(10)).keys
-    for ragged, cut in (("keep", [4, 4, 2]), ("drop", [4, 4]), ("even", [4, 3, 3])):
-        parts = batches(keys, Recipe(epochs=1, lr=0.1, batch=4, ragged=ragged), 0)
+    for last_batch, cut in (("keep", [4, 4, 2]), ("drop", [4, 4]), ("even", [4, 3, 3])):
+        parts = batches(keys, Recipe(epochs=1, lr=0.1, batch=4, last_batch=last_batch), 0)
         assert [len(part) for part in parts] == cut
         assert torch.equal(torch.cat(parts), order(keys, 0, 0)[: sum(cut)])

@@ -25,8 +25,10 @@ LABELS = torch.arange(EXAMPLES) % CLASSES
 RECIPES = {
     "sgd": Recipe(epochs=4, lr=0.1, batch=5),
     "momentum": Recipe(epochs=4, lr=0.1, batch=5, momentum=0.9, dampening=0.1, weight_decay=1e-3, schedule="inverse_sqrt"),
-    "nesterov": Recipe(epochs=4, lr=0.1, batch=5, momentum=0.9, nesterov=True, schedule="step", milestones=(2,), ragged="even"),
-    "adam": Recipe(epochs=4, lr=0.01, batch=5, optimizer="adam", weight_decay=1e-3, schedule="cosine", ragged="drop"),
+    "nesterov": Recipe(
+        epochs=4, lr=0.1, batch=5, momentum=0.9, nesterov=True, schedule="step", milestones=(2,), last_batch="even"
+    ),
+    "adam": Recipe(epochs=4, lr=0.01, batch=5, optimizer="adam", weight_decay=1e-3, schedule="cosine", last_batch="drop"),
     "adamw": Recipe(epochs=4, lr=0.01, batch=5, optimizer="adamw", weight_decay=0.1, schedule="one_cycle", crop=1, flip=True),
     "clipped": Recipe(epochs=4, lr=0.1, batch=5, momentum=0.9, clip=0.5, flip=True),
     "averaged": Recipe(epochs=4, lr=0.05, batch=5, momentum=0.9, clip=1.5, ema=0.9),
@@ -219,10 +221,10 @@ def test_weights_of_one_change_nothing_and_weight_zero_removes_without_renormali
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(1, 30), st.sampled_from(["keep", "even"]))
-def test_every_example_is_seen_once_per_epoch(batch, ragged):
+def test_every_example_is_seen_once_per_epoch(batch, last_batch):
     keeper = Keeper()
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
-    recipe = Recipe(epochs=2, lr=0.1, batch=batch, ragged=ragged)
+    recipe = Recipe(epochs=2, lr=0.1, batch=batch, last_batch=last_batch)
     train(model, IMAGES, LABELS, IDS, recipe, prepare=prepare, observer=keeper)
     seen = torch.cat([positions for positions, *_ in keeper.batches])
     assert seen.bincount().tolist() == [2] * EXAMPLES

@@ -13,9 +13,9 @@ from assay.training import Recipe
 FULL = [
     Recipe(epochs=3, lr=1),
     Recipe(epochs=9, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="step", milestones=(3, 6), gamma=0.2),
-    Recipe(epochs=30, lr=0.1, schedule="cosine", horizon=200, final=1e-4, ragged="even", crop=4, flip=True, seed=7),
+    Recipe(epochs=30, lr=0.1, schedule="cosine", horizon=200, final=1e-4, last_batch="even", crop=4, flip=True, seed=7),
     Recipe(epochs=2, lr=1e-3, optimizer="adamw", betas=(0.8, 0.99), eps=1e-6, schedule="one_cycle", warmup=0.25),
-    Recipe(epochs=2, lr=0.1, optimizer="sgd", momentum=0.9, dampening=0.1, schedule="inverse_sqrt", ragged="drop"),
+    Recipe(epochs=2, lr=0.1, optimizer="sgd", momentum=0.9, dampening=0.1, schedule="inverse_sqrt", last_batch="drop"),
     Recipe(epochs=2, lr=0.1, clip=1, ema=0.99),
 ]
 
@@ -41,7 +41,7 @@ def test_a_recipe_survives_json_and_toml(recipe):
         ({"flip": 1}, "flip=1 is not true or false"),
         ({"optimizer": "rmsprop"}, "not one of sgd, adam, adamw"),
         ({"schedule": "exponential"}, "not one of constant, step, cosine, one_cycle, inverse_sqrt"),
-        ({"ragged": "pad"}, "not one of keep, drop, even"),
+        ({"last_batch": "pad"}, "not one of keep, drop, even"),
         ({"momentum": 1.0}, "momentum=1.0 is not a number in 0..1"),
         ({"nesterov": True}, "need a momentum"),
         ({"dampening": 0.1}, "need a momentum"),
@@ -143,8 +143,8 @@ def test_a_setting_that_is_not_there_leaves_the_fingerprint_as_it_was():
 
 
 def test_what_is_told_is_what_matters():
-    assert "ema" not in Recipe(epochs=3, lr=0.1).told() and FULL[-1].told()["clip"] == 1.0
-    told = Recipe(epochs=3, lr=0.1, momentum=0.9, schedule="cosine").told()
+    assert "ema" not in Recipe(epochs=3, lr=0.1).summary() and FULL[-1].summary()["clip"] == 1.0
+    told = Recipe(epochs=3, lr=0.1, momentum=0.9, schedule="cosine").summary()
     assert told["momentum"] == 0.9 and told["final"] == 0.0 and told["batch"] == 128
     assert not {"betas", "eps", "milestones", "gamma", "warmup", "divisor"} & set(told)
-    assert "momentum" not in Recipe(epochs=3, lr=0.1, optimizer="adam").told()
+    assert "momentum" not in Recipe(epochs=3, lr=0.1, optimizer="adam").summary()

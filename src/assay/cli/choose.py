@@ -64,7 +64,7 @@ def choose_(
     from ..data.arrays import rows_by_id
     from ..experiments.choose import choose, counting
     from ..experiments.cleanse import curve_for
-    from ..experiments.scorable import takes_again
+    from ..experiments.scorable import is_replayed
     from ..experiments.score import score as scored
     from ..methods import parse
     from ..policies import find
@@ -97,18 +97,18 @@ def choose_(
     given = {"keep": keep, "seed": seed, "count": number}
     options: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     by: Scores | Run = opened
-    replayed = score is not None and takes_again(opened, parse(score))
+    replayed = score is not None and is_replayed(opened, parse(score))
     if tolerance and not auto and not replayed:
         raise UsageError(
             f"--tolerance is for training taken again; neither {score or policy} nor --count {count} does that. Leave it out."
         )
     rows = {label: rows_by_id(file, opened.ids) for label, file in named_once("inputs", map(file_named, inputs or ())).items()}
     if score is not None:
-        (by,) = scored(opened, score, save=True, replaying=how if replayed else None).values()
+        (by,) = scored(opened, score, save=True, replay_config=how if replayed else None).values()
     curve = None
     if auto:
         with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
-            curve = curve_for(opened, by, retrain=retrain, pool=pool, replaying=how, progress=progress)  # type: ignore[arg-type]
+            curve = curve_for(opened, by, retrain=retrain, pool=pool, replay_config=how, progress=progress)  # type: ignore[arg-type]
         say(curve.sentence)
     decision = choose(by, policy, run=opened if score is not None else None, curve=curve, inputs=rows, **options)  # type: ignore[arg-type]
     label = name if name is not None else decision.title.replace(" by ", "-by-")

@@ -59,7 +59,7 @@ def cleanse_(
     from ..core.errors import UsageError
     from ..experiments.choose import counting
     from ..experiments.cleanse import cleanse, undecided
-    from ..experiments.scorable import takes_again
+    from ..experiments.scorable import is_replayed
     from ..experiments.score import score as scored
     from ..methods import parse
     from ..replay.config import ReplayConfig
@@ -77,7 +77,7 @@ def cleanse_(
             opened,
             method,
             save=True,
-            replaying=how if takes_again(opened, method) else None,
+            replay_config=how if is_replayed(opened, method) else None,
             pool=pool if method.retrains else None,
             progress=progress,
         ).values()
@@ -90,7 +90,7 @@ def cleanse_(
             chosen_by=by,  # type: ignore[arg-type]
             pool=pool,
             save=True,
-            replaying=how,
+            replay_config=how,
             progress=progress,
         )
     show_curve(curve)

@@ -29,7 +29,7 @@ def record_(
     schedule: str | None = None,
     clip: float | None = None,
     ema: float | None = None,
-    ragged: str | None = None,
+    last_batch: str | None = None,
     crop: MaybeWhole = None,
     flip: bool | None = None,
     select: str | None = None,
@@ -90,7 +90,7 @@ def record_(
         Largest norm of the gradient, longer ones are scaled down to it; none by default.
     ema
         Decay of a running average of the weights, such as 0.99, which is then what counts at the end; none by default.
-    ragged
+    last_batch
         A last batch that is not full: keep it (the default), drop it, or cut the epoch into even batches.
     crop
         Pixels of padding for random crops of images; 0 (the default) for none.
@@ -131,7 +131,7 @@ def record_(
         "schedule": schedule,
         "clip": clip,
         "ema": ema,
-        "ragged": ragged,
+        "last_batch": last_batch,
         "crop": crop,
         "flip": flip,
         "device": device,

@@ -26,7 +26,7 @@ def score_(
     seed: MaybeWhole = None,
     out: Path | None = None,
     inputs: list[str] | None = None,
-    again: Switch = False,
+    recompute: Switch = False,
     strict: Switch = False,
     schedule: str = "sqrt",
     memory: MaybeWhole = None,
@@ -67,7 +67,7 @@ def score_(
     inputs
         NAME=FILE: rows that cg_score:inputs=NAME or a method with features=rows:NAME looks at in place of the data, such as embeddings; may
         be given several times. An npy file with a row for each example, in the run's order, or an npz file of `inputs` and `ids`.
-    again
+    recompute
         Compute scores even if they are there.
     strict
         Stop at the first method that the run cannot serve, in place of giving the scores of the others.
@@ -88,11 +88,11 @@ def score_(
         How many processes; by default as many as there are cores for, at the recorded number of threads each.
     """
     from ..cluster.executors import executor as pool_of
-    from ..core.errors import UsageError, some
+    from ..core.errors import UsageError, listed
     from ..core.scores import ordered
     from ..core.words import worded
     from ..data.arrays import rows_by_id
-    from ..experiments.scorable import check_untrained, scorable, takes_again
+    from ..experiments.scorable import check_untrained, is_replayed, scorable
     from ..experiments.score import ALL, served
     from ..methods import METHODS, parse
     from ..replay.config import ReplayConfig
@@ -119,7 +119,7 @@ def score_(
     if not methods:
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(scorable(opened)[0])}.")
     how, named = ReplayConfig(schedule, memory, tolerance), [parse(name) for name in methods if name != ALL]
-    replayed, retrained = any(takes_again(opened, one) for one in named), any(one.retrains for one in named)
+    replayed, retrained = any(is_replayed(opened, one) for one in named), any(one.retrains for one in named)
     _check_read(methods, replayed, retrained, how != ReplayConfig(), executor != "processes" or workers is not None)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
         table, refused = served(
@@ -128,8 +128,8 @@ def score_(
             joined=False,
             strict=strict,
             save=True,
-            again=again,
-            replaying=how,
+            recompute=recompute,
+            replay_config=how,
             references=named_once("reference", map(referred, reference or ())),
             inputs={
                 name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(file_named, inputs or ())).items()
@@ -151,7 +151,7 @@ def score_(
                 *([_half(one)] if repeated else []),
                 one.unit,
                 one.direction.value,
-                some(first, len(first)),
+                listed(first, len(first)),
                 *([f"{len(one):,}"] if partly else []),
                 *([("warned, see below" if one.warnings else "")] if warned else []),
             )
@@ -204,12 +204,12 @@ def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
     return f"{title} ranks difficulty, which says nothing about wrong labels. {look}"
 
 
-def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, replaying: bool, spread: bool) -> None:
+def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, replay_config: bool, spread: bool) -> None:
     """Refuse flags that none of the methods would read."""
     from ..core.errors import UsageError
     from ..experiments.scorable import retraining
 
-    if replaying and not replayed:
+    if replay_config and not replayed:
         raise UsageError(
             f"--schedule, --memory and --tolerance are for methods that take the training again; {', '.join(methods)} do not."
         )

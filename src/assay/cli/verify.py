@@ -12,7 +12,7 @@ def verify_(
     *,
     decision: str | None = None,
     seeds: Whole = 5,
-    again: Switch = False,
+    recompute: Switch = False,
     after: Whole = 0,
     detect: float | None = None,
     executor: str = "processes",
@@ -32,7 +32,7 @@ def verify_(
         Name of a decision in the run; not needed if there is only one.
     seeds
         How many seeds, at least 2; with 2 nothing is called significant. Fix the number before you look.
-    again
+    recompute
         Train everything again, also what the folder holds finished trainings of: for a run that somebody else sent.
     after
         Leave out so many seeds, such as those of an earlier look: fresh seeds are a new claim.
@@ -62,7 +62,15 @@ def verify_(
         say(power)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
         verdict = verify(
-            chosen, run=opened, scores=scores, seeds=seeds, after=after, pool=pool, save=True, again=again, progress=progress
+            chosen,
+            run=opened,
+            scores=scores,
+            seeds=seeds,
+            after=after,
+            pool=pool,
+            save=True,
+            recompute=recompute,
+            progress=progress,
         )
     verdict = dataclasses.replace(verdict, power=power)
     save_verdict(verdict, opened.paths.verdict(path.stem))

@@ -22,7 +22,7 @@ from concurrent.futures import (
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import NotWritten, TrialFailed, UsageError, some
+from ..core.errors import NotWritten, TrialFailed, UsageError, listed
 
 KINDS = ("inline", "processes")
 _TAIL = 8
@@ -283,7 +283,7 @@ def _prepare_logs(calls: Sequence[Call], logs: Path) -> dict[str, Path]:
     names = [call.name for call in calls]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UsageError(f"{len(twice)} calls share a name: {some(twice, len(twice))}. Name each call differently.")
+        raise UsageError(f"{len(twice)} calls share a name: {listed(twice, len(twice))}. Name each call differently.")
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
             raise UsageError(f"{name!r} cannot name a call and its log; use letters, digits, dot, dash and underscore.")
@@ -322,7 +322,7 @@ def _died(lost: Sequence[tuple[str, BaseException]], paths: dict[str, Path]) -> 
     """A broken pool fails every call that it still had; those that had begun are the ones to look at."""
     names = [name for name, _ in lost if paths[name].stat().st_size] or [lost[0][0]]
     return TrialFailed(
-        f"A worker process died while running trial {some(names, len(names))}: killed, out of memory, "
+        f"A worker process died while running trial {listed(names, len(names))}: killed, out of memory, "
         'or started by a script without `if __name__ == "__main__":`. '
         f"The log {paths[names[0]]} ends with\n{_tail(paths[names[0]])}"
     )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .epochs import RECORD_ALL, Epoch, Space
-from .errors import MissingEvidence, UsageError, some
+from .errors import MissingEvidence, UsageError, listed
 from .evidence import Evidence
 from .method import AbstractMethod
 from .needs import EPOCH_NEEDS, Need
@@ -257,7 +257,7 @@ def unserved(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence
         low, high = min(missing.values()), max(missing.values())
         return MissingEvidence(
             f"{method.title} reads epochs that did not train on every example: in epoch{'s' * (len(missing) > 1)} "
-            f"{some(list(missing), len(missing))} the facts of {low if low == high else f'{low} to {high}'} of {len(evidence.ids)} are missing. "
+            f"{listed(list(missing), len(missing))} the facts of {low if low == high else f'{low} to {high}'} of {len(evidence.ids)} are missing. "
             f"{RECORD_ALL}"
         )
     if evidence.recorded >= method.fewest_epochs:

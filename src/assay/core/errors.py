@@ -106,7 +106,7 @@ MOST_WORDS = 300
 """Letters of another library's message that are shown: some repeat the file's content."""
 
 
-def some(values: Iterable[object], total: int, most: int = 5) -> str:
+def listed(values: Iterable[object], total: int, most: int = 5) -> str:
     """The first few of `total` values as words, for messages: `3, 17, 20 and 4 more`."""
     shown = [str(value) for value, _ in zip(values, range(most), strict=False)]
     rest = total - len(shown)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .arguments import checked_arguments
 from .epochs import Epoch, EpochSource, PartialSource, Space
-from .errors import MissingEvidence, UndeclaredNeed, UsageError, some
+from .errors import MissingEvidence, UndeclaredNeed, UsageError, listed
 from .features import DATA, Features, FeatureSource, FeatureSpec, given_features, rows_named
 from .game import Game, GameMaker
 from .ids import Ids
@@ -75,7 +75,7 @@ class Evidence:
             bad = ~one.isfinite().flatten(1).all(1)
             if bool(bad.any()):
                 names = ids.take(bad)
-                raise UsageError(f"Inputs of {len(names)} examples are NaN or infinite; ids {some(names, len(names))}.")
+                raise UsageError(f"Inputs of {len(names)} examples are NaN or infinite; ids {listed(names, len(names))}.")
         self.ids, self.classes = ids, classes
         self.recorded = epochs.recorded if epochs is not None else 0
         held = {
@@ -217,5 +217,5 @@ def _check_labels(labels: Tensor, ids: Ids, classes: int) -> None:
     if bool(outside.any()):
         names, values = ids.take(outside), labels[outside].unique().tolist()
         raise UsageError(
-            f"{len(names)} labels are outside 0..{classes - 1} ({some(values, len(values))}); ids {some(names, len(names))}."
+            f"{len(names)} labels are outside 0..{classes - 1} ({listed(values, len(values))}); ids {listed(names, len(names))}."
         )

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from .errors import Mismatch, UsageError, some
+from .errors import Mismatch, UsageError, listed
 
 MOST_BYTES = 2**30
 """Memory that ids of very long texts may take: each takes as much as the longest of them."""
@@ -52,7 +52,7 @@ class Ids:
         unique, counts = np.unique(array, return_counts=True)
         if len(unique) != len(array):
             twice = unique[counts > 1]
-            raise UsageError(f"{len(twice)} ids occur more than once: {some(twice, len(twice))}. Ids must be unique.")
+            raise UsageError(f"{len(twice)} ids occur more than once: {listed(twice, len(twice))}. Ids must be unique.")
         array.flags.writeable = False
         self.values = array
 
@@ -106,7 +106,7 @@ class Ids:
         return hash(self.fingerprint)
 
     def __repr__(self) -> str:
-        return f"Ids({some(self.values, len(self), 4)})" if len(self) else "Ids()"
+        return f"Ids({listed(self.values, len(self), 4)})" if len(self) else "Ids()"
 
     def take(self, positions: Sequence[int] | np.ndarray | Tensor) -> "Ids":
         """The ids at these positions (or where this mask is true)."""
@@ -133,13 +133,13 @@ class Ids:
         """
         order, values = self._sorted
         if len(wanted) and (self.numeric != wanted.numeric or not len(self)):
-            raise Mismatch(f"{some(wanted.values, len(wanted))} are not ids of {here}, whose ids look like {self!r}.")
+            raise Mismatch(f"{listed(wanted.values, len(wanted))} are not ids of {here}, whose ids look like {self!r}.")
         place = np.searchsorted(values, wanted.values)
         found = place < len(values)
         found[found] = values[place[found]] == wanted.values[found]
         if not found.all():
             alien = wanted.values[~found]
-            raise Mismatch(f"{len(alien)} ids are not in {here}: {some(alien, len(alien))}. Its ids look like {self!r}.")
+            raise Mismatch(f"{len(alien)} ids are not in {here}: {listed(alien, len(alien))}. Its ids look like {self!r}.")
         return torch.from_numpy(order[place]) if len(wanted) else torch.zeros(0, dtype=torch.int64)
 
     @functools.cached_property

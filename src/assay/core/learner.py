@@ -78,7 +78,7 @@ class AbstractLearner(abc.ABC):
         Raises:
             UsageError: An option is not what its type says.
         """
-        options.settle(self, "learner")
+        options.coerce(self, "learner")
 
     def at_least(self, **least: int | float) -> None:
         """Refuse options below these bounds.

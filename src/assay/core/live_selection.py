@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from . import options
-from .errors import UsageError, some
+from .errors import UsageError, listed
 from .ids import Ids
 from .method import Source
 
@@ -41,7 +41,7 @@ class EpochSelection:
         if bool(bad.any()):
             names = ids.take(bad)
             raise UsageError(
-                f"{title}: weights of {len(names)} examples are negative or not finite; ids {some(names, len(names))}."
+                f"{title}: weights of {len(names)} examples are negative or not finite; ids {listed(names, len(names))}."
             )
         if not bool(self.kept.any()):
             raise UsageError(f"{title} keeps no example in epoch {epoch}; let every epoch train on one at least.")
@@ -68,7 +68,7 @@ class AbstractLiveSelector(abc.ABC):
         Raises:
             UsageError: An option is not what its type says.
         """
-        options.settle(self, "policy")
+        options.coerce(self, "policy")
 
     @abc.abstractmethod
     def start(self, examples: int) -> LiveState:

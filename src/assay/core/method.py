@@ -106,7 +106,7 @@ class AbstractMethod(abc.ABC):
         Raises:
             UsageError: An option is not what its type says.
         """
-        options.settle(self, "method")
+        options.coerce(self, "method")
 
     @abc.abstractmethod
     def run(self, evidence: Evidence) -> Result:

@@ -63,7 +63,7 @@ def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
     return cls(**values)
 
 
-def settle(value: object, kind: str) -> None:
+def coerce(value: object, kind: str) -> None:
     """Hold the options of a dataclass instance to their types; a whole number becomes a float where the type is float.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .curve import Curve
 from .decision import Decision
-from .errors import UsageError, some
+from .errors import UsageError, listed
 from .ids import Ids
 from .lineage import Lineage
 from .scores import Scores
@@ -337,7 +337,7 @@ class ReportData:
             wrong = (labels < 0) | (labels >= len(self.class_names)) if labels is not None else torch.zeros(0, dtype=torch.bool)
             if bool(wrong.any()):
                 ids = self.shown.ids.take(wrong)
-                raise UsageError(f"{len(ids)} {what} labels have no class name; ids {some(ids, len(ids))}. Name every class.")
+                raise UsageError(f"{len(ids)} {what} labels have no class name; ids {listed(ids, len(ids))}. Name every class.")
         if self.data_map is not None and len(self.data_map.confidence) != n:
             raise UsageError(f"The data map has {len(self.data_map.confidence)} examples, {n} are shown.")
         if self.trajectories is not None and len(self.trajectories.target_probs) != n:
@@ -364,7 +364,7 @@ class ReportData:
         for scores in self.scores:
             _all_ids(scores).positions(self.shown.ids, f"scores of {scores.title}")
         if self.verdict is not None and (self.detections or self.cleaning is not None):
-            raise UsageError("The verdict carries detections and cleaning already; leave those of the exhibit empty.")
+            raise UsageError("The verdict carries detections and cleaning already; leave those of the report empty.")
 
     @property
     def found(self) -> Sequence[Detection]:

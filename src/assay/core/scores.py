@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from .arguments import checked_arguments, checked_fields
-from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, some
+from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, listed
 from .ids import Ids
 from .lineage import Lineage, fingerprint
 
@@ -203,7 +203,7 @@ class ScoreTable(Mapping[str, Scores]):
             if len(one) != len(first):
                 raise Mismatch(
                     f"Scores {one.title} cover {len(one)} examples, {first.title} {len(first)}; one table cannot join them, so score them in calls "
-                    "of their own, or by score_apart."
+                    "of their own, or by score_separately."
                 )
             place = one.ids.positions(first.ids, f"scores of {one.title}")
             self._scores[one.title] = (
@@ -249,6 +249,6 @@ def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool)
     """
     if bool(values.isnan().any()):
         bad = ids.take(values.isnan())
-        raise UsageError(f"{len(bad)} values are NaN and cannot be ranked; ids {some(bad, len(bad))}.")
+        raise UsageError(f"{len(bad)} values are NaN and cannot be ranked; ids {listed(bad, len(bad))}.")
     by_id = torch.argsort(ids.ranks)
     return by_id[torch.argsort(values[by_id], descending=descending, stable=True)]

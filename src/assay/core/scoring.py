@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from .accumulators import AbstractAccumulator, AbstractStepMethod, Spent, accumulate, run_steps
-from .errors import BadScores, some
+from .errors import BadScores, listed
 from .evidence import Evidence
 from .method import AbstractMethod
 from .results import Result
@@ -82,7 +82,7 @@ def checked(
     bad = ~values.isfinite()
     if bool(bad.any()):
         names = ids.take(bad)
-        raise BadScores(f"{method.title}: {len(names)} values are not finite; ids {some(names, len(names))}.")
+        raise BadScores(f"{method.title}: {len(names)} values are not finite; ids {listed(names, len(names))}.")
     return Scores(
         ids=ids,
         values=values,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import options
 from .decision import Action, Decision
-from .errors import Mismatch, UsageError, some
+from .errors import Mismatch, UsageError, listed
 from .evidence import Evidence
 from .ids import Ids
 from .method import Asks, Source
@@ -206,7 +206,7 @@ class AbstractSelector(abc.ABC):
         Raises:
             UsageError: An option is not what its type says.
         """
-        options.settle(self, "policy")
+        options.coerce(self, "policy")
 
     @property
     def asks(self) -> Asks:
@@ -289,11 +289,11 @@ def _check_scores(policy: AbstractSelector, scores: Scores, evidence: Evidence |
         )
     if bool(scores.values.isnan().any()):
         bad = scores.ids.take(scores.values.isnan())
-        raise UsageError(f"{len(bad)} scores of {scores.title} are NaN; ids {some(bad, len(bad))}. Nothing was chosen.")
+        raise UsageError(f"{len(bad)} scores of {scores.title} are NaN; ids {listed(bad, len(bad))}. Nothing was chosen.")
     if len(scores.unscored):
         raise UsageError(
             f"{scores.title} has no value for {len(scores.unscored)} examples "
-            f"({some(scores.unscored, len(scores.unscored))}); choose by a method that scores all of them."
+            f"({listed(scores.unscored, len(scores.unscored))}); choose by a method that scores all of them."
         )
     if evidence is not None and len(evidence.ids) != len(scores.ids):
         raise Mismatch(f"{scores.title} covers {len(scores.ids)} examples, the run {len(evidence.ids)}; score this run again.")

@@ -3,7 +3,7 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from .errors import UsageError, some
+from .errors import UsageError, listed
 from .steps import StepSource
 
 
@@ -69,7 +69,7 @@ def checked_labels(labels: Int[Tensor, " examples"], classes: int) -> Int[Tensor
     if bool(outside.any()):
         values, where = labels[outside].unique().tolist(), outside.nonzero().flatten().tolist()
         raise UsageError(
-            f"{len(where)} labels are outside 0..{classes - 1} ({some(values, len(values))}), at positions "
-            f"{some(where, len(where))}; give every example one of the classes."
+            f"{len(where)} labels are outside 0..{classes - 1} ({listed(values, len(values))}), at positions "
+            f"{listed(where, len(where))}; give every example one of the classes."
         )
     return labels

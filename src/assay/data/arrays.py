@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
-from ..core.errors import UnknownName, UsageError, reading, some
+from ..core.errors import UnknownName, UsageError, listed, reading
 from ..core.ids import Ids
 from ..core.npy import is_npz, read_npy, read_npz
 from ..maths.normalisation import statistics
@@ -163,7 +163,7 @@ def examples_from_arrays(
     values = given.checked(labels, origin)
     names = given.class_names(source, values) if class_names is None else tuple(class_names)
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{source}: class_names {some(names, len(names))} must be two or more different texts.")
+        raise UsageError(f"{source}: class_names {listed(names, len(names))} must be two or more different texts.")
     prepared = _inputs(array, which, source)
     if (mean is None) != (std is None):
         raise UsageError(f"{source}: mean and std go together; give both or neither.")
@@ -172,7 +172,7 @@ def examples_from_arrays(
         None if what is None else _numbers(what, prepared.shape[1], source, prepared.ndim == 4) for what in (mean, std)
     )
     if stds is not None and not all(one > 0 for one in stds):
-        raise UsageError(f"{source}: std is {some(stds, len(stds))}; a standard deviation to divide by is above 0.")
+        raise UsageError(f"{source}: std is {listed(stds, len(stds))}; a standard deviation to divide by is above 0.")
     return Examples(which, prepared, given.encode(values, names, origin), names, means, stds)
 
 
@@ -185,7 +185,7 @@ def _numbers(given: Sequence[float] | np.ndarray | Tensor, channels: int, source
     values = np.asarray(as_array(given) if isinstance(given, Tensor) else given)
     if values.dtype.kind not in "iuf" or values.ndim != 1 or not np.isfinite(values).all():
         raise UsageError(
-            f"{source}: mean and std are finite numbers, one per channel or column, not {some(np.ravel(values), values.size)}."
+            f"{source}: mean and std are finite numbers, one per channel or column, not {listed(np.ravel(values), values.size)}."
         )
     if images and len(values) == 1:
         values = values.repeat(channels)
@@ -240,7 +240,7 @@ def _inputs(array: np.ndarray, ids: Ids, source: str) -> Tensor:
         names = ids.values[bad]
         raise UsageError(
             f"{source}: inputs of {len(names)} examples are NaN, infinite or too large for float32; "
-            f"ids {some(names, len(names))}. Mend them or leave these examples out."
+            f"ids {listed(names, len(names))}. Mend them or leave these examples out."
         )
     return torch.from_numpy(floats)
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ..core.errors import MOST_WORDS, UnknownName, UsageError, reading, some
+from ..core.errors import MOST_WORDS, UnknownName, UsageError, listed, reading
 from ..core.ids import Ids
 from ..maths.normalisation import statistics
 from . import labels as given
@@ -72,7 +72,7 @@ class CIFAR10(AbstractDataset):
         texts = [_text(name) for name in names] if isinstance(names, list) else []
         if not all(isinstance(text, str) for text in texts) or texts != list(_CLASSES):
             # Anything but texts is not shown: what a stranger nested has no end when it is written out.
-            words = some(texts, len(texts), 10)[:MOST_WORDS] if all(isinstance(text, str) for text in texts) else "by no texts"
+            words = listed(texts, len(texts), 10)[:MOST_WORDS] if all(isinstance(text, str) for text in texts) else "by no texts"
             raise UsageError(f"{archive}: batches.meta names the classes {words or 'by no list'} instead of those of CIFAR-10.")
         batches = [_batch(bodies[name], f"{archive}: {name}") for name in _TRAIN]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -286,7 +286,7 @@ def _expect(schema: Any, columns: Sequence[str], shard: pathlib.Path) -> None:
         if column not in whole:
             raise UsageError(
                 f"{shard}: column {column!r} holds {schema.field(column).type}, no class numbers. "
-                f"Columns that do: {some(whole, len(whole))}."
+                f"Columns that do: {listed(whole, len(whole))}."
             )
     if "img" not in schema.names:
         raise UsageError(f"{shard} has no column 'img'; its columns are {', '.join(schema.names)}.")

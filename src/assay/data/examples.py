@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.lineage import fingerprint
 
@@ -44,7 +44,7 @@ class Examples:
         if bool(bad.any()):
             names = self.ids.take(bad)
             raise UsageError(
-                f"{len(names)} labels are outside 0..{len(self.class_names) - 1}; ids {some(names, len(names))}. "
+                f"{len(names)} labels are outside 0..{len(self.class_names) - 1}; ids {listed(names, len(names))}. "
                 "Give every example one of the classes."
             )
 
@@ -132,8 +132,8 @@ class Split:
             raise UsageError(f"{len(train)} training and {len(test)} test examples: each part needs at least one.")
         if train.class_names != test.class_names:
             raise UsageError(
-                f"The training part has {train.classes} classes ({some(train.class_names, train.classes)}), the test part "
-                f"{test.classes} ({some(test.class_names, test.classes)}). Give both the same class names in the same order."
+                f"The training part has {train.classes} classes ({listed(train.class_names, train.classes)}), the test part "
+                f"{test.classes} ({listed(test.class_names, test.classes)}). Give both the same class names in the same order."
             )
         if train.shape != test.shape or train.inputs.dtype != test.inputs.dtype:
             raise UsageError(
@@ -154,6 +154,6 @@ class Split:
             if bool(bad.any()):
                 names = train.ids.take(bad)
                 raise UsageError(
-                    f"{len(names)} true labels are outside 0..{train.classes - 1}; ids {some(names, len(names))}. "
+                    f"{len(names)} true labels are outside 0..{train.classes - 1}; ids {listed(names, len(names))}. "
                     "Give every training example one of the classes."
                 )

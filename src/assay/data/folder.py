@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.ids import Ids
 from ..core.npy import SMALL, TIMES
 from ..maths.normalisation import statistics
@@ -54,7 +54,9 @@ class Folder(AbstractDataset):
             classes = _classes(root / "train")
             unknown = [name for name in _classes(root / "test") if name not in classes]
             if unknown:
-                raise UsageError(f"{root / 'test'} has the classes {some(unknown, len(unknown))}, which {root / 'train'} lacks.")
+                raise UsageError(
+                    f"{root / 'test'} has the classes {listed(unknown, len(unknown))}, which {root / 'train'} lacks."
+                )
             train, test = self._read(root, root / "train", classes), self._read(root, root / "test", classes)
         else:
             if parted:
@@ -99,7 +101,7 @@ def _classes(part: pathlib.Path) -> list[str]:
     stray = [entry.name for entry in shown if not entry.is_dir()]
     if stray:
         raise UsageError(
-            f"{part} holds {some(stray, len(stray))} beside the class folders. Move files into the folder of their class."
+            f"{part} holds {listed(stray, len(stray))} beside the class folders. Move files into the folder of their class."
         )
     if len(shown) < 2:
         raise UsageError(f"{part} holds {len(shown)} class folders. Give at least two, each with the images of one class.")

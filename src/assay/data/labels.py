@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 
 LONGEST_NAME = 1000
 """Letters of the longest name of a class: rows of texts take the memory of their longest in every row."""
@@ -31,7 +31,7 @@ class Origin:
 
     def at(self, positions: Sequence[int] | np.ndarray) -> str:
         """The places of some labels in words."""
-        return f"{self.place} {some((self.places[int(position)] for position in positions), len(positions))}"
+        return f"{self.place} {listed((self.places[int(position)] for position in positions), len(positions))}"
 
 
 def checked(values: object, origin: Origin) -> np.ndarray:
@@ -142,7 +142,7 @@ def encode(values: np.ndarray, names: Sequence[str], origin: Origin) -> Int[Tens
     bad = np.flatnonzero([text not in number for text in texts])
     if len(bad):
         raise UsageError(
-            f"{origin.source}: {len(bad)} labels are not among the classes {some(names, len(names))}; {origin.at(bad)} "
+            f"{origin.source}: {len(bad)} labels are not among the classes {listed(names, len(names))}; {origin.at(bad)} "
             f"(the first is {texts[bad[0]]!r}). Give every example one of the classes."
         )
     return torch.tensor([number[text] for text in texts], dtype=torch.int64)

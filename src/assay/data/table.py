@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float32, Int
 from torch import Tensor
 
-from ..core.errors import UnknownName, UsageError, reading, some
+from ..core.errors import UnknownName, UsageError, listed, reading
 from ..core.ids import Ids
 from . import labels as given
 from .dataset import AbstractDataset
@@ -449,11 +449,11 @@ def split(
         raise UsageError(f"{train.source}: no column is left as an input. Drop fewer.")
     if not codes <= set(inputs):
         odd = sorted(train.columns[i] for i in codes - set(inputs))
-        raise UsageError(f"{train.source}: {some(odd, len(odd))} in categorical= are no inputs, but dropped, label or id.")
+        raise UsageError(f"{train.source}: {listed(odd, len(odd))} in categorical= are no inputs, but dropped, label or id.")
     if isinstance(test, Cells) and test.columns != train.columns:
         raise UsageError(
-            f"{test.source} has the columns {some(test.columns, len(test.columns), 20)}; "
-            f"{train.source} has {some(train.columns, len(train.columns), 20)}. Both need the same in the same order."
+            f"{test.source} has the columns {listed(test.columns, len(test.columns), 20)}; "
+            f"{train.source} has {listed(train.columns, len(train.columns), 20)}. Both need the same in the same order."
         )
     if on_missing == "refuse":
         for cells in (train, test) if isinstance(test, Cells) else (train,):
@@ -521,7 +521,7 @@ def _ids(cells: Cells, key: int | None, start: int) -> Ids:
     absent = [cells.places[row] for row, cell in enumerate(column) if cell is None]
     if absent:
         raise UsageError(
-            f"{where}: {len(absent)} ids are missing; {cells.place} {some(absent, len(absent))}. Give every row an id."
+            f"{where}: {len(absent)} ids are missing; {cells.place} {listed(absent, len(absent))}. Give every row an id."
         )
     texts = [cell for cell in column if cell is not None]
     # 007 and 7 are two ids: only texts that read back the same are taken as numbers.

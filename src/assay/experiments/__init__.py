@@ -1,1 +1,1 @@
-"""The steps that a user takes, each one function: record, score, choose, verify, exhibit."""
+"""The steps that a user takes, each one function: record, score, choose, verify, report."""

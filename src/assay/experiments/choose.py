@@ -116,7 +116,7 @@ def decide(
         looked = parents_of(opened, chosen, replay, loop, None, content)
         looked.pop("run")
         if replay is not None:
-            device, remarks = str(replay.course.device), replay.cautions
+            device, remarks = str(replay.training.device), replay.cautions
             if len(models) > 1:
                 remarks += (
                     f"The features ({', '.join(chosen.asks.features)}) are those that the first of {len(models)} models makes.",

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import __version__
 from ..core.arguments import checked_arguments
 from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
-from ..core.errors import RunError, UsageError, some
+from ..core.errors import RunError, UsageError, listed
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import CHANGE, Scores
 from ..core.selection import removable, worst
@@ -53,7 +53,7 @@ def cleanse(
     save: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | None = None,
-    replaying: ReplayConfig | None = None,
+    replay_config: ReplayConfig | None = None,
     progress: Progress | None = None,
 ) -> Curve:
     """Train again without the worst examples by a score, without as many random ones, and with all; choose the count on validation data.
@@ -78,7 +78,7 @@ def cleanse(
             finished. Not with `loop`, which cannot be told from another one later.
         loop: What your own loop consists of; not for runs with a plan.
         targets: With `loop`: `{"validation": (inputs, labels), "test": (inputs, labels)}`, or Examples. A plan knows its own.
-        replaying: How far training taken again may differ.
+        replay_config: How far training taken again may differ.
         progress: Told of each finished training.
 
     Raises:
@@ -94,7 +94,7 @@ def cleanse(
     retrain = retrain if retrain is not None else window_of(scores)
     _check(retrain, draws, chosen_by, save, loop)
     check_dataset(run, [scores])
-    counts, how = _counts(scores, counts), replaying or ReplayConfig()
+    counts, how = _counts(scores, counts), replay_config or ReplayConfig()
     replay, given = _replay(run, loop, targets, how)
     known = {f"target {name}": value for name, value in identity(replay).items()} | how.identity
     _check_test(scores, replay)
@@ -136,7 +136,7 @@ def cleanse(
             parents={"run": run.fingerprint, "scores": scores.fingerprint, **known},
             code=__version__,
             seed=base,
-            device=str(replay.course.device),
+            device=str(replay.training.device),
             seconds=time.perf_counter() - began,
             folder=str(run.folder),
         ),
@@ -153,7 +153,7 @@ def curve_for(
     *,
     retrain: Window | None = None,
     pool: Executor | None = None,
-    replaying: ReplayConfig | None = None,
+    replay_config: ReplayConfig | None = None,
     progress: Progress | None = None,
 ) -> Curve:
     """The curve of a score that the run's folder holds; where there is none it is made by `cleanse` and kept.
@@ -164,7 +164,7 @@ def curve_for(
         run: The run, recorded by a plan.
         scores: What says which examples are the worst; it must speak of every example, or no decision could be made by it.
         retrain: Whether the curve of the `last` epoch trained again or of `all`; by default the one that is there, else as `cleanse`.
-        pool, replaying, progress: As `cleanse` takes them.
+        pool, replay_config, progress: As `cleanse` takes them.
 
     Raises:
         UsageError: Both curves are there and it is not said which, or examples have no score; or as `cleanse`.
@@ -173,20 +173,20 @@ def curve_for(
     run = run if isinstance(run, Run) else Run(run)
     if words := undecided(scores):
         raise UsageError(words)
-    curve = curve_of(run, scores, retrain, replaying)
+    curve = curve_of(run, scores, retrain, replay_config)
     if curve is None:
-        curve = cleanse(run, scores, retrain=retrain, pool=pool, save=True, replaying=replaying, progress=progress)
+        curve = cleanse(run, scores, retrain=retrain, pool=pool, save=True, replay_config=replay_config, progress=progress)
     return curve
 
 
-def curve_of(run: Run, scores: Scores, retrained: str | None = None, replaying: ReplayConfig | None = None) -> Curve | None:
+def curve_of(run: Run, scores: Scores, retrained: str | None = None, replay_config: ReplayConfig | None = None) -> Curve | None:
     """The kept curve of this very score of this very recording, by this version of assay; None if there is none.
 
     Raises:
         UsageError: There are two, and it is not said which.
         RunError: A curve is damaged.
     """
-    tolerance = (replaying or ReplayConfig()).identity.get("tolerance")
+    tolerance = (replay_config or ReplayConfig()).identity.get("tolerance")
     found = {
         one.retrained: one
         for one in saved_curves(run)
@@ -233,7 +233,7 @@ def undecided(scores: Scores) -> str:
     if not len(scores.unscored):
         return ""
     return (
-        f"{scores.title} has no value for {len(scores.unscored)} examples ({some(scores.unscored, len(scores.unscored))}), so no decision "
+        f"{scores.title} has no value for {len(scores.unscored)} examples ({listed(scores.unscored, len(scores.unscored))}), so no decision "
         "on every example can be made by it; score by a window that holds them all."
     )
 
@@ -286,13 +286,13 @@ def _counts(scores: Scores, given: Sequence[int] | None) -> list[int]:
         )
         beyond = [count for count in counts if count > most]
         raise UsageError(
-            f"counts: {some(beyond, len(beyond))} cannot be removed, {scores.title} {limit}; give counts in 1..{most}."
+            f"counts: {listed(beyond, len(beyond))} cannot be removed, {scores.title} {limit}; give counts in 1..{most}."
         )
     return counts
 
 
 def _replay(
-    run: Run, loop: Loop | None, targets: Mapping[str, Given] | None, replaying: ReplayConfig | None
+    run: Run, loop: Loop | None, targets: Mapping[str, Given] | None, replay_config: ReplayConfig | None
 ) -> tuple[Replay, Mapping[str, Given] | Sequence[str]]:
     """The training, and its two targets as `open_replay` takes them."""
     given: Mapping[str, Given] | Sequence[str]
@@ -316,7 +316,7 @@ def _replay(
         if unread := [name for name in targets or {} if name not in (VALIDATION, TEST)]:
             raise UsageError(f"A curve reads the targets 'validation' and 'test', not {unread[0]!r}; leave it out.")
         given = dict(targets or {})
-    replay = with_accuracies(open_replay(run, loop=loop, targets=given, replaying=replaying))
+    replay = with_accuracies(open_replay(run, loop=loop, targets=given, replay_config=replay_config))
     if wrong := [name for name in (VALIDATION, TEST) if not isinstance(replay.given.get(name), MeanLoss)]:
         raise UsageError(
             f"A curve needs (inputs, labels) or Examples as target {' and '.join(map(repr, wrong))}; give targets={{'validation': "

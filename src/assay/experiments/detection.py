@@ -13,7 +13,7 @@ from ..core.trial import Cleaning, Detection
 from ..maths import ranking
 from ..replay.targets import mean_loss
 from ..runs.run import Run
-from .plan import Plan, material_of
+from .plan import Plan, load_data
 
 INSPECTED = 0.2
 """Part of the ranking within which `Detection.recovered` counts."""
@@ -50,7 +50,7 @@ def check_judge(decision: Decision, plan: Plan) -> None:
     """Refuse a decision that was made by what it would be judged by."""
     parents = decision.lineage.parents if decision.lineage is not None else {}
     targets = {name: value for name, value in parents.items() if name.startswith("target ")}
-    if targets and (judge := mean_loss(material_of(plan).test, "test").fingerprint) in targets.values():
+    if targets and (judge := mean_loss(load_data(plan).test, "test").fingerprint) in targets.values():
         (name, *_) = (name for name, value in targets.items() if value == judge)
         raise UsageError(
             f"The decision {decision.title} was made by {name}, which are the test examples that it would be judged by; score by "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core.arguments import checked_arguments
 from ..core.epochs import EpochsInMemory
-from ..core.errors import NumericalError, UsageError, some
+from ..core.errors import NumericalError, UsageError, listed
 from ..core.evidence import Evidence, as_rows
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
@@ -27,8 +27,8 @@ from ..runs.epochs import MeanEpochs, RecordedEpochs
 from ..runs.run import Run
 from ..training.state import TrainingState
 from .games import game_of
-from .plan import Material, Plan, has_plan, material_of, plan_of
-from .targets import check_apart, planned_targets, target_of
+from .plan import LoadedData, Plan, has_plan, load_data, plan_of
+from .targets import check_disjoint, planned_targets, target_of
 
 
 @checked_arguments
@@ -108,7 +108,9 @@ def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], la
     for epoch, rows in enumerate(logits):
         for bad, what, cure in faults(rows, labels):
             names = ids.take(bad)
-            raise NumericalError(f"Epoch {epoch}: logits of {len(names)} examples {what}; ids {some(names, len(names))}. {cure}.")
+            raise NumericalError(
+                f"Epoch {epoch}: logits of {len(names)} examples {what}; ids {listed(names, len(names))}. {cure}."
+            )
 
     @functools.cache
     def mean() -> Tensor:
@@ -143,7 +145,7 @@ def open_replay(
     *,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
-    replaying: ReplayConfig | None = None,
+    replay_config: ReplayConfig | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     asked: Collection[str] | None = None,
     agreed: Agreed | None = None,
@@ -156,7 +158,7 @@ def open_replay(
         targets: What may be asked for, by name: functions of the model, Examples, or (inputs, labels). For runs with a plan also texts:
             `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE`
             (a CSV of id and weight: a weighted mix of them). By default what the plan held out for validation.
-        replaying: How steps are taken again.
+        replay_config: How steps are taken again.
         references: Parameters from elsewhere that `oti` may be asked for as its reference, by name: a model's state_dict each.
         asked: The targets that will be asked for, all by default: their examples are held against those that are trained on.
         agreed: Of calls that are given the same dict, only the first one looks at the loop's examples.
@@ -168,18 +170,18 @@ def open_replay(
         MissingEvidence: The run kept no model.
     """
     run = run if isinstance(run, Run) else Run(run)
-    how = replaying or ReplayConfig()
+    how = replay_config or ReplayConfig()
     named: Mapping[str, Given] = targets if isinstance(targets, Mapping) else {}
     texts = [] if targets is None or isinstance(targets, Mapping) else list(targets)
-    course: ReplayableTraining
+    training: ReplayableTraining
     found: dict[str, Target] = {}
     if has_plan(run):
         if loop is not None:
             raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
         plan = plan_of(run)
-        material = material_of(plan)
-        course = _course(run, plan, material)
-        found = planned_targets(material, texts)
+        loaded = load_data(plan)
+        training = _training(run, plan, loaded)
+        found = planned_targets(loaded, texts)
     else:
         if loop is None:
             # Targets that no method asks for would be refused.
@@ -192,23 +194,25 @@ def open_replay(
             raise UsageError(
                 f"Targets of your own loop are given as {{name: (inputs, labels) or function}}, not as {texts[0]!r}."
             )
-        course = LoopTraining(run, loop)
+        training = LoopTraining(run, loop)
     for name, given in named.items():
         found[name] = target_of(name, given, run)
-    replay = Replay(run, course, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references)
-    if isinstance(course, LoopTraining):
-        agreement = _agreement(course, agreed)
+    replay = Replay(
+        run, training, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references
+    )
+    if isinstance(training, LoopTraining):
+        agreement = _agreement(training, agreed)
         agreement.hold_model(replay.at(replay.kept[-1]))
         replay.cautions = tuple(agreement.cautions)
-    replay.remarks.update(check_apart(replay, asked))
+    replay.remarks.update(check_disjoint(replay, asked))
     return replay
 
 
-def _agreement(course: LoopTraining, agreed: Agreed | None) -> Agreement:
+def _agreement(training: LoopTraining, agreed: Agreed | None) -> Agreement:
     known = {} if agreed is None else agreed
-    if course.run.folder not in known:
-        known[course.run.folder] = Agreement(course)
-    return known[course.run.folder].of(course)
+    if training.run.folder not in known:
+        known[training.run.folder] = Agreement(training)
+    return known[training.run.folder].of(training)
 
 
 def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) -> tuple[Tensor, str]:
@@ -224,7 +228,7 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
         Mismatch: The data are not those of the recording.
     """
     if has_plan(run):
-        examples = material_of(plan_of(run)).train
+        examples = load_data(plan_of(run)).train
         return examples.plain(), examples.content
     if loop is None:
         raise UsageError(
@@ -232,11 +236,11 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
             "loop=assay.Loop(model, optimizer, loader)), or rows of your own, inputs={NAME: rows} with the option inputs=NAME or "
             "features=rows:NAME."
         )
-    course = LoopTraining(run, loop)
-    _agreement(course, agreed)
+    training = LoopTraining(run, loop)
+    _agreement(training, agreed)
     parts = []
     for positions in torch.arange(len(run.ids)).split(PART):
-        batch = course.clean(positions)
+        batch = training.clean(positions)
         inputs = batch[0] if isinstance(batch, (tuple, list)) else None
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise UsageError(
@@ -262,21 +266,21 @@ def identity(replay: Replay) -> dict[str, str]:
     return {name: target.fingerprint for name, target in replay.given.items() if isinstance(target, MeanLoss)}
 
 
-def _course(run: Run, plan: Plan, material: Material) -> ReplayableTraining:
-    examples = material.train
+def _training(run: Run, plan: Plan, loaded: LoadedData) -> ReplayableTraining:
+    examples = loaded.train
 
     def states(epoch: int) -> TrainingState:
         file = run.state(epoch)
         return TrainingState.read(file.read_all(), file.notes)
 
     return PlannedTraining(
-        plan.build(material, plan.model_seed),
+        plan.build(loaded, plan.model_seed),
         examples.inputs,
         examples.labels,
         examples.ids,
         plan.training,
         states,
         prepare=examples.prepared,
-        augment=plan.augmentation(material, plan.model_seed),
+        augment=plan.augmentation(loaded, plan.model_seed),
         weights=run.weights if plan.selector is not None else None,
     )

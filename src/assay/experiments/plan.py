@@ -240,7 +240,7 @@ class Plan(pydantic.BaseModel):
         """
         return None if self.select is None else parse_live(self.select)
 
-    def load(self) -> "Material":
+    def load(self) -> "LoadedData":
         """Read the data and plant what is to be planted.
 
         Raises:
@@ -256,24 +256,24 @@ class Plan(pydantic.BaseModel):
             validation, train = train.take(apart), train.take(~apart)
             true = None if true is None else true[~apart]
         if self.plant is None:
-            return Material(train, split.test, true, split.notes, validation)
+            return LoadedData(train, split.test, true, split.notes, validation)
         if true is not None:
             raise UsageError(
                 f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
             )
         seed = self.seed if self.plant.seed is None else self.plant.seed
         planted = plant(train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
-        return Material(planted.examples, split.test, planted.true_labels, split.notes, validation)
+        return LoadedData(planted.examples, split.test, planted.true_labels, split.notes, validation)
 
-    def build(self, material: "Material", seed: int) -> nn.Module:
+    def build(self, loaded: "LoadedData", seed: int) -> nn.Module:
         """The net with fresh weights.
 
         Raises:
             UsageError: The net does not take these inputs.
         """
-        return nets.build(self.net, material.train.shape, material.train.classes, seed)
+        return nets.build(self.net, loaded.train.shape, loaded.train.classes, seed)
 
-    def augmentation(self, material: "Material", seed: int):
+    def augmentation(self, loaded: "LoadedData", seed: int):
         """The random crop and flip that the recipe asks for; None for none.
 
         Raises:
@@ -282,8 +282,8 @@ class Plan(pydantic.BaseModel):
         recipe = self.training
         if not recipe.crop and not recipe.flip:
             return None
-        if not material.train.pictures:
-            raise UsageError(f"crop and flip need images; {self.data} has inputs of shape {material.train.shape}.")
+        if not loaded.train.pictures:
+            raise UsageError(f"crop and flip need images; {self.data} has inputs of shape {loaded.train.shape}.")
         return functools.partial(augment, seed=seed, crop=recipe.crop, flip=recipe.flip)
 
     def plain(self) -> dict[str, Any]:
@@ -292,7 +292,7 @@ class Plan(pydantic.BaseModel):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Material:
+class LoadedData:
     """What a plan trains and tests on. The truth stays here: it never becomes evidence.
 
     Attributes:
@@ -355,7 +355,7 @@ def plan_of(run: Run) -> Plan:
     plan = Plan.make(run.header.about["plan"])  # type: ignore[arg-type]
     recorded = run.header.about["content"]
     # The files may have been put back since this process last read them.
-    if material_of(plan).train.content != recorded and (found := material_of(plan, anew=True).train.content) != recorded:
+    if load_data(plan).train.content != recorded and (found := load_data(plan, anew=True).train.content) != recorded:
         raise Mismatch(f"{plan.data} now gives data {found}, {run.folder} recorded {recorded}; restore the data or record again.")
     return plan
 
@@ -397,18 +397,18 @@ def models_asked(run: Run) -> int:
     return run.header.about["plan"].get("models", 1) if has_plan(run) else 1 + len(run.members)  # type: ignore[attr-defined]
 
 
-def material_of(plan: Plan, *, anew: bool = False) -> Material:
+def load_data(plan: Plan, *, anew: bool = False) -> LoadedData:
     """The plan's data, read once per process for as long as the plan is the same; or read anew."""
     if anew:
-        _material.cache_clear()
+        _loaded.cache_clear()
     # What the data are made of, and not what is trained on them: the models of a recording share one copy.
     made_of = {"data": plan.data, "seed": plan.seed, "subset": plan.subset, "validation": plan.validation}
     planted = {"plant": plan.plant.model_dump(mode="json", exclude_none=True)} if plan.plant is not None else {}
-    return _material(json.dumps(made_of | planted, sort_keys=True))
+    return _loaded(json.dumps(made_of | planted, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=1)
-def _material(made_of: str) -> Material:
+def _loaded(made_of: str) -> LoadedData:
     return Plan.make(json.loads(made_of)).load()
 
 

@@ -25,7 +25,7 @@ from ..training.device import device_named
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState, standing_at
-from .plan import Material, Plan, material_of
+from .plan import LoadedData, Plan, load_data
 from .progress import Progress
 
 
@@ -110,29 +110,29 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
         NotWritten: The disk refuses.
     """
     progress = progress or Progress()
-    material = plan.load()
+    loaded = plan.load()
     paths = RunPaths(Path(folder))
-    _record_model(plan, material, paths.folder, resume, progress, "record")
+    _record_model(plan, loaded, paths.folder, resume, progress, "record")
     for place in range(1, plan.models):
         task = f"record model {place + 1} of {plan.models}"
-        _record_model(plan.of_member(place), material, paths.model(place).folder, resume, progress, task)
+        _record_model(plan.of_member(place), loaded, paths.model(place).folder, resume, progress, task)
     return Run(folder)
 
 
-def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, progress: Progress, task: str) -> None:
+def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, progress: Progress, task: str) -> None:
     """Train one model of the plan and record it."""
     recipe, live = plan.training, LiveMethods(plan.live)
     device_named(recipe.device)
-    examples = material.train
-    if recipe.ragged == "drop" and plan.record.view == "train" and plan.selector is None and len(examples) % recipe.batch:
+    examples = loaded.train
+    if recipe.last_batch == "drop" and plan.record.view == "train" and plan.selector is None and len(examples) % recipe.batch:
         raise UsageError(
-            f"ragged='drop' leaves {len(examples) % recipe.batch} of {len(examples)} examples out of every epoch; "
-            "use ragged='keep' or 'even', or record with view='eval'."
+            f"last_batch='drop' leaves {len(examples) % recipe.batch} of {len(examples)} examples out of every epoch; "
+            "use last_batch='keep' or 'even', or record with view='eval'."
         )
     if resume and plan.record.checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints 'last'.")
-    augment = plan.augmentation(material, recipe.seed)
-    model = plan.build(material, plan.model_seed)
+    augment = plan.augmentation(loaded, recipe.seed)
+    model = plan.build(loaded, plan.model_seed)
     recorder = Recorder(
         folder,
         examples.ids,
@@ -147,7 +147,7 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
         class_names=examples.class_names,
         seed=plan.model_seed,
         device=recipe.device,
-        about=about(plan, material, model),
+        about=about(plan, loaded, model),
         resume=resume,
         code=__version__,
     )
@@ -160,14 +160,14 @@ def _record_model(plan: Plan, material: Material, folder: Path, resume: bool, pr
         old, new = recorder.header.about.get("plan"), plan.plain()
         if old != new:
             raise Mismatch(f"{folder} was recorded by another plan ({_difference(old, new)}); resume it with the same settings.")
-        if material.true_labels is not None:
-            save_truth(examples.ids, material.true_labels, recorder.paths.truth)
+        if loaded.true_labels is not None:
+            save_truth(examples.ids, loaded.true_labels, recorder.paths.truth)
         state = None
         if recorder.epochs:
             file = Run(folder).checkpoint(recorder.epochs - 1)
             state = TrainingState.read(file.read_all(), file.notes)
         progress.advance(task, recorder.epochs, recipe.epochs)
-        held = material.validation if plan.record.validation is None else None
+        held = loaded.validation if plan.record.validation is None else None
         train(
             model,
             examples.inputs,
@@ -196,16 +196,16 @@ def untrained(plan: Plan, folder: str | Path) -> Run:
     """
     if not isinstance(plan, Plan):
         raise UsageError(f"untrained takes a plan, such as Plan.make({{'data': 'digits'}}), and not {type(plan).__name__}.")
-    material = material_of(plan, anew=True)
-    examples = material.train
-    facts = about(plan, material, plan.build(material, plan.seed))
+    loaded = load_data(plan, anew=True)
+    examples = loaded.train
+    facts = about(plan, loaded, plan.build(loaded, plan.seed))
     if not RunPaths(Path(folder)).header.exists():
         return write_untrained(
             folder,
             examples.ids,
             examples.labels,
             examples.class_names,
-            true_labels=material.true_labels,
+            true_labels=loaded.true_labels,
             seed=plan.seed,
             about=facts,
             code=__version__,
@@ -252,24 +252,24 @@ def _difference(old: object, new: dict[str, object]) -> str:
     return "the order of its settings"
 
 
-def about(plan: Plan, material: Material, model: nn.Module) -> dict[str, object]:
+def about(plan: Plan, loaded: LoadedData, model: nn.Module) -> dict[str, object]:
     """What is being trained, for people and for `verify`."""
-    examples = material.train
+    examples = loaded.train
     facts: dict[str, object] = {
         "plan": plan.plain(),
         "data": plan.data,
         "content": examples.content,
         "examples": len(examples),
-        "test examples": len(material.test),
+        "test examples": len(loaded.test),
         "classes": examples.classes,
         "net": plan.net,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "recipe": plan.training.told(),
+        "recipe": plan.training.summary(),
     }
-    if material.validation is not None:
-        facts["validation examples"] = len(material.validation)
-    if material.wrong is not None:
-        facts["wrong labels"] = int(material.wrong.sum())
-    if material.notes:
-        facts["notes"] = list(material.notes)
+    if loaded.validation is not None:
+        facts["validation examples"] = len(loaded.validation)
+    if loaded.wrong is not None:
+        facts["wrong labels"] = int(loaded.wrong.sum())
+    if loaded.notes:
+        facts["notes"] = list(loaded.notes)
     return facts

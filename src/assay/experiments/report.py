@@ -18,7 +18,7 @@ from ..data.examples import Examples
 from ..reports import render
 from ..runs.disk import beginning, replace
 from ..runs.run import Run
-from .plan import has_plan, material_of, plan_of
+from .plan import has_plan, load_data, plan_of
 from .report_data import MOST_SHOWN, report_data
 
 MARK = b'<meta name="generator" content="assay'
@@ -64,7 +64,7 @@ def report(
     except (OSError, ValueError) as error:
         raise NotWritten(f"{target} cannot be written ({error}); name another file.") from error
     if examples is None and has_plan(run):
-        examples = material_of(plan_of(run)).train
+        examples = load_data(plan_of(run)).train
     shown = report_data(
         run, table, decision=decision, verdict=verdict, curves=curves, examples=examples, truth=truth, title=title, most=most
     )

@@ -147,21 +147,21 @@ def _picked(
     if len(run.ids) <= most:
         return run.ids, ""
     orders = [ordered(one.hardness(), one.ids, descending=True) for one in scores]
-    extremes = dict.fromkeys(
+    top_examples = dict.fromkeys(
         position
         for influence in felt
         for end in (influence.harmful, influence.helpful)
         for position in run.ids.positions(end.ids).tolist()
     )
     touched, chosen = _touched(run, scores, orders, decision), dict[int, None]()
-    # The section on influence shows its extremes whatever else is shown.
-    room = most - len(extremes)
+    # The section on influence shows its top_examples whatever else is shown.
+    room = most - len(top_examples)
     for position in touched:
-        if position in extremes or room:
+        if position in top_examples or room:
             chosen[position] = None
-            room -= position not in extremes
+            room -= position not in top_examples
     first = len(chosen)
-    chosen |= extremes
+    chosen |= top_examples
     extreme = len(chosen) - first
     half = max(len(chosen), min(most, first + (most - first) // 2)) if scores else 0
     for rank in range(len(run.ids)):

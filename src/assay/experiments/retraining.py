@@ -88,7 +88,7 @@ class Retraining:
         replay: The training.
         loop: The user's own loop that it was recorded in; None for a plan.
         targets: As `open_replay` was given them.
-        replaying: How steps are taken.
+        replay_config: How steps are taken.
         pool: Where trainings run; None for here, one after the other.
         progress: Told of each finished part.
         task: What this is called in the progress.
@@ -97,7 +97,7 @@ class Retraining:
     replay: Replay
     loop: Loop | None = None
     targets: Mapping[str, Given] | Sequence[str] | None = None
-    replaying: ReplayConfig | None = None
+    replay_config: ReplayConfig | None = None
     pool: Executor | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     task: str = "retrain"
@@ -155,7 +155,7 @@ class Retraining:
         containers lack."""
         run = self.replay.run
         try:
-            return pickle.dumps((str(run.folder.absolute()), run.fingerprint, self.loop, self.targets, self.replaying))
+            return pickle.dumps((str(run.folder.absolute()), run.fingerprint, self.loop, self.targets, self.replay_config))
         except Exception as error:
             # Whatever a user's objects raise when they are pickled.
             what = " ".join(str(error).split())[:200]
@@ -186,10 +186,10 @@ def _elsewhere(packed: bytes, *args: Any) -> list[Trained]:
 @functools.lru_cache(maxsize=1)
 def _rebuilt(packed: bytes) -> Replay:
     """The replay in another process, built once for all that is asked of it."""
-    folder, made_of, loop, targets, replaying = pickle.loads(packed)
+    folder, made_of, loop, targets, replay_config = pickle.loads(packed)
     run = Run(folder)
     if run.fingerprint != made_of:
         raise Mismatch(
             f"{folder} holds recording {run.fingerprint} here and {made_of} where the work was given out; use one folder."
         )
-    return with_accuracies(open_replay(run, loop=loop, targets=targets, replaying=replaying))
+    return with_accuracies(open_replay(run, loop=loop, targets=targets, replay_config=replay_config))

@@ -29,7 +29,7 @@ def parents_of(
     method: AbstractMethod | AbstractSelector,
     replay: Replay | None,
     loop: Loop | None,
-    replaying: ReplayConfig | None,
+    replay_config: ReplayConfig | None,
     content: Mapping[str, str],
 ) -> dict[str, str]:
     """Fingerprints of what a score or a decision is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
@@ -45,7 +45,7 @@ def parents_of(
             parents["learner"] = maker
     if replay is None or not replayed(method):
         return parents
-    parents |= (replaying or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
+    parents |= (replay_config or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)
     parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.asks.targets}
     given = [replay.references[name] for name in method.asks.references if name in replay.references]

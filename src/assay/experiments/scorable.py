@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core import accumulators
 from ..core.accumulators import AbstractAccumulator
-from ..core.errors import Mismatch, MissingEvidence, UsageError, some
+from ..core.errors import Mismatch, MissingEvidence, UsageError, listed
 from ..core.evidence import Evidence
 from ..core.features import DATA, FeatureSpec
 from ..core.method import AbstractMethod
@@ -101,21 +101,21 @@ def check_read(
     wanted: Sequence[AbstractMethod],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: ReplayConfig | None,
+    replay_config: ReplayConfig | None,
     references: Mapping[str, object],
     inputs: Mapping[str, object],
     pool: Executor | None,
-    idle_again: bool,
+    idle_recompute: bool,
 ) -> None:
     """Refuse arguments that none of the methods would read.
 
     Raises:
         UsageError: The first one.
     """
-    titles = some([one.title for one in wanted], len(wanted))
-    retaken = any(takes_again(run, one) for one in wanted)
-    if idle_again:
-        raise UsageError("again=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
+    titles = listed([one.title for one in wanted], len(wanted))
+    retaken = any(is_replayed(run, one) for one in wanted)
+    if idle_recompute:
+        raise UsageError("recompute=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
     if unused := [name for name in references if name not in {asked for one in wanted for asked in one.asks.references}]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
     if unread := [name for name in inputs if name not in {asked for one in wanted for asked in inputs_asked(one)}]:
@@ -130,8 +130,8 @@ def check_read(
         )
     if loop is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
-    if replaying is not None and replaying != ReplayConfig() and not retaken:
-        raise UsageError(f"replaying= is for methods that take the training again; {titles} do not. Leave it out.")
+    if replay_config is not None and replay_config != ReplayConfig() and not retaken:
+        raise UsageError(f"replay_config= is for methods that take the training again; {titles} do not. Leave it out.")
     if pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(
             f"pool= is for {' or '.join(retraining())}, which trains without each example; {titles} do not. Leave it out."
@@ -139,7 +139,7 @@ def check_read(
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
-    if targets is not None and len(targets) and not any(takes_again(run, one) and one.asks.targets for one in wanted):
+    if targets is not None and len(targets) and not any(is_replayed(run, one) and one.asks.targets for one in wanted):
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )
@@ -150,7 +150,7 @@ def retraining() -> list[str]:
     return [name for name, cls in catalogue().items() if cls.retrains]
 
 
-def takes_again(run: Run, method: AbstractMethod) -> bool:
+def is_replayed(run: Run, method: AbstractMethod) -> bool:
     """Whether a method takes the training of this run again: it reads steps, kept models or what they make, and did not run along."""
     return replayed(method) and method.title not in run.header.live
 
@@ -179,7 +179,7 @@ def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str
         if not torch.equal(own := spoken_of(one), there):
             raise Mismatch(
                 f"{one.title} speaks of {int(own.sum())} of {len(own)} examples, {first.title} of {int(there.sum())}, and not of the same; one "
-                "table cannot join them, so score them in calls of their own, or by score_apart."
+                "table cannot join them, so score them in calls of their own, or by score_separately."
             )
 
 

@@ -40,10 +40,10 @@ from .scorable import (
     check_untrained,
     check_wanted,
     inputs_asked,
+    is_replayed,
     looks_at_inputs,
     replayed,
     scorable,
-    takes_again,
 )
 
 Made = TypeVar("Made")
@@ -58,10 +58,10 @@ def score(
     *,
     strict: bool = False,
     save: bool = False,
-    again: bool = False,
+    recompute: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
-    replaying: ReplayConfig | None = None,
+    replay_config: ReplayConfig | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     inputs: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
@@ -72,7 +72,7 @@ def score(
     A method that this run cannot serve does not take the others with it: it is warned of, and `ScoreTable.refused` says why by its title.
     Names and options that do not exist are always an error, and so is a call that leaves no score at all.
 
-    Where some methods speak of fewer examples than others, as by windows that do not hold them all, `score_apart` does not join them.
+    Where some methods speak of fewer examples than others, as by windows that do not hold them all, `score_separately` does not join them.
 
     Methods that read steps or kept models take the training again. `assay record` made runs that know how; for runs of your own
     loop, `loop` says it.
@@ -83,11 +83,11 @@ def score(
         strict: Raise the first refusal of a method, in place of giving the scores of the others.
         save: Write each score into the run's folder, and take it from there if it was made from this very recording; with `loop`, which
             cannot be told from another one later, those that take the training again are always computed.
-        again: With `save`, compute even what is there.
+        recompute: With `save`, compute even what is there.
         loop: What your own loop consists of.
         targets: The numbers whose change may be asked for, by name: functions of the model, Examples, or (inputs, labels). Runs with a
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
-        replaying: How steps are taken again: schedule, memory, tolerance.
+        replay_config: How steps are taken again: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
         inputs: Rows that a method with `features=rows:NAME` (or `cg_score:inputs=NAME`) looks at in place of the data, such as embeddings, by
             name: one for each of the run's ids.
@@ -112,10 +112,10 @@ def score(
         joined=True,
         strict=strict,
         save=save,
-        again=again,
+        recompute=recompute,
         loop=loop,
         targets=targets,
-        replaying=replaying,
+        replay_config=replay_config,
         references=references,
         inputs=inputs,
         pool=pool,
@@ -126,7 +126,7 @@ def score(
 
 
 @checked_arguments
-def score_apart(
+def score_separately(
     run: str | Path | Run | Evidence, methods: Sequence[str | AbstractMethod] | str | AbstractMethod, **given: Any
 ) -> dict[str, Scores]:
     """The same scores by title, each of the examples that its method can speak of: some may be of fewer than others.
@@ -160,10 +160,10 @@ def served(
     joined: bool,
     strict: bool = False,
     save: bool = False,
-    again: bool = False,
+    recompute: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
-    replaying: ReplayConfig | None = None,
+    replay_config: ReplayConfig | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     inputs: Mapping[str, Any] | None = None,
     pool: Executor | None = None,
@@ -173,13 +173,19 @@ def served(
 
     Args:
         joined: Whether the scores have to speak of the same examples.
-        run, methods, strict, save, again, loop, targets, replaying, references, inputs, pool, progress: As `score` takes them.
+        run, methods, strict, save, recompute, loop, targets, replay_config, references, inputs, pool, progress: As `score` takes them.
 
     Raises:
         AssayError: As `score`.
     """
     if isinstance(run, Evidence):
-        beside: dict[str, object] = {"save": save, "again": again, "loop": loop, "targets": targets, "replaying": replaying}
+        beside: dict[str, object] = {
+            "save": save,
+            "recompute": recompute,
+            "loop": loop,
+            "targets": targets,
+            "replay_config": replay_config,
+        }
         beside |= {"references": references, "inputs": inputs, "pool": pool}
         return _in_memory(run, methods, strict, [name for name, given in beside.items() if given])
     run = run if isinstance(run, Run) else Run(run)
@@ -187,7 +193,7 @@ def served(
     if left_out and not wanted:
         raise MissingEvidence(f"{run.folder} serves no method with its default options: {next(iter(left_out.values()))}")
     check_wanted(wanted)
-    check_read(run, wanted, loop, targets, replaying, references or {}, inputs or {}, pool, again and not save)
+    check_read(run, wanted, loop, targets, replay_config, references or {}, inputs or {}, pool, recompute and not save)
     if not run.epochs:
         check_untrained(wanted)
     refused: dict[str, AssayError] = {}
@@ -195,13 +201,15 @@ def served(
     models = members_of(run)
     agreed: Agreed = {}
     seen, content = _inputs(run, wanted, loop, inputs or {}, agreed)
-    wanted, replays = _taken_again(models, wanted, loop, targets, replaying, references, pool, progress, strict, refused, agreed)
+    wanted, replays = _by_replay(
+        models, wanted, loop, targets, replay_config, references, pool, progress, strict, refused, agreed
+    )
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
-    parents = {one.title: parents_of(run, one, first, loop, replaying, content) for one in wanted}
+    parents = {one.title: parents_of(run, one, first, loop, replay_config, content) for one in wanted}
     evidences = [gather(model, replays[place] if replays else None, seen) for place, model in enumerate(models)]
     for one in wanted:
-        if save and not again and (old := saved_score(run, one, parents[one.title])) is not None:
+        if save and not recompute and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
     for one in due:
@@ -224,7 +232,7 @@ def served(
             parents=parents[one.title],
             code=__version__,
             seed=run.header.seed,
-            device=str(first.course.device) if first is not None and replayed(one) else "cpu",
+            device=str(first.training.device) if first is not None and replayed(one) else "cpu",
             seconds=spent.seconds.get(one.title, 0.0),
             folder=str(run.folder),
             drawn=DRAWN in run.header.about,
@@ -339,16 +347,16 @@ def _recorded(
                 data_of(run, loop)
         return methods
 
-    able = _or_refused([one for one in wanted if not takes_again(run, one)], there, strict, refused, lambda *_: True)
-    return [one for one in wanted if one in able or takes_again(run, one)]
+    able = _or_refused([one for one in wanted if not is_replayed(run, one)], there, strict, refused, lambda *_: True)
+    return [one for one in wanted if one in able or is_replayed(run, one)]
 
 
-def _taken_again(
+def _by_replay(
     models: Sequence[Run],
     wanted: Sequence[AbstractMethod],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: ReplayConfig | None,
+    replay_config: ReplayConfig | None,
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
@@ -366,13 +374,13 @@ def _taken_again(
     known: dict[frozenset[str], list[Replay] | AssayError] = {}
 
     def opened(methods: list[AbstractMethod]) -> list[AbstractMethod]:
-        replays[:] = _replays(models, methods, loop, targets, replaying, references, pool, progress, known, agreed)
+        replays[:] = _replays(models, methods, loop, targets, replay_config, references, pool, progress, known, agreed)
         return methods
 
     def soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
         return _soft(error, methods) or (loop is None and not has_plan(models[0]))
 
-    again = [one for one in wanted if takes_again(models[0], one)]
+    again = [one for one in wanted if is_replayed(models[0], one)]
     able = _or_refused(again, opened, strict, refused, soft)
     if len(able) < len(again):
         # What stands there is what the last of them asked for.
@@ -413,7 +421,7 @@ def _replays(
     wanted: Sequence[AbstractMethod],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: ReplayConfig | None,
+    replay_config: ReplayConfig | None,
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
@@ -423,11 +431,11 @@ def _replays(
     """Every model of a recording ready to be taken again, if a method asks for it; else none.
 
     Args:
-        models, wanted, loop, targets, replaying, references, pool, progress: As they were given.
+        models, wanted, loop, targets, replay_config, references, pool, progress: As they were given.
         known: What came of it, by the targets that were asked for; written to.
         agreed: What is known of the examples of the loop; written to.
     """
-    if not any(takes_again(models[0], one) for one in wanted):
+    if not any(is_replayed(models[0], one) for one in wanted):
         return []
     asked = [(one.title, target) for one in wanted if replayed(one) for target in one.asks.targets]
     key = frozenset(target for _, target in asked)
@@ -438,7 +446,7 @@ def _replays(
                 list(dict.fromkeys(target for _, target in asked)),
                 loop,
                 targets,
-                replaying,
+                replay_config,
                 references,
                 pool,
                 progress,
@@ -463,7 +471,7 @@ def _opened(
     asked: Sequence[str],
     loop: Loop | None,
     targets: Mapping[str, Given] | Sequence[str] | None,
-    replaying: ReplayConfig | None,
+    replay_config: ReplayConfig | None,
     references: Mapping[str, Mapping[str, Tensor]] | None,
     pool: Executor | None,
     progress: Progress | None,
@@ -475,9 +483,9 @@ def _opened(
     found: list[Replay] = []
     for model in models:
         replay = open_replay(
-            model, loop=loop, targets=targets, replaying=replaying, references=references, asked=asked, agreed=agreed
+            model, loop=loop, targets=targets, replay_config=replay_config, references=references, asked=asked, agreed=agreed
         )
-        replay.spread = Retraining(replay, loop, targets, replaying, pool, progress or Progress())
+        replay.spread = Retraining(replay, loop, targets, replay_config, pool, progress or Progress())
         # Each knows all, itself among them, also those that are still to come.
         replay.peers = found
         found.append(replay)

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.errors import Mismatch, RunError, UsageError, reading, some
+from ..core.errors import Mismatch, RunError, UsageError, listed, reading
 from ..data.examples import Examples
 from ..replay.replay import Replay
 from ..replay.targets import PART, Given, MeanLoss, Single, Target, mean_loss, weighted_mean
 from ..runs.content import bytes_of, leaves_of
 from ..runs.disk import read_bytes
 from ..runs.run import Run
-from .plan import Material
+from .plan import LoadedData
 
 ROW = 64
 """Bytes of an input above which its hash stands for it."""
@@ -33,7 +33,7 @@ def target_of(name: str, given: Given, run: Run) -> Target:
         known = set(run.ids)
         if both := [one for one in given.ids if one in known]:
             raise Mismatch(
-                f"{len(both)} of the {len(given)} examples of target {name!r} are trained on (ids {some(both, len(both))}); what is trained on "
+                f"{len(both)} of the {len(given)} examples of target {name!r} are trained on (ids {listed(both, len(both))}); what is trained on "
                 "cannot say what helps. Hold other examples out."
             )
         return mean_loss(given, name)
@@ -46,23 +46,23 @@ def target_of(name: str, given: Given, run: Run) -> Target:
     return weighted_mean(name, inputs, labels, weights, None)
 
 
-def planned_targets(material: Material, texts: Sequence[str]) -> dict[str, Target]:
+def planned_targets(loaded: LoadedData, texts: Sequence[str]) -> dict[str, Target]:
     """The targets that these words name among the examples of a plan, by word; `validation` by itself.
 
     Raises:
         UsageError: A word is unknown, or the plan held out no such examples.
     """
     found: dict[str, Target] = {}
-    if material.validation is not None:
-        found["validation"] = mean_loss(material.validation, "validation")
+    if loaded.validation is not None:
+        found["validation"] = mean_loss(loaded.validation, "validation")
     for text in texts:
         kind, _, value = text.partition("=")
         if kind == "test" and not value:
-            found[text] = mean_loss(material.test, text)
+            found[text] = mean_loss(loaded.test, text)
             continue
         if kind not in ("validation", "class", "id", "ids") or bool(value) == (kind == "validation"):
             raise UsageError(f"Target {text!r} is not validation, test, class=NAME, id=ID or ids=FILE.")
-        held = material.validation
+        held = loaded.validation
         if held is None:
             raise UsageError(
                 f"Target {text!r}: the plan held out no validation examples; record with `validation = 0.1` (`--validation 0.1`), or ask for "
@@ -79,7 +79,7 @@ def planned_targets(material: Material, texts: Sequence[str]) -> dict[str, Targe
 
 def _class(examples: Examples, name: str) -> int:
     if name not in examples.class_names:
-        raise UsageError(f"Target class={name}: the classes are {some(examples.class_names, examples.classes)}.")
+        raise UsageError(f"Target class={name}: the classes are {listed(examples.class_names, examples.classes)}.")
     return examples.class_names.index(name)
 
 
@@ -87,7 +87,7 @@ def _weights(examples: Examples, given: Mapping[str, float], text: str) -> Tenso
     places = {str(one): place for place, one in enumerate(examples.ids)}
     strange = [one for one in given if one not in places]
     if strange:
-        raise UsageError(f"Target {text}: {some(strange, len(strange))} are no validation examples.")
+        raise UsageError(f"Target {text}: {listed(strange, len(strange))} are no validation examples.")
     weights = torch.zeros(len(examples), dtype=torch.float64)
     for one, weight in given.items():
         weights[places[one]] = weight
@@ -106,7 +106,7 @@ def _read(path: str) -> dict[str, float]:
             raise UsageError(f"{path} is no CSV of id and weight ({error}).") from error
 
 
-def check_apart(replay: Replay, asked: Collection[str] | None) -> dict[str, str]:
+def check_disjoint(replay: Replay, asked: Collection[str] | None) -> dict[str, str]:
     """Sentences on targets some of whose examples look like trained ones, by name: single equal rows happen in real tables.
 
     An input of a target is looked for among the rows of every tensor of the training batches, however those are laid out.
@@ -125,7 +125,7 @@ def check_apart(replay: Replay, asked: Collection[str] | None) -> dict[str, str]
     }
     met: dict[str, set[bytes]] = {name: set() for name in sought}
     for positions in torch.arange(len(replay.run.ids)).split(PART) if sought else ():
-        trained = {row for value in _tensors(replay.course.clean(positions), len(positions)) for row in _bytes(value)}
+        trained = {row for value in _tensors(replay.training.clean(positions), len(positions)) for row in _bytes(value)}
         for name, own in sought.items():
             met[name] |= trained & own
     for name, own in sought.items():

@@ -31,7 +31,7 @@ from ..runs.artefacts import finished, load_outcome, load_scores
 from ..runs.run import Run
 from ..training.loop import evaluate, train
 from ..training.state import standing_at
-from .plan import Plan, material_of
+from .plan import Plan, load_data
 from .progress import Progress
 
 Retrain = Callable[[Ids, Int[Tensor, " kept"], Float64[Tensor, " kept"], int], float]
@@ -143,7 +143,7 @@ def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Call
 
 def trial_file(run: Run, plan: Plan | None, arm: Arm, seed: int) -> Path:
     """Where a retraining is kept."""
-    how = [json.dumps(plan.plain(), sort_keys=True), material_of(plan).content] if plan else ["own"]
+    how = [json.dumps(plan.plain(), sort_keys=True), load_data(plan).content] if plan else ["own"]
     return run.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
 
 
@@ -216,10 +216,10 @@ def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int, steps: int | None =
 
 def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
     began = time.perf_counter()
-    material = material_of(plan)
+    loaded = load_data(plan)
     recipe = plan.recipe_with(seed)
-    examples = material.train.take(material.train.ids.positions(arm.ids, plan.data))
-    model = plan.build(material, seed)
+    examples = loaded.train.take(loaded.train.ids.positions(arm.ids, plan.data))
+    model = plan.build(loaded, seed)
     weights = None if bool((arm.weights == 1).all()) else arm.weights.to(torch.float32)
     state = train(
         model,
@@ -228,12 +228,12 @@ def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
         examples.ids,
         recipe,
         prepare=examples.prepared,
-        augment=plan.augmentation(material, seed),
+        augment=plan.augmentation(loaded, seed),
         weights=weights,
         steps=steps,
         selector=plan.selector,
     )
-    test = material.test
+    test = loaded.test
     with standing_at(model, state.averages):
         accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=recipe.device)
     return Outcome(arm.name, seed, accuracy, loss, len(arm.ids), state.steps, time.perf_counter() - began)

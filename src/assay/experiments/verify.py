@@ -42,7 +42,7 @@ def verify(
     detect: float | None = None,
     pool: Executor | None = None,
     save: bool = False,
-    again: bool = False,
+    recompute: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
     """Retrain with the decision, with the same on random examples and with everything, over seeds; compare, paired by seed.
@@ -73,7 +73,7 @@ def verify(
         pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
             Not with `retrain`, whose results cannot be told from those of another function.
-        again: Train everything again, whatever finished retrainings the folder holds: nobody can tell a forged one from a real one.
+        recompute: Train everything again, whatever finished retrainings the folder holds: nobody can tell a forged one from a real one.
         progress: Told of each finished retraining.
 
     Raises:
@@ -122,7 +122,7 @@ def verify(
     for seed in range(first, first + seeds):
         for arm in arms(drawn(seed) if drawn is not None else decision, given, seed):
             path = trial_file(opened, plan, arm, seed)
-            if save and not again and (outcome := finished_trial(path, arm.name, seed)) is not None:
+            if save and not recompute and (outcome := finished_trial(path, arm.name, seed)) is not None:
                 outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))

@@ -13,7 +13,7 @@ from ..core.ids import Ids
 from ..maths import draws
 from ..replay.digests import digest_of
 from ..replay.keyed import KeyedDataset, behind_subsets
-from ..replay.sights import asked_alone, item_of, no_trace, seed_quickly
+from ..replay.single_examples import asked_alone, item_of, no_trace, seed_quickly
 
 ASKED, DRAWN = 8, 4
 """Pairs of equal examples that are asked for again before anything is said of them, and how often."""

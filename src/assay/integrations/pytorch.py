@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from .. import __version__
 from ..core.arguments import checked_arguments
-from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
+from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, listed
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
 from ..core.scores import Scores, ordered
@@ -32,7 +32,7 @@ from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
 from ..replay.losses import Losses, cross_entropies
 from ..replay.rows import ENOUGH, Finding, moved_in
-from ..replay.sights import Watcher, evaluating
+from ..replay.single_examples import Watcher, evaluating
 from ..replay.wrapped import HoldsOptimizer, inner_optimizer
 from ..runs.packing import pack, unpack
 from ..runs.recorder import Checkpoints, Recorder
@@ -565,7 +565,7 @@ class LoopRecorder:
         if (place < 0).any():
             strange = index[place < 0]
             raise UsageError(
-                f"The sampler gives {some(strange, len(strange))}, which are not positions of the recorded examples."
+                f"The sampler gives {listed(strange, len(strange))}, which are not positions of the recorded examples."
             )
         return torch.from_numpy(place)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from .derivatives import Losses, check_twice_differentiable, detached
-from .differentiable import DifferentiableOperations, every_derivative
+from .differentiable import DifferentiableOperations, math_attention
 from .params import Params, dot
 
 Outputs = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]
@@ -32,10 +32,10 @@ def hvp(losses: Losses, params: Params, direction: Params) -> dict[str, Tensor]:
         NotImplementedError: An operation of the model has no second derivative.
     """
     along = detached(direction)
-    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
+    with torch.enable_grad(), math_attention(), DifferentiableOperations():
         leaves = {name: params[name].detach().requires_grad_() for name in along}
         first = torch.autograd.grad(losses(leaves).sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
-        return _derived_again(first, leaves, along)
+        return _second_derivative(first, leaves, along)
 
 
 def ggnvp(outputs: Outputs, losses_of: LossesOf, params: Params, direction: Params) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ def ggnvp(outputs: Outputs, losses_of: LossesOf, params: Params, direction: Para
         NotImplementedError: An operation of the model or of the losses has no derivative that is needed.
     """
     at, along = detached({name: params[name] for name in direction}), detached(direction)
-    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
+    with torch.enable_grad(), math_attention(), DifferentiableOperations():
         leaves = {name: value.requires_grad_() for name, value in at.items()}
         values = outputs(leaves)
         moved = _jacobian_product(outputs, values, leaves, along)
@@ -63,7 +63,7 @@ def ggnvp(outputs: Outputs, losses_of: LossesOf, params: Params, direction: Para
         pull = torch.autograd.grad(losses, list(apart.values()), create_graph=True, materialize_grads=True)
         if not any(part.requires_grad for part in pull):
             raise NotImplementedError("the losses are linear in the outputs, so Gauss-Newton's matrix is 0 everywhere")
-        curved = _derived_again(pull, apart, {str(n): part for n, part in enumerate(moved)})
+        curved = _second_derivative(pull, apart, {str(n): part for n, part in enumerate(moved)})
         found = torch.autograd.grad(values, list(leaves.values()), list(curved.values()), materialize_grads=True)
     return {name: part.detach() for name, part in zip(leaves, found, strict=True)}
 
@@ -84,7 +84,7 @@ def _jacobian_product(
         return torch.autograd.grad(product, factors, materialize_grads=True)
 
 
-def _derived_again(first: Sequence[Tensor], leaves: Params, along: Params) -> dict[str, Tensor]:
+def _second_derivative(first: Sequence[Tensor], leaves: Params, along: Params) -> dict[str, Tensor]:
     product = dot(dict(zip(leaves, first, strict=True)), along)
     if not product.requires_grad:
         return {name: torch.zeros_like(value) for name, value in leaves.items()}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from .differentiable import DifferentiableOperations, every_derivative
+from .differentiable import DifferentiableOperations, math_attention
 from .params import Params, dot
 
 Losses = Callable[[dict[str, Tensor]], Tensor]
@@ -52,7 +52,7 @@ def directional(losses: Losses, params: Params, direction: Params) -> GradDots:
     """
     at, along = detached(params), detached(direction)
     try:
-        with every_derivative():
+        with math_attention():
             values, grad_dots = jvp(losses, (at,), (along,))  # type: ignore[misc]
         return GradDots(values.detach(), grad_dots.detach(), "forward")
     except torch.OutOfMemoryError:
@@ -77,7 +77,7 @@ def mask_padding_rows(module: nn.Module, direction: Params) -> dict[str, Tensor]
 
 
 def _backward_twice(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> GradDots:
-    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
+    with torch.enable_grad(), math_attention(), DifferentiableOperations():
         leaves = {name: value.requires_grad_() for name, value in at.items()}
         values = losses(leaves)
         factors = torch.ones_like(values).requires_grad_()
@@ -89,7 +89,7 @@ def _backward_twice(losses: Losses, at: dict[str, Tensor], along: dict[str, Tens
 
 
 def _each_backward(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> GradDots:
-    with torch.enable_grad(), every_derivative():
+    with torch.enable_grad(), math_attention():
         leaves = {name: value.detach().requires_grad_() for name, value in at.items()}
         values = losses(leaves)
         grad_dots = []
@@ -175,7 +175,7 @@ def example_gradients(
     for start in range(0, len(inputs), size):
         x, y = inputs[start : start + size], targets[start : start + size]
         try:
-            with every_derivative(), DifferentiableOperations(), warnings.catch_warnings():
+            with math_attention(), DifferentiableOperations(), warnings.catch_warnings():
                 # How fast torch is, nobody has asked.
                 warnings.filterwarnings("ignore", "There is a performance drop")
                 gradients = each(wanted, x, y)
@@ -187,7 +187,7 @@ def example_gradients(
 
 def _one_by_one(one: Callable[..., Tensor], wanted: Params, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
     rows = []
-    with torch.enable_grad(), every_derivative(), DifferentiableOperations():
+    with torch.enable_grad(), math_attention(), DifferentiableOperations():
         for x, y in zip(inputs, targets, strict=True):
             leaves = {name: value.detach().requires_grad_() for name, value in wanted.items()}
             rows.append(torch.autograd.grad(one(leaves, x, y), list(leaves.values()), materialize_grads=True))

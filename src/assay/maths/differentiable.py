@@ -56,7 +56,7 @@ def eager() -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def every_derivative() -> Iterator[None]:
+def math_attention() -> Iterator[None]:
     """`written_out`, and attention takes the one kernel that has forward-mode and second derivatives and a batching rule."""
     with written_out(), sdpa_kernel(SDPBackend.MATH):
         yield

@@ -52,7 +52,7 @@ def relu_gram(
     return gram
 
 
-def alike(rows: Float[Tensor, "rows dims"]) -> Int[Tensor, " rows"]:
+def parallel_rows(rows: Float[Tensor, "rows dims"]) -> Int[Tensor, " rows"]:
     """For each unit row the first that points the same way, which is the row itself where it is alone."""
     first = torch.arange(len(rows))
     for start in range(0, len(rows), TILE):

@@ -24,14 +24,14 @@ class Products:
     Attributes:
         grad_sq_norms: (batch,) each, |grad l_i|^2.
         grad_dots: (batch,) each, <direction, grad l_i>; empty without a direction.
-        by_chunks: Names of the parameters whose gradients had to be made example by example, in chunks, because their layer has no rule.
-        by_rule: Whether the rules of the other layers hold; False where an example's own gradient refuted them.
+        materialised: Names of the parameters whose gradients had to be made example by example, in chunks, because their layer has no rule.
+        from_layer_rules: Whether the rules of the other layers hold; False where an example's own gradient refuted them.
     """
 
     grad_sq_norms: dict[str, Float[Tensor, " batch"]]
     grad_dots: dict[str, Float[Tensor, " batch"]]
-    by_chunks: tuple[str, ...]
-    by_rule: bool = True
+    materialised: tuple[str, ...]
+    from_layer_rules: bool = True
 
 
 def example_products(
@@ -64,7 +64,7 @@ def example_products(
         direction: By the names that are asked for; None for the norms alone.
         names: Which of `params` to differentiate by; by default those of the direction, or all.
         buffers: The module's buffers by name; those that it holds by default.
-        trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Products.by_rule`); None to
+        trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Products.from_layer_rules`); None to
             find out.
         chunk_bytes: Memory of one chunk of examples.
 
@@ -85,12 +85,12 @@ def example_products(
             # The module writes into the buffers that it is given.
             copies = {name: value.clone() for name, value in held.items()}
             values = loss(called_with(module, {**at, **copies}, inputs), targets)
-        by_rule = probes.once_each()
-        if by_rule:
-            torch.autograd.grad(values.sum(), [probe.anchor for probe in by_rule], allow_unused=True)
-            for probe in by_rule:
-                grad_sq_norms |= probe.told(probe.grad_sq_norms, values)
-                grad_dots |= probe.told(probe.grad_dots, values) if along else {}
+        from_layer_rules = probes.once_each()
+        if from_layer_rules:
+            torch.autograd.grad(values.sum(), [probe.anchor for probe in from_layer_rules], allow_unused=True)
+            for probe in from_layer_rules:
+                grad_sq_norms |= probe.by_parameter(probe.grad_sq_norms, values)
+                grad_dots |= probe.by_parameter(probe.grad_dots, values) if along else {}
             if trust is None and not _confirmed(grad_sq_norms, module, at, held, inputs, targets, loss):
                 grad_sq_norms, grad_dots, sound = {}, {}, False
     rest = tuple(name for name in wanted if name not in grad_sq_norms)
@@ -160,7 +160,7 @@ class _Probe:
         self.grad_sq_norms = {own: torch.cat([part[own][0] for part in parts]) for own in self.names}
         self.grad_dots = {own: torch.cat([part[own][1] for part in parts]) for own in self.direction}
 
-    def told(self, found: dict[str, Tensor] | None, values: Tensor) -> dict[str, Tensor]:
+    def by_parameter(self, found: dict[str, Tensor] | None, values: Tensor) -> dict[str, Tensor]:
         """Numbers by the parameters' full names; 0 where the loss does not reach the layer."""
         if found is None:
             return {full: torch.zeros_like(values).detach() for full in self.names.values()}

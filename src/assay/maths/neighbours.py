@@ -152,7 +152,7 @@ def votes(neighbours: Int[Tensor, "queries k"], labels: Int[Tensor, " supports"]
     return counts.scatter_add_(1, labels[neighbours], torch.ones_like(neighbours))
 
 
-def elected(
+def majority_label(
     neighbours: Int[Tensor, "queries k"], labels: Int[Tensor, " supports"], classes: int, tie: Tie = "low"
 ) -> Int[Tensor, " queries"]:
     """The class that most neighbours are of.

@@ -1,6 +1,6 @@
 """How far a step on one example alone would go towards a reference: what OTI and LiveVal are made of.
 
-With D = reference - theta and a solo step theta - R g (R the learning rates), what is left after it is u = D + R g, and
+With D = reference - theta and a single-example step theta - R g (R the learning rates), what is left after it is u = D + R g, and
 
     gain = |D| - |u|                  normalised: (|D| - |u|) / (|D| + |u|) = -(2 <D, R g> + |R g|^2) / (|D| + |u|)^2
 
@@ -47,7 +47,7 @@ def gain(
     normalised: bool = True,
     left: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Gain of solo steps; 0 where the reference is reached already and the gradient is 0.
+    """Gain of single-example steps; 0 where the reference is reached already and the gradient is 0.
 
     Args:
         inner: <D, R g> of each example.
@@ -63,7 +63,7 @@ def gain(
     return torch.where(both > 0, value, 0.0)
 
 
-def solo_gains(
+def single_step_gains(
     batch: Batch,
     reference: Params,
     rates: Mapping[str, float],
@@ -71,7 +71,7 @@ def solo_gains(
     normalised: bool = True,
     by_tensor: bool = False,
 ) -> tuple[Float[Tensor, " batch"], str]:
-    """Gain of a solo step of each example of a batch from its parameters towards `reference`, in float64; and how it was had, in words.
+    """Gain of a single-example step of each example of a batch from its parameters towards `reference`, in float64; and how it was had, in words.
 
     Args:
         batch: The examples, and where their steps start.
@@ -82,7 +82,7 @@ def solo_gains(
     """
     params = batch.params
     apart = {name: reference[name] - params[name] for name in params}
-    grad_dots, grad_sq_norms, way = batch.products(apart)
+    grad_dots, grad_sq_norms, backend = batch.products(apart)
     groups = [(name,) for name in params] if by_tensor else [tuple(params)]
     distances, remaining = [], []
     for names in groups:
@@ -95,11 +95,11 @@ def solo_gains(
         distances.append(distance)
         remaining.append(left)
     if not by_tensor:
-        return gain(inner, length, distances[0], normalised=normalised, left=remaining[0]), way
+        return gain(inner, length, distances[0], normalised=normalised, left=remaining[0]), backend
     before = torch.stack([distance.sqrt() for distance in distances]).sum()
     after = torch.stack([left.sqrt() for left in remaining]).sum(0)
     both = before + after
-    return torch.where(both > 0, (before - after) / (both if normalised else 1.0), 0.0), way
+    return torch.where(both > 0, (before - after) / (both if normalised else 1.0), 0.0), backend
 
 
 def _left(batch: Batch, apart: Params, rates: Mapping[str, float], place: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.evidence import Evidence
 from ..core.features import INPUTS, ROWS
 from ..core.ids import Ids
@@ -25,7 +25,7 @@ from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
 from ..maths import draws
-from ..maths.gram import Solution, Tiles, alike, relu_gram, solve, unit_rows
+from ..maths.gram import Solution, Tiles, parallel_rows, relu_gram, solve, unit_rows
 from ..maths.normalisation import statistics
 from ..maths.ranking import rank_correlation
 from ..maths.solvers import conjugate_gradients
@@ -135,7 +135,7 @@ def _values(
     inverse: "Inverse | None" = None,
 ) -> tuple[Float[Tensor, "rows columns"], float]:
     """One term by unit row and column, and the jitter that it took: `jitter`, or the first of `more` with which H has an inverse."""
-    first = alike(rows)
+    first = parallel_rows(rows)
     kept, place = first.unique(return_inverse=True)
     singular = jitter <= LOST and len(kept) < len(rows)
     # Rows that point the same way under the same signs are one row; leaving one of them out leaves another in its place.
@@ -419,12 +419,12 @@ class _Problem:
         if jitter > float(self.met.get("jitter", 0)):  # type: ignore[arg-type]
             self.met["jitter"] = jitter
         if jitter and not self.method.jitter and not self.warnings:
-            first = alike(self._unit(rows))
+            first = parallel_rows(self._unit(rows))
             here = first != torch.arange(len(first))
             both = torch.cat([rows[first[here]], rows[here]]).unique()
             clash = bool((self.labels[rows] != self.labels[rows[first]]).any())
             cause = (
-                f"the inputs of {some(self.ids.take(both), len(both))} point the same way{', in part under other labels' * clash}"
+                f"the inputs of {listed(self.ids.take(both), len(both))} point the same way{', in part under other labels' * clash}"
                 if len(both)
                 else "inputs are too much alike"
             )

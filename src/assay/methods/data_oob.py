@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.evidence import Evidence
 from ..core.features import FeatureSpec
 from ..core.method import AbstractMethod, Asks, Exactness, MonteCarlo, Source
@@ -118,7 +118,7 @@ class DataOOB(AbstractMethod):
         if not bool(scored.all()):
             never = ids.take(~scored)
             warnings += (
-                f"{len(never)} examples are in every bag and have no value, ids {some(never, len(never))}; give more bags.",
+                f"{len(never)} examples are in every bag and have no value, ids {listed(never, len(never))}; give more bags.",
             )
         return Result(
             values,

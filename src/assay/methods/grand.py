@@ -19,14 +19,14 @@ from ..core.results import Result
 from ..core.scores import Direction
 
 
-def grand(checkpoint: Model, examples: int, layers: str = "all", ways: set[str] | None = None) -> Float[Tensor, " examples"]:
+def grand(checkpoint: Model, examples: int, layers: str = "all", backends: set[str] | None = None) -> Float[Tensor, " examples"]:
     """Norm of each example's loss gradient at one model, without augmentation, in eval mode.
 
     Args:
         checkpoint: The model.
         examples: How many examples there are.
         layers: `all` trainable parameters, or only those of the last linear layer, `head`.
-        ways: Gets the ways in which derivatives were taken.
+        backends: Gets the backends in which derivatives were taken.
 
     Raises:
         UsageError: The model has no linear layer.
@@ -36,10 +36,10 @@ def grand(checkpoint: Model, examples: int, layers: str = "all", ways: set[str] 
         raise UsageError("grand: layers=head needs a model with a trainable linear layer; choose layers=all.")
     values = torch.zeros(examples, dtype=torch.float64)
     for batch in checkpoint.batches():
-        grad_sq_norms, way = batch.grad_sq_norms(names)
+        grad_sq_norms, backend = batch.grad_sq_norms(names)
         values[batch.positions] = grad_sq_norms.to("cpu", torch.float64).sqrt()
-        if ways is not None:
-            ways.add(way)
+        if backends is not None:
+            backends.add(backend)
     return values
 
 
@@ -70,7 +70,7 @@ class GraNd(AbstractMethod):
             raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
 
     def run(self, evidence: Evidence) -> Result:
-        source, ways = evidence.checkpoints, set[str]()
+        source, backends = evidence.checkpoints, set[str]()
         model = source.at(source.kept[-1] if self.at == -1 else self.at)
-        values = grand(model, len(evidence.ids), self.layers, ways)
-        return Result(values, diagnostics=derivatives_taken(ways))
+        values = grand(model, len(evidence.ids), self.layers, backends)
+        return Result(values, diagnostics=derivatives_taken(backends))

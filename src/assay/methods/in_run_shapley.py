@@ -23,7 +23,7 @@ from ..core.spans import checked_span
 from ..core.steps import Step
 
 
-def in_run_shapley(step: Step, target: str, order: int = 1, ways: set[str] | None = None) -> Float[Tensor, " batch"]:
+def in_run_shapley(step: Step, target: str, order: int = 1, backends: set[str] | None = None) -> Float[Tensor, " batch"]:
     """Shapley value of each example of one step: its share of the fall of the target, to first or second order.
 
     The shares of a step add up to the fall that the Taylor polynomial of that order predicts for a step of plain SGD.
@@ -32,7 +32,7 @@ def in_run_shapley(step: Step, target: str, order: int = 1, ways: set[str] | Non
         step: The recorded step.
         target: Name of the target.
         order: 1 or 2.
-        ways: Gets the way in which derivatives were taken.
+        backends: Gets the way in which derivatives were taken.
     """
     size = len(step.positions)
     along = {name: step.rates[name] / size * value for name, value in step.target(target).items()}
@@ -43,9 +43,9 @@ def in_run_shapley(step: Step, target: str, order: int = 1, ways: set[str] | Non
         move = {name: step.rates[name] / size * value for name, value in zip(leaves, total, strict=True)}
         curved = step.target_product(target, move)
         along = {name: value - step.rates[name] / (2 * size) * curved[name] for name, value in along.items()}
-    values, way = step.grad_dots(along)
-    if ways is not None:
-        ways.add(way)
+    values, backend = step.grad_dots(along)
+    if backends is not None:
+        backends.add(backend)
     return values
 
 
@@ -84,15 +84,15 @@ class InRunShapley(AbstractStepMethod):
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
             raise MissingEvidence(f"{self.title} asks for a target at every step; score the finished run instead.")
-        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)], "ways": set()}
+        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)], "backends": set()}
 
     def update(self, state: Any, step: Step) -> None:
         while len(state["by_epoch"]) <= step.epoch:
             state["by_epoch"].append(torch.zeros_like(state["by_epoch"][0]))
-        found = in_run_shapley(step, self.target, self.order, state["ways"])
+        found = in_run_shapley(step, self.target, self.order, state["backends"])
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64))
 
     def compute(self, state: Any) -> Result:
         by_epoch = torch.stack(state["by_epoch"])
-        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["backends"]))

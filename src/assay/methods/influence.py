@@ -74,9 +74,9 @@ def influence(
         (image,) = _products(model, [unflatten(v, here)], curvature)
         return image / examples + diagonal * v
 
-    told: dict[str, object]
+    diagnostics: dict[str, object]
     if solver == "cholesky":
-        v, told = _dense(model, here, curvature, examples, diagonal, right, damping)
+        v, diagnostics = _dense(model, here, curvature, examples, diagonal, right, damping)
     else:
         found = conjugate_gradients(matvec, right, most=iterations, damping=damping, rtol=rtol)
         if found.residual > rtol:
@@ -84,9 +84,9 @@ def influence(
                 f"conjugate gradients came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={rtol:g}; choose a "
                 f"damping above {damping:g}, which needs fewer of them, or more iterations"
             )
-        v, told = found.x, {"iterations": found.iterations}
+        v, diagnostics = found.x, {"iterations": found.iterations}
         if found.iterations:
-            told["smallest curvature"] = found.curvature
+            diagnostics["smallest curvature"] = found.curvature
     size = float(right.norm())
     residual = float((right - matvec(v) - damping * v).norm()) / size if size else 0.0
     # Also NaN, which no comparison holds of.
@@ -95,21 +95,21 @@ def influence(
             f"the solution leaves a residual of {residual:.2g}, because products in {next(iter(here.values())).dtype} have no more digits; choose a "
             f"damping above {damping:g}"
         )
-    values, ways, along = torch.zeros(examples, dtype=torch.float64), set[str](), unflatten(v, here)
+    values, backends, along = torch.zeros(examples, dtype=torch.float64), set[str](), unflatten(v, here)
     for batch in model.batches():
-        dots, way = batch.grad_dots(along)
+        dots, backend = batch.grad_dots(along)
         values[batch.positions] = dots.to("cpu", torch.float64) / examples
-        ways.add(way)
+        backends.add(backend)
     kinds = sorted(
         {f"{pull.factor:g}, {'' if pull.coupled else 'not '}in the matrix" for name, pull in pulls.items() if name in here}
     )
     return values, {
         "residual": residual,
-        **told,
+        **diagnostics,
         "damping": damping,
         "weight decay": "; ".join(kinds) or "none",
         "parameters": len(right),
-        **derivatives_taken(ways),
+        **derivatives_taken(backends),
     }
 
 
@@ -211,7 +211,7 @@ class Influence(AbstractMethod):
         source = evidence.checkpoints
         model = source.at(source.kept[-1] if self.at == -1 else self.at)
         try:
-            values, told = influence(
+            values, diagnostics = influence(
                 model,
                 len(evidence.ids),
                 self.target,
@@ -228,4 +228,4 @@ class Influence(AbstractMethod):
         except ValueError as error:
             instead = ", or choose curvature=gauss_newton" if self.curvature == "hessian" else ""
             raise NumericalError(f"{self.title}: {error}{instead}.") from error
-        return Result(values, diagnostics=told)
+        return Result(values, diagnostics=diagnostics)

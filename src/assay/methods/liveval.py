@@ -24,7 +24,7 @@ from ..core.scores import RANK_ONLY, Direction
 from ..core.spans import checked_span, span
 from ..core.steps import Step
 from ..maths.params import Params
-from ..maths.single_example_steps import gain, solo_gains
+from ..maths.single_example_steps import gain, single_step_gains
 
 
 def value(
@@ -33,7 +33,7 @@ def value(
     sqnorm_delta: Float[Tensor, " batch"],
     lr: float | Float[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
-    """The value of one visit, in [-1, 1]: above 0 the solo step goes towards the reference; 0 if there is nothing to go.
+    """The value of one visit, in [-1, 1]: above 0 the single-example step goes towards the reference; 0 if there is nothing to go.
 
     Args:
         dot: <D, g>, D from the parameters before the step to the reference, g the example's gradient there.
@@ -92,7 +92,7 @@ class LiveVal(AbstractStepMethod):
         "Xu et al. 2025, equations 12 to 14; window rule of the released code before its last commit",
         "https://arxiv.org/abs/2502.10489",
         "each value is credited to the examples of its own step, at that step's rate, and the model is never overwritten (the released "
-        "code does neither); per-example gradients in eval mode with the running statistics of that step; the solo step is plain SGD "
+        "code does neither); per-example gradients in eval mode with the running statistics of that step; the single-example step is plain SGD "
         "whatever the optimizer",
     )
 
@@ -125,7 +125,7 @@ class LiveVal(AbstractStepMethod):
             "alone": 0,
             "at": -1,
             "after": {},
-            "ways": [],
+            "backends": [],
             # On a replay nobody reads the value over time.
             "stream": None if evidence is not None else [],
         }
@@ -219,10 +219,10 @@ class LiveVal(AbstractStepMethod):
     def _value(self, state: Any, entry: Any, reference: Params, due: int) -> None:
         batch = entry["batch"]
         state["alone"] += len(batch.positions) == 1 and due == entry["index"]
-        found, way = solo_gains(batch, reference, entry["rates"])
+        found, backend = single_step_gains(batch, reference, entry["rates"])
         found = found.cpu()
-        if way not in state["ways"]:
-            state["ways"] = [*state["ways"], way]
+        if backend not in state["backends"]:
+            state["backends"] = [*state["backends"], backend]
         # An example may stand twice in a batch.
         state["values"][entry["epoch"]].index_add_(0, batch.positions, found)
         state["visits"][entry["epoch"]].index_add_(0, batch.positions, torch.ones_like(found))
@@ -255,13 +255,13 @@ class LiveVal(AbstractStepMethod):
             "mean window": windows["sum"] / max(windows["count"], 1),
             "largest window": windows["largest"],
             "steps whose loss was not finite": state["skipped"],
-            **derivatives_taken(state["ways"]),
+            **derivatives_taken(state["backends"]),
         }
         warnings: tuple[str, ...] = ()
         if state["alone"]:
             warnings = (
                 f"{state['alone']} batches of one example were valued against the very step they made, which always gives 1. Record with "
-                "a batch_size that divides the examples (a plan with ragged='even'), or choose delta_min=2.",
+                "a batch_size that divides the examples (a plan with last_batch='even'), or choose delta_min=2.",
             )
         return Result(by_epoch.sum(0), by_epoch, diagnostics, warnings, self.streamed(state)[0])
 

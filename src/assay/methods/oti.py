@@ -20,7 +20,7 @@ from ..core.scores import RANK_ONLY, Direction
 from ..core.spans import checked_span
 from ..core.steps import Step, StepSource
 from ..maths.params import Params
-from ..maths.single_example_steps import solo_gains
+from ..maths.single_example_steps import single_step_gains
 
 
 def oti(
@@ -30,24 +30,24 @@ def oti(
     normalised: bool = True,
     by_tensor: bool = False,
     rate: float | None = None,
-    ways: set[str] | None = None,
+    backends: set[str] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Gain of a solo step of each example of a recorded step towards `reference`; 0 where training stands there already.
+    """Gain of a single-example step of each example of a recorded step towards `reference`; 0 where training stands there already.
 
     Args:
         step: The recorded step.
         reference: Any parameters.
         normalised: The ratio, in [-1, 1]; otherwise the difference of the distances.
         by_tensor: Norms of single tensors are added (the released code), instead of one norm over all parameters.
-        rate: Of the solo step; by default the recorded one.
-        ways: Gets the way in which derivatives were taken.
+        rate: Of the single-example step; by default the recorded one.
+        backends: Gets the way in which derivatives were taken.
     """
     if all(torch.equal(value, reference[name]) for name, value in step.params.items()):
         return torch.zeros(len(step.positions), dtype=torch.float64)
     rates = step.rates if rate is None else dict.fromkeys(step.rates, rate)
-    values, way = solo_gains(step, reference, rates, normalised=normalised, by_tensor=by_tensor)
-    if ways is not None:
-        ways.add(way)
+    values, backend = single_step_gains(step, reference, rates, normalised=normalised, by_tensor=by_tensor)
+    if backends is not None:
+        backends.add(backend)
     return values
 
 
@@ -147,17 +147,19 @@ class OTI(AbstractStepMethod):
             "reference": reference_of(evidence.steps, self.reference),
             "by_epoch": torch.zeros(epochs, examples, dtype=torch.float64),
             "visits": torch.zeros(examples, dtype=torch.float64),
-            "ways": set(),
+            "backends": set(),
         }
 
     def update(self, state: Any, step: Step) -> None:
         rate = None if self.rate == "recorded" else 1.0
         raw, by_tensor = self.form == "raw", self.norm == "by_tensor"
-        values = oti(step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate, ways=state["ways"]).cpu()
+        values = oti(
+            step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate, backends=state["backends"]
+        ).cpu()
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, values)
         state["visits"].index_add_(0, step.positions, torch.ones_like(values))
 
     def compute(self, state: Any) -> Result:
         by_epoch = state["by_epoch"] / state["visits"].clamp(min=1) if self.reduce == "mean" else state["by_epoch"].clone()
-        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["backends"]))

@@ -21,7 +21,7 @@ from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
 from ..maths import draws
-from ..maths.neighbours import Tie, elected, nearest
+from ..maths.neighbours import Tie, majority_label, nearest
 from ..maths.ranking import rank_correlation
 
 SOFTMAX = "(softmax)"
@@ -74,7 +74,7 @@ def probe(
         labels: Given class of each.
         k: Neighbours.
         tie: As `prediction_depth`.
-        itself: Whether an example is a neighbour of its own (the course's code), and not left out (the paper).
+        itself: Whether an example is a neighbour of its own (the training's code), and not left out (the paper).
         support: Which examples may be neighbours; all by default.
 
     Raises:
@@ -86,7 +86,7 @@ def probe(
     if not itself:
         own[chosen] = torch.arange(len(chosen))
     near = nearest(flat, flat if support is None else flat[support], k, own)
-    return elected(near, labels[chosen], int(labels.max()) + 1, tie)
+    return majority_label(near, labels[chosen], int(labels.max()) + 1, tie)
 
 
 def depth(probes: Int[Tensor, "layers examples"], reference: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
@@ -101,7 +101,7 @@ class PredictionDepth(AbstractMethod):
 
     Args:
         k: Neighbours.
-        reference: What the probes have to agree with: the net's `prediction` (the paper), the given `label` (the course), the
+        reference: What the probes have to agree with: the net's `prediction` (the paper), the given `label` (the training), the
             `last_probe`, which the last layer then always does, or the `consensus`: what most models of the recording predict.
         layers: Modules to look at, joined by +, the second call of one in a pass as NAME#2; all that are found by default (see
             `replay.activations`). Input and softmax are always added.
@@ -235,7 +235,7 @@ class PredictionDepth(AbstractMethod):
 
     def _exact(self, rows: Tensor, labels: Tensor, sample: Tensor) -> Tensor:
         own = torch.full((len(sample),), -1) if self.itself else sample
-        return elected(nearest(rows[sample], rows, self.k, own), labels, int(labels.max()) + 1, self.tie)
+        return majority_label(nearest(rows[sample], rows, self.k, own), labels, int(labels.max()) + 1, self.tie)
 
     def _depth(self, probes: Tensor, labels: Tensor, predictions: Tensor, first: int) -> Tensor:
         reference = {"label": labels, "last_probe": probes[-1]}.get(self.reference, predictions)

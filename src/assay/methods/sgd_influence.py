@@ -70,9 +70,9 @@ def sgd_influence(
     for step in source.backwards(range(steps.start, source.epochs[-1].stop), replay=still is None):
         found = step.back(adjoints, at=still, curvature=form != "no_hessian")
         adjoints = [adjoint for _, adjoint in found]
-        for place, (name, (slopes, adjoint)) in enumerate(zip(targets, found, strict=True)):
+        for place, (name, (grad_dots, adjoint)) in enumerate(zip(targets, found, strict=True)):
             # An example may stand twice in a batch, so its shares are added, not assigned.
-            values[place, step.epoch].index_add_(0, step.positions, -slopes.to("cpu", torch.float64))
+            values[place, step.epoch].index_add_(0, step.positions, -grad_dots.to("cpu", torch.float64))
             size = norm_of(adjoint)
             if not size < float("inf"):
                 raise NumericalError(
@@ -208,7 +208,7 @@ class SGDInfluence(AbstractMethod):
         if least < UNEVEN:
             warnings.append(
                 f"The smallest batch has {min(sizes)} examples, the largest {max(sizes)}: in it each counts {1 / least:.1f} times as much and "
-                "stands out. Give your loader a batch_size that divides the examples, or record a plan with ragged='even' or 'drop'."
+                "stands out. Give your loader a batch_size that divides the examples, or record a plan with last_batch='even' or 'drop'."
             )
         if outside:
             warnings.append(

@@ -25,7 +25,7 @@ def tracin(
     examples: int,
     target: str | None = "validation",
     layers: str = "all",
-    ways: set[str] | None = None,
+    backends: set[str] | None = None,
 ) -> Float[Tensor, " examples"]:
     """Sum over models of rate times <gradient of the target, gradient of the example's loss>.
 
@@ -34,7 +34,7 @@ def tracin(
         examples: How many examples there are.
         target: Name of a target; None for self-influence, rate times |gradient of the example's loss|^2.
         layers: `all` trainable parameters, or only those of the last linear layer, `head`.
-        ways: Gets the ways in which derivatives were taken.
+        backends: Gets the backends in which derivatives were taken.
 
     Raises:
         UsageError: The model has no linear layer.
@@ -49,18 +49,18 @@ def tracin(
             gradient = checkpoint.target(target)
             along = {name: checkpoint.rates[name] * gradient[name] for name in names}
         for batch in checkpoint.batches():
-            found, way = _own(batch, names, checkpoint.rates) if along is None else batch.grad_dots(along)
+            found, backend = _own(batch, names, checkpoint.rates) if along is None else batch.grad_dots(along)
             values[batch.positions] += found.to("cpu", torch.float64)
-            if ways is not None:
-                ways.add(way)
+            if backends is not None:
+                backends.add(backend)
     return values
 
 
 def _own(batch: Batch, names: Sequence[str], rates: Mapping[str, float]) -> tuple[Tensor, str]:
     """Self-influence at the rate of each parameter."""
     by_rate = {rate: [name for name in names if rates[name] == rate] for rate in sorted({rates[name] for name in names})}
-    grad_sq_norms, ways = zip(*(batch.grad_sq_norms(own) for own in by_rate.values()), strict=True)
-    return torch.stack([rate * part for rate, part in zip(by_rate, grad_sq_norms, strict=True)]).sum(0), ways[0]
+    grad_sq_norms, backends = zip(*(batch.grad_sq_norms(own) for own in by_rate.values()), strict=True)
+    return torch.stack([rate * part for rate, part in zip(by_rate, grad_sq_norms, strict=True)]).sum(0), backends[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,22 +105,22 @@ class TracIn(AbstractMethod):
         return Asks(targets=() if self.target == "self" else (self.target,))
 
     def run(self, evidence: Evidence) -> Result:
-        target, ways = None if self.target == "self" else self.target, set[str]()
+        target, backends = None if self.target == "self" else self.target, set[str]()
         if self.every == "checkpoint":
             source = evidence.checkpoints
             models = (source.at(epoch) for epoch in source.kept if epoch >= 0)
-            values = tracin(models, len(evidence.ids), target, self.layers, ways)
-            return Result(values, diagnostics=derivatives_taken(ways))
+            values = tracin(models, len(evidence.ids), target, self.layers, backends)
+            return Result(values, diagnostics=derivatives_taken(backends))
         steps = evidence.steps
         by_epoch = torch.zeros(len(steps.epochs), len(evidence.ids), dtype=torch.float64)
         for step in steps.forwards(range(steps.epochs[0].start, steps.epochs[-1].stop)):
             if target is None:
-                found, way = _own(step, tuple(step.params), step.rates)
+                found, backend = _own(step, tuple(step.params), step.rates)
             else:
-                found, way = step.grad_dots({name: step.rates[name] * value for name, value in step.target(target).items()})
-            ways.add(way)
+                found, backend = step.grad_dots({name: step.rates[name] * value for name, value in step.target(target).items()})
+            backends.add(backend)
             by_epoch[step.epoch].index_add_(0, step.positions, found.to("cpu", torch.float64) / len(step.positions))
-        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(ways))
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(backends))
 
     def speaks_of(self, evidence: Evidence) -> Tensor:
         if self.every == "checkpoint":

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.errors import MissingEvidence, NumericalError, UsageError, some
+from ..core.errors import MissingEvidence, NumericalError, UsageError, listed
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod, Source
 from ..core.needs import Need
@@ -139,7 +139,7 @@ class VoG(AbstractMethod):
                 names = evidence.ids.take(order[bad].cpu())
                 raise NumericalError(
                     f"{self.title}: the input gradients of {len(names)} examples at the end of epoch {epoch} are NaN or infinite (ids "
-                    f"{some(names, len(names))}), so the kept model has diverged; choose an earlier stage, such as stage=early."
+                    f"{listed(names, len(names))}), so the kept model has diverged; choose an earlier stage, such as stage=early."
                 )
             # Three axes are channels, height and width; of anything else each number is a place of its own.
             by_place = gradients.mean(1) if gradients.ndim == 4 else gradients

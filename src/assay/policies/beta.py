@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
@@ -61,12 +61,12 @@ def log_density(
     bad = ~((probs >= 0) & (probs <= 1))
     if bool(bad.any()):
         where = bad.nonzero().flatten().tolist()
-        raise UsageError(f"{len(where)} mean probabilities are outside 0..1; positions {some(where, len(where))}.")
+        raise UsageError(f"{len(where)} mean probabilities are outside 0..1; positions {listed(where, len(where))}.")
     bad = ~((scores >= 0) & scores.isfinite())
     if bool(bad.any()):
         where = bad.nonzero().flatten().tolist()
         raise UsageError(
-            f"{len(where)} scores are negative or not finite; positions {some(where, len(where))}. "
+            f"{len(where)} scores are negative or not finite; positions {listed(where, len(where))}. "
             "They are factors of sampling weights: use a score that is never negative, such as dual or dyn_unc."
         )
     highest = torch.argsort(scores, descending=True, stable=True)[:anchors]
@@ -162,7 +162,7 @@ class Beta(AbstractSelector):
         if bool((low := scores < 0).any()):
             names = ids.take(low)
             raise UsageError(
-                f"{len(names)} values of {pool.scores.title} are negative; ids {some(names, len(names))}. "
+                f"{len(names)} values of {pool.scores.title} are negative; ids {listed(names, len(names))}. "
                 "They are factors of sampling weights: use a score that is never negative, such as dual or dyn_unc."
             )
         density = log_density(pool.mean_target_probs[by_id], scores, self.keep, self.c_d, c_0=self.c_0, anchors=self.anchors)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
@@ -114,7 +114,7 @@ class CCS(AbstractSelector):
         infinite = pool.values.isinf()
         if bool(infinite.any()):
             bad = pool.ids.take(infinite)
-            raise UsageError(f"{len(bad)} values of {title} are infinite and fall in no bin; ids {some(bad, len(bad))}.")
+            raise UsageError(f"{len(bad)} values of {title} are infinite and fall in no bin; ids {listed(bad, len(bad))}.")
         hardest = ordered(pool.scores.hardness(), pool.ids, descending=True)[:cut]
         left = torch.ones(n, dtype=torch.bool)
         left[hardest] = False

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
@@ -53,7 +53,7 @@ class Relabel(AbstractSelector):
         unknown = ~probs.isfinite().all(1)
         if bool(unknown.any()):
             bad = pool.ids.take(unknown)
-            raise UsageError(f"{len(bad)} examples have mean probabilities that are not finite; ids {some(bad, len(bad))}.")
+            raise UsageError(f"{len(bad)} examples have mean probabilities that are not finite; ids {listed(bad, len(bad))}.")
         suspects = ordered(pool.scores.suspicion(), pool.ids, descending=True)[:count]
         predicted = probs.argmax(1)
         labels = torch.full((n,), -1, dtype=torch.int64)

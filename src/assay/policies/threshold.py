@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import ClassVar, Literal
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.selection import AbstractSelector, By, Pool, Selection, suspects_stay
@@ -46,7 +46,7 @@ class Threshold(AbstractSelector):
         # A NaN compares false with any bound and would be dropped as if it had been looked at.
         if bool(values.isnan().any()):
             bad = pool.ids.take(values.isnan())
-            raise UsageError(f"{len(bad)} values are NaN and cannot be compared; ids {some(bad, len(bad))}.")
+            raise UsageError(f"{len(bad)} values are NaN and cannot be compared; ids {listed(bad, len(bad))}.")
         kept = ~values.isnan()
         bounds = []
         if self.at_least is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import NumericalError, UnknownName, UsageError, some
+from ..core.errors import NumericalError, UnknownName, UsageError, listed
 from ..core.models import Layer
 from ..training.batches import rows, size_of
 
@@ -176,7 +176,7 @@ def fitting(model: nn.Module, forward: Callable[[], Tensor], option: str = "laye
     if not fit:
         return "no module of this model can be looked at, so choose a method that reads no layers, such as grand"
     usual = [place.name for place in found(model, forward)]
-    return f"name others, such as {option}{(usual or fit)[-1]} (what can be looked at: {some(fit, len(fit), 12)})"
+    return f"name others, such as {option}{(usual or fit)[-1]} (what can be looked at: {listed(fit, len(fit), 12)})"
 
 
 def head_of(model: nn.Module, forward: Callable[[], Any]) -> str | None:

@@ -8,14 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.errors import AssayError, Mismatch, UsageError, some
+from ..core.errors import AssayError, Mismatch, UsageError, listed
 from ..runs.content import OPENED, Content, evaluated, leaves_of, looked_at, together
 from ..training.batches import size_of
 from .checkpoints import CheckpointModel
 from .functional import Functional
 from .loop import LoopTraining
 from .losses import cross_entropies, cross_entropies_of
-from .sights import DRAWN_TWICE, Halves, Sight, collated, drawn_parts, label_part, no_trace, placed, reason_of, shadow, sights
+from .single_examples import (
+    DRAWN_TWICE,
+    Halves,
+    SingleExample,
+    collated,
+    drawn_parts,
+    label_part,
+    no_trace,
+    placed,
+    reason_of,
+    shadow,
+    single_examples,
+)
 
 CLOSE = 1e-4
 """How far a loss may be from the recorded one, times 1 + the loss: what kernels of one torch on one kind of machine differ by."""
@@ -34,7 +46,7 @@ class Agreement:
         cautions: What could not be held against the run, a sentence each.
     """
 
-    def __init__(self, course: LoopTraining):
+    def __init__(self, training: LoopTraining):
         """Hold examples, labels and rows.
 
         Raises:
@@ -42,21 +54,21 @@ class Agreement:
             UsageError: The rows of a batch are not its examples in their order, or the dataset cannot be asked.
         """
         self.cautions: list[str] = []
-        self._course, self._run = course, course.run
+        self._training, self._run = training, training.run
         self._content: Content | None = self._run.content
         known = self._content is not None and len(self._content.positions) > 0
         self._positions = self._content.positions if known and self._content else looked_at(self._run.ids)
         self._few = min(evaluated(len(self._run.ids)), len(self._positions))
-        loop = course.loop
+        loop = training.loop
         try:
             if loop.begin_epoch is not None:
                 # The examples were looked at in the first epoch, whose inputs may not be those of another.
                 loop.begin_epoch(0)
-            with no_trace(loop.loader, course.device):
+            with no_trace(loop.loader, training.device):
                 whole = self._fetched(self._positions[: self._few])
                 self._hold_size(whole)
                 self._seen, second = self._look(self._positions, DRAWN_TWICE)
-                self._batch = collated(loop.loader, [one.item for one in self._seen[: self._few]], course.device)
+                self._batch = collated(loop.loader, [one.item for one in self._seen[: self._few]], training.device)
         except AssayError:
             raise
         except Exception as error:
@@ -70,33 +82,33 @@ class Agreement:
         self._hold_rows(whole)
         self._hold_examples()
 
-    def of(self, course: LoopTraining) -> "Agreement":
-        """The same of another course of the same loop, without looking at its examples anew."""
+    def of(self, training: LoopTraining) -> "Agreement":
+        """The same of another training of the same loop, without looking at its examples anew."""
         other = copy.copy(self)
-        other._course, other.cautions = course, list(self.cautions)
-        course.label_path = self._course.label_path
-        if course.loop.begin_epoch is not None:
-            course.loop.begin_epoch(0)
+        other._training, other.cautions = training, list(self.cautions)
+        training.label_path = self._training.label_path
+        if training.loop.begin_epoch is not None:
+            training.loop.begin_epoch(0)
         return other
 
-    def _look(self, positions: Tensor, again: int = 0) -> tuple[list[Sight], list[Sight]]:
-        loop = self._course.loop
-        return sights(
+    def _look(self, positions: Tensor, repeats: int = 0) -> tuple[list[SingleExample], list[SingleExample]]:
+        loop = self._training.loop
+        return single_examples(
             loop.loader,
             loop.loader.dataset,
-            self._course.chosen,
+            self._training.chosen,
             self._run.ids,
             positions,
             workers=False,
             items=self._few,
-            again=again,
+            repeats=repeats,
             opened=self._content.opened if self._content else OPENED,
         )
 
     def _fetched(self, positions: Tensor) -> Any:
         """A batch of these, as the loader fetches one."""
-        loader = self._course.loop.loader
-        keys = self._course.chosen[positions.numpy()].tolist()
+        loader = self._training.loop.loader
+        keys = self._training.chosen[positions.numpy()].tolist()
         whole = getattr(loader.dataset, "__getitems__", None)
         return loader.collate_fn(whole(keys) if whole else [loader.dataset[key] for key in keys])
 
@@ -146,7 +158,7 @@ class Agreement:
 
     def _hold_examples(self) -> None:
         labels = self._run.labels[self._positions]
-        content, course = self._content, self._course
+        content, training = self._content, self._training
         known = content is not None and len(content.positions) > 0
         path = content.label if known and content else self._path_of_older_run(labels)
         numbers = [next((part.number for part in one.parts if part.path == path), None) for one in self._seen]
@@ -172,21 +184,21 @@ class Agreement:
             self._refuse(changed, relabelled, numbers, labels)
         if known and content and content.drawn:
             self.cautions.append(
-                f"The dataset draws {some(content.drawn, len(content.drawn))} of its batches at random, which could not be held against the "
+                f"The dataset draws {listed(content.drawn, len(content.drawn))} of its batches at random, which could not be held against the "
                 "recording as a whole; the rest of each example, such as its label, was."
             )
         if known and self._unknown:
             self.cautions.append(f"{self._only_types()}.")
-        course.label_path = path
+        training.label_path = path
 
     def _only_types(self) -> str:
-        few = some([path or "all of it" for path in self._unknown], len(self._unknown))
+        few = listed([path or "all of it" for path in self._unknown], len(self._unknown))
         return f"Of objects in a batch ({few}) only the type and plain public attributes could be held against the recording"
 
     def _path_of_older_run(self, labels: Tensor) -> str | None:
         path = label_part(self._seen, labels)
         pairs = all([part.path for part in one.parts] == ["[0]", "[1]"] for one in self._seen)
-        if path is None and pairs and self._course.loop.losses is cross_entropies and self._course.loop.forward is None:
+        if path is None and pairs and self._training.loop.losses is cross_entropies and self._training.loop.forward is None:
             # The losses take it for the label.
             return "[1]"
         return path
@@ -195,7 +207,7 @@ class Agreement:
         ids, folder, total = self._run.ids, self._run.folder, len(self._seen)
         places = sorted(set(changed) | set(relabelled))
         names = [ids.values[int(self._positions[place])] for place in places]
-        who = f"ids {some(names, len(names))} ({len(names)} of {total} looked at)"
+        who = f"ids {listed(names, len(names))} ({len(names)} of {total} looked at)"
         elsewhere = self._elsewhere(changed)
         if elsewhere:
             was, now = elsewhere[0]
@@ -221,7 +233,7 @@ class Agreement:
         if content is None or not len(content.positions) or len(ids) > SEARCHED:
             return []
         try:
-            with no_trace(self._course.loop.loader, self._course.device):
+            with no_trace(self._training.loop.loader, self._training.device):
                 everyone, _ = self._look(torch.arange(len(ids)))
         except Exception:
             # It only helps to word the refusal.
@@ -247,12 +259,12 @@ class Agreement:
             Mismatch: They are others: model code or losses are not those of the recording.
             UsageError: The model draws at random in eval mode, or the losses cannot be computed.
         """
-        course, run, content = self._course, self._run, self._content
+        training, run, content = self._training, self._run, self._content
         positions = self._positions[: self._few]
-        seen = kept.seen(positions, placed(self._batch, course.device))
-        with no_trace(course.loop.loader, course.device), Halves() as halves:
+        seen = kept.seen(positions, placed(self._batch, training.device))
+        with no_trace(training.loop.loader, training.device), Halves() as halves:
             first, second = (_losses_of(seen.functional, seen) for _ in range(2))
-        close = _closeness(halves.met, first, run, course)
+        close = _closeness(halves.met, first, run, training)
         self._hold_still(first, second, close, positions, kept.epoch)
         recorded = run.content_losses(kept.epoch)
         if content is None or recorded is None or len(recorded) != len(positions):
@@ -266,7 +278,7 @@ class Agreement:
                     "The recording holds no losses of its kept models; model code and losses= could not be held."
                 )
             return
-        if content.losses_by == "forward" and course.loop.forward is None:
+        if content.losses_by == "forward" and training.loop.forward is None:
             self.cautions.append(
                 "The recording was given forward=, this loop is not; model code could not be held. Give forward= here too."
             )
@@ -278,11 +290,11 @@ class Agreement:
             return
         # Like is held against like: without hooks, and by the losses that the recording was told of.
         losses = {"losses": seen.functional.losses, "pair": cross_entropies}.get(content.losses_by)
-        if losses is None and course.loop.forward is not None:
-            losses = cross_entropies_of(course.loop.forward)
+        if losses is None and training.loop.forward is not None:
+            losses = cross_entropies_of(training.loop.forward)
         assert losses is not None
-        with no_trace(course.loop.loader, course.device):
-            now = _losses_of(Functional(shadow(course.model), losses), seen)
+        with no_trace(training.loop.loader, training.device):
+            now = _losses_of(Functional(shadow(training.model), losses), seen)
         apart = _apart(now, recorded, close)
         if bool(apart.any()):
             names = run.ids.take(positions[apart].numpy())
@@ -292,7 +304,7 @@ class Agreement:
                 same = f"though the rest of the examples is the same. {self._only_types()}"
             when = "before training" if kept.epoch < 0 else f"of epoch {kept.epoch}"
             raise Mismatch(
-                f"{run.folder}: with the kept model {when} the losses of ids {some(names, len(names))} are not those that were recorded (id "
+                f"{run.folder}: with the kept model {when} the losses of ids {listed(names, len(names))} are not those that were recorded (id "
                 f"{names.values[0]}: {float(recorded[at]):.6g} was recorded, {float(now[at]):.6g} is given), {same}. "
                 "Give the model's code, losses= and forward= as they were at recording."
             )
@@ -330,11 +342,11 @@ def _losses_of(functional: Functional, seen: Any) -> Tensor:
     return found if found.dtype == torch.float64 else found.to(torch.float32)
 
 
-def _closeness(halves: bool, losses: Tensor, run: Any, course: LoopTraining) -> float:
-    low = halves or any(value.dtype in (torch.float16, torch.bfloat16) for value in course.params.values())
+def _closeness(halves: bool, losses: Tensor, run: Any, training: LoopTraining) -> float:
+    low = halves or any(value.dtype in (torch.float16, torch.bfloat16) for value in training.params.values())
     if low:
         return CLOSE_HALF
-    same = run.header.torch == torch.__version__ and torch.device(run.header.device).type == course.device.type == "cpu"
+    same = run.header.torch == torch.__version__ and torch.device(run.header.device).type == training.device.type == "cpu"
     return CLOSE if same else CLOSE_ELSEWHERE
 
 

@@ -32,14 +32,14 @@ class CheckpointModel:
 
     def __init__(self, replay: "Replay", epoch: int, state: dict[str, Tensor]):
         self._replay, self._state, self.epoch = replay, state, epoch
-        self.params: Params = {name: state[name] for name in replay.course.functional.names}
+        self.params: Params = {name: state[name] for name in replay.training.functional.names}
 
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:
         """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it (yet)."""
-        run, course = self._replay.run, self._replay.course
+        run, training = self._replay.run, self._replay.training
         by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
-        return self._replay.rates(by_group + self._replay.waiting(len(by_group)), course)
+        return self._replay.rates(by_group + self._replay.waiting(len(by_group)), training)
 
     def weight_decay(self) -> Mapping[str, WeightDecay]:
         """Of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
@@ -49,7 +49,7 @@ class CheckpointModel:
         """
         replay = self._replay
         with replay.isolated():
-            training = replay.course.fork()
+            training = replay.training.fork()
             training.load(self.epoch)
         by_group = [weight_decay_of(training.optimizer, group) for group in training.optimizer.param_groups]
         found = {name: decay for decay, names in zip(by_group, training.members, strict=True) for name in names if decay.factor}
@@ -61,43 +61,43 @@ class CheckpointModel:
                 f"{replay.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that nobody knows how many losses "
                 "its weight decay stands against; leave it out by decay=none, with a damping in its place."
             )
-        scale = 1.0 if replay.course.by_mean else self._divisor()
+        scale = 1.0 if replay.training.by_mean else self._divisor()
         return {name: dataclasses.replace(decay, factor=decay.factor * scale) for name, decay in found.items()}
 
     def _divisor(self) -> float:
         """What the sum of a batch's losses is divided by in a step, for each of its examples, over an epoch."""
-        course, batches = self._replay.course, self._replay.order(max(self.epoch, 0))[0]
-        return sum(course.divisor(course.clean(positions)) for positions in batches) / sum(map(len, batches))
+        training, batches = self._replay.training, self._replay.order(max(self.epoch, 0))[0]
+        return sum(training.divisor(training.clean(positions)) for positions in batches) / sum(map(len, batches))
 
     @functools.cached_property
     def head(self) -> tuple[str, ...]:
         """Names of the trainable parameters of the linear layer that makes the logits; empty if there is none."""
-        course = self._replay.course
+        training = self._replay.training
         batch = next(self.batches()).batch
         with (
             self._replay.isolated(),
-            standing_at(course.model, self._state),
-            mode(course.model, False),
+            standing_at(training.model, self._state),
+            mode(training.model, False),
             torch.no_grad(),
             written_out(),
         ):
-            name = head_of(course.model, lambda: course.functional.losses(course.model, batch))
+            name = head_of(training.model, lambda: training.functional.losses(training.model, batch))
         if name is None:
             return ()
-        layer = course.model.get_submodule(name)
-        places = {id(parameter): full for full, parameter in course.model.named_parameters() if full in self.params}
+        layer = training.model.get_submodule(name)
+        places = {id(parameter): full for full, parameter in training.model.named_parameters() if full in self.params}
         return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
 
     def batches(self) -> Iterator[ModelBatch]:
         """Every example once, without augmentation."""
         for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
-            yield self.seen(positions, self._replay.course.clean(positions))
+            yield self.seen(positions, self._replay.training.clean(positions))
 
     def seen(self, positions: Int[Tensor, " batch"], batch: Any) -> ModelBatch:
         """A batch as this model sees it."""
-        course = self._replay.course
-        buffers = {name: self._state.get(name, value) for name, value in course.buffers.items()}
-        return ModelBatch(positions, self.params, course.functional, buffers, batch)
+        training = self._replay.training
+        buffers = {name: self._state.get(name, value) for name, value in training.buffers.items()}
+        return ModelBatch(positions, self.params, training.functional, buffers, batch)
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
         """What the layers make of every example (see `core.models.Model`).
@@ -118,5 +118,5 @@ class CheckpointModel:
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters, at them: steps are taken at the parameters, not at their average."""
-        with self._replay.isolated(), standing_at(self._replay.course.model, self._state):
-            return target_gradient(self._replay.course, self._replay.named(name), name)[1]
+        with self._replay.isolated(), standing_at(self._replay.training.model, self._state):
+            return target_gradient(self._replay.training, self._replay.named(name), name)[1]

@@ -43,7 +43,7 @@ class Check:
 
 
 def check_derivative(
-    course: ReplayableTraining,
+    training: ReplayableTraining,
     batch: Any,
     before: ReplayState,
     by_group: Sequence[float],
@@ -60,7 +60,7 @@ def check_derivative(
     The model, its losses and its optimizer run as they ran in training; nothing that the derivative is computed by is used.
 
     Args:
-        course: The training; it stays as it is.
+        training: The training; it stays as it is.
         batch: What the step is taken on.
         before: The state before it.
         by_group: Learning rate of each parameter group.
@@ -74,19 +74,19 @@ def check_derivative(
     Raises:
         RuntimeError, TypeError, ValueError: The model or its losses do not work in double precision.
     """
-    twin = course.fork()
+    twin = training.fork()
     twin.model.double()
     batch = batch if whole or size_of(batch) <= FEW or without_rows(batch) else rows(batch, slice(0, FEW))
     batch, state, after = pytree.tree_map(_double, batch), before.mapped(_double), _mapped(adjoint)
     twin.set_momenta(momenta)
     set_random_state(random)
-    ((slopes, earlier),) = twin.back(batch, state, twin.rates(by_group), count, [after], at=None, curvature=True, whole=True)
-    ones = torch.ones_like(slopes)
+    ((grad_dots, earlier),) = twin.back(batch, state, twin.rates(by_group), count, [after], at=None, curvature=True, whole=True)
+    ones = torch.ones_like(grad_dots)
 
     def end(start: ReplayState, weights: Tensor) -> Tensor:
         twin.restore(dataclasses.replace(start, random=random))
         with eager():
-            twin.take(batch, by_group, weights)
+            twin.step(batch, by_group, weights)
         return _terms(after, twin)
 
     draw = torch.Generator().manual_seed(count)
@@ -94,12 +94,12 @@ def check_derivative(
     def noise(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=draw, dtype=torch.float64).to(like.device)
 
-    along = noise(slopes)
+    along = noise(grad_dots)
     checks = [
         _compared(
             lambda step: (end(state, ones + step * along), end(state, ones - step * along)),
-            float(along @ slopes),
-            float(along.norm() * slopes.norm()) / len(slopes) ** 0.5,
+            float(along @ grad_dots),
+            float(along.norm() * grad_dots.norm()) / len(grad_dots) ** 0.5,
             tolerance,
         )
     ]
@@ -192,14 +192,14 @@ def _shifted(
     return dataclasses.replace(state, model=model, slots=slots)
 
 
-def _terms(adjoint: Adjoint, course: ReplayableTraining) -> Tensor:
-    """Adjoint times the state in which a course stands, number by number."""
-    parameters, buffers = dict(course.model.named_parameters()), course.buffers
+def _terms(adjoint: Adjoint, training: ReplayableTraining) -> Tensor:
+    """Adjoint times the state in which a training stands, number by number."""
+    parameters, buffers = dict(training.model.named_parameters()), training.buffers
     pairs = [(value, parameters[name].detach()) for name, value in adjoint.params.items()]
     pairs += [(value, buffers[name]) for name, value in adjoint.statistics.items()]
-    pairs += [(value, course.averages[name]) for name, value in adjoint.averages.items()]
+    pairs += [(value, training.averages[name]) for name, value in adjoint.averages.items()]
     for slot, values in adjoint.carried.items():
-        held = {name: course.optimizer.state[parameters[name]].get(slot) for name in values}
+        held = {name: training.optimizer.state[parameters[name]].get(slot) for name in values}
         pairs += [(value, held[name]) for name, value in values.items() if held[name] is not None]
     return torch.cat([(value * state).flatten() for value, state in pairs])
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..maths import curvature
 from ..maths.derivatives import (
     CHUNK_BYTES,
@@ -182,7 +182,7 @@ class Functional:
             stack.enter_context(watch)
             return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch), watch.seen
 
-    def taken_apart(self, params: Params, buffers: Params, batch: Any) -> bool:
+    def takes_rows_apart(self, params: Params, buffers: Params, batch: Any) -> bool:
         """Whether single examples of a batch have the losses that they have in it: not where the losses read a part that has no rows."""
         if not without_rows(batch):
             return True
@@ -198,10 +198,10 @@ class Functional:
         Raises:
             UsageError: The losses read a part of the batch that has no row for each example.
         """
-        if not self.taken_apart(params, buffers, batch):
+        if not self.takes_rows_apart(params, buffers, batch):
             parts = [f"{path} ({kind})" for path, kind in without_rows(batch).items()]
             raise UsageError(
-                f"The losses read a part of the batch that has no row for each example, so none can be left out of it: {some(parts, len(parts))}. "
+                f"The losses read a part of the batch that has no row for each example, so none can be left out of it: {listed(parts, len(parts))}. "
                 "Let collate_fn make a tensor of it, with a row for each example, or choose form=weight."
             )
 
@@ -219,7 +219,7 @@ class Functional:
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
         """
-        apart = self.taken_apart(params, buffers, batch)
+        apart = self.takes_rows_apart(params, buffers, batch)
         module, at, inputs, targets, loss = self._by_example(params, batch, apart)
         prefix = "" if module is self.model else "model."
         with contextlib.ExitStack() as stack:
@@ -242,14 +242,14 @@ class Functional:
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error
-        self._by_rule[names] = found.by_rule
-        if not found.by_chunks:
+        self._by_rule[names] = found.from_layer_rules
+        if not found.materialised:
             self._all_by_rule.add(names)
-        way = "gradients in chunks of examples" if found.by_chunks else "norms by layer"
+        way = "gradients in chunks of examples" if found.materialised else "norms by layer"
         norms, dots = (
             {name.removeprefix(prefix): v for name, v in part.items()} for part in (found.grad_sq_norms, found.grad_dots)
         )
-        return Products(norms, dots, found.by_chunks, found.by_rule), way
+        return Products(norms, dots, found.materialised, found.from_layer_rules), way
 
     def grads(
         self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], chunk_bytes: int | None = None
@@ -259,7 +259,7 @@ class Functional:
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
         """
-        apart = self.taken_apart(params, buffers, batch)
+        apart = self.takes_rows_apart(params, buffers, batch)
         module, at, inputs, targets, loss = self._by_example(params, batch, apart)
         prefix = "" if module is self.model else "model."
         chunks = example_gradients(

@@ -19,7 +19,7 @@ SHIFT = 1e-2
 
 
 def hidden_state(
-    course: ReplayableTraining,
+    training: ReplayableTraining,
     batch: Any,
     before: ReplayState,
     random: tuple[Tensor, ...],
@@ -33,23 +33,23 @@ def hidden_state(
     Counters, schedules and other state that does not depend on the parameters are none; nor is what is written before it is read.
 
     Args:
-        course: The training; its model is left as it was.
+        training: The training; its model is left as it was.
         batch: What a step is taken on.
         before: The state before that step.
         random: Random state with which the step is taken.
-        take: Takes the step from where the course stands.
+        take: Takes the step from where the training stands.
         statistics: Names of running statistics that are differentiated.
         changing: Names of buffers that are known to change in training.
         targets: What is asked of the trained model, in eval mode.
     """
-    model = course.model
-    known, now = set(statistics), random_state(course.device)
-    standing = course.snapshot()
+    model = training.model
+    known, now = set(statistics), random_state(training.device)
+    standing = training.state()
 
     def forward() -> list[Tensor]:
         set_random_state(random)
         with torch.no_grad(), written_out():
-            return [course.functional.losses(model, batch).detach().clone()]
+            return [training.functional.losses(model, batch).detach().clone()]
 
     def asked() -> list[Tensor]:
         model.eval()
@@ -60,7 +60,7 @@ def hidden_state(
             model.train()
 
     try:
-        course.restore(before)
+        training.restore(before)
         earlier = {name: value.clone() for name, value in state_of(model).items()}
         set_random_state(random)
         take()
@@ -71,14 +71,14 @@ def hidden_state(
 
         def start(names: Sequence[str], parameters: bool = False) -> None:
             """Stand before the step, with some of the state moved."""
-            course.restore(before)
+            training.restore(before)
             for name, value in state_of(model).items():
                 if name in earlier and value.shape == earlier[name].shape:
                     with torch.no_grad():
                         value.copy_(earlier[name])
                 if name in names:
                     _shift(value)
-            for value in course.params.values() if parameters else ():
+            for value in training.params.values() if parameters else ():
                 _shift(value)
 
         start(())
@@ -112,7 +112,7 @@ def hidden_state(
                 read.append(name)
         return read
     finally:
-        course.restore(standing)
+        training.restore(standing)
         set_random_state(now)
 
 

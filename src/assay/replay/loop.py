@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from ..core.arguments import checked_fields
-from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, some
+from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, listed
 from ..core.ids import Ids
 from ..maths import draws
 from ..maths.trajectories import Update
@@ -284,14 +284,14 @@ class LoopTraining(ReplayableTraining):
             )
         return {name: found[name].to(self.device, copy=True) for name in self.functional.names}
 
-    def begin(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         if self._loop.begin_epoch is not None:
             self._loop.begin_epoch(epoch)
         if not self.free:
             seed_loop(self._run.header.seed, epoch, self._loop.loader)
             self._batches = iter(keyed_copy(self._loop.loader, lasting_workers=False))
 
-    def fetch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
+    def batch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
         if self.free:
             return self._collated(self._loop.loader.dataset, positions)
         fetched = next(self._batches, None)
@@ -316,7 +316,7 @@ class LoopTraining(ReplayableTraining):
                 which = "clean=" if self._loop.clean is not None else "The loader's dataset"
                 what = " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
                 raise UsageError(
-                    f"{which} cannot be asked for a batch of ids {some(self._run.ids.take(positions.numpy()), len(positions))}: {what}. Give "
+                    f"{which} cannot be asked for a batch of ids {listed(self._run.ids.take(positions.numpy()), len(positions))}: {what}. Give "
                     "a dataset whose items collate_fn of the loader puts together, as it does those of the loader's dataset."
                 ) from error
         if self.label_path is not None:
@@ -337,13 +337,13 @@ class LoopTraining(ReplayableTraining):
             ids, at = self._run.ids.take(positions[apart].numpy()), int(apart.nonzero()[0])
             where = "clean=" if self._loop.clean is not None else "the loader's dataset and collate_fn"
             raise Mismatch(
-                f"{self._run.folder}: {where} give other labels than were recorded for ids {some(ids, len(ids))} (id {ids.values[0]}: "
+                f"{self._run.folder}: {where} give other labels than were recorded for ids {listed(ids, len(ids))} (id {ids.values[0]}: "
                 f"{int(recorded[at])} was recorded, {int(labels.reshape(-1)[at])} is given); give the examples in the recorded order, each with "
                 "its own label."
             )
 
     @contextlib.contextmanager
-    def apart(self) -> Iterator[None]:
+    def isolated(self) -> Iterator[None]:
         """NumPy's, Python's, the loader's and its samplers' generators come back as they were."""
         own = loader_generators(self._loop.loader)
         before = [generator.get_state() for _, generator in own]
@@ -374,7 +374,7 @@ class LoopTraining(ReplayableTraining):
     def _placed(self, batch: Any) -> Any:
         return pytree.tree_map(lambda part: part.to(self.device) if isinstance(part, Tensor) else part, batch)
 
-    def take(
+    def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
         logits = None
@@ -398,7 +398,7 @@ class LoopTraining(ReplayableTraining):
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.optimizer.step()
-        self.follow()
+        self.update_ema()
         return None if logits is None else logits.detach()
 
     def divisor(self, batch: Any) -> float:

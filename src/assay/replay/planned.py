@@ -72,13 +72,13 @@ class PlannedTraining(ReplayableTraining):
                 f"The recipe has ema={self.ema}, and the state after epoch {epoch} {held} of the parameters; give the recipe that was recorded."
             )
 
-    def begin(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         seed_torch(draws.integer(self._recipe.seed, "torch", epoch), self.device)
 
-    def apart(self) -> contextlib.AbstractContextManager[None]:
+    def isolated(self) -> contextlib.AbstractContextManager[None]:
         return full_precision(self.device)
 
-    def fetch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
+    def batch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
         batch = self._inputs[positions].to(self.device)
         if self._augment is not None:
             batch = self._augment(batch, self._ids.keys[positions.numpy()], epoch=epoch, step=step)
@@ -94,7 +94,7 @@ class PlannedTraining(ReplayableTraining):
     def _ready(self, batch: Tensor) -> Tensor:
         return batch if self._prepare is None else self._prepare(batch)
 
-    def take(
+    def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
         inputs, labels, *own = batch
@@ -102,5 +102,5 @@ class PlannedTraining(ReplayableTraining):
             weights = own[0] if weights is None else own[0] * weights
         logits = forward(self.model, inputs, self._recipe.precision)
         update(self.optimizer, batch_loss(example_losses(logits, labels), weights, divisor), rates[0], self.clip)
-        self.follow()
+        self.update_ema()
         return logits.detach()

@@ -22,12 +22,12 @@ CLASSES = 64
 
 
 def check_reduction(
-    course: ReplayableTraining, loss: Callable[[nn.Module, Any], Tensor], losses: Losses, forward: Forward, batch: Any
+    training: ReplayableTraining, loss: Callable[[nn.Module, Any], Tensor], losses: Losses, forward: Forward, batch: Any
 ) -> None:
-    """Refuse a `loss` that is not the sum of `losses` divided by the course's divisor, in value or gradient. The course stays as it is.
+    """Refuse a `loss` that is not the sum of `losses` divided by the training's divisor, in value or gradient. The training stays as it is.
 
     Args:
-        course: Stands before a step, in train mode.
+        training: Stands before a step, in train mode.
         loss: What the loop calls backward on.
         losses: The loss of each example.
         forward: Logits and labels of a batch, to find out what `loss` may be.
@@ -36,10 +36,10 @@ def check_reduction(
     Raises:
         UsageError: They differ; says how, and what would fit.
     """
-    look = _Look(course, batch)
-    value, gradient = look.at(lambda: loss(course.model, batch))
-    divisor = course.divisor(batch)
-    told, expected = look.at(lambda: losses(course.model, batch).sum() / divisor)
+    look = _Look(training, batch)
+    value, gradient = look.at(lambda: loss(training.model, batch))
+    divisor = training.divisor(batch)
+    told, expected = look.at(lambda: losses(training.model, batch).sum() / divisor)
     allowed = AGREES_HALF if look.half else AGREES
     if _near(gradient, expected, allowed) and abs(value - told) <= allowed * max(abs(value), abs(told)) + 1e-6:
         return
@@ -76,7 +76,7 @@ def _scaled(how: str, factor: float, divisor: float, size: int) -> NoReturn:
 
 def _smoothing(look: "_Look", forward: Forward, batch: Any, value: float, gradient: Tensor, allowed: float) -> str:
     """A sentence on label smoothing, if the loss is a mean of such cross-entropies."""
-    model = look.course.model
+    model = look.training.model
 
     def plain() -> Tensor:
         return F.cross_entropy(*forward(model, batch))
@@ -97,7 +97,7 @@ def _smoothing(look: "_Look", forward: Forward, batch: Any, value: float, gradie
 
 def _class_weights(look: "_Look", forward: Forward, batch: Any, value: float, gradient: Tensor, allowed: float) -> str:
     """A sentence on weights of the classes, if the loss is a weighted mean of cross-entropies."""
-    model = look.course.model
+    model = look.training.model
     labels = forward(model, batch)[1]
     present = labels.unique().tolist()
     if not 1 < len(present) <= CLASSES:
@@ -137,11 +137,11 @@ class _Look:
         half: Whether numbers of 16 bits had a part in one of them.
     """
 
-    def __init__(self, course: ReplayableTraining, batch: Any):
-        self.course, self.half = course, False
-        self._buffers = {name: value.clone() for name, value in course.buffers.items()}
-        self._generators = course.generators()
-        self._leaves = [p for name, p in course.model.named_parameters() if name in course.functional.names]
+    def __init__(self, training: ReplayableTraining, batch: Any):
+        self.training, self.half = training, False
+        self._buffers = {name: value.clone() for name, value in training.buffers.items()}
+        self._generators = training.generators()
+        self._leaves = [p for name, p in training.model.named_parameters() if name in training.functional.names]
         self._note(batch)
 
     def _note(self, value: Any) -> Any:
@@ -164,9 +164,9 @@ class _Look:
                 gradients = torch.autograd.grad(value.sum(), self._leaves, allow_unused=True)
         finally:
             with torch.no_grad():
-                for name, buffer in self.course.buffers.items():
+                for name, buffer in self.training.buffers.items():
                     buffer.copy_(self._buffers[name])
-            self.course.set_generators(self._generators)
+            self.training.set_generators(self._generators)
         return float(value.detach()), _flat(gradients, self._leaves)
 
 

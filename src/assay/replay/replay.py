@@ -44,7 +44,7 @@ ROUNDING = 1000
 """Multiples of the precision of the parameters' type within which two trainings differ by the order of their sums alone."""
 AS_ROUNDED = (
     "That is rounding: the steps are the recorded ones by another formula or on another kernel. Give loss= as your loop computes it, or allow "
-    "it by replaying=assay.ReplayConfig(tolerance=1e-6)."
+    "it by replay_config=assay.ReplayConfig(tolerance=1e-6)."
 )
 
 
@@ -58,7 +58,7 @@ class Replay:
     def __init__(
         self,
         run: Run,
-        course: ReplayableTraining,
+        training: ReplayableTraining,
         targets: Mapping[str, Target],
         *,
         schedule: str = "sqrt",
@@ -70,7 +70,7 @@ class Replay:
 
         Args:
             run: What was recorded.
-            course: How its steps are taken.
+            training: How its steps are taken.
             targets: The numbers whose change can be asked for.
             schedule: `sqrt` (every state of the stretch in memory where they take at most `HELD_BYTES`; else about 2 sqrt(steps) of
                 them, each step taken at most twice), `all` (every state in memory), `every=STEPS` (a mark every so many steps), `tree`
@@ -93,7 +93,7 @@ class Replay:
             raise UsageError(f"memory={memory} is not a number of bytes above 0.")
         if not 0 <= tolerance < 1:
             raise UsageError(f"tolerance={tolerance} is outside 0..1, 1 excluded.")
-        self.run, self.course = run, course
+        self.run, self.training = run, training
         self.memory, self.tolerance = memory, tolerance
         self.kept = tuple(run.states())
         if not self.kept:
@@ -128,7 +128,7 @@ class Replay:
         """By step whose derivative was held against central differences: how far it is from them, as a part of its size."""
         self.unconfirmed: dict[int, str] = {}
         """By step whose derivative could not be held against central differences: why, in a sentence."""
-        self._own = StepRun(self, course)
+        self._own = StepRun(self, training)
 
     # ------------------------------------------------------------------ what was recorded
 
@@ -188,7 +188,7 @@ class Replay:
                 "as grand, tracin and vog."
             )
         self.check_groups()
-        self.course.check_steps()
+        self.training.check_steps()
         self._steps_checked = True
 
     def check_groups(self) -> None:
@@ -211,21 +211,21 @@ class Replay:
         if not steps:
             return iter(())
         self.check_steps()
-        return StepRun(self, self.course.fork()).forwards(steps)
+        return StepRun(self, self.training.fork()).forwards(steps)
 
     def backwards(self, steps: range, *, replay: bool = True) -> Iterator[ReplayedStep]:
         """These steps, last to first, on a model of their own."""
         if not steps:
             return iter(())
         self.check_steps()
-        self.course.updates()
-        return StepRun(self, self.course.fork()).backwards(steps, replay=replay)
+        self.training.updates()
+        return StepRun(self, self.training.fork()).backwards(steps, replay=replay)
 
     def isolated(self) -> contextlib.AbstractContextManager[None]:
         """Threads and kernels as they were in training, and random states that are put back afterwards."""
         return self._own.isolated()
 
-    def check_hidden_state(self, course: ReplayableTraining, step: "ReplayedStep") -> None:
+    def check_hidden_state(self, training: ReplayableTraining, step: "ReplayedStep") -> None:
         """Refuse a training that is differentiated wrongly because of state that is neither a parameter nor BatchNorm's.
 
         Raises:
@@ -233,19 +233,21 @@ class Replay:
         """
         if self._state_checked:
             return
-        ends = [sums for commit in self.run.commits if (sums := names_inside(self.run.state_sums(commit.epoch), course.model))]
-        buffers = {name for name, value in course.buffers.items() if value.is_floating_point()}
+        ends = [
+            sums for commit in self.run.commits if (sums := names_inside(self.run.state_checksums(commit.epoch), training.model))
+        ]
+        buffers = {name for name, value in training.buffers.items() if value.is_floating_point()}
         changing = [name for name in buffers if len({sums[name] for sums in ends if name in sums}) > 1]
-        params = {name: step.before.model[name] for name in course.functional.names}
+        params = {name: step.before.model[name] for name in training.functional.names}
         with torch.no_grad():
             set_random_state(step.random)
-            statistics = course.functional.with_statistics(params, step.buffers, step.batch)[1]
+            statistics = training.functional.with_statistics(params, step.buffers, step.batch)[1]
         read = hidden_state(
-            course,
+            training,
             step.batch,
             step.before,
             step.random,
-            lambda: course.take(step.batch, list(self.order(step.epoch)[1][self.place(step.index)[1]].tolist())),
+            lambda: training.step(step.batch, list(self.order(step.epoch)[1][self.place(step.index)[1]].tolist())),
             statistics,
             changing,
             [functools.partial(self._evaluated, name) for name in self.targets],
@@ -261,7 +263,7 @@ class Replay:
     def _evaluated(self, name: str, model: nn.Module) -> float:
         return float(torch.stack([part.to(torch.float64) for part in parts_of_target(self.named(name), model, name)]).sum())
 
-    def confirm_derivative(self, course: ReplayableTraining, step: "ReplayedStep", adjoint: Adjoint) -> None:
+    def confirm_derivative(self, training: ReplayableTraining, step: "ReplayedStep", adjoint: Adjoint) -> None:
         """Hold a step's derivative against central differences, in double precision.
 
         Raises:
@@ -270,7 +272,7 @@ class Replay:
         number = self.place(step.index)[1]
         try:
             check = check_derivative(
-                course,
+                training,
                 step.batch,
                 step.before,
                 self.order(step.epoch)[1][number].tolist(),
@@ -346,9 +348,9 @@ class Replay:
         """Whether this epoch is known to end where it was recorded to end."""
         return epoch in self._checked
 
-    def rates(self, by_group: Sequence[float], course: ReplayableTraining) -> Mapping[str, float]:
+    def rates(self, by_group: Sequence[float], training: ReplayableTraining) -> Mapping[str, float]:
         """Learning rate of each trainable parameter; of one that the recorded optimizer does not hold 0, or none to be had if it changed."""
-        rates, names = course.rates(by_group), course.functional.names
+        rates, names = training.rates(by_group), training.functional.names
         if set(names) <= rates.keys():
             return rates
         return RatesByName(rates | dict.fromkeys(self._untouched - rates.keys(), 0.0))
@@ -374,31 +376,31 @@ class Replay:
     def _untouched(self) -> set[str]:
         """Names of the trainable parameters that training left as they were."""
         first, last = (
-            names_inside(self.run.model(epoch), self.course.model) for epoch in (self.run.states()[0], self.run.states()[-1])
+            names_inside(self.run.model(epoch), self.training.model) for epoch in (self.run.states()[0], self.run.states()[-1])
         )
-        return {name for name in self.course.functional.names if torch.equal(first[name], last[name])}
+        return {name for name in self.training.functional.names if torch.equal(first[name], last[name])}
 
-    def check(self, epoch: int, course: ReplayableTraining) -> None:
+    def check(self, epoch: int, training: ReplayableTraining) -> None:
         """Hold the parameters at an epoch's end, and their average, against the recorded ones.
 
         Raises:
             Mismatch: They differ by more than the tolerance.
         """
         self._checked.add(epoch)
-        sums = names_inside(self.run.state_sums(epoch), course.model)
-        now = {name: value for name, value in course.model.state_dict().items() if name in sums}
-        if course.averages:
-            sums |= {f"the average of {name}": value for name, value in self.run.average_sums(epoch).items()}
-            averages = {f"the average of {name}": value for name, value in course.averages.items()}
+        sums = names_inside(self.run.state_checksums(epoch), training.model)
+        now = {name: value for name, value in training.model.state_dict().items() if name in sums}
+        if training.averages:
+            sums |= {f"the average of {name}": value for name, value in self.run.average_checksums(epoch).items()}
+            averages = {f"the average of {name}": value for name, value in training.averages.items()}
             now |= {name: value for name, value in averages.items() if name in sums}
         differing = [name for name, value in now.items() if checksum(value) != sums[name]]
         if not differing:
             return
-        gap = self._gap(epoch, course)
+        gap = self._gap(epoch, training)
         if self.tolerance == 0:
             far = "" if gap is None else f"; they are {gap:.2g} of their norm apart, and ReplayConfig(tolerance=0) allows nothing"
             where = f"{len(differing)} of {len(now)} tensors differ at its end, {differing[0]} among them{far}"
-            if gap is not None and gap <= ROUNDING * max(torch.finfo(value.dtype).eps for value in course.params.values()):
+            if gap is not None and gap <= ROUNDING * max(torch.finfo(value.dtype).eps for value in training.params.values()):
                 self._refuse(epoch, where, AS_ROUNDED)
             self._refuse(epoch, where)
         if gap is not None and not gap <= self.tolerance:
@@ -414,17 +416,17 @@ class Replay:
         changed = [f"{name} {then}, here is {now_here[name]}" for name, then in recorded.items() if then != now_here[name]]
         if changed:
             raise Mismatch(f"{message}. It was recorded by {' and '.join(changed)}: take it again there, or record it here.")
-        raise Mismatch(f"{message}. {causes or self.course.causes}")
+        raise Mismatch(f"{message}. {causes or self.training.causes}")
 
-    def _gap(self, epoch: int, course: ReplayableTraining) -> float | None:
+    def _gap(self, epoch: int, training: ReplayableTraining) -> float | None:
         """Distance from the recorded parameters and their average at an epoch's end, as a part of their norm; None if they were not kept."""
         if epoch not in self.kept:
             return None
-        recorded = names_inside(self.run.model(epoch), course.model)
-        own = {name: value.double().cpu() for name, value in course.params.items()}
-        if course.averages:
+        recorded = names_inside(self.run.model(epoch), training.model)
+        own = {name: value.double().cpu() for name, value in training.params.items()}
+        if training.averages:
             recorded |= {f"the average of {name}": value for name, value in self.run.averages(epoch).items()}
-            own |= {f"the average of {name}": value.double().cpu() for name, value in course.averages.items()}
+            own |= {f"the average of {name}": value.double().cpu() for name, value in training.averages.items()}
         apart = torch.stack([(own[name] - recorded[name].double()).square().sum() for name in own]).sum().sqrt()
         return float(apart / torch.stack([recorded[name].double().square().sum() for name in own]).sum().sqrt())
 
@@ -476,38 +478,38 @@ class Replay:
         anchor, epoch = self.anchors(range(steps.start, stop))[0]
         if all(self.checked(one) for one in range(epoch + 1, len(self.epochs))):
             return
-        walk = self._own
+        step_run = self._own
         self._begun = None
-        with walk.isolated():
-            walk.advance(walk.state(epoch), anchor, stop)
+        with step_run.isolated():
+            step_run.advance(step_run.state(epoch), anchor, stop)
 
     def _again(self, weights: Tensor, steps: range, targets: Sequence[str], form: str) -> list[float]:
         self.hold_end(steps)
-        walk = self._own
-        with walk.isolated():
-            if self._begun is None or self._begun[0] != steps.start or not self.course.free:
+        step_run = self._own
+        with step_run.isolated():
+            if self._begun is None or self._begun[0] != steps.start or not self.training.free:
                 anchor, epoch = self.anchors(range(steps.start, self.epochs[-1].stop))[0]
-                self._begun = steps.start, walk.advance(walk.state(epoch), anchor, steps.start)
-            self.course.restore(self._begun[1])
+                self._begun = steps.start, step_run.advance(step_run.state(epoch), anchor, steps.start)
+            self.training.restore(self._begun[1])
             for index in range(steps.start, self.epochs[-1].stop):
                 epoch, number = self.place(index)
                 order, recorded, momenta = self.order(epoch)
                 positions, rates = order[number], recorded[number].tolist()
-                batch, _ = walk.fetch(index)
-                self.course.set_momenta(None if momenta is None else momenta[number])
-                own = weights[positions].to(self.course.device) if index in steps else None
+                batch, _ = step_run.batch(index)
+                self.training.set_momenta(None if momenta is None else momenta[number])
+                own = weights[positions].to(self.training.device) if index in steps else None
                 stays = None if own is None or form == "weight" else own > 0
                 if stays is not None and not bool(stays.any()):
                     continue
                 left = batch
                 if stays is not None and not bool(stays.all()):
-                    self.course.functional.check_rows(self.course.params, self.course.buffers, batch)
+                    self.training.functional.check_rows(self.training.params, self.training.buffers, batch)
                     left = rows(batch, stays)
                 with explained(epoch, number, left):
                     if stays is None:
-                        self.course.take(left, rates, own)
+                        self.training.step(left, rates, own)
                     else:
-                        self.course.take(left, rates, divisor=self.course.divisor(batch) if form == "removed" else None)
+                        self.training.step(left, rates, divisor=self.training.divisor(batch) if form == "removed" else None)
             return [self._value(name) for name in targets]
 
     # ------------------------------------------------------------------ the end, and targets
@@ -531,7 +533,7 @@ class Replay:
     def final(self) -> Params:
         """Trainable parameters after the last step, not their average."""
         end = self.finish()
-        return {name: end.model[name] for name in self.course.functional.names}
+        return {name: end.model[name] for name in self.training.functional.names}
 
     def reference(self, name: str) -> Params:
         """Trainable parameters that were given from outside.
@@ -544,7 +546,7 @@ class Replay:
         return self.references[name]
 
     def _of_this_model(self, name: str, values: Params) -> dict[str, Tensor]:
-        own = self.course.params
+        own = self.training.params
         for key, value in own.items():
             if key not in values or values[key].shape != value.shape:
                 shape = "is not in it" if key not in values else f"has shape {tuple(values[key].shape)} in it"
@@ -557,17 +559,17 @@ class Replay:
         """Derivative of a target by the state after the last step."""
         end = self.finish()
         with self._own.isolated():
-            self.course.restore(end)
-            with standing_at(self.course.model, self.course.averages):
-                _, params, statistics = target_gradient(self.course, self.named(name), name)
-        if self.course.ema is None:
+            self.training.restore(end)
+            with standing_at(self.training.model, self.training.averages):
+                _, params, statistics = target_gradient(self.training, self.named(name), name)
+        if self.training.ema is None:
             return Adjoint(params, {}, statistics)
         return Adjoint({key: torch.zeros_like(value) for key, value in params.items()}, {}, statistics, params)
 
     def _value(self, name: str) -> float:
-        """A target where the course stands: at the average of the parameters, if there is one."""
-        target, model = self.named(name), self.course.model
-        with torch.no_grad(), mode(model, False), standing_at(model, self.course.averages):
+        """A target where the training stands: at the average of the parameters, if there is one."""
+        target, model = self.named(name), self.training.model
+        with torch.no_grad(), mode(model, False), standing_at(model, self.training.averages):
             value = float(torch.stack([part.to(torch.float64) for part in parts_of_target(target, model, name)]).sum())
         if not abs(value) < float("inf"):
             raise NumericalError(f"Target {name!r} is {value}; the model has diverged.")
@@ -632,8 +634,8 @@ class Replay:
                 f"{self.run.folder} kept no model of epoch {epoch}; it kept {', '.join(map(str, self.kept))} (-1 is the state before "
                 "training). Record with checkpoints='every'."
             )
-        kept = names_inside(self.run.model(epoch), self.course.model)
-        now = self.course.model.state_dict()
+        kept = names_inside(self.run.model(epoch), self.training.model)
+        now = self.training.model.state_dict()
         for name, value in now.items():
             if name not in kept or kept[name].shape != value.shape:
                 what = (

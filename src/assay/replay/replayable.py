@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from ..core.errors import AssayError, UsageError
 from ..core.steps import Adjoint
 from ..maths.derivatives import check_twice_differentiable
-from ..maths.differentiable import every_derivative
+from ..maths.differentiable import math_attention
 from ..maths.params import Params
 from ..maths.trajectories import SGDUpdate, Update, average_back, clip_back, clipped
 from ..training.batches import rows, size_of
@@ -191,11 +191,11 @@ class ReplayableTraining(abc.ABC):
         """Put model and optimizer where they stood at the end of a kept epoch (-1: before training)."""
 
     @abc.abstractmethod
-    def begin(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Get ready for the first step of an epoch: seeds, loader."""
 
     @abc.abstractmethod
-    def fetch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
+    def batch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
         """The batch of one step of an epoch, as it was trained on."""
 
     @abc.abstractmethod
@@ -203,7 +203,7 @@ class ReplayableTraining(abc.ABC):
         """A batch of these examples, without augmentation."""
 
     @abc.abstractmethod
-    def take(
+    def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
         """The optimizer step on a batch, exactly as it was taken; the logits before it where they are known.
@@ -231,11 +231,11 @@ class ReplayableTraining(abc.ABC):
         divisor, size = self.divisor(batch), size_of(batch)
         return self.functional if divisor == size else self.functional.scaled(size / divisor)
 
-    def apart(self) -> contextlib.AbstractContextManager[None]:
+    def isolated(self) -> contextlib.AbstractContextManager[None]:
         """While steps are taken again: what this training draws from besides torch's generators stays as it is outside."""
         return contextlib.nullcontext()
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Let the average follow the parameters, after a step."""
         if self.ema is not None:
             average(self.averages, self.params, self.ema)
@@ -255,7 +255,7 @@ class ReplayableTraining(abc.ABC):
         """Where the model stands."""
         return next(iter(self.model.parameters())).device
 
-    def snapshot(self) -> ReplayState:
+    def state(self) -> ReplayState:
         """A copy of the present state."""
         slots: dict[str, dict[str, Tensor]] = {}
         for name, parameter in trainable(self.model).items():
@@ -266,18 +266,18 @@ class ReplayableTraining(abc.ABC):
         averages = {name: value.clone() for name, value in self.averages.items()}
         return ReplayState(model, slots, averages, random_state(self.device))
 
-    def restore(self, snapshot: ReplayState) -> None:
-        """Stand where a snapshot was taken."""
+    def restore(self, state: ReplayState) -> None:
+        """Stand where a state was taken."""
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
-                value.copy_(snapshot.model[name])
+                value.copy_(state.model[name])
         self.optimizer.state.clear()
         parameters = trainable(self.model)
-        for slot, values in snapshot.slots.items():
+        for slot, values in state.slots.items():
             for name, value in values.items():
                 self.optimizer.state[parameters[name]][slot] = value.clone()
-        self.averages = {name: value.clone() for name, value in snapshot.averages.items()}
-        set_random_state(snapshot.random)
+        self.averages = {name: value.clone() for name, value in state.averages.items()}
+        set_random_state(state.random)
 
     def rates(self, by_group: Sequence[float]) -> dict[str, float]:
         """Learning rate of each trainable parameter.
@@ -326,15 +326,15 @@ class ReplayableTraining(abc.ABC):
         size = _part_size(batch, self.device) if apart else total
         # What follows the parameters after the step comes first on the way back.
         adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
-        slopes: list[list[Tensor]] = [[] for _ in adjoints]
-        curved: list[dict[str, Tensor]] = [{} for _ in adjoints]
+        grad_dots: list[list[Tensor]] = [[] for _ in adjoints]
+        hvps: list[dict[str, Tensor]] = [{} for _ in adjoints]
         backs: list[_Backs] | None = None
         fading: dict[str, float] = {}
         for start in range(0, total, size):
             part = batch if size >= total else rows(batch, slice(start, start + size))
             try:
                 backs, fading = self._part(
-                    part, total, updates, params, buffers, before, rates, count, adjoints, curvature, slopes, curved
+                    part, total, updates, params, buffers, before, rates, count, adjoints, curvature, grad_dots, hvps
                 )
             except AssayError:
                 raise
@@ -351,7 +351,7 @@ class ReplayableTraining(abc.ABC):
                 ) from error
         assert backs is not None
         results = []
-        for adjoint, back, slope, product in zip(adjoints, backs, slopes, curved, strict=True):
+        for adjoint, back, slope, product in zip(adjoints, backs, grad_dots, hvps, strict=True):
             after = {name: back.params[name] + product[name] if curvature else value for name, value in adjoint.params.items()}
             # Of a layer that was not called nothing fades.
             statistics = {name: fading.get(name, 1.0) * value for name, value in adjoint.statistics.items()}
@@ -370,10 +370,10 @@ class ReplayableTraining(abc.ABC):
         count: int,
         adjoints: Sequence[Adjoint],
         curvature: bool,
-        slopes: list[list[Tensor]],
-        curved: list[dict[str, Tensor]],
+        grad_dots: list[list[Tensor]],
+        hvps: list[dict[str, Tensor]],
     ) -> tuple[list["_Backs"], dict[str, float]]:
-        with torch.enable_grad(), every_derivative():
+        with torch.enable_grad(), math_attention():
             leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
             # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
             valued = self.clip is not None or not all(update.linear for update in updates)
@@ -409,9 +409,9 @@ class ReplayableTraining(abc.ABC):
                 slope, *rest = torch.autograd.grad(
                     product, wanted, retain_graph=place < len(adjoints) - 1, materialize_grads=True
                 )
-                slopes[place].append(slope)
+                grad_dots[place].append(slope)
                 for name, value in zip(leaves, rest, strict=bool(rest)):
-                    curved[place][name] = curved[place][name] + value if name in curved[place] else value
+                    hvps[place][name] = hvps[place][name] + value if name in hvps[place] else value
         return backs, {name: kept for name, (kept, _) in shares.items()}
 
     def _through_average(self, adjoint: Adjoint, count: int) -> Adjoint:

@@ -12,7 +12,7 @@ from ..core.errors import Mismatch, UsageError
 from ..core.steps import Adjoint
 from ..maths import schedules
 from ..maths.derivatives import check_twice_differentiable
-from ..maths.differentiable import DifferentiableOperations, every_derivative
+from ..maths.differentiable import DifferentiableOperations, math_attention
 from ..maths.params import Params, dot
 from ..training.batches import size_of
 from ..training.device import deterministic, mode, own_random_state, random_layers, random_state, set_random_state
@@ -37,7 +37,7 @@ class ReplayedStep(ModelBatch):
     epoch: int
     rates: Mapping[str, float]
     after: Params
-    walk: "StepRun"
+    step_run: "StepRun"
     before: ReplayState
     random: tuple[Tensor, ...]
     drawn: bool
@@ -49,14 +49,14 @@ class ReplayedStep(ModelBatch):
         self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
     ) -> list[tuple[Tensor, Adjoint]]:
         """The step's derivative; see `core.steps.Step.back`."""
-        course = self.walk.course
-        with self.walk.isolated():
-            course.set_momenta(self.momenta)
+        training = self.step_run.training
+        with self.step_run.isolated():
+            training.set_momenta(self.momenta)
             if at is None and curvature:
-                self.walk.confirm(self, adjoints)
+                self.step_run.confirm(self, adjoints)
             # Dropout must fall as it fell.
             set_random_state(self.random)
-            return course.back(
+            return training.back(
                 self.batch, self.before, self.rates, self.index, adjoints, at=at, curvature=curvature, whole=self.drawn
             )
 
@@ -66,23 +66,23 @@ class ReplayedStep(ModelBatch):
 
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target by the parameters before the step, at them and not at their average."""
-        course = self.walk.course
-        with self.walk.isolated(), standing_at(course.model, self.before.model):
-            return target_gradient(course, self.walk.replay.named(name), name)[1]
+        training = self.step_run.training
+        with self.step_run.isolated(), standing_at(training.model, self.before.model):
+            return target_gradient(training, self.step_run.replay.named(name), name)[1]
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
         """Hessian of a target before the step times a direction."""
         total: dict[str, Tensor] = {}
-        model = self.walk.course.model
+        model = self.step_run.training.model
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.walk.isolated())
+            stack.enter_context(self.step_run.isolated())
             stack.enter_context(standing_at(model, self.before.model))
             stack.enter_context(mode(model, False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(every_derivative())
+            stack.enter_context(math_attention())
             stack.enter_context(DifferentiableOperations())
             leaves = {key: value for key, value in model.named_parameters() if key in self.functional.names}
-            for part in parts_of_target(self.walk.replay.named(name), model, name):
+            for part in parts_of_target(self.step_run.replay.named(name), model, name):
                 first = torch.autograd.grad(part, list(leaves.values()), create_graph=True, materialize_grads=True)
                 along = dot(dict(zip(leaves, first, strict=True)), direction)
                 try:
@@ -96,13 +96,13 @@ class ReplayedStep(ModelBatch):
 
 
 class StepRun:
-    """One way through a recorded training, on a course of its own, so that several may be under way at the same time.
+    """One way through a recorded training, on a training of its own, so that several may be under way at the same time.
 
     Between two steps nothing of it is left in the process: threads, determinism and random states are those outside.
     """
 
-    def __init__(self, replay: "Replay", course: ReplayableTraining):
-        self.replay, self.course = replay, course
+    def __init__(self, replay: "Replay", training: ReplayableTraining):
+        self.replay, self.training = replay, training
         self._generators: Any = None
         self._losses: tuple[int, Tensor] = (-1, torch.zeros(0))
         self._held: tuple[int, dict[int, tuple[Any, tuple[Tensor, ...]]]] = (-1, {})
@@ -112,7 +112,7 @@ class StepRun:
     def isolated(self) -> Iterator[None]:
         """Threads and kernels as they were in training, and random states that are put back afterwards."""
         threads = torch.get_num_threads()
-        with own_random_state(self.course.device), deterministic(self.course.device), self.course.apart():
+        with own_random_state(self.training.device), deterministic(self.training.device), self.training.isolated():
             torch.set_num_threads(self.replay.run.header.threads)
             try:
                 yield
@@ -121,14 +121,14 @@ class StepRun:
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[None]:
-        """`isolated`, with the random states in which this walk was left."""
+        """`isolated`, with the random states in which this step_run was left."""
         with self.isolated():
             if self._generators is not None:
-                self.course.set_generators(self._generators)
+                self.training.set_generators(self._generators)
             try:
                 yield
             finally:
-                self._generators = self.course.generators()
+                self._generators = self.training.generators()
 
     def _resumed(self, steps: Iterator[ReplayedStep]) -> Iterator[ReplayedStep]:
         """The same steps, each made while standing."""
@@ -154,71 +154,71 @@ class StepRun:
 
     def state(self, epoch: int) -> ReplayState:
         """The state at the end of a kept epoch, ready for the next one's first step."""
-        self.course.load(epoch)
-        return self.course.snapshot()
+        self.training.load(epoch)
+        return self.training.state()
 
-    def fetch(self, index: int) -> tuple[Any, tuple[Tensor, ...]]:
-        """The batch of the step that the course stands before, and torch's random state as the step finds it."""
+    def batch(self, index: int) -> tuple[Any, tuple[Tensor, ...]]:
+        """The batch of the step that the training stands before, and torch's random state as the step finds it."""
         epoch, number = self.replay.place(index)
         positions = self.replay.order(epoch)[0][number]
-        if not self.course.free and self._held[0] == epoch and number in self._held[1]:
+        if not self.training.free and self._held[0] == epoch and number in self._held[1]:
             batch, random = self._held[1][number]
             set_random_state(random)
             return batch, random
         if number == 0:
-            self.course.begin(epoch)
-        batch = self.course.fetch(epoch, number, positions)
+            self.training.start_epoch(epoch)
+        batch = self.training.batch(epoch, number, positions)
         if size_of(batch) != len(positions):
             raise Mismatch(
                 f"Epoch {epoch}, step {number} recorded {len(positions)} examples, the loader now gives {size_of(batch)}; give the "
                 "loader as it was."
             )
-        random = random_state(self.course.device)
-        if not self.course.free:
+        random = random_state(self.training.device)
+        if not self.training.free:
             if self._held[0] != epoch:
                 self._held = epoch, {}
             self._held[1][number] = batch, random
         return batch, random
 
-    def take(self, index: int) -> tuple[Any, tuple[Tensor, ...], bool]:
-        """Take one step from where the course stands: its batch, the random state that it found, and whether it drew from it."""
+    def advance_one(self, index: int) -> tuple[Any, tuple[Tensor, ...], bool]:
+        """Take one step from where the training stands: its batch, the random state that it found, and whether it drew from it."""
         replay = self.replay
         epoch, number = replay.place(index)
         # A recording that went on elsewhere after a break may have had other threads from then on.
         if (threads := int(replay.run.condition("threads", epoch))) != torch.get_num_threads():
             torch.set_num_threads(threads)
         _, rates, momenta = replay.order(epoch)
-        batch, random = self.fetch(index)
-        self.course.set_momenta(None if momenta is None else momenta[number])
+        batch, random = self.batch(index)
+        self.training.set_momenta(None if momenta is None else momenta[number])
         with explained(epoch, number, batch):
-            logits = self.course.take(batch, rates[number].tolist())
+            logits = self.training.step(batch, rates[number].tolist())
         if not replay.checked(epoch):
             if logits is not None and replay.run.header.view == "train" and not replay.compared(epoch):
                 if self._losses[0] != epoch:
                     self._losses = epoch, replay.run.shard(epoch).read("losses")
                 replay.compare(epoch, number, logits, self._losses[1])
             if index + 1 == replay.epochs[epoch].stop:
-                replay.check(epoch, self.course)
-        return batch, random, not torch.equal(random[-1], random_state(self.course.device)[-1])
+                replay.check(epoch, self.training)
+        return batch, random, not torch.equal(random[-1], random_state(self.training.device)[-1])
 
     def advance(self, state: ReplayState, start: int, stop: int) -> ReplayState:
         """The state after some steps from a state on."""
-        self.course.restore(state)
+        self.training.restore(state)
         for index in range(start, stop):
-            self.take(index)
-        return self.course.snapshot()
+            self.advance_one(index)
+        return self.training.state()
 
     def _step(self, index: int, before: ReplayState) -> ReplayedStep:
         """Take one step, and everything about it."""
-        self.course.restore(before)
-        batch, random, drawn = self.take(index)
-        after = {name: value.clone() for name, value in self.course.params.items()}
+        self.training.restore(before)
+        batch, random, drawn = self.advance_one(index)
+        after = {name: value.clone() for name, value in self.training.params.items()}
         return self._described(index, before, batch, random, drawn, after)
 
     def _step_again(self, index: int, before: ReplayState, after: Params) -> ReplayedStep:
         """A step whose end is known already, without taking it once more."""
-        self.course.restore(before)
-        batch, random = self.fetch(index)
+        self.training.restore(before)
+        batch, random = self.batch(index)
         return self._described(index, before, batch, random, self._draws(), after)
 
     def _described(
@@ -226,7 +226,7 @@ class StepRun:
     ) -> ReplayedStep:
         epoch, number = self.replay.place(index)
         order, rates, momenta = self.replay.order(epoch)
-        functional = self.course.functional_of(batch)
+        functional = self.training.functional_of(batch)
         return ReplayedStep(
             positions=order[number],
             params={name: before.model[name] for name in functional.names},
@@ -235,9 +235,9 @@ class StepRun:
             batch=batch,
             index=index,
             epoch=epoch,
-            rates=self.replay.rates(rates[number].tolist(), self.course),
+            rates=self.replay.rates(rates[number].tolist(), self.training),
             after=after,
-            walk=self,
+            step_run=self,
             before=before,
             random=random,
             drawn=drawn,
@@ -246,11 +246,11 @@ class StepRun:
         )
 
     def _buffers(self, state: ReplayState) -> dict[str, Tensor]:
-        return {name: state.model.get(name, value) for name, value in self.course.buffers.items()}
+        return {name: state.model.get(name, value) for name, value in self.training.buffers.items()}
 
     def _draws(self) -> bool:
         """Whether a random layer is at work in training."""
-        return bool(random_layers(self.course.model))
+        return bool(random_layers(self.training.model))
 
     def confirm(self, step: ReplayedStep, adjoints: Sequence[Adjoint]) -> None:
         """Refuse a training whose steps cannot be differentiated rightly: hidden state, and derivatives that central differences refute.
@@ -259,21 +259,21 @@ class StepRun:
             UsageError: State that is no parameter follows the parameters, and the loss or a target reads it.
             NumericalError: The derivative of the step is wrong.
         """
-        self.replay.check_hidden_state(self.course, step)
+        self.replay.check_hidden_state(self.training, step)
         if step.confirmed and step.index not in self.replay.derivative_errors and adjoints:
-            self.replay.confirm_derivative(self.course, step, adjoints[0])
+            self.replay.confirm_derivative(self.training, step, adjoints[0])
 
     # ------------------------------------------------------------------ stretches of steps
 
     def _forwards(self, steps: range) -> Iterator[ReplayedStep]:
         anchor, epoch = self.replay.anchors(steps)[0]
-        self.course.load(epoch)
+        self.training.load(epoch)
         for index in range(anchor, steps.start):
-            self.take(index)
+            self.advance_one(index)
         for index in steps:
-            before = self.course.snapshot()
-            batch, random, drawn = self.take(index)
-            yield self._described(index, before, batch, random, drawn, self.course.params)
+            before = self.training.state()
+            batch, random, drawn = self.advance_one(index)
+            yield self._described(index, before, batch, random, drawn, self.training.params)
 
     def _backwards(self, steps: range) -> Iterator[ReplayedStep]:
         anchors = self.replay.anchors(steps)
@@ -292,7 +292,7 @@ class StepRun:
     def _states(self, state: ReplayState, start: int, stop: int) -> Iterator[tuple[int, ReplayState]]:
         """The states before these steps, last to first."""
         replay = self.replay
-        if self.course.free:
+        if self.training.free:
             yield from schedules.backwards(state, start, stop, self.advance, replay.split(state, stop - start))
             return
         # Batches come in the loader's own order only, so that every epoch is gone through from its beginning and then held.
@@ -322,17 +322,17 @@ class StepRun:
 
     def _still(self, steps: range) -> Iterator[ReplayedStep]:
         end = self.replay.finish()
-        final = {name: end.model[name] for name in self.course.functional.names}
-        if self.course.free:
+        final = {name: end.model[name] for name in self.training.functional.names}
+        if self.training.free:
             if self._draws():
                 raise UsageError(
                     "The model draws at random in training (dropout), so its steps cannot be seen again without being taken again; "
                     "choose form=exact."
                 )
             for index in reversed(steps):
-                self.course.restore(end)
-                batch, random = self.fetch(index)
-                self.course.check_loss(batch)
+                self.training.restore(end)
+                batch, random = self.batch(index)
+                self.training.check_loss(batch)
                 yield self._described(index, end, batch, random, False, final)
             return
         for step in self._backwards(steps):

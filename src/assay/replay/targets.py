@@ -41,16 +41,18 @@ def parts_of_target(target: Target, model: nn.Module, name: str) -> Iterator[Ten
         ) from error
 
 
-def target_gradient(course: ReplayableTraining, target: Target, name: str) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+def target_gradient(
+    training: ReplayableTraining, target: Target, name: str
+) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
     """Value of a target, and its derivative by trainable parameters and by running statistics.
 
     Raises:
         UsageError: It does not depend on the parameters.
         NumericalError: It is not finite.
     """
-    model = course.model
+    model = training.model
     buffers = running_statistics(model)
-    leaves = {n: p for n, p in model.named_parameters() if n in course.functional.names}
+    leaves = {n: p for n, p in model.named_parameters() if n in training.functional.names}
     total: dict[str, Tensor] = {}
     value = 0.0
     depends = False

@@ -1,4 +1,4 @@
-"""An exhibit, or a study, as one self-contained HTML page."""
+"""An report, or a study, as one self-contained HTML page."""
 
 from .page import render
 from .study import render_study

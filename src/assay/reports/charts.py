@@ -259,9 +259,9 @@ def over_time(one: Influence, unit: str, names: tuple[str, str] = (HELPFUL, HARM
     """What the extreme examples of a score had gathered by the end of each epoch."""
     rows = [
         {"id": str(id_), "kind": kind, "epoch": epoch, "value": _rounded(value)}
-        for kind, extremes in zip(names, (one.helpful, one.harmful), strict=True)
-        if extremes.over_time is not None
-        for id_, values in zip(extremes.ids, extremes.over_time.T.tolist(), strict=True)
+        for kind, top_examples in zip(names, (one.helpful, one.harmful), strict=True)
+        if top_examples.over_time is not None
+        for id_, values in zip(top_examples.ids, top_examples.over_time.T.tolist(), strict=True)
         for epoch, value in zip(one.epochs, values, strict=True)
     ]
     return _gathered(one, rows, "id", list(names), unit, f"{one.title}: value of the extreme examples over time")

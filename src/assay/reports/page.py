@@ -1,4 +1,4 @@
-"""One HTML file out of one exhibit: no network, no second file, nothing computed."""
+"""One HTML file out of one report: no network, no second file, nothing computed."""
 
 import base64
 import math
@@ -24,8 +24,8 @@ STEPS = 250
 VISITED_NOT = 255
 
 
-def render(exhibit: ReportData) -> str:
-    """The page of one exhibit, the same bytes for the same exhibit.
+def render(report: ReportData) -> str:
+    """The page of one report, the same bytes for the same report.
 
     Returns:
         HTML that loads nothing: charts, table and pictures are inside, and its Content-Security-Policy forbids any request.
@@ -34,54 +34,54 @@ def render(exhibit: ReportData) -> str:
     made = environment()
     made.filters["measure"] = _measure
     return made.get_template("page.html.j2").render(
-        exhibit=exhibit,
+        report=report,
         arm=charts.arm,
         styles=[read("vendor/tabulator_simple.min.css"), read("page.css")],
         scripts=inlined,
         policy=policy(inlined),
-        data=_data(exhibit),
-        specs=_specs(exhibit),
-        histograms=[(one, _scores(exhibit, one.title)) for one in exhibit.histograms],
-        targets=_targets(exhibit),
-        words=_words(exhibit),
+        data=_data(report),
+        specs=_specs(report),
+        histograms=[(one, _scores(report, one.title)) for one in report.histograms],
+        targets=_targets(report),
+        words=_words(report),
     )
 
 
-def _scores(exhibit: ReportData, title: str) -> Scores:
-    return next(scores for scores in exhibit.scores if scores.title == title)
+def _scores(report: ReportData, title: str) -> Scores:
+    return next(scores for scores in report.scores if scores.title == title)
 
 
-def _words(exhibit: ReportData) -> dict[str, Any]:
+def _words(report: ReportData) -> dict[str, Any]:
     """Sentences that depend on which parts there are."""
-    shown, total = len(exhibit.shown), exhibit.examples
+    shown, total = len(report.shown), report.examples
     return {
         "shown": f"All {total:,} examples are on this page."
         if shown == total
-        else f"{shown:,} of {total:,} examples are on this page: {exhibit.picked}",
-        "decision": ", ".join(f"{action} {n:,}" for action, n in exhibit.decision.counts().items()) if exhibit.decision else "",
-        "apart": any(one.wrong is not None for one in exhibit.histograms),
+        else f"{shown:,} of {total:,} examples are on this page: {report.picked}",
+        "decision": ", ".join(f"{action} {n:,}" for action, n in report.decision.counts().items()) if report.decision else "",
+        "apart": any(one.wrong is not None for one in report.histograms),
     }
 
 
-def _targets(exhibit: ReportData) -> list[dict[str, Any]]:
+def _targets(report: ReportData) -> list[dict[str, Any]]:
     """What stands in the section on influence, by target; scores without one come last."""
     blocks: dict[str, dict[str, Any]] = {}
-    for place, one in enumerate(exhibit.influences):
+    for place, one in enumerate(report.influences):
         block = blocks.setdefault(one.target, {"target": one.target, "panels": [], "pairings": []})
-        scores, (helpful, harmful) = _scores(exhibit, one.title), _names(one)
+        scores, (helpful, harmful) = _scores(report, one.title), _names(one)
         block["panels"].append(
             {
                 "place": place,
                 "scores": scores,
                 "influence": one,
                 "strips": [
-                    (name, _cards(exhibit, extremes))
-                    for name, extremes in ((harmful, one.harmful), (helpful, one.helpful))
-                    if len(extremes.ids)
+                    (name, _cards(report, top_examples))
+                    for name, top_examples in ((harmful, one.harmful), (helpful, one.helpful))
+                    if len(top_examples.ids)
                 ],
             }
         )
-    for place, pairing in enumerate(exhibit.pairings):
+    for place, pairing in enumerate(report.pairings):
         if pairing.target in blocks:
             blocks[pairing.target]["pairings"].append((place, pairing))
     return sorted(blocks.values(), key=lambda block: block["target"] == "")
@@ -94,10 +94,12 @@ def _names(one: Influence) -> tuple[str, str]:
     return charts.HELPFUL if one.helping else "least harmful", charts.HARMFUL if one.harming else "least helpful"
 
 
-def _cards(exhibit: ReportData, extremes: TopExamples) -> list[dict[str, Any]]:
-    shown, classes = exhibit.shown, exhibit.class_names
+def _cards(report: ReportData, top_examples: TopExamples) -> list[dict[str, Any]]:
+    shown, classes = report.shown, report.class_names
     cards = []
-    for id_, at, value in zip(extremes.ids, shown.ids.positions(extremes.ids).tolist(), extremes.values.tolist(), strict=True):
+    for id_, at, value in zip(
+        top_examples.ids, shown.ids.positions(top_examples.ids).tolist(), top_examples.values.tolist(), strict=True
+    ):
         given, true = int(shown.given[at]), int(shown.true[at]) if shown.true is not None else None
         cards.append(
             {
@@ -114,45 +116,45 @@ def _cards(exhibit: ReportData, extremes: TopExamples) -> list[dict[str, Any]]:
     return cards
 
 
-def _specs(exhibit: ReportData) -> dict[str, Any]:
+def _specs(report: ReportData) -> dict[str, Any]:
     """Every chart that has something to show."""
-    shown, specs = exhibit.shown, {}
-    if exhibit.verdict is not None and exhibit.verdict.outcomes:
-        specs["accuracies"] = charts.accuracies(exhibit.verdict.outcomes)
-    if exhibit.verdict is not None and exhibit.verdict.comparisons:
-        specs["effects"] = charts.effects(exhibit.verdict.comparisons)
-    if exhibit.data_map is not None and len(shown):
+    shown, specs = report.shown, {}
+    if report.verdict is not None and report.verdict.outcomes:
+        specs["accuracies"] = charts.accuracies(report.verdict.outcomes)
+    if report.verdict is not None and report.verdict.comparisons:
+        specs["effects"] = charts.effects(report.verdict.comparisons)
+    if report.data_map is not None and len(shown):
         specs["map"] = charts.data_map(truth=shown.true is not None, pictures=shown.pictures is not None)
-    if exhibit.trajectories is not None and exhibit.trajectories.epochs and len(shown):
-        specs["lines"] = charts.trajectories(exhibit.trajectories.epochs, truth=shown.true is not None)
-    for place, one in enumerate(exhibit.histograms):
-        specs[f"histogram-{place}"] = charts.histogram(one, _scores(exhibit, one.title).unit)
-    for place, influence in enumerate(exhibit.influences):
-        unit = _scores(exhibit, influence.title).unit
+    if report.trajectories is not None and report.trajectories.epochs and len(shown):
+        specs["lines"] = charts.trajectories(report.trajectories.epochs, truth=shown.true is not None)
+    for place, one in enumerate(report.histograms):
+        specs[f"histogram-{place}"] = charts.histogram(one, _scores(report, one.title).unit)
+    for place, influence in enumerate(report.influences):
+        unit = _scores(report, influence.title).unit
         if influence.epochs and len(influence.harmful.ids):
             specs[f"influence-{place}-time"] = charts.over_time(influence, unit, _names(influence))
         if influence.wrong is not None:
             specs[f"influence-{place}-labels"] = charts.labels_over_time(influence, unit)
         if any(0 < norm < math.inf for _, norm in influence.norms):
             specs[f"influence-{place}-norms"] = charts.adjoints(influence)
-    for place, pairing in enumerate(exhibit.pairings):
+    for place, pairing in enumerate(report.pairings):
         specs[f"pairing-{place}"] = charts.pairing(pairing)
-    for place, curve in enumerate(exhibit.curves):
+    for place, curve in enumerate(report.curves):
         specs[f"curve-{place}-test"] = charts.curve(curve, "test")
         specs[f"curve-{place}-validation"] = charts.curve(curve, "validation")
-    if exhibit.agreement is not None and len(exhibit.agreement.titles) > 1:
-        specs["agreement"] = charts.agreement(exhibit.agreement)
-    if exhibit.found:
-        specs["detection"] = charts.detection(exhibit.found)
+    if report.agreement is not None and len(report.agreement.titles) > 1:
+        specs["agreement"] = charts.agreement(report.agreement)
+    if report.found:
+        specs["detection"] = charts.detection(report.found)
     return specs
 
 
-def _data(exhibit: ReportData) -> dict[str, Any]:
+def _data(report: ReportData) -> dict[str, Any]:
     """What the table, the data map and the chosen examples read: one list per fact, in the order of the shown."""
-    shown = exhibit.shown
+    shown = report.shown
     data: dict[str, Any] = {
-        "total": exhibit.examples,
-        "classes": list(exhibit.class_names),
+        "total": report.examples,
+        "classes": list(report.class_names),
         # Text, because JavaScript has no 64-bit integers.
         "ids": [str(id_) for id_ in shown.ids],
         "numeric": shown.ids.numeric,
@@ -164,28 +166,26 @@ def _data(exhibit: ReportData) -> dict[str, Any]:
         "pictures": [base64.b64encode(thumbnail(image)).decode() for image in shown.pictures]
         if shown.pictures is not None
         else None,
-        "methods": [_method(exhibit, scores) for scores in exhibit.scores],
+        "methods": [_method(report, scores) for scores in report.scores],
         "rankOnly": RANK_ONLY,
     }
-    if exhibit.decision is not None:
-        place = exhibit.decision.ids.positions(shown.ids, "the decision").tolist()
+    if report.decision is not None:
+        place = report.decision.ids.positions(shown.ids, "the decision").tolist()
         reasons: dict[str, int] = {}
         data["decision"] = {
-            "actions": [Action(int(exhibit.decision.actions[i])).name.lower() for i in place],
-            "labels": exhibit.decision.labels[place].tolist(),
-            "weights": _numbers(exhibit.decision.weights[place]),
-            "reason": [reasons.setdefault(exhibit.decision.reasons[i], len(reasons)) for i in place],
+            "actions": [Action(int(report.decision.actions[i])).name.lower() for i in place],
+            "labels": report.decision.labels[place].tolist(),
+            "weights": _numbers(report.decision.weights[place]),
+            "reason": [reasons.setdefault(report.decision.reasons[i], len(reasons)) for i in place],
             "reasons": list(reasons),
         }
-    if exhibit.data_map is not None:
-        data["map"] = {
-            name: _numbers(getattr(exhibit.data_map, name), 4) for name in ("confidence", "variability", "correctness")
-        }
-    if exhibit.trajectories is not None:
-        probs = exhibit.trajectories.target_probs
+    if report.data_map is not None:
+        data["map"] = {name: _numbers(getattr(report.data_map, name), 4) for name in ("confidence", "variability", "correctness")}
+    if report.trajectories is not None:
+        probs = report.trajectories.target_probs
         steps = torch.where(probs.isnan(), VISITED_NOT, (probs.nan_to_num() * STEPS).round().clamp(max=STEPS)).to(torch.uint8)
         data["lines"] = {
-            "epochs": list(exhibit.trajectories.epochs),
+            "epochs": list(report.trajectories.epochs),
             "steps": STEPS,
             "gap": VISITED_NOT,
             "values": base64.b64encode(steps.contiguous().numpy().tobytes()).decode(),
@@ -193,10 +193,10 @@ def _data(exhibit: ReportData) -> dict[str, Any]:
     return data
 
 
-def _method(exhibit: ReportData, scores) -> dict[str, Any]:
+def _method(report: ReportData, scores) -> dict[str, Any]:
     """One score of the shown examples with ranks among all scored ones; null where the method cannot speak."""
     place = {id_: i for i, id_ in enumerate(scores.ids)}
-    at = [place.get(id_) for id_ in exhibit.shown.ids]
+    at = [place.get(id_) for id_ in report.shown.ids]
     values, ranks = scores.values.tolist(), scores.ranks().tolist()
     halves = None
     if scores.repeats is not None and len(scores.repeats) > 1:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
-from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, some
+from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
 from ..maths.observations import faults, observe
 from .disk import (
@@ -282,8 +282,8 @@ class Recorder:
             )
         if self._names is not None and self._names != run.class_names:
             raise Mismatch(
-                f"{self.paths.folder} was recorded with class_names {some(run.class_names, run.classes)}, not "
-                f"{some(self._names, len(self._names))}; resume it as it was begun."
+                f"{self.paths.folder} was recorded with class_names {listed(run.class_names, run.classes)}, not "
+                f"{listed(self._names, len(self._names))}; resume it as it was begun."
             )
         self.labels, self.classes, self._names = run.labels, run.classes, run.class_names
         self._undecided = False
@@ -416,7 +416,7 @@ class Recorder:
             names = self.ids.take(positions[bad])
             raise UsageError(
                 f"Epoch {self.epochs}: the losses of {len(names)} examples had a weight that is negative, not finite, or another one than before in "
-                f"this epoch; ids {some(names, len(names))}. Give each example one weight of 0 or more per epoch."
+                f"this epoch; ids {listed(names, len(names))}. Give each example one weight of 0 or more per epoch."
             )
 
     def observe(self, positions: Int[Tensor, " batch"], logits: Tensor, labels: Tensor) -> None:
@@ -489,7 +489,7 @@ class Recorder:
         if bool(outside.any()):
             values = labels[outside].unique().tolist()
             raise UsageError(
-                f"Epoch {self.epochs}: validation labels are outside 0..{self.classes - 1} ({some(values, len(values))}); give classes of the run."
+                f"Epoch {self.epochs}: validation labels are outside 0..{self.classes - 1} ({listed(values, len(values))}); give classes of the run."
             )
         if bad := int((~logits.isfinite().all(1)).sum()):
             raise NumericalError(
@@ -519,7 +519,7 @@ class Recorder:
         if bool(twice.any()) and not self._may_be_partial:
             names = self.ids.take(twice)
             raise UsageError(
-                f"Epoch {self.epochs}: {len(names)} ids came more than once: {some(names, len(names))}. "
+                f"Epoch {self.epochs}: {len(names)} ids came more than once: {listed(names, len(names))}. "
                 "A recorded training pass visits every example once; with a repeating sampler, record with view='eval', or with partial=True."
             )
         self._check_labels(positions, labels)
@@ -569,7 +569,7 @@ class Recorder:
         if len(positions):
             names = self.ids.take(positions)
             raise NumericalError(
-                f"Epoch {self.epochs}: logits of {len(names)} examples {what}; ids {some(names, len(names))}. "
+                f"Epoch {self.epochs}: logits of {len(names)} examples {what}; ids {listed(names, len(names))}. "
                 f"{cure}; the epochs before are saved."
             )
 
@@ -608,8 +608,8 @@ class Recorder:
         if bool(bad.any()):
             names, values = self.ids.take(positions[bad]), labels[bad].unique().tolist()
             raise UsageError(
-                f"Epoch {self.epochs}: {len(names)} labels are outside 0..{classes - 1} ({some(values, len(values))}); "
-                f"ids {some(names, len(names))}. Give every example one of the classes."
+                f"Epoch {self.epochs}: {len(names)} labels are outside 0..{classes - 1} ({listed(values, len(values))}); "
+                f"ids {listed(names, len(names))}. Give every example one of the classes."
             )
         self._check_one_label(positions, labels, self.labels[positions])
 
@@ -644,7 +644,7 @@ class Recorder:
         elif bool(absent.any()):
             names = self.ids.take(absent)
             raise UsageError(
-                f"Epoch {epoch}: {len(names)} of {len(self.ids)} ids were not visited: {some(names, len(names))}. "
+                f"Epoch {epoch}: {len(names)} of {len(self.ids)} ids were not visited: {listed(names, len(names))}. "
                 "A recorded training pass visits every example; with drop_last or a partial sampler, record with view='eval', or with partial=True."
             )
         labels = self.epoch_labels
@@ -658,7 +658,7 @@ class Recorder:
         if bool(unknown.any()):
             names = self.ids.take(unknown)
             raise UsageError(
-                f"Epoch {self.epochs} did not visit {len(names)} of {len(self.ids)} ids, whose labels are not known yet: {some(names, len(names))}. "
+                f"Epoch {self.epochs} did not visit {len(names)} of {len(self.ids)} ids, whose labels are not known yet: {listed(names, len(names))}. "
                 "Give labels=, one class for each example, or let the first epoch train on all."
             )
 
@@ -795,7 +795,7 @@ class Recorder:
             )
             raise NumericalError(
                 f"Epoch {self.epochs}: after its last step {len(bad)} tensors of model and optimizer are NaN or infinite "
-                f"({some(bad, len(bad), 2)}), so the epoch is not saved. Lower the learning rate or clip the gradient; {rest}."
+                f"({listed(bad, len(bad), 2)}), so the epoch is not saved. Lower the learning rate or clip the gradient; {rest}."
             )
 
     def _remove_superseded(self, epoch: int) -> None:

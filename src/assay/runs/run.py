@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..core.arguments import checked_arguments
 from ..core.epochs import RECORD_ALL
-from ..core.errors import MissingEvidence, RunError, UsageError, some
+from ..core.errors import MissingEvidence, RunError, UsageError, listed
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
 from ..core.needs import EPOCH_NEEDS, Need
@@ -133,7 +133,7 @@ class Run:
                 words.setdefault(", ".join(f"{name} {value}" for name, value in sorted(commit.elsewhere.items())), []).append(
                     commit.epoch
                 )
-        return tuple(f"epochs {some(epochs, len(epochs))} by {how}" for how, epochs in words.items())
+        return tuple(f"epochs {listed(epochs, len(epochs))} by {how}" for how, epochs in words.items())
 
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:
@@ -353,7 +353,7 @@ class Run:
         if bool((absent == self.epochs).any()):
             names = self.ids.take(absent == self.epochs)
             raise MissingEvidence(
-                f"{self.folder} has no mean probabilities of {len(names)} examples, on which no epoch trained: {some(names, len(names))}. {RECORD_ALL}"
+                f"{self.folder} has no mean probabilities of {len(names)} examples, on which no epoch trained: {listed(names, len(names))}. {RECORD_ALL}"
             )
         return total.div_((self.epochs - absent)[:, None])
 
@@ -398,7 +398,7 @@ class Run:
         file = self.state(epoch)
         return {name: file.read(key) for key, name in _model_names(file.sums).items()}
 
-    def state_sums(self, epoch: int) -> dict[str, int]:
+    def state_checksums(self, epoch: int) -> dict[str, int]:
         """Checksum of each of the model's tensors at the end of an epoch, whether or not they are still kept."""
         file = self._commit(epoch).checkpoint
         return {} if file is None else {name: file.sums[key] for key, name in _model_names(file.sums).items()}
@@ -408,7 +408,7 @@ class Run:
         file = self.state(epoch)
         return {name: file.read(key) for key, name in _average_names(file.sums).items()}
 
-    def average_sums(self, epoch: int) -> dict[str, int]:
+    def average_checksums(self, epoch: int) -> dict[str, int]:
         """Checksum of each of the averaged parameters at the end of an epoch, whether or not they are still kept."""
         file = self._commit(epoch).checkpoint
         return {} if file is None else {name: file.sums[key] for key, name in _average_names(file.sums).items()}

@@ -1,4 +1,4 @@
-"""Which measure of difficulty is worth pruning by? The protocol of a course project (CSC413: VoG, EL2N, prediction depth), mended.
+"""Which measure of difficulty is worth pruning by? The protocol of a training project (CSC413: VoG, EL2N, prediction depth), mended.
 
 A part of the training examples (`initial_dataset_size`, here `sizes`) is told hard from easy by models of its own; percentages of it are
 kept; fresh nets are trained at as many steps as on everything.

@@ -25,7 +25,7 @@ from ..core.scores import Scores, ordered
 from ..core.selection import budget_of
 from ..core.study import ALL, EASY, HARD, RANDOM, ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study
 from ..core.trial import FEWEST, Outcome
-from ..experiments.plan import Material, Plan, Recording, material_of
+from ..experiments.plan import LoadedData, Plan, Recording, load_data
 from ..experiments.progress import Progress
 from ..experiments.record import record
 from ..experiments.report import MARK
@@ -189,9 +189,9 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
         if place.exists() and not place.is_dir():
             raise OutputExists(f"{place} is a file, and a study needs a folder there; name another folder.")
     # Files may have changed since this process last read them.
-    material = material_of(setup.final(0), anew=True)
-    setup.plan.augmentation(material, 0)
-    _check_layers(setup, material)
+    loaded = load_data(setup.final(0), anew=True)
+    setup.plan.augmentation(loaded, 0)
+    _check_layers(setup, loaded)
     steps = _steps(setup)
     with contextlib.ExitStack() as stack:
         pool = pool if pool is not None else stack.enter_context(executor("inline"))
@@ -209,9 +209,9 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
     return dataclasses.replace(found, agreement=_agreement(setup, probes))
 
 
-def _check_layers(setup: Setup, material: Material) -> None:
+def _check_layers(setup: Setup, loaded: LoadedData) -> None:
     """Refuse, before anything is recorded, layers that the net does not have."""
-    model, few = setup.final(0).build(material, 0).eval(), material.train.prepared(material.train.inputs[:7])
+    model, few = setup.final(0).build(loaded, 0).eval(), loaded.train.prepared(loaded.train.inputs[:7])
 
     def named(names: Sequence[str] | None) -> list[str]:
         with torch.no_grad():
@@ -268,15 +268,15 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _facts(setup: Setup, steps: int) -> dict[str, Any]:
-    material = material_of(setup.final(0))
+    loaded = load_data(setup.final(0))
     machine = here()
     return {
         "data": setup.plan.data,
-        "training examples": len(material.train),
-        "test examples": len(material.test),
+        "training examples": len(loaded.train),
+        "test examples": len(loaded.test),
         "net": setup.plan.net,
         "steps of each training": steps,
-        "recipe": setup.plan.training.told(),
+        "recipe": setup.plan.training.summary(),
         "torch": machine["torch"],
         "machine": machine["machine"],
         "made": machine["created"],
@@ -286,7 +286,7 @@ def _facts(setup: Setup, steps: int) -> dict[str, Any]:
 def _steps(setup: Setup) -> int:
     """As many steps as the plan's epochs take over all training examples."""
     recipe = setup.plan.training
-    return recipe.epochs * len(steps_of(len(material_of(setup.final(0)).train), recipe.batch, recipe.ragged))
+    return recipe.epochs * len(steps_of(len(load_data(setup.final(0)).train), recipe.batch, recipe.last_batch))
 
 
 Probes = Mapping[tuple[int, float], Path]
@@ -300,7 +300,7 @@ def _probes(setup: Setup, paths: StudyPaths, pool: Executor, progress: Progress)
         for size in setup.sizes:
             plan = setup.probed(repetition, size)
             plain = json.dumps(plan.plain(), sort_keys=True)
-            folder = paths.probe(fingerprint(plain, material_of(setup.final(repetition)).content, __version__))
+            folder = paths.probe(fingerprint(plain, load_data(setup.final(repetition)).content, __version__))
             found[repetition, size] = folder
             if not all(_scored(folder, metric) for metric in setup.metrics):
                 calls.append(Call(f"probe-{repetition}-{size:g}", probe, (plan.plain(), str(folder), setup.metrics)))
@@ -350,7 +350,7 @@ def _due(setup: Setup, repetition: int, probes: Probes) -> Iterator[_Trial]:
                     )
                 recipe = setup.plan.training
                 # Refuses, before anything is trained, a choice that does not fill a batch where what is left is dropped.
-                steps_of(len(chosen), recipe.batch, recipe.ragged)
+                steps_of(len(chosen), recipe.batch, recipe.last_batch)
                 yield _Trial(arm, metric, size, fraction, repetition, _arm(arm, run, chosen))
 
 
@@ -376,8 +376,7 @@ def _outcomes(
     """What each training came to; equal ones are done once."""
     plans = [setup.final(repetition) for repetition in range(setup.seeds)]
     made = [
-        fingerprint(json.dumps(plan.plain(), sort_keys=True), material_of(plan).content, __version__, str(steps))
-        for plan in plans
+        fingerprint(json.dumps(plan.plain(), sort_keys=True), load_data(plan).content, __version__, str(steps)) for plan in plans
     ]
     where = [
         paths.trial(fingerprint(made[one.repetition], one.kept.fingerprint), setup.plan.seed + one.repetition) for one in trials

@@ -71,6 +71,6 @@ def trained(
                 optimizer.step()
                 recorder.batch(logits, y)
     loop = Loop(model, optimizer, loader, ids=ids)
-    replay = open_replay(folder, loop=loop, targets={"validation": held_out}, replaying=ReplayConfig(tolerance=1e-12))
+    replay = open_replay(folder, loop=loop, targets={"validation": held_out}, replay_config=ReplayConfig(tolerance=1e-12))
     weakref.finalize(replay, shutil.rmtree, folder.parent)
     return replay

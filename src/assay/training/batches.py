@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.errors import UsageError, some
+from ..core.errors import UsageError, listed
 from ..maths import draws
 from .recipe import Recipe
 
@@ -24,7 +24,7 @@ def order(keys: np.ndarray, seed: int, epoch: int) -> Int[Tensor, " examples"]:
     return draws.permutation(keys, seed, "order", epoch)
 
 
-def sizes(examples: int, batch: int, ragged: str) -> tuple[int, ...]:
+def sizes(examples: int, batch: int, last_batch: str) -> tuple[int, ...]:
     """How many examples each step of an epoch sees.
 
     keep: the last batch holds what is left. drop: what is left is not visited this epoch. even: as many batches as with
@@ -36,15 +36,15 @@ def sizes(examples: int, batch: int, ragged: str) -> tuple[int, ...]:
     if examples == 0:
         raise UsageError("There are no examples to train on.")
     full, left = divmod(examples, batch)
-    if ragged == "drop":
+    if last_batch == "drop":
         if not full:
             raise UsageError(
-                f"{examples} examples do not fill one batch of {batch}, and ragged='drop' drops the rest; "
-                "use a smaller batch, or ragged='keep'."
+                f"{examples} examples do not fill one batch of {batch}, and last_batch='drop' drops the rest; "
+                "use a smaller batch, or last_batch='keep'."
             )
         return (batch,) * full
     count = full + (left > 0)
-    if ragged == "even":
+    if last_batch == "even":
         low, larger = divmod(examples, count)
         return (low + 1,) * larger + (low,) * (count - larger)
     return (batch,) * full + ((left,) if left else ())
@@ -52,7 +52,7 @@ def sizes(examples: int, batch: int, ragged: str) -> tuple[int, ...]:
 
 def batches(keys: np.ndarray, recipe: Recipe, epoch: int) -> tuple[Int[Tensor, " batch"], ...]:
     """The positions that each step of an epoch sees."""
-    cut = sizes(len(keys), recipe.batch, recipe.ragged)
+    cut = sizes(len(keys), recipe.batch, recipe.last_batch)
     return order(keys, recipe.seed, epoch)[: sum(cut)].split(list(cut))
 
 
@@ -70,7 +70,7 @@ def size_of(batch: Any) -> int:
         what = f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists or dicts"
         if parts:
             raise UsageError(
-                f"{what}, only {some(parts, len(parts))}; let collate_fn put the tensors that these hold into its batch themselves."
+                f"{what}, only {listed(parts, len(parts))}; let collate_fn put the tensors that these hold into its batch themselves."
             )
         raise UsageError(f"{what}; let collate_fn return one of them, such as dict(batch).")
     return size

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, some
+from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, listed
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector, EpochSelection
 from ..maths import draws
@@ -109,7 +109,7 @@ def train(
     """
     device = device_named(recipe.device)
     _check(inputs, labels, ids, recipe, prepare, augment, weights)
-    per_epoch = len(sizes(len(ids), recipe.batch, recipe.ragged))
+    per_epoch = len(sizes(len(ids), recipe.batch, recipe.last_batch))
     epochs, last = recipe.epochs, per_epoch * recipe.epochs
     if steps is not None:
         if (
@@ -267,7 +267,7 @@ def evaluate(
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         raise NumericalError(
-            f"{len(bad)} predictions are not finite, at positions {some(bad, len(bad))}; the model has diverged."
+            f"{len(bad)} predictions are not finite, at positions {listed(bad, len(bad))}; the model has diverged."
         )
     return float((logits.argmax(1) == labels).double().mean()), float(example_losses(logits, labels).mean())
 
@@ -321,7 +321,7 @@ def _check(
     wrong = ~weights.isfinite() | (weights < 0)
     if bool(wrong.any()):
         bad = ids.take(wrong)
-        raise UsageError(f"{len(bad)} weights are negative or not finite; ids {some(bad, len(bad))}.")
+        raise UsageError(f"{len(bad)} weights are negative or not finite; ids {listed(bad, len(bad))}.")
 
 
 def seed_of_epoch(recipe: Recipe, epoch: int) -> int:
@@ -338,7 +338,7 @@ def check_finite(losses: Tensor, ids: Ids, positions: Tensor, epoch: int, step: 
     if not bool(losses.isfinite().all()):
         bad = ids.take(positions[~losses.detach().isfinite().cpu()])
         raise NumericalError(
-            f"Epoch {epoch}, step {step}: the loss of {len(bad)} examples is not finite; ids {some(bad, len(bad))}. "
+            f"Epoch {epoch}, step {step}: the loss of {len(bad)} examples is not finite; ids {listed(bad, len(bad))}. "
             "Look at their inputs, or lower the learning rate."
         )
 
@@ -362,7 +362,7 @@ def check_logits(logits: Tensor, labels: Tensor, ids: Ids, positions: Tensor) ->
         bad = ids.take(positions[wrong.cpu()])
         raise UsageError(
             f"The model has {logits.shape[1]} classes, but {len(bad)} labels are outside 0..{logits.shape[1] - 1}; "
-            f"ids {some(bad, len(bad))}."
+            f"ids {listed(bad, len(bad))}."
         )
 
 
@@ -375,7 +375,7 @@ def check_parameters(model: nn.Module, epoch: int) -> None:
     bad = [name for name, parameter in model.named_parameters() if not bool(parameter.isfinite().all())]
     if bad:
         raise NumericalError(
-            f"After epoch {epoch} {len(bad)} parameters are not finite: {some(bad, len(bad))}. Lower the learning rate."
+            f"After epoch {epoch} {len(bad)} parameters are not finite: {listed(bad, len(bad))}. Lower the learning rate."
         )
 
 
@@ -399,6 +399,6 @@ def explained(epoch: int | None, step: int, batch: Any) -> Iterator[None]:
         elif isinstance(error, torch.OutOfMemoryError):
             hint = "Use a smaller batch."
         elif epoch is not None and size_of(batch) == 1:
-            hint = "A batch of one does not go with BatchNorm; use ragged='even' or 'drop', or another batch size."
+            hint = "A batch of one does not go with BatchNorm; use last_batch='even' or 'drop', or another batch size."
         what = f"shape {tuple(batch.shape)}" if isinstance(batch, Tensor) else f"{size_of(batch)} examples"
         raise UsageError(f"{where}: the model failed on a batch of {what}: {reason}. {hint}") from error

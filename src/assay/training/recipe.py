@@ -10,11 +10,11 @@ from ..core.lineage import fingerprint
 
 Optimizer = Literal["sgd", "adam", "adamw"]
 Schedule = Literal["constant", "step", "cosine", "one_cycle", "inverse_sqrt"]
-Ragged = Literal["keep", "drop", "even"]
+LastBatch = Literal["keep", "drop", "even"]
 Precision = Literal["float32", "bfloat16"]
 Device = Literal["cpu", "cuda"]
 
-_CHOICES = {"optimizer": Optimizer, "schedule": Schedule, "ragged": Ragged, "precision": Precision, "device": Device}
+_CHOICES = {"optimizer": Optimizer, "schedule": Schedule, "last_batch": LastBatch, "precision": Precision, "device": Device}
 
 _INTEGERS = {"epochs": 1, "batch": 1, "horizon": 1, "crop": 0, "seed": 0}
 """The smallest value of each whole number."""
@@ -88,7 +88,7 @@ class Recipe:
         ema: Decay of the running average of the parameters, which is then what the training ends with: the first step copies them,
             each later one makes it ema * average + (1 - ema) * parameters (torch's AveragedModel with get_ema_multi_avg_fn). Running
             statistics are not averaged. None for no average.
-        ragged: A last batch that is not full: `keep` it, `drop` it, or cut the epoch into `even` batches.
+        last_batch: A last batch that is not full: `keep` it, `drop` it, or cut the epoch into `even` batches.
         precision: `float32`, on CUDA too with all its bits (no TF32), or `bfloat16` autocast (CUDA only).
         device: `cpu` or `cuda`.
         crop: Pixels of padding for random crops; 0 for none. Carried out by the `augment` given to `train`.
@@ -119,7 +119,7 @@ class Recipe:
     final_divisor: float = 1e4
     clip: float | None = None
     ema: float | None = None
-    ragged: Ragged = "keep"
+    last_batch: LastBatch = "keep"
     precision: Precision = "float32"
     device: Device = "cpu"
     crop: int = 0
@@ -224,7 +224,7 @@ class Recipe:
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()}
         return {name: value for name, value in plain.items() if value is not None}
 
-    def told(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """`to_dict` without the settings that mean nothing under this optimizer and schedule: what a reader wants to know."""
         return {
             name: value

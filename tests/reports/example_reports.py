@@ -58,8 +58,8 @@ def pictures(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return ((0.65 * fields + 0.35 * stripe[:, None] + noise).clamp(0, 1) * 255).to(torch.uint8)
 
 
-def exhibit(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple[str, ...] = CLASSES) -> ReportData:
-    """A whole exhibit of pictures: a tenth of the given labels is wrong."""
+def report(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple[str, ...] = CLASSES) -> ReportData:
+    """A whole report of pictures: a tenth of the given labels is wrong."""
     g = torch.Generator().manual_seed(0)
     true = torch.randint(len(classes), (n,), generator=g)
     wrong = torch.rand(n, generator=g) < 0.1
@@ -232,7 +232,7 @@ def influenced(n: int = 200, pictures_too: bool = True) -> ReportData:
         )
 
     sums = steps.cumsum(0)
-    course = {"epochs": (0, 1, 2), "wrong": sums[:, wrong].mean(1), "right": sums[:, ~wrong].mean(1)}
+    training = {"epochs": (0, 1, 2), "wrong": sums[:, wrong].mean(1), "right": sums[:, ~wrong].mean(1)}
     return ReportData(
         title="Influence",
         class_names=("cat", PROBE, "dog"),
@@ -240,7 +240,7 @@ def influenced(n: int = 200, pictures_too: bool = True) -> ReportData:
         shown=ShownExamples(ids, given, true=true, pictures=pictures(given, g) if pictures_too else None),
         scores=(exact, rough, loo, last, other),
         influences=(
-            ends(exact, "validation", **course, norms=((0, 15.625), (1, 4.0), (2, 1.0), (3, 0.5))),
+            ends(exact, "validation", **training, norms=((0, 15.625), (1, 4.0), (2, 1.0), (3, 0.5))),
             ends(rough, "validation"),
             ends(loo, "validation"),
             ends(last, ""),

@@ -29,7 +29,7 @@ OBJECTS = 2000
 """Objects inside a dataset among which generators are looked for."""
 
 
-class Sight(NamedTuple):
+class SingleExample(NamedTuple):
     """One example, looked at alone.
 
     Attributes:
@@ -66,15 +66,15 @@ class Singles(KeyedDataset):
         super().__init__(dataset)
         vars(self).update(_collate=collate, _keys=list(keys), _words=list(words), _items=items, _opened=opened)
 
-    def __getitem__(self, place: tuple[int, int]) -> Sight:
+    def __getitem__(self, place: tuple[int, int]) -> SingleExample:
         which, draw = place
         seed_quickly(self._words[draw][which])
         batch = self._collate([item_of(self._keyed, self._keys[which])])
         if which >= self._items or draw:
-            return Sight(parts_of(batch, self._opened))
+            return SingleExample(parts_of(batch, self._opened))
         # Asked for once more, because a collate may take its items apart.
         seed_quickly(self._words[draw][which])
-        return Sight(parts_of(batch, self._opened), batch, item_of(self._keyed, self._keys[which]))
+        return SingleExample(parts_of(batch, self._opened), batch, item_of(self._keyed, self._keys[which]))
 
 
 def item_of(dataset: Any, key: int) -> Any:
@@ -145,7 +145,7 @@ def _set_state(generator: Any, state: Any) -> None:
         generator.set_state(state)
 
 
-def sights(
+def single_examples(
     loader: DataLoader,
     dataset: Any,
     chosen: np.ndarray,
@@ -154,9 +154,9 @@ def sights(
     *,
     workers: bool,
     items: int = 0,
-    again: int = 0,
+    repeats: int = 0,
     opened: int = OPENED,
-) -> tuple[list[Sight], list[Sight]]:
+) -> tuple[list[SingleExample], list[SingleExample]]:
     """Examples looked at one by one, each drawn under a seed that depends on its id only.
 
     Args:
@@ -167,7 +167,7 @@ def sights(
         positions: Which of them.
         workers: Whether a loader with workers asks the dataset in a worker, so that this process does not open what each worker opens.
         items: Of how many of them batch and item are wanted too.
-        again: How many of them are drawn once more, under another seed.
+        repeats: How many of them are drawn once more, under another seed.
         opened: How deep objects inside batches are opened.
 
     Returns:
@@ -176,7 +176,7 @@ def sights(
     keys = chosen[positions.numpy()].tolist()
     words = [draws.words(ids.keys[positions.numpy()], 0, "content", draw).tolist() for draw in range(2)]
     singles = Singles(dataset, loader.collate_fn, keys, words, items, opened)
-    places = [(place, 0) for place in range(len(keys))] + [(place, 1) for place in range(min(again, len(keys)))]
+    places = [(place, 0) for place in range(len(keys))] + [(place, 1) for place in range(min(repeats, len(keys)))]
     both = asked_alone(loader, singles, places, workers)
     return both[: len(keys)], both[len(keys) :]
 
@@ -199,7 +199,7 @@ def asked_alone(loader: DataLoader, dataset: Any, places: Sequence[Any], workers
     return list(pool)
 
 
-def drawn_parts(first: Sequence[Sight], second: Sequence[Sight]) -> tuple[str, ...]:
+def drawn_parts(first: Sequence[SingleExample], second: Sequence[SingleExample]) -> tuple[str, ...]:
     """Paths of the parts that two draws of an example do not have in common."""
     apart: dict[str, None] = {}
     for one, other in zip(first, second, strict=False):
@@ -209,7 +209,7 @@ def drawn_parts(first: Sequence[Sight], second: Sequence[Sight]) -> tuple[str, .
     return tuple(apart)
 
 
-def label_part(seen: Sequence[Sight], labels: Tensor) -> str | None:
+def label_part(seen: Sequence[SingleExample], labels: Tensor) -> str | None:
     """Path of the part that is the label of every example; None where none is."""
     known = [{part.path: part.number for part in one.parts} for one in seen]
     for path in known[0] if known else ():
@@ -246,7 +246,7 @@ class Watcher:
     def __init__(self, loader: DataLoader, chosen: np.ndarray, ids: Ids, losses: Losses, forward: Forward | None):
         self._loader, self._chosen, self._ids = loader, chosen, ids
         self._by, self._losses = by_what(losses, forward)
-        self._seen: list[Sight] | None = None
+        self._seen: list[SingleExample] | None = None
         self._drawn: tuple[str, ...] = ()
         self._batch: Any = None
         self._evaluate = False
@@ -271,7 +271,7 @@ class Watcher:
             return
         try:
             with no_trace(self._loader, _device_of(model)):
-                self._seen, second = sights(
+                self._seen, second = single_examples(
                     self._loader,
                     self._loader.dataset,
                     self._chosen,
@@ -279,11 +279,11 @@ class Watcher:
                     positions,
                     workers=True,
                     items=few,
-                    again=DRAWN_TWICE if first else 0,
+                    repeats=DRAWN_TWICE if first else 0,
                 )
                 if evaluate:
                     self._batch = collated(self._loader, [one.item for one in self._seen[:few]], torch.device("cpu"))
-                self._seen = [Sight(one.parts) for one in self._seen]
+                self._seen = [SingleExample(one.parts) for one in self._seen]
             self._drawn = drawn_parts(self._seen, second)
         except Exception as error:
             self._seen, self._evaluate = [], False
