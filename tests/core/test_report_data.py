@@ -80,8 +80,8 @@ def test_pictures_are_uint8():
 def test_influence_needs_scores_and_shown_examples():
     made = example_reports.influenced(60)
     with pytest.raises(UsageError, match="influence of exact has no scores"):
-        dataclasses.replace(made, scores=made.scores[1:], pairings=())
-    with pytest.raises(UsageError, match="pairing with exact has no scores"):
+        dataclasses.replace(made, scores=made.scores[1:], comparisons=())
+    with pytest.raises(UsageError, match="comparison with exact has no scores"):
         dataclasses.replace(made, scores=made.scores[1:], influences=())
     stray = Influence(
         "exact", "", TopExamples(Ids([10**6]), torch.zeros(1).double()), TopExamples(Ids([]), torch.zeros(0).double())
@@ -109,7 +109,7 @@ def test_courses_must_fit_their_epochs(change, words):
 def test_extremes_and_points_carry_one_number_each():
     with pytest.raises(UsageError, match="2 extreme examples"):
         TopExamples(Ids([1, 2]), torch.zeros(3).double())
-    pair = example_reports.influenced(60).pairings[0]
+    pair = example_reports.influenced(60).comparisons[0]
     with pytest.raises(UsageError, match="values of shape"):
         dataclasses.replace(pair, values=torch.zeros(3).double(), references=torch.zeros(3).double(), wrong=None)
     with pytest.raises(UsageError, match="60 points of 59"):

@@ -8,7 +8,7 @@ from assay.core.ids import Ids
 from assay.core.lineage import Lineage
 from assay.core.scores import CHANGE, Direction, Scores
 from assay.experiments import influence
-from assay.experiments.influence import influences, pairings
+from assay.experiments.influence import comparisons, influences
 from assay.experiments.score import score
 from experiments import small
 
@@ -108,13 +108,13 @@ def test_when_all_labels_are_right_none_are_compared():
     assert one.wrong is None and one.right is None
 
 
-def test_numbers_of_a_pairing_against_scipy_and_numpy():
+def test_numbers_of_a_comparison_against_scipy_and_numpy():
     from scipy.stats import kendalltau, pearsonr, spearmanr
 
     rng = np.random.default_rng(0)
     predicted = rng.normal(size=50).round(1)
     actual = 1.5 * predicted + 0.2 + rng.normal(size=50)
-    (one,) = pairings([made(actual.tolist(), "loo", form="weight"), made(predicted.tolist())], wrong(3, 4))
+    (one,) = comparisons([made(actual.tolist(), "loo", form="weight"), made(predicted.tolist())], wrong(3, 4))
     assert (one.title, one.reference, one.target, one.measured, one.same) == ("sgd_influence", "loo", "validation", True, True)
     assert one.tau == pytest.approx(kendalltau(predicted, actual).statistic, abs=1e-12)
     assert one.spearman == pytest.approx(spearmanr(predicted, actual).statistic, abs=1e-12)
@@ -138,7 +138,7 @@ def test_who_is_held_against_whom():
         made(values, "influence", window=None, title="influence"),
         made(values, "a stranger's", window=None, title="strange"),
     ]
-    found = {(one.title, one.reference): (one.measured, one.same) for one in pairings(scores, None)}
+    found = {(one.title, one.reference): (one.measured, one.same) for one in comparisons(scores, None)}
     assert found == {
         ("sgd_influence", "loo"): (True, True),
         ("no_hessian", "loo"): (True, False),
@@ -156,29 +156,29 @@ def test_who_is_held_against_whom():
 
 def test_targets_of_one_name_made_of_other_examples_are_not_held_against_each_other():
     one, other = made([1.0, 2.0], print="aaa"), made([1.0, 2.0], "loo", print="bbb")
-    assert pairings([one, other], None) == ()
-    assert len(pairings([one, made([1.0, 2.0], "loo", print="aaa")], None)) == 1
+    assert comparisons([one, other], None) == ()
+    assert len(comparisons([one, made([1.0, 2.0], "loo", print="aaa")], None)) == 1
 
 
-def test_a_pairing_joins_by_id_and_turns_signs():
+def test_a_comparison_joins_by_id_and_turns_signs():
     one = made([5.0, 1.0, 2.0], ids=Ids([7, 8, 9]))
     other = made([-20.0, -10.0, 4.0], "loo", ids=Ids([9, 8, 3]), high=True)
-    (found,) = pairings([one, other], None)
+    (found,) = comparisons([one, other], None)
     assert list(found.ids) == [8, 9] and found.values.tolist() == [1, 2] and found.references.tolist() == [10, 20]
     assert found.examples == 2 and found.slope == pytest.approx(10) and found.tau == 1 and found.wrong is None
-    assert pairings([one, made([1.0, 2.0], "loo", ids=Ids([9, 3]))], None) == (), "one example is no order"
+    assert comparisons([one, made([1.0, 2.0], "loo", ids=Ids([9, 3]))], None) == (), "one example is no order"
 
 
 def test_many_points_are_thinned_and_the_numbers_are_over_all(monkeypatch):
     monkeypatch.setattr(influence, "MOST_POINTS", 20)
     values = np.random.default_rng(1).normal(size=60).tolist()
-    (found,) = pairings([made(values), made((np.array(values) ** 3).tolist(), "loo")], wrong(5))
+    (found,) = comparisons([made(values), made((np.array(values) ** 3).tolist(), "loo")], wrong(5))
     assert len(found.ids) == 20 and found.examples == 60 and found.tau == 1
     assert found.values.tolist() == [values[id_] for id_ in found.ids] and len(found.wrong) == 20
 
 
 def test_a_flat_score_has_no_correlation():
-    (found,) = pairings([made([0.0, 0.0, 0.0]), made([1.0, 2.0, 3.0], "loo")], None)
+    (found,) = comparisons([made([0.0, 0.0, 0.0]), made([1.0, 2.0, 3.0], "loo")], None)
     assert all(math.isnan(number) for number in (found.tau, found.spearman, found.pearson, found.slope))
 
 
@@ -196,5 +196,5 @@ def test_of_a_recorded_run(tmp_path):
     assert one.title == "sgd_influence" and one.epochs == (0, 1) and [epoch for epoch, _ in one.norms] == [0, 1, 2]
     assert all(norm > 0 for _, norm in one.norms)
     assert torch.allclose(one.helpful.over_time[-1], one.helpful.values)
-    (against,) = [pair for pair in pairings(list(table.values()), None) if pair.measured and pair.title == "sgd_influence"]
+    (against,) = [pair for pair in comparisons(list(table.values()), None) if pair.measured and pair.title == "sgd_influence"]
     assert against.tau > 0.9 and against.slope == pytest.approx(1, abs=0.1)

@@ -192,3 +192,8 @@ def test_a_subset_takes_part_before_anything_is_held_out_or_planted():
     assert set(smaller.ids) < set(plan(subset=0.5).load().train.ids)
     with pytest.raises(UsageError, match=r"subset = 0\.0 is outside"):
         plan(subset=0.0)
+
+
+def test_a_setting_of_before_is_read_under_its_new_name():
+    old = Plan.make({"data": "digits", "recipe": {"ragged": "even"}})
+    assert old.training.last_batch == "even" and old == Plan.make({"data": "digits", "recipe": {"last_batch": "even"}})

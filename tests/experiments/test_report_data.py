@@ -211,7 +211,7 @@ def test_the_most_harmful_and_helpful_are_among_the_shown(large):
 
 def test_scores_that_tell_no_harm_have_no_influence(run, table):
     made = report_data(run, table)
-    assert made.influences == () and made.pairings == () and made.curves == ()
+    assert made.influences == () and made.comparisons == () and made.curves == ()
 
 
 def test_scores_of_some_examples_only_stand_beside_scores_of_all(run, table):
@@ -220,7 +220,7 @@ def test_scores_of_some_examples_only_stand_beside_scores_of_all(run, table):
     linear = signed(some, "linear", of=run.ids, method="sgd_influence", unit=CHANGE, target="validation", form="exact")
     measured = signed(run.ids, "loo", method="loo", unit=CHANGE, target="validation")
     made = report_data(run, {"aum": table["aum"], "linear": linear, "loo": measured})
-    (pair,) = made.pairings
+    (pair,) = made.comparisons
     assert pair.examples == len(some) == 133 and pair.tau == 1 and bool(pair.wrong.any())
     assert made.agreement.measure.endswith("over the 133 examples that all methods scored")
     assert float(made.agreement.correlations[1, 2]) == 1

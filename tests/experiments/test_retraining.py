@@ -75,8 +75,8 @@ def test_threads_of_one_process_take_turns(held):
         assert torch.equal(score(held, "loo:window=last", pool=pool)["loo:window=last"].values, alone)
 
 
-def test_many_trainings_go_out_in_few_parcels(held, monkeypatch):
-    monkeypatch.setattr(retraining, "PARCELS", 3)
+def test_many_trainings_go_out_in_few_chunks(held, monkeypatch):
+    monkeypatch.setattr(retraining, "CHUNKS", 3)
     monkeypatch.setattr(
         retraining, "run_all", lambda pool, calls, logs: ((call.name, call.function(*call.args)) for call in seen(calls))
     )

@@ -172,14 +172,14 @@ class WritesIntoItsInput(MeanLoss):
 
 
 class SpoilsTheOthers(MeanLoss):
-    """Counts its folds in the class: the first one of a pass gets it right."""
+    """Counts its passes in the class: the first one gets it right."""
 
-    folds: ClassVar[list[int]] = []
+    passes: ClassVar[list[int]] = []
 
     def start(self, examples: int, classes: int) -> State:
         state = super().start(examples, classes)
-        state["total"] += len(self.folds)
-        self.folds.append(examples)
+        state["total"] += len(self.passes)
+        self.passes.append(examples)
         return state
 
 
@@ -421,7 +421,7 @@ FAULTY = {
     SampledByPosition: "a_duplicated_example_gets_an_equal_score",
     SampledFromHalf: "it_converges_to_brute_force",
     SampledOnce: "it_converges_to_brute_force",
-    PeeksAtTheTruth: "values_are_the_fold",
+    PeeksAtTheTruth: "values_are_those_of_one_pass",
     SpoilsTheOthers: "it_is_the_same_in_company",
     WrongDirection: "it_points_the_declared_way",
     WrongHardness: "it_points_the_declared_way",
@@ -432,9 +432,9 @@ FAULTY = {
     OneNumber: "one_finite_float64_per_id",
     SinglePrecision: "one_finite_float64_per_id",
     NoLowerBound: "too_few_epochs_are_refused",
-    KeepsItToItself: "a_fold_can_stop_anywhere",
-    KeepsWhatIsLent: "a_fold_can_stop_anywhere",
-    FinishesForGood: "a_fold_can_stop_anywhere",
+    KeepsItToItself: "a_pass_can_stop_anywhere",
+    KeepsWhatIsLent: "a_pass_can_stop_anywhere",
+    FinishesForGood: "a_pass_can_stop_anywhere",
     NumericIds: "string_ids_work",
     AnotherTitle: "the_title_says_all",
 }

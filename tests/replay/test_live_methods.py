@@ -12,7 +12,7 @@ from assay.replay.live_methods import LiveMethods
     ("methods", "words"),
     [
         ([DUAL(), DUAL(window=10)], "live= names a method twice: .*dual, dual"),
-        ([CGScore()], "cg_score cannot run live; it is a fold over neither epochs nor steps"),
+        ([CGScore()], "cg_score cannot run live; it reads neither epochs nor steps one by one"),
         ([OTI()], "oti cannot run live"),
     ],
 )

@@ -246,7 +246,7 @@ def influenced(n: int = 200, pictures_too: bool = True) -> ReportData:
             ends(last, ""),
             ends(other, "class=3"),
         ),
-        pairings=(pair(exact, loo, True, True), pair(rough, loo, True, True), pair(rough, exact, False, False)),
+        comparisons=(pair(exact, loo, True, True), pair(rough, loo, True, True), pair(rough, exact, False, False)),
         curves=(curve(),),
     )
 

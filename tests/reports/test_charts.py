@@ -64,14 +64,14 @@ def test_a_norm_of_nothing_or_everything_has_no_place_on_a_logarithmic_axis():
 
 def test_equal_values_are_drawn_only_where_equal_is_right_and_no_further_than_the_points():
     made = example_reports.influenced(60)
-    same, _, other = made.pairings
-    (diagonal,) = layers_of(charts.pairing(same), "line")
+    same, _, other = made.comparisons
+    (diagonal,) = layers_of(charts.score_comparison(same), "line")
     low, high = (end["x"] for end in diagonal["data"]["values"])
     assert low == pytest.approx(max(float(same.values.min()), float(same.references.min())), rel=1e-3)
     assert high == pytest.approx(min(float(same.values.max()), float(same.references.max())), rel=1e-3)
-    assert layers_of(charts.pairing(other), "line") == []
+    assert layers_of(charts.score_comparison(other), "line") == []
     far = dataclasses.replace(same, references=same.references + 100)
-    assert layers_of(charts.pairing(far), "line") == [], "no value stands in both ranges"
+    assert layers_of(charts.score_comparison(far), "line") == [], "no value stands in both ranges"
 
 
 def test_a_curve_shows_every_training_and_the_choice():

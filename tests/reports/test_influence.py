@@ -116,7 +116,7 @@ def test_a_closed_block_is_drawn_when_it_is_opened(tab, report):
     until(tab, "Boolean(document.querySelector('[data-spec=influence-0-norms] svg'))")
 
 
-def test_pairings_stand_under_their_target_with_their_numbers(tab):
+def test_comparisons_stand_under_their_target_with_their_numbers(tab):
     block = tab.locator("#influence .target").first
     assert "Predicted against actual change" in block.inner_text() and "Exact against approximate" in block.inner_text()
     rows = [row.split("\t") for row in block.locator("tbody tr").all_inner_texts()]
@@ -126,8 +126,8 @@ def test_pairings_stand_under_their_target_with_their_numbers(tab):
         ["rough", "exact", "200", "0.812", "0.900", "0.950", "–"],
     ]
     assert tab.locator("#influence .target").nth(1).locator("tbody tr").count() == 0
-    assert tab.locator("[data-spec=pairing-0] canvas").count() == 1
-    assert tab.evaluate("document.querySelector('[data-spec=pairing-0]').drawn.view.data('source_1').length") == 200
+    assert tab.locator("[data-spec=comparison-0] canvas").count() == 1
+    assert tab.evaluate("document.querySelector('[data-spec=comparison-0]').drawn.view.data('source_1').length") == 200
 
 
 def test_cleansing_says_and_shows_what_was_chosen(tab, report):
@@ -162,12 +162,12 @@ def test_without_such_scores_there_is_no_such_section():
 def test_tables_show_their_cells_and_points_say_how_many_they_are_of(chromium, tmp_path):
     made = example_reports.influenced(60, pictures_too=False)
     shown = dataclasses.replace(made.shown, rows=tuple((str(n), "<b>") for n in range(60)), columns=("age", "work"))
-    thinned = dataclasses.replace(made.pairings[0], examples=1234)
+    thinned = dataclasses.replace(made.comparisons[0], examples=1234)
     one = made.influences[0]
     ends = (TopExamples(end.ids, end.values) for end in (one.harmful, one.helpful))
     bare = Influence("exact", "validation", *ends, one.harming, one.helping)
     path = tmp_path / "report.html"
-    page = dataclasses.replace(made, shown=shown, influences=(bare,), pairings=(thinned,), curves=())
+    page = dataclasses.replace(made, shown=shown, influences=(bare,), comparisons=(thinned,), curves=())
     path.write_text(render(page), encoding="utf-8")
     page = watched(chromium, path)
     tab = page.tab

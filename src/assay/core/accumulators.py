@@ -47,7 +47,7 @@ class AbstractAccumulator(AbstractMethod):
 
     @abc.abstractmethod
     def update(self, state: State, epoch: Epoch) -> None:
-        """Take one epoch into the state, in place. What the epoch gives is only lent: copy what is kept."""
+        """Take one epoch into the state, in place. What the epoch gives is valid until the next one: copy what is kept."""
 
     @abc.abstractmethod
     def compute(self, state: State) -> Float[Tensor, " examples"]:
@@ -178,13 +178,13 @@ class AbstractStepMethod(AbstractMethod):
 
     @abc.abstractmethod
     def update(self, state: Any, step: Step) -> None:
-        """Take one step into the state, in place. What the step gives is only lent."""
+        """Take one step into the state, in place. What the step gives is valid until the next one."""
 
     @abc.abstractmethod
     def compute(self, state: Any) -> Result:
         """The values after the steps absorbed so far, as if training ended here; leaves the state as it is.
 
-        What the last step lent is still there.
+        What the last step gave is still valid.
         """
 
     def streamed(self, state: Any) -> tuple[Stream | None, Any]:

@@ -87,7 +87,7 @@ def _fields(cls: Any) -> dict[str, Any]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a kind that the annotation allows. Only kinds are told apart, never ranges, sizes or types of numbers."""
+    """Whether a value is of a kind that the annotation allows. Only kinds are described apart, never ranges, sizes or types of numbers."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, one) for one in inner)
@@ -177,10 +177,10 @@ def _is_array(kind: Any) -> bool:
 
 def refusal(where: str, name: str, value: object, hint: Any) -> str:
     """What was given, what fits, and where a value is close to it, how to get there."""
-    return f"{where}: {name}= is {told(value)}; give {_words(hint)}.{_cure(value, hint)}"
+    return f"{where}: {name}= is {described(value)}; give {_words(hint)}.{_cure(value, hint)}"
 
 
-def told(value: object) -> str:
+def described(value: object) -> str:
     """A value as short words: what it is, and its shape or the first of its characters."""
     if value is None:
         return "None"

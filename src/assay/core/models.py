@@ -111,7 +111,7 @@ class Model(Protocol):
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
         """What the layers make of every example, in eval mode, one after the other: the input, if it is numbers, the modules of these names
-        (None: those that are found), and the softmax. A layer may be written into, and is only lent until the next one is asked for."""
+        (None: those that are found), and the softmax. A layer may be written into, and is valid until the next one is asked for."""
         ...
 
     def target(self, name: str) -> dict[str, Tensor]:

@@ -290,7 +290,7 @@ class ReportData:
         histograms: At most one per score.
         agreement: Rank correlations between the scores.
         influences: At most one per score: the examples that harm and help most.
-        pairings: Scores held against exact or measured ones of the same target.
+        comparisons: Scores held against exact or measured ones of the same target.
         curves: Accuracy against how many of the worst are left out.
         verdict: Whether the decision was right, if examples were retrained.
         detections: How well each score finds known wrong labels, where there is no verdict to say so.
@@ -312,7 +312,7 @@ class ReportData:
     histograms: tuple[Histogram, ...] = ()
     agreement: Agreement | None = None
     influences: tuple[Influence, ...] = ()
-    pairings: tuple[ScoreComparison, ...] = ()
+    comparisons: tuple[ScoreComparison, ...] = ()
     curves: tuple[Curve, ...] = ()
     verdict: Verdict | None = None
     detections: tuple[Detection, ...] = ()
@@ -353,10 +353,10 @@ class ReportData:
                 raise UsageError(f"The influence of {influence.title} has no scores beside it; there are {', '.join(titles)}.")
             for extremes in (influence.harmful, influence.helpful):
                 self.shown.ids.positions(extremes.ids, "the shown examples")
-        for pairing in self.pairings:
-            for title in (pairing.title, pairing.reference):
+        for comparison in self.comparisons:
+            for title in (comparison.title, comparison.reference):
                 if title not in titles:
-                    raise UsageError(f"The pairing with {title} has no scores beside it; there are {', '.join(titles)}.")
+                    raise UsageError(f"The comparison with {title} has no scores beside it; there are {', '.join(titles)}.")
         if self.decision is not None:
             self.decision.ids.positions(self.shown.ids, "the decision")
             if len(self.decision) and int(self.decision.labels.max()) >= len(self.class_names):

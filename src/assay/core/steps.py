@@ -39,7 +39,7 @@ class Step(Batch, Protocol):
     rates: Mapping[str, float]
     """Learning rate of each parameter."""
     after: Params
-    """Trainable parameters after the step. Only lent: copy what is kept longer than this step is the newest."""
+    """Trainable parameters after the step. Valid until the next step: copy what is kept longer."""
 
     def batch_alone(self) -> Batch:
         """The batch, the parameters before the step and what else its losses need, to be kept as long as one likes."""

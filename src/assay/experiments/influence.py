@@ -18,7 +18,7 @@ from ..methods import METHODS
 EXTREMES = 10
 """Examples at each end of a score that are shown by themselves."""
 MOST_POINTS = 2000
-"""Examples of one pairing that are drawn."""
+"""Examples of one comparison that are drawn."""
 SIGNED = (CHANGE, RANK_ONLY)
 """Units of the scores that say on which side of 0 an example helps."""
 
@@ -110,11 +110,11 @@ def _norms(scores: Scores) -> tuple[tuple[int, float], ...]:
     return tuple((after - back, float(norm)) for back, norm in enumerate(backwards))[::-1]
 
 
-def pairings(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreComparison, ...]:
+def comparisons(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreComparison, ...]:
     """Every score against leave-one-out of the same target and window, and every approximation against the exact influence of it.
 
     Args:
-        scores: Any scores; those without a target are in no pairing.
+        scores: Any scores; those without a target are in no comparison.
         wrong: Which labels are wrong, where that is known.
     """
     groups: dict[tuple[str, ...], list[Scores]] = {}
@@ -129,7 +129,7 @@ def pairings(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreCompar
         others = [one for one in group if one not in measured and one not in exact]
         pairs += [(one, reference) for reference in measured for one in (*exact[:1], *others)]
         pairs += [(one, reference) for reference in exact[:1] for one in others]
-    found = (_pairing(one, reference, wrong) for one, reference in pairs)
+    found = (_comparison(one, reference, wrong) for one, reference in pairs)
     return tuple(one for one in found if one is not None)
 
 
@@ -140,7 +140,7 @@ def _asked(scores: Scores) -> tuple[str, ...]:
     return target, made_of, str(scores.options.get("window", "all"))
 
 
-def _pairing(scores: Scores, reference: Scores, wrong: Wrong | None) -> ScoreComparison | None:
+def _comparison(scores: Scores, reference: Scores, wrong: Wrong | None) -> ScoreComparison | None:
     both = scores.ids.take(np.isin(scores.ids.values, reference.ids.values))
     if len(both) < 2:
         return None

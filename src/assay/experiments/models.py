@@ -90,9 +90,9 @@ def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, sp
         if (
             Need.STEPS not in evidence.holds
             and isinstance(method, AbstractStepMethod)
-            and (findings := step_result(run, method)) is not None
+            and (result := step_result(run, method)) is not None
         ):
-            results.append(scoring.checked(method, evidence, findings, run.visits() > 0))
+            results.append(scoring.checked(method, evidence, result, run.visits() > 0))
             spent.since_last([method])
             continue
         state = live_state(run, method) if isinstance(method, AbstractAccumulator) else None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .. import data, methods, nets
 from ..core import options
-from ..core.arguments import told
+from ..core.arguments import described
 from ..core.errors import Mismatch, RunError, UnknownName, UsageError, reading
 from ..core.lineage import fingerprint
 from ..core.live_selection import AbstractLiveSelector
@@ -109,6 +109,14 @@ class Plan(pydantic.BaseModel):
     select: str | None = None
     record: Recording = Recording()
 
+    @pydantic.field_validator("recipe", mode="before")
+    @classmethod
+    def _renamed(cls, value: Any) -> Any:
+        # So that runs of before this setting had its name can be trained again.
+        if not isinstance(value, Mapping) or "ragged" not in value or "last_batch" in value:
+            return value
+        return {"last_batch" if name == "ragged" else name: one for name, one in value.items()}
+
     @pydantic.field_validator("data", mode="before")
     @classmethod
     def _spec(cls, value: Any) -> Any:
@@ -143,7 +151,7 @@ class Plan(pydantic.BaseModel):
             UsageError: A value is of the wrong type or out of range, or `data` is missing.
         """
         if not isinstance(settings, Mapping):
-            raise UsageError(f"A plan is made of settings by name, such as {{'data': 'digits'}}, not of {told(settings)}.")
+            raise UsageError(f"A plan is made of settings by name, such as {{'data': 'digits'}}, not of {described(settings)}.")
         if strange := [name for name in settings if not isinstance(name, str)]:
             raise UnknownName("setting of a plan", str(strange[0]), _settings())
         plan = cls(**settings)
@@ -429,7 +437,7 @@ def _refusal(error: pydantic.ValidationError) -> UsageError:
         return UnknownName("setting of a plan", where, _settings())
     if first["type"] == "missing":
         return UsageError(f"The plan needs a value for {where}.")
-    value = told(first["input"]) if isinstance(first["input"], torch.Tensor) else repr(first["input"])
+    value = described(first["input"]) if isinstance(first["input"], torch.Tensor) else repr(first["input"])
     return UsageError(f"The plan's {where} = {value}: {first['msg'].removeprefix('Value error, ')}.")
 
 

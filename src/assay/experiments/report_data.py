@@ -27,7 +27,7 @@ from ..runs.run import Run
 from .claims import corrected
 from .detection import check_dataset, clean, detections_of, wrong_labels
 from .evidence import gather_together
-from .influence import influences, pairings
+from .influence import comparisons, influences
 from .models import members_of
 from .plan import has_plan
 from .score import score
@@ -130,7 +130,7 @@ def report_data(
         histograms=tuple(_histogram(one, wrong_of(one.ids) if truth is not None else None) for one in scores),
         agreement=_agreement(scores) if len(scores) > 1 else None,
         influences=felt,
-        pairings=pairings(scores, known),
+        comparisons=comparisons(scores, known),
         curves=tuple(curves),
         verdict=verdict,
         detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),

@@ -24,7 +24,7 @@ from .evidence import open_replay
 from .progress import Progress
 from .trials import TURN
 
-PARCELS = 64
+CHUNKS = 64
 """In at most so many calls the trainings are sent out: enough for any machine's cores, few enough for one log each."""
 
 
@@ -81,7 +81,7 @@ class Trained:
 class Retraining:
     """A training that can be taken again many times.
 
-    As `Replay.spread` it does so wherever `pool` runs, to the same bytes: each training starts from the same state, at the
+    As `Replay.train_many` it does so wherever `pool` runs, to the same bytes: each training starts from the same state, at the
     recorded number of threads.
 
     Attributes:
@@ -142,10 +142,9 @@ class Retraining:
         # A replay holds a net and its data, which only threads of this process can share.
         local = isinstance(self.pool, (InlineExecutor, ThreadPoolExecutor))
         function, whose = (_here, self.replay) if local else (_elsewhere, self._packed())
-        parcels = [list(enumerate(groups))[place::PARCELS] for place in range(min(PARCELS, len(groups)))]
+        chunks = [list(enumerate(groups))[place::CHUNKS] for place in range(min(CHUNKS, len(groups)))]
         calls = [
-            Call(f"without-{number:02d}", function, (whose, parcel, steps, targets, form))
-            for number, parcel in enumerate(parcels)
+            Call(f"without-{number:02d}", function, (whose, chunk, steps, targets, form)) for number, chunk in enumerate(chunks)
         ]
         for _, found in run_all(self.pool, calls, self.replay.run.paths.logs):
             yield found
@@ -166,11 +165,11 @@ class Retraining:
 
 
 def _here(
-    replay: Replay, parcel: Sequence[tuple[int, np.ndarray]], steps: range, targets: tuple[str, ...], form: str
+    replay: Replay, chunk: Sequence[tuple[int, np.ndarray]], steps: range, targets: tuple[str, ...], form: str
 ) -> list[Trained]:
     with TURN:
         found = []
-        for place, group in parcel:
+        for place, group in chunk:
             began = time.perf_counter()
             values = replay.retrained([torch.from_numpy(group)], steps, targets, form)[0]
             found.append(Trained(place, tuple(values.tolist()), time.perf_counter() - began))

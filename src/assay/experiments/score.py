@@ -67,7 +67,7 @@ def score(
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> ScoreTable:
-    """One score per method, joined by id. All methods that fold over epochs share one pass over the run.
+    """One score per method, joined by id. All methods that read epochs one by one share one pass over the run.
 
     A method that this run cannot serve does not take the others with it: it is warned of, and `ScoreTable.refused` says why by its title.
     Names and options that do not exist are always an error, and so is a call that leaves no score at all.
@@ -485,8 +485,8 @@ def _opened(
         replay = open_replay(
             model, loop=loop, targets=targets, replay_config=replay_config, references=references, asked=asked, agreed=agreed
         )
-        replay.spread = Retraining(replay, loop, targets, replay_config, pool, progress or Progress())
+        replay.train_many = Retraining(replay, loop, targets, replay_config, pool, progress or Progress())
         # Each knows all, itself among them, also those that are still to come.
-        replay.peers = found
+        replay.ensemble = found
         found.append(replay)
     return found

@@ -106,7 +106,7 @@ def record(
             examples times classes are at most 4,194,304, or as the run that is resumed was begun.
         checkpoints: Model and optimizer at epoch ends, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or a list of
             epochs (the newest stays too, to resume from).
-        live: Methods to run along: folds over epochs, whose scores need no stored logits, and folds over steps, such as `liveval`. One
+        live: Methods to run along: those that read epochs one by one, whose scores need no stored logits, and those that read steps, such as `liveval`. One
             that cannot go on stops with a warning; training and recording never end with it.
         losses: `losses(model, batch)`, the loss of each example, for methods that run along with the steps, and for the losses of a few
             examples in eval mode at each epoch's end, against which model and data are held when the run is scored; cross-entropy of a
@@ -422,7 +422,7 @@ class LoopRecorder:
                 f"The recorder of {self.recorder.paths.folder} is closed; loop over recorder.epoch() inside its `with` block, or record with "
                 "resume=True to go on."
             )
-        self._settle()
+        self._close_epoch()
         self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints)
         if not self.epochs and self.recorder.keeps_checkpoints:
             tensors, note = pack(self._parts.state())
@@ -593,7 +593,7 @@ class LoopRecorder:
                 self.recorder.observe(positions, logits, labels)
                 self._rows.hold_labels(labels, where)
 
-    def _settle(self) -> None:
+    def _close_epoch(self) -> None:
         """Take in an epoch that ended without anybody asking for more, and commit it, with the state that is there now."""
         if self._open is not None:
             epoch = self._open
@@ -635,7 +635,7 @@ class LoopRecorder:
         if self._closed:
             return
         try:
-            self._settle()
+            self._close_epoch()
         finally:
             self._end()
         moved = f", though the optimizer moved {self._outside} times" if self._outside else ""

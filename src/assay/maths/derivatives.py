@@ -17,7 +17,7 @@ Losses = Callable[[dict[str, Tensor]], Tensor]
 """From parameters to the loss of each example of a batch, (batch,)."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From a module's outputs and the targets to the loss of each example, (batch,)."""
-Way = Literal["forward", "double backward", "one by one"]
+Backend = Literal["forward", "double backward", "one by one"]
 
 CHUNK_BYTES = 16 * 2**20
 """How much memory one chunk of examples may take in `example_products` and `example_gradients`."""
@@ -37,7 +37,7 @@ class GradDots:
 
     losses: Float[Tensor, " batch"]
     grad_dots: Float[Tensor, " batch"]
-    way: Way
+    way: Backend
 
 
 def directional(losses: Losses, params: Params, direction: Params) -> GradDots:
@@ -61,7 +61,7 @@ def directional(losses: Losses, params: Params, direction: Params) -> GradDots:
     except (NotImplementedError, RuntimeError):
         # What is wrong with the batch itself raises here again.
         try:
-            return _backward_twice(losses, at, along)
+            return _double_backward(losses, at, along)
         except NotImplementedError:
             return _each_backward(losses, at, along)
 
@@ -76,7 +76,7 @@ def mask_padding_rows(module: nn.Module, direction: Params) -> dict[str, Tensor]
     return kept
 
 
-def _backward_twice(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> GradDots:
+def _double_backward(losses: Losses, at: dict[str, Tensor], along: dict[str, Tensor]) -> GradDots:
     with torch.enable_grad(), math_attention(), DifferentiableOperations():
         leaves = {name: value.requires_grad_() for name, value in at.items()}
         values = losses(leaves)

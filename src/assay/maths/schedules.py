@@ -1,6 +1,6 @@
-"""In which order the states of a long walk are made again so that it can be gone backwards with few of them in memory.
+"""In which order the states of a long training are made again so that it can be gone backwards with few of them in memory.
 
-A walk of W steps that keeps only its start is split into parts; one sweep forward marks where each part begins, then the parts are
+A training of W steps that keeps only its start is split into parts; one sweep forward marks where each part begins, then the parts are
 gone backwards one by one, each split again until its states are all held.
 """
 

@@ -125,7 +125,8 @@ class LiveVal(AbstractStepMethod):
             "alone": 0,
             "at": -1,
             "after": {},
-            "backends": [],
+            # Under the name of before, so that runs of before are resumed.
+            "ways": [],
             # On a replay nobody reads the value over time.
             "stream": None if evidence is not None else [],
         }
@@ -149,7 +150,7 @@ class LiveVal(AbstractStepMethod):
         else:
             entry["delta"] = self._decided(state, step)
             _count(state, entry["delta"])
-        self._settle(state)
+        self._value_due(state)
 
     def _decided(self, state: Any, step: Step) -> int:
         """The window of the step just taken."""
@@ -205,7 +206,7 @@ class LiveVal(AbstractStepMethod):
             return min(delta + self.delta_step, self.delta_max)
         return max(delta - self.delta_step, self.delta_min) if rate > self.eps_hi else delta
 
-    def _settle(self, state: Any) -> None:
+    def _value_due(self, state: Any) -> None:
         """Value the steps whose reference is reached. They do not come in order: a later step may have a shorter window."""
         waiting = []
         for entry in state["pending"]:
@@ -221,8 +222,8 @@ class LiveVal(AbstractStepMethod):
         state["alone"] += len(batch.positions) == 1 and due == entry["index"]
         found, backend = single_step_gains(batch, reference, entry["rates"])
         found = found.cpu()
-        if backend not in state["backends"]:
-            state["backends"] = [*state["backends"], backend]
+        if backend not in state["ways"]:
+            state["ways"] = [*state["ways"], backend]
         # An example may stand twice in a batch.
         state["values"][entry["epoch"]].index_add_(0, batch.positions, found)
         state["visits"][entry["epoch"]].index_add_(0, batch.positions, torch.ones_like(found))
@@ -255,7 +256,7 @@ class LiveVal(AbstractStepMethod):
             "mean window": windows["sum"] / max(windows["count"], 1),
             "largest window": windows["largest"],
             "steps whose loss was not finite": state["skipped"],
-            **derivatives_taken(state["backends"]),
+            **derivatives_taken(state["ways"]),
         }
         warnings: tuple[str, ...] = ()
         if state["alone"]:

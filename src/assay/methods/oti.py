@@ -147,19 +147,18 @@ class OTI(AbstractStepMethod):
             "reference": reference_of(evidence.steps, self.reference),
             "by_epoch": torch.zeros(epochs, examples, dtype=torch.float64),
             "visits": torch.zeros(examples, dtype=torch.float64),
-            "backends": set(),
+            # Under the name of before, so that runs of before are resumed.
+            "ways": set(),
         }
 
     def update(self, state: Any, step: Step) -> None:
         rate = None if self.rate == "recorded" else 1.0
         raw, by_tensor = self.form == "raw", self.norm == "by_tensor"
-        values = oti(
-            step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate, backends=state["backends"]
-        ).cpu()
+        values = oti(step, state["reference"], normalised=not raw, by_tensor=by_tensor, rate=rate, backends=state["ways"]).cpu()
         # An example may stand twice in a batch.
         state["by_epoch"][step.epoch].index_add_(0, step.positions, values)
         state["visits"].index_add_(0, step.positions, torch.ones_like(values))
 
     def compute(self, state: Any) -> Result:
         by_epoch = state["by_epoch"] / state["visits"].clamp(min=1) if self.reduce == "mean" else state["by_epoch"].clone()
-        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["backends"]))
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["ways"]))

@@ -54,7 +54,7 @@ def tapped(
 ) -> Iterator[None]:
     """Inside, one pass hands what its layers make over to `take`, and the block ends once all have, unless the `whole` is wanted.
 
-    What is handed over is only lent: an activation that works in place may change it.
+    What is handed over is valid until the net goes on: an activation that works in place may change it.
 
     Args:
         model: The net.

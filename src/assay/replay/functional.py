@@ -27,7 +27,7 @@ from ..maths.params import Params
 from ..training.batches import rows, size_of, without_rows
 from ..training.device import mode
 from ..training.step import trainable
-from .batch_norm import _Twice
+from .batch_norm import _DoubleBackward
 from .losses import Forward, Losses, cross_entropies, forward_pair, is_cross_entropies, pair, weighted_cross_entropies
 
 SAME = 1e-2
@@ -171,7 +171,7 @@ class Functional:
             params, buffers, batch: As a call takes them.
             valued: Whether anyone reads the first derivatives by the parameters, and not only derives them again (`maths.double_backward.conv2d`).
         """
-        watch = _Twice(buffers, valued)
+        watch = _DoubleBackward(buffers, valued)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
             stack.enter_context(written_out())

@@ -285,7 +285,7 @@ def check_live(methods: Sequence[AbstractMethod]) -> None:
                 raise UsageError(f"{method.title} cannot run live: {error}") from error
         elif not isinstance(method, AbstractAccumulator):
             raise UsageError(
-                f"{method.title} cannot run live; it is a fold over neither epochs nor steps. Score the finished run instead."
+                f"{method.title} cannot run live; it reads neither epochs nor steps one by one. Score the finished run instead."
             )
         elif not any(epoch in method.epochs_read(epoch + 1) for epoch in range(method.fewest_epochs + 1)):
             raise UsageError(

@@ -33,7 +33,7 @@ from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
 from .targets import Target, parts_of_target, target_gradient
 
-Spread = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
+TrainMany = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, by whoever can do it elsewhere."""
 HELD_BYTES = 256 * 2**20
 """What the states of a stretch may take to be all held under `sqrt`."""
@@ -119,8 +119,8 @@ class Replay:
         self._orders: dict[int, tuple[list[Tensor], Tensor, Tensor | None]] = {}
         self._end: ReplayState | None = None
         self._begun: tuple[int, ReplayState] | None = None
-        self.spread: Spread | None = None
-        self.peers: Sequence[Replay] = ()
+        self.train_many: TrainMany | None = None
+        self.ensemble: Sequence[Replay] = ()
         self._checked: set[int] = set()
         self._differing: dict[int, str] = {}
         self._steps_checked = self._state_checked = False
@@ -453,8 +453,8 @@ class Replay:
         self, without: Sequence[Int[Tensor, " group"]], steps: range, targets: Sequence[str], form: str = "weight"
     ) -> Float[Tensor, "trainings targets"]:
         """Targets at the end of the run, had some examples been left out; see `StepSource.retrained`."""
-        if self.spread is not None and len(without) > 1:
-            return self.spread(without, steps, targets, form)
+        if self.train_many is not None and len(without) > 1:
+            return self.train_many(without, steps, targets, form)
         values = torch.zeros(len(without), len(targets), dtype=torch.float64)
         for place, group in enumerate(without):
             weights = torch.ones(len(self.run.ids), dtype=torch.float64)
@@ -593,7 +593,7 @@ class Replay:
         Raises:
             UsageError: There are no logits of a batch.
         """
-        probs = torch.stack([peer.final_probs for peer in self.peers or [self]])
+        probs = torch.stack([peer.final_probs for peer in self.ensemble or [self]])
         counts = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).sum(0)
         total = probs.sum(0)
         most = counts == counts.amax(1, keepdim=True)

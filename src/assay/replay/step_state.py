@@ -1,4 +1,4 @@
-"""States of methods that walk along with the optimizer's steps, as flat tensors and one text, and back."""
+"""States of methods that run along with the optimizer's steps, as flat tensors and one text, and back."""
 
 from collections.abc import Mapping
 from typing import Any

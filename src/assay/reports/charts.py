@@ -317,7 +317,7 @@ def adjoints(one: Influence) -> Spec:
     return framed(chart, f"{one.title}: norm of the adjoint before each epoch", height=180)
 
 
-def pairing(one: ScoreComparison) -> Spec:
+def score_comparison(one: ScoreComparison) -> Spec:
     """One score against its reference, a point per example; with the line of equal values where equal means right."""
     import altair as alt
 

@@ -60,7 +60,7 @@
     const spec = structuredClone(specs[name]);
     place.drawn?.finalize();
     const drawn = await vegaEmbed(place, spec, {
-      mode: "vega-lite", actions: false, ast: true, config: theme(), renderer: /^(map|lines|pairing-.*)$/.test(name) ? "canvas" : "svg",
+      mode: "vega-lite", actions: false, ast: true, config: theme(), renderer: /^(map|lines|comparison-.*)$/.test(name) ? "canvas" : "svg",
     });
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", spec.description);

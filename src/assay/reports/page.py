@@ -67,7 +67,7 @@ def _targets(report: ReportData) -> list[dict[str, Any]]:
     """What stands in the section on influence, by target; scores without one come last."""
     blocks: dict[str, dict[str, Any]] = {}
     for place, one in enumerate(report.influences):
-        block = blocks.setdefault(one.target, {"target": one.target, "panels": [], "pairings": []})
+        block = blocks.setdefault(one.target, {"target": one.target, "panels": [], "comparisons": []})
         scores, (helpful, harmful) = _scores(report, one.title), _names(one)
         block["panels"].append(
             {
@@ -81,9 +81,9 @@ def _targets(report: ReportData) -> list[dict[str, Any]]:
                 ],
             }
         )
-    for place, pairing in enumerate(report.pairings):
-        if pairing.target in blocks:
-            blocks[pairing.target]["pairings"].append((place, pairing))
+    for place, comparison in enumerate(report.comparisons):
+        if comparison.target in blocks:
+            blocks[comparison.target]["comparisons"].append((place, comparison))
     return sorted(blocks.values(), key=lambda block: block["target"] == "")
 
 
@@ -137,8 +137,8 @@ def _specs(report: ReportData) -> dict[str, Any]:
             specs[f"influence-{place}-labels"] = charts.labels_over_time(influence, unit)
         if any(0 < norm < math.inf for _, norm in influence.norms):
             specs[f"influence-{place}-norms"] = charts.adjoints(influence)
-    for place, pairing in enumerate(report.pairings):
-        specs[f"pairing-{place}"] = charts.pairing(pairing)
+    for place, comparison in enumerate(report.comparisons):
+        specs[f"comparison-{place}"] = charts.score_comparison(comparison)
     for place, curve in enumerate(report.curves):
         specs[f"curve-{place}-test"] = charts.curve(curve, "test")
         specs[f"curve-{place}-validation"] = charts.curve(curve, "validation")

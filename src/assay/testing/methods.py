@@ -181,7 +181,7 @@ def it_is_the_same_in_company(method: AbstractMethod) -> None:
     assert torch.equal(together[-1].values, world().base(method)), "beside others it gives other values"
 
 
-def values_are_the_fold(method: AbstractMethod) -> None:
+def values_are_those_of_one_pass(method: AbstractMethod) -> None:
     """`run` gives what scoring gives."""
     view = world().evidence().narrow(method.title, method.reads)
     assert torch.equal(method.run(view).values, world().base(method)), "`run` gives other values"
@@ -234,7 +234,7 @@ def too_few_epochs_are_refused(method: AbstractMethod) -> None:
     assert not isinstance(window, int) or least >= window, "a window was filled from fewer epochs than it holds"
 
 
-def a_fold_can_stop_anywhere(method: AbstractMethod) -> None:
+def a_pass_can_stop_anywhere(method: AbstractMethod) -> None:
     """The state is all that an accumulator keeps, and a value looked up on the way changes nothing."""
     assert isinstance(method, AbstractAccumulator)
     evidence, expected = world().evidence(), world().base(method)
@@ -293,7 +293,7 @@ def the_title_says_all(method: AbstractMethod) -> None:
         assert options.build(cls, "method", options.split(other.title)[1]) == other, f"{other.title} is another method"
 
 
-def is_fold(method: AbstractMethod) -> bool:
+def is_accumulator(method: AbstractMethod) -> bool:
     """Whether a method reads epochs one after the other."""
     return isinstance(method, AbstractAccumulator)
 
@@ -307,16 +307,16 @@ LAWS: Laws = {
     reordering_examples_reorders_scores: always,
     renaming_classes_changes_nothing: always,
     it_reads_what_it_declares: always,
-    the_epochs_read_are_those_that_matter: is_fold,
+    the_epochs_read_are_those_that_matter: is_accumulator,
     it_points_the_declared_way: always,
     same_input_same_score: always,
     the_world_is_untouched: always,
     it_is_the_same_in_company: always,
-    values_are_the_fold: is_fold,
+    values_are_those_of_one_pass: is_accumulator,
     a_duplicated_example_gets_an_equal_score: always,
     one_finite_float64_per_id: always,
-    too_few_epochs_are_refused: is_fold,
-    a_fold_can_stop_anywhere: is_fold,
+    too_few_epochs_are_refused: is_accumulator,
+    a_pass_can_stop_anywhere: is_accumulator,
     string_ids_work: always,
     the_title_says_all: always,
 }

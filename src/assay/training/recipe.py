@@ -255,6 +255,8 @@ class Recipe:
         """Hash over what decides each single step: all settings, but `epochs` only where the rate depends on it."""
         settings = self.to_dict()
         epochs = settings.pop("epochs")
+        # Under the name of before, so that runs of before are still resumed.
+        settings["ragged"] = settings.pop("last_batch")
         if self.schedule in ("cosine", "one_cycle"):
             settings["horizon"] = self.horizon or epochs
         return fingerprint(repr(sorted(settings.items())))
