@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import forget_peak, report, resident_mb
+from sklearn.metrics import roc_auc_score
 
 from assay import data
 from assay.core.evidence import Evidence
@@ -85,7 +86,7 @@ def protocol(folder: Path) -> dict:
     found: dict = {"examples": len(split.train)}
     for transform in ("raw", "standardised"):
         told, values = scored(split.train, transform=transform)
-        found[transform] = told | {"AUC of human label noise": ranking.auc(values, wrong)}
+        found[transform] = told | {"AUC of human label noise": roc_auc_score(wrong, values)}
     return found
 
 
@@ -107,7 +108,7 @@ def digits(_: Path) -> dict:
         for seed in range(SEEDS):
             planted = plant(train, "uniform", FLIPS, seed)
             _, values = scored(planted.examples, repeats=repeats, seed=seed)
-            aucs.append(ranking.auc(values, planted.examples.labels != planted.true_labels))
+            aucs.append(roc_auc_score(planted.examples.labels != planted.true_labels, values))
         found[str(repeats)] = {"mean AUC": statistics.mean(aucs), "least": min(aucs), "largest": max(aucs)}
     return {"examples": len(train), "flipped": FLIPS, "repetitions": found}
 

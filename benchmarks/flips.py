@@ -23,6 +23,7 @@ import torch
 from machine import report
 from over_seeds import interval
 from own_loop import record
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 import assay
 from assay import nets
@@ -92,8 +93,8 @@ def one(examples: Examples, held: Examples, test: Examples, flips: int, seed: in
         suspicion = table[parse(method).title].hardness()[tracked]
         found[name] = {
             "rate": ranking.precision_at(suspicion, wrong, flips),
-            "auc": ranking.auc(suspicion, wrong),
-            "ap": ranking.average_precision(suspicion, wrong),
+            "auc": roc_auc_score(wrong, suspicion),
+            "ap": average_precision_score(wrong, suspicion),
         }
     right = predict(model, test.inputs, prepare=test.prepared).argmax(-1) == test.labels
     return {

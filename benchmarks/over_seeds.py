@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from assay.maths.statistics import widened_interval
+from assay.maths.statistics import student_interval, widened
 
 FEWEST_WRONG, LEAST_MISSED = 5, 0.1
 """Of wrong labels, and of wrong labels times the distance of the AUC from its end, below which there is no interval."""
@@ -11,8 +11,10 @@ FEWEST_WRONG, LEAST_MISSED = 5, 0.1
 
 def interval(values: Sequence[float], lowest: float = 0.0) -> list[float] | None:
     """95 % interval of the mean, within the range of lowest to 1; None for fewer than three values, or equal ones."""
-    ends = widened_interval(values)
-    return None if ends is None else [round(max(ends[0], lowest), 4), round(min(ends[1], 1.0), 4)]
+    if student_interval(values) is None:
+        return None
+    mean, half = statistics.fmean(values), widened(len(values)) * statistics.stdev(values)
+    return [round(max(mean - half, lowest), 4), round(min(mean + half, 1.0), 4)]
 
 
 def detection_interval(values: Sequence[float], aucs: Sequence[float], wrong: int) -> list[float] | None:

@@ -50,3 +50,17 @@ def test_a_curve_of_another_recording_is_refused(made, capsys):
     code, _, err = here(capsys, "report", run.folder)
     assert code == 4 and "made from recording another" in sentence(err) and "assay cleanse" in err
     assert not run.paths.report.exists()
+
+
+def test_a_decision_by_features_stands_on_the_page_without_scores(own, capsys):
+    for path in [*(own / "scores").iterdir(), *(own / "decisions").iterdir()]:
+        path.unlink()
+    code, _, err = here(capsys, "report", own)
+    assert code == 2 and "holds no scores" in sentence(err)
+    assert here(capsys, "choose", own, "k_center:keep=20")[0] == 0
+    code, _, err = here(capsys, "report", own, "--most", "30")
+    page = Run(own).paths.report.read_text()
+    assert code == 0 and err == ""
+    assert "15 of the 20 that the decision keeps, in its order, and 15 drawn at random from the rest" in page
+    code, _, err = here(capsys, "report", own, "--first", "aum")
+    assert code == 2 and "No score in this run is named 'aum'" in sentence(err)

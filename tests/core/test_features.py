@@ -80,16 +80,15 @@ def test_a_fingerprint_is_of_the_numbers(inputs, monkeypatch):
     assert len({first, *others}) == 5
 
 
-def test_rows_that_are_not_there_are_refused_alike_as_inputs_and_as_features(inputs):
+def test_rows_that_are_not_there_are_refused_with_a_cure(inputs):
     evidence = Evidence(IDS, 2, inputs=inputs[""])
     words = (
         r"Rows of the name 'f' are not at hand; there are: none\. Give them where the evidence is made, inputs=\{'f': rows\}\."
     )
-    for call in (lambda: evidence.inputs("f"), lambda: evidence.features("rows:f")):
-        with pytest.raises(MissingEvidence, match=words):
-            call()
-    given = Evidence(IDS, 2, inputs={"f": inputs["e"]})
-    assert torch.equal(given.inputs("f").flatten(1), given.features("rows:f").rows())
+    with pytest.raises(MissingEvidence, match=words):
+        evidence.features("rows:f")
+    given = Evidence(IDS, 2, inputs={"f": inputs["e"]}).features("rows:f")
+    assert torch.equal(given.rows().unflatten(1, given.shape), inputs["e"])
 
 
 def test_what_is_not_there_or_not_declared_is_refused(inputs):
@@ -101,8 +100,6 @@ def test_what_is_not_there_or_not_declared_is_refused(inputs):
     with pytest.raises(MissingEvidence, match=r"features=penultimate@3 are made by a model .* choose features=inputs"):
         evidence.features("penultimate@3")
     with pytest.raises(UndeclaredNeed, match="`features` was read but is not declared"):
-        evidence.narrow("nobody", frozenset({Need.INPUTS})).features("rows:e")
-    with pytest.raises(UndeclaredNeed, match="`inputs` was read but is not declared"):
-        evidence.narrow("nobody", frozenset({Need.FEATURES})).inputs("e")
+        evidence.narrow("nobody", frozenset()).features("rows:e")
     with pytest.raises(MissingEvidence, match=r"knn needs features, which this run lacks \(features: score together with"):
         Evidence(IDS, 2).narrow("knn", frozenset({Need.FEATURES}))

@@ -3,6 +3,7 @@ from typing import Literal
 
 import hypothesis
 import numpy as np
+import pydantic
 import pytest
 from hypothesis import strategies as st
 
@@ -86,6 +87,17 @@ def test_other_values_are_refused(name, value, words):
     if not isinstance(value, str):
         with pytest.raises(UsageError, match=f"option '{name}'"):
             Knobs(**{"keep": 0.5, name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("window", True), ("window", 5.0), ("window", "5.0"), ("drop", "on"), ("keep", True)]
+)
+def test_what_pydantic_would_take_is_refused(name, value):
+    """Its lax mode, which reads texts, takes true for 1 and 5.0 for 5; its strict mode reads no texts."""
+    kind = {field.name: field.type for field in dataclasses.fields(Knobs)}[name]
+    pydantic.TypeAdapter(kind).validate_python(value)
+    with pytest.raises(UsageError, match=f"option '{name}'"):
+        make(**{name: value})
 
 
 @pytest.mark.parametrize("given", [{"keep": "0.5"}, {"window": "3"}, {"drop": "true"}, {"never": "2"}, {"epochs": "none"}])

@@ -10,7 +10,7 @@ from assay.core.errors import Mismatch, UnknownName, UsageError
 from assay.core.ids import Ids
 from assay.core.lineage import Lineage, fingerprint
 from assay.core.scores import CHANGE, Direction, Scores, ScoreTable, ordered
-from assay.maths.statistics import widened_interval
+from assay.maths.statistics import widened
 
 
 def scores(values, ids=None, title="made", direction=Direction.HIGH_IS_SUSPECT, dataset=None, **options):
@@ -137,8 +137,8 @@ def test_counts_on_which_repetitions_agree_have_no_interval():
     found = repeated(torch.tensor([[0.0, 1.0, 0.25, 3.0], [0.0, 1.0, 0.5, 4.0], [0.0, 2.0, 1.0, 6.0]], dtype=torch.float64))
     low, high = found.interval()
     assert low.isnan().tolist() == high.isnan().tolist() == [True, True, False, False]
-    expected = widened_interval([3.0, 4.0, 6.0])
-    assert (float(low[3]), float(high[3])) == pytest.approx(expected, rel=1e-9)
+    half = widened(3) * np.std([3.0, 4.0, 6.0], ddof=1)
+    assert (float(low[3]), float(high[3])) == pytest.approx((13 / 3 - half, 13 / 3 + half), rel=1e-9)
 
 
 @pytest.mark.parametrize("models", [2, 3, 5, 10, 20])

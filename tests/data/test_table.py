@@ -72,6 +72,15 @@ def test_against_scikit_learn_fitted_on_train_only(tmp_path):
         assert np.allclose(part.inputs.numpy(), np.concatenate([x, c], 1), atol=1e-6)
 
 
+def test_times_in_nanoseconds_are_standardised(tmp_path):
+    """scikit-learn's StandardScaler takes their spread, 0.7 ms, for rounding, and leaves inputs of a million."""
+    times = 1_700_000_000_000_000_000 + 256 * np.arange(10_000)
+    assert StandardScaler().fit(times.astype(np.float64)[:, None]).scale_ == 1 and times.std() > 700_000
+    rows = "\n".join(f"{time},{time // 256 % 2}" for time in times)
+    inputs = write(tmp_path, f"time,label\n{rows}\n", f"time,label\n{times[0]},0\n", label="label").load().train.inputs
+    assert float(inputs.abs().max()) == pytest.approx(3**0.5, rel=1e-3)
+
+
 def test_the_test_part_does_not_touch_the_encoding(tmp_path):
     one = write(tmp_path).load().train.inputs
     two = write(tmp_path, second=TEST.replace("30", "9999").replace("pilot", "nurse")).load().train.inputs

@@ -278,6 +278,23 @@ def test_what_the_decision_touches_stands_first_on_the_page(large):
     assert set(made.influences[0].harmful.ids) | set(made.influences[0].helpful.ids) <= set(made.shown.ids)
 
 
+def test_a_decision_without_a_score_shows_first_what_it_took_first(run, large):
+    decision = choose(run, "k_center:keep=40")
+    made = report_data(run, {}, decision=decision)
+    assert list(made.shown.ids)[:40] == list(decision.order) and set(made.shown.ids) == set(run.ids)
+    decision = choose(large, "random:keep=0.5,seed=0")
+    assert len(decision.order) == 1500
+    made = report_data(large, {}, decision=decision, most=100)
+    assert list(made.shown.ids)[:50] == list(decision.order)[:50]
+    assert made.picked == "50 of the 1,500 that the decision keeps, in its order, and 50 drawn at random from the rest."
+    made = report_data(large, {}, decision=choose(large, "random:keep=0.98,seed=0"), most=100)
+    assert made.picked.startswith("the 60 that the decision touches")
+    # A score that is shown ranks what it decided.
+    table = score(large, "aum")
+    made = report_data(large, table, decision=choose(table["aum"], "top_k", keep=0.98), most=100)
+    assert made.picked.startswith("the 60 that the decision touches")
+
+
 def pictured(run, inputs):
     return assay.examples_from_arrays(inputs, run.labels, run.ids, class_names=run.class_names)
 

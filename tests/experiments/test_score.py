@@ -374,6 +374,13 @@ def test_an_argument_that_no_method_reads_is_refused(run, given, words):
         score(run, ["aum", "prediction_depth:reference=label"] if "references" in given else "all", **given)
 
 
+def test_a_loop_beside_all_is_for_what_is_named_beside_it(tmp_path):
+    world = World(tmp_path / "run")
+    with pytest.raises(UsageError, match="Name one beside them, such as grand \\('all' names none"):
+        score(world.run, "all", loop=world.loop())
+    assert set(score(world.run, ["all", "grand"], loop=world.loop())) == {*score(world.run, "all"), "grand"}
+
+
 def test_a_loop_that_no_method_reads_is_refused(run, tmp_path):
     world = World(tmp_path / "run")
     with pytest.raises(

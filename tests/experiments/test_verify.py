@@ -279,6 +279,12 @@ def test_detection_and_cleaning_are_held_against_the_truth(run):
     ids, true = load_truth(run.paths.truth)
     wrong = run.labels != true
     found = {one.title: one for one in verdict.detections}
+    for title, one in found.items():
+        suspicion = table[title].hardness()
+        pairs = suspicion[wrong][:, None] - suspicion[~wrong]
+        assert one.auc == pytest.approx(float((pairs.sign() / 2 + 0.5).mean()), abs=1e-12)
+        above = suspicion >= suspicion[wrong][:, None]
+        assert one.average_precision == pytest.approx(float(((above & wrong).sum(1) / above.sum(1)).mean()), abs=1e-6)
     assert found["aum"].auc > 0.9 and found["aum"].claims_suspicion and not found["variability"].claims_suspicion
     cleaning = verdict.cleaning
     assert cleaning.planted == int(wrong.sum()) == 40 and cleaning.touched == int(decision.touched.sum())

@@ -341,14 +341,14 @@ class Sampled(AbstractMethod):
     repeats: int = 32
     seed: int = 0
     name: ClassVar[str] = "sampled"
-    reads: ClassVar[frozenset[Need]] = frozenset({Need.INPUTS, Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES, Need.LABELS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
     unit: ClassVar[str] = "squared distance"
     source: ClassVar[Source] = Source("none", "none")
     exactness: ClassVar[MonteCarlo] = MonteCarlo(draws="repeats")
 
     def run(self, evidence: Evidence) -> Result:
-        squares, keys = squares_of(evidence.inputs(), evidence.labels), evidence.ids.keys
+        squares, keys = squares_of(evidence.features("inputs").rows(), evidence.labels), evidence.ids.keys
         drawn = [self.drawn(squares, keys, draw) for draw in range(self.repeats)]
         return Result(torch.stack(drawn).mean(0))
 
@@ -394,7 +394,7 @@ class SampledOnce(Sampled):
 class DeclaresInputs(MeanLoss):
     """Asks for inputs that it never reads, so that no run without them is scored."""
 
-    reads = frozenset({Need.LOSSES, Need.INPUTS})
+    reads = frozenset({Need.LOSSES, Need.FEATURES})
 
 
 class SkipsOneEpoch(LearningTime):

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from assay.maths.ranking import auc, average_precision
 from assay.maths.statistics import (
     holm,
     line,
@@ -17,7 +17,7 @@ from assay.maths.statistics import (
     share,
     student_interval,
     upper_spread,
-    widened_interval,
+    widened,
 )
 
 accuracies = st.floats(0, 1).map(lambda value: round(value, 4))
@@ -112,12 +112,12 @@ def test_the_widened_interval_covers_whatever_the_shape(n):
         spread = rows.std(1, ddof=1)
         shown = spread > 1e-12
         off = np.abs(rows.mean(1) - true)[shown]
-        for what, interval in (("student", student_interval), ("widened", widened_interval)):
-            # All at once: the half-width of one row of deviation 1.
-            low, high = interval(np.r_[-1, 1, np.zeros(n - 2)])
-            half = (high - low) / 2 / np.std(np.r_[-1, 1, np.zeros(n - 2)], ddof=1) * spread[shown]
-            least[what, name] = np.mean(off <= half)
-            assert interval(rows[shown][0])[1] == pytest.approx(rows[shown][0].mean() + half[0], rel=1e-9)
+        # All at once: the half-width of one row of deviation 1.
+        low, high = student_interval(np.r_[-1, 1, np.zeros(n - 2)])
+        student = (high - low) / 2 / np.std(np.r_[-1, 1, np.zeros(n - 2)], ddof=1)
+        assert widened(n) == pytest.approx((1 + 4 / (n + 2)) * student)
+        for what, half in (("student", student), ("widened", widened(n))):
+            least[what, name] = np.mean(off <= half * spread[shown])
         assert least["widened", name] > 0.94 - 3 * np.sqrt(0.94 * 0.06 / trials), name
     # What the docstring says of Student's; the bound rings on it.
     assert least["student", "normal"] == pytest.approx(0.95, abs=0.006) and least["widened", "normal"] < 0.99
@@ -137,10 +137,10 @@ def test_auc_and_average_precision_over_seeds_are_covered(n, distance, promised)
     values = []
     for _ in range(3000):
         score = torch.from_numpy(draw.normal(size=1000) + np.where(wrong, distance + 0.1 * draw.normal(), 0))
-        values.append((auc(score, wrong), average_precision(score, wrong)))
+        values.append((roc_auc_score(wrong, score), average_precision_score(wrong, score)))
     for measure in np.array(values).T:
-        found = [widened_interval(row) for row in measure[: 3000 // n * n].reshape(-1, n)]
-        part = np.mean([low <= measure.mean() <= high for low, high in found])
+        found = measure[: 3000 // n * n].reshape(-1, n)
+        part = np.mean(np.abs(found.mean(1) - measure.mean()) <= widened(n) * found.std(1, ddof=1))
         print(f"AUC or AP of about {measure.mean():.3f}, {n} seeds: covers {100 * part:.1f} %")
         assert part > promised - 3 * np.sqrt(0.94 * 0.06 / len(found))
 

@@ -23,6 +23,7 @@ VARIANTS = [
     {"solver": "blocks", "block": 20, "repeats": 3},
     {"solver": "iteration", "protocol": "rest", "probes": 16},
     {"term": "ab"},
+    {"features": "penultimate", "jitter": 0.1},
 ]
 REFUSED = [
     "ratio=0",
@@ -38,6 +39,8 @@ REFUSED = [
     "seed=-1",
     "largest=0",
     "seed=3,protocol=rest",
+    "features=pixels",
+    "inputs=e,features=penultimate",
 ]
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "cg_score.npz"
@@ -101,6 +104,20 @@ def test_one_against_the_rest_equals_what_was_computed_elsewhere(golden):
 @pytest.mark.parametrize("size", ["0.1", "0.01", "0.001"])
 def test_colinear_rows_under_a_jitter_equal_what_was_computed_elsewhere(golden, size):
     close(cg_score(golden["jitter_X"], golden["jitter_y"], float(size)), golden[f"jitter_cg_lam{size}"])
+
+
+def test_any_features_are_looked_at_and_images_by_channel():
+    images, labels = torch.rand(30, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    here = Evidence(Ids(range(30)), 3, labels=labels, inputs={"": images.flatten(1), "e": images})
+
+    def values(**options):
+        return score([CGScore(**options)], here)[0].values
+
+    assert torch.equal(values(features="rows:e"), values(inputs="e")) and torch.equal(values(features="rows:e"), values())
+    by_channel = values(features="rows:e", transform="standardised")
+    assert not torch.equal(by_channel, values(transform="standardised")), "rows are standardised column by column"
+    mean, std = images.mean((0, 2, 3), keepdim=True), images.std((0, 2, 3), keepdim=True, correction=0)
+    close(by_channel, scored((images - mean) / std, labels).values, rtol=1e-4)
 
 
 @given(st.integers(1, 14), st.integers(2, 6), st.integers(0, 10**6), st.sampled_from([0.0, 1e-3, 0.3]))

@@ -68,7 +68,7 @@ def test_classes_are_covered_by_themselves_in_proportion():
     assert torch.bincount(made.labels[decision.kept]).tolist() == [6, 4, 2]
     for label in range(3):
         members = (made.labels == label).nonzero().flatten()
-        order, _ = farthest_first(made.inputs()[members], len(members), members)
+        order, _ = farthest_first(made.features("inputs").rows()[members], len(members), members)
         taken = [position for position in decision.order if int(made.labels[position]) == label]
         assert taken == members[order][: len(taken)].tolist()
     assert sum("of class bee" in reason for reason in decision.reasons) == 4

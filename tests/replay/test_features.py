@@ -1,5 +1,9 @@
 """Features of kept models, against a hook, autograd one by one, and the dense projection."""
 
+import gc
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,12 +13,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay import nets
-from assay.core.errors import MissingEvidence, UnknownName, UsageError
+from assay.core.errors import MissingEvidence, NotWritten, UnknownName, UsageError
 from assay.experiments.evidence import gather, open_replay
 from assay.maths.projections import rademacher
 from assay.replay import checkpoints, features
 
 N, CLASSES = 20, 3
+
+
+def counted(monkeypatch, replay):
+    """First positions of the batches that are fetched from now on."""
+    seen, clean = [], replay.training.clean
+    monkeypatch.setattr(replay.training, "clean", lambda positions: [seen.append(int(positions[0])), clean(positions)][1])
+    return seen
 
 
 @pytest.fixture(autouse=True)
@@ -261,6 +272,50 @@ def test_readers_do_not_disturb_each_other_and_blocks_are_their_own(tmp_path):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in replay.training.model.modules())
     found = evidence.features("penultimate")
     assert found.fingerprint == evidence.features("penultimate@1").fingerprint != evidence.features("penultimate@0").fingerprint
+
+
+def mapped(folder):
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+
+
+def test_large_features_stand_in_a_file_that_goes_with_the_last_reader(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    evidence, replay = evidence_of(tmp_path / "run", Backwards().double(), *batch_of(5))
+    specs = ["penultimate", "layer:hidden@0", "head_grads", "grads:project=9"]
+    small = [evidence.features(spec) for spec in specs]
+    expected = [(one.rows(), one.fingerprint) for one in small]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(features, "ON_DISK", N * 9 * 8 - 1)
+    monkeypatch.setattr(features, "BLOCK", 7)
+    passes = counted(monkeypatch, replay)
+    for spec, (rows, fingerprint) in zip(specs, expected, strict=True):
+        large = spec in ("head_grads", "grads:project=9")
+        passes.clear()
+        found = evidence.features(spec)
+        whole = found.rows()
+        assert torch.equal(whole, rows) and whole.dtype == rows.dtype and bool(mapped(scratch)) == large
+        whole.zero_()
+        assert found.fingerprint == fingerprint and torch.equal(found.rows(), rows)
+        assert torch.equal(torch.cat([block for _, block in found.blocks()]), rows)
+        if large:
+            assert [len(block) for _, block in found.blocks()] == [7, 7, 6]
+            assert passes.count(16) == 1, "all readers share what was made once"
+        del found, whole
+        gc.collect()
+        assert not mapped(scratch) and not list(scratch.iterdir())
+
+
+def test_large_features_that_cannot_be_written_are_refused_in_a_sentence(tmp_path, monkeypatch):
+    evidence, _ = evidence_of(tmp_path / "run", Backwards().double(), *batch_of(5))
+    monkeypatch.setattr(features, "ON_DISK", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    found = evidence.features("penultimate")
+    with pytest.raises(
+        NotWritten, match=r"features=penultimate take 0.0 GB and cannot be written to .*absent .*set TMPDIR to a folder"
+    ):
+        found.rows()
 
 
 def test_what_goes_straight_into_the_head_is_not_the_readers_to_spoil(tmp_path, monkeypatch):

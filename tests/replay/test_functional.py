@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from assay.core.errors import UsageError
-from assay.replay.functional import Functional, channels_last_pools
+from assay.replay.functional import Functional
 from assay.replay.losses import cross_entropies, cross_entropies_of
 from reference.curvature import gauss_newton, hessian
 from reference.derivatives import flat, gradients_one_by_one
@@ -76,104 +76,6 @@ def test_a_sweep_needs_no_value_of_a_gradient_unless_a_weight_is_made_of_others(
         found.append(torch.autograd.grad(along, [weights, *leaves.values()]))
     assert all(part.isfinite().all() and part.abs().max() > 0 for part in found[1])
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "pool",
-    [
-        nn.MaxPool2d(2),
-        nn.MaxPool2d(3, stride=2, padding=1),
-        nn.MaxPool2d((2, 3), dilation=2, ceil_mode=True),
-        nn.MaxPool2d(9),
-        nn.MaxPool2d(2, return_indices=True),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("channels", [1, 5])
-def test_pools_with_channels_last_give_the_same_bits(pool, channels):
-    # After a ReLU many windows hold several largest numbers, all 0.
-    inputs = torch.randn(4, channels, 9, 10, generator=torch.Generator().manual_seed(0)).relu()
-    outward = torch.randn(4, channels, 9, 10, generator=torch.Generator().manual_seed(1))
-
-    def both(model):
-        leaf = inputs.clone().requires_grad_()
-        value = model(leaf * 1.0)
-        value = value[0] if isinstance(value, tuple) else value
-        (gradient,) = torch.autograd.grad((value * outward[..., : value.shape[2], : value.shape[3]]).sum(), leaf)
-        return value, gradient
-
-    plain = both(pool)
-    with channels_last_pools(pool):
-        swift = both(pool)
-    for one, other in zip(plain, swift, strict=True):
-        assert torch.equal(one, other) and one.is_contiguous() == other.is_contiguous()
-    assert not pool._forward_hooks and not pool._forward_pre_hooks
-
-
-def test_images_that_come_with_channels_last_stay_so_and_an_error_leaves_no_hook():
-    inputs = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-    pool = nn.MaxPool2d(2)
-    with channels_last_pools(pool):
-        found = pool(inputs)
-    assert torch.equal(found, pool(inputs)) and found.is_contiguous(memory_format=torch.channels_last)
-    with pytest.raises(RuntimeError), channels_last_pools(pool):
-        pool(torch.randn(2, 3, 1, 1))
-    assert not pool._forward_hooks and not pool._forward_pre_hooks
-
-
-def test_losses_without_gradients_are_the_same_bits():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, CLASSES))
-    batch = torch.randn(EXAMPLES, 1, 8, 8), torch.arange(EXAMPLES) % CLASSES
-    functional, params = Functional(model), {name: value.detach() for name, value in model.named_parameters()}
-    plain = functional(params, {}, batch)
-    with torch.no_grad():
-        swift = functional(params, {}, batch)
-    assert torch.equal(plain, swift)
-    direction = {name: torch.ones_like(value) for name, value in params.items()}
-    first, _ = functional.products(params, {}, batch, tuple(params), direction)
-    again, _ = functional.products(params, {}, batch, tuple(params), direction)
-    assert tuple(params) in functional._all_by_rule, "the second time goes with channels last"
-    for name in params:
-        assert torch.equal(first.grad_sq_norms[name], again.grad_sq_norms[name]) and torch.equal(
-            first.grad_dots[name], again.grad_dots[name]
-        )
-
-
-def test_pools_with_channels_last_go_through_every_transform():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, CLASSES)).double()
-    inputs, labels = torch.randn(EXAMPLES, 1, 8, 8, dtype=torch.float64), torch.arange(EXAMPLES) % CLASSES
-    params = {name: value.detach() for name, value in model.named_parameters()}
-    along = {name: torch.randn_like(value) for name, value in params.items()}
-
-    def losses(at):
-        return F.cross_entropy(torch.func.functional_call(model, at, (inputs,)), labels, reduction="none")
-
-    def alone(at, one, label):
-        return F.cross_entropy(torch.func.functional_call(model, at, (one[None],)), label[None])
-
-    def all_of():
-        yield torch.func.jvp(losses, (params,), (along,))[1]
-        yield torch.func.vmap(torch.func.grad(alone), (None, 0, 0))(params, inputs, labels)["0.weight"]
-        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
-        (first,) = torch.autograd.grad(losses(leaves).square().sum(), leaves["0.weight"], create_graph=True)
-        yield torch.autograd.grad(first.square().sum(), leaves["0.weight"])[0]
-
-    plain = list(all_of())
-    with channels_last_pools(model):
-        for one, other in zip(plain, all_of(), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-def test_a_hook_of_the_users_on_a_pool_sees_what_it_always_sees():
-    torch.manual_seed(0)
-    model, seen = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, CLASSES)), []
-    model[1].register_forward_hook(lambda layer, args, output: seen.append(output.view(len(output), -1)))
-    batch = torch.randn(EXAMPLES, 1, 8, 8), torch.arange(EXAMPLES) % CLASSES
-    with torch.no_grad():
-        Functional(model)({name: value.detach() for name, value in model.named_parameters()}, {}, batch)
-    assert seen[0].shape == (EXAMPLES, 36)
 
 
 @pytest.mark.parametrize("outputs", [lambda x: (x, x), lambda x: x[:, 0], lambda x: x[:, :1]], ids=["two", "flat", "one logit"])

@@ -45,22 +45,23 @@ def report_(
 
     opened = Run(run)
     table = {one.title: one for one in saved_scores(opened)}
-    if not table:
-        raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
     chosen = verdict = None
     if decision is not None or any(opened.paths.decision("x").parent.glob("*.parquet")):
         path = decision_of(opened, decision)
         chosen = load_decision(path)
         if opened.paths.verdict(path.stem).exists():
             verdict = load_verdict(opened.paths.verdict(path.stem))
+    # A policy that reads no score decides without any.
+    if not table and (chosen is None or (chosen.lineage is not None and "scores" in chosen.lineage.parents)):
+        raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
     opener = first or next((name for name in table if chosen is not None and chosen.title.endswith(f" by {name}")), "")
     # A score with a meaning of its sign is read most easily.
     opener = opener or next(
-        (name for name, one in table.items() if (cls := METHODS.get(one.method)) and cls.below_zero), next(iter(table))
+        (name for name, one in table.items() if (cls := METHODS.get(one.method)) and cls.below_zero), next(iter(table), "")
     )
-    if opener not in table:
+    if opener and opener not in table:
         raise UnknownName("score in this run", opener, table)
-    table = {name: table[name] for name in (opener, *(name for name in table if name != opener))}
+    table = dict(sorted(table.items(), key=lambda item: item[0] != opener))
     curves = curves_of(opened, table)
     where = report(opened, table, out, decision=chosen, verdict=verdict, curves=curves, most=most, title=title)
     say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")

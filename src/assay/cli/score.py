@@ -65,7 +65,7 @@ def score_(
     out
         With --data or --plan: folder of that run; by default runs/NAME-untrained.
     inputs
-        NAME=FILE: rows that cg_score:inputs=NAME or a method with features=rows:NAME looks at in place of the data, such as embeddings; may
+        NAME=FILE: rows that a method with features=rows:NAME looks at in place of the data, such as embeddings; may
         be given several times. An npy file with a row for each example, in the run's order, or an npz file of `inputs` and `ids`.
     recompute
         Compute scores even if they are there.

@@ -271,6 +271,9 @@ def fitting(
     """The same method with one of its options lowered until it reads no more epochs than there are; None if no single option does that.
 
     Of an option the largest value that fits and is `served` is taken, of several options the first.
+
+    Returns:
+        A method that fits, or None.
     """
     for field in dataclasses.fields(method):  # type: ignore[arg-type]
         value = getattr(method, field.name)
@@ -288,6 +291,9 @@ def fitting(
 
 def accumulate(methods: Sequence[AbstractAccumulator], evidence: Evidence, spent: Spent | None = None) -> list[Result]:
     """Show the recorded epochs to several methods in one pass: each fact is read once, whoever asks for it.
+
+    Returns:
+        One result per method, in their order.
 
     Raises:
         MissingEvidence: A method needs more epochs than were recorded, or examples that an epoch did not train on.

@@ -29,6 +29,9 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
 
     Arguments that are missing or unknown stay Python's TypeError. What a value of the right kind may be, the function says itself.
 
+    Returns:
+        A function of the same signature and name.
+
     Raises:
         UsageError: From the function that is returned: an argument is of a wrong kind; names it and the kinds that fit.
     """

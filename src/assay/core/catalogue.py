@@ -103,6 +103,9 @@ class Catalogue(Generic[Kind]):
     def find(self, name: str) -> type[Kind]:
         """The class of that name.
 
+        Returns:
+            The class itself, not an instance.
+
         Raises:
             UnknownName: With the nearest names.
             UsageError: It is of another package, and cannot be used.
@@ -133,6 +136,9 @@ class Catalogue(Generic[Kind]):
 
     def parse(self, spec: object, given: Mapping[str, object] | None = None) -> Kind:
         """What `"name"` or `"name:option=value,..."` asks for; options in `given` win. An instance is passed through.
+
+        Returns:
+            An instance with its options checked.
 
         Raises:
             UnknownName: No such name or option.

@@ -85,6 +85,9 @@ class Curve:
     def worst(self, count: int) -> Removal:
         """The training without the `count` worst; without any, for 0.
 
+        Returns:
+            The removal with the outcomes of its seeds.
+
         Raises:
             UsageError: The curve has no such count.
         """
@@ -133,6 +136,9 @@ def best_count(removals: Iterable[Removal], by: By) -> int:
     """How many of the worst to remove: the count that is best on validation data, 0 if none is better than removing nothing.
 
     Of equally good counts the smallest. Test examples have no say.
+
+    Returns:
+        A count that the curve has, at least 0.
     """
     tried = [one for one in removals if one.arm in (NONE, WORST)]
     return min((one.validation_loss if by == "loss" else -one.validation_accuracy, one.count) for one in tried)[1]

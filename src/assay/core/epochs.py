@@ -78,6 +78,9 @@ class Epoch:
         Args:
             key: Everything that the value depends on: what it is, its options, and the first epoch it looks at if not only this one.
             make: Makes it.
+
+        Returns:
+            What `make` gave, the same object for all that ask; it must not be written into.
         """
         if key not in self._read:
             self._read[key] = make()

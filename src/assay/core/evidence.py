@@ -10,7 +10,7 @@ from torch import Tensor
 from .arguments import checked_arguments
 from .epochs import Epoch, EpochSource, PartialSource, Space
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, listed
-from .features import DATA, Features, FeatureSource, FeatureSpec, given_features, rows_named
+from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
 from .game import Game, GameMaker
 from .ids import Ids
 from .models import ModelSource
@@ -20,6 +20,9 @@ from .steps import StepSource
 
 def as_rows(inputs: Any) -> Tensor:
     """Inputs in single precision, or in double if they are neither: whole numbers and short floats as they are worth.
+
+    Returns:
+        float32 or float64, of the same shape.
 
     Raises:
         UsageError: They are no tensor of real numbers with a row for each example.
@@ -56,8 +59,10 @@ class Evidence:
         features: FeatureSource | None = None,
         games: GameMaker | None = None,
     ):
-        """Put facts under their needs. Mean probabilities may be given as a function that reads them once they are asked for; `features` makes
-        those of kept models, inputs are features by themselves.
+        """Put facts under their needs.
+
+        Mean probabilities may be given as a function that reads them once they are asked for; `features` makes those of kept models, inputs are
+        features by themselves.
 
         Raises:
             UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
@@ -81,7 +86,6 @@ class Evidence:
         held = {
             Need.LABELS: labels,
             Need.MEAN_PROBS: mean_probs,
-            Need.INPUTS: rows or None,
             Need.CHECKPOINTS: checkpoints,
             Need.STEPS: steps,
             Need.FEATURES: (rows, features) if rows or features is not None else None,
@@ -98,6 +102,9 @@ class Evidence:
 
     def narrow(self, reader: str, needs: frozenset[Need]) -> "Evidence":
         """The same facts, only those in `reads`.
+
+        Returns:
+            A view: nothing is copied.
 
         Raises:
             MissingEvidence: A need was never recorded; says how to record it.
@@ -123,6 +130,9 @@ class Evidence:
         Args:
             index: Which one, counted from 0.
             space: Memory to use again; what an earlier epoch of the same space gave is written over.
+
+        Returns:
+            Facts of all examples; valid until the space is used again.
 
         Raises:
             UsageError: There is no such epoch.
@@ -153,16 +163,11 @@ class Evidence:
         _check_probs(probs, self.ids, self.classes)
         return probs
 
-    def inputs(self, name: str | None = None) -> Float[Tensor, "examples ..."]:
-        """The examples themselves: images in 0..1, channels first, or rows; or rows of that name from outside.
-
-        Raises:
-            MissingEvidence: They were not given.
-        """
-        return rows_named(self._take(Need.INPUTS), DATA if name is None else name)
-
     def features(self, spec: str | FeatureSpec) -> Features:
         """A row of numbers for each example (see `core.features.FeatureSpec`).
+
+        Returns:
+            Nothing is computed before its rows are asked for.
 
         Raises:
             UsageError: There are no features of that kind.
@@ -195,6 +200,9 @@ class Evidence:
         Args:
             learner: Which is trained: its name with options.
             features: What it sees of each example.
+
+        Returns:
+            The examples are its players, in the order of `ids`.
 
         Raises:
             MissingEvidence: The features are not at hand.

@@ -56,6 +56,9 @@ class FeatureSpec:
     def parse(cls, text: str) -> "FeatureSpec":
         """What a text asks for.
 
+        Returns:
+            One for each text: `str` of it is the text again.
+
         Raises:
             UsageError: There are no such features.
         """
@@ -103,12 +106,19 @@ class Features:
         ids: Of the examples, a row each, in this order.
         dims: Numbers in a row.
         read: Begins to give the blocks.
+        shape: Of one input before it was made a row, such as (channels, height, width); of other features a row's.
+        whole: Gives all rows at once, where they stand somewhere as a whole, such as in a file; None where blocks are put together.
     """
 
     spec: FeatureSpec
     ids: Ids
     dims: int
     read: Callable[[], Iterator[tuple[slice, Tensor]]]
+    shape: tuple[int, ...] = ()
+    whole: Callable[[], Tensor] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", self.shape or (self.dims,))
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block dims"]]]:
         """Which positions, and their rows in float32 or float64; from the first to the last, each once. They are the reader's own."""
@@ -116,13 +126,15 @@ class Features:
 
     def rows(self) -> Float[Tensor, "examples dims"]:
         """All of them in one tensor, which is the reader's own."""
-        whole: Tensor | None = None
+        if self.whole is not None:
+            return self.whole()
+        rows: Tensor | None = None
         for part, block in self.blocks():
-            if whole is None:
-                whole = torch.empty(len(self.ids), self.dims, dtype=block.dtype)
-            whole[part] = block
-        assert whole is not None
-        return whole
+            if rows is None:
+                rows = torch.empty(len(self.ids), self.dims, dtype=block.dtype)
+            rows[part] = block
+        assert rows is not None
+        return rows
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -147,6 +159,9 @@ class FeatureSource(Protocol):
 def rows_named(inputs: Mapping[str, Tensor], name: str) -> Tensor:
     """The data themselves, under the name `DATA`, or rows from outside by theirs.
 
+    Returns:
+        The tensor itself, one row or image for each example.
+
     Raises:
         MissingEvidence: They were not given.
     """
@@ -167,15 +182,19 @@ def given_features(ids: Ids, inputs: Mapping[str, Tensor], spec: FeatureSpec) ->
         inputs: The data under the name `DATA`, and rows by name.
         spec: Which of them.
 
+    Returns:
+        Their blocks are copies, on the CPU.
+
     Raises:
         MissingEvidence: They were not given.
     """
     name = DATA if spec.kind == "inputs" else spec.name
-    rows = rows_named(inputs, name).flatten(1)
+    given = rows_named(inputs, name)
+    rows = given.flatten(1)
 
     def read() -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(rows), BLOCK):
             part = slice(start, start + BLOCK)
             yield part, rows[part].to("cpu", copy=True)
 
-    return Features(spec, ids, rows.shape[1], read)
+    return Features(spec, ids, rows.shape[1], read, tuple(given.shape[1:]))

@@ -27,8 +27,9 @@ class Game(Protocol):
         ...
 
     def predictions(self, coalitions: Coalitions) -> Float64[Tensor, "coalitions queries classes"]:
-        """Probabilities by the learner trained on each coalition, for every query: the players, then the validation examples if there are any.
-        Trained on nothing, it holds every class for equally probable.
+        """Probabilities by the learner trained on each coalition, for every query.
+
+        Queries are the players, then the validation examples if there are any. Trained on nothing, it holds every class for equally probable.
 
         Raises:
             AssayError: A training failed; says of which coalition and why.
@@ -36,8 +37,9 @@ class Game(Protocol):
         ...
 
     def values(self, coalitions: Coalitions) -> Float64[Tensor, " coalitions"]:
-        """What each coalition is worth: share of the validation examples that the learner trained on it predicts right. Kept by coalition,
-        so that none is trained on twice.
+        """What each coalition is worth: share of the validation examples that the learner trained on it predicts right.
+
+        Kept by coalition, so that none is trained on twice.
 
         Raises:
             MissingEvidence: There are no validation examples.

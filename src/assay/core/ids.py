@@ -74,6 +74,9 @@ class Ids:
     def __getitem__(self, place: Any) -> "int | str | Ids":
         """One id by its position, counted from the end below 0; or the ids of a slice, of positions, or where a mask is true.
 
+        Returns:
+            The id itself for one position, else Ids in the order that was asked for.
+
         Raises:
             IndexError: There is no such position.
         """
@@ -128,6 +131,9 @@ class Ids:
     def positions(self, wanted: "Ids", here: str = "this set") -> Int[Tensor, " wanted"]:
         """Where each of `wanted` stands.
 
+        Returns:
+            One position per wanted id, from 0.
+
         Raises:
             Mismatch: An id is not among these; names the first ones.
         """
@@ -176,6 +182,9 @@ def dataset_fingerprint(ids: Ids, labels: Int[Tensor, " examples"]) -> str:
     """What makes two artefacts speak of the same dataset: SHA-256 over ids in sorted order and given labels, 16 hex digits.
 
     The order of the examples does not enter, a changed label does.
+
+    Returns:
+        16 hex digits.
     """
     order = torch.argsort(ids.ranks)
     digest = hashlib.sha256(ids.take(order).fingerprint.encode())

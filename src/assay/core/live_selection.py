@@ -32,6 +32,9 @@ class EpochSelection:
     def checked(self, ids: Ids, title: str, epoch: int) -> "EpochSelection":
         """This selection, if an epoch can train on it.
 
+        Returns:
+            The selection itself.
+
         Raises:
             UsageError: It keeps nothing, does not fit the examples, or a weight is negative or not finite.
         """

@@ -48,8 +48,10 @@ class Batch(Protocol):
         ...
 
     def ggnvp(self, direction: Params) -> dict[str, Tensor]:
-        """Gauss-Newton matrix of the sum of the losses, by the parameters that the direction names, times the direction: J' H J v with J
-        the derivative of the outputs and H the Hessian of the losses by the outputs."""
+        """Gauss-Newton matrix of the sum of the losses, by the parameters that the direction names, times the direction.
+
+        J' H J v with J the derivative of the outputs and H the Hessian of the losses by the outputs.
+        """
         ...
 
     def input_gradients(self) -> Float[Tensor, "batch ..."]:
@@ -110,8 +112,11 @@ class Model(Protocol):
         ...
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
-        """What the layers make of every example, in eval mode, one after the other: the input, if it is numbers, the modules of these names
-        (None: those that are found), and the softmax. A layer may be written into, and is valid until the next one is asked for."""
+        """What the layers make of every example, in eval mode, one after the other.
+
+        The input, if it is numbers, the modules of these names (None: those that are found), and the softmax. A layer may be written into,
+        and is valid until the next one is asked for.
+        """
         ...
 
     def target(self, name: str) -> dict[str, Tensor]:

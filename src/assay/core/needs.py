@@ -21,12 +21,12 @@ class Need(enum.Enum):
         "record with mean_probs=True (`assay record --mean-probs`), the default up to 4,194,304 examples x classes",
     )
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
-    INPUTS = "inputs", "score together with the data: a run that `assay record` made, or loop= for your own"
     FEATURES = (
         "features",
-        "score together with what they are made of: the data, rows given by inputs=, or a run that kept a model",
+        "score together with what they are made of: the data (a run that `assay record` made, or loop= for your own), rows given by inputs=, or "
+        "a run that kept a model",
     )
-    GAME = "game", "score together with the data, on which a learner is then trained again and again, as for inputs"
+    GAME = "game", "score together with the data, on which a learner is then trained again and again, as for features"
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
 
     how: str

@@ -22,6 +22,9 @@ def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
         file: The file, at its beginning.
         size: How many bytes it has.
 
+    Returns:
+        Numbers or texts, in the shape and type that the file says.
+
     Raises:
         ValueError: No npy file, of other kinds than numbers and texts, or not of the size that its head claims.
     """
@@ -59,6 +62,9 @@ def read_npz(file: io.BufferedIOBase, known: Collection[str]) -> dict[str, np.nd
     Args:
         file: The file.
         known: Names of the arrays that are wanted.
+
+    Returns:
+        By name, in the order of the file.
 
     Raises:
         ValueError: As `read_npy`, or an array that takes far more memory than its compressed bytes can mean.

@@ -15,6 +15,9 @@ Built = TypeVar("Built")
 def split(spec: str) -> tuple[str, dict[str, str]]:
     """`"dual:window=5,epochs=30"` as `("dual", {"window": "5", "epochs": "30"})`.
 
+    Returns:
+        The name, and the options as texts.
+
     Raises:
         UsageError: A part is not `key=value`, or a key occurs twice.
     """
@@ -39,6 +42,9 @@ def join(name: str, options: Mapping[str, object]) -> str:
 
 def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
     """An instance of the dataclass `cls` with these options; texts are read as the field's type.
+
+    Returns:
+        It has settled its options.
 
     Raises:
         UnknownName: No field has that name.

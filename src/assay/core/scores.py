@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float64, Int
-from scipy.special import stdtrit
 from torch import Tensor
 
+from ..maths.statistics import widened
 from .arguments import checked_arguments, checked_fields
 from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, listed
 from .ids import Ids
@@ -91,6 +91,9 @@ class Scores:
     def suspicion(self) -> Float64[Tensor, " examples"]:
         """Values turned so that larger is more suspect.
 
+        Returns:
+            In the unit of the values, up to the sign.
+
         Raises:
             UsageError: The method ranks difficulty, which says nothing about wrong labels.
         """
@@ -103,6 +106,9 @@ class Scores:
 
     def harmful(self) -> Bool[Tensor, " examples"] | None:
         """Which examples are predicted to do harm: removing them makes the target smaller. None for scores that only rank.
+
+        Returns:
+            One per example; examples of value 0 do none.
 
         Raises:
             UsageError: The method ranks difficulty, which says nothing about harm.
@@ -124,6 +130,9 @@ class Scores:
         epochs predicted right, or values at the end of their range, of which a few repetitions do not show how far they go: Student's
         interval covered 30 to 60 % of means of `forgetting` and 45 to 75 % of `correctness`.
 
+        Returns:
+            Lower and upper ends, one each per example; NaN where there is no interval.
+
         Raises:
             UsageError: The values do not rest on repetitions, or the level is outside its range.
         """
@@ -133,8 +142,7 @@ class Scores:
             )
         if not 0 < level < 1:
             raise UsageError(f"level={level} is outside 0..1, both ends excluded.")
-        count = len(self.repeats)
-        half = (1 + 4 / (count + 2)) * float(stdtrit(count - 1, (1 + level) / 2)) * self.repeats.std(0) / count**0.5
+        half = widened(len(self.repeats), level) * self.repeats.std(0)
         agree = (self.repeats.sort(0).values.diff(dim=0) == 0).any(0)
         half = torch.where(agree, torch.nan, half)
         return self.values - half, self.values + half
@@ -148,6 +156,9 @@ class Scores:
 
     def of(self, ids: Ids) -> Float64[Tensor, " wanted"]:
         """The values of these examples.
+
+        Returns:
+            In the order of `ids`, in the unit of the scores.
 
         Raises:
             Mismatch: An id was not scored.
@@ -243,6 +254,9 @@ class ScoreTable(Mapping[str, Scores]):
 
 def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool) -> Int[Tensor, " examples"]:
     """Positions sorted by value; equal values by id, smallest id first in either direction.
+
+    Returns:
+        int64, each position once.
 
     Raises:
         UsageError: A value is NaN.

@@ -32,6 +32,9 @@ def score(methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent | 
         evidence: What they look at.
         spent: Where the seconds of each are written.
 
+    Returns:
+        One per method, in their order.
+
     Raises:
         MissingEvidence: The run did not record what a method needs.
         BadScores: A result is not one finite number per scored example.
@@ -65,6 +68,9 @@ def checked(
         evidence: In what.
         result: What it found.
         scored: Which examples it speaks of, where `evidence` does not hold what that is told from.
+
+    Returns:
+        Finite, in double precision, of the examples that the method speaks of.
 
     Raises:
         BadScores: Not one finite number per scored example.

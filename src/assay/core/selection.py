@@ -26,6 +26,9 @@ By = Literal["values", "suspicion"]
 def budget_of(keep: float, examples: int) -> int:
     """How many examples a fraction keeps: floor(keep * examples + 1e-9), so that 10 % of 50,000 is 5,000 and not 4,999.
 
+    Returns:
+        In 0..examples.
+
     Raises:
         UsageError: `keep` is outside 0..1.
     """
@@ -40,6 +43,9 @@ def count_of(keep: int | float, examples: int | None = None) -> int:
     Args:
         keep: A float in 0..1, as `budget_of` takes it; or an int, at least 0.
         examples: How many there are; None where that is not known yet, and only the range is checked.
+
+    Returns:
+        In 0..examples, where their number is known; 0 where it is not.
 
     Raises:
         UsageError: `keep` is outside its range.
@@ -101,6 +107,9 @@ class Pool:
     def by(self, what: By) -> Float64[Tensor, " examples"]:
         """The values to rank by.
 
+        Returns:
+            One finite number per example, in the order of `ids`.
+
         Raises:
             UsageError: Suspicion is asked of a score that ranks difficulty.
         """
@@ -132,6 +141,9 @@ class Pool:
 
     def features(self, spec: str) -> Float[Tensor, "examples dims"]:
         """A row of numbers for each example, made as the specification says (see `core.features.FeatureSpec`).
+
+        Returns:
+            float32 or float64, in the order of `ids`.
 
         Raises:
             UsageError: There are no features of that kind.
@@ -237,6 +249,9 @@ def choose(
         evidence: The run, for policies that read it.
         class_names: One name per class, for the reasons.
 
+    Returns:
+        An action and a reason for each example, without lineage.
+
     Raises:
         UsageError: The policy needs a score and there is none, or reads none and there is one; a value is NaN, or examples have no score.
         Mismatch: The scores are not of the evidence's examples.
@@ -311,6 +326,9 @@ def keep_first(order: Int[Tensor, " examples"], budget: int) -> Bool[Tensor, " e
 def removable(scores: Scores, harmful_only: bool = True) -> int:
     """How many examples may be removed: those predicted to do harm where the score says who they are, else all.
 
+    Returns:
+        In 0..examples.
+
     Raises:
         UsageError: The score ranks difficulty.
     """
@@ -320,6 +338,9 @@ def removable(scores: Scores, harmful_only: bool = True) -> int:
 
 def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:
     """Positions of the `count` most suspect, the most suspect first; of equal ones at the edge, the largest ids.
+
+    Returns:
+        int64, each position once.
 
     Raises:
         UsageError: The score ranks difficulty.
@@ -337,6 +358,9 @@ def suspects_stay(pool: Pool, kept: int, by: By, end: Literal["high", "low"], dr
         end: Which values stay.
         drop: How to drop the suspects instead.
         keep: How to say that they are meant to stay.
+
+    Returns:
+        No sentence, or one.
     """
     direction = pool.scores.direction
     wanted = by == "suspicion" or not direction.ranks_suspects or (end == "high") != (direction.sign > 0)

@@ -10,6 +10,9 @@ from .steps import StepSource
 def span(window: str, epochs: int, title: str) -> range:
     """The epochs of a window: `all`, `last`, or `FIRST-LAST` counted from 0, such as `3-5`.
 
+    Returns:
+        Rising, within the recorded epochs.
+
     Raises:
         UsageError: None of these, or outside the recorded epochs.
     """
@@ -47,6 +50,9 @@ LONGEST_WINDOW = 100_000
 def checked_window(window: int, epochs: int | None = None, smallest: int = 2) -> int:
     """`window`, if there are enough epochs for it.
 
+    Returns:
+        The window itself, in epochs.
+
     Raises:
         UsageError: Shorter than `smallest`, or longer than the trajectory.
     """
@@ -61,6 +67,9 @@ def checked_window(window: int, epochs: int | None = None, smallest: int = 2) ->
 
 def checked_labels(labels: Int[Tensor, " examples"], classes: int) -> Int[Tensor, " examples"]:
     """`labels`, if each is one of the classes.
+
+    Returns:
+        The labels themselves.
 
     Raises:
         UsageError: One is outside 0..classes - 1; names values and positions.

@@ -8,7 +8,7 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 
 
 def printable(text: str) -> str:
-    """A text that no terminal takes for a command: control characters become visible, as in `\\x1b`."""
+    r"""A text that no terminal takes for a command: control characters become visible, as in `\x1b`."""
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
@@ -18,6 +18,9 @@ def worded(value: object, number: Callable[[float], str] = "{:.4g}".format) -> s
     Args:
         value: As JSON holds it.
         number: How a single number is written.
+
+    Returns:
+        Items of a list with commas between, settings as `NAME VALUE` with semicolons between.
     """
     if isinstance(value, Mapping):
         return "; ".join(f"{name} {worded(one, number)}" for name, one in value.items())

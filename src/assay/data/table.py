@@ -321,12 +321,11 @@ class CategoricalColumn:
 
     def apply(self, cells: Cells) -> np.ndarray:
         """float64 (rows, categories)."""
-        number = {category: place for place, category in enumerate(self.categories)}
-        values = np.zeros((len(cells.rows), len(self.categories)))
-        for row, cell in enumerate(cells.column(self.index)):
-            if cell in number:
-                values[row, number[cell]] = 1
-        return values
+        from sklearn.preprocessing import OneHotEncoder
+
+        known = [np.array(self.categories, dtype=object)]
+        encoder = OneHotEncoder(categories=known, handle_unknown="ignore", sparse_output=False)
+        return encoder.fit_transform(np.array(cells.column(self.index), dtype=object)[:, None])
 
     def unknown(self, cells: Cells) -> int:
         """How many cells are of no known category."""

@@ -74,14 +74,16 @@ def detect(scores: Scores, run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]
         Mismatch: An example has no truth, or was not recorded.
         UsageError: No label is wrong, or all are.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
     wrong = wrong_labels(scores.ids, run, truth)
     if not bool(wrong.any()) or bool(wrong.all()):
         raise UsageError(f"{int(wrong.sum())} of {len(wrong)} labels are wrong; detection needs wrong ones among right ones.")
     suspicion = scores.hardness()
     return Detection(
         title=scores.title,
-        auc=ranking.auc(suspicion, wrong),
-        average_precision=ranking.average_precision(suspicion, wrong),
+        auc=float(roc_auc_score(wrong.numpy(), suspicion.numpy())),
+        average_precision=float(average_precision_score(wrong.numpy(), suspicion.numpy())),
         precision_at_planted=ranking.precision_at(suspicion, wrong, int(wrong.sum())),
         recovered=ranking.recovered_fraction(suspicion, wrong, INSPECTED),
         claims_suspicion=scores.direction.ranks_suspects,

@@ -233,7 +233,7 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
     if loop is None:
         raise UsageError(
             f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give score(..., "
-            "loop=assay.Loop(model, optimizer, loader)), or rows of your own, inputs={NAME: rows} with the option inputs=NAME or "
+            "loop=assay.Loop(model, optimizer, loader)), or rows of your own, inputs={NAME: rows} with the option "
             "features=rows:NAME."
         )
     training = LoopTraining(run, loop)
@@ -245,7 +245,7 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise UsageError(
                 f"The batches of the loader of {run.folder} do not begin with a tensor of fractions; give rows of your own, "
-                "inputs={NAME: rows} with the option inputs=NAME or features=rows:NAME."
+                "inputs={NAME: rows} with the option features=rows:NAME."
             )
         parts.append(inputs.cpu())
     return torch.cat(parts), LOOP

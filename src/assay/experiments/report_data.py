@@ -143,9 +143,14 @@ def report_data(
 def _picked(
     run: Run, scores: Sequence[Scores], felt: Sequence[Influence], decision: Decision | None, most: int
 ) -> tuple[Ids, str]:
-    """The examples that are shown one by one, and in words which these are: those that the decision touches before all others."""
+    """The examples that are shown one by one, and in words which these are: those that the decision touches before all others.
+
+    Of a decision that took few examples in an order, by no score that is shown, those that it took first.
+    """
+    taken = _taken(run, scores, decision)
     if len(run.ids) <= most:
-        return run.ids, ""
+        # The page sorts by a score where there is one.
+        return (run.ids if scores else run.ids.take(torch.tensor([*dict.fromkeys([*taken, *range(len(run.ids))])]))), ""
     orders = [ordered(one.hardness(), one.ids, descending=True) for one in scores]
     top_examples = dict.fromkeys(
         position
@@ -153,10 +158,11 @@ def _picked(
         for end in (influence.harmful, influence.helpful)
         for position in run.ids.positions(end.ids).tolist()
     )
-    touched, chosen = _touched(run, scores, orders, decision), dict[int, None]()
+    touched, chosen = taken or _touched(run, scores, orders, decision), dict[int, None]()
     # The section on influence shows its top_examples whatever else is shown.
     room = most - len(top_examples)
-    for position in touched:
+    # Of what was taken half, so that what was not stands beside it.
+    for position in taken[: most - most // 2] or touched:
         if position in top_examples or room:
             chosen[position] = None
             room -= position not in top_examples
@@ -177,7 +183,9 @@ def _picked(
         chosen.setdefault(position)
     drawn = len(chosen) - extreme - suspects - first
     parts = [
-        f"{f'{first:,} of ' if first < len(touched) else ''}the {len(touched):,} that the decision touches" if first else "",
+        f"{f'{first:,} of ' if first < len(touched) else ''}the {len(touched):,} that the decision {'keeps, in its order' if taken else 'touches'}"
+        if first
+        else "",
         f"the {extreme:,}{' more' if first else ''} that harm or help most by a score that tells harm from help"
         if extreme
         else "",
@@ -189,6 +197,15 @@ def _picked(
     *others, last = filter(None, parts)
     listed = f"{', '.join(others)}, and {last}" if others else last
     return run.ids.take(torch.tensor(list(chosen))), f"{listed}."
+
+
+def _taken(run: Run, scores: Sequence[Scores], decision: Decision | None) -> list[int]:
+    """Positions of the few that a decision keeps, in its order; none where it keeps most, has no order, or a score that is shown gave it."""
+    if decision is None or decision.order is None or 2 * decision.budget > len(decision):
+        return []
+    return (
+        [] if any(decision.title.endswith(f" by {one.title}") for one in scores) else run.ids.positions(decision.order).tolist()
+    )
 
 
 def _touched(run: Run, scores: Sequence[Scores], orders: Sequence[Tensor], decision: Decision | None) -> list[int]:

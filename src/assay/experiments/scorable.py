@@ -25,7 +25,7 @@ from ..runs.run import Run
 from .evidence import gather
 from .plan import has_plan
 
-BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.INPUTS, Need.FEATURES, Need.GAME})
+BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.FEATURES, Need.GAME})
 """Needs that ask for anything beside the run."""
 
 
@@ -53,7 +53,7 @@ def replayed(method: AbstractMethod | AbstractSelector) -> bool:
 
 def needs_training(method: AbstractMethod) -> bool:
     """Whether a method looks at more than the examples alone."""
-    return not method.reads <= {Need.INPUTS, Need.LABELS, Need.FEATURES, Need.GAME} or replayed(method)
+    return not method.reads <= {Need.LABELS, Need.FEATURES, Need.GAME} or replayed(method)
 
 
 def inputs_asked(method: AbstractMethod | AbstractSelector) -> list[str]:
@@ -120,13 +120,13 @@ def check_read(
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
     if unread := [name for name in inputs if name not in {asked for one in wanted for asked in inputs_asked(one)}]:
         raise UsageError(
-            f"No method looks at rows named {unread[0]!r}; score cg_score:inputs={unread[0]}, or a method with features=rows:{unread[0]}, or "
-            "leave them out."
+            f"No method looks at rows named {unread[0]!r}; score a method with features=rows:{unread[0]}, such as "
+            f"cg_score:features=rows:{unread[0]}, or leave them out."
         )
     if loop is not None and not retaken and not any(map(looks_at_inputs, wanted)):
         raise UsageError(
-            f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one that does, such as grand, or "
-            "leave it out."
+            f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one beside them, such as grand "
+            "('all' names none that may take as long as a training), or leave it out."
         )
     if loop is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")

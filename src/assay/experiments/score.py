@@ -79,7 +79,8 @@ def score(
 
     Args:
         run: Folder of a run, or an open run; or evidence in memory, as `gather_logits` and `gather_inputs` make it.
-        methods: Names, `"name:option=value,..."`, or methods; one or several. `"all"` is every method that the run allows.
+        methods: Names, `"name:option=value,..."`, or methods; one or several. `"all"` is every method that the facts of the run
+            allow; those that take a training again or look at the data may take long and are named beside it, as in `["all", "grand"]`.
         strict: Raise the first refusal of a method, in place of giving the scores of the others.
         save: Write each score into the run's folder, and take it from there if it was made from this very recording; with `loop`, which
             cannot be told from another one later, those that take the training again are always computed.
@@ -89,7 +90,7 @@ def score(
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
         replay_config: How steps are taken again: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
-        inputs: Rows that a method with `features=rows:NAME` (or `cg_score:inputs=NAME`) looks at in place of the data, such as embeddings, by
+        inputs: Rows that a method with `features=rows:NAME` looks at in place of the data, such as embeddings, by
             name: one for each of the run's ids.
             Without them a score that was saved of rows of that name is taken.
         pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by

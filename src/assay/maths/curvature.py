@@ -28,6 +28,9 @@ def hvp(losses: Losses, params: Params, direction: Params) -> dict[str, Tensor]:
         params: Where to differentiate.
         direction: The same names and shapes.
 
+    Returns:
+        By the names of the direction, in their shapes.
+
     Raises:
         NotImplementedError: An operation of the model has no second derivative.
     """
@@ -48,6 +51,9 @@ def ggnvp(outputs: Outputs, losses_of: LossesOf, params: Params, direction: Para
         losses_of: The losses as a function of the outputs alone.
         params: Where to differentiate.
         direction: The same names and shapes.
+
+    Returns:
+        By the names of the direction, in their shapes.
 
     Raises:
         NotImplementedError: An operation of the model or of the losses has no derivative that is needed.

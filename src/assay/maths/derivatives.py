@@ -49,6 +49,12 @@ def directional(losses: Losses, params: Params, direction: Params) -> GradDots:
         losses: The batch.
         params: Where to differentiate, by name.
         direction: The same names and shapes.
+
+    Returns:
+        One inner product per example, in the unit of the losses, and which backend gave them.
+
+    Raises:
+        OutOfMemoryError: The pass does not fit, and the other backends would take more.
     """
     at, along = detached(params), detached(direction)
     try:
@@ -131,6 +137,9 @@ def called_with(module: nn.Module, values: Params, *args: Any) -> Any:
         module: Any module.
         values: By any of their names; what is not named stays.
         *args: What it is called with.
+
+    Returns:
+        The module's own output.
     """
     places: dict[int, list[str]] = {}
     for prefix, layer in module.named_modules():
@@ -155,8 +164,10 @@ def example_gradients(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The gradient of each example's loss, in chunks of examples: (first position, {name: (chunk, *shape)}).
 
-    Args:
-        module, params, inputs, targets, loss, names, buffers, chunk_bytes: As `example_products`.
+    All arguments are those of `example_products`.
+
+    Yields:
+        The position of the chunk's first example, and the gradients of its examples by name.
 
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.

@@ -63,8 +63,11 @@ def math_attention() -> Iterator[None]:
 
 
 class DifferentiableOperations(TorchFunctionMode):
-    """Inside, weight normalisation has torch's value and a right second derivative, and the gradient of an embedding is a dense tensor
-    and the derivative of its values, whatever `sparse` and `scale_grad_by_freq` say."""
+    """Inside, weight normalisation and embeddings have derivatives that are right twice.
+
+    Weight normalisation has torch's value; the gradient of an embedding is a dense tensor and the derivative of its values, whatever `sparse`
+    and `scale_grad_by_freq` say.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
         return self.operation(func, args, kwargs or {})

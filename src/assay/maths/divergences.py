@@ -19,6 +19,9 @@ def weighted_change(
     """Sum over classes of probs * change; of its absolute terms if `absolute`. Writes over `change`.
 
     With the change of log probabilities from one epoch to the next the plain sum is the KL divergence.
+
+    Returns:
+        In the unit of `change`; with absolute terms at least 0.
     """
     terms = change.mul_(probs)
     return (terms.abs_() if absolute else terms).sum(-1)

@@ -24,8 +24,12 @@ def batch_norm(
 
     Args:
         inputs: (batch, channels, ...), more than one value per channel, of the type of `weight` and `bias`.
-        weight, bias: None stands for 1 and 0.
+        weight: Factor by channel; None stands for 1.
+        bias: Added by channel; None stands for 0.
         eps: Added to the variance.
+
+    Returns:
+        Of the shape of `inputs`; mean and variance one number per channel.
     """
     channels = inputs.shape[1]
     weight = inputs.new_ones(channels) if weight is None else weight
@@ -45,10 +49,11 @@ def conv2d(
 ) -> Float[Tensor, "batch out ..."]:
     """`torch.conv2d`, differentiable twice, as what is backwards and again backwards; not in forward mode.
 
-    Args:
-        inputs, weight, bias, stride, padding, dilation, groups: As torch takes them.
-        valued: Whether anyone reads a gradient by the weight that is differentiated once more, as what makes the weight out of others does.
-            If not, NaN stands for it, and only its derivative is computed, which does not need it.
+    All arguments but the last are those of torch. `valued` says whether anyone reads a gradient by the weight that is differentiated once
+    more, as what makes the weight out of others does. If not, NaN stands for it, and only its derivative is computed, which does not need it.
+
+    Returns:
+        As torch gives it, to rounding.
     """
     return _Convolve.apply(inputs, weight, bias, valued, stride, padding, dilation, groups)
 

@@ -35,6 +35,9 @@ def words(keys: np.ndarray, seed: int, purpose: str, *counters: int) -> np.ndarr
         seed: The run's seed.
         purpose: What the draw is for; different purposes are independent.
         counters: Epoch, step and the like.
+
+    Returns:
+        uint64, one per key, in their order.
     """
     state = np.zeros(1, np.uint64)
     for counter in (seed, _purpose(purpose), *counters):

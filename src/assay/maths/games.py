@@ -15,6 +15,9 @@ def bootstrap(players: int, seed: int, bag: int) -> Int[Tensor, " players"]:
         players: How many. Which of them is the first is for the caller to say, by something that outlives their order.
         seed: Of all bags.
         bag: Which one.
+
+    Returns:
+        int64, at least 0; they add up to `players`.
     """
     picks = draws.integers(np.arange(players, dtype=np.uint64), players, seed, "bootstrap", bag)
     return torch.bincount(picks, minlength=players)

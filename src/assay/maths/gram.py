@@ -22,6 +22,9 @@ CACHE_BYTES = 2**30
 def unit_rows(inputs: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows dims"]:
     """Each input flattened and divided by its Euclidean norm, in the precision given.
 
+    Returns:
+        Rows of norm 1.
+
     Raises:
         ValueError: An input is all zeros, which has no direction; names the rows.
     """

@@ -68,6 +68,9 @@ def example_products(
             find out.
         chunk_bytes: Memory of one chunk of examples.
 
+    Returns:
+        Norms at least 0 and inner products by parameter, one per example; and which parameters took which road.
+
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.
     """

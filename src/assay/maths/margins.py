@@ -11,6 +11,9 @@ def label_margin(
     """Output of the given class minus the best other class, in the unit of `outputs`; 0 is a tie, below 0 is wrong.
 
     The given class is masked with -inf, not with 0: logits of the other classes may all be negative.
+
+    Returns:
+        One per example.
     """
     index = labels.to(torch.int64).expand(outputs.shape[:-1]).unsqueeze(-1)
     given = outputs.gather(-1, index).squeeze(-1)

@@ -29,9 +29,13 @@ def nearest(
     |q - s|^2 = |q|^2 + |s|^2 - 2 <q, s>, tile by tile, in the precision given; about the supports' mean, so that little is cancelled.
 
     Args:
-        queries, supports: Rows.
+        queries: Rows whose neighbours are looked for.
+        supports: Rows that may be neighbours.
         k: How many.
         own: Which support is the query itself, and not its neighbour; -1 where none is.
+
+    Returns:
+        int64 positions among the supports.
 
     Raises:
         ValueError: There are fewer than k others, or distances are not finite.
@@ -87,6 +91,9 @@ def disagreeing(
         cosine: 1 - cosine as distance, in which rows of zeros are at right angles to all; else half the squared Euclidean distance, which has
             the same neighbours as the Euclidean.
         weighted: Whether a neighbour at distance d counts exp(-d / d_k), with d_k the distance of the k-th, and not 1.
+
+    Returns:
+        In the order of the rows.
 
     Raises:
         ValueError: There are fewer than k others, or distances are not finite.
@@ -162,6 +169,9 @@ def majority_label(
         labels: Of the supports.
         classes: How many there are.
         tie: Which of several: the `low`est class, the `high`est, or that of the `nearest` neighbour that is of one of them.
+
+    Returns:
+        One class per query, in 0..classes - 1.
     """
     counts = votes(neighbours, labels, classes)
     most = counts == counts.amax(1, keepdim=True)

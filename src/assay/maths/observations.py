@@ -54,6 +54,9 @@ def faults(
     """What no facts can be made of: which examples, what their logits are, and what to do about it. Empty where all is well.
 
     A class may be masked by a logit of -inf, as long as the label's and one more are not.
+
+    Returns:
+        (mask, what they are, cure) for each kind of fault that is there.
     """
     if bool(logits.isfinite().all()):
         return []

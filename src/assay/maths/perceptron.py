@@ -51,6 +51,9 @@ def learnt(
         keep: Those with the smallest (`hard`) or largest (`easy`) field of the probe.
         angle: Between probe and teacher, in radians, from 0 to below pi / 2.
 
+    Returns:
+        Its test error, its overlap with the teacher and its margin.
+
     Raises:
         ValueError: A setting outside its range.
 

@@ -42,6 +42,9 @@ def fit(n: Sequence[Number], errors: Sequence[Number], *, floor: bool = False) -
         errors: Of models that were trained on so many.
         floor: Whether an error that is left is fitted too, from 0 to the smallest error.
 
+    Returns:
+        Its scale in the unit of the errors.
+
     Raises:
         ValueError: Too few sizes, or a number that is not above 0.
     """
@@ -95,6 +98,9 @@ def frontier(points: Sequence[tuple[Number, Number]]) -> list[int]:
     """Which of the (examples, error) have no other with at most as many examples and a smaller error; by rising examples.
 
     Of equal points the first counts.
+
+    Returns:
+        Their positions in `points`.
     """
     best, kept = math.inf, []
     for place in sorted(range(len(points)), key=lambda at: (points[at][0], points[at][1], at)):

@@ -26,6 +26,9 @@ def rademacher(seed: int, name: str, rows: range, dims: int, dtype: torch.dtype 
         rows: Which entries of the flattened parameter.
         dims: K, the columns.
         dtype: Of the result.
+
+    Returns:
+        Rows in the order that was asked for.
     """
     keys = np.arange(rows.start, rows.stop, dtype=np.uint64)
     # A word of 64 bits is 64 columns, so a row's first columns do not depend on how many there are.
@@ -44,6 +47,12 @@ def project(
         dims: K, numbers of a projected row.
         seed: Of the projection.
         tile_bytes: What a tile of R may take.
+
+    Returns:
+        One row of `dims` numbers for each row of the parts.
+
+    Raises:
+        ValueError: There are no parts.
     """
     total: Tensor | None = None
     for name, part in values.items():

@@ -15,36 +15,11 @@ def places_within(groups: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
     return places
 
 
-def auc(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"]) -> float:
-    """Chance that a wrong label ranks before a right one; a tie counts half. 0.5 is chance, 1 is perfect.
-
-    Raises:
-        ValueError: A value is NaN, no label is wrong, or none is right.
-    """
-    inspected, found = _tied_counts(suspicion, wrong)
-    labels_wrong, labels_right = int(found[-1]), int(inspected[-1] - found[-1])
-    if not labels_right:
-        raise ValueError("All labels are wrong; the AUC compares wrong labels with right ones.")
-    found_here, right_here = np.diff(found, prepend=0), np.diff(inspected - found, prepend=0)
-    right_after = labels_right - (inspected - found)
-    return int((found_here * (2 * right_after + right_here)).sum()) / (2 * labels_wrong * labels_right)
-
-
-def average_precision(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"]) -> float:
-    """Mean over the wrong labels of the precision at the threshold that just includes them.
-
-    sum over thresholds of (recall gained there) * (precision there). Equal values share one threshold, as in scikit-learn's
-    `average_precision_score`; a score without any spread gets the fraction of wrong labels. Range 0..1.
-
-    Raises:
-        ValueError: A value is NaN, or no label is wrong.
-    """
-    inspected, found = _tied_counts(suspicion, wrong)
-    return float((np.diff(found, prepend=0) * (found / inspected)).sum() / found[-1])
-
-
 def precision_at(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"], count: int) -> float:
     """Fraction of wrong labels among the `count` most suspect; where a tie straddles the cut, the mean over its orders.
+
+    Returns:
+        In 0..1.
 
     Raises:
         ValueError: A value is NaN, no label is wrong, or `count` is outside 1..examples.
@@ -60,6 +35,9 @@ def recovered_fraction(
     """Fraction of the wrong labels that stand in the first floor(inspected_fraction * examples) of the ranking.
 
     Where a tie straddles the cut, the mean over its orders.
+
+    Returns:
+        In 0..1.
 
     Raises:
         ValueError: A value is NaN, no label is wrong, or the fraction is outside 0..1.
@@ -78,6 +56,9 @@ def detection_curve(
     Evenly spaced, each at a whole number of examples, so fewer than `points` if there are fewer examples. Within a tie the
     found fraction is the mean over its orders. A ranking by chance gives the diagonal.
 
+    Returns:
+        Points of two fractions in 0..1, both rising.
+
     Raises:
         ValueError: A value is NaN, no label is wrong, or `points` is below 2.
     """
@@ -94,14 +75,18 @@ def rank_correlation(values: Float[Tensor, "methods examples"]) -> Float64[Tenso
 
     A row without any spread has no ranking, so its correlations are NaN, with itself too.
 
+    Returns:
+        Symmetric, exactly 1 where two rankings are equal.
+
     Raises:
         ValueError: A value is NaN.
     """
+    from scipy.stats import rankdata
+
     rows = _numbers(values)
-    n = rows.shape[1]
     # Doubled ranks about their mean are whole numbers: up to some 200,000 examples the sums are exact, so equal rankings
-    # give exactly 1 and the matrix is exactly symmetric.
-    ranks = np.stack([_doubled_ranks(row) - (n + 1) for row in rows]) if len(rows) else np.zeros((0, n))
+    # give exactly 1 and the matrix is exactly symmetric, as they are not of `scipy.stats.spearmanr`.
+    ranks = 2 * rankdata(rows, axis=1) - (rows.shape[1] + 1)
     products = ranks @ ranks.T
     spread = np.sqrt(np.outer(products.diagonal(), products.diagonal()))
     with np.errstate(invalid="ignore"):
@@ -114,6 +99,9 @@ def concordance(one: Float[Tensor, " examples"], other: Float[Tensor, " examples
     """Kendall's tau-b: pairs of examples that both rows order alike, less those that they order otherwise. Range -1..1, 0 is chance.
 
     As a part of the geometric mean of the pairs that each row orders at all; NaN where a row has no spread.
+
+    Returns:
+        In -1..1, or NaN.
 
     Raises:
         ValueError: A value is NaN.
@@ -133,13 +121,6 @@ def _numbers(values: Tensor) -> np.ndarray:
     if np.isnan(array).any():
         raise ValueError(f"{int(np.isnan(array).sum())} values are NaN and cannot be ranked.")
     return array
-
-
-def _doubled_ranks(row: np.ndarray) -> np.ndarray:
-    """Twice the rank from 1, equal values at their mean rank."""
-    _, group, counts = np.unique(row, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return (2 * ends - counts + 1)[group].astype(np.float64)
 
 
 def _tied_counts(suspicion: Tensor, wrong: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,9 @@ def square_root(steps: int, depth: int) -> int:
 def marks(apart: int) -> Split:
     """A mark every `apart` steps, then every state between two of them: W / apart + apart states, under 2 W steps taken.
 
+    Returns:
+        A function from a stretch to the parts that it is cut into.
+
     Raises:
         ValueError: Fewer than 1 step apart.
     """
@@ -38,6 +41,9 @@ def marks(apart: int) -> Split:
 def tree(arity: int) -> Split:
     """Always `arity` parts: (arity - 1) log W states, (arity - 1) / arity W log W steps taken.
 
+    Returns:
+        A function from a stretch to the parts that it is cut into.
+
     Raises:
         ValueError: Fewer than 2 parts.
     """
@@ -48,6 +54,9 @@ def tree(arity: int) -> Split:
 
 def named(name: str) -> Split:
     """The split of a name: `sqrt`, `all`, `every=STEPS` (a mark every so many), `tree`, or `tree=PARTS`.
+
+    Returns:
+        A function from a stretch to the parts that it is cut into.
 
     Raises:
         ValueError: There is none.
@@ -62,6 +71,9 @@ def named(name: str) -> Split:
 
 def within(states: int, steps: int) -> Split:
     """The split that takes the fewest steps again while it holds at most `states` states.
+
+    Returns:
+        A function from a stretch to the parts that it is cut into.
 
     Raises:
         ValueError: Not even halving fits.
@@ -91,10 +103,14 @@ def backwards(
 
     Args:
         state: Before step `start`.
-        start, stop: The stretch.
+        start: First step of the stretch.
+        stop: The step behind its last.
         advance: `advance(state, a, b)` takes steps a to b - 1 from the state before a, and gives the state before b.
         split: Into how many parts stretches are cut.
         depth: How often this stretch is part of another.
+
+    Yields:
+        Each step of the stretch once, the last first, with the state before it.
     """
     if stop - start == 1:
         yield start, state

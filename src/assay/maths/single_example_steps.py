@@ -55,6 +55,9 @@ def gain(
         distance: |D|^2.
         normalised: In [-1, 1]; otherwise in units of the parameters.
         left: |u|^2 where it is known better than from the other three.
+
+    Returns:
+        One per example: in [-1, 1] if normalised, else in units of the parameters.
     """
     change = 2 * inner + length
     remains = (distance + change).clamp(min=0) if left is None else left
@@ -79,6 +82,9 @@ def single_step_gains(
         rates: Learning rate of each parameter.
         normalised: As in `gain`.
         by_tensor: Norms of single tensors are added, instead of one norm over all parameters.
+
+    Returns:
+        One gain per example, and which backend gave the derivatives.
     """
     params = batch.params
     apart = {name: reference[name] - params[name] for name in params}

@@ -49,6 +49,9 @@ def conjugate_gradients(
         rtol: Stop when the residual is at most this part of the right-hand side.
         precondition: P v from v, where P is near to the inverse of A + damping I, symmetric and positive definite.
 
+    Returns:
+        The solution, how many iterations it took, and what is left of the right-hand side as a part of it.
+
     Raises:
         ValueError: The curvature along a direction is not above 0, so the matrix is not positive definite; says how far below.
     """

@@ -57,7 +57,8 @@ class Update(Protocol):
         Args:
             after: d target / d params after the step.
             carried: d target / d buffers after the step; slots that nothing depends on yet may be left out.
-            params, buffers: Before the step.
+            params: Before the step.
+            buffers: Of the optimizer, before the step.
             gradients: Of the batch's loss, as the step took them.
             rates: Learning rate of each parameter.
             count: Number of the step, from 0.
@@ -156,6 +157,9 @@ def clipped(gradients: Params, limit: float, soft: float = 0.0) -> dict[str, Ten
     """Gradients scaled down together so that their common norm is at most `limit`.
 
     The factor is min(1, limit / (norm + soft)); torch's clip_grad_norm_ has soft = 1e-6.
+
+    Returns:
+        By the same names; in the unit of the gradients.
     """
     factor = limit / (norm(gradients) + soft)
     return {name: value * factor if factor < 1 else value for name, value in gradients.items()}

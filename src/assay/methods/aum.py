@@ -22,6 +22,9 @@ from ..maths.margins import label_margin
 def aum(logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
     """Mean over epochs of the margin of the given label, in logits; 0 is a tie, below 0 the model resists the label.
 
+    Returns:
+        One per example, in logits.
+
     Raises:
         UsageError: A label is no class.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError, listed
 from ..core.evidence import Evidence
-from ..core.features import INPUTS, ROWS
+from ..core.features import INPUTS, ROWS, FeatureSpec
 from ..core.ids import Ids
 from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
@@ -61,6 +61,9 @@ def cg_score(
         jitter: Added to the diagonal of H. Without, rows that point the same way under the same signs are one row to the kernel, and
             leaving one of them out is worth 0.
 
+    Returns:
+        Of the shape of `signs`.
+
     Raises:
         ValueError: An input is all zeros, a sign is not +1 or -1, or H has no inverse, as where rows point the same way under other
             signs.
@@ -79,6 +82,9 @@ def terms(
     """The score `cg` and what it is made of, each of the shape of `signs`: cg = a2 + 2 ab + b2.
 
     a2 = (u - y D)^2 / D of the others' labels alone, ab = y (u - y D) of both, b2 = D of the example alone.
+
+    Returns:
+        By the name of the term: cg, a2, ab and b2.
 
     Raises:
         ValueError: As `cg_score`; also where rows point the same way under the same signs, whose terms grow without bound as the
@@ -103,6 +109,9 @@ def by_class(
         negatives: For each class that occurs, from the smallest on, which rows of others stand against it.
         term: The score, or one of its terms.
         jitter: As `cg_score`.
+
+    Returns:
+        One per row, in the order of the rows.
 
     Raises:
         ValueError: As `cg_score`, or not one set of rows for each class, or with rows of the class itself.
@@ -183,13 +192,15 @@ class CGScore(AbstractMethod):
     """High CG marks examples whose label the others do not explain: wrong labels and irregular examples.
 
     Args:
-        inputs: Name of rows given from outside, such as embeddings (`--inputs NAME=FILE`), to look at in place of the data.
+        inputs: The same as `features=rows:NAME`, by its name alone, under which older scores were saved.
+        features: What the kernel is of: `inputs`, the data themselves; `rows:NAME` given from outside, such as embeddings (`--inputs
+            NAME=FILE`); or what a kept model makes of the examples, such as `penultimate`.
         protocol: Each class against others drawn at `random`, the mean over `repeats` (the paper), or all examples in one kernel, each
             class against the `rest`.
         repeats: How often others are drawn, or examples are divided into blocks.
         ratio: How many others are drawn for each example of the class.
         term: The score `cg`, or a term of cg = a2 + 2 ab + b2.
-        transform: Of the inputs, images in 0..1: `raw`, `standardised` by channel or column, or `centred`, less the mean input. The score
+        transform: Of these, such as images in 0..1: `raw`, `standardised` by channel or column, or `centred`, less the mean input. The score
             is another one for each.
         solver: `exact`, by `iteration` (conjugate gradients, and random signs for the diagonal), or in `blocks`, exact among some
             examples at a time.
@@ -202,6 +213,7 @@ class CGScore(AbstractMethod):
     """
 
     inputs: str | None = None
+    features: str = INPUTS
     protocol: Literal["random", "rest"] = "random"
     repeats: int = 5
     ratio: float = 1.0
@@ -215,7 +227,7 @@ class CGScore(AbstractMethod):
     largest: int = 25_000
     seed: int = 0
     name: ClassVar[str] = "cg_score"
-    reads: ClassVar[frozenset[Need]] = frozenset({Need.INPUTS, Need.LABELS})
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.FEATURES, Need.LABELS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT
     unit: ClassVar[str] = "complexity y' H^-1 y"
     source: ClassVar[Source] = Source(
@@ -227,6 +239,11 @@ class CGScore(AbstractMethod):
 
     def __post_init__(self):
         super().__post_init__()
+        FeatureSpec.parse(self.features)
+        if self.inputs is not None and self.features != INPUTS:
+            raise UsageError(
+                f"{self.title}: inputs={self.inputs} is features={ROWS}{self.inputs}, and there are other features; give one of them."
+            )
         for option, least in (("repeats", 1), ("iterations", 1), ("probes", 1), ("block", 2), ("largest", 1), ("seed", 0)):
             if getattr(self, option) < least:
                 raise UsageError(f"{self.title}: {option}={getattr(self, option)} is below {least}.")
@@ -250,7 +267,7 @@ class CGScore(AbstractMethod):
 
     @property
     def asks(self) -> Asks:
-        return Asks(features=(INPUTS if self.inputs is None else f"{ROWS}{self.inputs}",))
+        return Asks(features=(self.features if self.inputs is None else f"{ROWS}{self.inputs}",))
 
     def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Those whose input, as it is transformed, is not all zeros, which would have no direction."""
@@ -283,7 +300,8 @@ class CGScore(AbstractMethod):
     def _transformed(self, evidence: Evidence) -> tuple[Int[Tensor, " examples"], Float[Tensor, "examples dims"]]:
         """Positions in the order of the ids, so that no sum depends on that of the examples, and the inputs in that order."""
         order = torch.argsort(evidence.ids.ranks)
-        inputs = evidence.inputs(self.inputs)[order]
+        features = evidence.features(self.asks.features[0])
+        inputs = features.rows()[order].unflatten(1, features.shape)
         if self.transform == "standardised":
             shape = (1, -1) + (1,) * (inputs.ndim - 2)
             mean, std = (torch.tensor(part, dtype=inputs.dtype).view(shape) for part in statistics(inputs))

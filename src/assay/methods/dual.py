@@ -32,6 +32,9 @@ def dual(target_probs: Float[Tensor, "epochs examples"], window: int = 10) -> Fl
         target_probs: Softmax probability of the given label by epoch.
         window: J, how many consecutive epochs make a window.
 
+    Returns:
+        One number per example, in that range.
+
     Raises:
         UsageError: Fewer epochs than the window, or a window below 2.
     """

@@ -34,6 +34,9 @@ def dyn_unc(
         window: J, how many consecutive epochs make a window.
         drop_last: Leave out the window that ends at the last epoch, as the authors' own code does.
 
+    Returns:
+        One number per example, in that range.
+
     Raises:
         UsageError: Fewer epochs than the windows take, or a window below 2.
     """

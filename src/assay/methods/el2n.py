@@ -25,6 +25,9 @@ def el2n(probs: Float[Tensor, "*runs examples classes"], labels: Int[Tensor, " e
 
     Large means far from the given label. Range [0, sqrt 2]; probability distance.
 
+    Returns:
+        One number per example, in that range.
+
     Raises:
         UsageError: A label is no class.
     """

@@ -27,6 +27,9 @@ def forgetting(correct: Bool[Tensor, "epochs examples"], never_learned: float = 
     Args:
         correct: Whether the given label was predicted, by epoch.
         never_learned: Value of examples that are wrong at every epoch: most forgettable by default.
+
+    Returns:
+        One count per example.
     """
     events = (correct[:-1] & ~correct[1:]).sum(0).to(torch.float64)
     return torch.where(correct.any(0), events, never_learned)

@@ -28,6 +28,9 @@ def grand(checkpoint: Model, examples: int, layers: str = "all", backends: set[s
         layers: `all` trainable parameters, or only those of the last linear layer, `head`.
         backends: Gets the backends in which derivatives were taken.
 
+    Returns:
+        One per example, at least 0, in losses per unit of the parameters.
+
     Raises:
         UsageError: The model has no linear layer.
     """

@@ -33,6 +33,9 @@ def in_run_shapley(step: Step, target: str, order: int = 1, backends: set[str] |
         target: Name of the target.
         order: 1 or 2.
         backends: Gets the way in which derivatives were taken.
+
+    Returns:
+        One per example of the batch, in the unit of the target: above 0 where it makes the target fall.
     """
     size = len(step.positions)
     along = {name: step.rates[name] / size * value for name, value in step.target(target).items()}

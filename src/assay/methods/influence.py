@@ -53,8 +53,17 @@ def influence(
     Args:
         model: Where gradients and curvature are taken, without augmentation, in eval mode.
         examples: How many examples there are.
-        target, layers, curvature, damping, solver, iterations, rtol: As `Influence` has them.
+        target: Name of a target of the model.
+        layers: `all` trainable parameters, or only those of the last linear layer, `head`.
+        curvature: `gauss_newton` or `hessian`, of the mean loss.
+        damping: Added to its diagonal.
         decay: Weight decay of each parameter, such as `model.weight_decay()`; None for none.
+        solver: `cg`, conjugate gradients, or `cholesky`, the whole matrix.
+        iterations: The most steps of conjugate gradients.
+        rtol: What they may leave, as a part of the right-hand side.
+
+    Returns:
+        One change per example, above 0 where leaving it out makes the target rise; and diagnostics of the solution by name.
 
     Raises:
         UsageError: The model has no linear layer, or too many parameters for the whole matrix; or the losses do not have the derivatives.

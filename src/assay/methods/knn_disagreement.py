@@ -42,6 +42,9 @@ def knn_disagreement(
         weights: Neighbours count `equal`ly, or by `similarity` exp(-d / d_k): d is 1 - cosine or the squared Euclidean distance, d_k
             that of the k-th.
 
+    Returns:
+        One per example, in 0..1.
+
     Raises:
         ValueError: There are fewer than k others, or a row is not finite.
 

@@ -40,6 +40,9 @@ def value(
         sqnorm_gradient: |g|^2.
         sqnorm_delta: |D|^2.
         lr: Learning rate of the step.
+
+    Returns:
+        One per example of the visit.
     """
     return gain(lr * dot, lr**2 * sqnorm_gradient, sqnorm_delta)
 
@@ -51,6 +54,9 @@ def liveval(steps: Sequence[Step], examples: int, **options: Any) -> Float[Tenso
         steps: All of them, each with what it lends still valid.
         examples: How many examples there are.
         **options: Of `LiveVal`.
+
+    Returns:
+        One per example, as `LiveVal` puts the values of its visits together.
     """
     method = LiveVal(**options)
     state = method.start(examples)

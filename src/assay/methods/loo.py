@@ -30,6 +30,9 @@ def loo(source: StepSource, examples: int, target: str, steps: range, form: Form
         target: Name of a target of `source`.
         steps: The steps that an example is left out of.
         form: What is left of a batch (see `StepSource.retrained`).
+
+    Returns:
+        One per example, in the unit of the target: above 0 where leaving it out makes the target rise.
     """
     values = torch.zeros(examples, dtype=torch.float64)
     met = (source.visits(steps) > 0).nonzero().flatten()

@@ -41,6 +41,9 @@ def oti(
         by_tensor: Norms of single tensors are added (the released code), instead of one norm over all parameters.
         rate: Of the single-example step; by default the recorded one.
         backends: Gets the way in which derivatives were taken.
+
+    Returns:
+        One per example of the batch.
     """
     if all(torch.equal(value, reference[name]) for name, value in step.params.items()):
         return torch.zeros(len(step.positions), dtype=torch.float64)
@@ -58,6 +61,9 @@ def reference_of(source: StepSource, which: str) -> Params:
         source: The recorded training.
         which: `final`; `best`: after the epoch whose batches had the lowest mean loss when they came; `best_batch`: before the step
             whose batch had the lowest loss (the released code); the number of an epoch; or the name of a given reference.
+
+    Returns:
+        By name, in the shapes of the model's parameters.
 
     Raises:
         UsageError: There is no such epoch.

@@ -48,6 +48,9 @@ def prediction_depth(
         k: Neighbours.
         tie: Which class of several that as many neighbours are of: the `low`est, the `high`est, or that of the `nearest` of them.
 
+    Returns:
+        In 0..layers, one per example.
+
     Raises:
         ValueError: No layer, or fewer than k other examples.
 
@@ -76,6 +79,9 @@ def probe(
         tie: As `prediction_depth`.
         itself: Whether an example is a neighbour of its own (the training's code), and not left out (the paper).
         support: Which examples may be neighbours; all by default.
+
+    Returns:
+        One class per example.
 
     Raises:
         ValueError: Fewer than k others.
@@ -203,6 +209,9 @@ class PredictionDepth(AbstractMethod):
 
     def first(self, names: Sequence[str]) -> int:
         """Number of the first layer that is read.
+
+        Returns:
+            Counted from 0.
 
         Raises:
             UsageError: There are fewer layers than are to be read.

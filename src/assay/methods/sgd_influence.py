@@ -176,6 +176,9 @@ class SGDInfluence(AbstractMethod):
             evidence: The recorded training.
             by_epoch: What each epoch adds.
             norms: Norm of the adjoint at the end and before each epoch, from the last to the first.
+
+        Returns:
+            Values in the unit of the target.
         """
         source = evidence.steps
         epochs = span(self.window, len(source.epochs), self.title)
@@ -251,6 +254,9 @@ class SGDInfluence(AbstractMethod):
 
         Metasmoothness: the share of directions in which the target, at one step back, at the recorded weights and one step on, rises
         twice or falls twice.
+
+        Returns:
+            Diagnostics by name, and `wrong`, `far` or an empty text.
         """
         steps = steps_of(source, span(self.window, len(source.epochs), self.title))
         ones = torch.ones(len(evidence.ids), dtype=torch.float64)

@@ -50,6 +50,9 @@ def tdds(
         inner: Sum of absolute terms (the authors' code), or the signed sum, a KL divergence.
         outer: Euclidean norm of the centred changes (the authors' code), or its square.
 
+    Returns:
+        One per example.
+
     Raises:
         UsageError: Fewer epochs than the window, a window below 3, or a decay outside (0, 1].
     """

@@ -36,6 +36,9 @@ def tracin(
         layers: `all` trainable parameters, or only those of the last linear layer, `head`.
         backends: Gets the backends in which derivatives were taken.
 
+    Returns:
+        One per example, in the unit of the target; for self-influence at least 0, in losses.
+
     Raises:
         UsageError: The model has no linear layer.
     """

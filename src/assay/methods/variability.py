@@ -20,6 +20,9 @@ def variability(target_probs: Float[Tensor, "epochs examples"], ddof: int = 0) -
 
     Large means ambiguous; a constant trajectory gives 0. Range [0, 0.5] for the population form (ddof 0).
 
+    Returns:
+        One number per example, in that range.
+
     Raises:
         UsageError: A ddof other than 0 and 1, or no more epochs than it.
     """

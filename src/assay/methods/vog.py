@@ -33,6 +33,9 @@ def vog(
         labels: With labels: how many standard deviations above the mean of its class; 0 where a class has no spread.
         reduce: `std`, the root of the population variance at each place, or `var`, that variance.
 
+    Returns:
+        One per example: at least 0, or in standard deviations of its class.
+
     Raises:
         ValueError: No checkpoint, or `reduce` is neither.
 
@@ -152,6 +155,9 @@ class VoG(AbstractMethod):
 
     def epochs_of(self, kept: list[int]) -> list[int]:
         """The kept epochs of the stage.
+
+        Returns:
+            Counted from 0, rising.
 
         Raises:
             MissingEvidence: They are too few.

@@ -27,6 +27,9 @@ catalogue, live_catalogue = POLICIES.classes, LIVE.classes
 def find(name: str) -> type[AbstractSelector]:
     """The policy of that name.
 
+    Returns:
+        The class itself, not an instance.
+
     Raises:
         UnknownName: With the nearest names.
         UsageError: It chooses while training goes on, or is of another package and cannot be used.
@@ -41,6 +44,9 @@ def find(name: str) -> type[AbstractSelector]:
 def parse(spec: str | AbstractSelector, given: Mapping[str, object] | None = None) -> AbstractSelector:
     """The policy that `"name"` or `"name:option=value,..."` asks for; options in `given` win. A policy is passed through.
 
+    Returns:
+        An instance with its options checked.
+
     Raises:
         UnknownName: No such policy or option.
         UsageError: A value that the option does not take, or options beside a finished policy.
@@ -52,6 +58,9 @@ def parse(spec: str | AbstractSelector, given: Mapping[str, object] | None = Non
 
 def parse_live(spec: str | AbstractLiveSelector) -> AbstractLiveSelector:
     """The live selector that `"name"` or `"name:option=value,..."` asks for; one that is made is passed through.
+
+    Returns:
+        An instance with its options checked.
 
     Raises:
         UnknownName: No such live selector or option.

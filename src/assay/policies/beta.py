@@ -35,6 +35,9 @@ def beta_shape(anchor: float, keep: float, c_d: float, c_0: float = 15.0) -> tup
         keep: Fraction that stays.
         c_d: How late, as more is pruned, the draw turns to easy examples.
         c_0: Concentration of the density.
+
+    Returns:
+        (alpha, beta): alpha at least 1, beta in 0..c_0.
     """
     beta = c_0 * (1 - anchor) * (1 - (1 - keep) ** c_d)
     return c_0 + 1 - beta, beta
@@ -50,6 +53,9 @@ def log_density(
     anchors: int = 10,
 ) -> Float64[Tensor, " examples"]:
     """ln of the Beta density at each mean probability, up to a constant; probabilities are taken within EDGE of 0 and 1.
+
+    Returns:
+        One per example, finite.
 
     Raises:
         UsageError: See `beta_weights`.
@@ -96,6 +102,9 @@ def beta_weights(
         c_d: How late, as more is pruned, the draw turns to easy examples; above 0. The paper: 4 for CIFAR-100.
         c_0: Concentration of the density, above 0.
         anchors: How many of the highest scores set the mean of the density; equal scores by position.
+
+    Returns:
+        One per example, in 0..1.
 
     Raises:
         UsageError: An argument is outside its range.

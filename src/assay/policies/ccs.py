@@ -28,6 +28,9 @@ def stratum_of(values: Float64[Tensor, " examples"], strata: int) -> Int[Tensor,
 
     A bin holds its lower edge and not its upper one; the last holds both. Equal values are all in the last bin.
 
+    Returns:
+        int64, one per value.
+
     Raises:
         UsageError: The values are not finite, or span more than a float64 holds.
     """
@@ -50,6 +53,9 @@ def stratum_budgets(counts: Int[Tensor, " strata"] | Int[np.ndarray, " strata"],
     Args:
         counts: How many examples each stratum holds.
         budget: How many are wanted in all.
+
+    Returns:
+        int64, one per stratum, each at most its count.
 
     Raises:
         UsageError: A count is negative, or the budget is outside 0..sum of the counts.

@@ -24,6 +24,9 @@ def class_budgets(counts: Int[Tensor, " classes"], keep: float, fill: bool = Tru
         counts: How many examples each class has.
         keep: Fraction that stays, in 0..1.
         fill: Whether to reach the exact budget.
+
+    Returns:
+        int64, one per class, each at most its count.
     """
     if not fill:
         return torch.tensor([budget_of(keep, count) for count in counts.tolist()], dtype=torch.int64)

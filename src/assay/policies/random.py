@@ -26,6 +26,9 @@ def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
 
     The j-th example of a class (from 0, in the given order) stands at (j + 1/2) / count of its class. These are Webster's
     quotients, so a longer beginning never takes an example back; equal quotients stay in the given order.
+
+    Returns:
+        Positions, each once.
     """
     counts = torch.bincount(labels)
     return torch.argsort((places_within(labels) + 0.5) / counts[labels].to(torch.float64), stable=True)

@@ -137,7 +137,6 @@ class Functional:
     def __init__(self, model: nn.Module, losses: Losses = cross_entropies, forward: Forward = forward_pair):
         self.model, self.losses, self.forward = model, losses, forward
         self._by_rule: dict[tuple[str, ...], bool] = {}
-        self._all_by_rule: set[tuple[str, ...]] = set()
         self._splits = False
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
@@ -153,11 +152,7 @@ class Functional:
 
     def __call__(self, params: Params, buffers: Params, batch: Any, *, training: bool = False) -> Tensor:
         """The losses of a batch, differentiable by `params`; buffers stay as they are."""
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(mode(self.model, training))
-            stack.enter_context(written_out())
-            if not torch.is_grad_enabled():
-                stack.enter_context(channels_last_pools(self.model))
+        with mode(self.model, training), written_out():
             return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch)
 
     def with_statistics(
@@ -225,8 +220,6 @@ class Functional:
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, False))
             stack.enter_context(torch.enable_grad())
-            if names in self._all_by_rule:
-                stack.enter_context(channels_last_pools(self.model))
             try:
                 found = example_products(
                     module,
@@ -243,8 +236,6 @@ class Functional:
             except ValueError as error:
                 raise UsageError(str(error)) from error
         self._by_rule[names] = found.from_layer_rules
-        if not found.materialised:
-            self._all_by_rule.add(names)
         way = "gradients in chunks of examples" if found.materialised else "norms by layer"
         norms, dots = (
             {name.removeprefix(prefix): v for name, v in part.items()} for part in (found.grad_sq_norms, found.grad_dots)
@@ -392,7 +383,7 @@ class Functional:
         Raises:
             UsageError: There is not one logit per class for each example, or the batch is not (inputs, labels) and there is no `forward`.
         """
-        with mode(self.model, False), torch.no_grad(), channels_last_pools(self.model):
+        with mode(self.model, False), torch.no_grad():
             logits, labels = called_with(self._predicting, _prefixed({**_copied(buffers), **params}), batch)
             return _by_class(logits, size_of(batch)), labels
 
@@ -509,57 +500,3 @@ def _prefixed(params: Params) -> dict[str, Tensor]:
 def _copied(buffers: Params) -> dict[str, Tensor]:
     # The model writes into the buffers that it is given.
     return {name: value.clone() for name, value in buffers.items()}
-
-
-class _Laid(torch.autograd.Function):
-    """The same numbers, laid out otherwise in memory; their gradient as they were laid, which is what makes it pay."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(value: Tensor, last: bool) -> Tensor:
-        return value.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
-        ctx.last = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient.contiguous(memory_format=torch.contiguous_format if ctx.last else torch.channels_last), None
-
-    @staticmethod
-    def jvp(ctx: Any, value: Tensor, last: None) -> Tensor:  # type: ignore[override]
-        return value.contiguous(memory_format=torch.channels_last if ctx.last else torch.contiguous_format)
-
-
-@contextlib.contextmanager
-def channels_last_pools(model: nn.Module) -> Iterator[None]:
-    """Max-pooling of images on the CPU with channels last for a while, to the same bits: torch takes a third of the time so."""
-    # What came laid out otherwise leaves so too.
-    turned: set[nn.Module] = set()
-
-    def last(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        value = args[0] if len(args) == 1 else None
-        if not (isinstance(value, Tensor) and value.ndim == 4 and value.device.type == "cpu" and value.is_contiguous()):
-            return args
-        try:
-            laid = _Laid.apply(value, True)
-        except RuntimeError:
-            # Under vmap torch knows one layout only.
-            return args
-        turned.add(layer)
-        return (laid,)
-
-    def first(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if layer not in turned:
-            return output
-        turned.remove(layer)
-        return _Laid.apply(output, False)
-
-    with contextlib.ExitStack() as stack:
-        for layer in model.modules():
-            if type(layer) is nn.MaxPool2d and not layer.return_indices:
-                stack.callback(layer.register_forward_pre_hook(last).remove)
-                stack.callback(layer.register_forward_hook(first, prepend=True).remove)
-        yield

@@ -164,7 +164,7 @@ def the_world_is_untouched(method: AbstractMethod) -> None:
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.get_default_dtype()  # type: ignore[index, union-attr]
     score([method], evidence)
     # Rows that a caller gives are its own.
-    assert torch.equal(evidence.inputs(), inputs), "it wrote into the inputs"
+    assert torch.equal(evidence.features("inputs").rows(), inputs.flatten(1)), "it wrote into the inputs"
     assert torch.equal(torch.get_rng_state(), states[0]), "it moved torch's random state"
     assert np.random.get_state()[1].tolist() == states[1], "it moved NumPy's random state"  # type: ignore[index, union-attr]
     assert torch.get_default_dtype() == states[2], "it changed torch's default dtype"
@@ -213,7 +213,7 @@ def one_finite_float64_per_id(method: AbstractMethod) -> None:
         # Inputs of zeros may have no score; all else is scored by every method.
         blind = ~one.speaks_of(here.evidence().narrow(one.title, one.reads))
         assert not bool((blind & ~(here.inputs == 0).all(1)).any()), "some examples have no score"
-        assert Need.INPUTS in method.reads or not bool(blind.any()), "some examples have no score"
+        assert Need.FEATURES in method.reads or not bool(blind.any()), "some examples have no score"
         assert scores.ids == here.ids.take(~blind) and scores.unscored == here.ids.take(blind)
         assert scores.values.shape == (len(scores.ids),) and scores.values.dtype == torch.float64
         assert not scores.values.requires_grad and bool(scores.values.isfinite().all())
@@ -260,7 +260,7 @@ def string_ids_work(method: AbstractMethod) -> None:
     # What is drawn depends on the ids.
     if not draws(method):
         # Matrix products add up the rows in the order of the ids.
-        near = {"rtol": 1e-9, "atol": 1e-12} if Need.INPUTS in method.reads else {"rtol": 0.0, "atol": 0.0}
+        near = {"rtol": 1e-9, "atol": 1e-12} if Need.FEATURES in method.reads else {"rtol": 0.0, "atol": 0.0}
         close(method, scores.values, world().base(method), **near)
 
 

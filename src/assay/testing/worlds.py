@@ -25,7 +25,7 @@ EXAMPLES, EPOCHS, CLASSES = 64, 14, 4
 WRONG, HARD = slice(0, 10), slice(10, 26)
 
 TRAINED = frozenset({Need.STEPS, Need.CHECKPOINTS})
-BESIDE = TRAINED | {Need.INPUTS, Need.FEATURES}
+BESIDE = TRAINED | {Need.FEATURES}
 EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS, Need.GAME}
 
 
@@ -139,7 +139,7 @@ class World:
                 labels=self.labels if Need.LABELS in holds else None,
                 epochs=Facts(shown) if shown else None,
                 mean_probs=probs if Need.MEAN_PROBS in holds else None,
-                inputs=self.inputs.clone() if holds & {Need.INPUTS, Need.FEATURES} else None,
+                inputs=self.inputs.clone() if Need.FEATURES in holds else None,
                 steps=self.replay if Need.STEPS in holds else None,  # type: ignore[arg-type]
                 checkpoints=self.replay if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
                 features=self if Need.FEATURES in holds else None,
