@@ -71,7 +71,14 @@ def policies_page() -> str:
         "",
         "## Live selectors",
         "",
-        "They choose before every epoch, while training goes on: `assay record --select NAME`.",
+        "They choose before every epoch, while training goes on: `assay record --select NAME`; or in a loop of your own,",
+        "`assay.record(..., select=NAME, epochs=HOW_MANY)`, which calls backward on the mean of weighted losses:",
+        "",
+        "    for x, y in recorder.epoch():",
+        "        logits = model(x)",
+        "        loss = recorder.weighted(F.cross_entropy(logits, y, reduction='none')).mean()",
+        "        optimizer.zero_grad(); loss.backward(); optimizer.step()",
+        "        recorder.batch(logits, y)",
         "",
     ]
     rows += ["| selector | what it does | options | source | departures from it |", "|---|---|---|---|---|"]

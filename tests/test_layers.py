@@ -25,7 +25,7 @@ ALLOWED = {
     "training": BASE,
     "runs": BASE,
     "replay": RUNS | {"data", "training"},
-    "integrations": RUNS | {"methods", "training", "replay"},
+    "integrations": RUNS | {"methods", "policies", "training", "replay"},
     "cluster": {"core"},
     "reports": {"core"},
     "experiments": STEPS,

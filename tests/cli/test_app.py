@@ -17,8 +17,8 @@ def parameters(text):
     for line in box.splitlines()[1:]:
         line = line.strip("│╰─╯ *")
         if flag := re.match(r"(--[a-z-]+)", line):
-            # A second name on a line of its own (`--no-flip`) belongs to the flag above.
-            name = name if line == f"--no-{name[2:]}" else flag[1]
+            # A second name at the beginning of a line (`--no-flip`) belongs to the flag above.
+            name = name if flag[1] == f"--no-{name[2:]}" else flag[1]
         found[name] = f"{found.get(name, '')} {line}"
     return {name: re.sub(r"^( *(--[a-z-]+|[A-Z]{2,}(\.\.\.)?))+", "", words).strip() for name, words in found.items() if name}
 

@@ -364,7 +364,7 @@ def squares_of(inputs: Tensor, labels: Tensor) -> Tensor:
     return (inputs - means[labels]).square()
 
 
-def BRUTE(inputs: Tensor, labels: Tensor) -> Tensor:
+def BRUTE(inputs: Tensor, labels: Tensor, method: AbstractMethod) -> Tensor:
     """The limit of the sampled ones."""
     return squares_of(inputs, labels).sum(1)
 

@@ -190,7 +190,7 @@ def test_what_hides_its_ids_is_refused_before_anything_is_written(tmp_path, name
         "weighted": "WeightedRandomSampler draws with replacement.*view='eval'",
         "with replacement": "RandomSampler draws with replacement",
         "a part": "draws 20 times per epoch from 30 examples",
-        "of several processes": "gives each of 2 processes a part .* first process alone, with view='eval'",
+        "of several processes": "gives each of 2 processes a part .* first process alone, record with view='eval'",
         "an empty one": "no examples",
         "twice": "1 ids occur more than once: 1",
     }[name]

@@ -94,6 +94,16 @@ def every_bag(players):
     return torch.tensor(list(drawn)), torch.tensor([float(number) for number in drawn.values()]) / players**players
 
 
+def BRUTE(inputs, labels, method):
+    """Mean over every bootstrap sample without the example, each by its chance."""
+    bags, chance = every_bag(len(labels))
+    probs = game_of(Ids(range(len(labels))), inputs, labels, 2, method.learner).predictions(bags)
+    own = probs[:, torch.arange(len(labels)), labels]
+    terms = own if method.score == "prob" else ((own > 0.5) + 0.5 * (own == 0.5)).double()
+    out = (bags == 0) * chance[:, None]
+    return (out * terms).sum(0) / out.sum(0)
+
+
 @pytest.mark.parametrize(("learner", "kind"), [("tree", "correct"), ("knn:k=2", "prob"), ("ridge", "prob")])
 def test_it_converges_to_every_bootstrap_sample_of_six_examples(learner, kind):
     rows = torch.tensor([[0.0], [0.4], [1.0], [1.3], [2.0], [2.2]], dtype=torch.float64)

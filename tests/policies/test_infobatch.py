@@ -9,6 +9,12 @@ from assay.maths.draws import uniform
 from assay.policies import catalogue, find, live_catalogue, parse, parse_live
 from assay.policies.infobatch import InfoBatch
 
+VARIANTS = [{}, {"ratio": 0.8}, {"ratio": 0.3, "delta": 1.0}]
+"""Options that the laws run it with."""
+
+REFUSED = ["ratio=1", "ratio=-0.1", "delta=1.5", "delta=-1", "ratio=nan"]
+"""Options that are refused."""
+
 IDS = Ids([f"e{number}" for number in range(6)])
 LOSSES = torch.tensor([0.1, 0.2, 0.3, 4.0, 5.0, 0.0])
 
@@ -99,20 +105,6 @@ def test_the_expected_weighted_gradient_is_that_of_all_examples(ratio):
     assert bool(((sums.mean(0) - gradients.sum(0)).abs() < 5 * error).all())
     bare = torch.stack([choice.kept.to(torch.float64) @ gradients for choice in choices])
     assert not bool(((bare.mean(0) - gradients.sum(0)).abs() < 5 * error).all())
-
-
-def test_choosing_leaves_the_state_as_it_is():
-    selector = InfoBatch()
-    state = state_after(selector, LOSSES)
-    before = {name: value.clone() for name, value in state.items()}
-    selector.select_epoch(state, IDS, 1, 10, 0)
-    assert all(torch.equal(value, before[name]) for name, value in state.items())
-
-
-@pytest.mark.parametrize("options", ["ratio=1", "ratio=-0.1", "delta=1.5", "delta=-1", "ratio=nan"])
-def test_options_outside_their_range_are_refused(options):
-    with pytest.raises(UsageError, match=options.partition("=")[0]):
-        parse_live(f"infobatch:{options}")
 
 
 def test_it_is_a_policy_of_its_own_kind():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import NumericalError, UsageError
 from assay.experiments.plan import Plan, load_data
 from assay.runs.recorder import Recorder
@@ -47,6 +48,24 @@ def test_the_training_is_the_same_with_and_without(tmp_path):
         assert with_.checkpoint == without.checkpoint
         assert {name: value for name, value in with_.shard.sums.items() if "validation" not in name} == without.shard.sums
     assert recorded(tmp_path / "c", **{**HELD, "validation": None}).validation(0) is None
+
+
+def test_the_command_line_leaves_it_out_and_asks_for_it(tmp_path):
+    small = ("--data", "digits:test=1400", "--net", "logistic", "--subset", "0.3", "--epochs", "1", "--validation", "0.2")
+    for name, flags, there in (("a", (), True), ("b", ("--validation-losses",), True), ("c", ("--no-validation-losses",), False)):
+        assert run_app(["record", str(tmp_path / name), *small, *flags]) == 0
+        assert (Run(tmp_path / name).validation(0) is not None) == there
+    # What is the default anyway is no other plan.
+    assert Run(tmp_path / "a").header.about["plan"] == Run(tmp_path / "b").header.about["plan"]
+    (tmp_path / "plan.toml").write_text("[record]\nvalidation = false\n")
+    for name, flags, there in (("d", (), False), ("e", ("--validation-losses",), True)):
+        assert run_app(["record", str(tmp_path / name), "--plan", str(tmp_path / "plan.toml"), *small, *flags]) == 0
+        assert (Run(tmp_path / name).validation(0) is not None) == there
+
+
+def test_what_is_measured_must_be_held_out(tmp_path, capsys):
+    assert run_app(["record", str(tmp_path / "run"), "--data", "digits", "--validation-losses"]) == 2
+    assert "holds none out; give validation" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_batches_are_folded_and_an_absent_class_has_no_mean(tmp_path):

@@ -40,6 +40,7 @@ def record_(
     mean_probs: bool | None = None,
     checkpoints: str | None = None,
     live: list[str] | None = None,
+    validation_losses: bool | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     resume: Switch = False,
 ) -> None:
@@ -112,6 +113,8 @@ def record_(
         every, last (the default), none, or epochs such as 0,5,10; the newest stays too, to resume from.
     live
         Methods to run along, such as liveval,tdds; may be given several times.
+    validation_losses
+        Whether the mean loss of the held-out examples, by class, is measured at each epoch's end; it is where --validation holds some out.
     set_
         Any other setting of the recipe as key=value, such as nesterov=true or milestones=[10,15]; may be given several times.
     resume
@@ -155,6 +158,7 @@ def record_(
                 "mean_probs": mean_probs,
                 "checkpoints": epochs_kept(checkpoints) if checkpoints is not None else None,
                 "live": None if live is None else methods_named(live),
+                "validation": validation_losses,
             }
         ),
     }

@@ -63,6 +63,8 @@ class AbstractLiveSelector(abc.ABC):
     """
 
     name: ClassVar[str]
+    unbiased: ClassVar[bool] = False
+    """Whether the weighted sum of an epoch's gradients is in expectation that over all examples."""
     source: ClassVar[Source]
 
     def __post_init__(self):

@@ -61,8 +61,8 @@ class Recording(pydantic.BaseModel):
     mean_probs: bool | None = None
     checkpoints: Literal["every", "last", "none"] | tuple[int, ...] = "last"
     live: Annotated[tuple[str, ...], _ROWS] = ()
-    validation: Literal[False] | None = None
-    """False: do not measure the losses of the validation examples at each epoch's end. By default they are, where the plan holds some out."""
+    validation: bool | None = None
+    """Whether the losses of the validation examples are measured at each epoch's end. By default they are, where the plan holds some out."""
 
     @pydantic.field_validator("checkpoints", mode="before")
     @classmethod
@@ -155,6 +155,14 @@ class Plan(pydantic.BaseModel):
         if strange := [name for name in settings if not isinstance(name, str)]:
             raise UnknownName("setting of a plan", str(strange[0]), _settings())
         plan = cls(**settings)
+        if plan.record.validation:
+            if not plan.validation:
+                raise UsageError(
+                    "The plan's record.validation = true asks for losses of examples that are held out, and it holds none out; give validation, a "
+                    "fraction of the training examples (`--validation 0.2`)."
+                )
+            # What is the default anyway is no other plan.
+            plan = plan.model_copy(update={"record": plan.record.model_copy(update={"validation": None})})
         # A bad recipe, net, dataset or method is refused here, not after the data are read.
         recipe = plan.training
         nets.parse(plan.net)

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from ..core.live_selection import EpochSelection
 from ..data.examples import Examples
 from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
-from ..replay.losses import weighted_cross_entropies
+from ..replay.losses import WeightedBatch, WeightedLosses, cross_entropies
 from ..runs.artefacts import save_truth
 from ..runs.disk import remove
 from ..runs.paths import RunPaths
@@ -48,7 +49,7 @@ class _Tap(Observer):
         self._progress, self._task = progress, task
         self._right = self._seen = 0
         self._weights: Tensor | None = None
-        self._steps = LiveSteps(model, weighted_cross_entropies, first=sum(commit.steps for commit in recorder.commits))
+        self._steps = LiveSteps(model, WeightedLosses(cross_entropies), first=sum(commit.steps for commit in recorder.commits))
         live.functional = self._steps.functional
 
     def starts(self, state: TrainingState) -> None:
@@ -69,7 +70,9 @@ class _Tap(Observer):
     def stepped(self, positions: Tensor, batch: Tensor, labels: Tensor, rate: float) -> None:
         if self._live.step_methods:
             rates = dict.fromkeys(self._steps.functional.names, rate)
-            seen = (batch, labels) if self._weights is None else (batch, labels, self._weights[positions].to(labels.device))
+            seen: Any = (batch, labels)
+            if self._weights is not None:
+                seen = WeightedBatch(seen, self._weights[positions].to(labels.device))
             self._live.update(self._steps.after(self._recorder.epochs, positions, seen, rates))
 
     def batch(self, positions: Tensor, logits: Tensor, labels: Tensor, rate: float) -> None:
@@ -167,7 +170,7 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
             file = Run(folder).checkpoint(recorder.epochs - 1)
             state = TrainingState.read(file.read_all(), file.notes)
         progress.advance(task, recorder.epochs, recipe.epochs)
-        held = loaded.validation if plan.record.validation is None else None
+        held = loaded.validation if plan.record.validation is not False else None
         train(
             model,
             examples.inputs,

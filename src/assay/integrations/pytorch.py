@@ -23,14 +23,16 @@ from .. import __version__
 from ..core.arguments import checked_arguments
 from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, listed
 from ..core.ids import Ids
+from ..core.live_selection import AbstractLiveSelector
 from ..core.method import AbstractMethod
 from ..core.scores import Scores, ordered
 from ..methods import parse
+from ..policies import parse_live
 from ..replay.generators import seed_loop, untouched_generators
-from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, collate_of, ids_of, keyed_copy
+from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, check_selectable, collate_of, ids_of, keyed_copy
 from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
-from ..replay.losses import Losses, cross_entropies
+from ..replay.losses import Losses, WeightedBatch, WeightedLosses, cross_entropies
 from ..replay.rows import ENOUGH, Finding, moved_in
 from ..replay.single_examples import Watcher, evaluating
 from ..replay.wrapped import HoldsOptimizer, inner_optimizer
@@ -42,6 +44,10 @@ from ..training.wrappers import names_inside, unwrapped
 from .casts import CastWatch
 from .doubles import Doubles
 from .mixing import MixtureWatch
+from .selecting import Selecting
+
+SELECTOR = "the live selector"
+"""By what name its state stands in the checkpoints."""
 
 
 class Stateful(Protocol):
@@ -70,6 +76,8 @@ def record(
     mean_probs: bool | None = None,
     checkpoints: Checkpoints = "last",
     live: Sequence[str | AbstractMethod] = (),
+    select: str | AbstractLiveSelector | None = None,
+    epochs: int | None = None,
     losses: Losses = cross_entropies,
     ids: Ids | Sequence[int] | Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
@@ -108,6 +116,11 @@ def record(
             epochs (the newest stays too, to resume from).
         live: Methods to run along: those that read epochs one by one, whose scores need no stored logits, and those that read steps, such as `liveval`. One
             that cannot go on stops with a warning; training and recording never end with it.
+        select: A live selector, such as `"infobatch:ratio=0.5"`, that chooses before each epoch on which examples it trains, and how much
+            their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order, and the loop calls
+            backward on `recorder.weighted(losses).mean()`, with the loss of each example. Draws depend on `seed` (0 if it is None), epoch
+            and id. The loader must have one batch size, a sampler that gives each example once, and `drop_last=False`.
+        epochs: How many epochs the loop trains in all; needed with `select` alone, which may train the last ones on all examples.
         losses: `losses(model, batch)`, the loss of each example, for methods that run along with the steps, and for the losses of a few
             examples in eval mode at each epoch's end, against which model and data are held when the run is scored; cross-entropy of a
             batch `(inputs, labels)` by default.
@@ -144,7 +157,16 @@ def record(
     if isinstance(loader.sampler, SubsetRandomSampler):
         chosen = np.asarray(loader.sampler.indices, dtype=np.int64)
         about = {**(about or {}), DRAWN: f"{len(chosen):,} of {size:,} examples of the dataset, by SubsetRandomSampler"}
-    if view == "train":
+    selector = None if select is None else parse_live(select)
+    if (selector is None) != (epochs is None) or (epochs is not None and epochs < 1):
+        raise UsageError(
+            f"epochs={epochs} and select={select if selector is None else selector.title}: a selector needs to know how many epochs the loop trains, "
+            "and nobody else does; give both, epochs= being 1 or more, or neither."
+        )
+    if selector is not None:
+        check_selectable(loader)
+        check_visits_all(loader, len(chosen), "give the loader a sampler that gives each example once, as shuffle=True does")
+    elif view == "train":
         check_visits_all(loader, len(chosen))
     if clean is not None and view != "eval":
         raise UsageError("clean= is read by view='eval' only; leave it out, or record with view='eval'.")
@@ -157,7 +179,10 @@ def record(
     if resume and checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints='last'.")
     methods = LiveMethods([parse(method) for method in live])
-    parts = Parts(inner, taking, dict(stateful or {}))
+    selecting = None
+    if selector is not None and epochs is not None:
+        selecting = Selecting(selector, whole.take(chosen), chosen, size, epochs, 0 if seed is None else seed)
+    parts = Parts(inner, taking, dict(stateful or {}) | ({} if selecting is None else {SELECTOR: selecting}))
     if checkpoints != "none":
         # What cannot be saved is better known before anything is written.
         pack(parts.state())
@@ -169,6 +194,8 @@ def record(
         mean_probs=mean_probs,
         checkpoints=checkpoints,
         live=methods,
+        partial=selecting is not None,
+        select="" if selecting is None else selecting.title,
         class_names=class_names,
         seed=seed,
         device=str(_device_of(inner)),
@@ -182,20 +209,26 @@ def record(
         # Each process of a parallel training would have to take part in what the wrapper does.
         seen = inner if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
         return LoopRecorder(
-            recorder, methods, parts, loader, chosen, clean if clean is not None else dataset, seen, forward, losses
+            recorder, methods, parts, loader, chosen, clean if clean is not None else dataset, seen, forward, losses, selecting
         )
     except BaseException:
         recorder.close()
         raise
 
 
-def check_visits_all(loader: DataLoader, examples: int) -> None:
+def check_visits_all(
+    loader: DataLoader, examples: int, ways: str = "record with view='eval', which passes over every example after each epoch"
+) -> None:
     """Refuse loaders of which it is plain that an epoch does not visit every example.
+
+    Args:
+        loader: Which.
+        examples: How many are recorded.
+        ways: What else can be done.
 
     Raises:
         UsageError: Dropped last batch, or a sampler of another length.
     """
-    ways = "record with view='eval', which passes over every example after each epoch"
     if getattr(loader.sampler, "replacement", False):
         raise UsageError(
             f"{type(loader.sampler).__name__} draws with replacement, so an epoch does not visit each example once; {ways}."
@@ -211,8 +244,8 @@ def check_visits_all(loader: DataLoader, examples: int) -> None:
     processes = getattr(loader.sampler, "num_replicas", 1)
     if processes > 1:
         raise UsageError(
-            f"{type(loader.sampler).__name__} gives each of {processes} processes a part of the examples, so none visits all of them; record in "
-            "the first process alone, with view='eval', which passes over every example after each epoch."
+            f"{type(loader.sampler).__name__} gives each of {processes} processes a part of the examples, so none visits all of them; in the first "
+            f"process alone, {ways}."
         )
     if loader.batch_size is not None and drawn != examples:
         raise UsageError(
@@ -286,6 +319,7 @@ class OpenEpoch:
 
     Attributes:
         index: Its number.
+        examples: How many it trains on.
         begun: How many batches were handed out.
         visited: How many examples stood in them.
         positions: Those of the newest batch.
@@ -295,6 +329,7 @@ class OpenEpoch:
     """
 
     index: int
+    examples: int
     begun: int = 0
     visited: int = 0
     positions: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -321,9 +356,11 @@ class LoopRecorder:
         seen: nn.Module,
         forward: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None,
         losses: Losses = cross_entropies,
+        selecting: Selecting | None = None,
     ):
         self.recorder = recorder
-        self._steps = LiveSteps(parts.model, losses)
+        self._selecting = selecting
+        self._steps = LiveSteps(parts.model, losses if selecting is None else WeightedLosses(losses))
         self.alongside = live
         live.functional = self._steps.functional
         self._parts, self._model, self._optimizer = parts, parts.model, parts.optimizer
@@ -333,7 +370,8 @@ class LoopRecorder:
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
         self._watcher = Watcher(loader, chosen, recorder.ids, losses, forward)
-        self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None)
+        kept = None if selecting is None else selecting.places
+        self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None, kept=kept)
         self._rows = RowWatch(recorder.ids)
         seen_data = clean if recorder.header.view == "eval" else loader.dataset
         doubles = Doubles(loader, seen_data, chosen, recorder.ids)
@@ -374,6 +412,9 @@ class LoopRecorder:
             rates |= dict.fromkeys(held, rate)
             own |= held
         placed = pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, epoch.batch)
+        weights = None if self._selecting is None else self._selecting.weights(epoch.positions)
+        if weights is not None:
+            placed = WeightedBatch(placed, weights.to(device))
         step = self._steps.after(epoch.index, epoch.positions, placed, rates)
         foreign = [name for name in rates if name not in own and not torch.equal(step.params[name], step.after[name])]
         if foreign:
@@ -427,12 +468,14 @@ class LoopRecorder:
         if not self.epochs and self.recorder.keeps_checkpoints:
             tensors, note = pack(self._parts.state())
             self.recorder.start(tensors, {"state": note})
-        index = self.recorder.begin()
+        index, examples = self.recorder.begin(), len(self.recorder.ids)
+        if self._selecting is not None:
+            examples = self._selecting.begin(index, labels_known=index > 0 or self.recorder.header.view == "eval")
         self._steps.begin(sum(commit.steps for commit in self.recorder.commits))
         seed_loop(self.recorder.header.seed, index, self._loader)
         self._begun = True
         self._casts.begin()
-        self._open = epoch = OpenEpoch(index)
+        self._open = epoch = OpenEpoch(index, examples)
         doubles = self._doubles if self.recorder.header.view == "train" else None
         collate_of(self._loader).digesting = len(self.recorder.ids) if doubles else 0
         for fetched in self._loader:
@@ -475,7 +518,11 @@ class LoopRecorder:
             )
         # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
         rates, momenta = self._settings[-1] if self._settings else _settings_of(self._optimizer)
-        self.recorder.step(epoch.positions, rates, updates=len(self._settings), momenta=momenta)
+        weights = None
+        if self._selecting is not None:
+            self._selecting.stepped(epoch.begun - 1, bool(self._settings))
+            weights = self._selecting.weights(epoch.positions)
+        self.recorder.step(epoch.positions, rates, updates=len(self._settings), momenta=momenta, weights=weights)
         if self.alongside.step_methods:
             if len(self._settings) != 1:
                 self.alongside.stop_steps(
@@ -494,6 +541,8 @@ class LoopRecorder:
         if self.recorder.header.view == "eval":
             self._observe_clean()
         self.recorder.complete()
+        if self._selecting is not None:
+            self._selecting.finish()
         if self._doubles:
             self._doubles.hold(self.recorder.epoch_labels, f"Epoch {epoch.index}", _device_of(self._model))
             self._doubles = None
@@ -505,7 +554,7 @@ class LoopRecorder:
         if not epoch.begun or epoch.pending:
             return False
         if self.recorder.header.view == "train":
-            return epoch.visited >= len(self.recorder.ids)
+            return epoch.visited >= epoch.examples
         try:
             return epoch.begun >= len(self._loader)
         except (TypeError, NotImplementedError):
@@ -535,6 +584,25 @@ class LoopRecorder:
         self.recorder.observe(epoch.positions, logits, labels)
         self._rows.hold_labels(labels, where)
         epoch.pending = False
+
+    def weighted(self, losses: Tensor) -> Tensor:
+        """The losses of the batch just handed out, each times the weight that the live selector gives it; without one, as they are.
+
+            loss = recorder.weighted(F.cross_entropy(logits, y, reduction="none")).mean()
+
+        The mean is over the size of the batch, whatever the weights. The selector is told the losses without weights.
+
+        Args:
+            losses: (batch,), of the forward pass before the update, with their gradient.
+
+        Raises:
+            UsageError: Called outside `epoch()`, or there is not one loss for each example.
+        """
+        if self._selecting is None:
+            return losses
+        if self._open is None or not self._open.begun:
+            raise UsageError("recorder.weighted was called outside recorder.epoch(); loop over `for x, y in recorder.epoch():`.")
+        return self._selecting.weighted(losses, self._open.positions)
 
     def validation(self, logits: Tensor, labels: Tensor) -> None:
         """What the model says of examples that it is not trained on, after the batches of an epoch and before the next; as one batch or several.
@@ -617,7 +685,7 @@ class LoopRecorder:
         self.recorder.leave()
         held = f"the run holds epochs 0 to {self.epochs - 1}" if self.epochs else "the run holds no epoch yet"
         cure = "use every batch of recorder.epoch(), or record with a loader that is as short as the epochs you want"
-        if epoch.pending and epoch.visited >= len(self.recorder.ids):
+        if epoch.pending and epoch.visited >= epoch.examples:
             cure = "call recorder.batch(logits, labels) for its last batch too"
         warnings.warn(
             f"Epoch {epoch.index} of {self.recorder.paths.folder} was left after {epoch.begun} batches and is not recorded ({held}); {cure}.",

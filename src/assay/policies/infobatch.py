@@ -30,6 +30,7 @@ class InfoBatch(AbstractLiveSelector):
     ratio: float = 0.5
     delta: float = 0.875
     name: ClassVar[str] = "infobatch"
+    unbiased: ClassVar[bool] = True
     source: ClassVar[Source] = Source(
         "Qin et al. 2024, InfoBatch",
         "https://arxiv.org/abs/2303.04947",

@@ -28,7 +28,16 @@ from ..training.batches import rows, size_of, without_rows
 from ..training.device import mode
 from ..training.step import trainable
 from .batch_norm import _DoubleBackward
-from .losses import Forward, Losses, cross_entropies, forward_pair, is_cross_entropies, pair, weighted_cross_entropies
+from .losses import (
+    Forward,
+    Losses,
+    cross_entropies,
+    forward_pair,
+    is_cross_entropies,
+    losses_without_weights,
+    pair,
+    without_weights,
+)
 
 SAME = 1e-2
 """How far a loss may be from itself in another order of the rows, times 1 + the loss: what kernels of 16 bits differ by."""
@@ -76,7 +85,7 @@ class _Predicting(nn.Module):
         self.model, self._forward = model, forward
 
     def forward(self, batch: Any) -> tuple[Any, Tensor]:
-        both = self._forward(self.model, batch)
+        both = self._forward(self.model, without_weights(batch))
         if not isinstance(both, tuple) or len(both) != 2 or not isinstance(both[1], Tensor) or both[1].shape != (size_of(batch),):
             raise UsageError(
                 "forward= does not return (logits, labels), a row of logits and a class for each example; let it return both of its batch."
@@ -302,7 +311,7 @@ class Functional:
             UsageError: The losses are no function of what the model returns, or cannot be differentiated.
         """
         direction = mask_padding_rows(self.model, direction)
-        if is_cross_entropies(self.losses):
+        if is_cross_entropies(losses_without_weights(self.losses, batch)):
             labels: list[Tensor] = []
 
             def logits(at: dict[str, Tensor]) -> tuple[Tensor, ...]:
@@ -394,7 +403,7 @@ class Functional:
             UsageError: The model is given no tensor with a row for each example.
         """
         if self.forward is forward_pair:
-            return pair(batch)[0]
+            return pair(without_weights(batch))[0]
         met: list[Tensor] = []
 
         def entered(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -471,7 +480,7 @@ class Functional:
         self, params: Params, batch: Any, apart: bool
     ) -> tuple[nn.Module, Params, Tensor, Tensor, Callable[[Tensor, Tensor], Tensor]]:
         """Module, parameters, inputs, targets and loss, as `maths.derivatives` takes a batch apart."""
-        plain = self.losses in (cross_entropies, weighted_cross_entropies)
+        plain = losses_without_weights(self.losses, batch) is cross_entropies
         if plain and isinstance(batch, (tuple, list)) and len(batch) == 2:
             inputs, labels = batch
             return self.model, params, inputs, labels, _cross_entropy

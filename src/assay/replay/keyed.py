@@ -6,11 +6,12 @@ workers, prefetching, persistent workers and `in_order=False`, whatever the orde
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, Subset, default_collate
 
 from ..core.errors import UsageError
 from ..core.ids import Ids
@@ -144,23 +145,78 @@ def check_loader(loader: Any) -> None:
         raise UsageError("With batch_size=None the dataset makes the batches and hides the ids; let the DataLoader batch.")
 
 
-def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True) -> DataLoader:
+def check_selectable(loader: DataLoader) -> None:
+    """Refuse loaders whose batches cannot be made of a part of the examples.
+
+    Raises:
+        UsageError: Somebody else cuts the batches, or the last one is dropped.
+    """
+    if type(loader.batch_sampler) is not BatchSampler:
+        raise UsageError(
+            f"select= leaves examples out before the batches are cut, and {type(loader.batch_sampler).__name__} cuts them itself; give the "
+            "DataLoader batch_size= and a sampler."
+        )
+    if loader.drop_last:
+        raise UsageError(
+            "drop_last=True leaves examples out that select= chose, so their weights would no longer make up for the rest; set drop_last=False."
+        )
+
+
+class KeptSampler(Sampler):
+    """What a sampler gives, without the keys that an epoch leaves out.
+
+    Attributes:
+        kept: Whether each key is kept; set before each epoch.
+    """
+
+    def __init__(self, sampler: Any, kept: np.ndarray):
+        self._sampler, self.kept = sampler, kept
+
+    @property
+    def generator(self) -> Any:
+        """Of the sampler, so that it is seeded as without this one."""
+        return getattr(self._sampler, "generator", None)
+
+    def __len__(self) -> int:
+        return int(self.kept.sum())
+
+    def __iter__(self) -> Iterator[Any]:
+        for key in self._sampler:
+            try:
+                place = operator.index(key)
+            except TypeError:
+                place = -1
+            # A key that is no position is refused by whoever gets the batch.
+            if not 0 <= place < len(self.kept) or self.kept[place]:
+                yield key
+
+
+def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True, kept: np.ndarray | None = None) -> DataLoader:
     """A copy of a loader whose batches are `KeyedBatch`.
 
     Args:
         loader: Any that `check_loader` passes.
         lasting_workers: Whether workers may live on from epoch to epoch, with random states that nobody can find again.
+        kept: Which positions its batches are made of, in the sampler's order; it may be written into before each epoch. None for all.
+
+    Raises:
+        UsageError: Its batches cannot be made of a part of the examples.
     """
+    if kept is not None:
+        check_selectable(loader)
     copied = copy.copy(loader)
     base = vars(loader).get("base_dataloader")
     if isinstance(base, DataLoader):
         # A loader that accelerate prepared iterates over the one it was made from.
-        vars(copied)["base_dataloader"] = keyed_copy(base, lasting_workers=lasting_workers)
+        vars(copied)["base_dataloader"] = keyed_copy(base, lasting_workers=lasting_workers, kept=kept)
         return copied
     # DataLoader refuses these assignments once it is built; the copy has not been iterated yet.
     vars(copied).update(dataset=KeyedDataset(loader.dataset), collate_fn=KeyedCollate(loader.collate_fn), _iterator=None)
     if not lasting_workers:
         vars(copied)["persistent_workers"] = False
+    if kept is not None:
+        sampler = KeptSampler(loader.sampler, kept)
+        vars(copied)["batch_sampler"] = BatchSampler(sampler, loader.batch_size, False)  # type: ignore[arg-type]
     return copied
 
 

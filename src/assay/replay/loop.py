@@ -30,7 +30,16 @@ from ..training.wrappers import names_inside, unwrapped, wrapped_alike
 from .functional import Functional
 from .generators import loader_generators, seed_all, seed_loop, untouched_generators
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
-from .losses import Forward, Losses, cross_entropies, cross_entropies_of, forward_pair
+from .losses import (
+    Forward,
+    Losses,
+    WeightedBatch,
+    WeightedLosses,
+    cross_entropies,
+    cross_entropies_of,
+    forward_pair,
+    without_weights,
+)
 from .reduction import check_reduction
 from .replayable import ReplayableTraining, copied, over
 from .wrapped import HoldsOptimizer, inner_optimizer
@@ -130,6 +139,14 @@ class LoopTraining(ReplayableTraining):
         self.optimizer = over(inner_optimizer(loop.optimizer), unwrapped(loop.model), self.model)
         self._forward = loop.forward or forward_pair
         self._losses = cross_entropies_of(self._forward) if loop.losses is cross_entropies else loop.losses
+        self._selected = bool(run.header.select)
+        if self._selected:
+            if loop.loss is not None:
+                raise UsageError(
+                    f"loss= knows no weights of single losses, and {run.folder} was recorded with select={run.header.select}; say by losses= and "
+                    "reduction= what your loop computes, and leave loss= out."
+                )
+            self._losses = WeightedLosses(self._losses)
         self.functional = Functional(self.model, self._losses, self._forward)
         self.label_path: str | None = None
         """Where in a batch the labels stand, so that they are held against the run's whenever examples are looked at."""
@@ -152,8 +169,9 @@ class LoopTraining(ReplayableTraining):
                 f"{run.folder} recorded {len(run.ids)} ids {run.ids!r}, the loop's loader has {len(chosen)}: {whole.take(chosen)!r}. Give "
                 "the loader that was recorded."
             )
-        self._chosen = chosen
+        self._chosen, self._places = chosen, len(whole)
         self._batches: Iterator[Any] = iter(())
+        self._weights: tuple[int, Tensor | None] = -1, None
         self._steps_checked = False
 
     @property
@@ -289,11 +307,15 @@ class LoopTraining(ReplayableTraining):
             self._loop.begin_epoch(epoch)
         if not self.free:
             seed_loop(self._run.header.seed, epoch, self._loop.loader)
-            self._batches = iter(keyed_copy(self._loop.loader, lasting_workers=False))
+            kept = None
+            if self._selected:
+                kept = np.zeros(self._places, dtype=bool)
+                kept[self._chosen[(self._run.visits_in(epoch) > 0).numpy()]] = True
+            self._batches = iter(keyed_copy(self._loop.loader, lasting_workers=False, kept=kept))
 
     def batch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
         if self.free:
-            return self._collated(self._loop.loader.dataset, positions)
+            return self._weighed(self._collated(self._loop.loader.dataset, positions), epoch, positions)
         fetched = next(self._batches, None)
         wanted = self._chosen[positions.numpy()]
         if not isinstance(fetched, KeyedBatch) or list(map(int, fetched.keys)) != wanted.tolist():
@@ -301,7 +323,14 @@ class LoopTraining(ReplayableTraining):
                 f"Epoch {epoch}, step {step}: the loader does not give the examples that were recorded there; give the loader as it was, and "
                 "what your loop does before an epoch as begin_epoch=."
             )
-        return self._placed(fetched.batch)
+        return self._weighed(self._placed(fetched.batch), epoch, positions)
+
+    def _weighed(self, batch: Any, epoch: int, positions: Tensor) -> Any:
+        """A batch with the weights of its losses, where the epoch had any."""
+        if self._weights[0] != epoch:
+            self._weights = epoch, self._run.weights(epoch) if self._selected else None
+        weights = self._weights[1]
+        return batch if weights is None else WeightedBatch(batch, weights[positions].to(self.device))
 
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
         with untouched_generators(self.device):
@@ -384,7 +413,7 @@ class LoopTraining(ReplayableTraining):
         self.optimizer.zero_grad(set_to_none=True)
         if plain and self._loop.loss is not None:
             loss = self._loop.loss(self._stepped, batch)
-        elif plain and self._loop.losses is cross_entropies and isinstance(self._loop.reduction, str):
+        elif plain and self._loop.losses is cross_entropies and isinstance(self._loop.reduction, str) and not self._selected:
             # The reduction that most loops use, whose last bits are not those of a mean of single losses.
             logits, labels = self._forward(self._stepped, batch)
             loss = F.cross_entropy(logits, labels, reduction=self._loop.reduction)
@@ -406,7 +435,7 @@ class LoopTraining(ReplayableTraining):
             return 1.0
         if self._loop.reduction == "mean" or isinstance(self._loop.reduction, str):
             return float(size_of(batch))
-        value = float(self._loop.reduction(batch))
+        value = float(self._loop.reduction(without_weights(batch)))
         if not 0 < value < float("inf"):
             raise UsageError(
                 f"Loop: reduction(batch) returned {value}; return what the sum of the losses is divided by, above 0."

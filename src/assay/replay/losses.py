@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,13 +25,37 @@ def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
     return F.cross_entropy(model(inputs), labels, reduction="none")
 
 
-def weighted_cross_entropies(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy of each example of a batch `(inputs, labels, weights)` times its weight; of `(inputs, labels)` as it is."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 3:
-        return cross_entropies(model, batch)
-    inputs, labels, weights = batch
-    losses = cross_entropies(model, (inputs, labels))
-    return losses * weights.to(losses.dtype)
+class WeightedBatch(NamedTuple):
+    """A batch of an epoch in which a live selector gave losses a weight.
+
+    Attributes:
+        batch: As the loop saw it.
+        weights: Factor of each example's loss, (batch,).
+    """
+
+    batch: Any
+    weights: Tensor
+
+
+def without_weights(batch: Any) -> Any:
+    """A batch as the loop saw it."""
+    return batch.batch if isinstance(batch, WeightedBatch) else batch
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedLosses:
+    """The losses of a `WeightedBatch`, each times its weight; of any other batch as they are."""
+
+    losses: Losses
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        losses = self.losses(model, without_weights(batch))
+        return losses * batch.weights.to(losses.dtype) if isinstance(batch, WeightedBatch) else losses
+
+
+def losses_without_weights(losses: Losses, batch: Any) -> Losses:
+    """What losses are of this batch, where it has no weights."""
+    return losses.losses if isinstance(losses, WeightedLosses) and not isinstance(batch, WeightedBatch) else losses
 
 
 def pair(batch: Any) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from ..training.recipe import Recipe
 from ..training.state import TrainingState, restore
 from ..training.step import batch_loss, example_losses, optimizer_of, trainable, update
 from .functional import Functional
-from .losses import weighted_cross_entropies
+from .losses import WeightedBatch, WeightedLosses, cross_entropies
 from .replayable import ReplayableTraining
 
 
@@ -56,7 +56,7 @@ class PlannedTraining(ReplayableTraining):
         device = device_named(recipe.device)
         self.model = model.to(device).train()
         self.optimizer = optimizer_of(recipe, model)
-        self.functional = Functional(model) if weights is None else Functional(model, weighted_cross_entropies)
+        self.functional = Functional(model) if weights is None else Functional(model, WeightedLosses(cross_entropies))
         self.members = [tuple(trainable(model)) for _ in self.optimizer.param_groups]
         self.clip, self.ema, self.averages = recipe.clip, recipe.ema, {}
         self._inputs, self._labels, self._ids, self._recipe = inputs, labels, ids, recipe
@@ -86,7 +86,7 @@ class PlannedTraining(ReplayableTraining):
         weights = None if self._weights is None else self._weights(epoch)
         if weights is None:
             return self._ready(batch), labels
-        return self._ready(batch), labels, weights[positions].to(self.device)
+        return WeightedBatch((self._ready(batch), labels), weights[positions].to(self.device))
 
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
         return self._ready(self._inputs[positions].to(self.device)), self._labels[positions].to(self.device, torch.int64)
@@ -97,9 +97,10 @@ class PlannedTraining(ReplayableTraining):
     def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
-        inputs, labels, *own = batch
-        if own:
-            weights = own[0] if weights is None else own[0] * weights
+        if isinstance(batch, WeightedBatch):
+            batch, own = batch
+            weights = own if weights is None else own * weights
+        inputs, labels = batch
         logits = forward(self.model, inputs, self._recipe.precision)
         update(self.optimizer, batch_loss(example_losses(logits, labels), weights, divisor), rates[0], self.clip)
         self.update_ema()

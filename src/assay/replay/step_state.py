@@ -9,10 +9,13 @@ from torch.utils import _pytree as pytree
 from ..core.errors import RunError
 from ..runs.packing import pack, unpack
 from .functional import Functional
+from .losses import WeightedBatch
 from .model_batches import ModelBatch
 
 BATCH = "a batch"
 """Marks a mapping that stands for a `ModelBatch`."""
+WEIGHTED = "a weighted batch"
+"""Marks a mapping that stands for a `WeightedBatch`."""
 
 
 def encode(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
@@ -35,6 +38,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, ModelBatch):
         held = {"positions": value.positions, "params": value.params, "buffers": value.buffers, "batch": value.batch}
         return {BATCH: _plain(held)}
+    if isinstance(value, WeightedBatch):
+        return {WEIGHTED: _plain(value._asdict())}
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -52,6 +57,8 @@ def _whole(value: Any, functional: Functional) -> Any:
                 return ModelBatch(held["positions"], params, functional, buffers, batch)
             except KeyError as error:
                 raise RunError(f"A checkpoint is damaged (no {error} of a batch); record again.") from error
+        if WEIGHTED in value:
+            return WeightedBatch(**_whole(value[WEIGHTED], functional))
         if value.keys() == set(functional.names):
             return _placed(value, functional)
         return {key: _whole(inner, functional) for key, inner in value.items()}

@@ -1,5 +1,7 @@
-"""The laws that our methods are held to, for methods of other people: `check_method(MyMethod())`."""
+"""The laws that ours are held to, for methods and selectors of other people: `check_method(MyMethod())`."""
 
+from .live import check_live_selector
 from .methods import check_method
+from .selectors import check_selector
 
-__all__ = ["check_method"]
+__all__ = ["check_live_selector", "check_method", "check_selector"]

@@ -43,8 +43,8 @@ SEEDS = 8
 FEW, MANY = 32, 512
 """Draws of an estimate, and how many more must bring it nearer to its limit."""
 
-Brute = Callable[[Tensor, Tensor], Tensor]
-"""The limit of a Monte Carlo method, worked out from inputs and labels."""
+Brute = Callable[[Tensor, Tensor, AbstractMethod], Tensor]
+"""The limit of a Monte Carlo method with its options, worked out from inputs and labels."""
 
 
 def close(method: AbstractMethod, here: Tensor, there: Tensor, rtol: float = 1e-12, atol: float = 1e-12) -> None:
@@ -330,7 +330,7 @@ def converging(brute: Brute) -> Law:
         """On six examples the estimates scatter around what brute force gives, and more draws bring them nearer."""
         assert isinstance(method.exactness, MonteCarlo), "a limit is given, but it is not declared as MonteCarlo"
         here, name = six(), method.exactness.draws
-        expected = brute(here.inputs.clone(), here.labels.clone()).to(torch.float64)
+        expected = brute(here.inputs.clone(), here.labels.clone(), method).to(torch.float64)
 
         def off(many: int) -> Tensor:
             return over_seeds(dataclasses.replace(method, **{name: many}), here.say) - expected  # type: ignore[type-var]
@@ -348,7 +348,7 @@ def laws_of(brute: Brute | None = None) -> Laws:
     """The laws that a method is held to.
 
     Args:
-        brute: Limit of a Monte Carlo method: what it gives of inputs (examples, dims) and labels (examples,) with endless draws.
+        brute: Limit of a Monte Carlo method: what it, the third argument, gives of inputs (examples, dims) and labels (examples,) with endless draws.
     """
     return LAWS if brute is None else {**LAWS, converging(brute): always}
 
@@ -405,7 +405,7 @@ def check_method(
         method: Which.
         variants: Options that are changed of it, in turn.
         refused: Options that it must refuse, as texts.
-        brute: Limit of a Monte Carlo method: what it gives of inputs (examples, dims) and labels (examples,) with endless draws.
+        brute: Limit of a Monte Carlo method: what it, the third argument, gives of inputs (examples, dims) and labels (examples,) with endless draws.
 
     Raises:
         AssertionError: It breaks a law; says which, and how.

@@ -1,0 +1,193 @@
+"""A live selector in a user's own loop: on which examples an epoch trains, how their losses are weighted, and what it is told of them."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.errors import Mismatch, UsageError
+from ..core.ids import Ids
+from ..core.live_selection import AbstractLiveSelector, EpochSelection, LiveState
+from ..replay.keyed import LOOKED_AT
+from ..replay.reduction import AGREES, AGREES_HALF
+from ..training.loop import check_finite
+
+
+@dataclasses.dataclass
+class Weighing:
+    """One call of `weighted`: the weights, and what came back through it.
+
+    Attributes:
+        weights: Factor of each loss.
+        through: Gradient of what was returned; None while nobody called backward on it.
+        losses: Gradient of the losses that were given, by whatever way; None where it is not looked at.
+    """
+
+    weights: Tensor
+    through: Tensor | None = None
+    losses: Tensor | None = None
+
+    def counts(self) -> bool:
+        """Whether the loss that was called backward on is a multiple of the sum of weight times loss, and holds the losses in no other way."""
+        if self.losses is None or self.through is None:
+            return True
+        allowed = AGREES if self.losses.dtype in (torch.float32, torch.float64) else AGREES_HALF
+        factor = self.through.double().mean()
+        apart = self.losses.double() - factor * self.weights.double()
+        level = bool(((self.through.double() - factor).abs() <= allowed * factor.abs()).all())
+        return level and bool((apart.abs() <= allowed * factor.abs() * self.weights.double().clamp_min(1)).all())
+
+
+class Selecting:
+    """A live selector, its state, and the epoch that it chose.
+
+    Attributes:
+        title: Of the selector.
+        places: Which positions of the dataset the epoch trains on; written into before each.
+    """
+
+    def __init__(self, selector: AbstractLiveSelector, ids: Ids, chosen: np.ndarray, size: int, epochs: int, seed: int):
+        """Start the selector.
+
+        Args:
+            selector: Which.
+            ids: The recorded examples.
+            chosen: Position in the dataset of each of them.
+            size: How many examples the dataset has.
+            epochs: How many the loop trains in all.
+            seed: Of its draws.
+        """
+        self.title = selector.title
+        self.places = np.zeros(size, dtype=bool)
+        self.places[chosen] = True
+        self._selector, self._ids, self._chosen = selector, ids, chosen
+        self._epochs, self._seed = epochs, seed
+        self._state: LiveState = selector.start(len(ids))
+        self._epoch = -1
+        self._selection = EpochSelection(torch.ones(len(ids), dtype=torch.bool), torch.ones(len(ids), dtype=torch.float64))
+        self._told: list[tuple[Tensor, Tensor]] = []
+        self._calls: list[Weighing] = []
+
+    def begin(self, epoch: int, labels_known: bool) -> int:
+        """Choose an epoch's examples; how many they are.
+
+        Args:
+            epoch: Its number.
+            labels_known: Whether the labels of all examples are, or will be without training on them.
+
+        Raises:
+            UsageError: The loop trains more epochs than it said, or the selection is none that can be trained on.
+        """
+        if epoch >= self._epochs:
+            raise UsageError(
+                f"select={self.title} was told of epochs={self._epochs}, and epoch {epoch} begins; record with epochs= as many as the loop trains "
+                "in all, counted from the first one."
+            )
+        choice = self._selector.select_epoch(self._state, self._ids, epoch, self._epochs, self._seed)
+        self._selection = choice.checked(self._ids, self.title, epoch)
+        if not labels_known and not bool(choice.kept.all()):
+            raise UsageError(
+                f"{self.title} leaves examples out of the first epoch, whose labels are not known then; record with view='eval', which passes over "
+                "every example after each epoch."
+            )
+        self.places[:] = False
+        self.places[self._chosen[choice.kept.numpy()]] = True
+        self._epoch, self._told, self._calls = epoch, [], []
+        return int(choice.kept.sum())
+
+    def weights(self, positions: Tensor) -> Tensor | None:
+        """Factor of the loss of each of these examples; None where all of the epoch's are 1."""
+        return None if self._selection.whole else self._selection.weights[positions]
+
+    def weighted(self, losses: Any, positions: Tensor) -> Tensor:
+        """Losses of the newest batch, each times its weight.
+
+        Raises:
+            UsageError: They are not one loss for each example, or have no gradient.
+        """
+        where = f"Epoch {self._epoch}, batch {len(self._told) - bool(self._calls)}"
+        if not isinstance(losses, Tensor) or losses.shape != (len(positions),) or not losses.is_floating_point():
+            shape = f"{losses.dtype} of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise UsageError(
+                f"{where}: the losses given to recorder.weighted are {shape}, where {len(positions)} examples have one each; compute them with "
+                "reduction='none'."
+            )
+        if not losses.requires_grad:
+            raise UsageError(
+                f"{where}: the losses given to recorder.weighted have no gradient; give those that the model is trained by, before backward."
+            )
+        call = Weighing(self._selection.weights[positions].to(losses.device, losses.dtype))
+        looked_at = len(self._told) - bool(self._calls) < LOOKED_AT
+        if not self._calls:
+            self._told.append((positions, losses.detach()))
+        self._calls.append(call)
+        made = losses * call.weights
+
+        def through(gradient: Tensor) -> None:
+            call.through = gradient.detach()
+
+        def came(gradient: Tensor) -> None:
+            call.losses = gradient.detach()
+
+        made.register_hook(through)
+        if looked_at:
+            losses.register_hook(came)
+        return made
+
+    def stepped(self, number: int, moved: bool) -> None:
+        """Hold a batch that was trained on against its weights.
+
+        Args:
+            number: Of the batch.
+            moved: Whether the optimizer did.
+
+        Raises:
+            UsageError: Its losses were not weighted, or what was called backward on is no multiple of the sum of the weighted losses.
+        """
+        calls, self._calls = self._calls, []
+        where, cure = f"Epoch {self._epoch}, batch {number}", "call backward on recorder.weighted(losses).mean()"
+        if not calls:
+            raise UsageError(
+                f"{where}: recorder.weighted was not called, though select={self.title} gives each loss a weight; {cure} in every step, where losses "
+                "are those of the batch's examples, with reduction='none'."
+            )
+        if moved and all(call.through is None for call in calls):
+            raise UsageError(
+                f"{where}: the optimizer moved, and nobody called backward on what recorder.weighted returned, so the weights of select={self.title} "
+                f"do not count; {cure}."
+            )
+        if not all(call.counts() for call in calls):
+            raise UsageError(
+                f"{where}: what was called backward on is not the mean or the sum of recorder.weighted(losses), by the gradient of each loss, so the "
+                f"weights of select={self.title} count otherwise; {cure}, and put what else belongs to an example into its loss before."
+            )
+
+    def finish(self) -> None:
+        """The epoch is whole: tell the selector its losses.
+
+        Raises:
+            NumericalError: One is not finite.
+        """
+        for number, (positions, losses) in enumerate(self._told):
+            check_finite(losses, self._ids, positions, self._epoch, number)
+        for positions, losses in self._told:
+            self._selector.update(self._state, positions, losses.cpu())
+        self._told = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the selector knows, for the checkpoints."""
+        return {"epochs": self._epochs, "state": {name: value.clone() for name, value in self._state.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what a checkpoint holds.
+
+        Raises:
+            Mismatch: The training was laid out over another number of epochs.
+        """
+        if state_dict["epochs"] != self._epochs:
+            raise Mismatch(
+                f"select={self.title} was begun with epochs={state_dict['epochs']}, not {self._epochs}; resume with the same number."
+            )
+        self._state = {name: value.clone() for name, value in state_dict["state"].items()}
