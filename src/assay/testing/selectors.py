@@ -96,7 +96,7 @@ class World:
             labels=self.labels if Need.LABELS in holds else None,
             epochs=Facts({Need.TARGET_PROBS: self.target_probs}) if Need.TARGET_PROBS in holds else None,
             mean_probs=self.mean_probs if Need.MEAN_PROBS in holds else None,
-            inputs={"": self.inputs, "other": self.inputs.flip(1).square()} if holds & {Need.INPUTS, Need.FEATURES} else None,
+            inputs={"": self.inputs, "other": self.inputs.flip(1).square()} if Need.FEATURES in holds else None,
         )
 
     def decide(self, policy: AbstractSelector) -> Decision:
