@@ -111,7 +111,7 @@ class World:
 
     def score(self, *methods, targets=None, **given):
         # Methods that have no target refuse one that nobody reads.
-        asked = any(parse(method).asks.targets for method in methods)
+        asked = any(parse(method).asks.named_targets for method in methods)
         targets = targets or ({"validation": (self.held_out, self.held_labels)} if asked else None)
         how = assay.ReplayConfig(tolerance=1e-9)
         return assay.score(self.run, list(methods), targets=targets, loop=self.loop(), replay_config=how, **given)

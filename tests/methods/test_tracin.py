@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -5,8 +7,40 @@ from assay.core.errors import UsageError
 from assay.core.scores import Direction
 from methods.loops import EXAMPLES, World, inner
 
-VARIANTS = [{}, {"target": "self"}, {"layers": "head"}, {"every": "step"}]
-REFUSED = ["layers=first", "every=epoch", "layers=head,every=step"]
+VARIANTS = [{}, {"target": "self"}, {"layers": "head"}, {"every": "step"}, {"reduce": "sum"}, {"layers": "head", "reduce": "max"}]
+REFUSED = [
+    "layers=first",
+    "every=epoch",
+    "layers=head,every=step",
+    "reduce=min",
+    "reduce=max,target=self",
+    "reduce=sum,every=step",
+]
+
+
+def PAIRS(method, evidence):
+    """One gradient after the other, of the losses one by one."""
+    queries = evidence.queries(method.target)
+    values = torch.zeros(len(queries.ids), len(evidence.ids), dtype=torch.float64)
+    for epoch in evidence.checkpoints.kept:
+        if epoch < 0:
+            continue
+        model = evidence.checkpoints.at(epoch)
+        names = model.head if method.layers == "head" else tuple(model.params)
+        pulls, pushes = one_by_one(model.queries(method.target), names), one_by_one(model.batches(), names)
+        for query, example in itertools.product(pulls, pushes):
+            values[query, example] += sum(model.rates[n] * (pulls[query][n] * pushes[example][n]).sum() for n in names)
+    return values
+
+
+def one_by_one(batches, names):
+    """Gradient of each row's loss, by position and name."""
+    found = {}
+    for batch in batches:
+        leaves = {name: batch.params[name].detach().clone().requires_grad_() for name in names}
+        for place, loss in zip(batch.positions.tolist(), batch.losses(leaves), strict=True):
+            found[place] = dict(zip(names, torch.autograd.grad(loss, list(leaves.values()), retain_graph=True), strict=True))
+    return found
 
 
 # An average of the parameters changes where the run ends, not the parameters that TracIn looks at.

@@ -13,7 +13,7 @@ from .errors import MissingEvidence, UndeclaredNeed, UsageError, listed
 from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
 from .game import Game, GameMaker
 from .ids import Ids
-from .models import ModelSource
+from .models import ModelSource, Queries
 from .needs import EPOCH_NEEDS, Need
 from .steps import StepSource
 
@@ -188,6 +188,15 @@ class Evidence:
     def checkpoints(self) -> ModelSource:
         """The models that the run kept."""
         return self._take(Need.CHECKPOINTS)
+
+    def queries(self, name: str) -> Queries:
+        """The rows of a target that is a mean of losses: their ids, labels and weights. Their losses are asked of a kept model.
+
+        Raises:
+            UnknownName: There is no such target.
+            UsageError: It is a function of the model, which has no rows.
+        """
+        return self.checkpoints.queries(name)
 
     @property
     def steps(self) -> StepSource:

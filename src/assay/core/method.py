@@ -65,7 +65,7 @@ class Asks:
     Attributes:
         targets: Numbers whose change is predicted, such as `validation`.
         features: Rows of numbers for each example (see `core.features`), such as `inputs` or `rows:NAME`.
-        queries: Examples that are predicted for, such as `validation`.
+        queries: Rows that are predicted for one by one: targets that are means over given rows, such as `validation`.
         references: Parameters that training went towards.
         learners: Learners that are trained, by name with options.
     """
@@ -75,6 +75,11 @@ class Asks:
     queries: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     learners: tuple[str, ...] = ()
+
+    @property
+    def named_targets(self) -> tuple[str, ...]:
+        """Everything that a user names with targets=: numbers, and those whose rows are looked at, each once."""
+        return tuple(dict.fromkeys((*self.targets, *self.queries)))
 
 
 def derivatives_taken(ways: Iterable[str]) -> dict[str, object]:

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..maths.params import Params
+from .ids import Ids
 
 
 @runtime_checkable
@@ -86,6 +87,21 @@ class WeightDecay:
     coupled: bool
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Queries:
+    """Rows that are predicted for, whose weighted mean loss is a target.
+
+    Attributes:
+        ids: Their ids; of tensors that were given their positions, counted from 0.
+        labels: Class of each.
+        weights: How much each counts in the target; they add up to 1.
+    """
+
+    ids: Ids
+    labels: Int[Tensor, " queries"]
+    weights: Float64[Tensor, " queries"]
+
+
 @runtime_checkable
 class Model(Protocol):
     """The model as it stood at the end of one epoch."""
@@ -123,6 +139,15 @@ class Model(Protocol):
         """Gradient of a target by the parameters, here; also where the run ends with their average."""
         ...
 
+    def queries(self, name: str, rows: slice | None = None) -> Iterator[Batch]:
+        """The rows of a target (see `ModelSource.queries`), whose losses are those that the target averages; `positions` count them.
+
+        Args:
+            name: Of the target.
+            rows: Some of them, both ends given; all by default.
+        """
+        ...
+
 
 @runtime_checkable
 class ModelSource(Protocol):
@@ -132,6 +157,15 @@ class ModelSource(Protocol):
     """Epochs whose end is kept, rising; -1 among them if the state before training is."""
     targets: tuple[str, ...]
     """Names of the numbers whose change can be asked for."""
+
+    def queries(self, name: str) -> Queries:
+        """The rows of a target that is a mean of losses.
+
+        Raises:
+            UnknownName: There is no such target.
+            UsageError: It is a function of the model, which has no rows, or it cannot be computed.
+        """
+        ...
 
     def at(self, epoch: int) -> Model:
         """The model at the end of one of the `kept` epochs."""

@@ -134,10 +134,10 @@ def comparisons(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreCom
 
 
 def _asked(scores: Scores) -> tuple[str, ...]:
-    """What makes two scores tell the same change: the target, what it is made of, and the steps that an example is left out of."""
+    """What makes two scores tell the same change: the target, what it is made of, the steps that an example is left out of, and how queries are put together."""
     target = str(scores.options["target"])
     made_of = scores.lineage.parents.get(f"target {target}", "") if scores.lineage is not None else ""
-    return target, made_of, str(scores.options.get("window", "all"))
+    return target, made_of, str(scores.options.get("window", "all")), str(scores.options.get("reduce", "mean"))
 
 
 def _comparison(scores: Scores, reference: Scores, wrong: Wrong | None) -> ScoreComparison | None:

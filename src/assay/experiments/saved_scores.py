@@ -47,7 +47,7 @@ def parents_of(
         return parents
     parents |= (replay_config or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)
-    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.asks.targets}
+    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.asks.named_targets}
     given = [replay.references[name] for name in method.asks.references if name in replay.references]
     if given:
         parents["reference"] = fingerprint(

@@ -139,7 +139,7 @@ def check_read(
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
-    if targets is not None and len(targets) and not any(is_replayed(run, one) and one.asks.targets for one in wanted):
+    if targets is not None and len(targets) and not any(is_replayed(run, one) and one.asks.named_targets for one in wanted):
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )
@@ -215,6 +215,6 @@ def needed_beside(run: Run, method: AbstractMethod) -> str:
     if not has_plan(run):
         return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader))."
     held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
-    if VALIDATION in method.asks.targets and not held:
+    if VALIDATION in method.asks.named_targets and not held:
         return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."
     return f"{what}; name it to have it."

@@ -238,7 +238,7 @@ def served(
             folder=str(run.folder),
             drawn=DRAWN in run.header.about,
         )
-        remarks = () if first is None else tuple(first.remarks[name] for name in one.asks.targets if name in first.remarks)
+        remarks = () if first is None else tuple(first.remarks[name] for name in one.asks.named_targets if name in first.remarks)
         # What could not be held against the recording concerns all that is taken from the replay.
         remarks += first.cautions if first is not None and replayed(one) else ()
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
@@ -438,7 +438,7 @@ def _replays(
     """
     if not any(is_replayed(models[0], one) for one in wanted):
         return []
-    asked = [(one.title, target) for one in wanted if replayed(one) for target in one.asks.targets]
+    asked = [(one.title, target) for one in wanted if replayed(one) for target in one.asks.named_targets]
     key = frozenset(target for _, target in asked)
     if key not in known:
         try:
@@ -464,6 +464,9 @@ def _replays(
                 f"{title} asks for target {target!r}; there are: {', '.join(found[0].targets) or 'none'}. Name it with targets=, as "
                 "(inputs, labels), Examples or a function of the model."
             )
+    for target in (target for one in wanted if replayed(one) for target in one.asks.queries):
+        # Before anything is computed.
+        found[0].rows_of(target)
     return found
 
 

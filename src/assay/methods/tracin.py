@@ -4,16 +4,17 @@ $$ \mathrm{TracIn}_i = \sum_c \eta_c \, \langle \nabla \Phi(\theta_c), \nabla \e
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.attribution import ROOM, AbstractAttributor, Block
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
-from ..core.method import AbstractMethod, Asks, Source, derivatives_taken
+from ..core.method import Asks, Source, derivatives_taken
 from ..core.models import Batch, Model
 from ..core.needs import Need
 from ..core.results import Result
@@ -44,9 +45,7 @@ def tracin(
     """
     values = torch.zeros(examples, dtype=torch.float64)
     for checkpoint in checkpoints:
-        names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
-        if not names:
-            raise UsageError("tracin: layers=head needs a model with a trainable linear layer; choose layers=all.")
+        names = _names(checkpoint, layers)
         along = None
         if target is not None:
             gradient = checkpoint.target(target)
@@ -59,6 +58,53 @@ def tracin(
     return values
 
 
+def tracin_rows(
+    checkpoints: Iterable[Model],
+    examples: int,
+    queries: str,
+    rows: slice,
+    layers: str = "all",
+) -> Float[Tensor, "queries examples"]:
+    """Sum over models of rate times <gradient of the query's loss, gradient of the example's loss>, for some queries.
+
+    Args:
+        checkpoints: The models.
+        examples: How many examples there are.
+        queries: Name of a target that is a mean over queries.
+        rows: Which of them, both ends given; their gradients are all held at once.
+        layers: As `tracin` takes it.
+
+    Raises:
+        UsageError: The model has no linear layer, or normalisation couples the examples even in eval mode.
+    """
+    values = torch.zeros(rows.stop - rows.start, examples, dtype=torch.float64)
+    for checkpoint in checkpoints:
+        names = _names(checkpoint, layers)
+        # Filled as they come, because joining them would take their memory twice.
+        pulls: Tensor | None = None
+        for batch in checkpoint.queries(queries, rows):
+            for part, gradients in batch.grads(names):
+                flat = _flat({name: checkpoint.rates[name] * value for name, value in gradients.items()})
+                pulls = flat.new_empty(len(values), flat.shape[1]) if pulls is None else pulls
+                pulls[(batch.positions[part] - rows.start).to(flat.device)] = flat
+        assert pulls is not None
+        for batch in checkpoint.batches():
+            for part, gradients in batch.grads(names):
+                values[:, batch.positions[part]] += (pulls @ _flat(gradients).T).to("cpu", torch.float64)
+    return values
+
+
+def _names(checkpoint: Model, layers: str) -> tuple[str, ...]:
+    names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
+    if not names:
+        raise UsageError("tracin: layers=head needs a model with a trainable linear layer; choose layers=all.")
+    return names
+
+
+def _flat(gradients: Mapping[str, Tensor]) -> Float[Tensor, "rows params"]:
+    return torch.cat([value.flatten(1) for value in gradients.values()], 1)
+
+
 def _own(batch: Batch, names: Sequence[str], rates: Mapping[str, float]) -> tuple[Tensor, str]:
     """Self-influence at the rate of each parameter."""
     by_rate = {rate: [name for name in names if rates[name] == rate] for rate in sorted({rates[name] for name in names})}
@@ -67,8 +113,10 @@ def _own(batch: Batch, names: Sequence[str], rates: Mapping[str, float]) -> tupl
 
 
 @dataclasses.dataclass(frozen=True)
-class TracIn(AbstractMethod):
+class TracIn(AbstractAttributor):
     """Above 0 steps on the example lower the target, below 0 they raise it. Self-influence is high for wrong labels.
+
+    The mean over the queries is the value by the gradient of the target, and is had by it, without one per query.
 
     Args:
         target: Which number is to fall; `self` for self-influence.
@@ -92,6 +140,11 @@ class TracIn(AbstractMethod):
         super().__post_init__()
         if self.every == "step" and self.layers == "head":
             raise UsageError(f"{self.title}: layers=head goes with every=checkpoint only; leave one of them out.")
+        if self.reduce != "mean" and (self.target == "self" or self.every == "step"):
+            other = "target=self" if self.target == "self" else "every=step"
+            raise UsageError(
+                f"{self.title}: reduce={self.reduce} is not read with {other}, which has no value per query; leave one of them out."
+            )
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
@@ -105,9 +158,38 @@ class TracIn(AbstractMethod):
 
     @property
     def asks(self) -> Asks:
+        if self.reduce != "mean":
+            return super().asks
+        # A mean may be of a function of the model, which has no rows.
         return Asks(targets=() if self.target == "self" else (self.target,))
 
+    @property
+    def query_set(self) -> str:
+        if self.target == "self" or self.every == "step":
+            other = "target=self" if self.target == "self" else "every=step"
+            raise UsageError(f"{self.title} has no value per query; leave {other} out.")
+        return self.target
+
+    def attribute(self, evidence: Evidence, room: int = ROOM) -> Iterator[Block]:
+        """Some queries by all examples at a time: as many as have gradients and rows of at most `room` bytes together, at least one.
+
+        The kept models are read, and every example's gradient is taken, once for each such group.
+        """
+        source, count = evidence.checkpoints, len(evidence.queries(self.query_set).ids)
+        kept = [epoch for epoch in source.kept if epoch >= 0]
+        each = 8 * len(evidence.ids)
+        if kept:
+            first = source.at(kept[0])
+            each += sum(first.params[name].nbytes for name in _names(first, self.layers))
+        step = max(1, room // each)
+        for start in range(0, count, step):
+            rows = slice(start, min(start + step, count))
+            values = tracin_rows(map(source.at, kept), len(evidence.ids), self.query_set, rows, self.layers)
+            yield Block(rows, slice(0, len(evidence.ids)), values)
+
     def run(self, evidence: Evidence) -> Result:
+        if self.reduce != "mean":
+            return super().run(evidence)
         target, backends = None if self.target == "self" else self.target, set[str]()
         if self.every == "checkpoint":
             source = evidence.checkpoints

@@ -16,12 +16,13 @@ from ..maths.params import Params
 from ..training.device import mode
 from ..training.state import standing_at
 from .activations import head_of, layered
+from .functional import Functional
 from .model_batches import ModelBatch
 from .optimizers import weight_decay_of
 
 if TYPE_CHECKING:
     from .replay import Replay
-from .targets import target_gradient
+from .targets import parts_of_target, target_gradient
 
 BLOCK = 256
 """Examples per batch where the run does not say it."""
@@ -88,10 +89,27 @@ class CheckpointModel:
         places = {id(parameter): full for full, parameter in training.model.named_parameters() if full in self.params}
         return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
 
-    def batches(self) -> Iterator[ModelBatch]:
+    def batches(self, size: int | None = None) -> Iterator[ModelBatch]:
         """Every example once, without augmentation."""
-        for positions in torch.arange(len(self._replay.run.ids)).split(BLOCK):
+        for positions in torch.arange(len(self._replay.run.ids)).split(size or BLOCK):
             yield self.seen(positions, self._replay.training.clean(positions))
+
+    def queries(self, name: str, rows: slice | None = None, size: int | None = None) -> Iterator[ModelBatch]:
+        """The rows of a target (see `core.models.Model`)."""
+        replay, target = self._replay, self._replay.rows_of(name)
+        training = replay.training
+        if name not in replay.computed:
+            # What cannot be computed is refused in words here, once, and not by torch below.
+            with replay.isolated(), standing_at(training.model, self._state), mode(training.model, False), torch.no_grad():
+                for _ in parts_of_target(target, training.model, name):
+                    pass
+            replay.computed.add(name)
+        functional = Functional(training.functional.model)
+        buffers = {key: self._state.get(key, value) for key, value in training.buffers.items()}
+        for positions in torch.arange(len(target.labels))[rows or slice(None)].split(size or BLOCK):
+            inputs = target.ready(target.inputs[positions].to(training.device), training.model)
+            labels = target.labels[positions].to(training.device, torch.int64)
+            yield ModelBatch(positions, self.params, functional, buffers, (inputs, labels))
 
     def seen(self, positions: Int[Tensor, " batch"], batch: Any) -> ModelBatch:
         """A batch as this model sees it."""

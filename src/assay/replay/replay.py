@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from ..core.features import Features, FeatureSpec
+from ..core.models import Queries
 from ..core.steps import Adjoint
 from ..maths import schedules
 from ..maths.observations import observe
@@ -31,7 +32,7 @@ from .features import features_of
 from .hidden_state import hidden_state
 from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
-from .targets import Target, parts_of_target, target_gradient
+from .targets import MeanLoss, Target, parts_of_target, target_gradient
 
 TrainMany = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, by whoever can do it elsewhere."""
@@ -111,6 +112,8 @@ class Replay:
         self.first = bounds[self.kept[0] + 1]
         self.targets = tuple(targets)
         self.given = dict(targets)
+        self.computed: set[str] = set()
+        """Targets that a kept model was seen to compute."""
         self.remarks: dict[str, str] = {}
         """What a reader must know of a target, a sentence each, by its name."""
         self.cautions: tuple[str, ...] = ()
@@ -584,6 +587,24 @@ class Replay:
         if name not in self.given:
             raise UnknownName("target", name, self.given)
         return self.given[name]
+
+    def rows_of(self, name: str) -> MeanLoss:
+        """The target of that name, if it is a mean over rows.
+
+        Raises:
+            UnknownName: There is none.
+            UsageError: It is a function of the model.
+        """
+        target = self.named(name)
+        if not isinstance(target, MeanLoss):
+            raise UsageError(
+                f"Target {name!r} is a function of the model and has no rows to attribute to; give it as (inputs, labels) or Examples."
+            )
+        return target
+
+    def queries(self, name: str) -> Queries:
+        """The rows of a target (see `core.models.ModelSource`)."""
+        return self.rows_of(name).queries
 
     # ------------------------------------------------------------------ kept models
 

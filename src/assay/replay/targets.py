@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.errors import AssayError, NumericalError, UsageError
+from ..core.ids import Ids
 from ..core.lineage import fingerprint
+from ..core.models import Queries
 from ..data.examples import Examples
 from ..maths.differentiable import written_out
 from ..runs.content import bytes_of
@@ -97,12 +99,20 @@ class MeanLoss:
         labels: Class of each.
         weights: How much each counts; they are divided by their sum.
         prepare: Turns a part of the inputs into what the net takes.
+        ids: Of the examples, where they have any.
     """
 
     inputs: Tensor
     labels: Tensor
     weights: Tensor
     prepare: Callable[[Tensor], Tensor] | None = None
+    ids: Ids | None = None
+
+    @property
+    def queries(self) -> Queries:
+        """The examples as rows that are predicted for."""
+        ids = Ids(range(len(self.labels))) if self.ids is None else self.ids
+        return Queries(ids, self.labels.cpu().to(torch.int64), (self.weights / self.weights.sum()).cpu())
 
     def __call__(self, model: nn.Module) -> Iterator[Tensor]:
         device = next(model.parameters()).device
@@ -150,7 +160,12 @@ class Single:
 
 
 def weighted_mean(
-    name: str, inputs: Tensor, labels: Tensor, weights: Tensor, prepare: Callable[[Tensor], Tensor] | None
+    name: str,
+    inputs: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    prepare: Callable[[Tensor], Tensor] | None,
+    ids: Ids | None = None,
 ) -> MeanLoss:
     """The weighted mean loss of some examples, as a target of that name.
 
@@ -163,7 +178,7 @@ def weighted_mean(
         )
     if not bool(weights.isfinite().all()) or not float(weights.sum()) > 0:
         raise UsageError(f"Target {name!r}: its weights must be finite and add up to more than 0.")
-    return MeanLoss(inputs, labels, weights.to(torch.float64), prepare)
+    return MeanLoss(inputs, labels, weights.to(torch.float64), prepare, ids)
 
 
 def mean_loss(examples: Examples, name: str, weights: Tensor | None = None) -> MeanLoss:
@@ -175,4 +190,4 @@ def mean_loss(examples: Examples, name: str, weights: Tensor | None = None) -> M
     weights = torch.ones(len(examples), dtype=torch.float64) if weights is None else weights
     if bool((weights != 0).any()):
         examples, weights = examples.take(weights != 0), weights[weights != 0]
-    return weighted_mean(name, examples.inputs, examples.labels, weights, examples.prepared)
+    return weighted_mean(name, examples.inputs, examples.labels, weights, examples.prepared, examples.ids)

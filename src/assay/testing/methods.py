@@ -17,6 +17,7 @@ from ..core.needs import EPOCH_NEEDS, Need
 from ..core.scores import Direction
 from ..core.scoring import score
 from ..methods import METHODS
+from .attributors import Pairs, attributor_laws
 from .laws import Law, Laws, hold, refusal
 from .worlds import (
     BESIDE,
@@ -393,6 +394,7 @@ def check_method(
     variants: Sequence[Mapping[str, object]] = ({},),
     refused: Sequence[str] = (),
     brute: Brute | None = None,
+    pairs: Pairs | None = None,
 ) -> None:
     """Hold a method of your own to the laws that ours are held to, which takes seconds.
 
@@ -406,6 +408,7 @@ def check_method(
         variants: Options that are changed of it, in turn.
         refused: Options that it must refuse, as texts.
         brute: Limit of a Monte Carlo method: what it, the third argument, gives of inputs (examples, dims) and labels (examples,) with endless draws.
+        pairs: Of an attributor: what it gives of evidence, (queries, examples), worked out pair by pair.
 
     Raises:
         AssertionError: It breaks a law; says which, and how.
@@ -417,4 +420,4 @@ def check_method(
         hold(f"{cls.name}:{text}", {refuses(text): lambda cls: True}, cls)
     for given in variants:
         variant = dataclasses.replace(method, **given)  # type: ignore[type-var]
-        hold(variant.title, laws_of(brute), variant)
+        hold(variant.title, {**laws_of(brute), **attributor_laws(pairs)}, variant)

@@ -1,0 +1,298 @@
+"""Attribution: what every training example is worth to each of some queries, in blocks, and what scores are made of it."""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from . import options
+from .errors import BadScores, UnknownName, UsageError
+from .evidence import Evidence
+from .ids import Ids
+from .lineage import Lineage, fingerprint
+from .method import AbstractMethod, Asks
+from .results import Result
+from .scores import Direction, Scores, ordered
+
+Reducer = Literal["mean", "sum", "max"]
+"""How the values of all queries become one number per example; the mean weighs the queries as their target does."""
+ROOM = 256 * 2**20
+"""Bytes that what is made of some queries at a time may take."""
+BLOCK_BYTES = 32 * 2**20
+"""Bytes of the blocks in which an attribution is read."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """Values of some queries and some examples.
+
+    Attributes:
+        queries: Positions of the queries, both ends given, step 1.
+        examples: Positions of the examples, likewise.
+        values: A row for each query, a column for each example.
+    """
+
+    queries: slice
+    examples: slice
+    values: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractAttributor(AbstractMethod):
+    """Gives every pair of a query and a training example a number: above 0 the example helps the query, below 0 it harms it.
+
+    Subclasses are final frozen dataclasses with a `query_set` and `attribute`; their direction is `LOW_IS_SUSPECT`.
+
+    Args:
+        reduce: How scores are made of all queries: their `mean`, weighted as the target of that name weighs them, `sum` or `max`.
+    """
+
+    reduce: Reducer = dataclasses.field(default="mean", kw_only=True)
+
+    @property
+    @abc.abstractmethod
+    def query_set(self) -> str:
+        """Name of the queries: of a target that is a mean over given rows.
+
+        Raises:
+            UsageError: With these options there is no value of a single query.
+        """
+
+    @property
+    def asks(self) -> Asks:
+        return Asks(queries=(self.query_set,))
+
+    @abc.abstractmethod
+    def attribute(self, evidence: Evidence, room: int = ROOM) -> Iterator[Block]:
+        """Every query by every example once, in blocks; never all of it at once.
+
+        Args:
+            evidence: What is looked at.
+            room: Bytes that may be held at a time for some queries, above what one of them takes. It changes no value.
+        """
+
+    def run(self, evidence: Evidence) -> Result:
+        """The blocks reduced to one number per example; the matrix is never held."""
+        weights = evidence.queries(self.query_set).weights
+        return Result(reduced(self.title, self.attribute(evidence), weights, len(evidence.ids), self.reduce))
+
+
+def reduced(
+    title: str, blocks: Iterable[Block], weights: Float64[Tensor, " queries"], examples: int, how: Reducer
+) -> Float64[Tensor, " examples"]:
+    """One number per example from the values of all queries, block by block.
+
+    Args:
+        title: Whose blocks they are.
+        blocks: Every query by every example once, in any order.
+        weights: How much each query counts in the mean; they add up to 1.
+        examples: How many there are.
+        how: `mean`, weighted; `sum` or `max`, which leave the weights out.
+
+    Raises:
+        BadScores: The blocks do not cover every query by every example once.
+    """
+    total = torch.full((examples,), -torch.inf if how == "max" else 0.0, dtype=torch.float64)
+    seen = torch.zeros(examples, dtype=torch.int64)
+    for block in blocks:
+        values, here = checked_values(title, block, len(weights), examples), block.examples
+        if how == "max":
+            total[here] = torch.maximum(total[here], values.amax(0))
+        else:
+            total[here] += (weights[block.queries] @ values) if how == "mean" else values.sum(0)
+        seen[here] += len(values)
+    if bool((seen != len(weights)).any()):
+        raise BadScores(f"{title} does not give every query by every example one value; report it to whoever wrote it.")
+    return total
+
+
+def checked_values(title: str, block: Block, queries: int, examples: int) -> Float64[Tensor, "block_queries block_examples"]:
+    """The values of a block in double precision.
+
+    Raises:
+        BadScores: They do not have the shape of their place, or are not finite.
+    """
+    for place, count in ((block.queries, queries), (block.examples, examples)):
+        if place.step not in (None, 1) or place.start is None or place.stop is None or not 0 <= place.start < place.stop <= count:
+            raise BadScores(f"{title} gave a block of positions {place.start}..{place.stop} among {count}.")
+    values, wanted = block.values, (block.queries.stop - block.queries.start, block.examples.stop - block.examples.start)
+    if values.shape != wanted:
+        raise BadScores(f"{title} gave a block of shape {tuple(values.shape)}; expected {wanted}.")
+    values = values.detach().to("cpu", torch.float64)
+    if not bool(values.isfinite().all()):
+        query, example = (~values.isfinite()).nonzero()[0].tolist()
+        raise BadScores(
+            f"{title}: {int((~values.isfinite()).sum())} values are not finite, the first of query {block.queries.start + query} and example "
+            f"{block.examples.start + example}, counted from 0."
+        )
+    return values
+
+
+class RowSource(Protocol):
+    """Rows of an attribution wherever they stand; what is read belongs to the reader."""
+
+    checksums: tuple[int, ...]
+    """Of the row of each query."""
+
+    def read(self, queries: range) -> Float64[Tensor, "rows examples"]:
+        """The values of these queries by every example.
+
+        Raises:
+            RunError: They are damaged.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TopExamples:
+    """The examples at one end of a query's values.
+
+    Attributes:
+        ids: The most extreme first; equal values by id.
+        values: Value of each.
+    """
+
+    ids: Ids
+    values: Float64[Tensor, " extremes"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Top:
+    """The training examples that count most for one query.
+
+    Attributes:
+        query: Its id.
+        label: Its given class.
+        helpful: The largest values above 0.
+        harmful: The smallest values below 0.
+    """
+
+    query: int | str
+    label: int
+    helpful: TopExamples
+    harmful: TopExamples
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attribution:
+    """What every training example is worth to each query, on disk; a row at a time is in memory.
+
+    Attributes:
+        queries: Ids of the queries, a row each, in this order. Of tensors that were given as a target: positions, counted from 0.
+        ids: Ids of the training examples, a column each, in this order.
+        labels: Given class of each query.
+        weights: How much each query counts in the target that they are of; they add up to 1.
+        source: Where the rows stand.
+        method: Name in the catalogue.
+        options: All options the attributor ran with.
+        title: Name with the options that differ from their defaults.
+        direction: What a large value means for the example.
+        unit: Unit of the values.
+        lineage: Where it comes from.
+        warnings: What a reader must know before trusting the values, a sentence each.
+    """
+
+    queries: Ids
+    ids: Ids
+    labels: Int[Tensor, " queries"]
+    weights: Float64[Tensor, " queries"]
+    source: RowSource
+    method: str
+    options: Mapping[str, object]
+    title: str
+    direction: Direction
+    unit: str
+    lineage: Lineage | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        rows = len(self.queries)
+        if self.labels.shape != (rows,) or self.weights.shape != (rows,) or len(self.source.checksums) != rows:
+            raise UsageError(f"{rows} queries, {len(self.labels)} labels and {len(self.weights)} weights do not go together.")
+
+    def __repr__(self) -> str:
+        warned = f"; warned: {self.warnings[0]}" if self.warnings else ""
+        return f"Attribution({self.title}: {len(self.queries):,} queries x {len(self.ids):,} examples, {self.unit}{warned})"
+
+    def blocks(self) -> Iterator[Block]:
+        """All values, some queries by all examples at a time, from the first query to the last."""
+        step = max(1, BLOCK_BYTES // (8 * max(1, len(self.ids))))
+        for start in range(0, len(self.queries), step):
+            part = range(start, min(start + step, len(self.queries)))
+            yield Block(slice(part.start, part.stop), slice(0, len(self.ids)), self.source.read(part))
+
+    def row(self, query: int | str) -> Float64[Tensor, " examples"]:
+        """The values of one query, in the order of `ids`.
+
+        Raises:
+            UnknownName: No query has this id.
+        """
+        at = self._place(query)
+        return self.source.read(range(at, at + 1))[0]
+
+    def top(self, query: int | str, k: int = 5) -> Top:
+        """The `k` most helpful and the `k` most harmful examples of one query; fewer where fewer help or harm.
+
+        Raises:
+            UnknownName: No query has this id.
+            UsageError: k is below 1.
+        """
+        if k < 1:
+            raise UsageError(f"k={k} is below 1; ask for one example or more.")
+        at, values = self._place(query), self.row(query)
+
+        def end(*, helpful: bool) -> TopExamples:
+            place = ordered(values, self.ids, descending=helpful)[:k]
+            place = place[values[place] > 0] if helpful else place[values[place] < 0]
+            return TopExamples(self.ids.take(place), values[place])
+
+        return Top(self.queries[at], int(self.labels[at]), end(helpful=True), end(helpful=False))  # type: ignore[arg-type]
+
+    def _place(self, query: int | str) -> int:
+        if query not in self.queries:
+            near = self.queries if len(self.queries) <= 10 else [*self.queries[:5], "..."]
+            if isinstance(query, str) and not self.queries.numeric:
+                raise UnknownName("query", query, map(str, self.queries))
+            raise UnknownName("query", str(query), map(str, near))
+        return int(self.queries.positions(Ids([query]))[0])  # type: ignore[arg-type]
+
+    def reduce(self, how: Reducer = "mean") -> Scores:
+        """One number per example from all queries: their `mean`, weighted as their target weighs them, `sum` or `max`.
+
+        Raises:
+            UsageError: There is no such way.
+        """
+        if how not in ("mean", "sum", "max"):
+            raise UsageError(f"how={how!r} is none of mean, sum and max.")
+        name, texts = options.split(self.title)
+        parents = {} if self.lineage is None else {**self.lineage.parents, "attribution": self.fingerprint}
+        return Scores(
+            ids=self.ids,
+            values=reduced(self.title, self.blocks(), self.weights, len(self.ids), how),
+            method=self.method,
+            options={**self.options, "reduce": how},
+            title=options.join(name, texts if how == "mean" else {"reduce": how, **texts}),
+            direction=self.direction,
+            unit=self.unit,
+            lineage=None if self.lineage is None else dataclasses.replace(self.lineage, parents=parents),
+            warnings=self.warnings,
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash over ids, queries, the checksums of all rows, method and options, and what a value means."""
+        return fingerprint(
+            self.ids.fingerprint,
+            self.queries.fingerprint,
+            self.weights.numpy().tobytes(),
+            repr(self.source.checksums),
+            self.method,
+            repr(sorted(self.options.items())),
+            self.direction.value,
+            self.unit,
+        )
