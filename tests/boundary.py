@@ -3,6 +3,7 @@
 Runs in a process of its own, because the type checks of the tests stand before the house's own. Argument: an empty folder.
 """
 
+import dataclasses
 import inspect
 import random
 import sys
@@ -66,6 +67,7 @@ def good(folder):
     table = assay.score(run, ["aum", "loss"])
     aum = table["aum"]
     decision = assay.choose(aum, "top_k", keep=0.5)
+    by_query = assay.attribute(run, "tracin", loop=loop, targets=held)
     verdict = assay.verify(decision, run=run, retrain=lambda ids, labels, weights, seed: 0.5 + seed / 100, seeds=3)
     curve = assay.cleanse(run, aum, counts=[1], draws=1, loop=loop, targets=held)
     plan = assay.Plan.make({"data": "digits:test=1700", "net": "logistic", "recipe": {"epochs": 1}})
@@ -78,6 +80,9 @@ def good(folder):
         "ReplayConfig": ((), {"schedule": "sqrt", "memory": None, "tolerance": 0.0}),
         "score": ((run, "aum"), {}),
         "score_separately": ((run, "aum"), {}),
+        "attribute": ((run, "tracin"), {"loop": loop, "targets": held}),
+        "load_attribution": ((run.paths.attribution("tracin"),), {}),
+        "Attribution": (tuple(getattr(by_query, field.name) for field in dataclasses.fields(by_query)), {}),
         "choose": ((aum, "top_k"), {"keep": 0.5}),
         "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
         "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),

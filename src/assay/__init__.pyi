@@ -1,4 +1,5 @@
 # What type checkers and editors read in place of __init__.py, whose names are loaded when first used.
+from .core.attribution import Attribution as Attribution
 from .core.curve import Curve as Curve
 from .core.decision import Decision as Decision
 from .core.errors import AssayError as AssayError
@@ -11,6 +12,7 @@ from .core.scores import ScoreTable as ScoreTable
 from .core.trial import Verdict as Verdict
 from .data.arrays import examples_from_arrays as examples_from_arrays
 from .data.torch_dataset import examples_from_dataset as examples_from_dataset
+from .experiments.attribute import attribute as attribute
 from .experiments.choose import choose as choose
 from .experiments.cleanse import cleanse as cleanse
 from .experiments.cleanse import curve_for as curve_for
@@ -38,6 +40,7 @@ from .runs.artefacts import save_curve as save_curve
 from .runs.artefacts import save_decision as save_decision
 from .runs.artefacts import save_scores as save_scores
 from .runs.artefacts import save_verdict as save_verdict
+from .runs.attributions import load_attribution as load_attribution
 from .runs.recorder import Recorder as Recorder
 from .runs.run import Run as Run
 from .studies.difficulty import study_difficulty as study_difficulty
@@ -47,6 +50,7 @@ __version__: str
 
 __all__ = [
     "AssayError",
+    "Attribution",
     "Curve",
     "Decision",
     "Direction",
@@ -63,6 +67,7 @@ __all__ = [
     "Scores",
     "Verdict",
     "__version__",
+    "attribute",
     "choose",
     "cleanse",
     "curve_for",
@@ -71,6 +76,7 @@ __all__ = [
     "gather",
     "gather_inputs",
     "gather_logits",
+    "load_attribution",
     "load_curve",
     "load_decision",
     "load_scores",

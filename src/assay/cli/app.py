@@ -9,6 +9,7 @@ import cyclopts
 from .. import __version__
 from ..core.words import printable
 from . import signals
+from .attribute import attribute_
 from .choose import choose_
 from .cleanse import cleanse_
 from .demo import demo_
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "demo": demo_,
     "record": record_,
     "score": score_,
+    "attribute": attribute_,
     "cleanse": cleanse_,
     "choose": choose_,
     "verify": verify_,

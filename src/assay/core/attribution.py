@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from . import options
-from .errors import BadScores, UnknownName, UsageError
+from .errors import BadScores, UnknownName, UsageError, some
 from .evidence import Evidence
 from .ids import Ids
 from .lineage import Lineage, fingerprint
@@ -23,6 +23,8 @@ Reducer = Literal["mean", "sum", "max"]
 """How the values of all queries become one number per example; the mean weighs the queries as their target does."""
 ROOM = 256 * 2**20
 """Bytes that what is made of some queries at a time may take."""
+MOST_NAMED = 20
+"""Queries that are all named where one is asked for that is not there."""
 BLOCK_BYTES = 32 * 2**20
 """Bytes of the blocks in which an attribution is read."""
 
@@ -230,7 +232,7 @@ class Attribution:
         """The values of one query, in the order of `ids`.
 
         Raises:
-            UnknownName: No query has this id.
+            UsageError: No query has this id.
         """
         at = self._place(query)
         return self.source.read(range(at, at + 1))[0]
@@ -239,8 +241,7 @@ class Attribution:
         """The `k` most helpful and the `k` most harmful examples of one query; fewer where fewer help or harm.
 
         Raises:
-            UnknownName: No query has this id.
-            UsageError: k is below 1.
+            UsageError: No query has this id, or k is below 1.
         """
         if k < 1:
             raise UsageError(f"k={k} is below 1; ask for one example or more.")
@@ -255,10 +256,11 @@ class Attribution:
 
     def _place(self, query: int | str) -> int:
         if query not in self.queries:
-            near = self.queries if len(self.queries) <= 10 else [*self.queries[:5], "..."]
-            if isinstance(query, str) and not self.queries.numeric:
-                raise UnknownName("query", query, map(str, self.queries))
-            raise UnknownName("query", str(query), map(str, near))
+            if len(self.queries) <= MOST_NAMED:
+                raise UnknownName("query", str(query), map(str, self.queries))
+            raise UsageError(
+                f"No query has the id {query!r}; the {len(self.queries):,} queries are {some(self.queries.values, len(self.queries))}."
+            )
         return int(self.queries.positions(Ids([query]))[0])  # type: ignore[arg-type]
 
     def reduce(self, how: Reducer = "mean") -> Scores:

@@ -187,8 +187,8 @@ def open_replay(
             # Targets that no method asks for would be refused.
             beside = "" if asked is not None and not asked else ", targets={'validation': (inputs, labels)}"
             raise UsageError(
-                f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give "
-                f"score(..., loop=assay.Loop(model, optimizer, loader){beside})."
+                f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, call with "
+                f"loop=assay.Loop(model, optimizer, loader){beside}."
             )
         if texts:
             raise UsageError(

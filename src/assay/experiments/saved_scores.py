@@ -56,6 +56,11 @@ def parents_of(
     return parents
 
 
+def can_be_told(parents: Mapping[str, str]) -> bool:
+    """Whether two artefacts of these parents are of the same: not where nobody can tell what a user's function or loop computes."""
+    return not {FUNCTION, LOOP, UNKNOWN} & {*parents.values()}
+
+
 def saved_score(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scores | None:
     """What an earlier call wrote of this method, if it was made of the same by this version of assay."""
     scores = finished(load_scores, run.paths.scores(method.title))
@@ -73,7 +78,6 @@ def saved_score(run: Run, method: AbstractMethod, parents: Mapping[str, str]) ->
         made_of.pop("reference", None)
     if made_of != parents:
         return None
-    if {FUNCTION, LOOP, UNKNOWN} & {*parents.values()}:
-        # What it computes cannot be told, so neither can whether it is still the same.
+    if not can_be_told(parents):
         return None
     return dataclasses.replace(scores, lineage=dataclasses.replace(lineage, folder=str(run.folder)))

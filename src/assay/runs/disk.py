@@ -18,7 +18,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import xxhash
@@ -137,22 +137,39 @@ def replace(path: Path, body: bytes) -> None:
     Raises:
         NotWritten: The operating system refuses; the old file is intact and no temporary file stays.
     """
+    with written_aside(path) as file, writing(path):
+        file.write(body)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write and read, which stands at `path` once the block has ended well, and nowhere if it has not.
+
+    Raises:
+        NotWritten: The operating system refuses; the old file is intact and no temporary file stays. What the block itself writes is its own.
+    """
     make_folder(path.parent)
     refuse_links(path)
+    name = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     with writing(path):
-        name = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
         # Not by tempfile, whose files nobody else may read whatever the umask says.
-        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w+b")
+    try:
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(body)
+            yield file
+            with writing(path):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            with writing(path):
+                file.close()
+        with writing(path):
             os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    with writing(path):
         _sync_folder(path.parent)
 
 

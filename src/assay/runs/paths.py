@@ -132,6 +132,10 @@ class RunPaths:
         """One score."""
         return self.folder / "scores" / f"{title_slug(title)}.parquet"
 
+    def attribution(self, title: str) -> Path:
+        """Folder of one attribution."""
+        return self.folder / "attributions" / title_slug(title)
+
     def decision(self, name: str) -> Path:
         """One decision."""
         return self.folder / "decisions" / f"{slug(name)}.parquet"

@@ -1,0 +1,167 @@
+"""Attribute: from a recorded run to what every training example is worth to each query."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .. import __version__
+from ..core.arguments import checked_arguments
+from ..core.attribution import AbstractAttributor, Attribution
+from ..core.errors import UsageError
+from ..core.lineage import Lineage, fingerprint
+from ..core.method import AbstractMethod
+from ..methods import catalogue, parse
+from ..replay.loop import Loop
+from ..replay.replay import Replay
+from ..replay.targets import Given
+from ..runs.artefacts import finished
+from ..runs.attributions import RowFile, load_attribution, new_rows, save_attribution
+from ..runs.run import DRAWN, Run
+from .evidence import Agreed, gather, open_replay
+from .models import members_of
+from .plan import has_plan
+from .progress import Progress
+from .saved_scores import can_be_told, parents_of
+from .scorable import check_read, check_untrained
+
+
+@checked_arguments
+def attribute(
+    run: str | Path | Run,
+    method: str | AbstractMethod,
+    *,
+    recompute: bool = False,
+    loop: Loop | None = None,
+    targets: Mapping[str, Given] | Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Attribution:
+    """What every training example is worth to each query: to each row of the target that the method's option names.
+
+    The values are written into the run's folder, attributions/TITLE, some queries at a time, and taken from there if they were made from this
+    very recording and these very queries; with `loop`, which cannot be told from another one later, they are always computed. Of several
+    models of a recording they are the mean.
+
+    Args:
+        run: Folder of a run, or an open run.
+        method: Name of an attributor, `"name:option=value,..."`, or one that is made.
+        recompute: Compute even what is there.
+        loop: What your own loop consists of.
+        targets: The queries by name: Examples, or (inputs, labels). Runs with a plan know `validation`, `test`, `class=NAME`, `id=ID` and
+            `ids=FILE` by themselves, as `score` does.
+        progress: Told of queries that are done.
+
+    Raises:
+        UnknownName: No such method, option or target.
+        UsageError: The method, or the target, gives no value per query; or an argument that is not read.
+        MissingEvidence: The run did not record what the method needs.
+        Mismatch: Data, model or loop are not those of the recording.
+        RunError: The run is absent or damaged, or the disk refused.
+        BadScores: The method gave something that is not one finite number for every pair.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    attributor = attributor_named(method)
+    if not run.epochs:
+        check_untrained([attributor])
+    check_read(run, [attributor], loop, targets, None, {}, {}, None, False)
+    replays = _opened(run, attributor, loop, targets)
+    first, name, title = replays[0], attributor.query_set, attributor.title
+    queries = first.queries(name)
+    parents = parents_of(run, attributor, first, loop, None, {})
+    parents[f"queries {name}"] = fingerprint(first.rows_of(name).fingerprint, queries.ids.fingerprint)
+    folder = run.paths.attribution(title)
+    if not recompute and (old := _saved(folder, title, parents)) is not None:
+        return old
+    begun = time.perf_counter()
+    with new_rows(folder, title, queries.ids, run.ids) as (path, writer):
+        done, total = 0, len(replays) * len(queries.ids) * len(run.ids)
+        for replay in replays:
+            writer.start_model()
+            evidence = gather(replay.run, replay).narrow(title, attributor.reads)
+            for block in attributor.attribute(evidence):
+                writer.add(block)
+                done += block.values.numel()
+                if progress is not None:
+                    progress.advance(title, done, total, "values")
+        checksums = writer.end()
+    remarks = tuple(first.remarks[one] for one in _asked(attributor) if one in first.remarks)
+    made = Attribution(
+        queries=queries.ids,
+        ids=run.ids,
+        labels=queries.labels,
+        weights=queries.weights,
+        source=RowFile(path, len(run.ids), checksums),
+        method=attributor.name,
+        options={field.name: getattr(attributor, field.name) for field in dataclasses.fields(attributor)},
+        title=title,
+        direction=attributor.direction,
+        unit=attributor.unit,
+        lineage=Lineage(
+            dataset=run.dataset,
+            parents=parents,
+            code=__version__,
+            seed=run.header.seed,
+            device=str(first.training.device),
+            seconds=time.perf_counter() - begun,
+            folder=str(run.folder),
+            drawn=DRAWN in run.header.about,
+        ),
+        warnings=remarks + first.cautions,
+    )
+    save_attribution(made, path)
+    return made
+
+
+def attributor_named(method: str | AbstractMethod) -> AbstractAttributor:
+    """The attributor of that name, with its options.
+
+    Raises:
+        UnknownName: No such method or option.
+        UsageError: It gives no values by query, or with these options none.
+    """
+    made = parse(method)
+    if not isinstance(made, AbstractAttributor):
+        able = [name for name, cls in catalogue().items() if issubclass(cls, AbstractAttributor)]
+        raise UsageError(f"{made.title} gives one number per example, and none per query; choose {' or '.join(able)}.")
+    if made.reduce != "mean":
+        raise UsageError(
+            f"{made.title}: reduce= is how scores are made of all queries, and is not read here; leave it out, and ask the attribution for "
+            f".reduce({made.reduce!r})."
+        )
+    # Refused here where the options leave no value per query.
+    _ = made.query_set
+    return made
+
+
+def _asked(method: AbstractAttributor) -> list[str]:
+    return list(dict.fromkeys((*method.asks.named_targets, method.query_set)))
+
+
+def _opened(
+    run: Run, method: AbstractAttributor, loop: Loop | None, targets: Mapping[str, Given] | Sequence[str] | None
+) -> list[Replay]:
+    """Every model of the recording ready to be taken again, with the queries."""
+    asked, agreed = _asked(method), Agreed()
+    if loop is None and has_plan(run) and not isinstance(targets, Mapping):
+        targets = list(dict.fromkeys([*(targets or ()), *asked]))
+    found: list[Replay] = []
+    for model in members_of(run):
+        replay = open_replay(model, loop=loop, targets=targets, asked=asked, agreed=agreed)
+        replay.peers = found
+        found.append(replay)
+    for name in asked:
+        if name not in found[0].targets:
+            raise UsageError(
+                f"{method.title} asks for target {name!r}; there are: {', '.join(found[0].targets) or 'none'}. Name it with targets=, as "
+                "(inputs, labels) or Examples."
+            )
+    found[0].rows_of(method.query_set)
+    return found
+
+
+def _saved(folder: Path, title: str, parents: Mapping[str, str]) -> Attribution | None:
+    """What an earlier call wrote, if it was made of the same by this version of assay and is whole."""
+    old = finished(load_attribution, folder)
+    if old is None or old.title != title or old.lineage is None or old.lineage.code != __version__:
+        return None
+    return old if dict(old.lineage.parents) == dict(parents) and can_be_told(parents) else None

@@ -1,0 +1,282 @@
+"""Attributions on disk: a folder with `attribution.json`, which says what the rows and columns are, and the values as an npy file of float64.
+
+The JSON names its file of values, and is written last, so that a reader sees the old attribution or the new one. Rows are read when they are
+asked for and held against their checksums; they are not mapped, because a mapped file that somebody cuts off ends the process without a word.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import secrets
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from ..core.arguments import checked_arguments
+from ..core.attribution import BLOCK_BYTES, Attribution, Block, checked_values
+from ..core.errors import BadScores, RunError, UsageError, reading
+from ..core.ids import Ids
+from ..core.lineage import Lineage
+from ..core.npy import LONGEST_HEAD
+from ..core.scores import Direction
+from .artefacts import _at_home, _lineage, _said, _whole, load_json, save_json
+from .disk import MOST_TEXT, checksum, opened, remove, writing, written_aside
+from .schema import Checksum, FrozenModel
+
+HEAD = "attribution.json"
+KIND = np.dtype("<f8")
+AGAIN = "attribute again with recompute=True (`assay attribute ... --recompute`)"
+MOST_IDS = MOST_TEXT - 2**20
+"""Bytes that ids, and what stands beside each query, may take in the JSON file."""
+BESIDE_QUERY = 64
+"""Bytes of label, weight and checksum of a query, at most."""
+
+
+class AttributionNotes(FrozenModel):
+    """What stands beside the values of an attribution."""
+
+    method: str
+    options: dict[str, object]
+    title: str
+    direction: Direction
+    unit: str
+    queries: tuple[int, ...] | tuple[str, ...]
+    labels: tuple[int, ...]
+    weights: tuple[float, ...]
+    ids: tuple[int, ...] | tuple[str, ...]
+    values: str
+    checksums: tuple[Checksum, ...]
+    lineage: Lineage | None
+    warnings: tuple[str, ...] = ()
+
+
+class RowFile:
+    """The rows of an attribution in an npy file (`core.attribution.RowSource`)."""
+
+    def __init__(self, path: Path, columns: int, checksums: tuple[int, ...]):
+        """Open the file.
+
+        Raises:
+            RunError: Absent, or not of this size.
+        """
+        self.path, self.checksums, self._columns = path, checksums, columns
+        with self._seam():
+            try:
+                self._handle, size = opened(path)
+            except OSError as error:
+                raise RunError(f"{path} cannot be read ({error.strerror}); {AGAIN}.") from error
+            self._close = weakref.finalize(self, os.close, self._handle)
+            with os.fdopen(os.dup(self._handle), "rb") as file:
+                shape, kind, self._begin = _head_of(file)
+            claimed = self._begin + math.prod(shape) * KIND.itemsize
+            if shape != (len(checksums), columns) or kind != KIND or size != claimed:
+                raise RunError(
+                    f"{path} is damaged: it holds {size:,} bytes of shape {shape}, where {(len(checksums), columns)} was written; {AGAIN}."
+                )
+
+    def _seam(self) -> contextlib.AbstractContextManager[None]:
+        return reading(self.path, RunError, f"{AGAIN[0].upper()}{AGAIN[1:]}.")
+
+    def read(self, queries: range) -> Float64[Tensor, "rows examples"]:
+        """The values of some queries.
+
+        Raises:
+            RunError: They are not what was written.
+        """
+        found = torch.empty(len(queries), self._columns, dtype=torch.float64)
+        with self._seam():
+            _read(self._handle, found, self._begin + queries.start * self._columns * KIND.itemsize, self.path)
+        for place, row in zip(queries, found, strict=True):
+            if checksum(row) != self.checksums[place]:
+                raise RunError(f"{self.path} is damaged: row {place} is not what was written; {AGAIN}.")
+        return found
+
+
+def _head_of(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, int]:
+    version = np.lib.format.read_magic(file)
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, kind = reader(file, max_header_size=LONGEST_HEAD)
+    # Columns one behind the other are no file of ours.
+    return () if fortran else shape, kind, file.tell()
+
+
+def _read(handle: int, into: Tensor, at: int, path: Path) -> None:
+    """Fill a tensor from a place in a file."""
+    room = memoryview(into.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    while len(room):
+        part = os.preadv(handle, [room], at)
+        if not part:
+            raise RunError(f"{path} was cut off; {AGAIN}.")
+        room, at = room[part:], at + part
+
+
+def _write(handle: int, values: Tensor, at: int) -> None:
+    """Put a tensor at a place in a file."""
+    room = memoryview(values.contiguous().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    while len(room):
+        part = os.pwrite(handle, room, at)
+        room, at = room[part:], at + part
+
+
+class RowWriter:
+    """Takes the blocks of one model after the other and keeps their mean on disk; at any time one block is in memory."""
+
+    def __init__(self, path: Path, file: BinaryIO, title: str, queries: int, examples: int):
+        self._path, self._handle, self._title = path, file.fileno(), title
+        self.shape = queries, examples
+        head = io.BytesIO()
+        np.lib.format.write_array_header_2_0(head, {"descr": KIND.str, "fortran_order": False, "shape": self.shape})
+        self._begin, self._models, self._pairs = len(head.getvalue()), 0, 0
+        with writing(path):
+            os.write(self._handle, head.getvalue())
+            for part in self._parts():
+                # What no block fills stays no number.
+                _write(self._handle, torch.full((len(part), examples), torch.nan, dtype=torch.float64), self._at(part.start, 0))
+
+    def _at(self, query: int, example: int) -> int:
+        return self._begin + (query * self.shape[1] + example) * KIND.itemsize
+
+    def _parts(self) -> Iterator[range]:
+        step = max(1, BLOCK_BYTES // (KIND.itemsize * max(1, self.shape[1])))
+        for start in range(0, self.shape[0], step):
+            yield range(start, min(start + step, self.shape[0]))
+
+    def start_model(self) -> None:
+        """From now on blocks are those of another model."""
+        self._check_pairs()
+        self._models, self._pairs = self._models + 1, 0
+
+    def _check_pairs(self) -> None:
+        if self._models and self._pairs != math.prod(self.shape):
+            raise BadScores(
+                f"{self._title} gave {self._pairs:,} values of the {math.prod(self.shape):,} pairs of a query and an example."
+            )
+
+    def add(self, block: Block) -> None:
+        """Take a block of the current model.
+
+        Raises:
+            BadScores: It is not what a block may be, or speaks of a pair once more.
+            NotWritten: The operating system refuses.
+        """
+        values = checked_values(self._title, block, *self.shape)
+        self._pairs += values.numel()
+        rows = range(block.queries.start, block.queries.stop)
+        start, stop = block.examples.start, block.examples.stop
+        # Whole rows stand in the file one behind the other.
+        pieces = [(rows.start, values)] if stop - start == self.shape[1] else [*zip(rows, values.split(1), strict=True)]
+        with writing(self._path):
+            for query, piece in pieces:
+                before = torch.empty_like(piece)
+                _read(self._handle, before, self._at(query, start), self._path)
+                empty = before.isnan()
+                if not bool(empty.all() if self._models == 1 else ~empty.any()):
+                    raise BadScores(f"{self._title} gave some pairs of a query and an example in several blocks.")
+                _write(self._handle, piece if self._models == 1 else before + piece, self._at(query, start))
+
+    def end(self) -> tuple[int, ...]:
+        """Turn sums over the models into means; the checksum of every row.
+
+        Raises:
+            BadScores: Some pair has no value.
+            NotWritten: The operating system refuses.
+        """
+        self._check_pairs()
+        found = []
+        with writing(self._path):
+            for part in self._parts():
+                rows = torch.empty(len(part), self.shape[1], dtype=torch.float64)
+                _read(self._handle, rows, self._at(part.start, 0), self._path)
+                if self._models > 1:
+                    rows /= self._models
+                    _write(self._handle, rows, self._at(part.start, 0))
+                found += [checksum(row) for row in rows]
+        return tuple(found)
+
+
+@contextlib.contextmanager
+def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple[Path, RowWriter]]:
+    """A file of values to fill in an attribution's folder, which stands there once the block has ended well; and its path.
+
+    Raises:
+        UsageError: There are more ids than the file beside it may name.
+        NotWritten: The operating system refuses.
+    """
+    size = BESIDE_QUERY * len(queries) + sum(len(json.dumps(one)) + 5 for both in (queries, ids) for one in both)
+    if size > MOST_IDS:
+        raise UsageError(
+            f"The ids of {len(queries):,} queries and {len(ids):,} examples take {size:,} bytes, and {MOST_IDS:,} are the most that an "
+            "attribution may name; ask for fewer queries at a time, or give examples shorter names."
+        )
+    path = folder / f"values-{secrets.token_hex(4)}.npy"
+    with written_aside(path) as file:
+        yield path, RowWriter(path, file, title, len(queries), len(ids))
+
+
+def save_attribution(attribution: Attribution, path: Path) -> None:
+    """Write the JSON file beside the values that stand at `path`, and take away those of an attribution that stood there before.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    body: dict[str, Any] = {
+        "method": attribution.method,
+        "options": dict(attribution.options),
+        "title": attribution.title,
+        "direction": attribution.direction.value,
+        "unit": attribution.unit,
+        "queries": list(attribution.queries),
+        "labels": attribution.labels.tolist(),
+        "weights": attribution.weights.tolist(),
+        "ids": list(attribution.ids),
+        "values": path.name,
+        "checksums": list(attribution.source.checksums),
+        "lineage": _lineage(attribution.lineage),
+        "warnings": list(attribution.warnings),
+    }
+    save_json("attribution", body, path.parent / HEAD)
+    for other in path.parent.glob("values-*.npy"):
+        if other.name != path.name:
+            remove(other)
+
+
+@checked_arguments
+def load_attribution(folder: str | Path) -> Attribution:
+    """What `assay.attribute` wrote: RUN/attributions/TITLE. Rows are read when they are asked for.
+
+    Raises:
+        RunError: Absent, damaged, incomplete, of another kind, or of a newer schema.
+    """
+    path = Path(folder) / HEAD
+    notes = load_json("attribution", path)
+    with _whole(path):
+        said = _said(AttributionNotes, notes)
+        if not re.fullmatch(r"values-[0-9a-f]{8}\.npy", said.values):
+            raise ValueError(f"its values stand in {said.values!r}")
+        queries, ids = Ids(said.queries), Ids(said.ids)
+        if not all(math.isfinite(weight) for weight in said.weights) or not len(queries) or not len(ids):
+            raise ValueError("its weights are no finite numbers, or it has no rows or columns")
+        return Attribution(
+            queries=queries,
+            ids=ids,
+            labels=torch.tensor(said.labels, dtype=torch.int64),
+            weights=torch.tensor(said.weights, dtype=torch.float64),
+            source=RowFile(path.parent / said.values, len(ids), said.checksums),
+            method=said.method,
+            options=said.options,
+            title=said.title,
+            direction=said.direction,
+            unit=said.unit,
+            # Two folders further down than scores.
+            lineage=_at_home(said.lineage, path.parent),
+            warnings=said.warnings,
+        )
