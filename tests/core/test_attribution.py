@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -87,6 +88,20 @@ def test_a_query_has_its_row_and_its_ends():
         found.row(7)
     with pytest.raises(UsageError, match="k=0 is below 1"):
         found.top("q1", 0)
+
+
+def test_the_direction_says_which_sign_helps():
+    turned = dataclasses.replace(made(-VALUES), direction=Direction.HIGH_IS_SUSPECT).top("q1", 2)
+    assert (list(turned.helpful.ids), list(turned.harmful.ids)) == ([20, 50], [40, 10])
+    assert turned.helpful.values.tolist() == [-3.0, -3.0]
+    with pytest.raises(UsageError, match=r"ranks difficulty .high is hard., and not help or harm"):
+        dataclasses.replace(made(), direction=Direction.HIGH_IS_HARD).top("q1")
+
+
+@pytest.mark.parametrize("call", [lambda one: one.row(None), lambda one: one.top("q1", 2.5), lambda one: one.reduce(3)])
+def test_arguments_of_another_kind_are_refused_in_words(call):
+    with pytest.raises(UsageError, match="give "):
+        call(made())
 
 
 def test_one_of_many_queries_is_refused_with_the_first_of_them():

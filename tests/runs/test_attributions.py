@@ -133,6 +133,17 @@ def test_stopped_before_the_head_is_written_the_old_one_stands(tmp_path, monkeyp
     assert len(list((tmp_path / "it").iterdir())) == 2, "what was left is taken away"
 
 
+def test_what_a_killed_process_left_is_taken_away_and_what_another_writes_is_not(tmp_path):
+    with new_rows(tmp_path / "it", "it", QUERIES, IDS) as (path, writer):
+        (left := tmp_path / "it" / ".values-0badf00d.npy.12345678.tmp").write_bytes(b"left")
+        made = saved(tmp_path / "it")
+        assert not left.exists()
+        writer.start_model()
+        writer.add(Block(slice(0, 7), slice(0, 11), -VALUES))
+        writer.end()
+    assert path.exists() and torch.equal(dense(load_attribution(tmp_path / "it")), dense(made))
+
+
 def changed(folder, **fields):
     head = json.loads((folder / "attribution.json").read_text())
     body = {key: value for key, value in head.items() if key not in ("format", "schema_version", "checksum")}

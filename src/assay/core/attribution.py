@@ -4,13 +4,14 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
 from . import options
+from .arguments import checked_arguments, checked_fields
 from .errors import BadScores, UnknownName, UsageError, some
 from .evidence import Evidence
 from .ids import Ids
@@ -46,9 +47,10 @@ class Block:
 
 @dataclasses.dataclass(frozen=True)
 class AbstractAttributor(AbstractMethod):
-    """Gives every pair of a query and a training example a number: above 0 the example helps the query, below 0 it harms it.
+    """Gives every pair of a query and a training example a number, which says by its sign whether the example helps or harms the query.
 
-    Subclasses are final frozen dataclasses with a `query_set` and `attribute`; their direction is `LOW_IS_SUSPECT`.
+    Subclasses are final frozen dataclasses with a `query_set` and `attribute`. Their direction says which sign: above 0 helps where low values are
+    suspect, below 0 where high ones are.
 
     Args:
         reduce: How scores are made of all queries: their `mean`, weighted as the target of that name weighs them, `sum` or `max`.
@@ -135,6 +137,7 @@ def checked_values(title: str, block: Block, queries: int, examples: int) -> Flo
     return values
 
 
+@runtime_checkable
 class RowSource(Protocol):
     """Rows of an attribution wherever they stand; what is read belongs to the reader."""
 
@@ -170,8 +173,8 @@ class Top:
     Attributes:
         query: Its id.
         label: Its given class.
-        helpful: The largest values above 0.
-        harmful: The smallest values below 0.
+        helpful: Of those that help.
+        harmful: Of those that harm.
     """
 
     query: int | str
@@ -181,6 +184,7 @@ class Top:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Attribution:
     """What every training example is worth to each query, on disk; a row at a time is in memory.
 
@@ -228,6 +232,7 @@ class Attribution:
             part = range(start, min(start + step, len(self.queries)))
             yield Block(slice(part.start, part.stop), slice(0, len(self.ids)), self.source.read(part))
 
+    @checked_arguments
     def row(self, query: int | str) -> Float64[Tensor, " examples"]:
         """The values of one query, in the order of `ids`.
 
@@ -237,19 +242,23 @@ class Attribution:
         at = self._place(query)
         return self.source.read(range(at, at + 1))[0]
 
+    @checked_arguments
     def top(self, query: int | str, k: int = 5) -> Top:
         """The `k` most helpful and the `k` most harmful examples of one query; fewer where fewer help or harm.
 
         Raises:
-            UsageError: No query has this id, or k is below 1.
+            UsageError: No query has this id, k is below 1, or the values rank difficulty.
         """
         if k < 1:
             raise UsageError(f"k={k} is below 1; ask for one example or more.")
+        if not self.direction.ranks_suspects:
+            raise UsageError(f"{self.title} ranks difficulty ({self.direction.value}), and not help or harm; look at its rows.")
         at, values = self._place(query), self.row(query)
+        helps = -self.direction.sign * values
 
         def end(*, helpful: bool) -> TopExamples:
-            place = ordered(values, self.ids, descending=helpful)[:k]
-            place = place[values[place] > 0] if helpful else place[values[place] < 0]
+            place = ordered(helps, self.ids, descending=helpful)[:k]
+            place = place[helps[place] > 0] if helpful else place[helps[place] < 0]
             return TopExamples(self.ids.take(place), values[place])
 
         return Top(self.queries[at], int(self.labels[at]), end(helpful=True), end(helpful=False))  # type: ignore[arg-type]
@@ -263,6 +272,7 @@ class Attribution:
             )
         return int(self.queries.positions(Ids([query]))[0])  # type: ignore[arg-type]
 
+    @checked_arguments
     def reduce(self, how: Reducer = "mean") -> Scores:
         """One number per example from all queries: their `mean`, weighted as their target weighs them, `sum` or `max`.
 

@@ -102,7 +102,9 @@ def _names(checkpoint: Model, layers: str) -> tuple[str, ...]:
 
 
 def _flat(gradients: Mapping[str, Tensor]) -> Float[Tensor, "rows params"]:
-    return torch.cat([value.flatten(1) for value in gradients.values()], 1)
+    """One row for each example, in single precision at least, because products are summed over all parameters."""
+    joined = torch.cat([value.flatten(1) for value in gradients.values()], 1)
+    return joined.to(torch.promote_types(joined.dtype, torch.float32))
 
 
 def _own(batch: Batch, names: Sequence[str], rates: Mapping[str, float]) -> tuple[Tensor, str]:
@@ -180,7 +182,7 @@ class TracIn(AbstractAttributor):
         each = 8 * len(evidence.ids)
         if kept:
             first = source.at(kept[0])
-            each += sum(first.params[name].nbytes for name in _names(first, self.layers))
+            each += sum(max(4, one.itemsize) * one.numel() for one in (first.params[name] for name in _names(first, self.layers)))
         step = max(1, room // each)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))

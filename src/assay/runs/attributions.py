@@ -5,6 +5,7 @@ asked for and held against their checksums; they are not mapped, because a mappe
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import math
@@ -203,6 +204,17 @@ class RowWriter:
         return tuple(found)
 
 
+def _remove_if_abandoned(path: Path) -> None:
+    """Take away what a killed process left: as long as it lives, it holds a lock on what it writes."""
+    with contextlib.suppress(OSError, RunError):
+        handle, _ = opened(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)
+        finally:
+            os.close(handle)
+
+
 @contextlib.contextmanager
 def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple[Path, RowWriter]]:
     """A file of values to fill in an attribution's folder, which stands there once the block has ended well; and its path.
@@ -217,8 +229,12 @@ def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple
             f"The ids of {len(queries):,} queries and {len(ids):,} examples take {size:,} bytes, and {MOST_IDS:,} are the most that an "
             "attribution may name; ask for fewer queries at a time, or give examples shorter names."
         )
+    for leftover in folder.glob(".values-*.tmp"):
+        _remove_if_abandoned(leftover)
     path = folder / f"values-{secrets.token_hex(4)}.npy"
     with written_aside(path) as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield path, RowWriter(path, file, title, len(queries), len(ids))
 
 
