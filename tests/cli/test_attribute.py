@@ -75,6 +75,11 @@ def test_a_run_that_is_not_there_or_kept_no_model(held, tmp_path, capsys):
     assert here(capsys, "attribute", copy, "tracin", "--recompute")[0] == 0
 
 
+def test_inspect_names_what_is_there(held, capsys):
+    assert here(capsys, "attribute", held, "tracin:layers=head")[0] == 0
+    assert re.search(r"attributions .*tracin=?.*layers=head", here(capsys, "inspect", held)[1])
+
+
 def test_scores_are_reduced_by_name(held, capsys):
     code, out, err = here(capsys, "score", held, "tracin:reduce=max", "tracin:reduce=sum", "tracin")
     assert code == 0, err

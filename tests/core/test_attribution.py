@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -52,6 +53,20 @@ def test_blocks_of_any_cut_reduce_to_what_the_matrix_does(cuts):
         assert torch.allclose(reduced("it", backwards, WEIGHTS, 5, how), expected, rtol=1e-12), how
     negative = VALUES - 100
     assert torch.equal(reduced("it", blocks(negative, *cuts), WEIGHTS, 5, "max"), negative.amax(0)), "0 is no value"
+
+
+def test_of_all_blocks_one_is_in_memory_at_a_time():
+    alive, most = weakref.WeakSet(), 0
+
+    def given():
+        nonlocal most
+        for block in blocks(VALUES, [0, 1, 2, 3], [0, 1, 2, 3, 4, 5]):
+            alive.add(block)
+            most = max(most, len(alive))
+            yield block
+
+    reduced("it", given(), WEIGHTS, 5, "max")
+    assert most <= 2
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     for noun, suffix in (("scores", "parquet"), ("decisions", "parquet"), ("verdicts", "json"), ("curves", "json")):
         names = sorted(path.stem for path in (opened.folder / noun).glob(f"*.{suffix}"))
         rows.append((noun, ", ".join(names) or "none"))
+    attributions = sorted(path.parent.name for path in (opened.folder / "attributions").glob("*/attribution.json"))
+    rows.append(("attributions", ", ".join(attributions) or "none"))
     able, unable = scorable(opened)
     whole = not opened.epochs or (len(models) == asked and not unequal)
     rows.append(
