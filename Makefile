@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Shapes and types of tensors, checked at run time: it doubles what the tests take, so it is done where formulas are.
 SHAPES := --jaxtyping-packages=assay.core,assay.maths,assay.methods,assay.policies,assay.training,beartype.beartype
-FORMULAS := $(addprefix tests/,core maths methods policies training replay/test_replay.py test_every_method.py test_every_policy.py)
+FORMULAS := $(addprefix tests/,core maths methods policies training replay/test_replay.py test_every_method.py test_every_attributor.py test_every_policy.py)
 
 .PHONY: demo test test-slow processors lint docs clean
 

@@ -67,6 +67,8 @@ def test_its_mean_is_todays_score_of_the_target(world):
     torch.testing.assert_close(score["tracin:reduce=sum"].values, n * score["tracin"].values, rtol=1e-10, atol=1e-13)
     torch.testing.assert_close(score["tracin:reduce=max"].values, values.amax(0), rtol=1e-10, atol=1e-13)
     assert found.reduce("max").title == "tracin:reduce=max"
+    with pytest.raises(UsageError, match="how='least' is none of mean, sum and max"):
+        found.reduce("least")
 
 
 def test_rows_of_a_weighted_target_are_weighted_in_its_mean_alone(world):
