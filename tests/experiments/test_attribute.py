@@ -82,7 +82,7 @@ def test_rows_of_a_weighted_target_are_weighted_in_its_mean_alone(world):
 
 
 def test_of_a_plan_queries_have_the_ids_of_what_was_held_out(run, found):
-    held = assay.experiments.plan.material_of(assay.experiments.plan.plan_of(run)).validation
+    held = assay.experiments.plan.load_data(assay.experiments.plan.plan_of(run)).validation
     assert found.queries == held.ids and torch.equal(found.labels, held.labels) and found.ids == run.ids
     score = assay.score(run, "tracin")["tracin"].values
     torch.testing.assert_close(found.reduce("mean").values, score, rtol=1e-4, atol=1e-5)
@@ -130,7 +130,7 @@ def test_of_an_own_loop_or_of_other_queries_it_is_made_anew(world, monkeypatch):
 
 def test_other_ids_for_the_same_rows_are_other_queries(run, found):
     plan = assay.experiments.plan
-    held = plan.material_of(plan.plan_of(run)).validation
+    held = plan.load_data(plan.plan_of(run)).validation
     renamed = dataclasses.replace(held, ids=assay.Ids([f"row {one}" for one in held.ids]))
     other = assay.attribute(run, "tracin", targets={"validation": renamed})
     assert list(other.queries) == list(renamed.ids) and torch.equal(dense(other), dense(found))

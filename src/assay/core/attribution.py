@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import options
 from .arguments import checked_arguments, checked_fields
-from .errors import BadScores, UnknownName, UsageError, some
+from .errors import BadScores, UnknownName, UsageError, listed
 from .evidence import Evidence
 from .ids import Ids
 from .lineage import Lineage, fingerprint
@@ -268,7 +268,7 @@ class Attribution:
             if len(self.queries) <= MOST_NAMED:
                 raise UnknownName("query", str(query), map(str, self.queries))
             raise UsageError(
-                f"No query has the id {query!r}; the {len(self.queries):,} queries are {some(self.queries.values, len(self.queries))}."
+                f"No query has the id {query!r}; the {len(self.queries):,} queries are {listed(self.queries.values, len(self.queries))}."
             )
         return int(self.queries.positions(Ids([query]))[0])  # type: ignore[arg-type]
 

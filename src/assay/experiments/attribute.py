@@ -147,7 +147,7 @@ def _opened(
     found: list[Replay] = []
     for model in members_of(run):
         replay = open_replay(model, loop=loop, targets=targets, asked=asked, agreed=agreed)
-        replay.peers = found
+        replay.ensemble = found
         found.append(replay)
     for name in asked:
         if name not in found[0].targets:
