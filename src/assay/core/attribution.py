@@ -98,6 +98,9 @@ def reduced(
         examples: How many there are.
         how: `mean`, weighted; `sum` or `max`, which leave the weights out.
 
+    Returns:
+        In double precision, in the order of the examples.
+
     Raises:
         BadScores: The blocks do not cover every query by every example once.
     """
@@ -117,6 +120,9 @@ def reduced(
 
 def checked_values(title: str, block: Block, queries: int, examples: int) -> Float64[Tensor, "block_queries block_examples"]:
     """The values of a block in double precision.
+
+    Returns:
+        On the CPU.
 
     Raises:
         BadScores: They do not have the shape of their place, or are not finite.
@@ -236,6 +242,9 @@ class Attribution:
     def row(self, query: int | str) -> Float64[Tensor, " examples"]:
         """The values of one query, in the order of `ids`.
 
+        Returns:
+            In the unit of the attribution; its direction says on which side of 0 an example helps.
+
         Raises:
             UsageError: No query has this id.
         """
@@ -245,6 +254,9 @@ class Attribution:
     @checked_arguments
     def top(self, query: int | str, k: int = 5) -> Top:
         """The `k` most helpful and the `k` most harmful examples of one query; fewer where fewer help or harm.
+
+        Returns:
+            Ids and values of both ends.
 
         Raises:
             UsageError: No query has this id, k is below 1, or the values rank difficulty.
@@ -275,6 +287,9 @@ class Attribution:
     @checked_arguments
     def reduce(self, how: Reducer = "mean") -> Scores:
         """One number per example from all queries: their `mean`, weighted as their target weighs them, `sum` or `max`.
+
+        Returns:
+            In the unit and direction of the attribution, of all its examples.
 
         Raises:
             UsageError: There is no such way.

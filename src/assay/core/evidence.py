@@ -192,6 +192,9 @@ class Evidence:
     def queries(self, name: str) -> Queries:
         """The rows of a target that is a mean of losses: their ids, labels and weights. Their losses are asked of a kept model.
 
+        Returns:
+            In the order in which a kept model gives their losses.
+
         Raises:
             UnknownName: There is no such target.
             UsageError: It is a function of the model, which has no rows.

@@ -74,6 +74,9 @@ def tracin_rows(
         rows: Which of them, both ends given; their gradients are all held at once.
         layers: As `tracin` takes it.
 
+    Returns:
+        A row for each of these queries, in double precision; above 0 where steps on the example lower the query's loss.
+
     Raises:
         UsageError: The model has no linear layer, or normalisation couples the examples even in eval mode.
     """
@@ -176,6 +179,9 @@ class TracIn(AbstractAttributor):
         """Some queries by all examples at a time: as many as have gradients and rows of at most `room` bytes together, at least one.
 
         The kept models are read, and every example's gradient is taken, once for each such group.
+
+        Yields:
+            Whole rows, from the first query on.
         """
         source, count = evidence.checkpoints, len(evidence.queries(self.query_set).ids)
         kept = [epoch for epoch in source.kept if epoch >= 0]
