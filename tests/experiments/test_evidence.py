@@ -101,12 +101,14 @@ OF_EVERY_KIND = {
 @pytest.fixture(scope="module")
 def with_everything(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evidence") / "run"
-    return small.recorded(folder, net="mlp:widths=8", record={"keep_logits": True, "mean_probs": True, "checkpoints": "every"})
+    everything = {"keep_logits": True, "mean_probs": True, "checkpoints": "every"}
+    return small.recorded(folder, net="mlp:widths=8", record=everything, validation=0.2, recipe={"epochs": 20, "batch": 128})
 
 
-@pytest.mark.parametrize("title", OF_EVERY_KIND)
-def test_nothing_of_any_kind_is_read_that_no_method_asks_for(title, with_everything, monkeypatch):
-    run, read = Run(with_everything.folder), Counter()
+@pytest.fixture
+def read(monkeypatch):
+    """What is read, counted."""
+    read = Counter()
 
     def counted(owner, name, what):
         plain = getattr(owner, name)
@@ -128,10 +130,41 @@ def test_nothing_of_any_kind_is_read_that_no_method_asks_for(title, with_everyth
     counted(Replay, "features", "features")
     counted(Replay, "forwards", "steps")
     counted(Replay, "backwards", "steps")
+    return read
+
+
+@pytest.mark.parametrize("title", OF_EVERY_KIND)
+def test_nothing_of_any_kind_is_read_that_no_method_asks_for(title, with_everything, read):
+    run = Run(with_everything.folder)
     rows = {"e": torch.randn(len(run.ids), 3, generator=torch.Generator().manual_seed(0))}
     scores = assay.score(run, title, inputs=rows if OF_EVERY_KIND[title] == set() else None)
     assert len(scores) == 1 and set(read) == OF_EVERY_KIND[title]
     assert read["data"] <= 1 and read["model"] <= 1 and read["features"] <= 1
+
+
+PLAN = {"epochs/order", "epochs/batch_sizes", "epochs/rates"}
+KINDS = {
+    Need.MEAN_PROBS: ({"sums/probs"}, set()),
+    Need.FEATURES: ({"data"}, {"model", "features", "checkpoints"}),
+    Need.GAME: (set(), set()),
+    Need.CHECKPOINTS: ({"data", "model", "checkpoints"}, PLAN),
+    # The losses that were recorded are held against those of the steps.
+    Need.STEPS: ({"data", "steps", "checkpoints"} | PLAN, {"model", "epochs/losses"}),
+    Need.LABELS: (set(), set()),
+} | {need: ({f"epochs/{need.value}"}, set()) for need in EPOCH_NEEDS}
+"""What is read of a run for each need, and what may be beside it; labels are read with the run."""
+
+
+def own():
+    return sorted(name for name, cls in catalogue().items() if not cls.retrains)
+
+
+@pytest.mark.parametrize("name", own())
+def test_every_method_reads_the_kinds_that_it_declares_of_a_run(name, with_everything, read):
+    method = catalogue()[name]()
+    assay.score(Run(with_everything.folder), method, targets=["validation"] if method.asks.targets else None)
+    must, may = (set().union(*(KINDS[need][part] for need in method.reads)) for part in (0, 1))
+    assert must <= set(read) <= must | may and read["data"] <= 1
 
 
 def test_mean_probabilities_are_read_once_and_only_when_asked_for(tmp_path, monkeypatch):

@@ -3,14 +3,20 @@
 import json
 import re
 import shutil
+from collections import Counter
 
 import pytest
 import torch
 
 import assay
-from assay.core.errors import RunError, UsageError
+from assay.core.errors import RunError, UndeclaredNeed, UsageError
+from assay.core.evidence import Evidence
+from assay.core.needs import Need
+from assay.experiments import plan as plan_module
+from assay.experiments.evidence import gather, open_replay
 from assay.experiments.plan import Plan
 from assay.reports import render
+from assay.runs.disk import TensorFile
 from assay.runs.run import Run
 from cli.shell import here, sentence
 from experiments import small
@@ -86,6 +92,46 @@ def test_consensus_is_what_most_models_predict(run):
         probes = torch.stack([probe(part, given, 10, "nearest") for part in (rows.flatten(1), hidden.flatten(1), softmax)])
         last.append(depth(probes, torch.tensor(most)))
     torch.testing.assert_close(found.repeats, torch.stack(last).double())
+
+
+def test_evidence_has_every_model_and_all_share_the_data_which_are_read_once(run, monkeypatch):
+    read = Counter()
+
+    def counted(owner, name, what):
+        plain = getattr(owner, name)
+
+        def reading(*args, **given):
+            read[what] += 1
+            return plain(*args, **given)
+
+        monkeypatch.setattr(owner, name, reading)
+
+    counted(Plan, "load", "data")
+    for name in ("read", "read_all"):
+        counted(TensorFile, name, "file")
+    plan_module._loaded.cache_clear()
+    runs = [Run(one.folder) for one in (run, *run.members)]
+    replays = [open_replay(one, asked=()) for one in runs]
+    seen = gather(runs[0], replays[0], replays=replays).narrow("an ensemble", frozenset({Need.CHECKPOINTS}))
+    read["file"] = 0
+    assert seen.models == tuple(replays) and seen.checkpoints is replays[0] and read == {"data": 1, "file": 0}
+    assert len({one.training._inputs.data_ptr() for one in replays}) == 1
+    models = [source.at(source.kept[-1]) for source in seen.models]
+    assert read["data"] == 1 and 0 < read["file"] <= 2 * len(models)
+    name = next(iter(models[0].params))
+    assert not any(torch.equal(models[0].params[name], other.params[name]) for other in models[1:])
+    names = tuple(models[0].params)
+    alone = [[batch.grad_sq_norms(names)[0] for batch in model.batches()] for model in models]
+    for rows in zip(*(model.batches() for model in models), strict=True):
+        for place, batch in enumerate(rows):
+            assert torch.equal(batch.grad_sq_norms(names)[0], alone[place].pop(0))
+    # A run of one model, and evidence of no run, have one.
+    assert gather(runs[1], replays[1]).models == (replays[1],)
+    assert Evidence(run.ids, run.classes, checkpoints=replays[0]).models == (replays[0],)
+    with pytest.raises(UndeclaredNeed):
+        gather(runs[0], replays[0], replays=replays).narrow("a fold", frozenset()).models  # noqa: B018
+    assay.score(run, ["grand", "prediction_depth:k=10,reference=consensus,layers=1"])
+    assert read["data"] == 1
 
 
 def test_a_score_knows_its_models(run, tmp_path):

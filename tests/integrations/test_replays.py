@@ -1,5 +1,8 @@
 """Replays of users' loops: several readers at once, kept models whatever trained them, momenta that a scheduler changes, heads."""
 
+import copy
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
+from assay.core.features import FeatureSpec
 from assay.experiments.evidence import open_replay
 
 EXAMPLES, CLASSES = 14, 3
@@ -82,6 +86,35 @@ def curved(model):
     return found
 
 
+def readers_of_models(replay):
+    """Readers of kept models, and of what is made of them, part by part."""
+    names = tuple(replay.at(0).params)
+
+    def pairs():
+        for batch in replay.at(1).batches():
+            for pair in batch.layer_pairs(names):
+                yield pair.inputs, pair.gradients
+
+    def gradients():
+        for batch in replay.at(replay.kept[-1]).batches():
+            for rows, part in batch.grads(names):
+                yield torch.tensor([rows.start, rows.stop]), *part.values()
+
+    def features(spec):
+        for rows, block in replay.features(FeatureSpec.parse(spec)).blocks():
+            yield torch.tensor([rows.start, rows.stop]), block
+
+    return {
+        "pairs": pairs,
+        "gradients": gradients,
+        "penultimate": lambda: features("penultimate@0"),
+        "projected": lambda: features("grads:project=8@1"),
+        "embeddings": lambda: ((layer.rows,) for layer in replay.at(0).embeddings()),
+        "targets": lambda: (tuple(replay.at(epoch).target("validation").values()) for epoch in replay.kept),
+        "inputs": lambda: ((batch.input_gradients(),) for batch in replay.at(1).batches()),
+    }
+
+
 def pytree_first(batch):
     return batch[0]
 
@@ -103,6 +136,32 @@ WORLDS = {
 
 def state():
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), torch.get_num_threads()
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_readers_of_steps_and_of_models_do_not_disturb_each_other(tmp_path, world, monkeypatch):
+    """Every pair of readers, one step of each in turn, gives what each gives alone."""
+    monkeypatch.setattr("assay.replay.checkpoints.BLOCK", 5)
+    dataset, dropout, seed = WORLDS[world]
+    model = net(dropout)
+    loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), dataset(), seed=seed)
+    replay = opened(tmp_path / "run", loop)
+    every = range(replay.epochs[-1].stop)
+    of_steps = {"forwards": lambda: replay.forwards(every), "backwards": lambda: replay.backwards(every)}
+    ways = {name: (lambda way=way: (tuple(step.params.values()) for step in way())) for name, way in of_steps.items()}
+    ways |= readers_of_models(replay)
+    # What a reader shows is valid until its next step only.
+    readers = {name: (lambda way=way: (tuple(part.clone() for part in parts) for parts in way())) for name, way in ways.items()}
+    alone = {name: list(way()) for name, way in readers.items()}
+    assert all(len(parts) > 1 for parts in alone.values())
+    outside = state()
+    for one, other in itertools.combinations_with_replacement(readers, 2):
+        for first, second in itertools.zip_longest(
+            zip(readers[one](), alone[one], strict=True), zip(readers[other](), alone[other], strict=True)
+        ):
+            for pair in (first, second):
+                assert pair is None or all(torch.equal(a, b) for a, b in zip(*pair, strict=True)), (one, other)
+        assert state() == outside
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -296,7 +355,59 @@ class Convolved(nn.Module):
         return self.last((x * self.gate(x).sigmoid())[:, None])[:, :, 0]
 
 
+class Calibrated(Misordered):
+    """A learned scale and offset of each class follow, a softmax too; other linear layers are called later, one of as many outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.offset = nn.Parameter(torch.rand(CLASSES)), nn.Parameter(torch.rand(CLASSES))
+        self.side = nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        logits = super().forward(x) * self.scale + self.offset
+        aside = self.side(x), self.hidden(x), logits.log_softmax(-1)
+        self.aside = None if self.training else aside
+        return logits.log_softmax(-1)
+
+
+class Summed(Misordered):
+    """Two layers make the logits together."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        return super().forward(x) + self.other(x)
+
+
+class Skipped(Misordered):
+    def forward(self, x):
+        return super().forward(x) + x[:, :CLASSES]
+
+
+class Mixed(Misordered):
+    """A matrix that is in no linear layer makes the logits of what the last one gives; trained or not."""
+
+    def __init__(self, trained=True):
+        super().__init__()
+        self.mix = nn.Parameter(torch.rand(CLASSES, CLASSES), requires_grad=trained)
+
+    def forward(self, x):
+        return super().forward(x).tanh() @ self.mix
+
+
+class FixedMix(Mixed):
+    def __init__(self):
+        super().__init__(False)
+
+
 HEADS = {
+    Calibrated: ("out.weight", "out.bias"),
+    Summed: (),
+    Skipped: (),
+    Mixed: (),
+    FixedMix: (),
     Misordered: ("out.weight", "out.bias"),
     Tempered: ("out.weight", "out.bias"),
     Gated: ("out.weight", "out.bias"),
@@ -310,10 +421,25 @@ def test_the_head_is_the_layer_that_makes_the_logits(tmp_path, kind):
     torch.manual_seed(1)
     model = kind().double()
     loop = trained(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1))
-    assert opened(tmp_path / "run", loop).at(2).head == HEADS[kind]
+    trains = [parameter.requires_grad for parameter in model.parameters()]
+    replay = opened(tmp_path / "run", loop)
+    assert replay.at(2).head == HEADS[kind]
+    copy.deepcopy(replay.training.model)
+    assert trains == [parameter.requires_grad for parameter in model.parameters()] and torch.is_grad_enabled()
     if not HEADS[kind]:
-        with pytest.raises(UsageError, match="layers=head needs a model with a trainable linear layer"):
-            assay.score(tmp_path / "run", "grand:layers=head", loop=loop)
+        needs = "layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all"
+        for method in ("grand", "tracin", "influence"):
+            with pytest.raises(UsageError, match=f"{method}: {needs}"):
+                assay.score(
+                    tmp_path / "run",
+                    f"{method}:layers=head",
+                    loop=loop,
+                    targets={"validation": data()[2]} if method != "grand" else None,
+                )
+        for features, words in (("penultimate", "by itself; name others, such as"), ("head_grads", "by itself; choose")):
+            with pytest.raises(UsageError, match=f"features={features}: .*{words}"):
+                assay.score(tmp_path / "run", f"knn_disagreement:features={features}", loop=loop)
+        assay.score(tmp_path / "run", "grand", loop=loop)
         return
     inputs, labels, _ = data()
     wanted = [dict(model.named_parameters())[name] for name in HEADS[kind]]

@@ -119,7 +119,6 @@ MODULES = {
     "flattened": (lambda: Sequences(False), (5, 4)),
 }
 BY_CHUNKS = {
-    "conv circular": {"0.weight", "0.bias"},
     "instance norm": {"1.weight", "1.bias"},
     "tied": {"embed.weight", "mix.weight", "mix.bias"},
     "places first": {f"{layer}.{name}" for layer in ("one", "two", "last") for name in ("weight", "bias")},

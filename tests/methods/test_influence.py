@@ -11,7 +11,12 @@ from methods.loops import World, inner
 from reference.curvature import gauss_newton, hessian
 from reference.derivatives import flat
 
-VARIANTS = [{}, {"layers": "head", "solver": "cholesky", "at": 1}, {"curvature": "hessian", "damping": 1.0}]
+VARIANTS = [
+    {},
+    {"preconditioner": "kronecker"},
+    {"layers": "head", "solver": "cholesky", "at": 1},
+    {"curvature": "hessian", "damping": 1.0},
+]
 REFUSED = [
     "at=-2",
     "layers=last",
@@ -20,11 +25,13 @@ REFUSED = [
     "damping=inf",
     "decay=0.1",
     "solver=lissa",
+    "preconditioner=diagonal",
     "iterations=0",
     "rtol=0",
     "rtol=1",
     "rtol=1e-6,solver=cholesky",
     "iterations=5,solver=cholesky",
+    "preconditioner=kronecker,solver=cholesky",
 ]
 
 
@@ -231,3 +238,90 @@ def test_an_optimizer_whose_decay_is_not_known_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"What Own does with weight_decay=0\.05 is not known; leave it out by decay=none"):
         world.score("influence")
     world.score("influence:decay=none")
+
+
+class Uneven:
+    """Inputs of very different sizes: a curvature that is, too."""
+
+    def __init__(self, folder, model, tokens=False, examples=200):
+        draw = torch.Generator().manual_seed(0)
+        x = torch.randn(examples + 40, 8, generator=draw, dtype=torch.float64) * torch.logspace(-1.5, 1, 8, dtype=torch.float64)
+        x = torch.randint(6, (examples + 40, 8), generator=draw) if tokens else x
+        y = torch.randint(3, (examples + 40,), generator=draw)
+        self.held, self.folder = (x[examples:], y[examples:]), folder
+        loader = DataLoader(TensorDataset(x[:examples], y[:examples]), 50)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, weight_decay=1e-5)
+        with assay.record(folder, model, optimizer, loader) as recorder:
+            for _ in range(3):
+                for a, b in recorder.epoch():
+                    logits = model(a)
+                    optimizer.zero_grad()
+                    F.cross_entropy(logits, b).backward()
+                    optimizer.step()
+                    recorder.batch(logits, b)
+        self.loop = assay.Loop(model, optimizer, loader)
+
+    def score(self, options):
+        targets = {"validation": self.held}
+        (found,) = assay.score(self.folder, f"influence:{options}", loop=self.loop, targets=targets).values()
+        return found
+
+
+class Read(nn.Module):
+    """Tokens, a convolution in groups, a normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix = nn.Embedding(6, 4, padding_idx=0), nn.Conv1d(4, 6, 3, padding=1, padding_mode="circular", groups=2)
+        self.norm, self.out = nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, tokens):
+        return self.out(self.norm(self.mix(self.embed(tokens).mT).mT).tanh().mean(1))
+
+
+NETS = {
+    "one layer": lambda: nn.Linear(8, 3),
+    "two layers": lambda: nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)),
+    "tokens": Read,
+}
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "saved"),
+    [
+        ("one layer", "damping=1e-4", 0.5),
+        ("two layers", "damping=1e-4", 0.8),
+        ("two layers", "damping=1e-4,layers=head", 1.0),
+        ("two layers", "damping=3,curvature=hessian", None),
+        ("tokens", "damping=1e-3", None),
+    ],
+)
+def test_kronecker_factors_change_no_value_and_save_iterations_where_inputs_are_uneven(tmp_path, net, options, saved):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS[net]().double(), net == "tokens")
+    plain, turned = (world.score(f"{options},preconditioner={one}") for one in ("none", "kronecker"))
+    torch.testing.assert_close(turned.values, plain.values, rtol=1e-5, atol=1e-7 * float(plain.values.abs().max()))
+    # Another way, not the same one twice.
+    assert not torch.equal(turned.values, plain.values) and turned.diagnostics["residual"] <= 1e-7
+    assert saved is None or turned.diagnostics["iterations"] < saved * plain.diagnostics["iterations"]
+
+
+class Reused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.twice, self.out = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.out(self.twice(self.twice(x).tanh()).tanh())
+
+
+def test_kronecker_factors_of_a_layer_that_is_used_twice_are_refused_with_a_cure_that_works(tmp_path):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", Reused().double(), examples=50)
+    with pytest.raises(
+        UsageError,
+        match=r"influence: preconditioner=kronecker: Parameter twice\.weight is in a layer that is called 2 times .*; choose preconditioner=none\.",
+    ):
+        world.score("preconditioner=kronecker")
+    world.score("preconditioner=none")
+    world.score("preconditioner=kronecker,layers=head")

@@ -171,6 +171,30 @@ def test_gradients_in_chunks_are_those_of_each_example(form, size, monkeypatch):
     torch.testing.assert_close(torch.stack(rows), each, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", ["pair", "forward", "losses"])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_layer_pairs_make_the_gradients(kind, form):
+    model, functional, params, buffers, batch, _, _ = taken(kind, form)
+    names, found = tuple(params), {}
+    pairs = functional.layer_pairs(params, buffers, batch, names)
+    assert model.training and all(layer.training for layer in model.modules())
+    for pair in pairs:
+        for name, value in pair.summed(torch.arange(1.0, EXAMPLES + 1, dtype=torch.float64)[pair.rows]).items():
+            found[name] = found.get(name, 0) + value
+    for rows, part in functional.grads(params, buffers, batch, names):
+        for name, value in part.items():
+            factors = torch.arange(1.0, EXAMPLES + 1, dtype=torch.float64)[rows]
+            found[name] = found[name] - torch.einsum("n,n...->...", factors, value)
+    assert set(found) == set(params)
+    assert all(float(value.abs().max()) < 1e-10 for value in found.values())
+
+
+def test_layer_pairs_that_do_not_make_the_gradients_are_refused():
+    model, params, buffers, _, batch = world("linear")
+    with pytest.raises(UsageError, match=r"Parameter 0\.weight is used elsewhere too"):
+        Functional(model, penalised).layer_pairs(params, buffers, batch, tuple(params))
+
+
 def penalised(model, batch):
     return cross_entropies(model, batch) + 0.01 * model[0].weight.square().sum()
 

@@ -1,6 +1,6 @@
 """What a method may look at. It never holds the answer: which labels were planted wrong is not evidence."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class Evidence:
         mean_probs: Float[Tensor, "examples classes"] | Callable[[], Float[Tensor, "examples classes"]] | None = None,
         inputs: Num[Tensor, "examples ..."] | Mapping[str, Any] | None = None,
         checkpoints: ModelSource | None = None,
+        models: Sequence[ModelSource] = (),
         steps: StepSource | None = None,
         features: FeatureSource | None = None,
         games: GameMaker | None = None,
@@ -62,7 +63,7 @@ class Evidence:
         """Put facts under their needs.
 
         Mean probabilities may be given as a function that reads them once they are asked for; `features` makes those of kept models, inputs are
-        features by themselves.
+        features by themselves. `models` are those of a recording of several, that of `checkpoints` among them.
 
         Raises:
             UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
@@ -86,7 +87,7 @@ class Evidence:
         held = {
             Need.LABELS: labels,
             Need.MEAN_PROBS: mean_probs,
-            Need.CHECKPOINTS: checkpoints,
+            Need.CHECKPOINTS: (checkpoints, models) if checkpoints is not None else None,
             Need.STEPS: steps,
             Need.FEATURES: (rows, features) if rows or features is not None else None,
             Need.GAME: games,
@@ -187,7 +188,13 @@ class Evidence:
     @property
     def checkpoints(self) -> ModelSource:
         """The models that the run kept."""
-        return self._take(Need.CHECKPOINTS)
+        return self._take(Need.CHECKPOINTS)[0]
+
+    @property
+    def models(self) -> tuple[ModelSource, ...]:
+        """Of each model of a recording of several what it kept, this run's among them; of one, that alone. They share the data."""
+        first, several = self._take(Need.CHECKPOINTS)
+        return tuple(several) or (first,)
 
     def queries(self, name: str) -> Queries:
         """The rows of a target that is a mean of losses: their ids, labels and weights. Their losses are asked of a kept model.

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from ..maths.layer_pairs import LayerPair
 from ..maths.params import Params
 from .ids import Ids
 
@@ -42,6 +43,16 @@ class Batch(Protocol):
 
     def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Gradient of each example's loss by these parameters, in chunks: rows of the batch, and (chunk, *shape) by name."""
+        ...
+
+    def layer_pairs(self, names: Sequence[str]) -> Iterator[LayerPair]:
+        """The inputs of each layer that has some of these parameters, and the gradients of the examples' losses with respect to its outputs.
+
+        In chunks of examples, with a row for each position: the sum over the positions of the outer products is an example's gradient.
+
+        Raises:
+            UsageError: A parameter's gradient is not made of those of one call of one layer; names it.
+        """
         ...
 
     def hvp(self, direction: Params) -> dict[str, Tensor]:
@@ -113,7 +124,7 @@ class Model(Protocol):
     params: Params
     """Trainable parameters."""
     head: tuple[str, ...]
-    """Names of the parameters of the last linear layer; empty if there is none."""
+    """Names of the trainable parameters of the linear layer that makes the logits by itself, by the order of calls; empty if there is none."""
 
     def weight_decay(self) -> Mapping[str, WeightDecay]:
         """That of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
@@ -171,6 +182,6 @@ class ModelSource(Protocol):
         """The model at the end of one of the `kept` epochs."""
         ...
 
-    def consensus(self) -> Int[Tensor, " examples"]:
-        """The class that most of the recording's models end with; of several that of the largest mean probability."""
+    def final_probs(self) -> Float[Tensor, "examples classes"]:
+        """Softmax of every example by the last kept model."""
         ...

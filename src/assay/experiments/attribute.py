@@ -146,9 +146,7 @@ def _opened(
         targets = list(dict.fromkeys([*(targets or ()), *asked]))
     found: list[Replay] = []
     for model in members_of(run):
-        replay = open_replay(model, loop=loop, targets=targets, asked=asked, agreed=agreed)
-        replay.ensemble = found
-        found.append(replay)
+        found.append(open_replay(model, loop=loop, targets=targets, asked=asked, agreed=agreed))
     for name in asked:
         if name not in found[0].targets:
             raise UsageError(

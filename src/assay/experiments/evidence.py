@@ -32,13 +32,16 @@ from .targets import check_disjoint, planned_targets, target_of
 
 
 @checked_arguments
-def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
+def gather(
+    run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None, replays: Sequence[Replay] = ()
+) -> Evidence:
     """Everything a run says of its examples, read when it is asked for.
 
     Args:
         run: The run.
         replay: Its steps and kept models, where model and data are at hand to take them again.
         inputs: The examples themselves and rows from outside, by name, where they are at hand.
+        replays: Those of all models of the recording, where there are several.
     """
     return Evidence(
         run.ids,
@@ -48,6 +51,7 @@ def gather(run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] 
         mean_probs=_together([run]),
         inputs=inputs,
         checkpoints=replay,  # type: ignore[arg-type]
+        models=replays,  # type: ignore[arg-type]
         steps=replay,  # type: ignore[arg-type]
         features=replay,
         games=game_of if inputs or replay is not None else None,

@@ -208,7 +208,7 @@ def served(
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
     parents = {one.title: parents_of(run, one, first, loop, replay_config, content) for one in wanted}
-    evidences = [gather(model, replays[place] if replays else None, seen) for place, model in enumerate(models)]
+    evidences = [gather(model, replays[place] if replays else None, seen, replays) for place, model in enumerate(models)]
     for one in wanted:
         if save and not recompute and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
@@ -490,7 +490,5 @@ def _opened(
             model, loop=loop, targets=targets, replay_config=replay_config, references=references, asked=asked, agreed=agreed
         )
         replay.train_many = Retraining(replay, loop, targets, replay_config, pool, progress or Progress())
-        # Each knows all, itself among them, also those that are still to come.
-        replay.ensemble = found
         found.append(replay)
     return found

@@ -151,9 +151,7 @@ class _Probe:
 
     def take(self, inputs: Tensor, gradient: Tensor) -> None:
         rule = RULES[type(self.layer)]
-        # Under autocast what enters and leaves a layer is of other types than its parameters.
-        kind = getattr(self.layer, next(iter(self.names))).dtype
-        inputs, gradient = (part.to(kind) if part.is_floating_point() else part for part in (inputs, gradient))
+        inputs, gradient = self.typed(inputs, gradient)
         per_example = max(1, rule.bytes(self.layer, inputs, gradient))
         size = max(1, self.chunk_bytes // per_example)
         parts = [
@@ -162,6 +160,11 @@ class _Probe:
         ]
         self.grad_sq_norms = {own: torch.cat([part[own][0] for part in parts]) for own in self.names}
         self.grad_dots = {own: torch.cat([part[own][1] for part in parts]) for own in self.direction}
+
+    def typed(self, inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """In the type of the parameters: under autocast what enters and leaves a layer is of another."""
+        kind = getattr(self.layer, next(iter(self.names))).dtype
+        return inputs.to(kind) if inputs.is_floating_point() else inputs, gradient.to(kind)
 
     def by_parameter(self, found: dict[str, Tensor] | None, values: Tensor) -> dict[str, Tensor]:
         """Numbers by the parameters' full names; 0 where the loss does not reach the layer."""
@@ -190,7 +193,7 @@ class _Watch(torch.autograd.Function):
 class _Probes:
     """The probes of a module, hung in for one forward pass."""
 
-    def __init__(self, module: nn.Module, names: Iterable[str], direction: Params, chunk_bytes: int):
+    def __init__(self, module: nn.Module, names: Iterable[str], direction: Params, chunk_bytes: int, kind: type[_Probe] = _Probe):
         asked = set(names)
         places: dict[int, int] = {}
         for layer in module.modules():
@@ -208,7 +211,7 @@ class _Probes:
             }
             rule = RULES.get(type(layer))
             if wanted and rule is not None and rule.fits(layer):
-                self.probes.append(_Probe(layer, wanted, direction, chunk_bytes))
+                self.probes.append(kind(layer, wanted, direction, chunk_bytes))
         self._handles: list[Any] = []
 
     def __enter__(self) -> None:
@@ -242,6 +245,19 @@ class _Rule:
         self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
     ) -> dict[str, Pair]:
         """By the layer's parameters `own`; `direction` by the same names, or empty; `buffers` are the layer's in the forward pass."""
+        raise NotImplementedError
+
+    def row_bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
+        """Memory that the rows of one example take, with the 1 for the bias."""
+        return 2 * self.bytes(layer, inputs, gradient)
+
+    def rows(self, layer: Any, inputs: Tensor, gradient: Tensor, buffers: Params) -> tuple[Tensor, Tensor]:
+        """Inputs that the weight is multiplied by, and the gradient with respect to that product.
+
+        Returns:
+            (batch, groups, positions, columns) and (batch, groups, positions, outputs); of an embedding the inputs are (batch, 1, positions)
+            whole numbers, the column of the only 1.
+        """
         raise NotImplementedError
 
 
@@ -284,12 +300,28 @@ class _LinearRule(_Rule):
         found = {"weight": _outer(a, g, direction.get("weight"))} if "weight" in own else {}
         return found | ({"bias": _pair(g.sum(-1), direction.get("bias"))} if "bias" in own else {})
 
+    def rows(self, layer: nn.Linear, inputs: Tensor, gradient: Tensor, buffers: Params) -> tuple[Tensor, Tensor]:
+        return inputs.reshape(len(inputs), 1, -1, inputs.shape[-1]), gradient.reshape(len(gradient), 1, -1, gradient.shape[-1])
+
 
 class _ConvRule(_Rule):
-    """Convolutions in one or two dimensions, zeros around the input."""
+    """Convolutions in one or two dimensions."""
 
-    def fits(self, layer: Any) -> bool:
-        return layer.padding_mode == "zeros"
+    def row_bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
+        columns = layer.groups * (layer.weight[0].numel() + 1)
+        return (gradient[0, 0].numel() * columns + 2 * inputs[0].numel() + gradient[0].numel()) * gradient.element_size()
+
+    def rows(self, layer: Any, inputs: Tensor, gradient: Tensor, buffers: Params) -> tuple[Tensor, Tensor]:
+        padded, around = self._padded(layer, inputs)
+        # Torch unfolds images only: a line is one row of pixels.
+        kernel, stride, dilation, around = (
+            (one,) * (2 - len(part)) + tuple(part)
+            for part, one in ((layer.kernel_size, 1), (layer.stride, 1), (layer.dilation, 1), (around, 0))
+        )
+        image = padded if padded.ndim == 4 else padded[:, :, None]
+        patches = F.unfold(image, kernel, dilation, around, stride)
+        size, places = len(inputs), patches.shape[-1]
+        return tuple(part.reshape(size, layer.groups, -1, places).mT for part in (patches, gradient))  # type: ignore[return-value]
 
     def bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
         if not self._few_places(layer, inputs, gradient):
@@ -361,11 +393,14 @@ class _ConvRule(_Rule):
         if direction is None:
             return grad_sq_norms, grad_sq_norms
         of = F.conv1d if layer.weight.ndim == 3 else F.conv2d
-        along = of(inputs, direction, None, layer.stride, layer.padding, layer.dilation, groups)
+        along = of(padded, direction, None, layer.stride, 0, layer.dilation, groups)
         return grad_sq_norms, (along * gradient).flatten(1).sum(1)
 
     def _padded(self, layer: Any, inputs: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """The input, and the padding that is left to be done on both sides."""
+        """The input, and the zeros that are left to be put on both sides."""
+        if layer.padding_mode != "zeros":
+            around = layer._reversed_padding_repeated_twice
+            return F.pad(inputs, around, mode=layer.padding_mode), (0,) * len(layer.kernel_size)
         if layer.padding == "valid":
             return inputs, (0,) * len(layer.kernel_size)
         if layer.padding != "same":
@@ -394,6 +429,14 @@ class _EmbeddingRule(_Rule):
         grad_sq_norms = ((g @ g.mT) * (tokens[:, :, None] == tokens[:, None, :])).sum((1, 2))
         return {"weight": (grad_sq_norms, (direction["weight"][tokens] * g).sum((1, 2)) if direction else grad_sq_norms)}
 
+    def row_bytes(self, layer: nn.Embedding, inputs: Tensor, gradient: Tensor) -> int:
+        return inputs[0].numel() * inputs.element_size() + 2 * gradient[0].numel() * gradient.element_size()
+
+    def rows(self, layer: nn.Embedding, inputs: Tensor, gradient: Tensor, buffers: Params) -> tuple[Tensor, Tensor]:
+        tokens = inputs.reshape(len(inputs), 1, -1)
+        g = gradient.reshape(len(gradient), 1, tokens.shape[-1], -1)
+        return tokens, g if layer.padding_idx is None else g * (tokens != layer.padding_idx)[..., None]
+
 
 class _ScaleRule(_Rule):
     """Layers that end in (normalised input) * weight + bias, channel by channel."""
@@ -402,9 +445,20 @@ class _ScaleRule(_Rule):
         """The input as it is multiplied by the weight."""
         raise NotImplementedError
 
+    def places(self, layer: Any, values: Tensor) -> Tensor:
+        """(batch, weights, places that share a weight)."""
+        return values.reshape(*values.shape[:2], -1)
+
     def channels(self, layer: Any, values: Tensor) -> Tensor:
         """Summed over the places that share a weight: (batch, weights)."""
         return values.flatten(2).sum(-1) if values.ndim > 2 else values
+
+    def row_bytes(self, layer: Any, inputs: Tensor, gradient: Tensor) -> int:
+        return 4 * gradient[0].numel() * gradient.element_size()
+
+    def rows(self, layer: Any, inputs: Tensor, gradient: Tensor, buffers: Params) -> tuple[Tensor, Tensor]:
+        both = self.normalised(layer, inputs, buffers), gradient
+        return tuple(self.places(layer, part)[..., None] for part in both)  # type: ignore[return-value]
 
     def products(
         self, layer: Any, own: frozenset[str], inputs: Tensor, gradient: Tensor, direction: Params, buffers: Params
@@ -433,9 +487,11 @@ class _LayerNormRule(_ScaleRule):
     def normalised(self, layer: nn.LayerNorm, inputs: Tensor, buffers: Params) -> Tensor:
         return F.layer_norm(inputs, layer.normalized_shape, eps=layer.eps)
 
+    def places(self, layer: nn.LayerNorm, values: Tensor) -> Tensor:
+        return values.reshape(len(values), -1, layer.weight.numel()).mT
+
     def channels(self, layer: nn.LayerNorm, values: Tensor) -> Tensor:
-        size = layer.weight.numel()
-        return values.reshape(len(values), -1, size).sum(1)
+        return values.reshape(len(values), -1, layer.weight.numel()).sum(1)
 
 
 RULES: dict[type, _Rule] = {

@@ -25,18 +25,20 @@ def grand(checkpoint: Model, examples: int, layers: str = "all", backends: set[s
     Args:
         checkpoint: The model.
         examples: How many examples there are.
-        layers: `all` trainable parameters, or only those of the last linear layer, `head`.
+        layers: `all` trainable parameters, or only those of the linear layer that makes the logits, `head`.
         backends: Gets the backends in which derivatives were taken.
 
     Returns:
         One per example, at least 0, in losses per unit of the parameters.
 
     Raises:
-        UsageError: The model has no linear layer.
+        UsageError: No trainable linear layer makes the logits.
     """
     names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
     if not names:
-        raise UsageError("grand: layers=head needs a model with a trainable linear layer; choose layers=all.")
+        raise UsageError(
+            "grand: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
+        )
     values = torch.zeros(examples, dtype=torch.float64)
     for batch in checkpoint.batches():
         grad_sq_norms, backend = batch.grad_sq_norms(names)
@@ -52,7 +54,7 @@ class GraNd(AbstractMethod):
 
     Args:
         at: The epoch whose end is looked at, counted from 0; -1 is the last recorded one.
-        layers: Gradient by `all` parameters, or by those of the last linear layer, `head` (the DeepCore form).
+        layers: Gradient by `all` parameters, or by those of the linear layer that makes the logits, `head` (the DeepCore form).
     """
 
     at: int = -1

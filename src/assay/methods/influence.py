@@ -23,6 +23,7 @@ from ..core.models import Model, WeightDecay
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, Direction
+from ..maths.kronecker import kronecker_factors, kronecker_inverse
 from ..maths.params import Params, flatten, unflatten
 from ..maths.solvers import conjugate_gradients
 
@@ -45,6 +46,7 @@ def influence(
     damping: float = 0.01,
     decay: Mapping[str, WeightDecay] | None = None,
     solver: str = "cg",
+    preconditioner: str = "none",
     iterations: int = 1000,
     rtol: float = RTOL,
 ) -> tuple[Float[Tensor, " examples"], dict[str, object]]:
@@ -59,6 +61,7 @@ def influence(
         damping: Added to its diagonal.
         decay: Weight decay of each parameter, such as `model.weight_decay()`; None for none.
         solver: `cg`, conjugate gradients, or `cholesky`, the whole matrix.
+        preconditioner: `none`, or `kronecker`, of conjugate gradients.
         iterations: The most steps of conjugate gradients.
         rtol: What they may leave, as a part of the right-hand side.
 
@@ -66,12 +69,15 @@ def influence(
         One change per example, above 0 where leaving it out makes the target rise; and diagnostics of the solution by name.
 
     Raises:
-        UsageError: The model has no linear layer, or too many parameters for the whole matrix; or the losses do not have the derivatives.
+        UsageError: No trainable linear layer makes the logits, or too many parameters for the whole matrix; or the losses do not have the derivatives;
+            or a parameter has no Kronecker factors.
         ValueError: The matrix is not positive definite, or the solution did not come near enough; says what helps.
     """
     names = tuple(model.params) if layers == "all" else model.head
     if not names:
-        raise UsageError("influence: layers=head needs a model with a trainable linear layer; choose layers=all.")
+        raise UsageError(
+            "influence: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
+        )
     here = {name: model.params[name] for name in names}
     pulls = decay or {}
     added = {name: pulls[name].factor if name in pulls and pulls[name].coupled else 0.0 for name in names}
@@ -87,7 +93,8 @@ def influence(
     if solver == "cholesky":
         v, diagnostics = _dense(model, here, curvature, examples, diagonal, right, damping)
     else:
-        found = conjugate_gradients(matvec, right, most=iterations, damping=damping, rtol=rtol)
+        near = _kronecker(model, here, examples, damping, added) if preconditioner == "kronecker" else None
+        found = conjugate_gradients(matvec, right, most=iterations, damping=damping, rtol=rtol, precondition=near)
         if found.residual > rtol:
             raise ValueError(
                 f"conjugate gradients came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={rtol:g}; choose a "
@@ -136,6 +143,21 @@ def _products(model: Model, directions: Sequence[Params], curvature: str) -> lis
     return totals
 
 
+def _kronecker(
+    model: Model, here: Params, examples: int, damping: float, added: Mapping[str, float]
+) -> Callable[[Tensor], Tensor]:
+    """Multiplication by the inverse of the curvature as Kronecker factors of the examples' own gradients have it."""
+    try:
+        pairs = (pair for batch in model.batches() for pair in batch.layer_pairs(tuple(here)))
+        inverse = kronecker_inverse(
+            kronecker_factors(pairs, examples), {name: damping + factor for name, factor in added.items()}
+        )
+    except ValueError as error:
+        raise UsageError(f"influence: preconditioner=kronecker: {str(error).rstrip('.')}; choose preconditioner=none.") from error
+    like = {name: value.to("cpu", torch.float64) for name, value in here.items()}
+    return lambda row: flatten(inverse(unflatten(row, like)))
+
+
 def _dense(
     model: Model, here: Params, curvature: str, examples: int, diagonal: Tensor, right: Tensor, damping: float
 ) -> tuple[Tensor, dict[str, object]]:
@@ -167,11 +189,13 @@ class Influence(AbstractMethod):
     Args:
         target: Which number's change is predicted.
         at: The epoch at whose end the model is taken, counted from 0; -1 is the last that was kept.
-        layers: `all` trainable parameters, or those of the last linear layer, `head`, as if the others did not move.
+        layers: `all` trainable parameters, or those of the linear layer that makes the logits, `head`, as if the others did not move.
         curvature: `gauss_newton`, which has no negative eigenvalue where the loss is convex in the outputs, or `hessian`.
         damping: Added to the diagonal, in units of the mean loss's curvature: larger is steadier, and makes the values smaller.
         decay: The `recorded` weight decay of the optimizer is added too, where it is a part of what is minimised (SGD, Adam, not AdamW), or `none`.
         solver: `cg`, conjugate gradients; or `cholesky`, which makes the whole matrix of at most 2,048 parameters.
+        preconditioner: Of conjugate gradients, whose answer stays the same: `none`; or `kronecker`, K-FAC's factors of each layer, which save
+            iterations where what goes into a layer is of very different sizes, and cost some where it is even.
         iterations: The most that conjugate gradients take, a pass over the examples each.
         rtol: Residual, as a part of the target's gradient, at which they stop.
     """
@@ -183,6 +207,7 @@ class Influence(AbstractMethod):
     damping: float = 0.01
     decay: Literal["recorded", "none"] = "recorded"
     solver: Literal["cg", "cholesky"] = "cg"
+    preconditioner: Literal["none", "kronecker"] = "none"
     iterations: int = 1000
     rtol: float = RTOL
     name: ClassVar[str] = "influence"
@@ -208,7 +233,7 @@ class Influence(AbstractMethod):
         if not 0 < self.rtol < 1:
             raise UsageError(f"{self.title}: rtol={self.rtol} is outside 0..1, both excluded.")
         for field in dataclasses.fields(self):
-            unread = self.solver == "cholesky" and field.name in ("iterations", "rtol")
+            unread = self.solver == "cholesky" and field.name in ("preconditioner", "iterations", "rtol")
             if unread and getattr(self, field.name) != field.default:
                 raise UsageError(f"{self.title}: {field.name} is not read with solver=cholesky; leave it out.")
 
@@ -229,6 +254,7 @@ class Influence(AbstractMethod):
                 damping=self.damping,
                 decay=model.weight_decay() if self.decay == "recorded" else None,
                 solver=self.solver,
+                preconditioner=self.preconditioner,
                 iterations=self.iterations,
                 rtol=self.rtol,
             )

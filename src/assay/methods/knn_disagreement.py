@@ -59,7 +59,7 @@ class KNNDisagreement(AbstractMethod):
 
     Args:
         features: What neighbours are near in: `inputs`, `rows:NAME` given from outside (`--inputs NAME=FILE`), or what a kept model makes of the
-            examples: `penultimate` (what goes into its last linear layer), `layer:NAME`, `head_grads` or `grads:project=NUMBER`, with
+            examples: `penultimate` (what goes into the layer that makes its logits), `layer:NAME`, `head_grads` or `grads:project=NUMBER`, with
             `@EPOCH` behind for another epoch than the last kept, counted from 0. Gradients hold the example's own label, so that neighbours
             in them agree with it by making.
         k: How many neighbours.

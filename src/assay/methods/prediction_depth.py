@@ -101,6 +101,13 @@ def depth(probes: Int[Tensor, "layers examples"], reference: Int[Tensor, " examp
     return len(probes) - agree.flip(0).cumprod(0).sum(0)
 
 
+def consensus(probs: Float[Tensor, "models examples classes"]) -> Int[Tensor, " examples"]:
+    """The class that most models predict; of several that of the largest mean probability."""
+    counts = torch.nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).sum(0)
+    most = counts == counts.amax(1, keepdim=True)
+    return probs.sum(0).masked_fill(~most, -1).argmax(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class PredictionDepth(AbstractMethod):
     """High depth marks examples that the net makes up its mind about late: hard ones, and with reference=label wrong ones.
@@ -185,7 +192,7 @@ class PredictionDepth(AbstractMethod):
                 predictions = rows.argmax(1)
             del one, rows
         if self.reference == "consensus":
-            predictions = source.consensus()[order]
+            predictions = consensus(torch.stack([one.final_probs() for one in evidence.models]))[order]
         first = self.first(names)
         found = self._depth(torch.stack(probes), given, predictions, first)
         diagnostics: dict[str, object] = {"layers": names}

@@ -34,14 +34,14 @@ def tracin(
         checkpoints: The models.
         examples: How many examples there are.
         target: Name of a target; None for self-influence, rate times |gradient of the example's loss|^2.
-        layers: `all` trainable parameters, or only those of the last linear layer, `head`.
+        layers: `all` trainable parameters, or only those of the linear layer that makes the logits, `head`.
         backends: Gets the backends in which derivatives were taken.
 
     Returns:
         One per example, in the unit of the target; for self-influence at least 0, in losses.
 
     Raises:
-        UsageError: The model has no linear layer.
+        UsageError: No trainable linear layer makes the logits.
     """
     values = torch.zeros(examples, dtype=torch.float64)
     for checkpoint in checkpoints:
@@ -100,7 +100,9 @@ def tracin_rows(
 def _names(checkpoint: Model, layers: str) -> tuple[str, ...]:
     names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
     if not names:
-        raise UsageError("tracin: layers=head needs a model with a trainable linear layer; choose layers=all.")
+        raise UsageError(
+            "tracin: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
+        )
     return names
 
 
@@ -125,7 +127,7 @@ class TracIn(AbstractAttributor):
 
     Args:
         target: Which number is to fall; `self` for self-influence.
-        layers: Gradients by `all` parameters, or by those of the last linear layer, `head`.
+        layers: Gradients by `all` parameters, or by those of the linear layer that makes the logits, `head`.
         every: Sum over the kept models (`checkpoint`), or over the recorded steps that the example took part in (`step`), each divided
             by its batch's size.
     """

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -179,23 +180,54 @@ def fitting(model: nn.Module, forward: Callable[[], Tensor], option: str = "laye
     return f"name others, such as {option}{(usual or fit)[-1]} (what can be looked at: {listed(fit, len(fit), 12)})"
 
 
-def head_of(model: nn.Module, forward: Callable[[], Any]) -> str | None:
-    """Name of the linear layer that makes the logits (see `head_input`); None if there is none."""
-    place = head_input(model, forward)
-    return None if place is None else place.module
-
-
 def head_input(model: nn.Module, forward: Callable[[], Any]) -> Place | None:
     """What goes into the linear layer that makes the logits: the last one called whose output is what the model returns.
 
-    Where something follows it, such as a temperature or a softmax, the last one called, if it gives as many numbers per example.
+    Or what the model returns is made of that output alone, example by example, by no more numbers that are learned than one for each class and a
+    parameter: a temperature, a softmax, an offset of each class. A sum of two layers has no such layer, nor have logits that another matrix makes.
 
     Args:
         model: The net.
         forward: Calls it on some examples.
     """
-    calls: list[tuple[str, Any]] = []
+    calls, returned = _linear_calls(model, forward)
+    made = [at for at, (_, output) in enumerate(calls) if any(output is leaf for leaf in returned)]
+    if not made:
+        # The losses may call parts of the model rather than the model.
+        last = (at for at in reversed(range(len(calls))) if not returned or _makes_alone(model, forward, calls, at, returned))
+        made = list(itertools.islice(last, 1))
+        # What the model keeps of a pass is that of a pass without gradients again, which can be copied.
+        forward()
+    if not made:
+        return None
+    name = calls[made[-1]][0]
+    return Place(f"(what goes into {name})", name, _earlier(calls, made[-1]), before=True)
+
+
+_Calls = list[tuple[str, Any]]
+
+
+def _earlier(calls: _Calls, at: int) -> int:
+    """Calls of the same layer before this one."""
+    return sum(name == calls[at][0] for name, _ in calls[:at])
+
+
+def _linear_calls(
+    model: nn.Module, forward: Callable[[], Any], instead: Callable[[int, Tensor], Tensor | None] | None = None
+) -> tuple[_Calls, list[Tensor]]:
+    """Names and outputs of the linear layers in one pass, one for each call, and the tensors that the model returns.
+
+    Args:
+        model: The net.
+        forward: Calls it on some examples.
+        instead: What goes on in the place of an output, from the number of the call; None for the output itself.
+    """
+    calls: _Calls = []
     returned: list[Tensor] = []
+
+    def called(name: str, output: Tensor) -> Tensor | None:
+        calls.append((name, output))
+        return None if instead is None else instead(len(calls) - 1, output)
 
     def left(module: nn.Module, args: Any, output: Any) -> None:
         whole = (
@@ -206,19 +238,44 @@ def head_input(model: nn.Module, forward: Callable[[], Any]) -> Place | None:
     with contextlib.ExitStack() as stack:
         for name, layer in model.named_modules():
             if isinstance(layer, nn.Linear):
-                hook = layer.register_forward_hook(lambda _, args, output, name=name: calls.append((name, output)))
+                hook = layer.register_forward_hook(lambda _, args, output, name=name: called(name, output))
                 stack.callback(hook.remove)
         stack.callback(model.register_forward_hook(left).remove)
         forward()
-    made = [at for at, (_, output) in enumerate(calls) if any(output is leaf for leaf in returned)]
-    # The losses may call parts of the model rather than the model.
-    if not made and calls and (not returned or any(leaf.shape == calls[-1][1].shape for leaf in returned)):
-        made = [len(calls) - 1]
-    if not made:
-        return None
-    name = calls[made[-1]][0]
-    before = sum(called == name for called, _ in calls[: made[-1]])
-    return Place(f"(what goes into {name})", name, before, before=True)
+    return calls, returned
+
+
+def _makes_alone(model: nn.Module, forward: Callable[[], Any], calls: _Calls, at: int, returned: Sequence[Tensor]) -> bool:
+    """Whether what the model returns moves with one layer's output from example to example, and no further matrix makes it."""
+    shape = calls[at][1].shape
+    alike = [place for place, leaf in enumerate(returned) if leaf.shape == shape and leaf.is_floating_point()]
+    if not alike:
+        return False
+    learned = list(model.parameters())
+    frozen = [parameter for parameter in learned if parameter.is_floating_point() and not parameter.requires_grad]
+
+    def turned(number: int, output: Tensor) -> Tensor | None:
+        if number != at:
+            return None
+        # From here on, so that the graph knows what follows the layer and nothing else.
+        torch.set_grad_enabled(True)
+        return output.detach().roll(1, 0)
+
+    with contextlib.ExitStack() as stack:
+        for parameter in frozen:
+            stack.callback(parameter.requires_grad_, False)
+            parameter.requires_grad_()
+        stack.enter_context(torch.no_grad())
+        _, others = _linear_calls(model, forward, turned)
+        for place in alike:
+            leaf, other = returned[place], others[place]
+            near = torch.finfo(leaf.dtype).eps ** 0.5 * (1 + leaf.abs().max())
+            if not bool(((other - leaf.roll(1, 0)).abs() <= near).all()):
+                continue
+            found = torch.autograd.grad(other.sum(), learned, allow_unused=True) if other.requires_grad else ()
+            if all(one is None or one.numel() <= shape[-1] for one in found):
+                return True
+    return False
 
 
 def _title(name: str, call: int) -> str:

@@ -15,7 +15,7 @@ from ..maths.differentiable import written_out
 from ..maths.params import Params
 from ..training.device import mode
 from ..training.state import standing_at
-from .activations import head_of, layered
+from .activations import Place, head_input, layered
 from .functional import Functional
 from .model_batches import ModelBatch
 from .optimizers import weight_decay_of
@@ -71,10 +71,9 @@ class CheckpointModel:
         return sum(training.divisor(training.clean(positions)) for positions in batches) / sum(map(len, batches))
 
     @functools.cached_property
-    def head(self) -> tuple[str, ...]:
-        """Names of the trainable parameters of the linear layer that makes the logits; empty if there is none."""
-        training = self._replay.training
-        batch = next(self.batches()).batch
+    def head_input(self) -> Place | None:
+        """What goes into the linear layer that makes the logits; None if there is none."""
+        training, batch = self._replay.training, next(self.batches()).batch
         with (
             self._replay.isolated(),
             standing_at(training.model, self._state),
@@ -82,10 +81,15 @@ class CheckpointModel:
             torch.no_grad(),
             written_out(),
         ):
-            name = head_of(training.model, lambda: training.functional.losses(training.model, batch))
-        if name is None:
+            return head_input(training.model, lambda: training.functional.losses(training.model, batch))
+
+    @functools.cached_property
+    def head(self) -> tuple[str, ...]:
+        """Names of the trainable parameters of the linear layer that makes the logits; empty if there is none."""
+        if self.head_input is None:
             return ()
-        layer = training.model.get_submodule(name)
+        training = self._replay.training
+        layer = training.model.get_submodule(self.head_input.module)
         places = {id(parameter): full for full, parameter in training.model.named_parameters() if full in self.params}
         return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
 

@@ -21,7 +21,7 @@ from ..core.ids import Ids
 from ..maths.derivatives import CHUNK_BYTES
 from ..maths.projections import project
 from ..training.batches import rows, size_of
-from .activations import Place, Unseen, fitting, head_input, named, row_of, tapped
+from .activations import Unseen, fitting, named, row_of, tapped
 from .checkpoints import CheckpointModel
 from .model_batches import ModelBatch
 
@@ -50,7 +50,7 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec) -> Features
         UsageError: The layer does not give a row for each example, or no linear layer makes the logits.
     """
     first = next(model.batches())
-    block = _activations(first, spec) if spec.kind in ("penultimate", "layer") else _gradients(model, spec)
+    block = _activations(model, first, spec) if spec.kind in ("penultimate", "layer") else _gradients(model, spec)
     few = model.seen(first.positions[:FEW], rows(first.batch, slice(0, FEW)))
 
     def read() -> Iterator[tuple[slice, Tensor]]:
@@ -118,7 +118,7 @@ class _Filed:
             yield part, rows[part].clone()
 
 
-def _activations(first: ModelBatch, spec: FeatureSpec) -> Block:
+def _activations(model: CheckpointModel, first: ModelBatch, spec: FeatureSpec) -> Block:
     functional = first.functional
 
     def forward(batch: Any) -> Tensor:
@@ -127,7 +127,10 @@ def _activations(first: ModelBatch, spec: FeatureSpec) -> Block:
             return functional(first.params, first.buffers, batch)
 
     few = rows(first.batch, slice(0, FEW))
-    place = _head(first, few, forward) if spec.kind == "penultimate" else named(functional.model, [spec.name])[0]
+    place = model.head_input if spec.kind == "penultimate" else named(functional.model, [spec.name])[0]
+    if place is None:
+        cure = fitting(functional.model, lambda: forward(few), "features=layer:")
+        raise UsageError(f"features=penultimate: no linear layer makes the model's logits by itself; {cure}.")
 
     def block(batch: ModelBatch) -> Tensor:
         taken: list[Tensor] = []
@@ -147,19 +150,11 @@ def _activations(first: ModelBatch, spec: FeatureSpec) -> Block:
     return block
 
 
-def _head(first: ModelBatch, few: Any, forward: Callable[[Any], Tensor]) -> Place:
-    place = head_input(first.functional.model, lambda: forward(few))
-    if place is None:
-        cure = fitting(first.functional.model, lambda: forward(few), "features=layer:")
-        raise UsageError(f"features=penultimate: no linear layer of the model makes its logits; {cure}.")
-    return place
-
-
 def _gradients(model: CheckpointModel, spec: FeatureSpec) -> Block:
     names = model.head if spec.kind == "head_grads" else tuple(model.params)
     if not names:
         raise UsageError(
-            "features=head_grads: no linear layer that is trained makes the model's logits; choose features=grads:project=512."
+            "features=head_grads: no linear layer that is trained makes the model's logits by itself; choose features=grads:project=512."
         )
 
     room = GRADIENT_BYTES if spec.kind == "grads" else CHUNK_BYTES

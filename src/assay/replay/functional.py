@@ -22,6 +22,7 @@ from ..maths.derivatives import (
     mask_padding_rows,
 )
 from ..maths.differentiable import written_out
+from ..maths.layer_pairs import LayerPair, layer_pairs
 from ..maths.layer_rules import Products, example_products
 from ..maths.params import Params
 from ..training.batches import rows, size_of, without_rows
@@ -284,6 +285,18 @@ class Functional:
             start, part = found
             rows_ = slice(start, start + len(next(iter(part.values()))))
             yield rows_, {name.removeprefix(prefix): value for name, value in part.items()}
+
+    def layer_pairs(self, params: Params, buffers: Params, batch: Any, names: Sequence[str]) -> Iterator[LayerPair]:
+        """Inputs and output gradients of each layer that has some of these parameters, in eval mode, in chunks of examples.
+
+        Raises:
+            UsageError: A parameter's gradient is not made of those of one layer, or normalisation couples the examples even in eval mode.
+        """
+        with mode(self.model, False):
+            try:
+                return layer_pairs(self.model, lambda at: self({**params, **at}, buffers, batch), params, names)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
 
     def outputs(self, params: Params, buffers: Params, batch: Any) -> Tensor:
         """Logits of a batch in eval mode, differentiable by `params`.

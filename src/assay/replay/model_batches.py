@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import MissingEvidence
+from ..maths.layer_pairs import LayerPair
 from ..maths.params import Params
 from .functional import Functional
 
@@ -46,6 +47,10 @@ class ModelBatch:
     def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
         """Gradient of each example's loss by these parameters, in eval mode, in chunks of examples."""
         return self.functional.grads(self.params, self.buffers, self.batch, tuple(names))
+
+    def layer_pairs(self, names: Sequence[str]) -> Iterator[LayerPair]:
+        """Inputs and output gradients of each layer that has some of these parameters, in eval mode, in chunks of examples."""
+        return self.functional.layer_pairs(self.params, self.buffers, self.batch, tuple(names))
 
     def hvp(self, direction: Params) -> dict[str, Tensor]:
         """Hessian of the sum of the losses times a direction, in eval mode."""

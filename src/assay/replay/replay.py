@@ -123,7 +123,6 @@ class Replay:
         self._end: ReplayState | None = None
         self._begun: tuple[int, ReplayState] | None = None
         self.train_many: TrainMany | None = None
-        self.ensemble: Sequence[Replay] = ()
         self._checked: set[int] = set()
         self._differing: dict[int, str] = {}
         self._steps_checked = self._state_checked = False
@@ -608,21 +607,12 @@ class Replay:
 
     # ------------------------------------------------------------------ kept models
 
-    def consensus(self) -> Tensor:
-        """The class that most of the recording's models end with; of several that of the largest mean probability.
-
-        Raises:
-            UsageError: There are no logits of a batch.
-        """
-        probs = torch.stack([peer.final_probs for peer in self.ensemble or [self]])
-        counts = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).sum(0)
-        total = probs.sum(0)
-        most = counts == counts.amax(1, keepdim=True)
-        return total.masked_fill(~most, -1).argmax(1)
-
-    @functools.cached_property
     def final_probs(self) -> Tensor:
         """Softmax of every example by the last kept model."""
+        return self._final_probs
+
+    @functools.cached_property
+    def _final_probs(self) -> Tensor:
         return torch.cat(
             [
                 batch.functional.predicted(batch.params, batch.buffers, batch.batch)[0].softmax(-1).cpu()
