@@ -419,7 +419,7 @@ def test_everything_that_a_study_tests_is_corrected_together():
     assert {one.comparison.family for one in found.contests} == {found.claims}
     assert (
         found.sentences[-2]
-        == f"Significance is corrected (Holm) for all {found.claims} points and contests that this study tests."
+        == f"Significance is corrected (Holm) for all {found.claims} points and comparisons that this study tests."
     )
     assert "covers 88 to 92 %" in found.sentences[-1] and "judged by the same test examples" in found.sentences[-1]
 

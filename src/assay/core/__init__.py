@@ -1,1 +1,1 @@
-"""The nouns that travel between the steps, and nothing else: no files, no loaders, no device."""
+"""The data classes that the stages of assay pass to each other; nothing here opens files, loads data or chooses a device."""

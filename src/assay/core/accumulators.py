@@ -1,4 +1,4 @@
-"""Methods that read one epoch, or one step, after the other into a small state."""
+"""Methods that go through the epochs, or the optimizer steps, in order and keep only a small state."""
 
 import abc
 import dataclasses
@@ -24,18 +24,18 @@ State = dict[str, Tensor]
 
 
 class AbstractAccumulator(AbstractMethod):
-    """A method that reads one epoch after the other into a small state per example, so live and on disk alike.
+    """A method that goes through the epochs in order and keeps a small state per example; it can run during training or on a recording.
 
-    `start`, then `update` for each epoch of `epochs_read` in order, then `compute`.
+    Call `start`, then `update` for each epoch of `epochs_read` in order, then `compute`.
     """
 
     copes_with_partial: ClassVar[bool] = False
-    """Whether it can read epochs that trained on a part of the examples: it then looks at `Epoch.missing`."""
+    """Whether the method can read epochs that trained on only a part of the examples; such a method must look at `Epoch.missing`."""
 
     @property
     @abc.abstractmethod
     def fewest_epochs(self) -> int:
-        """How many recorded epochs it takes before there is a value."""
+        """The smallest number of recorded epochs from which the method can compute a value."""
 
     @abc.abstractmethod
     def epochs_read(self, recorded: int) -> range:
@@ -47,14 +47,14 @@ class AbstractAccumulator(AbstractMethod):
 
     @abc.abstractmethod
     def update(self, state: State, epoch: Epoch) -> None:
-        """Take one epoch into the state, in place. What the epoch gives is valid until the next one: copy what is kept."""
+        """Update the state with one epoch, in place. The epoch's tensors are valid only until the next epoch: copy those that you keep."""
 
     @abc.abstractmethod
     def compute(self, state: State) -> Float[Tensor, " examples"]:
         """The values after the epochs absorbed so far; leaves the state as it is."""
 
     def run(self, evidence: Evidence) -> Result:
-        """One pass over the epochs that are read."""
+        """Compute the result in one pass over the epochs of `epochs_read`."""
         return accumulate([self], evidence)[0]
 
 
@@ -75,7 +75,7 @@ class AbstractSpanMethod(AbstractAccumulator):
 
     @property
     def shortest_span(self) -> int:
-        """The fewest epochs that give a value."""
+        """The smallest number of epochs that the other options allow: `epochs` is at least that, and `fewest_epochs` is it by default."""
         return 1
 
     @property
@@ -88,7 +88,7 @@ class AbstractSpanMethod(AbstractAccumulator):
 
 @dataclasses.dataclass(frozen=True)
 class AbstractMeanMethod(AbstractSpanMethod):
-    """The mean over the first epochs of one number per epoch; where it copes with partial epochs, over those that trained on the example."""
+    """The score is the mean over the first epochs of one number per epoch; with `copes_with_partial`, over those that trained on the example."""
 
     def start(self, examples: int, classes: int) -> State:
         return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
@@ -113,12 +113,12 @@ class AbstractMeanMethod(AbstractSpanMethod):
 
     @abc.abstractmethod
     def value(self, epoch: Epoch) -> Tensor:
-        """One number, or whether, per example from the facts of this epoch."""
+        """One number or one bool per example, from the facts of this epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AbstractEpochMethod(AbstractAccumulator):
-    """A value of one single epoch.
+    """A method whose score is computed from one epoch alone.
 
     Args:
         at: Which epoch, counted from 0; -1 is the last recorded one.
@@ -153,46 +153,46 @@ class AbstractEpochMethod(AbstractAccumulator):
 
 
 class AbstractStepMethod(AbstractMethod):
-    """A method that reads the optimizer steps in the order in which they were taken, so live and on a replay alike.
+    """A method that reads the optimizer steps in the order in which they were taken; it can run during training or on a replay.
 
-    `start`, then `update` for each step in order, then `compute`. Its needs are `STEPS`.
+    Call `start`, then `update` for each step in order, then `compute`. It declares the need `STEPS`.
     """
 
     reads: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
 
     window: str
-    """Which epochs count (see `span`)."""
+    """The epochs that the score is computed from, as text (see `span`)."""
 
     def steps_read(self, epochs: Sequence[range]) -> range:
-        """The steps that are to be seen, given those of each epoch."""
+        """The steps that the method reads, chosen from the steps of each epoch."""
         counted = span(self.window, len(epochs), self.title)
         return range(epochs[counted.start].start, epochs[counted.stop - 1].stop)
 
     @abc.abstractmethod
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
-        """What is kept between steps, before the first; `evidence` is there on a replay only.
+        """The state before the first step; `evidence` is passed on a replay only.
 
         Raises:
-            MissingEvidence: The method looks ahead, so that it cannot run while training goes on.
+            MissingEvidence: The method needs to know later steps in advance, so it cannot run during training.
         """
 
     @abc.abstractmethod
     def update(self, state: Any, step: Step) -> None:
-        """Take one step into the state, in place. What the step gives is valid until the next one."""
+        """Update the state with one step, in place. The step's tensors are valid only until the next step."""
 
     @abc.abstractmethod
     def compute(self, state: Any) -> Result:
         """The values after the steps absorbed so far, as if training ended here; leaves the state as it is.
 
-        What the last step gave is still valid.
+        The tensors of the last step are still valid.
         """
 
     def streamed(self, state: Any) -> tuple[Stream | None, Any]:
-        """The visits that are valued for good, and the state without them; `state` stays as it is. None without a value over time."""
+        """The visits whose values are final, and the state without them; `state` is unchanged. None if there are no values over time."""
         return None, state
 
     def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
-        """Those that stand in the batches of the window."""
+        """The examples that occur in the batches of the window."""
         source = evidence.steps
         return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title))) > 0
 
@@ -209,7 +209,7 @@ class Spent:
         self._since = time.perf_counter()
 
     def since_last(self, methods: Sequence[AbstractMethod]) -> None:
-        """What went by since the last call was spent on these methods; on nobody's account if there is none."""
+        """Add the seconds since the last call to the times of these methods, in equal parts; without methods they are not counted."""
         now = time.perf_counter()
         for method in methods:
             self.seconds[method.title] = self.seconds.get(method.title, 0.0) + (now - self._since) / len(methods)
@@ -241,7 +241,7 @@ def run_steps(methods: Sequence[AbstractStepMethod], evidence: Evidence, spent: 
 def too_few(
     method: AbstractAccumulator, recorded: int, served: Callable[[AbstractAccumulator], bool] = lambda _: True
 ) -> MissingEvidence:
-    """The refusal of a method that reads more epochs than there are, with options that fit and are `served`, where there are some."""
+    """The error for a method that reads more epochs than were recorded; it suggests an option that fits and that `served` accepts, if any."""
     near = fitting(method, recorded, served)
     return MissingEvidence(
         f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {recorded}. "
@@ -250,7 +250,7 @@ def too_few(
 
 
 def unserved(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence | None:
-    """Why recorded epochs cannot serve a method: they did not train on all examples, or are too few; None if they can."""
+    """Why a method cannot run on the recorded epochs: these did not train on all examples, or are too few; None if it can."""
     missing = {} if method.copes_with_partial else evidence.missing(method.epochs_read(evidence.recorded))
     # More epochs of the same kind would be missing facts too.
     if missing:
@@ -270,7 +270,7 @@ def fitting(
 ) -> AbstractAccumulator | None:
     """The same method with one of its options lowered until it reads no more epochs than there are; None if no single option does that.
 
-    Of an option the largest value that fits and is `served` is taken, of several options the first.
+    The option is lowered to the largest value that fits and that `served` accepts; if several options would do, the first is lowered.
 
     Returns:
         A method that fits, or None.

@@ -1,4 +1,4 @@
-"""Arguments of public functions, held against their annotations, so that a wrong kind is one sentence and not a traceback from inside."""
+"""Checks of the arguments of public functions against their annotations, so that a wrong kind gives one sentence, not a deep traceback."""
 
 import functools
 import inspect
@@ -27,7 +27,7 @@ PLAIN = (int, float, str, bool, object)
 def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Returned]:
     """The same function, which refuses arguments of another kind than its annotations say before it does anything.
 
-    Arguments that are missing or unknown stay Python's TypeError. What a value of the right kind may be, the function says itself.
+    Missing or unknown arguments still raise Python's TypeError. The function itself checks which values of the right kind it accepts.
 
     Returns:
         A function of the same signature and name.
@@ -59,7 +59,7 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
 
 
 def check_fields(made: Any) -> None:
-    """Hold the fields of a dataclass instance against their annotations.
+    """Check the fields of a dataclass instance against their annotations.
 
     Raises:
         UsageError: A field is of a wrong kind; names it and the kinds that fit.
@@ -71,7 +71,7 @@ def check_fields(made: Any) -> None:
 
 
 def checked_fields(cls: type[Made]) -> type[Made]:
-    """A dataclass that holds its fields against their annotations before its own `__post_init__`."""
+    """Decorator of a dataclass: its fields are checked against their annotations before its own `__post_init__` runs."""
     own: Callable[[Any], None] | None = getattr(cls, "__post_init__", None)
 
     def __post_init__(self: Any) -> None:
@@ -90,7 +90,7 @@ def _fields(cls: Any) -> dict[str, Any]:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of a kind that the annotation allows. Only kinds are described apart, never ranges, sizes or types of numbers."""
+    """Whether a value is of a kind that the annotation allows. Only the kind is checked, never the range, the size or the type of numbers."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, one) for one in inner)
@@ -179,7 +179,7 @@ def _is_array(kind: Any) -> bool:
 
 
 def refusal(where: str, name: str, value: object, hint: Any) -> str:
-    """What was given, what fits, and where a value is close to it, how to get there."""
+    """The error message: which value was passed, which kinds fit, and, if the value is close to one of them, how to convert it."""
     return f"{where}: {name}= is {described(value)}; give {_words(hint)}.{_cure(value, hint)}"
 
 

@@ -1,4 +1,4 @@
-"""What there is to choose from by name: classes in files of one of our packages, and those of other people's packages by entry point."""
+"""Classes that can be chosen by name: those in a package of assay, and those that other packages offer by entry point."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ UNKNOWN = "a class of no package"
 
 
 class Catalogue(Generic[Kind]):
-    """Every class of one kind, by its `name`. Nothing is registered in assay.
+    """Every class of one kind, such as methods, by its `name`. The classes of assay need no registration.
 
     A package of somebody else offers a class by an entry point, whose group is the name of our package and whose name is that of the class:
 
         [project.entry-points."assay.methods"]
         learning_time = "their_package.learning_time:LearningTime"
 
-    It is imported when it is asked for or listed. A class that cannot be used is an error when it is asked for, and one warning in a list.
+    A class is imported when asked for or listed. A class that cannot be used is an error when it is asked for, and one warning in a list.
     """
 
     def __init__(self, kind: str, base: type[Kind], package: str, *, asked: str, group: str = "", by_default: bool = False):
@@ -45,10 +45,10 @@ class Catalogue(Generic[Kind]):
 
     @functools.cached_property
     def own(self) -> dict[str, type[Kind]]:
-        """Those of our package, by name.
+        """The classes of assay's own package, by name.
 
         Raises:
-            RuntimeError: Two have one name.
+            RuntimeError: Two classes have the same name.
         """
         found: dict[str, type[Kind]] = {}
         package = importlib.import_module(self._package)
@@ -85,7 +85,7 @@ class Catalogue(Generic[Kind]):
         return {}
 
     def classes(self) -> dict[str, type[Kind]]:
-        """All that can be used, by name. What another package offers and cannot be used is left out with a warning."""
+        """All usable classes, by name. A class of another package that cannot be used is left out with a warning."""
         found = dict(self.own)
         for name in self._offered:
             told = name in self._loaded
@@ -97,7 +97,7 @@ class Catalogue(Generic[Kind]):
         return dict(sorted(found.items()))
 
     def knows(self, name: str) -> bool:
-        """Whether anybody offers that name."""
+        """Whether assay or another package offers a class of that name."""
         return name in self._offered or name in self.own
 
     def find(self, name: str) -> type[Kind]:
@@ -107,8 +107,8 @@ class Catalogue(Generic[Kind]):
             The class itself, not an instance.
 
         Raises:
-            UnknownName: With the nearest names.
-            UsageError: It is of another package, and cannot be used.
+            UnknownName: No class has that name; the message lists the nearest names.
+            UsageError: The class is of another package, and cannot be used.
         """
         if not self.knows(name):
             raise UnknownName(self.kind, name, [*self.own, *self._offered], _elsewhere(name))
@@ -118,14 +118,14 @@ class Catalogue(Generic[Kind]):
         return cls
 
     def get(self, name: str) -> type[Kind] | None:
-        """The class of that name, None where there is none that can be used: what is saved may name what is not installed here."""
+        """The class of that name, or None if no such class can be used: a saved file may name a class that is not installed here."""
         try:
             return self.find(name)
         except UsageError:
             return None
 
     def maker(self, cls: type) -> str:
-        """Whose a class is: empty for ours, package and version for what an entry point offers, `UNKNOWN` for any other."""
+        """The origin of a class: empty for assay's own, package and version for one offered by an entry point, `UNKNOWN` for any other."""
         name = getattr(cls, "name", "")
         if self.own.get(name) is cls:
             return ""
@@ -135,14 +135,14 @@ class Catalogue(Generic[Kind]):
         return UNKNOWN
 
     def parse(self, spec: object, given: Mapping[str, object] | None = None) -> Kind:
-        """What `"name"` or `"name:option=value,..."` asks for; options in `given` win. An instance is passed through.
+        """The instance that `"name"` or `"name:option=value,..."` describes; options in `given` take precedence. An instance is returned unchanged.
 
         Returns:
             An instance with its options checked.
 
         Raises:
-            UnknownName: No such name or option.
-            UsageError: A value that the option does not take, or options beside an instance.
+            UnknownName: There is no such name or option.
+            UsageError: An option does not accept a value, or options were passed together with an instance.
         """
         if isinstance(spec, self._base):
             if given:

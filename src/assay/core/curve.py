@@ -1,4 +1,4 @@
-"""Curves: what became of the model when more and more of the worst examples were left out."""
+"""Curves: how accuracy and loss of the model change when more and more of the worst examples are left out."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -20,13 +20,13 @@ class Removal:
     """One training without some examples: what it scored on validation and on test examples.
 
     Attributes:
-        arm: `none`, `worst` or `random`.
+        arm: Which examples were left out: `none`, the `worst`, or `random` ones.
         count: How many examples were left out.
-        seed: Of the draw in the random arm; elsewhere the run's own, with whose start and order all arms were trained.
+        seed: In the random arm the seed of the draw; in the others the run's seed. All arms have the start and the order of the run's seed.
         validation_accuracy: Fraction of validation examples predicted right after the last step.
         validation_loss: Mean cross-entropy on the validation examples, in nats.
-        test_accuracy: Fraction of test examples predicted right; nothing is chosen by it.
-        test_loss: Mean cross-entropy on the test examples, in nats; nothing is chosen by it.
+        test_accuracy: Fraction of test examples predicted right; never used to choose.
+        test_loss: Mean cross-entropy on the test examples, in nats; never used to choose.
         seconds: How long the training took.
     """
 
@@ -47,10 +47,10 @@ class Curve:
 
     Attributes:
         scores: Title of the score that says which are the worst.
-        retrained: What was trained again: `last` epoch, or `all`.
+        retrained: Which epochs were trained again: the `last` one, or `all`.
         removals: Every training: one of arm `none`, one of arm `worst` for each count, several of arm `random` for each.
         best: The count chosen on validation data; 0 = remove nothing.
-        chosen_by: Whether by validation `loss` or `accuracy`.
+        chosen_by: Criterion by which `best` was chosen: validation `loss` or `accuracy`.
         lineage: Where the curve comes from.
     """
 
@@ -83,7 +83,7 @@ class Curve:
         return next(one for one in self.removals if one.arm == NONE)
 
     def worst(self, count: int) -> Removal:
-        """The training without the `count` worst; without any, for 0.
+        """The training without the `count` worst examples; for 0 the training in which nothing was left out.
 
         Returns:
             The removal with the outcomes of its seeds.
@@ -103,7 +103,7 @@ class Curve:
 
     @property
     def sentence(self) -> str:
-        """The choice in words, which says so when nothing should go."""
+        """The choice in words; it says so if no example should be removed."""
         field = f"validation_{self.chosen_by}"
         kept = _worded(field, [self.none])
         if not self.best:
@@ -122,7 +122,7 @@ class Curve:
 
     @property
     def misled(self) -> bool:
-        """Whether the chosen count has a lower accuracy on the test examples than nothing removed. They still have no say."""
+        """Whether the chosen count gives a lower test accuracy than removing nothing. The choice is not changed by this."""
         return self.worst(self.best).test_accuracy < self.none.test_accuracy
 
     @property
@@ -135,7 +135,7 @@ class Curve:
 def best_count(removals: Iterable[Removal], by: By) -> int:
     """How many of the worst to remove: the count that is best on validation data, 0 if none is better than removing nothing.
 
-    Of equally good counts the smallest. Test examples have no say.
+    Of equally good counts the smallest is taken. Test examples are not used.
 
     Returns:
         A count that the curve has, at least 0.

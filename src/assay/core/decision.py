@@ -31,16 +31,16 @@ class Decision:
 
     Attributes:
         ids: The examples decided on.
-        actions: An `Action` each.
+        actions: The `Action` for each example.
         labels: The class to train on where the action is RELABEL; -1 elsewhere.
         weights: Factor of the example's loss: 0 where dropped, 1 where kept or relabelled, any number >= 0 for WEIGHT.
-        reasons: Why, in words, one each.
+        reasons: The reason for each action, in words.
         policy: Name in the catalogue.
         options: All options the policy ran with.
-        title: Policy and score that it chose by, if it chose by one.
+        title: Title of the policy, and of the score that it chose by, if any.
         lineage: Where the decision comes from.
-        order: The examples that are kept, in the order in which a policy that nests takes them: its first k are what the policy keeps with
-            a budget of k. None where there is no such order, as after other examples were kept by hand.
+        order: The kept examples, in the order in which a nested policy takes them: the first k of them are what the policy keeps with
+            a budget of k. None where there is no such order, for example after the kept examples were changed by hand.
         warnings: What a reader must know before following the decision, a sentence each.
     """
 
@@ -132,11 +132,11 @@ class Decision:
 
     @property
     def dropped_ids(self) -> Ids:
-        """The examples that do not."""
+        """The ids of the examples that no longer take part in training."""
         return self.ids.take(~self.kept)
 
     def counts(self) -> dict[str, int]:
-        """How many examples each action concerns, without those that concern none."""
+        """Number of examples for each action; actions that no example has are left out."""
         return {action.name.lower(): n for action in Action if (n := int((self.actions == action).sum()))}
 
     @functools.cached_property

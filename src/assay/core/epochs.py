@@ -19,7 +19,7 @@ class EpochSource(Protocol):
     recorded: int
     """How many epochs there are; they are numbered from 0."""
     holds: frozenset[Need]
-    """The epoch needs that every epoch has."""
+    """The kinds of epoch facts (`Need`) that are available for every epoch."""
 
     def read(self, epoch: int, need: Need) -> Tensor:
         """One fact of one epoch, in the order of the evidence's ids."""
@@ -55,7 +55,7 @@ class Epoch:
         self._read: dict[Any, Any] = {}
 
     def narrow(self, needs: frozenset[Need], *, partial: bool = False) -> "Epoch":
-        """The same epoch and the same cache, restricted to `reads`; with `partial` also where facts of some examples are missing."""
+        """The same epoch with the same cache, restricted to the facts in `needs`; with `partial` the facts of some examples may be missing."""
         view = Epoch(self._source, self.index, self._needs & needs, self._space, partial=partial)
         view._read = self._read
         return view
@@ -73,11 +73,11 @@ class Epoch:
         return self._read[need]
 
     def once(self, key: tuple, make: Callable[[], Value]) -> Value:
-        """A value that several methods of a pass make alike, made by the first that asks.
+        """A value that several methods of a pass share: computed for the first method that asks, then cached.
 
         Args:
-            key: Everything that the value depends on: what it is, its options, and the first epoch it looks at if not only this one.
-            make: Makes it.
+            key: Everything that the value depends on: its name, its options, and, if it covers more than this epoch, its first epoch.
+            make: Function that computes the value.
 
         Returns:
             What `make` gave, the same object for all that ask; it must not be written into.

@@ -12,7 +12,7 @@
     * NotWritten                      5   the disk refused: full, read-only, no permission
   * NumericalError                    6   non-finite or not converged: ids, epoch, residual
     * BadScores                       6   a method returned something that is not one finite number per example
-  * TrialFailed                       7   path and tail of the log
+  * TrialFailed                       7   a retraining failed: path and tail of its log
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from .words import printable
 
 
 class AssayError(Exception):
-    """Base of the tree."""
+    """Base class of all errors that assay raises on purpose."""
 
     exit_code: ClassVar[int] = 1
 
@@ -34,7 +34,7 @@ class AssayError(Exception):
 
 
 class UndeclaredNeed(AssayError):
-    """A method or policy reached for evidence outside its `reads`."""
+    """A method or policy read evidence that it does not declare in `reads`."""
 
 
 class UsageError(AssayError, ValueError):
@@ -44,7 +44,7 @@ class UsageError(AssayError, ValueError):
 
 
 class UnknownName(UsageError):
-    """A name that is not in a catalogue; the message carries the nearest ones, or what else is so named."""
+    """A name that is not in a catalogue; the message lists the nearest names, or says what else has this name."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], elsewhere: str = ""):
         if elsewhere:
@@ -115,15 +115,15 @@ def listed(values: Iterable[object], total: int, most: int = 5) -> str:
 
 @contextlib.contextmanager
 def reading(what: object, kind: type[AssayError], cure: str) -> Iterator[None]:
-    """Whatever goes wrong while a file is read and understood, as one sentence that names it. Errors of assay pass as they are.
+    """Turn any error while a file is read and parsed into one sentence that names the file. Errors of assay pass unchanged.
 
     Args:
         what: The file.
-        kind: Which error it becomes.
-        cure: What to do, a sentence.
+        kind: Class of the error to raise instead.
+        cure: What the user can do about it, as a sentence.
 
     Raises:
-        AssayError: Of that kind.
+        AssayError: An error of class `kind`.
     """
     try:
         yield

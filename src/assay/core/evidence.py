@@ -1,4 +1,4 @@
-"""What a method may look at. It never holds the answer: which labels were planted wrong is not evidence."""
+"""The facts that a method may read. They never tell which labels were made wrong on purpose."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,13 +19,13 @@ from .steps import StepSource
 
 
 def as_rows(inputs: Any) -> Tensor:
-    """Inputs in single precision, or in double if they are neither: whole numbers and short floats as they are worth.
+    """Inputs as floating-point numbers: float32 and float64 stay as they are, other types become float64 with the same values.
 
     Returns:
         float32 or float64, of the same shape.
 
     Raises:
-        UsageError: They are no tensor of real numbers with a row for each example.
+        UsageError: The inputs are no dense tensor of real numbers with a row for each example.
     """
     if not isinstance(inputs, Tensor):
         raise UsageError(f"Inputs are {type(inputs).__name__}; give a torch tensor with a row for each example.")
@@ -98,11 +98,11 @@ class Evidence:
 
     @property
     def holds(self) -> frozenset[Need]:
-        """The needs that can be read here."""
+        """The kinds of facts (`Need`) that this evidence has."""
         return self._needs
 
     def narrow(self, reader: str, needs: frozenset[Need]) -> "Evidence":
-        """The same facts, only those in `reads`.
+        """The same evidence, restricted to the facts in `needs`.
 
         Returns:
             A view: nothing is copied.
@@ -129,8 +129,8 @@ class Evidence:
         """One recorded epoch, showing the declared epoch facts only.
 
         Args:
-            index: Which one, counted from 0.
-            space: Memory to use again; what an earlier epoch of the same space gave is written over.
+            index: Number of the epoch, counted from 0.
+            space: Memory to reuse; the tensors of an earlier epoch read with the same `space` are overwritten.
 
         Returns:
             Facts of all examples; valid until the space is used again.
@@ -143,7 +143,7 @@ class Evidence:
         return Epoch(self._source, index, self._needs & EPOCH_NEEDS, space)
 
     def missing(self, epochs: range) -> dict[int, int]:
-        """Those of these epochs that have no facts of some examples, on which they did not train, and of how many."""
+        """Which of these epochs lack facts of some examples, because they did not train on them, and of how many examples."""
         if not isinstance(self._source, PartialSource):
             return {}
         found = ((epoch, self._source.missing(epoch)) for epoch in epochs)
@@ -172,7 +172,7 @@ class Evidence:
 
         Raises:
             UsageError: There are no features of that kind.
-            MissingEvidence: What they are made of was not given.
+            MissingEvidence: The data from which the features are computed were not passed.
         """
         rows, source = self._take(Need.FEATURES)
         wanted = FeatureSpec.parse(spec) if isinstance(spec, str) else spec
@@ -210,23 +210,23 @@ class Evidence:
 
     @property
     def steps(self) -> StepSource:
-        """The recorded training, to be taken again."""
+        """The recorded training, whose steps can be replayed."""
         return self._take(Need.STEPS)
 
     def game(self, learner: str, features: str = "inputs") -> Game:
-        """What a learner makes of any part of the examples, from their features and given labels.
+        """The game of a learner: it can be trained on any subset of the examples, from their features and given labels.
 
         Args:
-            learner: Which is trained: its name with options.
-            features: What it sees of each example.
+            learner: The learner to train: its name with options.
+            features: The features of each example that the learner is trained on.
 
         Returns:
             The examples are its players, in the order of `ids`.
 
         Raises:
-            MissingEvidence: The features are not at hand.
-            UnknownName: No such learner or option.
-            UsageError: A value that the option does not take.
+            MissingEvidence: The features are not available.
+            UnknownName: There is no such learner or option.
+            UsageError: An option does not accept a value.
         """
         make = self._take(Need.GAME)
         return make(self.ids, self.features(features).rows(), self.labels, self.classes, learner)

@@ -38,13 +38,13 @@ Kind = Literal["inputs", "rows", "penultimate", "layer", "head_grads", "grads"]
 class FeatureSpec:
     """What features are made of: `inputs`, `rows:NAME`, `penultimate`, `layer:NAME`, `head_grads` or `grads:project=NUMBER`.
 
-    The last four are of a model that the run kept: by default of the last one, with `@EPOCH` behind of that epoch, counted from 0.
+    The last four are computed with a model that the run kept: the last one, or with the suffix `@EPOCH` that of this epoch, counted from 0.
 
     Attributes:
-        kind: Which of these.
-        name: Of rows from outside, or of a layer; `layer:NAME#2` is what its second call in a pass gives.
-        project: How many numbers gradients are projected to; 0 for other kinds.
-        epoch: Whose end is looked at; None for the last that was kept.
+        kind: Which of these kinds.
+        name: Name of the user's rows or of a layer; `layer:NAME#2` is the output of the layer's second call in a forward pass.
+        project: Dimension that gradients are projected to; 0 for other kinds.
+        epoch: Epoch at whose end the model is taken; None for the last kept one.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class FeatureSpec:
 
     @classmethod
     def parse(cls, text: str) -> "FeatureSpec":
-        """What a text asks for.
+        """The specification that a text describes.
 
         Returns:
             One for each text: `str` of it is the text again.
@@ -87,7 +87,7 @@ class FeatureSpec:
 
     @property
     def of_a_model(self) -> bool:
-        """Whether a kept model makes them."""
+        """Whether the features are computed with a model that the run kept."""
         return self.kind not in ("inputs", "rows")
 
     def __str__(self) -> str:
@@ -102,10 +102,10 @@ class Features:
     """A row of numbers for each example. Nothing is computed before it is asked for; any number of readers may read at once.
 
     Attributes:
-        spec: What they are made of.
-        ids: Of the examples, a row each, in this order.
+        spec: Specification of the features.
+        ids: Ids of the examples, in the order of the rows.
         dims: Numbers in a row.
-        read: Begins to give the blocks.
+        read: Function that starts an iteration over the blocks.
         shape: Of one input before it was made a row, such as (channels, height, width); of other features a row's.
         whole: Gives all rows at once, where they stand somewhere as a whole, such as in a file; None where blocks are put together.
     """
@@ -121,11 +121,11 @@ class Features:
         object.__setattr__(self, "shape", self.shape or (self.dims,))
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block dims"]]]:
-        """Which positions, and their rows in float32 or float64; from the first to the last, each once. They are the reader's own."""
+        """Pairs of positions and their rows (float32 or float64), from first to last, each row once. The reader may modify the rows."""
         return self.read()
 
     def rows(self) -> Float[Tensor, "examples dims"]:
-        """All of them in one tensor, which is the reader's own."""
+        """All rows in one tensor, which the reader may modify."""
         if self.whole is not None:
             return self.whole()
         rows: Tensor | None = None
@@ -152,18 +152,18 @@ class FeatureSource(Protocol):
     """Makes features of kept models."""
 
     def features(self, spec: FeatureSpec) -> Features:
-        """Features of this kind; what makes them is read when they are."""
+        """Features of this kind; the model is loaded only when the features are read."""
         ...
 
 
 def rows_named(inputs: Mapping[str, Tensor], name: str) -> Tensor:
-    """The data themselves, under the name `DATA`, or rows from outside by theirs.
+    """The inputs of the examples, under the name `DATA`, or the user's rows by their name.
 
     Returns:
         The tensor itself, one row or image for each example.
 
     Raises:
-        MissingEvidence: They were not given.
+        MissingEvidence: The inputs or rows were not passed.
     """
     if name in inputs:
         return inputs[name]
@@ -175,18 +175,18 @@ def rows_named(inputs: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def given_features(ids: Ids, inputs: Mapping[str, Tensor], spec: FeatureSpec) -> Features:
-    """Features that are there: the data themselves, or rows from outside.
+    """Features that need no model: the inputs of the examples, or the user's rows.
 
     Args:
-        ids: Of the examples.
+        ids: Ids of the examples.
         inputs: The data under the name `DATA`, and rows by name.
-        spec: Which of them.
+        spec: Specification of the features.
 
     Returns:
         Their blocks are copies, on the CPU.
 
     Raises:
-        MissingEvidence: They were not given.
+        MissingEvidence: The inputs or rows were not passed.
     """
     name = DATA if spec.kind == "inputs" else spec.name
     given = rows_named(inputs, name)

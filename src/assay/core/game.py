@@ -1,4 +1,4 @@
-"""Games: the examples as players, and what a learner is worth that was trained on some of them."""
+"""Cooperative games: the examples are the players, and a coalition's value is the accuracy of a learner trained on it."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
@@ -14,7 +14,7 @@ Coalitions = Bool[Tensor, "coalitions players"] | Int[Tensor, "coalitions player
 
 @runtime_checkable
 class Game(Protocol):
-    """A learner that is trained on coalitions of the examples. What a coalition gives depends on it alone, not on what was asked before."""
+    """A learner that is trained on coalitions of the examples. The result for a coalition does not depend on earlier calls."""
 
     @property
     def players(self) -> Ids:
@@ -23,13 +23,13 @@ class Game(Protocol):
 
     @property
     def remarks(self) -> Mapping[str, int]:
-        """What the trainings so far had to say of themselves, such as that they did not converge, and how many said it."""
+        """Remarks on the trainings so far, such as that they did not converge, with the number of trainings for each remark."""
         ...
 
     def predictions(self, coalitions: Coalitions) -> Float64[Tensor, "coalitions queries classes"]:
         """Probabilities by the learner trained on each coalition, for every query.
 
-        Queries are the players, then the validation examples if there are any. Trained on nothing, it holds every class for equally probable.
+        Queries are the players, then the validation examples if there are any. For the empty coalition all classes have the same probability.
 
         Raises:
             AssayError: A training failed; says of which coalition and why.
@@ -37,13 +37,13 @@ class Game(Protocol):
         ...
 
     def values(self, coalitions: Coalitions) -> Float64[Tensor, " coalitions"]:
-        """What each coalition is worth: share of the validation examples that the learner trained on it predicts right.
+        """Value of each coalition: fraction of the validation examples that the learner trained on it predicts right.
 
-        Kept by coalition, so that none is trained on twice.
+        Cached by coalition, so that none is trained on twice.
 
         Raises:
             MissingEvidence: There are no validation examples.
-            AssayError: A training failed; it never becomes a value.
+            AssayError: A training failed; a failed training never gives a value.
         """
         ...
 

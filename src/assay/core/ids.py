@@ -129,7 +129,7 @@ class Ids:
         return torch.from_numpy(ranks)
 
     def positions(self, wanted: "Ids", here: str = "this set") -> Int[Tensor, " wanted"]:
-        """Where each of `wanted` stands.
+        """Position of each id in `wanted`.
 
         Returns:
             One position per wanted id, from 0.
@@ -179,9 +179,9 @@ def _of_one_kind(values: list) -> list:
 
 
 def dataset_fingerprint(ids: Ids, labels: Int[Tensor, " examples"]) -> str:
-    """What makes two artefacts speak of the same dataset: SHA-256 over ids in sorted order and given labels, 16 hex digits.
+    """Fingerprint that artefacts of the same dataset share: SHA-256 over ids in sorted order and given labels, 16 hex digits.
 
-    The order of the examples does not enter, a changed label does.
+    It does not depend on the order of the examples, but on every label.
 
     Returns:
         16 hex digits.

@@ -19,7 +19,7 @@ class Fitted(Protocol):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What the training has to say of itself, such as that it did not converge; one sentence each."""
+        """Remarks on the training, such as that it did not converge; one sentence each."""
         ...
 
     def predict_probs(self, rows: Float[Tensor, "examples dims"]) -> Float64[Tensor, "examples classes"]:
@@ -29,11 +29,11 @@ class Fitted(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant:
-    """Predicts the same for every row: what is left of learning where there are not two classes to tell apart.
+    """Predicts the same probabilities for every row; used where the examples are of fewer than two classes.
 
     Attributes:
         probs: Probability of each class.
-        remarks: As of every fitted learner.
+        remarks: Remarks on the training, as in `Fitted`.
     """
 
     probs: Float64[Tensor, " classes"]
@@ -84,7 +84,7 @@ class AbstractLearner(abc.ABC):
         """Refuse options below these bounds.
 
         Raises:
-            UsageError: The first one.
+            UsageError: An option is below its bound; names the first.
         """
         for option, bound in least.items():
             if not getattr(self, option) >= bound:
@@ -104,15 +104,15 @@ class AbstractLearner(abc.ABC):
             rows: One row of finite numbers per example.
             labels: Class of each, in [0, classes).
             classes: How many classes there are, seen here or not.
-            weights: How often each example counts, at least 0: 2 is the example twice, 0 is no example. All 1 by default.
-            seed: Of whatever the training draws.
+            weights: How often each example counts, at least 0: 2 counts it twice, 0 leaves it out. All 1 by default.
+            seed: Seed of all random draws of the training.
 
         Returns:
-            The classifier. A class that no example has gets probability 0; of one class alone every prediction is that class.
+            The classifier. A class that no example has gets probability 0; if all examples are of one class, it is always predicted.
 
         Raises:
             UsageError: No example is left, or a weight is negative or not finite.
-            AssayError: This training failed, as the learner says.
+            AssayError: The training failed; the learner says why.
         """
         counts = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.to(torch.float64)
         if not bool((counts.isfinite() & (counts >= 0)).all()):
@@ -136,7 +136,7 @@ class AbstractLearner(abc.ABC):
         weights: Float64[Tensor, " examples"],
         seed: int,
     ) -> Fitted:
-        """Train where every one of at least two classes occurs and every weight is above 0; the arguments otherwise as of `fit`."""
+        """Train, with at least two classes, all of which occur, and all weights above 0; the arguments are otherwise those of `fit`."""
 
     @property
     def title(self) -> str:
@@ -156,11 +156,11 @@ def repeated(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scale:
-    """Columns less their mean, divided by their deviation; constant columns become 0.
+    """Standardisation: each column minus its mean, divided by its standard deviation; constant columns become 0.
 
     Attributes:
-        mean: Of each column.
-        factor: By which each column is multiplied.
+        mean: Mean of each column.
+        factor: Factor by which each column is then multiplied.
     """
 
     mean: Float64[Tensor, " dims"]
@@ -168,7 +168,7 @@ class Scale:
 
     @classmethod
     def of(cls, rows: Float[Tensor, "examples dims"], weights: Float64[Tensor, " examples"]) -> "Scale":
-        """Of these rows, each of its weight."""
+        """The scale computed from these rows and their weights."""
         rows, share = rows.to(torch.float64), (weights / weights.sum())[:, None]
         mean = (rows * share).sum(0)
         deviation = ((rows - mean).square() * share).sum(0).sqrt()

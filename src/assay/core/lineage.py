@@ -1,4 +1,4 @@
-"""Where an artefact comes from: what it was made of, by which code, on what, in how long."""
+"""Where an artefact comes from: what it was made of, by which code, on which device, in how many seconds."""
 
 import dataclasses
 import hashlib
@@ -10,17 +10,17 @@ SCHEMA = 2
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
-    """Carried by every saved artefact.
+    """The provenance that every saved artefact carries.
 
     Attributes:
         dataset: Fingerprint of ids and given labels.
-        parents: Fingerprint of each artefact that this one was made of, by its noun (`run`, `scores`, `decision`).
+        parents: Fingerprint of each artefact that this one was made of, by its kind (`run`, `scores`, `decision`).
         code: Version of assay.
         seed: Seed of the step that made it, if it draws at random.
         device: Where it was computed.
         seconds: How long that took.
         folder: The run's folder when this was made; empty without one.
-        drawn: Whether the examples are a part of the loop's dataset that its sampler drew from, so that positions among them are not
+        drawn: Whether the examples are only the part of the loop's dataset that its sampler drew from; positions among them are then not
             positions in the dataset.
     """
 

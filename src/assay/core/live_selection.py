@@ -19,11 +19,11 @@ LiveState = dict[str, Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class EpochSelection:
-    """On what an epoch trains.
+    """The examples that an epoch trains on, and their weights.
 
     Attributes:
-        kept: Which examples.
-        weights: Factor of each example's loss, where it is kept.
+        kept: Which examples the epoch trains on.
+        weights: Factor of the loss of each kept example.
     """
 
     kept: Bool[Tensor, " examples"]
@@ -57,7 +57,7 @@ class EpochSelection:
 
 
 class AbstractLiveSelector(abc.ABC):
-    """Chooses before each epoch on what it trains. Subclasses are final frozen dataclasses whose fields are the options.
+    """Chooses before each epoch which examples it trains on. Subclasses are final frozen dataclasses whose fields are the options.
 
     `start`, then for each epoch `select_epoch`, and `update` after the forward pass of each of its steps.
     """
@@ -85,14 +85,14 @@ class AbstractLiveSelector(abc.ABC):
 
     @abc.abstractmethod
     def select_epoch(self, state: LiveState, ids: Ids, epoch: int, epochs: int, seed: int) -> EpochSelection:
-        """On what an epoch trains.
+        """The examples that an epoch trains on, and their weights.
 
         Args:
-            state: After the epochs before; stays as it is.
+            state: State after the earlier epochs; not changed.
             ids: The examples; draws depend on (seed, epoch, id) alone.
-            epoch: Counted from 0.
-            epochs: How many the training has.
-            seed: Of the training.
+            epoch: Number of the epoch, counted from 0.
+            epochs: How many epochs the training has.
+            seed: Seed of the training.
         """
 
     @property

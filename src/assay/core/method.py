@@ -32,10 +32,10 @@ class Exact:
 
 @dataclasses.dataclass(frozen=True)
 class Iterative:
-    """The values are solved for until the residual is at most this part of the right-hand side.
+    """The values come from an iterative solver, which stops once |residual| / |right-hand side| is small enough.
 
     Attributes:
-        rtol: That part, by default.
+        rtol: The ratio at which it stops, unless an option says otherwise.
     """
 
     rtol: float
@@ -60,14 +60,14 @@ Exactness = Exact | Iterative | MonteCarlo
 
 @dataclasses.dataclass(frozen=True)
 class Asks:
-    """What a method asks for by name, which a user may have to give.
+    """The inputs that a method asks for by name; the user may have to pass them.
 
     Attributes:
         targets: Numbers whose change is predicted, such as `validation`.
         features: Rows of numbers for each example (see `core.features`), such as `inputs` or `rows:NAME`.
-        queries: Rows that are predicted for one by one: targets that are means over given rows, such as `validation`.
-        references: Parameters that training went towards.
-        learners: Learners that are trained, by name with options.
+        queries: Targets that are means over rows, such as `validation`, for each row of which there is a value of its own.
+        references: Parameters that steps should go towards, such as `final`, or names of parameters that the user passes.
+        learners: Learners to train, by name with options.
     """
 
     targets: tuple[str, ...] = ()
@@ -83,27 +83,27 @@ class Asks:
 
 
 def derivatives_taken(ways: Iterable[str]) -> dict[str, object]:
-    """The diagnostic that tells how derivatives were taken, which differ in speed only."""
+    """The diagnostic that says in which ways derivatives were computed; the ways differ only in speed."""
     return {"derivatives taken by": ", ".join(sorted(ways)) or "none"}
 
 
 class AbstractMethod(abc.ABC):
     """Gives every training example one number. Subclasses are final frozen dataclasses whose fields are the options.
 
-    Where an option decides what is read, or what a large value means, the subclass has a property of that name.
+    If what is read, or what a large value means, depends on an option, the subclass defines that attribute as a property.
     """
 
     name: ClassVar[str]
     reads: ClassVar[frozenset[Need]]
-    """The kinds of facts that are looked at; no others can be."""
+    """The kinds of facts that the method reads; it cannot read any other."""
     direction: ClassVar[Direction]
     unit: ClassVar[str]
     source: ClassVar[Source]
     exactness: ClassVar[Exactness] = Exact()
     retrains: ClassVar[bool] = False
-    """Whether whole trainings are asked for, which can run in other processes."""
+    """Whether the method needs whole trainings, which can run in other processes."""
     below_zero: ClassVar[str] = ""
-    """What a value below 0 says of an example, as the end of a sentence; empty where 0 is a number like others."""
+    """What a value below 0 means for an example, as the end of a sentence; empty where the sign has no meaning."""
 
     def __post_init__(self):
         """Refuse options of the wrong type. Subclasses check ranges after this.
@@ -115,7 +115,7 @@ class AbstractMethod(abc.ABC):
 
     @abc.abstractmethod
     def run(self, evidence: Evidence) -> Result:
-        """One number per example, in the order of `evidence.ids`, with what there is to say beside them."""
+        """One number per example, in the order of `evidence.ids`, with diagnostics and warnings."""
 
     @classmethod
     def run_together(cls, methods: Sequence["AbstractMethod"], evidence: Evidence) -> list[Result]:
@@ -124,18 +124,18 @@ class AbstractMethod(abc.ABC):
 
     @property
     def asks(self) -> Asks:
-        """What is asked for by name."""
+        """The inputs that the method asks for by name."""
         return Asks()
 
     def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
-        """Which examples there can be a value of at all, known before anything is computed; the others are reported as unscored."""
+        """Which examples can have a value, known before anything is computed; the others are reported as unscored."""
         return torch.ones(len(evidence.ids), dtype=torch.bool)
 
     def check_layers(self, named: Callable[[Sequence[str] | None], Sequence[str]]) -> None:  # noqa: B027
-        """Refuse a net that lacks the layers that are asked for, before anything is recorded; by default none are.
+        """Refuse a net that lacks the layers that the method needs, before anything is recorded; by default a method needs none.
 
         Args:
-            named: Gives the names of the net's layers: of those asked for, or of all that are found.
+            named: Function that gives the names of the net's layers: of those asked for, or of all that it finds.
 
         Raises:
             UsageError: There are no such layers, or too few.

@@ -14,27 +14,27 @@ from .ids import Ids
 
 @runtime_checkable
 class Batch(Protocol):
-    """Some examples, and the loss of each as a function of the model's parameters, in eval mode: what gradients are taken of."""
+    """A batch of examples with the loss of each as a differentiable function of the model's parameters, in eval mode."""
 
     positions: Int[Tensor, " batch"]
-    """Which examples, in the order of the evidence's ids. An example may stand here twice."""
+    """Positions of the examples in the evidence's ids. An example may occur twice."""
     params: Params
-    """Trainable parameters where the batch was met."""
+    """Trainable parameters of the model that the batch was read with."""
 
     def losses(self, params: Params) -> Float[Tensor, " batch"]:
         """Loss of each example at `params`, differentiable; parameters that are left out are those of the batch."""
         ...
 
     def grad_dots(self, direction: Params) -> tuple[Float[Tensor, " batch"], str]:
-        """<direction, grad l_i> of each example's loss, by the parameters that the direction names; and how it was taken, in words."""
+        """<direction, grad l_i> for each example's loss l_i and the parameters that the direction names; and how it was computed, in words."""
         ...
 
     def grad_sq_norms(self, names: Sequence[str]) -> tuple[Float[Tensor, " batch"], str]:
-        """|grad l_i|^2 of each example's loss by these parameters; and how it was taken, in words."""
+        """|grad l_i|^2 for each example's loss l_i and these parameters; and how it was computed, in words."""
         ...
 
     def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-        """`grad_dots` and `grad_sq_norms` at once, each by parameter, (batch,) each; and how they were taken, in words."""
+        """`grad_dots` and `grad_sq_norms` together, each with a (batch,) tensor per parameter; and how they were computed, in words."""
         ...
 
     def outputs(self, params: Params) -> Float[Tensor, "batch classes"]:
@@ -42,7 +42,7 @@ class Batch(Protocol):
         ...
 
     def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Gradient of each example's loss by these parameters, in chunks: rows of the batch, and (chunk, *shape) by name."""
+        """Gradient of each example's loss with respect to these parameters, in chunks: rows of the batch, and (chunk, *shape) by name."""
         ...
 
     def layer_pairs(self, names: Sequence[str]) -> Iterator[LayerPair]:
@@ -56,28 +56,28 @@ class Batch(Protocol):
         ...
 
     def hvp(self, direction: Params) -> dict[str, Tensor]:
-        """Hessian of the sum of the losses, by the parameters that the direction names, times the direction."""
+        """Hessian of the sum of the losses, with respect to the parameters that the direction names, times the direction."""
         ...
 
     def ggnvp(self, direction: Params) -> dict[str, Tensor]:
         """Gauss-Newton matrix of the sum of the losses, by the parameters that the direction names, times the direction.
 
-        J' H J v with J the derivative of the outputs and H the Hessian of the losses by the outputs.
+        J' H J v with J the derivative of the outputs and H the Hessian of the losses with respect to the outputs.
         """
         ...
 
     def input_gradients(self) -> Float[Tensor, "batch ..."]:
-        """Gradient of the logit of each example's given label by its input; by its embeddings where the input is tokens."""
+        """Gradient of each example's given-label logit with respect to its input, or to its embeddings where the input is tokens."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
-    """What one layer of a net makes of every example.
+    """The output of one layer of a net for every example.
 
     Attributes:
         name: Name of the module; `(input)` before the first layer, `(softmax)` after the last.
-        rows: Flattened, of tokens the mean over the tokens; in the order of the evidence's ids.
+        rows: The outputs, flattened (of tokens, the mean over the tokens), in the order of the evidence's ids.
     """
 
     name: str
@@ -89,9 +89,9 @@ class WeightDecay:
     """How the optimizer pulls a parameter towards 0.
 
     Attributes:
-        factor: Per unit of the mean loss: where the steps take the sum of a batch's losses, the optimizer's number by the batch's size.
+        factor: Weight decay relative to the mean loss: where a step takes the summed loss, the optimizer's setting divided by the batch size.
         coupled: Whether factor * theta is added to the gradient, as SGD and Adam do it, so that factor / 2 * |theta|^2 is a part of what is
-            minimised; else the parameter is shrunk beside the step (AdamW), which no term of the loss does.
+            minimised; else the parameter is shrunk separately from the gradient step (AdamW), which corresponds to no term of the loss.
     """
 
     factor: float
@@ -100,7 +100,7 @@ class WeightDecay:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Queries:
-    """Rows that are predicted for, whose weighted mean loss is a target.
+    """Rows whose weighted mean loss is a target, and for each of which predictions can be attributed.
 
     Attributes:
         ids: Their ids; of tensors that were given their positions, counted from 0.
@@ -120,17 +120,17 @@ class Model(Protocol):
     epoch: int
     """Counted from 0; -1 is the state before training."""
     rates: Mapping[str, float]
-    """Learning rate of each parameter in the last step before; in the first step, for the state before training."""
+    """Learning rate of each parameter in the last step before this state; for the state before training, in the first step."""
     params: Params
     """Trainable parameters."""
     head: tuple[str, ...]
     """Names of the trainable parameters of the linear layer that makes the logits by itself, by the order of calls; empty if there is none."""
 
     def weight_decay(self) -> Mapping[str, WeightDecay]:
-        """That of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
+        """The `WeightDecay` of each parameter that the optimizer pulls towards 0.
 
         Raises:
-            UsageError: What the optimizer does with it is not known.
+            UsageError: It is not known how the optimizer applies weight decay.
         """
         ...
 
@@ -139,23 +139,23 @@ class Model(Protocol):
         ...
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
-        """What the layers make of every example, in eval mode, one after the other.
+        """The outputs of the layers for every example, in eval mode, layer by layer.
 
-        The input, if it is numbers, the modules of these names (None: those that are found), and the softmax. A layer may be written into,
-        and is valid until the next one is asked for.
+        The input, if numeric, the modules of these names (None: all that assay finds), and the softmax. A layer's rows may be modified; they are
+        valid until the next layer is asked for.
         """
         ...
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters, here; also where the run ends with their average."""
+        """Gradient of a target with respect to the parameters, taken at these parameters even if the run keeps a running average of them."""
         ...
 
     def queries(self, name: str, rows: slice | None = None) -> Iterator[Batch]:
         """The rows of a target (see `ModelSource.queries`), whose losses are those that the target averages; `positions` count them.
 
         Args:
-            name: Of the target.
-            rows: Some of them, both ends given; all by default.
+            name: Name of the target.
+            rows: A slice of the rows, with both ends given; all rows by default.
         """
         ...
 
@@ -165,7 +165,7 @@ class ModelSource(Protocol):
     """The models that a run kept."""
 
     kept: tuple[int, ...]
-    """Epochs whose end is kept, rising; -1 among them if the state before training is."""
+    """Epochs whose model is kept, increasing; -1 is among them if the state before training is kept."""
     targets: tuple[str, ...]
     """Names of the numbers whose change can be asked for."""
 
@@ -183,5 +183,5 @@ class ModelSource(Protocol):
         ...
 
     def final_probs(self) -> Float[Tensor, "examples classes"]:
-        """Softmax of every example by the last kept model."""
+        """Softmax probabilities of each example by the last checkpoint."""
         ...

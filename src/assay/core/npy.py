@@ -1,4 +1,4 @@
-"""NumPy's npy and npz files, whose claims are held against their size before memory is taken. Plain numbers and texts only."""
+"""Reading of npy and npz files, with headers checked against the file's size before memory is allocated. Plain numbers and texts only."""
 
 import io
 import math
@@ -26,7 +26,7 @@ def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
         Numbers or texts, in the shape and type that the file says.
 
     Raises:
-        ValueError: No npy file, of other kinds than numbers and texts, or not of the size that its head claims.
+        ValueError: Not an npy file, an array of other types than numbers and texts, or not the size that its header claims.
     """
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
@@ -50,14 +50,14 @@ def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
 
 
 def is_npz(file: io.BufferedIOBase) -> bool:
-    """Whether a file begins as an npz file does; it stays at its beginning."""
+    """Whether a file begins as an npz file does; the file position stays at the beginning."""
     start = file.read(4)
     file.seek(0)
     return start[:2] == b"PK"
 
 
 def read_npz(file: io.BufferedIOBase, known: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays of an npz file by name; of names that are not known only the name, with an empty array.
+    """The arrays of an npz file by name; names that are not in `known` get an empty array.
 
     Args:
         file: The file.
@@ -67,7 +67,7 @@ def read_npz(file: io.BufferedIOBase, known: Collection[str]) -> dict[str, np.nd
         By name, in the order of the file.
 
     Raises:
-        ValueError: As `read_npy`, or an array that takes far more memory than its compressed bytes can mean.
+        ValueError: As `read_npy`, or an array claims far more memory than its compressed size can hold.
     """
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:

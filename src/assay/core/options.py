@@ -41,7 +41,7 @@ def join(name: str, options: Mapping[str, object]) -> str:
 
 
 def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
-    """An instance of the dataclass `cls` with these options; texts are read as the field's type.
+    """An instance of the dataclass `cls` with these options; texts are read as the field's type. `kind` is its word in messages.
 
     Returns:
         It has settled its options.
@@ -70,7 +70,7 @@ def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
 
 
 def coerce(value: object, kind: str) -> None:
-    """Hold the options of a dataclass instance to their types; a whole number becomes a float where the type is float.
+    """Check the options of a dataclass instance against their types; a whole number becomes a float where the type is float.
 
     Raises:
         UsageError: An option is not what its type says.

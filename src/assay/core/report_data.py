@@ -1,4 +1,4 @@
-"""ReportDatas: everything that a report shows, ready made. The page computes nothing."""
+"""`ReportData`: everything that a report shows, already computed. The page computes nothing."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ from .trial import Cleaning, Detection, Verdict
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ShownExamples:
-    """The examples that stand on the page one by one; the dataset may hold many more.
+    """The examples that the page shows individually; the dataset may hold many more.
 
     Attributes:
-        ids: Which examples, in the order in which they are met before anything is sorted.
+        ids: Ids of the shown examples, in the order that the page starts with.
         given: Given class of each.
-        predicted: Class that the model gives each, by whatever rule the facts name; None if unknown.
+        predicted: Class that the model predicts for each, by the rule named in `ReportData.facts`; None if unknown.
         true: True class of each, where the truth is known; else None.
         pictures: uint8 images (shown, channels, height, width); None for data that has no pictures. The page shows them as thumbnails.
         rows: For tables, the original cells as text, one tuple per example; else None.
@@ -61,7 +61,7 @@ class ShownExamples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataMap:
-    """Training dynamics of each shown example (Swayamdipta et al. 2020), in the order of `Shown.ids`.
+    """Training dynamics of each shown example (Swayamdipta et al. 2020), in the order of `ShownExamples.ids`.
 
     Attributes:
         confidence: Mean over epochs of the probability of the given label, in [0, 1].
@@ -85,7 +85,7 @@ class DataMap:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trajectories:
-    """Probability of the given label by epoch, for each shown example, in the order of `Shown.ids`.
+    """Probability of the given label by epoch, for each shown example, in the order of `ShownExamples.ids`.
 
     Attributes:
         epochs: Number of each recorded epoch, increasing.
@@ -158,7 +158,7 @@ class TopExamples:
     Attributes:
         ids: The most extreme first.
         values: Value of each.
-        over_time: What each had gathered by the end of each epoch of `Influence.epochs`; None for values that are no sums over epochs.
+        over_time: Cumulative value of each by the end of each epoch of `Influence.epochs`; None for values that are not sums over epochs.
     """
 
     ids: Ids
@@ -172,19 +172,19 @@ class TopExamples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Influence:
-    """What a score whose sign means something says of single examples: which of them harm, and which help.
+    """The examples that harm most and help most, by a score whose sign has a meaning.
 
     Attributes:
         title: Title of the score, one of `ReportData.scores`.
-        target: The number whose change is told; empty for methods that have none.
+        target: The number whose change the score predicts; empty for methods without a target.
         harmful: The examples that harm most.
         helpful: The examples that help most.
         harming: How many of all scored examples are predicted to harm; None for scores that only rank.
         helping: How many are predicted to help; None for scores that only rank.
         epochs: Numbers of the epochs of values over time, increasing; empty for values that are no sums over epochs.
-        wrong: Mean over the known wrong labels of what they had gathered by the end of each epoch; None where the truth is not known.
+        wrong: Mean cumulative value of the known wrong labels by the end of each epoch; None where the truth is not known.
         right: The same of the right labels.
-        norms: Norm of the adjoint before each epoch, and last after the last one, as (epoch, norm), the epochs increasing; empty for
+        norms: Norm of the adjoint before each epoch and after the last epoch, as (epoch, norm), the epochs increasing; empty for
             methods that carry none.
     """
 
@@ -216,25 +216,25 @@ class Influence:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoreComparison:
-    """Two scores of the same examples held against each other: an approximation and the exact value, or prediction and what happened.
+    """Two scores of the same examples compared: an approximation and the exact value, or a prediction and the measurement.
 
-    Both are turned so that above 0 helps. The numbers are over all examples that both scored; the points may be fewer.
+    A value above 0 means that the example helps. The numbers are over all examples that both scored; the points may be fewer.
 
     Attributes:
         title: Title of the score asked about.
-        reference: Title of the score that it is held against.
-        target: The number whose change both tell.
+        reference: Title of the score that it is compared with.
+        target: The number whose change both scores give.
         measured: Whether the reference was measured by training again.
-        same: Whether both mean the very same number, so that equal values are right ones.
+        same: Whether both scores estimate the same quantity, so that their values should be equal.
         ids: The examples that are drawn as points.
-        values: Of the score asked about, for each point.
-        references: Of the other, for each point.
+        values: Values of the score asked about, for each point.
+        references: Values of the reference, for each point.
         wrong: Whether the given label of each point is known to be wrong; None where the truth is not known.
         examples: How many examples the numbers are over.
         tau: Kendall's rank correlation, tau-b; this and the others are NaN where a score has no spread.
         spearman: Spearman's rank correlation.
         pearson: Pearson's correlation.
-        slope: Of the least-squares line of the reference by the score.
+        slope: Slope of the least-squares line of the reference on the score.
     """
 
     title: str
@@ -368,12 +368,12 @@ class ReportData:
 
     @property
     def found(self) -> Sequence[Detection]:
-        """The detections, wherever they were handed in."""
+        """The detections, from the verdict or from `detections`."""
         return self.verdict.detections if self.verdict is not None else self.detections
 
     @property
     def cleaned(self) -> Cleaning | None:
-        """The cleaning, wherever it was handed in."""
+        """The cleaning, from the verdict or from `cleaning`."""
         return self.verdict.cleaning if self.verdict is not None else self.cleaning
 
 

@@ -13,12 +13,12 @@ ADJOINT_NORMS = "adjoint norms, from the end backwards"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
-    """A value over time: what each visit of an example to a step was worth.
+    """Values over time: the value of each visit, which is one example in the batch of one step.
 
     Attributes:
         steps: Number of the step, counted over the whole run.
-        positions: Which example.
-        values: What the visit adds to its value.
+        positions: Position of the example.
+        values: What the visit adds to the example's value.
     """
 
     steps: Int[Tensor, " visits"]
@@ -27,7 +27,7 @@ class Stream:
 
     @classmethod
     def joined(cls, parts: Iterable[tuple[int, Tensor, Tensor]]) -> "Stream":
-        """From (step, positions, values) of single steps, in the order of the steps."""
+        """The stream made of (step, positions, values) of single steps, in the order of the steps."""
         rows = sorted(parts, key=lambda part: part[0])
         if not rows:
             return cls(*(torch.zeros(0, dtype=kind) for kind in (torch.int64, torch.int64, torch.float64)))
@@ -37,16 +37,16 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Values, and what a method has to say beside them.
+    """The values of a method, with diagnostics and warnings.
 
     Attributes:
         values: One number per example, in the order of the evidence's ids.
         by_epoch: What each epoch adds to the value; None for methods whose value is no sum over epochs.
         diagnostics: Numbers, texts and lists of them, by name: how far the values can be trusted.
         warnings: What a reader must know before trusting the values, a sentence each.
-        stream: For methods of steps that ran along, the visits that `streamed` has not handed over yet.
+        stream: For step methods that ran during training, the visits that `streamed` has not returned yet.
         scored: Which examples have a value, bool; None for those that the method `speaks_of`.
-        repeats: The values by each repetition of what they are means of, such as random draws or models; None where there is one.
+        repeats: For values that are means over repetitions, such as random draws or models: the values of each; None for one repetition.
     """
 
     # Not typed by shape: what a method returns is held against its evidence in `checked`, which says so in words.

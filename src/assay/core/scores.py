@@ -22,7 +22,7 @@ RANK_ONLY = "rank only"
 
 
 class Direction(enum.Enum):
-    """What a large value means. Difficulty is not dirt: only the first two rank suspects."""
+    """What a large value means. A difficult example need not have a wrong label: only the first two rank suspects."""
 
     HIGH_IS_SUSPECT = "high is suspect"
     LOW_IS_SUSPECT = "low is suspect"
@@ -43,7 +43,7 @@ class Direction(enum.Enum):
 @dataclasses.dataclass(frozen=True, eq=False)
 @checked_fields
 class Scores:
-    """What one method says of each example.
+    """The values that one method gives the examples.
 
     Attributes:
         ids: The scored examples.
@@ -53,10 +53,10 @@ class Scores:
         title: Name with the options that differ from their defaults; unique in a table.
         direction: What a large value means.
         unit: Unit of the values.
-        unscored: Examples of the dataset of which the method cannot speak.
+        unscored: Examples of the dataset that the method cannot score.
         lineage: Where the scores come from; None for scores made by hand.
         by_epoch: What each epoch adds to the value, for values that are sums over epochs.
-        repeats: The values by each repetition of what they are means of, for values that rest on random draws or several models.
+        repeats: For values that are means over random draws or several models: the values of each repetition.
         diagnostics: How far the values can be trusted, by name, as JSON holds it.
         warnings: What a reader must know before trusting the values, a sentence each.
     """
@@ -120,14 +120,14 @@ class Scores:
         return self.values * self.direction.sign
 
     def interval(self, level: float = 0.95) -> tuple[Float64[Tensor, " examples"], Float64[Tensor, " examples"]]:
-        """Interval of the mean over repetitions, by example: its lower and its upper end, in the unit of the values.
+        """Confidence interval of each example's mean over repetitions: the lower and the upper end, in the unit of the values.
 
-        Student's, 1 + 4 / (repetitions + 2) times as wide, because single examples are skewed: a probability near 1, a loss near 0. At level
+        Student's interval, widened by the factor 1 + 4 / (repetitions + 2), because values of single examples are often skewed. At level
         0.95 it covers at least 94 % for 2 to 20 repetitions that are normal, as skewed as Beta(5, 1) or as an exponential distribution about
         the example's mean (normal ones in 97 to 99 %), and some 90 % where they are as skewed as a log-normal of deviation 1.
 
-        NaN, which is no interval, for examples on which two repetitions agree exactly. Those are counts, such as forgetting events or
-        epochs predicted right, or values at the end of their range, of which a few repetitions do not show how far they go: Student's
+        NaN (no interval) for examples on which two repetitions agree exactly. Such values are counts, such as forgetting events or
+        epochs predicted right, or values at the end of their range, whose spread a few repetitions do not show: Student's
         interval covered 30 to 60 % of means of `forgetting` and 45 to 75 % of `correctness`.
 
         Returns:
@@ -148,7 +148,7 @@ class Scores:
         return self.values - half, self.values + half
 
     def ranks(self) -> Int[Tensor, " examples"]:
-        """Place of each example when the most suspect or hardest comes first, as the page counts: 1 is first, ties break by id."""
+        """Rank of each example: 1 for the most suspect or hardest, as on the page; ties are broken by id."""
         order = ordered(self.hardness(), self.ids, descending=True)
         ranks = torch.empty_like(order)
         ranks[order] = torch.arange(1, len(order) + 1)
@@ -171,7 +171,7 @@ class Scores:
         return fingerprint(*self._content, self.direction.value, self.unit)
 
     def made(self, parent: str) -> bool:
-        """Whether a fingerprint that stands among the parents of an artefact is that of these scores, or was in an earlier assay."""
+        """Whether `parent`, a fingerprint from an artefact's lineage, is that of these scores by this or an earlier version of assay."""
         return parent in (self.fingerprint, fingerprint(*self._content))
 
     @property

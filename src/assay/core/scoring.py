@@ -1,4 +1,4 @@
-"""Methods run on evidence: those that share work together, and what they found held to be scores."""
+"""Running methods on evidence, those that share work together, and checking that their results are valid scores."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from .scores import Scores
 
 
 def groups(methods: Sequence[AbstractMethod]) -> Iterator[list[AbstractMethod]]:
-    """Methods that share work, together: all that read epochs, all that read steps, and of the others those of one class."""
+    """Methods in groups that share work: all that read epochs, all that read steps, and the others by class."""
     found: dict[object, list[AbstractMethod]] = {}
     for method in methods:
         kinds = (AbstractAccumulator, AbstractStepMethod)
@@ -28,8 +28,8 @@ def score(methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent | 
     """Run methods on one run's evidence; those that read epochs share one pass.
 
     Args:
-        methods: Which.
-        evidence: What they look at.
+        methods: The methods to run.
+        evidence: The facts that the methods read.
         spent: Where the seconds of each are written.
 
     Returns:
@@ -61,13 +61,13 @@ def score(methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent | 
 def checked(
     method: AbstractMethod, evidence: Evidence, result: Result, scored: Bool[Tensor, " examples"] | None = None
 ) -> Scores:
-    """What was found as the scores of `method`, or a refusal.
+    """The result as the `Scores` of `method`, after a check.
 
     Args:
-        method: Who found it.
-        evidence: In what.
-        result: What it found.
-        scored: Which examples it speaks of, where `evidence` does not hold what that is told from.
+        method: The method that gave the result.
+        evidence: The facts that the method read.
+        result: The result of the method.
+        scored: Which examples the method can score, if that cannot be told from `evidence`.
 
     Returns:
         Finite, in double precision, of the examples that the method speaks of.

@@ -88,7 +88,7 @@ class Pool:
 
     @property
     def scores(self) -> Scores:
-        """What is chosen by.
+        """The scores that the policy chooses by.
 
         Raises:
             UsageError: No score was given.
@@ -111,12 +111,12 @@ class Pool:
             One finite number per example, in the order of `ids`.
 
         Raises:
-            UsageError: Suspicion is asked of a score that ranks difficulty.
+            UsageError: Suspicion is asked for, but the score ranks difficulty.
         """
         return self.scores.suspicion() if what == "suspicion" else self.values
 
     def class_name(self, label: int) -> str:
-        """What people call a class, for reasons; its number where it has no name."""
+        """Name of a class, for use in the reasons; its number where it has no name."""
         return str(label) if self._class_names is None else self._class_names[label]
 
     @property
@@ -163,16 +163,16 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What a selector answers, by position: who stays, with which label and weight, in which order, and two sentences.
+    """The result of a selector, by position: which examples stay, with which labels and weights, in which order, and why.
 
     Attributes:
         kept: Which examples stay in training.
-        labels: Class to relabel to, -1 for none; None if the policy relabels nobody.
+        labels: Class to relabel to, -1 for none; None if the policy relabels no example.
         weights: Loss weight of each example that stays; None for 1.
         why_kept: Reason written to the examples left as they are.
         why_touched: Reason written to those dropped, relabelled or weighted.
         why_else: Reasons of single examples, by position, where neither sentence says enough.
-        order: Positions of those that stay, in the order in which a selector that nests takes them; None if it has no such order.
+        order: Positions of the examples that stay, in the order in which a nested selector takes them; None if there is no such order.
         warnings: What a reader must know before following this, a sentence each.
     """
 
@@ -196,20 +196,20 @@ class Selection:
 class AbstractSelector(abc.ABC):
     """Decides on the examples of a pool. Subclasses are final frozen dataclasses whose fields are the options.
 
-    Where an option decides what is read, the subclass has a property of that name.
+    If what is read depends on an option, the subclass defines that attribute as a property.
     """
 
     name: ClassVar[str]
     reads: ClassVar[frozenset[Need]] = frozenset()
-    """The kinds of facts that are looked at; no others can be."""
+    """The kinds of facts that the selector reads; it cannot read any other."""
     needs_score: ClassVar[bool] = True
-    """Whether it chooses by a score. Without, a run is enough."""
+    """Whether the selector chooses by a score. If not, a run is enough."""
     ignores_score: ClassVar[bool] = False
-    """Whether a selector that needs no score may be given one all the same, as the control of those that need one."""
+    """Whether a selector that needs no score accepts one, so that it can be the control of selectors that need a score."""
     nests: ClassVar[bool]
     """Whether a larger budget keeps everything that a smaller one keeps."""
     counts_by_curve: ClassVar[bool] = False
-    """Whether its option `count` may be the best count of a curve of cleansing."""
+    """Whether its option `count` may be taken from the best count of a curve (`Curve.best`)."""
     source: ClassVar[Source]
 
     def __post_init__(self):
@@ -227,7 +227,7 @@ class AbstractSelector(abc.ABC):
 
     @abc.abstractmethod
     def select(self, pool: Pool) -> Selection:
-        """Who stays."""
+        """Decide which examples of the pool stay."""
 
     @property
     def title(self) -> str:
@@ -349,15 +349,15 @@ def worst(scores: Scores, count: int) -> Int[Tensor, " count"]:
 
 
 def suspects_stay(pool: Pool, kept: int, by: By, end: Literal["high", "low"], drop: str, keep: str) -> tuple[str, ...]:
-    """A warning where the end of the values that stays is that of the suspects, which few want; none where suspicion was asked for.
+    """A warning if the kept end of the ranking is that of the suspects, which is rarely wanted; none if ranking by suspicion was asked for.
 
     Args:
         pool: The examples and the score that is chosen by.
-        kept: How many stay; of all or none there is nothing to warn of.
-        by: What is ranked.
-        end: Which values stay.
+        kept: How many examples stay; if all or none stay, there is no warning.
+        by: The quantity that the examples are ranked by.
+        end: Which end of the values stays.
         drop: How to drop the suspects instead.
-        keep: How to say that they are meant to stay.
+        keep: How the user says that the suspects are meant to stay.
 
     Returns:
         No sentence, or one.

@@ -1,4 +1,4 @@
-"""Which epochs and labels a method takes: windows as texts and numbers, held against a trajectory."""
+"""Checks of the epochs and labels that a method takes: windows, as texts or numbers, against the recorded epochs."""
 
 from jaxtyping import Int
 from torch import Tensor
@@ -29,7 +29,7 @@ def span(window: str, epochs: int, title: str) -> range:
 
 
 def checked_span(window: str, title: str) -> None:
-    """Refuse a window that no run has.
+    """Refuse a text that is not a window of any run.
 
     Raises:
         UsageError: It is not `all`, `last` or `FIRST-LAST`.

@@ -13,13 +13,13 @@ from .models import Batch
 
 @dataclasses.dataclass(frozen=True)
 class Adjoint:
-    """Derivative of a target by everything that one step hands to the next.
+    """Derivative of a target with respect to the training state that one step passes to the next.
 
     Attributes:
-        params: By the trainable parameters.
-        carried: By the optimizer's buffers, by slot and parameter; empty as long as nothing depends on them.
-        statistics: By the running statistics of normalisation layers, by name.
-        averages: By the running averages of the trainable parameters; empty where training keeps none.
+        params: Derivative with respect to the trainable parameters.
+        carried: The same for the optimizer's buffers, by slot and parameter; empty as long as the target does not depend on them.
+        statistics: The same for the running statistics of normalisation layers, by name.
+        averages: The same for the running averages of the trainable parameters; empty where training keeps none.
     """
 
     params: Params
@@ -30,7 +30,7 @@ class Adjoint:
 
 @runtime_checkable
 class Step(Batch, Protocol):
-    """One optimizer step as it was taken. `params` are those before it."""
+    """One optimizer step as it was taken. `params` are those before it. What `Batch` computes is in eval mode; only `back` is in train mode."""
 
     index: int
     """Counted from 0 over the whole run."""
@@ -42,11 +42,11 @@ class Step(Batch, Protocol):
     """Trainable parameters after the step. Valid until the next step: copy what is kept longer."""
 
     def batch_alone(self) -> Batch:
-        """The batch, the parameters before the step and what else its losses need, to be kept as long as one likes."""
+        """The batch, with the parameters before the step and everything else that its losses need; it stays valid after the step."""
         ...
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters before the step, at them; also where the run ends with their average."""
+        """Gradient of a target with respect to the parameters before the step, taken at them even if the run keeps a running average of them."""
         ...
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
@@ -56,35 +56,35 @@ class Step(Batch, Protocol):
     def back(
         self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
     ) -> list[tuple[Float[Tensor, " batch"], Adjoint]]:
-        """For each adjoint of the state after the step: d target / d weight of each example's loss, and the adjoint before it.
+        """For each adjoint of the state after the step: d target / d weight of each example's loss, and the adjoint before the step.
 
         The step is differentiated as it was taken: train mode, the same augmentation and dropout, through its optimizer.
 
         Args:
             adjoints: One per target.
-            at: Differentiate here instead of at `params`.
-            curvature: Whether what changes the parameters changes later gradients too; else the adjoint by the parameters stays as it is.
+            at: Parameters to differentiate at instead of `params`.
+            curvature: Whether a change of the parameters also changes the gradients (Hessian term); else the adjoint's `params` stay unchanged.
         """
         ...
 
 
 @runtime_checkable
 class StepSource(Protocol):
-    """A recorded training that can be taken again, forwards and backwards."""
+    """A recorded training that can be replayed, forwards and backwards."""
 
     epochs: tuple[range, ...]
     """The steps of each epoch, counted over the whole run."""
     first: int
-    """The earliest step that can be taken again."""
+    """The earliest step that can be replayed."""
     targets: tuple[str, ...]
     """Names of the numbers whose change can be asked for."""
     derivative_errors: Mapping[int, float]
-    """By step whose derivative was held against central differences: the relative error. Known after `back`."""
+    """Relative error of the derivative for each step that was checked against central differences. Known after `back`."""
     unconfirmed: Mapping[int, str]
-    """By step whose derivative could not be held against central differences: why. Known after `back`."""
+    """The reason for each step whose derivative could not be checked against central differences. Known after `back`."""
 
     def visits(self, steps: range) -> Int[Tensor, " examples"]:
-        """How often each example stands in the batches of these steps. Known without taking them again."""
+        """How often each example occurs in the batches of these steps. Known without a replay."""
         ...
 
     def sizes(self, steps: range) -> list[int]:
@@ -101,12 +101,12 @@ class StepSource(Protocol):
         """Targets at the end of the run, had some examples been left out of these steps; one training for each group.
 
         Args:
-            without: Positions of those left out, for each training.
-            steps: Where they are left out; the other steps are taken as they were.
-            targets: Which.
-            form: `weight`: their losses count 0, the mean is still taken over the whole batch, which they still help to normalise.
-                `removed`: they are not there, and the gradient is still divided by the batch's recorded size. `renormalised`: the mean
-                is taken over those that are there. In the last two a batch without examples is no step.
+            without: Positions of the examples left out, for each training.
+            steps: The steps in which they are left out; the other steps are taken as they were.
+            targets: Names of the targets.
+            form: `weight`: their losses have weight 0; the mean is over the whole batch, and they still enter batch normalisation.
+                `removed`: they leave the batch, and the gradient is still divided by the batch's recorded size. `renormalised`: the mean
+                is taken over the remaining examples. In the last two forms no step is taken on an empty batch.
         """
         ...
 
@@ -123,7 +123,7 @@ class StepSource(Protocol):
         ...
 
     def end(self, name: str) -> Adjoint:
-        """Derivative of a target by the state after the last step of the run; the target is that of the averaged model, where one was kept."""
+        """Derivative of a target with respect to the state after the last step; the target is that of the averaged model, if one was kept."""
         ...
 
     def final(self) -> Params:
@@ -131,5 +131,5 @@ class StepSource(Protocol):
         ...
 
     def reference(self, name: str) -> Params:
-        """Trainable parameters that were given from outside, by the name that they were given."""
+        """Reference values of the trainable parameters that the user passed under this name."""
         ...

@@ -1,4 +1,4 @@
-"""What a study of pruning found: trainings on parts of the data, the law of their error, and who does better than it."""
+"""The results of a pruning study: trainings on parts of the data, the power law of their error, and the choices that beat this law."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ class Pruned:
 
     Attributes:
         arm: `hard`, `easy`, `random` or `all`.
-        metric: Title of the score that says what is hard; empty for `random` and `all`, which ask none.
-        size: Fraction of the training examples that there were to choose from, in (0, 1].
-        fraction: Fraction of these that was kept, in (0, 1].
-        seed: Which repetition: its own part of the data, its own scores, its own training.
+        metric: Title of the score that says what is hard; empty for `random` and `all`, which use no score.
+        size: Available part of the training examples, from which the kept ones are chosen, as a fraction in (0, 1].
+        fraction: Fraction of the available examples that was kept, in (0, 1].
+        seed: Number of the repetition; each has its own part of the data, scores and training.
         examples: How many were kept.
         steps: Steps taken, the same for all.
         accuracy: Fraction of test examples predicted right at the end.
@@ -52,14 +52,15 @@ class PowerLawFit:
     """Power law of the mean test error of an arm: error = scale * examples ** -exponent + floor.
 
     Attributes:
-        arm: `all`: everything there was to choose from, over sizes; `random`: random parts of it too.
+        arm: `all`: fitted to trainings on all available examples of each size; `random`: also to trainings on random parts of them.
         scale: The error at one example, if the law held so far down.
         exponent: How fast it falls.
-        floor: What is left however many examples there are; 0 where none was fitted.
-        low: Lower end of Student's 95 % interval over the exponents of single seeds; None with fewer than 3 seeds, or with a floor.
+        floor: Error that is left however many examples there are; 0 where none was fitted.
+        low: Lower end of Student's 95 % interval over the exponents of single seeds; None with fewer than 3 seeds, with a floor, or if all have
+        the same exponent.
         high: Upper end.
-        points: At how many numbers of examples there were errors.
-        seeds: Over how many seeds they are means.
+        points: Number of different training set sizes that the law is fitted to.
+        seeds: Number of seeds that the errors are means over.
     """
 
     arm: str
@@ -86,15 +87,15 @@ class PowerLawFit:
 
 @dataclasses.dataclass(frozen=True)
 class FrontierPoint:
-    """One point of the frontier of a metric: no other choice with so few examples has so small an error.
+    """One point of a metric's Pareto frontier: no other choice with at most as many examples has a smaller error.
 
     Attributes:
         metric: Title of the score.
-        arm: What was kept.
-        size: Of what it was chosen, as a fraction of the training examples.
-        fraction: How much of that was kept.
-        examples: How many that are.
-        error: Mean test error over the seeds that did not choose the point; over all seeds where there are fewer than 4, which all choose.
+        arm: Which examples were kept.
+        size: Available part of the training examples, as a fraction.
+        fraction: Fraction of the available examples that was kept.
+        examples: How many examples were kept.
+        error: Mean test error over the seeds that were not used to choose the point; with fewer than 4 seeds, over all of them.
         slope: d log error / d log examples, from the point before; None for the first.
         gain: Mean over the seeds that did not choose the point of the law's error minus the point's, each seed with its own law of `all`;
             above 0 is better than the law. None where there is no law, fewer than 4 seeds, or fewer or more examples than the law was fitted to.
@@ -127,13 +128,13 @@ class FrontierPoint:
 
 @dataclasses.dataclass(frozen=True)
 class ArmComparison:
-    """Two arms on as many examples of the same part, paired over seeds.
+    """Two arms with equally many examples of the same part of the data, compared in pairs over seeds.
 
     Attributes:
         metric: Title of the score.
-        size: Fraction of the training examples that there were to choose from.
-        fraction: Fraction of these that was kept.
-        examples: How many that are.
+        size: Available part of the training examples, as a fraction.
+        fraction: Fraction of the available examples that was kept.
+        examples: How many examples were kept.
         comparison: The difference in test accuracy.
     """
 
@@ -146,14 +147,14 @@ class ArmComparison:
 
 @dataclasses.dataclass(frozen=True)
 class Theory:
-    """What the perceptron of pruning theory does, for one way of keeping.
+    """Generalisation error of the perceptron of pruning theory, for one way of keeping examples.
 
     Attributes:
         keep: `hard` or `easy`.
-        fraction: Which part is kept.
+        fraction: Fraction of the examples that is kept.
         angle: Between the probe that tells hard from easy and the teacher, in degrees.
-        alphas: Kept examples by dimension, rising.
-        errors: Generalisation error at each, in 0..1/2.
+        alphas: Kept examples per input dimension, rising.
+        errors: Generalisation error at each of `alphas`, in 0..1/2.
     """
 
     keep: str
@@ -165,20 +166,20 @@ class Theory:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Study:
-    """A study of pruning, whole.
+    """A pruning study: its settings, trainings and conclusions.
 
     Attributes:
         name: Which study.
         settings: How it was made, as plain values.
         facts: Data, net, machine and the like, for people.
         trained: Every training.
-        laws: Of the error against the number of examples.
-        frontiers: By metric, by rising examples.
-        contests: hard against easy, and each against random.
+        laws: Power laws of the error against the number of examples.
+        frontiers: Frontier points of each metric, by rising number of examples.
+        contests: Comparisons of hard with easy, and of each with random.
         agreement: How alike the metrics rank the examples; None with one metric.
         theory: Curves of the perceptron; empty where they were not asked for.
         notes: What could not be said, and why; a sentence each.
-        claims: How many points and contests were tested; their p are corrected for that number together.
+        claims: How many frontier points and comparisons were tested; their p-values are corrected together for that number.
     """
 
     name: str
@@ -236,7 +237,7 @@ class Study:
         return [one.error for one in sorted(found, key=lambda one: one.seed)]
 
     def examples(self, size: float, fraction: float) -> float:
-        """How many examples so much is, mean over seeds and arms."""
+        """Number of examples kept at this size and fraction, mean over seeds and arms."""
         counts = [one.examples for one in self.trained if (one.size, one.fraction) == (size, fraction)]
         return sum(counts) / len(counts)
 
@@ -257,7 +258,7 @@ class Study:
             ends = dict.fromkeys((self.sizes[0], self.sizes[-1])) if against else {}
             said += [_winners(metric, size, [one for one in against if one.size == size]) for size in ends]
         if self.claims:
-            said.append(f"Significance is corrected (Holm) for all {self.claims} points and contests that this study tests.")
+            said.append(f"Significance is corrected (Holm) for all {self.claims} points and comparisons that this study tests.")
         if self.claims or any(law.low is not None for law in self.laws):
             said.append(
                 "Intervals and p are over seeds, by Student: they hold for differences that are about normal, and of ones as skewed as an exponential "

@@ -47,7 +47,7 @@ class Comparison:
 
     Attributes:
         treatment: The arm asked about.
-        baseline: The arm it is held against.
+        baseline: The arm that it is compared with.
         effect: Mean over seeds of treatment minus baseline, as a fraction (0.01 is one percentage point).
         low: Lower end of Student's 95 % interval of the effect, for this comparison alone; None with fewer than 3 seeds and where all
             differences are equal, which show no spread to make an interval of.
@@ -55,12 +55,12 @@ class Comparison:
         p: Two-sided p of the paired test, of all these seeds and of this comparison alone.
         test: Which paired test.
         n: How many seeds.
-        alpha: Below which a corrected p is called significant.
-        adjusted: p corrected for all comparisons that were asked for together (Holm), for the place of the decision among those verified on
-            its run, and the largest of all looks; None where there was one comparison and one look.
+        alpha: Significance level: a corrected p below it is called significant.
+        adjusted: p corrected for all comparisons asked for together (Holm) and for the place of the decision among those verified on
+            its run; the largest such p over all looks. None where there was only one comparison and one look.
         family: How many comparisons it is corrected for together, this one included.
-        looks: With how many seeds it was looked at before.
-        control: What the random arm is called in words.
+        looks: Numbers of seeds with which the comparison was tested before.
+        control: Name of the random arm, in words.
         place: Which decision of its run it is about, in the order of their verification, from 1; 0 where there is no such order.
         share: Part of alpha that is spent on the comparisons of this decision, in (0, 1] (`maths.statistics.share`).
     """
@@ -91,7 +91,7 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether at least 3 seeds, the corrected test, and the interval where there is one, exclude no difference."""
+        """Whether there are at least 3 seeds, and the corrected test and the interval, where there is one, exclude a difference of 0."""
         p = self.p if self.adjusted is None else self.adjusted
         excludes = self.low is None or self.high is None or self.low > 0 or self.high < 0
         return self.n >= FEWEST and p < self.alpha and excludes
@@ -128,7 +128,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What one verification of a decision came to, for the correction of the next ones.
+    """The result of one verification of a decision, kept so that the p-values of later ones can be corrected.
 
     Attributes:
         seeds: How many seeds, at least 3.
@@ -143,7 +143,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """Every look at one decision by seeds of one range: what may be called significant of it, with what else was asked of the run.
+    """Every look at one decision with seeds of one range; with the other claims of the run they decide what is called significant.
 
     Attributes:
         decision: Title of the decision.
@@ -159,15 +159,15 @@ class Claim:
 
     @property
     def ps(self) -> tuple[float, ...]:
-        """The largest p over the looks, by comparison: significant is what is so at every look.
+        """The largest p over the looks, by comparison: only a comparison that is significant at every look counts as significant.
 
-        The first look alone then decides whether there can be a claim, so that seeds added until a difference is significant find none
-        by chance that the first look did not find.
+        A difference that is not significant at the first look then never becomes so: adding seeds until one is significant
+        does not raise the rate of false findings.
         """
         return tuple(max(ps) for ps in zip(*(look.ps for look in self.looks), strict=True))
 
     def seen(self, look: Look) -> "Claim":
-        """With one more look, unless this very one was taken before."""
+        """The claim with this look added, unless it already holds this look."""
         return self if look in self.looks else dataclasses.replace(self, looks=(*self.looks, look))
 
 
@@ -196,7 +196,7 @@ class Detection:
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
-    """How a decision meets the planted truth.
+    """How well a decision matches the known true labels.
 
     Attributes:
         planted: How many given labels are wrong.
@@ -236,7 +236,7 @@ class Verdict:
         lineage: Where the verdict comes from.
         decisions: How many decisions were verified on this run so far, this one included.
         redrawn: Whether the choice was drawn anew for each seed, as a policy with a seed allows.
-        power: How many seeds the difference asked for takes, in words; empty where nobody asked.
+        power: How many seeds are needed to find the difference asked for, in words; empty if no difference was asked for.
     """
 
     decision: str
@@ -252,7 +252,7 @@ class Verdict:
 
     @property
     def scope(self) -> tuple[str, ...]:
-        """What the comparisons speak of and what they were corrected for, a sentence each."""
+        """What the comparisons cover and what they were corrected for, a sentence each."""
         if not self.comparisons:
             return ()
         first = self.comparisons[0]

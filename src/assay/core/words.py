@@ -1,4 +1,4 @@
-"""How values are said to people."""
+"""Values as text for people."""
 
 import re
 from collections.abc import Callable, Mapping
