@@ -1,4 +1,4 @@
-"""Covering points by few of them."""
+"""Choosing a few points so that every point is near to one of them (k-center)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +16,13 @@ def farthest_first(
     $$ c_1 = \arg\min_i \lVert x_i - \bar x \rVert, \qquad c_{j+1} = \arg\max_i \min_{l \le j} \lVert x_i - x_{c_l} \rVert. $$
 
     The greatest distance of any row to its nearest center, the cover radius, is at most twice that of the best choice of as many centers.
-    Distances are Euclidean, differences taken before squares, in the precision of the rows; those to the mean in float64. Beside the rows
-    there are a few numbers for each example. Neither the order of the rows nor that of a sum changes which are taken.
+    Distances are Euclidean, differences taken before squares, in the precision of the rows; those to the mean in float64. Beyond the rows
+    memory holds a few numbers per example. Neither the order of the rows nor the order of summation changes the centers.
 
     Args:
         rows: One for each example.
         count: How many centers, in 0..examples.
-        ranks: The places of the examples in an order of their own, from 0: of rows at equal distance, the one of lowest rank is taken.
+        ranks: Rank of each example, from 0, which breaks ties: of rows at equal distance, the one of lowest rank is taken.
 
     Returns:
         Positions of the centers in the order in which they are taken, and the cover radius with each and those before it, which never rises.

@@ -1,7 +1,8 @@
 r"""Products of a vector with the Hessian of a loss, and with its Gauss-Newton matrix, without either matrix.
 
 With outputs $z(\theta)$ and a loss $L(z)$: $\nabla^2 L\, v = J^\top H_z J v + \sum_k \partial_{z_k} L\, \nabla^2 z_k\, v$, of which the first term is
-Gauss-Newton's; $J = \partial z / \partial \theta$, $H_z = \nabla^2_z L$. It has no negative eigenvalue where the loss is convex in the outputs.
+Gauss-Newton's; $J = \partial z / \partial \theta$, $H_z = \nabla^2_z L$. The Gauss-Newton matrix has no negative eigenvalue where the loss is
+convex in the outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ LossesOf = Callable[[Sequence[Tensor]], Tensor]
 
 
 def hvp(losses: Losses, params: Params, direction: Params) -> dict[str, Tensor]:
-    """Hessian of the sum of the losses by the parameters that `direction` names, times the direction.
+    """Hessian of the sum of the losses, with respect to the parameters that `direction` names, times the direction.
 
     Args:
         losses: The batch, as a function of these parameters.
@@ -42,12 +43,12 @@ def hvp(losses: Losses, params: Params, direction: Params) -> dict[str, Tensor]:
 
 
 def ggnvp(outputs: Outputs, losses_of: LossesOf, params: Params, direction: Params) -> dict[str, Tensor]:
-    """Gauss-Newton matrix J' H_z J of the sum of the losses by the parameters that `direction` names, times the direction.
+    """Gauss-Newton matrix J' H_z J of the sum of the losses, with respect to the parameters that `direction` names, times the direction.
 
-    Forward mode knows nothing of gradients that torch withholds: give a direction that is 0 where they are (`mask_padding_rows`).
+    Forward mode ignores that torch gives some parameters no gradient: pass a direction that is 0 there (`mask_padding_rows`).
 
     Args:
-        outputs: Of the batch, as a function of these parameters.
+        outputs: Outputs of the batch, as a function of these parameters.
         losses_of: The losses as a function of the outputs alone.
         params: Where to differentiate.
         direction: The same names and shapes.

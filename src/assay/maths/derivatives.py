@@ -29,8 +29,8 @@ class GradDots:
 
     Attributes:
         losses: (batch,), l_i at the parameters.
-        grad_dots: (batch,), d/de l_i(params + e direction) at e = 0. Where examples do not meet inside the model this is
-            <direction, grad l_i>; where they do (BatchNorm in training) it is what the weighted sum of losses changes by, by weight.
+        grad_dots: (batch,), d/de l_i(params + e direction) at e = 0, which is <direction, grad l_i>. Where a loss depends on the other
+            examples too (BatchNorm in training), l_i is the loss within this batch.
         way: `forward` (one forward-mode pass), `double backward` where an operation has no forward-mode rule, or `one by one` (a backward
             pass per example) where it has no second derivative either.
     """
@@ -43,10 +43,10 @@ class GradDots:
 def directional(losses: Losses, params: Params, direction: Params) -> GradDots:
     """The derivative of every example's loss along `direction`: one forward-mode pass, and no (batch x params) matrix.
 
-    Forward mode knows nothing of gradients that torch withholds: give a direction that is 0 where they are (`mask_padding_rows`).
+    Forward mode ignores that torch gives some parameters no gradient: pass a direction that is 0 there (`mask_padding_rows`).
 
     Args:
-        losses: The batch.
+        losses: Losses of the batch, as a function of the parameters.
         params: Where to differentiate, by name.
         direction: The same names and shapes.
 
@@ -106,7 +106,7 @@ def _each_backward(losses: Losses, at: dict[str, Tensor], along: dict[str, Tenso
 
 
 def check_twice_differentiable(derivative: Tensor) -> None:
-    """Refuse a first derivative that cannot be differentiated through: torch would take the share behind the cut for 0 without a word.
+    """Refuse a first derivative that cannot be differentiated again: torch would silently treat the missing part as 0.
 
     Raises:
         NotImplementedError: An operation has a derivative without one of its own (`once_differentiable`).
@@ -123,20 +123,20 @@ def check_twice_differentiable(derivative: Tensor) -> None:
 
 
 def detached(params: Params) -> dict[str, Tensor]:
-    """The same numbers, which no derivative is taken of."""
+    """The same tensors, detached from the autograd graph."""
     return {name: value.detach() for name, value in params.items()}
 
 
 def called_with(module: nn.Module, values: Params, *args: Any) -> Any:
-    """What a module gives with other parameters and buffers, which it holds during this call only.
+    """The output of a module with other parameters and buffers, which replace its own during this call only.
 
-    Shared parameters, and layers that a module holds under two names, are put in once everywhere. torch's own way with them
+    Shared parameters, and layers that a module holds under two names, are replaced in all places. torch's own option for this
     (`tie_weights=True`) leaves a layer with two names holding the other tensors.
 
     Args:
         module: Any module.
         values: By any of their names; what is not named stays.
-        *args: What it is called with.
+        *args: Arguments of the call.
 
     Returns:
         The module's own output.

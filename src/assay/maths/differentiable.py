@@ -1,9 +1,10 @@
-"""Models whose first and second derivatives torch gives wrongly, or not at all, made differentiable for a while.
+"""Contexts in which models are differentiable whose first or second derivatives torch otherwise gets wrong or lacks.
 
 Four things stand between a model and its derivatives. Fused attention kernels have no forward-mode and no second derivative. Activation
 checkpoints run part of the model once more in the backward pass, at whatever parameters the module then holds. Compiled code hides what
-is called in it. And two operations are replaced by others of the same value: torch's second derivative of `_weight_norm` is wrong (2.13), and the gradient of an embedding may be
-sparse, which cannot be added to dense ones, or divided by counts, which makes it no derivative. `tests/maths/test_differentiable.py` holds all of torch.nn against `gradgradcheck`.
+is called in it. And two operations are replaced by others of the same value: the second derivative of `_weight_norm` is wrong (in torch
+2.13), and the gradient of an embedding may be sparse, which cannot be added to dense ones, or divided by counts, which makes it no
+derivative. `tests/maths/test_differentiable.py` checks all of torch.nn with `gradgradcheck`.
 """
 
 import contextlib
@@ -73,7 +74,7 @@ class DifferentiableOperations(TorchFunctionMode):
         return self.operation(func, args, kwargs or {})
 
     def operation(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """The operation, or what stands for it."""
+        """The operation, or its replacement."""
         if func is torch._weight_norm:
             return weight_norm(*args, **kwargs)
         if (settings := embedding_settings(func, args, kwargs)) is not None:

@@ -16,9 +16,9 @@ def error_norm(
 def weighted_change(
     probs: Float[Tensor, "*batch classes"], change: Float[Tensor, "*batch classes"], *, absolute: bool
 ) -> Float[Tensor, "*batch"]:
-    """Sum over classes of probs * change; of its absolute terms if `absolute`. Writes over `change`.
+    """Sum over classes of probs * change, or of |probs * change| if `absolute`. Overwrites `change`.
 
-    With the change of log probabilities from one epoch to the next the plain sum is the KL divergence.
+    If `change` is the change of the log probabilities since the epoch before, the sum without absolute values is the KL divergence.
 
     Returns:
         In the unit of `change`; with absolute terms at least 0.

@@ -1,6 +1,6 @@
-"""Operations with a second derivative that costs less than torch's own, which is right too.
+"""Operations whose second derivative costs less than torch's, which is also correct.
 
-torch puts that of BatchNorm together from many terms of the input's size, and takes part of that of a convolution by another
+torch builds the second derivative of BatchNorm from many terms of the input's size, and computes part of a convolution's by another
 convolution whose channels are the examples.
 """
 
@@ -20,7 +20,7 @@ def batch_norm(
 ) -> tuple[Float[Tensor, "batch channels ..."], Float[Tensor, " channels"], Float[Tensor, " channels"]]:
     """(x - mean) / sqrt(variance + eps) * weight + bias by channel; the mean; and the unbiased variance.
 
-    Differentiable twice, as what is backwards and again backwards; not in forward mode.
+    Twice differentiable in reverse mode (double backward), not in forward mode.
 
     Args:
         inputs: (batch, channels, ...), more than one value per channel, of the type of `weight` and `bias`.
@@ -47,10 +47,11 @@ def conv2d(
     groups: int,
     valued: bool = True,
 ) -> Float[Tensor, "batch out ..."]:
-    """`torch.conv2d`, differentiable twice, as what is backwards and again backwards; not in forward mode.
+    """`torch.conv2d`, twice differentiable in reverse mode (double backward), not in forward mode.
 
-    All arguments but the last are those of torch. `valued` says whether anyone reads a gradient by the weight that is differentiated once
-    more, as what makes the weight out of others does. If not, NaN stands for it, and only its derivative is computed, which does not need it.
+    All arguments but the last are those of torch. `valued` says whether the gradient with respect to the weight is read as
+    well as differentiated again, as where the weight is computed from other tensors. If not, its value is NaN, and only its derivative is
+    computed, which does not need the value.
 
     Returns:
         As torch gives it, to rounding.

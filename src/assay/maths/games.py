@@ -1,4 +1,4 @@
-"""Samples of the examples that learners are trained on, and what the others say of each example."""
+"""Bootstrap samples of the examples that learners are trained on, and out-of-bag means for each example."""
 
 import numpy as np
 import torch
@@ -9,12 +9,12 @@ from . import draws
 
 
 def bootstrap(players: int, seed: int, bag: int) -> Int[Tensor, " players"]:
-    """How often each player is drawn, of as many draws with replacement as there are players.
+    """How often each player is drawn in as many draws with replacement as there are players.
 
     Args:
-        players: How many. Which of them is the first is for the caller to say, by something that outlives their order.
-        seed: Of all bags.
-        bag: Which one.
+        players: Number of players. The caller numbers them, by something that does not depend on the order of the data.
+        seed: Seed of all bags.
+        bag: Number of the bag.
 
     Returns:
         int64, at least 0; they add up to `players`.
@@ -49,9 +49,10 @@ def out_of_bag_sums(
 def out_of_bag_means(
     sums: Float64[Tensor, "groups examples"], counts: Float64[Tensor, "groups examples"]
 ) -> tuple[Float64[Tensor, " examples"], Float64[Tensor, "groups examples"]]:
-    r"""Mean of each example's terms over the bags without it, and what each group of bags says of it.
+    r"""Mean of each example's terms over the bags without it, and a linearised value of this mean from each group of bags.
 
-    The mean is a ratio, v = S / N over all groups. A group says v + (S_g - v N_g) G / N, the ratio made linear: its mean over the groups is v, and
+    The mean is the ratio v = S / N, with S and N the sums of S_g and N_g over the G groups. The linearised value of
+    a group is v + (S_g - v N_g) G / N: its mean over the groups is v, and
     its deviation divided by sqrt(G) is the standard error of v, of whatever number of bags of a group the example is out.
 
     Args:
@@ -59,7 +60,7 @@ def out_of_bag_means(
         counts: How many bags of each group are without the example, N_g.
 
     Returns:
-        Means, and by group; NaN for examples that are in every bag.
+        The means, and the linearised values by group; NaN for examples that are in every bag.
     """
     total = counts.sum(0)
     means = sums.sum(0) / total

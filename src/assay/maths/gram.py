@@ -41,7 +41,7 @@ def unit_rows(inputs: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows dims"]:
 def relu_gram(
     rows: Float[Tensor, "rows dims"], others: Float[Tensor, "others dims"] | None = None
 ) -> Float[Tensor, "rows others"]:
-    """H between unit rows, and others or themselves. Rows that point the same way have exactly 1/2."""
+    """H between the unit rows `rows` and `others`, or between `rows` and themselves. Rows that point the same way have exactly 1/2."""
     others = rows if others is None else others
     gram = rows @ others.T
     # Tile by tile, so that what stands beside the kernel itself is small.
@@ -70,7 +70,7 @@ def parallel_rows(rows: Float[Tensor, "rows dims"]) -> Int[Tensor, " rows"]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
-    """What a kernel's inverse says.
+    """Products with a kernel's inverse, and the diagonal of the inverse.
 
     Attributes:
         products: (H + jitter I)^-1 y, by column of y.
@@ -82,7 +82,7 @@ class Solution:
 
 
 def solve(gram: Float[Tensor, "rows rows"], signs: Float[Tensor, "rows columns"], jitter: float = 0.0) -> Solution | None:
-    """By Cholesky; None where H + jitter I is not positive definite to rounding. The diagonal of `gram` is written over."""
+    """Solve by Cholesky; None where H + jitter I is not positive definite up to rounding. The diagonal of `gram` is overwritten."""
     gram.diagonal().fill_(0.5 + jitter)
     lower, failed = torch.linalg.cholesky_ex(gram)
     if bool(failed):
@@ -92,7 +92,7 @@ def solve(gram: Float[Tensor, "rows rows"], signs: Float[Tensor, "rows columns"]
 
 
 class Tiles:
-    """The kernel of many rows as an operator, in float32: made tile by tile, those that fit into `CACHE_BYTES` once."""
+    """The kernel of many rows as an operator, in float32: made tile by tile; the tiles that fit into `CACHE_BYTES` are made only once."""
 
     def __init__(self, rows: Float[Tensor, "rows dims"], jitter: float = 0.0):
         self._rows, self._jitter = rows.to(torch.float32), jitter

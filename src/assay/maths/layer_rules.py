@@ -19,13 +19,13 @@ from .params import Params
 
 @dataclasses.dataclass(frozen=True)
 class Products:
-    """What each example's gradient says, by parameter, without the gradient.
+    """Squared norm of each example's gradient and its inner product with a direction, by parameter.
 
     Attributes:
         grad_sq_norms: (batch,) each, |grad l_i|^2.
         grad_dots: (batch,) each, <direction, grad l_i>; empty without a direction.
         materialised: Names of the parameters whose gradients had to be made example by example, in chunks, because their layer has no rule.
-        from_layer_rules: Whether the rules of the other layers hold; False where an example's own gradient refuted them.
+        from_layer_rules: Whether the rules of the other layers hold; False if one example's directly computed gradient contradicted them.
     """
 
     grad_sq_norms: dict[str, Float[Tensor, " batch"]]
@@ -53,7 +53,7 @@ def example_products(
     from these without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm and BatchNorm
     (eval) have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once are
     differentiated example by example, in chunks. So are all of them if the rules do not give the norm of the example with the largest
-    one, which is differentiated by itself: a weight may be used behind its layer's back.
+    one, which is differentiated by itself: a weight may also be used outside its layer.
 
     Args:
         module: Takes `inputs`; in the mode (train or eval) in which it is to be differentiated. Comes back as it was.
@@ -61,7 +61,7 @@ def example_products(
         inputs: (batch, ...).
         targets: (batch, ...), for `loss`.
         loss: One number per example, which depends on that example's outputs only.
-        direction: By the names that are asked for; None for the norms alone.
+        direction: Direction of the inner products, by parameter name; None for the norms alone.
         names: Which of `params` to differentiate by; by default those of the direction, or all.
         buffers: The module's buffers by name; those that it holds by default.
         trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Products.from_layer_rules`); None to

@@ -26,13 +26,13 @@ def nearest(
 ) -> Int[Tensor, "queries k"]:
     """Which supports are nearest in Euclidean distance, nearest first.
 
-    |q - s|^2 = |q|^2 + |s|^2 - 2 <q, s>, tile by tile, in the precision given; about the supports' mean, so that little is cancelled.
+    |q - s|^2 = |q|^2 + |s|^2 - 2 <q, s>, tile by tile, in the precision given; after centering on the supports' mean, against cancellation.
 
     Args:
         queries: Rows whose neighbours are looked for.
         supports: Rows that may be neighbours.
         k: How many.
-        own: Which support is the query itself, and not its neighbour; -1 where none is.
+        own: Position of the support that is the query itself and is left out; -1 where none is.
 
     Returns:
         int64 positions among the supports.
@@ -81,7 +81,7 @@ def disagreeing(
     """Part of each example's k nearest other examples that is of another class, in 0..1.
 
     Where several are as near as the k-th, each of them counts by the same share, so that k count in all: no order of the examples decides.
-    Distances within `TIED` of the squared sizes count as equal, which is what rounding makes of equal ones. In double precision, for some
+    Distances that differ by at most `TIED` times the squared norms count as equal, because of rounding. Computed in float64, for some
     examples against all at a time.
 
     Args:
@@ -166,9 +166,9 @@ def majority_label(
 
     Args:
         neighbours: Nearest first.
-        labels: Of the supports.
+        labels: Labels of the supports.
         classes: How many there are.
-        tie: Which of several: the `low`est class, the `high`est, or that of the `nearest` neighbour that is of one of them.
+        tie: Which tied class is taken: the `low`est class, the `high`est, or that of the `nearest` neighbour that is of one of them.
 
     Returns:
         One class per query, in 0..classes - 1.

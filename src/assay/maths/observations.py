@@ -16,7 +16,7 @@ def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " exa
     Returns:
         target_probs: softmax probability of the given label.
         margins: logit of the given label minus the best other logit.
-        losses: cross-entropy, nats; above 0.
+        losses: cross-entropy, nats; above 0: one that rounds to 0 is the smallest number above it.
         correct: whether the first of the largest logits is the given label.
         entropies: -sum p ln p, nats.
         error_norms: Euclidean distance from p to the one-hot label.
@@ -51,7 +51,7 @@ def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " exa
 def faults(
     logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]
 ) -> list[tuple[Bool[Tensor, " examples"], str, str]]:
-    """What no facts can be made of: which examples, what their logits are, and what to do about it. Empty where all is well.
+    """Kinds of logits from which no facts can be computed, with the examples that have them and what to do. Empty if there are none.
 
     A class may be masked by a logit of -inf, as long as the label's and one more are not.
 

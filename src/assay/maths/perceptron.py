@@ -1,9 +1,10 @@
-r"""The perceptron that learns from a pruned set of a teacher's examples: what pruning can do to the power law of the test error.
+r"""Theory of a perceptron trained on a pruned set of a teacher's examples: how pruning changes the power law of the test error.
 
-Inputs are N(0, I) in N dimensions, labels sign(T.x). A probe at an angle to T keeps the fraction f of the examples with the smallest
-field |J.x| (hard) or the largest (easy), alpha N of them; the student is the separator of largest margin kappa. With J = e1,
-T = cos(angle) e1 + sin(angle) e2 and the student a e1 + b e2 + c (orthogonal), c^2 = 1 - a^2 - b^2, fields z, w ~ N(0, 1) with z kept,
-y = sign(z cos(angle) + w sin(angle)):
+Inputs x are N(0, I) in N dimensions, labels sign(T.x) with the teacher T. A probe J, at an angle to T, keeps the fraction f of the examples
+with the smallest (hard) or the largest (easy) field |J.x|, alpha N of them; the student is the separator of largest margin kappa. All three
+are unit vectors: J = e1, T = cos(angle) e1 + sin(angle) e2, and the student a e1 + b e2 + c u with u orthogonal to both and
+c^2 = 1 - a^2 - b^2. Let z = x.e1 be the field of a kept example, w = x.e2 ~ N(0, 1), y = sign(z cos(angle) + w sin(angle)) its label, E the mean
+over these, and Phi and phi the distribution function and the density of N(0, 1). Then
 
 $$ \alpha\, E[q(h)] = 1, \quad h = \frac{\kappa - y (a z + b w)}{c}, \quad q(h) = (1 + h^2) \Phi(h) + h \varphi(h) $$
 
@@ -27,11 +28,11 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 @dataclasses.dataclass(frozen=True)
 class Learnt:
-    """What a student came to.
+    """The result of a student's training.
 
     Attributes:
         error: Chance that it and the teacher disagree on a new input, in 0..1/2.
-        overlap: R, the cosine of the angle between them.
+        overlap: R, the cosine of the angle between student and teacher.
         margin: kappa, the smallest distance of a kept example from its boundary, in units of a field.
     """
 
@@ -46,8 +47,8 @@ def learnt(
     """The student of largest margin, as N goes to infinity.
 
     Args:
-        alpha: Kept examples by dimension, above 0 and at most 10,000.
-        fraction: Which part of all examples is kept, from 1e-6 to 1; alpha / fraction examples by dimension there were.
+        alpha: Kept examples per input dimension, above 0 and at most 10,000.
+        fraction: Which part of all examples is kept, from 1e-6 to 1; before pruning there were alpha / fraction examples per dimension.
         keep: Those with the smallest (`hard`) or largest (`easy`) field of the probe.
         angle: Between probe and teacher, in radians, from 0 to below pi / 2.
 

@@ -1,4 +1,4 @@
-"""Random projections that are never held whole: +-1/sqrt(K) by a counter, tile by tile.
+"""Random projections to K numbers; the entries +-1/sqrt(K) of the matrix R come from a counter, tile by tile, never all in memory.
 
 <R'x, R'y> has the mean <x, y> and the variance (|x|^2 |y|^2 + <x, y>^2 - 2 sum x_i^2 y_i^2) / K.
 """

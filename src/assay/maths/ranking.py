@@ -32,7 +32,7 @@ def precision_at(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " ex
 def recovered_fraction(
     suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"], inspected_fraction: float
 ) -> float:
-    """Fraction of the wrong labels that stand in the first floor(inspected_fraction * examples) of the ranking.
+    """Fraction of the wrong labels among the first floor(inspected_fraction * examples + 1e-9) of the ranking.
 
     Where a tie straddles the cut, the mean over its orders.
 
@@ -98,7 +98,7 @@ def rank_correlation(values: Float[Tensor, "methods examples"]) -> Float64[Tenso
 def concordance(one: Float[Tensor, " examples"], other: Float[Tensor, " examples"]) -> float:
     """Kendall's tau-b: pairs of examples that both rows order alike, less those that they order otherwise. Range -1..1, 0 is chance.
 
-    As a part of the geometric mean of the pairs that each row orders at all; NaN where a row has no spread.
+    The difference is divided by the geometric mean of the numbers of pairs that each row does not tie; NaN where a row has no spread.
 
     Returns:
         In -1..1, or NaN.

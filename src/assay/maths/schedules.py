@@ -1,4 +1,4 @@
-"""In which order the states of a long training are made again so that it can be gone backwards with few of them in memory.
+"""Checkpointing schedules: the order in which training states are recomputed to go backwards with few of them in memory.
 
 A training of W steps that keeps only its start is split into parts; one sweep forward marks where each part begins, then the parts are
 gone backwards one by one, each split again until its states are all held.
@@ -39,7 +39,7 @@ def marks(apart: int) -> Split:
 
 
 def tree(arity: int) -> Split:
-    """Always `arity` parts: (arity - 1) log W states, (arity - 1) / arity W log W steps taken.
+    """Always `arity` parts: (arity - 1) log W states, (arity - 1) / arity W log W steps taken, with logarithms to base `arity`.
 
     Returns:
         A function from a stretch to the parts that it is cut into.
@@ -53,13 +53,13 @@ def tree(arity: int) -> Split:
 
 
 def named(name: str) -> Split:
-    """The split of a name: `sqrt`, `all`, `every=STEPS` (a mark every so many), `tree`, or `tree=PARTS`.
+    """The split of this name: `sqrt` (`square_root`), `all` (`every`), `every=STEPS` (`marks`), `tree` or `tree=PARTS` (`tree`, 2 parts by default).
 
     Returns:
         A function from a stretch to the parts that it is cut into.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No split has this name.
     """
     kind, equals, number = name.partition("=")
     if not equals and kind in ("sqrt", "all", "tree"):
@@ -102,12 +102,12 @@ def backwards(
     """(step, state before it), from stop - 1 down to `start`.
 
     Args:
-        state: Before step `start`.
-        start: First step of the stretch.
-        stop: The step behind its last.
+        state: The state before step `start`.
+        start: First step to go through.
+        stop: The step after the last one.
         advance: `advance(state, a, b)` takes steps a to b - 1 from the state before a, and gives the state before b.
-        split: Into how many parts stretches are cut.
-        depth: How often this stretch is part of another.
+        split: Says into how many parts a stretch of steps is cut.
+        depth: Recursion depth: how often this stretch was split off from a longer one.
 
     Yields:
         Each step of the stretch once, the last first, with the state before it.

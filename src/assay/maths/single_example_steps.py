@@ -1,6 +1,6 @@
 """How far a step on one example alone would go towards a reference: what OTI and LiveVal are made of.
 
-With D = reference - theta and a single-example step theta - R g (R the learning rates), what is left after it is u = D + R g, and
+With D = reference - theta and a single-example step theta - R g (g its gradient, R the learning rates), what is left is u = D + R g, and
 
     gain = |D| - |u|                  normalised: (|D| - |u|) / (|D| + |u|) = -(2 <D, R g> + |R g|^2) / (|D| + |u|)^2
 
@@ -19,7 +19,7 @@ from .params import Params
 
 @runtime_checkable
 class Batch(Protocol):
-    """What is asked of a batch here; `core.models.Batch`, which this room does not know, is one."""
+    """What a batch must offer here; `core.models.Batch`, which is not imported here, fits."""
 
     @property
     def params(self) -> Params:
@@ -53,8 +53,8 @@ def gain(
         inner: <D, R g> of each example.
         length: |R g|^2.
         distance: |D|^2.
-        normalised: In [-1, 1]; otherwise in units of the parameters.
-        left: |u|^2 where it is known better than from the other three.
+        normalised: Whether to normalise to [-1, 1]; otherwise the gain is in units of the parameters.
+        left: |u|^2, if known more precisely than the other three give it.
 
     Returns:
         One per example: in [-1, 1] if normalised, else in units of the parameters.
@@ -74,7 +74,7 @@ def single_step_gains(
     normalised: bool = True,
     by_tensor: bool = False,
 ) -> tuple[Float[Tensor, " batch"], str]:
-    """Gain of a single-example step of each example of a batch from its parameters towards `reference`, in float64; and how it was had, in words.
+    """Gain of a single-example step towards `reference` for each example of a batch, in float64; and how it was computed, in words.
 
     Args:
         batch: The examples, and where their steps start.

@@ -15,13 +15,14 @@ Vector = TypeVar("Vector", Tensor, Params)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solve(Generic[Vector]):
-    """Where conjugate gradients stopped.
+    """The result of conjugate gradients for (A + damping I) x = b.
 
     Attributes:
         x: The solution, or of several right-hand sides a column each.
         iterations: How many were taken.
-        residual: |b - A x| as a part of |b|, as it was carried along; of several right-hand sides the largest.
-        curvature: The smallest d'A d / |d|^2 of any direction d that was taken, damping included, which is above the smallest eigenvalue; infinity where none was.
+        residual: |b - (A + damping I) x| / |b|, as updated by the iterations, not recomputed; of several right-hand sides the largest.
+        curvature: The smallest d'(A + damping I) d / |d|^2 of any direction d that was taken: not below the smallest eigenvalue of
+            A + damping I. Infinity where no direction was taken.
     """
 
     x: Vector
@@ -50,7 +51,7 @@ def conjugate_gradients(
         precondition: P v from v, where P is near to the inverse of A + damping I, symmetric and positive definite.
 
     Returns:
-        The solution, how many iterations it took, and what is left of the right-hand side as a part of it.
+        The solution, how many iterations it took, and the relative residual.
 
     Raises:
         ValueError: The curvature along a direction is not above 0, so the matrix is not positive definite; says how far below.

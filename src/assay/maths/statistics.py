@@ -19,15 +19,15 @@ Row = Sequence[float] | Num[np.ndarray, " seeds"] | Num[Tensor, " seeds"]
 
 
 def student_interval(row: Row, level: float = 0.95) -> tuple[float, float] | None:
-    """Student's interval of the mean, (low, high): mean -+ t * deviation / sqrt(n), or None where it would pretend.
+    """Student's interval of the mean, (low, high): mean -+ t * deviation / sqrt(n), or None where it would mislead.
 
-    None for fewer than three numbers, and for numbers that are all equal up to rounding: an interval of no width says of a number
-    that it is known exactly. Simulated at level 0.95 for 3, 5, 10 and 20 numbers it covers the true mean in 94 to 97 % of cases for
+    None for fewer than three numbers, and for numbers that are all equal up to rounding: an interval of width 0 would say
+    that the mean is known exactly. Simulated at level 0.95 for 3, 5, 10 and 20 numbers it covers the true mean in 94 to 97 % of cases for
     normal numbers, for differences of skewed accuracies (log-normal errors, of equal and of unequal spread), for counts out of
-    50 and of 360 test examples and for accuracies rounded to whole percents (these in up to 100 %). Where the numbers themselves
+    50 and of 360 test examples, and in 94 to 100 % for accuracies rounded to whole percents. Where the numbers themselves
     are skewed it covers less: 90 to 94 % of Beta(5, 1), 88 to 92 % of exponential ones, 87 to 94 % where three in ten belong to another
-    group. No test of the shape mends that: a sample that misses the long tail looks normal. `widened` does, for what has no paired test
-    beside it.
+    group. A test of normality does not help: a sample that misses the long tail looks normal. For numbers without a paired test use
+    `widened`.
 
     Args:
         row: Independent numbers in any unit, such as one difference in accuracy per seed.
@@ -52,7 +52,7 @@ def student_interval(row: Row, level: float = 0.95) -> tuple[float, float] | Non
 
 
 def widened(n: int, level: float = 0.95) -> float:
-    """Half of an interval of the mean of n numbers that may be skewed, such as an AUC near 1, by their standard deviation.
+    """Half the width of an interval of the mean of n numbers that may be skewed, such as an AUC near 1, in standard deviations.
 
     (1 + 4 / (n + 2)) * t / sqrt(n): Student's interval, so many times as wide. Simulated at level 0.95 for 2 to 40 numbers it covers the true
     mean in 97 to 99 % of cases for normal numbers, 96 % for Beta(5, 1), at least 94 % for exponential and for two-humped ones (seven to three,
@@ -63,7 +63,7 @@ def widened(n: int, level: float = 0.95) -> float:
         level: Wanted coverage, in (0, 1).
 
     Returns:
-        Above 0; times the standard deviation (of n - 1) it is in the unit of the numbers.
+        A factor above 0: times the standard deviation of the numbers (with n - 1) it is half the width in their unit.
 
     Source: Student 1908. Departures: the factor, which is found by simulation.
     """
@@ -78,7 +78,7 @@ class Paired:
         effect: Mean difference, in the unit of the numbers.
         interval: Student's interval of it; None with fewer than three pairs, or where all differences are equal.
         p: Two-sided p that the mean difference is 0, in (0, 1].
-        test: Which test.
+        test: Name of the test that gave p.
         n: How many pairs.
     """
 
@@ -116,7 +116,7 @@ def paired(a: Row, b: Row, level: float = 0.95) -> Paired:
 def paired_test(a: Row, b: Row) -> tuple[float, str]:
     """Two-sided p that the mean of a - b is 0, and the name of the test that gave it.
 
-    The paired t-test. Where it has no footing, the exact sign-flip permutation test on the mean: with two pairs (one degree of
+    The paired t-test. Where it cannot be used, the exact sign-flip permutation test on the mean: with two pairs (one degree of
     freedom), and where all differences are equal up to rounding (no spread, t would be infinite). Its smallest p for n pairs is
     2 / 2^n, so that five equal differences give 0.0625. No difference at all gives p = 1.
 
@@ -151,16 +151,16 @@ def paired_test(a: Row, b: Row) -> tuple[float, str]:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for how many there are, in the order given: those below a level are rejected together.
+    """Holm's corrected p-values, in the order given: a claim is rejected at a level if its corrected p is below it.
 
-    The k-th smallest (from 0, of m) is multiplied by m - k, and none falls below a smaller one's. The chance that any true null
+    The k-th smallest (from 0, of m) is multiplied by m - k, and no corrected p is below that of a smaller p. The chance that any true null
     hypothesis has a corrected p of at most x is at most x, however the tests depend on each other.
 
     Args:
         ps: One p per claim, in [0, 1].
 
     Returns:
-        One corrected p per claim, in [0, 1] and not below its own.
+        One corrected p per claim, in [0, 1] and not below the uncorrected one.
 
     Raises:
         ValueError: A p outside its range.
@@ -179,18 +179,18 @@ def holm(ps: Sequence[float]) -> list[float]:
 def share(place: int, earlier: Mapping[int, Sequence[float]], alpha: float = 0.05) -> float:
     """Part of the level that the next of a sequence of families of hypotheses may spend, without knowing how many will come.
 
-    The k-th may spend 1 / (k (k + 1)), of which the sum over all k is 1, and what the one just before it had, if all of that one were
+    The k-th may spend 1 / (k (k + 1)), with sum 1 over all k, plus the share of the family just before it if all hypotheses of that one were
     rejected (Holm's correction among them). Each is decided when it is tested, and no later one changes it. The chance that any true
     null hypothesis is ever rejected is at most alpha, however many families there will be and however the tests depend on each other: a family
     that holds a true one passes something on only with the error already made.
 
     Args:
         place: Which family this is, from 1.
-        earlier: The p-values of those before it, by place. One that is missing passes nothing on.
-        alpha: The level of all together.
+        earlier: The p-values of the earlier families, by place. A missing family passes nothing on.
+        alpha: The level of all families together.
 
     Returns:
-        In (0, 1]. Among the family, Holm's corrected p divided by it is held against alpha.
+        The share, in (0, 1]. A hypothesis of the family is rejected if its Holm-corrected p divided by the share is below alpha.
 
     Raises:
         ValueError: A p outside its range.
@@ -253,7 +253,7 @@ def _power(n: int, effect: float, alpha: float) -> float:
 
 
 def upper_spread(spread: Number, n: int, level: float = 0.8) -> float:
-    """What the standard deviation is at most, with confidence `level`, when it was estimated from n normal numbers.
+    """Upper confidence bound, at confidence `level`, of a standard deviation that was estimated from n normal numbers.
 
     Returns:
         In the unit of `spread`.

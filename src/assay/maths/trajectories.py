@@ -109,7 +109,7 @@ class AdamUpdate(Update):
     v^ + root is 0 the derivative of its root is taken for 0.
 
     Attributes:
-        root: Added under the root, 0 in torch; a small one makes the step differentiable everywhere.
+        root: Added under the square root, 0 in torch; a small one makes the step differentiable everywhere.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -183,8 +183,8 @@ def average_back(
     Args:
         after: d target / d params after the step, apart from what passes through their average.
         carried: d target / d averages after the step.
-        decay: Of the averages.
-        first: Whether the step was the one that copied the parameters.
+        decay: Decay of the averages.
+        first: Whether the averages started at this step, as a copy of the parameters.
 
     Returns:
         d target / d params after the step, their average included, and d target / d averages before it.
