@@ -37,7 +37,7 @@ ROUNDING = 1e-9
 
 @checked_arguments
 def save_scores(scores: Scores, path: str | Path) -> None:
-    """One Parquet file: `id`, `value`, for sums over epochs a column per epoch, for means a column per repetition, and in its metadata what it means and comes from.
+    """Save scores as one Parquet file: `id`, `value`, a column per epoch or per repetition where there are any, and metadata.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -184,7 +184,7 @@ def load_truth(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
 
 
 def save_json(kind: str, body: Mapping[str, Any], path: str | Path) -> None:
-    """One JSON file that says what it is.
+    """Save `body` as a JSON file that names its kind.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -208,10 +208,10 @@ def load_json(kind: str, path: str | Path) -> dict[str, Any]:
 
 
 def save_outcome(outcome: Outcome, path: Path, made_of: str = "") -> None:
-    """One retraining, so that a verification that was stopped need not repeat it.
+    """Save one retraining, so that a verification that was stopped need not repeat it.
 
     Args:
-        outcome: What it came to.
+        outcome: Result of the retraining.
         path: Where it is kept.
         made_of: Fingerprint of everything that was trained: plan, data, examples, labels, weights.
 
@@ -227,7 +227,7 @@ def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None,
     Args:
         path: Where it is kept.
         made_of: What it must be made of; None for anything.
-        arm: Whose it must be; None for any.
+        arm: The arm that it must be of; None for any.
         seed: Which seed it must have; None for any.
 
     Raises:
@@ -257,7 +257,7 @@ MOST_CLAIMS = 1_000_000
 
 
 def load_claims(folder: Path) -> list[Claim]:
-    """Everything that was asked of a run's decisions, in the order of the files.
+    """All claims (looks at the run's decisions), in the order of the files.
 
     Raises:
         RunError: One is damaged, of another kind, of a newer schema, or not what its name says, such as a copy of another.
@@ -311,7 +311,7 @@ def load_verdict(path: str | Path) -> Verdict:
 def save_removal(removal: Removal, path: Path) -> None:
     """One training without some examples, so that a curve that was stopped need not repeat it.
 
-    Its place says what was trained and without which examples, and the file repeats its place.
+    The path says what was trained and without which examples, and the file repeats its path.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -411,7 +411,7 @@ def load_study(path: str | Path) -> Study:
 
 
 def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
-    """What an earlier call left there. A damaged or newer file is no result: what it stands for is done and written again."""
+    """The result that an earlier call saved at `path`. A damaged or newer file counts as no result: the work is done and saved again."""
     try:
         return load(path) if path.exists() else None
     except RunError:
@@ -468,7 +468,7 @@ def _check_ranges(made: object, body: Any) -> None:
 
 
 class ScoresNotes(FrozenModel):
-    """What stands beside the values of scores."""
+    """Metadata saved with the values of scores."""
 
     method: str
     options: dict[str, object]
@@ -482,7 +482,7 @@ class ScoresNotes(FrozenModel):
 
 
 class DecisionNotes(FrozenModel):
-    """What stands beside the actions of a decision."""
+    """Metadata saved with the actions of a decision."""
 
     policy: str
     options: dict[str, object]

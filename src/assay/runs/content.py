@@ -39,7 +39,7 @@ class Part(NamedTuple):
         path: Where in the batch it stands, such as `[0]` or `['labels']`.
         fingerprint: Over type, shape and bytes; 64 bits.
         number: The value itself, where it is a single whole number; else None.
-        known: Whether all of it is told by fingerprints; of some objects only the type is.
+        known: Whether the fingerprint covers the whole value; of some objects it covers only the type.
     """
 
     path: str
@@ -51,14 +51,14 @@ class Part(NamedTuple):
 def looked_at(ids: Ids) -> Int[Tensor, " some"]:
     """The positions whose content is kept, in an order that depends on the ids only; the first `evaluated` of them are evaluated too.
 
-    Where m of more than 512 are looked at, a share q of examples that changed is missed with the probability (1 - q)^m: 0.6 % for q = 1 %, m = 512.
+    If m of more than 512 examples are looked at, changes in a fraction q of all are missed with probability (1 - q)^m: 0.6 % for q = 1 %, m = 512.
     """
     count = min(len(ids), max(LOOKED_AT, min(len(ids) // 64, MOST_LOOKED_AT)))
     return draws.permutation(ids.keys, 0, "content")[:count]
 
 
 def evaluated(examples: int) -> int:
-    """How many of them are evaluated at each epoch's end."""
+    """How many of the examples of `looked_at` are evaluated at each epoch's end."""
     return min(examples, max(FEWEST_EVALUATED, min(examples // 32, MOST_EVALUATED)))
 
 
@@ -78,7 +78,7 @@ def leaves_of(batch: Any, path: str = "", opened: int = 0) -> Iterator[tuple[str
     Args:
         batch: What is looked into.
         path: Where it stands.
-        opened: How deep other objects are opened: each, and after it its public attributes by their names.
+        opened: To which depth other objects are opened: the object comes first, then its public attributes by name.
     """
     if isinstance(batch, Mapping):
         for key in batch:
@@ -162,11 +162,11 @@ class Content:
 
     Attributes:
         positions: The examples that were looked at, in the order of `looked_at`.
-        fixed: Fingerprint of each, without what is drawn at random.
-        whole: Fingerprint of each, what is drawn at random drawn under its own seed.
+        fixed: Fingerprint of each example, without the parts that are drawn at random.
+        whole: Fingerprint of each example, with the random parts drawn under the example's own seed.
         drawn: Paths of the parts that are drawn at random.
         label: Path of the part that is the label; None where no part is.
-        losses_by: What the losses of the few are computed by: `losses` or `forward` as given to `record`, `pair` for the cross-entropy of
+        losses_by: What computes the losses of evaluated examples: `losses` or `forward` as given to `record`, `pair` for the cross-entropy of
             a batch (inputs, labels).
         reason: Why there are no fingerprints, or no losses; empty if nothing is missing.
         opened: How deep objects inside batches were opened for the fingerprints; an older assay opened none.
@@ -192,12 +192,12 @@ class Content:
 
     @classmethod
     def read(cls, tensors: Mapping[str, Tensor], note: str, examples: int, where: object) -> "Content":
-        """The inverse of both.
+        """The inverse of `tensors` and `note`.
 
         Args:
             tensors, note: As saved.
             examples: How many the run has.
-            where: What is read, for messages.
+            where: Name of the file, for messages.
 
         Raises:
             RunError: They do not belong to such a run.

@@ -1,7 +1,7 @@
-"""Writing that survives a kill at any moment, and reading that notices damage. The one place where OSError is met.
+"""Writing that survives a kill at any moment, and reading that notices damage. Errors of the operating system become assay's.
 
 A folder may come from a stranger. Inside the folder of a run or a study no link is followed, for reading or for writing; only regular files
-are opened; and what a file says of its own size is held against the file before memory is taken.
+are opened; and the size that a file states is checked against the file before memory is allocated.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def beginning(path: Path, most: int = 4096) -> bytes:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Map what the operating system says while `path` is written.
+    """Turn errors of the operating system while `path` is written into `NotWritten`.
 
     Raises:
         NotWritten: Disk full, read-only, no permission, no such place.
@@ -113,7 +113,7 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which stands at `folder` once the block has ended well, and nowhere if it has not.
+    """The place of a temporary folder to make and fill: it becomes `folder` when the block ends without an error, else it is removed.
 
     Raises:
         NotWritten: The operating system refuses, or something stands at `folder` by then.
@@ -174,7 +174,7 @@ def written_aside(path: Path) -> Iterator[BinaryIO]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line and force it to the disk. A file that has another name elsewhere, as in copies of hard links, is copied first.
+    """Add one line and force it to the disk. A file that has other hard links is copied first.
 
     Raises:
         NotWritten: The operating system refuses; the file is as it was.
@@ -240,7 +240,7 @@ def checksum_notes(notes: Mapping[str, str]) -> int:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> dict[str, int]:
-    """One safetensors file by `replace`; the checksum of each tensor.
+    """Write one safetensors file by `replace`; returns the checksum of each tensor.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -278,7 +278,7 @@ Expected = Callable[[str, torch.dtype, tuple[int, ...]], str]
 class TensorFile:
     """A safetensors file whose tensors are checked against their recorded checksums as they are read.
 
-    Tensors are read, not mapped: a mapped file that somebody cuts off ends the process without a word. What is read belongs to the reader.
+    Tensors are read, not mapped: if a mapped file is truncated, the process ends without a message. The reader may modify the tensors.
     """
 
     def __init__(self, path: Path, sums: Mapping[str, int], notes_sum: int, expected: Expected | None = None):
@@ -416,7 +416,7 @@ class WriterLock:
         _held.add(self)
 
     def check(self) -> None:
-        """Refuse to write on when the folder is another one by now, or another writer may be in it.
+        """Refuse to continue writing if the folder was replaced, or another process may be writing in it.
 
         Raises:
             RunError: The lock was deleted, or its folder was moved, since it was taken.

@@ -29,7 +29,7 @@ class RecordedEpochs:
         return self._open[1].read(need.value)
 
     def missing(self, epoch: int) -> Tensor | None:
-        """The examples that it did not train on; None if it did on all."""
+        """The examples that the epoch did not train on; None if it trained on all."""
         return self._run.missing(epoch)
 
 
@@ -38,7 +38,7 @@ MEANT = frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS})
 
 
 class MeanEpochs:
-    """Epochs of several models of a recording: the mean of the facts that have one."""
+    """Epochs of a recording of several models, with the mean over the models of those facts of which a mean makes sense."""
 
     def __init__(self, runs: Sequence[Run]):
         self.recorded, self.holds = runs[0].epochs, runs[0].holds & MEANT
@@ -53,6 +53,6 @@ class MeanEpochs:
         return torch.stack([model.read(epoch, need).to(torch.float64) for model in self._models]).mean(0)
 
     def missing(self, epoch: int) -> Tensor | None:
-        """The examples that one of the models did not train on; None if all did on all."""
+        """The examples that at least one model did not train on; None if every model trained on all."""
         masks = [mask for model in self._models if (mask := model.missing(epoch)) is not None]
         return torch.stack(masks).any(0) if masks else None

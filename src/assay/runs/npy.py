@@ -41,7 +41,7 @@ def import_npy(
         code: Version written into the header.
 
     Raises:
-        UsageError: No or not all files, wrong shapes, positions that are not each there once.
+        UsageError: Files are missing, shapes are wrong, or a position is missing or occurs twice.
         Mismatch: The stored losses are not those of these labels.
         OutputExists: Something stands at `folder`.
         NotWritten: The operating system refuses.

@@ -1,4 +1,4 @@
-"""The only owner of file names inside the folders of runs and of studies."""
+"""The file names inside the folders of runs and of studies; no other module forms them."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ _HEADS = "run.json", "study.json"
 
 
 def home_of(path: Path) -> Path | None:
-    """The folder of the run or study that a file belongs to: the outermost folder above it that holds a head; None without any."""
+    """The folder of the run or study that a file belongs to: the outermost folder above it that holds a header file; None if there is none."""
     homes = [folder for folder in path.parents if any(os.path.lexists(folder / head) for head in _HEADS)]
     return homes[-1] if homes else None
 
@@ -21,7 +21,7 @@ def refuse_links(path: Path) -> Path:
     """The path, unless a file of a run or study is a link or stands behind one. The folder of the run itself may be a link.
 
     Raises:
-        RunError: Names the link; or the name is none.
+        RunError: There is a link, which the message names; or the path holds a NUL character.
     """
     if "\0" in str(path):
         raise RunError(f"{path} has a NUL in it, which no name of a file has; give another name.")
@@ -121,7 +121,7 @@ class RunPaths:
         return self.folder / "live" / f"epoch-{epoch:06d}.safetensors"
 
     def stream(self, epoch: int) -> Path:
-        """What each visit was worth, by the methods that run along with the steps, as far as it became known in one epoch."""
+        """Values of the visits that became final in one epoch, from the step methods that run during training."""
         return self.folder / "streams" / f"epoch-{epoch:06d}.safetensors"
 
     def of_epoch(self, epoch: int) -> tuple[Path, ...]:
@@ -146,7 +146,7 @@ class RunPaths:
 
     @property
     def claims(self) -> Path:
-        """Folder of what was asked of the run's decisions, one file each."""
+        """Folder of the claims (looks at the run's decisions), one file per claim."""
         return self.folder / "verdicts" / "claims"
 
     def claim(self, made_of: str) -> Path:
@@ -210,7 +210,7 @@ _PLAIN = r"[A-Za-z0-9._=-]+"
 
 
 def title_slug(title: str) -> str:
-    """A score's title as a file name that no other title has: `slug`, and a hash where that leaves out what the title says."""
+    """A score's title as a file name that no other title has: `slug`, plus a hash unless the title has the plain form NAME:OPTION=VALUE,..."""
     if re.fullmatch(rf"{_PLAIN}(:{_PLAIN}(,{_PLAIN})*)?", title):
         return slug(title)
     return f"{slug(title)}-{fingerprint(title)[:8]}"

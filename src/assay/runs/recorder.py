@@ -45,7 +45,7 @@ Checkpoints = Literal["every", "last", "none"] | Sequence[int]
 
 
 def check_place(paths: RunPaths, resume: bool = False) -> bool:
-    """Whether there is a run to go on with.
+    """Whether there is a run that the recording resumes.
 
     Raises:
         OutputExists: There is one and `resume` is false, or there is something else.
@@ -68,7 +68,7 @@ def check_place(paths: RunPaths, resume: bool = False) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What is written with an epoch on behalf of what runs along.
+    """The data that are saved with an epoch for the methods that run during training.
 
     Attributes:
         states: Tensors that go into the newest file of states.
@@ -83,11 +83,11 @@ class Saved:
 
 @runtime_checkable
 class Alongside(Protocol):
-    """What runs along with a recording: it is shown every epoch, and its state is saved with each."""
+    """The methods that run during a recording: they are shown every epoch, and their state is saved with each."""
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """What runs along, by name."""
+        """Titles of the methods that run during the recording."""
         ...
 
     @property
@@ -96,28 +96,28 @@ class Alongside(Protocol):
         ...
 
     def attach(self, ids: Ids, run: Run | None) -> None:
-        """The examples of the recording, and the run that is gone on with, if there is one."""
+        """Called at the start with the ids of the examples, and with the run that is resumed, if there is one."""
         ...
 
     def begin(self, epoch: int, opened: Callable[[], Run]) -> None:
-        """An epoch is to come; `opened` opens the run as it is on disk."""
+        """Called before an epoch; `opened` opens the run as it is on disk."""
         ...
 
     def left(self, batches: int) -> None:
-        """The epoch was left after so many batches, and is not recorded."""
+        """Called when the epoch was left after `batches` batches and is not recorded."""
         ...
 
     def saved(self, epoch: int, facts: Mapping[str, Tensor], classes: int) -> Saved:
-        """What is to be written with an epoch that is whole."""
+        """The data to save with a complete epoch."""
         ...
 
     def committed(self, epochs: int) -> None:
-        """The epoch last saved counts; there are now so many."""
+        """Called when the epoch last saved is committed; the run then has `epochs` committed epochs."""
         ...
 
 
 class Nothing:
-    """Nothing runs along."""
+    """No methods run during the recording."""
 
     titles: tuple[str, ...] = ()
     reads_logits = False
@@ -302,7 +302,7 @@ class Recorder:
             )
 
     def check_joins(self, title: str) -> None:
-        """Refuse what would run along from here on, but did not from the start.
+        """Refuse a method that would run during training from now on, but has not run from the start.
 
         Raises:
             UsageError: The first epoch has begun.
@@ -311,7 +311,7 @@ class Recorder:
             raise UsageError(f"{title} cannot join a training that has begun; add it before the first epoch.")
 
     def joined(self) -> None:
-        """More runs along than did when the recorder was made."""
+        """Called when methods were added after the recorder was made."""
         if not self.epochs:
             self.header = self.header.model_copy(update={"live": self.alongside.titles})
             replace(self.paths.header, write_header(self.header))
@@ -339,7 +339,7 @@ class Recorder:
             self.classes = 0
 
     def start(self, state: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
-        """Keep the state before training, from which the whole of it can be taken again; nothing if no checkpoints are kept.
+        """Keep the state before training, from which the whole training can be replayed; does nothing if no checkpoints are kept.
 
         It is written with the first epoch, so that a recording without one leaves nothing behind.
 
@@ -351,7 +351,7 @@ class Recorder:
             self._start = dict(state), dict(notes or {})
 
     def leave(self) -> None:
-        """Forget an epoch that was left before its end. What was trained on in it lies between two epochs of the run, which says so."""
+        """Discard an epoch that was left before its end. The run notes how many batches were trained on between two recorded epochs."""
         # Before the first epoch nothing is lost: the state before training is then that of its beginning.
         if self.epochs:
             self._skipped += len(self._batches)
@@ -359,10 +359,10 @@ class Recorder:
         self._clear()
 
     def begin(self) -> int:
-        """Start an epoch, forgetting one that was not committed; its number.
+        """Start an epoch, discarding one that was not committed; returns the epoch's number.
 
         Raises:
-            Mismatch: The run to go on with had other methods running along.
+            Mismatch: The resumed run had other live methods.
         """
         titles = self.alongside.titles
         if titles != self.header.live:
@@ -382,14 +382,14 @@ class Recorder:
         momenta: Sequence[tuple[float, float]] | None = None,
         weights: Float[Tensor, " batch"] | None = None,
     ) -> None:
-        """One step.
+        """Record one optimizer step.
 
         Args:
-            positions: On which examples.
+            positions: Positions of the examples in its batch.
             rates: Learning rate of each parameter group.
-            updates: How often the optimizer moved in it.
-            momenta: Of each parameter group (momentum, NaN) or (beta1, beta2), both NaN where there is neither; where a schedule may change
-                them. None where they are those of the checkpoint throughout.
+            updates: How often the optimizer updated the parameters in it.
+            momenta: For each parameter group (momentum, NaN) or (beta1, beta2), both NaN where there is neither; given where a schedule may
+                change them. None where they are those of the checkpoint throughout.
             weights: Factor of the loss of each of these examples; None for 1.
 
         Raises:
@@ -420,7 +420,7 @@ class Recorder:
             )
 
     def observe(self, positions: Int[Tensor, " batch"], logits: Tensor, labels: Tensor) -> None:
-        """What a forward pass said of some examples. Nothing is computed until enough is held back.
+        """Record the outputs of a forward pass for some examples. The facts are computed once enough outputs are buffered.
 
         Raises:
             UsageError: Logits or labels are of the wrong shape or type.
@@ -460,7 +460,7 @@ class Recorder:
             self._flush()
 
     def validation(self, logits: Tensor, labels: Tensor) -> None:
-        """What the model of this epoch says of examples that it is not trained on, as one batch or several; folded to a mean loss per class.
+        """Record this epoch's outputs for validation examples, in one call or several; only the mean loss per class is kept.
 
         Args:
             logits: (batch, classes), in eval mode.
@@ -630,10 +630,11 @@ class Recorder:
         return self.header.checkpoints != "none"
 
     def complete(self) -> None:
-        """Hold the epoch against what an epoch must be, without writing anything yet.
+        """Check that the epoch can be committed, without writing anything yet.
 
         Raises:
-            UsageError: An example was not visited or came twice, a label is no class, or all labels are equal.
+            UsageError: An example was not visited or came twice (with `partial`: none was visited, or the label of one that was not is unknown),
+                a label is no class, or all labels are equal.
             NumericalError: A logit is NaN or infinite.
         """
         self._flush()
@@ -664,7 +665,7 @@ class Recorder:
 
     @property
     def epoch_labels(self) -> Int[Tensor, " examples"]:
-        """The labels by the epoch that is complete but not committed yet; of examples that it did not visit as they are known."""
+        """The labels seen in the complete, uncommitted epoch; for examples that it did not visit, the labels known so far."""
         return torch.where(self._epoch_labels < 0, self.labels, self._epoch_labels)
 
     def commit(
@@ -673,7 +674,7 @@ class Recorder:
         notes: Mapping[str, str] | None = None,
         content: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None,
     ) -> Commit:
-        """Put the epoch on disk: one shard, what goes with it, and last the line that makes it count.
+        """Put the epoch on disk: one shard, its other files, and last the line of `commits.jsonl` that commits it.
 
         Args:
             state: Model and optimizer at the epoch's end, for the checkpoint.
@@ -681,7 +682,7 @@ class Recorder:
             content: What the examples consist of (see `runs.content`), as tensors and notes that go into the shard.
 
         Raises:
-            UsageError: An example was not visited or came twice, a label is no class, or all labels are equal.
+            UsageError: As `complete`.
             NumericalError: A logit is NaN or infinite.
             NotWritten: The operating system refuses; the epochs before are intact.
             RunError: The folder was moved, or its lock deleted, since the recording began.
@@ -810,7 +811,7 @@ class Recorder:
             remove(self.paths.checkpoint(old))
 
     def close(self) -> None:
-        """Let other writers in. Epochs that are not committed are gone."""
+        """Release the lock, so that others can write. Epochs that are not committed are lost."""
         self._clear()
         self._lock.release()
 

@@ -121,7 +121,7 @@ class Run:
         return fingerprint(self.dataset, self.header.view, *content, *recorded, *(model.fingerprint for model in self.members))
 
     def condition(self, name: str, epoch: int) -> str | int:
-        """By which `code`, `torch`, `machine`, `threads` or `device` an epoch was recorded: the header's, unless it came after a break."""
+        """The `code`, `torch`, `machine`, `threads` or `device` of an epoch's recording: the header's, unless it came after an interruption."""
         return (self._commit(epoch).elsewhere or {}).get(name, getattr(self.header, name))  # type: ignore[call-overload]
 
     @property
@@ -244,7 +244,7 @@ class Run:
         """Momentum settings of each step and parameter group: (momentum, NaN) of SGD, (beta1, beta2) of Adam, NaN where there is neither.
 
         Returns:
-            None if they were not recorded, as by an earlier assay or in its own loop, where they never change.
+            None if they were not recorded: by an earlier version of assay, or in assay's own training loop, where they never change.
         """
         shard = self.shard(epoch)
         if "momenta" not in shard.sums:
@@ -257,7 +257,7 @@ class Run:
         return momenta
 
     def group_counts(self) -> list[tuple[int, int]]:
-        """(epoch, how many parameter groups the optimizer had in it), first of the first step and then wherever they were others than before."""
+        """(epoch, number of parameter groups of the optimizer), for the first step and then wherever the number changed."""
         found: list[tuple[int, int]] = []
         for commit in self.commits:
             if not commit.steps:
@@ -285,7 +285,7 @@ class Run:
         return shard.read(name) if name in self._commit(max(epoch, 0)).shard.sums else None
 
     def gap(self) -> tuple[int, int] | None:
-        """(epoch, how many batches) of the first epoch before which batches were trained on that the run does not hold; None if none is."""
+        """(epoch, number of batches) of the first epoch that was preceded by training on unrecorded batches; None if there is none."""
         return next(((commit.epoch, commit.skipped) for commit in self.commits if commit.skipped), None)
 
     def uneven_updates(self) -> tuple[int, int, int] | None:
@@ -427,23 +427,23 @@ class Run:
         return {key.removesuffix("|stopped"): why for key, why in notes.items() if key.endswith("|stopped")}
 
     def check_not_stopped(self, title: str) -> None:
-        """Refuse what ran along and could not go on to the end.
+        """Refuse a method that ran during training and stopped before the end.
 
         Raises:
-            MissingEvidence: It did; says why.
+            MissingEvidence: The method stopped; the message says why.
         """
         if (why := self.stopped().get(title)) is not None:
             raise MissingEvidence(f"{title} ran along while {self.folder} was recorded, but {why}")
 
     def live_states(self, title: str) -> TensorFile | None:
-        """The newest file of states of what ran along, in which names begin with a title; None if `title` did not run along."""
+        """The newest file with states of live methods, where each name begins with a method's title; None if `title` did not run live."""
         file = self._latest("live")
         return None if file is None or title not in self.header.live else self._open(file)
 
     def stream(self, title: str) -> Stream:
-        """What each visit of an example to a step was worth by a method that ran along, such as `liveval`, in the order of the steps.
+        """The value of each visit (an example in the batch of a step) by a live method such as `liveval`, in the order of the steps.
 
-        The last steps' references are what training had reached at the last committed epoch.
+        For the last steps the reference is the parameters at the last committed epoch.
 
         Raises:
             UsageError: No such method ran along, or it has no value over time.
@@ -477,10 +477,10 @@ class Run:
         return found
 
     def check(self) -> int:
-        """Read everything that was committed, of all models; how many tensors agree with their checksums.
+        """Read everything that was committed, of all models; returns how many tensors agree with their checksums.
 
         Raises:
-            RunError: The first one that is missing or damaged.
+            RunError: A tensor is missing or damaged; names the first.
         """
         count = 0
         kept = set(self.checkpoints())

@@ -50,10 +50,10 @@ class FrozenModel(pydantic.BaseModel):
 
     @classmethod
     def strictly(cls, text: str | bytes) -> Any:
-        """The model that this JSON holds, every field of its very type.
+        """The model that this JSON holds; every field must have exactly its declared type.
 
         Raises:
-            pydantic.ValidationError: With the field.
+            pydantic.ValidationError: A field is missing or wrong; the error names it.
         """
         return cls.model_validate_json(text, strict=True)
 
@@ -107,9 +107,9 @@ class File(FrozenModel):
 class Commit(FrozenModel):
     """One line of `commits.jsonl`: an epoch that is wholly on disk.
 
-    `start`, in the first, is the state before training; `skipped` is how many batches were trained on since the epoch before, in an epoch that
-    was left early and not recorded; `elsewhere` says of an epoch that was recorded after a break by what it was recorded,
-    as far as that is not what the header says; `autocast` in which type the model computed under torch.autocast, by device.
+    `start`, in the first line, is the state before training; `skipped` is the number of batches trained on since the last epoch, in an
+    epoch that was left early and not recorded; `elsewhere` names, for an epoch recorded after an interruption, the code, torch, machine and so on,
+    as far as they differ from the header's; `autocast` is the type in which the model computed under torch.autocast, by device.
     """
 
     epoch: Count
@@ -197,7 +197,7 @@ def read_header(body: bytes, where: str) -> Header:
     """The header.
 
     Raises:
-        RunError: Foreign, newer or damaged.
+        RunError: The file is not assay's, is of a newer schema, or is damaged.
     """
     raw = unseal("run", body, where)
     try:
@@ -255,6 +255,6 @@ def _checksum(body: Mapping[str, Any]) -> str:
 
 
 def first_of(error: pydantic.ValidationError) -> str:
-    """The first of a model's complaints, with its field."""
+    """The first error of a model's validation, with the field's name."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

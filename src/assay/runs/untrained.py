@@ -1,4 +1,4 @@
-"""A run without training: the examples and what they are of, for methods that need no more."""
+"""A run without training: only the examples and their classes, for methods that need no more."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +35,7 @@ def untrained(
         labels: Given class of each.
         class_names: One name per class.
         true_labels: True class of each, where it is known; kept aside.
-        seed: Of whatever is trained on these examples later.
+        seed: Seed of later trainings on these examples.
         about: What the examples are and how they would be trained on.
         code: Version of assay.
 
