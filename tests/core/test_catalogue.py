@@ -96,7 +96,7 @@ def test_nothing_of_another_package_is_imported_before_it_is_asked_for(installed
         ("Stranger = 3", "3 is no subclass of AbstractMethod"),
         ("from assay.core.accumulators import AbstractMeanMethod as Stranger", "lacks value of AbstractMethod"),
         (STRANGER.format(**GOOD).replace("@dataclasses.dataclass(frozen=True)", ""), None),
-        (STRANGER.format(field="", unit=""), "Stranger does not say its unit"),
+        (STRANGER.format(field="", unit=""), "Stranger does not define its unit"),
         (STRANGER.format(**GOOD).replace('= "stranger"', '= "another"'), "Stranger calls itself 'another'"),
         (
             STRANGER.format(field="many: int = dataclasses.field(kw_only=True)", unit=GOOD["unit"]),

@@ -82,9 +82,7 @@ def test_a_fingerprint_is_of_the_numbers(inputs, monkeypatch):
 
 def test_rows_that_are_not_there_are_refused_with_a_cure(inputs):
     evidence = Evidence(IDS, 2, inputs=inputs[""])
-    words = (
-        r"Rows of the name 'f' are not at hand; there are: none\. Give them where the evidence is made, inputs=\{'f': rows\}\."
-    )
+    words = r"Rows of the name 'f' were not passed \(passed: none\); give inputs=\{'f': rows\}\."
     with pytest.raises(MissingEvidence, match=words):
         evidence.features("rows:f")
     given = Evidence(IDS, 2, inputs={"f": inputs["e"]}).features("rows:f")
@@ -93,9 +91,9 @@ def test_rows_that_are_not_there_are_refused_with_a_cure(inputs):
 
 def test_what_is_not_there_or_not_declared_is_refused(inputs):
     evidence = Evidence(IDS, 2, inputs={"e": inputs["e"]})
-    with pytest.raises(MissingEvidence, match="The data themselves are not at hand; there are: e"):
+    with pytest.raises(MissingEvidence, match=r"The inputs of the examples were not passed \(passed: e\)"):
         evidence.features("inputs")
-    with pytest.raises(MissingEvidence, match="Rows of the name 'f' are not at hand; there are: e"):
+    with pytest.raises(MissingEvidence, match=r"Rows of the name 'f' were not passed \(passed: e\)"):
         evidence.features("rows:f")
     with pytest.raises(MissingEvidence, match=r"features=penultimate@3 are made by a model .* choose features=inputs"):
         evidence.features("penultimate@3")

@@ -108,7 +108,7 @@ def test_a_run_is_enough_where_no_score_is_needed():
     assert made.title == "alone" and list(made.order) == ["row 1", "row 0"] and made.ids == evidence().ids
     with pytest.raises(UsageError, match="'mixed' chooses by a score; give scores"):
         choose(Mixed(), None, evidence())
-    with pytest.raises(UsageError, match="'alone' reads no score, so that made would have no say"):
+    with pytest.raises(UsageError, match="'alone' reads no score, so that made would not be used"):
         choose(Alone(), scores(), evidence())
     with pytest.raises(UsageError, match="neither scores nor a run"):
         choose(Alone())

@@ -260,7 +260,7 @@ def test_the_data_of_a_users_own_loop_are_looked_at_where_it_is_named(tmp_path, 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda run, by: choose(by, "k_center:keep=0.1"), "reads no score, so that aum would have no say"),
+        (lambda run, by: choose(by, "k_center:keep=0.1"), "reads no score, so that aum would not be used"),
         (lambda run, by: choose(run, "top_k:keep=0.1"), "chooses by a score, and .* is a run; give one of its scores"),
         (lambda run, by: choose(run, "k_center:keep=0.1", run=run), "The run is given twice"),
         (lambda run, by: choose(run, "k_center:keep=0.1", inputs={"x": torch.zeros(397, 2)}), "does not look at rows named 'x'"),

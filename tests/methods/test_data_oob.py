@@ -200,7 +200,7 @@ def test_rows_from_outside_and_data_in_memory():
     rows, labels = planted()
     inside = assay.score(evidence(rows, labels), "data_oob:bags=6")["data_oob:bags=6"]
     assert inside.direction.value == "low is suspect" and "share of models trained without it" in inside.unit
-    with pytest.raises(MissingEvidence, match="Rows of the name 'embedded' are not at hand"):
+    with pytest.raises(MissingEvidence, match="Rows of the name 'embedded' were not passed"):
         assay.score(evidence(rows, labels), "data_oob:bags=6,features=rows:embedded", strict=True)
 
 

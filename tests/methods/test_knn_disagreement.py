@@ -165,7 +165,7 @@ def test_rows_in_memory_need_no_training():
     assert torch.equal(table["knn_disagreement:features=inputs,k=5"].values, knn_disagreement(inputs, labels, 5))
     with pytest.raises(MissingEvidence, match=r"features=penultimate are made by a model .* or choose features=inputs"):
         assay.score(evidence, "knn_disagreement")
-    with pytest.raises(MissingEvidence, match="Rows of the name 'e' are not at hand"):
+    with pytest.raises(MissingEvidence, match="Rows of the name 'e' were not passed"):
         assay.score(evidence, "knn_disagreement:features=rows:e")
 
 

@@ -125,7 +125,7 @@ def test_it_is_a_policy_of_its_own_kind():
         ([False] * 6, [1.0] * 6, "keeps no example in epoch 4"),
         ([True] * 6, [1.0] * 5 + [-1.0], "negative or not finite; ids e5"),
         ([True] * 6, [np.nan] + [1.0] * 5, "negative or not finite; ids e0"),
-        ([True] * 5, [1.0] * 5, "needs whether each is kept"),
+        ([True] * 5, [1.0] * 5, "needs one bool `kept` and one weight for each"),
     ],
 )
 def test_a_selection_that_no_epoch_can_train_on_is_refused(kept, weights, words):

@@ -56,7 +56,7 @@ def test_rows_from_outside_are_looked_at_by_name():
     decision = choose(KCenter(2, features="rows:emb"), None, evidence(LINE, emb=other))
     order, _ = farthest_first(other, 2, torch.arange(4))
     assert list(decision.order) == order.tolist() != list(choose(KCenter(2), None, evidence(LINE)).order)
-    with pytest.raises(MissingEvidence, match="'nobody' are not at hand"):
+    with pytest.raises(MissingEvidence, match="'nobody' were not passed"):
         choose(KCenter(2, features="rows:nobody"), None, evidence(LINE))
 
 
@@ -86,7 +86,7 @@ def test_examples_that_are_equal_are_taken_once_each():
 
 
 def test_a_score_has_no_say_and_a_run_is_needed():
-    with pytest.raises(UsageError, match=r"reads no score, so that made would have no say; .*choose\(RUN, 'k_center:keep=2'\)"):
+    with pytest.raises(UsageError, match=r"reads no score, so that made would not be used; .*choose\(RUN, 'k_center:keep=2'\)"):
         choose(KCenter(2), scores([1.0, 2, 3, 4]), evidence(LINE))
     with pytest.raises(UsageError, match="neither scores nor a run"):
         choose(KCenter(2))

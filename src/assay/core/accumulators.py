@@ -75,7 +75,7 @@ class AbstractSpanMethod(AbstractAccumulator):
 
     @property
     def shortest_span(self) -> int:
-        """The smallest number of epochs that the other options allow: `epochs` is at least that, and `fewest_epochs` is it by default."""
+        """The smallest value that `epochs` may have, by the other options such as a window; equals `fewest_epochs` if `epochs` is None."""
         return 1
 
     @property
@@ -197,7 +197,7 @@ class AbstractStepMethod(AbstractMethod):
         return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title))) > 0
 
     def run(self, evidence: Evidence) -> Result:
-        """One run over the steps of the window."""
+        """Compute the result in one run over the steps of the window."""
         return run_steps([self], evidence)[0]
 
 

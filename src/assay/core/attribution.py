@@ -1,4 +1,4 @@
-"""Attribution: what every training example is worth to each of some queries, in blocks, and what scores are made of it."""
+"""Attribution: the value of every training example for each query, in blocks, and its reduction to scores."""
 
 import abc
 import dataclasses
@@ -35,8 +35,8 @@ class Block:
     """Values of some queries and some examples.
 
     Attributes:
-        queries: Positions of the queries, both ends given, step 1.
-        examples: Positions of the examples, likewise.
+        queries: Slice of the queries' positions, with start and stop given and step 1.
+        examples: Slice of the examples' positions, of the same kind.
         values: A row for each query, a column for each example.
     """
 
@@ -61,7 +61,7 @@ class AbstractAttributor(AbstractMethod):
     @property
     @abc.abstractmethod
     def query_set(self) -> str:
-        """Name of the queries: of a target that is a mean over given rows.
+        """Name of the queries: a target that is a mean over rows, each of which is a query.
 
         Raises:
             UsageError: With these options there is no value of a single query.
@@ -73,15 +73,15 @@ class AbstractAttributor(AbstractMethod):
 
     @abc.abstractmethod
     def attribute(self, evidence: Evidence, room: int = ROOM) -> Iterator[Block]:
-        """Every query by every example once, in blocks; never all of it at once.
+        """The values of every pair of a query and an example, each once, in blocks; never the whole matrix at once.
 
         Args:
-            evidence: What is looked at.
-            room: Bytes that may be held at a time for some queries, above what one of them takes. It changes no value.
+            evidence: The facts that the attributor reads.
+            room: Bytes of memory for several queries at a time, beyond what one query needs. It changes no value.
         """
 
     def run(self, evidence: Evidence) -> Result:
-        """The blocks reduced to one number per example; the matrix is never held."""
+        """The blocks reduced to one number per example; the whole matrix is never in memory."""
         weights = evidence.queries(self.query_set).weights
         return Result(reduced(self.title, self.attribute(evidence), weights, len(evidence.ids), self.reduce))
 
@@ -92,17 +92,17 @@ def reduced(
     """One number per example from the values of all queries, block by block.
 
     Args:
-        title: Whose blocks they are.
-        blocks: Every query by every example once, in any order.
+        title: Title of the attributor, for messages.
+        blocks: Blocks that hold every pair of a query and an example once, in any order.
         weights: How much each query counts in the mean; they add up to 1.
-        examples: How many there are.
-        how: `mean`, weighted; `sum` or `max`, which leave the weights out.
+        examples: How many examples there are.
+        how: `mean`, weighted; `sum` or `max`, which ignore the weights.
 
     Returns:
         In double precision, in the order of the examples.
 
     Raises:
-        BadScores: The blocks do not cover every query by every example once.
+        BadScores: The blocks do not hold every pair of a query and an example once.
     """
     total = torch.full((examples,), -torch.inf if how == "max" else 0.0, dtype=torch.float64)
     seen = torch.zeros(examples, dtype=torch.int64)
@@ -125,7 +125,7 @@ def checked_values(title: str, block: Block, queries: int, examples: int) -> Flo
         On the CPU.
 
     Raises:
-        BadScores: They do not have the shape of their place, or are not finite.
+        BadScores: The values do not have the shape of the block's slices, or are not finite.
     """
     for place, count in ((block.queries, queries), (block.examples, examples)):
         if place.step not in (None, 1) or place.start is None or place.stop is None or not 0 <= place.start < place.stop <= count:
@@ -145,16 +145,16 @@ def checked_values(title: str, block: Block, queries: int, examples: int) -> Flo
 
 @runtime_checkable
 class RowSource(Protocol):
-    """Rows of an attribution wherever they stand; what is read belongs to the reader."""
+    """Source of an attribution's rows, such as a file; the reader may modify the rows."""
 
     checksums: tuple[int, ...]
-    """Of the row of each query."""
+    """Checksum of the row of each query."""
 
     def read(self, queries: range) -> Float64[Tensor, "rows examples"]:
-        """The values of these queries by every example.
+        """The values of these queries for every example.
 
         Raises:
-            RunError: They are damaged.
+            RunError: The rows are damaged.
         """
         ...
 
@@ -177,10 +177,10 @@ class Top:
     """The training examples that count most for one query.
 
     Attributes:
-        query: Its id.
+        query: Id of the query.
         label: Its given class.
-        helpful: Of those that help.
-        harmful: Of those that harm.
+        helpful: The examples that help most.
+        harmful: The examples that harm most.
     """
 
     query: int | str
@@ -192,20 +192,20 @@ class Top:
 @dataclasses.dataclass(frozen=True, eq=False)
 @checked_fields
 class Attribution:
-    """What every training example is worth to each query, on disk; a row at a time is in memory.
+    """The value of every training example for each query, on disk; one row at a time is in memory.
 
     Attributes:
-        queries: Ids of the queries, a row each, in this order. Of tensors that were given as a target: positions, counted from 0.
-        ids: Ids of the training examples, a column each, in this order.
+        queries: Ids of the queries, in the order of the rows; for tensors passed as a target, positions counted from 0.
+        ids: Ids of the training examples, in the order of the columns.
         labels: Given class of each query.
         weights: How much each query counts in the target that they are of; they add up to 1.
-        source: Where the rows stand.
+        source: Source of the rows.
         method: Name in the catalogue.
         options: All options the attributor ran with.
         title: Name with the options that differ from their defaults.
         direction: What a large value means for the example.
         unit: Unit of the values.
-        lineage: Where it comes from.
+        lineage: Where the attribution comes from.
         warnings: What a reader must know before trusting the values, a sentence each.
     """
 
@@ -292,7 +292,7 @@ class Attribution:
             In the unit and direction of the attribution, of all its examples.
 
         Raises:
-            UsageError: There is no such way.
+            UsageError: `how` is none of these.
         """
         if how not in ("mean", "sum", "max"):
             raise UsageError(f"how={how!r} is none of mean, sum and max.")

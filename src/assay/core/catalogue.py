@@ -21,7 +21,7 @@ UNKNOWN = "a class of no package"
 class Catalogue(Generic[Kind]):
     """Every class of one kind, such as methods, by its `name`. The classes of assay need no registration.
 
-    A package of somebody else offers a class by an entry point, whose group is the name of our package and whose name is that of the class:
+    Another package offers a class by an entry point, whose group is the name of assay's package and whose name is that of the class:
 
         [project.entry-points."assay.methods"]
         learning_time = "their_package.learning_time:LearningTime"
@@ -30,15 +30,15 @@ class Catalogue(Generic[Kind]):
     """
 
     def __init__(self, kind: str, base: type[Kind], package: str, *, asked: str, group: str = "", by_default: bool = False):
-        """Of the concrete subclasses of `base` in the files of `package`.
+        """Make the catalogue of the concrete subclasses of `base` in the files of `package`.
 
         Args:
-            kind: What messages call them.
-            base: What all of them extend.
-            package: Full name of our package.
-            asked: How one is asked for, with NAME in the place of its name.
-            group: Of the entry points; by default named as the package.
-            by_default: Whether each must be complete without any option.
+            kind: Word for such a class in messages.
+            base: Base class of all of them.
+            package: Full name of assay's package.
+            asked: How a user asks for one, with NAME in the place of its name.
+            group: Group of the entry points; by default the name of the package.
+            by_default: Whether each must be usable without any option.
         """
         self.kind, self.asked, self._base, self._package, self._by_default = kind, asked, base, package, by_default
         self._group = group or package
@@ -181,7 +181,7 @@ class Catalogue(Generic[Kind]):
         if not dataclasses.is_dataclass(cls):
             raise TypeError(f"{cls.__name__} is no dataclass, whose fields would be its options")
         if lacks := [said for said in vars(self._base).get("__annotations__", {}) if not hasattr(cls, said)]:
-            raise TypeError(f"{cls.__name__} does not say its {', '.join(lacks)}")
+            raise TypeError(f"{cls.__name__} does not define its {', '.join(lacks)}")
         if cls.name != name:  # type: ignore[attr-defined]
             raise TypeError(f"{cls.__name__} calls itself {cls.name!r}")  # type: ignore[attr-defined]
         if self._by_default:

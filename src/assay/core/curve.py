@@ -74,7 +74,7 @@ class Curve:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many of the worst were left out, rising."""
+        """The numbers of worst examples that were left out, rising."""
         return tuple(sorted(one.count for one in self.removals if one.arm == WORST))
 
     @property
@@ -86,7 +86,7 @@ class Curve:
         """The training without the `count` worst examples; for 0 the training in which nothing was left out.
 
         Returns:
-            The removal with the outcomes of its seeds.
+            The training of arm `worst`, or for 0 of arm `none`.
 
         Raises:
             UsageError: The curve has no such count.

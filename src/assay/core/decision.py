@@ -115,7 +115,7 @@ class Decision:
 
     @property
     def kept_positions(self) -> Int[Tensor, " kept"]:
-        """Where the examples that still take part stand in `ids`, rising, int64.
+        """Positions in `ids` of the examples that still take part in training, rising, int64.
 
         `ids` of a decision made by a run's scores are in the order of the dataset that was recorded, so that
         `torch.utils.data.Subset(dataset, decision.kept_positions)` holds just these, whatever their ids are.

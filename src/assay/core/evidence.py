@@ -36,7 +36,7 @@ def as_rows(inputs: Any) -> Tensor:
 
 
 class Evidence:
-    """Facts about one recorded run, each under the need that names it.
+    """Facts about one recorded run, each of a kind that a `Need` names.
 
     Attributes:
         ids: Stable id of each example; every fact is in this order.
@@ -60,10 +60,10 @@ class Evidence:
         features: FeatureSource | None = None,
         games: GameMaker | None = None,
     ):
-        """Put facts under their needs.
+        """Make evidence of these facts.
 
-        Mean probabilities may be given as a function that reads them once they are asked for; `features` makes those of kept models, inputs are
-        features by themselves. `models` are those of a recording of several, that of `checkpoints` among them.
+        Mean probabilities may be passed as a function, which is called when they are first read. `features` computes the features of kept
+        models; inputs are features by themselves. `models` holds the kept models of every model of a recording of several, `checkpoints` among them.
 
         Raises:
             UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
@@ -168,7 +168,7 @@ class Evidence:
         """A row of numbers for each example (see `core.features.FeatureSpec`).
 
         Returns:
-            Nothing is computed before its rows are asked for.
+            The features; nothing is computed before their rows are asked for.
 
         Raises:
             UsageError: There are no features of that kind.
@@ -192,19 +192,22 @@ class Evidence:
 
     @property
     def models(self) -> tuple[ModelSource, ...]:
-        """Of each model of a recording of several what it kept, this run's among them; of one, that alone. They share the data."""
+        """The kept models of each model of a recording of several, `checkpoints` among them; of a recording of one, those alone.
+
+        All share one copy of the data.
+        """
         first, several = self._take(Need.CHECKPOINTS)
         return tuple(several) or (first,)
 
     def queries(self, name: str) -> Queries:
-        """The rows of a target that is a mean of losses: their ids, labels and weights. Their losses are asked of a kept model.
+        """The rows of a target that is a mean of losses: their ids, labels and weights. A kept model gives their losses (`Model.queries`).
 
         Returns:
             In the order in which a kept model gives their losses.
 
         Raises:
             UnknownName: There is no such target.
-            UsageError: It is a function of the model, which has no rows.
+            UsageError: The target is a function of the model, which has no rows.
         """
         return self.checkpoints.queries(name)
 
@@ -221,7 +224,7 @@ class Evidence:
             features: The features of each example that the learner is trained on.
 
         Returns:
-            The examples are its players, in the order of `ids`.
+            A game whose players are the examples, in the order of `ids`.
 
         Raises:
             MissingEvidence: The features are not available.

@@ -1,4 +1,4 @@
-"""Features: a row of numbers for each example, by what it is made of."""
+"""Features: a row of numbers for each example, computed as a specification says."""
 
 import dataclasses
 import functools
@@ -16,18 +16,18 @@ from .ids import Ids
 INPUTS = "inputs"
 """The inputs themselves, flattened."""
 ROWS = "rows:"
-"""Followed by a name: rows given from outside, such as embeddings of another model."""
+"""Followed by a name: rows that the user passes, such as embeddings of another model."""
 PENULTIMATE = "penultimate"
-"""What goes into the linear layer that makes the logits."""
+"""The input of the linear layer that makes the logits."""
 LAYER = "layer:"
 """Followed by the name of a module: its output, flattened; of tokens the mean over the tokens."""
 HEAD_GRADS = "head_grads"
-"""Gradient of each example's loss by weight and bias of the linear layer that makes the logits."""
+"""Gradient of each example's loss with respect to weight and bias of the linear layer that makes the logits."""
 GRADS = "grads:project="
-"""Followed by a number: gradient of each example's loss by all trainable parameters, projected to so many numbers."""
+"""Followed by a number: gradient of each example's loss with respect to all trainable parameters, projected to that many dimensions."""
 
 DATA = ""
-"""Name of the data themselves among inputs."""
+"""Name of the examples' own inputs among the inputs."""
 BLOCK = 4096
 """Rows of a block of features that are in memory."""
 
@@ -57,7 +57,7 @@ class FeatureSpec:
         """The specification that a text describes.
 
         Returns:
-            One for each text: `str` of it is the text again.
+            A specification whose `str` is the text again.
 
         Raises:
             UsageError: There are no such features.
@@ -82,7 +82,7 @@ class FeatureSpec:
             return cls("grads", project=int(number), epoch=when)
         raise UsageError(
             f"features={text} is none of inputs, rows:NAME, penultimate, layer:NAME, head_grads and grads:project=NUMBER (from 1 on), the last "
-            "four with @EPOCH behind for another epoch than the last; give one of these."
+            "four with the suffix @EPOCH for another epoch than the last; give one of these."
         )
 
     @property
@@ -106,8 +106,8 @@ class Features:
         ids: Ids of the examples, in the order of the rows.
         dims: Numbers in a row.
         read: Function that starts an iteration over the blocks.
-        shape: Of one input before it was made a row, such as (channels, height, width); of other features a row's.
-        whole: Gives all rows at once, where they stand somewhere as a whole, such as in a file; None where blocks are put together.
+        shape: Shape of one input before it was flattened, such as (channels, height, width); for other features that of a row.
+        whole: Function that gives all rows at once, if they are stored as a whole, such as in a file; else None.
     """
 
     spec: FeatureSpec
@@ -167,10 +167,9 @@ def rows_named(inputs: Mapping[str, Tensor], name: str) -> Tensor:
     """
     if name in inputs:
         return inputs[name]
-    what = "The data themselves are" if name == DATA else f"Rows of the name {name!r} are"
+    what = "The inputs of the examples were" if name == DATA else f"Rows of the name {name!r} were"
     raise MissingEvidence(
-        f"{what} not at hand; there are: {', '.join(filter(None, inputs)) or 'none'}. Give them where the evidence is made, "
-        f"inputs={{{name!r}: rows}}."
+        f"{what} not passed (passed: {', '.join(filter(None, inputs)) or 'none'}); give inputs={{{name!r}: rows}}."
     )
 
 
@@ -179,11 +178,11 @@ def given_features(ids: Ids, inputs: Mapping[str, Tensor], spec: FeatureSpec) ->
 
     Args:
         ids: Ids of the examples.
-        inputs: The data under the name `DATA`, and rows by name.
+        inputs: The inputs of the examples under the name `DATA`, and the user's rows by name.
         spec: Specification of the features.
 
     Returns:
-        Their blocks are copies, on the CPU.
+        Features whose blocks are copies, on the CPU.
 
     Raises:
         MissingEvidence: The inputs or rows were not passed.

@@ -9,7 +9,7 @@ from torch import Tensor
 from .ids import Ids
 
 Coalitions = Bool[Tensor, "coalitions players"] | Int[Tensor, "coalitions players"]
-"""Which examples a learner is trained on, or how often each: 0 is left out, 2 stands there twice, as in a bootstrap sample."""
+"""Which examples a learner is trained on, or how often each: 0 leaves it out, 2 counts it twice, as in a bootstrap sample."""
 
 
 @runtime_checkable

@@ -131,6 +131,10 @@ class Ids:
     def positions(self, wanted: "Ids", here: str = "this set") -> Int[Tensor, " wanted"]:
         """Position of each id in `wanted`.
 
+        Args:
+            wanted: The ids to look up.
+            here: Name of this set of ids in the message.
+
         Returns:
             One position per wanted id, from 0.
 

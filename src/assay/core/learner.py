@@ -1,4 +1,4 @@
-"""What a learner is: a classifier that is trained anew on some of the examples, many times over."""
+"""Learners: classifiers that are trained anew on some of the examples, many times over."""
 
 import abc
 import dataclasses
@@ -98,7 +98,7 @@ class AbstractLearner(abc.ABC):
         weights: Float[Tensor, " examples"] | Int[Tensor, " examples"] | None = None,
         seed: int = 0,
     ) -> Fitted:
-        """Train.
+        """Train a classifier.
 
         Args:
             rows: One row of finite numbers per example.

@@ -1,4 +1,4 @@
-"""Selectors that choose while training goes on: on which examples an epoch trains, and with which weight of each one's loss."""
+"""Selectors that choose during training: which examples an epoch trains on, and the weight of each one's loss."""
 
 import abc
 import dataclasses
@@ -14,7 +14,7 @@ from .ids import Ids
 from .method import Source
 
 LiveState = dict[str, Tensor]
-"""What a live selector keeps between epochs: finite tensors only, so that it stands in the checkpoints."""
+"""What a live selector keeps between epochs: finite tensors only, so that the checkpoints can hold it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +36,10 @@ class EpochSelection:
             The selection itself.
 
         Raises:
-            UsageError: It keeps nothing, does not fit the examples, or a weight is negative or not finite.
+            UsageError: The selection keeps nothing, does not fit the examples, or a weight is negative or not finite.
         """
         if self.kept.shape != (len(ids),) or self.weights.shape != (len(ids),) or self.kept.dtype != torch.bool:
-            raise UsageError(f"{title}: a selection of {len(ids)} examples needs whether each is kept, and a weight for each.")
+            raise UsageError(f"{title}: a selection of {len(ids)} examples needs one bool `kept` and one weight for each.")
         bad = self.kept & (~self.weights.isfinite() | (self.weights < 0))
         if bool(bad.any()):
             names = ids.take(bad)
@@ -59,12 +59,12 @@ class EpochSelection:
 class AbstractLiveSelector(abc.ABC):
     """Chooses before each epoch which examples it trains on. Subclasses are final frozen dataclasses whose fields are the options.
 
-    `start`, then for each epoch `select_epoch`, and `update` after the forward pass of each of its steps.
+    Call `start`, then for each epoch `select_epoch`, and `update` after the forward pass of each of its steps.
     """
 
     name: ClassVar[str]
     unbiased: ClassVar[bool] = False
-    """Whether the weighted sum of an epoch's gradients is in expectation that over all examples."""
+    """Whether the expectation of the weighted sum of an epoch's gradients is the sum over all examples."""
     source: ClassVar[Source]
 
     def __post_init__(self):
@@ -81,7 +81,7 @@ class AbstractLiveSelector(abc.ABC):
 
     @abc.abstractmethod
     def update(self, state: LiveState, positions: Int[Tensor, " batch"], losses: Float[Tensor, " batch"]) -> None:
-        """Take the unweighted losses of a step's examples into the state, in place."""
+        """Update the state with the unweighted losses of a step's examples, in place."""
 
     @abc.abstractmethod
     def select_epoch(self, state: LiveState, ids: Ids, epoch: int, epochs: int, seed: int) -> EpochSelection:

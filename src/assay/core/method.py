@@ -1,4 +1,4 @@
-"""What a scoring method is."""
+"""The interface of scoring methods."""
 
 import abc
 import dataclasses
@@ -55,7 +55,7 @@ class MonteCarlo:
 
 
 Exactness = Exact | Iterative | MonteCarlo
-"""How near to its formula a method comes: what may be asked of its values."""
+"""How close to the formula the values are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Asks:
 
     @property
     def named_targets(self) -> tuple[str, ...]:
-        """Everything that a user names with targets=: numbers, and those whose rows are looked at, each once."""
+        """All targets by name, whether their change or their rows are asked for, each once; a user passes them with targets=."""
         return tuple(dict.fromkeys((*self.targets, *self.queries)))
 
 
@@ -138,7 +138,7 @@ class AbstractMethod(abc.ABC):
             named: Function that gives the names of the net's layers: of those asked for, or of all that it finds.
 
         Raises:
-            UsageError: There are no such layers, or too few.
+            UsageError: The net has no such layers, or too few.
         """
 
     @property

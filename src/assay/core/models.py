@@ -60,7 +60,7 @@ class Batch(Protocol):
         ...
 
     def ggnvp(self, direction: Params) -> dict[str, Tensor]:
-        """Gauss-Newton matrix of the sum of the losses, by the parameters that the direction names, times the direction.
+        """Gauss-Newton matrix of the sum of the losses, with respect to the parameters that the direction names, times the direction.
 
         J' H J v with J the derivative of the outputs and H the Hessian of the losses with respect to the outputs.
         """
@@ -100,10 +100,10 @@ class WeightDecay:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Queries:
-    """Rows whose weighted mean loss is a target, and for each of which predictions can be attributed.
+    """The rows of a target that is their weighted mean loss.
 
     Attributes:
-        ids: Their ids; of tensors that were given their positions, counted from 0.
+        ids: Ids of the rows; for tensors passed as a target, positions counted from 0.
         labels: Class of each.
         weights: How much each counts in the target; they add up to 1.
     """
@@ -118,7 +118,7 @@ class Model(Protocol):
     """The model as it stood at the end of one epoch."""
 
     epoch: int
-    """Counted from 0; -1 is the state before training."""
+    """Number of the epoch, counted from 0; -1 is the state before training."""
     rates: Mapping[str, float]
     """Learning rate of each parameter in the last step before this state; for the state before training, in the first step."""
     params: Params
@@ -151,7 +151,7 @@ class Model(Protocol):
         ...
 
     def queries(self, name: str, rows: slice | None = None) -> Iterator[Batch]:
-        """The rows of a target (see `ModelSource.queries`), whose losses are those that the target averages; `positions` count them.
+        """The rows of a target (see `ModelSource.queries`), whose losses are those that the target averages; `positions` are those of the rows.
 
         Args:
             name: Name of the target.
@@ -167,14 +167,14 @@ class ModelSource(Protocol):
     kept: tuple[int, ...]
     """Epochs whose model is kept, increasing; -1 is among them if the state before training is kept."""
     targets: tuple[str, ...]
-    """Names of the numbers whose change can be asked for."""
+    """Names of the targets: numbers whose change can be asked for."""
 
     def queries(self, name: str) -> Queries:
         """The rows of a target that is a mean of losses.
 
         Raises:
             UnknownName: There is no such target.
-            UsageError: It is a function of the model, which has no rows, or it cannot be computed.
+            UsageError: The target is a function of the model, which has no rows, or it cannot be computed.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The kinds of facts that a method may declare that it reads."""
+"""The kinds of facts that a method can declare to read."""
 
 import enum
 

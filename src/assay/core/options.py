@@ -44,7 +44,7 @@ def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
     """An instance of the dataclass `cls` with these options; texts are read as the field's type. `kind` is its word in messages.
 
     Returns:
-        It has settled its options.
+        The instance, with its options checked.
 
     Raises:
         UnknownName: No field has that name.

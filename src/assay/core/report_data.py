@@ -139,7 +139,7 @@ class Agreement:
         titles: Titles of the scores compared.
         correlations: Rank correlation of each with each, in [-1, 1], when the most suspect or hardest stands first in both;
             NaN where a method gives every example the same value.
-        measure: Which rank correlation.
+        measure: Name of the rank correlation.
     """
 
     titles: tuple[str, ...]
@@ -280,17 +280,17 @@ class ReportData:
         title: Heading of the page.
         class_names: One name per class, in the order of the class numbers.
         examples: How many examples the dataset has, shown or not.
-        shown: The examples that stand on the page one by one.
-        picked: One sentence on how the shown were picked; needed unless all are shown.
+        shown: The examples that the page shows individually.
+        picked: How the shown examples were picked, one sentence; needed unless all are shown.
         facts: What was run, in words: data, net, recipe, machine, seeds, seconds, and by which rule labels are predicted.
         scores: One per method, of all the examples that it scored; the first is the one that the page opens with.
         decision: What is done with each example; covers every shown one.
-        data_map: Training dynamics of the shown.
-        trajectories: Probability of the given label by epoch, of the shown.
+        data_map: Training dynamics of the shown examples.
+        trajectories: Probability of the given label by epoch, of the shown examples.
         histograms: At most one per score.
         agreement: Rank correlations between the scores.
         influences: At most one per score: the examples that harm and help most.
-        comparisons: Scores held against exact or measured ones of the same target.
+        comparisons: Scores compared with exact or measured ones of the same target.
         curves: Accuracy against how many of the worst are left out.
         verdict: Whether the decision was right, if examples were retrained.
         detections: How well each score finds known wrong labels, where there is no verdict to say so.
@@ -325,7 +325,7 @@ class ReportData:
 
         Raises:
             UsageError: A part has another number of examples, a class without a name, or a title that no score has.
-            Mismatch: The decision or a score does not cover a shown example, or an extreme one is not shown.
+            Mismatch: The decision or a score does not cover a shown example, or a top example is not shown.
         """
         n = len(self.shown)
         if n > self.examples:

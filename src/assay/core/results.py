@@ -1,4 +1,4 @@
-"""What a method found: one number per example, and what there is to say about them."""
+"""Results of methods: one number per example, with diagnostics and warnings."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping

@@ -189,11 +189,11 @@ class ScoreTable(Mapping[str, Scores]):
 
     @checked_arguments
     def __init__(self, scores: Sequence[Scores], refused: Mapping[str, str] | None = None):
-        """Join by id, in the order of the first.
+        """Join scores by id, in the order of the first.
 
         Args:
             scores: Of the same examples, under different titles.
-            refused: Methods that could not be served, by title, and why.
+            refused: Methods that could not be run, by title, and why.
 
         Raises:
             UsageError: Two scores have the same title.

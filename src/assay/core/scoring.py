@@ -30,10 +30,10 @@ def score(methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent | 
     Args:
         methods: The methods to run.
         evidence: The facts that the methods read.
-        spent: Where the seconds of each are written.
+        spent: Collects the seconds of each method.
 
     Returns:
-        One per method, in their order.
+        The scores of each method, in the order of the methods.
 
     Raises:
         MissingEvidence: The run did not record what a method needs.
@@ -70,7 +70,7 @@ def checked(
         scored: Which examples the method can score, if that cannot be told from `evidence`.
 
     Returns:
-        Finite, in double precision, of the examples that the method speaks of.
+        Finite scores, in double precision, of the examples that the method can score.
 
     Raises:
         BadScores: Not one finite number per scored example.

@@ -70,7 +70,7 @@ class Pool:
     def __init__(
         self, ids: Ids, evidence: Evidence | None = None, scores: Scores | None = None, class_names: Sequence[str] | None = None
     ):
-        """Join the three by id.
+        """Join examples, evidence and scores by id.
 
         Raises:
             Mismatch: An example is not in the evidence, or has no score.
@@ -147,7 +147,7 @@ class Pool:
 
         Raises:
             UsageError: There are no features of that kind.
-            MissingEvidence: What they are made of is not at hand.
+            MissingEvidence: The data from which the features are computed were not passed.
         """
         return self._placed(self._facts.features(spec).rows())
 
@@ -189,7 +189,7 @@ class Selection:
     def first(
         cls, order: Int[Tensor, " examples"], budget: int, why_kept: str, why_touched: str, warnings: tuple[str, ...] = ()
     ) -> "Selection":
-        """The first `budget` positions of an order stay."""
+        """The selection that keeps the first `budget` positions of an order."""
         return cls(keep_first(order, budget), why_kept, why_touched, order=order[:budget], warnings=warnings)
 
 
@@ -222,7 +222,7 @@ class AbstractSelector(abc.ABC):
 
     @property
     def asks(self) -> Asks:
-        """What is asked for by name, such as features."""
+        """The inputs that the selector asks for by name, such as features."""
         return Asks()
 
     @abc.abstractmethod
@@ -244,8 +244,8 @@ def choose(
     """Run one policy on one score, or on a run alone.
 
     Args:
-        policy: Which.
-        scores: What it chooses by; None for policies that need no score.
+        policy: The policy to run.
+        scores: The scores that it chooses by; None for policies that need no score.
         evidence: The run, for policies that read it.
         class_names: One name per class, for the reasons.
 
@@ -299,7 +299,7 @@ def choose(
 def _check_scores(policy: AbstractSelector, scores: Scores, evidence: Evidence | None) -> None:
     if not policy.needs_score and not policy.ignores_score:
         raise UsageError(
-            f"Policy {policy.name!r} reads no score, so that {scores.title} would have no say; give it the run alone: "
+            f"Policy {policy.name!r} reads no score, so that {scores.title} would not be used; give it the run alone: "
             f"choose(RUN, {policy.title!r})."
         )
     if bool(scores.values.isnan().any()):
@@ -360,7 +360,7 @@ def suspects_stay(pool: Pool, kept: int, by: By, end: Literal["high", "low"], dr
         keep: How the user says that the suspects are meant to stay.
 
     Returns:
-        No sentence, or one.
+        One sentence, or none.
     """
     direction = pool.scores.direction
     wanted = by == "suspicion" or not direction.ranks_suspects or (end == "high") != (direction.sign > 0)

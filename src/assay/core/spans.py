@@ -39,12 +39,12 @@ def checked_span(window: str, title: str) -> None:
 
 
 def steps_of(source: StepSource, epochs: range) -> range:
-    """The steps of some epochs in a row."""
+    """The steps of consecutive epochs."""
     return range(source.epochs[epochs.start].start, source.epochs[epochs.stop - 1].stop)
 
 
 LONGEST_WINDOW = 100_000
-"""More epochs than any window spans: a method that runs along holds one number for each epoch of the window and each example."""
+"""More epochs than any window spans: a live method keeps one number for each epoch of the window and each example."""
 
 
 def checked_window(window: int, epochs: int | None = None, smallest: int = 2) -> int:
@@ -54,7 +54,7 @@ def checked_window(window: int, epochs: int | None = None, smallest: int = 2) ->
         The window itself, in epochs.
 
     Raises:
-        UsageError: Shorter than `smallest`, or longer than the trajectory.
+        UsageError: The window is shorter than `smallest`, or longer than the recorded epochs.
     """
     if window < smallest:
         raise UsageError(f"window={window} is too short; a window needs at least {smallest} epochs.")

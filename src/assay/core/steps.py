@@ -33,7 +33,7 @@ class Step(Batch, Protocol):
     """One optimizer step as it was taken. `params` are those before it. What `Batch` computes is in eval mode; only `back` is in train mode."""
 
     index: int
-    """Counted from 0 over the whole run."""
+    """Number of the step, counted from 0 over the whole run."""
     epoch: int
     """The epoch that it belongs to."""
     rates: Mapping[str, float]
@@ -50,7 +50,7 @@ class Step(Batch, Protocol):
         ...
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
-        """Hessian of a target before the step times a direction."""
+        """Hessian of a target, at the parameters before the step, times a direction."""
         ...
 
     def back(
@@ -77,7 +77,7 @@ class StepSource(Protocol):
     first: int
     """The earliest step that can be replayed."""
     targets: tuple[str, ...]
-    """Names of the numbers whose change can be asked for."""
+    """Names of the targets: numbers whose change can be asked for."""
     derivative_errors: Mapping[int, float]
     """Relative error of the derivative for each step that was checked against central differences. Known after `back`."""
     unconfirmed: Mapping[int, str]

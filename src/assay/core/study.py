@@ -10,7 +10,7 @@ from .report_data import Agreement
 from .trial import FEWEST, Comparison
 
 HARD, EASY, RANDOM, ALL = "hard", "easy", "random", "all"
-"""The arms: the hardest are kept, the easiest, as many at random, and everything there was to choose from."""
+"""The arms: the hardest examples are kept, the easiest, as many at random, or all that are available."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Pruned:
         fraction: Fraction of the available examples that was kept, in (0, 1].
         seed: Number of the repetition; each has its own part of the data, scores and training.
         examples: How many were kept.
-        steps: Steps taken, the same for all.
+        steps: Optimizer steps taken, the same number in all trainings.
         accuracy: Fraction of test examples predicted right at the end.
         loss: Mean cross-entropy on the test examples, in nats.
         seconds: How long the training took.
@@ -54,10 +54,10 @@ class PowerLawFit:
     Attributes:
         arm: `all`: fitted to trainings on all available examples of each size; `random`: also to trainings on random parts of them.
         scale: The error at one example, if the law held so far down.
-        exponent: How fast it falls.
+        exponent: How fast the error falls with the number of examples.
         floor: Error that is left however many examples there are; 0 where none was fitted.
-        low: Lower end of Student's 95 % interval over the exponents of single seeds; None with fewer than 3 seeds, with a floor, or if all have
-        the same exponent.
+        low: Lower end of Student's 95 % interval over the exponents of single seeds; None with fewer than 3 seeds, with a floor, or if all
+            seeds have the same exponent.
         high: Upper end.
         points: Number of different training set sizes that the law is fitted to.
         seeds: Number of seeds that the errors are means over.
@@ -169,7 +169,7 @@ class Study:
     """A pruning study: its settings, trainings and conclusions.
 
     Attributes:
-        name: Which study.
+        name: Name of the study.
         settings: How it was made, as plain values.
         facts: Data, net, machine and the like, for people.
         trained: Every training.
@@ -195,7 +195,7 @@ class Study:
     claims: int = 0
 
     def __post_init__(self):
-        """Refuse a study with a hole in it.
+        """Refuse a study with missing trainings.
 
         Raises:
             UsageError: A part of the data lacks an arm that the others have, or a seed.
@@ -223,7 +223,7 @@ class Study:
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """Fractions of the training examples that there were to choose from, rising."""
+        """Available parts of the training examples, as fractions, rising."""
         return tuple(sorted({one.size for one in self.trained}))
 
     @property
@@ -243,7 +243,7 @@ class Study:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What was found, in words."""
+        """The findings in words."""
         said = [law.sentence for law in self.laws]
         for metric in self.metrics:
             points = [one for one in self.frontiers if one.metric == metric and one.gain is not None]

@@ -35,7 +35,7 @@ class Outcome:
 
 
 FEWEST = 3
-"""Seeds below which no difference is called significant: the spread of two is one number, which tells nothing of itself."""
+"""With fewer seeds no difference is called significant: two seeds show one gap between their differences, not how far these spread."""
 
 REMOVAL = "random removal of equal size"
 """What the random arm is called where the decision only removes."""
@@ -53,7 +53,7 @@ class Comparison:
             differences are equal, which show no spread to make an interval of.
         high: Upper end.
         p: Two-sided p of the paired test, of all these seeds and of this comparison alone.
-        test: Which paired test.
+        test: Name of the paired test.
         n: How many seeds.
         alpha: Significance level: a corrected p below it is called significant.
         adjusted: p corrected for all comparisons asked for together (Holm) and for the place of the decision among those verified on
@@ -61,7 +61,7 @@ class Comparison:
         family: How many comparisons it is corrected for together, this one included.
         looks: Numbers of seeds with which the comparison was tested before.
         control: Name of the random arm, in words.
-        place: Which decision of its run it is about, in the order of their verification, from 1; 0 where there is no such order.
+        place: Place of the decision among those verified on its run, from 1; 0 where there is no such order.
         share: Part of alpha that is spent on the comparisons of this decision, in (0, 1] (`maths.statistics.share`).
     """
 
