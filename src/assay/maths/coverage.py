@@ -11,7 +11,7 @@ ROWS = 8192
 def farthest_first(
     rows: Float[Tensor, "examples dims"], count: int, ranks: Int[Tensor, " examples"]
 ) -> tuple[Int[Tensor, " count"], Float[Tensor, " count"]]:
-    r"""Greedy k-center: centers one after another, each the row that is farthest from those before it.
+    r"""Greedy k-center: centers one after another, each the row farthest from those before it; the first is the row nearest to the mean.
 
     $$ c_1 = \arg\min_i \lVert x_i - \bar x \rVert, \qquad c_{j+1} = \arg\max_i \min_{l \le j} \lVert x_i - x_{c_l} \rVert. $$
 

@@ -109,7 +109,7 @@ def check_twice_differentiable(derivative: Tensor) -> None:
     """Refuse a first derivative that cannot be differentiated again: torch would silently treat the missing part as 0.
 
     Raises:
-        NotImplementedError: An operation has a derivative without one of its own (`once_differentiable`).
+        NotImplementedError: An operation's derivative has no derivative itself (`once_differentiable`).
     """
     seen, waiting = set(), [derivative.grad_fn]
     while waiting:
@@ -135,7 +135,7 @@ def called_with(module: nn.Module, values: Params, *args: Any) -> Any:
 
     Args:
         module: Any module.
-        values: By any of their names; what is not named stays.
+        values: The other parameters and buffers, by any of their names; those that are not named stay.
         *args: Arguments of the call.
 
     Returns:

@@ -64,7 +64,7 @@ def math_attention() -> Iterator[None]:
 
 
 class DifferentiableOperations(TorchFunctionMode):
-    """Inside, weight normalisation and embeddings have derivatives that are right twice.
+    """Inside, the first and second derivatives of weight normalisation and embeddings are right.
 
     Weight normalisation has torch's value; the gradient of an embedding is a dense tensor and the derivative of its values, whatever `sparse`
     and `scale_grad_by_freq` say.

@@ -52,11 +52,11 @@ def out_of_bag_means(
     r"""Mean of each example's terms over the bags without it, and a linearised value of this mean from each group of bags.
 
     The mean is the ratio v = S / N, with S and N the sums of S_g and N_g over the G groups. The linearised value of
-    a group is v + (S_g - v N_g) G / N: its mean over the groups is v, and
-    its deviation divided by sqrt(G) is the standard error of v, of whatever number of bags of a group the example is out.
+    a group is v + (S_g - v N_g) G / N: its mean over the groups is v, and its standard deviation divided by sqrt(G) is the standard error
+    of v, however many bags of a group are without the example.
 
     Args:
-        sums: Of the terms of each group of bags, S_g.
+        sums: Sum of the terms of each group of bags, S_g.
         counts: How many bags of each group are without the example, N_g.
 
     Returns:

@@ -73,7 +73,7 @@ class Solution:
     """Products with a kernel's inverse, and the diagonal of the inverse.
 
     Attributes:
-        products: (H + jitter I)^-1 y, by column of y.
+        products: (H + jitter I)^-1 y, one column for each y.
         diagonal: diag((H + jitter I)^-1), above 0.
     """
 
@@ -82,7 +82,11 @@ class Solution:
 
 
 def solve(gram: Float[Tensor, "rows rows"], signs: Float[Tensor, "rows columns"], jitter: float = 0.0) -> Solution | None:
-    """Solve by Cholesky; None where H + jitter I is not positive definite up to rounding. The diagonal of `gram` is overwritten."""
+    """Solve (H + jitter I) x = y for each column y of `signs` by Cholesky. The diagonal of `gram` is overwritten.
+
+    Returns:
+        x and the inverse's diagonal; None if the matrix is not positive definite up to rounding.
+    """
     gram.diagonal().fill_(0.5 + jitter)
     lower, failed = torch.linalg.cholesky_ex(gram)
     if bool(failed):

@@ -69,7 +69,7 @@ def example_products(
         chunk_bytes: Memory of one chunk of examples.
 
     Returns:
-        Norms at least 0 and inner products by parameter, one per example; and which parameters took which road.
+        Norms at least 0 and inner products by parameter, one per example; and which parameters were differentiated example by example.
 
     Raises:
         ValueError: BatchNorm in training couples the examples: their own gradients are not defined.

@@ -1,4 +1,4 @@
-"""The nearest neighbours of examples among others, exactly, and what they vote for."""
+"""The exact nearest neighbours of examples among others, and their votes."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -85,7 +85,7 @@ def disagreeing(
     examples against all at a time.
 
     Args:
-        rows: Finite.
+        rows: One row of finite numbers per example.
         labels: Class of each.
         k: How many neighbours.
         cosine: 1 - cosine as distance, in which rows of zeros are at right angles to all; else half the squared Euclidean distance, which has

@@ -1,4 +1,4 @@
-"""What one forward pass says of each example: the facts that a run keeps instead of its logits."""
+"""Facts of each example from one forward pass, which a run keeps instead of the logits."""
 
 import torch
 from jaxtyping import Bool, Float, Int

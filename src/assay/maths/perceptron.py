@@ -20,7 +20,7 @@ from scipy.optimize import brentq, minimize, root
 from scipy.special import ndtr, ndtri
 
 MOST, LEAST = 10_000, 1e-6
-"""Most examples by dimension, and smallest part of them, that the integrals are exact for."""
+"""Most kept examples per dimension, and smallest fraction kept, for which the integrals are exact."""
 FAR = 9.0
 """No field is taken to be larger: the probability beyond is 1e-19."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -31,9 +31,9 @@ class Learnt:
     """The result of a student's training.
 
     Attributes:
-        error: Chance that it and the teacher disagree on a new input, in 0..1/2.
+        error: Probability that student and teacher disagree on a new input, in 0..1/2.
         overlap: R, the cosine of the angle between student and teacher.
-        margin: kappa, the smallest distance of a kept example from its boundary, in units of a field.
+        margin: kappa, the smallest distance of a kept example from the student's boundary, in units of a field.
     """
 
     error: float
@@ -44,7 +44,7 @@ class Learnt:
 def learnt(
     alpha: float | int, fraction: float | int = 1, keep: Literal["hard", "easy"] = "hard", angle: float | int = 0
 ) -> Learnt:
-    """The student of largest margin, as N goes to infinity.
+    """The student of largest margin, in the limit of infinitely many dimensions N.
 
     Args:
         alpha: Kept examples per input dimension, above 0 and at most 10,000.
@@ -56,7 +56,7 @@ def learnt(
         Its test error, its overlap with the teacher and its margin.
 
     Raises:
-        ValueError: A setting outside its range.
+        ValueError: A setting is outside its range.
 
     Source: the setting is that of Sorscher et al. 2022; the equations are derived anew (the paper's own saddle-point equations were not
     at hand), and hold for keeping by |field of the probe|.

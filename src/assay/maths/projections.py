@@ -21,11 +21,11 @@ def rademacher(seed: int, name: str, rows: range, dims: int, dtype: torch.dtype 
     """Some rows of the matrix of one parameter: each entry +1/sqrt(dims) or -1/sqrt(dims), a pure function of (seed, name, row, column).
 
     Args:
-        seed: Of the matrix.
-        name: Of the parameter; different names have independent matrices.
+        seed: Seed of the matrix.
+        name: Name of the parameter; different names have independent matrices.
         rows: Which entries of the flattened parameter.
         dims: K, the columns.
-        dtype: Of the result.
+        dtype: Type of the result.
 
     Returns:
         Rows in the order that was asked for.
@@ -45,8 +45,8 @@ def project(
     Args:
         values: The parts of the rows by name, each (rows, ...), of one type; the order of the names does not matter but to rounding.
         dims: K, numbers of a projected row.
-        seed: Of the projection.
-        tile_bytes: What a tile of R may take.
+        seed: Seed of the projection.
+        tile_bytes: Memory that a tile of R may take.
 
     Returns:
         One row of `dims` numbers for each row of the parts.

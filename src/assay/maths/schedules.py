@@ -1,7 +1,7 @@
 """Checkpointing schedules: the order in which training states are recomputed to go backwards with few of them in memory.
 
 A training of W steps that keeps only its start is split into parts; one sweep forward marks where each part begins, then the parts are
-gone backwards one by one, each split again until its states are all held.
+gone through backwards one by one, each split again until all its states are in memory.
 """
 
 import itertools
@@ -70,7 +70,7 @@ def named(name: str) -> Split:
 
 
 def within(states: int, steps: int) -> Split:
-    """The split that takes the fewest steps again while it holds at most `states` states.
+    """The split that recomputes the fewest steps while it holds at most `states` states.
 
     Returns:
         A function from a stretch to the parts that it is cut into.
@@ -87,7 +87,7 @@ def within(states: int, steps: int) -> Split:
 
 
 def cost(split: Split, steps: int, depth: int = 0) -> tuple[int, int]:
-    """How many states are held at most, and how many steps are taken again."""
+    """How many states are held at most, and how many steps are recomputed."""
     if steps <= 1:
         return min(steps, 1), 0
     bounds = _bounds(split, 0, steps, depth)

@@ -1,4 +1,4 @@
-"""How far a step on one example alone would go towards a reference: what OTI and LiveVal are made of.
+"""How far a step on one example alone would go towards a reference: the building block of OTI and LiveVal.
 
 With D = reference - theta and a single-example step theta - R g (g its gradient, R the learning rates), what is left is u = D + R g, and
 
@@ -31,7 +31,7 @@ class Batch(Protocol):
         ...
 
     def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-        """<direction, grad l_i> and |grad l_i|^2 of each example's loss, by parameter; and how they were taken."""
+        """<direction, grad l_i> and |grad l_i|^2 for each example's loss l_i, by parameter; and how they were computed."""
         ...
 
 

@@ -47,7 +47,7 @@ def conjugate_gradients(
         b: Right-hand side.
         most: The most iterations that are taken.
         damping: Added to the diagonal of A.
-        rtol: Stop when the residual is at most this part of the right-hand side.
+        rtol: Stop when |residual| / |right-hand side| is at most this.
         precondition: P v from v, where P is near to the inverse of A + damping I, symmetric and positive definite.
 
     Returns:

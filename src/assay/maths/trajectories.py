@@ -1,12 +1,12 @@
 r"""Optimizer steps and their adjoints: how a change of the state after a step goes back to the state before it.
 
 A step takes the gradient g of the batch's loss at theta and the optimizer's buffers B to theta' and B'. Backwards, with lambda and
-beta the derivatives of the target by theta and B, everything that reaches theta through the loss passes through one vector,
+beta the derivatives of the target with respect to theta and B, everything that reaches theta through the loss passes through one vector,
 gamma = d target / d g, so that
 
     d target / d w_i = <gamma, d g / d w_i>          lambda = (what does not pass through the loss) + H gamma
 
-with H the Hessian of the batch's loss. `maths.derivatives` gives the slopes of the examples and the Hessian's product along gamma.
+with H the Hessian of the batch's loss. `maths.derivatives` gives the inner products of the examples' gradients with gamma, `maths.curvature` H gamma.
 
 Source: Hara et al. 2019 for plain SGD; the other optimizers are differentiated from torch.optim's own steps.
 """
@@ -57,9 +57,9 @@ class Update(Protocol):
         Args:
             after: d target / d params after the step.
             carried: d target / d buffers after the step; slots that nothing depends on yet may be left out.
-            params: Before the step.
-            buffers: Of the optimizer, before the step.
-            gradients: Of the batch's loss, as the step took them.
+            params: Parameters before the step.
+            buffers: Buffers of the optimizer before the step.
+            gradients: Gradients of the batch's loss, as the step used them.
             rates: Learning rate of each parameter.
             count: Number of the step, from 0.
         """
@@ -104,9 +104,9 @@ class SGDUpdate(Update):
 class AdamUpdate(Update):
     """torch.optim.Adam, or AdamW with `decoupled`.
 
-    g = gradient + decay * theta (Adam); m' = b1 m + (1 - b1) g; v' = b2 v + (1 - b2) g^2; with m^ and v^ divided by 1 - b^k,
-    k = count + 1: theta' = theta - rate * m^ / (sqrt(v^ + root) + eps), theta shrunk by 1 - rate * decay before (AdamW). Where
-    v^ + root is 0 the derivative of its root is taken for 0.
+    g = gradient + decay * theta (Adam); m' = b1 m + (1 - b1) g; v' = b2 v + (1 - b2) g^2; with k = count + 1,
+    m^ = m' / (1 - b1^k) and v^ = v' / (1 - b2^k): theta' = theta - rate * m^ / (sqrt(v^ + root) + eps), theta multiplied by 1 - rate * decay
+    before (AdamW). Where v^ + root is 0 the derivative of its square root is taken to be 0.
 
     Attributes:
         root: Added under the square root, 0 in torch; a small one makes the step differentiable everywhere.

@@ -19,7 +19,7 @@ def start_ring(window: int, examples: int) -> dict[str, Tensor]:
 
 
 def push(ring: dict[str, Tensor], values: Float[Tensor, " examples"]) -> bool:
-    """Put the newest values over the oldest; whether the ring now holds a full window."""
+    """Overwrite the oldest values with the newest; returns whether the ring now holds a full window."""
     window = len(ring["ring"])
     ring["ring"][int(ring["seen"]) % window] = values
     ring["seen"] += 1
