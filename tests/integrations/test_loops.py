@@ -416,7 +416,7 @@ def test_a_live_method_never_ends_a_training(tmp_path, model, losses):
         assert assay.score(run, "aum")["aum"].values.isfinite().all()
         if stops:
             assert "Training and recording go on without it." in stops[0]
-            with pytest.raises(MissingEvidence, match=r"liveval ran along .* but it stopped in epoch 0: "):
+            with pytest.raises(MissingEvidence, match=r"liveval ran live .* but it stopped in epoch 0: "):
                 assay.score(run, "liveval")
         elif live[0] == "liveval":
             try:

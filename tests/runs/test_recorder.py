@@ -544,7 +544,7 @@ def test_a_run_that_is_resumed_elsewhere_says_what_may_differ(tmp_path, monkeypa
     recorded(tmp_path, 1)
     monkeypatch.setattr(module, "here", lambda: {**schema_here(), "threads": 77, "torch": "1.0"})
     with pytest.warns(
-        UserWarning, match=r"was recorded with torch .*, now 1\.0; threads \d+, now 77\. .*methods that take the training again"
+        UserWarning, match=r"was recorded with torch .*, now 1\.0; threads \d+, now 77\. .*methods that replay the training"
     ):
         recorded(tmp_path, 2, resume=True)
     assert Run(tmp_path).epochs == 2

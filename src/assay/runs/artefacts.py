@@ -66,7 +66,7 @@ def load_scores(path: str | Path) -> Scores:
     """The inverse of `save_scores`, to the bit.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     path = Path(path)
     ids, columns, notes = read_table(path, "scores", {"value": REAL, "epoch *": REAL, "repeat *": REAL})
@@ -96,8 +96,9 @@ def _rows(what: str, columns: Mapping[str, Any]) -> torch.Tensor | None:
 
 @checked_arguments
 def save_decision(decision: Decision, path: str | Path) -> None:
-    """One Parquet file: `id`, `action` (0 drop, 1 keep, 2 relabel, 3 weight), `label`, `weight`, `reason`; and `place`, which is where
-    the example stands in the order of those that are kept, from 0, and -1 elsewhere, if there is an order.
+    """Save a decision as one Parquet file: `id`, `action` (0 drop, 1 keep, 2 relabel, 3 weight), `label`, `weight` and `reason`.
+
+    If the kept examples have an order, also `place`: the place of the example in it, from 0, and -1 for examples that are not kept.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -128,7 +129,7 @@ def load_decision(path: str | Path) -> Decision:
     """The inverse of `save_decision`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     path = Path(path)
     ids, columns, notes = read_table(
@@ -164,7 +165,7 @@ def _order(ids: Ids, columns: Mapping[str, Any]) -> Ids | None:
 
 @checked_arguments
 def save_truth(ids: Ids, true_labels: Int[Tensor, " examples"], path: str | Path) -> None:
-    """The true class of each example, beside the run and never inside its evidence.
+    """Save the true class of each example, beside the run and never inside its evidence.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -177,7 +178,7 @@ def load_truth(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
     """The inverse of `save_truth`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     ids, columns, _ = read_table(Path(path), "truth", {"true_label": WHOLE})
     return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
@@ -196,7 +197,7 @@ def load_json(kind: str, path: str | Path) -> dict[str, Any]:
     """The inverse of `save_json`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     try:
         body = read_bytes(Path(path))
@@ -231,7 +232,7 @@ def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None,
         seed: Which seed it must have; None for any.
 
     Raises:
-        RunError: Absent, damaged, of another kind, of a newer schema, or a retraining of something else, such as a copy of another file.
+        RunError: The file is absent, damaged, of another kind, of a newer schema, or a retraining of something else, such as a copy of another file.
     """
     body = load_json("outcome", path)
     with _whole(path):
@@ -244,7 +245,7 @@ def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None,
 
 
 def save_claim(claim: Claim, path: Path) -> None:
-    """Every look at a decision.
+    """Save every look at a decision.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -260,7 +261,7 @@ def load_claims(folder: Path) -> list[Claim]:
     """All claims (looks at the run's decisions), in the order of the files.
 
     Raises:
-        RunError: One is damaged, of another kind, of a newer schema, or not what its name says, such as a copy of another.
+        RunError: A file is damaged, of another kind, of a newer schema, or not what its name says, such as a copy of another.
     """
     found = []
     for path in sorted(folder.glob("*.json")):
@@ -269,7 +270,7 @@ def load_claims(folder: Path) -> list[Claim]:
             claim = _typed(Claim, body)
             looks = claim.looks
             if not all(0 <= p <= 1 for look in looks for p in look.ps) or len({len(look.ps) for look in looks}) != 1:
-                raise ValueError("its p-values are none")
+                raise ValueError("its p-values are outside 0..1, or not equally many at each look")
             if claim.place > MOST_CLAIMS:
                 raise ValueError(f"its place is {claim.place}")
         if claim.made_of != path.stem:
@@ -279,13 +280,13 @@ def load_claims(folder: Path) -> list[Claim]:
 
 
 def _comparison(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison as JSON has it; of an older assay without its interval, a percentile bootstrap that was too narrow."""
+    """A comparison from JSON; one of an older assay loses its interval, a percentile bootstrap that was too narrow."""
     return {**body, **({} if "family" in body else {"low": None, "high": None})}
 
 
 @checked_arguments
 def save_verdict(verdict: Verdict, path: str | Path) -> None:
-    """The verdict with all its outcomes.
+    """Save the verdict with all its outcomes.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -298,7 +299,7 @@ def load_verdict(path: str | Path) -> Verdict:
     """The inverse of `save_verdict`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     path = Path(path)
     body = load_json("verdict", path)
@@ -309,7 +310,7 @@ def load_verdict(path: str | Path) -> Verdict:
 
 
 def save_removal(removal: Removal, path: Path) -> None:
-    """One training without some examples, so that a curve that was stopped need not repeat it.
+    """Save one training without some examples, so that a curve that was stopped need not repeat it.
 
     The path says what was trained and without which examples, and the file repeats its path.
 
@@ -323,7 +324,7 @@ def load_removal(path: Path) -> Removal:
     """The inverse of `save_removal`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, of a newer schema, or of another place, such as a copy of another file.
+        RunError: The file is absent, damaged, of another kind, of a newer schema, or of another place, such as a copy of another file.
     """
     body = load_json("removal", path)
     with _whole(path):
@@ -340,7 +341,7 @@ def _place(path: Path) -> str:
 
 @checked_arguments
 def save_curve(curve: Curve, path: str | Path) -> None:
-    """The curve with all its removals.
+    """Save the curve with all its removals.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -353,7 +354,7 @@ def load_curve(path: str | Path) -> Curve:
     """The inverse of `save_curve`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     path = Path(path)
     curve = _noun("curve", Curve, path)
@@ -362,7 +363,7 @@ def load_curve(path: str | Path) -> Curve:
 
 @checked_arguments
 def save_study(study: Study, path: str | Path) -> None:
-    """The study with all its trainings.
+    """Save the study with all its trainings.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -382,7 +383,7 @@ def load_study(path: str | Path) -> Study:
     """The inverse of `save_study`.
 
     Raises:
-        RunError: Absent, damaged, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     body = load_json("study", path)
     with _whole(path):
@@ -430,7 +431,7 @@ COUNTS = frozenset(
 
 
 def _noun(kind: str, noun: type[Made], path: Path) -> Made:
-    """A noun that was saved as JSON, every field of its very type and within its range."""
+    """An artefact that was saved as JSON, if every field has exactly its type and is within its range."""
     body = load_json(kind, path)
     with _whole(path):
         return _typed(noun, body)
@@ -440,7 +441,7 @@ def _typed(kind: Any, body: object) -> Any:
     """What JSON holds, as this type; nothing is converted.
 
     Raises:
-        ValueError: With the field that is of another type, or outside its range.
+        ValueError: A field is of another type, or outside its range; names it.
     """
     made = pydantic.TypeAdapter(kind).validate_json(json.dumps(body), strict=True)
     _check_ranges(made, body)

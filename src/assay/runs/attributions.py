@@ -1,7 +1,7 @@
-"""Attributions on disk: a folder with `attribution.json`, which says what the rows and columns are, and the values as an npy file of float64.
+"""Attributions on disk: a folder with `attribution.json`, which describes rows and columns, and the values as an npy file of float64.
 
-The JSON names its file of values, and is written last, so that a reader sees the old attribution or the new one. Rows are read when they are
-asked for and held against their checksums; they are not mapped, because a mapped file that somebody cuts off ends the process without a word.
+The JSON names its file of values, and is written last, so that a reader sees the old attribution or the new one. Rows are read when they
+are asked for and checked against their checksums; they are not mapped: if a mapped file is truncated, the process ends without a message.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ BESIDE_QUERY = 64
 
 
 class AttributionNotes(FrozenModel):
-    """What stands beside the values of an attribution."""
+    """Metadata saved with the values of an attribution."""
 
     method: str
     options: dict[str, object]
@@ -67,7 +67,7 @@ class RowFile:
         """Open the file.
 
         Raises:
-            RunError: Absent, or not of this size.
+            RunError: The file is absent, or not of this size.
         """
         self.path, self.checksums, self._columns = path, checksums, columns
         with self._seam():
@@ -91,7 +91,7 @@ class RowFile:
         """The values of some queries.
 
         Raises:
-            RunError: They are not what was written.
+            RunError: The rows are not what was written.
         """
         found = torch.empty(len(queries), self._columns, dtype=torch.float64)
         with self._seam():
@@ -152,7 +152,7 @@ class RowWriter:
             yield range(start, min(start + step, self.shape[0]))
 
     def start_model(self) -> None:
-        """From now on blocks are those of another model."""
+        """Start another model, to which the blocks that follow belong."""
         self._check_pairs()
         self._models, self._pairs = self._models + 1, 0
 
@@ -163,10 +163,10 @@ class RowWriter:
             )
 
     def add(self, block: Block) -> None:
-        """Take a block of the current model.
+        """Add a block of the current model.
 
         Raises:
-            BadScores: It is not what a block may be, or speaks of a pair once more.
+            BadScores: The block is not valid, or holds a pair that an earlier block of this model held.
             NotWritten: The operating system refuses.
         """
         values = checked_values(self._title, block, *self.shape)
@@ -185,7 +185,7 @@ class RowWriter:
                 _write(self._handle, piece if self._models == 1 else before + piece, self._at(query, start))
 
     def end(self) -> tuple[int, ...]:
-        """Turn sums over the models into means; the checksum of every row.
+        """Turn sums over the models into means; returns the checksum of every row.
 
         Raises:
             BadScores: Some pair has no value.
@@ -217,7 +217,7 @@ def _remove_if_abandoned(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple[Path, RowWriter]]:
-    """A file of values to fill in an attribution's folder, which stands there once the block has ended well; and its path.
+    """A file of values to fill, which is put into the attribution's folder when the block ends without an error; and its path.
 
     Raises:
         UsageError: There are more ids than the file beside it may name.
@@ -239,7 +239,7 @@ def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple
 
 
 def save_attribution(attribution: Attribution, path: Path) -> None:
-    """Write the JSON file beside the values that stand at `path`, and take away those of an attribution that stood there before.
+    """Write the JSON file beside the values at `path`, and remove the values of an earlier attribution.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -267,10 +267,10 @@ def save_attribution(attribution: Attribution, path: Path) -> None:
 
 @checked_arguments
 def load_attribution(folder: str | Path) -> Attribution:
-    """What `assay.attribute` wrote: RUN/attributions/TITLE. Rows are read when they are asked for.
+    """Load what `assay.attribute` wrote: RUN/attributions/TITLE. Rows are read when they are asked for.
 
     Raises:
-        RunError: Absent, damaged, incomplete, of another kind, or of a newer schema.
+        RunError: The file is absent, damaged, incomplete, of another kind, or of a newer schema.
     """
     path = Path(folder) / HEAD
     notes = load_json("attribution", path)

@@ -1,4 +1,4 @@
-"""What the examples of a user's loop consist of, as a run keeps it: fingerprints, and the losses of a few at each epoch's end."""
+"""The content of the examples of a user's loop, as a run keeps it: fingerprints, and the losses of a few at each epoch's end."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
     Attributes:
         path: Where in the batch it stands, such as `[0]` or `['labels']`.
-        fingerprint: Over type, shape and bytes; 64 bits.
+        fingerprint: Hash over type, shape and bytes; 64 bits.
         number: The value itself, where it is a single whole number; else None.
         known: Whether the fingerprint covers the whole value; of some objects it covers only the type.
     """
@@ -182,11 +182,11 @@ class Content:
     opened: int = OPENED
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved as tensors."""
+        """The fields that are saved as tensors."""
         return {POSITIONS: self.positions.to(torch.int32), FIXED: self.fixed, WHOLE: self.whole}
 
     def note(self) -> str:
-        """The rest, as text."""
+        """The other fields, as JSON text."""
         names = ("drawn", "label", "losses_by", "reason", "opened")
         return json.dumps({name: getattr(self, name) for name in names}, sort_keys=True)
 
@@ -196,11 +196,11 @@ class Content:
 
         Args:
             tensors, note: As saved.
-            examples: How many the run has.
+            examples: How many examples the run has.
             where: Name of the file, for messages.
 
         Raises:
-            RunError: They do not belong to such a run.
+            RunError: Tensors and note do not belong to such a run.
         """
         positions, fixed, whole = (tensors[name].to(torch.int64) for name in (POSITIONS, FIXED, WHOLE))
         try:

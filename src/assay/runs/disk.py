@@ -143,10 +143,10 @@ def replace(path: Path, body: bytes) -> None:
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write and read, which stands at `path` once the block has ended well, and nowhere if it has not.
+    """A new file to write and read, which is put at `path` when the block ends without an error, and removed otherwise.
 
     Raises:
-        NotWritten: The operating system refuses; the old file is intact and no temporary file stays. What the block itself writes is its own.
+        NotWritten: The operating system refuses; the old file is intact and no temporary file stays. Errors in the block pass unchanged.
     """
     make_folder(path.parent)
     refuse_links(path)
@@ -214,14 +214,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take a superseded file away; one that is gone already is fine."""
+    """Remove a superseded file; it may be gone already."""
     refuse_links(path.parent)
     with writing(path), contextlib.suppress(FileNotFoundError):
         path.unlink()
 
 
 def remove_leftovers(path: Path) -> None:
-    """Take away what a killed `replace` of `path` left behind."""
+    """Remove the temporary files that a killed `replace` of `path` left."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         remove(leftover)
 
@@ -291,7 +291,7 @@ class TensorFile:
             expected: Says what is wrong with a tensor's type and shape, before it is read.
 
         Raises:
-            RunError: Absent, a link inside a run, or not a whole safetensors file.
+            RunError: The file is absent, a link inside a run, or not a whole safetensors file.
         """
         self.path, self.sums, self._notes_sum, self._expected = path, sums, notes_sum, expected
         try:
@@ -331,7 +331,7 @@ class TensorFile:
         """The texts saved beside the tensors.
 
         Raises:
-            RunError: They differ from those that were committed.
+            RunError: The texts differ from those that were committed.
         """
         with self._seam():
             notes = json.loads(self._texts["notes"]) if "notes" in self._texts else None
@@ -349,7 +349,7 @@ class TensorFile:
         """One tensor.
 
         Raises:
-            RunError: It is absent, or of another type or shape than the run's, or its bytes differ from those that were committed.
+            RunError: The tensor is absent, or of another type or shape than the run's, or its bytes differ from those that were committed.
         """
         if name not in self._places or name not in self.sums:
             raise RunError(f"{self.path} is damaged: it holds no {name!r}. Restore it from a copy or record again.")
@@ -434,7 +434,7 @@ class WriterLock:
             )
 
     def release(self) -> None:
-        """Let the next writer in."""
+        """Release the lock for the next writer."""
         if self._handle >= 0:
             # Not by closing alone: a child that is just being forked has the file open too.
             fcntl.flock(self._handle, fcntl.LOCK_UN)

@@ -28,16 +28,16 @@ LOSS_TOLERANCE = 1e-3
 def import_npy(
     source: str | Path, labels: Int[Tensor, " examples"], folder: str | Path, *, view: View = "train", code: str = ""
 ) -> Run:
-    """A run from a folder of `i_Output.npy` (N, C) logits and `i_Index.npy` (N,), both in visiting order, i from 0.
+    """Import a run from a folder of `i_Output.npy` (N, C) logits and `i_Index.npy` (N,), both in visiting order, i from 0.
 
     The entries of Index are positions in the full training set; they are the ids too, unless `ids.npy` (as `export_npy` writes it)
-    names the positions otherwise. `i_Loss.npy` is optional and is held against the labels, which the format does not keep.
+    names the positions otherwise. `i_Loss.npy` is optional and is checked against the labels, which the format does not keep.
 
     Args:
         source: Folder of the npy files.
         labels: Given class of each position 0..N-1.
         folder: Where the run is written.
-        view: Which pass these logits are of: the released codes store the training pass.
+        view: The pass that these logits are from: the released codes store the training pass.
         code: Version written into the header.
 
     Raises:

@@ -42,13 +42,13 @@ def refuse_links(path: Path) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class RunPaths:
-    """Where each thing of a run stands."""
+    """Paths of the files of a run."""
 
     folder: Path
 
     @property
     def header(self) -> Path:
-        """What was known when recording started."""
+        """The header: what was known when recording started."""
         return self.folder / "run.json"
 
     @property
@@ -63,7 +63,7 @@ class RunPaths:
 
     @property
     def lock(self) -> Path:
-        """Held by the one process that writes."""
+        """The lock, held by the one process that writes."""
         return self.folder / "writer.lock"
 
     @property
@@ -96,7 +96,7 @@ class RunPaths:
         return self.folder / "models"
 
     def model(self, member: int) -> "RunPaths":
-        """Where the run of another model stands; they are numbered from 1."""
+        """Folder of the run of another model; these are numbered from 1."""
         return RunPaths(self.models / f"{member:03d}")
 
     def shard(self, epoch: int) -> Path:
@@ -117,7 +117,7 @@ class RunPaths:
         return self.folder / "sums" / f"epoch-{epoch:06d}.safetensors"
 
     def live(self, epoch: int) -> Path:
-        """States of the methods that run along, up to one epoch."""
+        """States of the live methods, up to one epoch."""
         return self.folder / "live" / f"epoch-{epoch:06d}.safetensors"
 
     def stream(self, epoch: int) -> Path:
@@ -164,7 +164,7 @@ class RunPaths:
 
 @dataclasses.dataclass(frozen=True)
 class StudyPaths:
-    """Where each thing of a study stands."""
+    """Paths of the files of a study."""
 
     folder: Path
 
@@ -198,7 +198,7 @@ class StudyPaths:
         return self.folder / "trials"
 
     def probe(self, plan: str) -> Path:
-        """The run in which a plan's examples are told hard from easy, by the fingerprint of plan and data."""
+        """The run by whose scores a plan's examples are hard or easy, by the fingerprint of plan and data."""
         return self.probes / plan
 
     def trial(self, made_of: str, seed: int) -> Path:

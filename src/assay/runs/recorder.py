@@ -1,4 +1,4 @@
-"""The recorder: what one epoch said of each example, buffered in memory and committed whole or not at all."""
+"""The recorder: one epoch's facts about each example, buffered in memory and committed whole or not at all."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ def check_place(paths: RunPaths, resume: bool = False) -> bool:
     """Whether there is a run that the recording resumes.
 
     Raises:
-        OutputExists: There is one and `resume` is false, or there is something else.
+        OutputExists: There is a run and `resume` is false, or there is something else.
     """
     folder = paths.folder
     if folder.exists() and not folder.is_dir():
@@ -92,7 +92,7 @@ class Alongside(Protocol):
 
     @property
     def reads_logits(self) -> bool:
-        """Whether it reads whole logits."""
+        """Whether one of them reads whole logits."""
         ...
 
     def attach(self, ids: Ids, run: Run | None) -> None:
@@ -142,11 +142,12 @@ class Nothing:
 class Recorder:
     """Writes one run, epoch by epoch.
 
-    `begin`, then `step` for every optimizer step and `observe` for every forward pass that is recorded, then `commit`. An epoch
+    Call `begin`, then `step` for every optimizer step and `observe` for every forward pass that is recorded, then `commit`. An epoch
     that was not committed leaves no trace.
 
     Attributes:
-        autocast: In which type, by device, the model computes under torch.autocast in this epoch, such as `{"cuda": "bfloat16"}`; set after `begin`.
+        autocast: The type, by device, in which the model computes under torch.autocast in this epoch, such as `{"cuda": "bfloat16"}`; set after
+            `begin`.
     """
 
     @checked_arguments
@@ -170,14 +171,15 @@ class Recorder:
         resume: bool = False,
         code: str = "",
     ):
-        """Start a run in `folder`, or, with `resume`, go on with the one there if there is one.
+        """Start a run in `folder`, or, with `resume`, continue the run that is there, if any.
 
-        `mean_probs` is whether the probabilities are summed up over the epochs, which costs 8 bytes per example and class on disk; by
-        default only where examples times classes are at most 4,194,304, or as the run that is resumed was begun.
+        `mean_probs` says whether the probabilities are summed up over the epochs, which costs 8 bytes per example and class on disk; by
+        default only if examples times classes are at most 4,194,304, or as when the resumed run was begun.
 
         With `partial` an epoch may train on a part of the examples, or on some several times: the run then says how often it trained on each
-        and with which weight of its loss, facts of the others are missing, and those of one that came several times are its last ones.
-        `select` is the title of what chose them. `labels` are those of all examples, without which the first epoch must visit each.
+        and with which weight of its loss, facts of the others are missing, and an example that came several times
+        has the facts of its last visit. `select` is the title of the live selector that chose them. `labels` are those of all examples; without
+        them the first epoch must visit every example.
 
         Raises:
             OutputExists: A run is there and `resume` is false.
@@ -195,7 +197,7 @@ class Recorder:
         if not len(ids):
             raise UsageError("There are no examples to record.")
         if live is not None and not isinstance(live, Alongside):
-            raise UsageError(f"live= is a {type(live).__name__}; give methods that run along as assay.LiveMethods([...]).")
+            raise UsageError(f"live= is a {type(live).__name__}; give the methods to run live as assay.LiveMethods([...]).")
         self.paths = RunPaths(Path(folder))
         self.ids, self.alongside = ids, live if live is not None else Nothing()
         self._names = tuple(class_names) if class_names is not None else None
@@ -296,8 +298,8 @@ class Recorder:
         changed = [f"{name} {old}, now {new}" for name, old in before.items() if (new := getattr(wanted, name)) != old]
         if changed:
             warnings.warn(
-                f"{self.paths.folder} was recorded with {'; '.join(changed)}. What reads epochs or kept models is not touched by this, but the last "
-                "bits of the steps may differ, and methods that take the training again may then refuse this run.",
+                f"{self.paths.folder} was recorded with {'; '.join(changed)}. Methods that read epochs or kept models are not affected, but the last "
+                "bits of the steps may differ, and methods that replay the training may then refuse this run.",
                 stacklevel=4,
             )
 
@@ -393,7 +395,7 @@ class Recorder:
             weights: Factor of the loss of each of these examples; None for 1.
 
         Raises:
-            UsageError: An example had another weight before in this epoch.
+            UsageError: A weight is negative, not finite, or another one than the example had before in this epoch.
         """
         if weights is not None or self._weights is not None:
             self._weigh(positions.to("cpu", torch.int64), weights)
@@ -633,8 +635,8 @@ class Recorder:
         """Check that the epoch can be committed, without writing anything yet.
 
         Raises:
-            UsageError: An example was not visited or came twice (with `partial`: none was visited, or the label of one that was not is unknown),
-                a label is no class, or all labels are equal.
+            UsageError: An example was not visited or came twice (with `partial`: no example was visited, or the label of an
+                unvisited one is unknown), a label is no class, or all labels are equal.
             NumericalError: A logit is NaN or infinite.
         """
         self._flush()

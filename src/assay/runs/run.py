@@ -32,7 +32,7 @@ class Run:
     """A run on disk.
 
     Attributes:
-        paths: Where its files stand.
+        paths: Paths of its files.
         header: What was known when recording started.
         commits: One per committed epoch.
         ids: Stable id of each example, in recording order.
@@ -45,7 +45,7 @@ class Run:
         """Open the run in `folder`.
 
         Raises:
-            RunError: Absent, foreign, newer, damaged, or of a training without a committed epoch.
+            RunError: The run is absent, not assay's, of a newer schema, damaged, or of a training without a committed epoch.
         """
         self.paths = RunPaths(Path(folder))
         self._held: dict[str, TensorFile] = {}
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the run stands."""
+        """Folder of the run."""
         return self.paths.folder
 
     @property
@@ -103,7 +103,7 @@ class Run:
         """The runs of the other models that were trained on these examples, as far as they have a committed epoch.
 
         Raises:
-            RunError: One is damaged, or of other examples.
+            RunError: Such a run is damaged, or of other examples.
         """
         folders = [folder for folder in sorted(self.paths.models.glob("[0-9]*")) if (folder / "run.json").exists()]
         found = tuple(Run(folder) for folder in folders if read_run(RunPaths(folder))[1])
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
-        """Which epochs were recorded after a break by other code, torch, threads or machine than the header says, in words."""
+        """Which epochs were recorded after an interruption with other code, torch, threads or machine than the header says, in words."""
         words: dict[str, list[int]] = {}
         for commit in self.commits:
             if commit.elsewhere:
@@ -186,8 +186,8 @@ class Run:
         """The facts of one epoch.
 
         Raises:
-            UsageError: No such epoch.
-            RunError: Missing or damaged.
+            UsageError: There is no such epoch.
+            RunError: Its file is missing or damaged.
         """
         return self._open(self._commit(epoch).shard)
 
@@ -272,7 +272,7 @@ class Run:
 
     @functools.cached_property
     def content(self) -> Content | None:
-        """What the examples consist of; None where it was not recorded."""
+        """The content of the examples; None where it was not recorded."""
         if not self.commits or FIXED not in self.commits[0].shard.sums:
             return None
         shard = self.shard(0)
@@ -289,7 +289,7 @@ class Run:
         return next(((commit.epoch, commit.skipped) for commit in self.commits if commit.skipped), None)
 
     def uneven_updates(self) -> tuple[int, int, int] | None:
-        """(epoch, step, how often the optimizer moved) of the first step in which it did not move exactly once; None if it always did."""
+        """(epoch, step, number of optimizer updates) of the first step in which the optimizer did not update exactly once; None if it always did."""
         for commit in self.commits:
             if "updates" in commit.shard.sums:
                 updates = self.shard(commit.epoch).read("updates")
@@ -308,13 +308,14 @@ class Run:
         return shard.read("validation_losses"), shard.read("validation_counts").to(torch.int64)
 
     def autocast(self, epoch: int) -> dict[str, str]:
-        """In which type the model computed under torch.autocast in an epoch, by device; empty where none was seen."""
+        """The type in which the model computed under torch.autocast in an epoch, by device; empty if it did not."""
         return {device: kind for device, kind in (self._commit(epoch).autocast or {}).items()}
 
     def micro_batches(self, epoch: int) -> list[int]:
         """How many batches each optimizer step of an epoch was made of, in their order: 1 each unless gradients were accumulated.
 
-        Where the optimizer moved several times in a batch, each further move is a step of that one batch; batches after the last belong to none.
+        If the optimizer updated several times in a batch, each further update is a step of that one batch; batches after the last update belong to
+        no step.
         """
         shard = self.shard(epoch)
         if "updates" not in shard.sums:
@@ -384,7 +385,7 @@ class Run:
         """Model and optimizer at the end of an epoch, or before training (-1).
 
         Raises:
-            RunError: It was not kept.
+            RunError: That state was not kept.
         """
         if epoch >= 0:
             return self.checkpoint(epoch)
@@ -419,7 +420,7 @@ class Run:
         return [int(file.read(key)) for key in file.sums if _counts_averages(key)]
 
     def stopped(self) -> dict[str, str]:
-        """The methods that could not run along to the end, by title, and why."""
+        """The live methods that stopped before the end, by title, and why."""
         file = self._latest("live")
         if file is None:
             return {}
@@ -433,7 +434,7 @@ class Run:
             MissingEvidence: The method stopped; the message says why.
         """
         if (why := self.stopped().get(title)) is not None:
-            raise MissingEvidence(f"{title} ran along while {self.folder} was recorded, but {why}")
+            raise MissingEvidence(f"{title} ran live while {self.folder} was recorded, but {why}")
 
     def live_states(self, title: str) -> TensorFile | None:
         """The newest file with states of live methods, where each name begins with a method's title; None if `title` did not run live."""
@@ -446,8 +447,8 @@ class Run:
         For the last steps the reference is the parameters at the last committed epoch.
 
         Raises:
-            UsageError: No such method ran along, or it has no value over time.
-            MissingEvidence: It ran along and could not go on.
+            UsageError: No such method ran live, or it has no values over time.
+            MissingEvidence: The method stopped before the end.
         """
         self.check_not_stopped(title)
         live, stream = self._latest("live"), self._latest("stream")
@@ -470,7 +471,7 @@ class Run:
         return Stream(steps[order], positions[order], values[order])
 
     def visits(self) -> Int[Tensor, " examples"]:
-        """How often each example stands in the recorded batches."""
+        """How often each example occurs in the recorded batches."""
         found = torch.zeros(len(self.ids), dtype=torch.int64)
         for epoch in range(self.epochs):
             found += torch.bincount(torch.cat([found[:0], *self.order(epoch)]), minlength=len(found))
@@ -519,7 +520,7 @@ def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
     """Header and commits, without opening anything else.
 
     Raises:
-        RunError: Absent, foreign, newer or damaged.
+        RunError: The run is absent, not assay's, of a newer schema, or damaged.
     """
     try:
         if not os.path.lexists(paths.header):

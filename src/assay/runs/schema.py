@@ -19,12 +19,12 @@ View = Literal["train", "eval", "none"]
 
 
 def now() -> str:
-    """Date and time as headers and commits tell it."""
+    """Date and time in the form that headers and commits hold."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def here() -> dict[str, Any]:
-    """When, on which machine and by which torch: what a header begins with."""
+    """Date, version of torch, machine and threads: the first fields of a header."""
     return {
         "created": now(),
         "torch": torch.__version__,
@@ -44,7 +44,7 @@ CONDITIONS = "code", "torch", "machine", "threads", "device"
 
 
 class FrozenModel(pydantic.BaseModel):
-    """Read-only, and no unknown fields."""
+    """A model that is read-only and refuses unknown fields."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -68,11 +68,11 @@ class Header(FrozenModel):
         mean_probs: Whether the running sum of probabilities is stored.
         checkpoints: Which epochs keep their checkpoint.
         examples: How many ids there are.
-        live: Titles of the methods that ran along.
+        live: Titles of the methods that ran during the recording.
         partial: Whether an epoch may have trained on a part of the examples, or on some several times.
         select: Title of the live selector that chose each epoch's examples; empty without one.
         seed: Seed of the run, if assay seeds it.
-        device: Where the model stood.
+        device: Device of the model.
         about: Data, net and recipe in words, for people and for `assay verify`.
     """
 
@@ -108,8 +108,8 @@ class Commit(FrozenModel):
     """One line of `commits.jsonl`: an epoch that is wholly on disk.
 
     `start`, in the first line, is the state before training; `skipped` is the number of batches trained on since the last epoch, in an
-    epoch that was left early and not recorded; `elsewhere` names, for an epoch recorded after an interruption, the code, torch, machine and so on,
-    as far as they differ from the header's; `autocast` is the type in which the model computed under torch.autocast, by device.
+    epoch that was left early and not recorded; `elsewhere` names, for an epoch recorded after an interruption, the code, torch, machine and
+    so on, as far as they differ from the header's; `autocast` is the type in which the model computed under torch.autocast, by device.
     """
 
     epoch: Count
@@ -129,7 +129,7 @@ class Commit(FrozenModel):
 
     @property
     def misnamed(self) -> str | None:
-        """The name of a file that is not where this epoch's files stand; None if there is none."""
+        """The name of a file that is not among the places of this epoch's files; None if there is none."""
         places = RunPaths(Path())
         named = (
             (self.shard, places.shard(self.epoch)),
@@ -207,10 +207,10 @@ def read_header(body: bytes, where: str) -> Header:
 
 
 def seal(kind: str, fields: Mapping[str, Any]) -> bytes:
-    """Fields as JSON that says what it is and carries the CRC-32 of the rest.
+    """Fields as JSON that names its kind and carries the CRC-32 of the rest.
 
     Raises:
-        TypeError: A value is none that JSON has.
+        TypeError: A value cannot be written as JSON.
     """
     body = {"format": f"assay-{kind}", "schema_version": SCHEMA, **fields}
     return (json.dumps({**body, "checksum": _checksum(body)}, indent=1) + "\n").encode()
@@ -220,7 +220,7 @@ def unseal(kind: str, body: bytes, where: str) -> dict[str, Any]:
     """The inverse of `seal`.
 
     Raises:
-        RunError: Foreign, newer or damaged.
+        RunError: The file is not assay's, is of a newer schema, or is damaged.
     """
     with reading(where, RunError, "Restore it from a copy or make it again."):
         try:
@@ -238,10 +238,10 @@ def unseal(kind: str, body: bytes, where: str) -> dict[str, Any]:
 
 
 def check_version(version: object, where: object) -> None:
-    """Refuse what a newer assay wrote.
+    """Refuse a file that a newer assay wrote.
 
     Raises:
-        RunError: The schema is newer, or none at all.
+        RunError: The schema is newer, or missing.
     """
     if type(version) is not int or version < 1:
         raise RunError(f"{where} is damaged: its schema_version is {version!r}. Restore it from a copy or make it again.")

@@ -41,17 +41,17 @@ def write_table(path: Path, kind: str, ids: Ids, columns: Mapping[str, Any], not
 def read_table(
     path: Path, kind: str, columns: Mapping[str, str], rows: int | None = None
 ) -> tuple[Ids, dict[str, Any], dict[str, Any]]:
-    """Ids, columns (numpy arrays, or lists of text) and notes of a table that `write_table` made.
+    """Load ids, columns (numpy arrays, or lists of text) and notes of a table that `write_table` made.
 
     Args:
         path: The file.
-        kind: What it holds.
+        kind: Kind of the table, such as `scores`.
         columns: Type of each column beside `id`, as Arrow names it. A name that ends in ` *` stands for any number of columns with a number
             in place of the star, and the column of a name that ends in `?` need not be there.
         rows: How many there are, where that is known.
 
     Raises:
-        RunError: Absent, damaged, of another kind, of other columns or rows, or of a newer schema.
+        RunError: The file is absent, damaged, of another kind, of other columns or rows, or of a newer schema.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -183,19 +183,19 @@ def _checksum(head: str, columns: Mapping[str, Any]) -> str:
 
 
 def write_examples(path: Path, ids: Ids, labels: Int[Tensor, " examples"], class_names: tuple[str, ...]) -> None:
-    """Ids and given labels of a run."""
+    """Save ids and given labels of a run."""
     write_table(path, "examples", ids, {"label": labels}, {"class_names": list(class_names)})
 
 
 def read_examples(path: Path, rows: int | None = None) -> tuple[Ids, Int[Tensor, " examples"], tuple[str, ...]]:
-    """Ids, given labels and class names of a run.
+    """Load ids, given labels and class names of a run.
 
     Args:
         path: The file.
         rows: How many examples the run has, where that is known.
 
     Raises:
-        RunError: Absent, damaged, or of other examples.
+        RunError: The file is absent, damaged, or of other examples.
     """
     ids, columns, notes = read_table(path, "examples", {"label": "int64"}, rows)
     labels, names = torch.from_numpy(columns["label"]), notes.get("class_names")

@@ -36,7 +36,7 @@ def untrained(
         class_names: One name per class.
         true_labels: True class of each, where it is known; kept aside.
         seed: Seed of later trainings on these examples.
-        about: What the examples are and how they would be trained on.
+        about: Description of the examples and of how they would be trained on.
         code: Version of assay.
 
     Raises:
