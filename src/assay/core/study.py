@@ -178,7 +178,7 @@ class Study:
         contests: Comparisons of hard with easy, and of each with random.
         agreement: How alike the metrics rank the examples; None with one metric.
         theory: Curves of the perceptron; empty where they were not asked for.
-        notes: What could not be said, and why; a sentence each.
+        notes: What could not be computed or tested, and why; a sentence each.
         claims: How many frontier points and comparisons were tested; their p-values are corrected together for that number.
     """
 

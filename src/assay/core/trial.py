@@ -180,7 +180,7 @@ class Detection:
         auc: Chance that a wrong label ranks before a right one (ties count half).
         average_precision: Mean precision over the wrong labels, in ranking order.
         precision_at_planted: Fraction of wrong labels among the first k, with k the number of wrong labels.
-        recovered: Fraction of the wrong labels that stand in the first 20 % of the ranking.
+        recovered: Fraction of the wrong labels among the first 20 % of the ranking.
         claims_suspicion: Whether the method claims to rank suspects; otherwise it ranks difficulty.
         curve: (fraction inspected, fraction of wrong labels found) along the ranking.
     """

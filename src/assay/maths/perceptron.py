@@ -59,7 +59,7 @@ def learnt(
         ValueError: A setting is outside its range.
 
     Source: the setting is that of Sorscher et al. 2022; the equations are derived anew (the paper's own saddle-point equations were not
-    at hand), and hold for keeping by |field of the probe|.
+    available), and hold for keeping by |field of the probe|.
     """
     if not 0 < alpha <= MOST:
         raise ValueError(f"alpha={alpha} is not above 0 and at most {MOST:,}.")

@@ -95,7 +95,7 @@ def exponent_interval(n: Sequence[Number], errors: Sequence[Sequence[Number]], l
 
 
 def frontier(points: Sequence[tuple[Number, Number]]) -> list[int]:
-    """Which of the (examples, error) have no other with at most as many examples and a smaller error; by rising examples.
+    """The points (examples, error) for which no other point has at most as many examples and a smaller error; by rising examples.
 
     Of equal points the first counts.
 

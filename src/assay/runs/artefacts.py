@@ -227,9 +227,9 @@ def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None,
 
     Args:
         path: Where it is kept.
-        made_of: What it must be made of; None for anything.
+        made_of: The fingerprint that it must be made of; None for any.
         arm: The arm that it must be of; None for any.
-        seed: Which seed it must have; None for any.
+        seed: The seed that it must have; None for any.
 
     Raises:
         RunError: The file is absent, damaged, of another kind, of a newer schema, or a retraining of something else, such as a copy of another file.
