@@ -1,4 +1,6 @@
-"""The command line: one file per verb. Nothing heavy is imported before a verb runs, and nothing at all before signals are answered."""
+"""The command line: one file per command. No heavy package is imported before a command runs, and no package at all before signal handlers are
+installed.
+"""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""The application: its verbs by name, and the one seam where errors become a sentence and an exit code."""
+"""The command-line application: its commands by name, and the one place where exceptions become a sentence and an exit code."""
 
 import inspect
 import sys
@@ -26,7 +26,7 @@ app = cyclopts.App(
     name="assay",
     version=__version__,
     help="What every training example is worth: record once, score with every method, decide, verify, report.\n\n"
-    "Try `assay demo`. Every verb explains itself with --help. An error is one sentence; --debug shows where it came from.",
+    "Try `assay demo`. Every command explains itself with --help. An error is one sentence; --debug adds the traceback.",
     help_format="markdown",
     help_on_error=False,
     default_parameter=cyclopts.Parameter(negative_iterable=()),
@@ -52,14 +52,14 @@ VERBS: dict[str, Callable[..., None]] = {
     "datasets": datasets_,
     "nets": nets_,
 }
-"""In the order of the work. Each imports what it needs when it runs, so that help comes at once."""
+"""The commands in the order of the work. Each imports what it needs only when it runs, so that help appears at once."""
 
 for _place, (_name, _verb) in enumerate(VERBS.items()):
     app.command(_verb, name=_name, sort_key=_place)
 
 
 def run_app(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code. Every error is one sentence on stderr, with a traceback only after `--debug`."""
+    """Run one command and return its exit code. Every error is one sentence on stderr; `--debug` adds the traceback."""
     arguments = list(arguments)
     debug = "--debug" in arguments
     if debug:
@@ -93,7 +93,7 @@ def run_app(arguments: Sequence[str]) -> int:
 
 
 def _too_much(error: cyclopts.UnusedCliTokensError) -> str:
-    """What a verb takes, where more was given."""
+    """The sentence that refuses superfluous arguments, with the arguments that the command takes."""
     name, tokens = " ".join(error.command_chain or ()), " ".join(error.unused_tokens or ())
     verb = VERBS.get(name)
     if verb is None:
@@ -113,10 +113,10 @@ def _say(debug: bool, words: str, code: int) -> int:
 
 
 def first_line(error: BaseException) -> str:
-    """The beginning of a message."""
+    """The first line of an error's message, at most 300 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def warn(message: Warning | str, *_where: object) -> None:
-    """A warning as one line, without the place in the code that it comes from."""
+    """Print a warning on one line, without the file and line that raised it."""
     print(f"assay: {printable(str(message))}", file=sys.stderr)

@@ -23,7 +23,7 @@ def choose_(
     retrain: str | None = None,
     tolerance: float = 0.0,
 ) -> None:
-    """Keep, drop or relabel, by a score or by the data themselves.
+    """Decide which examples to keep, drop or relabel, by a score or by the data themselves.
 
     The decision is saved in the run's folder.
 
@@ -36,27 +36,27 @@ def choose_(
     run
         Folder of the run.
     score
-        A score of the run, METHOD or METHOD:option=value,...; it is computed if it is not there. For policies that read no score, such as
-        k_center, the policy itself, or nothing.
+        A score of the run, METHOD or METHOD:option=value,...; it is computed if the run has not saved it. For policies that read no score, such
+        as k_center, give the policy here, or leave it out.
     policy
         POLICY or POLICY:option=value,...; `assay policies` lists them.
     keep
         Fraction of the examples that stay, for policies with a budget; for k_center also a whole number, how many.
     count
-        How many examples are concerned, for policies that count; auto takes what `assay cleanse` found best on validation data.
+        Number of examples to act on, for policies that take a count; auto takes the count that `assay cleanse` chose on validation data.
     seed
-        For policies that draw at random.
+        Random seed, for policies that draw at random.
     name
         Name of the decision; by default made from policy and score.
     inputs
-        NAME=FILE: rows that features=rows:NAME looks at in place of the data, such as embeddings. An npy file with a row for each example, in
+        NAME=FILE: rows, such as embeddings, that features=rows:NAME reads instead of the data. An npy file with a row for each example, in
         the run's order, or an npz file of `inputs` and `ids`.
     retrain
-        With --count auto, which curve: of the last epoch trained again (last) or of everything (all); by default the one that is there,
-        else as `assay cleanse` makes it.
+        With --count auto: the curve from retraining the last epoch (last) or all epochs (all); by default the saved curve, or if there is none,
+        the one that `assay cleanse` makes by default.
     tolerance
-        How far training taken again for the score or the curve may end from the recorded parameters, as a part of their norm; as it was
-        given to `assay score` and `assay cleanse`.
+        Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; the same value
+        that was given to `assay score` and `assay cleanse`.
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import OutputExists, UsageError

@@ -1,4 +1,4 @@
-"""`assay cleanse`: how many of the worst examples should go?"""
+"""`assay cleanse`: how many of the worst examples should be removed?"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ def cleanse_(
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
-    """Train without the worst examples: how many should go?
+    """Retrain without the worst examples, to find how many should be removed.
 
-    More and more of the worst by a score are left out. Each count is held against as many random examples and against none. The best
-    count is chosen on what --validation held out; what the test examples say is shown and never chosen by. The curve is saved in the
+    Increasing numbers of the worst examples by a score are left out. Each count is compared with as many random examples and with none. The best
+    count is chosen on the examples that --validation held out; test results are shown but never used for the choice. The curve is saved in the
     run's folder, and so is every finished training, so that the same command goes on where it was stopped.
 
     Example: assay cleanse runs/digits sgd_influence --counts 1,10,100
@@ -36,20 +36,21 @@ def cleanse_(
     run
         Folder of the run.
     score
-        A score of the run, METHOD or METHOD:option=value,...; it is computed if it is not there.
+        A score of the run, METHOD or METHOD:option=value,...; it is computed if the run has not saved it.
     counts
-        How many to leave out, with commas; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the examples
-        where the score only ranks.
+        Numbers of examples to leave out, separated by commas; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the
+        examples where the score only ranks.
     retrain
-        last (the last epoch, from its checkpoint) or all (everything, from the beginning); by default what the score is about: all if its
-        window is more than the last epoch, as that of sgd_influence is unless it says window=last, or if it tells a change of the target
-        and has no window, as influence; else last.
+        last (the last epoch, from its checkpoint) or all (all epochs, from the beginning). By default, the steps that the score covers: all if its
+        window is more than the last epoch (such as sgd_influence without window=last), or if it predicts a change of the target
+        and has no window (such as influence); else last.
     draws
-        How many random removals of each count.
+        Number of random removals for each count.
     by
-        Whether validation loss or validation accuracy chooses.
+        Whether the best count has the least validation loss or the highest validation accuracy.
     tolerance
-        How far training taken again may end from the recorded parameters, as a part of their norm; 0 (the default) asks for the same bits.
+        Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
+        requires identical bits.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -109,7 +110,7 @@ def cleanse_(
 
 
 def show_curve(curve: "Curve") -> None:
-    """The curve as a table: nothing removed, then for each count the worst and the mean of the random ones."""
+    """Print the curve as a table: nothing removed, then for each count the worst examples removed and the mean over random removals."""
     from .console import say, show_table
 
     fields = ("validation_loss", "validation_accuracy", "test_loss", "test_accuracy")
@@ -126,13 +127,13 @@ def show_curve(curve: "Curve") -> None:
 
 
 def cell(removal: "Removal", field: str) -> str:
-    """One number of one training."""
+    """One field of one retraining, as a table cell."""
     value = getattr(removal, field)
     return f"{100 * value:.2f} %" if field.endswith("accuracy") else f"{value:.4f}"
 
 
 def spread(removals: "Sequence[Removal]", field: str) -> str:
-    """Mean and half the range of a number over trainings; of one, which has no range, the number."""
+    """Mean and half the range of a field over several retrainings; for a single retraining, the number alone."""
     if len(removals) == 1:
         return cell(removals[0], field)
     values = [getattr(one, field) for one in removals]

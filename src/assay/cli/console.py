@@ -21,14 +21,14 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def escape(text: str) -> str:
-    """A text that neither rich nor the terminal takes for a command: names of examples and classes may come from strangers."""
+    """A text with rich markup and terminal control codes escaped: names of examples and classes may come from untrusted data."""
     return unmarked(printable(text))
 
 
 class LiveProgress(Progress):
-    """On a terminal one bar per task with the latest words behind it, and below them a table of who ranks first by now.
+    """On a terminal, one bar per task followed by its latest message, and below the bars a table of the examples that currently rank first.
 
-    Without a terminal, a line per tenth of the work.
+    Without a terminal, one line for each tenth of the work.
     """
 
     def __init__(self, bars: Bars | None = None, live: Live | None = None):
@@ -73,7 +73,7 @@ class LiveProgress(Progress):
 
 @contextlib.contextmanager
 def showing_progress() -> Iterator[LiveProgress]:
-    """Bars and a table for as long as the work takes."""
+    """Context that shows progress bars and the table of `LiveProgress` while the work runs."""
     if not console.is_terminal:
         yield LiveProgress()
         return

@@ -1,4 +1,4 @@
-"""`assay demo`: the whole way on real digits, in under a minute."""
+"""`assay demo`: the whole workflow on real digits, in under a minute."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from .values import Whole
 
 
 def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
-    """Go the whole way on real digits, in under a minute.
+    """Run the whole workflow on real digits, in under a minute.
 
     A tenth of the training labels of scikit-learn's digits is flipped, with the truth kept aside; a small net trains with the
     recorder on; every method scores every example; the most suspect tenth is dropped; retraining over seeds tells whether that

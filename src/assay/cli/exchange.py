@@ -17,9 +17,9 @@ def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") ->
     run
         Folder of the run to make.
     labels
-        npy file with the given class of every position, which the format itself does not keep.
+        npy file with the given class of the example at every position; the format itself does not store labels.
     view
-        Which pass the logits are of: train, as the released codes store it, or eval.
+        The pass that the logits come from: train (the training pass, as the released codes store it) or eval.
     """
     import numpy as np
     import torch
@@ -44,9 +44,10 @@ def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") ->
 
 
 def export_(run: Path, folder: Path, /, *, scores: Switch = False) -> None:
-    """Write a run, or its scores, as such npy files.
+    """Write a run, or its scores, as the npy files of the DUAL and TDDS codes.
 
-    Epochs become i_Output.npy, i_Loss.npy and i_Index.npy, scores X_score.npy and X_mask.npy.
+    Epoch i becomes i_Output.npy, i_Loss.npy and i_Index.npy; the score of method X becomes X_score.npy (values in the
+    order of the examples) and X_mask.npy (positions of the examples, by rising value).
 
     Parameters
     ----------

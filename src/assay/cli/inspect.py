@@ -14,7 +14,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     run
         Folder of the run.
     check
-        Read everything and hold it against its checksums.
+        Read every file and compare it with its checksum.
     """
     from ..experiments.plan import models_asked
     from ..experiments.scorable import scorable

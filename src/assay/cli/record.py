@@ -46,7 +46,7 @@ def record_(
 ) -> None:
     """Train a net with the recorder on.
 
-    What to train is said by a TOML plan, flags, or both; flags win.
+    A TOML plan, flags, or both say what to train; flags override the plan.
 
     Example: assay record runs/digits --data digits --net mlp --plant uniform:rate=0.1 --epochs 20
 
@@ -62,9 +62,9 @@ def record_(
         Net with options, such as mlp:widths=64-128 (see `assay nets`).
     plant
         Labels to make wrong: uniform:rate=0.1, pair:rate=0.1, or class with a matrix in the plan; the truth is kept aside.
-        Of another kind than the plan's, it takes the place of the plan's.
+        If its kind differs from that of the plan's table plant, it replaces the whole table.
     validation
-        Fraction of the training examples to hold out (before planting), for methods that ask what changes on them; 0 if nothing says
+        Fraction of the training examples to hold out (before planting), for methods that predict changes on them; 0 if nothing says
         otherwise.
     subset
         Fraction of the training examples that take part, the same of every class; all if nothing says otherwise.
@@ -72,25 +72,25 @@ def record_(
         How many nets to train on the same examples, from different initial weights and in different orders; scores are then means over
         them, with intervals. 1 if nothing says otherwise.
     seed
-        Of initial weights, order, augmentation and planting.
+        Random seed of initial weights, order, augmentation and planting.
     epochs
         How many times every example is seen; 20 if nothing says otherwise.
     batch
         Examples per step; 128 if nothing says otherwise.
     lr
-        Learning rate, with a schedule its largest value; 0.05 if nothing says otherwise.
+        Learning rate; with a schedule, its largest value; 0.05 if nothing says otherwise.
     optimizer
         sgd (the default), adam or adamw.
     momentum
-        Of sgd; 0.9 if nothing says otherwise.
+        Momentum of sgd; 0.9 if nothing says otherwise.
     weight_decay
-        On every trainable parameter; 0.0005 if nothing says otherwise.
+        Weight decay, applied to every trainable parameter; 0.0005 if nothing says otherwise.
     schedule
-        How the rate goes from step to step: constant (the default), step, cosine, one_cycle or inverse_sqrt.
+        How the learning rate changes from step to step: constant (the default), step, cosine, one_cycle or inverse_sqrt.
     clip
-        Largest norm of the gradient, longer ones are scaled down to it; none by default.
+        Largest norm of the gradient; a longer gradient is scaled down to it. No clipping by default.
     ema
-        Decay of a running average of the weights, such as 0.99, which is then what counts at the end; none by default.
+        Decay of a running average of the weights, such as 0.99; the average is then the final model. No averaging by default.
     last_batch
         A last batch that is not full: keep it (the default), drop it, or cut the epoch into even batches.
     crop
@@ -98,21 +98,22 @@ def record_(
     flip
         Whether images are mirrored at random; they are not by default.
     select
-        Chooses before each epoch on which examples it trains, such as infobatch:ratio=0.5; every epoch trains on all if nothing says otherwise.
+        Live selector that chooses the examples of each epoch before it begins, such as infobatch:ratio=0.5; by default every epoch trains on all.
     device
         cpu (the default) or cuda.
     precision
         float32 (the default), or bfloat16 on cuda.
     view
-        train (the training pass, free) or eval (a clean pass after every epoch).
+        Where the recorded logits come from: train (the training pass, no extra cost) or eval (an extra pass in eval mode without augmentation after
+            every epoch).
     keep_logits
         Store every epoch's logits.
     mean_probs
-        Store the running sum of the probabilities, for relabelling; by default up to 4,194,304 examples times classes.
+        Store the running sum of the probabilities, for relabelling; by default if examples times classes are at most 4,194,304.
     checkpoints
-        every, last (the default), none, or epochs such as 0,5,10; the newest stays too, to resume from.
+        Epochs whose checkpoint is kept: every, last (the default), none, or epochs such as 0,5,10; the newest is kept too, to resume from.
     live
-        Methods to run along, such as liveval,tdds; may be given several times.
+        Methods to compute during training, such as liveval,tdds; may be given several times.
     validation_losses
         Whether the mean loss of the held-out examples, by class, is measured at each epoch's end; it is where --validation holds some out.
     set_
@@ -173,7 +174,7 @@ def record_(
 
 
 def set_also(recipe: dict[str, Any], pairs: list[str]) -> None:
-    """Put what --set says into a recipe."""
+    """Add the settings given by --set to a recipe."""
     from ..core.errors import UsageError
 
     for pair in pairs:
@@ -187,12 +188,12 @@ def set_also(recipe: dict[str, Any], pairs: list[str]) -> None:
 
 
 def given(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that were given."""
+    """The settings to which the user gave a value."""
     return {key: value for key, value in settings.items() if value is not None and value != {}}
 
 
 def planting(spec: str) -> dict[str, Any]:
-    """`uniform:rate=0.1` as a table of the plan."""
+    """Parse a text such as `uniform:rate=0.1` into the table `plant` of the plan."""
     from ..core import options
     from ..core.errors import UsageError
 
@@ -205,7 +206,7 @@ def planting(spec: str) -> dict[str, Any]:
 
 
 def methods_named(texts: list[str]) -> list[str]:
-    """`liveval:delta_max=5,delta_step=2,dual` as two methods: a comma before `option=value` belongs to the method before."""
+    """Split a text such as `liveval:delta_max=5,delta_step=2,dual` into two methods: a comma before `option=value` belongs to the method before."""
     found: list[str] = []
     for text in texts:
         for place, part in enumerate(text.split(",")):
@@ -218,7 +219,7 @@ def methods_named(texts: list[str]) -> list[str]:
 
 
 def literal(text: str) -> Any:
-    """A value as TOML reads it, or the text itself: 0.1, true, [1, 2], step."""
+    """The TOML value of a text (0.1, true, [1, 2]), or the text itself where it is no TOML value (step)."""
     import tomllib
 
     try:
@@ -228,7 +229,7 @@ def literal(text: str) -> Any:
 
 
 def epochs_kept(text: str) -> str | list[int]:
-    """`every`, `last`, `none`, or `0,5,10` as numbers."""
+    """Parse --checkpoints: `every`, `last` or `none` unchanged, or a text such as `0,5,10` into numbers."""
     from ..core.errors import UsageError
 
     if text in ("every", "last", "none"):

@@ -17,8 +17,8 @@ def report_(
 ) -> None:
     """Write everything on one HTML page.
 
-    It shows the run, its scores, the examples that harm and help most, the curves of cleansing, its decision and the verdict on it, as
-    far as they are there, and needs no network.
+    It shows the run, its scores, the examples that harm and help most, the curves of cleansing, the decision and its verdict, where
+    they exist, and needs no network.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def report_(
     decision
         Name of the decision to show; not needed if there is only one.
     out
-        The file; by default report.html in the run's folder.
+        Path of the HTML file; by default report.html in the run's folder.
     first
         The score that the page opens with; by default the one that the decision was made by, else aum, else the first.
     most

@@ -1,4 +1,4 @@
-"""What a run's folder holds beside the recording, found by name."""
+"""The scores, decisions and curves that a run's folder holds beside the recording, looked up by name."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ def decision_of(run: Run, name: str | None) -> Path:
 
 
 def saved_scores(run: Run) -> list[Scores]:
-    """Every score saved in the run, in the order of their names; some may speak of fewer examples than others.
+    """Every score saved in the run, in the order of their names; some may cover fewer examples than others.
 
     Raises:
         Mismatch: A score is of another dataset or recording.
@@ -60,7 +60,7 @@ def curves_of(run: Run, scores: Mapping[str, Scores]) -> list[Curve]:
     """Every curve saved in the run, in the order of their names.
 
     Raises:
-        Mismatch: A curve is of another recording, or of other values than the saved score of its title.
+        Mismatch: A curve belongs to another recording, or was made from values that differ from the saved score with its title.
         RunError: A curve is damaged.
     """
     found = saved_curves(run)

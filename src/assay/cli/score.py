@@ -37,9 +37,10 @@ def score_(
 ) -> None:
     """Give every example of a run a number by each method.
 
-    The scores are saved in the run's folder. One that was made from this very recording is taken from there.
-    Methods that read steps or kept models (sgd_influence, liveval, tracin, ...) take the training again; what they predict the change of
-    is their option target: validation (what --validation held out), test, class=NAME, id=ID, or ids=FILE with a CSV of id and weight.
+    The scores are saved in the run's folder. A saved score that was made from this same recording is reused.
+    Methods that read steps or checkpoints (sgd_influence, liveval, tracin, ...) replay the training; the target whose change they predict
+    is set by their option target: validation (the examples that --validation held out), test, class=NAME, id=ID, or ids=FILE with a CSV of id and
+        weight.
 
     Methods that need no recorded training (cg_score, data_oob, knn_disagreement:features=inputs) also take data in place of a run.
 
@@ -54,36 +55,37 @@ def score_(
     methods
         METHOD or METHOD:option=value,...; `all` is every method that the run allows. `assay methods` lists them.
     data
-        Dataset with options (see `assay datasets`), or a path: a folder of images, a file of arrays, or a table. What is scored is kept in a run
-        without training, from which one goes on as from any other.
+        Dataset with options (see `assay datasets`), or a path: a folder of images, a file of arrays, or a table. The data are kept in a run
+        without training, which later commands take like any other run.
     plan
         TOML plan, as `assay record` takes it, to say more than --data can: the net and recipe that `assay verify` trains by.
     plant
         With --data or --plan: labels to make wrong, such as uniform:rate=0.1; the truth is kept aside.
     seed
-        With --data or --plan: of planting and of trainings to come.
+        With --data or --plan: random seed of planting and of later trainings.
     out
         With --data or --plan: folder of that run; by default runs/NAME-untrained.
     inputs
-        NAME=FILE: rows that a method with features=rows:NAME looks at in place of the data, such as embeddings; may
+        NAME=FILE: rows, such as embeddings, that a method with features=rows:NAME reads instead of the data; may
         be given several times. An npy file with a row for each example, in the run's order, or an npz file of `inputs` and `ids`.
     recompute
-        Compute scores even if they are there.
+        Compute scores even if they are saved already.
     strict
-        Stop at the first method that the run cannot serve, in place of giving the scores of the others.
+        Stop at the first method whose evidence the run lacks, instead of returning the scores of the others.
     schedule
-        How steps are gone backwards: sqrt (the default; every state where they take at most 256 MB, else about 2 sqrt(steps) of them),
-        all (every state), every=STEPS (a mark every so many steps), tree or tree=PARTS (fewest states).
+        Which states are stored for replaying steps backwards: sqrt (the default; every state if all take at most 256 MB, else about 2 sqrt(steps)),
+        all (every state), every=STEPS (one state every STEPS steps), tree or tree=PARTS (fewest
+        states: steps are halved, or split into PARTS, again and again).
     memory
-        Bytes that states may take; the fastest schedule that keeps to it is used.
+        Largest number of bytes for stored states; the fastest schedule within it is used.
     tolerance
-        How far training taken again may end from the recorded parameters, as a part of their norm; 0 (the default) asks for the same bits.
-        Scores that take the training again are only taken from the folder where they were computed with the same tolerance.
+        Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
+        requires identical bits. Saved scores of methods that replay the training are reused only if they were computed with the same tolerance.
     reference
         NAME=RUN or NAME=FILE: the last model of another run, or a state_dict in a safetensors file, for oti:reference=NAME; may be given
         several times.
     executor
-        Where loo trains again without each example: processes (side by side on this machine) or inline.
+        Where loo retrains without each example: processes (side by side on this machine) or inline.
     workers
         How many processes; by default as many as there are cores for, at the recorded number of threads each.
     """
@@ -175,7 +177,7 @@ def score_(
 
 
 def left_out(refused: "Mapping[str, str]") -> "list[str]":
-    """Methods and why they have no score, those of one reason together."""
+    """The methods without a score and the reasons, with methods of the same reason grouped together."""
     titles: dict[str, list[str]] = {}
     for title, why in refused.items():
         titles.setdefault(why.removeprefix(f"{title} "), []).append(title)
@@ -183,7 +185,7 @@ def left_out(refused: "Mapping[str, str]") -> "list[str]":
 
 
 def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
-    """What to do next with a score, and what it knows of how many labels are wrong; never a number that nobody has found."""
+    """The next command to run after a score, and whether the score says how many labels are wrong; it never shows a number that was not found."""
     from ..experiments.plan import has_plan
     from ..methods import find
 
@@ -241,7 +243,7 @@ def _without_training(data: str | None, plan: Path | None, plant: str | None, se
 
 
 def named_once(flag: str, pairs: "Iterable[tuple[str, Thing]]") -> "dict[str, Thing]":
-    """Pairs by name."""
+    """The pairs of a flag by name; a name that is given twice is refused."""
     from ..core.errors import UsageError
 
     found: dict[str, Any] = {}
@@ -253,7 +255,7 @@ def named_once(flag: str, pairs: "Iterable[tuple[str, Thing]]") -> "dict[str, Th
 
 
 def file_named(text: str) -> tuple[str, str]:
-    """`NAME=FILE` in two."""
+    """Split `NAME=FILE` into the name and the file."""
     from ..core.errors import UsageError
 
     name, _, file = text.partition("=")
@@ -263,7 +265,7 @@ def file_named(text: str) -> tuple[str, str]:
 
 
 def referred(text: str) -> tuple[str, "dict[str, Tensor]"]:
-    """`NAME=RUN` or `NAME=FILE` as a name and parameters."""
+    """Parse `NAME=RUN` or `NAME=FILE` into the name and the model parameters of that run or file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

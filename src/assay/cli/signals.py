@@ -1,7 +1,8 @@
-"""What Ctrl-C and SIGTERM end in, at whatever moment they come: one sentence, no traceback, exit code 130 or 143.
+"""How the process ends on Ctrl-C or SIGTERM, whenever the signal comes: one sentence, no traceback, exit code 130 or 143.
 
-While something is being imported, and while the interpreter ends, an exception would be swallowed, wrapped or printed by whoever happens to
-run; there the process is left at once. Everywhere else KeyboardInterrupt is raised, so that whoever works can clean up. Either way nothing on
+While something is being imported, and while the interpreter ends, an exception would be swallowed, wrapped or printed by whatever code
+is running; then the process exits at once. At all other times KeyboardInterrupt is raised, so that the running code can clean up. Either way nothing
+on
 disk suffers: every file is whole or absent at any moment.
 """
 
@@ -18,7 +19,7 @@ _leaving = False
 
 
 def listen() -> None:
-    """Answer both signals from now on, unless whoever started the process had them ignored."""
+    """Install the handlers of both signals, except of a signal that the parent process set to be ignored."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _answer)
@@ -26,18 +27,18 @@ def listen() -> None:
 
 
 def leaving() -> None:
-    """The work is done; a signal that comes from now on finds nobody who could answer an exception."""
+    """Mark the work as done: from now on a signal ends the process at once, because no code is left to catch an exception."""
     global _leaving
     _leaving = True
 
 
 def code() -> int:
-    """Exit code of the signal that came, as shells have it."""
+    """Exit code for the signal that came, by the convention of shells (128 + signal number)."""
     return 128 + (heard or signal.SIGINT)
 
 
 def leave() -> None:
-    """End the process now, with the sentence."""
+    """Print the sentence about the signal and exit the process at once."""
     # A hidden cursor of a progress bar, if there is one, is shown again.
     shown = b"\x1b[?25h" if os.isatty(2) else b""
     os.write(2, shown + f"assay: {WORDS}\n".encode())

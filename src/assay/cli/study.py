@@ -1,4 +1,4 @@
-"""`assay study`: a paper's experiment, whole."""
+"""`assay study`: replicate a whole experiment of a paper."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,11 +45,11 @@ def study_(
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
-    """Replicate a paper: does pruning beat the power law?
+    """Replicate a study: does pruning beat the power law?
 
-    Parts of the data are told hard from easy by models of their own. The hardest, the easiest and a random choice are kept, and fresh nets
-    are trained on them at as many steps as on everything. The study and its page are kept in the folder, and so is every finished
-    recording and training, so that the same command goes on where it was stopped.
+    In each part of the data, models trained on that part rank the examples by difficulty. The hardest, the easiest or random ones are kept, and new
+    nets are trained on them at as many steps as on everything. The study and its page are kept in the folder, and so is every finished recording and
+    training, so that the same command goes on where it was stopped.
 
     Example: assay study scaling studies/digits --scale tiny
 
@@ -59,51 +59,52 @@ def study_(
         scaling (Sorscher et al. 2022: sizes times fractions, power laws, the frontier, the perceptron's theory) or difficulty (which measure
         to prune by: EL2N, prediction depth, VoG and others).
     folder
-        Where everything is kept.
+        Folder of the study, its recordings and its trainings.
     scale
-        tiny (a minute), small (less than an hour on two cores) or full (the paper's numbers, for GPUs). It says what flags leave out.
+        tiny (a minute), small (less than an hour on two cores) or full (the paper's numbers, for GPUs). It sets every option for which no flag is
+        given.
     plan
         TOML file with data, net, seed and the tables plant and recipe.
     data
-        Dataset with options (see `assay datasets`); digits if nothing says otherwise.
+        Dataset with options (see `assay datasets`); digits by default; must be given with --scale full.
     net
         Net with options (see `assay nets`).
     plant
         Labels to make wrong, such as uniform:rate=0.1.
     seed
-        Of the first repetition; the others count on from it.
+        Random seed of the first repetition; the seeds of the others count up from it.
     epochs
-        Of the final models on everything; all others take as many steps.
+        Epochs of the final models trained on everything; all other final models take as many steps.
     batch
         Examples per step.
     lr
-        Learning rate, with a schedule its largest value.
+        Learning rate; with a schedule, its largest value.
     device
         cpu (the default) or cuda.
     set_
         Any other setting of the recipe as key=value; may be given several times.
     metrics
-        What says how hard an example is, such as el2n:at=5,cg_score; difficulty also takes el2n, pd and vog as the project meant them.
+        Scores that measure difficulty, such as el2n:at=5,cg_score; the study difficulty also takes el2n, pd and vog as its source defined them.
     sizes
-        Fractions of the training examples to choose from, with commas.
+        Sizes of the parts of the data, as fractions of the training examples, separated by commas.
     fractions
-        Fractions of these to keep, with commas; everything is always among them.
+        Fractions of each part to keep, separated by commas; 1 is always included.
     seeds
         How many repetitions, each with its own part of the data, scores, random choice and weights.
     probe_epochs
-        Of the recording that tells hard from easy.
+        Epochs of the recording that ranks the examples by difficulty.
     models
         How many nets that recording has.
     per_class
         Keep the same fraction of every class.
     angles
-        scaling only: between probe and teacher in the theory, in degrees, with commas; none for no theory.
+        scaling only: angles between probe and teacher in the theory, in degrees, separated by commas; none for no theory.
     checkpoint_interval
-        difficulty only: a model is kept for VoG after every so many epochs.
+        difficulty only: number of epochs between the checkpoints that VoG reads.
     pd_layers
         difficulty only: how many of the last layers prediction depth looks at.
     pd_alpha
-        difficulty only: part of the examples among which prediction depth looks for neighbours; 1 if nothing says otherwise.
+        difficulty only: fraction of the examples in which prediction depth looks for neighbours; 1 by default.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -158,7 +159,7 @@ def study_(
 
 
 def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.1,0.5` as numbers."""
+    """Parse a text such as `0.1,0.5` into numbers."""
     from ..core.errors import UsageError
 
     try:
@@ -168,7 +169,7 @@ def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 
 
 def show_study(found: "Study") -> None:
-    """Mean errors as a table, then what they say."""
+    """Print the mean test errors as a table, then the sentences that state the results."""
     from ..core.study import ALL, EASY, HARD, RANDOM
     from .console import say, show_table
 

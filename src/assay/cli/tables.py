@@ -5,14 +5,14 @@ import inspect
 
 
 def methods_(*names: str) -> None:
-    """List the scoring methods, or tell the options of one.
+    """List the scoring methods, or describe the options of one.
 
     Example: assay methods cg_score
 
     Parameters
     ----------
     names
-        Methods whose options are told one by one; without any, all methods in one table.
+        Methods whose options are described; without any, all methods are listed in one table.
     """
     from ..methods import catalogue, find
     from .console import show_table
@@ -29,12 +29,12 @@ def methods_(*names: str) -> None:
 
 
 def policies_(*names: str) -> None:
-    """List the policies, or tell the options of one.
+    """List the policies, or describe the options of one.
 
     Parameters
     ----------
     names
-        Policies whose options are told one by one; without any, all policies in one table.
+        Policies whose options are described; without any, all policies are listed in one table.
     """
     from ..policies import catalogue, find, live_catalogue
     from .console import show_table
@@ -104,7 +104,7 @@ def show_options(name: str, cls) -> None:
 
 
 def meanings(cls) -> dict[str, str]:
-    """What the docstrings of a class and of those below it say of each option."""
+    """The meaning of each option, from the docstrings of a class and its base classes."""
     found: dict[str, str] = {}
     for kind in reversed(cls.__mro__):
         # A dataclass without a docstring of its own is given its signature.

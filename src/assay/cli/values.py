@@ -1,4 +1,4 @@
-"""What flags take beyond the plain types."""
+"""Converters of flag values, for types that the command-line library does not read as needed."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -7,10 +7,10 @@ from cyclopts import Parameter
 
 
 def whole(kind: Any, tokens: Sequence[Any]) -> int:
-    """A whole number. cyclopts by itself would round 2.5 to 2.
+    """Convert a token to a whole number; cyclopts by itself would round 2.5 to 2.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The token is not a whole number.
     """
     try:
         return int(tokens[0].value)

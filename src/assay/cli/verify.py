@@ -20,9 +20,9 @@ def verify_(
 ) -> None:
     """Retrain over seeds: was the decision right?
 
-    The net is trained with the decision, with the same done to random examples and with everything, and the three are compared.
-    Every finished retraining is kept, so that the same command goes on where it was stopped. What is called significant is corrected
-    for all decisions that were verified on the run, and for earlier looks at this one with fewer seeds.
+    The net is retrained on the data after the decision, after the same actions on random examples, and on all examples; the three are compared.
+    Every finished retraining is kept, so that the same command goes on where it was stopped. Significance is corrected
+    for all decisions that were verified on the run, and for earlier verifications of this decision with fewer seeds.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ def verify_(
     decision
         Name of a decision in the run; not needed if there is only one.
     seeds
-        How many seeds, at least 2; with 2 nothing is called significant. Fix the number before you look.
+        How many seeds, at least 2; with 2 nothing is called significant. Fix the number before you see a result.
     recompute
-        Train everything again, also what the folder holds finished trainings of: for a run that somebody else sent.
+        Do every retraining again, even those that the folder holds finished; meant for a run that somebody else sent.
     after
-        Leave out so many seeds, such as those of an earlier look: fresh seeds are a new claim.
+        Number of seeds to skip, such as those of an earlier verification; new seeds make a new claim.
     detect
-        A difference in percentage points of test accuracy: say first how many seeds it takes to find it.
+        A difference in test accuracy, in percentage points; the output first states how many seeds are needed to detect it.
     executor
         processes (side by side on this machine) or inline.
     workers

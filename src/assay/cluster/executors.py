@@ -30,13 +30,13 @@ _TAIL = 8
 
 
 class InlineExecutor(Executor):
-    """Runs each call at `submit`, in this process; `threads` is for `run_all`."""
+    """Executor that runs each call inside `submit`, in this process; `threads` is the number of torch threads that `run_all` uses."""
 
     def __init__(self, threads: int = 1):
         self.threads, self._open = threads, True
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """A finished future; an exception of the call stays in it, Ctrl-C passes through."""
+        """Run the call and return its finished future, which stores an exception of the call; KeyboardInterrupt is raised instead."""
         if not self._open:
             raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future = Future()
@@ -66,7 +66,9 @@ class _Answered(Future):
 
 
 class SpawnedProcesses(ProcessPoolExecutor):
-    """Freshly started processes (no fork: torch's threads and CUDA do not survive one); `threads` is for `run_all`."""
+    """Executor of newly spawned processes (torch's threads and CUDA do not survive a fork); `threads` is the number of torch threads that `run_all`
+    uses.
+    """
 
     def __init__(self, workers: int, threads: int = 1):
         context = multiprocessing.get_context("spawn")
@@ -74,7 +76,7 @@ class SpawnedProcesses(ProcessPoolExecutor):
         super().__init__(workers, mp_context=context, initializer=_begin_worker)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """As any executor's; workers that it starts do not hear Ctrl-C, not even before their first line."""
+        """Submit a call, as with any executor; the workers that this starts ignore Ctrl-C, even while they start up."""
         with _interrupts_ignored():
             future = super().submit(fn, *args, **kwargs)
             # The pool makes its futures itself, of the plain kind.
@@ -98,7 +100,7 @@ class SpawnedProcesses(ProcessPoolExecutor):
 
 
 def executor(kind: str = "inline", workers: int | None = None, threads: int = 1) -> Executor:
-    """Where calls run on this machine.
+    """An executor that runs calls on this machine.
 
     Args:
         kind: `inline`, one after the other in this process; or `processes`, side by side.
@@ -137,11 +139,11 @@ class Call:
 def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple[str, Any]]:
     """Run all calls, and yield (name, result) as each completes.
 
-    Each runs at the torch threads of its executor, 1 in somebody else's: the same number gives the same bytes, so a result does
-    not depend on where it was made.
+    Each call uses its executor's number of torch threads (`threads`), or 1 if the executor names none: the same number gives the same bytes, so a
+    result does not depend on where it was made.
 
     After a failure nothing new is started; results of calls that were running are still yielded, then the error is raised.
-    When the caller stops listening or presses Ctrl-C, what waits is cancelled; Ctrl-C also ends the workers of
+    When the caller closes the generator or presses Ctrl-C, waiting calls are cancelled; Ctrl-C also ends the workers of
     `executor("processes")`.
 
     Args:
