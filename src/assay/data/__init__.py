@@ -19,13 +19,13 @@ catalogue, find = DATASETS.classes, DATASETS.find
 
 
 def parse(spec: str | AbstractDataset, given: Mapping[str, object] | None = None) -> AbstractDataset:
-    """The dataset that `"name"` or `"name:option=value,..."` asks for, not yet read; a dataset is passed through.
+    """The dataset that `"name"` or `"name:option=value,..."` asks for, not yet read; a dataset object is returned as it is.
 
     In place of a name a path may stand: of a folder of images, of arrays in an .npz file, of a table in a CSV or Parquet file.
 
     Raises:
         UnknownName: No such dataset or option.
-        UsageError: A value that the option does not take, a path that is absent, or options beside a dataset.
+        UsageError: A value that the option does not take, a path that is absent, or options together with a dataset object.
     """
     if isinstance(spec, str):
         name, texts = options.split(spec)

@@ -33,7 +33,7 @@ _PAIRS = (("adult.data", "adult.test"), ("adult-training.csv", "adult-test.csv")
 
 @dataclasses.dataclass(frozen=True)
 class Adult(AbstractDataset):
-    """Ids are rows of the training file; the test rows are counted on from there. Encoded as `table` says.
+    """Ids are rows of the training file; the numbers of the test rows continue from there. Encoded as `table` says.
 
     Attributes:
         path: Folder of `adult.data` and `adult.test`, or of the same files named `adult-training.csv` and `adult-test.csv`.
@@ -44,7 +44,7 @@ class Adult(AbstractDataset):
     summary: ClassVar[str] = "UCI Adult: 14 columns about a person, income above 50,000 dollars or not"
 
     def load(self) -> Split:
-        """Read the pair; the comment that opens the test file is passed over, as is the full stop after its labels."""
+        """Read both files; the comment at the top of the test file and the full stop after each of its labels are skipped."""
         folder = folder_at(self.path)
         pair = next((pair for pair in _PAIRS if all((folder / name).is_file() for name in pair)), None)
         if pair is None:

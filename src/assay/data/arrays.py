@@ -30,16 +30,16 @@ _OPTIONAL = ("ids", "true_labels", "class_names", "test_inputs", "test_labels", 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays(AbstractDataset):
-    """Ids are the array `ids`, or positions in `inputs`; those of `test_inputs` are counted on from there.
+    """Ids are the array `ids`, or positions in `inputs`; those of `test_inputs` continue from there.
 
     The file holds `inputs` and `labels`, and may hold `ids`, `true_labels`, `class_names`, `test_inputs`, `test_labels`,
-    `test_ids`. Any other array is refused. What they may contain, `examples_from_arrays` says. uint8 images are normalised by
+    `test_ids`. Any other array is refused. `examples_from_arrays` says what they may contain. uint8 images are normalised by
     mean and standard deviation of the training part.
 
     Attributes:
         path: The .npz file.
         test: Fraction of every class that is set aside, drawn by id; for files without `test_inputs`.
-        seed: Of that draw.
+        seed: Random seed of that draw.
         standardise: Whether float inputs are normalised too, per column or channel.
     """
 
@@ -117,7 +117,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
 
 
 def as_array(values: Tensor) -> np.ndarray:
-    """A tensor as NumPy has it; short floats that NumPy lacks in single precision, which holds them all."""
+    """A tensor as a NumPy array; short float types that NumPy lacks (such as bfloat16) become float32, which represents all their values."""
     values = values.detach().cpu()
     return (values.to(torch.float32) if values.dtype in SHORT else values).resolve_conj().resolve_neg().numpy()
 
@@ -133,7 +133,7 @@ def examples_from_arrays(
     std: Sequence[float] | np.ndarray | Tensor | None = None,
     source: str = "these arrays",
 ) -> Examples:
-    """Examples that share nothing with the arrays they were made of.
+    """Make `Examples` from arrays, with no memory shared.
 
     Args:
         inputs: uint8 images (examples, channels, height, width) or (examples, height, width), which stay uint8; or any
@@ -143,7 +143,7 @@ def examples_from_arrays(
         class_names: Names in the order of the class numbers; None for the numbers or texts that occur. Give them for a test
             part, so that it has the classes of the training part.
         mean: What `Examples.prepared` subtracts, per channel or column, or one number for all channels of images; None for nothing.
-        std: What it divides by; goes with `mean`.
+        std: What `Examples.prepared` divides by after that; required with `mean`.
         source: What messages call the arrays.
 
     Raises:
@@ -195,7 +195,8 @@ def _numbers(given: Sequence[float] | np.ndarray | Tensor, channels: int, source
 
 
 def rows_by_id(path: str | pathlib.Path, ids: Ids) -> Tensor:
-    """Rows of numbers, such as embeddings, in the order of `ids`: an .npy file that is in it, or an .npz file of `inputs` and `ids`.
+    """Rows of numbers, such as embeddings, in the order of `ids`, from an .npy file whose rows are in that order or an .npz file of `inputs` and
+    `ids`.
 
     Raises:
         UsageError: It cannot be read, or holds no row of finite numbers for each id.

@@ -32,13 +32,13 @@ _TRUE = "label"
 
 @dataclasses.dataclass(frozen=True)
 class CIFAR10(AbstractDataset):
-    """Ids are rows of the training set; the test rows are counted on from there.
+    """Ids are rows of the training set; the numbers of the test rows continue from there.
 
     Attributes:
         path: The archive, its unpacked folder, a folder of `train.parquet` and `test.parquet` (or of Hugging Face's shards
             `train-00000-of-00001.parquet`, also one folder further down), or a folder that holds one of these.
-        labels: Column of the given training labels. With another than `label`, `label` is the truth. Test labels are `label`.
-        limit: Take the first so many training rows only.
+        labels: Column of the given training labels. If it is not `label`, the column `label` holds the true labels. Test labels are always `label`.
+        limit: Number of training rows to use, from the first one on.
     """
 
     path: str

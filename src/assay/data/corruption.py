@@ -1,4 +1,6 @@
-"""Planted truth: labels made wrong on purpose, with the true ones kept aside for `verify` alone."""
+"""Planted label noise: labels made wrong on purpose, with the true ones kept aside. No method or policy sees them; they only judge scores and
+decisions.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ Kind = Literal["uniform", "pair", "class"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Planted:
-    """Examples whose given labels are partly wrong, and the answer.
+    """Examples whose given labels are partly wrong, with their true labels.
 
     Attributes:
         examples: The examples under their given labels. Only these may be trained on.
@@ -42,7 +44,7 @@ def plant(
     seed: int = 0,
     matrix: Float64[Tensor, "classes classes"] | Sequence[Sequence[float]] | None = None,
 ) -> Planted:
-    """Flip labels at random. Who is flipped, and to what, depends on (seed, id, label) only, not on the order of the examples.
+    """Flip labels at random. Which labels are flipped, and to which class, depends on (seed, id, label) only, not on the order of the examples.
 
     `uniform`: exactly round(rate * examples) of them move to another class, every other class equally likely.
     `pair`: as many move from class c to (c + 1) mod classes.
@@ -52,8 +54,8 @@ def plant(
         examples: Their labels are taken as true.
         kind: See above.
         rate: Fraction flipped, in 0..1, for `uniform` and `pair`.
-        seed: Of the draws; nested rates flip nested sets.
-        matrix: For `class`: chance of given label j under true label i; rows sum to 1.
+        seed: Random seed of the draws; under one seed, a smaller rate flips a subset of what a larger rate flips.
+        matrix: For `class`: entry [i, j] is the probability of given label j under true label i; rows sum to 1.
 
     Raises:
         UsageError: `rate` or `matrix` is missing, out of range, or given to a kind that does not take it.

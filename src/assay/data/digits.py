@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries along."""
+"""The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn ships with."""
 
 import dataclasses
 import random

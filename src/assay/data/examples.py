@@ -1,4 +1,4 @@
-"""Examples with stable ids, held as tensors: what every reader in this room returns."""
+"""Examples with stable ids, stored as tensors, as every dataset reader of this package makes them."""
 
 import dataclasses
 import functools
@@ -80,7 +80,7 @@ class Examples:
         return dataclasses.replace(self, labels=labels)
 
     def prepared(self, inputs: Tensor) -> Tensor:
-        """A batch of `inputs` as the float32 tensor that a net takes: images to 0..1, then minus mean, by std."""
+        """A batch of `inputs` as the float32 tensor that a net takes: images are scaled to 0..1; then comes (x - mean) / std."""
         batch = inputs.to(torch.float32)
         if inputs.dtype == torch.uint8:
             batch = batch / 255
@@ -96,7 +96,7 @@ class Examples:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash over ids and given labels, whatever the order: what `Scores` and `Run` are matched by."""
+        """Hash over ids and given labels, independent of their order; `Scores` and `Run` are matched by it."""
         return dataset_fingerprint(self.ids, self.labels)
 
     @functools.cached_property
@@ -112,12 +112,12 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """What a reader returns.
+    """Training and test part of a dataset, as a reader returns them.
 
     Attributes:
         train: Examples to train on and to value.
         test: Examples to measure accuracy on; never valued.
-        true_labels: True class of each training example, if the dataset knows it beside the given one. Never evidence.
+        true_labels: True class of each training example, if the dataset holds it besides the given one. No method may read it.
         notes: What the reader had to decide on the way, a sentence each, for people to read.
     """
 

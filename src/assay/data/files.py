@@ -40,10 +40,10 @@ def _absent(path: pathlib.Path, kind: str) -> str:
 
 
 def existing(path: str, cure: str) -> pathlib.Path:
-    """The place at `path`, at which the system can look, whether or not anything is there; a leading `~` is the home folder.
+    """`path` as a path that the system may access, whether or not anything is there; a leading `~` is the home folder.
 
     Raises:
-        UsageError: The system refuses to look; with the cure.
+        UsageError: The system refuses access; the message ends with `cure`.
     """
     # Names that are too long, folders that may not be searched and users that there are not are errors of the look itself.
     with reading(path if len(path) < 300 else f"{path[:300]}...", UsageError, cure):
@@ -53,7 +53,7 @@ def existing(path: str, cure: str) -> pathlib.Path:
 
 
 def first_rows(limit: int | None, rows: int, source: str) -> int:
-    """How many training rows `limit` takes: all for None.
+    """Number of training rows to use: `limit`, or all rows if it is None.
 
     Raises:
         UsageError: `limit` is less than 2 or more than there are.

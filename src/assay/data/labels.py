@@ -1,4 +1,4 @@
-"""Given labels as class numbers: every reader's labels pass through here, so that all are refused in the same words."""
+"""Given labels as class numbers: every reader uses these functions, so that invalid labels give the same error messages everywhere."""
 
 import dataclasses
 import reprlib
@@ -17,12 +17,12 @@ LONGEST_NAME = 1000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Origin:
-    """Where labels were read, for messages.
+    """Where labels were read from, for error messages.
 
     Attributes:
         source: File, column or object.
         places: Id, line or row of each label.
-        place: Which of these.
+        place: What `places` holds: `id`, `line` or `row`.
     """
 
     source: str
@@ -30,12 +30,12 @@ class Origin:
     place: str = "row"
 
     def at(self, positions: Sequence[int] | np.ndarray) -> str:
-        """The places of some labels in words."""
+        """A text that names the places of the labels at these positions."""
         return f"{self.place} {listed((self.places[int(position)] for position in positions), len(positions))}"
 
 
 def checked(values: object, origin: Origin) -> np.ndarray:
-    """One row of labels, each a whole number or each a text: int64 or text, in the order of `values`.
+    """The labels as a one-dimensional array, all whole numbers (int64) or all texts, in the order of `values`.
 
     Args:
         values: Labels as they were read; in a list or an object array, None, NaN and the empty text are missing.
@@ -92,7 +92,7 @@ def _absent(value: object) -> bool:
 
 
 def class_names(source: str, *parts: np.ndarray) -> tuple[str, ...]:
-    """The classes that labels speak of: 0..largest for numbers, else the texts, sorted (as numbers if all are).
+    """The class names that occur in labels: 0..largest for numbers, else the texts, sorted (numerically if all texts are numbers).
 
     Raises:
         UsageError: There is no label, only one class, nearly as many classes as examples, or numbers with large gaps.
@@ -124,7 +124,7 @@ def _whole(text: str) -> bool:
 
 
 def encode(values: np.ndarray, names: Sequence[str], origin: Origin) -> Int[Tensor, " examples"]:
-    """Class number of each label that `checked` has passed.
+    """Class number of each label; `values` must be what `checked` returned.
 
     Raises:
         UsageError: A number is outside the classes, or a text is not among their names; names its place.

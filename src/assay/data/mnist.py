@@ -23,11 +23,11 @@ _DIGITS = tuple("0123456789")
 
 @dataclasses.dataclass(frozen=True)
 class MNIST(AbstractDataset):
-    """Ids are rows of the training file; the test rows are counted on from there.
+    """Ids are rows of the training file; the numbers of the test rows continue from there.
 
     Attributes:
         path: Folder of the four files, each as it is or with `.gz` (the plain one is read if both are there).
-        limit: Take the first so many training rows only.
+        limit: Number of training rows to use, from the first one on.
     """
 
     path: str
@@ -67,7 +67,7 @@ def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_idx(path: pathlib.Path, axes: int) -> np.ndarray:
-    """The bytes of an idx file (LeCun's format) as a uint8 array of so many axes.
+    """The bytes of an idx file (LeCun's format) as a uint8 array of `axes` dimensions.
 
     Raises:
         UsageError: Wrong magic number, number of axes or length, or a broken gzip stream; names the file.

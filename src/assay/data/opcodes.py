@@ -1,7 +1,7 @@
-"""Pickles read as data: the opcodes that arrays, numbers and texts are written with, one after the other; no object is made by name.
+"""A safe pickle reader: it interprets only the opcodes that encode arrays, numbers and texts, and makes no object by name.
 
-Unpickling calls whatever a file names. Even with a list of allowed names, NumPy's own ways to rebuild arrays and types believe the file: a
-forged type ends the interpreter. So the names are only compared here, and an array is made from its bytes, its shape and a type that is
+Unpickling calls whatever a file names. Even with a list of allowed names, NumPy's own functions for rebuilding arrays and types trust the file: a
+forged type crashes the interpreter. So names are only compared here, and an array is made from its bytes, its shape and a type that is
 spelled out.
 """
 

@@ -91,10 +91,10 @@ ROUNDING = 1e-4
 
 
 def for_people(inputs: Tensor) -> tuple[Tensor | None, str]:
-    """Images as a page can show them, uint8 of one or three channels; and what had to be done to them, or why they cannot be shown.
+    """Images that a page can show, uint8 of one or three channels; and a sentence on how they were converted or why they cannot be shown.
 
     Bytes stay as they are, fractions of 0..1 become bytes. Of four channels the last, transparency, is left out. Where any number lies
-    outside 0..1, each image is stretched by itself, from its least number to its largest.
+    outside 0..1, each image is rescaled separately, from its smallest value to its largest.
 
     Args:
         inputs: (examples, channels, height, width).

@@ -1,4 +1,4 @@
-"""Parts of a training set: set aside for testing where it comes without one, or for validation; or all that takes part."""
+"""Choose parts of a training set: a test part where the dataset has none, a validation part, or the subset that is used at all."""
 
 import fractions
 
@@ -17,7 +17,7 @@ def held_out(
 ) -> Bool[Tensor, " examples"]:
     """Which examples form the test (or validation) part: the same fraction of every class, drawn by id.
 
-    Every class gives floor(fraction * size); what is missing to round(fraction * examples) comes from the classes with the
+    Every class gives floor(fraction * size); the rest, up to round(fraction * examples), comes from the classes with the
     largest remainders. At least one example of every class stays for training. The order of the examples does not enter.
 
     Raises:
@@ -48,7 +48,7 @@ def held_out(
 
 
 def subset(ids: Ids, labels: Int[Tensor, " examples"], fraction: float, seed: int) -> Bool[Tensor, " examples"]:
-    """Which examples a fraction of them is: floor(fraction * size) of every class, at least one, drawn by id.
+    """Which examples form a random subset: floor(fraction * size) of every class, at least one, drawn by id.
 
     A smaller subset is part of a larger one under the same seed. The order of the examples does not enter.
 

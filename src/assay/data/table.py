@@ -41,7 +41,7 @@ class Cells:
         columns: Name of each column.
         rows: Cells of each row; None is missing.
         places: Line (CSV) or row (Parquet, from 0) of each row in the file.
-        place: Which of the two.
+        place: What `places` holds: `line` or `row`.
     """
 
     source: str
@@ -55,7 +55,7 @@ class Cells:
         return [row[index] for row in self.rows]
 
     def where(self, row: int) -> str:
-        """A row of this table in words."""
+        """A text that names the place of this row in the file."""
         return f"{self.source}, {self.place} {self.places[row]}"
 
     def take(self, positions: Sequence[int]) -> "Cells":
@@ -65,23 +65,23 @@ class Cells:
 
 @dataclasses.dataclass(frozen=True)
 class Table(AbstractDataset):
-    """Ids are the `id` column, or row numbers from 0; those of a test file are counted on from the training file.
+    """Ids are the `id` column, or row numbers from 0; those of a test file continue after the training file.
 
     Attributes:
         path: The CSV file, or the Parquet file (by its ending `.parquet` or `.pq`).
         label: Column of the given label: its name, or its position from 0 (negative from the end).
         test: The test file, or the fraction of every class that is set aside, drawn by id.
         id: Column of the ids, by name or position: whole numbers or texts.
-        seed: Of the draw of the test part.
+        seed: Random seed of the draw of the test part.
         header: Whether the first row of a CSV names the columns; if not, their names are their positions.
         delimiter: What stands between the cells of a CSV: one character, or `tab`.
         skip: How many lines at the top of a CSV are passed over, in both files.
         comment: Lines of a CSV that begin with this text are passed over.
         missing: Texts that mean a missing cell, separated by `+`. An empty cell, a null and a NaN of Parquet always do.
         on_missing: `encode` them as said above, or `refuse` them in columns that are used.
-        categorical: Columns of numbers that are categories all the same (codes), names separated by `+`.
-        drop: Columns that are no inputs, names separated by `+`.
-        most_categories: A categorical column of more is refused: it is likely an identifier or free text.
+        categorical: Columns of numbers to treat as categories (codes), names separated by `+`.
+        drop: Columns that are not used as inputs, names separated by `+`.
+        most_categories: Largest number of categories; a column with more is refused, as it is likely an identifier or free text.
     """
 
     path: str
@@ -343,7 +343,7 @@ class Encoder:
         return torch.from_numpy(np.concatenate([column.apply(cells) for column in self.columns], 1).astype(np.float32))
 
     def notes(self, cells: Cells) -> tuple[str, ...]:
-        """A sentence for each column in which cells of `cells` could not be told from others."""
+        """A sentence for each column in which `cells` has categories that the training part lacks, or missing cells where it has none."""
         said = []
         for column in self.columns:
             name = cells.columns[column.index]

@@ -29,20 +29,20 @@ def examples_from_dataset(
 ) -> Examples:
     """Read every item once, in order, and keep it in memory.
 
-    A random transform of the dataset would be frozen at what it draws now: leave it out, and augment while training.
+    Leave random transforms out of the dataset, because their first result would be kept; augment while training.
 
     Args:
-        dataset: Has `len()` and yields (input, label). An input is a tensor or array (channels, height, width) or (dims,), one of
-            an image (height, width, channels), which is turned, or a PIL image; all of one shape and type. A label is a class number or
+        dataset: Has `len()` and yields (input, label). An input is a tensor or array (channels, height, width) or (dims,), an array of
+            an image (height, width, channels), which is transposed, or a PIL image; all of one shape and type. A label is a class number or
             a text.
         ids: One per item; None for indices. Items of a `Subset` keep their indices in the dataset that it was taken from.
-        item: From what the dataset yields to (input, label), where that is something else:
+        item: Function from an item of the dataset to (input, label), where the items are something else:
             `item=lambda row: (row["image"], row["label"])`.
         class_names: Names in the order of the class numbers; None for the attribute `classes` that torchvision's datasets
             have, else for the labels that occur.
         mean: Of each channel of images in 0..1, as torchvision's `Normalize` takes it. Where the items have been normalised by it (their
-            numbers lie outside 0..1, and come into 0..1 when it is undone), they are kept as they were before, and `Examples.prepared`
-            gives what the net was given. Of other inputs, as in `examples_from_arrays`.
+            numbers lie outside 0..1, and within it once that is undone), they are stored without the normalisation, and `Examples.prepared`
+            normalises them again. For other inputs, as in `examples_from_arrays`.
         std: Goes with `mean`.
 
     Raises:

@@ -27,7 +27,7 @@ def augment(
 
     Image i is padded by `crop` on all sides and a window of the old size is cut out at (top_i, left_i), each uniform in
     0..2 crop; then it is mirrored if a third draw is below 1/2. The draws depend on (seed, epoch, step, keys[i]) only, so an
-    image comes out the same whoever else is in the batch.
+    image comes out the same whatever other images are in the batch.
 
     Args:
         inputs: (examples, channels, height, width), any type and device; it is left as it is.
@@ -37,7 +37,7 @@ def augment(
         step: Counted from 0.
         crop: Largest shift in pixels; 0 for none.
         flip: Whether to mirror.
-        padding: What moves in from the border: `zeros` in the units of `inputs`, or the image mirrored at its border pixels.
+        padding: What fills the padded border: `zeros` in the units of `inputs`, or the image mirrored at its border pixels.
 
     Returns:
         New images of the type, device and shape of `inputs` (`inputs` itself if there is nothing to do).
