@@ -48,15 +48,16 @@ def choose(
         decision = assay.choose(influence, policy="remove_worst", curve=assay.cleanse(run, influence))
         decision = assay.choose("runs/digits", "k_center:keep=0.1,features=inputs")
 
-    A policy that keeps what a score calls most suspect, such as top_k by loss, warns of it; `by="suspicion"` says that it is meant.
+    A policy that keeps the examples that a score ranks as most suspect, such as top_k by loss, gives a warning; `by="suspicion"` says that this is
+    intended.
 
     Args:
         scores: What to choose by; or a run or its folder, for policies that need no score, such as k_center and random.
         policy: Name, `"name:option=value,..."`, or a policy.
         run: The recorded run, for policies that read it; by default the run that the scores were made from.
         curve: A curve of these scores, whose best count is taken as the option `count` of the policy remove_worst.
-        loop: What your own loop consists of, for policies that look at the data of a run recorded in it.
-        inputs: Rows that `features=rows:NAME` looks at, such as embeddings, by name: one for each of the run's ids.
+        loop: The `Loop` that describes your own training loop, for policies that look at the data of a run recorded in it.
+        inputs: Rows by name, such as embeddings, that `features=rows:NAME` reads: one row for each of the run's ids.
         options: Options of the policy.
 
     Raises:
@@ -81,7 +82,7 @@ def decide(
     inputs: Mapping[str, Any] | None = None,
     options: Mapping[str, object] | None = None,
 ) -> Decision:
-    """As `choose`, without a word about what the decision warns of."""
+    """As `choose`, but without issuing the decision's warnings."""
     options = dict(options or {})
     by = scores if isinstance(scores, Scores) else None
     if by is None:

@@ -1,4 +1,4 @@
-"""What was tested on one recording, kept so that its p-values are corrected together."""
+"""The decisions that were tested on one recording, saved so that their p-values are corrected together."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,28 +11,28 @@ from ..runs.run import Run
 
 
 def decision_key(decision: str, own: bool, first: int) -> str:
-    """What a claim is known by: the decision's fingerprint, how it is trained, and the first seed."""
+    """Key of a claim: the decision's fingerprint, whether the user's `own` function or the plan retrains, and the first seed."""
     return fingerprint(decision, "own" if own else "plan", str(first))
 
 
 def decision_fingerprint(verdict: Verdict) -> str:
-    """What the claim of a verdict is known by."""
+    """Key of the claim that a verdict makes (see `decision_key`)."""
     assert verdict.lineage is not None and verdict.lineage.seed is not None
     return decision_key(verdict.lineage.parents["decision"], "retrain" in verdict.plan, verdict.lineage.seed)
 
 
 def look_of(verdict: Verdict) -> Look:
-    """What a verdict says now: on how many seeds, of which accuracies, with which p-values."""
+    """One look at a claim, from a verdict: the number of seeds, a fingerprint of the accuracies, and the p-values."""
     measured = repr([(one.arm, one.seed, one.accuracy) for one in verdict.outcomes])
     return Look(verdict.comparisons[0].n, fingerprint(measured), tuple(one.p for one in verdict.comparisons))
 
 
 def ask(run: Run, verdict: Verdict) -> None:
-    """Keep what was asked, so that whatever is asked later is corrected for it.
+    """Save the claim of a verdict in the run's folder, so that later verdicts are corrected for it.
 
     Raises:
         NotWritten: The operating system refuses.
-        RunError: What was asked before is damaged.
+        RunError: The saved claims are damaged.
     """
     made_of = decision_fingerprint(verdict)
     claims = {one.made_of: one for one in load_claims(run.paths.claims)}
@@ -43,7 +43,7 @@ def ask(run: Run, verdict: Verdict) -> None:
 
 
 def turn_of(claims: Iterable[Claim], made_of: str) -> tuple[int, float]:
-    """Which claim of its run this is, and the part of the level that it may spend; one that was not asked yet is the next."""
+    """Position of a claim among its run's claims, and its share of the significance level; a claim that is not saved yet comes next."""
     earlier, place = {}, 0
     # Those of an older assay know no place and were first; two that were asked in the same moment have the same.
     for one in sorted(claims, key=lambda claim: (claim.place, claim.made_of)):
@@ -58,10 +58,10 @@ def turn_of(claims: Iterable[Claim], made_of: str) -> tuple[int, float]:
 
 
 def corrected(verdict: Verdict, run: Run) -> Verdict:
-    """The verdict with its p corrected for everything that was asked of its run before it; as it is where it cannot claim anything.
+    """The verdict with its p-values corrected for all earlier claims of its run; unchanged where it cannot call anything significant.
 
     Raises:
-        RunError: What was asked is damaged.
+        RunError: The saved claims are damaged.
     """
     lineage = verdict.lineage
     if not verdict.comparisons or lineage is None or "decision" not in lineage.parents or lineage.seed is None:

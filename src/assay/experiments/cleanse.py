@@ -61,25 +61,26 @@ def cleanse(
         curve = assay.cleanse("runs/digits", table["sgd_influence"])
         decision = assay.choose(table["sgd_influence"], policy="remove_worst", count=curve.best)
 
-    An example that is left out weighs 0; start, order, rates, augmentation and what a batch's loss is divided by stay as recorded.
+    An example that is left out has weight 0; initial state, order, learning rates, augmentation and the divisor of each batch's loss stay as
+    recorded.
 
     Args:
         run: The run.
-        scores: What says which examples are the worst. Where it predicts harm, only those predicted harmful are ever removed.
+        scores: Scores that rank the worst examples. If they predict harm, only examples predicted harmful are ever removed.
         counts: How many to leave out; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the examples where
             the score only ranks.
-        retrain: `last` epoch from its checkpoint, or `all` from the beginning; by default what the scores are about: `all` if their
-            window is more than the last epoch, or if they tell a change of the target and have no window, else `last`.
+        retrain: `last` epoch from its checkpoint, or `all` from the beginning; by default the steps that the scores cover: `all` if their
+            window is more than the last epoch, or if they predict a change of the target and have no window, else `last`.
         draws: How many random removals of each count.
         chosen_by: Whether the best count has the least `loss` or the highest `accuracy` on the validation examples. Test examples
-            are told of and never chosen by.
+            are reported but never used for the choice.
         pool: Where trainings run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep the curve and every finished training in the run's folder, and take from there the trainings that an earlier call
-            finished. Not with `loop`, which cannot be told from another one later.
-        loop: What your own loop consists of; not for runs with a plan.
+            finished. Not with `loop`, since a later call cannot check that its loop is the same.
+        loop: The `Loop` that describes your own training loop; not for runs with a plan.
         targets: With `loop`: `{"validation": (inputs, labels), "test": (inputs, labels)}`, or Examples. A plan knows its own.
-        replay_config: How far training taken again may differ.
-        progress: Told of each finished training.
+        replay_config: How far replayed parameters may differ from the recorded ones.
+        progress: Receives each finished training.
 
     Raises:
         UsageError: A setting is out of range, no validation examples, no example is predicted harmful, or the test examples would have a
@@ -156,14 +157,14 @@ def curve_for(
     replay_config: ReplayConfig | None = None,
     progress: Progress | None = None,
 ) -> Curve:
-    """The curve of a score that the run's folder holds; where there is none it is made by `cleanse` and kept.
+    """The curve that the run's folder holds for a score; if there is none, `cleanse` makes it and it is saved.
 
         decision = assay.choose(scores, "remove_worst", curve=curve_for("runs/digits", scores))
 
     Args:
         run: The run, recorded by a plan.
-        scores: What says which examples are the worst; it must speak of every example, or no decision could be made by it.
-        retrain: Whether the curve of the `last` epoch trained again or of `all`; by default the one that is there, else as `cleanse`.
+        scores: Scores that rank the worst examples; they must cover every example, or they allow no decision.
+        retrain: The curve from retraining the `last` epoch or `all` epochs; by default the one that is saved, else as in `cleanse`.
         pool, replay_config, progress: As `cleanse` takes them.
 
     Raises:
@@ -209,7 +210,7 @@ def saved_curves(run: Run) -> list[Curve]:
     """Every curve in the run's folder, in the order of their names.
 
     Raises:
-        RunError: A curve is damaged, in the place of another, or there twice.
+        RunError: A curve is damaged, saved under another curve's name, or saved twice.
     """
     curves: dict[tuple[str, str], Path] = {}
     found = []
@@ -229,7 +230,7 @@ def saved_curves(run: Run) -> list[Curve]:
 
 
 def undecided(scores: Scores) -> str:
-    """Why no decision on every example can be made by these scores, in a sentence; empty if one can."""
+    """A sentence on why these scores allow no decision on every example; empty if they allow it."""
     if not len(scores.unscored):
         return ""
     return (
@@ -239,9 +240,9 @@ def undecided(scores: Scores) -> str:
 
 
 def window_of(scores: Scores) -> Window:
-    """What is trained again where nothing is said: the steps that the scores are about, or the last epoch if they are about none.
+    """Default of `retrain`: the steps that the scores cover, or the last epoch if they cover no steps.
 
-    A change of the target without an example is about all steps, unless it names a window.
+    Scores that predict the change of the target without an example cover all steps, unless they name a window.
     """
     window = scores.options.get("window", "all" if scores.unit == CHANGE else "last")
     # The window of other methods is a number of epochs that slides.

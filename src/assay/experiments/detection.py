@@ -47,7 +47,7 @@ def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None 
 
 
 def check_judge(decision: Decision, plan: Plan) -> None:
-    """Refuse a decision that was made by what it would be judged by."""
+    """Refuse a decision that was made with the test examples that would judge it."""
     parents = decision.lineage.parents if decision.lineage is not None else {}
     targets = {name: value for name, value in parents.items() if name.startswith("target ")}
     if targets and (judge := mean_loss(load_data(plan).test, "test").fingerprint) in targets.values():
@@ -102,7 +102,7 @@ def wrong_labels(ids: Ids, run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]
 
 
 def clean(decision: Decision, given: Int[Tensor, " examples"], truth: tuple[Ids, Int[Tensor, " examples"]]) -> Cleaning:
-    """The decision against the truth.
+    """How many wrong labels a decision touches and how many it corrects, judged by the true labels.
 
     Raises:
         Mismatch: An example has no truth.

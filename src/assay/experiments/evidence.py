@@ -35,13 +35,13 @@ from .targets import check_disjoint, planned_targets, target_of
 def gather(
     run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None, replays: Sequence[Replay] = ()
 ) -> Evidence:
-    """Everything a run says of its examples, read when it is asked for.
+    """All evidence that a run holds on its examples, read only when it is needed.
 
     Args:
         run: The run.
-        replay: Its steps and kept models, where model and data are at hand to take them again.
-        inputs: The examples themselves and rows from outside, by name, where they are at hand.
-        replays: Those of all models of the recording, where there are several.
+        replay: The run's steps and checkpoints, where model and data are available to replay them.
+        inputs: The examples' inputs and user-given rows, by name, where available.
+        replays: The replays of all models of the recording, where there are several.
     """
     return Evidence(
         run.ids,
@@ -80,11 +80,11 @@ def _probs(run: Run) -> Tensor:
 
 
 def gather_together(runs: Sequence[Run], replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
-    """What the models of a recording say on average: probabilities, for policies and the page; of one run, what it says.
+    """Evidence averaged over the models of a recording (probabilities, for policies and the report); for a single run, its own evidence.
 
     Args:
-        runs: The models.
-        replay: What makes features of the first of them, where they are asked for.
+        runs: The runs of the models.
+        replay: Replay of the first run, which computes features where they are needed.
         inputs: As `gather` takes them.
     """
     first = runs[0]
@@ -154,18 +154,18 @@ def open_replay(
     asked: Collection[str] | None = None,
     agreed: Agreed | None = None,
 ) -> Replay:
-    """A run's steps and kept models, ready to be taken again.
+    """A run's steps and checkpoints, ready to be replayed.
 
     Args:
         run: The run.
-        loop: What your own loop consists of; not for runs that `assay record` made, which know their plan.
-        targets: What may be asked for, by name: functions of the model, Examples, or (inputs, labels). For runs with a plan also texts:
-            `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE`
-            (a CSV of id and weight: a weighted mix of them). By default what the plan held out for validation.
-        replay_config: How steps are taken again.
+        loop: The `Loop` that describes your own training loop; not for runs that `assay record` made, which have a plan.
+        targets: Targets whose change may be predicted, by name: functions of the model, Examples, or (inputs, labels). For runs with a plan also
+            texts: `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE` (a CSV of id and
+            weight: a weighted mix of them). By default what the plan held out for validation.
+        replay_config: How steps are replayed.
         references: Parameters from elsewhere that `oti` may be asked for as its reference, by name: a model's state_dict each.
-        asked: The targets that will be asked for, all by default: their examples are held against those that are trained on.
-        agreed: Of calls that are given the same dict, only the first one looks at the loop's examples.
+        asked: Names of the targets that will be used, all by default; their examples are compared with the training examples.
+        agreed: A dict that several calls share, so that only the first of them checks the loop's examples.
 
     Raises:
         UsageError: No loop for a run without a plan, a loop for one with, a target that does not fit, a collate_fn that does not keep the
@@ -220,15 +220,15 @@ def _agreement(training: LoopTraining, agreed: Agreed | None) -> Agreement:
 
 
 def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) -> tuple[Tensor, str]:
-    """The examples of a run themselves, in the order of its ids, images in 0..1; and a fingerprint of them.
+    """The inputs of a run's examples, in the order of its ids, images in 0..1; and their fingerprint.
 
     Args:
         run: The run.
         loop: As `open_replay` takes it.
-        agreed: Likewise.
+        agreed: As `open_replay` takes it.
 
     Raises:
-        UsageError: The run has no plan and there is no loop, or the loop's batches do not begin with numbers.
+        UsageError: The run has no plan and there is no loop, or the loop's batches do not begin with a floating-point tensor.
         Mismatch: The data are not those of the recording.
     """
     if has_plan(run):
@@ -256,17 +256,17 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
 
 
 def given_rows(rows: Any) -> tuple[Tensor, str]:
-    """Rows from outside as they are looked at, and a fingerprint of them.
+    """User-given rows in the form that methods read, and their fingerprint.
 
     Raises:
-        UsageError: They are no tensor of real numbers with a row for each example.
+        UsageError: They are not a tensor of real numbers with a row for each example.
     """
     made = as_rows(rows).detach().cpu().contiguous()
     return made, fingerprint(str(tuple(made.shape)), made.numpy().tobytes())
 
 
 def identity(replay: Replay) -> dict[str, str]:
-    """Fingerprint of each target that has one; what a user's function computes cannot be told."""
+    """Fingerprint of each target that has one; a user's function has none."""
     return {name: target.fingerprint for name, target in replay.given.items() if isinstance(target, MeanLoss)}
 
 

@@ -23,7 +23,7 @@ SLACK = 1e-6
 def game_of(
     ids: Ids, rows: Float[Tensor, "examples dims"], labels: Int[Tensor, " examples"], classes: int, learner: str | AbstractLearner
 ) -> "RetrainingGame":
-    """The game of a learner on some examples, without validation examples.
+    """The cooperative game of a learner trained on coalitions of these examples, without validation examples.
 
     Raises:
         UnknownName: No such learner or option.
@@ -33,14 +33,14 @@ def game_of(
 
 
 class RetrainingGame:
-    """Trains on every coalition anew, one after the other.
+    """Game that trains the learner from scratch on every coalition, one after the other.
 
     The learner sees the examples in the order of their ids, and the classes in the order of their first examples: neither the order in which
     examples are given nor the numbers of their classes can change a prediction, whatever a learner makes of ties.
 
     Attributes:
         players: The examples.
-        remarks: What trainings said of themselves, and how many did.
+        remarks: Messages of the trainings, with the number of trainings that gave each.
         trained: How many trainings there were.
     """
 
@@ -89,7 +89,7 @@ class RetrainingGame:
         self._values: dict[bytes, float] = {}
 
     def predictions(self, coalitions: Coalitions) -> Float64[Tensor, "coalitions queries classes"]:
-        """As `Game` says."""
+        """See `Game.predictions`."""
         found = torch.empty(len(coalitions), len(self._queries), self._classes, dtype=torch.float64)
         for place, counts in enumerate(self._checked(coalitions)):
             probs = self._predicted(counts, self._queries)
@@ -97,7 +97,7 @@ class RetrainingGame:
         return found
 
     def values(self, coalitions: Coalitions) -> Float64[Tensor, " coalitions"]:
-        """As `Game` says."""
+        """See `Game.values`."""
         if self._validation is None:
             raise MissingEvidence(
                 "This game has no validation examples by which a coalition could be valued; make it with validation=(rows, labels)."

@@ -27,23 +27,23 @@ Wrong = Callable[[Ids], Bool[Tensor, " examples"]]
 
 
 def signed(scores: Scores) -> bool:
-    """Whether the side of 0 says if an example helps or harms."""
+    """Whether the sign of a value says if an example helps or harms."""
     # Self-influence tells how much an example stands out, and is never below 0.
     return scores.unit in SIGNED and scores.direction.ranks_suspects and scores.options.get("target") != "self"
 
 
 def helpfulness(scores: Scores) -> Float64[Tensor, " examples"]:
-    """Values turned so that above 0 helps, whichever sign the method was asked for."""
+    """Values with the sign set so that above 0 means helpful, whichever sign the method was asked for."""
     return -scores.suspicion()
 
 
 def influences(scores: Sequence[Scores], wrong: Wrong | None, most: int, most_epochs: int) -> tuple[Influence, ...]:
-    """One for each score whose sign means something, the exact ones first.
+    """One `Influence` for each score whose sign is meaningful, exact scores first.
 
     Args:
         scores: Any scores.
         wrong: Which labels are wrong, where that is known.
-        most: How many extreme examples all of them may name together.
+        most: Largest number of extreme examples, counted over all scores together.
         most_epochs: How many epochs of values over time are given, at most.
     """
     able = _leading([one for one in scores if signed(one)])
@@ -111,7 +111,8 @@ def _norms(scores: Scores) -> tuple[tuple[int, float], ...]:
 
 
 def comparisons(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreComparison, ...]:
-    """Every score against leave-one-out of the same target and window, and every approximation against the exact influence of it.
+    """Every score against leave-one-out of the same target and window, and every approximation against the exact
+    influence of the same target and window.
 
     Args:
         scores: Any scores; those without a target are in no comparison.
@@ -134,7 +135,9 @@ def comparisons(scores: Sequence[Scores], wrong: Wrong | None) -> tuple[ScoreCom
 
 
 def _asked(scores: Scores) -> tuple[str, ...]:
-    """What makes two scores tell the same change: the target, what it is made of, the steps that an example is left out of, and how queries are put together."""
+    """What makes two scores tell the same change: the target, what it is made of, the steps that an example is left out of, and how queries are put
+    together.
+    """
     target = str(scores.options["target"])
     made_of = scores.lineage.parents.get(f"target {target}", "") if scores.lineage is not None else ""
     return target, made_of, str(scores.options.get("window", "all")), str(scores.options.get("reduce", "mean"))

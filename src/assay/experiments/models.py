@@ -1,4 +1,4 @@
-"""The models of a recording: methods run on each, and the mean of what they say."""
+"""The models of a recording: methods are run on each model, and their scores are averaged."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def over_models(
 
 
 def mean_of(scores: Sequence[Scores]) -> Scores:
-    """The mean of what several models say, and what each says; of the examples that all of them speak of."""
+    """The mean of the scores of several models, with the scores of each, over the examples that all of them cover."""
     first = scores[0]
     if any(one.ids != first.ids for one in scores):
         common = np.all([np.isin(first.ids.values, one.ids.values) for one in scores], axis=0)
@@ -81,7 +81,7 @@ def _only(scores: Scores, ids: Ids, unscored: Ids) -> Scores:
 
 
 def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, spent: Spent) -> list[Scores]:
-    """The scores of one model by these methods, each from what ran along, or from the evidence."""
+    """The scores of one model by these methods, each from the values computed during training, or from the evidence."""
     if not methods:
         return []
     spent.since_last([])

@@ -1,4 +1,4 @@
-"""A plan: which data, which net, how to train, what to plant and what to record. Everything needed to do it again."""
+"""A plan: which data, which net, how to train, what to plant and what to record. Everything needed to repeat the experiment."""
 
 import dataclasses
 import functools
@@ -80,18 +80,18 @@ class Plan(pydantic.BaseModel):
     Attributes:
         data: Dataset with options, `"cifar10:path=DIR,labels=worse_label"` or a table with `name`.
         net: Net with options, `"mlp:widths=64-128"`.
-        seed: Of initial weights, order, augmentation and, unless it names its own, planting.
+        seed: Random seed of initial weights, order, augmentation and, unless `plant` names its own seed, planting.
         validation: Fraction of the training examples that is held out before labels are planted wrong, the same of every class; for
-            methods that ask what changes on examples not trained on.
+            methods that predict changes on examples not trained on.
         plant: Labels to make wrong; None for none.
         subset: Fraction of the training examples that take part at all, the same of every class, drawn before anything else; a smaller one is
             part of a larger one under the same seed.
         models: How many nets are trained on the same examples, each from its own initial weights and in its own order; scores are then means
             over them.
-        member: Which of them this is; 0 is the one that a run shows.
+        member: Index of this plan's model among them; 0 is the model that a run shows.
         recipe: Settings of training; those left out take DEFAULT_RECIPE's, then `Recipe`'s defaults.
-        select: A live selector that chooses before each epoch on which examples it trains, `"infobatch:ratio=0.5"`; by default each epoch trains
-            on all. Retrainings by `verify` train by it too.
+        select: A live selector that chooses the examples of each epoch before it begins, `"infobatch:ratio=0.5"`; by default each epoch trains
+            on all. Retrainings by `verify` use the selector too.
         record: What is kept.
     """
 
@@ -248,7 +248,7 @@ class Plan(pydantic.BaseModel):
 
     @functools.cached_property
     def selector(self) -> AbstractLiveSelector | None:
-        """What chooses each epoch's examples; None where all are trained on.
+        """The live selector that chooses each epoch's examples; None if every epoch trains on all.
 
         Raises:
             UnknownName: No such live selector or option.
@@ -303,7 +303,7 @@ class Plan(pydantic.BaseModel):
         return functools.partial(augment, seed=seed, crop=recipe.crop, flip=recipe.flip)
 
     def plain(self) -> dict[str, Any]:
-        """The plan as JSON takes it."""
+        """The plan as plain values that JSON can hold."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -377,7 +377,7 @@ def plan_of(run: Run) -> Plan:
 
 
 def has_plan(run: Run) -> bool:
-    """Whether `experiments.record` made this run, so that it can be done again. `about` of a user's own loop may say anything."""
+    """Whether `experiments.record` made this run, so that it can be repeated. The argument `about` of a user's own loop may hold anything."""
     try:
         About.model_validate(run.header.about)
     except pydantic.ValidationError:
@@ -386,7 +386,7 @@ def has_plan(run: Run) -> bool:
 
 
 class About(pydantic.BaseModel):
-    """What `experiments.record` says of a run, as far as assay itself reads it again."""
+    """The fields of a run's description, as `experiments.record` writes it, that assay itself reads."""
 
     model_config = pydantic.ConfigDict(strict=True)
 
@@ -408,7 +408,7 @@ class About(pydantic.BaseModel):
 
 
 def models_asked(run: Run) -> int:
-    """How many models the recording of a run is to have; as many as there are where no plan says it."""
+    """How many models the recording of a run should have by its plan; without a plan, how many it has."""
     # Read as it stands: the data of the plan need not be there.
     return run.header.about["plan"].get("models", 1) if has_plan(run) else 1 + len(run.members)  # type: ignore[attr-defined]
 

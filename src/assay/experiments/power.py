@@ -27,10 +27,10 @@ class SeedsNeeded:
 
     Attributes:
         points: The difference, in percentage points of test accuracy.
-        seeds: How many find it with a power of 80 %, at least 3; None where it cannot be said or is above 10,000.
+        seeds: Number of seeds that detects it with a power of 80 %, at least 3; None if it cannot be estimated or is above 10,000.
         spread: Standard deviation over seeds of the difference between two arms, in points; None where nothing was retrained yet.
-        pilot: How many seeds it was estimated from.
-        sentence: All of it in words.
+        pilot: How many seeds `spread` was estimated from.
+        sentence: The result as a sentence.
     """
 
     points: float

@@ -101,7 +101,8 @@ class _Tap(Observer):
 
 @checked_arguments
 def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Progress | None = None) -> Run:
-    """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, to the same bytes.
+    """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, with the same bytes as without the
+    interruption.
 
     The first of several models is the run itself, the others are runs in its folder `models`.
 
@@ -187,7 +188,7 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
 
 @checked_arguments
 def untrained(plan: Plan, folder: str | Path) -> Run:
-    """A run of the plan's data without training, for methods that need none; one that is there already is opened.
+    """A run of the plan's data without training, for methods that need no training; a run that the folder already holds is opened.
 
         table = assay.score(assay.untrained(assay.Plan.make({"data": "digits"}), "runs/digits"), "cg_score")
 

@@ -39,15 +39,15 @@ def report(
     title: str = "",
     most: int = MOST_SHOWN,
 ) -> Path:
-    """Write the report; where it stands.
+    """Write the report and return its path.
 
     Args:
         run: The run.
         table: Scores to show; the first is the one that the page opens with.
-        path: The file; by default `report.html` in the run's folder.
+        path: Path of the HTML file; by default `report.html` in the run's folder.
         decision, verdict, curves, truth, title, most: As `report_data`.
-        examples: For their pictures or cells; by default the plan's data are read again, where the run has a plan. Images that cannot be
-            shown are warned of, and the page says why.
+        examples: The examples, whose pictures or cells are shown; by default the plan's data are read again, where the run has a plan. Images that
+            cannot be shown are warned of, and the page says why.
 
     Raises:
         OutputExists: `path` is a file that assay did not make.

@@ -57,9 +57,9 @@ def report_data(
     Args:
         run: The run.
         table: Scores to show; the first is the one that the page opens with.
-        decision: What is done with each example.
-        verdict: Whether that was right.
-        curves: What became of the model when the worst by a score were left out.
+        decision: The decision on each example.
+        verdict: The verdict of `verify` on this decision.
+        curves: The curves of `cleanse`: results after leaving out the worst examples by a score.
         examples: The examples themselves, for their pictures or cells.
         truth: Ids and true labels; by default those kept beside the run.
         title: Heading; by default made from the data and the run's folder.

@@ -1,4 +1,4 @@
-"""Retraining: a recorded training taken again without some examples, many times over, here or spread over an executor."""
+"""Retraining: a recorded training replayed many times, each time without some examples, in this process or on an executor."""
 
 import dataclasses
 import functools
@@ -30,10 +30,10 @@ CHUNKS = 64
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeanAccuracy:
-    """Weighted part of some examples that is predicted right. It is only looked at: it has no derivative.
+    """Weighted fraction of examples that is predicted correctly. It is only reported: it has no derivative.
 
     Attributes:
-        loss: The examples, as they are averaged there.
+        loss: The mean-loss target whose examples and weights are used.
     """
 
     loss: MeanLoss
@@ -50,12 +50,12 @@ class MeanAccuracy:
 
 
 def accuracy(target: str) -> str:
-    """What the accuracy on the examples of a target is called among the targets of a training."""
+    """Name of the target that gives the accuracy on the examples of `target`."""
     return f"{target} accuracy"
 
 
 def with_accuracies(replay: Replay) -> Replay:
-    """Let the accuracy be asked of every target that is a mean loss; methods, which want losses, do not see it."""
+    """Add an accuracy for every target that is a mean loss; methods, which need losses, do not see it."""
     for name, target in list(replay.given.items()):
         if isinstance(target, MeanLoss):
             replay.given.setdefault(accuracy(name), MeanAccuracy(target))
@@ -64,11 +64,11 @@ def with_accuracies(replay: Replay) -> Replay:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What one training came to.
+    """Result of one retraining.
 
     Attributes:
-        place: Which of the groups was left out.
-        values: The targets at its end.
+        place: Index of the group of examples that was left out.
+        values: Values of the targets at the end of the training.
         seconds: How long it took.
     """
 
@@ -79,19 +79,19 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Retraining:
-    """A training that can be taken again many times.
+    """A training that can be replayed many times.
 
-    As `Replay.train_many` it does so wherever `pool` runs, to the same bytes: each training starts from the same state, at the
+    As in `Replay.train_many`, trainings give the same bytes wherever `pool` runs them: each starts from the same state, at the
     recorded number of threads.
 
     Attributes:
         replay: The training.
         loop: The user's own loop that it was recorded in; None for a plan.
-        targets: As `open_replay` was given them.
-        replay_config: How steps are taken.
-        pool: Where trainings run; None for here, one after the other.
-        progress: Told of each finished part.
-        task: What this is called in the progress.
+        targets: The targets, as passed to `open_replay`.
+        replay_config: How steps are replayed.
+        pool: Where trainings run; None for this process, one after the other.
+        progress: Receives each finished part.
+        task: Name of this work in the progress.
     """
 
     replay: Replay
@@ -117,7 +117,13 @@ class Retraining:
         return values
 
     def each(self, without: Sequence[Tensor], steps: range, targets: Sequence[str], form: str) -> Iterator[Trained]:
-        """The trainings, as they finish.
+        """Yield the result of each training as it finishes.
+
+        Args:
+            without: For each training, the positions of the examples that are left out.
+            steps: The steps in which they are left out; the other steps stay as recorded.
+            targets: Names of the targets to evaluate at the end.
+            form: How an example is left out of a batch (see `StepSource.retrained`).
 
         Raises:
             UsageError: The loop cannot be sent to other processes.

@@ -33,7 +33,7 @@ def parents_of(
     content: Mapping[str, str],
 ) -> dict[str, str]:
     """Fingerprints of what a score or a decision is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
-    from elsewhere; whose method and learner they are, where not ours; and what else its values hang on."""
+    from elsewhere; the package of the method and learner, if it is not assay; and whatever else the values depend on."""
     parents = {"run": run.fingerprint}
     looked = inputs_asked(method)
     if looked and all(name in content for name in looked):
@@ -62,7 +62,7 @@ def can_be_told(parents: Mapping[str, str]) -> bool:
 
 
 def saved_score(run: Run, method: AbstractMethod, parents: Mapping[str, str]) -> Scores | None:
-    """What an earlier call wrote of this method, if it was made of the same by this version of assay."""
+    """The score that an earlier call saved for this method, if this version of assay made it from the same `parents`."""
     scores = finished(load_scores, run.paths.scores(method.title))
     if scores is None or scores.title != method.title:
         return None

@@ -1,4 +1,4 @@
-"""What a run can be scored by, and a request held against it."""
+"""Which methods a run allows, and the checks of a request for scores."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -47,7 +47,7 @@ def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
 
 
 def replayed(method: AbstractMethod | AbstractSelector) -> bool:
-    """Whether a method or a policy reads steps, kept models or what they make, for which model and data are asked for beside the run."""
+    """Whether a method or a policy reads steps, checkpoints or features from them, and so needs model and data besides the run."""
     return bool(method.reads & {Need.STEPS, Need.CHECKPOINTS}) or any(spec.of_a_model for spec in _features_asked(method))
 
 
@@ -62,7 +62,7 @@ def inputs_asked(method: AbstractMethod | AbstractSelector) -> list[str]:
 
 
 def check_learners(method: AbstractMethod) -> None:
-    """Refuse a learner that there is not, before anything is computed.
+    """Refuse an unknown learner before anything is computed.
 
     Raises:
         UnknownName: No such learner or option.
@@ -82,10 +82,10 @@ def _features_asked(method: AbstractMethod | AbstractSelector) -> list[FeatureSp
 
 
 def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
-    """Refuse a request that names no method, or one twice, or a learner that there is not.
+    """Refuse a request that names no method, a method twice, or an unknown learner.
 
     Raises:
-        UsageError: It does.
+        UsageError: The request is refused.
     """
     if not wanted:
         raise UsageError("No method was named; name at least one, such as 'dual', or 'all'.")
@@ -110,7 +110,7 @@ def check_read(
     """Refuse arguments that none of the methods would read.
 
     Raises:
-        UsageError: The first one.
+        UsageError: Names the first such argument.
     """
     titles = listed([one.title for one in wanted], len(wanted))
     retaken = any(is_replayed(run, one) for one in wanted)
@@ -151,12 +151,12 @@ def retraining() -> list[str]:
 
 
 def is_replayed(run: Run, method: AbstractMethod) -> bool:
-    """Whether a method takes the training of this run again: it reads steps, kept models or what they make, and did not run along."""
+    """Whether a method replays the training of this run: it reads steps, checkpoints or features from them, and was not computed during training."""
     return replayed(method) and method.title not in run.header.live
 
 
 def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:
-    """Refuse, before anything is computed, methods that do not speak of the same examples.
+    """Refuse, before anything is computed, methods that do not cover the same examples.
 
     Raises:
         Mismatch: The first that differs.
@@ -207,7 +207,7 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
 
 
 def needed_beside(run: Run, method: AbstractMethod) -> str:
-    """How to have a method that asks for model or data beside the run, or what the run lacks for it."""
+    """A sentence on how to use a method that needs model or data besides the run, or on what the run lacks for it."""
     again = replayed(method)
     what = "takes the training again" if again else "looks at the data"
     if again and not run.states():

@@ -69,13 +69,14 @@ def score(
 ) -> ScoreTable:
     """One score per method, joined by id. All methods that read epochs one by one share one pass over the run.
 
-    A method that this run cannot serve does not take the others with it: it is warned of, and `ScoreTable.refused` says why by its title.
+    If the run lacks what a method needs, the other methods are still scored: a warning names it, and `ScoreTable.refused` gives the reason by its
+        title.
     Names and options that do not exist are always an error, and so is a call that leaves no score at all.
 
-    Where some methods speak of fewer examples than others, as by windows that do not hold them all, `score_separately` does not join them.
+    If some methods cover fewer examples than others, as with windows that leave some out, use `score_separately`, which does not join the scores.
 
-    Methods that read steps or kept models take the training again. `assay record` made runs that know how; for runs of your own
-    loop, `loop` says it.
+    Methods that read steps or checkpoints replay the training. Runs made by `assay record` hold what that needs; for runs of your own
+    loop, pass `loop`.
 
     Args:
         run: Folder of a run, or an open run; or evidence in memory, as `gather_logits` and `gather_inputs` make it.
@@ -85,17 +86,17 @@ def score(
         save: Write each score into the run's folder, and take it from there if it was made from this very recording; with `loop`, which
             cannot be told from another one later, those that take the training again are always computed.
         recompute: With `save`, compute even what is there.
-        loop: What your own loop consists of.
-        targets: The numbers whose change may be asked for, by name: functions of the model, Examples, or (inputs, labels). Runs with a
+        loop: The `Loop` that describes your own training loop.
+        targets: The targets whose change may be predicted, by name: functions of the model, Examples, or (inputs, labels). Runs with a
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
-        replay_config: How steps are taken again: schedule, memory, tolerance.
+        replay_config: How steps are replayed: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
         inputs: Rows that a method with `features=rows:NAME` looks at in place of the data, such as embeddings, by
             name: one for each of the run's ids.
-            Without them a score that was saved of rows of that name is taken.
+            Without them, a saved score that was made from rows of that name is reused.
         pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by
             default in this process.
-        progress: Told of such trainings.
+        progress: Receives each finished training of that kind.
 
     Raises:
         UnknownName: No such method or option.
@@ -103,7 +104,7 @@ def score(
         RunError: The run is absent or damaged.
         UsageError: No method, a target that is not there, or an argument that no method reads.
         BadScores: A method gave something that is not one finite number per example.
-        Mismatch: Taking the training again does not give what was recorded, or methods speak of other examples than others.
+        Mismatch: The replay does not reproduce the recording, or methods cover different examples.
         NumericalError: An adjoint is not finite.
         TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
     """
@@ -130,12 +131,12 @@ def score(
 def score_separately(
     run: str | Path | Run | Evidence, methods: Sequence[str | AbstractMethod] | str | AbstractMethod, **given: Any
 ) -> dict[str, Scores]:
-    """The same scores by title, each of the examples that its method can speak of: some may be of fewer than others.
+    """The scores that `score` gives, by title, each over the examples that its method covers: some may cover fewer than others.
 
     Args:
         run: The run.
         methods: One or several; a method that this run cannot serve is warned of and left out, as by `score`.
-        given: As `score` takes it.
+        given: Further arguments of `score`.
 
     Raises:
         AssayError: As `score`.
@@ -170,10 +171,10 @@ def served(
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Scores], dict[str, str]]:
-    """The scores of the methods that can be served, by title; and why the others cannot, by title. Says nothing by itself.
+    """The scores of the methods that the run allows, by title; and the reasons against the others, by title. Issues no warning.
 
     Args:
-        joined: Whether the scores have to speak of the same examples.
+        joined: Whether the scores must cover the same examples.
         run, methods, strict, save, recompute, loop, targets, replay_config, references, inputs, pool, progress: As `score` takes them.
 
     Raises:

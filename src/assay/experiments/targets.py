@@ -1,4 +1,4 @@
-"""Targets by the words of the command line and of plans, and by what a user hands over; held against the examples that are trained on."""
+"""Targets from the names on the command line and in plans, or from user objects; and the check that their examples are not trained on."""
 
 import csv
 import hashlib
@@ -23,7 +23,7 @@ ROW = 64
 
 
 def target_of(name: str, given: Given, run: Run) -> Target:
-    """What a user gave as a target, ready to be differentiated.
+    """A user's target as an object that can be differentiated.
 
     Raises:
         Mismatch: Some of its examples are trained on.
@@ -47,10 +47,10 @@ def target_of(name: str, given: Given, run: Run) -> Target:
 
 
 def planned_targets(loaded: LoadedData, texts: Sequence[str]) -> dict[str, Target]:
-    """The targets that these words name among the examples of a plan, by word; `validation` by itself.
+    """The targets that the texts name, by text; `validation` is always among them if the plan holds examples out.
 
     Raises:
-        UsageError: A word is unknown, or the plan held out no such examples.
+        UsageError: A text names no target, or the plan held out no such examples.
     """
     found: dict[str, Target] = {}
     if loaded.validation is not None:
@@ -107,13 +107,13 @@ def _read(path: str) -> dict[str, float]:
 
 
 def check_disjoint(replay: Replay, asked: Collection[str] | None) -> dict[str, str]:
-    """Sentences on targets some of whose examples look like trained ones, by name: single equal rows happen in real tables.
+    """Warnings, by target name, on targets some of whose inputs equal training inputs; single equal rows occur in real tables.
 
     An input of a target is looked for among the rows of every tensor of the training batches, however those are laid out.
 
     Args:
-        replay: Whose targets and training examples.
-        asked: The targets that are looked at; None for all.
+        replay: The replay whose targets and training examples are compared.
+        asked: Names of the targets to check; None for all.
 
     Raises:
         Mismatch: At least half of a target's inputs are inputs of training examples.

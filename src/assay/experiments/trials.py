@@ -1,4 +1,4 @@
-"""Trials: the same training on what a decision leaves, on as much chosen at random and on everything, over seeds."""
+"""Trials: the same training after a decision, after the same actions on random examples, and on all examples, over seeds."""
 
 import contextlib
 import dataclasses
@@ -40,13 +40,13 @@ Retrain = Callable[[Ids, Int[Tensor, " kept"], Float64[Tensor, " kept"], int], f
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arm:
-    """What one arm trains on.
+    """Training data of one arm of the comparison.
 
     Attributes:
         name: `kept`, `random` or `all`.
         ids: The examples that take part.
         labels: The class to train each on.
-        weights: Factor of each one's loss.
+        weights: Factor of each example's loss.
     """
 
     name: str
@@ -76,9 +76,9 @@ def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list
     drawn evenly from the classes that there are.
 
     Args:
-        decision: What is to be verified.
+        decision: The decision to verify.
         given: Given labels, in the order of the decision's ids.
-        seed: Of the random arm.
+        seed: Random seed of the random arm.
     """
     labels = torch.where(decision.labels >= 0, decision.labels, given)
     ones = torch.ones(len(decision), dtype=torch.float64)
@@ -102,7 +102,7 @@ def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list
 
 
 def control_of(decision: Decision) -> str:
-    """What the random arm does, in words."""
+    """A phrase that says what the random arm does."""
     counts = decision.counts()
     words = {"drop": "removal", "relabel": "relabelling", "weight": "weighting"}
     acts = [word for action, word in words.items() if action in counts]
@@ -110,10 +110,10 @@ def control_of(decision: Decision) -> str:
 
 
 def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Callable[[int], Decision] | None:
-    """How a decision that a policy with a seed drew is drawn anew for a trial's seed; None where it cannot be.
+    """Function that redraws, for a trial's seed, a decision that a policy drew at random; None where that is impossible.
 
-    It cannot where the policy draws nothing, the scores that it was made by are not at hand, or the policy does not come to this decision
-    by its own seed, as after a change by hand.
+    It is impossible if the policy draws nothing, the scores that it used are not available, or the policy does not reproduce this decision
+    with its own seed, as after a change by hand.
     """
     from .choose import decide
 
@@ -142,13 +142,13 @@ def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Call
 
 
 def trial_file(run: Run, plan: Plan | None, arm: Arm, seed: int) -> Path:
-    """Where a retraining is kept."""
+    """Path of the file in which a retraining is saved."""
     how = [json.dumps(plan.plain(), sort_keys=True), load_data(plan).content] if plan else ["own"]
     return run.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
 
 
 def finished_trial(path: Path, arm: str, seed: int) -> Outcome | None:
-    """A retraining that is kept there, if it is of what its place says and no copy of another."""
+    """The retraining saved at `path`, if it is of this arm and seed and not a copy of another."""
     return finished(functools.partial(load_outcome, made_of=path.parent.name, arm=arm, seed=seed), path)
 
 
@@ -175,7 +175,7 @@ def run_trials(
     done: Sequence[Outcome],
     progress: Progress,
 ) -> Iterator[tuple[Outcome, Path]]:
-    """Train the arms that are due, each with its seed, and give each outcome with the file that it is kept in as soon as it is there.
+    """Train the arms that are due, each with its seed, and yield each outcome with its file as soon as it is finished.
 
     Raises:
         TrialFailed: A training failed.
@@ -205,7 +205,7 @@ TURN = threading.Lock()
 
 
 def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int, steps: int | None = None) -> Outcome:
-    """One retraining by the plan: the arm's examples, fresh weights, the accuracy after the last epoch, or after so many steps.
+    """One retraining by the plan, of the arm's examples from new initial weights: the accuracy after the last epoch, or after `steps` steps.
 
     Raises:
         AssayError: As `training.loop.train`.

@@ -45,21 +45,21 @@ def verify(
     recompute: bool = False,
     progress: Progress | None = None,
 ) -> Verdict:
-    """Retrain with the decision, with the same on random examples and with everything, over seeds; compare, paired by seed.
+    """Retrain after the decision, after the same actions on random examples, and on all examples, over seeds; compare, paired by seed.
 
     Within a seed all arms start from the same weights and see the examples that they share in the same order. The random arm is drawn anew
     for each seed, and so is the decision where a policy with a seed made it by scores that are at hand: `scores`, or those saved in the run.
 
-    What is called significant is corrected for everything that was asked of the run: both comparisons of the decision (Holm), its place in
-    the order of the decisions that were verified on it, of which the k-th may spend 1 / (k (k + 1)) of the 5 % and what the one before passed on
-    (`maths.statistics.share`), and earlier looks at the same decision with another number of seeds, of which each must have been
+    Significance is corrected for everything that was tested on the run: for both comparisons of the decision (Holm); for its place in
+    the order of the decisions verified on the run, of which the k-th may spend 1 / (k (k + 1)) of the 5 % plus what the one before passed on
+    (`maths.statistics.share`); and for earlier looks at the same decision with another number of seeds, each of which must have been
     significant. So a verdict stays what it is, whatever is verified later. For that the p-values of every verification with 3 or more seeds
     are kept in `verdicts/claims` of the run's folder, whether or not `save` is given.
 
     Args:
         decision: What to verify.
         run: The run that it was made from; by default the one its lineage names.
-        scores: Scores to hold against the truth.
+        scores: Scores whose ranking of wrong labels is compared with the truth.
         truth: Ids and true labels; by default those kept beside the run.
         retrain: Your own training, for runs recorded in your own loop; by default the plan of the run is trained again. Called as
             `retrain(ids, labels, weights, seed)` with an `Ids`, the class to train each of these examples on (int64), the factor of each
@@ -67,20 +67,20 @@ def verify(
         seeds: How many seeds, at least 2; with 2 nothing is called significant. They are not the run's own seed, with which the decision was
             made. Fix the number before you look: more seeds for a decision that was looked at before make the interval narrower,
             and call nothing significant that was not so before.
-        after: Leave out so many seeds, for instance those that were looked at before: fresh seeds are another claim.
-        detect: A difference in percentage points of test accuracy, above 0. How many seeds find it with a power of 80 % is estimated from
-            retrainings that the run's folder holds, and said in the verdict; too few `seeds` are warned of.
+        after: Number of seeds to skip, for instance those that were used before; new seeds make a new claim.
+        detect: A difference in percentage points of test accuracy, above 0. The number of seeds that detects it with a power of 80 % is estimated
+            from retrainings that the run's folder holds, and said in the verdict; too few `seeds` are warned of.
         pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
             Not with `retrain`, whose results cannot be told from those of another function.
         recompute: Train everything again, whatever finished retrainings the folder holds: nobody can tell a forged one from a real one.
-        progress: Told of each finished retraining.
+        progress: Receives each finished retraining.
 
     Raises:
         UsageError: Fewer than 2 seeds, no plan and no `retrain`, a decision that keeps nothing or changes nothing, or one made by the
             very test examples that it would be judged by.
         Mismatch: The decision, the scores, the truth, the run and the data are not of the same dataset.
-        RunError: What was asked of the run before is damaged.
+        RunError: The saved record of earlier verifications is damaged.
         NotWritten: With `save`, a finished retraining cannot be kept. (P-values that cannot be kept are warned of.)
         TrialFailed: A retraining ended in an error; with path and tail of its log.
     """
