@@ -9,7 +9,7 @@ from .mixing import compiled
 
 
 class CastWatch:
-    """Notes the autocast settings that the model is called under. Compiled models are not looked at: they would keep the hook in their code."""
+    """Notes the autocast settings that the model is called under. Compiled models are skipped, because the hook would stay in their compiled code."""
 
     def __init__(self, model: nn.Module, wrapped: nn.Module):
         """Get ready to look.
@@ -37,7 +37,7 @@ class CastWatch:
         self._hook = self._model.register_forward_pre_hook(look)
 
     def end(self) -> dict[str, str]:
-        """The epoch is over; the types by device, empty if none was seen."""
+        """End an epoch and return the autocast type of each device; empty if none was seen."""
         self._removed()
         return self._found
 

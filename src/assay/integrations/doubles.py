@@ -1,4 +1,4 @@
-"""Examples of one recording that are the same: true duplicates, or an item that a dataset gives in the place of a broken one."""
+"""Equal examples within one recording: true duplicates, or a substitute that a dataset returns instead of a broken item."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -43,30 +43,31 @@ class Doubles:
 
     def __init__(self, loader: DataLoader, dataset: Any, chosen: np.ndarray, ids: Ids):
         """Args:
-        loader: The loop's.
-        dataset: What the recorded pass reads.
+        loader: The loop's DataLoader.
+        dataset: The dataset that the recorded pass reads.
         chosen: Position in the dataset of each id.
-        ids: Of all examples.
+        ids: Ids of all examples.
         """
         self._loader, self._dataset, self._chosen, self._ids = loader, dataset, chosen, ids
         self._digests = np.zeros(len(ids), dtype=np.int64)
 
     @property
     def needed(self) -> bool:
-        """Whether another item can stand in at all: tensors in memory are never broken."""
+        """Whether the dataset could return a substitute item at all: tensors in memory are never broken."""
         return type(behind_subsets(self._dataset, self._chosen)[0]) is not TensorDataset
 
     def take(self, positions: Tensor, digests: np.ndarray | None) -> None:
-        """Some examples of the pass, and what they contain."""
+        """Add some examples of the pass, with the digests of their content."""
         self._digests[positions.numpy()] = 0 if digests is None else digests
 
     def hold(self, labels: Tensor, where: str, device: torch.device) -> None:
-        """Say which examples are the same, once the pass is over.
+        """Report which examples are equal, once the pass is over.
 
-        Some equal ones are asked for again, both under the same seed: a random stand-in is another item then.
+        Some equal pairs are fetched again, both items under one new seed: true duplicates are equal again, while an item that was substituted at
+        random is then another one.
 
         Raises:
-            UsageError: The dataset gives another item each time that it is asked for an example.
+            UsageError: The dataset returns a different item each time that one example is fetched.
         """
         pairs = self._pairs(labels.numpy())
         if not pairs:

@@ -1,4 +1,4 @@
-"""Whether a loop trains on mixtures of two examples (mixup, CutMix), which have no one label: told from what the model is given."""
+"""Whether a loop trains on mixtures of two examples (mixup, CutMix), which have no one label: detected from the model's inputs."""
 
 import contextlib
 import warnings
@@ -48,9 +48,9 @@ def mixture_of(given: Tensor, batch: Tensor) -> str | None:
 
 
 class MixtureWatch:
-    """Looks at what a model is given in the first batch of an epoch or two, and says once if those are mixtures of examples.
+    """Looks at what a model is given in the first batch of an epoch or two, and warns once if those are mixtures of examples.
 
-    Nothing is called, drawn or changed. Compiled models are not looked at: they would keep the hook in their code.
+    Nothing is called, drawn or changed. Compiled models are skipped, because the hook would stay in their compiled code.
     """
 
     def __init__(self, model: nn.Module, wrapped: nn.Module):
@@ -91,7 +91,7 @@ class MixtureWatch:
         self._hook = self._model.register_forward_pre_hook(look, with_kwargs=True)
 
     def end(self) -> None:
-        """The batch was taken in, or left."""
+        """The batch was recorded, or the loop left it."""
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

@@ -58,7 +58,7 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take up what was saved."""
+        """Restore a saved state."""
         ...
 
 
@@ -107,22 +107,22 @@ def record(
             before each epoch, and workers start anew with each, so that an epoch's order, augmentation and dropout can be repeated
             and a run resumed bit for bit (with `in_order=False` the order of the batches still depends on the workers' speed).
             If None, no generator is touched.
-        view: `"train"` records the logits of the training pass, free of cost, augmented, in train mode. `"eval"` runs a clean pass
+        view: `"train"` (the default) records the logits of the training pass, at no cost, augmented, in train mode. `"eval"` runs a clean pass
             over all examples after each epoch.
         keep_logits: Store every epoch's logits, for methods such as TDDS that are to be scored later.
         mean_probs: Store the sum of the probabilities over epochs, for relabelling: 8 bytes per example and class. By default where
-            examples times classes are at most 4,194,304, or as the run that is resumed was begun.
-        checkpoints: Model and optimizer at epoch ends, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or a list of
-            epochs (the newest stays too, to resume from).
-        live: Methods to run along: those that read epochs one by one, whose scores need no stored logits, and those that read steps, such as `liveval`. One
-            that cannot go on stops with a warning; training and recording never end with it.
+            examples times classes are at most 4,194,304; a resumed run keeps its setting.
+        checkpoints: After which epochs model and optimizer are saved, as the next epoch finds them: `"every"`, `"last"` (the default), `"none"`, or
+            a list of epochs (the newest is kept too, to resume from).
+        live: Methods to compute during training: those that read epochs one by one, whose scores need no stored logits, and those that read steps,
+            such as `liveval`. One that cannot go on stops with a warning; training and recording never end with it.
         select: A live selector, such as `"infobatch:ratio=0.5"`, that chooses before each epoch on which examples it trains, and how much
             their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order, and the loop calls
             backward on `recorder.weighted(losses).mean()`, with the loss of each example. Draws depend on `seed` (0 if it is None), epoch
             and id. The loader must have one batch size, a sampler that gives each example once, and `drop_last=False`.
         epochs: How many epochs the loop trains in all; needed with `select` alone, which may train the last ones on all examples.
-        losses: `losses(model, batch)`, the loss of each example, for methods that run along with the steps, and for the losses of a few
-            examples in eval mode at each epoch's end, against which model and data are held when the run is scored; cross-entropy of a
+        losses: `losses(model, batch)`, the loss of each example, for methods computed at each step of training, and for the losses of a few
+            examples in eval mode at each epoch's end, by which model and data are checked when the run is scored; cross-entropy of a
             batch `(inputs, labels)` by default.
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
         class_names: One name per output of the model.
@@ -219,15 +219,15 @@ def record(
 def check_visits_all(
     loader: DataLoader, examples: int, ways: str = "record with view='eval', which passes over every example after each epoch"
 ) -> None:
-    """Refuse loaders of which it is plain that an epoch does not visit every example.
+    """Refuse loaders whose settings show that an epoch does not visit every example.
 
     Args:
-        loader: Which.
+        loader: The loader to check.
         examples: How many are recorded.
-        ways: What else can be done.
+        ways: What else the user can do, as the error messages name it.
 
     Raises:
-        UsageError: Dropped last batch, or a sampler of another length.
+        UsageError: The loader drops its last batch, or its sampler and dataset differ in length.
     """
     if getattr(loader.sampler, "replacement", False):
         raise UsageError(
@@ -256,11 +256,11 @@ def check_visits_all(
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a loop changes while it trains, and what is saved of it.
+    """The objects that a loop changes in training and that checkpoints save.
 
     Attributes:
-        model: Without what is wrapped around it.
-        optimizer: Likewise.
+        model: The model without its wrappers.
+        optimizer: The optimizer without its wrappers.
         stateful: More objects with a state, by name.
     """
 
@@ -269,7 +269,7 @@ class Parts:
     stateful: Mapping[str, Stateful]
 
     def state(self) -> dict[str, Any]:
-        """The states of all."""
+        """The states of model, optimizer and the other objects."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -321,11 +321,11 @@ class OpenEpoch:
         index: Its number.
         examples: How many it trains on.
         begun: How many batches were handed out.
-        visited: How many examples stood in them.
-        positions: Those of the newest batch.
+        visited: How many examples those batches held.
+        positions: Positions of the examples of the newest batch.
         batch: The newest batch.
         pending: Whether the logits of the newest batch are to come.
-        whole: Whether the last batch was taken in, so that nothing is to come.
+        whole: Whether the last batch was recorded, so that the epoch is complete.
     """
 
     index: int
@@ -385,9 +385,9 @@ class LoopRecorder:
         self._watch = self._optimizer.register_step_pre_hook(self._stepping)
 
     def live(self, method: str | AbstractMethod) -> "Live":
-        """One more method to run along, such as `"liveval"` or `"dual"`; what it says so far can be asked at any time.
+        """Add a method to compute during training, such as `"liveval"` or `"dual"`; its current scores can be read at any time.
 
-        Call it before the first epoch, and again so when a run is resumed.
+        Call it before the first epoch, and call it again when a run is resumed.
 
         Raises:
             UnknownName: No such method or option.
@@ -447,14 +447,14 @@ class LoopRecorder:
     def epoch(self) -> Iterator[Any]:
         """The batches of one epoch, as the loader gives them.
 
-        The epoch is whole when its last batch was recorded, whether or not anybody asks for another one. It is committed when the next one
+        The epoch is complete once its last batch was recorded, even if the loop asks for no further batch. It is committed when the next one
         begins or the block ends: with the state that the next one starts from, so that nothing done in between, such as a scheduler's
         step, is lost to a run that is resumed. An epoch that is left early is not recorded, which a warning says; the next one takes its
         number.
 
         Raises:
-            UsageError: The recorder is closed, a batch was not recorded, its rows do not follow its items, the sampler gives no positions, or
-                the dataset gives a random stand-in for an item.
+            UsageError: The recorder is closed, a batch was not recorded, its rows are in another order than its items, the sampler gives no
+                positions, or the dataset gives a random stand-in for an item.
             NumericalError: A logit is NaN or infinite, or the weights at the end of the epoch before are.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
@@ -562,7 +562,7 @@ class LoopRecorder:
             return False
 
     def batch(self, logits: Tensor, labels: Tensor) -> None:
-        """What the model said of the batch just trained on. Not needed with `view="eval"`, where only the labels' order is looked at.
+        """Record the model's logits of the batch just trained on. Not needed with `view="eval"`, where only the order of the labels is checked.
 
         Args:
             logits: (batch, classes), of the forward pass before the update.
@@ -605,7 +605,8 @@ class LoopRecorder:
         return self._selecting.weighted(losses, self._open.positions)
 
     def validation(self, logits: Tensor, labels: Tensor) -> None:
-        """What the model says of examples that it is not trained on, after the batches of an epoch and before the next; as one batch or several.
+        """Record the model's logits of examples that it is not trained on, after the batches of an epoch and before the next; in one batch or
+        several.
 
         Args:
             logits: (batch, classes), in eval mode.
@@ -733,10 +734,10 @@ class LoopRecorder:
 
 
 class RowWatch:
-    """Holds the rows of the first batches against their items, wherever values can tell.
+    """Checks that the rows of the first batches are in the order of their items, where the values show it.
 
     Attributes:
-        looking: Whether no epoch is whole yet.
+        looking: Whether batches are still checked: until one epoch is complete.
     """
 
     def __init__(self, ids: Ids):
@@ -747,10 +748,15 @@ class RowWatch:
         self.looking = True
 
     def hold(self, fetched: KeyedBatch, positions: Tensor, where: str) -> None:
-        """A batch as the loader gives it.
+        """Check a batch as the loader gave it.
+
+        Args:
+            fetched: The batch, with what was noted when it was collated.
+            positions: Positions of its items.
+            where: Epoch and batch, as the error message names them.
 
         Raises:
-            UsageError: Its rows do not follow its items.
+            UsageError: Its rows are in another order than its items.
         """
         finding = fetched.finding
         self._now = None if finding is None else (finding, positions)
@@ -769,10 +775,10 @@ class RowWatch:
             )
 
     def hold_labels(self, labels: Any, where: str) -> None:
-        """The labels that the loop gives for that batch.
+        """Check the labels that the loop passes for the batch of the last `hold`; `where` is as there.
 
         Raises:
-            UsageError: In one batch after the other they are the items' in another order.
+            UsageError: In several successive batches they are the items' labels in another order.
         """
         if self._now is None or self._trusted or not isinstance(labels, Tensor) or labels.is_floating_point():
             return
@@ -787,20 +793,20 @@ class RowWatch:
             )
 
     def rest(self, loader: DataLoader) -> None:
-        """An epoch is whole, and no later one is looked at."""
+        """Stop checking, because one epoch is complete."""
         self._now, self.looking = None, False
         if isinstance(loader.collate_fn, KeyedCollate):
             loader.collate_fn.looking = 0
 
 
 class Live:
-    """What a method that runs along says so far."""
+    """Current scores of a method that is computed during training."""
 
     def __init__(self, alongside: LiveMethods, title: str):
         self._alongside, self.title = alongside, title
 
     def scores(self) -> Scores:
-        """One number per example by now.
+        """The current score of each example.
 
         Raises:
             MissingEvidence: It has seen too little yet, or cannot go on.
@@ -813,7 +819,7 @@ class Live:
         raise MissingEvidence(f"{self.title} has not seen enough yet; let training go on.")
 
     def worst(self, count: int = 10) -> list[tuple[Any, float]]:
-        """Ids and values of the most harmful, most suspect or hardest examples by now, the first one first."""
+        """Ids and values of the most harmful, most suspect or hardest examples at present, the worst one first."""
         scores = self.scores()
         places = ordered(scores.hardness(), scores.ids, descending=True)[:count].tolist()
         return [(scores.ids.values[place], float(scores.values[place])) for place in places]
@@ -845,7 +851,7 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def forward_pair(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-    """The forward pass of a batch `(inputs, labels)`.
+    """Logits and labels of a batch `(inputs, labels)`, by a forward pass.
 
     Raises:
         UsageError: The batch is something else.
