@@ -24,9 +24,9 @@ def _block(before: int, after: int) -> list[nn.Module]:
 
 @dataclasses.dataclass(frozen=True)
 class BlockConv(AbstractNet):
-    """Three blocks of (Conv, BatchNorm, GELU) twice and MaxPool, the mean over what is left of the image, then one linear layer.
+    """Three blocks of (Conv, BatchNorm, GELU) twice and MaxPool, global average pooling, then one linear layer.
 
-    `widths` are the channels by block. Of the small nets that were tried on CIFAR-10 it learns most in ten epochs.
+    `widths` are the channels by block. Of the small nets that were tried on CIFAR-10 it has the highest test accuracy after ten epochs.
     """
 
     name: ClassVar[str] = "block_conv"

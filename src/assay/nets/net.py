@@ -20,10 +20,10 @@ class AbstractNet(abc.ABC):
 
     @abc.abstractmethod
     def layers(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """The freshly initialised module, for inputs of a shape that was found to fit."""
+        """The freshly initialised module, for inputs of a shape that was already checked."""
 
     def module(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        """Takes (batch, *shape), returns logits (batch, classes). Weights come from torch's generator as it stands.
+        """The module, which maps (batch, *shape) to logits (batch, classes). Its initial weights come from torch's generator as it stands.
 
         Args:
             shape: Of one input: (channels, height, width), or (dims,) where the net takes rows.
@@ -65,7 +65,7 @@ WIDEST = 2**20
 
 
 def widths(text: str, net: str, count: int | None = None) -> tuple[int, ...]:
-    """`"64-128"` as (64, 128).
+    """Parse a text such as `"64-128"` into (64, 128).
 
     Raises:
         UsageError: A part is not a whole number of at least 1, or there are not `count` of them.

@@ -25,7 +25,7 @@ class SixConv(AbstractNet):
 
     307,946 trainable parameters on 3x32x32 and 307,370 on 1x32x32, 10 classes.
 
-    Source: the CNN that Hara et al. 2019 and its storage-efficient successor clean MNIST and CIFAR-10 with.
+    Source: the CNN with which Hara et al. 2019 and its storage-efficient successor cleanse MNIST and CIFAR-10.
     """
 
     name: ClassVar[str] = "six_conv"

@@ -77,7 +77,7 @@ def size_of(batch: Any) -> int:
 
 
 def rows(batch: Any, index: Tensor | slice) -> Any:
-    """Some examples of a batch."""
+    """The examples of a batch at the positions `index`."""
     size = size_of(batch)
     return pytree.tree_map(
         lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch
@@ -85,7 +85,7 @@ def rows(batch: Any, index: Tensor | slice) -> Any:
 
 
 def without_rows(batch: Any) -> dict[str, str]:
-    """The parts of a batch that `rows` hands on whole, because they are no tensors with a row for each example: kinds by path."""
+    """The parts of a batch that `rows` passes on unchanged, because they are not tensors with a row for each example: their types by path."""
     size = size_of(batch)
     found: dict[str, str] = {}
     for path, part in pytree.tree_flatten_with_path(batch)[0]:

@@ -1,4 +1,4 @@
-"""Where training runs, and what is switched for its duration: determinism, random state, train or eval mode."""
+"""Where training runs, and contexts that set its conditions: determinism, random state, train or eval mode."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ def device_named(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On CUDA, repeatable kernels only; all flags come back as they were. The CPU needs no flag."""
+    """Context in which CUDA uses only deterministic kernels; all flags are restored afterwards. The CPU needs no flag."""
     if device.type != "cuda":
         yield
         return
@@ -49,7 +49,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """On CUDA, no product or convolution of float32 is rounded to TF32 or bfloat16 on the way; all flags come back as they were."""
+    """Context in which CUDA rounds no float32 product or convolution to TF32 or bfloat16; all flags are restored afterwards."""
     if device.type != "cuda":
         yield
         return
@@ -78,7 +78,7 @@ def _multipliers() -> list[Any]:
 
 @contextlib.contextmanager
 def own_random_state(device: torch.device) -> Iterator[None]:
-    """Whatever is drawn or seeded inside, torch's random state outside stays as it was."""
+    """Context that restores torch's random state afterwards, whatever was drawn or seeded inside."""
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         yield
 
@@ -104,7 +104,7 @@ def set_random_state(state: tuple[torch.Tensor, ...]) -> None:
 
 @contextlib.contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Train and eval mode of every single module come back as they were."""
+    """Context that restores the train or eval mode of every module afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:
         yield
@@ -114,7 +114,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def random_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that draw at random in the mode in which they are."""
+    """Names of the layers that draw at random in their current mode."""
     return [
         name
         for name, layer in model.named_modules()
@@ -129,7 +129,7 @@ def random_layers(model: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Train or eval mode for a while; modules that were put into eval mode by hand stay there."""
+    """Context in which the model is in train or eval mode; modules that were put into eval mode by hand stay there."""
     if training:
         yield
         return

@@ -23,7 +23,7 @@ from .step import average, batch_loss, example_losses, optimizer_of, trainable, 
 class Observer(Protocol):
     """Looks on while a model trains. Subclasses override what they want to see; the rest does nothing.
 
-    What an observer draws from torch's generator does not reach the training.
+    What an observer draws from torch's generator does not change the training.
     """
 
     def starts(self, state: TrainingState) -> None:
@@ -93,14 +93,14 @@ def train(
         weights: (examples,), factor of each example's loss; the divisor stays the size of the batch. None for 1.
         observer: Sees every step and every epoch.
         resume: Go on after this state; the model's present weights are replaced.
-        steps: Take exactly so many steps instead of the recipe's epochs, however few examples there are: as many passes over them as that
+        steps: Take exactly this many steps instead of the recipe's epochs, however few examples there are: as many passes over them as that
             takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `observer`, `resume`, `selector` or a horizon.
-        selector: Chooses before each epoch on which examples it trains, and with which weight, by which `weights` are multiplied. The steps of
+        selector: Chooses the examples of each epoch before it begins, and their weights, which multiply `weights`. The steps of
             a shorter epoch are spread over the schedule of a whole one.
 
     Returns:
         The state after the last epoch. With an `ema` in the recipe the model keeps the parameters that were trained; the averaged ones,
-        which count, are the state's `averages` (see `functional.standing_at`).
+        which are the final model, are the state's `averages` (see `training.state.standing_at`).
 
     Raises:
         UsageError: Arguments that do not go together; the sentence says which.
@@ -384,7 +384,7 @@ def explained(epoch: int | None, step: int, batch: Any) -> Iterator[None]:
     """Say in one sentence, with epoch and step, why torch refused a batch.
 
     Raises:
-        UsageError: It did.
+        UsageError: torch refused the batch.
     """
     try:
         yield

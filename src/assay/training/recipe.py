@@ -68,22 +68,22 @@ class Recipe:
         lr: Learning rate; with a schedule, its largest value.
         batch: Examples per step.
         optimizer: `sgd`, `adam` (weight decay added to the gradient) or `adamw` (decoupled), with torch's meaning.
-        momentum: Of SGD.
-        nesterov: Whether SGD looks ahead; needs momentum.
-        dampening: Of SGD's momentum.
-        weight_decay: On every trainable parameter.
-        betas: Decay of Adam's two running means.
+        momentum: Momentum of SGD.
+        nesterov: Whether SGD uses Nesterov momentum; needs momentum.
+        dampening: Dampening of SGD's momentum.
+        weight_decay: Weight decay, applied to every trainable parameter.
+        betas: Decay rates of Adam's two moment estimates.
         eps: Added to Adam's denominator.
-        schedule: How the rate goes from step to step (see `rate`).
+        schedule: How the learning rate changes from step to step (see `rate`).
         milestones: Epochs at whose start the `step` schedule multiplies the rate by `gamma`.
         gamma: Factor of the `step` schedule.
-        final: Rate that `cosine` goes towards.
+        final: Learning rate that `cosine` approaches.
         horizon: Epochs that `cosine` or `one_cycle` is laid out for; None for `epochs`. 30 epochs with a horizon of 200 are
             the start of a long run, not a short one.
         warmup: Fraction of the steps in which `one_cycle` rises.
         divisor: `one_cycle` starts at lr / divisor.
         final_divisor: `one_cycle` ends at lr / divisor / final_divisor.
-        clip: Largest norm of the gradient over all parameters, longer ones are scaled down to it (torch's clip_grad_norm_); None for
+        clip: Largest norm of the gradient over all parameters; a longer gradient is scaled down to it (torch's clip_grad_norm_); None for
             no clipping.
         ema: Decay of the running average of the parameters, which is then what the training ends with: the first step copies them,
             each later one makes it ema * average + (1 - ema) * parameters (torch's AveragedModel with get_ema_multi_avg_fn). Running
@@ -93,7 +93,7 @@ class Recipe:
         device: `cpu` or `cuda`.
         crop: Pixels of padding for random crops; 0 for none. Carried out by the `augment` given to `train`.
         flip: Whether images are mirrored at random. Carried out by the `augment` given to `train`.
-        seed: Of the order, the augmentation and the dropout; of the initial weights too where a plan builds the net.
+        seed: Random seed of the order, the augmentation and the dropout; also of the initial weights where a plan builds the net.
 
     Raises:
         UsageError: A value is outside its range, or belongs to another optimizer or schedule.
@@ -225,7 +225,7 @@ class Recipe:
         return {name: value for name, value in plain.items() if value is not None}
 
     def summary(self) -> dict[str, Any]:
-        """`to_dict` without the settings that mean nothing under this optimizer and schedule: what a reader wants to know."""
+        """`to_dict` without the settings that this optimizer and schedule do not use, for display."""
         return {
             name: value
             for name, value in self.to_dict().items()

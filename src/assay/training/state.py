@@ -60,7 +60,7 @@ class TrainingState:
 
     @property
     def averages(self) -> dict[str, Tensor]:
-        """The averaged parameters, which then are what the training ends with; empty where nothing is averaged or no step done."""
+        """The averaged parameters, which are then the final model; empty if nothing is averaged or no step was taken."""
         return {name.removeprefix("average."): value for name, value in self.tensors.items() if name.startswith("average.")}
 
 
@@ -142,7 +142,7 @@ def restore(state: TrainingState, model: nn.Module, optimizer: torch.optim.Optim
 
 @contextlib.contextmanager
 def standing_at(model: nn.Module, values: Params) -> Iterator[None]:
-    """The model with these parameters and buffers for a while."""
+    """Context in which the model has these parameters and buffers."""
     own = model.state_dict()
     before = {name: own[name].clone() for name in values if name in own}
     with torch.no_grad():

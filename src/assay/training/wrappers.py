@@ -1,4 +1,4 @@
-"""What stands around a model while it is trained: torch.compile, DataParallel and DistributedDataParallel."""
+"""The wrappers around a model while it is trained: torch.compile, DataParallel and DistributedDataParallel."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def wrapped_alike(model: nn.Module, other: nn.Module) -> nn.Module:
-    """Another model inside the wrappers that stand around `model`, but for DistributedDataParallel, which would wait for other processes.
+    """Another model in the same wrappers as `model`, except DistributedDataParallel, which would wait for other processes.
 
     Args:
         model: Perhaps wrapped.
@@ -39,11 +39,11 @@ def wrapped_alike(model: nn.Module, other: nn.Module) -> nn.Module:
 
 
 def names_inside(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A state by the names that it has in a model, where it was saved from a wrapper around such a model, or the other way round.
+    """A state with its names changed to those of `model`, if it was saved from a wrapper around such a model, or the other way round.
 
     Args:
-        state: Anything by the names of parameters and buffers.
-        model: Whose names are wanted.
+        state: A dict whose keys are names of parameters and buffers.
+        model: The model whose names the result has.
     """
     places: dict[str, list[str]] = {}
     for name in model.state_dict():
