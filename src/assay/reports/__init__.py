@@ -1,4 +1,4 @@
-"""An report, or a study, as one self-contained HTML page."""
+"""A report or a study as one self-contained HTML page."""
 
 from .page import render
 from .study import render_study

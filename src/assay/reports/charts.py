@@ -1,4 +1,4 @@
-"""The charts of the page as Vega-Lite specifications. Each takes numbers that are ready; colours come from the page's theme."""
+"""The charts of the page as Vega-Lite specifications. Each takes numbers that are already computed; colours come from the page's theme."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ def arm(name: str) -> str:
 
 
 def data_map(*, truth: bool, pictures: bool) -> Spec:
-    """Confidence against variability, coloured by correctness; the page fills `examples` and `chosen` and hears `brush`, `pick`."""
+    """Confidence against variability, coloured by correctness; the page fills the datasets `examples` and `chosen` and listens to the selections
+    `brush` and `pick`.
+    """
     import altair as alt
 
     x = alt.X("variability:Q", title="variability", scale=alt.Scale(domain=[0, 0.5]))
@@ -66,7 +68,7 @@ def data_map(*, truth: bool, pictures: bool) -> Spec:
 
 
 def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
-    """Probability of the given label by epoch; the page fills `lines`."""
+    """Probability of the given label by epoch; the page fills the dataset `lines`."""
     import altair as alt
 
     ends = _ends(epochs)
@@ -86,7 +88,7 @@ def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
 
 
 def histogram(one: Histogram, unit: str) -> Spec:
-    """Counts per bin of one score; wrong labels apart where they are known."""
+    """Counts per bin of one score; wrong labels are shown separately where they are known."""
     import altair as alt
 
     edges, counts = one.edges.tolist(), one.counts.tolist()
@@ -223,7 +225,7 @@ def effects(comparisons: Sequence[Comparison]) -> Spec:
 
 
 def detection(found: Sequence[Detection]) -> Spec:
-    """Wrong labels found against examples inspected, one line per score; the page sets `method` to lift one out."""
+    """Wrong labels found against examples inspected, one line per score; the page sets the parameter `method` to highlight one line."""
     import altair as alt
 
     points = [{"title": one.title, "inspected": x, "recovered": y} for one in found for x, y in one.curve]
@@ -256,7 +258,7 @@ def detection(found: Sequence[Detection]) -> Spec:
 
 
 def over_time(one: Influence, unit: str, names: tuple[str, str] = (HELPFUL, HARMFUL)) -> Spec:
-    """What the extreme examples of a score had gathered by the end of each epoch."""
+    """Cumulative value of the extreme examples of a score at the end of each epoch."""
     rows = [
         {"id": str(id_), "kind": kind, "epoch": epoch, "value": _rounded(value)}
         for kind, top_examples in zip(names, (one.helpful, one.harmful), strict=True)
@@ -268,7 +270,7 @@ def over_time(one: Influence, unit: str, names: tuple[str, str] = (HELPFUL, HARM
 
 
 def labels_over_time(one: Influence, unit: str) -> Spec:
-    """What right and wrong labels had gathered on average by the end of each epoch."""
+    """Mean cumulative value of examples with right and with wrong labels at the end of each epoch."""
     rows = [
         {"kind": kind, "epoch": epoch, "value": _rounded(value)}
         for kind, values in ((RIGHT, one.right), (WRONG, one.wrong))
@@ -300,7 +302,7 @@ def _gathered(one: Influence, rows: list[dict[str, Any]], line: str, kinds: list
 
 
 def adjoints(one: Influence) -> Spec:
-    """Norm of the adjoint before each epoch, on a logarithmic axis, which has no place for 0."""
+    """Norm of the adjoint before each epoch, on a logarithmic axis, so that values of 0 are left out."""
     import altair as alt
 
     rows = [{"epoch": epoch, "norm": _rounded(norm)} for epoch, norm in one.norms if 0 < norm < math.inf]
@@ -318,7 +320,7 @@ def adjoints(one: Influence) -> Spec:
 
 
 def score_comparison(one: ScoreComparison) -> Spec:
-    """One score against its reference, a point per example; with the line of equal values where equal means right."""
+    """One score against its reference, a point per example; with the identity line where both are the same quantity."""
     import altair as alt
 
     wrong = one.wrong.tolist() if one.wrong is not None else [False] * len(one.ids)

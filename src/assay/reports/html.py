@@ -1,4 +1,4 @@
-"""What every page is made of: a template, styles and scripts inside, and a policy that lets nothing else in."""
+"""The parts of every page: a template, inline styles and scripts, and a Content-Security-Policy that allows nothing else."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ CHARTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 
 
 def environment() -> "jinja2.Environment":
-    """Where templates of this package are rendered."""
+    """The Jinja environment that renders the templates of this package."""
     import jinja2
 
     made = jinja2.Environment(
@@ -40,7 +40,7 @@ def read(name: str) -> str:
 
 
 def scripts(names: Sequence[str]) -> list[str]:
-    """Scripts that can stand inside a script element: no end tag in them, no source map to be asked for."""
+    """Scripts that are safe inside a script element: without end tags and without references to source maps."""
     return [_inline(read(name)) for name in names]
 
 
@@ -50,7 +50,7 @@ def _inline(script: str) -> str:
 
 
 def policy(scripts: Iterable[str]) -> str:
-    """Nothing may be fetched, and only these very scripts may run, so markup that slips in anywhere stays dead."""
+    """The Content-Security-Policy: nothing may be fetched and only these scripts may run, so that injected markup has no effect."""
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
     # Vega and the table set styles at run time, which no hash can foresee.
     return (
@@ -59,5 +59,5 @@ def policy(scripts: Iterable[str]) -> str:
 
 
 def minus(number: str) -> str:
-    """With a minus sign that is as wide as the plus; not in an exponent."""
+    """The number with a minus sign as wide as the plus sign, except in an exponent."""
     return f"−{number[1:]}" if number.startswith("-") else number

@@ -88,7 +88,7 @@ def _spread(errors: list[float]) -> float:
 
 
 def kept(study: Study, size: float) -> Spec:
-    """Mean test error against the kept fraction of one size, a line for each way of keeping, and the band of everything."""
+    """Mean test error against the kept fraction of one size, a line for each way of choosing, and a band for training on all examples."""
     import altair as alt
 
     rows, whole = [], study.errors(ALL, "", size, 1.0)
@@ -146,7 +146,7 @@ def kept(study: Study, size: float) -> Spec:
 
 
 def against_law(study: Study, arm: str, metric: str) -> Spec:
-    """Mean test error against the number of examples, a line for each kept fraction, and the law of everything."""
+    """Mean test error against the number of examples, a line for each kept fraction, and the power law of training on all examples."""
     import altair as alt
 
     found = [*_choices(study, ALL, ""), *_choices(study, arm, metric)]
@@ -180,7 +180,8 @@ def against_law(study: Study, arm: str, metric: str) -> Spec:
 
 
 def frontier(study: Study) -> Spec:
-    """The frontier of every measure, filled where it lies significantly below the law, and the law of everything."""
+    """The frontier of every measure: the points that no other choice with so few examples beats; filled where significantly below the power law of
+    training on all examples, which is drawn too."""
     import altair as alt
 
     rows = [
@@ -217,7 +218,7 @@ def frontier(study: Study) -> Spec:
 
 
 def theory(study: Study, angle: float) -> Spec:
-    """The perceptron's error against kept examples by dimension, a line for each way of keeping."""
+    """The perceptron's error against the number of kept examples divided by the dimension, a line for each way of choosing."""
     import altair as alt
 
     curves = [one for one in study.theory if one.angle == angle or one.fraction == 1]
