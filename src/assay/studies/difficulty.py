@@ -1,12 +1,12 @@
-"""Which measure of difficulty is worth pruning by? The protocol of a training project (CSC413: VoG, EL2N, prediction depth), mended.
+"""Which measure of difficulty is worth pruning by? The protocol of a training project (CSC413: VoG, EL2N, prediction depth), corrected.
 
-A part of the training examples (`initial_dataset_size`, here `sizes`) is told hard from easy by models of its own; percentages of it are
-kept; fresh nets are trained at as many steps as on everything.
+A part of the training examples (`initial_dataset_size`, here `sizes`) is ranked by difficulty, by models trained on it; percentages of it are
+kept; new nets are trained on them for as many steps as on everything.
 
 Departures from the project's code, each of which was an error or a gap: the models of EL2N differ in initial weights and order, and the score is
-the mean of norms; VoG differentiates the logit of the given label; an example is no neighbour of its own, and one set of neighbours
-serves all layers; equal scores are cut by id; percentages are taken in whole numbers; what is kept of an earlier call is found by
-everything that it was made of; besides the hardest, the easiest and a random choice are trained too, over several seeds. All measures are
+the mean of norms; VoG differentiates the logit of the given label; an example is not its own neighbour, and one set of neighbours
+serves all layers; ties are broken by id; percentages are taken in whole numbers; saved results of an earlier call are found by
+everything that they depend on; besides the hardest, the easiest and a random choice are trained too, over several seeds. All measures are
 means over the models of one recording, where the project had several for EL2N only.
 """
 
@@ -64,29 +64,29 @@ def study_difficulty(
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> Study:
-    """Parts of the data kept by several measures of difficulty, at equal steps; saved in `folder` with a page.
+    """Study of pruning parts of the data by several measures of difficulty, at equal numbers of steps; saved in `folder` with a page.
 
         study = assay.study_difficulty("studies/digits", scale="tiny")
 
-    What is left out is what `scale` says.
+    Arguments that are left out take the values of `scale`.
 
     Args:
-        folder: Where everything is kept; the same study goes on there.
-        settings: Of the plan: data, net, recipe (batch, epochs, ...), seed, device.
-        scale: `tiny`, `small` or `full`, which has the project's numbers.
+        folder: Folder of the study; if it holds the same study, that is continued.
+        settings: Settings of the plan: data, net, recipe (batch, epochs, ...), seed, device.
+        scale: `tiny`, `small` or `full`, which has the numbers of the CSC413 project.
         metrics: `el2n` (after 20 epochs, or the last of fewer), `pd` (prediction depth against the given label), `vog`, or any other score
             with its options.
         sizes: Initial sizes of the dataset, as fractions.
-        fractions: What is kept of it; everything is always among them.
+        fractions: Fractions of each part to keep; 1 is always included.
         seeds: Repetitions.
-        probe_epochs: Of the recording.
+        probe_epochs: Epochs of the recording that ranks examples by difficulty.
         models: Models in a recording.
-        checkpoint_interval: A model is kept after every so many epochs, for VoG.
+        checkpoint_interval: Number of epochs between the checkpoints that VoG reads.
         pd_layers: How many of the last layers prediction depth looks at; all if None.
-        pd_alpha: Part of the examples among which it looks for neighbours; all if None.
+        pd_alpha: Fraction of the examples in which it looks for neighbours; all if None.
         per_class: Keep the same fraction of every class.
         pool: Any `concurrent.futures.Executor`; by default this process.
-        progress: Told of what is done.
+        progress: Receives each finished recording and training.
 
     Raises:
         UnknownName: No such scale, metric or setting.

@@ -1,4 +1,4 @@
-"""What the studies of pruning share: tell hard from easy in part of the data, keep a part of that, train at equal steps, compare."""
+"""What the studies of pruning share: rank a part of the data by difficulty, keep a fraction of it, train for equal numbers of steps, compare."""
 
 import contextlib
 import dataclasses
@@ -46,23 +46,23 @@ from ..training.device import device_named
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What is trained on which parts of the data.
+    """Settings of a study: what is trained on which parts of the data.
 
     Attributes:
-        name: Which study.
+        name: Name of the study.
         plan: How every final model is trained; its seed is that of the first repetition.
-        probe: Settings of the recording in which examples are told hard from easy, over those of `plan`.
-        metrics: Scores that say what is hard, by title.
-        sizes: Fractions of the training examples to choose from.
-        fractions: Fractions of these to keep; everything is always among them.
+        probe: Settings, overriding those of `plan`, of the recording that ranks examples by difficulty.
+        metrics: Scores that measure difficulty, by title.
+        sizes: Sizes of the parts of the data, as fractions of the training examples.
+        fractions: Fractions of each part to keep; 1 is always included.
         seeds: Repetitions, each with its own part of the data, scores, random choice and training.
         per_class: Whether the same fraction of every class is kept.
-        angles: Of the theory beside it, in degrees; empty for none.
+        angles: Angles between probe and teacher in the theory, in degrees; empty for no theory.
 
     Raises:
         UsageError: Nothing to study, a fraction out of range or given twice, a plan that holds examples out or has several models, or a probe
             that is no plan.
-        UnknownName: A metric that there is not.
+        UnknownName: An unknown metric.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Setup:
         return Plan.make({**base, **self.probe, "recipe": recipe, "subset": size})
 
     def plain(self) -> dict[str, Any]:
-        """All of it as JSON takes it."""
+        """All settings as plain values that JSON can hold."""
         return {**dataclasses.asdict(self), "plan": self.plan.plain(), "probe": dict(self.probe)}
 
 
@@ -137,17 +137,17 @@ class _Trial:
 def kept(
     hardness: Tensor, ids: Ids, fraction: float, arm: str, labels: Int[Tensor, " examples"] | None = None
 ) -> Int[Tensor, " kept"]:
-    """Which positions an arm keeps: floor(fraction * examples), of the hardest or of the easiest; of each class as many, with labels.
+    """Positions that an arm keeps, in rising order: the floor(fraction * examples) hardest or easiest; with `labels`, counted within each class.
 
-    Sorted by hardness, equal values by id, the easy ones are the first so many and the hard ones the last: what one keeps of an equal pair,
-    the other does not. Rising positions.
+    Examples are sorted by hardness, equal values by id; the easy arm keeps the first ones and the hard arm the last ones, so that up to a
+    fraction of 1/2 no example is in both.
 
     Args:
         hardness: Larger is harder.
         ids: Which examples these are.
-        fraction: In 0..1.
+        fraction: Fraction to keep, in 0..1; with `labels`, the same fraction of every class.
         arm: `hard` or `easy`.
-        labels: Given classes, if each is to be counted by itself.
+        labels: Given class of each example, if classes are counted separately.
     """
     order = ordered(hardness.to(torch.float64), ids, descending=False)
     groups = [order] if labels is None else [order[labels[order] == one] for one in labels.unique()]
@@ -159,19 +159,19 @@ def kept(
 
 
 def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, progress: Progress | None = None) -> Study:
-    """Record, score, keep and train all that is due, and say what came out; `written` saves it.
+    """Do all recordings, scorings, prunings and trainings still due, and return the study; `written` saves it.
 
     Recordings and trainings are kept in `folder` as they are finished, and taken from there when the same study is made again.
 
     Args:
         setup: What to do.
         folder: Where recordings and trainings are kept.
-        pool: Where it runs: any `concurrent.futures.Executor`; by default in this process.
-        progress: Told of each finished recording and training.
+        pool: Where recordings and trainings run: any `concurrent.futures.Executor`; by default in this process.
+        progress: Receives each finished recording and training.
 
     Raises:
-        UsageError: The plan does not fit the data, a choice keeps no example, or prediction depth is to read more layers than there are.
-        UnknownName: It is to read a layer that there is not.
+        UsageError: The plan does not fit the data, a choice keeps no example, or prediction depth is asked for more layers than there are.
+        UnknownName: Prediction depth is asked for an unknown layer.
         OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
         TrialFailed: A recording or a training ended in an error; with path and tail of its log.
     """
@@ -222,7 +222,7 @@ def _check_layers(setup: Setup, loaded: LoadedData) -> None:
 
 
 def written(found: Study, folder: str | Path) -> Path:
-    """Save a study and its page in its folder; where the page stands.
+    """Save a study and its page in its folder, and return the path of the page.
 
     Raises:
         NotWritten: The disk refuses.
@@ -234,7 +234,8 @@ def written(found: Study, folder: str | Path) -> Path:
 
 
 def analysed(found: Study) -> Study:
-    """The study with its laws, frontiers and contests."""
+    """The study with its power laws, its frontiers (the points that no other choice with so few examples beats) and its contests (hard against easy,
+    each against random) added."""
     laws, notes = _laws(found)
     frontiers, contests, claims = _together(
         [point for metric in found.metrics for point in _frontier(found, metric)], list(_contests(found))

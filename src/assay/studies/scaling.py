@@ -1,7 +1,7 @@
 """Does pruning by difficulty beat the power law of the error? After Sorscher et al. 2022, Beyond neural scaling laws.
 
-Parts of several sizes are drawn from the training examples. In each, a recording tells hard from easy; the hardest, the easiest or a
-random choice of it is kept; a fresh net is trained on that at as many steps as all others. Beside the measured errors stand those of the
+Parts of several sizes are drawn from the training examples. In each, a recording ranks examples by difficulty; the hardest, the easiest or a
+random choice is kept; a new net is trained on the kept examples, all nets for the same number of steps. The page also shows the errors of the
 perceptron, for which the paper works out what pruning can do.
 
 Departures from the paper: scores are made anew in each part of the data, from models that never see the rest; each repetition has its own
@@ -27,20 +27,20 @@ from ..runs.paths import StudyPaths
 from .pruning import Setup, study, written
 
 ALPHAS = tuple(float(f"{10 ** (-0.5 + 1.5 * place / 11):.3g}") for place in range(12))
-"""Kept examples by dimension, from 0.316 to 10."""
+"""Numbers of kept examples divided by the dimension, from 0.316 to 10."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How much is done.
+    """A preset of the size of a study.
 
     Attributes:
-        settings: Of the plan of the final models, where the user says nothing.
-        probe_epochs: Of the recording.
+        settings: Defaults for the plan of the final models.
+        probe_epochs: Epochs of the recording that ranks examples by difficulty.
         models: Models in a recording.
-        metrics: Scores that say what is hard.
+        metrics: Scores that measure difficulty.
         sizes, fractions, seeds: As `Setup`.
-        angles: Of the theory, in degrees.
+        angles: Angles of the theory, in degrees.
     """
 
     settings: dict[str, Any]
@@ -94,27 +94,28 @@ def study_scaling(
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> Study:
-    """Hardest, easiest and random parts of several sizes of the data, at equal steps; saved in `folder` with a page.
+    """Study of training on the hardest, easiest and random parts of the data, in several sizes and at equal numbers of steps; saved in `folder` with
+    a page.
 
         study = assay.study_scaling("studies/digits", scale="tiny")
         print(*study.sentences, sep="\\n")
 
-    What is left out is what `scale` says.
+    Arguments that are left out take the values of `scale`.
 
     Args:
-        folder: Where everything is kept; the same study goes on there.
-        settings: Of the plan: data, net, recipe, seed, plant.
+        folder: Folder of the study; if it holds the same study, that is continued.
+        settings: Settings of the plan: data, net, recipe, seed, plant.
         scale: `tiny`, `small` or `full`.
-        metrics: Scores that say what is hard, such as "el2n:at=5".
-        sizes: Fractions of the training examples to choose from.
-        fractions: Fractions of these to keep; everything is always among them.
+        metrics: Scores that measure difficulty, such as "el2n:at=5".
+        sizes: Sizes of the parts of the data, as fractions of the training examples.
+        fractions: Fractions of each part to keep; 1 is always included.
         seeds: Repetitions.
-        probe_epochs: Of the recording.
+        probe_epochs: Epochs of the recording that ranks examples by difficulty.
         models: Models in a recording.
-        angles: Of the theory, in degrees from 0 to below 90; none for no theory.
+        angles: Angles between probe and teacher in the theory, in degrees from 0 to below 90; none for no theory.
         per_class: Keep the same fraction of every class.
         pool: Any `concurrent.futures.Executor`; by default this process.
-        progress: Told of what is done.
+        progress: Receives each finished recording and training.
 
     Raises:
         UnknownName: No such scale, metric or setting.
@@ -154,10 +155,10 @@ def study_scaling(
 
 
 def listed(what: str, given: Any) -> tuple[float, ...]:
-    """Numbers of a setting.
+    """The numbers that were given for a setting.
 
     Raises:
-        UsageError: They are none.
+        UsageError: A value is not a number.
     """
     try:
         return tuple(float(one) for one in given)
@@ -166,7 +167,7 @@ def listed(what: str, given: Any) -> tuple[float, ...]:
 
 
 def titled(metrics: Any) -> tuple[str, ...]:
-    """Names of scores, of which one may stand alone."""
+    """The names of scores, whether one name or several were given."""
     return (metrics,) if isinstance(metrics, str) else tuple(metrics)
 
 
@@ -187,10 +188,10 @@ def planned(preset: dict[str, Any], settings: dict[str, Any] | None) -> Plan:
 
 
 def probe_of(plan: Plan, epochs: int, models: int, checkpoints: Any = None) -> dict[str, Any]:
-    """Settings of the recording: about ten kept models, or those that are named.
+    """Settings of the recording, with about ten checkpoints or those in `checkpoints`.
 
     Raises:
-        UsageError: No epoch or no model.
+        UsageError: `epochs` or `models` is below 1.
     """
     if epochs < 1 or models < 1:
         raise UsageError(f"probe_epochs={epochs} and models={models} must be 1 or more.")
@@ -224,7 +225,7 @@ def _theory(
 
 
 def curve(keep: str, fraction: float, angle: float) -> Theory:
-    """The perceptron's error against kept examples by dimension."""
+    """The perceptron's error against the number of kept examples divided by the dimension."""
     alphas = ALPHAS if angle == 0 or fraction == 1 else ALPHAS[::2]
     errors = tuple(learnt(alpha, fraction, keep, math.radians(angle)).error for alpha in alphas)  # type: ignore[arg-type]
     return Theory(keep, fraction, angle, alphas, errors)
