@@ -126,7 +126,7 @@ def test_a_score_of_some_examples_makes_a_curve_and_no_decision(tmp_path, capsys
     assert here(capsys, "choose", folder, "aum", "--policy", "remove_worst", "--count", "10", "--name", "ten")[0] == 0
     assert here(capsys, "verify", folder, "--seeds", "2", *INLINE)[0] == 0
     code, out, _ = here(capsys, "export", folder, tmp_path / "npy", "--scores")
-    assert code == 0 and f"left out {method}: it speaks of 256 of 318 examples only" in out and out.rstrip().endswith("aum")
+    assert code == 0 and f"left out {method}: it covers 256 of 318 examples only" in out and out.rstrip().endswith("aum")
     assert here(capsys, "report", folder, "--out", tmp_path / "page.html")[0] == 0
 
 

@@ -67,8 +67,8 @@ def test_a_plan_and_flags_say_what_is_trained(capsys, tmp_path):
     [
         (("scalling", "x"), "No study is named 'scalling'. Did you mean scaling"),
         (("scaling", "x", "--scale", "huge"), "No scale is named 'huge'"),
-        (("scaling", "x", "--pd-layers", "3"), "--pd-layers means nothing to the study scaling; leave it out."),
-        (("difficulty", "x", "--angles", "10"), "--angles means nothing to the study difficulty; leave it out."),
+        (("scaling", "x", "--pd-layers", "3"), "--pd-layers is not read by the study scaling; leave it out."),
+        (("difficulty", "x", "--angles", "10"), "--angles is not read by the study difficulty; leave it out."),
         (("scaling", "x", "--sizes", "half"), "--sizes 'half' is no list of numbers such as 0.1,0.5."),
         (("scaling", "x", "--sizes", "0"), "sizes: 0 is outside 0..1"),
         (("scaling", "x", "--fractions", "2"), "fractions: 2 is outside 0..1"),

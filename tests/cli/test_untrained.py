@@ -255,7 +255,7 @@ def test_rows_and_references_are_named_once(scored, recorded, tmp_path, capsys):
 
 def test_flags_that_no_method_reads_are_refused(scored, capsys):
     for flags, words in (
-        (("--schedule", "tree"), "--schedule, --memory and --tolerance are for methods that take the training again"),
+        (("--schedule", "tree"), "--schedule, --memory and --tolerance are for methods that replay the training"),
         (("--memory", "5000"), "--schedule, --memory and --tolerance"),
         (("--tolerance", "0.1"), "--schedule, --memory and --tolerance"),
         (("--workers", "1"), "--executor and --workers are for loo"),

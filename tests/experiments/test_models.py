@@ -263,7 +263,7 @@ def test_what_is_cleansed_of_several_models_is_the_first_and_says_so(tmp_path, c
     code, out, _ = here(
         capsys, "cleanse", tmp_path / "run", "sgd_influence", "--counts", "1", "--draws", "1", "--executor", "inline"
     )
-    assert code == 0 and "The score is the mean over 2 models; trained again was the first of them." in out
+    assert code == 0 and "The score is the mean over 2 models; the first of them was retrained." in out
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -142,7 +142,7 @@ def test_scorable_says_what_works_and_why_the_rest_does_not(run):
     assert score(run, able).keys() == set(able)
     for name, why in unable.items():
         if catalogue()[name]().reads & BESIDE:
-            assert ("takes the training again" if replayed(catalogue()[name]()) else "looks at the data") in why
+            assert ("replays the training" if replayed(catalogue()[name]()) else "reads the data") in why
             continue
         with pytest.raises(MissingEvidence):
             score(run, name)
@@ -234,7 +234,7 @@ def test_a_target_is_told_apart_by_what_the_model_is_given(held):
 def test_methods_that_speak_of_other_examples_make_no_table(held, tmp_path, monkeypatch):
     own, titles = small.copied(held, tmp_path / "own"), computed(monkeypatch)
     names = ["aum", "sgd_influence:window=last"]
-    with pytest.raises(Mismatch, match="sgd_influence:window=last speaks of 256 of 318 examples, aum of 318"):
+    with pytest.raises(Mismatch, match="sgd_influence:window=last covers 256 of 318 examples, aum of 318"):
         score(own, names, save=True)
     assert titles == [], "before anything is computed"
     apart = score_separately(own, names, save=True)
@@ -243,7 +243,7 @@ def test_methods_that_speak_of_other_examples_make_no_table(held, tmp_path, monk
     with pytest.raises(Mismatch, match="score them in calls of their own, or by score_separately"):
         score(own, names, save=True)
     windows = ["sgd_influence:window=0-0", "sgd_influence:window=1-1"]
-    with pytest.raises(Mismatch, match="speaks of 256 of 318 examples, sgd_influence:window=0-0 of 256, and not of the same"):
+    with pytest.raises(Mismatch, match="covers 256 of 318 examples, sgd_influence:window=0-0 of 256, and not of the same"):
         score(own, windows)
     assert titles == names, "nor where as many are others"
 
@@ -333,7 +333,7 @@ def test_of_an_own_loop_what_asks_for_the_loop_is_left_out_in_words_that_work(tm
     left_out = score(world.run, "all").refused
     for name in ("sgd_influence", "oti", "vog"):
         assert left_out[name] == (
-            f"takes the training again of your own loop; in Python, name it: score(run, ['{name}'], loop=assay.Loop(model, optimizer, loader))."
+            f"replays the training of your own loop; in Python, name it: score(run, ['{name}'], loop=assay.Loop(model, optimizer, loader))."
         )
     with pytest.warns(UserWarning, match="sgd_influence was not scored: .* was recorded in your own loop"):
         assert list(score(world.run, ["aum", "sgd_influence"])) == ["aum"]
@@ -349,7 +349,7 @@ def test_of_an_own_loop_what_asks_for_the_loop_is_left_out_in_words_that_work(tm
 def test_of_a_plan_without_validation_what_asks_for_it_is_left_out_in_words_that_work(run):
     left_out = score(run, "all").refused
     assert "of which the plan held out none; record with --validation 0.1" in left_out["sgd_influence"]
-    assert left_out["oti"] == "takes the training again; name it to have it." and list(score(run, "oti")) == ["oti"]
+    assert left_out["oti"] == "replays the training; name it to have it." and list(score(run, "oti")) == ["oti"]
     with pytest.warns(UserWarning, match="loo was not scored: Target 'validation': the plan held out no"):
         assert list(score(run, ["grand", "loo"])) == ["grand"]
     with pytest.raises(UsageError, match="held out no validation"):
@@ -360,7 +360,7 @@ def test_of_a_plan_without_validation_what_asks_for_it_is_left_out_in_words_that
     ("given", "words"),
     [
         ({"targets": ["test"]}, "targets= is for methods that ask for the change of a number"),
-        ({"replay_config": ReplayConfig(tolerance=0.1)}, "replay_config= is for methods that take the training again; aum"),
+        ({"replay_config": ReplayConfig(tolerance=0.1)}, "replay_config= is for methods that replay the training; aum"),
         ({"pool": ThreadPoolExecutor(1)}, "pool= is for loo, which trains without each example"),
         ({"references": {"mine": {}}}, "No method asks for the reference 'mine'"),
         ({"inputs": {"mine": torch.zeros(397, 2)}}, "No method looks at rows named 'mine'"),
@@ -383,9 +383,7 @@ def test_a_loop_beside_all_is_for_what_is_named_beside_it(tmp_path):
 
 def test_a_loop_that_no_method_reads_is_refused(run, tmp_path):
     world = World(tmp_path / "run")
-    with pytest.raises(
-        UsageError, match="loop= is for methods that take the training again or look at the data; aum, loss do not"
-    ):
+    with pytest.raises(UsageError, match="loop= is for methods that replay the training or read the data; aum, loss do not"):
         score(world.run, ["aum", "loss"], loop=world.loop())
     with pytest.raises(UsageError, match="was recorded by a plan"):
         score(run, "oti", loop=world.loop())

@@ -16,8 +16,8 @@ def attribute_(
 ) -> None:
     """Say which training examples help and harm single predictions.
 
-    The values of all queries by all examples are written into the run's folder, attributions/METHOD, and taken from there if they were made
-    from this very recording. Queries are the rows of the method's option target: validation (what --validation held out), test, class=NAME,
+    The values of all queries by all examples are written into the run's folder, attributions/METHOD, and reused if they were made from
+    this same recording. Queries are the rows of the method's option target: validation (the examples that --validation held out), test, class=NAME,
     id=ID, or ids=FILE.
 
     Example: assay attribute runs/digits tracin --top 10 --query 17
@@ -33,7 +33,7 @@ def attribute_(
     query
         Id of a query; may be given several times. By default the first one.
     recompute
-        Compute the values even if they are there.
+        Compute the values even if they are saved already.
     """
     from ..core.errors import UsageError
     from ..experiments.attribute import attribute

@@ -23,7 +23,7 @@ def choose_(
     retrain: str | None = None,
     tolerance: float = 0.0,
 ) -> None:
-    """Decide which examples to keep, drop or relabel, by a score or by the data themselves.
+    """Keep, drop or relabel each example, by a score or by the data.
 
     The decision is saved in the run's folder.
 
@@ -100,7 +100,7 @@ def choose_(
     replayed = score is not None and is_replayed(opened, parse(score))
     if tolerance and not auto and not replayed:
         raise UsageError(
-            f"--tolerance is for training taken again; neither {score or policy} nor --count {count} does that. Leave it out."
+            f"--tolerance is for scores and curves that replay the training; neither {score or policy} nor --count {count} does that. Leave it out."
         )
     rows = {label: rows_by_id(file, opened.ids) for label, file in named_once("inputs", map(file_named, inputs or ())).items()}
     if score is not None:

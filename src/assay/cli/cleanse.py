@@ -23,11 +23,11 @@ def cleanse_(
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
-    """Retrain without the worst examples, to find how many should be removed.
+    """Find out how many of the worst examples to remove.
 
-    Increasing numbers of the worst examples by a score are left out. Each count is compared with as many random examples and with none. The best
-    count is chosen on the examples that --validation held out; test results are shown but never used for the choice. The curve is saved in the
-    run's folder, and so is every finished training, so that the same command goes on where it was stopped.
+    The net is retrained without increasing numbers of the worst examples by a score. Each count is compared with as many random examples and with
+    none. The best count is chosen on the examples that --validation held out; test results are shown but never used for the choice. The curve is
+    saved in the run's folder, and so is every finished training, so that the same command goes on where it was stopped.
 
     Example: assay cleanse runs/digits sgd_influence --counts 1,10,100
 
@@ -97,7 +97,7 @@ def cleanse_(
     show_curve(curve)
     say(curve.sentence)
     if opened.members:
-        say(f"The score is the mean over {len(opened.members) + 1} models; trained again was the first of them.")
+        say(f"The score is the mean over {len(opened.members) + 1} models; the first of them was retrained.")
     if words := undecided(scores):
         say(words)
     elif curve.misled:

@@ -44,7 +44,7 @@ def import_(source: Path, run: Path, /, *, labels: Path, view: str = "train") ->
 
 
 def export_(run: Path, folder: Path, /, *, scores: Switch = False) -> None:
-    """Write a run, or its scores, as the npy files of the DUAL and TDDS codes.
+    """Write a run or its scores as npy files of DUAL and TDDS.
 
     Epoch i becomes i_Output.npy, i_Loss.npy and i_Index.npy; the score of method X becomes X_score.npy (values in the
     order of the examples) and X_mask.npy (positions of the examples, by rising value).
@@ -76,7 +76,7 @@ def export_(run: Path, folder: Path, /, *, scores: Switch = False) -> None:
     found = [one for one in saved if len(one) == len(opened.ids)]
     if not found:
         raise UsageError(
-            f"No score of {run} speaks of all {len(opened.ids):,} examples, as the npy files do; score by another method."
+            f"No score of {run} covers all {len(opened.ids):,} examples, as the npy files do; score by another method."
         )
     names = [one.method for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -87,5 +87,5 @@ def export_(run: Path, folder: Path, /, *, scores: Switch = False) -> None:
         export_scores(one, folder)
     for one in saved:
         if one not in found:
-            say(f"left out {one.title}: it speaks of {len(one):,} of {len(opened.ids):,} examples only.")
+            say(f"left out {one.title}: it covers {len(one):,} of {len(opened.ids):,} examples only.")
     say(f"{folder}: {', '.join(one.title for one in found)}")

@@ -64,27 +64,26 @@ def record_(
         Labels to make wrong: uniform:rate=0.1, pair:rate=0.1, or class with a matrix in the plan; the truth is kept aside.
         If its kind differs from that of the plan's table plant, it replaces the whole table.
     validation
-        Fraction of the training examples to hold out (before planting), for methods that predict changes on them; 0 if nothing says
-        otherwise.
+        Fraction of the training examples to hold out (before planting), for methods that predict changes on them; 0 by default.
     subset
-        Fraction of the training examples that take part, the same of every class; all if nothing says otherwise.
+        Fraction of the training examples that take part, the same of every class; all by default.
     models
         How many nets to train on the same examples, from different initial weights and in different orders; scores are then means over
-        them, with intervals. 1 if nothing says otherwise.
+        them, with intervals. 1 by default.
     seed
         Random seed of initial weights, order, augmentation and planting.
     epochs
-        How many times every example is seen; 20 if nothing says otherwise.
+        How many times every example is seen; 20 by default.
     batch
-        Examples per step; 128 if nothing says otherwise.
+        Examples per step; 128 by default.
     lr
-        Learning rate; with a schedule, its largest value; 0.05 if nothing says otherwise.
+        Learning rate; with a schedule, its largest value; 0.05 by default.
     optimizer
         sgd (the default), adam or adamw.
     momentum
-        Momentum of sgd; 0.9 if nothing says otherwise.
+        Momentum of sgd; 0.9 by default.
     weight_decay
-        Weight decay, applied to every trainable parameter; 0.0005 if nothing says otherwise.
+        Weight decay, applied to every trainable parameter; 0.0005 by default.
     schedule
         How the learning rate changes from step to step: constant (the default), step, cosine, one_cycle or inverse_sqrt.
     clip
@@ -104,8 +103,8 @@ def record_(
     precision
         float32 (the default), or bfloat16 on cuda.
     view
-        Where the recorded logits come from: train (the training pass, no extra cost) or eval (an extra pass in eval mode without augmentation after
-            every epoch).
+        Where the recorded logits come from: train (the training pass, no extra cost) or eval (an extra
+        pass in eval mode without augmentation after every epoch).
     keep_logits
         Store every epoch's logits.
     mean_probs
@@ -115,7 +114,7 @@ def record_(
     live
         Methods to compute during training, such as liveval,tdds; may be given several times.
     validation_losses
-        Whether the mean loss of the held-out examples, by class, is measured at each epoch's end; it is where --validation holds some out.
+        Whether the mean loss of the held-out examples, by class, is measured at each epoch's end; by default if --validation holds some out.
     set_
         Any other setting of the recipe as key=value, such as nesterov=true or milestones=[10,15]; may be given several times.
     resume

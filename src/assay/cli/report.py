@@ -29,7 +29,7 @@ def report_(
     out
         Path of the HTML file; by default report.html in the run's folder.
     first
-        The score that the page opens with; by default the one that the decision was made by, else aum, else the first.
+        The score that the page opens with; by default the score that the decision was made by, else aum, else the first score.
     most
         How many examples are shown with their pictures, at most.
     title

@@ -16,8 +16,8 @@ def decision_of(run: Run, name: str | None) -> Path:
     """The decision of that name, or the only one.
 
     Raises:
-        UsageError: There is none, or there are several and none is named.
-        UnknownName: There is none of that name.
+        UsageError: The run holds no decision, or holds several and none is named.
+        UnknownName: No decision of the run has that name.
     """
     from ..runs.paths import slug
 
@@ -37,7 +37,7 @@ def saved_scores(run: Run) -> list[Scores]:
     """Every score saved in the run, in the order of their names; some may cover fewer examples than others.
 
     Raises:
-        Mismatch: A score is of another dataset or recording.
+        Mismatch: A score belongs to another dataset or recording.
         RunError: A score is damaged.
     """
     found = []

@@ -39,8 +39,8 @@ def score_(
 
     The scores are saved in the run's folder. A saved score that was made from this same recording is reused.
     Methods that read steps or checkpoints (sgd_influence, liveval, tracin, ...) replay the training; the target whose change they predict
-    is set by their option target: validation (the examples that --validation held out), test, class=NAME, id=ID, or ids=FILE with a CSV of id and
-        weight.
+    is set by their option target: validation (the examples that --validation held out), test, class=NAME, id=ID, or
+    ids=FILE with a CSV of id and weight.
 
     Methods that need no recorded training (cg_score, data_oob, knn_disagreement:features=inputs) also take data in place of a run.
 
@@ -74,8 +74,8 @@ def score_(
         Stop at the first method whose evidence the run lacks, instead of returning the scores of the others.
     schedule
         Which states are stored for replaying steps backwards: sqrt (the default; every state if all take at most 256 MB, else about 2 sqrt(steps)),
-        all (every state), every=STEPS (one state every STEPS steps), tree or tree=PARTS (fewest
-        states: steps are halved, or split into PARTS, again and again).
+        all (every state), every=STEPS (one state every STEPS steps), tree or tree=PARTS (fewest states: steps are halved, or
+        split into PARTS, again and again).
     memory
         Largest number of bytes for stored states; the fastest schedule within it is used.
     tolerance
@@ -213,7 +213,7 @@ def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, repla
 
     if replay_config and not replayed:
         raise UsageError(
-            f"--schedule, --memory and --tolerance are for methods that take the training again; {', '.join(methods)} do not."
+            f"--schedule, --memory and --tolerance are for methods that replay the training; {', '.join(methods)} do not."
         )
     if spread and not retrained:
         raise UsageError(

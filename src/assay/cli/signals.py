@@ -2,8 +2,7 @@
 
 While something is being imported, and while the interpreter ends, an exception would be swallowed, wrapped or printed by whatever code
 is running; then the process exits at once. At all other times KeyboardInterrupt is raised, so that the running code can clean up. Either way nothing
-on
-disk suffers: every file is whole or absent at any moment.
+on disk suffers: every file is whole or absent at any moment.
 """
 
 import os

@@ -128,7 +128,7 @@ def study_(
     }
     for name, value in own.items():
         if value is not None and name not in ONLY[study]:
-            raise UsageError(f"--{name.replace('_', '-')} means nothing to the study {study}; leave it out.")
+            raise UsageError(f"--{name.replace('_', '-')} is not read by the study {study}; leave it out.")
     recipe: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "device": device}
     set_also(recipe, set_ or [])
     flags = given(

@@ -33,7 +33,7 @@ def verify_(
     seeds
         How many seeds, at least 2; with 2 nothing is called significant. Fix the number before you see a result.
     recompute
-        Do every retraining again, even those that the folder holds finished; meant for a run that somebody else sent.
+        Do every retraining again, even those that the folder already holds; meant for a run that somebody else sent.
     after
         Number of seeds to skip, such as those of an earlier verification; new seeds make a new claim.
     detect

@@ -30,14 +30,14 @@ BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.FEATURES, Need.GAME})
 
 
 VALIDATION = "validation"
-"""Name of the target that methods ask for where nothing is said."""
+"""Name of the target that methods ask for by default."""
 
 
 def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
     """Refuse methods that read a training, where there is none.
 
     Raises:
-        MissingEvidence: The first that does.
+        MissingEvidence: Names the first that does.
         UnknownName: No such method, learner or option.
     """
     for one in map(parse, methods):
@@ -57,7 +57,7 @@ def needs_training(method: AbstractMethod) -> bool:
 
 
 def inputs_asked(method: AbstractMethod | AbstractSelector) -> list[str]:
-    """Names of the inputs that a method or a policy looks at: of rows from outside, and `DATA` for the data themselves."""
+    """Names of the inputs that a method or a policy looks at: of user-given rows, and `DATA` for the data themselves."""
     return [spec.name if spec.kind == "rows" else DATA for spec in _features_asked(method) if not spec.of_a_model]
 
 
@@ -85,7 +85,7 @@ def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
     """Refuse a request that names no method, a method twice, or an unknown learner.
 
     Raises:
-        UsageError: The request is refused.
+        UsageError: No method or a method twice, or a learner's option with a value that it does not take.
     """
     if not wanted:
         raise UsageError("No method was named; name at least one, such as 'dual', or 'all'.")
@@ -125,13 +125,13 @@ def check_read(
         )
     if loop is not None and not retaken and not any(map(looks_at_inputs, wanted)):
         raise UsageError(
-            f"loop= is for methods that take the training again or look at the data; {titles} do not. Name one beside them, such as grand "
+            f"loop= is for methods that replay the training or read the data; {titles} do not. Name one beside them, such as grand "
             "('all' names none that may take as long as a training), or leave it out."
         )
     if loop is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
     if replay_config is not None and replay_config != ReplayConfig() and not retaken:
-        raise UsageError(f"replay_config= is for methods that take the training again; {titles} do not. Leave it out.")
+        raise UsageError(f"replay_config= is for methods that replay the training; {titles} do not. Leave it out.")
     if pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(
             f"pool= is for {' or '.join(retraining())}, which trains without each example; {titles} do not. Leave it out."
@@ -146,7 +146,7 @@ def check_read(
 
 
 def retraining() -> list[str]:
-    """Names of the methods that train anew."""
+    """Names of the methods that retrain."""
     return [name for name, cls in catalogue().items() if cls.retrains]
 
 
@@ -159,7 +159,7 @@ def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str
     """Refuse, before anything is computed, methods that do not cover the same examples.
 
     Raises:
-        Mismatch: The first that differs.
+        Mismatch: Names the first that differs.
     """
 
     def spoken_of(method: AbstractMethod) -> Bool[Tensor, " examples"]:
@@ -178,7 +178,7 @@ def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str
     for one in others:
         if not torch.equal(own := spoken_of(one), there):
             raise Mismatch(
-                f"{one.title} speaks of {int(own.sum())} of {len(own)} examples, {first.title} of {int(there.sum())}, and not of the same; one "
+                f"{one.title} covers {int(own.sum())} of {len(own)} examples, {first.title} of {int(there.sum())}, and not of the same; one "
                 "table cannot join them, so score them in calls of their own, or by score_separately."
             )
 
@@ -209,7 +209,7 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
 def needed_beside(run: Run, method: AbstractMethod) -> str:
     """A sentence on how to use a method that needs model or data besides the run, or on what the run lacks for it."""
     again = replayed(method)
-    what = "takes the training again" if again else "looks at the data"
+    what = "replays the training" if again else "reads the data"
     if again and not run.states():
         return f"{what}, and the run kept no model; record with checkpoints='last'."
     if not has_plan(run):

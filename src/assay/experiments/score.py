@@ -69,8 +69,8 @@ def score(
 ) -> ScoreTable:
     """One score per method, joined by id. All methods that read epochs one by one share one pass over the run.
 
-    If the run lacks what a method needs, the other methods are still scored: a warning names it, and `ScoreTable.refused` gives the reason by its
-        title.
+    If the run lacks what a method needs, the other methods are still scored: a warning names it, and `ScoreTable.refused`
+    gives the reason by its title.
     Names and options that do not exist are always an error, and so is a call that leaves no score at all.
 
     If some methods cover fewer examples than others, as with windows that leave some out, use `score_separately`, which does not join the scores.
@@ -81,20 +81,19 @@ def score(
     Args:
         run: Folder of a run, or an open run; or evidence in memory, as `gather_logits` and `gather_inputs` make it.
         methods: Names, `"name:option=value,..."`, or methods; one or several. `"all"` is every method that the facts of the run
-            allow; those that take a training again or look at the data may take long and are named beside it, as in `["all", "grand"]`.
-        strict: Raise the first refusal of a method, in place of giving the scores of the others.
-        save: Write each score into the run's folder, and take it from there if it was made from this very recording; with `loop`, which
-            cannot be told from another one later, those that take the training again are always computed.
-        recompute: With `save`, compute even what is there.
+            allow; those that replay a training or read the data may take long and must be named beside it, as in `["all", "grand"]`.
+        strict: Raise the first refusal of a method, instead of returning the scores of the others.
+        save: Write each score into the run's folder, and reuse a saved score that was made from this same recording; with `loop`, scores that
+            need a replay are always computed, since a later call cannot check that its loop is the same.
+        recompute: With `save`, compute even scores that are saved already.
         loop: The `Loop` that describes your own training loop.
         targets: The targets whose change may be predicted, by name: functions of the model, Examples, or (inputs, labels). Runs with a
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
         replay_config: How steps are replayed: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
-        inputs: Rows that a method with `features=rows:NAME` looks at in place of the data, such as embeddings, by
-            name: one for each of the run's ids.
+        inputs: Rows by name, such as embeddings, that a method with `features=rows:NAME` reads instead of the data: one for each of the run's ids.
             Without them, a saved score that was made from rows of that name is reused.
-        pool: Where whole trainings run, for methods that train again without each example (loo): any `concurrent.futures.Executor`; by
+        pool: Where whole trainings run, for methods that retrain without each example (loo): any `concurrent.futures.Executor`; by
             default in this process.
         progress: Receives each finished training of that kind.
 
@@ -135,7 +134,7 @@ def score_separately(
 
     Args:
         run: The run.
-        methods: One or several; a method that this run cannot serve is warned of and left out, as by `score`.
+        methods: One or several; a method whose evidence the run lacks is left out with a warning, as by `score`.
         given: Further arguments of `score`.
 
     Raises:
