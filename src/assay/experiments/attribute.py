@@ -38,18 +38,18 @@ def attribute(
 ) -> Attribution:
     """What every training example is worth to each query: to each row of the target that the method's option names.
 
-    The values are written into the run's folder, attributions/TITLE, some queries at a time, and taken from there if they were made from this
-    very recording and these very queries; with `loop`, which cannot be told from another one later, they are always computed. Of several
-    models of a recording they are the mean.
+    The values are written into the run's folder, attributions/TITLE, some queries at a time, and reused if they were made from this same
+    recording and the same queries; with `loop` they are always computed, since a later call cannot check that its loop is the same. For
+    several models of a recording they are the mean.
 
     Args:
         run: Folder of a run, or an open run.
-        method: Name of an attributor, `"name:option=value,..."`, or one that is made.
-        recompute: Compute even what is there.
-        loop: What your own loop consists of.
+        method: Name of an attributor, `"name:option=value,..."`, or an attributor object.
+        recompute: Compute the values even if they are saved already.
+        loop: The `Loop` that describes your own training loop.
         targets: The queries by name: Examples, or (inputs, labels). Runs with a plan know `validation`, `test`, `class=NAME`, `id=ID` and
             `ids=FILE` by themselves, as `score` does.
-        progress: Told of queries that are done.
+        progress: Receives the number of finished queries.
 
     Raises:
         UnknownName: No such method, option or target.
@@ -117,7 +117,7 @@ def attributor_named(method: str | AbstractMethod) -> AbstractAttributor:
 
     Raises:
         UnknownName: No such method or option.
-        UsageError: It gives no values by query, or with these options none.
+        UsageError: The method gives no values per query, or none with these options.
     """
     made = parse(method)
     if not isinstance(made, AbstractAttributor):

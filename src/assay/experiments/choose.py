@@ -52,7 +52,7 @@ def choose(
     intended.
 
     Args:
-        scores: What to choose by; or a run or its folder, for policies that need no score, such as k_center and random.
+        scores: Scores to choose by; or a run or its folder, for policies that need no score, such as k_center and random.
         policy: Name, `"name:option=value,..."`, or a policy.
         run: The recorded run, for policies that read it; by default the run that the scores were made from.
         curve: A curve of these scores, whose best count is taken as the option `count` of the policy remove_worst.
@@ -153,7 +153,7 @@ def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mappin
     """Refuse rows and a loop that the policy would not look at.
 
     Raises:
-        UsageError: The first one.
+        UsageError: Names the first such argument.
     """
     if unread := [name for name in inputs if name not in inputs_asked(policy)]:
         raise UsageError(

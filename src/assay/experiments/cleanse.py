@@ -1,4 +1,4 @@
-"""Cleanse: train again without the worst examples, more and more of them, and choose on validation data how many should go."""
+"""Cleanse: retrain without increasing numbers of the worst examples, and choose on validation data how many to remove."""
 
 import numbers
 import time
@@ -32,12 +32,12 @@ from .retraining import Retraining, accuracy, with_accuracies
 from .targets import distinct
 
 VALIDATION, TEST = "validation", "test"
-"""Names of the two targets: the count is chosen on the first, the second is only told."""
+"""Names of the two targets: the count is chosen on the first, the second is only reported."""
 MEASURED = (accuracy(VALIDATION), VALIDATION, accuracy(TEST), TEST)
-"""What every training tells, in the order of `Removal`'s fields."""
+"""What is measured after every training, in the order of `Removal`'s fields."""
 
 Window = Literal["last", "all"]
-"""What is trained again: the last epoch from its checkpoint, or everything from the start."""
+"""What is retrained: the last epoch from its checkpoint, or all epochs from the start."""
 
 
 @checked_arguments
@@ -56,7 +56,7 @@ def cleanse(
     replay_config: ReplayConfig | None = None,
     progress: Progress | None = None,
 ) -> Curve:
-    """Train again without the worst examples by a score, without as many random ones, and with all; choose the count on validation data.
+    """Retrain without the worst examples by a score, without as many random ones, and with all; choose the count on validation data.
 
         curve = assay.cleanse("runs/digits", table["sgd_influence"])
         decision = assay.choose(table["sgd_influence"], policy="remove_worst", count=curve.best)
@@ -71,14 +71,14 @@ def cleanse(
             the score only ranks.
         retrain: `last` epoch from its checkpoint, or `all` from the beginning; by default the steps that the scores cover: `all` if their
             window is more than the last epoch, or if they predict a change of the target and have no window, else `last`.
-        draws: How many random removals of each count.
+        draws: Number of random removals for each count.
         chosen_by: Whether the best count has the least `loss` or the highest `accuracy` on the validation examples. Test examples
             are reported but never used for the choice.
         pool: Where trainings run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep the curve and every finished training in the run's folder, and take from there the trainings that an earlier call
             finished. Not with `loop`, since a later call cannot check that its loop is the same.
         loop: The `Loop` that describes your own training loop; not for runs with a plan.
-        targets: With `loop`: `{"validation": (inputs, labels), "test": (inputs, labels)}`, or Examples. A plan knows its own.
+        targets: With `loop`: `{"validation": (inputs, labels), "test": (inputs, labels)}`, or Examples. A plan has its own targets.
         replay_config: How far replayed parameters may differ from the recorded ones.
         progress: Receives each finished training.
 
@@ -168,7 +168,7 @@ def curve_for(
         pool, replay_config, progress: As `cleanse` takes them.
 
     Raises:
-        UsageError: Both curves are there and it is not said which, or examples have no score; or as `cleanse`.
+        UsageError: Both curves are saved and `retrain` does not say which, or examples have no score; or as `cleanse`.
         RunError: A curve is damaged.
     """
     run = run if isinstance(run, Run) else Run(run)
@@ -184,7 +184,7 @@ def curve_of(run: Run, scores: Scores, retrained: str | None = None, replay_conf
     """The kept curve of this very score of this very recording, by this version of assay; None if there is none.
 
     Raises:
-        UsageError: There are two, and it is not said which.
+        UsageError: There are two, and `retrained` does not say which.
         RunError: A curve is damaged.
     """
     tolerance = (replay_config or ReplayConfig()).identity.get("tolerance")
@@ -200,7 +200,7 @@ def curve_of(run: Run, scores: Scores, retrained: str | None = None, replay_conf
     }
     if len(found) > 1:
         raise UsageError(
-            f"{run.folder} holds a curve of {scores.title} with the last epoch trained again and one with everything; say which with "
+            f"{run.folder} holds a curve of {scores.title} with the last epoch retrained and one with all epochs; say which with "
             "--retrain last or all."
         )
     return next(iter(found.values()), None)

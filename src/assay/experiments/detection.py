@@ -16,14 +16,14 @@ from ..runs.run import Run
 from .plan import Plan, load_data
 
 INSPECTED = 0.2
-"""Part of the ranking within which `Detection.recovered` counts."""
+"""Fraction of the ranking within which `Detection.recovered` counts."""
 
 
 def check_dataset(run: Run, scores: Iterable[Scores], decision: Decision | None = None) -> None:
     """Refuse scores and decisions of another dataset than the run's, and a decision of another recording or of other scores.
 
     Raises:
-        Mismatch: The first that does not belong.
+        Mismatch: Names the first that does not belong.
     """
     scores = list(scores)
     parts = [(f"scores {one.title} are of", one.lineage, "score") for one in scores]

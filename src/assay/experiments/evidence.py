@@ -138,7 +138,7 @@ def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[T
 
 
 LOOP = "a loop"
-"""Stands for the fingerprint of a user's loop: what it computes cannot be told."""
+"""Stands for the fingerprint of a user's loop, whose computation cannot be identified."""
 
 Agreed = dict[Path, Agreement]
 """What is known of the examples of a loop within one call, by the folder of its run."""
@@ -163,12 +163,12 @@ def open_replay(
             texts: `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE` (a CSV of id and
             weight: a weighted mix of them). By default what the plan held out for validation.
         replay_config: How steps are replayed.
-        references: Parameters from elsewhere that `oti` may be asked for as its reference, by name: a model's state_dict each.
+        references: Parameters that `oti` may take as its reference, by name: a model's state_dict each.
         asked: Names of the targets that will be used, all by default; their examples are compared with the training examples.
         agreed: A dict that several calls share, so that only the first of them checks the loop's examples.
 
     Raises:
-        UsageError: No loop for a run without a plan, a loop for one with, a target that does not fit, a collate_fn that does not keep the
+        UsageError: No loop for a run without a plan, a loop for one with a plan, a target that does not fit, a collate_fn that does not keep the
             order of its items, or a model that draws at random in eval mode.
         Mismatch: The data, their order, their labels, the loader, the model or the losses are not those of the recording.
         MissingEvidence: The run kept no model.

@@ -62,9 +62,9 @@ class RetrainingGame:
             rows: What the learner sees of each.
             labels: Given class of each.
             classes: How many classes there are.
-            learner: What is trained.
+            learner: The learner to train.
             validation: Rows and labels of examples by which coalitions are valued.
-            seed: Of what the learner draws, with the coalition.
+            seed: Random seed of the learner's draws, together with the coalition.
 
         Raises:
             UsageError: Rows and labels do not fit.

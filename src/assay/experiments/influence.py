@@ -20,7 +20,7 @@ EXTREMES = 10
 MOST_POINTS = 2000
 """Examples of one comparison that are drawn."""
 SIGNED = (CHANGE, RANK_ONLY)
-"""Units of the scores that say on which side of 0 an example helps."""
+"""Units of the scores whose sign says whether an example helps."""
 
 Wrong = Callable[[Ids], Bool[Tensor, " examples"]]
 """Which of some examples have a wrong label; None stands for a truth that is not known."""

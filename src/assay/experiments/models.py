@@ -22,7 +22,7 @@ from .scorable import needs_training
 
 
 def members_of(run: Run) -> list[Run]:
-    """A run and those of the other models of its recording.
+    """A run and the runs of the other models of its recording.
 
     Raises:
         RunError: They are fewer than the plan says, or have fewer epochs.

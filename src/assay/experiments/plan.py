@@ -131,7 +131,7 @@ class Plan(pydantic.BaseModel):
         return options.join(value["name"], rest)
 
     def __init__(self, **settings: Any):
-        """Hold the settings to their types; `make` also holds them to their ranges and to each other.
+        """Check the types of the settings; `make` also checks their ranges and whether they go together.
 
         Raises:
             UnknownName: No setting has that name.
@@ -236,11 +236,11 @@ class Plan(pydantic.BaseModel):
 
     @functools.cached_property
     def live(self) -> tuple[AbstractMethod, ...]:
-        """The methods that run along.
+        """The methods that are computed during training.
 
         Raises:
             UnknownName: No such method or option.
-            UsageError: A method cannot run along, or is named twice.
+            UsageError: A method cannot be computed during training, or is named twice.
         """
         found = tuple(methods.parse(spec) for spec in self.record.live)
         check_live(found)
@@ -257,7 +257,7 @@ class Plan(pydantic.BaseModel):
         return None if self.select is None else parse_live(self.select)
 
     def load(self) -> "LoadedData":
-        """Read the data and plant what is to be planted.
+        """Read the data and plant the wrong labels.
 
         Raises:
             UsageError: A file is absent or damaged, or the planting does not fit the data.
@@ -282,7 +282,7 @@ class Plan(pydantic.BaseModel):
         return LoadedData(planted.examples, split.test, planted.true_labels, split.notes, validation)
 
     def build(self, loaded: "LoadedData", seed: int) -> nn.Module:
-        """The net with fresh weights.
+        """The net with new initial weights.
 
         Raises:
             UsageError: The net does not take these inputs.
@@ -293,7 +293,7 @@ class Plan(pydantic.BaseModel):
         """The random crop and flip that the recipe asks for; None for none.
 
         Raises:
-            UsageError: It asks for them on data that are no images.
+            UsageError: The recipe asks for them on data that are not images.
         """
         recipe = self.training
         if not recipe.crop and not recipe.flip:
@@ -316,7 +316,7 @@ class LoadedData:
         test: Examples to measure accuracy on.
         true_labels: True class of each training example, where it is known.
         notes: What the reader of the data had to decide, a sentence each.
-        validation: What the plan held out of the training examples, under the labels that were given; None if nothing.
+        validation: The examples that the plan held out of the training examples, under the labels that were given; None if nothing.
     """
 
     train: Examples
@@ -337,7 +337,7 @@ class LoadedData:
 
 
 def settings_in(path: str | Path) -> dict[str, Any]:
-    """What a TOML file says.
+    """The settings in a TOML file.
 
     Raises:
         UsageError: The file is absent or no TOML.

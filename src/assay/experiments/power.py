@@ -1,4 +1,4 @@
-"""How many seeds it takes to tell a difference."""
+"""How many seeds are needed to detect a difference."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ from .trials import arms, finished_trial, redrawn, run_of, trial_file
 
 @dataclasses.dataclass(frozen=True)
 class SeedsNeeded:
-    """How many seeds a difference takes.
+    """How many seeds are needed to detect a difference.
 
     Attributes:
         points: The difference, in percentage points of test accuracy.
@@ -45,10 +45,11 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
     """How many seeds `verify` needs to find a difference in test accuracy with a power of 80 %, by the paired t-test.
 
     The spread of a difference over seeds is that of the retrainings in the run's folder: of this decision, where there are 3 seeds or
-    more, else of all verdicts. The level is that of the first step of Holm's correction, at the decision's turn among those verified before.
+    more, else of all verdicts. The significance level is that of the first
+    step of Holm's correction, within the share of 5 % that falls to the decision after those verified before (see `verify`).
 
     Args:
-        decision: What is to be verified.
+        decision: The decision to verify.
         points: The difference, in percentage points of test accuracy, above 0.
         run: The run that it was made from; by default the one its lineage names.
         own: Whether it will be verified by a function of your own, whose retrainings only verdicts keep.

@@ -195,7 +195,7 @@ def untrained(plan: Plan, folder: str | Path) -> Run:
     Raises:
         UsageError: The plan cannot be carried out.
         OutputExists: `folder` holds something else.
-        Mismatch: It holds another plan, or other data.
+        Mismatch: `folder` holds another plan, or other data.
         NotWritten: The disk refuses.
     """
     if not isinstance(plan, Plan):

@@ -25,7 +25,7 @@ from .progress import Progress
 from .trials import TURN
 
 CHUNKS = 64
-"""In at most so many calls the trainings are sent out: enough for any machine's cores, few enough for one log each."""
+"""Largest number of calls in which trainings are sent out: enough for any machine's cores, few enough for one log each."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Trained:
 class Retraining:
     """A training that can be replayed many times.
 
-    As in `Replay.train_many`, trainings give the same bytes wherever `pool` runs them: each starts from the same state, at the
+    Set as `Replay.train_many`, it does the trainings wherever `pool` runs them, with the same bytes: each starts from the same state, at the
     recorded number of threads.
 
     Attributes:

@@ -32,7 +32,7 @@ def parents_of(
     replay_config: ReplayConfig | None,
     content: Mapping[str, str],
 ) -> dict[str, str]:
-    """Fingerprints of what a score or a decision is made of: the recording, the inputs if it looks at them, the target if there is one, a reference
+    """Fingerprints of what a score or a decision is made of: the recording, the inputs if it reads them, the target if there is one, a reference
     from elsewhere; the package of the method and learner, if it is not assay; and whatever else the values depend on."""
     parents = {"run": run.fingerprint}
     looked = inputs_asked(method)
@@ -57,7 +57,7 @@ def parents_of(
 
 
 def can_be_told(parents: Mapping[str, str]) -> bool:
-    """Whether two artefacts of these parents are of the same: not where nobody can tell what a user's function or loop computes."""
+    """Whether equal parents mean equal artefacts: not if a user's function or loop, which cannot be compared, is among them."""
     return not {FUNCTION, LOOP, UNKNOWN} & {*parents.values()}
 
 

@@ -72,8 +72,8 @@ def _arm(name: str, ids: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
 def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list[Arm]:
     """The three arms of one seed: the decision; the same actions on examples drawn at random; every example as given.
 
-    The random arm drops as many, weighs as many by the same weights, and relabels as many, each to another class than its given one,
-    drawn evenly from the classes that there are.
+    The random arm drops as many examples, gives as many the same weights, and relabels as many, each to another class than its given one,
+    drawn evenly from the classes that occur.
 
     Args:
         decision: The decision to verify.

@@ -48,7 +48,7 @@ def verify(
     """Retrain after the decision, after the same actions on random examples, and on all examples, over seeds; compare, paired by seed.
 
     Within a seed all arms start from the same weights and see the examples that they share in the same order. The random arm is drawn anew
-    for each seed, and so is the decision where a policy with a seed made it by scores that are at hand: `scores`, or those saved in the run.
+    for each seed, and so is a decision that a policy drew at random, if the scores that it used are available: in `scores`, or saved in the run.
 
     Significance is corrected for everything that was tested on the run: for both comparisons of the decision (Holm); for its place in
     the order of the decisions verified on the run, of which the k-th may spend 1 / (k (k + 1)) of the 5 % plus what the one before passed on
@@ -57,23 +57,23 @@ def verify(
     are kept in `verdicts/claims` of the run's folder, whether or not `save` is given.
 
     Args:
-        decision: What to verify.
+        decision: The decision to verify.
         run: The run that it was made from; by default the one its lineage names.
         scores: Scores whose ranking of wrong labels is compared with the truth.
         truth: Ids and true labels; by default those kept beside the run.
-        retrain: Your own training, for runs recorded in your own loop; by default the plan of the run is trained again. Called as
+        retrain: Your own training, for runs recorded in your own loop; by default the plan of the run is used. Called as
             `retrain(ids, labels, weights, seed)` with an `Ids`, the class to train each of these examples on (int64), the factor of each
-            one's loss (float64) and the seed; returns the accuracy on test examples, in 0..1.
+            example's loss (float64) and the seed; returns the accuracy on test examples, in 0..1.
         seeds: How many seeds, at least 2; with 2 nothing is called significant. They are not the run's own seed, with which the decision was
-            made. Fix the number before you look: more seeds for a decision that was looked at before make the interval narrower,
-            and call nothing significant that was not so before.
+            made. Fix the number before you see a result: more seeds for a decision that was verified before make the interval narrower, but
+            make nothing significant that was not so before.
         after: Number of seeds to skip, for instance those that were used before; new seeds make a new claim.
         detect: A difference in percentage points of test accuracy, above 0. The number of seeds that detects it with a power of 80 % is estimated
-            from retrainings that the run's folder holds, and said in the verdict; too few `seeds` are warned of.
+            from retrainings that the run's folder holds, and said in the verdict; too few `seeds` give a warning.
         pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
-            Not with `retrain`, whose results cannot be told from those of another function.
-        recompute: Train everything again, whatever finished retrainings the folder holds: nobody can tell a forged one from a real one.
+            Not with `retrain`, since a later call cannot check that its function is the same.
+        recompute: Do every retraining again, even those that the folder already holds: a forged result looks like a real one.
         progress: Receives each finished retraining.
 
     Raises:
