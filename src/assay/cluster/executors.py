@@ -52,7 +52,7 @@ class InlineExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. Nothing ever waits here, so there is nothing to cancel."""
+        """Refuse further calls; no call ever waits here, so there is nothing to cancel."""
         self._open = False
 
 
@@ -127,8 +127,8 @@ class Call:
 
     Attributes:
         name: Unique among the calls; the log is `NAME.log`. Letters, digits, dot, dash and underscore.
-        function: What to call.
-        args: With which arguments.
+        function: The function to call.
+        args: Its positional arguments.
     """
 
     name: str
@@ -147,8 +147,8 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
     `executor("processes")`.
 
     Args:
-        pool: Any executor, which stays the caller's to shut down.
-        calls: What to run.
+        pool: Any executor; the caller shuts it down.
+        calls: The calls to run.
         logs: Folder for one log per call: when it began, when it ended, the traceback if it failed.
 
     Raises:

@@ -33,7 +33,7 @@ _PAIRS = (("adult.data", "adult.test"), ("adult-training.csv", "adult-test.csv")
 
 @dataclasses.dataclass(frozen=True)
 class Adult(AbstractDataset):
-    """Ids are rows of the training file; the numbers of the test rows continue from there. Encoded as `table` says.
+    """Ids are rows of the training file; the numbers of the test rows continue from there. Columns are encoded as in `table`.
 
     Attributes:
         path: Folder of `adult.data` and `adult.test`, or of the same files named `adult-training.csv` and `adult-test.csv`.

@@ -199,7 +199,7 @@ def rows_by_id(path: str | pathlib.Path, ids: Ids) -> Tensor:
     `ids`.
 
     Raises:
-        UsageError: It cannot be read, or holds no row of finite numbers for each id.
+        UsageError: The file cannot be read, or holds no row of finite numbers for each id.
         Mismatch: An id is not in the file.
     """
     file = file_at(str(path))

@@ -22,12 +22,12 @@ from .splitting import held_out
 class Folder(AbstractDataset):
     """Ids are the paths below `path`, with `/`. Classes are the subfolders of the training part, sorted.
 
-    Every file at any depth below a class folder must be an image; names that begin with a dot are passed over.
+    Every file at any depth below a class folder must be an image; names that begin with a dot are skipped.
 
     Attributes:
         path: Holds `train/<class>/...` and `test/<class>/...`; or `<class>/...` if `test` is given.
         test: Fraction of every class that is set aside, drawn by id.
-        seed: Of that draw.
+        seed: Random seed of that draw.
         size: Height and width that all images are scaled to, whatever their proportions; without it all must be of one size.
         colours: `rgb` for three channels, `grey` for one; images are converted.
     """

@@ -58,10 +58,10 @@ class _Room:
     left: int
 
     def take(self, size: int) -> None:
-        """Have so many of them.
+        """Take this many bytes.
 
         Raises:
-            Foreign: There are not so many.
+            Foreign: Fewer are left.
         """
         self.left -= size
         if self.left < 0:
@@ -72,7 +72,7 @@ def content_of(body: bytes) -> Any:
     """What a pickle holds: dictionaries, lists, tuples, numbers, texts, bytes and arrays of numbers. Keys are texts, bytes or integers.
 
     Raises:
-        ValueError: It is damaged, holds anything else, or is far longer than its content needs.
+        ValueError: The pickle is damaged, holds anything else, or is far longer than its content needs.
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}

@@ -75,10 +75,10 @@ class Table(AbstractDataset):
         seed: Random seed of the draw of the test part.
         header: Whether the first row of a CSV names the columns; if not, their names are their positions.
         delimiter: What stands between the cells of a CSV: one character, or `tab`.
-        skip: How many lines at the top of a CSV are passed over, in both files.
-        comment: Lines of a CSV that begin with this text are passed over.
+        skip: How many lines at the top of a CSV are skipped, in both files.
+        comment: Lines of a CSV that begin with this text are skipped.
         missing: Texts that mean a missing cell, separated by `+`. An empty cell, a null and a NaN of Parquet always do.
-        on_missing: `encode` them as said above, or `refuse` them in columns that are used.
+        on_missing: `encode` them as described at the top of `data.table`, or `refuse` them in columns that are used.
         categorical: Columns of numbers to treat as categories (codes), names separated by `+`.
         drop: Columns that are not used as inputs, names separated by `+`.
         most_categories: Largest number of categories; a column with more is refused, as it is likely an identifier or free text.
@@ -156,19 +156,19 @@ def read_csv(
     comment: str = "",
     missing: Sequence[str] = ("?",),
 ) -> Cells:
-    """A CSV file (UTF-8, quotes doubled inside quotes) as text cells without surrounding spaces; blank lines are passed over.
+    """A CSV file (UTF-8, quotes doubled inside quotes) as text cells without surrounding spaces; blank lines are skipped.
 
     Args:
         path: The file.
         header: Whether the first row names the columns.
         columns: The names, for a file without header.
         delimiter: What stands between cells.
-        skip: Lines passed over at the top.
-        comment: Rows that begin with this are passed over; empty for none.
+        skip: Lines skipped at the top.
+        comment: Rows that begin with this are skipped; empty for none.
         missing: Texts that mean a missing cell.
 
     Raises:
-        UsageError: Unreadable, no rows, a row of another length than the others, or columns of one name; names the line.
+        UsageError: The file is unreadable or has no rows, a row differs in length from the others, or two columns have one name; names the line.
     """
     names = columns
     rows: list[Row] = []
@@ -208,7 +208,7 @@ def read_parquet(path: pathlib.Path, missing: Sequence[str] = ("?",)) -> Cells:
     """A Parquet file as text cells; numbers keep all their digits.
 
     Raises:
-        UsageError: Unreadable, no rows, or a column of lists, structures or bytes.
+        UsageError: The file is unreadable, or has no rows, or a column of lists, structures or bytes.
     """
     import pyarrow
     from pyarrow import parquet

@@ -40,10 +40,10 @@ def examples_from_dataset(
             `item=lambda row: (row["image"], row["label"])`.
         class_names: Names in the order of the class numbers; None for the attribute `classes` that torchvision's datasets
             have, else for the labels that occur.
-        mean: Of each channel of images in 0..1, as torchvision's `Normalize` takes it. Where the items have been normalised by it (their
+        mean: Mean of each channel of images in 0..1, as torchvision's `Normalize` takes it. Where the items have been normalised by it (their
             numbers lie outside 0..1, and within it once that is undone), they are stored without the normalisation, and `Examples.prepared`
             normalises them again. For other inputs, as in `examples_from_arrays`.
-        std: Goes with `mean`.
+        std: Standard deviation of each channel; required with `mean`.
 
     Raises:
         UsageError: No map-style dataset, an item that cannot be read or differs from the first in shape or type, or labels

@@ -1,4 +1,4 @@
-"""In which type a loop's model computes under torch.autocast: seen in the first forward pass of each epoch."""
+"""The type in which a loop's model computes under torch.autocast, noted in the first forward pass of each epoch."""
 
 from typing import Any
 
@@ -15,15 +15,15 @@ class CastWatch:
         """Get ready to look.
 
         Args:
-            model: What is called with the batches, without what is wrapped around it.
-            wrapped: The same, as the loop calls it.
+            model: The model without its wrappers.
+            wrapped: The model as the loop calls it.
         """
         self._model = None if any(compiled(layer) for layer in wrapped.modules()) else model
         self._found: dict[str, str] = {}
         self._hook: Any = None
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Watch the first forward pass of a new epoch."""
         self.end()
         self._found = {}
         if self._model is None:

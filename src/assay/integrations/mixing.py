@@ -20,8 +20,8 @@ def mixture_of(given: Tensor, batch: Tensor) -> str | None:
     mixup: given_i - batch_i = m (batch_j - batch_i) with 0 < m < 1. CutMix: each number of given_i is that of batch_i or of batch_j.
 
     Args:
-        given: (batch, ...), what the model was given.
-        batch: The same shape, as the loader gave it.
+        given: (batch, ...), the inputs that the model was given.
+        batch: Inputs of the same shape, as the loader gave them.
     """
     x, z = (part.detach().to("cpu", torch.float64).flatten(1) for part in (batch, given))
     found = {"mixup": 0, "CutMix": 0}
@@ -57,15 +57,15 @@ class MixtureWatch:
         """Get ready to look.
 
         Args:
-            model: What is called with the batches, without what is wrapped around it.
-            wrapped: The same, as the loop calls it.
+            model: The model without its wrappers.
+            wrapped: The model as the loop calls it.
         """
         self._model = model
         self._batches = 0 if any(compiled(layer) for layer in wrapped.modules()) else 2
         self._hook: Any = None
 
     def begin(self, batch: Any) -> None:
-        """The model is about to be given this batch."""
+        """Watch what the model is given; the loader has just given this batch."""
         self.end()
         if not self._batches:
             return
@@ -84,7 +84,7 @@ class MixtureWatch:
                     self._batches = 0
                     warnings.warn(
                         f"The model is given mixtures of two examples ({kinds[0]}), and recorder.batch one label for each, so what is recorded "
-                        "speaks of mixtures and not of examples. Record with view='eval', which looks at every example by itself.",
+                        "describes mixtures and not examples. Record with view='eval', which looks at every example by itself.",
                         stacklevel=2,
                     )
 

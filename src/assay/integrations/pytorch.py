@@ -47,14 +47,14 @@ from .mixing import MixtureWatch
 from .selecting import Selecting
 
 SELECTOR = "the live selector"
-"""By what name its state stands in the checkpoints."""
+"""Name of the state of a live selector in the checkpoints."""
 
 
 class Stateful(Protocol):
     """Anything with a state to save beside model and optimizer: a scheduler, a gradient scaler."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What to save."""
+        """The state to save."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
@@ -116,7 +116,7 @@ def record(
             a list of epochs (the newest is kept too, to resume from).
         live: Methods to compute during training: those that read epochs one by one, whose scores need no stored logits, and those that read steps,
             such as `liveval`. One that cannot go on stops with a warning; training and recording never end with it.
-        select: A live selector, such as `"infobatch:ratio=0.5"`, that chooses before each epoch on which examples it trains, and how much
+        select: A live selector, such as `"infobatch:ratio=0.5"`, that chooses the examples of each epoch before it begins, and how much
             their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order, and the loop calls
             backward on `recorder.weighted(losses).mean()`, with the loss of each example. Draws depend on `seed` (0 if it is None), epoch
             and id. The loader must have one batch size, a sampler that gives each example once, and `drop_last=False`.
@@ -130,7 +130,7 @@ def record(
         forward: For `view="eval"`: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)`.
         stateful: More objects to save and load with the checkpoints, such as `{"scheduler": scheduler}`. Step a scheduler where
             you like, also between epochs: an epoch is committed when the next one begins or the block ends.
-        about: What is being trained, in words, for the report.
+        about: Description of what is trained, for the report.
         resume: Go on with the run in `folder`, if there is one: model, optimizer and `stateful` are set to its last epoch.
             Loop over `range(recorder.epochs, total)`.
 
@@ -342,7 +342,7 @@ class LoopRecorder:
     """A recorder attached to one loop. Made by `record`.
 
     Attributes:
-        recorder: What writes the run.
+        recorder: The recorder that writes the run.
     """
 
     def __init__(
@@ -391,7 +391,7 @@ class LoopRecorder:
 
         Raises:
             UnknownName: No such method or option.
-            UsageError: It cannot run along, or training has begun.
+            UsageError: The method cannot be computed during training, or training has begun.
         """
         made = parse(method)
         if made.title not in self.alongside.titles:
@@ -454,7 +454,7 @@ class LoopRecorder:
 
         Raises:
             UsageError: The recorder is closed, a batch was not recorded, its rows are in another order than its items, the sampler gives no
-                positions, or the dataset gives a random stand-in for an item.
+                positions, or the dataset gives a random substitute for an item.
             NumericalError: A logit is NaN or infinite, or the weights at the end of the epoch before are.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
@@ -590,7 +590,7 @@ class LoopRecorder:
 
             loss = recorder.weighted(F.cross_entropy(logits, y, reduction="none")).mean()
 
-        The mean is over the size of the batch, whatever the weights. The selector is told the losses without weights.
+        The mean is over the size of the batch, whatever the weights. The selector receives the losses without weights.
 
         Args:
             losses: (batch,), of the forward pass before the update, with their gradient.
@@ -809,7 +809,7 @@ class Live:
         """The current score of each example.
 
         Raises:
-            MissingEvidence: It has seen too little yet, or cannot go on.
+            MissingEvidence: The method has seen too few epochs or steps yet, or cannot go on.
         """
         for scores in self._alongside.scores():
             if scores.title == self.title and len(scores):

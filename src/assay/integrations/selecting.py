@@ -1,4 +1,4 @@
-"""A live selector in a user's own loop: on which examples an epoch trains, how their losses are weighted, and what it is told of them."""
+"""A live selector in a user's own loop: on which examples an epoch trains, how their losses are weighted, and which losses it receives."""
 
 import dataclasses
 from typing import Any
@@ -44,7 +44,7 @@ class Selecting:
     """A live selector, its state, and the epoch that it chose.
 
     Attributes:
-        title: Of the selector.
+        title: Title of the selector.
         places: Which positions of the dataset the epoch trains on; written into before each.
     """
 
@@ -52,12 +52,12 @@ class Selecting:
         """Start the selector.
 
         Args:
-            selector: Which.
+            selector: The live selector.
             ids: The recorded examples.
             chosen: Position in the dataset of each of them.
             size: How many examples the dataset has.
             epochs: How many the loop trains in all.
-            seed: Of its draws.
+            seed: Random seed of its draws.
         """
         self.title = selector.title
         self.places = np.zeros(size, dtype=bool)
@@ -71,14 +71,14 @@ class Selecting:
         self._calls: list[Weighing] = []
 
     def begin(self, epoch: int, labels_known: bool) -> int:
-        """Choose an epoch's examples; how many they are.
+        """Choose an epoch's examples and return how many they are.
 
         Args:
-            epoch: Its number.
-            labels_known: Whether the labels of all examples are, or will be without training on them.
+            epoch: Number of the epoch.
+            labels_known: Whether the labels of all examples are known, or will be without training on them.
 
         Raises:
-            UsageError: The loop trains more epochs than it said, or the selection is none that can be trained on.
+            UsageError: The loop trains more epochs than it said, or no training is possible on the selection.
         """
         if epoch >= self._epochs:
             raise UsageError(
@@ -137,11 +137,11 @@ class Selecting:
         return made
 
     def stepped(self, number: int, moved: bool) -> None:
-        """Hold a batch that was trained on against its weights.
+        """Check that a batch was trained on with its weights.
 
         Args:
-            number: Of the batch.
-            moved: Whether the optimizer did.
+            number: Number of the batch.
+            moved: Whether the optimizer took a step.
 
         Raises:
             UsageError: Its losses were not weighted, or what was called backward on is no multiple of the sum of the weighted losses.
@@ -165,10 +165,10 @@ class Selecting:
             )
 
     def finish(self) -> None:
-        """The epoch is whole: tell the selector its losses.
+        """Give the selector the losses of the epoch, which is complete.
 
         Raises:
-            NumericalError: One is not finite.
+            NumericalError: A loss is not finite.
         """
         for number, (positions, losses) in enumerate(self._told):
             check_finite(losses, self._ids, positions, self._epoch, number)
@@ -177,7 +177,7 @@ class Selecting:
         self._told = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What the selector knows, for the checkpoints."""
+        """The state of the selector, for the checkpoints."""
         return {"epochs": self._epochs, "state": {name: value.clone() for name, value in self._state.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

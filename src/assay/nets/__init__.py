@@ -18,9 +18,9 @@ def build(net: str | AbstractNet, shape: tuple[int, ...], classes: int, seed: in
 
     Args:
         net: Name with options, or a net.
-        shape: Of one input: (channels, height, width) or (dims,).
+        shape: Shape of one input: (channels, height, width) or (dims,).
         classes: How many logits.
-        seed: Of the initial weights.
+        seed: Random seed of the initial weights.
 
     Raises:
         UnknownName: No such net or option.

@@ -26,7 +26,7 @@ class AbstractNet(abc.ABC):
         """The module, which maps (batch, *shape) to logits (batch, classes). Its initial weights come from torch's generator as it stands.
 
         Args:
-            shape: Of one input: (channels, height, width), or (dims,) where the net takes rows.
+            shape: Shape of one input: (channels, height, width), or (dims,) where the net takes rows.
             classes: How many logits, at least 2.
 
         Raises:

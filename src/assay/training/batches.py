@@ -60,7 +60,7 @@ def size_of(batch: Any) -> int:
     """How many examples stand in a batch: the length of its first tensor.
 
     Raises:
-        UsageError: It holds none.
+        UsageError: The batch holds no tensor.
     """
     sizes = (len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
     if (size := next(sizes, None)) is None:

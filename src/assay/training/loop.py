@@ -21,24 +21,24 @@ from .step import average, batch_loss, example_losses, optimizer_of, trainable, 
 
 @runtime_checkable
 class Observer(Protocol):
-    """Looks on while a model trains. Subclasses override what they want to see; the rest does nothing.
+    """Callbacks of a training. Subclasses override what they need; the rest does nothing.
 
     What an observer draws from torch's generator does not change the training.
     """
 
     def starts(self, state: TrainingState) -> None:
-        """Before the first epoch of a training that resumes nothing."""
+        """Called before the first epoch of a training that resumes nothing."""
 
     def epoch_begins(self, epoch: int) -> None:
-        """Before the first step of an epoch."""
+        """Called before the first step of an epoch."""
 
     def selected(self, selection: EpochSelection) -> None:
-        """What a live selector chose for the epoch that has begun."""
+        """Called with what a live selector chose for the epoch that has begun."""
 
     def batch(
         self, positions: Int[Tensor, " batch"], logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], rate: float
     ) -> None:
-        """After a training forward pass, before its update.
+        """Called after a training forward pass, before its update.
 
         Args:
             positions: Where the examples stand in `ids`, on the CPU.
@@ -48,10 +48,10 @@ class Observer(Protocol):
         """
 
     def step_begins(self, model: nn.Module) -> None:
-        """Before the forward pass of a step."""
+        """Called before the forward pass of a step."""
 
     def stepped(self, positions: Int[Tensor, " batch"], batch: Tensor, labels: Int[Tensor, " batch"], rate: float) -> None:
-        """After the update of a step.
+        """Called after the update of a step.
 
         Args:
             positions, labels, rate: As `batch`.
@@ -59,7 +59,7 @@ class Observer(Protocol):
         """
 
     def epoch_ends(self, epoch: int, model: nn.Module, state: TrainingState) -> None:
-        """After the last step of an epoch. `state` is a copy from which training can be resumed."""
+        """Called after the last step of an epoch. `state` is a copy from which training can be resumed."""
 
 
 def train(
@@ -86,12 +86,12 @@ def train(
     Args:
         inputs: One row per example; integer inputs (uint8 images) need `prepare`.
         labels: Given class of each example, integers (examples,).
-        ids: Which examples these are.
-        recipe: How to train.
+        ids: Ids of the examples.
+        recipe: Settings of the training.
         prepare: Turns a batch of inputs into what the net takes, on the training device.
         augment: Changes a batch before it is prepared: `augment(batch, keys, epoch=, step=)`, step counted within the epoch.
         weights: (examples,), factor of each example's loss; the divisor stays the size of the batch. None for 1.
-        observer: Sees every step and every epoch.
+        observer: Callbacks for every step and every epoch.
         resume: Go on after this state; the model's present weights are replaced.
         steps: Take exactly this many steps instead of the recipe's epochs, however few examples there are: as many passes over them as that
             takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `observer`, `resume`, `selector` or a horizon.

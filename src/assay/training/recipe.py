@@ -85,7 +85,7 @@ class Recipe:
         final_divisor: `one_cycle` ends at lr / divisor / final_divisor.
         clip: Largest norm of the gradient over all parameters; a longer gradient is scaled down to it (torch's clip_grad_norm_); None for
             no clipping.
-        ema: Decay of the running average of the parameters, which is then what the training ends with: the first step copies them,
+        ema: Decay of the running average of the parameters, which is then the final model: the first step copies them,
             each later one makes it ema * average + (1 - ema) * parameters (torch's AveragedModel with get_ema_multi_avg_fn). Running
             statistics are not averaged. None for no average.
         last_batch: A last batch that is not full: `keep` it, `drop` it, or cut the epoch into `even` batches.

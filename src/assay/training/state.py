@@ -77,7 +77,7 @@ def capture(
     """Copy the present state of a training run, torch's random state included.
 
     Args:
-        model, optimizer: Of the run.
+        model, optimizer: Model and optimizer of the training run.
         averages: The averaged parameters by name, if there are any.
         epochs, steps, recipe, ids: As in `TrainingState`.
 
