@@ -133,7 +133,7 @@ def test_comparisons_stand_under_their_target_with_their_numbers(tab):
 def test_cleansing_says_and_shows_what_was_chosen(tab, report):
     (curve,) = report.curves
     section = tab.locator("#cleansing")
-    assert curve.sentence in section.inner_text() and "exact, the last epoch trained again" in section.inner_text()
+    assert curve.sentence in section.inner_text() and "exact, the last epoch retrained" in section.inner_text()
     assert section.locator(".chart svg").count() == 2
     assert tab.locator("[data-spec=curve-0-test]").get_attribute("aria-label").endswith("a ring marks the count chosen, 10")
     section.locator("summary").click()

@@ -245,7 +245,7 @@ def test_a_seed_without_errors_takes_the_interval_and_not_the_law():
         whole = next(one for one in found.laws if one.arm == ALL)
         assert whole.low is None and found.notes[0].startswith("No interval of the exponent of all")
         # The first of four seeds chooses the points, the others test them.
-        assert any("No point is held against the law" in one for one in found.notes) == note
+        assert any("No point is compared with the power law" in one for one in found.notes) == note
         assert all(one.gain is None for one in found.frontiers) == note
 
 

@@ -1,4 +1,4 @@
-"""Which measure of difficulty is worth pruning by? The protocol of a training project (CSC413: VoG, EL2N, prediction depth), corrected.
+"""Which measure of difficulty is worth pruning by? The protocol of a course project (CSC413: VoG, EL2N, prediction depth), corrected.
 
 A part of the training examples (`initial_dataset_size`, here `sizes`) is ranked by difficulty, by models trained on it; percentages of it are
 kept; new nets are trained on them for as many steps as on everything.
@@ -78,12 +78,12 @@ def study_difficulty(
             with its options.
         sizes: Initial sizes of the dataset, as fractions.
         fractions: Fractions of each part to keep; 1 is always included.
-        seeds: Repetitions.
+        seeds: Number of repetitions.
         probe_epochs: Epochs of the recording that ranks examples by difficulty.
-        models: Models in a recording.
+        models: Number of models in a recording.
         checkpoint_interval: Number of epochs between the checkpoints that VoG reads.
         pd_layers: How many of the last layers prediction depth looks at; all if None.
-        pd_alpha: Fraction of the examples in which it looks for neighbours; all if None.
+        pd_alpha: Fraction of the examples in which prediction depth looks for neighbours; all if None.
         per_class: Keep the same fraction of every class.
         pool: Any `concurrent.futures.Executor`; by default this process.
         progress: Receives each finished recording and training.

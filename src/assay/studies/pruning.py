@@ -55,7 +55,7 @@ class Setup:
         metrics: Scores that measure difficulty, by title.
         sizes: Sizes of the parts of the data, as fractions of the training examples.
         fractions: Fractions of each part to keep; 1 is always included.
-        seeds: Repetitions, each with its own part of the data, scores, random choice and training.
+        seeds: Number of repetitions, each with its own part of the data, scores, random choice and training.
         per_class: Whether the same fraction of every class is kept.
         angles: Angles between probe and teacher in the theory, in degrees; empty for no theory.
 
@@ -144,7 +144,7 @@ def kept(
 
     Args:
         hardness: Larger is harder.
-        ids: Which examples these are.
+        ids: Ids of the examples.
         fraction: Fraction to keep, in 0..1; with `labels`, the same fraction of every class.
         arm: `hard` or `easy`.
         labels: Given class of each example, if classes are counted separately.
@@ -161,10 +161,10 @@ def kept(
 def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, progress: Progress | None = None) -> Study:
     """Do all recordings, scorings, prunings and trainings still due, and return the study; `written` saves it.
 
-    Recordings and trainings are kept in `folder` as they are finished, and taken from there when the same study is made again.
+    Recordings and trainings are kept in `folder` as they are finished, and reused when the same study is run again.
 
     Args:
-        setup: What to do.
+        setup: Settings of the study.
         folder: Where recordings and trainings are kept.
         pool: Where recordings and trainings run: any `concurrent.futures.Executor`; by default in this process.
         progress: Receives each finished recording and training.
@@ -243,7 +243,7 @@ def analysed(found: Study) -> Study:
     seeds = len(found.seeds)
     whole = _by_seed(found, _chosen(found, lambda one: one.arm == ALL))[_halves(seeds)[1]]
     if bool((whole <= 0).any()):
-        notes.append("No point is held against the law, because a training on everything made no test error at all.")
+        notes.append("No point is compared with the power law, because a training on everything made no test error at all.")
     if 1 < seeds < FEWEST:
         notes.append(
             f"{seeds} seeds cannot tell a difference from chance: nothing is called significant; give at least {FEWEST}."

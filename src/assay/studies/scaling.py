@@ -37,7 +37,7 @@ class Scale:
     Attributes:
         settings: Defaults for the plan of the final models.
         probe_epochs: Epochs of the recording that ranks examples by difficulty.
-        models: Models in a recording.
+        models: Number of models in a recording.
         metrics: Scores that measure difficulty.
         sizes, fractions, seeds: As `Setup`.
         angles: Angles of the theory, in degrees.
@@ -109,9 +109,9 @@ def study_scaling(
         metrics: Scores that measure difficulty, such as "el2n:at=5".
         sizes: Sizes of the parts of the data, as fractions of the training examples.
         fractions: Fractions of each part to keep; 1 is always included.
-        seeds: Repetitions.
+        seeds: Number of repetitions.
         probe_epochs: Epochs of the recording that ranks examples by difficulty.
-        models: Models in a recording.
+        models: Number of models in a recording.
         angles: Angles between probe and teacher in the theory, in degrees from 0 to below 90; none for no theory.
         per_class: Keep the same fraction of every class.
         pool: Any `concurrent.futures.Executor`; by default this process.
@@ -172,7 +172,7 @@ def titled(metrics: Any) -> tuple[str, ...]:
 
 
 def planned(preset: dict[str, Any], settings: dict[str, Any] | None) -> Plan:
-    """The plan of the final models: what a scale says, with what the user says put over it.
+    """The plan of the final models: the settings of a scale, overridden by the user's.
 
     Raises:
         UnknownName: No setting has that name.
