@@ -233,7 +233,7 @@ def theory(study: Study, angle: float) -> Spec:
         .encode(
             x=alt.X(
                 "alpha:Q",
-                title="kept examples by dimension",
+                title="kept examples / dimension",
                 scale=alt.Scale(type="log", nice=False),
                 axis=alt.Axis(values=[0.3, 0.5, 1, 2, 5, 10], format="~g"),
             ),
