@@ -61,12 +61,11 @@ def test_without_training_there_are_the_data_and_rows_from_outside(tmp_path, cap
     assert here(capsys, "score", folder, outside, "--inputs", f"e={tmp_path / 'rows.npy'}")[0] == 0
     assert not torch.equal(saved(folder, outside).values, before.values)
     code, _, err = here(capsys, "score", folder, "knn_disagreement:features=rows:other")
-    assert (
-        code == 2
-        and "looks at rows named 'other', which are neither given nor scored yet; give --inputs other=FILE" in sentence(err)
+    assert code == 2 and "reads rows named 'other', which are neither given nor scored yet; give --inputs other=FILE" in sentence(
+        err
     )
     code, _, err = here(capsys, "score", folder, data, "--inputs", f"e={tmp_path / 'rows.npy'}")
-    assert code == 2 and "No method looks at rows named 'e'" in sentence(err)
+    assert code == 2 and "No method reads rows named 'e'" in sentence(err)
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_embeddings_that_do_not_fit_are_refused(scored, tmp_path, capsys, make, 
 def test_inputs_for_a_method_that_reads_none_are_refused(recorded, tmp_path, capsys):
     np.save(tmp_path / "rows.npy", np.ones((397, 2)))
     found, _, err = here(capsys, "score", recorded, "cg_score", "--inputs", f"rows={tmp_path / 'rows.npy'}")
-    assert found == 2 and "No method looks at rows named 'rows'; score a method with features=rows:rows" in sentence(err)
+    assert found == 2 and "No method reads rows named 'rows'; score a method with features=rows:rows" in sentence(err)
     found, _, err = here(capsys, "score", recorded, "cg_score:inputs=rows", "--inputs", tmp_path / "rows.npy")
     assert found == 2 and "is not NAME=FILE" in sentence(err)
 

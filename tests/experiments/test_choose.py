@@ -220,7 +220,7 @@ def test_rows_from_outside_are_chosen_by(run):
     decision = choose(run, "k_center:keep=0.1,features=rows:mine", inputs={"mine": rows})
     assert decision.order == run.ids.take(farthest_first(rows, 39, run.ids.ranks)[0])
     assert decision.lineage.parents["inputs"] != choose(run, "k_center:keep=0.1").lineage.parents["inputs"]
-    with pytest.raises(MissingEvidence, match=r"looks at rows named 'mine', which are not given; give --inputs mine=FILE"):
+    with pytest.raises(MissingEvidence, match=r"reads rows named 'mine', which are not given; give --inputs mine=FILE"):
         choose(run, "k_center:keep=0.1,features=rows:mine")
 
 
@@ -263,9 +263,9 @@ def test_the_data_of_a_users_own_loop_are_looked_at_where_it_is_named(tmp_path, 
         (lambda run, by: choose(by, "k_center:keep=0.1"), "reads no score, so that aum would not be used"),
         (lambda run, by: choose(run, "top_k:keep=0.1"), "chooses by a score, and .* is a run; give one of its scores"),
         (lambda run, by: choose(run, "k_center:keep=0.1", run=run), "The run is given twice"),
-        (lambda run, by: choose(run, "k_center:keep=0.1", inputs={"x": torch.zeros(397, 2)}), "does not look at rows named 'x'"),
-        (lambda run, by: choose(by, "top_k:keep=0.1", inputs={"x": torch.zeros(397, 2)}), "does not look at rows named 'x'"),
-        (lambda run, by: choose(by, "top_k:keep=0.1", loop=own_loop()), "loop= is for policies that look at the data"),
+        (lambda run, by: choose(run, "k_center:keep=0.1", inputs={"x": torch.zeros(397, 2)}), "does not read rows named 'x'"),
+        (lambda run, by: choose(by, "top_k:keep=0.1", inputs={"x": torch.zeros(397, 2)}), "does not read rows named 'x'"),
+        (lambda run, by: choose(by, "top_k:keep=0.1", loop=own_loop()), "loop= is for policies that read the data"),
         (lambda run, by: choose(run, "k_center:keep=0.1", loop=own_loop()), "recorded by a plan, .*leave loop= out"),
         (
             lambda run, by: choose(run, "k_center:keep=0.1,features=rows:x", inputs={"x": torch.zeros(3, 2)}),

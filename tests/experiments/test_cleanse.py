@@ -239,7 +239,7 @@ def test_a_loop_of_ones_own_brings_its_own_targets(tmp_path):
         ({"targets": {**targets, "test": lambda model: model.out.weight.sum()}}, "as target 'test'"),
         ({"targets": {"validation": half[0], "test": half[0]}}, "validation examples are the test examples"),
         ({"loop": None}, r"give cleanse\(\.\.\., loop="),
-        ({"save": True}, "cannot tell your loop from another"),
+        ({"save": True}, "does not go with loop=, since a later call"),
     ]
     for given, words in wrong:
         with pytest.raises(UsageError, match=words):

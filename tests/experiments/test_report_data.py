@@ -202,7 +202,7 @@ def test_the_most_harmful_and_helpful_are_among_the_shown(large):
     assert list(one.harmful.ids) == by_id[:10] and list(one.helpful.ids) == by_id[-1:-11:-1]
     assert set(one.harmful.ids) | set(one.helpful.ids) == set(list(made.shown.ids)[:20])
     assert made.picked == (
-        "the 20 that harm or help most by a score that tells harm from help, the 30 that rank first "
+        "the 20 that harm or help most by a score whose sign separates harm from help, the 30 that rank first "
         "when each method in turn names its most suspect or hardest, and 50 drawn at random from the rest."
     )
     few = report_data(large, {"mine": mine}, most=7)

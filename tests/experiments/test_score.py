@@ -363,7 +363,7 @@ def test_of_a_plan_without_validation_what_asks_for_it_is_left_out_in_words_that
         ({"replay_config": ReplayConfig(tolerance=0.1)}, "replay_config= is for methods that replay the training; aum"),
         ({"pool": ThreadPoolExecutor(1)}, "pool= is for loo, which trains without each example"),
         ({"references": {"mine": {}}}, "No method asks for the reference 'mine'"),
-        ({"inputs": {"mine": torch.zeros(397, 2)}}, "No method looks at rows named 'mine'"),
+        ({"inputs": {"mine": torch.zeros(397, 2)}}, "No method reads rows named 'mine'"),
         ({"recompute": True}, "recompute=True goes with save=True"),
     ],
 )

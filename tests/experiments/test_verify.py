@@ -386,7 +386,7 @@ def test_a_loop_of_ones_own_is_verified_by_a_function_of_ones_own(tmp_path):
     assert calls == [(*sizes, seed) for seed in (6, 7) for sizes in [(357, 357, 357.0)] * 2 + [(397, 397, 397.0)]]
     assert verdict.plan == {"retrain": "retrain"} and verdict.comparisons[1].effect == pytest.approx(-0.04)
     assert verdict.outcomes[0].loss is None and len(told.words) == 7
-    with pytest.raises(UsageError, match="save=True cannot tell your retrain function"):
+    with pytest.raises(UsageError, match="save=True does not go with retrain="):
         verify(decision, run=run, retrain=retrain, seeds=2, save=True)
 
 

@@ -446,7 +446,7 @@ def test_batches_of_an_epoch_that_was_left_cannot_be_gone_on_with(tmp_path):
         recorder.batch(model(x), y)
         with pytest.warns(UserWarning, match="was left after 1 batches"):
             steps(recorder, model)
-        with pytest.raises(UsageError, match="Epoch 0 was left, and its batches cannot be gone on with"):
+        with pytest.raises(UsageError, match="Epoch 0 was left, and its batches cannot be continued"):
             next(old)
     assert Run(tmp_path).epochs == 1
 

@@ -147,7 +147,7 @@ def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None
         scores = [text for text in (score, *more) if text and text not in policies]
         if policy is not None or len(policies) != 1 or len(scores) != 1:
             raise UsageError(
-                f"{' '.join(more)} is too much: one score is chosen by, and one policy; assay choose {run} SCORE --policy POLICY."
+                f"{' '.join(more)} is too much: give one score and one policy, as in assay choose {run} SCORE --policy POLICY."
             )
         if find(policies[0].partition(":")[0].strip()).needs_score:
             raise UsageError(f"A policy goes behind --policy: assay choose {run} {scores[0]} --policy {policies[0]}{flags}.")

@@ -102,7 +102,7 @@ def cleanse_(
         say(words)
     elif curve.misled:
         say(
-            f"The test examples do not bear this count out; look at the first ones before anything is dropped: assay report {run}"
+            f"The test examples do not confirm this count; look at the first examples before anything is dropped: assay report {run}"
         )
     elif curve.best:
         allowing = f" --tolerance {tolerance:g}" if tolerance else ""
@@ -121,7 +121,7 @@ def show_curve(curve: "Curve") -> None:
         rows.append((f"{count:,}", f"random x {len(drawn)}", *(spread(drawn, field) for field in fields)))
     columns = ("removed", "which", *(field.replace("_", " ") for field in fields))
     trained = "the last epoch" if curve.retrained == "last" else "everything"
-    show_table(f"Trained {trained} again without the worst by {curve.scores}", columns, rows, right=("removed", *columns[2:]))
+    show_table(f"Retrained {trained} without the worst by {curve.scores}", columns, rows, right=("removed", *columns[2:]))
     if any(len(curve.random(count)) > 1 for count in curve.counts):
         say("±: half of the range over the random removals, which is no interval of their mean.")
 

@@ -157,10 +157,10 @@ def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mappin
     """
     if unread := [name for name in inputs if name not in inputs_asked(policy)]:
         raise UsageError(
-            f"{policy.title} does not look at rows named {unread[0]!r}; choose by k_center:features=rows:{unread[0]}, or leave them out."
+            f"{policy.title} does not read rows named {unread[0]!r}; choose by k_center:features=rows:{unread[0]}, or leave them out."
         )
     if loop is not None and not looks_at_inputs(policy) and not replayed(policy):
-        raise UsageError(f"loop= is for policies that look at the data; {policy.title} does not. Leave it out.")
+        raise UsageError(f"loop= is for policies that read the data; {policy.title} does not. Leave it out.")
 
 
 def _looked_at(
@@ -187,7 +187,7 @@ def _looked_at(
             seen[name], content[name] = data_of(run, loop, agreed)
         elif name not in inputs:
             raise MissingEvidence(
-                f"{policy.title} looks at rows named {name!r}, which are not given; give --inputs {name}=FILE (in Python "
+                f"{policy.title} reads rows named {name!r}, which are not given; give --inputs {name}=FILE (in Python "
                 f"inputs={{{name!r}: rows}})."
             )
         else:

@@ -261,10 +261,10 @@ def _check(retrain: str, draws: int, chosen_by: str, save: bool, loop: Loop | No
     if chosen_by not in ("loss", "accuracy"):
         raise UsageError(f"chosen_by={chosen_by!r} is neither 'loss' nor 'accuracy', of the validation examples.")
     if draws < 1:
-        raise UsageError(f"draws={draws} leaves nothing to hold the worst against; give at least 1.")
+        raise UsageError(f"draws={draws} leaves no random removals to compare the worst with; give at least 1.")
     if save and loop is not None:
         raise UsageError(
-            "save=True cannot tell your loop from another one later; leave it out, and save the curve with save_curve."
+            "save=True does not go with loop=, since a later call cannot check that its loop is the same; leave it out, and save the curve with save_curve."
         )
 
 

@@ -57,7 +57,7 @@ def mean_of(scores: Sequence[Scores]) -> Scores:
     if any(one.ids != first.ids for one in scores):
         common = np.all([np.isin(first.ids.values, one.ids.values) for one in scores], axis=0)
         if not common.any():
-            raise Mismatch(f"No example is spoken of by all {len(scores)} models of {first.title}; score another window.")
+            raise Mismatch(f"No example is covered by all {len(scores)} models of {first.title}; score another window.")
         ids, everyone = first.ids.take(common), Ids([*first.ids, *first.unscored])
         unscored = everyone.take(~np.isin(everyone.values, ids.values))
         scores = [_only(one, ids, unscored) for one in scores]

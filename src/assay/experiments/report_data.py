@@ -186,7 +186,7 @@ def _picked(
         f"{f'{first:,} of ' if first < len(touched) else ''}the {len(touched):,} that the decision {'keeps, in its order' if taken else 'touches'}"
         if first
         else "",
-        f"the {extreme:,}{' more' if first else ''} that harm or help most by a score that tells harm from help"
+        f"the {extreme:,}{' more' if first else ''} that harm or help most by a score whose sign separates harm from help"
         if extreme
         else "",
         f"the {suspects:,}{' more' if first else ''} that rank first when each method in turn names its most suspect or hardest"

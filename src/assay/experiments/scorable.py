@@ -120,7 +120,7 @@ def check_read(
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
     if unread := [name for name in inputs if name not in {asked for one in wanted for asked in inputs_asked(one)}]:
         raise UsageError(
-            f"No method looks at rows named {unread[0]!r}; score a method with features=rows:{unread[0]}, such as "
+            f"No method reads rows named {unread[0]!r}; score a method with features=rows:{unread[0]}, such as "
             f"cg_score:features=rows:{unread[0]}, or leave them out."
         )
     if loop is not None and not retaken and not any(map(looks_at_inputs, wanted)):

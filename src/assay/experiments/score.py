@@ -192,7 +192,7 @@ def served(
     run = run if isinstance(run, Run) else Run(run)
     wanted, left_out = _wanted(run, methods)
     if left_out and not wanted:
-        raise MissingEvidence(f"{run.folder} serves no method with its default options: {next(iter(left_out.values()))}")
+        raise MissingEvidence(f"{run.folder} allows no method with its default options: {next(iter(left_out.values()))}")
     check_wanted(wanted)
     check_read(run, wanted, loop, targets, replay_config, references or {}, inputs or {}, pool, recompute and not save)
     if not run.epochs:
@@ -219,7 +219,7 @@ def served(
         for name in inputs_asked(one):
             if name not in seen:
                 raise UsageError(
-                    f"{one.title} looks at rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
+                    f"{one.title} reads rows named {name!r}, which are neither given nor scored yet; give --inputs {name}=FILE "
                     f"(in Python inputs={{{name!r}: rows}})."
                 )
     if joined:

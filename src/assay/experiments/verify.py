@@ -90,7 +90,9 @@ def verify(
     if after < 0:
         raise UsageError(f"after={after} leaves out less than no seed; give 0 or more.")
     if save and retrain is not None:
-        raise UsageError("save=True cannot tell your retrain function from another one later; leave it out.")
+        raise UsageError(
+            "save=True does not go with retrain=, since a later call cannot check that its function is the same; leave it out."
+        )
     began = time.perf_counter()
     opened = run_of(decision, run)
     if seeds >= FEWEST:

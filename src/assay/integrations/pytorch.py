@@ -503,7 +503,7 @@ class LoopRecorder:
                 return
             if self._open is not epoch:
                 raise UsageError(
-                    f"Epoch {index} was left, and its batches cannot be gone on with; loop over recorder.epoch() anew."
+                    f"Epoch {index} was left, and its batches cannot be continued; loop over recorder.epoch() again."
                 )
             self._take_in(epoch)
         self._finish(epoch)

@@ -82,7 +82,7 @@ class Selecting:
         """
         if epoch >= self._epochs:
             raise UsageError(
-                f"select={self.title} was told of epochs={self._epochs}, and epoch {epoch} begins; record with epochs= as many as the loop trains "
+                f"select={self.title} was given epochs={self._epochs}, and epoch {epoch} begins; record with epochs= as many as the loop trains "
                 "in all, counted from the first one."
             )
         choice = self._selector.select_epoch(self._state, self._ids, epoch, self._epochs, self._seed)
