@@ -26,7 +26,7 @@ def _block(before: int, after: int) -> list[nn.Module]:
 class BlockConv(AbstractNet):
     """Three blocks of (Conv, BatchNorm, GELU) twice and MaxPool, global average pooling, then one linear layer.
 
-    `widths` are the channels by block. Of the small nets that were tried on CIFAR-10 it has the highest test accuracy after ten epochs.
+    `widths` are the channels by block. Meant for CIFAR-10 in about ten epochs.
     """
 
     name: ClassVar[str] = "block_conv"
