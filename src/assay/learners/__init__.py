@@ -1,4 +1,4 @@
-"""One file per learner, which games train. `catalogue()` finds them and those of other packages; nothing is registered."""
+"""One file per learner: a classifier that a game trains on subsets of the examples. `catalogue()` finds ours and those of other packages."""
 
 from ..core import options
 from ..core.catalogue import Catalogue
@@ -12,14 +12,14 @@ DOTTED = "sklearn."
 
 
 def parse(spec: str | AbstractLearner) -> AbstractLearner:
-    """The learner that `"name"` or `"name:option=value+option=value"` asks for; a learner is passed through.
+    """The learner that `"name"` or `"name:option=value+option=value"` describes; a learner object is returned as it is.
 
-    Options are joined by `+`, because a learner is an option of a method, whose own are joined by commas. `sklearn.MODULE.CLASS` is any
-    classifier of scikit-learn, with the parameters of its constructor as options.
+    Options are joined by `+`, because a learner is itself an option of a method, and a method's options are joined by commas. `sklearn.MODULE.CLASS`
+    is any classifier of scikit-learn, with the parameters of its constructor as options.
 
     Raises:
         UnknownName: No such learner or option.
-        UsageError: A value that the option does not take.
+        UsageError: An option does not take the given value.
     """
     if isinstance(spec, AbstractLearner):
         return spec

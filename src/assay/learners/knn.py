@@ -15,7 +15,7 @@ PAIRS = 2**22
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Training examples that vote."""
+    """A fitted k-nearest-neighbour classifier: the training examples that vote."""
 
     rows: Float64[Tensor, "examples dims"]
     votes: Float64[Tensor, "examples classes"]
@@ -23,7 +23,7 @@ class Neighbours:
     remarks: tuple[str, ...] = ()
 
     def predict_probs(self, rows: Float[Tensor, "queries dims"]) -> Float64[Tensor, "queries classes"]:
-        """Share of each class among the k nearest; equally near ones share the places that are left."""
+        """Share of each class among the k training examples nearest to each row; examples as far away as the k-th share the places that are left."""
         weights, parts = self.votes.sum(1), []
         for part in rows.to(torch.float64).split(max(1, PAIRS // len(self.rows))):
             # Without the product of matrices, by whose rounding equal rows would not be equally near.
@@ -41,7 +41,7 @@ class Neighbours:
 
 @dataclasses.dataclass(frozen=True)
 class KNN(AbstractLearner):
-    """Share of each class among the k nearest training examples, by Euclidean distance; of all, where there are fewer than k.
+    """Share of each class among the k nearest training examples, by Euclidean distance; among all of them where there are fewer than k.
 
     Args:
         k: How many neighbours; an example of weight 2 counts as two.

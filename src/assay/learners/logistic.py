@@ -16,14 +16,14 @@ default leaves some percent."""
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scaled:
-    """A classifier of standardised rows."""
+    """A fitted classifier that standardises its input rows first."""
 
     scale: Scale
     inner: Wrapped
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """Those of the classifier."""
+        """The remarks of the classifier inside."""
         return self.inner.remarks
 
     def predict_probs(self, rows: Float[Tensor, "queries dims"]) -> Float64[Tensor, "queries classes"]:
@@ -36,8 +36,8 @@ class Logistic(AbstractLearner):
     """scikit-learn's logistic regression (Newton steps by conjugate gradients) with an L2 penalty, on columns standardised by the training rows.
 
     Args:
-        c: Inverse of the penalty: the sum of the losses counts c times, beside half of the squared weights.
-        iterations: The most Newton steps; one that stops before it converged says so.
+        c: Inverse strength of the penalty: the objective is c times the sum of the losses plus half the sum of the squared weights.
+        iterations: Largest number of Newton steps; a fit that stops before it has converged says so.
     """
 
     c: float = 1.0

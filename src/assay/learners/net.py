@@ -19,7 +19,7 @@ def _outputs(params: list[Tensor], rows: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layers:
-    """One hidden layer."""
+    """A fitted net with one hidden layer."""
 
     scale: Scale
     params: list[Tensor]
@@ -37,7 +37,7 @@ class Net(AbstractLearner):
 
     Args:
         width: Units of the hidden layer.
-        steps: Of Adam.
+        steps: Number of steps of Adam.
         rate: Learning rate.
     """
 

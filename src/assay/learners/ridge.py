@@ -12,7 +12,7 @@ from ..core.learner import AbstractLearner, Fitted, Scale
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Linear:
-    """Linear outputs as probabilities: below 0 is 0, and each row is divided by its sum."""
+    """A fitted linear model whose outputs become probabilities: negative outputs are set to 0, and each row is divided by its sum."""
 
     scale: Scale
     weight: Float64[Tensor, "dims classes"]
@@ -20,7 +20,7 @@ class Linear:
     remarks: tuple[str, ...] = ()
 
     def predict_probs(self, rows: Float[Tensor, "queries dims"]) -> Float64[Tensor, "queries classes"]:
-        """The outputs add up to 1 before what is below 0 is cut off, so that some are above 0."""
+        """Class probabilities. The outputs of a row sum to 1 before negative ones are set to 0, so that at least one is above 0."""
         outputs = (self.scale(rows) @ self.weight + self.bias).clamp(min=0)
         return outputs / outputs.sum(1, keepdim=True)
 
@@ -30,7 +30,7 @@ class Ridge(AbstractLearner):
     """Least squares on the classes as 0 and 1, with an intercept, on standardised columns: min |XW + b - Y|^2 + penalty |W|^2.
 
     Args:
-        penalty: Of the squared weights, above 0.
+        penalty: Factor of the sum of the squared weights; above 0.
     """
 
     penalty: float = 1.0

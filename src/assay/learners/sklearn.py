@@ -36,7 +36,7 @@ class Wrapped:
     remarks: tuple[str, ...] = ()
 
     def predict_probs(self, rows: Float[Tensor, "queries dims"]) -> Float64[Tensor, "queries classes"]:
-        """Its `predict_proba`; of an estimator without one, 1 for the class that it predicts.
+        """The estimator's `predict_proba`; if it has none, 1 for the class that it predicts and 0 for the others.
 
         Raises:
             NumericalError: The estimator failed on these rows.
@@ -64,13 +64,13 @@ def fitted(
     weights: Float64[Tensor, " examples"],
     weighted: bool = False,
 ) -> Wrapped:
-    """An estimator trained on each example as often as its weight says.
+    """The estimator, trained on each example as often as the example's weight says.
 
-    Whole weights become repeated rows, which is what a weight means, whatever the estimator makes of `sample_weight`; with `weighted`, they are
-    known to be the same to it.
+    Whole-number weights become repeated rows, which is what a weight means here, whatever the estimator does with `sample_weight`; other weights are
+    passed as `sample_weight`. With `weighted` all are, because the estimator is known to treat them like repeated rows.
 
     Raises:
-        UsageError: A weight is no whole number and the estimator takes no weights, or it does not take its own parameters.
+        UsageError: A weight is no whole number and the estimator takes no weights, or it refuses the parameters that it was given.
         NumericalError: The training failed.
     """
     from sklearn.utils.validation import has_fit_parameter
@@ -109,7 +109,7 @@ class Sklearn(AbstractLearner):
     """A classifier of scikit-learn with any parameters that are numbers, texts, true, false or none.
 
     Args:
-        estimator: Its dotted name, such as `sklearn.ensemble.RandomForestClassifier`.
+        estimator: Dotted name of the class, such as `sklearn.ensemble.RandomForestClassifier`.
         settings: Parameters of its constructor, `name=value` joined by `+`. `random_state` is the seed of each training.
     """
 
@@ -162,7 +162,7 @@ class Sklearn(AbstractLearner):
 
     @property
     def title(self) -> str:
-        """As it is given: `sklearn.tree.DecisionTreeClassifier:max_depth=3`."""
+        """Name and options as they were given: `sklearn.tree.DecisionTreeClassifier:max_depth=3`."""
         return self.estimator + (f":{self.settings}" if self.settings else "")
 
     def train(

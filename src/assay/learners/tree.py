@@ -1,4 +1,4 @@
-"""A decision tree, grown to the end by default."""
+"""A decision tree, by default grown without a limit of depth."""
 
 import dataclasses
 from typing import ClassVar
@@ -12,11 +12,11 @@ from .sklearn import fitted
 
 @dataclasses.dataclass(frozen=True)
 class Tree(AbstractLearner):
-    """scikit-learn's decision tree by Gini impurity. Which of equally good splits is taken, the seed decides.
+    """scikit-learn's decision tree by Gini impurity. The seed decides which of several equally good splits is taken.
 
     Args:
-        depth: The most splits on the way to a leaf; none for as many as it takes.
-        leaf: The fewest examples of a leaf, each counted as often as its weight says.
+        depth: Largest number of splits on the way to a leaf; none for no limit.
+        leaf: Smallest number of examples in a leaf, each counted as often as its weight says.
     """
 
     depth: int | None = None

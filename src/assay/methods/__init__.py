@@ -1,4 +1,4 @@
-"""One file per scoring method. `catalogue()` finds them and those of other packages; nothing is registered."""
+"""One file per scoring method. `catalogue()` finds ours and those of other packages."""
 
 from ..core.catalogue import Catalogue
 from ..core.method import AbstractMethod

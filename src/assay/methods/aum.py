@@ -1,6 +1,8 @@
 r"""AUM: area under the margin.
 
 $$ \mathrm{AUM}_i = \frac1T \sum_{t=0}^{T-1} \Bigl( z_{t,i,y_i} - \max_{c \ne y_i} z_{t,i,c} \Bigr) $$
+
+with $z$ the logits, $y_i$ the given label and $T$ the number of epochs.
 """
 
 import dataclasses
@@ -20,13 +22,13 @@ from ..maths.margins import label_margin
 
 
 def aum(logits: Float[Tensor, "epochs examples classes"], labels: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
-    """Mean over epochs of the margin of the given label, in logits; 0 is a tie, below 0 the model resists the label.
+    """Mean over epochs of the margin of the given label, in logits. At 0 the label ties with the best other class; below 0 the model resists it.
 
     Returns:
         One per example, in logits.
 
     Raises:
-        UsageError: A label is no class.
+        UsageError: A label is not the number of a class.
     """
     return label_margin(logits, checked_labels(labels, logits.shape[-1])).mean(0)
 
@@ -54,12 +56,12 @@ class AUM(AbstractMeanMethod):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """That of what is subtracted."""
+        """The unit of the two numbers whose difference is the margin: logits or probabilities."""
         return "logits" if self.form == "logits" else "probability"
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """The margins of the logits, or what the margin of the probabilities is made of."""
+        """The facts read: the margins of the logits, or those from which the margin of the probabilities is computed."""
         if self.form == "logits":
             return frozenset({Need.MARGINS})
         return frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT})

@@ -1,4 +1,4 @@
-r"""CG-score: the complexity gap, what one example adds to the complexity of fitting the labels. Needs no training.
+r"""CG-score: the complexity gap, what one example adds to the complexity of fitting the labels y (+1 or -1) from the inputs x. Needs no training.
 
 $$ \mathrm{CG}_i = y^\top H^{-1} y - y_{-i}^\top H_{-i}^{-1} y_{-i} = \frac{u_i^2}{D_i}, \qquad u = H^{-1} y,\quad D = \operatorname{diag}(H^{-1}),
    \quad H_{ij} = \frac{g_{ij} (\pi - \arccos g_{ij})}{2\pi},\quad g_{ij} = \frac{\langle x_i, x_j \rangle}{\|x_i\| \|x_j\|} $$
@@ -41,7 +41,7 @@ RESIDUAL = 1e-4
 UNSOLVED = 0.5
 """A residual above which an iteration has not come far enough to be silent about it."""
 SAMPLE = 2000
-"""Rows on which an approximation is held against the exact score."""
+"""Rows on which an approximation is compared with the exact score."""
 SMALLEST_PART = 0.1
 """No entry of an estimated diag(H^-1) is taken to be smaller than this part of their median."""
 
@@ -51,22 +51,22 @@ def cg_score(
     signs: Float[Tensor, " examples"] | Float[Tensor, "examples columns"],
     jitter: float = 0.0,
 ) -> Float[Tensor, " examples"] | Float[Tensor, "examples columns"]:
-    """What each example adds to y' (H + jitter I)^-1 y; in float64, at least 0, no unit, large where labels are irregular.
+    """The part of y' (H + jitter I)^-1 y that each example adds; in float64, at least 0, no unit, large where labels are irregular.
 
-    The same for -y, for inputs stretched row by row, and for inputs turned by a rotation; not for inputs with something subtracted.
+    The score does not change if y becomes -y, if rows are multiplied by positive factors, or if all inputs are rotated; it does change if something,
+    such as the mean, is subtracted from the inputs.
 
     Args:
-        inputs: One per row, flattened.
+        inputs: One input per row, flattened.
         signs: The label of each, +1 or -1; several columns share one factorisation.
-        jitter: Added to the diagonal of H. Without, rows that point the same way under the same signs are one row to the kernel, and
-            leaving one of them out is worth 0.
+        jitter: Added to the diagonal of H. With 0, rows that point the same way and have the same sign count as one row of the kernel, and leaving
+            one of them out is worth 0.
 
     Returns:
         Of the shape of `signs`.
 
     Raises:
-        ValueError: An input is all zeros, a sign is not +1 or -1, or H has no inverse, as where rows point the same way under other
-            signs.
+        ValueError: An input is all zeros, a sign is not +1 or -1, or H has no inverse, as where rows point the same way but have different signs.
 
     Source: Nohyun, Choi and Chung 2023; the closed form is that of the block inverse.
     """
@@ -79,16 +79,15 @@ def terms(
     signs: Float[Tensor, " examples"] | Float[Tensor, "examples columns"],
     jitter: float = 0.0,
 ) -> dict[str, Tensor]:
-    """The score `cg` and what it is made of, each of the shape of `signs`: cg = a2 + 2 ab + b2.
+    """The score `cg` and its terms a2, ab and b2, each of the shape of `signs`: cg = a2 + 2 ab + b2.
 
-    a2 = (u - y D)^2 / D of the others' labels alone, ab = y (u - y D) of both, b2 = D of the example alone.
+    a2 = (u - y D)^2 / D comes from the others' labels alone, ab = y (u - y D) from theirs and the example's own, b2 = D from the example alone.
 
     Returns:
         By the name of the term: cg, a2, ab and b2.
 
     Raises:
-        ValueError: As `cg_score`; also where rows point the same way under the same signs, whose terms grow without bound as the
-            jitter goes to 0.
+        ValueError: As `cg_score`; also where rows point the same way and have the same sign, whose terms grow without bound as the jitter goes to 0.
     """
     rows, columns = _checked(inputs, signs, jitter)
     return {name: _values(name, rows, columns, jitter)[0].reshape(signs.shape) for name in TERMS}
@@ -101,12 +100,12 @@ def by_class(
     term: Term = "cg",
     jitter: float = 0.0,
 ) -> Float[Tensor, " examples"]:
-    """Each class against rows that were drawn for it: one repetition of the paper's protocol for several classes.
+    """Scores of each class against rows of other classes that were drawn for it: one repetition of the paper's protocol for several classes.
 
     Args:
-        inputs: One per row.
+        inputs: One input per row.
         labels: Class of each.
-        negatives: For each class that occurs, from the smallest on, which rows of others stand against it.
+        negatives: For each class that occurs, in ascending order, the rows of other classes that it is scored against.
         term: The score, or one of its terms.
         jitter: As `cg_score`.
 
@@ -114,7 +113,7 @@ def by_class(
         One per row, in the order of the rows.
 
     Raises:
-        ValueError: As `cg_score`, or not one set of rows for each class, or with rows of the class itself.
+        ValueError: As `cg_score`; also if `negatives` does not have one set of rows for each class, or a set has rows of the class itself.
     """
     found = torch.empty(len(labels), dtype=torch.float64)
     for one, drawn in zip(labels.unique(), negatives, strict=True):
@@ -192,24 +191,24 @@ class CGScore(AbstractMethod):
     """High CG marks examples whose label the others do not explain: wrong labels and irregular examples.
 
     Args:
-        inputs: The same as `features=rows:NAME`, by its name alone, under which older scores were saved.
-        features: What the kernel is of: `inputs`, the data themselves; `rows:NAME` given from outside, such as embeddings (`--inputs
-            NAME=FILE`); or what a kept model makes of the examples, such as `penultimate`.
-        protocol: Each class against others drawn at `random`, the mean over `repeats` (the paper), or all examples in one kernel, each
-            class against the `rest`.
-        repeats: How often others are drawn, or examples are divided into blocks.
-        ratio: How many others are drawn for each example of the class.
+        inputs: NAME, short for `features=rows:NAME`; older scores were saved with it.
+        features: Features of which the kernel is computed: `inputs`, the data themselves; `rows:NAME` given from outside, such as embeddings
+            (`--inputs NAME=FILE`); or features from a kept model, such as `penultimate`.
+        protocol: Each class against examples of other classes drawn at `random`, the mean over `repeats` (the paper), or all examples in one kernel,
+            each class against the `rest`.
+        repeats: How often examples of other classes are drawn, or examples are divided into blocks.
+        ratio: How many examples of other classes are drawn for each example of the class.
         term: The score `cg`, or a term of cg = a2 + 2 ab + b2.
-        transform: Of these, such as images in 0..1: `raw`, `standardised` by channel or column, or `centred`, less the mean input. The score
-            is another one for each.
-        solver: `exact`, by `iteration` (conjugate gradients, and random signs for the diagonal), or in `blocks`, exact among some
-            examples at a time.
-        jitter: Added to the diagonal of H; with 0 nothing is, or where H has no inverse the first of 5e-11, 5e-9 and 5e-7 that gives one.
-        iterations: The most steps of an iteration.
-        probes: Random signs of an iteration.
+        transform: Transform of the features, such as images in 0..1: `raw`, `standardised` by channel or column, or `centred`, minus the mean. Each
+            transform gives a different score.
+        solver: `exact`, by `iteration` (conjugate gradients, and random signs for the diagonal), or in `blocks`, exact among some examples at a time.
+        jitter: Added to the diagonal of H; with 0 nothing is added, unless H has no inverse: then the first of 5e-11, 5e-9 and 5e-7 that makes H
+            invertible.
+        iterations: Largest number of steps of conjugate gradients.
+        probes: Number of random sign vectors that estimate the diagonal.
         block: About how many examples are in a block.
-        largest: The most examples of a kernel that is solved exactly, which takes 24 bytes for each pair of them; more are refused.
-        seed: Of all draws.
+        largest: Largest number of examples in a kernel that is solved exactly, which takes 24 bytes for each pair of them; more are refused.
+        seed: Seed of all draws.
     """
 
     inputs: str | None = None
@@ -270,7 +269,7 @@ class CGScore(AbstractMethod):
         return Asks(features=(self.features if self.inputs is None else f"{ROWS}{self.inputs}",))
 
     def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
-        """Those whose input, as it is transformed, is not all zeros, which would have no direction."""
+        """The examples whose transformed input is not all zeros; an input of zeros has no direction."""
         order, inputs = self._transformed(evidence)
         return torch.zeros(len(order), dtype=torch.bool).scatter(0, order, (inputs != 0).any(1))
 
@@ -455,7 +454,7 @@ class _Problem:
         self.met[what] = max(size, before) if isinstance(before, (int, float)) else size
 
     def compare(self) -> None:
-        """Tell how well the approximation ranks, held against the exact score on a problem small enough for it."""
+        """Note how well the approximation ranks, compared with the exact score on a problem small enough for it."""
         method = self.method
         one = max(self._classes, key=self._size)
         rows = torch.arange(len(self.labels)) if one in self._whole else self._drawn(one, 0)[0]

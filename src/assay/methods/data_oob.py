@@ -1,8 +1,9 @@
-r"""Data-OOB: how often models agree with an example's label that were trained without it.
+r"""Data-OOB: how often models that were trained without an example agree with its label.
 
 $$ v_i = \frac{\sum_b 1[w_{bi} = 0]\, T(y_i, f_b(x_i))}{\sum_b 1[w_{bi} = 0]} $$
 
-over B bootstrap samples of the examples, in which example i stands w_bi times, and a model f_b trained on each.
+over B bootstrap samples of the examples: sample b contains example i w_bi times, f_b is the model trained on it, and T measures how well its
+prediction agrees with the label.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from ..core.scores import Direction
 from ..maths.games import agreement, bootstrap, label_probs, out_of_bag_means, out_of_bag_sums
 
 GROUPS = 10
-"""Groups of bags by which the error of the means is told."""
+"""Groups of bags from which the error of the means is estimated."""
 TERMS = {"correct": agreement, "prob": label_probs}
 
 
@@ -32,13 +33,14 @@ def data_oob(
     counts: Int[Tensor, "bags examples"],
     score: Literal["correct", "prob"] = "correct",
 ) -> Float64[Tensor, " examples"]:
-    """Mean over the bags without an example of what their models say of its label; in 0..1, small where models disagree with the label.
+    """Mean agreement with each example's label of the models whose bags do not contain the example; in 0..1, small where they disagree with the label.
 
     Args:
-        probs: By the model trained on each bag, of every example.
+        probs: Class probabilities of every example by the model trained on each bag.
         labels: Given class of each.
         counts: How often each example is in each bag.
-        score: What counts: `correct`, whether the label is the most probable class (1 / m where m classes tie for it), or the label's `prob`.
+        score: How agreement is measured: `correct`, whether the label is the most probable class (1 / m where m classes tie for it), or `prob`, the
+            label's probability.
 
     Returns:
         NaN for an example that is in every bag.
@@ -51,16 +53,17 @@ def data_oob(
 
 @dataclasses.dataclass(frozen=True)
 class DataOOB(AbstractMethod):
-    """Low Data-OOB marks examples whose label models do not expect that never saw them: wrong labels, and hard examples.
+    """Low Data-OOB marks examples whose label is not predicted by models that never saw them: wrong labels, and hard examples.
 
     Args:
         bags: How many bootstrap samples, each of as many draws as there are examples; a model is trained on each.
-        learner: What is trained, with options joined by `+`: `tree`, `knn:k=3`, `logistic`, `ridge`, `net:width=64+steps=50`, or a classifier
-            of scikit-learn such as `sklearn.ensemble.RandomForestClassifier:n_estimators=20`.
-        score: What a model says of a label: `correct`, 1 if it is the most probable class, else 0, or its `prob`.
-        features: What the learner sees of an example: `inputs`, `rows:NAME` from outside (`--inputs NAME=FILE`), or what a kept model makes
-            of it, such as `penultimate`.
-        seed: Of all draws.
+        learner: The learner to train, with options joined by `+`: `tree`, `knn:k=3`, `logistic`, `ridge`, `net:width=64+steps=50`, or a classifier of
+            scikit-learn such as `sklearn.ensemble.RandomForestClassifier:n_estimators=20`.
+        score: How agreement with the label is measured: `correct`, 1 if the label is the most probable class (1 / m where m classes tie for it), else
+            0, or `prob`, the label's probability.
+        features: The learner's input: `inputs`, `rows:NAME` from outside (`--inputs NAME=FILE`), or features from a kept model, such as
+            `penultimate`.
+        seed: Seed of all draws.
     """
 
     bags: int = 100
@@ -89,7 +92,7 @@ class DataOOB(AbstractMethod):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """What the mean is of."""
+        """The unit of the mean, which depends on `score`."""
         if self.score == "correct":
             return "share of models trained without it that predict its label"
         return "mean probability of its label by models trained without it"

@@ -2,8 +2,8 @@ r"""DUAL: difficulty and uncertainty together, early in training.
 
 $$ \mathrm{DUAL}_i = \frac{1}{T-J+1} \sum_{k=0}^{T-J} (1 - m_{k,i})\, s_{k,i} $$
 
-with $m_{k,i}$ and $s_{k,i}$ the mean and the standard deviation (ddof 1) of the probability of the given label over the
-epochs $k .. k+J-1$.
+with $m_{k,i}$ and $s_{k,i}$ the mean and the standard deviation (ddof 1) of the probability of the given label over the epochs $k .. k+J-1$ of the
+$T$ that are read.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from ..maths.windows import push, ring_moments, start_ring, window_moments
 def dual(target_probs: Float[Tensor, "epochs examples"], window: int = 10) -> Float[Tensor, " examples"]:
     """Mean over windows of (1 - mean) * std of the probability of the given label.
 
-    Large means uncertain while not yet learned. Constant trajectories give 0: never learned, always easy and wrongly labelled
-    examples all stay near it. Range [0, (3 sqrt 3 / 16) sqrt(J / (J - 1))], which is 0.342 for J = 10. No unit.
+    Large means uncertain while not yet learned. Constant trajectories give 0: never learned, always easy and wrongly labelled examples all stay near
+    0. Range [0, (3 sqrt 3 / 16) sqrt(J / (J - 1))], which is 0.342 for J = 10. No unit.
 
     Args:
         target_probs: Softmax probability of the given label by epoch.

@@ -2,7 +2,7 @@ r"""Dyn-Unc: how much the probability of the given label moves within windows of
 
 $$ \mathrm{DynUnc}_i = \frac{1}{W} \sum_{k=0}^{W-1} s_{k,i} $$
 
-with $s_{k,i}$ the standard deviation (ddof 1) of the probability of the given label over the epochs $k .. k+J-1$.
+with $s_{k,i}$ the standard deviation (ddof 1) of the probability of the given label over the epochs $k .. k+J-1$, and $W$ the number of windows.
 """
 
 import dataclasses

@@ -23,13 +23,13 @@ from ..maths.divergences import error_norm
 def el2n(probs: Float[Tensor, "*runs examples classes"], labels: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
     """Norm of softmax minus one-hot label, averaged over all leading axes (epochs, models).
 
-    Large means far from the given label. Range [0, sqrt 2]; probability distance.
+    Large means far from the given label. Range [0, sqrt 2]; a distance between probability vectors.
 
     Returns:
         One number per example, in that range.
 
     Raises:
-        UsageError: A label is no class.
+        UsageError: A label is not the number of a class.
     """
     norms = error_norm(probs, checked_labels(labels, probs.shape[-1]))
     return norms.reshape(-1, norms.shape[-1]).mean(0)

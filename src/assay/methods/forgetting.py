@@ -26,7 +26,7 @@ def forgetting(correct: Bool[Tensor, "epochs examples"], never_learned: float = 
 
     Args:
         correct: Whether the given label was predicted, by epoch.
-        never_learned: Value of examples that are wrong at every epoch: most forgettable by default.
+        never_learned: Value of examples that are wrong at every epoch; by default it ranks them as the most forgotten.
 
     Returns:
         One count per example.
@@ -40,8 +40,8 @@ class Forgetting(AbstractSpanMethod):
     """High counts mark examples that the model does not hold on to.
 
     Args:
-        never_learned: Value of examples that are never right: `epochs` (how many were read, more than any count can be),
-            `count` (their raw count, 0, as in codes that take them for easy), or a number.
+        never_learned: Value of examples that are never right: `epochs` (the number of epochs read, more than any count can be), `count` (their raw
+            count, 0, as in code that treats them as easy), or a number.
     """
 
     never_learned: Literal["epochs", "count"] | float = "epochs"

@@ -23,10 +23,10 @@ def grand(checkpoint: Model, examples: int, layers: str = "all", backends: set[s
     """Norm of each example's loss gradient at one model, without augmentation, in eval mode.
 
     Args:
-        checkpoint: The model.
+        checkpoint: The kept model at which gradients are taken.
         examples: How many examples there are.
         layers: `all` trainable parameters, or only those of the linear layer that makes the logits, `head`.
-        backends: Gets the backends in which derivatives were taken.
+        backends: A set to which the names of the backends that computed the derivatives are added.
 
     Returns:
         One per example, at least 0, in losses per unit of the parameters.
@@ -53,8 +53,8 @@ class GraNd(AbstractMethod):
     """High GraNd marks examples that would move the model most: hard ones, and wrong ones.
 
     Args:
-        at: The epoch whose end is looked at, counted from 0; -1 is the last recorded one.
-        layers: Gradient by `all` parameters, or by those of the linear layer that makes the logits, `head` (the DeepCore form).
+        at: The epoch at whose end the model is taken, counted from 0; -1 is the last recorded one.
+        layers: Gradient with respect to `all` parameters, or to those of the linear layer that makes the logits, `head` (the DeepCore form).
     """
 
     at: int = -1

@@ -3,7 +3,7 @@ r"""In-Run Data Shapley: each example's share of what every single step did to a
 $$ \phi_i = \sum_{t:\, i \in B_t} \frac{\eta_t}{b_t} \Bigl\langle \nabla\Phi(\theta_t) - \frac{\eta_t}{2 b_t} \nabla^2\Phi(\theta_t)
    \sum_{j \in B_t} \nabla\ell_j(\theta_t),\ \nabla\ell_i(\theta_t) \Bigr\rangle $$
 
-The second term is left out at order 1.
+$B_t$ is the batch of step $t$, $b_t$ its size, $\eta_t$ the learning rate, $\Phi$ the target. At order 1 the second term is left out.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def in_run_shapley(step: Step, target: str, order: int = 1, backends: set[str] |
         step: The recorded step.
         target: Name of the target.
         order: 1 or 2.
-        backends: Gets the way in which derivatives were taken.
+        backends: A set to which the name of the backend that computed the derivatives is added.
 
     Returns:
         One per example of the batch, in the unit of the target: above 0 where it makes the target fall.
@@ -54,11 +54,11 @@ def in_run_shapley(step: Step, target: str, order: int = 1, backends: set[str] |
 
 @dataclasses.dataclass(frozen=True)
 class InRunShapley(AbstractStepMethod):
-    """Above 0 the example's steps lowered the target, below 0 they raised it; the values add up to what training did.
+    """Above 0 the example's steps lowered the target, below 0 they raised it; the values add up to the fall predicted for plain SGD.
 
     Args:
-        target: Which number's fall is shared out.
-        order: Of the Taylor polynomial: 1, or 2, which knows that examples of a batch do each other's work.
+        target: The target whose fall is shared among the examples.
+        order: Order of the Taylor polynomial: 1, or 2, which accounts for interactions between the examples of a batch.
         window: Steps that count: `all`, `last`, or epochs such as `0-2`.
     """
 

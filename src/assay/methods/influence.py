@@ -1,10 +1,10 @@
-r"""Influence function: what a target would become had an example been left out and training gone on to the optimum near the last model.
+r"""Influence function: what a target would become had an example been left out and training continued to the optimum near the last model.
 
 $$ s_i = \frac1n \langle v, \nabla \ell_i(\theta) \rangle, \qquad (G + \delta I + \Lambda)\, v = \nabla \Phi(\theta), \qquad
    G = \frac1n \sum_j J_j^\top H_j J_j $$
 
-$J_j$ is the derivative of the outputs for example $j$, $H_j$ the Hessian of its loss by them, $\delta$ the damping, $\Lambda$ the optimizer's weight decay;
-or $G$ is the Hessian of the mean loss itself.
+$J_j$ is the derivative of the outputs for example $j$, $H_j$ the Hessian of its loss with respect to them, $n$ the number of examples, $\delta$ the
+damping, $\Lambda$ the optimizer's weight decay; or $G$ is the Hessian of the mean loss itself.
 """
 
 import dataclasses
@@ -56,22 +56,22 @@ def influence(
         model: Where gradients and curvature are taken, without augmentation, in eval mode.
         examples: How many examples there are.
         target: Name of a target of the model.
-        layers: `all` trainable parameters, or only those of the last linear layer, `head`.
+        layers: `all` trainable parameters, or only those of the linear layer that makes the logits, `head`.
         curvature: `gauss_newton` or `hessian`, of the mean loss.
-        damping: Added to its diagonal.
+        damping: Added to the diagonal of the curvature matrix.
         decay: Weight decay of each parameter, such as `model.weight_decay()`; None for none.
-        solver: `cg`, conjugate gradients, or `cholesky`, the whole matrix.
-        preconditioner: `none`, or `kronecker`, of conjugate gradients.
-        iterations: The most steps of conjugate gradients.
-        rtol: What they may leave, as a part of the right-hand side.
+        solver: `cg`, conjugate gradients, or `cholesky`, which factorises the whole matrix.
+        preconditioner: `none`, or `kronecker`, for conjugate gradients.
+        iterations: Largest number of steps of conjugate gradients.
+        rtol: Residual, relative to the right-hand side, at which they stop.
 
     Returns:
         One change per example, above 0 where leaving it out makes the target rise; and diagnostics of the solution by name.
 
     Raises:
-        UsageError: No trainable linear layer makes the logits, or too many parameters for the whole matrix; or the losses do not have the derivatives;
-            or a parameter has no Kronecker factors.
-        ValueError: The matrix is not positive definite, or the solution did not come near enough; says what helps.
+        UsageError: No trainable linear layer makes the logits, or too many parameters for the whole matrix; or the losses cannot be differentiated as often as
+            needed; or a parameter has no Kronecker factors.
+        ValueError: The matrix is not positive definite, or the solver did not converge; the message says what helps.
     """
     names = tuple(model.params) if layers == "all" else model.head
     if not names:
@@ -187,17 +187,18 @@ class Influence(AbstractMethod):
     """Predicted change of the target if the example's loss is taken out of the objective: above 0 it helps, below 0 it harms.
 
     Args:
-        target: Which number's change is predicted.
+        target: The target whose change is predicted.
         at: The epoch at whose end the model is taken, counted from 0; -1 is the last that was kept.
-        layers: `all` trainable parameters, or those of the linear layer that makes the logits, `head`, as if the others did not move.
+        layers: `all` trainable parameters, or those of the linear layer that makes the logits, `head`, as if the other parameters were fixed.
         curvature: `gauss_newton`, which has no negative eigenvalue where the loss is convex in the outputs, or `hessian`.
-        damping: Added to the diagonal, in units of the mean loss's curvature: larger is steadier, and makes the values smaller.
+        damping: Added to the diagonal of the curvature matrix of the mean loss, as it is: larger damping is more stable, and makes the values
+            smaller.
         decay: The `recorded` weight decay of the optimizer is added too, where it is a part of what is minimised (SGD, Adam, not AdamW), or `none`.
-        solver: `cg`, conjugate gradients; or `cholesky`, which makes the whole matrix of at most 2,048 parameters.
-        preconditioner: Of conjugate gradients, whose answer stays the same: `none`; or `kronecker`, K-FAC's factors of each layer, which save
-            iterations where what goes into a layer is of very different sizes, and cost some where it is even.
-        iterations: The most that conjugate gradients take, a pass over the examples each.
-        rtol: Residual, as a part of the target's gradient, at which they stop.
+        solver: `cg`, conjugate gradients; or `cholesky`, which builds the whole matrix, for at most 2,048 parameters.
+        preconditioner: `none`, or for conjugate gradients `kronecker`, K-FAC's factors of each layer. The values stay the same. It saves iterations
+            where the inputs of a layer have very different sizes, and costs some where they are alike.
+        iterations: Largest number of iterations of conjugate gradients; each takes a pass over the examples.
+        rtol: Residual, relative to the target's gradient, at which conjugate gradients stop.
     """
 
     target: str = "validation"

@@ -1,6 +1,8 @@
-r"""k-nearest-neighbour disagreement: what part of an example's neighbours is labelled otherwise.
+r"""k-nearest-neighbour disagreement: the fraction of an example's k nearest neighbours that has another label.
 
 $$ s_i = \frac{\sum_{j \in N_k(i)} w_{ij}\, [\tilde y_j \ne \tilde y_i]}{\sum_{j \in N_k(i)} w_{ij}} $$
+
+$N_k(i)$ are the k nearest neighbours, $w_{ij}$ their weights, $\tilde y$ the given labels.
 """
 
 import dataclasses
@@ -30,17 +32,17 @@ def knn_disagreement(
     metric: Metric = "cosine",
     weights: Weights = "equal",
 ) -> Float64[Tensor, " examples"]:
-    """Part of each example's k nearest neighbours, itself left out, whose label is another than its own: in 0..1.
+    """Fraction of each example's k nearest neighbours, the example itself left out, whose label differs from the example's; in 0..1.
 
-    Where several are as near as the k-th, all of them count, each by the same share.
+    Where several examples are as near as the k-th, all of them count, with equal shares.
 
     Args:
         rows: Features of each example, flattened.
         labels: Given class of each.
         k: How many neighbours.
         metric: `cosine` (the distance is 1 - cosine; a row of zeros is at distance 1 from all others), or `euclidean`.
-        weights: Neighbours count `equal`ly, or by `similarity` exp(-d / d_k): d is 1 - cosine or the squared Euclidean distance, d_k
-            that of the k-th.
+        weights: Neighbours count `equal`ly, or by `similarity` exp(-d / d_k): d is 1 - cosine or the squared Euclidean distance, d_k the same for the
+            k-th neighbour.
 
     Returns:
         One per example, in 0..1.
@@ -55,16 +57,17 @@ def knn_disagreement(
 
 @dataclasses.dataclass(frozen=True)
 class KNNDisagreement(AbstractMethod):
-    """High disagreement marks examples whose neighbours are labelled otherwise: wrong labels, and examples between classes.
+    """High disagreement marks examples whose neighbours have other labels: wrong labels, and examples between classes.
 
     Args:
-        features: What neighbours are near in: `inputs`, `rows:NAME` given from outside (`--inputs NAME=FILE`), or what a kept model makes of the
-            examples: `penultimate` (what goes into the layer that makes its logits), `layer:NAME`, `head_grads` or `grads:project=NUMBER`, with
-            `@EPOCH` behind for another epoch than the last kept, counted from 0. Gradients hold the example's own label, so that neighbours
-            in them agree with it by making.
+        features: Features in which neighbours are found: `inputs`, `rows:NAME` given from outside (`--inputs NAME=FILE`), or features from a kept
+            model: `penultimate` (the input of the layer that makes its logits), `layer:NAME`, `head_grads` or `grads:project=NUMBER`, followed by `@EPOCH` for
+            another epoch than the last kept, counted from 0. Gradients depend on the example's own label, so that neighbours in gradient space agree
+            with that label by construction.
         k: How many neighbours.
         metric: `cosine` or `euclidean`.
-        weights: Whether neighbours count `equal`ly, or by `similarity`, exp(-d / d_k) with d_k the distance of the k-th.
+        weights: Whether neighbours count `equal`ly, or by `similarity`, exp(-d / d_k), d being 1 - cosine or the squared Euclidean distance and d_k
+            that of the k-th.
     """
 
     features: str = "penultimate"

@@ -1,9 +1,10 @@
-r"""LiveVal: how far a step on the example alone goes towards where training stands a few steps later, while training goes on.
+r"""LiveVal: how far a step on the example alone goes towards the parameters that training reaches a few steps later.
 
 $$ v_i^t = \frac{\lVert \Delta_t \rVert - \lVert \Delta_t + \eta_t g_i^t \rVert}{\lVert \Delta_t \rVert + \lVert \Delta_t + \eta_t g_i^t \rVert},
    \qquad \Delta_t = \theta_{t'} - \theta_{t-1}, \quad t' = \min(t + \delta_t - 1, T) $$
 
-The window $\delta_t$ grows while the loss changes fast and shrinks while it is flat.
+$g_i^t$ is the example's gradient before step $t$, $\eta_t$ the learning rate, $T$ the last step. The window $\delta_t$ grows while the loss changes
+fast and shrinks while it is flat; with `window_rule=alg3` it does the opposite.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ def value(
     sqnorm_delta: Float[Tensor, " batch"],
     lr: float | Float[Tensor, " batch"],
 ) -> Float[Tensor, " batch"]:
-    """The value of one visit, in [-1, 1]: above 0 the single-example step goes towards the reference; 0 if there is nothing to go.
+    """The value of one visit, in [-1, 1]: above 0 the single-example step goes towards the reference; 0 if D and g are 0.
 
     Args:
         dot: <D, g>, D from the parameters before the step to the reference, g the example's gradient there.
@@ -51,12 +52,12 @@ def liveval(steps: Sequence[Step], examples: int, **options: Any) -> Float[Tenso
     """The values after a whole training, given as its steps in order.
 
     Args:
-        steps: All of them, each with what it lends still valid.
+        steps: All steps; the tensors that a step hands out must still be valid when it is read.
         examples: How many examples there are.
-        **options: Of `LiveVal`.
+        **options: Options of `LiveVal`.
 
     Returns:
-        One per example, as `LiveVal` puts the values of its visits together.
+        One per example, the sum or mean of the values of its visits as `LiveVal` gives it.
     """
     method = LiveVal(**options)
     state = method.start(examples)
@@ -67,17 +68,18 @@ def liveval(steps: Sequence[Step], examples: int, **options: Any) -> Float[Tenso
 
 @dataclasses.dataclass(frozen=True)
 class LiveVal(AbstractStepMethod):
-    """Above 0 a step on the example alone goes where training then goes; the most harmful go elsewhere. Runs live.
+    """Above 0 a step on the example alone goes where training goes next; steps on the most harmful examples go elsewhere. Runs live.
 
     Args:
         delta_0: First window, in steps.
         delta_min: Smallest window.
         delta_max: Largest window: how many parameter vectors are held beside the model.
-        delta_step: By how much a window changes.
-        eps_lo: Change of the loss per step below which the window shrinks.
-        eps_hi: Change above which it grows.
-        window_rule: `adaptive`: by the loss after the step against the one before; `alg3`: by the loss of the same batch across its own
-            window, growing when flat; `window_loss`: by the loss across the window (stays at 1 once there); `fixed`: delta_0 always.
+        delta_step: By how many steps the window grows or shrinks at a time.
+        eps_lo: Change of the loss per step below which the window shrinks (grows with `alg3`).
+        eps_hi: Change of the loss per step above which the window grows (shrinks with `alg3`).
+        window_rule: Which change of the loss sets the window. `adaptive`: between the losses of two successive batches, each after its step;
+            `window_loss`: between those of the first and the last batch of a window (a window of 1 has no change, and stays 1); `alg3`: of the
+            previous step's batch from the start to the end of that step's window; `fixed`: none, the window is always delta_0.
         reduce: `sum` over the visits, or `mean`.
         window: Steps that count: `all`, `last`, or epochs such as `0-2`.
     """

@@ -1,4 +1,4 @@
-r"""Leave-one-out: what a target really becomes when training is done again without an example.
+r"""Leave-one-out: the change of a target when training is repeated without an example.
 
 $$ s_i = \Phi(\text{trained without } i) - \Phi(\text{trained on all}) $$
 """
@@ -22,14 +22,14 @@ Form = Literal["weight", "removed", "renormalised"]
 
 
 def loo(source: StepSource, examples: int, target: str, steps: range, form: Form = "weight") -> Float[Tensor, " examples"]:
-    """Change of the target when each example is left out of these steps, by as many trainings as there are examples; 0 if in none.
+    """Change of the target when each example is left out of these steps, measured by one training per example; 0 for an example in none of them.
 
     Args:
         source: The recorded training.
         examples: How many examples there are.
         target: Name of a target of `source`.
         steps: The steps that an example is left out of.
-        form: What is left of a batch (see `StepSource.retrained`).
+        form: How an example is left out of a batch (see `StepSource.retrained`).
 
     Returns:
         One per example, in the unit of the target: above 0 where leaving it out makes the target rise.
@@ -43,14 +43,14 @@ def loo(source: StepSource, examples: int, target: str, steps: range, form: Form
 
 @dataclasses.dataclass(frozen=True)
 class LOO(AbstractMethod):
-    """Real change of the target by training again without the example, same start, same order: above 0 it helps, below 0 it harms.
+    """Real change of the target when training is repeated without the example, same start, same order: above 0 the example helps, below 0 it harms.
 
     Args:
-        target: Which number's change is measured.
+        target: The target whose change is measured.
         window: Steps that the example is left out of: `all`, `last` (the last epoch), or epochs such as `3-5`.
-        form: What is left of a batch: `weight`: the example's loss counts 0, and the mean is still over the whole batch, which it still
-            helps to normalise; `removed`: it is not there, and the gradient is divided by the recorded size; `renormalised`: it is not
-            there, and the mean is over the others.
+        form: How the example is left out of a batch. `weight`: its loss counts 0, the mean is still over the whole batch, and the example still takes
+            part in BatchNorm's statistics; `removed`: the example is not in the batch, and the sum of gradients is divided by the recorded size;
+            `renormalised`: the example is not in the batch, and the mean is over the others.
     """
 
     target: str = "validation"

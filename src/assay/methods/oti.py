@@ -1,7 +1,9 @@
-r"""OTI (online training influence): how far a step on the example alone would have gone towards where training ended.
+r"""OTI (online training influence): how far a step on the example alone would have gone towards the parameters $\theta^*$ at which training ended.
 
 $$ v_i^t = \frac{\lVert \Delta_t \rVert - \lVert \Delta_t + \eta_t g_i^t \rVert}{\lVert \Delta_t \rVert + \lVert \Delta_t + \eta_t g_i^t \rVert},
    \qquad \Delta_t = \theta^* - \theta_{t-1} $$
+
+$g_i^t$ is the gradient of the example's loss before step $t$, $\eta_t$ the learning rate. Where $\Delta_t = 0$ the value is set to 0.
 """
 
 import dataclasses
@@ -32,15 +34,15 @@ def oti(
     rate: float | None = None,
     backends: set[str] | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Gain of a single-example step of each example of a recorded step towards `reference`; 0 where training stands there already.
+    """For each example of a recorded step, how far a step on it alone goes towards `reference`; 0 where the parameters are already there.
 
     Args:
         step: The recorded step.
-        reference: Any parameters.
-        normalised: The ratio, in [-1, 1]; otherwise the difference of the distances.
-        by_tensor: Norms of single tensors are added (the released code), instead of one norm over all parameters.
-        rate: Of the single-example step; by default the recorded one.
-        backends: Gets the way in which derivatives were taken.
+        reference: Parameters towards which a step should go.
+        normalised: Whether to give the ratio, in [-1, 1], and not the difference of the distances.
+        by_tensor: Whether the norms of single tensors are added (the released code), instead of one norm over all parameters.
+        rate: Learning rate of the single-example step; by default the recorded rate.
+        backends: A set to which the name of the backend that computed the derivatives is added.
 
     Returns:
         One per example of the batch.
@@ -55,12 +57,12 @@ def oti(
 
 
 def reference_of(source: StepSource, which: str) -> Params:
-    """The reference parameters: at the end, at the best point, at the end of an epoch, or given from outside.
+    """The reference parameters: those at the end, at the best point or at the end of an epoch, or those that the user gave.
 
     Args:
         source: The recorded training.
-        which: `final`; `best`: after the epoch whose batches had the lowest mean loss when they came; `best_batch`: before the step
-            whose batch had the lowest loss (the released code); the number of an epoch; or the name of a given reference.
+        which: `final`; `best`: after the epoch whose batches had the lowest mean loss when they were trained on; `best_batch`: before the step whose
+            batch had the lowest loss (the released code); the number of an epoch; or the name of a given reference.
 
     Returns:
         By name, in the shapes of the model's parameters.
@@ -103,14 +105,14 @@ def _copied(params: Params) -> dict[str, Tensor]:
 
 @dataclasses.dataclass(frozen=True)
 class OTI(AbstractStepMethod):
-    """Above 0 a step on the example alone goes towards where training ended; the most harmful go away from it.
+    """Above 0 a step on the example alone goes towards where training ended; steps on the most harmful examples go away from it.
 
     Args:
         reference: Where the step should go: `final`, `best` (after the epoch with the lowest mean training loss), `best_batch` (before
             the batch with the lowest loss), the number of an epoch, or the name of parameters given beside the run (`references=`).
         form: `normalised`, or the `raw` difference of the distances.
-        norm: One `global` norm, or norms `by_tensor`, added.
-        rate: The `recorded` rate of each step, or `one`.
+        norm: One `global` norm over all parameters, or the sum of the norms `by_tensor`.
+        rate: The `recorded` learning rate of each step, or `one`, a rate of 1.
         reduce: `mean` over the visits, or `sum`.
         window: Steps that count: `all`, `last`, or epochs such as `0-2`.
     """

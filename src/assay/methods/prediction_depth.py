@@ -1,8 +1,8 @@
-r"""Prediction depth: from which layer on an example's neighbours say what the net says.
+r"""Prediction depth: the first layer from which on the neighbours of an example agree with the net's prediction.
 
 $$ \mathrm{PD}_i = \min \{\, l : c_{l'}(i) = r(i) \text{ for all } l' \ge l \,\} $$
 
-with c_l(i) the class that most of the k nearest neighbours of i in layer l are of, and r(i) the net's own class.
+with c_l(i) the most common class among the k nearest neighbours of i in layer l, and r(i) the class that the net predicts.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from ..maths.neighbours import Tie, majority_label, nearest
 from ..maths.ranking import rank_correlation
 
 SOFTMAX = "(softmax)"
-"""What the last layer is called."""
+"""Name of the last layer."""
 SAMPLE = 500
-"""Examples on which an approximation is held against the exact depth."""
+"""Examples on which an approximation is compared with the exact depth."""
 
 
 def prediction_depth(
@@ -37,22 +37,22 @@ def prediction_depth(
     k: int = 30,
     tie: Tie = "low",
 ) -> Int[Tensor, " examples"]:
-    """The first layer from which on every probe agrees with the prediction; as many as there are layers where the last does not.
+    """Number of the first layer from which on every probe agrees with the prediction; the number of layers where the last probe does not.
 
-    A probe is the class of most of the k nearest other examples by Euclidean distance, each under its given label.
+    A probe is the most common given label among the k nearest other examples by Euclidean distance.
 
     Args:
-        embeddings: What each layer makes of the examples, from the input to the softmax.
+        embeddings: Output of each layer for the examples, from the input to the softmax.
         labels: Given class of each.
-        predictions: What the probes have to agree with: the net's class (the paper), or the given one.
-        k: Neighbours.
-        tie: Which class of several that as many neighbours are of: the `low`est, the `high`est, or that of the `nearest` of them.
+        predictions: The class that the probes have to agree with: the class that the net predicts (the paper), or the given label.
+        k: Number of neighbours.
+        tie: Which of several equally common classes is taken: the `low`est, the `high`est, or that of the `nearest` neighbour.
 
     Returns:
         In 0..layers, one per example.
 
     Raises:
-        ValueError: No layer, or fewer than k other examples.
+        ValueError: There is no layer, or there are fewer than k other examples.
 
     Source: Baldock, Maennel and Neyshabur 2021.
     """
@@ -70,21 +70,21 @@ def probe(
     itself: bool = False,
     support: Int[Tensor, " supports"] | None = None,
 ) -> Int[Tensor, " examples"]:
-    """The class that most of the k nearest neighbours of each example are of.
+    """The most common class among the k nearest neighbours of each example.
 
     Args:
-        rows: What a layer makes of the examples.
+        rows: Output of a layer, a row for each example.
         labels: Given class of each.
-        k: Neighbours.
+        k: Number of neighbours.
         tie: As `prediction_depth`.
-        itself: Whether an example is a neighbour of its own (the training's code), and not left out (the paper).
+        itself: Whether an example counts as its own neighbour; the paper leaves it out.
         support: Which examples may be neighbours; all by default.
 
     Returns:
         One class per example.
 
     Raises:
-        ValueError: Fewer than k others.
+        ValueError: There are fewer than k possible neighbours.
     """
     flat = rows.flatten(1)
     chosen = torch.arange(len(flat)) if support is None else support
@@ -110,21 +110,21 @@ def consensus(probs: Float[Tensor, "models examples classes"]) -> Int[Tensor, " 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionDepth(AbstractMethod):
-    """High depth marks examples that the net makes up its mind about late: hard ones, and with reference=label wrong ones.
+    """High depth marks examples whose class is settled only in late layers: hard ones, and with reference=label wrongly labelled ones.
 
     Args:
-        k: Neighbours.
-        reference: What the probes have to agree with: the net's `prediction` (the paper), the given `label` (the training), the
-            `last_probe`, which the last layer then always does, or the `consensus`: what most models of the recording predict.
-        layers: Modules to look at, joined by +, the second call of one in a pass as NAME#2; all that are found by default (see
+        k: Number of neighbours.
+        reference: The class that the probes have to agree with: the net's `prediction` (the paper), the given `label`, the `last_probe`, the probe of
+            the last layer, which then agrees by construction, or the `consensus`: what most models of the recording predict.
+        layers: Names of modules to look at, joined by +; NAME#2 is the second call of NAME in a pass; by default all layers found (see
             `replay.activations`). Input and softmax are always added.
-        last: Only the last so many of these, still counted from the input on; all by default.
-        at: Epoch whose kept model is looked at, counted from 0; -1 is the last one.
-        itself: Whether an example is a neighbour of its own.
-        tie: Which class of several that as many neighbours are of: that of the `nearest` of them, the `low`est, or the `high`est.
+        last: How many of the last layers are read; depth is still counted from the input. All by default.
+        at: Epoch at whose end the model was kept, counted from 0; -1 is the last one.
+        itself: Whether an example counts as its own neighbour.
+        tie: Which of several equally common classes is taken: that of the `nearest` neighbour, the `low`est, or the `high`est.
         support: Fraction of the examples that may be neighbours, the same ones in all layers.
-        project: Dimensions that layers are projected to at random where they have more; not at all by default.
-        seed: Of support and projection.
+        project: Number of dimensions to which larger layers are projected at random; by default none are projected.
+        seed: Seed of support and projection.
     """
 
     k: int = 30
@@ -208,7 +208,7 @@ class PredictionDepth(AbstractMethod):
 
     @property
     def named(self) -> list[str] | None:
-        """The layers that are asked for; None for those that are found."""
+        """Names of the layers that `layers` asks for; None if the layers are to be found automatically."""
         return None if self.layers is None else self.layers.split("+")
 
     def check_layers(self, named: Callable[[Sequence[str] | None], Sequence[str]]) -> None:

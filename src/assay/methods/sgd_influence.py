@@ -1,10 +1,11 @@
-r"""SGD-influence: what a target would have become had an example been left out, through the very training that took place.
+r"""SGD-influence: what a target would have become had an example been left out of the recorded training.
 
 $$ s_i = -\frac{\partial \Phi}{\partial w_i}, \qquad
    \frac{\partial \Phi}{\partial w_i} = \sum_{t:\, i \in B_t} \frac1{b_t} \langle \gamma_t, \nabla \ell_i(\theta_t) \rangle $$
 
-$\gamma_t$ is the derivative of the target by the gradient of step $t$: for plain SGD $-\eta_t \lambda_{t+1}$, with the adjoint
-$\lambda_T = \nabla \Phi(\theta_T)$, $\lambda_t = (I - \eta_t H_t) \lambda_{t+1}$ carried backwards through the recorded steps.
+$\gamma_t$ is the derivative of the target with respect to the gradient of step $t$: for plain SGD $-\eta_t \lambda_{t+1}$, with the adjoint
+$\lambda_T = \nabla \Phi(\theta_T)$, $\lambda_t = (I - \eta_t H_t) \lambda_{t+1}$ carried backwards through the recorded steps. $B_t$ is the batch of
+step $t$, $b_t$ its size, $\eta_t$ its learning rate, $H_t$ the Hessian of its loss.
 """
 
 import dataclasses
@@ -31,10 +32,10 @@ UNSTABLE = 10.0
 UNEVEN = 0.5
 """Part of the largest batch below which the members of a smaller one count so much more that they stand out."""
 CHECK = 1.0
-"""Norm of the change of all weights along a random direction when the prediction is held against training again: as far as leaving
+"""Norm of the change of all weights along a random direction when the prediction is compared with training again: as far as leaving
 one example out."""
 SHORTER = 4
-"""The prediction is held against changes of weights that many times smaller too, which tells a wrong derivative from a curved target."""
+"""The prediction is also compared with changes of weights that many times smaller, which separates a wrong derivative from a curved target."""
 APART = 0.2
 """Relative error of the predicted changes above which the values are not to be trusted."""
 CONVERGED = 0.25
@@ -46,21 +47,21 @@ REFUTED = 0.05
 def sgd_influence(
     source: StepSource, examples: int, targets: Sequence[str], steps: range, form: str = "exact"
 ) -> tuple[Float[Tensor, "targets epochs examples"], dict[str, list[float]]]:
-    """What each epoch adds to -d target / d weight of each example, for several targets in one sweep, and the norms of the adjoints.
+    """The share of each epoch in -d target / d weight of each example, for several targets in one sweep, and the norms of the adjoints.
 
     Args:
         source: The recorded training.
         examples: How many examples there are.
         targets: Names of targets of `source`.
-        steps: Where the sweep stops; it starts at the end of the run whatever the window.
-        form: `exact`; `last_parameters` differentiates every step at the final parameters; `no_hessian` leaves the adjoint by the
-            parameters as it is.
+        steps: The steps of the window. The sweep goes from the end of the run back to the first of them.
+        form: `exact`; `last_parameters` differentiates every step at the final parameters; `no_hessian` carries the adjoint with respect to the
+            parameters backwards unchanged.
 
     Returns:
         The sums, and by target the norm of the adjoint after the last step and before each epoch, from the last to the first.
 
     Raises:
-        NumericalError: The adjoint is not finite; names step and norm.
+        NumericalError: The adjoint is not finite; the message names the step and the norm.
     """
     values = torch.zeros(len(targets), len(source.epochs), examples, dtype=torch.float64)
     adjoints = [source.end(name) for name in targets]
@@ -85,7 +86,7 @@ def sgd_influence(
 
 
 def norm_of(adjoint: Adjoint) -> float:
-    """Euclidean norm, over all parameters, of the derivative by a shift of the parameters that their average takes part in."""
+    """Euclidean norm, over all parameters, of the derivative with respect to a shift that moves the parameters and their running average alike."""
     return float(
         norm({name: value.to(torch.float64) + adjoint.averages.get(name, 0.0) for name, value in adjoint.params.items()})
     )
@@ -93,16 +94,16 @@ def norm_of(adjoint: Adjoint) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class SGDInfluence(AbstractMethod):
-    """Predicted change of the target if the example's loss is taken out of every step: above 0 it helps, below 0 it harms.
+    """Predicted change of the target if the example's loss is taken out of every step: above 0 the example helps, below 0 it harms.
 
     Args:
-        target: Which number's change is predicted.
+        target: The target whose change is predicted.
         window: Steps that the example is taken out of: `all`, `last` (the last epoch), or epochs such as `3-5`.
-        form: `exact`, or two approximations for comparison: `last_parameters`, which needs no state but the last, and
-            `no_hessian`, which ignores that a change moves later gradients (TracIn at every step).
-        sign: `removal`, or `weight`, the derivative by the example's weight (Koh and Liang's up-weighting, the metagradient).
-        checks: Random directions in which the prediction is held against training again with slightly other weights, four trainings each.
-            Single steps' derivatives are held against central differences whatever this says.
+        form: `exact`, or two approximations for comparison: `last_parameters`, which needs only the last state, and `no_hessian`, which ignores that
+            a change moves later gradients (TracIn at every step).
+        sign: `removal`, or `weight`, the derivative with respect to the example's weight (Koh and Liang's up-weighting, the metagradient).
+        checks: Number of random directions in which the prediction is compared with training again under slightly other example weights, four
+            trainings each. Derivatives of single steps are compared with central differences in any case.
     """
 
     target: str = "validation"
@@ -136,7 +137,7 @@ class SGDInfluence(AbstractMethod):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """What the exact form predicts has a size; of the others the order counts."""
+        """The unit of the target for the exact form; the other forms only rank."""
         return CHANGE if self.form == "exact" else RANK_ONLY
 
     @property
@@ -145,7 +146,7 @@ class SGDInfluence(AbstractMethod):
 
     @classmethod
     def run_together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Result]:
-        """One sweep for all targets and windows of a form."""
+        """Scores of several methods, with one sweep for all targets and windows of the same `form`."""
         own = [method for method in methods if isinstance(method, SGDInfluence)]
         source, found = evidence.steps, {}
         for form in dict.fromkeys(method.form for method in own):
@@ -174,7 +175,7 @@ class SGDInfluence(AbstractMethod):
 
         Args:
             evidence: The recorded training.
-            by_epoch: What each epoch adds.
+            by_epoch: The share of each epoch.
             norms: Norm of the adjoint at the end and before each epoch, from the last to the first.
 
         Returns:
@@ -206,7 +207,7 @@ class SGDInfluence(AbstractMethod):
         elif growth > UNSTABLE:
             warnings.append(
                 f"The adjoint of this approximation grows {growth:.3g}-fold over the window, which says nothing of the training but much of "
-                "the approximation: hold it against form=exact."
+                "the approximation: compare it with form=exact."
             )
         if least < UNEVEN:
             warnings.append(

@@ -80,8 +80,8 @@ class TDDS(AbstractSpanMethod):
     Args:
         window: J, epochs per window.
         decay: a, weight of the newest window.
-        inner: `abs` or `kl`.
-        outer: `norm` or `sumsq`.
+        inner: `abs`, the sum of absolute terms (the authors' code), or `kl`, the signed sum, a KL divergence.
+        outer: `norm` of the centred changes (the authors' code), or `sumsq`, its square.
     """
 
     window: int = 10
@@ -104,7 +104,7 @@ class TDDS(AbstractSpanMethod):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """That of a norm of changes of the loss, or of its square."""
+        """Nats, or nats squared for outer=sumsq."""
         return "nats" if self.outer == "norm" else "nats squared"
 
     @property

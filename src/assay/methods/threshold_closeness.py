@@ -22,7 +22,7 @@ def threshold_closeness(target_probs: Float[Tensor, "epochs examples"]) -> Float
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdCloseness(AbstractMeanMethod):
-    """High values mark examples that the model believes about half the time."""
+    """High values mark examples whose given label has a mean probability near one half."""
 
     name: ClassVar[str] = "threshold_closeness"
     reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})

@@ -31,11 +31,11 @@ def tracin(
     """Sum over models of rate times <gradient of the target, gradient of the example's loss>.
 
     Args:
-        checkpoints: The models.
+        checkpoints: The kept models.
         examples: How many examples there are.
         target: Name of a target; None for self-influence, rate times |gradient of the example's loss|^2.
         layers: `all` trainable parameters, or only those of the linear layer that makes the logits, `head`.
-        backends: Gets the backends in which derivatives were taken.
+        backends: A set to which the names of the backends that computed the derivatives are added.
 
     Returns:
         One per example, in the unit of the target; for self-influence at least 0, in losses.
@@ -68,17 +68,17 @@ def tracin_rows(
     """Sum over models of rate times <gradient of the query's loss, gradient of the example's loss>, for some queries.
 
     Args:
-        checkpoints: The models.
+        checkpoints: The kept models.
         examples: How many examples there are.
         queries: Name of a target that is a mean over queries.
-        rows: Which of them, both ends given; their gradients are all held at once.
+        rows: Which queries, a slice with start and stop; the gradients of all of them are in memory at once.
         layers: As `tracin` takes it.
 
     Returns:
         A row for each of these queries, in double precision; above 0 where steps on the example lower the query's loss.
 
     Raises:
-        UsageError: The model has no linear layer, or normalisation couples the examples even in eval mode.
+        UsageError: No trainable linear layer makes the logits, or normalisation couples the examples even in eval mode.
     """
     values = torch.zeros(rows.stop - rows.start, examples, dtype=torch.float64)
     for checkpoint in checkpoints:
@@ -123,11 +123,11 @@ def _own(batch: Batch, names: Sequence[str], rates: Mapping[str, float]) -> tupl
 class TracIn(AbstractAttributor):
     """Above 0 steps on the example lower the target, below 0 they raise it. Self-influence is high for wrong labels.
 
-    The mean over the queries is the value by the gradient of the target, and is had by it, without one per query.
+    With `reduce=mean` the value comes from the gradient of the target, which is a mean over queries, and no value per query is computed.
 
     Args:
-        target: Which number is to fall; `self` for self-influence.
-        layers: Gradients by `all` parameters, or by those of the linear layer that makes the logits, `head`.
+        target: The target that steps would lower; `self` for self-influence.
+        layers: Gradients with respect to `all` parameters, or to those of the linear layer that makes the logits, `head`.
         every: Sum over the kept models (`checkpoint`), or over the recorded steps that the example took part in (`step`), each divided
             by its batch's size.
     """
@@ -155,12 +155,12 @@ class TracIn(AbstractAttributor):
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Kept models, or steps."""
+        """The kept models for `every=checkpoint`, the steps for `every=step`."""
         return frozenset({Need.CHECKPOINTS if self.every == "checkpoint" else Need.STEPS})
 
     @property
     def direction(self) -> Direction:  # type: ignore[override]
-        """Wrong labels lift the target, and their own loss falls by much."""
+        """Low values are suspect for a target, because steps on wrong labels raise it; for `self` high ones, because their own loss falls by much."""
         return Direction.HIGH_IS_SUSPECT if self.target == "self" else Direction.LOW_IS_SUSPECT
 
     @property

@@ -24,7 +24,7 @@ def variability(target_probs: Float[Tensor, "epochs examples"], ddof: int = 0) -
         One number per example, in that range.
 
     Raises:
-        UsageError: A ddof other than 0 and 1, or no more epochs than it.
+        UsageError: `ddof` is neither 0 nor 1, or there are not more epochs than `ddof`.
     """
     if len(target_probs) <= _checked_ddof(ddof):
         raise UsageError(f"{len(target_probs)} epochs are too few for ddof={ddof}; give at least {ddof + 1}.")

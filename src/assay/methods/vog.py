@@ -1,7 +1,9 @@
-r"""VoG: variance of gradients, how much the gradient of an example's logit by its input changes over training.
+r"""VoG: variance of gradients, how much the gradient of the given label's logit with respect to the input changes over training.
 
 $$ \mathrm{VoG}_i = \operatorname{mean}_p \sqrt{\tfrac{1}{K} \sum_t (s_{t,i,p} - \bar s_{i,p})^2}, \qquad
    s_{t,i} = \operatorname{mean}_c \nabla_{x_i} z_{y_i}(x_i; \theta_t) $$
+
+over $K$ checkpoints $t$, places (pixels) $p$ and channels $c$.
 """
 
 import dataclasses
@@ -26,18 +28,18 @@ def vog(
     labels: Int[Tensor, " examples"] | None = None,
     reduce: Literal["std", "var"] = "std",
 ) -> Float[Tensor, " examples"]:
-    """Spread of each example's input gradient over checkpoints, mean over places; within its class if labels are given.
+    """Spread of each example's input gradient over checkpoints, averaged over places (pixels); standardised within each class if labels are given.
 
     Args:
-        gradients: Gradient of the given label's logit by the input, at each checkpoint.
-        labels: With labels: how many standard deviations above the mean of its class; 0 where a class has no spread.
+        gradients: Gradient of the given label's logit with respect to the input, at each checkpoint.
+        labels: Given labels; the result is then in standard deviations above the mean of the class, 0 where a class has no spread.
         reduce: `std`, the root of the population variance at each place, or `var`, that variance.
 
     Returns:
         One per example: at least 0, or in standard deviations of its class.
 
     Raises:
-        ValueError: No checkpoint, or `reduce` is neither.
+        ValueError: There is no checkpoint, or `reduce` is neither `std` nor `var`.
 
     Source: Agarwal, D'souza and Hooker 2022; the root by place is that of the authors' code.
     """
@@ -51,7 +53,7 @@ def vog(
 
 
 def within_class(values: Float[Tensor, " examples"], labels: Int[Tensor, " examples"]) -> Float[Tensor, " examples"]:
-    """(value - mean of the class) / population standard deviation of the class; 0 where a class has no spread, NaN where one value is."""
+    """(value - mean of the class) / population standard deviation of the class; 0 in a class without spread, NaN in a class with a NaN value."""
     normalised = torch.zeros_like(values)
     for label in labels.unique():
         members = labels == label
@@ -91,13 +93,13 @@ class _Spread:
 
 @dataclasses.dataclass(frozen=True)
 class VoG(AbstractMethod):
-    """High VoG marks examples whose explanation keeps changing: hard and atypical ones, late in training the memorised.
+    """High VoG marks examples whose input gradient keeps changing: hard and atypical ones, and late in training memorised ones.
 
     Args:
         stage: `all` kept models, the first of them, `early`, or the last, `late`.
         count: How many models of an early or late stage; a third of the kept ones by default, at least 2.
         reduce: Mean over places of the standard deviation, `std`, or of the variance, `var`.
-        by_class: Whether the value is told within the class of the given label, in its standard deviations.
+        by_class: Whether the value is standardised within the class of the given label.
     """
 
     stage: Literal["all", "early", "late"] = "all"
@@ -120,7 +122,7 @@ class VoG(AbstractMethod):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """Told within the class, or as it is."""
+        """Standard deviations within the class, or the unit of the raw value."""
         return "standard deviations within the class" if self.by_class else UNITS[self.reduce]
 
     @property
@@ -160,7 +162,7 @@ class VoG(AbstractMethod):
             Counted from 0, rising.
 
         Raises:
-            MissingEvidence: They are too few.
+            MissingEvidence: The stage has too few kept epochs.
         """
         count = len(kept) if self.stage == "all" else self.count if self.count is not None else max(len(kept) // 3, 2)
         if len(kept) < max(count, 2):

@@ -1,4 +1,4 @@
-"""One file per policy. `catalogue()` finds them and those of other packages, `live_catalogue()` those that choose while training goes on."""
+"""One file per policy. `catalogue()` finds ours and those of other packages, `live_catalogue()` the policies that choose during training."""
 
 from collections.abc import Mapping
 
@@ -31,8 +31,8 @@ def find(name: str) -> type[AbstractSelector]:
         The class itself, not an instance.
 
     Raises:
-        UnknownName: With the nearest names.
-        UsageError: It chooses while training goes on, or is of another package and cannot be used.
+        UnknownName: There is no such policy; the message gives the nearest names.
+        UsageError: The policy chooses during training, or is of another package and cannot be used.
     """
     if not POLICIES.knows(name) and LIVE.knows(name):
         raise UsageError(
@@ -42,14 +42,14 @@ def find(name: str) -> type[AbstractSelector]:
 
 
 def parse(spec: str | AbstractSelector, given: Mapping[str, object] | None = None) -> AbstractSelector:
-    """The policy that `"name"` or `"name:option=value,..."` asks for; options in `given` win. A policy is passed through.
+    """The policy that `"name"` or `"name:option=value,..."` describes; options in `given` win. A policy object is returned as it is.
 
     Returns:
         An instance with its options checked.
 
     Raises:
         UnknownName: No such policy or option.
-        UsageError: A value that the option does not take, or options beside a finished policy.
+        UsageError: An option does not take its value, or options are given together with a policy object.
     """
     if isinstance(spec, str):
         find(options.split(spec)[0])
@@ -57,14 +57,14 @@ def parse(spec: str | AbstractSelector, given: Mapping[str, object] | None = Non
 
 
 def parse_live(spec: str | AbstractLiveSelector) -> AbstractLiveSelector:
-    """The live selector that `"name"` or `"name:option=value,..."` asks for; one that is made is passed through.
+    """The live selector that `"name"` or `"name:option=value,..."` describes; a live selector object is returned as it is.
 
     Returns:
         An instance with its options checked.
 
     Raises:
         UnknownName: No such live selector or option.
-        UsageError: A value that the option does not take, or a policy that chooses by scores.
+        UsageError: An option does not take its value, or it is a policy that chooses by scores.
     """
     # A name of ours stays ours, also where a package has a policy of the other kind by that name.
     if isinstance(spec, str) and not LIVE.knows(name := options.split(spec)[0]) and POLICIES.knows(name):

@@ -33,7 +33,7 @@ def beta_shape(anchor: float, keep: float, c_d: float, c_0: float = 15.0) -> tup
     Args:
         anchor: mu, mean probability of the given label over the examples with the highest scores.
         keep: Fraction that stays.
-        c_d: How late, as more is pruned, the draw turns to easy examples.
+        c_d: How late the draw turns to easy examples as the pruned fraction grows: the larger, the later.
         c_0: Concentration of the density.
 
     Returns:
@@ -52,7 +52,7 @@ def log_density(
     c_0: float = 15.0,
     anchors: int = 10,
 ) -> Float64[Tensor, " examples"]:
-    """ln of the Beta density at each mean probability, up to a constant; probabilities are taken within EDGE of 0 and 1.
+    """ln of the Beta density at each mean probability, up to a constant; probabilities are clipped to [EDGE, 1 - EDGE].
 
     Returns:
         One per example, finite.
@@ -92,16 +92,16 @@ def beta_weights(
 ) -> Float64[Tensor, " examples"]:
     """Sampling weights Beta(mean probability; alpha, beta) * score, summing to 1.
 
-    A score of 0 gives weight 0. If all scores are 0, the weights are the density alone. Any positive factor of the scores
-    cancels. Worked out in logarithms, so that no product underflows before it is normalised.
+    A score of 0 gives weight 0. If all scores are 0, the weights are the density alone. Scores multiplied by a positive number give the same weights.
+    Computed in logarithms, so that no product underflows before it is normalised.
 
     Args:
         mean_target_probs: Probability of the given label, averaged over the epochs that the scores read; in 0..1.
-        scores: What is worth keeping, high first; finite and never negative.
+        scores: Scores whose high values are worth keeping; finite and never negative.
         keep: Fraction that stays, in 0..1.
-        c_d: How late, as more is pruned, the draw turns to easy examples; above 0. The paper: 4 for CIFAR-100.
+        c_d: How late the draw turns to easy examples as the pruned fraction grows: the larger, the later; above 0. The paper: 4 for CIFAR-100.
         c_0: Concentration of the density, above 0.
-        anchors: How many of the highest scores set the mean of the density; equal scores by position.
+        anchors: How many of the highest scores set the mean of the density; equal scores are taken in the order of their positions.
 
     Returns:
         One per example, in 0..1.
@@ -119,7 +119,7 @@ def checked_options(keep: float, c_d: float, c_0: float, anchors: int) -> None:
     """Refuse options outside their range.
 
     Raises:
-        UsageError: Which, and the range.
+        UsageError: An option is outside its range; the message names both.
     """
     budget_of(keep, 0)
     for name, value in (("c_d", c_d), ("c_0", c_0)):
@@ -133,13 +133,13 @@ def checked_options(keep: float, c_d: float, c_0: float, anchors: int) -> None:
 class Beta(AbstractSelector):
     """Draws floor(keep * examples) without replacement, one after another with probability proportional to `beta_weights`.
 
-    If fewer examples than the budget have a score above 0, all of these stay and the rest is drawn by the density alone.
-    Budgets do not nest, because the density depends on `keep`. Equal scores at the edge of the anchors: by id.
+    If fewer examples than the budget have a score above 0, all of these stay and the rest is drawn by the density alone. Budgets do not nest, because
+    the density depends on `keep`. Equal scores at the edge of the anchors are ordered by id.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
-        seed: Of the draw.
-        c_d: How late, as more is pruned, the draw turns to easy examples; above 0.
+        seed: Seed of the draw.
+        c_d: How late the draw turns to easy examples as the pruned fraction grows: the larger, the later; above 0.
         c_0: Concentration of the density, above 0.
         anchors: How many of the highest scores set the mean of the density.
     """

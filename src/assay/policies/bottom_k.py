@@ -11,14 +11,14 @@ from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, s
 
 @dataclasses.dataclass(frozen=True)
 class BottomK(AbstractSelector):
-    """Keeps the floor(keep * examples) lowest values; equal values by id, smallest first.
+    """Keeps the floor(keep * examples) lowest values; equal values are ordered by id, smallest first.
 
-    With `by="suspicion"` this drops the most suspect, whichever way the score points. By the values of a score whose low ones are
-    suspect, such as aum, the suspects stay, of which the decision warns.
+    With `by="suspicion"` this drops the most suspect, whichever way the score points. With `by="values"` and a score whose low values are suspect,
+    such as aum, the suspects stay, and the decision warns of this.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
-        by: What is ranked: the values, or the suspicion.
+        by: Whether examples are ranked by their values or by suspicion.
     """
 
     keep: float

@@ -1,7 +1,7 @@
 r"""Coverage-centric selection (CCS): cut the hardest, then cover the rest of the score's range evenly.
 
-The strata are equal-width bins between the lowest and the highest value that the cut leaves. They are visited from the smallest
-to the largest; with m examples still to be given out and s strata left, one takes
+The strata are equal-width bins between the lowest and the highest value that the cut leaves. They are visited from the smallest to the largest; with
+m examples still to be chosen and s strata left, the next stratum gives
 
 $$ q = \min(\mathrm{size}, \lfloor m / s \rfloor), \qquad m \leftarrow m - q. $$
 """
@@ -26,7 +26,7 @@ from .random import shuffled
 def stratum_of(values: Float64[Tensor, " examples"], strata: int) -> Int[Tensor, " examples"]:
     """Which equal-width bin between the lowest and the highest value each value falls in, numbered from 0.
 
-    A bin holds its lower edge and not its upper one; the last holds both. Equal values are all in the last bin.
+    A bin holds its lower edge and not its upper one; the last holds both. If all values are equal, all are in the last bin.
 
     Returns:
         int64, one per value.
@@ -48,7 +48,7 @@ def stratum_of(values: Float64[Tensor, " examples"], strata: int) -> Int[Tensor,
 def stratum_budgets(counts: Int[Tensor, " strata"] | Int[np.ndarray, " strata"], budget: int) -> Int[Tensor, " strata"]:
     """How many examples each stratum gives, so that they sum to the budget and are as even as the counts allow.
 
-    Strata of equal count are visited in the given order. A larger budget takes from no stratum.
+    Strata of equal count are visited in the given order. A larger budget lowers the number of no stratum.
 
     Args:
         counts: How many examples each stratum holds.
@@ -78,12 +78,12 @@ def stratum_budgets(counts: Int[Tensor, " strata"] | Int[np.ndarray, " strata"],
 class CCS(AbstractSelector):
     """Drops the floor(cutoff * examples) hardest, then draws floor(keep * examples) from all levels of the score.
 
-    Hardest or most suspect is read off the score's direction: the lowest AUM, the highest EL2N.
+    Which values are hardest or most suspect follows from the score's direction: the lowest AUM, the highest EL2N.
 
     Args:
         keep: Fraction of all examples that stay, in 0..1.
-        seed: Of the draw within each stratum.
-        cutoff: Fraction of all examples that is cut as hardest before, in 0..1.
+        seed: Seed of the draw within each stratum.
+        cutoff: Fraction of all examples, the hardest, that is dropped before the draw; in 0..1.
         strata: How many equal-width bins, at least 1.
     """
 

@@ -1,4 +1,4 @@
-"""InfoBatch: epochs that leave out a random part of what is learned already, and weigh the rest of it up."""
+"""InfoBatch: each epoch leaves out a random part of the examples with a low loss, and gives the rest of these a larger weight."""
 
 import dataclasses
 import math
@@ -17,10 +17,10 @@ from ..maths.draws import uniform
 
 @dataclasses.dataclass(frozen=True)
 class InfoBatch(AbstractLiveSelector):
-    """Drops an example whose last loss is below the mean with probability `ratio`; the others of these count 1 / (1 - ratio).
+    """Drops an example whose last loss is below the mean with probability `ratio`; those below the mean that stay have weight 1 / (1 - ratio).
 
-    So the expected sum of gradients over an epoch is that of all examples. From epoch floor(delta * epochs) on every epoch trains on all,
-    with a weight of 1. The losses are those of the last training pass of each example; before its first, an example is not dropped.
+    So the expected sum of gradients over an epoch is that of all examples. From epoch floor(delta * epochs) on every epoch trains on all, with a
+    weight of 1. The losses are those of the last training pass of each example; before its first pass, an example is not dropped.
 
     Args:
         ratio: Probability of being dropped, in 0..1, 1 excluded.

@@ -27,9 +27,9 @@ class KCenter(AbstractSelector):
 
     Args:
         keep: Fraction of examples that stay, a number with a point in 0..1 (1.0 is all of them); or a whole number, how many stay.
-        features: What distances are taken between: `inputs`, the data themselves; `rows:NAME`, rows from outside such as embeddings; or what
-            a kept model makes of them, such as `penultimate`.
-        by_class: Whether each given class is covered by itself, with centers in proportion to its examples.
+        features: Features between which distances are taken: `inputs`, the data themselves; `rows:NAME`, rows from outside such as embeddings; or
+            features from a kept model, such as `penultimate`.
+        by_class: Whether each given class is covered separately, with centers in proportion to its examples.
     """
 
     keep: int | float
@@ -54,7 +54,7 @@ class KCenter(AbstractSelector):
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where classes are covered by themselves."""
+        """Features, and labels where classes are covered separately."""
         return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
 
     @property

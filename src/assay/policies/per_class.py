@@ -15,10 +15,10 @@ from ..maths.ranking import places_within
 
 
 def class_budgets(counts: Int[Tensor, " classes"], keep: float, fill: bool = True) -> Int[Tensor, " classes"]:
-    """How many of each class stay.
+    """Number of examples of each class that stay.
 
-    floor(keep * count) for each class. With `fill`, what is then missing from floor(keep * examples) goes, one example each, to
-    the classes with the largest remainder keep * count - floor(keep * count), the lower class number first at a tie.
+    floor(keep * count) for each class. With `fill`, the examples that are then missing from floor(keep * examples) are added, one each, to the
+    classes with the largest remainder keep * count - floor(keep * count), the lower class number first at a tie.
 
     Args:
         counts: How many examples each class has.
@@ -42,14 +42,14 @@ def class_budgets(counts: Int[Tensor, " classes"], keep: float, fill: bool = Tru
 class PerClass(AbstractSelector):
     """Keeps the best `keep` of each given class, so that pruning does not change the class balance.
 
-    Budgets do not nest: with more budget, the largest remainders can lie in other classes (the Alabama paradox). They do
-    with `fill=False`, which keeps up to one example per class less than the budget.
+    Budgets do not nest: with more budget, the largest remainders can lie in other classes (the Alabama paradox). They nest with `fill=False`, which
+    keeps fewer examples than the budget, by less than one per class.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
         end: Which values are best, the high or the low.
         fill: Whether to reach floor(keep * examples) exactly, by largest remainder.
-        by: What is ranked: the values, or the suspicion.
+        by: Whether examples are ranked by their values or by suspicion.
     """
 
     keep: float

@@ -22,10 +22,10 @@ def shuffled(ids: Ids, seed: int, purpose: str) -> Int[Tensor, " examples"]:
 
 
 def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
-    """An order in which every beginning holds each class in proportion, as nearly as whole examples allow.
+    """An order of which every prefix holds each class in proportion, as nearly as whole examples allow.
 
-    The j-th example of a class (from 0, in the given order) stands at (j + 1/2) / count of its class. These are Webster's
-    quotients, so a longer beginning never takes an example back; equal quotients stay in the given order.
+    The j-th example of a class (from 0, in the given order) stands at (j + 1/2) / count of its class. These are Webster's quotients, so a longer
+    prefix keeps every example of a shorter one; equal quotients stay in the given order.
 
     Returns:
         Positions, each once.
@@ -36,11 +36,11 @@ def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
 
 @dataclasses.dataclass(frozen=True)
 class Random(AbstractSelector):
-    """Keeps floor(keep * examples) drawn uniformly without replacement; no score is needed, and one that is given is not looked at.
+    """Keeps floor(keep * examples) drawn uniformly without replacement; no score is needed, and a given score is ignored.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
-        seed: Of the draw. A larger budget keeps everything that a smaller one keeps under the same seed.
+        seed: Seed of the draw. A larger budget keeps everything that a smaller one keeps under the same seed.
         stratified: Whether each given class is drawn in proportion.
     """
 
@@ -63,7 +63,7 @@ class Random(AbstractSelector):
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Labels where they are drawn within classes; a plain draw asks for no run."""
+        """Labels where the draw is stratified; a plain draw needs no run."""
         return frozenset({Need.LABELS}) if self.stratified else frozenset()
 
     def select(self, pool: Pool) -> Selection:

@@ -14,7 +14,7 @@ from ..core.selection import AbstractSelector, Pool, Selection, budget_of
 
 @dataclasses.dataclass(frozen=True)
 class Relabel(AbstractSelector):
-    """Relabels the most suspect to the largest mean probability over all recorded epochs; every example stays.
+    """Gives the most suspect examples the class with the largest mean probability over all recorded epochs; every example stays.
 
     An example whose mean prediction is its given label is left as it is. Equal mean probabilities go to the lower class.
     Give either `count` or `fraction`.

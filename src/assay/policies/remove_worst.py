@@ -15,12 +15,12 @@ from ..core.selection import AbstractSelector, Pool, Selection, removable, worst
 class RemoveWorst(AbstractSelector):
     """Drops the `count` most suspect examples; of equal ones at the edge, the smallest ids stay.
 
-    Where the score says by how much a target changes without an example (sgd_influence, loo, ...), only examples predicted to do harm
-    are dropped: a count beyond them is refused, with their number.
+    Where the score says by how much a target changes without an example (sgd_influence, loo, ...), only examples predicted to do harm are dropped: a
+    larger count is refused, and the message says how many are harmful.
 
     Args:
         count: How many are dropped, at least 0.
-        harmful_only: Whether a score that tells harm from help holds the count to the harmful; other scores only rank.
+        harmful_only: Whether at most the harmful examples may be dropped, for a score that tells harm from help; other scores only rank.
     """
 
     count: int

@@ -12,12 +12,12 @@ from ..core.selection import AbstractSelector, By, Pool, Selection, suspects_sta
 
 @dataclasses.dataclass(frozen=True)
 class Threshold(AbstractSelector):
-    """Keeps at_least <= value <= at_most, however many these are.
+    """Keeps the examples with at_least <= value <= at_most, however many these are.
 
     Args:
-        at_least: Lower bound in the unit of the score, itself included; none for no bound.
-        at_most: Upper bound, itself included; none for no bound.
-        by: What is compared: the values, or the suspicion.
+        at_least: Lower bound, inclusive, in the unit of the score; none for no bound.
+        at_most: Upper bound, inclusive; none for no bound.
+        by: Whether the values or the suspicion are compared.
     """
 
     at_least: float | None = None

@@ -11,14 +11,14 @@ from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, s
 
 @dataclasses.dataclass(frozen=True)
 class TopK(AbstractSelector):
-    """Keeps the floor(keep * examples) highest values; equal values by id, smallest first.
+    """Keeps the floor(keep * examples) highest values; equal values are ordered by id, smallest first.
 
-    Of a score whose high values are suspect, such as loss, these are the suspects, of which the decision warns; `bottom_k:by=suspicion`
-    drops the suspects of any score, and `top_k:by=suspicion` says that they are meant to stay.
+    For a score whose high values are suspect, such as loss, the suspects stay, and the decision warns of this; `bottom_k:by=suspicion` drops the
+    suspects of any score, and `top_k:by=suspicion` says that they are meant to stay.
 
     Args:
         keep: Fraction of examples that stay, in 0..1.
-        by: What is ranked: the values, or the suspicion (then the most suspect stay).
+        by: Whether examples are ranked by their values or by suspicion (then the most suspect stay).
     """
 
     keep: float

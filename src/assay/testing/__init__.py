@@ -1,4 +1,4 @@
-"""The laws that ours are held to, for methods and selectors of other people: `check_method(MyMethod())`."""
+"""The laws (property tests) that assay's own methods and selectors pass, for those of other people: `check_method(MyMethod())`."""
 
 from .live import check_live_selector
 from .methods import check_method

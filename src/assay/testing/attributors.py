@@ -1,4 +1,4 @@
-"""The laws that hold for every attributor beside those for methods, ours and other people's."""
+"""The laws that every attributor must pass, ours and other people's, besides those for methods."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ from .laws import Law, Laws
 from .worlds import EXAMPLES, Counted, World, doubled, reordered, six, world
 
 Pairs = Callable[[AbstractAttributor, Evidence], Tensor]
-"""What every query and every example are worth to each other, worked out pair by pair, (queries, examples)."""
+"""The values of an attributor, of shape (queries, examples), computed pair by pair."""
 SMALL = 7
 """Rows of a batch where batches are small."""
 
 
 def whole(method: AbstractMethod, evidence: Evidence, **given: int) -> Tensor:
-    """The matrix of all queries by all examples; that each pair is there once is held."""
+    """The matrix of all queries by all examples; asserts that each pair is there once."""
     assert isinstance(method, AbstractAttributor)
     view = evidence.narrow(method.title, method.reads)
     shape = len(view.queries(method.query_set).ids), len(view.ids)
@@ -37,7 +37,7 @@ def whole(method: AbstractMethod, evidence: Evidence, **given: int) -> Tensor:
 
 
 def near(method: AbstractMethod, here: Tensor, there: Tensor) -> None:
-    """Hold that two matrices are equal up to the order of sums."""
+    """Assert that two matrices are equal up to the order of sums."""
     from .methods import close
 
     close(method, here, there, rtol=1e-9, atol=1e-9 * float(there.abs().max()))
@@ -95,7 +95,7 @@ def small_batches(here: World) -> Counted:
 
 
 def batches_of_any_size_say_the_same(method: AbstractMethod) -> None:
-    """How many rows a batch has changes no value."""
+    """The batch size changes no value."""
     near(method, whole(method, small_batches(world())), whole(method, world().evidence()))
 
 
@@ -112,7 +112,7 @@ def a_duplicated_example_gets_an_equal_column(method: AbstractMethod) -> None:
 
 
 def scores_are_the_reduced_matrix(method: AbstractMethod) -> None:
-    """Scores by mean, sum and max are those of the matrix, whatever shorter way they are had by."""
+    """Scores by mean, sum and max equal the means, sums and maxima of the matrix, however they are computed."""
     evidence = world().evidence()
     values, weights = whole(method, evidence), evidence.queries(method.query_set).weights  # type: ignore[attr-defined]
     for how, expected in (("mean", weights @ values), ("sum", values.sum(0)), ("max", values.amax(0))):
@@ -123,7 +123,7 @@ def scores_are_the_reduced_matrix(method: AbstractMethod) -> None:
 
 
 def attributes(method: AbstractMethod) -> bool:
-    """Whether a method gives values by query with its options."""
+    """Whether a method, with its options, gives a value per query."""
     try:
         return isinstance(method, AbstractAttributor) and bool(method.query_set)
     except UsageError:
@@ -138,11 +138,11 @@ ATTRIBUTOR_LAWS: Laws = {
     a_duplicated_example_gets_an_equal_column: attributes,
     scores_are_the_reduced_matrix: attributes,
 }
-"""Each law, and which methods it speaks of."""
+"""Each law, and the methods that it applies to."""
 
 
 def pair_by_pair(pairs: Pairs) -> Law:
-    """The law that holds an attributor against what is worked out pair by pair."""
+    """The law that an attributor gives the values that `pairs` computes pair by pair."""
 
     def it_is_what_every_pair_gives_alone(method: AbstractMethod) -> None:
         """On six examples and on all, the matrix is what the formula gives for one query and one example after the other."""
@@ -154,9 +154,9 @@ def pair_by_pair(pairs: Pairs) -> Law:
 
 
 def attributor_laws(pairs: Pairs | None = None) -> Laws:
-    """The laws that an attributor is held to beside those of methods.
+    """The laws that apply to an attributor besides those of methods.
 
     Args:
-        pairs: What every pair is worth, worked out one after the other.
+        pairs: Function from an attributor and evidence to its values (queries, examples), computed pair by pair.
     """
     return ATTRIBUTOR_LAWS if pairs is None else {**ATTRIBUTOR_LAWS, pair_by_pair(pairs): attributes}

@@ -1,4 +1,4 @@
-"""What a law is: a function that raises an AssertionError on what breaks it, with one sentence for what it asks."""
+"""A law is a function that raises an AssertionError if its subject breaks it, with one sentence that says what it requires."""
 
 import contextlib
 import re
@@ -7,12 +7,12 @@ from typing import Any
 
 Law = Callable[[Any], None]
 Laws = Mapping[Law, Callable[[Any], bool]]
-"""Each law, and which methods or policies it speaks of."""
+"""Each law, and the methods or policies that it applies to."""
 
 
 @contextlib.contextmanager
 def refusal(error: type[Exception], words: str = "") -> Iterator[None]:
-    """Hold that the block raises this error, and that its message says these words (a regular expression)."""
+    """A context manager that asserts that its block raises this error, with a message that matches `words` (a regular expression)."""
     try:
         yield
     except error as raised:
@@ -22,7 +22,7 @@ def refusal(error: type[Exception], words: str = "") -> Iterator[None]:
 
 
 def broken_laws(laws: Laws, subject: object) -> dict[str, Exception]:
-    """The laws that speak of `subject` and fail on it, by name, and how each failed."""
+    """The laws that apply to `subject` and that it breaks, by name, with the error that each raised."""
     broken: dict[str, Exception] = {}
     for law, applies in laws.items():
         if applies(subject):
@@ -34,10 +34,10 @@ def broken_laws(laws: Laws, subject: object) -> dict[str, Exception]:
 
 
 def hold(title: str, laws: Laws, subject: object) -> None:
-    """Hold one subject to all laws that speak of it.
+    """Assert that a subject passes all laws that apply to it.
 
     Raises:
-        AssertionError: It breaks one; says which, and how.
+        AssertionError: The subject breaks a law; the message says which, and how.
     """
     for law, applies in laws.items():
         if not applies(subject):

@@ -1,4 +1,4 @@
-"""The laws that hold for every live selector, which chooses before each epoch, ours and other people's."""
+"""The laws that every live selector, which chooses before each epoch, must pass, ours and other people's."""
 
 import copy
 import dataclasses
@@ -20,12 +20,12 @@ from .selectors import BOTH, refuses
 
 EXAMPLES, EPOCHS, BATCH = 48, 12, 7
 SEEDS = 3000
-"""How often an epoch is chosen anew to see what it chooses in expectation."""
+"""How often an epoch is drawn again to estimate the expectation of its selection."""
 MIDDLE = EPOCHS // 2
 
 
 def ids() -> Ids:
-    """Numbers in no order."""
+    """Ids in no order."""
     return Ids(np.random.default_rng(7).choice(10_000, EXAMPLES, replace=False) - 500)
 
 
@@ -42,14 +42,14 @@ def opening(
     seed: int = 0,
     between: Callable[[LiveState], LiveState] = lambda state: state,
 ) -> tuple[LiveState, list[EpochSelection]]:
-    """The state after some epochs, and what each trained on.
+    """The state after some epochs, and the selection of each epoch.
 
     Args:
-        selector: Which.
+        selector: The live selector.
         there: The examples.
-        epochs: How many.
-        seed: Of the training.
-        between: What becomes of the state from epoch to epoch.
+        epochs: Number of epochs.
+        seed: Seed of the training.
+        between: Function applied to the state between two epochs.
     """
     state, chosen = selector.start(len(there)), []
     for epoch in range(epochs):
@@ -77,7 +77,7 @@ def an_epoch_can_train_on_it(selector: AbstractLiveSelector) -> None:
 
 
 def every_example_is_trained_on(selector: AbstractLiveSelector) -> None:
-    """Every example stands in an epoch with a weight above 0."""
+    """Every example of an epoch has a weight above 0."""
     met = torch.zeros(EXAMPLES, dtype=torch.bool)
     for choice in opening(selector, ids(), EPOCHS)[1]:
         met |= choice.kept & (choice.weights > 0)
@@ -108,7 +108,7 @@ def string_ids_work(selector: AbstractLiveSelector) -> None:
 
 
 def the_state_is_all_that_it_keeps(selector: AbstractLiveSelector) -> None:
-    """The state is finite tensors; saved and loaded between epochs, by another object of the class, it goes on as without."""
+    """The state is finite tensors; saved and loaded between epochs by another object of the class, it leads to the same selections."""
 
     def stored(state: LiveState) -> LiveState:
         assert all(isinstance(part, Tensor) for part in state.values()), "the state holds something that is no tensor"
@@ -166,7 +166,7 @@ def the_expected_gradient_is_that_of_all(selector: AbstractLiveSelector) -> None
 
 
 def each_epoch_draws_anew(selector: AbstractLiveSelector) -> None:
-    """What another seed changes, another epoch changes too."""
+    """If another seed changes the selection, so does another epoch."""
     here = ids()
     state, _ = opening(selector, here, MIDDLE)
     by_seed = [selector.select_epoch(state, here, MIDDLE, EPOCHS, seed) for seed in range(4)]
@@ -208,7 +208,7 @@ def training_by_it_resumes_to_the_same_bits(selector: AbstractLiveSelector) -> N
 
 
 def always(selector: AbstractLiveSelector) -> bool:
-    """Whatever it is."""
+    """True for every live selector."""
     return True
 
 
@@ -224,13 +224,13 @@ LAWS: Laws = {
     each_epoch_draws_anew: always,
     training_by_it_resumes_to_the_same_bits: always,
 }
-"""Each law, and which live selectors it speaks of."""
+"""Each law, and the live selectors that it applies to."""
 
 
 def check_live_selector(
     selector: AbstractLiveSelector, *, variants: Sequence[Mapping[str, object]] = ({},), refused: Sequence[str] = ()
 ) -> None:
-    """Hold a live selector of your own to the laws that ours are held to, which takes seconds.
+    """Test a live selector of your own with the laws that assay's own pass; this takes seconds.
 
         from assay.testing import check_live_selector
 
@@ -238,9 +238,9 @@ def check_live_selector(
             check_live_selector(Half(), variants=[{}, {"ratio": 0.3}], refused=["ratio=1"])
 
     Args:
-        selector: Which.
-        variants: Options that are changed of it, in turn.
-        refused: Options that it must refuse, as texts.
+        selector: The live selector to test.
+        variants: Sets of options; the selector is tested with each of them in turn.
+        refused: Options that the selector must refuse, as texts such as `ratio=2`.
 
     Raises:
         AssertionError: It breaks a law; says which, and how.

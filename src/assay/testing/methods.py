@@ -1,4 +1,4 @@
-"""The laws that hold for every method, ours and other people's."""
+"""The laws that every method must pass, ours and other people's."""
 
 import contextlib
 import copy
@@ -45,11 +45,11 @@ FEW, MANY = 32, 512
 """Draws of an estimate, and how many more must bring it nearer to its limit."""
 
 Brute = Callable[[Tensor, Tensor, AbstractMethod], Tensor]
-"""The limit of a Monte Carlo method with its options, worked out from inputs and labels."""
+"""The limit of a Monte Carlo method with its options, computed from inputs and labels."""
 
 
 def close(method: AbstractMethod, here: Tensor, there: Tensor, rtol: float = 1e-12, atol: float = 1e-12) -> None:
-    """Hold that values are equal to rounding; of a method that iterates, to ten times what it leaves unsolved."""
+    """Assert that values are equal up to rounding, or for a method that iterates, up to ten times the residual that it leaves."""
     if isinstance(method.exactness, Iterative):
         rtol = max(rtol, 10 * method.exactness.rtol)
         atol = max(atol, rtol * float(there.abs().max()))
@@ -57,7 +57,7 @@ def close(method: AbstractMethod, here: Tensor, there: Tensor, rtol: float = 1e-
 
 
 def over_seeds(method: AbstractMethod, values: Callable[[AbstractMethod], Tensor]) -> Tensor:
-    """What `values` says of a Monte Carlo method by each of several seeds, (seeds, ...)."""
+    """Results of `values` for a Monte Carlo method under each of several seeds, of shape (seeds, ...)."""
     assert isinstance(method.exactness, MonteCarlo)
     name = method.exactness.seed
     return torch.stack([values(dataclasses.replace(method, **{name: seed})) for seed in range(SEEDS)])  # type: ignore[type-var]
@@ -89,7 +89,7 @@ def renaming_classes_changes_nothing(method: AbstractMethod) -> None:
 
 
 def it_reads_what_it_declares(method: AbstractMethod) -> None:
-    """What is read of a run is what `reads` says, of every kind of fact; the others may be absent."""
+    """The method reads exactly the kinds of facts that `reads` declares; other kinds may be absent."""
     here = world()
     evidence = here.evidence()
     full = score([method], evidence)[0].values
@@ -114,7 +114,7 @@ def perturbed(here: World, epoch: int) -> list[dict[Need, Tensor]]:
 
 
 def the_epochs_read_are_those_that_matter(method: AbstractMethod) -> None:
-    """Another epoch changes the score if `epochs_read` names it, and only then."""
+    """Changing an epoch changes the score if, and only if, `epochs_read` names that epoch."""
     assert isinstance(method, AbstractAccumulator)
     here = world()
     read = method.epochs_read(EPOCHS)
@@ -132,7 +132,7 @@ def the_epochs_read_are_those_that_matter(method: AbstractMethod) -> None:
 
 
 def it_points_the_declared_way(method: AbstractMethod) -> None:
-    """Planted wrong labels or hard examples stand where `direction` says."""
+    """Planted wrong labels or hard examples have the high or low values that `direction` says."""
     scores = score([method], world().evidence())[0]
     easy = slice(HARD.stop, EXAMPLES)
     if method.direction in (Direction.HIGH_IS_SUSPECT, Direction.LOW_IS_SUSPECT):
@@ -183,13 +183,13 @@ def it_is_the_same_in_company(method: AbstractMethod) -> None:
 
 
 def values_are_those_of_one_pass(method: AbstractMethod) -> None:
-    """`run` gives what scoring gives."""
+    """`run` gives the same values as scoring does."""
     view = world().evidence().narrow(method.title, method.reads)
     assert torch.equal(method.run(view).values, world().base(method)), "`run` gives other values"
 
 
 def a_duplicated_example_gets_an_equal_score(method: AbstractMethod) -> None:
-    """Two equal examples have equal scores; estimates by random draws, within the standard error of their difference."""
+    """Two equal examples have equal scores; estimates by random draws are equal within the standard error of their difference."""
     if isinstance(method.exactness, MonteCarlo):
 
         def gaps(one: AbstractMethod) -> Tensor:
@@ -236,7 +236,7 @@ def too_few_epochs_are_refused(method: AbstractMethod) -> None:
 
 
 def a_pass_can_stop_anywhere(method: AbstractMethod) -> None:
-    """The state is all that an accumulator keeps, and a value looked up on the way changes nothing."""
+    """An accumulator keeps nothing but its state, and computing the values midway changes nothing."""
     assert isinstance(method, AbstractAccumulator)
     evidence, expected = world().evidence(), world().base(method)
     state = method.start(EXAMPLES, CLASSES)
@@ -266,7 +266,7 @@ def string_ids_work(method: AbstractMethod) -> None:
 
 
 def draws(method: AbstractMethod) -> bool:
-    """Whether a method draws anything, which those with a seed say by reading another one."""
+    """Whether a method draws at random: it does if it is Monte Carlo, or if it has an option `seed` and accepts another value of it."""
     if isinstance(method.exactness, MonteCarlo) or not hasattr(method, "seed"):
         return isinstance(method.exactness, MonteCarlo)
     try:
@@ -278,7 +278,7 @@ def draws(method: AbstractMethod) -> bool:
 
 
 def the_title_says_all(method: AbstractMethod) -> None:
-    """The title with its options makes the same method again."""
+    """The title, parsed with its options, gives the same method again."""
     cls = type(method)
     name, texts = options.split(method.title)
     assert name == method.name and options.build(cls, "method", texts) == method, f"{method.title} is another method"
@@ -295,12 +295,12 @@ def the_title_says_all(method: AbstractMethod) -> None:
 
 
 def is_accumulator(method: AbstractMethod) -> bool:
-    """Whether a method reads epochs one after the other."""
+    """Whether a method is an accumulator, which reads epochs one after the other."""
     return isinstance(method, AbstractAccumulator)
 
 
 def always(method: AbstractMethod) -> bool:
-    """Whatever it is."""
+    """True for every method."""
     return True
 
 
@@ -321,11 +321,11 @@ LAWS: Laws = {
     string_ids_work: always,
     the_title_says_all: always,
 }
-"""Each law, and which methods it speaks of."""
+"""Each law, and the methods that it applies to."""
 
 
 def converging(brute: Brute) -> Law:
-    """The law that holds a Monte Carlo method against its limit, which brute force works out."""
+    """The law that a Monte Carlo method converges to its limit, which `brute` computes by brute force."""
 
     def it_converges_to_brute_force(method: AbstractMethod) -> None:
         """On six examples the estimates scatter around what brute force gives, and more draws bring them nearer."""
@@ -346,10 +346,11 @@ def converging(brute: Brute) -> Law:
 
 
 def laws_of(brute: Brute | None = None) -> Laws:
-    """The laws that a method is held to.
+    """The laws that apply to a method.
 
     Args:
-        brute: Limit of a Monte Carlo method: what it, the third argument, gives of inputs (examples, dims) and labels (examples,) with endless draws.
+        brute: Function from inputs (examples, dims), labels (examples,) and a Monte Carlo method to the limit of its values as the number of draws
+            grows.
     """
     return LAWS if brute is None else {**LAWS, converging(brute): always}
 
@@ -373,10 +374,10 @@ def a_mistyped_option_is_refused_with_the_nearest(cls: type[AbstractMethod]) -> 
 
 
 def refuses(text: str) -> Law:
-    """The law that options given as text, such as `k=0`, are refused by name."""
+    """The law that the method refuses options given as text, such as `k=0`, with a message that names the option."""
 
     def options_out_of_range_are_refused(cls: type[AbstractMethod]) -> None:
-        """What an option does not take is refused by the option's name when the method is made."""
+        """A value that an option does not take is refused when the method is made, with the name of the option."""
         given = options.split(f"{cls.name}:{text}")[1]
         with refusal(UsageError, next(iter(given))):
             options.build(cls, "method", given)
@@ -385,7 +386,7 @@ def refuses(text: str) -> Law:
 
 
 CLASS_LAWS: Laws = {it_says_what_it_is: lambda cls: True, a_mistyped_option_is_refused_with_the_nearest: lambda cls: True}
-"""The laws that speak of a class, whatever its options."""
+"""The laws that apply to a class, whatever its options."""
 
 
 def check_method(
@@ -396,7 +397,7 @@ def check_method(
     brute: Brute | None = None,
     pairs: Pairs | None = None,
 ) -> None:
-    """Hold a method of your own to the laws that ours are held to, which takes seconds.
+    """Test a method of your own with the laws that assay's methods pass; this takes seconds.
 
         from assay.testing import check_method
 
@@ -404,15 +405,16 @@ def check_method(
             check_method(LearningTime(), variants=[{}, {"epochs": 8}], refused=["epochs=0"])
 
     Args:
-        method: Which.
-        variants: Options that are changed of it, in turn.
-        refused: Options that it must refuse, as texts.
-        brute: Limit of a Monte Carlo method: what it, the third argument, gives of inputs (examples, dims) and labels (examples,) with endless draws.
-        pairs: Of an attributor: what it gives of evidence, (queries, examples), worked out pair by pair.
+        method: The method to test.
+        variants: Sets of options; the method is tested with each of them in turn.
+        refused: Options that the method must refuse, as texts such as `k=0`.
+        brute: Function from inputs (examples, dims), labels (examples,) and a Monte Carlo method to the limit of its values as the number of draws
+            grows.
+        pairs: Function from an attributor and evidence to its values (queries, examples), computed pair by pair.
 
     Raises:
-        AssertionError: It breaks a law; says which, and how.
-        UsageError: It refuses a variant.
+        AssertionError: The method breaks a law; the message says which, and how.
+        UsageError: The method refuses a variant.
     """
     cls = type(method)
     hold(cls.name, CLASS_LAWS, cls)

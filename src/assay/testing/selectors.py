@@ -1,4 +1,4 @@
-"""The laws that hold for every selector that chooses once (a policy), ours and other people's."""
+"""The laws that every selector that chooses once (a policy) must pass, ours and other people's."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ class Case:
 
     @property
     def keeps(self) -> list[float]:
-        """The budgets that these options leave room for, 0 and what `make` gives among them."""
+        """The budgets that these options allow, among them 0 and the one that `make` uses by default."""
 
         def fits(keep: float) -> bool:
             try:
@@ -85,11 +85,11 @@ class World:
 
     @property
     def scores(self) -> Scores:
-        """What is chosen by."""
+        """The score that policies choose by."""
         return Scores(self.ids, self.values, "made", {}, "made", Direction.HIGH_IS_SUSPECT, "none")
 
     def evidence(self, holds: frozenset[Need] = frozenset(Need)) -> Evidence:
-        """What a run says of them, of these kinds."""
+        """The evidence of the examples, with these kinds of facts."""
         return Evidence(
             self.ids,
             CLASSES,
@@ -100,7 +100,7 @@ class World:
         )
 
     def decide(self, policy: AbstractSelector) -> Decision:
-        """What a policy decides on them."""
+        """The decision of a policy on the examples."""
         return choose(policy, self.scores_for(policy), self.evidence())
 
     def scores_for(self, policy: AbstractSelector) -> Scores | None:
@@ -109,7 +109,7 @@ class World:
 
 
 def world() -> World:
-    """The examples, made anew each time, so that a policy that writes into them is found out."""
+    """The examples, made anew each time, so that a policy that writes into them is detected."""
     draw = np.random.default_rng(7)
     probs = torch.from_numpy(draw.dirichlet(np.ones(CLASSES), (EPOCHS, EXAMPLES)))
     labels = torch.from_numpy(draw.permutation(np.repeat([0, 1, 2], [31, 18, 11])))
@@ -124,7 +124,7 @@ def world() -> World:
 
 
 CLUSTERS = (20, 12, 8, 6, 5, 4, 3, 2)
-"""How many examples stand near to each other, each group of them far from the others."""
+"""Sizes of the clusters, which are far from each other."""
 
 
 def clustered() -> tuple[World, Tensor]:
@@ -160,7 +160,7 @@ def nothing_and_all(case: Case) -> None:
 
 
 def ties_break_by_id(case: Case) -> None:
-    """Of equal examples those with the smallest ids are taken, class by class where it looks at classes."""
+    """Of equal examples those with the smallest ids are kept, class by class if the policy reads labels."""
     here = world()
     level = dataclasses.replace(
         here,
@@ -217,7 +217,7 @@ def another_seed_differs(case: Case) -> None:
 
 
 def order_does_not_matter(case: Case) -> None:
-    """The same examples in another order are decided on alike."""
+    """The same examples in another order get the same decision."""
     here = world()
     base = here.decide(case.make())
     for seed in range(3):
@@ -261,14 +261,14 @@ def string_ids_work(case: Case) -> None:
 
 
 def reads_what_it_declares(case: Case) -> None:
-    """What it does not declare may be absent."""
+    """Facts that the policy does not declare may be absent."""
     full = world().decide(case.make())
     bare = choose(case.make(), world().scores_for(case.make()), world().evidence(case.make().reads))
     assert bare.fingerprint == full.fingerprint
 
 
 def the_order_is_that_of_the_budgets(case: Case) -> None:
-    """The first k of a larger decision's order are what a budget of k keeps, in its order."""
+    """The first k examples in the order of a larger decision are those that a budget of k keeps, in the same order."""
     whole = world().decide(case.make(max(case.keeps))).order
     for keep in case.keeps:
         decision = world().decide(case.make(keep))
@@ -278,7 +278,7 @@ def the_order_is_that_of_the_budgets(case: Case) -> None:
 
 
 def weights_survive_to_retraining(case: Case) -> None:
-    """What is trained on is what was selected: to the file and back, in the arm of the decision, and as many such weights in its control."""
+    """Training uses the selected examples and weights, also after saving; its control uses as many examples with as many weights."""
     here, policy = world(), case.make()
     view = here.evidence().narrow(policy.title, policy.reads)
     selection, decision = policy.select(Pool(here.ids, view, here.scores_for(policy))), here.decide(policy)
@@ -293,7 +293,7 @@ def weights_survive_to_retraining(case: Case) -> None:
 
 
 def clusters_are_covered(case: Case) -> None:
-    """As many examples as there are clusters come from more of them than those of a random choice do."""
+    """With as many examples as clusters, the selection covers more clusters than a random one does."""
     here, cluster = clustered()
     budget = len(CLUSTERS)
     covered = len(cluster[here.decide(case.make(budget / EXAMPLES)).kept].unique())
@@ -302,7 +302,7 @@ def clusters_are_covered(case: Case) -> None:
 
 
 def budgeted(case: Case) -> bool:
-    """Whether it keeps a given part."""
+    """Whether the policy keeps a given fraction."""
     return "keep" in case.fields
 
 
@@ -323,7 +323,7 @@ LAWS: Laws = {
     weights_survive_to_retraining: lambda case: True,
     clusters_are_covered: lambda case: budgeted(case) and bool(case.make().asks.features),
 }
-"""Each law, and which policies it speaks of."""
+"""Each law, and the policies that it applies to."""
 
 
 def it_says_what_it_is(cls: type[AbstractSelector] | type[AbstractLiveSelector]) -> None:
@@ -348,10 +348,10 @@ def it_says_whether_it_nests(cls: type[AbstractSelector]) -> None:
 
 
 def refuses(text: str) -> Law:
-    """The law that options given as text, such as `keep=2`, are refused by name."""
+    """The law that the policy refuses options given as text, such as `keep=2`, with a message that names the option."""
 
     def options_out_of_range_are_refused(cls: type[AbstractSelector] | type[AbstractLiveSelector]) -> None:
-        """What an option does not take is refused by the option's name when the selector is made."""
+        """A value that an option does not take is refused when the selector is made, with the name of the option."""
         given = options.split(f"{cls.name}:{text}")[1]
         with refusal(UsageError, "|".join([cls.name, *given])):
             options.build(cls, "policy", given)
@@ -360,15 +360,15 @@ def refuses(text: str) -> Law:
 
 
 BOTH: Laws = {it_says_what_it_is: lambda cls: True, a_mistyped_option_is_refused_with_the_nearest: lambda cls: True}
-"""The laws that speak of a class, of selectors that choose once and of those that choose before every epoch."""
+"""The laws that apply to a class, for selectors that choose once and for those that choose before every epoch."""
 CLASS_LAWS: Laws = {**BOTH, it_says_whether_it_nests: lambda cls: True}
-"""The laws that speak of the class of a selector that chooses once, whatever its options."""
+"""The laws that apply to the class of a selector that chooses once, whatever its options."""
 
 
 def check_selector(
     selector: AbstractSelector, *, variants: Sequence[Mapping[str, object]] = ({},), refused: Sequence[str] = ()
 ) -> None:
-    """Hold a selector (policy) of your own to the laws that ours are held to, which takes seconds.
+    """Test a selector (policy) of your own with the laws that assay's own pass; this takes seconds.
 
         from assay.testing import check_selector
 
@@ -376,9 +376,9 @@ def check_selector(
             check_selector(Spread(keep=0.3), variants=[{}, {"by_class": True}], refused=["keep=2"])
 
     Args:
-        selector: Which. Its options `keep` and `seed`, where it has them, are set by the laws.
-        variants: Options that are changed of it, in turn.
-        refused: Options that it must refuse, as texts, those that must be given among them.
+        selector: The selector to test. Its options `keep` and `seed`, where it has them, are set by the laws.
+        variants: Sets of options; the selector is tested with each of them in turn.
+        refused: Options that the selector must refuse, as texts such as `keep=2`; give the required options too.
 
     Raises:
         AssertionError: It breaks a law; says which, and how.

@@ -1,4 +1,4 @@
-"""A small training that can be taken again, for the laws: recorded in a loop, on given batches, in float64."""
+"""A small training that can be replayed, for the laws: recorded in a loop, on given batches, in float64."""
 
 import pathlib
 import shutil
@@ -35,7 +35,7 @@ class Given:
 
 
 def net(classes: int) -> nn.Module:
-    """The last layer starts at 0, so that no class is special."""
+    """A small net whose last layer starts at 0, so that no class is special."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(DIMS, WIDTH), nn.Tanh(), nn.Linear(WIDTH, classes)).double()
@@ -52,7 +52,7 @@ def trained(
     classes: int,
     epochs: Sequence[Sequence[Tensor]],
 ) -> Replay:
-    """Train on these batches (positions, by epoch), record, and get ready to take it again.
+    """Train on these batches (positions, by epoch), record the training, and return it ready for replay.
 
     Args:
         held_out: Inputs and labels of the target.

@@ -1,4 +1,4 @@
-"""Small recordings that the laws run methods on, with what a run would hold of them: in memory, and of a small net trained for it."""
+"""Small recordings on which the laws run methods: in memory, with the facts that a run would hold, and with a small net trained for them."""
 
 import collections
 import dataclasses
@@ -30,7 +30,7 @@ EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS, Need.GAME}
 
 
 class Facts:
-    """Epochs as tensors by need, handed out as they are, so that a method that writes into them is found out."""
+    """Facts of the epochs as tensors, by need; handed out without a copy, so that a method that writes into them is detected."""
 
     def __init__(self, facts: dict[Need, Tensor]):
         self.facts, self.holds = facts, frozenset(facts)
@@ -51,7 +51,7 @@ def facts_of(logits: Tensor, labels: Tensor) -> dict[Need, Tensor]:
 
 
 class Counted(Evidence):
-    """Evidence that counts what is read of it, by kind, in all its narrowed views."""
+    """Evidence that records which kinds of facts are read, also through its narrowed views."""
 
     reads: "collections.Counter[Need]"
 
@@ -97,9 +97,9 @@ class Counted(Evidence):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class World:
-    """What a run recorded of some examples; the first ones were labelled wrong, the next are hard (the method does not know).
+    """A small recording of some examples; the first ones are labelled wrong, the next are hard, which a method is not told.
 
-    `inputs` and `batches` are what a small net is trained on, for methods that take training again; `held_out` is its target.
+    `inputs` and `batches` are what a small net is trained on, for methods that replay training; `held_out` is its target.
     """
 
     ids: Ids
@@ -111,7 +111,7 @@ class World:
 
     @functools.cached_property
     def facts(self) -> dict[Need, Tensor]:
-        """Every epoch fact."""
+        """All kinds of facts of all epochs."""
         return facts_of(self.logits, self.labels)
 
     @functools.cached_property
@@ -122,12 +122,12 @@ class World:
     def evidence(
         self, holds: frozenset[Need] = EVERYTHING, recorded: int | None = None, facts: Mapping[Need, Tensor] | None = None
     ) -> Counted:
-        """What a run holds that recorded this.
+        """The evidence of a run that recorded these examples.
 
         Args:
             holds: The kinds of facts that are there.
             recorded: How many epochs; None for all.
-            facts: Other epoch facts than those of the logits.
+            facts: Epoch facts to use instead of those of the logits.
         """
         # A copy each time: a method that writes into its input must not spoil the next law.
         shown = {need: fact[:recorded].clone() for need, fact in (facts or self.facts).items() if need in holds}
@@ -149,7 +149,7 @@ class World:
         return there.narrow("this world", holds & there.holds)
 
     def features(self, spec: FeatureSpec) -> Features:
-        """Of the kept models, which are trained once somebody asks."""
+        """Features from the kept models, which are trained when features are first asked for."""
         return self.replay.features(spec)
 
     def take(self, order: Tensor) -> "World":
@@ -163,7 +163,7 @@ class World:
         return score([method], self.evidence(holds=EVERYTHING if method.reads & TRAINED else EVERYTHING - TRAINED))[0]
 
     def say(self, method: AbstractMethod) -> Tensor:
-        """The values of a method, computed anew."""
+        """The values of a method, computed anew: those of `scores`, without ids."""
         return self.scores(method).values
 
     @functools.cached_property
@@ -180,7 +180,7 @@ class World:
 
 @functools.cache
 def world(seed: int = 0) -> World:
-    """Easy examples are learned early; hard ones waver between two classes to the end; wrong ones are learned as their true class."""
+    """A small recording: easy examples are learned early; hard ones waver between two classes to the end; wrong ones are learned as their true class."""
     draw = torch.Generator().manual_seed(seed)
     true = torch.randint(CLASSES, (EXAMPLES,), generator=draw)
     given = true.clone()
@@ -204,7 +204,7 @@ def world(seed: int = 0) -> World:
 
 @functools.cache
 def saturated() -> World:
-    """Constant, certain, certainly wrong, tied and wildly turning outputs."""
+    """A small recording with constant, certain, certainly wrong, tied and wildly changing outputs."""
     logits = torch.zeros(EPOCHS, 6, CLASSES, dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     logits[:, 1, 1] = logits[:, 2, 0] = 900.0
