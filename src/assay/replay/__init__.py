@@ -1,1 +1,1 @@
-"""A training that can be taken again: its steps forwards and backwards, its checkpoints, targets and features."""
+"""A recorded training that can be repeated: its steps forwards and backwards, its checkpoints, targets and features."""

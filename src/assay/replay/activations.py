@@ -1,4 +1,4 @@
-"""What the layers of a net make of examples: found in the order in which they are called, and taken by hooks."""
+"""Activations of a net's layers: layers are found in the order in which they are called, and read by hooks."""
 
 import contextlib
 import dataclasses
@@ -22,13 +22,13 @@ ACTIVATIONS = tuple(vars(nn.modules.activation)[name] for name in nn.modules.act
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a layer is looked at.
+    """A place in a net where activations are read: the input or output of one call of a module.
 
     Attributes:
-        name: What it is called.
+        name: Name of the place.
         module: Name of the module in the model.
         call: Which of its calls in one pass, from 0.
-        before: Whether what goes into it counts, and not what comes out.
+        before: Whether the module's input is read, and not its output.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Place:
 
 
 INPUT, OUTPUT = Place("(input)", "(input)"), Place("(softmax)", "(softmax)")
-"""What stands before the first layer and after the last; no module has such a name."""
+"""Names of the input and of the softmax; no module has such a name."""
 
 
 class _Enough(Exception):
@@ -46,27 +46,27 @@ class _Enough(Exception):
 
 
 class Unseen(UsageError):
-    """A layer that was named cannot be looked at."""
+    """The error that the activations of a named layer cannot be read."""
 
 
 @contextlib.contextmanager
 def tapped(
     model: nn.Module, places: Sequence[Place], batch: int, take: Callable[[Place, Tensor], None], *, whole: bool = False
 ) -> Iterator[None]:
-    """Inside, one pass hands what its layers make over to `take`, and the block ends once all have, unless the `whole` is wanted.
+    """A context manager that hands the activations of one forward pass at `places` to `take`, and ends the block after the last, unless `whole`.
 
-    What is handed over is valid until the net goes on: an activation that works in place may change it.
+    Activations are valid until the pass goes on: an activation that works in place may change it.
 
     Args:
         model: The net.
-        places: Where it is looked at.
+        places: Where activations are read.
         batch: How many examples the pass takes.
-        take: Gets the numbers, a row (of any shape) for each example.
-        whole: Whether the pass goes on to its end.
+        take: Called with the activations, a row (of any shape) for each example.
+        whole: Whether the pass runs to its end.
 
     Raises:
         UsageError: A layer is not called in this pass, or does not give a row for each example.
-        NumericalError: What a layer makes is not finite.
+        NumericalError: An activation is not finite.
     """
     calls: dict[tuple[str, bool], int] = {}
     left = {(place.module, place.before, place.call): place for place in places}
@@ -111,12 +111,12 @@ def _rows_of(value: Any, batch: int) -> bool:
 
 
 def found(model: nn.Module, forward: Callable[[], Tensor]) -> list[Place]:
-    """The layers of any net, in the order of a pass: what is looked at if nothing is named.
+    """The layers of any net, in the order of a forward pass, whose activations are read if no layers are named.
 
-    Containers are opened: sequences, the whole model, what only holds others and is never called itself, and what gives no tensor but, say, a
-    dict of them. What is left counts if it is a block (its output, or what goes into the activation that makes it), or a layer with weights
-    (its output, or that of the normalisation right behind it). Layers that do not give a row for each example are passed over. So is the one
-    that gives the logits: their softmax stands for it.
+    Containers are opened: sequences, the whole model, modules that only hold others and are never called themselves, and modules whose output is no
+    tensor but, say, a dict of tensors. A remaining module counts if it is a block (its output, or the input of the activation that produces it), or a
+    layer with weights (its output, or that of the normalisation right behind it). Layers that do not give a row for each example are passed over. So
+    is the layer that gives the logits: the softmax takes its place.
 
     Args:
         model: The net.
@@ -169,7 +169,7 @@ def _called(model: nn.Module, forward: Callable[[], Tensor]) -> tuple[list[_Call
 
 
 def fitting(model: nn.Module, forward: Callable[[], Tensor], option: str = "layers=") -> str:
-    """What to do where a layer cannot be looked at, with the names of those that can, behind the option that takes them."""
+    """Advice for an error message where a layer cannot be read: the option to set, and the names of the layers that can be read."""
     calls, logits = _called(model, forward)
     fit = [
         _title(one.name, one.call) for one in calls if one.name and one.output is not logits and _rows_of(one.output, len(logits))
@@ -181,14 +181,14 @@ def fitting(model: nn.Module, forward: Callable[[], Tensor], option: str = "laye
 
 
 def head_input(model: nn.Module, forward: Callable[[], Any]) -> Place | None:
-    """What goes into the linear layer that makes the logits: the last one called whose output is what the model returns.
+    """The input of the linear layer that makes the logits: the last linear layer called whose output is what the model returns.
 
-    Or what the model returns is made of that output alone, example by example, by no more numbers that are learned than one for each class and a
-    parameter: a temperature, a softmax, an offset of each class. A sum of two layers has no such layer, nor have logits that another matrix makes.
+    Also where the model makes what it returns from that output alone, with at most one learned number per class: a temperature, a softmax, an
+    offset per class. A sum of two layers has no such layer, and neither have logits that a further matrix makes.
 
     Args:
         model: The net.
-        forward: Calls it on some examples.
+        forward: Calls the model on some examples.
     """
     calls, returned = _linear_calls(model, forward)
     made = [at for at, (_, output) in enumerate(calls) if any(output is leaf for leaf in returned)]
@@ -298,7 +298,7 @@ def named(model: nn.Module, names: Sequence[str]) -> list[Place]:
 
     Raises:
         UnknownName: There is no such module.
-        UsageError: None is named, or one twice.
+        UsageError: No module is named, or one is named twice.
     """
     known = [name for name, _ in model.named_modules() if name]
     if not names or len(set(names)) < len(names):
@@ -321,9 +321,9 @@ def layered(
     room: int = ROOM,
     inputs_of: Callable[[Any], Tensor] = lambda batch: batch,
 ) -> Iterator[Layer]:
-    """What each layer makes of every example, layer by layer: the input (if it is numbers), the hidden layers, the softmax.
+    """The activations of every example, layer by layer: the input (if it is numbers), the hidden layers, the softmax.
 
-    As many layers are taken in one pass as have room together; a pass ends with the last of them.
+    One pass reads as many layers as fit into `room` together, and ends with the last of them.
 
     Args:
         model: The net that `forward` runs.
@@ -332,11 +332,11 @@ def layered(
         count: How many examples there are.
         names: Modules; None for those that `found` finds.
         room: Bytes that the layers of one pass may take.
-        inputs_of: What the model is given of a batch; by default batches are inputs.
+        inputs_of: Function that gives the model's inputs for a batch; by default a batch is the inputs.
 
     Raises:
         UnknownName: No module has that name.
-        UsageError: There is no layer, or one does not give rows.
+        UsageError: There is no layer, or a layer does not give a row for each example.
     """
     _, batch = next(batches())
     # An odd number of examples, so that a layer with another axis in front is not taken for one of as many rows.

@@ -1,4 +1,4 @@
-"""A recorded run held against the loop that it is scored with, before anything is computed: examples, labels, rows, model and losses."""
+"""Compares a recorded run with the loop that it is scored with, before anything is computed: examples, labels, rows, model and losses."""
 
 import copy
 from collections import Counter
@@ -40,10 +40,10 @@ SEARCHED = 20_000
 
 
 class Agreement:
-    """What is known of a loop's examples, from looking at some of them alone.
+    """Whether a loop agrees with a recorded run, as far as looking at some of its examples one by one can tell.
 
     Attributes:
-        cautions: What could not be held against the run, a sentence each.
+        cautions: What could not be compared with the run, one sentence each.
     """
 
     def __init__(self, training: LoopTraining):
@@ -83,7 +83,7 @@ class Agreement:
         self._hold_examples()
 
     def of(self, training: LoopTraining) -> "Agreement":
-        """The same of another training of the same loop, without looking at its examples anew."""
+        """The agreement for another training of the same loop, without looking at the loop's examples again."""
         other = copy.copy(self)
         other._training, other.cautions = training, list(self.cautions)
         training.label_path = self._training.label_path
@@ -253,10 +253,10 @@ class Agreement:
     # ------------------------------------------------------------------ model and losses
 
     def hold_model(self, kept: CheckpointModel) -> None:
-        """Hold the losses of a kept model against those that were recorded of it, and against themselves.
+        """Compare the losses of a kept model with those recorded for it, and with a second evaluation.
 
         Raises:
-            Mismatch: They are others: model code or losses are not those of the recording.
+            Mismatch: The losses differ: model code or loss function are not those of the recording.
             UsageError: The model draws at random in eval mode, or the losses cannot be computed.
         """
         training, run, content = self._training, self._run, self._content

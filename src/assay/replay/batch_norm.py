@@ -1,4 +1,4 @@
-"""BatchNorm in training, differentiated twice, with what it saw of a batch."""
+"""BatchNorm in train mode that can be differentiated twice, and the batch statistics that it computed."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 
 class differentiable_statistics(DifferentiableOperations):
-    """While it lasts, BatchNorm in eval mode is differentiable by its running statistics, which torch's own is not."""
+    """A context manager inside which BatchNorm in eval mode is differentiable with respect to its running statistics; torch's own is not."""
 
     def operation(self, func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         given = _batch_norm_given(args, kwargs) if func is F.batch_norm else {}
@@ -114,6 +114,6 @@ def _convolve(
 
 
 def _batch_norm_given(args: tuple, kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """What `F.batch_norm` was given, by name."""
+    """The arguments of `F.batch_norm`, by name."""
     names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     return dict(zip(names, args, strict=False)) | (kwargs or {})

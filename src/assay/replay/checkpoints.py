@@ -37,16 +37,16 @@ class CheckpointModel:
 
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:
-        """Learning rate of each parameter in the last step before, or in the first step of training; 0 where nothing trains it (yet)."""
+        """Learning rate of each parameter in the last step before the checkpoint (before training: in the first step); 0 if no optimizer trains it (yet)."""
         run, training = self._replay.run, self._replay.training
         by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
         return self._replay.rates(by_group + self._replay.waiting(len(by_group)), training)
 
     def weight_decay(self) -> Mapping[str, WeightDecay]:
-        """Of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
+        """Weight decay of each parameter that the optimizer pulls towards 0, per unit of the mean loss.
 
         Raises:
-            UsageError: What the optimizer does with it, or how many losses a step added up, is not known.
+            UsageError: What the optimizer does with its weight decay, or how many losses a step added up, is not known.
         """
         replay = self._replay
         with replay.isolated():
@@ -66,7 +66,7 @@ class CheckpointModel:
         return {name: dataclasses.replace(decay, factor=decay.factor * scale) for name, decay in found.items()}
 
     def _divisor(self) -> float:
-        """What the sum of a batch's losses is divided by in a step, for each of its examples, over an epoch."""
+        """For each example of an epoch, the number that its batch's sum of losses is divided by in a step."""
         training, batches = self._replay.training, self._replay.order(max(self.epoch, 0))[0]
         return sum(training.divisor(training.clean(positions)) for positions in batches) / sum(map(len, batches))
 
@@ -116,13 +116,13 @@ class CheckpointModel:
             yield ModelBatch(positions, self.params, functional, buffers, (inputs, labels))
 
     def seen(self, positions: Int[Tensor, " batch"], batch: Any) -> ModelBatch:
-        """A batch as this model sees it."""
+        """A batch together with this model (see `ModelBatch`)."""
         training = self._replay.training
         buffers = {name: self._state.get(name, value) for name, value in training.buffers.items()}
         return ModelBatch(positions, self.params, training.functional, buffers, batch)
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:
-        """What the layers make of every example (see `core.models.Model`).
+        """The activations of every example in each layer (see `core.models.Model`).
 
         Raises:
             UnknownName: No module has that name.
@@ -139,6 +139,6 @@ class CheckpointModel:
         )
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters, at them: steps are taken at the parameters, not at their average."""
+        """Gradient of a target with respect to the parameters, taken at the parameters and not at their running average, as steps are."""
         with self._replay.isolated(), standing_at(self._replay.training.model, self._state):
             return target_gradient(self._replay.training, self._replay.named(name), name)[1]

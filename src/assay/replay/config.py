@@ -1,4 +1,4 @@
-"""How a training is taken again."""
+"""Settings for replaying a training."""
 
 import dataclasses
 
@@ -10,12 +10,12 @@ from ..maths import schedules
 @dataclasses.dataclass(frozen=True)
 @checked_fields
 class ReplayConfig:
-    """How steps are taken again.
+    """Settings for repeating the steps of a run.
 
     Attributes:
         schedule: `sqrt`, `all`, `every=STEPS`, `tree` or `tree=PARTS` (see `replay.replay.Replay`).
-        memory: Bytes that states may take; None for what the schedule takes.
-        tolerance: How far a replay may end from the recorded parameters, as a part of their norm; 0 for the same bits.
+        memory: Largest number of bytes for kept states; None for as many as the schedule needs.
+        tolerance: Largest distance of the replayed parameters from the recorded ones, relative to the norm of these; 0 for the same bits.
     """
 
     schedule: str = "sqrt"
@@ -39,5 +39,5 @@ class ReplayConfig:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What results depend on, by name: how far from the recorded parameters they may have been computed, unless that is nowhere."""
+        """The settings that results depend on, by name: the tolerance, unless it is 0."""
         return {"tolerance": str(float(self.tolerance))} if self.tolerance else {}

@@ -1,4 +1,4 @@
-"""A step's derivative held against central differences of the step itself, in double precision."""
+"""Compares a step's derivative with central differences of the step itself, in double precision."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +33,10 @@ class Check:
     """How far a step's derivative is from central differences.
 
     Attributes:
-        error: |difference quotient - derivative|, as a part of the derivative's size along a random direction: the largest over the
-            derivatives by the weights of the losses, by the parameters and by the optimizer's buffers.
-        conclusive: Whether quotients of two lengths agree with each other better than with the derivative, or all is well.
+        error: |difference quotient - derivative|, relative to the derivative's size along a random direction: the largest over the derivatives with
+            respect to the weights of the losses, the parameters and the optimizer's buffers.
+        conclusive: Whether the verdict can be trusted: the derivative passes, or quotients of two step lengths agree better with each other than with
+            it.
     """
 
     error: float
@@ -55,21 +56,21 @@ def check_derivative(
     whole: bool,
     tolerance: float,
 ) -> Check:
-    """Take a step in double precision from states a little on either side, and compare what the adjoint says of their ends.
+    """Compare a step's derivative with central differences: the step itself, in double precision, from slightly shifted states on either side.
 
-    The model, its losses and its optimizer run as they ran in training; nothing that the derivative is computed by is used.
+    For the differences, model, losses and optimizer run as they ran in training, without any of the code that computes the derivative.
 
     Args:
         training: The training; it stays as it is.
-        batch: What the step is taken on.
+        batch: The batch of the step.
         before: The state before it.
         by_group: Learning rate of each parameter group.
         momenta: Momenta of each group in this step, if they were recorded.
         count: Number of the step.
         random: Random state before it.
-        adjoint: Derivative of a target by the state after it.
-        whole: Not on a few of its examples only, because a random layer draws for the whole batch at once.
-        tolerance: Error up to which all is well.
+        adjoint: Derivative of a target with respect to the state after the step.
+        whole: Whether to take the whole batch and not a few of its examples, because a random layer draws for the whole batch at once.
+        tolerance: Largest error with which the derivative passes.
 
     Raises:
         RuntimeError, TypeError, ValueError: The model or its losses do not work in double precision.
@@ -153,7 +154,7 @@ def _compared(ends: Callable[[float], tuple[Tensor, ...]], predicted: float, siz
         ends: The terms of what the adjoint says of the end of a step from a state that many times a direction away, and of one on the
             other side.
         predicted: The derivative along that direction.
-        size: What an error is small against.
+        size: Size that errors are relative to.
         tolerance: Up to which all is well.
     """
     quotients: list[float] = []

@@ -1,4 +1,4 @@
-"""What examples contain, as one number each, so that those that are the same are found among all that a pass gives."""
+"""A hash of each example's content, so that identical examples of a pass are found."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ STACKED = 2**14
 
 
 def digests_of(items: Sequence[Any], batch: Any = None) -> np.ndarray:
-    """One number for the content of each item, equal for equal content: int64, 0 for those that have none.
+    """A hash of the content of each item, equal for equal content: int64, 0 for items that have no content.
 
-    Single whole numbers are left out: a label is held apart, and a place in the dataset is no content.
+    Single whole numbers are left out: a label is compared separately, and an index in the dataset is no content.
 
     Args:
-        items: Of a dataset.
-        batch: What torch's own `default_collate` made of them, if that is their collate: it saves stacking them.
+        items: Items of a dataset.
+        batch: The items as torch's `default_collate` stacked them, if the loop uses it; saves stacking them again.
 
     Raises:
-        TypeError: An item is of a kind whose content cannot be told.
+        TypeError: An item is of a kind whose content cannot be read.
     """
     rows = _rows(items, batch)
     if rows is None:
@@ -32,10 +32,10 @@ def digests_of(items: Sequence[Any], batch: Any = None) -> np.ndarray:
 
 
 def digest_of(item: Any) -> int:
-    """The same number for one item.
+    """The hash of one item, as `digests_of` gives it.
 
     Raises:
-        TypeError: It is of a kind whose content cannot be told.
+        TypeError: The item is of a kind whose content cannot be read.
     """
     leaves: list[Any] = []
     _gather(item, leaves)
@@ -80,7 +80,7 @@ def _gather(value: Any, leaves: list[Any]) -> None:
     """Put the bytes of a value, part by part, to others.
 
     Raises:
-        TypeError: It is of a kind whose content cannot be told.
+        TypeError: The value is of a kind whose content cannot be read.
     """
     if _is_number(value):
         return

@@ -1,6 +1,6 @@
-"""Features of kept models: what stands before the logits, what a layer makes, and gradients.
+"""Features of kept models: the input of the last linear layer, the output of any layer, and gradients.
 
-They are made block by block. Small ones are made again for each reader; large ones are made once, into a temporary file.
+They are computed block by block. Small ones are computed again for each reader; large ones once, into a temporary file.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ FEW = 7
 """Examples on which it is seen what there is: an odd number, so that another axis in front is not taken for as many rows."""
 
 ON_DISK = 2**28
-"""Bytes of features beyond which they stand in a file: 128,000 rows of a ResNet's 512 numbers stay in memory, gradients of the heads of such nets do not."""
+"""Bytes of features beyond which they are kept in a file: 128,000 rows of a ResNet's 512 numbers stay in memory, gradients of the heads of such nets do not."""
 
 Block = Callable[[ModelBatch], Tensor]
 """The rows of a batch."""
@@ -41,9 +41,9 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec) -> Features
     """Features that a kept model makes.
 
     Args:
-        model: Which.
-        ids: Of the examples, in the order of its batches.
-        spec: Of what kind.
+        model: The kept model.
+        ids: Ids of the examples, in the order of the model's batches.
+        spec: The kind of features.
 
     Raises:
         UnknownName: No module has that name.
@@ -71,7 +71,7 @@ class _Filed:
     """Features in a temporary file, which has no name, so that the system takes it away when the last reader lets go, or dies.
 
     Attributes:
-        spec: What they are, for messages.
+        spec: The kind of features, for messages.
         shape: Rows, and numbers in each.
         dtype: Of the numbers.
         make: Makes the blocks, from the first to the last; called once.
@@ -107,7 +107,7 @@ class _Filed:
             ) from error
 
     def whole(self) -> Tensor:
-        """All rows, mapped: read from the file where they are looked at; what a reader writes is its own."""
+        """All rows, as a memory map of the file; what a reader writes into them stays private to the reader."""
         return torch.from_numpy(np.memmap(self._file, torch.empty(0, dtype=self.dtype).numpy().dtype, "c", shape=self.shape))
 
     def read(self) -> Iterator[tuple[slice, Tensor]]:

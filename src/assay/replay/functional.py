@@ -95,7 +95,7 @@ class _Predicting(nn.Module):
 
 
 class _Met(Exception):
-    """What was looked for in a pass has been seen."""
+    """The tensor that a pass was run for has been seen."""
 
 
 class _Rows(nn.Module):
@@ -119,10 +119,10 @@ class _Among(_Rows):
 
 @contextlib.contextmanager
 def _two_derivatives(what: str) -> Iterator[None]:
-    """Refuse in words what torch cannot differentiate.
+    """Turn the error of torch on an operation without such a derivative into one that says so.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: torch cannot differentiate an operation.
     """
     try:
         yield
@@ -138,7 +138,7 @@ class Functional:
     """A model whose parameters and buffers are arguments.
 
     Attributes:
-        model: Only its structure and modes count, and what it holds for names that are not given.
+        model: Only its structure and modes count, and its own tensors for parameters and buffers that a call does not give.
         losses: The loss of each example of a batch.
         forward: The logits and labels of a batch.
         names: The trainable parameters.
@@ -161,20 +161,21 @@ class Functional:
         return Functional(self.model, _Scaled(self.losses, factor), self.forward)
 
     def __call__(self, params: Params, buffers: Params, batch: Any, *, training: bool = False) -> Tensor:
-        """The losses of a batch, differentiable by `params`; buffers stay as they are."""
+        """The losses of a batch, differentiable with respect to `params`; buffers stay as they are."""
         with mode(self.model, training), written_out():
             return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch)
 
     def with_statistics(
         self, params: Params, buffers: Params, batch: Any, *, valued: bool = True
     ) -> tuple[Tensor, dict[str, list[tuple[float, Tensor]]]]:
-        """Losses in train mode, and what BatchNorm saw of the batch: (momentum, statistic) of each call, by name of the running one.
+        """Losses in train mode, and BatchNorm's batch statistics: (momentum, statistic) of each call, by the name of the running statistic.
 
         Both are differentiable twice, not in forward mode.
 
         Args:
-            params, buffers, batch: As a call takes them.
-            valued: Whether anyone reads the first derivatives by the parameters, and not only derives them again (`maths.double_backward.conv2d`).
+            params, buffers, batch: As in a call of this object.
+            valued: Whether the first derivatives with respect to the parameters are read, and not only differentiated again
+                (`maths.double_backward.conv2d`).
         """
         watch = _DoubleBackward(buffers, valued)
         with contextlib.ExitStack() as stack:
@@ -188,7 +189,7 @@ class Functional:
             return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch), watch.seen
 
     def takes_rows_apart(self, params: Params, buffers: Params, batch: Any) -> bool:
-        """Whether single examples of a batch have the losses that they have in it: not where the losses read a part that has no rows."""
+        """Whether an example evaluated alone has the same loss as in its batch; not so where the losses read a part of the batch without rows."""
         if not without_rows(batch):
             return True
         turned = torch.arange(size_of(batch)).roll(1)
@@ -198,7 +199,7 @@ class Functional:
         return bool(((losses - moved).abs() <= SAME * (1 + losses.abs())).all())
 
     def check_rows(self, params: Params, buffers: Params, batch: Any) -> None:
-        """Refuse a batch some of whose examples cannot be left out.
+        """Refuse a batch from which single examples cannot be left out.
 
         Raises:
             UsageError: The losses read a part of the batch that has no row for each example.
@@ -211,7 +212,7 @@ class Functional:
             )
 
     def grad_dots(self, params: Params, buffers: Params, batch: Any, direction: Params) -> tuple[Tensor, str]:
-        """<direction, grad l_i> of each example's loss, in eval mode, and how it was taken."""
+        """Inner product of a direction with the gradient of each example's loss, in eval mode, and how it was computed."""
         here = {name: params[name] for name in direction}
         found = directional(lambda at: self({**params, **at}, buffers, batch), here, mask_padding_rows(self.model, direction))
         return found.grad_dots, f"grad_dots: {found.way}"
@@ -219,7 +220,7 @@ class Functional:
     def products(
         self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], direction: Params | None
     ) -> tuple[Products, str]:
-        """<direction, grad l_i> and |grad l_i|^2 of each example's loss by some parameters, in eval mode, and how they were taken.
+        """<direction, grad l_i> and |grad l_i|^2 of each example by named parameter, in eval mode, and how they were computed.
 
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
@@ -255,7 +256,7 @@ class Functional:
     def grads(
         self, params: Params, buffers: Params, batch: Any, names: tuple[str, ...], chunk_bytes: int | None = None
     ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """The gradient of each example's loss by some parameters, in eval mode, in chunks: rows of the batch, and (chunk, *shape) by name.
+        """Gradients of the examples' losses with respect to named parameters, in eval mode, in chunks: rows of the batch, and (chunk, *shape) by name.
 
         Raises:
             UsageError: Normalisation couples the examples even in eval mode.
@@ -299,7 +300,7 @@ class Functional:
                 raise UsageError(str(error)) from error
 
     def outputs(self, params: Params, buffers: Params, batch: Any) -> Tensor:
-        """Logits of a batch in eval mode, differentiable by `params`.
+        """Logits of a batch in eval mode, differentiable with respect to `params`.
 
         Raises:
             UsageError: There is not one logit per class for each example, or the batch is not (inputs, labels) and there is no `forward`.
@@ -307,7 +308,7 @@ class Functional:
         return _by_class(self._labelled(params, buffers, batch)[0], size_of(batch))
 
     def hvp(self, params: Params, buffers: Params, batch: Any, direction: Params) -> dict[str, Tensor]:
-        """Hessian of the sum of the losses in eval mode, by the parameters that the direction names, times the direction.
+        """Hessian of the sum of the losses in eval mode, with respect to the parameters that the direction names, times the direction.
 
         Raises:
             UsageError: The losses cannot be differentiated twice.
@@ -316,9 +317,9 @@ class Functional:
             return curvature.hvp(lambda at: self({**params, **at}, buffers, batch), params, direction)
 
     def ggnvp(self, params: Params, buffers: Params, batch: Any, direction: Params) -> dict[str, Tensor]:
-        """Gauss-Newton matrix of the sum of the losses in eval mode, by the parameters that the direction names, times the direction.
+        """Gauss-Newton matrix of the sum of the losses in eval mode, with respect to the parameters that the direction names, times the direction.
 
-        The losses are taken as a function of the logits where they are their cross-entropies, else of what the model returns.
+        The losses count as a function of the logits where they are cross-entropies of the logits, else as one of what the model returns.
 
         Raises:
             UsageError: The losses are no function of what the model returns, or cannot be differentiated.
@@ -410,7 +411,7 @@ class Functional:
             return _by_class(logits, size_of(batch)), labels
 
     def inputs(self, params: Params, buffers: Params, batch: Any) -> Tensor:
-        """What the model is given of a batch: the first tensor of numbers with a row for each example, else the first of whole numbers.
+        """The model's input for a batch: the first floating-point tensor with a row for each example, else the first integer tensor.
 
         Raises:
             UsageError: The model is given no tensor with a row for each example.
@@ -437,13 +438,13 @@ class Functional:
         return met[0]
 
     def input_gradients(self, params: Params, buffers: Params, batch: Any) -> Tensor:
-        """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens.
+        """Gradient of the logit of each example's label with respect to its input, in eval mode; for tokens, with respect to their embeddings.
 
-        The input is what the model is given: the first tensor of numbers with a row for each example, else the first of whole numbers.
+        The input is the first floating-point tensor with a row for each example that the model is called with, else the first integer tensor.
 
         Raises:
-            UsageError: A batch is not (inputs, labels) and there is no `forward`, outputs are not one logit per class, the input is whole
-                numbers that no embedding is given, or normalisation couples the examples even in eval mode.
+            UsageError: A batch is not (inputs, labels) and there is no `forward`, outputs are not one logit per class, the input is whole numbers
+                that no embedding layer takes, or normalisation couples the examples even in eval mode.
         """
         size = size_of(batch)
         leaves: list[Tensor] = []

@@ -28,7 +28,7 @@ def seed_all(word: int) -> None:
 
 
 def loader_generators(loader: DataLoader) -> list[tuple[int, torch.Generator]]:
-    """The generators of a loader and its samplers, numbered by whose they are."""
+    """The generators of a loader and its samplers, each with a number: 0 the loader, 1 its sampler, 2 its batch sampler, 3 the sampler of that."""
     batches = loader.batch_sampler
     owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
     found = [(number, getattr(owner, "generator", None)) for number, owner in enumerate(owners)]
@@ -37,7 +37,7 @@ def loader_generators(loader: DataLoader) -> list[tuple[int, torch.Generator]]:
 
 @contextlib.contextmanager
 def untouched_generators(device: torch.device) -> Iterator[None]:
-    """Torch's, NumPy's and Python's global generators come back as they were."""
+    """A context manager that restores torch's, NumPy's and Python's global generators at its end."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -15,7 +15,7 @@ from ..training.device import random_state, set_random_state
 from .replayable import ReplayableTraining, ReplayState
 
 SHIFT = 1e-2
-"""By what part of itself state and parameters are moved to see what depends on them."""
+"""Relative change of state and parameters, made to see what depends on them."""
 
 
 def hidden_state(
@@ -30,17 +30,17 @@ def hidden_state(
 ) -> list[str]:
     """Names of the tensors that hold hidden state: they follow the parameters from step to step, and the loss or a target reads them.
 
-    Counters, schedules and other state that does not depend on the parameters are none; nor is what is written before it is read.
+    Counters, schedules and other state that does not depend on the parameters are no hidden state; nor is state that is written before it is read.
 
     Args:
         training: The training; its model is left as it was.
-        batch: What a step is taken on.
+        batch: The batch of a step.
         before: The state before that step.
         random: Random state with which the step is taken.
-        take: Takes the step from where the training stands.
+        take: Function that takes the step from the training's present state.
         statistics: Names of running statistics that are differentiated.
         changing: Names of buffers that are known to change in training.
-        targets: What is asked of the trained model, in eval mode.
+        targets: Targets of the trained model, evaluated in eval mode.
     """
     model = training.model
     known, now = set(statistics), random_state(training.device)

@@ -1,8 +1,8 @@
 """Loaders whose batches carry the keys under which their items were asked for.
 
-The loader is copied, not rebuilt: the copy shares its samplers, workers settings and generator, its dataset hands out
-(key, item) and its collate strips the keys again before the loop sees the batch. So the ids are right with any number of
-workers, prefetching, persistent workers and `in_order=False`, whatever the order in which batches come back.
+The loader is copied, not rebuilt: the copy shares its samplers, worker settings and generator, its dataset hands out (key, item) and its collate
+strips the keys again before the loop sees the batch. So the ids are right with any number of workers, prefetching, persistent workers and
+`in_order=False`, whatever the order in which batches come back.
 """
 
 import copy
@@ -19,17 +19,17 @@ from .digests import digests_of
 from .rows import Finding, compared, fields_of
 
 LOOKED_AT = 8
-"""Batches of an epoch, for each worker, whose rows are held against their items."""
+"""Batches of an epoch, for each worker, whose rows are compared with their items."""
 
 
 class KeyedBatch(NamedTuple):
     """A batch with the keys under which its items were asked for. A tuple, so that pinning memory reaches the tensors.
 
     Attributes:
-        keys: One per item.
-        batch: What the loop sees.
-        finding: Whether the rows follow the items (`rows.compared`); None where it was not looked at, or cannot be.
-        digests: What each item contains (`digests.digests_of`); None where it was not asked for, or cannot be told.
+        keys: One key per item.
+        batch: The batch as the loop sees it.
+        finding: Whether the rows are in the order of the items (`rows.compared`); None where this was not checked or cannot be.
+        digests: Hash of each item's content (`digests.digests_of`); None where it was not asked for or cannot be computed.
     """
 
     keys: list[Any]
@@ -41,7 +41,7 @@ class KeyedBatch(NamedTuple):
 class KeyedDataset(Dataset):
     """A dataset that hands out, with the items of a batch, the keys under which they were asked for.
 
-    Its other attributes are those of the dataset, read and set, because a `worker_init_fn` finds this one in its worker.
+    Any other attribute is read from and set on the wrapped dataset, because a `worker_init_fn` finds this object in its worker.
     """
 
     def __init__(self, dataset: Any):
@@ -68,8 +68,8 @@ class KeyedCollate:
     """The loop's own collate, with the keys carried past it.
 
     Attributes:
-        looking: How many batches to come are held against their items.
-        digesting: How many items to come are told by what they contain.
+        looking: For how many coming batches the rows are compared with the items.
+        digesting: For how many coming items a hash of the content is computed.
     """
 
     def __init__(self, collate: Callable[[Any], Any]):
@@ -93,7 +93,7 @@ class KeyedCollate:
 
 
 def _unless_odd(look: Callable[[], Any]) -> Any:
-    """What a look at a user's objects finds; None where they are of a kind that it cannot look at."""
+    """The result of a check of a user's objects; None where they are of a kind that cannot be checked."""
     try:
         return look()
     except Exception:
@@ -125,17 +125,17 @@ def ids_of(dataset: Any) -> Ids:
 
 
 def behind_subsets(dataset: Any, keys: np.ndarray) -> tuple[Any, np.ndarray]:
-    """The full set behind Subsets, and where examples stand in it."""
+    """The full dataset behind nested Subsets, and the examples' positions in it."""
     while isinstance(dataset, Subset):
         dataset, keys = dataset.dataset, np.asarray(dataset.indices, dtype=np.int64)[keys]
     return dataset, keys
 
 
 def check_loader(loader: Any) -> None:
-    """Refuse what ids cannot be captured from.
+    """Refuse a loader from which ids cannot be captured.
 
     Raises:
-        UsageError: No DataLoader, no map-style dataset, or no automatic batching.
+        UsageError: It is no DataLoader, has no map-style dataset, or does not batch automatically.
     """
     if not isinstance(loader, DataLoader):
         raise UsageError(f"{type(loader).__name__} is no torch DataLoader; ids can only travel with the batches of one.")
@@ -163,7 +163,7 @@ def check_selectable(loader: DataLoader) -> None:
 
 
 class KeptSampler(Sampler):
-    """What a sampler gives, without the keys that an epoch leaves out.
+    """The keys of a sampler, without those that an epoch leaves out.
 
     Attributes:
         kept: Whether each key is kept; set before each epoch.
@@ -195,8 +195,8 @@ def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True, kept: np.nda
     """A copy of a loader whose batches are `KeyedBatch`.
 
     Args:
-        loader: Any that `check_loader` passes.
-        lasting_workers: Whether workers may live on from epoch to epoch, with random states that nobody can find again.
+        loader: A loader that `check_loader` accepts.
+        lasting_workers: Whether workers may persist from epoch to epoch, with random states that cannot be reproduced.
         kept: Which positions its batches are made of, in the sampler's order; it may be written into before each epoch. None for all.
 
     Raises:

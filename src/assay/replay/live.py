@@ -1,4 +1,4 @@
-"""A training that goes on, seen step by step: what the methods that read steps are shown."""
+"""The steps of a training in progress, as methods that read steps are shown them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from .model_batches import LiveStep
 
 
 class LiveSteps:
-    """Makes a `LiveStep` of every step: `before` it, then `after`.
+    """Makes a `LiveStep` of every step: call `before` before it, then `after`.
 
     One copy of the parameters is made per step; the methods hold it for as long as they need it.
 
@@ -34,11 +34,11 @@ class LiveSteps:
         self._buffers: dict[str, Tensor] = {}
 
     def begin(self, first: int) -> None:
-        """An epoch is to come; `first` is the number of its first step, also where steps before it were forgotten."""
+        """Announce an epoch; `first` is the number of its first step, also where steps before it were forgotten."""
         self._index = first
 
     def before(self) -> None:
-        """A step is to come."""
+        """Announce the next step."""
         own = self._own()
         self._params = {name: value.clone() for name, value in own.items()}
         self._buffers = {name: value.clone() for name, value in self.functional.model.named_buffers()}

@@ -29,15 +29,15 @@ from .step_state import decode, encode
 
 
 class LiveMethods:
-    """What a recorder shows every epoch, and a training every step (see `runs.recorder.Alongside`).
+    """The methods to which a recorder shows every epoch, and a training every step (see `runs.recorder.Alongside`).
 
-    A method that fails stops, which is said once; the others, the recording and the training go on.
+    A method that fails is stopped with one warning; the others, the recording and the training go on.
 
     Attributes:
         methods: All of them, stopped ones too.
-        functional: The model that steps are seen with. Without it states of methods that read steps cannot be gone on with.
+        functional: The model that steps are seen with. Without it, states of methods that read steps cannot be resumed.
         stopped: Why a method stopped, by its title.
-        silent: Why a method had nothing to say when `scores` was last asked, by its title.
+        silent: Why a method had no scores when `scores` was last called, by its title.
     """
 
     def __init__(self, methods: Sequence[AbstractMethod] = ()):
@@ -63,31 +63,31 @@ class LiveMethods:
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """Their titles, in the order given."""
+        """Titles of the methods, in the order given."""
         return tuple(method.title for method in self.methods)
 
     @property
     def reads_logits(self) -> bool:
-        """Whether one of them reads whole logits."""
+        """Whether a method reads the logits of all classes."""
         return any(Need.LOGITS in method.reads for method in self.methods)
 
     @property
     def accumulators(self) -> tuple[AbstractAccumulator, ...]:
-        """Those that read epochs."""
+        """The methods that read epochs."""
         return tuple(method for method in self.methods if isinstance(method, AbstractAccumulator))
 
     @property
     def step_methods(self) -> tuple[AbstractStepMethod, ...]:
-        """Those that read steps and have not stopped."""
+        """The methods that read steps and have not stopped."""
         return tuple(
             method for method in self.methods if isinstance(method, AbstractStepMethod) and method.title not in self.stopped
         )
 
     def add(self, method: AbstractMethod) -> None:
-        """One more.
+        """Add a method.
 
         Raises:
-            UsageError: It cannot run along.
+            UsageError: The method cannot run during a training.
         """
         check_live([*self.methods, method])
         self.methods = (*self.methods, method)
@@ -95,18 +95,18 @@ class LiveMethods:
     # ------------------------------------------------------------------ as the recorder shows them what goes on
 
     def attach(self, ids: Ids, run: Run | None) -> None:
-        """The examples of the recording, and the run that is gone on with, if there is one."""
+        """Set the ids of the recorded examples, and the run that is resumed, if there is one."""
         self._ids = ids
         if run is not None:
             self.stopped = run.stopped()
             self._epochs, self._classes = run.epochs, run.classes
 
     def begin(self, epoch: int, opened: Callable[[], Run]) -> None:
-        """An epoch is to come: states are those after the last committed one.
+        """Prepare for an epoch: set states to those after the last committed epoch.
 
         Args:
             epoch: Its number.
-            opened: Opens the run as it is on disk.
+            opened: Function that opens the run as it is on disk.
         """
         self._epochs = epoch
         if epoch and self._states is None and self.accumulators:
@@ -141,12 +141,12 @@ class LiveMethods:
                 method.update(self._step_states[method.title], step)  # type: ignore[arg-type]  # frozen where the protocol says readable
 
     def left(self, batches: int) -> None:
-        """The epoch was left after so many batches, and is not recorded."""
+        """Note that the epoch was left after `batches` batches and is not recorded."""
         for method in self.step_methods:
             self.stop(method, f"the epoch was left after {batches} batches, so that steps are missing.")
 
     def stop(self, method: AbstractMethod, why: str) -> None:
-        """Have a method run along no longer, and say so once."""
+        """Stop a method, and warn once."""
         if method.title in self.stopped:
             return
         self.stopped[method.title] = f"it stopped in epoch {self._epochs}: {why}"
@@ -157,7 +157,7 @@ class LiveMethods:
         )
 
     def stop_steps(self, why: str) -> None:
-        """Have all methods that read steps run along no longer."""
+        """Stop all methods that read steps."""
         for method in self.step_methods:
             self.stop(method, why)
 
@@ -172,11 +172,11 @@ class LiveMethods:
             self.stop(method, f"{kind}{said.rstrip('.')}.")
 
     def saved(self, epoch: int, facts: Mapping[str, Tensor], classes: int) -> Saved:
-        """What is to be written with an epoch that is whole; `committed` says that it was.
+        """The states to write with a complete epoch; `committed` confirms that they were written.
 
         Args:
             epoch: Its number.
-            facts: What was recorded in it, by name.
+            facts: The facts recorded in the epoch, by name.
             classes: How many there are.
         """
         states = self._after(epoch, facts, classes)
@@ -197,7 +197,7 @@ class LiveMethods:
         return Saved(tensors, notes, visits)
 
     def committed(self, epochs: int) -> None:
-        """The epoch last saved counts; there are now so many."""
+        """Confirm the epoch last saved; `epochs` is the number of epochs now committed."""
         self._states, self._step_states = self._pending
         self._epochs, self._fresh = epochs, True
 
@@ -234,9 +234,9 @@ class LiveMethods:
     # ------------------------------------------------------------------ what they say
 
     def scores(self) -> list[Scores]:
-        """What they say so far: those that read steps up to this one, the others up to the last epoch.
+        """Scores so far: of methods that read steps up to the present step, of the others up to the last epoch.
 
-        One that has nothing to say yet, or cannot say it, is left out; why not stands in `silent`.
+        A method that has no scores yet, or fails, is left out; the reason is in `silent`.
         """
         found: list[Scores] = []
         self.silent = {title: f"it has stopped: {why}" for title, why in self.stopped.items()}
@@ -312,10 +312,10 @@ def _written(method: AbstractStepMethod, state: Any) -> tuple[dict[str, Tensor],
 
 
 def live_state(run: Run, method: AbstractAccumulator) -> State | None:
-    """What `method` has folded up while the run was recorded; None if it did not run along, or is had from what is stored.
+    """The state that `method` accumulated while the run was recorded; None if it did not run along, or can be computed from what is stored.
 
     Raises:
-        MissingEvidence: It ran along, could not go on, and the run stores less than it reads.
+        MissingEvidence: The method ran along, was stopped, and the run stores less than the method reads.
     """
     file = run.live_states(method.title)
     if file is None:
@@ -339,10 +339,10 @@ def step_state(run: Run, method: AbstractStepMethod) -> tuple[dict[str, Tensor],
 
 
 def step_result(run: Run, method: AbstractStepMethod) -> Result | None:
-    """What a method that ran along with the steps said at the end of the last epoch; None if it did not run along.
+    """Result, at the end of the last epoch, of a method that ran along with the steps; None if it did not run along.
 
     Raises:
-        MissingEvidence: It ran along and could not go on.
+        MissingEvidence: The method ran along and was stopped.
     """
     file = run.live_states(method.title)
     if file is None:

@@ -1,4 +1,4 @@
-"""A user's own loop, so that a run recorded in it can be taken again step by step."""
+"""A description of a user's own loop, with which a run recorded in the loop can be repeated step by step."""
 
 import contextlib
 import dataclasses
@@ -45,25 +45,25 @@ from .replayable import ReplayableTraining, copied, over
 from .wrapped import HoldsOptimizer, inner_optimizer
 
 SIZES_CHECKED = 3
-"""Sizes of batch for which `loss` is held against `losses`: a sum agrees with a multiple of a mean where all sizes are equal."""
+"""Batch sizes for which `loss` is compared with `losses`: a sum agrees with a multiple of a mean where all sizes are equal."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 @checked_fields
 class Loop:
-    """What your loop consists of. Model and optimizer are only looked at: a copy is trained again.
+    """The parts of your loop. Model and optimizer are only read: a copy is trained again.
 
     Attributes:
-        model: The net; its weights do not matter, those of the run are loaded. In train mode as your loop has it, or in eval mode,
-            then all of it is put into train mode.
-        optimizer: Over its parameters, grouped as they were at the end. Rates and settings are those that the run recorded. One that
-            accelerate or Lightning wrapped is taken as well.
-        loader: The loader that was recorded. With `seed=` at recording it is iterated as then; without, batches are collated again
+        model: The net; its weights do not matter, those of the run are loaded. Give it in train mode as your loop has it; if it is in eval mode, all
+            of it is put into train mode.
+        optimizer: The optimizer over the model's parameters, grouped as at the end of training. Rates and settings are those that the run recorded.
+            One that accelerate or Lightning wrapped is taken as well.
+        loader: The loader that was recorded. If `seed=` was given at recording, it is iterated as it was then; if not, batches are collated again
             from the recorded order.
         losses: `losses(model, batch)`: the loss of each example, without reduction. Regularisers in the loss belong to each example.
             By default the cross-entropy of what `forward` gives.
         loss: `loss(model, batch)`: what your loop calls backward on, so that steps are repeated to the bit. It must be what `losses` and
-            `reduction` say, apart from rounding: both are held against each other in the first steps that are taken.
+            `reduction` say, apart from rounding: both are compared in the first steps that are repeated.
         reduction: How the losses of a batch become what your loop calls backward on: their `"mean"`, their `"sum"`, or their sum divided by
             what `reduction(batch)` returns. torch's class-weighted cross-entropy, whose mean is divided by the sum of the weights, is
             `losses=lambda model, batch: W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none")` with
@@ -74,11 +74,11 @@ class Loop:
         ema: Decay of the running average of the parameters, if your loop keeps one: a torch AveragedModel with
             get_ema_multi_avg_fn(ema), updated once after every step and recorded with `stateful={"ema": averaged_model}`. Targets at
             the end of training are then the averaged model's.
-        update: What one step of your optimizer does, where it is not torch's SGD, Adam or AdamW.
+        update: The update rule of your optimizer, where it is not torch's SGD, Adam or AdamW.
         begin_epoch: Called with the epoch's number before its first batch, for what your loop does there (`sampler.set_epoch`).
-        clean: The same dataset without augmentation, for methods that look at examples between epochs; the loader's own by default, of
-            which, if it draws at random, one draw is taken, always the same.
-        ids: As at recording, if they were given there.
+        clean: The same dataset without augmentation, for methods that look at examples between epochs; the loader's own by default. If that dataset
+            draws at random, the same one draw of each example is always taken.
+        ids: The ids given at recording, if any.
     """
 
     model: nn.Module
@@ -149,7 +149,7 @@ class LoopTraining(ReplayableTraining):
             self._losses = WeightedLosses(self._losses)
         self.functional = Functional(self.model, self._losses, self._forward)
         self.label_path: str | None = None
-        """Where in a batch the labels stand, so that they are held against the run's whenever examples are looked at."""
+        """Path of the labels in a batch, so that they are compared with the run's whenever examples are read."""
         self._sizes_checked: set[int] = set()
         self.by_mean = isinstance(loop.reduction, str) and loop.reduction == "mean"
         self.clip, self.ema, self.averages = loop.clip, loop.ema, {}
@@ -176,12 +176,12 @@ class LoopTraining(ReplayableTraining):
 
     @property
     def loop(self) -> Loop:
-        """What the user said of it."""
+        """The user's description of the loop."""
         return self._loop
 
     @property
     def run(self) -> Run:
-        """What was recorded."""
+        """The recorded run."""
         return self._run
 
     @property
@@ -373,7 +373,7 @@ class LoopTraining(ReplayableTraining):
 
     @contextlib.contextmanager
     def isolated(self) -> Iterator[None]:
-        """NumPy's, Python's, the loader's and its samplers' generators come back as they were."""
+        """A context manager that restores NumPy's, Python's, the loader's and its samplers' generators at its end."""
         own = loader_generators(self._loop.loader)
         before = [generator.get_state() for _, generator in own]
         with untouched_generators(self.device):
@@ -443,7 +443,7 @@ class LoopTraining(ReplayableTraining):
         return value
 
     def check_loss(self, batch: Any) -> None:
-        """Hold `loss` against what `losses` and `reduction` make of them, in the first steps of the first few sizes of batch."""
+        """Compare `loss` with the value that `losses` and `reduction` give, in the first steps of each of the first few batch sizes."""
         size = size_of(batch)
         if self._loop.loss is None or size in self._sizes_checked or len(self._sizes_checked) >= SIZES_CHECKED:
             return

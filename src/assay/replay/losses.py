@@ -29,7 +29,7 @@ class WeightedBatch(NamedTuple):
     """A batch of an epoch in which a live selector gave losses a weight.
 
     Attributes:
-        batch: As the loop saw it.
+        batch: The batch as the loop saw it.
         weights: Factor of each example's loss, (batch,).
     """
 
@@ -54,15 +54,15 @@ class WeightedLosses:
 
 
 def losses_without_weights(losses: Losses, batch: Any) -> Losses:
-    """What losses are of this batch, where it has no weights."""
+    """The losses function for this batch: the unweighted one where the batch has no weights."""
     return losses.losses if isinstance(losses, WeightedLosses) and not isinstance(batch, WeightedBatch) else losses
 
 
 def pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of a batch that is nothing else.
+    """Inputs and labels of a batch that is exactly `(inputs, labels)`.
 
     Raises:
-        UsageError: It is.
+        UsageError: The batch is something else.
     """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise UsageError(
@@ -83,7 +83,7 @@ def forward_pair(model: nn.Module, batch: Any) -> tuple[Any, Tensor]:
 
 
 def cross_entropies_of(forward: Forward) -> Losses:
-    """The cross-entropy of each example by its logits and label, in nats."""
+    """A loss function: the cross-entropy of each example, in nats, from the logits and labels that `forward` gives."""
     return cross_entropies if forward is forward_pair else _CrossEntropies(forward)
 
 

@@ -1,4 +1,4 @@
-"""Batches of examples seen with a model whose parameters are arguments: at a checkpoint, or as a step that was just taken."""
+"""Batches of examples together with a model at given parameters: at a checkpoint, or as a step that was just taken."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from .functional import Functional
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelBatch:
-    """Examples and the model they are seen with (see `core.models.Batch`).
+    """Examples together with a model (see `core.models.Batch`).
 
     Attributes:
-        positions: Which examples.
+        positions: Positions of the examples.
         params: Trainable parameters.
         functional: The model's structure and losses.
         buffers: The model's buffers.
-        batch: What the losses take.
+        batch: The batch as the losses take it.
     """
 
     positions: Int[Tensor, " batch"]
@@ -37,7 +37,7 @@ class ModelBatch:
         return self.functional({**self.params, **params}, self.buffers, self.batch)
 
     def grad_dots(self, direction: Params) -> tuple[Tensor, str]:
-        """<direction, grad l_i> of each example's loss, in eval mode, and how it was taken."""
+        """<direction, grad l_i> of each example's loss, in eval mode, and how it was computed."""
         return self.functional.grad_dots(self.params, self.buffers, self.batch, direction)
 
     def outputs(self, params: Params) -> Tensor:
@@ -45,7 +45,7 @@ class ModelBatch:
         return self.functional.outputs({**self.params, **params}, self.buffers, self.batch)
 
     def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Gradient of each example's loss by these parameters, in eval mode, in chunks of examples."""
+        """Gradient of each example's loss with respect to these parameters, in eval mode, in chunks of examples."""
         return self.functional.grads(self.params, self.buffers, self.batch, tuple(names))
 
     def layer_pairs(self, names: Sequence[str]) -> Iterator[LayerPair]:
@@ -61,29 +61,29 @@ class ModelBatch:
         return self.functional.ggnvp(self.params, self.buffers, self.batch, direction)
 
     def input_gradients(self) -> Tensor:
-        """Gradient of the logit of each example's label by its input, in eval mode; by its embeddings where the input is tokens."""
+        """Gradient of the logit of each example's label with respect to its input, in eval mode; for tokens, with respect to their embeddings."""
         return self.functional.input_gradients(self.params, self.buffers, self.batch)
 
     def grad_sq_norms(self, names: Sequence[str]) -> tuple[Tensor, str]:
-        """Squared norm of each example's gradient by these parameters, in eval mode, and how it was had."""
+        """Squared norm of each example's gradient with respect to these parameters, in eval mode, and how it was computed."""
         found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(names), None)
         return torch.stack(list(found.grad_sq_norms.values())).sum(0), way
 
     def products(self, direction: Params) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-        """<direction, grad l_i> and |grad l_i|^2 at once, by parameter, in eval mode, and how they were taken."""
+        """<direction, grad l_i> and |grad l_i|^2 of each example, split by parameter (name to (batch,)), in eval mode, and how they were computed."""
         found, way = self.functional.products(self.params, self.buffers, self.batch, tuple(direction), direction)
         return found.grad_dots, found.grad_sq_norms, way
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LiveStep(ModelBatch):
-    """A step just taken by a training that goes on (see `core.steps.Step`).
+    """A step just taken by a training in progress (see `core.steps.Step`).
 
     Attributes:
-        index: Counted over the whole run.
+        index: Number of the step, counted over the whole run.
         epoch: The epoch that it belongs to.
         rates: Learning rate of each parameter.
-        after: The live parameters.
+        after: The model's own parameter tensors, after the step.
     """
 
     index: int
@@ -92,19 +92,19 @@ class LiveStep(ModelBatch):
     after: Params
 
     def batch_alone(self) -> ModelBatch:
-        """The batch without what belongs to the step only."""
+        """The batch without the fields that only a step has."""
         return ModelBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Not while training goes on."""
+        """Not available while training is in progress."""
         raise self._too_early()
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
-        """Not while training goes on."""
+        """Not available while training is in progress."""
         raise self._too_early()
 
     def back(self, adjoints: Any, *, at: Params | None = None, curvature: bool = True) -> Any:
-        """Not while training goes on."""
+        """Not available while training is in progress."""
         raise self._too_early()
 
     def _too_early(self) -> MissingEvidence:

@@ -22,11 +22,11 @@ COUPLED = (
 )
 """torch's optimizers that add their weight decay to the gradient, unless a group says `decoupled_weight_decay`."""
 TORCH_CLIP = 1e-6
-"""What torch's clip_grad_norm_ adds to the norm."""
+"""The number that torch's clip_grad_norm_ adds to the norm."""
 
 
 def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Update:
-    """What one parameter group of a torch optimizer does in a step.
+    """The update rule of one parameter group of a torch optimizer.
 
     Raises:
         UsageError: Another optimizer than SGD, Adam and AdamW, or a variant of them that is not differentiated here.
@@ -47,10 +47,10 @@ def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Upd
 
 
 def weight_decay_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> WeightDecay:
-    """How the optimizer pulls the parameters of a group towards 0, per unit of the loss that its steps take.
+    """The weight decay of a parameter group: its factor beside the loss of a step, and whether it is added to the gradient of that loss.
 
     Raises:
-        UsageError: It has a weight decay, and what it does with it is not known.
+        UsageError: The optimizer has a weight decay, and how its steps apply it is not known.
     """
     kind, factor = type(optimizer), float(group.get("weight_decay", 0.0))
     if factor and kind is not torch.optim.AdamW and kind not in COUPLED:

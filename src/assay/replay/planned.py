@@ -1,4 +1,4 @@
-"""A training by recipe, to be taken again: every batch follows from seed, epoch, step and ids, so any can be had at any time."""
+"""Repeats a training by recipe: every batch follows from seed, epoch, step and ids, so that any batch can be made at any time."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ from .replayable import ReplayableTraining
 
 
 class PlannedTraining(ReplayableTraining):
-    """What `training.loop.train` did."""
+    """A training that `training.loop.train` carried out, to be repeated."""
 
     separable = True
 

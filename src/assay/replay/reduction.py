@@ -1,4 +1,4 @@
-"""What a loop calls backward on, held against what is said of it: the loss of each example, and how they become one number."""
+"""Checks the number that a loop calls backward on against the user's description: the loss of each example, and how these become one number."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -27,14 +27,14 @@ def check_reduction(
     """Refuse a `loss` that is not the sum of `losses` divided by the training's divisor, in value or gradient. The training stays as it is.
 
     Args:
-        training: Stands before a step, in train mode.
-        loss: What the loop calls backward on.
+        training: The training before a step, in train mode.
+        loss: The number that the loop calls backward on.
         losses: The loss of each example.
         forward: Logits and labels of a batch, to find out what `loss` may be.
-        batch: What the step is taken on.
+        batch: The batch of the step.
 
     Raises:
-        UsageError: They differ; says how, and what would fit.
+        UsageError: The two differ; the message says how, and what would fit.
     """
     look = _Look(training, batch)
     value, gradient = look.at(lambda: loss(training.model, batch))

@@ -1,4 +1,4 @@
-"""A recorded run taken again: any state of it, its steps forwards and backwards, and the models that it kept."""
+"""Repeats a recorded run: any of its states, its steps forwards and backwards, and the models that it kept."""
 
 import bisect
 import contextlib
@@ -37,7 +37,7 @@ from .targets import MeanLoss, Target, parts_of_target, target_gradient
 TrainMany = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, by whoever can do it elsewhere."""
 HELD_BYTES = 256 * 2**20
-"""What the states of a stretch may take to be all held under `sqrt`."""
+"""Bytes up to which `sqrt` keeps all states of a stretch."""
 WRONG = 1e-4
 """Relative error of a step's derivative in double precision above which it is wrong."""
 
@@ -52,8 +52,8 @@ AS_ROUNDED = (
 class Replay:
     """The steps and the kept models of one run (`StepSource` and `CheckpointSource`).
 
-    The model ends each epoch with the very parameters that were recorded, or the replay is refused. Where training kept a running
-    average of the parameters, a target at the end of the run is the averaged model's.
+    The model ends each epoch with the recorded parameters, to the bit or within `ReplayConfig.tolerance`, or the replay is refused. Where training
+    kept a running average of the parameters, a target at the end of the run is the averaged model's.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Replay:
         """Get ready; nothing is computed yet.
 
         Args:
-            run: What was recorded.
+            run: The recorded run.
             training: How its steps are taken.
             targets: The numbers whose change can be asked for.
             schedule: `sqrt` (every state of the stretch in memory where they take at most `HELD_BYTES`; else about 2 sqrt(steps) of
@@ -115,9 +115,9 @@ class Replay:
         self.computed: set[str] = set()
         """Targets that a kept model was seen to compute."""
         self.remarks: dict[str, str] = {}
-        """What a reader must know of a target, a sentence each, by its name."""
+        """Cautions about a target, one sentence each, by the name of the target."""
         self.cautions: tuple[str, ...] = ()
-        """What a reader must know of everything that is computed from this replay, a sentence each."""
+        """Cautions about everything that is computed from this replay, one sentence each."""
         self.references = {name: self._of_this_model(name, values) for name, values in (references or {}).items()}
         self._orders: dict[int, tuple[list[Tensor], Tensor, Tensor | None]] = {}
         self._end: ReplayState | None = None
@@ -127,9 +127,9 @@ class Replay:
         self._differing: dict[int, str] = {}
         self._steps_checked = self._state_checked = False
         self.derivative_errors: dict[int, float] = {}
-        """By step whose derivative was held against central differences: how far it is from them, as a part of its size."""
+        """Relative error of the derivatives that were compared with central differences, by step."""
         self.unconfirmed: dict[int, str] = {}
-        """By step whose derivative could not be held against central differences: why, in a sentence."""
+        """Why a derivative could not be compared with central differences, in a sentence, by step."""
         self._own = StepRun(self, training)
 
     # ------------------------------------------------------------------ what was recorded
@@ -148,7 +148,7 @@ class Replay:
         return epoch, index - self._starts[epoch]
 
     def visits(self, steps: range) -> Int[Tensor, " examples"]:
-        """How often each example stands in the batches of these steps."""
+        """How often each example occurs in the batches of these steps."""
         found = torch.zeros(len(self.run.ids), dtype=torch.int64)
         for epoch, whole in enumerate(self.epochs):
             met = max(whole.start, steps.start) < min(whole.stop, steps.stop)
@@ -158,7 +158,7 @@ class Replay:
         return found
 
     def sizes(self, steps: range) -> list[int]:
-        """How many examples each of these steps took."""
+        """Batch size of each of these steps."""
         found = []
         for epoch, whole in enumerate(self.epochs):
             if max(whole.start, steps.start) < min(whole.stop, steps.stop):
@@ -168,7 +168,7 @@ class Replay:
     # ------------------------------------------------------------------ taking steps
 
     def check_steps(self) -> None:
-        """Refuse what no step of this run can be taken again of.
+        """Refuse a run whose steps cannot be repeated.
 
         Raises:
             UsageError: The optimizer did not move once per batch, parameter groups joined it, or what the steps drew from was not recorded.
@@ -197,7 +197,7 @@ class Replay:
         """Refuse a training whose optimizer had other parameter groups at its end than at its beginning.
 
         Raises:
-            UsageError: Groups joined.
+            UsageError: Parameter groups joined the optimizer.
         """
         if len(groups := self.run.group_counts()) > 1:
             (first, few), (epoch, many) = groups[:2]
@@ -209,14 +209,14 @@ class Replay:
             )
 
     def forwards(self, steps: range) -> Iterator[ReplayedStep]:
-        """These steps, first to last, on a model of their own."""
+        """The steps, repeated first to last on a separate copy of the model."""
         if not steps:
             return iter(())
         self.check_steps()
         return StepRun(self, self.training.fork()).forwards(steps)
 
     def backwards(self, steps: range, *, replay: bool = True) -> Iterator[ReplayedStep]:
-        """These steps, last to first, on a model of their own."""
+        """The steps, last to first, on a separate copy of the model."""
         if not steps:
             return iter(())
         self.check_steps()
@@ -224,7 +224,7 @@ class Replay:
         return StepRun(self, self.training.fork()).backwards(steps, replay=replay)
 
     def isolated(self) -> contextlib.AbstractContextManager[None]:
-        """Threads and kernels as they were in training, and random states that are put back afterwards."""
+        """A context manager with the thread count and kernels of the training, which restores the random states at its end."""
         return self._own.isolated()
 
     def check_hidden_state(self, training: ReplayableTraining, step: "ReplayedStep") -> None:
@@ -266,10 +266,10 @@ class Replay:
         return float(torch.stack([part.to(torch.float64) for part in parts_of_target(self.named(name), model, name)]).sum())
 
     def confirm_derivative(self, training: ReplayableTraining, step: "ReplayedStep", adjoint: Adjoint) -> None:
-        """Hold a step's derivative against central differences, in double precision.
+        """Compare a step's derivative with central differences, in double precision.
 
         Raises:
-            NumericalError: It is wrong.
+            NumericalError: The derivative is wrong.
         """
         number = self.place(step.index)[1]
         try:
@@ -328,8 +328,8 @@ class Replay:
         """Remember the first step of an epoch whose losses are not those that were recorded.
 
         Args:
-            epoch, number: Which step.
-            logits: What it gives.
+            epoch, number: Epoch of the step, and its number in the epoch.
+            logits: Logits that the repeated step gives.
             recorded: The losses of all examples in this epoch.
         """
         positions = self.order(epoch)[0][number]
@@ -351,14 +351,14 @@ class Replay:
         return epoch in self._checked
 
     def rates(self, by_group: Sequence[float], training: ReplayableTraining) -> Mapping[str, float]:
-        """Learning rate of each trainable parameter; of one that the recorded optimizer does not hold 0, or none to be had if it changed."""
+        """Learning rate of each trainable parameter; for one that the recorded optimizer does not hold, 0 if training left it unchanged, else none."""
         rates, names = training.rates(by_group), training.functional.names
         if set(names) <= rates.keys():
             return rates
         return RatesByName(rates | dict.fromkeys(self._untouched - rates.keys(), 0.0))
 
     def waiting(self, groups: int) -> list[float]:
-        """Learning rates of the parameter groups that were yet to join an optimizer that had so many: 0, because it does not train them.
+        """Learning rates of the parameter groups that had not yet joined an optimizer with `groups` groups: 0, because it does not train them.
 
         Raises:
             UsageError: Groups were taken out of the optimizer, so that nobody knows which of them these are.
@@ -383,7 +383,7 @@ class Replay:
         return {name for name in self.training.functional.names if torch.equal(first[name], last[name])}
 
     def check(self, epoch: int, training: ReplayableTraining) -> None:
-        """Hold the parameters at an epoch's end, and their average, against the recorded ones.
+        """Compare the parameters at an epoch's end, and their average, with the recorded ones.
 
         Raises:
             Mismatch: They differ by more than the tolerance.
@@ -433,7 +433,7 @@ class Replay:
         return float(apart / torch.stack([recorded[name].double().square().sum() for name in own]).sum().sqrt())
 
     def split(self, state: ReplayState, steps: int, beside: int = 0) -> schedules.Split:
-        """How a stretch of steps is held, beside so many other states."""
+        """The schedule by which the states of a stretch of steps are kept or computed again, while `beside` other states are kept."""
         if self.memory is not None:
             return self.fitting(state, steps, self.memory - beside * state.bytes)
         if self._named_split is schedules.square_root and (beside + steps) * state.bytes <= HELD_BYTES:
@@ -441,10 +441,10 @@ class Replay:
         return self._named_split
 
     def fitting(self, state: ReplayState, steps: int, memory: int) -> schedules.Split:
-        """The fastest way to hold a stretch of steps in so many bytes.
+        """The fastest schedule for a stretch of steps whose kept states fit into `memory` bytes.
 
         Raises:
-            UsageError: They do not hold enough states.
+            UsageError: `memory` bytes do not hold enough states.
         """
         try:
             return schedules.within(memory // state.bytes, steps)
@@ -469,11 +469,11 @@ class Replay:
         return self._again(weights, steps, [target], "weight")[0]
 
     def hold_end(self, steps: range) -> None:
-        """Refuse a training that, taken again unchanged from a kept state before these steps on, does not end where the recorded one did.
+        """Refuse a training that, replayed unchanged from a kept state before these steps, does not end where the recorded one did.
 
         Raises:
             Mismatch: An epoch ends elsewhere, by more than the tolerance.
-            UsageError: Its steps cannot be taken again.
+            UsageError: The steps cannot be repeated.
         """
         self.check_steps()
         stop = self.epochs[-1].stop
@@ -538,10 +538,10 @@ class Replay:
         return {name: end.model[name] for name in self.training.functional.names}
 
     def reference(self, name: str) -> Params:
-        """Trainable parameters that were given from outside.
+        """The reference parameters that the user gave under this name.
 
         Raises:
-            UnknownName: None have that name.
+            UnknownName: No reference has this name.
         """
         if name not in self.references:
             raise UnknownName("reference", name, ("final", "best", "best_batch", *self.references))
@@ -558,7 +558,7 @@ class Replay:
         return {key: values[key].detach().to(value) for key, value in own.items()}
 
     def end(self, name: str) -> Adjoint:
-        """Derivative of a target by the state after the last step."""
+        """Derivative of a target with respect to the state after the last step."""
         end = self.finish()
         with self._own.isolated():
             self.training.restore(end)
@@ -621,11 +621,11 @@ class Replay:
         )
 
     def features(self, spec: FeatureSpec) -> Features:
-        """Features that a kept model makes; the model is read here, what it makes whenever it is asked for.
+        """Features that a kept model makes; the model is loaded now, the features are computed when they are asked for.
 
         Raises:
             MissingEvidence: The model was not kept.
-            UsageError: It makes no such features.
+            UsageError: The model has no such features.
         """
         kept = [epoch for epoch in self.kept if epoch >= 0]
         if spec.epoch is None and not kept:

@@ -1,4 +1,4 @@
-"""A training whose steps can be taken again and differentiated."""
+"""A training whose steps can be repeated and differentiated."""
 
 import abc
 import contextlib
@@ -50,13 +50,13 @@ class ReplayState:
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory that the state takes, in bytes."""
         slots = [self.averages, *self.slots.values()]
         tensors = [*self.model.values(), *(value for slot in slots for value in slot.values()), *self.random]
         return sum(value.numel() * value.element_size() for value in tensors)
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> "ReplayState":
-        """The same state with every tensor but the random state changed."""
+        """The state with `change` applied to every tensor but the random state."""
         slots = {slot: {name: change(value) for name, value in values.items()} for slot, values in self.slots.items()}
         model, averages = ({name: change(value) for name, value in part.items()} for part in (self.model, self.averages))
         return ReplayState(model, slots, averages, self.random)
@@ -85,7 +85,7 @@ def over(optimizer: torch.optim.Optimizer, model: nn.Module, other: nn.Module) -
     """An optimizer of the same kind and settings, without state, over the parameters of another model of the same structure.
 
     Args:
-        optimizer: Over parameters of `model`.
+        optimizer: An optimizer over parameters of `model`.
         model: The model that is trained by it.
         other: A copy of the model.
 
@@ -106,24 +106,23 @@ def over(optimizer: torch.optim.Optimizer, model: nn.Module, other: nn.Module) -
 
 
 class ReplayableTraining(abc.ABC):
-    """The steps of one recorded training, to be taken again on a model of its own.
+    """The steps of one recorded training, to be repeated on a separate model.
 
-    `begin` an epoch, then for each of its steps `fetch` the batch and `take` the step; all in order, or with `free` set from any
-    `ReplayState` on.
+    Call `start_epoch`, then for each step of the epoch `batch` and `step`; all in order, or, where `free` is set, from any `ReplayState` on.
 
     Attributes:
-        model: The model that is trained again; nobody else's.
+        model: The model that is trained again; a copy that nothing else uses.
         optimizer: Its optimizer.
         functional: The model with its losses.
         members: The names in each parameter group, in the optimizer's order.
         clip: Largest norm of the gradient; None for no clipping.
         ema: Decay of the running average of the parameters; None where there is none, so that the parameters themselves count.
-        averages: That average now, by name; empty before its first update.
-        early: How often it had been updated before the first recorded step.
+        averages: The running average now, by parameter name; empty before its first update.
+        early: How often the average had been updated before the first recorded step.
         free: Whether any batch can be fetched at any time, so that an epoch need not be gone through from its beginning.
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
         by_mean: Whether every step takes the mean of its batch's losses.
-        causes: A sentence on why the steps may not give what was recorded, the commonest cause first.
+        causes: A sentence on why the repeated steps may differ from the recorded ones, the commonest cause first.
     """
 
     model: nn.Module
@@ -140,7 +139,7 @@ class ReplayableTraining(abc.ABC):
     causes: str = "torch, the processor, the number of threads, the net or the data are not those of the recording."
 
     def updates(self) -> list[Update]:
-        """What a step does to each parameter group.
+        """The update rule of each parameter group.
 
         Raises:
             UsageError: The optimizer's step cannot be differentiated here.
@@ -166,7 +165,7 @@ class ReplayableTraining(abc.ABC):
         set_random_state(state)
 
     def fork(self) -> "ReplayableTraining":
-        """The same training on a model and an optimizer of its own, so that both can be gone through at the same time."""
+        """A copy of the training with a separate model and optimizer, so that original and copy can be replayed at the same time."""
         other = copy.copy(self)
         other.model = copied(self.model)
         other.optimizer = over(self.optimizer, self.model, other.model)
@@ -175,7 +174,7 @@ class ReplayableTraining(abc.ABC):
         return other
 
     def check_steps(self) -> None:
-        """Refuse what no step can be taken again of; kept models may be looked at all the same.
+        """Refuse a training whose steps cannot be repeated; its kept models can be used all the same.
 
         Raises:
             UsageError: Randomness was recorded without a seed, or the optimizer needs more than the gradient.
@@ -188,7 +187,7 @@ class ReplayableTraining(abc.ABC):
 
     @abc.abstractmethod
     def load(self, epoch: int) -> None:
-        """Put model and optimizer where they stood at the end of a kept epoch (-1: before training)."""
+        """Restore model and optimizer to the end of a kept epoch (-1: before training)."""
 
     @abc.abstractmethod
     def start_epoch(self, epoch: int) -> None:
@@ -206,33 +205,33 @@ class ReplayableTraining(abc.ABC):
     def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
-        """The optimizer step on a batch, exactly as it was taken; the logits before it where they are known.
+        """Take the optimizer step on a batch, exactly as in training; gives the logits before the step where they are known.
 
         Args:
             batch: The batch.
             rates: Learning rate of each parameter group.
             weights: Factor of each example's loss; None for none.
-            divisor: What the sum of the losses is divided by; by default what it was divided by in training.
+            divisor: Number that the sum of the losses is divided by; by default that of training.
         """
 
     def divisor(self, batch: Any) -> float:
-        """What the sum of a batch's losses is divided by in training: its size, where the mean is taken."""
+        """Number that the sum of a batch's losses is divided by in training: the batch size, where the mean is taken."""
         return float(size_of(batch))
 
     def check_loss(self, batch: Any) -> None:  # noqa: B027  (assay's own loop has one loss only)
-        """Refuse a training whose loss of this batch is not what is said of it.
+        """Refuse a training whose loss of this batch is not as the user described it.
 
         Raises:
-            UsageError: It is not its examples' losses divided by the `divisor`.
+            UsageError: The loss is not the sum of the examples' losses divided by the `divisor`.
         """
 
     def functional_of(self, batch: Any) -> Functional:
-        """The model with losses of which each step took the mean over this batch."""
+        """The model with its losses scaled so that the training loss of this batch is their mean."""
         divisor, size = self.divisor(batch), size_of(batch)
         return self.functional if divisor == size else self.functional.scaled(size / divisor)
 
     def isolated(self) -> contextlib.AbstractContextManager[None]:
-        """While steps are taken again: what this training draws from besides torch's generators stays as it is outside."""
+        """A context manager for repeating steps, which restores the generators besides torch's that this training draws from."""
         return contextlib.nullcontext()
 
     def update_ema(self) -> None:
@@ -252,7 +251,7 @@ class ReplayableTraining(abc.ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the model stands."""
+        """The device of the model."""
         return next(iter(self.model.parameters())).device
 
     def state(self) -> ReplayState:
@@ -267,7 +266,7 @@ class ReplayableTraining(abc.ABC):
         return ReplayState(model, slots, averages, random_state(self.device))
 
     def restore(self, state: ReplayState) -> None:
-        """Stand where a state was taken."""
+        """Restore the training to a saved state."""
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
                 value.copy_(state.model[name])
@@ -307,12 +306,12 @@ class ReplayableTraining(abc.ABC):
         """A step's derivative; see `core.steps.Step.back`.
 
         Args:
-            batch: What the step was taken on.
-            before: The state before it, with torch's random state standing there too.
+            batch: The batch of the step.
+            before: The state before it, with torch's random state before it too.
             rates: Learning rate of each parameter.
             count: Number of the step, from 0.
-            adjoints, at, curvature: As there.
-            whole: Not in parts, because a random layer draws for the whole batch at once.
+            adjoints, at, curvature: As in `core.steps.Step.back`.
+            whole: Whether to take the batch as a whole and not in parts, because a random layer draws for the whole batch at once.
 
         Raises:
             UsageError: An operation of the model has no second derivative.

@@ -1,4 +1,4 @@
-"""Whether the rows of a batch stand in the order in which its items were fetched, told from values: nothing of the user's is called."""
+"""Whether the rows of a batch are in the order in which its items were fetched, found from the values alone, without calling user code."""
 
 from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 LOOKED = 64
-"""Rows that are held against their own items."""
+"""Rows that are compared with their own items."""
 SEARCHED = 16
 """Rows that are looked for among all items, where they are not their own item's."""
 ENOUGH = 16
@@ -17,16 +17,16 @@ ENOUGH = 16
 
 Path = tuple[Any, ...]
 Finding = dict[str, Any]
-"""`follows` (True, False or None: nobody can tell), `row` and `item` of the first row that is another item's, `certain`, and `numbers`: the
-whole numbers of each item, by where they stand in it."""
+"""`follows` (True, False, or None where this cannot be decided), `row` and `item` of the first row that is another item's, `certain`, and `numbers`: the
+whole numbers of each item, by their path in the item."""
 
 
 def compared(fields: Sequence[Mapping[Path, Tensor]], batch: Any) -> Finding:
-    """Hold the rows of a batch against the items that it was made of.
+    """Compare the rows of a batch with the items that it was made of.
 
     Args:
-        fields: Of each item, as `fields_of` gives them before the batch is made.
-        batch: What the loop's collate made of them.
+        fields: Fields of each item, as `fields_of` gives them before the batch is made.
+        batch: The batch that the loop's collate made of the items.
     """
     shared = [path for path in fields[0] if all(path in own for own in fields)] if fields else []
     finding: Finding = {"follows": None, "numbers": _numbers(fields, shared)}
@@ -51,7 +51,7 @@ def compared(fields: Sequence[Mapping[Path, Tensor]], batch: Any) -> Finding:
 
 
 def fields_of(item: Any, path: Path = ()) -> dict[Path, Tensor]:
-    """The numbers, arrays and lists of numbers in an item of a dataset, by where they stand in it."""
+    """The numbers, arrays and lists of numbers in an item of a dataset, by their path in the item."""
     value = _as_tensor(item, listed=bool(path))
     if value is not None:
         return {path: value}
@@ -81,10 +81,10 @@ def tensors_in(batch: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
 
 
 def moved_in(numbers: Mapping[Path, Sequence[int]], labels: Sequence[int]) -> bool | None:
-    """Whether labels are those of a batch's items in another order; None where nobody can tell.
+    """Whether labels are those of a batch's items in another order; None where this cannot be decided.
 
     Args:
-        numbers: The whole numbers of each item, by where they stand in it.
+        numbers: The whole numbers of each item, by their path in the item.
         labels: The labels that a loop gave for the batch.
     """
     known = [list(column) for column in numbers.values() if len(column) == len(labels) and len(set(column)) > 1]

@@ -1,4 +1,4 @@
-"""Examples of a user's dataset looked at one by one, without a trace: what they consist of, and losses in eval mode."""
+"""Inspects examples of a user's dataset one by one, without side effects: their content, and losses in eval mode."""
 
 import contextlib
 import copy
@@ -33,9 +33,9 @@ class SingleExample(NamedTuple):
     """One example, looked at alone.
 
     Attributes:
-        parts: What its batch of one consists of.
+        parts: The parts of a batch that holds this example alone.
         batch: That batch, where it was asked for.
-        item: What the dataset gives, where it was asked for.
+        item: The dataset's item, where it was asked for.
     """
 
     parts: list[Part]
@@ -44,7 +44,7 @@ class SingleExample(NamedTuple):
 
 
 class Singles(KeyedDataset):
-    """Examples of a dataset by place: each fetched under a seed of its own, and collated alone."""
+    """Examples of a dataset by position: each fetched under a seed of its own, and collated alone."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Singles(KeyedDataset):
         dataset: The user's.
         collate: The loader's.
         keys: Positions in the dataset.
-        words: What each is seeded by, in a first and in a second draw.
+        words: Seeds of each example, for a first and a second draw.
         items: Of so many, the first ones, batch and item are handed out too.
         opened: How deep objects are opened.
         """
@@ -78,7 +78,7 @@ class Singles(KeyedDataset):
 
 
 def item_of(dataset: Any, key: int) -> Any:
-    """One item, by whichever way the dataset gives several."""
+    """One item, fetched in the same way as the dataset gives several items at once."""
     whole = getattr(dataset, "__getitems__", None)
     return whole([key])[0] if whole else dataset[key]
 
@@ -99,7 +99,7 @@ def _same(value: Any) -> Any:
 
 @contextlib.contextmanager
 def no_trace(loader: DataLoader, device: torch.device, dataset: Any = None) -> Iterator[None]:
-    """All generators come back as they were: global ones, the loader's, its samplers', and those found inside its dataset and another one."""
+    """A context manager that restores all generators at its end: global ones, the loader's, its samplers', those in its dataset and in `dataset`."""
     others = [generator for _, generator in loader_generators(loader)] + generators_within((loader.dataset, dataset))
     states = [(generator, _state_of(generator)) for generator in others]
     with untouched_generators(device), warnings.catch_warnings():
@@ -160,18 +160,18 @@ def single_examples(
     """Examples looked at one by one, each drawn under a seed that depends on its id only.
 
     Args:
-        loader: Whose collate is taken, and in whose kind of worker the dataset is asked.
-        dataset: Of the same examples as the loader's.
+        loader: The loader whose collate function is used, and whose kind of worker reads the dataset.
+        dataset: A dataset of the same examples as the loader's.
         chosen: Position in the dataset of each id.
-        ids: Of all examples.
-        positions: Which of them.
+        ids: Ids of all examples.
+        positions: Positions of the examples to look at.
         workers: Whether a loader with workers asks the dataset in a worker, so that this process does not open what each worker opens.
-        items: Of how many of them batch and item are wanted too.
-        repeats: How many of them are drawn once more, under another seed.
+        items: For how many of them the batch and the item are kept too.
+        repeats: How many of them are drawn a second time, under another seed.
         opened: How deep objects inside batches are opened.
 
     Returns:
-        The examples, and the first of them once more.
+        The examples, and the second draws of the first `repeats` of them.
     """
     keys = chosen[positions.numpy()].tolist()
     words = [draws.words(ids.keys[positions.numpy()], 0, "content", draw).tolist() for draw in range(2)]
@@ -182,7 +182,7 @@ def single_examples(
 
 
 def asked_alone(loader: DataLoader, dataset: Any, places: Sequence[Any], workers: bool) -> list[Any]:
-    """What a dataset gives for each of some places; with `workers` in a worker, where the loader has them."""
+    """The items of a dataset at some places; with `workers` read in a worker, where the loader has workers."""
     if not (workers and loader.num_workers):
         return [dataset[place] for place in places]
     pool = DataLoader(
@@ -230,7 +230,7 @@ def placed(batch: Any, device: torch.device) -> Any:
 
 
 def by_what(losses: Losses, forward: Forward | None) -> tuple[str, Losses]:
-    """What a loop can be evaluated by: its name in `Content.losses_by`, and the function."""
+    """The function with which a loop's examples can be evaluated, and its name in `Content.losses_by`."""
     if losses is not cross_entropies:
         return "losses", losses
     return ("pair", cross_entropies) if forward is None else ("forward", cross_entropies_of(forward))
@@ -257,7 +257,7 @@ class Watcher:
         """Before the first recorded epoch of this process: look at the examples, and at the losses before training.
 
         Args:
-            model: The one that is trained.
+            model: The model that is trained.
             first: Whether nothing has been trained yet.
             evaluate: Whether models are kept, so that losses are worth computing.
         """
@@ -310,11 +310,11 @@ class Watcher:
             return None
 
     def stored(self, model: nn.Module, labels: Tensor, first: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """What goes into the shard of the epoch that just ended.
+        """The entries for the shard of the epoch that just ended.
 
         Args:
-            model: As it is at the epoch's end.
-            labels: Of all examples.
+            model: The model as it is at the epoch's end.
+            labels: Labels of all examples.
             first: Whether it is the run's first epoch.
         """
         losses = self._few_losses(model)
@@ -340,7 +340,7 @@ class Watcher:
 
 
 def evaluated_losses(model: nn.Module, losses: Losses, batch: Any) -> Tensor:
-    """The loss of each example of a batch in eval mode, float32 or better, without a trace in the model: mode, buffers and attributes stay."""
+    """The loss of each example of a batch in eval mode, float32 or better, without changing the model's mode, buffers and attributes."""
     inner = unwrapped(model)
     modes = [(module, module.training) for module in inner.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in inner.buffers()]
@@ -363,7 +363,7 @@ def evaluated_losses(model: nn.Module, losses: Losses, batch: Any) -> Tensor:
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A model in eval mode, and afterwards as it was: modes, and every bit of its buffers and of the parameters that a pass may write into.
+    """A context manager with a model in eval mode, which restores modes, buffers and the parameters that a pass may write into, to the bit.
 
     Some modules change their weights in the forward pass (`max_norm`) or in `eval()` (adapters that are merged), count calls, or go on observing.
     """
@@ -402,8 +402,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def shadow(model: nn.Module) -> nn.Module:
     """A copy of a model, without hooks but torch's own, that shares only parameters which nothing changes.
 
-    What its modules keep in attributes while they run is kept elsewhere, and who looks on through hooks sees nothing. Parameters that are
-    trained are copied too: a forward pass may write into them, as that of an embedding with `max_norm` does.
+    What its modules keep in attributes while they run does not reach the model, and user hooks are not called. Parameters that are trained are copied
+    too: a forward pass may write into them, as that of an embedding with `max_norm` does.
     """
     hooks = {id(hook): hook for layer in model.modules() for name in HOOKS for hook in getattr(layer, name).values()}
     written = _renormalised(model)
@@ -428,10 +428,10 @@ def _of_torch(hook: Any) -> bool:
 
 
 class Halves(TorchFunctionMode):
-    """Tells whether an operation gives numbers of 16 bits while it lasts, as under autocast.
+    """A context manager that finds out whether an operation inside it gives 16-bit floating-point numbers, as under autocast.
 
     Attributes:
-        met: Whether one did.
+        met: Whether an operation did.
     """
 
     met = False

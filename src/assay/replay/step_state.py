@@ -27,8 +27,8 @@ def decode(tensors: Mapping[str, Tensor], text: str, functional: Functional) -> 
     """The inverse of `encode`.
 
     Args:
-        tensors, text: What `encode` gave.
-        functional: The model that the batches are seen with.
+        tensors, text: The two results of `encode`.
+        functional: The model for the batches in the state.
     """
     # Copied to memory that begins where torch's own does: sums over tensors that lie otherwise differ in their last bits.
     return _whole(unpack({name: tensor.clone() for name, tensor in tensors.items()}, text)["state"], functional)

@@ -26,7 +26,7 @@ from .replayable import ReplayableTraining, ReplayState
 from .targets import parts_of_target, target_gradient
 
 CONFIRM_TWICE = 100
-"""Steps of a sweep from which on two of its derivatives, not one, are held against central differences."""
+"""Steps of a sweep from which on two of its derivatives, not one, are compared with central differences."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class ReplayedStep(ModelBatch):
     drawn: bool
     momenta: Tensor | None
     confirmed: bool
-    """Whether its derivative is held against central differences."""
+    """Whether the step's derivative is compared with central differences."""
 
     def back(
         self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
@@ -61,17 +61,17 @@ class ReplayedStep(ModelBatch):
             )
 
     def batch_alone(self) -> ModelBatch:
-        """The batch without what belongs to the step only."""
+        """The batch without the fields that only a step has."""
         return ModelBatch(self.positions, self.params, self.functional, self.buffers, self.batch)
 
     def target(self, name: str) -> dict[str, Tensor]:
-        """Gradient of a target by the parameters before the step, at them and not at their average."""
+        """Gradient of a target with respect to the parameters before the step, taken at the parameters and not at their running average."""
         training = self.step_run.training
         with self.step_run.isolated(), standing_at(training.model, self.before.model):
             return target_gradient(training, self.step_run.replay.named(name), name)[1]
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
-        """Hessian of a target before the step times a direction."""
+        """Product of a direction with the Hessian of a target before the step."""
         total: dict[str, Tensor] = {}
         model = self.step_run.training.model
         with contextlib.ExitStack() as stack:
@@ -96,9 +96,9 @@ class ReplayedStep(ModelBatch):
 
 
 class StepRun:
-    """One way through a recorded training, on a training of its own, so that several may be under way at the same time.
+    """One pass over the steps of a recorded training, on a separate copy of it, so that several passes may be in progress at the same time.
 
-    Between two steps nothing of it is left in the process: threads, determinism and random states are those outside.
+    Between two steps the process is as it is outside the pass: thread count, determinism and random states are restored.
     """
 
     def __init__(self, replay: "Replay", training: ReplayableTraining):
@@ -110,7 +110,7 @@ class StepRun:
 
     @contextlib.contextmanager
     def isolated(self) -> Iterator[None]:
-        """Threads and kernels as they were in training, and random states that are put back afterwards."""
+        """A context manager with the thread count and kernels of the training, which restores the random states at its end."""
         threads = torch.get_num_threads()
         with own_random_state(self.training.device), deterministic(self.training.device), self.training.isolated():
             torch.set_num_threads(self.replay.run.header.threads)
@@ -121,7 +121,7 @@ class StepRun:
 
     @contextlib.contextmanager
     def standing(self) -> Iterator[None]:
-        """`isolated`, with the random states in which this step_run was left."""
+        """A context manager as `isolated`, with the random states at which this pass stopped."""
         with self.isolated():
             if self._generators is not None:
                 self.training.set_generators(self._generators)
@@ -140,11 +140,11 @@ class StepRun:
             yield step
 
     def forwards(self, steps: range) -> Iterator[ReplayedStep]:
-        """These steps, first to last."""
+        """The steps, repeated first to last."""
         return self._resumed(self._forwards(steps))
 
     def backwards(self, steps: range, *, replay: bool = True) -> Iterator[ReplayedStep]:
-        """These steps, last to first; without `replay` all as they are at the end of the run."""
+        """These steps, last to first; without `replay`, all of them at the state at the end of the run."""
         # A step whose adjoint knows the optimizer's buffers says more than the very last.
         chosen = [steps.stop - min(2, len(steps)), *([steps[len(steps) // 2]] if len(steps) >= CONFIRM_TWICE else [])]
         self._to_confirm = frozenset(chosen)
@@ -158,7 +158,7 @@ class StepRun:
         return self.training.state()
 
     def batch(self, index: int) -> tuple[Any, tuple[Tensor, ...]]:
-        """The batch of the step that the training stands before, and torch's random state as the step finds it."""
+        """The batch of the next step of the training, and torch's random state before that step."""
         epoch, number = self.replay.place(index)
         positions = self.replay.order(epoch)[0][number]
         if not self.training.free and self._held[0] == epoch and number in self._held[1]:
@@ -181,7 +181,7 @@ class StepRun:
         return batch, random
 
     def advance_one(self, index: int) -> tuple[Any, tuple[Tensor, ...], bool]:
-        """Take one step from where the training stands: its batch, the random state that it found, and whether it drew from it."""
+        """Take the next step; gives the step's batch, the random state before it, and whether the step drew random numbers."""
         replay = self.replay
         epoch, number = replay.place(index)
         # A recording that went on elsewhere after a break may have had other threads from then on.
@@ -202,7 +202,7 @@ class StepRun:
         return batch, random, not torch.equal(random[-1], random_state(self.training.device)[-1])
 
     def advance(self, state: ReplayState, start: int, stop: int) -> ReplayState:
-        """The state after some steps from a state on."""
+        """The state after the steps `start` to `stop`, taken from `state`."""
         self.training.restore(state)
         for index in range(start, stop):
             self.advance_one(index)
@@ -256,7 +256,7 @@ class StepRun:
         """Refuse a training whose steps cannot be differentiated rightly: hidden state, and derivatives that central differences refute.
 
         Raises:
-            UsageError: State that is no parameter follows the parameters, and the loss or a target reads it.
+            UsageError: State that is no parameter depends on the parameters, and the loss or a target reads it.
             NumericalError: The derivative of the step is wrong.
         """
         self.replay.check_hidden_state(self.training, step)
@@ -340,7 +340,7 @@ class StepRun:
 
 
 class RatesByName(dict[str, float]):
-    """Learning rates by parameter, but for those that an optimizer trained which was not recorded."""
+    """Learning rates by parameter, except for parameters trained by an optimizer that was not recorded."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise UsageError(

@@ -27,7 +27,7 @@ def parts_of_target(target: Target, model: nn.Module, name: str) -> Iterator[Ten
     """The numbers that add up to a target.
 
     Raises:
-        UsageError: It cannot be computed, or is no single number.
+        UsageError: The target cannot be computed, or is no single number.
     """
     try:
         for part in target(model):
@@ -46,10 +46,10 @@ def parts_of_target(target: Target, model: nn.Module, name: str) -> Iterator[Ten
 def target_gradient(
     training: ReplayableTraining, target: Target, name: str
 ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
-    """Value of a target, and its derivative by trainable parameters and by running statistics.
+    """Value of a target, and its derivative with respect to the trainable parameters and the running statistics.
 
     Raises:
-        UsageError: It does not depend on the parameters.
+        UsageError: The target does not depend on the parameters.
         NumericalError: It is not finite.
     """
     model = training.model
@@ -95,9 +95,9 @@ class MeanLoss:
     """Weighted mean of the cross-entropies of some examples, in nats.
 
     Attributes:
-        inputs: As the net takes them, or as `prepare` does.
+        inputs: Inputs in the form that the net takes, or that `prepare` takes.
         labels: Class of each.
-        weights: How much each counts; they are divided by their sum.
+        weights: Weight of each example; the weights are divided by their sum.
         prepare: Turns a part of the inputs into what the net takes.
         ids: Of the examples, where they have any.
     """
@@ -134,14 +134,14 @@ class MeanLoss:
         return inputs if self.prepare is None else self.prepare(inputs).to(next(model.parameters()).dtype)
 
     def prepared(self) -> Iterator[Tensor]:
-        """The inputs in parts, as the model takes them but for its type."""
+        """The inputs in parts, as the model takes them, but not yet in the model's number type."""
         for start in range(0, len(self.inputs), PART):
             part = self.inputs[start : start + PART]
             yield (part if self.prepare is None else self.prepare(part)).detach().cpu().contiguous()
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash over everything that is averaged, the inputs as they are prepared: other means or deviations are other inputs."""
+        """Hash of everything that is averaged. Inputs are hashed after `prepare`, so that another normalisation gives another hash."""
         return fingerprint(
             *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", bytes_of(one))),
             self.labels.to(torch.int64).numpy().tobytes(),
@@ -170,7 +170,7 @@ def weighted_mean(
     """The weighted mean loss of some examples, as a target of that name.
 
     Raises:
-        UsageError: They do not go together, or no weight is above 0.
+        UsageError: Inputs, labels and weights do not fit together, or no weight is above 0.
     """
     if not len(inputs) == len(labels) == len(weights) or not len(inputs):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What other libraries wrap around an optimizer, and what stands inside."""
+"""Finds the torch optimizer inside the wrappers of other libraries."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,7 +9,7 @@ from ..core.errors import UsageError
 
 @runtime_checkable
 class HoldsOptimizer(Protocol):
-    """Stands around an optimizer, as those of accelerate and Lightning do."""
+    """A wrapper that holds an optimizer, as those of accelerate and Lightning do."""
 
     optimizer: Any
 
