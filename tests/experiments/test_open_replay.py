@@ -111,10 +111,10 @@ def test_accumulated_gradients_are_refused_with_the_first_such_step(tmp_path):
 def test_an_optimizer_without_an_adjoint_is_refused(tmp_path):
     model = net()
     loop = recorded(tmp_path / "run", model, optimizer=torch.optim.RMSprop(model.parameters(), lr=0.01))
-    refused(UsageError, 2, r"RMSprop cannot be walked backwards.*give update=", tmp_path / "run", loop)
+    refused(UsageError, 2, r"RMSprop cannot be differentiated.*give update=", tmp_path / "run", loop)
     model = net()
     loop = recorded(tmp_path / "two", model, optimizer=torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True))
-    refused(UsageError, 2, "Adam with amsgrad=True cannot be walked backwards", tmp_path / "two", loop)
+    refused(UsageError, 2, "Adam with amsgrad=True cannot be differentiated", tmp_path / "two", loop)
 
 
 class Once(torch.autograd.Function):

@@ -235,10 +235,10 @@ def closed(model, optimizer):
 
 
 OPTIMIZERS = {
-    "rmsprop": (lambda p: torch.optim.RMSprop(p, lr=0.01), None, "RMSprop cannot be walked backwards"),
-    "adagrad": (lambda p: torch.optim.Adagrad(p, lr=0.1), None, "Adagrad cannot be walked backwards"),
-    "nadam": (lambda p: torch.optim.NAdam(p, lr=0.01), None, "NAdam cannot be walked backwards"),
-    "amsgrad": (lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True), None, "amsgrad=True cannot be walked backwards"),
+    "rmsprop": (lambda p: torch.optim.RMSprop(p, lr=0.01), None, "RMSprop cannot be differentiated"),
+    "adagrad": (lambda p: torch.optim.Adagrad(p, lr=0.1), None, "Adagrad cannot be differentiated"),
+    "nadam": (lambda p: torch.optim.NAdam(p, lr=0.01), None, "NAdam cannot be differentiated"),
+    "amsgrad": (lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True), None, "amsgrad=True cannot be differentiated"),
     "lbfgs": (lambda p: torch.optim.LBFGS(p, lr=0.1), closed, "LBFGS computes the loss several times"),
     "accumulation": (lambda p: torch.optim.SGD(p, lr=0.1), accumulated, "the optimizer moved 0 times, not once"),
 }

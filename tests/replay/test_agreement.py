@@ -257,7 +257,7 @@ def test_where_only_the_type_of_an_object_is_known_nobody_says_that_the_examples
     losses = lambda model, batch: F.cross_entropy(*times_scale(model, batch), reduction="none")  # noqa: E731
     parts = recorded(tmp_path / "run", dataset, forward=times_scale, collate=with_object(make, 1.0), losses=losses)
     (scores,) = scored(tmp_path / "run", looped(*parts, losses=losses), "grand").values()
-    words = r"Of objects in a batch (['meta']) only the type and plain public attributes could be held against the recording."
+    words = r"Of objects in a batch (['meta']) only the type and plain public attributes could be compared with the recording."
     assert words in scores.warnings
     other = looped(*parts, dataset, with_object(make, 2.0), losses=losses)
     words = r"though the rest of the examples is the same\. Of objects in a batch \(\['meta'\]\) only the type and plain public attributes"

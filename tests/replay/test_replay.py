@@ -223,7 +223,7 @@ def test_what_was_kept(tmp_path):
     (run.folder / "checkpoints" / "start.safetensors").unlink()
     late = again(Run(run.folder), recipe, net())
     assert late.first == 5
-    with pytest.raises(MissingEvidence, match=r"Step 0 cannot be taken again.*before step 5"):
+    with pytest.raises(MissingEvidence, match=r"Step 0 cannot be repeated.*before step 5"):
         list(late.backwards(range(20)))
     bare = recorded(tmp_path / "none", recipe, net(), "none")
     with pytest.raises(MissingEvidence, match="kept no model to take steps again from"):

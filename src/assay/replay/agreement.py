@@ -175,7 +175,7 @@ class Agreement:
         else:
             why = f": {content.reason}" if content and content.reason else ""
             self.cautions.append(
-                f"The recording holds no fingerprints of its examples{why}; only labels could be held against what is scored."
+                f"The recording holds no fingerprints of its examples{why}; only labels could be compared with what is scored."
                 if path is not None
                 else f"The recording holds no fingerprints of its examples{why}, and labels were not found in its batches; that data and order "
                 "are those of the recording could not be held. Give forward=, or record again."
@@ -184,7 +184,7 @@ class Agreement:
             self._refuse(changed, relabelled, numbers, labels)
         if known and content and content.drawn:
             self.cautions.append(
-                f"The dataset draws {listed(content.drawn, len(content.drawn))} of its batches at random, which could not be held against the "
+                f"The dataset draws {listed(content.drawn, len(content.drawn))} of its batches at random, which could not be compared with the "
                 "recording as a whole; the rest of each example, such as its label, was."
             )
         if known and self._unknown:
@@ -193,7 +193,7 @@ class Agreement:
 
     def _only_types(self) -> str:
         few = listed([path or "all of it" for path in self._unknown], len(self._unknown))
-        return f"Of objects in a batch ({few}) only the type and plain public attributes could be held against the recording"
+        return f"Of objects in a batch ({few}) only the type and plain public attributes could be compared with the recording"
 
     def _path_of_older_run(self, labels: Tensor) -> str | None:
         path = label_part(self._seen, labels)

@@ -59,7 +59,7 @@ class CheckpointModel:
         if (uneven := replay.run.uneven_updates()) is not None:
             epoch, step, count = uneven
             raise UsageError(
-                f"{replay.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that nobody knows how many losses "
+                f"{replay.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that it is not known how many losses "
                 "its weight decay stands against; leave it out by decay=none, with a damping in its place."
             )
         scale = 1.0 if replay.training.by_mean else self._divisor()

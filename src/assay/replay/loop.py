@@ -228,7 +228,7 @@ class LoopTraining(ReplayableTraining):
             if early < 0 or counts[0] - steps != early:
                 raise UsageError(
                     f"{run.folder}: the averaged model was updated {counts[0]} times by the end of epoch {epoch}, after {steps} recorded steps; only "
-                    "an average that is updated once after every step can be taken again."
+                    "an average that is updated once after every step can be repeated."
                 )
         return early or 0
 
@@ -298,7 +298,7 @@ class LoopTraining(ReplayableTraining):
         if apart:
             raise UsageError(
                 f"{self._run.folder}: the averaged model has other buffers than the model ({apart[0]}), by use_buffers=True or update_bn; "
-                "only averages of the parameters can be taken again. Record with use_buffers=False."
+                "only averages of the parameters can be repeated. Record with use_buffers=False."
             )
         return {name: found[name].to(self.device, copy=True) for name in self.functional.names}
 

@@ -108,4 +108,6 @@ class LiveStep(ModelBatch):
         raise self._too_early()
 
     def _too_early(self) -> MissingEvidence:
-        return MissingEvidence("A training that goes on knows no targets and cannot be walked backwards; score the finished run.")
+        return MissingEvidence(
+            "A training in progress has no targets and its steps cannot be differentiated; score the finished run."
+        )

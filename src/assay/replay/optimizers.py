@@ -34,7 +34,7 @@ def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Upd
     kind = type(optimizer)
     for flag in ("amsgrad", "maximize"):
         if group.get(flag):
-            raise UsageError(f"{kind.__name__} with {flag}=True cannot be walked backwards; train without it.")
+            raise UsageError(f"{kind.__name__} with {flag}=True cannot be differentiated; train without it.")
     if kind is torch.optim.SGD:
         return SGDUpdate(float(group["momentum"]), float(group["dampening"]), group["nesterov"], float(group["weight_decay"]))
     if kind in (torch.optim.Adam, torch.optim.AdamW):
@@ -42,7 +42,7 @@ def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Upd
         first, second = group["betas"]
         return AdamUpdate((float(first), float(second)), float(group["eps"]), float(group["weight_decay"]), decoupled)
     raise UsageError(
-        f"{kind.__name__} cannot be walked backwards; torch's SGD, Adam and AdamW can. For an optimizer of your own, give update=..."
+        f"{kind.__name__} cannot be differentiated; torch's SGD, Adam and AdamW can. For an optimizer of your own, give update=..."
     )
 
 

@@ -179,14 +179,14 @@ class Replay:
             epoch, step, count = uneven
             raise UsageError(
                 f"{self.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once; steps with accumulated or "
-                "skipped gradients cannot be taken again. Record a loop that steps once per batch, or ask for methods of kept models, such "
+                "skipped gradients cannot be repeated. Record a loop that steps once per batch, or ask for methods of kept models, such "
                 "as grand, tracin and vog."
             )
         if (gap := self.run.gap()) is not None:
             epoch, batches = gap
             raise UsageError(
                 f"{self.run.folder}: before epoch {epoch}, {batches} batches were trained on in an epoch that was left early and is not recorded, "
-                "so its steps cannot be taken again. Record a loop that uses every batch of an epoch, or ask for methods of kept models, such "
+                "so its steps cannot be repeated. Record a loop that uses every batch of an epoch, or ask for methods of kept models, such "
                 "as grand, tracin and vog."
             )
         self.check_groups()
@@ -204,7 +204,7 @@ class Replay:
             where = f"in epoch {epoch}" if epoch > first else "by its end"
             raise UsageError(
                 f"{self.run.folder}: the optimizer had {few} parameter groups in epoch {first} and {many} {where}; steps of a training in "
-                "which groups join cannot be taken again. Record with all groups from the start, those that are not yet trained with a rate of 0, "
+                "which groups join cannot be repeated. Record with all groups from the start, those that are not yet trained with a rate of 0, "
                 "or ask for methods of kept models, such as grand, tracin and vog."
             )
 
@@ -316,7 +316,7 @@ class Replay:
         """
         if steps.start < self.first:
             raise MissingEvidence(
-                f"Step {steps.start} cannot be taken again: {self.run.folder} kept no model before step {self.first}. Choose a later window, "
+                f"Step {steps.start} cannot be repeated: {self.run.folder} kept no model before step {self.first}. Choose a later window, "
                 "or record with checkpoints='every'."
             )
         places = [(self.epochs[epoch].stop if epoch >= 0 else 0, epoch) for epoch in self.kept]

@@ -181,7 +181,7 @@ class ReplayableTraining(abc.ABC):
         """
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise UsageError(
-                "LBFGS computes the loss several times in a step, so its steps cannot be taken again; methods of kept models, such as "
+                "LBFGS computes the loss several times in a step, so its steps cannot be repeated; methods of kept models, such as "
                 "grand and vog, can be asked for."
             )
 

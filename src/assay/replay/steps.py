@@ -326,7 +326,7 @@ class StepRun:
         if self.training.free:
             if self._draws():
                 raise UsageError(
-                    "The model draws at random in training (dropout), so its steps cannot be seen again without being taken again; "
+                    "The model draws at random in training (dropout), so its steps cannot be seen again without being repeated; "
                     "choose form=exact."
                 )
             for index in reversed(steps):
