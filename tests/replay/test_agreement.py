@@ -148,7 +148,7 @@ def test_a_run_of_an_older_assay_is_held_by_its_labels_and_says_so(tmp_path, mon
     for method in ALL:
         refused(Mismatch, r"the labels of ids .* \(6 of 6 looked at\) are not those", tmp_path / "run", flipped, method)
     (scores,) = scored(tmp_path / "run", looped(*parts), "grand").values()
-    assert "holds no fingerprints of its examples; only labels could be held" in scores.warnings[0]
+    assert "holds no fingerprints of its examples; only labels could be compared" in scores.warnings[0]
 
 
 class Noisy(Dataset):

@@ -105,7 +105,7 @@ def test_steps_of_an_unknown_number_of_losses_are_refused(tmp_path):
                 optimizer.zero_grad()
             recorder.batch(logits, y)
     loop = assay.Loop(model, optimizer, loader)
-    with pytest.raises(UsageError, match=r"batch 0, the optimizer moved 0 times, not once, so that nobody knows .*decay=none"):
+    with pytest.raises(UsageError, match=r"batch 0, the optimizer moved 0 times, not once, so that it is not known .*decay=none"):
         _ = open_replay(tmp_path / "run", loop=loop).at(0).weight_decay()
     targets = {"validation": (torch.randn(4, 3).double(), torch.tensor([0, 1, 0, 1]))}
     assay.score(tmp_path / "run", "influence:decay=none", loop=loop, targets=targets)
