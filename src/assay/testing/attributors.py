@@ -11,7 +11,6 @@ from ..core.errors import UsageError
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod
 from ..core.models import Batch, Model
-from ..core.needs import Need
 from ..core.scoring import score
 from ..replay.checkpoints import CheckpointModel
 from .laws import Law, Laws
@@ -88,10 +87,7 @@ class _SmallBatchSource:
 
 def small_batches(here: World) -> Counted:
     """The evidence of a world whose kept models give few rows at a time."""
-    evidence = here.evidence()
-    # Held is shared with no other evidence: each narrowed view has its own.
-    evidence._held[Need.CHECKPOINTS] = _SmallBatchSource(here)  # type: ignore[assignment]
-    return evidence
+    return here.evidence(checkpoints=_SmallBatchSource(here))  # type: ignore[arg-type]
 
 
 def batches_of_any_size_say_the_same(method: AbstractMethod) -> None:

@@ -13,6 +13,7 @@ from ..core.evidence import Evidence
 from ..core.features import Features, FeatureSpec
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
+from ..core.models import ModelSource
 from ..core.needs import EPOCH_NEEDS, Need
 from ..core.scores import Scores
 from ..core.scoring import score
@@ -120,7 +121,11 @@ class World:
         return trained(self.ids, self.inputs, self.labels, self.held_out, int(self.logits.shape[-1]), self.batches)
 
     def evidence(
-        self, holds: frozenset[Need] = EVERYTHING, recorded: int | None = None, facts: Mapping[Need, Tensor] | None = None
+        self,
+        holds: frozenset[Need] = EVERYTHING,
+        recorded: int | None = None,
+        facts: Mapping[Need, Tensor] | None = None,
+        checkpoints: ModelSource | None = None,
     ) -> Counted:
         """The evidence of a run that recorded these examples.
 
@@ -128,6 +133,7 @@ class World:
             holds: The kinds of facts that are there.
             recorded: How many epochs; None for all.
             facts: Epoch facts to use instead of those of the logits.
+            checkpoints: Kept models to use instead of those of the training.
         """
         # A copy each time: a method that writes into its input must not spoil the next law.
         shown = {need: fact[:recorded].clone() for need, fact in (facts or self.facts).items() if need in holds}
@@ -141,7 +147,7 @@ class World:
                 mean_probs=probs if Need.MEAN_PROBS in holds else None,
                 inputs=self.inputs.clone() if Need.FEATURES in holds else None,
                 steps=self.replay if Need.STEPS in holds else None,  # type: ignore[arg-type]
-                checkpoints=self.replay if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
+                checkpoints=checkpoints or self.replay if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
                 features=self if Need.FEATURES in holds else None,
                 games=game_of if Need.GAME in holds else None,
             )
