@@ -418,6 +418,25 @@ def test_a_loss_that_is_scaled_is_the_same_loss(run, tmp_path):
     assert [a.shard.sums for a in recorded(tmp_path, loop=scaled).commits] == [b.shard.sums for b in run.commits]
 
 
+def test_a_factor_that_overflows_is_the_scalers_to_pass_over(tmp_path):
+    """In numbers of 16 bits a scaler first tries factors that are too large, and leaves such steps out."""
+
+    def overflowing(recorder, model, optimizer):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+        for _ in range(EPOCHS):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                loss = recorder.weighted(F.cross_entropy(logits, y, reduction="none").half()).sum()
+                optimizer.zero_grad()
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                recorder.batch(logits, y)
+
+    run = recorded(tmp_path, parts(torch.float32), loop=overflowing)
+    assert run.epochs == EPOCHS and run.uneven_updates() is not None
+
+
 class Halves(BatchSampler):
     """Cuts batches its own way."""
 

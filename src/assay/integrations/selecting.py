@@ -33,6 +33,9 @@ class Weighing:
         """Whether the loss that was called backward on is a multiple of the sum of weight times loss, and holds the losses in no other way."""
         if self.losses is None or self.through is None:
             return True
+        if not bool(self.through.isfinite().all() and self.losses.isfinite().all()):
+            # A gradient scaler tried too large a factor and passes over the step, or the training diverges, which is said elsewhere.
+            return True
         allowed = AGREES if self.losses.dtype in (torch.float32, torch.float64) else AGREES_HALF
         factor = self.through.double().mean()
         apart = self.losses.double() - factor * self.weights.double()
