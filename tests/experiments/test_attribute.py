@@ -1,6 +1,9 @@
 """Values by query of recorded runs: of a plan and of a user's own loop, saved, taken again, and refused."""
 
 import dataclasses
+import fcntl
+import os
+import shutil
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from assay.core.errors import BadScores, Mismatch, MissingEvidence, UsageError
 from assay.experiments.attribute import attributor_named
 from assay.methods.tracin import TracIn
 from assay.replay.checkpoints import CheckpointModel
-from assay.runs.attributions import load_attribution
+from assay.replay.targets import parts_of_target, weighted_mean
+from assay.runs.attributions import RowFile, load_attribution, save_attribution
 from experiments import small
 from methods.loops import EXAMPLES, World, inner
 
@@ -244,3 +248,42 @@ def test_of_a_plan_without_validation_the_cure_is_said(tmp_path):
 
 def test_only_attributors_are_attributors():
     assert isinstance(attributor_named("tracin:layers=head"), AbstractAttributor)
+
+
+def test_nobody_else_ends_an_attribution_from_where_its_values_stand_until_its_head_names_them(tmp_path, run, monkeypatch):
+    shutil.copytree(run.folder, tmp_path / "run")
+    held = []
+
+    def alone(folder):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+
+    def opened(path, *given):
+        held.append(alone(path.parent))
+        return RowFile(path, *given)
+
+    def saved(made, path):
+        held.append(alone(path.parent))
+        save_attribution(made, path)
+
+    monkeypatch.setattr("assay.experiments.attribute.RowFile", opened)
+    monkeypatch.setattr("assay.experiments.attribute.save_attribution", saved)
+    made = assay.attribute(tmp_path / "run", "tracin", recompute=True)
+    assert held == [True, True] and not alone(made.source.path.parent)
+
+
+class InDict(torch.nn.Linear):
+    def forward(self, inputs):
+        return {"logits": super().forward(inputs)}
+
+
+def test_a_model_that_returns_no_tensor_is_refused_in_words():
+    target = weighted_mean("t", torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2), None)
+    with pytest.raises(UsageError, match=r"The model returned a dict for inputs and labels of a target.*or let the model return"):
+        list(parts_of_target(target, InDict(3, 2), "t"))

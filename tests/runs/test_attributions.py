@@ -1,6 +1,9 @@
 """Attributions on disk: round trips, damage, and what a kill leaves."""
 
+import contextlib
+import dataclasses
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from assay.core.ids import Ids
 from assay.core.lineage import SCHEMA, Lineage
 from assay.core.scores import Direction
 from assay.runs import attributions
-from assay.runs.attributions import RowFile, load_attribution, new_rows, save_attribution
+from assay.runs.artefacts import load_json
+from assay.runs.attributions import RowFile, finishing, load_attribution, new_rows, save_attribution
 from assay.runs.schema import seal
 
 VALUES = torch.randn(7, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -27,18 +31,20 @@ def cut(values, rows=3, columns=4):
 
 
 def saved(folder, *models):
-    with new_rows(folder, "tracin", QUERIES, IDS) as (path, writer):
-        for values in models or (VALUES,):
-            writer.start_model()
-            for block in cut(values):
-                writer.add(block)
-        sums = writer.end()
-    weights = torch.rand(7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    made = Attribution(
-        QUERIES, IDS, torch.arange(7), weights / weights.sum(), RowFile(path, 11, sums), "tracin", {"target": "validation"}, "tracin",
-        Direction.LOW_IS_SUSPECT, "rank only", Lineage("d", {"run": "r"}), ("Beware.",),
-    )  # fmt: skip
-    save_attribution(made, path)
+    with contextlib.ExitStack() as ending:
+        with new_rows(folder, "tracin", QUERIES, IDS) as (path, writer):
+            for values in models or (VALUES,):
+                writer.start_model()
+                for block in cut(values):
+                    writer.add(block)
+            sums = writer.end()
+            ending.enter_context(finishing(folder))
+        weights = torch.rand(7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        made = Attribution(
+            QUERIES, IDS, torch.arange(7), weights / weights.sum(), RowFile(path, 11, sums), "tracin", {"target": "validation"}, "tracin",
+            Direction.LOW_IS_SUSPECT, "rank only", Lineage("d", {"run": "r"}), ("Beware.",),
+        )  # fmt: skip
+        save_attribution(made, path)
     return made
 
 
@@ -229,3 +235,67 @@ def test_links_are_not_followed(tmp_path):
     path.symlink_to(tmp_path / "elsewhere.npy")
     with pytest.raises(RunError, match="is a link"):
         load_attribution(tmp_path / "attributions" / "it")
+
+
+def test_who_ends_an_attribution_is_alone_with_its_folder(tmp_path):
+    """Else a second writer takes away values that stand there and are not named yet."""
+    folder, other = tmp_path / "it", threading.Thread(target=lambda: saved(tmp_path / "it", 2 * VALUES))
+    with new_rows(folder, "tracin", QUERIES, IDS) as (path, writer):
+        writer.start_model()
+        for block in cut(VALUES):
+            writer.add(block)
+        sums = writer.end()
+        ending = finishing(folder)
+        ending.__enter__()
+    other.start()
+    other.join(0.5)
+    assert path.exists()
+    save_attribution(dataclasses.replace(saved(tmp_path / "like"), source=RowFile(path, 11, sums)), path)
+    ending.__exit__(None, None, None)
+    other.join()
+    assert torch.equal(dense(load_attribution(folder)), 2 * VALUES)
+    assert len([*folder.iterdir()]) == 2
+
+
+def test_any_number_of_writers_and_readers_disturb_nobody(tmp_path):
+    failed = []
+    saved(tmp_path / "it")
+
+    def doing(what, times):
+        for _ in range(times):
+            try:
+                assert torch.equal(dense(what(tmp_path / "it")), VALUES)
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=doing, args=given) for given in ([(saved, 30)] * 3 + [(load_attribution, 200)])]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert not failed, failed[0]
+    assert len([*(tmp_path / "it").iterdir()]) == 2
+
+
+def test_a_reader_that_was_overtaken_reads_the_new_one(tmp_path, monkeypatch):
+    saved(tmp_path / "it")
+    stale = load_json("attribution", tmp_path / "it" / "attribution.json")
+    saved(tmp_path / "it", 2 * VALUES)
+    heads = [stale]
+    monkeypatch.setattr("assay.runs.attributions.load_json", lambda kind, path: heads.pop() if heads else load_json(kind, path))
+    assert torch.equal(dense(load_attribution(tmp_path / "it")), 2 * VALUES) and not heads
+
+
+def test_what_a_killed_process_left_of_the_head_is_taken_away(tmp_path):
+    saved(tmp_path / "it")
+    (tmp_path / "it" / ".attribution.json.0123abcd.tmp").write_text("{")
+    saved(tmp_path / "it")
+    assert len([*(tmp_path / "it").iterdir()]) == 2
+
+
+def test_the_largest_of_means_over_models_says_that_it_is_that(tmp_path):
+    made = saved(tmp_path / "it")
+    several = dataclasses.replace(made, models=3)
+    (warning,) = [one for one in several.reduce("max").warnings if one not in made.warnings]
+    assert "means over 3 models" in warning
+    assert several.reduce("sum").warnings == several.reduce().warnings == made.reduce("max").warnings == made.warnings

@@ -207,6 +207,7 @@ class Attribution:
         unit: Unit of the values.
         lineage: Where the attribution comes from.
         warnings: What a reader must know before trusting the values, a sentence each.
+        models: Of how many models the values are the mean.
     """
 
     queries: Ids
@@ -221,6 +222,7 @@ class Attribution:
     unit: str
     lineage: Lineage | None = None
     warnings: tuple[str, ...] = ()
+    models: int = 1
 
     def __post_init__(self):
         rows = len(self.queries)
@@ -298,6 +300,12 @@ class Attribution:
             raise UsageError(f"how={how!r} is none of mean, sum and max.")
         name, texts = options.split(self.title)
         parents = {} if self.lineage is None else {**self.lineage.parents, "attribution": self.fingerprint}
+        warned: tuple[str, ...] = ()
+        if how == "max" and self.models > 1:
+            warned = (
+                f"The largest of means over {self.models} models is not the mean of each model's largest value, which `assay.score` gives under the "
+                "same title.",
+            )
         return Scores(
             ids=self.ids,
             values=reduced(self.title, self.blocks(), self.weights, len(self.ids), how),
@@ -307,7 +315,7 @@ class Attribution:
             direction=self.direction,
             unit=self.unit,
             lineage=None if self.lineage is None else dataclasses.replace(self.lineage, parents=parents),
-            warnings=self.warnings,
+            warnings=self.warnings + warned,
         )
 
     @functools.cached_property

@@ -1,5 +1,6 @@
 """Attribute: from a recorded run to what every training example is worth to each query."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
 from ..runs.artefacts import finished
-from ..runs.attributions import RowFile, load_attribution, new_rows, save_attribution
+from ..runs.attributions import RowFile, finishing, load_attribution, new_rows, save_attribution
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, gather, open_replay
 from .models import members_of
@@ -73,42 +74,45 @@ def attribute(
     if not recompute and (old := _saved(folder, title, parents)) is not None:
         return old
     begun = time.perf_counter()
-    with new_rows(folder, title, queries.ids, run.ids) as (path, writer):
-        done, total = 0, len(replays) * len(queries.ids) * len(run.ids)
-        for replay in replays:
-            writer.start_model()
-            evidence = gather(replay.run, replay).narrow(title, attributor.reads)
-            for block in attributor.attribute(evidence):
-                writer.add(block)
-                done += block.values.numel()
-                if progress is not None:
-                    progress.advance(title, done, total, "values")
-        checksums = writer.end()
-    remarks = tuple(first.remarks[one] for one in _asked(attributor) if one in first.remarks)
-    made = Attribution(
-        queries=queries.ids,
-        ids=run.ids,
-        labels=queries.labels,
-        weights=queries.weights,
-        source=RowFile(path, len(run.ids), checksums),
-        method=attributor.name,
-        options={field.name: getattr(attributor, field.name) for field in dataclasses.fields(attributor)},
-        title=title,
-        direction=attributor.direction,
-        unit=attributor.unit,
-        lineage=Lineage(
-            dataset=run.dataset,
-            parents=parents,
-            code=__version__,
-            seed=run.header.seed,
-            device=str(first.training.device),
-            seconds=time.perf_counter() - begun,
-            folder=str(run.folder),
-            drawn=DRAWN in run.header.about,
-        ),
-        warnings=remarks + first.cautions,
-    )
-    save_attribution(made, path)
+    with contextlib.ExitStack() as ending:
+        with new_rows(folder, title, queries.ids, run.ids) as (path, writer):
+            done, total = 0, len(replays) * len(queries.ids) * len(run.ids)
+            for replay in replays:
+                writer.start_model()
+                evidence = gather(replay.run, replay).narrow(title, attributor.reads)
+                for block in attributor.attribute(evidence):
+                    writer.add(block)
+                    done += block.values.numel()
+                    if progress is not None:
+                        progress.advance(title, done, total, "values")
+            checksums = writer.end()
+            ending.enter_context(finishing(folder))
+        remarks = tuple(first.remarks[one] for one in _asked(attributor) if one in first.remarks)
+        made = Attribution(
+            queries=queries.ids,
+            ids=run.ids,
+            labels=queries.labels,
+            weights=queries.weights,
+            source=RowFile(path, len(run.ids), checksums),
+            method=attributor.name,
+            options={field.name: getattr(attributor, field.name) for field in dataclasses.fields(attributor)},
+            title=title,
+            direction=attributor.direction,
+            unit=attributor.unit,
+            lineage=Lineage(
+                dataset=run.dataset,
+                parents=parents,
+                code=__version__,
+                seed=run.header.seed,
+                device=str(first.training.device),
+                seconds=time.perf_counter() - begun,
+                folder=str(run.folder),
+                drawn=DRAWN in run.header.about,
+            ),
+            warnings=remarks + first.cautions,
+            models=len(replays),
+        )
+        save_attribution(made, path)
     return made
 
 

@@ -120,10 +120,11 @@ class MeanLoss:
         for start in range(0, len(self.inputs), PART):
             part = slice(start, start + PART)
             logits = model(self.ready(self.inputs[part].to(device), model))
-            if logits.ndim != 2 or logits.shape[1] < 2:
+            if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+                shape = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
                 raise UsageError(
-                    f"The model returned shape {tuple(logits.shape)} for inputs and labels of a target; where it gives no row of class logits "
-                    "per example, give a function of the model instead."
+                    f"The model returned {shape} for inputs and labels of a target; where it gives no row of class logits "
+                    "per example, give a function of the model instead, or let the model return its logits, where each row is asked for."
                 )
             losses = F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
             yield (losses * (self.weights[part] / total).to(losses)).sum()

@@ -30,7 +30,7 @@ from ..core.lineage import Lineage
 from ..core.npy import LONGEST_HEAD
 from ..core.scores import Direction
 from .artefacts import _at_home, _lineage, _said, _whole, load_json, save_json
-from .disk import MOST_TEXT, checksum, opened, remove, writing, written_aside
+from .disk import MOST_TEXT, checksum, opened, remove, remove_leftovers, writing, written_aside
 from .schema import Checksum, FrozenModel
 
 HEAD = "attribution.json"
@@ -58,6 +58,7 @@ class AttributionNotes(FrozenModel):
     checksums: tuple[Checksum, ...]
     lineage: Lineage | None
     warnings: tuple[str, ...] = ()
+    models: int = 1
 
 
 class RowFile:
@@ -238,8 +239,23 @@ def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple
         yield path, RowWriter(path, file, title, len(queries), len(ids))
 
 
+@contextlib.contextmanager
+def finishing(folder: Path) -> Iterator[None]:
+    """Let nobody else end an attribution in this folder meanwhile: enter before the values stand there, leave when the JSON names them.
+
+    Else another writer, who takes away all values that its JSON does not name, takes those that are not named yet.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def save_attribution(attribution: Attribution, path: Path) -> None:
-    """Write the JSON file beside the values at `path`, and remove the values of an earlier attribution.
+    """Write the JSON file beside the values at `path`, and remove the values of an earlier attribution; called within `finishing`.
 
     Raises:
         NotWritten: The operating system refuses.
@@ -258,7 +274,9 @@ def save_attribution(attribution: Attribution, path: Path) -> None:
         "checksums": list(attribution.source.checksums),
         "lineage": _lineage(attribution.lineage),
         "warnings": list(attribution.warnings),
+        "models": attribution.models,
     }
+    remove_leftovers(path.parent / HEAD)
     save_json("attribution", body, path.parent / HEAD)
     for other in path.parent.glob("values-*.npy"):
         if other.name != path.name:
@@ -272,8 +290,19 @@ def load_attribution(folder: str | Path) -> Attribution:
     Raises:
         RunError: The file is absent, damaged, incomplete, of another kind, or of a newer schema.
     """
-    path = Path(folder) / HEAD
-    notes = load_json("attribution", path)
+    path, before = Path(folder) / HEAD, ""
+    while True:
+        notes = load_json("attribution", path)
+        try:
+            return _loaded(path, notes)
+        except RunError:
+            # Another process may have put a new one in its place since the JSON was read.
+            if (named := str(notes.get("values"))) == before or (path.parent / named).exists():
+                raise
+            before = named
+
+
+def _loaded(path: Path, notes: dict[str, Any]) -> Attribution:
     with _whole(path):
         said = _said(AttributionNotes, notes)
         if not re.fullmatch(r"values-[0-9a-f]{8}\.npy", said.values):
@@ -295,4 +324,5 @@ def load_attribution(folder: str | Path) -> Attribution:
             # Two folders further down than scores.
             lineage=_at_home(said.lineage, path.parent),
             warnings=said.warnings,
+            models=said.models,
         )
