@@ -437,6 +437,22 @@ def test_a_factor_that_overflows_is_the_scalers_to_pass_over(tmp_path):
     assert run.epochs == EPOCHS and run.uneven_updates() is not None
 
 
+def test_losses_that_the_loop_writes_into_afterwards_are_told_as_they_were(run, tmp_path):
+    def writing(recorder, model, optimizer):
+        for _ in range(EPOCHS):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                losses = F.cross_entropy(logits, y, reduction="none")
+                loss = recorder.weighted(losses).mean()
+                losses.detach().zero_()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+
+    assert [a.shard.sums for a in recorded(tmp_path, loop=writing).commits] == [b.shard.sums for b in run.commits]
+
+
 class Halves(BatchSampler):
     """Cuts batches its own way."""
 

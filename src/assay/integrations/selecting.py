@@ -124,7 +124,8 @@ class Selecting:
         call = Weighing(self._selection.weights[positions].to(losses.device, losses.dtype))
         looked_at = len(self._told) - bool(self._calls) < LOOKED_AT
         if not self._calls:
-            self._told.append((positions, losses.detach()))
+            # A copy: the loop may write into its losses afterwards.
+            self._told.append((positions, losses.detach().clone()))
         self._calls.append(call)
         made = losses * call.weights
 
