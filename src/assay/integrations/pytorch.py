@@ -117,7 +117,8 @@ def record(
         live: Methods to compute during training: those that read epochs one by one, whose scores need no stored logits, and those that read steps,
             such as `liveval`. One that cannot go on stops with a warning; training and recording never end with it.
         select: A live selector, such as `"infobatch:ratio=0.5"`, that chooses the examples of each epoch before it begins, and how much
-            their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order, and the loop calls
+            their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order (one example left over
+            joins the batch before), and the loop calls
             backward on `recorder.weighted(losses).mean()`, with the loss of each example. Draws depend on `seed` (0 if it is None), epoch
             and id. The loader must have one batch size, a sampler that gives each example once, and `drop_last=False`.
         epochs: How many epochs the loop trains in all; needed with `select` alone, which may train the last ones on all examples.

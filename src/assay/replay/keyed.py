@@ -180,6 +180,14 @@ class KeptSampler(Sampler):
     def __len__(self) -> int:
         return int(self.kept.sum())
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether it gives fewer than the sampler, which says how many those are."""
+        try:
+            return len(self) < len(self._sampler)
+        except (TypeError, NotImplementedError):
+            return False
+
     def __iter__(self) -> Iterator[Any]:
         for key in self._sampler:
             try:
@@ -189,6 +197,34 @@ class KeptSampler(Sampler):
             # A key that is no position is refused by whoever gets the batch.
             if not 0 <= place < len(self.kept) or self.kept[place]:
                 yield key
+
+
+class KeptBatches(BatchSampler):
+    """The batches of a `KeptSampler`. Where leaving out leaves one example for a batch of its own, it joins the batch before.
+
+    BatchNorm cannot be trained on one example, and in a mean over itself alone it would count as much as a batch.
+    """
+
+    def __init__(self, sampler: KeptSampler, size: int):
+        super().__init__(sampler, size, False)
+        self._sampler = sampler
+
+    @property
+    def _joins(self) -> bool:
+        kept = len(self._sampler)
+        return 1 < self.batch_size < kept and kept % self.batch_size == 1 and self._sampler.leaves_out
+
+    def __len__(self) -> int:
+        return super().__len__() - self._joins
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        held: list[Any] = []
+        joined = len(self) if self._joins else 0
+        for number, batch in enumerate(super().__iter__(), 1):
+            if number == joined:
+                held = batch
+            else:
+                yield held + batch
 
 
 def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True, kept: np.ndarray | None = None) -> DataLoader:
@@ -216,7 +252,7 @@ def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True, kept: np.nda
         vars(copied)["persistent_workers"] = False
     if kept is not None:
         sampler = KeptSampler(loader.sampler, kept)
-        vars(copied)["batch_sampler"] = BatchSampler(sampler, loader.batch_size, False)  # type: ignore[arg-type]
+        vars(copied)["batch_sampler"] = KeptBatches(sampler, loader.batch_size)  # type: ignore[arg-type]
     return copied
 
 
