@@ -30,7 +30,7 @@ from ..core.lineage import Lineage
 from ..core.npy import LONGEST_HEAD
 from ..core.scores import Direction
 from .artefacts import _at_home, _lineage, _said, _whole, load_json, save_json
-from .disk import MOST_TEXT, checksum, opened, remove, remove_leftovers, writing, written_aside
+from .disk import MOST_TEXT, checksum, make_folder, opened, remove, remove_leftovers, writing, written_aside
 from .schema import Checksum, FrozenModel
 
 HEAD = "attribution.json"
@@ -217,6 +217,21 @@ def _remove_if_abandoned(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def finishing(folder: Path) -> Iterator[None]:
+    """Hold the lock of an attribution's folder: from before its values are put in place until the JSON file names them.
+
+    Otherwise another writer, which removes all values that its JSON file does not name, would remove those that are not named yet.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
 def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple[Path, RowWriter]]:
     """A file of values to fill, which is put into the attribution's folder when the block ends without an error; and its path.
 
@@ -230,28 +245,17 @@ def new_rows(folder: Path, title: str, queries: Ids, ids: Ids) -> Iterator[tuple
             f"The ids of {len(queries):,} queries and {len(ids):,} examples take {size:,} bytes, and {MOST_IDS:,} are the most that an "
             "attribution may name; ask for fewer queries at a time, or give examples shorter names."
         )
-    for leftover in folder.glob(".values-*.tmp"):
-        _remove_if_abandoned(leftover)
     path = folder / f"values-{secrets.token_hex(4)}.npy"
-    with written_aside(path) as file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    make_folder(folder)
+    with contextlib.ExitStack() as writing_aside:
+        # A file that is not locked yet would be taken for one that a killed process left.
+        with finishing(folder):
+            for leftover in folder.glob(".values-*.tmp"):
+                _remove_if_abandoned(leftover)
+            file = writing_aside.enter_context(written_aside(path))
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield path, RowWriter(path, file, title, len(queries), len(ids))
-
-
-@contextlib.contextmanager
-def finishing(folder: Path) -> Iterator[None]:
-    """Let nobody else end an attribution in this folder meanwhile: enter before the values stand there, leave when the JSON names them.
-
-    Else another writer, who takes away all values that its JSON does not name, takes those that are not named yet.
-    """
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def save_attribution(attribution: Attribution, path: Path) -> None:
