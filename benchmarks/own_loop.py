@@ -80,7 +80,7 @@ def record(
     seen: list[Tensor] = []
     watch = model.register_forward_hook(lambda net, args, logits: seen.append(logits.detach()))
     step = 0
-    with assay.record(folder, model, optimizer, loader, checkpoints="every") as recorder:
+    with assay.record(folder, model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
         for epoch in range(len(epochs)):
             given.epoch = epoch
             for x, y in recorder.epoch():

@@ -16,6 +16,8 @@ import time
 import numpy as np
 from machine import forget_peak, report, resident_mb
 
+from assay.runs.recorder import Origin
+
 NAMES = [
     "dual",
     "dyn_unc",
@@ -47,7 +49,10 @@ def make(folder: pathlib.Path, examples: int, classes: int, epochs: int) -> None
     (folder / "npy").mkdir(parents=True)
     np.save(folder / "labels.npy", labels.numpy())
     with assay.Recorder(
-        folder / "run", assay.Ids(range(examples)), keep_logits=True, checkpoints="none", code=assay.__version__
+        folder / "run",
+        assay.Ids(range(examples)),
+        assay.Recording(keep_logits=True, checkpoints="none"),
+        origin=Origin(code=assay.__version__),
     ) as recorder:
         for epoch in range(epochs):
             noise = torch.randn(examples, classes, generator=generator)

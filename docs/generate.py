@@ -72,7 +72,7 @@ def policies_page() -> str:
         "## Live selectors",
         "",
         "They choose before every epoch, while training goes on: `assay record --select NAME`; or in a loop of your own,",
-        "`assay.record(..., select=NAME, epochs=HOW_MANY)`, which calls backward on the mean of weighted losses:",
+        "`assay.record(..., select=assay.LiveSelection(NAME, epochs=HOW_MANY))`, which calls backward on the mean of weighted losses:",
         "",
         "    for x, y in recorder.epoch():",
         "        logits = model(x)",

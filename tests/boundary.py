@@ -76,6 +76,12 @@ def good(folder):
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
         "Loop": ((model, optimizer, loader), {}),
+        "Recording": ((), {"view": "train", "keep_logits": False, "mean_probs": None, "checkpoints": "last", "live": ()}),
+        "DataSpec": (
+            (),
+            {"ids": None, "class_names": None, "losses": torch.nn.functional.mse_loss, "forward": None, "clean": None},
+        ),
+        "LiveSelection": (("infobatch", 3), {}),
         "LiveMethods": (([parse("dual")],), {}),
         "ReplayConfig": ((), {"schedule": "sqrt", "memory": None, "tolerance": 0.0}),
         "score": ((run, "aum"), {}),

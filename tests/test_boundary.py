@@ -90,3 +90,23 @@ def test_kinds_are_told_apart_and_nothing_else():
         with pytest.raises(UsageError, match=f"{list(wrong)[-1]}= is "):
             called(**wrong)
     assert fits(torch.tensor(3), int) is False and fits(None, int | None)
+
+
+def test_keywords_of_before_say_where_they_went(run, tmp_path):
+    model = torch.nn.Linear(2, 2)
+    given = tmp_path / "moved", model, torch.optim.SGD(model.parameters()), torch.utils.data.DataLoader([(0, 0)])
+    for name, value, words in (
+        ("checkpoints", "every", r"record: checkpoints= is now given as recording=assay\.Recording\(checkpoints=\.\.\.\)"),
+        ("live", ["aum"], r"recording=assay\.Recording\(live="),
+        ("ids", [1], r"data=assay\.DataSpec\(ids="),
+        ("epochs", 3, r"select=assay\.LiveSelection\(SELECTOR, epochs="),
+    ):
+        with pytest.raises(UsageError, match=words):
+            assay.record(*given, **{name: value})
+    with pytest.raises(UsageError, match=r"Recorder: seed= is now given as origin=assay\.runs\.recorder\.Origin\(seed="):
+        assay.Recorder(tmp_path / "moved", assay.Ids([1]), seed=3)
+    with pytest.raises(UsageError, match=r"names methods, which a recorder of your own does not make.*live=assay\.LiveMethods"):
+        assay.Recorder(tmp_path / "moved", assay.Ids([1]), assay.Recording(live=["aum"]))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'chekpoints'"):
+        assay.record(*given, chekpoints="every")
+    assert not (tmp_path / "moved").exists()

@@ -27,6 +27,8 @@ from .experiments.report_data import report_data as report_data
 from .experiments.score import score as score
 from .experiments.score import score_separately as score_separately
 from .experiments.verify import verify as verify
+from .integrations.loader import DataSpec as DataSpec
+from .integrations.loader import LiveSelection as LiveSelection
 from .integrations.pytorch import record as record
 from .replay.config import ReplayConfig as ReplayConfig
 from .replay.live_methods import LiveMethods as LiveMethods
@@ -42,6 +44,7 @@ from .runs.artefacts import save_scores as save_scores
 from .runs.artefacts import save_verdict as save_verdict
 from .runs.attributions import load_attribution as load_attribution
 from .runs.recorder import Recorder as Recorder
+from .runs.recording import Recording as Recording
 from .runs.run import Run as Run
 from .studies.difficulty import study_difficulty as study_difficulty
 from .studies.scaling import study_scaling as study_scaling
@@ -52,15 +55,18 @@ __all__ = [
     "AssayError",
     "Attribution",
     "Curve",
+    "DataSpec",
     "Decision",
     "Direction",
     "Evidence",
     "Ids",
     "LiveMethods",
+    "LiveSelection",
     "Loop",
     "Need",
     "Plan",
     "Recorder",
+    "Recording",
     "ReplayConfig",
     "Run",
     "ScoreTable",

@@ -12,6 +12,7 @@ from assay.experiments.evidence import open_replay
 from assay.methods import parse
 from assay.runs.run import Run
 from assay.testing.training import Given
+from settings import grouped
 
 EXAMPLES, DIMS, CLASSES = 12, 3, 3
 
@@ -39,7 +40,7 @@ def recorded(folder, model, loader=None, every=1, optimizer=None, epochs=2, **gi
     """A loop whose optimizer moves after every so many batches."""
     loader = loader or DataLoader(TensorDataset(*data()), 4)
     optimizer = optimizer or torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.2)
-    with assay.record(folder, model, optimizer, loader, **{"checkpoints": "every", **given}) as recorder:
+    with assay.record(folder, model, optimizer, loader, **grouped({"checkpoints": "every", **given})) as recorder:
         for epoch in range(epochs):
             if isinstance(loader.batch_sampler, Given):
                 loader.batch_sampler.epoch = epoch
@@ -67,7 +68,7 @@ def refused(kind, code, words, folder, loop, methods="sgd_influence", targets=No
 
 def test_a_run_without_checkpoints_says_how_to_record_them(tmp_path):
     loop = recorded(tmp_path / "run", net(), checkpoints="none")
-    refused(MissingEvidence, 3, "record with checkpoints='last' .* or 'every'", tmp_path / "run", loop)
+    refused(MissingEvidence, 3, "record with Recording\\(checkpoints='last'\\) .* or 'every'", tmp_path / "run", loop)
 
 
 def test_a_loop_is_needed_and_it_must_be_that_of_the_run(tmp_path):
@@ -368,7 +369,7 @@ def test_what_torch_refuses_is_a_sentence_with_its_step(tmp_path):
 
     triples, model = DataLoader(Triples(*data()), 4), net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with assay.record(tmp_path / "three", model, optimizer, triples, checkpoints="every") as recorder:
+    with assay.record(tmp_path / "three", model, optimizer, triples, assay.Recording(checkpoints="every")) as recorder:
         for x, y, _ in recorder.epoch():
             logits = model(x)
             optimizer.zero_grad()

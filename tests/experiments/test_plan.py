@@ -87,14 +87,14 @@ def test_another_kind_of_planting_takes_the_place_of_the_old_one(tmp_path):
         ({"plant": {"rate": True}}, UsageError, "plant.rate = True"),
         ({"plant": {"rat": 0.1}}, UnknownName, "Did you mean plant.rate"),
         ({"plant": {"kind": "class", "rate": None, "matrix": [[1, "a"]]}}, UsageError, "plant.matrix.0.1 = 'a'"),
-        ({"record": {"view": "evl"}}, UsageError, "'train' or 'eval'"),
+        ({"record": {"view": "evl"}}, UsageError, "record.view='evl' is neither 'train' .* nor 'eval'"),
         ({"record": {"keeplogits": True}}, UnknownName, "Did you mean record.keep_logits"),
         ({"record": {"checkpoints": "often"}}, UsageError, "'every', 'last', 'none' or a list of epochs"),
         ({"record": {"checkpoints": [0, 3]}}, UsageError, r"some of the 3 epochs, 0\.\.2"),
         ({"record": {"checkpoints": []}}, UsageError, "some of the 3 epochs"),
         ({"record": {"live": ["tdd"]}}, UnknownName, "Did you mean tdds"),
         ({"record": {"live": ["aum", "aum:epochs=none"]}}, UsageError, "names a method twice"),
-        ({"record": {"live": "aum"}}, UsageError, "record.live = 'aum'"),
+        ({"record": {"live": "aum"}}, UsageError, "record.live='aum'"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_in_one_sentence(changed, kind, words):

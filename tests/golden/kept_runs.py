@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+from settings import grouped
 
 PLAN = {
     "data": "digits",
@@ -44,7 +45,9 @@ def parts():
 def record_loop(folder, **given):
     """Three epochs of the loop."""
     net, optimizer, loader = parts()
-    with assay.record(folder, net, optimizer, loader, seed=0, checkpoints="every", live=["aum"], **given) as recorder:
+    with assay.record(
+        folder, net, optimizer, loader, **grouped({"seed": 0, "checkpoints": "every", "live": ["aum"], **given})
+    ) as recorder:
         for _ in range(3):
             for x, y in recorder.epoch():
                 logits = net(x)

@@ -15,6 +15,7 @@ from assay.core.errors import RunError, UsageError
 from assay.integrations.pytorch import record
 from assay.replay.digests import digest_of, digests_of
 from assay.runs.run import Run
+from settings import grouped
 
 SIZE, BROKEN = 40, 5
 
@@ -51,7 +52,7 @@ def trained(
     told = {name: given.pop(name) for name in ("clean", "ids", "seed", "resume") if name in given}
     told |= {"forward": forward} if view == "eval" else {}
     loader = DataLoader(dataset, 8, collate_fn=collate, **{"shuffle": True} | given)
-    with record(folder, model, optimizer, loader, view=view, **told) as recorder:
+    with record(folder, model, optimizer, loader, **grouped({"view": view, **told})) as recorder:
         for _ in range(epochs):
             for batch in recorder.epoch():
                 logits, labels = forward(model, batch)

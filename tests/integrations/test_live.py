@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, UsageError
 from assay.runs.run import Run
+from settings import grouped
 
 EXAMPLES = 23
 
@@ -28,7 +29,13 @@ def trained(folder, live=(), epochs=4, stop=None, dtype=torch.float32, late=(), 
     """Train, in two sittings if `stop` says so."""
     for last in [*([stop] if stop else []), epochs]:
         model, optimizer, loader = world(dtype)
-        recording = assay.record(folder, model, optimizer, loader, seed=3, checkpoints="every", live=live, resume=True, **given)
+        recording = assay.record(
+            folder,
+            model,
+            optimizer,
+            loader,
+            **grouped({"seed": 3, "checkpoints": "every", "live": live, "resume": True, **given}),
+        )
         with recording as recorder:
             views = [recorder.live(one) for one in late]
             for _ in range(recorder.epochs, last):
@@ -150,7 +157,13 @@ def test_other_losses_and_batches(tmp_path):
     model, optimizer, loader = world(torch.float64)
     loader = DataLoader(Rows(*loader.dataset.tensors), 6, shuffle=True)
     with assay.record(
-        tmp_path / "run", model, optimizer, loader, seed=0, live=["liveval"], losses=losses, checkpoints="every"
+        tmp_path / "run",
+        model,
+        optimizer,
+        loader,
+        assay.Recording(live=["liveval"], checkpoints="every"),
+        data=assay.DataSpec(losses=losses),
+        seed=0,
     ) as recorder:
         for _ in range(2):
             for batch in recorder.epoch():
@@ -176,7 +189,7 @@ def test_other_losses_and_batches(tmp_path):
 
 def test_a_loop_that_does_not_step_once_per_batch_is_recorded_without_methods_that_value_steps(tmp_path):
     model, optimizer, loader = world()
-    recording = assay.record(tmp_path / "run", model, optimizer, loader, seed=0, live=["liveval", "dual"])
+    recording = assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(live=["liveval", "dual"]), seed=0)
     with (
         pytest.warns(UserWarning, match=r"liveval stopped .*in batch 0 the optimizer moved 0 times, not once") as said,
         recording as recorder,

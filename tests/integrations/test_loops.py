@@ -18,10 +18,13 @@ from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputE
 from assay.core.needs import Need
 from assay.core.results import Result
 from assay.core.scores import Direction
+from assay.integrations.loader import DataSpec
 from assay.integrations.pytorch import record
 from assay.runs import run as module
+from assay.runs.recording import Recording
 from assay.runs.run import Run, read_run
 from integrations.worlds import Numbers, frozen
+from settings import grouped
 
 EXAMPLES = 12
 
@@ -51,7 +54,9 @@ def trained(folder, wrap=lambda model: model, view="train", make=None, epochs=2,
     inner = net()
     model = wrap(inner)
     optimizer = torch.optim.SGD(inner.parameters(), lr=0.1, momentum=0.5)
-    with record(folder, model, (make or (lambda one: one))(optimizer), DataLoader(data(), 4), view=view, **settings) as recorder:
+    with record(
+        folder, model, (make or (lambda one: one))(optimizer), DataLoader(data(), 4), **grouped({"view": view, **settings})
+    ) as recorder:
         fit(recorder, model, optimizer.step, epochs)
     return inner, Run(folder)
 
@@ -168,7 +173,7 @@ def test_a_prepared_loader_is_recorded_as_the_one_inside(tmp_path, view):
         model = net()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         with record(
-            tmp_path / folder, model, optimizer, wrap(DataLoader(data(), 4, shuffle=True)), view=view, seed=1
+            tmp_path / folder, model, optimizer, wrap(DataLoader(data(), 4, shuffle=True)), Recording(view=view), seed=1
         ) as recorder:
             fit(recorder, model, optimizer.step, 2)
         runs.append(Run(tmp_path / folder).fingerprint)
@@ -182,7 +187,7 @@ def test_a_prepared_loader_is_recorded_as_the_one_inside(tmp_path, view):
 def test_a_loop_takes_what_record_takes(tmp_path, wrap, load):
     model = net()
     optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data(), 4, shuffle=True)
-    with record(tmp_path / "run", model, wrap(optimizer), load(loader), seed=1, checkpoints="every") as recorder:
+    with record(tmp_path / "run", model, wrap(optimizer), load(loader), Recording(checkpoints="every"), seed=1) as recorder:
         fit(recorder, model, optimizer.step, 2)
     methods, targets = ["grand", "tracin", "sgd_influence"], {"validation": (torch.randn(3, 4), torch.tensor([0, 1, 2]))}
     wrapped, plain = (
@@ -223,7 +228,7 @@ def test_ids_that_are_a_method_are_refused_with_what_to_give(tmp_path):
     with pytest.raises(UsageError, match=r"Named\.ids is a method.*ids=dataset\.ids\(\).*ids=range\(len\(dataset\)\)"):
         record(tmp_path / "run", model, optimizer, DataLoader(Named(), 7))
     for place, ids in enumerate((Named().ids(), range(30))):
-        with record(tmp_path / str(place), model, optimizer, DataLoader(Named(), 7), ids=ids) as recorder:
+        with record(tmp_path / str(place), model, optimizer, DataLoader(Named(), 7), data=DataSpec(ids=ids)) as recorder:
             for x, y in recorder.epoch():
                 recorder.batch(model(x), y)
         assert list(Run(tmp_path / str(place)).ids) == list(ids)
@@ -271,7 +276,7 @@ def test_a_refused_recording_leaves_nothing_behind(tmp_path):
     ]
     for folder, settings, error in attempts:
         with pytest.raises(error):
-            record(tmp_path / folder, model, optimizer, loader, **settings)
+            record(tmp_path / folder, model, optimizer, loader, **grouped(settings))
         assert hooks(optimizer) == 0 and not (tmp_path / "new/run.json").exists(), settings
     assert everything() == before and [module.training for module in model.modules()] == modes
     with record(tmp_path / "good", model, optimizer, loader) as recorder:
@@ -342,7 +347,7 @@ def test_a_schedule_may_begin_at_infinity(tmp_path):
 def test_a_group_may_join_in_the_middle_of_an_epoch(tmp_path):
     model = net()
     optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
-    with record(tmp_path, model, optimizer, DataLoader(data(), 4), live=["liveval"]) as recorder:
+    with record(tmp_path, model, optimizer, DataLoader(data(), 4), Recording(live=["liveval"])) as recorder:
         for place, (x, y) in enumerate(recorder.epoch()):
             if place == 1:
                 optimizer.add_param_group({"params": model[0].parameters(), "lr": 0.3})
@@ -406,7 +411,9 @@ def test_a_live_method_never_ends_a_training(tmp_path, model, losses):
         optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            with record(tmp_path / folder, made, optimizer, DataLoader(data(), 4), live=live, losses=losses) as recorder:
+            with record(
+                tmp_path / folder, made, optimizer, DataLoader(data(), 4), Recording(live=live), data=DataSpec(losses=losses)
+            ) as recorder:
                 fit(recorder, made, optimizer.step, 2)
         ends.append(made.state_dict())
         stops = [str(one.message) for one in said if "stopped running along" in str(one.message)]
@@ -469,12 +476,12 @@ def test_a_method_may_break_anywhere(tmp_path, where, when):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     settings = {"live": [Breaks(where, when), "dual:window=2"]}
     with pytest.warns(UserWarning, match=r"breaks stopped running along in epoch \d: ValueError: broken\.") as said:
-        with record(tmp_path, model, optimizer, DataLoader(data(), 4), **settings) as recorder:
+        with record(tmp_path, model, optimizer, DataLoader(data(), 4), **grouped(settings)) as recorder:
             fit(recorder, model, optimizer.step, 3)
             with pytest.raises(MissingEvidence, match="breaks says nothing: "):
                 recorder.live(Breaks("nowhere")).scores()
         # It stays so when the run is resumed, and nothing is said once more.
-        with record(tmp_path, model, optimizer, DataLoader(data(), 4), resume=True, **settings) as recorder:
+        with record(tmp_path, model, optimizer, DataLoader(data(), 4), **grouped({"resume": True, **settings})) as recorder:
             fit(recorder, model, optimizer.step, 1)
     assert len(said) == 1
     run = Run(tmp_path)
@@ -494,7 +501,7 @@ def test_a_second_optimizer_stops_methods_that_value_steps(tmp_path, given):
         head.step()
 
     taken = backbone if given == "backbone" else head
-    recording = record(tmp_path, model, taken, DataLoader(data(), 4), live=["liveval"])
+    recording = record(tmp_path, model, taken, DataLoader(data(), 4), Recording(live=["liveval"]))
     if alone:
         with recording as recorder:
             fit(recorder, model, step)
@@ -510,7 +517,7 @@ def test_a_second_optimizer_stops_methods_that_value_steps(tmp_path, given):
 def test_an_epoch_that_was_left_stops_methods_that_value_steps(tmp_path):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with record(tmp_path, model, optimizer, DataLoader(data(), 4), live=["liveval", "aum"]) as recorder:
+    with record(tmp_path, model, optimizer, DataLoader(data(), 4), Recording(live=["liveval", "aum"])) as recorder:
         fit(recorder, model, optimizer.step)
         for x, y in recorder.epoch():
             recorder.batch(model(x), y)
@@ -527,7 +534,7 @@ def test_before_the_first_epoch_an_epoch_that_was_left_loses_nothing(tmp_path):
         model = net()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         loader = DataLoader(data(), 4, shuffle=True)
-        with record(folder, model, optimizer, loader, seed=1, live=["liveval"]) as recorder:
+        with record(folder, model, optimizer, loader, Recording(live=["liveval"]), seed=1) as recorder:
             if left:
                 next(recorder.epoch())
                 with pytest.warns(UserWarning, match="was left after 1 batches"):
@@ -546,7 +553,7 @@ def test_before_the_first_epoch_an_epoch_that_was_left_loses_nothing(tmp_path):
 def test_a_run_that_was_opened_while_it_is_recorded_goes_on_being_readable(tmp_path):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with record(tmp_path, model, optimizer, DataLoader(data(), 4), live=["tdds:window=3", "liveval"]) as recorder:
+    with record(tmp_path, model, optimizer, DataLoader(data(), 4), Recording(live=["tdds:window=3", "liveval"])) as recorder:
         fit(recorder, model, optimizer.step, 4)
         run, other = Run(tmp_path), Run(tmp_path)
         assert run.epochs == 3
@@ -573,7 +580,7 @@ def test_a_run_that_was_opened_while_it_is_recorded_goes_on_being_readable(tmp_p
 def test_a_run_is_opened_whole_though_epochs_are_committed_meanwhile(tmp_path, monkeypatch):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with record(tmp_path, model, optimizer, DataLoader(data(), 4), live=["aum"]) as recorder:
+    with record(tmp_path, model, optimizer, DataLoader(data(), 4), Recording(live=["aum"])) as recorder:
         fit(recorder, model, optimizer.step, 3)
         late = iter((3, 2))
 

@@ -56,7 +56,7 @@ def train(folder, change, view="train"):
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(TensorDataset(IMAGES, torch.arange(24) % 3), 8, shuffle=True)
-    with assay.record(folder, model, optimizer, loader, view=view) as recorder:
+    with assay.record(folder, model, optimizer, loader, assay.Recording(view=view)) as recorder:
         for _ in range(2):
             for x, y in recorder.epoch():
                 logits = model(change(x))

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from assay.integrations.pytorch import record
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 
 EXAMPLES, EPOCHS = 22, 2
@@ -46,7 +47,7 @@ def one_process(rank, port, folder):
             for _ in range(EPOCHS):
                 train(loader)
         else:
-            with record(folder, model, optimizer, loader, view="eval") as recorder:
+            with record(folder, model, optimizer, loader, Recording(view="eval")) as recorder:
                 for _ in range(EPOCHS):
                     train(recorder.epoch(), recorder.batch)
                     net.eval()

@@ -19,7 +19,9 @@ from torch.utils.data.distributed import DistributedSampler
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputExists, RunError, UsageError
 from assay.core.ids import Ids
+from assay.integrations.loader import DataSpec
 from assay.integrations.pytorch import KeyedDataset, ids_of, record
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from integrations.worlds import (
     CLASSES,
@@ -47,6 +49,7 @@ from integrations.worlds import (
     weights,
 )
 from runs.worlds import assert_holds, recorded
+from settings import grouped
 
 KILLED = -9
 
@@ -55,7 +58,7 @@ def loop(folder, loader, epochs=2, **settings):
     """Record a frozen model; the numbers in each batch as the loop saw them."""
     model, optimizer = frozen()
     seen = []
-    with record(folder, model, optimizer, loader, **settings) as recorder:
+    with record(folder, model, optimizer, loader, **grouped(settings)) as recorder:
         for _ in range(epochs):
             seen.append([])
             for batch in recorder.epoch():
@@ -190,7 +193,7 @@ def test_what_hides_its_ids_is_refused_before_anything_is_written(tmp_path, name
         "weighted": "WeightedRandomSampler draws with replacement.*view='eval'",
         "with replacement": "RandomSampler draws with replacement",
         "a part": "draws 20 times per epoch from 30 examples",
-        "of several processes": "gives each of 2 processes a part .* first process alone, record with view='eval'",
+        "of several processes": "gives each of 2 processes a part .* first process alone, record with assay.Recording\\(view='eval'\\)",
         "an empty one": "no examples",
         "twice": "1 ids occur more than once: 1",
     }[name]
@@ -244,11 +247,13 @@ def test_a_clean_pass_over_another_dataset_and_other_batches(tmp_path):
     def forward(model, batch):
         return model(batch["inputs"]), batch["labels"]
 
-    with record(tmp_path / "run", model, optimizer, loader, view="eval", clean=clean, forward=forward) as recorder:
+    with record(
+        tmp_path / "run", model, optimizer, loader, Recording(view="eval"), data=DataSpec(clean=clean, forward=forward)
+    ) as recorder:
         for batch in recorder.epoch():
             assert float(batch["inputs"].min()) >= 1000
     assert_holds(Run(tmp_path / "run").shard(0), logits_of(range(30)), labels_of(range(30)))
-    recorder = record(tmp_path / "other", model, optimizer, loader, view="eval", clean=clean)
+    recorder = record(tmp_path / "other", model, optimizer, loader, Recording(view="eval"), data=DataSpec(clean=clean))
     with pytest.raises(UsageError, match="give forward="), recorder:
         [*recorder.epoch()]
 
@@ -271,7 +276,7 @@ def test_mistaken_settings_are_refused_before_anything_is_written(tmp_path, name
     settings, kind, words = MISTAKEN[name]
     model, optimizer = frozen()
     with pytest.raises(kind, match=words):
-        record(tmp_path / "run", model, optimizer, DataLoader(Numbers(), 7), **settings)
+        record(tmp_path / "run", model, optimizer, DataLoader(Numbers(), 7), **grouped(settings))
     assert not (tmp_path / "run").exists()
 
 
@@ -323,7 +328,7 @@ def test_a_clean_pass_leaves_the_modes_of_all_modules(tmp_path):
     modes = [module.training for module in model.modules()]
     buffers = weights(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with record(tmp_path / "run", model, optimizer, DataLoader(Drawn(), 7), view="eval") as recorder:
+    with record(tmp_path / "run", model, optimizer, DataLoader(Drawn(), 7), Recording(view="eval")) as recorder:
         for _ in recorder.epoch():
             pass
         assert [module.training for module in model.modules()] == modes and torch.is_grad_enabled()
@@ -390,7 +395,7 @@ def steps(recorder, model, until=None):
 
 def attach(folder, **settings):
     model, optimizer = frozen()
-    return record(folder, model, optimizer, DataLoader(Numbers(), 7, shuffle=True), **settings), model
+    return record(folder, model, optimizer, DataLoader(Numbers(), 7, shuffle=True), **grouped(settings)), model
 
 
 def test_an_epoch_is_committed_with_what_was_done_until_the_next(tmp_path):
@@ -460,7 +465,7 @@ def test_an_epoch_is_whole_when_its_last_batch_was_recorded(tmp_path, view, work
         model, optimizer = net(), None
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         loader = DataLoader(Drawn(), 7, shuffle=True, num_workers=workers)
-        recorder = record(folder, model, optimizer, loader, view=view, seed=3, live=["liveval", "dual"])
+        recorder = record(folder, model, optimizer, loader, Recording(view=view, live=["liveval", "dual"]), seed=3)
         for _ in range(2):
             batches = recorder.epoch()
             for _ in range(len(loader)):
@@ -599,7 +604,9 @@ def test_what_cannot_be_saved_is_refused_at_once(tmp_path):
     loader = DataLoader(Numbers(), 7)
     with pytest.raises(UsageError, match="also odd/rule of the checkpoint is a set"):
         record(tmp_path / "run", model, optimizer, loader, stateful={"odd": Odd()})
-    with record(tmp_path / "unsaved", model, optimizer, loader, stateful={"odd": Odd()}, checkpoints="none") as recorder:
+    with record(
+        tmp_path / "unsaved", model, optimizer, loader, Recording(checkpoints="none"), stateful={"odd": Odd()}
+    ) as recorder:
         steps(recorder, model)
     assert Run(tmp_path / "unsaved").checkpoints() == []
 
@@ -639,7 +646,7 @@ def test_a_run_that_was_recorded_without_a_loop_is_not_resumed_by_one(tmp_path):
     model, optimizer = frozen()
     loader = DataLoader(Subset(Numbers(), range(23)), 7)
     with pytest.raises(Mismatch, match="was not recorded by a loop like this one"):
-        record(tmp_path, model, optimizer, loader, ids=Run(tmp_path).ids, resume=True)
+        record(tmp_path, model, optimizer, loader, data=DataSpec(ids=Run(tmp_path).ids), resume=True)
 
 
 def test_a_run_that_keeps_some_checkpoints_is_resumed_after_any_epoch(tmp_path):
@@ -657,7 +664,13 @@ def test_a_run_that_keeps_some_checkpoints_is_resumed_after_any_epoch(tmp_path):
 def test_live_methods_score_without_stored_logits(tmp_path):
     loader = DataLoader(Drawn(), 7, shuffle=True)
     for name, settings in [("live", {"live": ["tdds:window=3", "dual:window=2"]}), ("stored", {"keep_logits": True})]:
-        fit(loader, 4, lambda model, optimizer, n=name, s=settings: record(tmp_path / n, model, optimizer, loader, seed=1, **s))
+        fit(
+            loader,
+            4,
+            lambda model, optimizer, n=name, s=settings: record(
+                tmp_path / n, model, optimizer, loader, **grouped({"seed": 1, **s})
+            ),
+        )
     live, stored = (assay.score(tmp_path / name, ["tdds:window=3", "dual:window=2"]) for name in ("live", "stored"))
     for title in live:
         torch.testing.assert_close(live[title].values, stored[title].values, rtol=0, atol=1e-12)
@@ -818,7 +831,7 @@ def test_a_clean_pass_leaves_every_bit_of_the_model_as_it_was(tmp_path, what):
         model = others_of_torch.get(what, lambda: torch.nn.Sequential(Wide(what), torch.nn.Tanh(), torch.nn.Linear(3, 2)))()
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.3, momentum=0.9)
         more = {"clean": clean} if view == "eval" else {}
-        with record(tmp_path / view, model, optimizer, DataLoader(examples, 8), view=view, **more) as recorder:
+        with record(tmp_path / view, model, optimizer, DataLoader(examples, 8), **grouped({"view": view, **more})) as recorder:
             for _ in range(2):
                 for x, y in recorder.epoch():
                     logits = model(x)

@@ -14,6 +14,7 @@ import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
 from assay.core.features import FeatureSpec
 from assay.experiments.evidence import open_replay
+from settings import grouped
 
 EXAMPLES, CLASSES = 14, 3
 
@@ -48,7 +49,7 @@ def trained(folder, model, optimizer, dataset=None, *, seed=None, epochs=3, sche
     inputs, labels, _ = data()
     loader = DataLoader(dataset or TensorDataset(inputs, labels), 4, shuffle=True)
     scheduler = schedule(optimizer) if schedule else None
-    with assay.record(folder, model, optimizer, loader, seed=seed, checkpoints="every", **given) as recorder:
+    with assay.record(folder, model, optimizer, loader, **grouped({"seed": seed, "checkpoints": "every", **given})) as recorder:
         for _ in range(epochs):
             for number, (x, y) in enumerate(recorder.epoch()):
                 logits = model(x)
@@ -526,7 +527,9 @@ def test_solo_steps_of_losses_under_autocast_are_those_without_apart_from_roundi
     for name, each in (("plain", losses), ("autocast", under_autocast)):
         model = net()
         optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(dataset, 4)
-        with assay.record(tmp_path / name, model, optimizer, loader, seed=0, losses=each, live=["liveval"]) as recorder:
+        with assay.record(
+            tmp_path / name, model, optimizer, loader, assay.Recording(live=["liveval"]), data=assay.DataSpec(losses=each), seed=0
+        ) as recorder:
             for batch in recorder.epoch():
                 optimizer.zero_grad()
                 each(model, batch).mean().backward()

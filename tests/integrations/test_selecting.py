@@ -18,6 +18,7 @@ from assay.experiments.evidence import open_replay
 from assay.maths.draws import uniform
 from assay.replay.generators import seed_loop
 from assay.runs.run import Run
+from settings import grouped
 
 EXAMPLES, CLASSES, EPOCHS, BATCH = 37, 3, 5, 7
 SELECT = "infobatch:ratio=0.6"
@@ -59,10 +60,10 @@ def trained(recorder, model, optimizer, epochs=EPOCHS, reduce=torch.mean, losses
             recorder.batch(logits, y)
 
 
-def recorded(folder, own=None, loop=trained, **given):
+def recorded(folder, own=None, loop=trained, selected=True, **given):
     model, optimizer, loader = parts() if own is None else own
-    settings = {"seed": 0, "select": SELECT, "epochs": EPOCHS, "checkpoints": "every", **given}
-    with assay.record(folder, model, optimizer, loader, **settings) as recorder:
+    settings = {"seed": 0, "checkpoints": "every", **({"select": SELECT, "epochs": EPOCHS} if selected else {}), **given}
+    with assay.record(folder, model, optimizer, loader, **grouped(settings)) as recorder:
         loop(recorder, model, optimizer)
     return Run(folder)
 
@@ -128,7 +129,7 @@ def test_it_trains_records_and_replays_as_the_loop_by_hand_to_the_bit(tmp_path, 
 
 
 def test_an_epoch_is_the_whole_ones_order_without_those_left_out(run, tmp_path):
-    whole = recorded(tmp_path, select=None, epochs=None)
+    whole = recorded(tmp_path, selected=False)
     assert whole.header.select == "" and not whole.header.partial
     for epoch in range(EPOCHS):
         kept = run.visits_in(epoch) > 0
@@ -137,7 +138,7 @@ def test_an_epoch_is_the_whole_ones_order_without_those_left_out(run, tmp_path):
 
 
 def test_a_selector_that_keeps_all_trains_as_without(run, tmp_path):
-    kept, plain = recorded(tmp_path / "kept", select="infobatch:delta=0"), recorded(tmp_path / "plain", select=None, epochs=None)
+    kept, plain = recorded(tmp_path / "kept", select="infobatch:delta=0"), recorded(tmp_path / "plain", selected=False)
     assert [a.shard.sums for a in kept.commits] == [b.shard.sums for b in plain.commits]
 
 
@@ -154,7 +155,7 @@ def test_a_loop_that_stopped_goes_on_to_the_same_bits(run, tmp_path, stop):
     [
         ({"epochs": 6}, "begun with epochs=5, not 6"),
         ({"select": "infobatch"}, "select='infobatch:ratio=0.6', not"),
-        ({"select": None, "epochs": None}, "partial|select"),
+        ({"selected": False}, "partial|select"),
     ],
 )
 def test_it_is_resumed_as_it_was_begun_only(tmp_path, given, words):
@@ -313,7 +314,9 @@ class Fixed(AbstractLiveSelector):
 
 def test_an_epoch_without_some_labels_is_refused_and_its_cure_works(tmp_path):
     fixed = dataclasses.dataclass(frozen=True)(Fixed)()
-    with pytest.raises(UsageError, match=r"fixed leaves examples out of the first epoch.*record with view='eval'"):
+    with pytest.raises(
+        UsageError, match=r"fixed leaves examples out of the first epoch.*record with assay.Recording\(view='eval'\)"
+    ):
         recorded(tmp_path / "train", select=fixed)
     run = recorded(tmp_path / "eval", select=fixed, view="eval")
     assert run.weights(0)[:4].tolist() == [0, 0, 0, 1 + 3 / EXAMPLES] and run.missing(0) is None
@@ -509,8 +512,8 @@ class Halves(BatchSampler):
             {"view": "eval"},
             "The sampler draws 9 times",
         ),
-        ({}, {"epochs": None}, "needs to know how many epochs the loop trains.*give both"),
-        ({}, {"select": None}, "give both, epochs= being 1 or more, or neither"),
+        ({}, {"epochs": None}, "LiveSelection: epochs= is None; give a whole number"),
+        ({}, {"select": None}, "LiveSelection: selector= is None; give a text"),
         ({}, {"epochs": 0}, "1 or more"),
         ({}, {"select": "top_k:keep=0.3"}, "chooses once, by a score"),
     ],

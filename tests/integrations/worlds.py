@@ -226,7 +226,9 @@ def train_with_and_without(folder, view, workers):
         )
 
     def recorder(model, optimizer):
-        return assay.record(folder, model, optimizer, loader(), view=view, live=["dual"], keep_logits=True, checkpoints="every")
+        return assay.record(
+            folder, model, optimizer, loader(), assay.Recording(view=view, live=["dual"], keep_logits=True, checkpoints="every")
+        )
 
     plain = fit(loader())
     assert same(fit(loader(), recorder=recorder), plain)
@@ -276,9 +278,8 @@ def train(folder, result, optimizer, scheduler, die=None, resume=False, view="tr
         model,
         optimizer,
         loader,
+        assay.Recording(view=view, live=["tdds:window=3"]),
         seed=3,
-        view=view,
-        live=["tdds:window=3"],
         resume=resume,
         stateful={"scheduler": scheduler},
     ) as recorder:

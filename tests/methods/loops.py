@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay.methods import parse
 from assay.runs.run import Run
+from settings import grouped
 
 EXAMPLES, CLASSES = 13, 3
 
@@ -90,7 +91,7 @@ class World:
             "stateful": {"ema": self.averaged} if ema else None,
         }
         watch = self.model.drop.register_forward_hook(lambda layer, args, out: self.masks.append((out / args[0]).detach()))
-        with assay.record(folder, self.model, self.optimizer, self.loader, **given) as recorder:
+        with assay.record(folder, self.model, self.optimizer, self.loader, **grouped(given)) as recorder:
             for _ in range(epochs):
                 for x, y in recorder.epoch():
                     logits = self.model(x)

@@ -124,7 +124,7 @@ def recorded(folder, given, model, optimizer, losses, dataset, rates, update=Non
     loader = DataLoader(dataset, batch_sampler=orders)
     seen = []
     watch = model.register_forward_hook(lambda net, args, logits: seen.append(logits.detach()))
-    with assay.record(folder, model, optimizer, loader, checkpoints="every", seed=0) as recorder:
+    with assay.record(folder, model, optimizer, loader, assay.Recording(checkpoints="every"), seed=0) as recorder:
         for epoch in range(int(given["epoch_of_step"].max()) + 1):
             orders.set_epoch(epoch)
             for batch, step in zip(recorder.epoch(), orders.now(), strict=True):
@@ -297,9 +297,13 @@ def lived(name, folder, epochs=4):
     )
     step = 0
     with assay.record(
-        folder, model, optimizer, loader, view="eval", checkpoints="every",
-        forward=lambda net, batch: (both(net(batch[0])), batch[1]),
-    ) as recorder:  # fmt: skip
+        folder,
+        model,
+        optimizer,
+        loader,
+        assay.Recording(view="eval", checkpoints="every"),
+        data=assay.DataSpec(forward=lambda net, batch: (both(net(batch[0])), batch[1])),
+    ) as recorder:
         for epoch in range(epochs):
             batches.epoch = epoch
             for x, y in recorder.epoch():

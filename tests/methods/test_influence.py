@@ -141,7 +141,7 @@ class Convex:
         rate = 0.5 if self.reduction == "mean" else 0.5 / self.n
         optimizer = torch.optim.SGD(model.parameters(), lr=rate, weight_decay=self.decay)
         loader = DataLoader(TensorDataset(self.x[: self.n], self.y[: self.n]), self.n)
-        with assay.record(folder, model, optimizer, loader, checkpoints="every") as recorder:
+        with assay.record(folder, model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
             for x, y in recorder.epoch():
                 logits = model(x)
                 optimizer.zero_grad()

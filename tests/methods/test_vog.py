@@ -148,7 +148,7 @@ def test_pictures_average_over_channels_first(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, CLASSES))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(TensorDataset(inputs, labels), 5, shuffle=True, generator=torch.Generator().manual_seed(0))
-    with assay.record(tmp_path / "run", model, optimizer, loader, checkpoints="every") as recorder:
+    with assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
         for _ in range(3):
             for x, y in recorder.epoch():
                 logits = model(x)

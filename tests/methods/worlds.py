@@ -12,6 +12,7 @@ from assay.core.needs import Need
 from assay.core.scoring import score
 from assay.replay.live_methods import LiveMethods
 from assay.runs.recorder import Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from assay.testing.worlds import Facts as Facts
 from assay.testing.worlds import facts_of as facts_of
@@ -37,7 +38,7 @@ def on_disk(folder, logits, labels, *, ids=None, live=(), stop=None, keep_logits
 
     def record(first, last, resume):
         with Recorder(
-            folder, ids, keep_logits=keep_logits, checkpoints="none", live=LiveMethods(live), resume=resume
+            folder, ids, Recording(keep_logits=keep_logits, checkpoints="none"), live=LiveMethods(live), resume=resume
         ) as recorder:
             for epoch in range(first, last):
                 assert recorder.begin() == epoch

@@ -26,6 +26,7 @@ from assay.replay.agreement import Agreement
 from assay.runs import content
 from assay.runs.content import evaluated, looked_at
 from assay.runs.run import Run
+from settings import grouped
 
 EXAMPLES = 6
 KEPT = ["grand", "tracin", "vog", "prediction_depth:k=2"]
@@ -63,7 +64,7 @@ def recorded(folder, dataset, model=None, epochs=2, loss=None, batch=2, forward=
     model = net() if model is None else model
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     loader = DataLoader(dataset, batch, collate_fn=collate)
-    with assay.record(folder, model, optimizer, loader, **{"checkpoints": "every", **given}) as recorder:
+    with assay.record(folder, model, optimizer, loader, **grouped({"checkpoints": "every", **given})) as recorder:
         for _ in range(epochs):
             for one in recorder.epoch():
                 logits, labels = forward(model, one)

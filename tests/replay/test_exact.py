@@ -318,7 +318,7 @@ def joining(folder, late, left=False, momentum=0.9):
     second = {"params": list(model[0].parameters()), "lr": 0.0}
     if not late:
         optimizer.add_param_group(second)
-    with assay.record(folder, model, optimizer, loader, seed=0, checkpoints="every") as recorder:
+    with assay.record(folder, model, optimizer, loader, assay.Recording(checkpoints="every"), seed=0) as recorder:
         for epoch in range(2):
             if epoch == 1 and left:
                 for parameter in optimizer.param_groups.pop()["params"]:
@@ -354,7 +354,7 @@ def test_groups_that_join_within_an_epoch_are_told_of(tmp_path, epoch, words):
     examples = TensorDataset(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 2)
     model, loader = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), DataLoader(examples, 2)
     optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
-    with assay.record(tmp_path / "run", model, optimizer, loader, checkpoints="every") as recorder:
+    with assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
         for number in range(2):
             for place, (x, y) in enumerate(recorder.epoch()):
                 if (number, place) == (epoch, 2):

@@ -88,7 +88,7 @@ class NoHead(nn.Module):
 def replayed(folder, model, inputs, labels, epochs=2, keep="every", **given):
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     loader = DataLoader(TensorDataset(inputs, labels), 7, shuffle=True, generator=torch.Generator().manual_seed(1))
-    with assay.record(folder, model, optimizer, loader, checkpoints=keep) as recorder:
+    with assay.record(folder, model, optimizer, loader, assay.Recording(checkpoints=keep)) as recorder:
         for _ in range(epochs):
             for x, y in recorder.epoch():
                 logits = model(x)

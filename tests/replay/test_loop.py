@@ -40,7 +40,7 @@ def trained(folder, ema=0.8, often=1, late=0, extra=(), epochs=2, stop=None, ave
         averaged = AveragedModel(averaging or model, multi_avg_fn=get_ema_multi_avg_fn(ema), **settings)
         stateful = {"ema": averaged} | {name: AveragedModel(model) for name in extra}
         with assay.record(
-            folder, model, optimizer, loader, seed=0, checkpoints="every", stateful=stateful, resume=True
+            folder, model, optimizer, loader, assay.Recording(checkpoints="every"), seed=0, stateful=stateful, resume=True
         ) as recorder:
             for _ in range(recorder.epochs, last):
                 for step, (x, y) in enumerate(recorder.epoch()):

@@ -15,7 +15,8 @@ from assay.replay import replay as replay_module
 from assay.replay import steps as steps_module
 from assay.replay.planned import PlannedTraining
 from assay.replay.replay import Replay
-from assay.runs.recorder import Recorder
+from assay.runs.recorder import Origin, Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from assay.training.loop import Observer, train
 from assay.training.recipe import Recipe
@@ -59,7 +60,7 @@ class Written(Observer):
 def recorded(folder, recipe, model, checkpoints="last"):
     inputs, labels, ids = data()
     inputs = inputs.to(next(model.parameters()).dtype)
-    recorder = Recorder(folder, ids, checkpoints=checkpoints, seed=recipe.seed)
+    recorder = Recorder(folder, ids, Recording(checkpoints=checkpoints), origin=Origin(seed=recipe.seed))
     with recorder:
         train(model, inputs, labels, ids, recipe, observer=Written(recorder), augment=noise if recipe.flip else None)
     return Run(folder)

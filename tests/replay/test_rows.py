@@ -7,9 +7,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from assay.core.errors import UsageError
+from assay.integrations.loader import DataSpec
 from assay.integrations.pytorch import record
 from assay.replay import single_examples
 from assay.replay.rows import compared, fields_of, moved_in
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 
 TEXTS = [torch.arange(1, 2 + place * 7 % 9) + 10 * place for place in range(24)]
@@ -71,7 +73,7 @@ def trained(folder, dataset, collate, view="train", change=lambda x, y: (x, y), 
     seen = 0
     forward = (lambda model, batch: (model(next(iter(batch))), [*batch][1])) if view == "eval" else None
     try:
-        with record(folder, model, optimizer, loader, view=view, forward=forward) as recorder:
+        with record(folder, model, optimizer, loader, Recording(view=view), data=DataSpec(forward=forward)) as recorder:
             for x, y in recorder.epoch():
                 seen += 1
                 x, y = change(x, y)

@@ -52,7 +52,7 @@ def test_each_parameter_has_that_of_its_group_as_it_was_at_that_epoch(tmp_path):
     groups = [{"params": model[0].parameters(), "weight_decay": 0.0}, {"params": model[2].parameters()}]
     optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=0.2)
     loader = DataLoader(TensorDataset(x, y), 4)
-    with assay.record(tmp_path / "run", model, optimizer, loader, checkpoints="every") as recorder:
+    with assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
         for epoch in range(2):
             for x_, y_ in recorder.epoch():
                 optimizer.param_groups[1]["weight_decay"] = 0.2 * (epoch + 1)
@@ -96,7 +96,7 @@ def test_steps_of_an_unknown_number_of_losses_are_refused(tmp_path):
     model = nn.Linear(3, 2).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     loader = DataLoader(TensorDataset(torch.randn(12, 3).double(), torch.arange(12) % 2), 4)
-    with assay.record(tmp_path / "run", model, optimizer, loader, checkpoints="every") as recorder:
+    with assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
         for number, (x, y) in enumerate(recorder.epoch()):
             logits = model(x)
             F.cross_entropy(logits, y).backward()

@@ -7,6 +7,7 @@ from pathlib import Path
 from assay.replay.live_methods import LiveMethods
 from assay.runs.disk import replace
 from assay.runs.recorder import Recorder
+from assay.runs.recording import Recording
 from runs.worlds import IDS, LIVE, play, recorded
 
 
@@ -20,7 +21,7 @@ def record_last(folder, epochs):
 
 def hold(folder, epochs, ready, fork=False):
     """Record some epochs, keep the run open and wait; with `fork`, so does a child of its own, as a loader's worker would."""
-    with Recorder(Path(folder), IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
+    with Recorder(Path(folder), IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, epochs)
         if fork and not os.fork():
             time.sleep(20)

@@ -72,7 +72,7 @@ def test_a_kept_loop_goes_on(folder):
     net, optimizer, loader = kept_runs.parts()
     before = assay.Run(folder / "loop")
     with assay.record(
-        folder / "loop", net, optimizer, loader, seed=0, checkpoints="every", live=["aum"], resume=True
+        folder / "loop", net, optimizer, loader, assay.Recording(checkpoints="every", live=["aum"]), seed=0, resume=True
     ) as recorder:
         for x, y in recorder.epoch():
             logits = net(x)

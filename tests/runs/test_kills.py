@@ -9,6 +9,7 @@ import torch
 from assay.core.errors import RunError, RunLocked
 from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs.recorder import Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, order_of, play, recorded, state_of
 
@@ -84,7 +85,7 @@ def test_killed_at_random_moments_and_resumed_each_time(nursery, tmp_path):
             for epoch in range(committed, run.epochs if run else 0):
                 assert_holds(run.shard(epoch), logits_of(epoch), LABELS)
             committed = run.epochs if run else 0
-        with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
+        with Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
             play(recorder, committed + 1)
         plain = tmp_path / "plain"
         recorded(plain, committed + 1, live=LiveMethods(LIVE), checkpoints="every")
@@ -100,10 +101,10 @@ def test_a_second_writer_is_refused_until_the_first_is_killed(nursery, tmp_path,
     try:
         assert nursery.run("runs.children:record", folder=str(tmp_path), epochs=3) == RunLocked.exit_code
         with pytest.raises(RunLocked, match="is being written by another process") as caught:
-            Recorder(tmp_path, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True)
+            Recorder(tmp_path, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True)
         assert caught.value.exit_code == 5
         with pytest.raises(RunLocked):
-            Recorder(tmp_path, IDS, live=LiveMethods(LIVE), checkpoints="every")
+            Recorder(tmp_path, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE))
         # Reading needs no lock.
         assert Run(tmp_path).epochs == 2 and Run(tmp_path).check()
     finally:
@@ -116,7 +117,7 @@ def test_two_that_begin_at_once_do_not_both_write(nursery, tmp_path):
     pid = nursery.run("runs.children:hold", wait=False, folder=str(tmp_path), epochs=0)
     try:
         with pytest.raises(RunLocked):
-            Recorder(tmp_path, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True)
+            Recorder(tmp_path, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True)
     finally:
         nursery.kill(pid)
     recorded(tmp_path, 1, live=LiveMethods(LIVE), checkpoints="every", resume=True)

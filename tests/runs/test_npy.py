@@ -12,6 +12,7 @@ from assay.core.ids import Ids
 from assay.core.scores import Direction, Scores
 from assay.runs.npy import export_npy, export_scores, import_npy
 from assay.runs.recorder import Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from runs.worlds import CLASSES, EXAMPLES, IDS, LABELS, assert_holds, logits_of, order_of, recorded
 
@@ -71,7 +72,7 @@ def test_export_and_import_are_inverse_with_their_ids(tmp_path):
 
 
 def test_a_clean_pass_is_exported_whole_whatever_was_trained_on(tmp_path):
-    with Recorder(tmp_path / "run", IDS, view="eval", keep_logits=True) as recorder:
+    with Recorder(tmp_path / "run", IDS, Recording(view="eval", keep_logits=True)) as recorder:
         recorder.begin()
         for _ in range(EXAMPLES):
             recorder.step(torch.tensor([3, 3, 5]), [0.1])

@@ -16,9 +16,11 @@ from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.confidence import Confidence
 from assay.replay.live_methods import LiveMethods
-from assay.runs.recorder import Recorder
+from assay.runs.recorder import Partial, Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from runs.worlds import CLASSES, EXAMPLES, IDS, LABELS, logits_of
+from settings import grouped_recorder
 
 VISITS = ((0, 1, 2, 3, 3, 5), tuple(range(EXAMPLES)), (7, 8, 7, 9, 7, 0))
 """Positions that each epoch trains on, in steps of two."""
@@ -30,7 +32,9 @@ def visit_logits(epoch, visit):
 
 
 def recorded(folder, visits=VISITS, weight=None, **given):
-    with Recorder(folder, IDS, **{"partial": True, "labels": LABELS, "checkpoints": "none", **given}) as recorder:
+    with Recorder(
+        folder, IDS, **grouped_recorder({"partial": True, "labels": LABELS, "checkpoints": "none", **given})
+    ) as recorder:
         for epoch, places in enumerate(visits):
             recorder.begin()
             for number, part in enumerate(torch.tensor(places).split(2)):
@@ -85,7 +89,7 @@ def test_weights_are_kept_to_the_bit(tmp_path):
     ids=["negative", "nan", "infinite", "another than before"],
 )
 def test_a_weight_that_is_none_is_refused(tmp_path, weights):
-    with Recorder(tmp_path, IDS, partial=True) as recorder:
+    with Recorder(tmp_path, IDS, partial=Partial()) as recorder:
         recorder.begin()
         recorder.step(torch.tensor([0, 2]), [0.1])
         with pytest.raises(UsageError, match="Give each example one weight of 0 or more per epoch"):
@@ -96,7 +100,7 @@ def test_a_weight_that_is_none_is_refused(tmp_path, weights):
 def test_it_is_refused_unless_it_is_meant(tmp_path, visits):
     with pytest.raises(UsageError, match=r"came more than once|were not visited") as told:
         recorded(tmp_path, [visits], partial=False, labels=None)
-    assert "or with partial=True" in str(told.value)
+    assert "or with partial=Partial()" in str(told.value)
 
 
 def test_labels_that_nobody_told_are_asked_for(tmp_path):
@@ -107,7 +111,7 @@ def test_labels_that_nobody_told_are_asked_for(tmp_path):
 
 def test_two_labels_in_one_epoch_are_refused(tmp_path):
     for flush in (False, True):
-        with Recorder(tmp_path / str(flush), IDS, partial=True) as recorder:
+        with Recorder(tmp_path / str(flush), IDS, partial=Partial()) as recorder:
             recorder.begin()
             recorder.observe(torch.tensor([0, 1]), logits_of(0)[:2], torch.tensor([0, 1]))
             with pytest.raises(UsageError, match="the label of id picture 00 was"):
@@ -118,7 +122,7 @@ def test_two_labels_in_one_epoch_are_refused(tmp_path):
 
 
 def test_an_epoch_of_nothing_is_refused(tmp_path):
-    with Recorder(tmp_path, IDS, partial=True, labels=LABELS) as recorder:
+    with Recorder(tmp_path, IDS, partial=Partial(labels=LABELS)) as recorder:
         recorder.begin()
         with pytest.raises(UsageError, match="trained on no example"):
             recorder.commit()
@@ -133,7 +137,7 @@ def test_a_clean_pass_misses_nothing(tmp_path):
 def test_resuming_asks_for_the_same(tmp_path):
     recorded(tmp_path)
     with pytest.raises(Mismatch, match="partial=True, not False"):
-        Recorder(tmp_path, IDS, checkpoints="none", resume=True)
+        Recorder(tmp_path, IDS, Recording(checkpoints="none"), resume=True)
 
 
 FOLDS = [method for cls in catalogue().values() if isinstance(method := cls(), AbstractAccumulator)]
@@ -203,7 +207,7 @@ def test_methods_that_run_along_stop_where_facts_are_missing_and_those_that_cope
     [((1, 1, 1), [1, 1, 1]), ((0, 0, 1, 0, 1), [3, 2]), ((2, 0, 1), [1, 1, 2]), ((0, 1, 0), [2]), ((0, 0), [])],
 )
 def test_batches_of_each_optimizer_step(tmp_path, updates, want):
-    with Recorder(tmp_path, IDS, view="eval", checkpoints="none") as recorder:
+    with Recorder(tmp_path, IDS, Recording(view="eval", checkpoints="none")) as recorder:
         recorder.begin()
         for count in updates:
             recorder.step(torch.arange(EXAMPLES), [0.1], updates=count)

@@ -18,7 +18,8 @@ from assay.methods.entropy import Entropy
 from assay.methods.tdds import TDDS
 from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs import recorder as module
-from assay.runs.recorder import Recorder
+from assay.runs.recorder import Origin, Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from assay.runs.schema import here as schema_here
 from runs.worlds import (
@@ -35,6 +36,7 @@ from runs.worlds import (
     recorded,
     state_of,
 )
+from settings import grouped_recorder
 
 
 def observe_all(recorder, logits=None, labels=LABELS):
@@ -63,7 +65,7 @@ def test_order_batches_and_rates_are_kept(tmp_path):
 
 
 def test_an_epoch_without_steps_has_an_empty_order(tmp_path):
-    with Recorder(tmp_path, IDS, view="eval") as recorder:
+    with Recorder(tmp_path, IDS, Recording(view="eval")) as recorder:
         observe_all(recorder)
         recorder.commit()
     run = Run(tmp_path)
@@ -439,16 +441,16 @@ SETTINGS = {
 def test_settings_outside_their_range_are_refused_and_leave_no_run(tmp_path, setting):
     settings, words = SETTINGS[setting]
     with pytest.raises(UsageError, match=words):
-        Recorder(tmp_path / "run", IDS, **settings)
+        Recorder(tmp_path / "run", IDS, **grouped_recorder(settings))
     recorded(tmp_path / "run", 1)
     with pytest.raises(UsageError, match="no examples"):
         Recorder(tmp_path / "none", Ids([]))
 
 
 def test_integers_of_numpy_are_integers(tmp_path):
-    with Recorder(tmp_path, IDS, seed=np.int64(3), checkpoints=np.array([2, 0])) as recorder:
+    with Recorder(tmp_path, IDS, Recording(checkpoints=np.array([2, 0])), origin=Origin(seed=np.int64(3))) as recorder:
         play(recorder, 1)
-    with Recorder(tmp_path, IDS, seed=3, checkpoints=[0, 2], resume=True) as recorder:
+    with Recorder(tmp_path, IDS, Recording(checkpoints=[0, 2]), origin=Origin(seed=3), resume=True) as recorder:
         play(recorder, 3)
     run = Run(tmp_path)
     assert run.header.checkpoints == (0, 2) and run.checkpoints() == [0, 1, 2]
@@ -456,7 +458,9 @@ def test_integers_of_numpy_are_integers(tmp_path):
 
 def test_the_header_says_what_was_asked(tmp_path):
     about = {"net": "a café’s net", "rates": [0.1, float("inf")], "nested": {"1": None}}
-    with Recorder(tmp_path, IDS, seed=7, about=about, code="1.2", device="cuda:1", class_names=list("abcd")) as recorder:
+    with Recorder(
+        tmp_path, IDS, origin=Origin(seed=7, about=about, code="1.2", device="cuda:1"), class_names=list("abcd")
+    ) as recorder:
         play(recorder, 1)
     header = Run(tmp_path).header
     assert header.about == about and header.code == "1.2" and header.device == "cuda:1"
@@ -497,11 +501,14 @@ def test_a_run_is_resumed_as_it_was_begun(tmp_path, name):
     recorded(tmp_path, 1, seed=1)
     # Methods may join until the first epoch begins, so what runs along is held against the run there.
     otherwise = {"seed": 1, **OTHERWISE[name]}
-    with pytest.raises(Mismatch, match=f"{name}") as caught, Recorder(tmp_path, IDS, **otherwise, resume=True) as recorder:
+    with (
+        pytest.raises(Mismatch, match=f"{name}") as caught,
+        Recorder(tmp_path, IDS, **grouped_recorder({**otherwise, "resume": True})) as recorder,
+    ):
         recorder.begin()
     assert caught.value.exit_code == 4
     # The refusal let go of the lock.
-    with Recorder(tmp_path, IDS, seed=1, resume=True) as recorder:
+    with Recorder(tmp_path, IDS, origin=Origin(seed=1), resume=True) as recorder:
         play(recorder, 2)
 
 

@@ -11,6 +11,7 @@ from assay.experiments.evidence import gather
 from assay.methods.tdds import TDDS
 from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs.recorder import Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run, read_run
 from assay.runs.schema import read_commits
 from runs.worlds import IDS, LABELS, LIVE, assert_holds, logits_of, play, recorded
@@ -151,7 +152,7 @@ def test_a_torn_last_line_was_never_committed(folder, cut):
     commits = folder / "commits.jsonl"
     commits.write_bytes(commits.read_bytes()[:-cut])
     assert Run(folder).epochs == 2 and Run(folder).check()
-    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
         assert recorder.epochs == 2
         play(recorder, 4)
     assert Run(folder).epochs == 4 and Run(folder).check()
@@ -162,7 +163,7 @@ def test_a_torn_first_line_does_not_spoil_the_second(folder):
     commits.write_bytes(commits.read_bytes()[:100])
     with pytest.raises(RunError, match="no committed epoch"):
         Run(folder)
-    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, 2)
     assert Run(folder).epochs == 2 and Run(folder).check()
 
@@ -215,7 +216,7 @@ def test_leftovers_of_a_kill_do_no_harm_and_go_with_the_next_recording(folder):
         path.write_bytes(b"half a file")
     (folder / "epochs/epoch-000003.safetensors").write_bytes(b"whole but not committed")
     assert Run(folder).fingerprint == before and Run(folder).epochs == 3
-    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
         # What other writers may be about to put in place is theirs.
         assert [path for path in leftovers if path.exists()] == [mine]
         play(recorder, 4)
@@ -224,7 +225,7 @@ def test_leftovers_of_a_kill_do_no_harm_and_go_with_the_next_recording(folder):
 
 def test_a_reader_stays_whole_while_the_run_grows(folder):
     run = Run(folder)
-    with Recorder(folder, IDS, live=LiveMethods(LIVE), checkpoints="every", resume=True) as recorder:
+    with Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, 4)
     assert run.epochs == 3 and run.check() and Run(folder).epochs == 4
 

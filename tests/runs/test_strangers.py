@@ -27,6 +27,7 @@ from assay.runs import artefacts
 from assay.runs.disk import MOST_TEXT, checksum, replace, save_tensors
 from assay.runs.paths import RunPaths
 from assay.runs.recorder import Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from assay.runs.schema import seal
 from runs.worlds import CLASSES, EXAMPLES, IDS, LABELS, LIVE, play, recorded
@@ -132,7 +133,9 @@ def test_the_folder_of_a_run_may_be_a_link_and_stand_anywhere(folder, tmp_path):
     (tmp_path / "elsewhere/link").symlink_to(folder)
     for place in (tmp_path / "elsewhere/link", folder / "../elsewhere/link", tmp_path / "elsewhere/../elsewhere/link"):
         everything(place)
-    with Recorder(tmp_path / "elsewhere/link", IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True) as recorder:
+    with Recorder(
+        tmp_path / "elsewhere/link", IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True
+    ) as recorder:
         play(recorder, 4)
     assert Run(folder).epochs == 4
 
@@ -148,7 +151,7 @@ def written(folder):
     artefacts.save_outcome(OUTCOME, run.folder / "trials/plan/kept-2.json")
     replace(run.paths.report, b"page")
     verify(_half(run), run=run, seeds=2, retrain=lambda ids, labels, weights, seed: 0.5)
-    with Recorder(folder, IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True) as recorder:
+    with Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, 5)
 
 
@@ -187,7 +190,7 @@ def test_nothing_is_written_through_a_link(folder, name, tmp_path):
 def test_commits_that_have_another_name_elsewhere_are_not_written_there(folder, tmp_path):
     os.link(folder / "commits.jsonl", tmp_path / "copy")
     before = (tmp_path / "copy").read_bytes()
-    with Recorder(folder, IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True) as recorder:
+    with Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True) as recorder:
         play(recorder, 4)
     assert Run(folder).epochs == 4 and (tmp_path / "copy").read_bytes() == before
 
@@ -207,7 +210,7 @@ def test_what_is_no_regular_file_is_refused_at_once(folder, name, kind):
             pytest.skip("no right to make devices")
     with pytest.raises(RunError, match=r"a folder, a pipe or a device|cannot be read"):
         everything(folder)
-        Recorder(folder, IDS, checkpoints="every", live=LiveMethods(LIVE), resume=True)
+        Recorder(folder, IDS, Recording(checkpoints="every"), live=LiveMethods(LIVE), resume=True)
 
 
 def resealed(path, change):

@@ -9,6 +9,7 @@ from assay.cli.app import run_app
 from assay.core.errors import NumericalError, UsageError
 from assay.experiments.plan import Plan, load_data
 from assay.runs.recorder import Recorder
+from assay.runs.recording import Recording
 from assay.runs.run import Run
 from experiments.small import recorded
 from golden import kept_runs
@@ -70,7 +71,7 @@ def test_what_is_measured_must_be_held_out(tmp_path, capsys):
 
 def test_batches_are_folded_and_an_absent_class_has_no_mean(tmp_path):
     logits, labels = logits_of(9)[:6], torch.tensor([0, 0, 1, 1, 1, 3])
-    with Recorder(tmp_path, IDS, checkpoints="none") as recorder:
+    with Recorder(tmp_path, IDS, Recording(checkpoints="none")) as recorder:
         for epoch in range(2):
             recorder.begin()
             recorder.observe(torch.arange(EXAMPLES), logits_of(epoch), LABELS)
@@ -93,7 +94,7 @@ def test_batches_are_folded_and_an_absent_class_has_no_mean(tmp_path):
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, logits, labels, kind, words):
-    with Recorder(tmp_path, IDS, checkpoints="none") as recorder:
+    with Recorder(tmp_path, IDS, Recording(checkpoints="none")) as recorder:
         recorder.begin()
         recorder.observe(torch.arange(EXAMPLES), logits_of(0), LABELS)
         with pytest.raises(kind, match=words):

@@ -8,6 +8,7 @@ from assay.core.ids import Ids
 from assay.methods.dual import DUAL
 from assay.methods.tdds import TDDS
 from assay.runs.recorder import Recorder
+from settings import grouped_recorder
 
 EXAMPLES, CLASSES, BATCH = 23, 4, 6
 IDS = Ids([f"picture {number:02d}" for number in range(EXAMPLES)])
@@ -43,7 +44,7 @@ def play(recorder, epochs):
 
 
 def recorded(folder, epochs, **settings):
-    with Recorder(folder, IDS, **settings) as recorder:
+    with Recorder(folder, IDS, **grouped_recorder(settings)) as recorder:
         play(recorder, epochs)
 
 

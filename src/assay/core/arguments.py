@@ -58,6 +58,32 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
     return held
 
 
+def moved_keywords(places: Mapping[str, str]) -> Callable[[Callable[Taken, Returned]], Callable[Taken, Returned]]:
+    """A decorator for a function of which keywords of before are now fields of a value that it takes.
+
+    Args:
+        places: How each is given now, by its name, with `{name}` for it.
+
+    Returns:
+        A decorator that keeps signature and name.
+
+    Raises:
+        UsageError: From the function that is returned: a keyword is one of before; says how it is given now.
+    """
+
+    def decorated(function: Callable[Taken, Returned]) -> Callable[Taken, Returned]:
+        @functools.wraps(function)
+        def held(*args: Taken.args, **kwargs: Taken.kwargs) -> Returned:
+            for name in kwargs:
+                if name in places:
+                    raise UsageError(f"{_called(function)}: {name}= is now given as {places[name].format(name=name)}.")
+            return function(*args, **kwargs)
+
+        return held
+
+    return decorated
+
+
 def check_fields(made: Any) -> None:
     """Check the fields of a dataclass instance against their annotations.
 

@@ -181,7 +181,7 @@ class Evidence:
         if source is None:
             raise MissingEvidence(
                 f"features={wanted} are made by a model that a run kept, and there is none here; score a run that was recorded with "
-                "checkpoints='last', or choose features=inputs or features=rows:NAME."
+                "Recording(checkpoints='last'), or choose features=inputs or features=rows:NAME."
             )
         return source.features(wanted)
 

@@ -29,6 +29,7 @@ from ..maths import draws
 from ..policies import parse_live
 from ..replay.live_methods import check_live
 from ..runs.disk import read_bytes
+from ..runs.recording import Recording
 from ..runs.run import Run
 from ..training.recipe import Recipe
 
@@ -51,27 +52,20 @@ class Plant(pydantic.BaseModel):
     matrix: Annotated[tuple[Annotated[tuple[float, ...], _ROWS], ...], _ROWS] | None = None
 
 
-class Recording(pydantic.BaseModel):
-    """What is kept of the training (see `runs.recorder.Recorder`)."""
+@dataclasses.dataclass(frozen=True)
+class PlanRecording(Recording):
+    """What is kept of a plan's training, and of what it held out.
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
+    Attributes:
+        live: Methods to run along, by name.
+        validation: Whether the losses of the validation examples are measured at each epoch's end. By default they are, where the plan holds some out.
 
-    view: Literal["train", "eval"] = "train"
-    keep_logits: bool = False
-    mean_probs: bool | None = None
-    checkpoints: Literal["every", "last", "none"] | tuple[int, ...] = "last"
-    live: Annotated[tuple[str, ...], _ROWS] = ()
+    Raises:
+        UsageError: A setting is of a wrong kind or outside its range.
+    """
+
+    live: Sequence[str] = ()
     validation: bool | None = None
-    """Whether the losses of the validation examples are measured at each epoch's end. By default they are, where the plan holds some out."""
-
-    @pydantic.field_validator("checkpoints", mode="before")
-    @classmethod
-    def _which(cls, value: Any) -> Any:
-        if isinstance(value, (list, tuple)) and all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in value):
-            return tuple(value)
-        if value not in ("every", "last", "none"):
-            raise ValueError("give 'every', 'last', 'none' or a list of epochs, counted from 0")
-        return value
 
 
 class Plan(pydantic.BaseModel):
@@ -107,7 +101,7 @@ class Plan(pydantic.BaseModel):
     plant: Plant | None = None
     recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
     select: str | None = None
-    record: Recording = Recording()
+    record: PlanRecording = PlanRecording()
 
     @pydantic.field_validator("recipe", mode="before")
     @classmethod
@@ -116,6 +110,21 @@ class Plan(pydantic.BaseModel):
         if not isinstance(value, Mapping) or "ragged" not in value or "last_batch" in value:
             return value
         return {"last_batch" if name == "ragged" else name: one for name, one in value.items()}
+
+    @pydantic.field_validator("record", mode="plain")
+    @classmethod
+    def _kept(cls, value: Any) -> PlanRecording:
+        if isinstance(value, PlanRecording):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError("give a table")
+        if strange := [name for name in value if name not in _recorded()]:
+            raise UnknownName("setting of a plan", f"record.{strange[0]}", _settings())
+        return PlanRecording(**value)
+
+    @pydantic.field_serializer("record")
+    def _plain_record(self, value: PlanRecording) -> dict[str, Any]:
+        return {name: setting for name in _recorded() if (setting := getattr(value, name)) is not None}
 
     @pydantic.field_validator("data", mode="before")
     @classmethod
@@ -162,7 +171,7 @@ class Plan(pydantic.BaseModel):
                     "fraction of the training examples (`--validation 0.2`)."
                 )
             # What is the default anyway is no other plan.
-            plan = plan.model_copy(update={"record": plan.record.model_copy(update={"validation": None})})
+            plan = plan.model_copy(update={"record": dataclasses.replace(plan.record, validation=None)})
         # A bad recipe, net, dataset or method is refused here, not after the data are read.
         recipe = plan.training
         nets.parse(plan.net)
@@ -445,14 +454,23 @@ def _refusal(error: pydantic.ValidationError) -> UsageError:
         return UnknownName("setting of a plan", where, _settings())
     if first["type"] == "missing":
         return UsageError(f"The plan needs a value for {where}.")
+    said = first.get("ctx", {}).get("error")
+    if isinstance(said, UnknownName):
+        return said
+    if isinstance(said, UsageError):
+        return UsageError(f"The plan's {where}.{str(said).partition(': ')[2]}")
     value = described(first["input"]) if isinstance(first["input"], torch.Tensor) else repr(first["input"])
     return UsageError(f"The plan's {where} = {value}: {first['msg'].removeprefix('Value error, ')}.")
+
+
+def _recorded() -> list[str]:
+    return [field.name for field in dataclasses.fields(PlanRecording)]
 
 
 def _settings() -> Sequence[str]:
     tables = {
         "plant": list(Plant.model_fields),
-        "record": list(Recording.model_fields),
+        "record": _recorded(),
         "recipe": [field.name for field in dataclasses.fields(Recipe) if field.name != "seed"],
     }
     return [*Plan.model_fields, *(f"{table}.{name}" for table, names in tables.items() for name in names)]

@@ -1,6 +1,7 @@
 """Record: train the plan's net with the recorder on."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..replay.losses import WeightedBatch, WeightedLosses, cross_entropies
 from ..runs.artefacts import save_truth
 from ..runs.disk import remove
 from ..runs.paths import RunPaths
-from ..runs.recorder import Recorder
+from ..runs.recorder import Origin, Partial, Recorder
 from ..runs.run import Run
 from ..runs.untrained import untrained as write_untrained
 from ..training.device import device_named
@@ -140,20 +141,12 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
     recorder = Recorder(
         folder,
         examples.ids,
-        view=plan.record.view,
-        keep_logits=plan.record.keep_logits,
-        mean_probs=plan.record.mean_probs,
-        checkpoints=plan.record.checkpoints,
+        dataclasses.replace(plan.record, live=()),
         live=live,
-        partial=plan.selector is not None,
-        select="" if plan.selector is None else plan.selector.title,
-        labels=examples.labels if plan.selector is not None else None,
+        partial=None if plan.selector is None else Partial(plan.selector.title, examples.labels),
         class_names=examples.class_names,
-        seed=plan.model_seed,
-        device=recipe.device,
-        about=about(plan, loaded, model),
+        origin=Origin(plan.model_seed, recipe.device, about(plan, loaded, model), __version__),
         resume=resume,
-        code=__version__,
     )
     with recorder, _forgotten_if_empty(recorder):
         # The content hash takes the pixels in, which ids and labels alone do not.

@@ -211,7 +211,7 @@ def needed_beside(run: Run, method: AbstractMethod) -> str:
     again = replayed(method)
     what = "replays the training" if again else "reads the data"
     if again and not run.states():
-        return f"{what}, and the run kept no model; record with checkpoints='last'."
+        return f"{what}, and the run kept no model; record with Recording(checkpoints='last')."
     if not has_plan(run):
         return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader))."
     held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]

@@ -84,7 +84,7 @@ class MixtureWatch:
                     self._batches = 0
                     warnings.warn(
                         f"The model is given mixtures of two examples ({kinds[0]}), and recorder.batch one label for each, so what is recorded "
-                        "describes mixtures and not examples. Record with view='eval', which looks at every example by itself.",
+                        "describes mixtures and not examples. Record with assay.Recording(view='eval'), which looks at every example by itself.",
                         stacklevel=2,
                     )
 

@@ -6,7 +6,7 @@ import math
 import numbers
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,32 +17,31 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
+from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from .. import __version__
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, listed
 from ..core.ids import Ids
-from ..core.live_selection import AbstractLiveSelector
 from ..core.method import AbstractMethod
 from ..core.scores import Scores, ordered
 from ..methods import parse
-from ..policies import parse_live
 from ..replay.generators import seed_loop, untouched_generators
 from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, check_selectable, collate_of, ids_of, keyed_copy
 from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
-from ..replay.losses import Losses, WeightedBatch, WeightedLosses, cross_entropies
+from ..replay.losses import WeightedBatch, WeightedLosses
 from ..replay.rows import ENOUGH, Finding, moved_in
 from ..replay.single_examples import Watcher, evaluating
 from ..replay.wrapped import HoldsOptimizer, inner_optimizer
 from ..runs.packing import pack, unpack
-from ..runs.recorder import Checkpoints, Recorder
+from ..runs.recorder import Origin, Partial, Recorder
+from ..runs.recording import Recording
 from ..runs.run import DRAWN, Run
-from ..runs.schema import View
 from ..training.wrappers import names_inside, unwrapped
 from .casts import CastWatch
 from .doubles import Doubles
+from .loader import DataSpec, LiveSelection
 from .mixing import MixtureWatch
 from .selecting import Selecting
 
@@ -62,6 +61,13 @@ class Stateful(Protocol):
         ...
 
 
+@moved_keywords(
+    {
+        **dict.fromkeys(("view", "keep_logits", "mean_probs", "checkpoints", "live"), "recording=assay.Recording({name}=...)"),
+        **dict.fromkeys(("ids", "class_names", "losses", "forward", "clean"), "data=assay.DataSpec({name}=...)"),
+        "epochs": "select=assay.LiveSelection(SELECTOR, epochs=...)",
+    }
+)
 @checked_arguments
 def record(
     folder: str | Path,
@@ -69,20 +75,11 @@ def record(
     # None and several are taken to be refused with what to do instead.
     optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer] | None,
     loader: DataLoader,
+    recording: Recording | None = None,
     *,
+    data: DataSpec | None = None,
     seed: int | None = None,
-    view: View = "train",
-    keep_logits: bool = False,
-    mean_probs: bool | None = None,
-    checkpoints: Checkpoints = "last",
-    live: Sequence[str | AbstractMethod] = (),
-    select: str | AbstractLiveSelector | None = None,
-    epochs: int | None = None,
-    losses: Losses = cross_entropies,
-    ids: Ids | Sequence[int] | Sequence[str] | None = None,
-    class_names: Sequence[str] | None = None,
-    clean: Dataset | None = None,
-    forward: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None = None,
+    select: LiveSelection | None = None,
     stateful: Mapping[str, Stateful] | None = None,
     about: Mapping[str, object] | None = None,
     resume: bool = False,
@@ -103,32 +100,16 @@ def record(
         optimizer: Its learning rates, momenta and betas are recorded, its state saved in the checkpoints. One that accelerate or
             Lightning wrapped is taken as well.
         loader: The loop's DataLoader over a map-style dataset.
+        recording: What is kept, such as `assay.Recording(checkpoints="every", live=["aum"])`; by default the training pass and the newest checkpoint.
+        data: What is to be known of examples and batches, such as `assay.DataSpec(ids=ids, forward=forward)`; by default batches are `(inputs, labels)`.
         seed: If given, torch, NumPy, `random` and the torch generators of the loader and its samplers are seeded from (seed, epoch)
             before each epoch, and workers start anew with each, so that an epoch's order, augmentation and dropout can be repeated
             and a run resumed bit for bit (with `in_order=False` the order of the batches still depends on the workers' speed).
             If None, no generator is touched.
-        view: `"train"` (the default) records the logits of the training pass, at no cost, augmented, in train mode. `"eval"` runs a clean pass
-            over all examples after each epoch.
-        keep_logits: Store every epoch's logits, for methods such as TDDS that are to be scored later.
-        mean_probs: Store the sum of the probabilities over epochs, for relabelling: 8 bytes per example and class. By default where
-            examples times classes are at most 4,194,304; a resumed run keeps its setting.
-        checkpoints: After which epochs model and optimizer are saved, as the next epoch finds them: `"every"`, `"last"` (the default), `"none"`, or
-            a list of epochs (the newest is kept too, to resume from).
-        live: Methods to compute during training: those that read epochs one by one, whose scores need no stored logits, and those that read steps,
-            such as `liveval`. One that cannot go on stops with a warning; training and recording never end with it.
-        select: A live selector, such as `"infobatch:ratio=0.5"`, that chooses the examples of each epoch before it begins, and how much
-            their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order (one example left over
-            joins the batch before), and the loop calls
-            backward on `recorder.weighted(losses).mean()`, with the loss of each example. Draws depend on `seed` (0 if it is None), epoch
-            and id. The loader must have one batch size, a sampler that gives each example once, and `drop_last=False`.
-        epochs: How many epochs the loop trains in all; needed with `select` alone, which may train the last ones on all examples.
-        losses: `losses(model, batch)`, the loss of each example, for methods computed at each step of training, and for the losses of a few
-            examples in eval mode at each epoch's end, by which model and data are checked when the run is scored; cross-entropy of a
-            batch `(inputs, labels)` by default.
-        ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
-        class_names: One name per output of the model.
-        clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
-        forward: For `view="eval"`: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)`.
+        select: A live selector, as `assay.LiveSelection("infobatch:ratio=0.5", epochs=30)`, that chooses the examples of each epoch before it begins,
+            and how much their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order (one
+            example left over joins the batch before), and the loop calls backward on `recorder.weighted(losses).mean()`, with the loss of each example. Draws depend on `seed` (0 if
+            it is None), epoch and id. The loader must have one batch size, a sampler that gives each example once, and `drop_last=False`.
         stateful: More objects to save and load with the checkpoints, such as `{"scheduler": scheduler}`. Step a scheduler where
             you like, also between epochs: an epoch is committed when the next one begins or the block ends.
         about: Description of what is trained, for the report.
@@ -150,7 +131,8 @@ def record(
         if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
             raise UsageError(f"stateful: {name} is a {type(part).__name__} without state_dict and load_state_dict; leave it out.")
     dataset = loader.dataset
-    whole = ids_of(dataset) if ids is None else ids if isinstance(ids, Ids) else Ids(ids)
+    recording, data = recording or Recording(), data or DataSpec()
+    whole = ids_of(dataset) if data.ids is None else data.ids if isinstance(data.ids, Ids) else Ids(data.ids)
     size = len(dataset)  # type: ignore[arg-type]
     if len(whole) != size:
         raise UsageError(f"{len(whole)} ids were given for a dataset of {size} examples.")
@@ -158,67 +140,52 @@ def record(
     if isinstance(loader.sampler, SubsetRandomSampler):
         chosen = np.asarray(loader.sampler.indices, dtype=np.int64)
         about = {**(about or {}), DRAWN: f"{len(chosen):,} of {size:,} examples of the dataset, by SubsetRandomSampler"}
-    selector = None if select is None else parse_live(select)
-    if (selector is None) != (epochs is None) or (epochs is not None and epochs < 1):
-        raise UsageError(
-            f"epochs={epochs} and select={select if selector is None else selector.title}: a selector needs to know how many epochs the loop trains, "
-            "and nobody else does; give both, epochs= being 1 or more, or neither."
-        )
-    if selector is not None:
+    if select is not None:
         check_selectable(loader)
         check_visits_all(loader, len(chosen), "give the loader a sampler that gives each example once, as shuffle=True does")
-    elif view == "train":
+    elif recording.view == "train":
         check_visits_all(loader, len(chosen))
-    if clean is not None and view != "eval":
-        raise UsageError("clean= is read by view='eval' only; leave it out, or record with view='eval'.")
-    if forward is not None and view != "eval":
-        raise UsageError("forward= is called by view='eval' only; leave it out, or record with view='eval'.")
-    if clean is not None and len(ids_of(clean)) != size:
+    if data.clean is not None and recording.view != "eval":
+        raise UsageError("clean= is read by view='eval' only; leave it out, or record with assay.Recording(view='eval').")
+    if data.forward is not None and recording.view != "eval":
+        raise UsageError("forward= is called by view='eval' only; leave it out, or record with assay.Recording(view='eval').")
+    if data.clean is not None and len(ids_of(data.clean)) != size:
         raise Mismatch(
             f"clean= and the loader's dataset ({size} examples) differ in length; give the same examples in the same order."
         )
-    if resume and checkpoints == "none":
-        raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints='last'.")
-    methods = LiveMethods([parse(method) for method in live])
-    selecting = None
-    if selector is not None and epochs is not None:
-        selecting = Selecting(selector, whole.take(chosen), chosen, size, epochs, 0 if seed is None else seed)
+    if resume and recording.checkpoints == "none":
+        raise UsageError("A run without checkpoints cannot be resumed; record with assay.Recording(checkpoints='last').")
+    methods = LiveMethods([parse(method) for method in recording.live])
+    selecting = None if select is None else Selecting(select, whole.take(chosen), chosen, size, 0 if seed is None else seed)
     parts = Parts(inner, taking, dict(stateful or {}) | ({} if selecting is None else {SELECTOR: selecting}))
-    if checkpoints != "none":
+    if recording.checkpoints != "none":
         # What cannot be saved is better known before anything is written.
         pack(parts.state())
     recorder = Recorder(
         folder,
         whole.take(chosen),
-        view=view,
-        keep_logits=keep_logits,
-        mean_probs=mean_probs,
-        checkpoints=checkpoints,
+        dataclasses.replace(recording, live=()),
         live=methods,
-        partial=selecting is not None,
-        select="" if selecting is None else selecting.title,
-        class_names=class_names,
-        seed=seed,
-        device=str(_device_of(inner)),
-        about=about,
+        partial=None if selecting is None else Partial(selecting.title),
+        class_names=data.class_names,
+        origin=Origin(seed, str(_device_of(inner)), about, __version__),
         resume=resume,
-        code=__version__,
     )
     try:
         if recorder.epochs:
             parts.restore(Run(folder))
         # Each process of a parallel training would have to take part in what the wrapper does.
         seen = inner if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
-        return LoopRecorder(
-            recorder, methods, parts, loader, chosen, clean if clean is not None else dataset, seen, forward, losses, selecting
-        )
+        return LoopRecorder(recorder, methods, parts, loader, chosen, data, seen, selecting)
     except BaseException:
         recorder.close()
         raise
 
 
 def check_visits_all(
-    loader: DataLoader, examples: int, ways: str = "record with view='eval', which passes over every example after each epoch"
+    loader: DataLoader,
+    examples: int,
+    ways: str = "record with assay.Recording(view='eval'), which passes over every example after each epoch",
 ) -> None:
     """Refuse loaders whose settings show that an epoch does not visit every example.
 
@@ -353,28 +320,26 @@ class LoopRecorder:
         parts: Parts,
         loader: DataLoader,
         chosen: np.ndarray,
-        clean: Any,
+        data: DataSpec,
         seen: nn.Module,
-        forward: Callable[[nn.Module, Any], tuple[Tensor, Tensor]] | None,
-        losses: Losses = cross_entropies,
         selecting: Selecting | None = None,
     ):
         self.recorder = recorder
         self._selecting = selecting
-        self._steps = LiveSteps(parts.model, losses if selecting is None else WeightedLosses(losses))
+        self._steps = LiveSteps(parts.model, data.losses if selecting is None else WeightedLosses(data.losses))
         self.alongside = live
         live.functional = self._steps.functional
         self._parts, self._model, self._optimizer = parts, parts.model, parts.optimizer
-        self._seen, self._clean = seen, clean
-        self._forward = forward if forward is not None else forward_pair
+        self._seen, self._clean = seen, loader.dataset if data.clean is None else data.clean
+        self._forward = data.forward if data.forward is not None else forward_pair
         self._place = np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
-        self._watcher = Watcher(loader, chosen, recorder.ids, losses, forward)
+        self._watcher = Watcher(loader, chosen, recorder.ids, data.losses, data.forward)
         kept = None if selecting is None else selecting.places
         self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None, kept=kept)
         self._rows = RowWatch(recorder.ids)
-        seen_data = clean if recorder.header.view == "eval" else loader.dataset
+        seen_data = self._clean if recorder.header.view == "eval" else loader.dataset
         doubles = Doubles(loader, seen_data, chosen, recorder.ids)
         self._doubles = doubles if doubles.needed and not recorder.epochs else None
         self._mixtures = MixtureWatch(parts.model, seen)
@@ -515,7 +480,7 @@ class LoopRecorder:
         if epoch.pending:
             raise UsageError(
                 f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step. A trainer that "
-                "fetches several batches before it trains on them can be recorded with view='eval'."
+                "fetches several batches before it trains on them can be recorded with assay.Recording(view='eval')."
             )
         # A loop may set the rate before its step and a scheduler change it after, so what counts is the rate in the step.
         rates, momenta = self._settings[-1] if self._settings else _settings_of(self._optimizer)

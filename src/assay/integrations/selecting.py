@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..core.errors import Mismatch, UsageError
 from ..core.ids import Ids
-from ..core.live_selection import AbstractLiveSelector, EpochSelection, LiveState
+from ..core.live_selection import EpochSelection, LiveState
 from ..replay.keyed import LOOKED_AT
 from ..replay.reduction import AGREES, AGREES_HALF
 from ..training.loop import check_finite
+from .loader import LiveSelection
 
 
 @dataclasses.dataclass
@@ -51,22 +52,22 @@ class Selecting:
         places: Which positions of the dataset the epoch trains on; written into before each.
     """
 
-    def __init__(self, selector: AbstractLiveSelector, ids: Ids, chosen: np.ndarray, size: int, epochs: int, seed: int):
+    def __init__(self, select: LiveSelection, ids: Ids, chosen: np.ndarray, size: int, seed: int):
         """Start the selector.
 
         Args:
-            selector: The live selector.
+            select: The live selector, and for how many epochs the loop trains.
             ids: The recorded examples.
             chosen: Position in the dataset of each of them.
             size: How many examples the dataset has.
-            epochs: How many the loop trains in all.
             seed: Random seed of its draws.
         """
+        selector = select.live
         self.title = selector.title
         self.places = np.zeros(size, dtype=bool)
         self.places[chosen] = True
         self._selector, self._ids, self._chosen = selector, ids, chosen
-        self._epochs, self._seed = epochs, seed
+        self._epochs, self._seed = select.epochs, seed
         self._state: LiveState = selector.start(len(ids))
         self._epoch = -1
         self._selection = EpochSelection(torch.ones(len(ids), dtype=torch.bool), torch.ones(len(ids), dtype=torch.float64))
@@ -92,7 +93,7 @@ class Selecting:
         self._selection = choice.checked(self._ids, self.title, epoch)
         if not labels_known and not bool(choice.kept.all()):
             raise UsageError(
-                f"{self.title} leaves examples out of the first epoch, whose labels are not known then; record with view='eval', which passes over "
+                f"{self.title} leaves examples out of the first epoch, whose labels are not known then; record with assay.Recording(view='eval'), which passes over "
                 "every example after each epoch."
             )
         self.places[:] = False

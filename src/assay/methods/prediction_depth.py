@@ -169,7 +169,7 @@ class PredictionDepth(AbstractMethod):
         if not kept or (self.at != -1 and self.at not in kept):
             raise MissingEvidence(
                 f"{self.title} reads the model of {'the last epoch' if self.at == -1 else f'epoch {self.at}'}, and the run kept "
-                f"{', '.join(map(str, kept)) or 'none'}; record with checkpoints='every'."
+                f"{', '.join(map(str, kept)) or 'none'}; record with Recording(checkpoints='every')."
             )
         # In the order of the ids, so that ties at the edge of a neighbourhood do not depend on that of the examples.
         order = torch.argsort(evidence.ids.ranks)

@@ -168,6 +168,6 @@ class VoG(AbstractMethod):
         if len(kept) < max(count, 2):
             raise MissingEvidence(
                 f"{self.title} needs the models of at least {max(count, 2)} epochs, and the run kept {len(kept)}; record with "
-                "checkpoints='every'."
+                "Recording(checkpoints='every')."
             )
         return kept[:count] if self.stage != "late" else kept[-count:]

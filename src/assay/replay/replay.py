@@ -99,7 +99,7 @@ class Replay:
         self.kept = tuple(run.states())
         if not self.kept:
             raise MissingEvidence(
-                f"{run.folder} kept no model to take steps again from, or to look into; record with checkpoints='last' (the default; for the "
+                f"{run.folder} kept no model to take steps again from, or to look into; record with Recording(checkpoints='last') (the default; for the "
                 "last epoch and the whole run) or 'every'."
                 if run.epochs
                 else f"{run.folder} holds data only, and no model was trained there; record one with `assay record`."
@@ -317,7 +317,7 @@ class Replay:
         if steps.start < self.first:
             raise MissingEvidence(
                 f"Step {steps.start} cannot be repeated: {self.run.folder} kept no model before step {self.first}. Choose a later window, "
-                "or record with checkpoints='every'."
+                "or record with Recording(checkpoints='every')."
             )
         places = [(self.epochs[epoch].stop if epoch >= 0 else 0, epoch) for epoch in self.kept]
         places = [(step, epoch) for step, epoch in places if step < steps.stop]
@@ -527,7 +527,9 @@ class Replay:
             self.check_groups()
             last = len(self.epochs) - 1
             if last not in self.kept:
-                raise MissingEvidence(f"{self.run.folder} kept no model of its last epoch; record with checkpoints='last'.")
+                raise MissingEvidence(
+                    f"{self.run.folder} kept no model of its last epoch; record with Recording(checkpoints='last')."
+                )
             with self._own.isolated():
                 self._end = self._own.state(last)
         return self._end
@@ -630,7 +632,7 @@ class Replay:
         kept = [epoch for epoch in self.kept if epoch >= 0]
         if spec.epoch is None and not kept:
             raise MissingEvidence(
-                f"features={spec} are of a model after training, and {self.run.folder} kept none; record with checkpoints='last'."
+                f"features={spec} are of a model after training, and {self.run.folder} kept none; record with Recording(checkpoints='last')."
             )
         return features_of(self.at(kept[-1] if spec.epoch is None else spec.epoch), self.run.ids, spec)
 
@@ -643,7 +645,7 @@ class Replay:
         if epoch not in self.kept:
             raise MissingEvidence(
                 f"{self.run.folder} kept no model of epoch {epoch}; it kept {', '.join(map(str, self.kept))} (-1 is the state before "
-                "training). Record with checkpoints='every'."
+                "training). Record with Recording(checkpoints='every')."
             )
         kept = names_inside(self.run.model(epoch), self.training.model)
         now = self.training.model.state_dict()

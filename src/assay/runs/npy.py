@@ -17,7 +17,8 @@ from ..core.npy import read_npy
 from ..core.scores import Scores, ordered
 from .disk import make_folder, opened, replace, whole_folder
 from .paths import RunPaths
-from .recorder import Recorder, check_place
+from .recorder import Origin, Recorder, check_place
+from .recording import Recording
 from .run import Run
 from .schema import View
 
@@ -64,10 +65,11 @@ def import_npy(
         raise Mismatch(f"{source}/ids.npy names {len(ids)} examples, {n} labels were given; give the labels of the full set.")
     place = RunPaths(Path(folder))
     check_place(place)
+    kept = Recording(view=view, keep_logits=True, checkpoints="none")
     with (
         # A run of half the files would open like one of all.
         whole_folder(place.folder) as part,
-        Recorder(part, ids, view=view, keep_logits=True, checkpoints="none", about={"data": str(source)}, code=code) as run,
+        Recorder(part, ids, kept, origin=Origin(about={"data": str(source)}, code=code)) as run,
     ):
         for epoch in numbers:
             logits, index = _read(source / f"{epoch}_Output.npy", 2), _read(source / f"{epoch}_Index.npy", 1)

@@ -4,18 +4,17 @@ import contextlib
 import dataclasses
 import functools
 import math
-import numbers
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
 from ..maths.observations import faults, observe
@@ -31,8 +30,9 @@ from .disk import (
     save_tensors,
 )
 from .paths import RunPaths
+from .recording import Recording
 from .run import Run, read_run
-from .schema import CONDITIONS, Commit, File, Header, View, here, now, read_commits, write_header
+from .schema import CONDITIONS, Commit, File, Header, here, now, read_commits, write_header
 from .tables import write_examples
 
 FLUSH_BYTES = 2 * 2**20
@@ -40,8 +40,6 @@ FLUSH_BYTES = 2 * 2**20
 
 SMALL = 2**22
 """Examples times classes up to which the probabilities are summed up unless it is asked otherwise: 32 MB on disk."""
-
-Checkpoints = Literal["every", "last", "none"] | Sequence[int]
 
 
 def check_place(paths: RunPaths, resume: bool = False) -> bool:
@@ -139,6 +137,51 @@ class Nothing:
         """Nothing to do."""
 
 
+@dataclasses.dataclass(frozen=True)
+@checked_fields
+class Origin:
+    """Where a recorded training comes from, as the run says it.
+
+    Attributes:
+        seed: From which its epochs can be repeated; None where they cannot.
+        device: On which it trains.
+        about: What is being trained, in words, for the report.
+        code: Version of what records.
+
+    Raises:
+        UsageError: A setting is of a wrong kind.
+    """
+
+    seed: int | None = None
+    device: str = "cpu"
+    about: Mapping[str, object] | None = None
+    code: str = ""
+
+    def __post_init__(self):
+        if self.seed is not None:
+            object.__setattr__(self, "seed", int(self.seed))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
+class Partial:
+    """Epochs that may train on a part of the examples, or on some several times.
+
+    The run then says how often it trained on each and with which weight of its loss, facts of the others are missing, and those of one that came
+    several times are its last ones.
+
+    Attributes:
+        select: Title of what chooses them.
+        labels: Those of all examples, without which the first epoch must visit each.
+
+    Raises:
+        UsageError: A setting is of a wrong kind.
+    """
+
+    select: str = ""
+    labels: Int[Tensor, " examples"] | None = None
+
+
 class Recorder:
     """Writes one run, epoch by epoch.
 
@@ -150,36 +193,30 @@ class Recorder:
             `begin`.
     """
 
+    @moved_keywords(
+        {
+            **dict.fromkeys(("view", "keep_logits", "mean_probs", "checkpoints"), "recording=assay.Recording({name}=...)"),
+            **dict.fromkeys(("select", "labels"), "partial=assay.runs.recorder.Partial({name}=...)"),
+            **dict.fromkeys(("seed", "device", "about", "code"), "origin=assay.runs.recorder.Origin({name}=...)"),
+        }
+    )
     @checked_arguments
     def __init__(
         self,
         folder: str | Path,
         ids: Ids,
+        recording: Recording | None = None,
         *,
-        view: View = "train",
-        keep_logits: bool = False,
-        mean_probs: bool | None = None,
-        checkpoints: Checkpoints = "last",
         live: Alongside | None = None,
-        partial: bool = False,
-        select: str = "",
-        labels: Int[Tensor, " examples"] | None = None,
+        partial: Partial | None = None,
         class_names: Sequence[str] | None = None,
-        seed: int | None = None,
-        device: str = "cpu",
-        about: Mapping[str, object] | None = None,
+        origin: Origin | None = None,
         resume: bool = False,
-        code: str = "",
     ):
         """Start a run in `folder`, or, with `resume`, continue the run that is there, if any.
 
-        `mean_probs` says whether the probabilities are summed up over the epochs, which costs 8 bytes per example and class on disk; by
-        default only if examples times classes are at most 4,194,304, or as when the resumed run was begun.
-
-        With `partial` an epoch may train on a part of the examples, or on some several times: the run then says how often it trained on each
-        and with which weight of its loss, facts of the others are missing, and an example that came several times
-        has the facts of its last visit. `select` is the title of the live selector that chose them. `labels` are those of all examples; without
-        them the first epoch must visit every example.
+        `live` are methods to compute during training, made by `LiveMethods`; a recorder that is used by itself refuses those that `recording` names.
+        With `partial` an epoch need not visit every example exactly once.
 
         Raises:
             OutputExists: A run is there and `resume` is false.
@@ -188,12 +225,12 @@ class Recorder:
             UsageError: A setting is outside its range.
             NotWritten: The operating system refuses.
         """
-        if view not in ("train", "eval"):
-            raise UsageError(f"view={view!r} is neither 'train' (the training pass) nor 'eval' (a clean pass per epoch).")
-        if not (checkpoints in ("every", "last", "none") if isinstance(checkpoints, str) else _are_epochs(checkpoints)):
-            raise UsageError(f"checkpoints={checkpoints!r} is not 'every', 'last', 'none' or a list of epochs counted from 0.")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
-            raise UsageError(f"seed={seed!r} is no integer; give an integer, or None.")
+        recording, origin = recording or Recording(), origin or Origin()
+        if recording.live:
+            raise UsageError(
+                f"Recording: live={list(map(str, recording.live))} names methods, which a recorder of your own does not make; give them to it as "
+                "live=assay.LiveMethods([...])."
+            )
         if not len(ids):
             raise UsageError("There are no examples to record.")
         if live is not None and not isinstance(live, Alongside):
@@ -215,35 +252,35 @@ class Recorder:
             exists = check_place(self.paths, resume)
             wanted = Header(
                 **here(),
-                code=code,
-                view=view,
-                keep_logits=keep_logits,
-                mean_probs=mean_probs is not False,
-                checkpoints=checkpoints if isinstance(checkpoints, str) else tuple(sorted(set(map(int, checkpoints)))),  # type: ignore[arg-type]
+                code=origin.code,
+                view=recording.view,
+                keep_logits=recording.keep_logits,
+                mean_probs=recording.mean_probs is not False,
+                checkpoints=kept if isinstance(kept := recording.checkpoints, str) else tuple(sorted(set(kept))),  # type: ignore[arg-type]
                 examples=len(ids),
                 live=self.alongside.titles,
-                partial=partial,
-                select=select,
-                seed=None if seed is None else int(seed),
-                device=device,
-                about=dict(about or {}),
+                partial=partial is not None,
+                select="" if partial is None else partial.select,
+                seed=origin.seed,
+                device=origin.device,
+                about=dict(origin.about or {}),
             )
             self.labels: Int[Tensor, " examples"] = torch.full((len(ids),), -1, dtype=torch.int64)
             self.classes = 0
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
-            if labels is not None:
+            if partial is not None and (labels := partial.labels) is not None:
                 if labels.shape != (len(ids),):
                     raise UsageError(f"labels= has shape {tuple(labels.shape)}, where {len(ids)} examples have one each.")
                 self.labels = labels.to("cpu", torch.int64).clone()
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
-            self._undecided = mean_probs is None
+            self._undecided = recording.mean_probs is None
             self._warned = False
             self._skipped = 0
             self._open = False
             for path in (self.paths.header, self.paths.examples, self.paths.commits):
                 remove_leftovers(path)
-            self._code, self._device = code, device
+            self._code, self._device = origin.code, origin.device
             if exists:
                 self._reopen(wanted)
             else:
@@ -522,7 +559,7 @@ class Recorder:
             names = self.ids.take(twice)
             raise UsageError(
                 f"Epoch {self.epochs}: {len(names)} ids came more than once: {listed(names, len(names))}. "
-                "A recorded training pass visits every example once; with a repeating sampler, record with view='eval', or with partial=True."
+                "A recorded training pass visits every example once; with a repeating sampler, record with Recording(view='eval'), or with partial=Partial()."
             )
         self._check_labels(positions, labels)
         for bad, what, cure in faults(logits, labels):
@@ -585,8 +622,8 @@ class Recorder:
             replace(self.paths.header, write_header(self.header))
             warnings.warn(
                 f"{self.paths.folder}: mean probabilities are not kept, because {len(self.ids):,} examples of {self.classes:,} classes take "
-                f"{8 * len(self.ids) * self.classes / 2**20:,.0f} MB; record with mean_probs=True to choose new labels with `relabel`, or with "
-                "mean_probs=False to leave them out without this warning.",
+                f"{8 * len(self.ids) * self.classes / 2**20:,.0f} MB; record with Recording(mean_probs=True) to choose new labels with `relabel`, or with "
+                "Recording(mean_probs=False) to leave them out without this warning.",
                 stacklevel=4,
             )
 
@@ -648,7 +685,7 @@ class Recorder:
             names = self.ids.take(absent)
             raise UsageError(
                 f"Epoch {epoch}: {len(names)} of {len(self.ids)} ids were not visited: {listed(names, len(names))}. "
-                "A recorded training pass visits every example; with drop_last or a partial sampler, record with view='eval', or with partial=True."
+                "A recorded training pass visits every example; with drop_last or a partial sampler, record with Recording(view='eval'), or with partial=Partial()."
             )
         labels = self.epoch_labels
         if bool((labels == labels[0]).all()):
@@ -832,7 +869,3 @@ def _warn_of_probabilities(logits: Tensor) -> None:
             "be those of a second softmax; give recorder.batch what the model computes before its softmax, or torch.log(probabilities).",
             stacklevel=4,
         )
-
-
-def _are_epochs(value: object) -> bool:
-    return isinstance(value, Iterable) and all(isinstance(one, numbers.Integral) and int(one) >= 0 for one in value)

@@ -372,7 +372,7 @@ class Run:
         if commit.checkpoint is None or epoch not in self.checkpoints():
             raise RunError(
                 f"{self.folder} keeps no checkpoint of epoch {epoch} (it keeps {self.checkpoints() or 'none'}); "
-                "record with checkpoints='every'."
+                "record with Recording(checkpoints='every')."
             )
         return self._open(commit.checkpoint)
 
@@ -455,7 +455,7 @@ class Run:
         if live is None or stream is None or f"{title}|steps" not in stream.sums:
             raise UsageError(
                 f"{self.folder} holds no value over time of {title!r} (it ran live: {', '.join(self.header.live) or 'nothing'}); record "
-                "with live=['liveval'] (`--live liveval`)."
+                "with Recording(live=['liveval']) (`--live liveval`)."
             )
         fields = [field.name for field in dataclasses.fields(Stream)]
         parts = []

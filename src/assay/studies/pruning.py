@@ -25,7 +25,7 @@ from ..core.scores import Scores, ordered
 from ..core.selection import budget_of
 from ..core.study import ALL, EASY, HARD, RANDOM, ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study
 from ..core.trial import FEWEST, Outcome
-from ..experiments.plan import LoadedData, Plan, Recording, load_data
+from ..experiments.plan import LoadedData, Plan, PlanRecording, load_data
 from ..experiments.progress import Progress
 from ..experiments.record import record
 from ..experiments.report import MARK
@@ -96,7 +96,7 @@ class Setup:
                 "A study chooses its own parts and takes its own steps; leave validation, subset, models, member and a horizon out of the "
                 "plan."
             )
-        if plan.record != Recording():
+        if plan.record != PlanRecording():
             raise UsageError("A study says itself what its recordings keep; leave the table record out of the plan.")
         device_named(plan.training.device)
         epochs = self.probed(0, self.sizes[0]).training.epochs

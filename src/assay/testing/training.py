@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from assay.integrations.loader import DataSpec
+from assay.runs.recording import Recording
+
 from ..core.ids import Ids
 from ..experiments.evidence import open_replay
 from ..integrations.pytorch import record
@@ -61,7 +64,7 @@ def trained(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.5)
     loader = DataLoader(TensorDataset(inputs, labels), batch_sampler=batches)
     folder = pathlib.Path(tempfile.mkdtemp()) / "run"
-    with record(folder, model, optimizer, loader, ids=ids, checkpoints="every") as recorder:
+    with record(folder, model, optimizer, loader, Recording(checkpoints="every"), data=DataSpec(ids=ids)) as recorder:
         for epoch in range(len(epochs)):
             batches.epoch = epoch
             for x, y in recorder.epoch():
