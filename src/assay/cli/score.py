@@ -94,6 +94,7 @@ def score_(
     from ..core.scores import ordered
     from ..core.words import worded
     from ..data.arrays import rows_by_id
+    from ..experiments.request import Request
     from ..experiments.scorable import check_untrained, is_replayed, scorable
     from ..experiments.score import ALL, served
     from ..methods import METHODS, parse
@@ -124,10 +125,7 @@ def score_(
     replayed, retrained = any(is_replayed(opened, one) for one in named), any(one.retrains for one in named)
     _check_read(methods, replayed, retrained, how != ReplayConfig(), executor != "processes" or workers is not None)
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
-        table, refused = served(
-            opened,
-            list(dict.fromkeys(methods)),
-            joined=False,
+        request = Request(
             strict=strict,
             save=True,
             recompute=recompute,
@@ -139,6 +137,7 @@ def score_(
             pool=pool if retrained else None,
             progress=progress,
         )
+        table, refused = served(opened, list(dict.fromkeys(methods)), request, joined=False)
     rows, warned, partly = [], any(one.warnings for one in table.values()), any(len(one.unscored) for one in table.values())
     repeated = any(one.repeats is not None and len(one.repeats) > 1 for one in table.values())
     for title, one in table.items():

@@ -23,6 +23,7 @@ from .evidence import Agreed, gather, open_replay
 from .models import members_of
 from .plan import has_plan
 from .progress import Progress
+from .request import Request
 from .saved_scores import can_be_told, parents_of
 from .scorable import check_read, check_untrained
 
@@ -64,7 +65,7 @@ def attribute(
     attributor = attributor_named(method)
     if not run.epochs:
         check_untrained([attributor])
-    check_read(run, [attributor], loop, targets, None, {}, {}, None, False)
+    check_read(run, [attributor], Request(loop=loop, targets=targets))
     replays = _opened(run, attributor, loop, targets)
     first, name, title = replays[0], attributor.query_set, attributor.title
     queries = first.queries(name)

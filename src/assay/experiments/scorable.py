@@ -1,7 +1,6 @@
 """Which methods a run allows, and the checks of a request for scores."""
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 
 import torch
 from jaxtyping import Bool
@@ -19,11 +18,10 @@ from ..core.selection import AbstractSelector
 from ..learners import parse as parse_learner
 from ..methods import catalogue, parse
 from ..replay.config import ReplayConfig
-from ..replay.loop import Loop
-from ..replay.targets import Given
 from ..runs.run import Run
 from .evidence import gather
 from .plan import has_plan
+from .request import Request
 
 BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.FEATURES, Need.GAME})
 """Needs that ask for anything beside the run."""
@@ -99,26 +97,23 @@ def check_wanted(wanted: Sequence[AbstractMethod]) -> None:
 def check_read(
     run: Run,
     wanted: Sequence[AbstractMethod],
-    loop: Loop | None,
-    targets: Mapping[str, Given] | Sequence[str] | None,
-    replay_config: ReplayConfig | None,
-    references: Mapping[str, object],
-    inputs: Mapping[str, object],
-    pool: Executor | None,
-    idle_recompute: bool,
+    request: Request,
 ) -> None:
     """Refuse arguments that none of the methods would read.
 
     Raises:
         UsageError: Names the first such argument.
     """
+    loop, targets, replay_config = request.loop, request.targets, request.replay_config
     titles = listed([one.title for one in wanted], len(wanted))
     retaken = any(is_replayed(run, one) for one in wanted)
-    if idle_recompute:
+    if request.recompute and not request.save:
         raise UsageError("recompute=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
-    if unused := [name for name in references if name not in {asked for one in wanted for asked in one.asks.references}]:
+    if unused := [
+        name for name in request.references or () if name not in {asked for one in wanted for asked in one.asks.references}
+    ]:
         raise UsageError(f"No method asks for the reference {unused[0]!r}; score oti:reference={unused[0]}, or leave it out.")
-    if unread := [name for name in inputs if name not in {asked for one in wanted for asked in inputs_asked(one)}]:
+    if unread := [name for name in request.inputs or () if name not in {asked for one in wanted for asked in inputs_asked(one)}]:
         raise UsageError(
             f"No method reads rows named {unread[0]!r}; score a method with features=rows:{unread[0]}, such as "
             f"cg_score:features=rows:{unread[0]}, or leave them out."
@@ -132,7 +127,7 @@ def check_read(
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
     if replay_config is not None and replay_config != ReplayConfig() and not retaken:
         raise UsageError(f"replay_config= is for methods that replay the training; {titles} do not. Leave it out.")
-    if pool is not None and not any(one.retrains for one in wanted):
+    if request.pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(
             f"pool= is for {' or '.join(retraining())}, which trains without each example; {titles} do not. Leave it out."
         )

@@ -31,6 +31,7 @@ from .evidence import Agreed, data_of, gather, given_rows, open_replay
 from .models import members_of, over_models
 from .plan import has_plan
 from .progress import Progress
+from .request import Request
 from .retraining import Retraining
 from .saved_scores import parents_of, saved_score
 from .scorable import (
@@ -107,21 +108,8 @@ def score(
         NumericalError: An adjoint is not finite.
         TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
     """
-    made, refused = served(
-        run,
-        methods,
-        joined=True,
-        strict=strict,
-        save=save,
-        recompute=recompute,
-        loop=loop,
-        targets=targets,
-        replay_config=replay_config,
-        references=references,
-        inputs=inputs,
-        pool=pool,
-        progress=progress,
-    )
+    request = Request(strict, save, recompute, loop, targets, replay_config, references, inputs, pool, progress)
+    made, refused = served(run, methods, request, joined=True)
     _warn(methods, refused)
     return ScoreTable(list(made.values()), refused)
 
@@ -140,7 +128,7 @@ def score_separately(
     Raises:
         AssayError: As `score`.
     """
-    made, refused = served(run, methods, joined=False, **given)
+    made, refused = served(run, methods, Request(**given), joined=False)
     _warn(methods, refused)
     return made
 
@@ -157,65 +145,47 @@ def _warn(methods: object, refused: Mapping[str, str]) -> None:
 def served(
     run: str | Path | Run | Evidence,
     methods: Sequence[str | AbstractMethod] | str | AbstractMethod,
+    request: Request,
     *,
     joined: bool,
-    strict: bool = False,
-    save: bool = False,
-    recompute: bool = False,
-    loop: Loop | None = None,
-    targets: Mapping[str, Given] | Sequence[str] | None = None,
-    replay_config: ReplayConfig | None = None,
-    references: Mapping[str, Mapping[str, Tensor]] | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    pool: Executor | None = None,
-    progress: Progress | None = None,
 ) -> tuple[dict[str, Scores], dict[str, str]]:
     """The scores of the methods that the run allows, by title; and the reasons against the others, by title. Issues no warning.
 
     Args:
+        run, methods: As `score` takes them.
+        request: What is given beside them.
         joined: Whether the scores must cover the same examples.
-        run, methods, strict, save, recompute, loop, targets, replay_config, references, inputs, pool, progress: As `score` takes them.
 
     Raises:
         AssayError: As `score`.
     """
     if isinstance(run, Evidence):
-        beside: dict[str, object] = {
-            "save": save,
-            "recompute": recompute,
-            "loop": loop,
-            "targets": targets,
-            "replay_config": replay_config,
-        }
-        beside |= {"references": references, "inputs": inputs, "pool": pool}
-        return _in_memory(run, methods, strict, [name for name, given in beside.items() if given])
+        return _in_memory(run, methods, request.strict, request.of_a_run)
     run = run if isinstance(run, Run) else Run(run)
     wanted, left_out = _wanted(run, methods)
     if left_out and not wanted:
         raise MissingEvidence(f"{run.folder} allows no method with its default options: {next(iter(left_out.values()))}")
     check_wanted(wanted)
-    check_read(run, wanted, loop, targets, replay_config, references or {}, inputs or {}, pool, recompute and not save)
+    check_read(run, wanted, request)
     if not run.epochs:
         check_untrained(wanted)
     refused: dict[str, AssayError] = {}
-    wanted = _recorded(run, wanted, loop, strict, refused)
+    wanted = _recorded(run, wanted, request, refused)
     models = members_of(run)
     agreed: Agreed = {}
-    seen, content = _inputs(run, wanted, loop, inputs or {}, agreed)
-    wanted, replays = _by_replay(
-        models, wanted, loop, targets, replay_config, references, pool, progress, strict, refused, agreed
-    )
+    seen, content = _inputs(run, wanted, request, agreed)
+    wanted, replays = _by_replay(models, wanted, request, refused, agreed)
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
-    parents = {one.title: parents_of(run, one, first, loop, replay_config, content) for one in wanted}
+    parents = {one.title: parents_of(run, one, first, request.loop, request.replay_config, content) for one in wanted}
     evidences = [gather(model, replays[place] if replays else None, seen, replays) for place, model in enumerate(models)]
     for one in wanted:
-        if save and not recompute and (old := saved_score(run, one, parents[one.title])) is not None:
+        if request.save and not request.recompute and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
     due = [one for one in wanted if one.title not in made]
     for one in due:
         if looks_at_inputs(one) and DATA not in seen:
-            data_of(run, loop)
+            data_of(run, request.loop)
         for name in inputs_asked(one):
             if name not in seen:
                 raise UsageError(
@@ -225,7 +195,7 @@ def served(
     if joined:
         check_joinable(run, wanted, made, evidences[0])
     spent = Spent()
-    for result in _each(models, due, evidences, spent, strict, refused):
+    for result in _each(models, due, evidences, spent, request.strict, refused):
         made[result.title] = result
     for one in (one for one in due if one.title in made):
         lineage = Lineage(
@@ -242,7 +212,7 @@ def served(
         # What could not be held against the recording concerns all that is taken from the replay.
         remarks += first.cautions if first is not None and replayed(one) else ()
         made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
-        if save:
+        if request.save:
             save_scores(made[one.title], run.paths.scores(one.title))
     if not made:
         raise next(iter(refused.values()))
@@ -324,13 +294,14 @@ def _or_refused(
 
 
 def _recorded(
-    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, strict: bool, refused: dict[str, AssayError]
+    run: Run, wanted: Sequence[AbstractMethod], request: Request, refused: dict[str, AssayError]
 ) -> list[AbstractMethod]:
     """The methods that find in the run, and in the loop's data, what they read; those that take the training again are not asked.
 
     Raises:
         AssayError: No method is left, or anything is refused and `strict`.
     """
+    loop = request.loop
 
     def there(methods: list[AbstractMethod]) -> list[AbstractMethod]:
         for one in methods:
@@ -348,20 +319,14 @@ def _recorded(
                 data_of(run, loop)
         return methods
 
-    able = _or_refused([one for one in wanted if not is_replayed(run, one)], there, strict, refused, lambda *_: True)
+    able = _or_refused([one for one in wanted if not is_replayed(run, one)], there, request.strict, refused, lambda *_: True)
     return [one for one in wanted if one in able or is_replayed(run, one)]
 
 
 def _by_replay(
     models: Sequence[Run],
     wanted: Sequence[AbstractMethod],
-    loop: Loop | None,
-    targets: Mapping[str, Given] | Sequence[str] | None,
-    replay_config: ReplayConfig | None,
-    references: Mapping[str, Mapping[str, Tensor]] | None,
-    pool: Executor | None,
-    progress: Progress | None,
-    strict: bool,
+    request: Request,
     refused: dict[str, AssayError],
     agreed: Agreed,
 ) -> tuple[list[AbstractMethod], list[Replay]]:
@@ -375,14 +340,14 @@ def _by_replay(
     known: dict[frozenset[str], list[Replay] | AssayError] = {}
 
     def opened(methods: list[AbstractMethod]) -> list[AbstractMethod]:
-        replays[:] = _replays(models, methods, loop, targets, replay_config, references, pool, progress, known, agreed)
+        replays[:] = _replays(models, methods, request, known, agreed)
         return methods
 
     def soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
-        return _soft(error, methods) or (loop is None and not has_plan(models[0]))
+        return _soft(error, methods) or (request.loop is None and not has_plan(models[0]))
 
     again = [one for one in wanted if is_replayed(models[0], one)]
-    able = _or_refused(again, opened, strict, refused, soft)
+    able = _or_refused(again, opened, request.strict, refused, soft)
     if len(able) < len(again):
         # What stands there is what the last of them asked for.
         opened(able)
@@ -406,33 +371,28 @@ def _each(
 
 
 def _inputs(
-    run: Run, wanted: Sequence[AbstractMethod], loop: Loop | None, given: Mapping[str, Any], agreed: Agreed
+    run: Run, wanted: Sequence[AbstractMethod], request: Request, agreed: Agreed
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What the wanted methods of inputs look at, by name, and fingerprints."""
-    both = {name: given_rows(rows) for name, rows in given.items()}
+    both = {name: given_rows(rows) for name, rows in (request.inputs or {}).items()}
     seen, content = {name: rows for name, (rows, _) in both.items()}, {name: of for name, (_, of) in both.items()}
     # Of a user's loop that is not given, saved scores may be all that is asked for.
-    if any(map(looks_at_inputs, wanted)) and (loop is not None or has_plan(run)):
-        seen[DATA], content[DATA] = data_of(run, loop, agreed)
+    if any(map(looks_at_inputs, wanted)) and (request.loop is not None or has_plan(run)):
+        seen[DATA], content[DATA] = data_of(run, request.loop, agreed)
     return seen, content
 
 
 def _replays(
     models: Sequence[Run],
     wanted: Sequence[AbstractMethod],
-    loop: Loop | None,
-    targets: Mapping[str, Given] | Sequence[str] | None,
-    replay_config: ReplayConfig | None,
-    references: Mapping[str, Mapping[str, Tensor]] | None,
-    pool: Executor | None,
-    progress: Progress | None,
+    request: Request,
     known: dict[frozenset[str], list[Replay] | AssayError],
     agreed: Agreed,
 ) -> list[Replay]:
     """Every model of a recording ready to be taken again, if a method asks for it; else none.
 
     Args:
-        models, wanted, loop, targets, replay_config, references, pool, progress: As they were given.
+        models, wanted, request: As they were given.
         known: What came of it, by the targets that were asked for; written to.
         agreed: What is known of the examples of the loop; written to.
     """
@@ -442,17 +402,7 @@ def _replays(
     key = frozenset(target for _, target in asked)
     if key not in known:
         try:
-            known[key] = _opened(
-                models,
-                list(dict.fromkeys(target for _, target in asked)),
-                loop,
-                targets,
-                replay_config,
-                references,
-                pool,
-                progress,
-                agreed,
-            )
+            known[key] = _opened(models, list(dict.fromkeys(target for _, target in asked)), request, agreed)
         except AssayError as error:
             known[key] = error
     found = known[key]
@@ -473,22 +423,18 @@ def _replays(
 def _opened(
     models: Sequence[Run],
     asked: Sequence[str],
-    loop: Loop | None,
-    targets: Mapping[str, Given] | Sequence[str] | None,
-    replay_config: ReplayConfig | None,
-    references: Mapping[str, Mapping[str, Tensor]] | None,
-    pool: Executor | None,
-    progress: Progress | None,
+    request: Request,
     agreed: Agreed,
 ) -> list[Replay]:
     """Every model of a recording ready to be taken again, with these targets."""
+    loop, targets, config = request.loop, request.targets, request.replay_config
     if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
         targets = list(dict.fromkeys([*(targets or ()), *asked]))
     found: list[Replay] = []
     for model in models:
         replay = open_replay(
-            model, loop=loop, targets=targets, replay_config=replay_config, references=references, asked=asked, agreed=agreed
+            model, loop=loop, targets=targets, replay_config=config, references=request.references, asked=asked, agreed=agreed
         )
-        replay.train_many = Retraining(replay, loop, targets, replay_config, pool, progress or Progress())
+        replay.train_many = Retraining(replay, loop, targets, config, request.pool, request.progress or Progress())
         found.append(replay)
     return found
