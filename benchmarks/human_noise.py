@@ -21,6 +21,7 @@ from assay.experiments.record import record
 from assay.experiments.scorable import scorable
 from assay.maths import draws
 from assay.runs.artefacts import load_truth
+from assay.training.batches import TrainingData
 from assay.training.loop import predict, train
 
 
@@ -40,7 +41,7 @@ def cross_validated(plan: Plan, folds: int, seed: int) -> Scores:
         model = plan.build(loaded, seed + number)
         recipe = plan.recipe_with(seed + number)
         augment = plan.augmentation(loaded, seed + number)
-        train(model, part.inputs, part.labels, part.ids, recipe, prepare=examples.prepared, augment=augment)
+        train(model, TrainingData(part.inputs, part.labels, part.ids, prepare=examples.prepared, augment=augment), recipe)
         logits = predict(model, examples.inputs[outside], prepare=examples.prepared, device=recipe.device)
         held_out[outside] = logits.double().softmax(-1).gather(1, examples.labels[outside][:, None])[:, 0]
     return Scores(

@@ -96,6 +96,8 @@ def good(folder):
         "curve_for": ((run, aum), {}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
+        "ScalingGrid": ((), {"metrics": ["vog"], "seeds": 2, "angles": []}),
+        "DifficultyGrid": ((), {"metrics": ["vog"], "seeds": 2, "pd_layers": 3}),
         "report_data": ((run, table), {"decision": decision}),
         "report": ((run, table, folder / "page.html"), {"decision": decision}),
         "examples_from_arrays": ((x, y), {}),

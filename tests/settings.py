@@ -39,4 +39,4 @@ def grouped_recorder(flat: Mapping[str, Any]) -> dict[str, Any]:
     left = dict(flat)
     partial = left.pop("partial", "select" in left)
     result = _grouped(left, OWN)
-    return {**result, "partial": result.get("partial", Partial())} if partial else result
+    return {**result, "partial": result.get("partial", Partial()) if partial else None}

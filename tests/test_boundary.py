@@ -107,6 +107,8 @@ def test_keywords_of_before_say_where_they_went(run, tmp_path):
         assay.Recorder(tmp_path / "moved", assay.Ids([1]), seed=3)
     with pytest.raises(UsageError, match=r"names methods, which a recorder of your own does not make.*live=assay\.LiveMethods"):
         assay.Recorder(tmp_path / "moved", assay.Ids([1]), assay.Recording(live=["aum"]))
+    with pytest.raises(UsageError, match=r"study_scaling: seeds= is now given as grid=assay\.ScalingGrid\(seeds="):
+        assay.study_scaling(tmp_path / "moved", scale="tiny", seeds=2)
     with pytest.raises(TypeError, match="unexpected keyword argument 'chekpoints'"):
         assay.record(*given, chekpoints="every")
     assert not (tmp_path / "moved").exists()

@@ -22,6 +22,8 @@ _HOMES = {
     "curve_for": "experiments.cleanse",
     "study_scaling": "studies.scaling",
     "study_difficulty": "studies.difficulty",
+    "ScalingGrid": "studies.scaling",
+    "DifficultyGrid": "studies.difficulty",
     "load_study": "runs.artefacts",
     "report_data": "experiments.report_data",
     "report": "experiments.report",

@@ -46,7 +46,9 @@ from .runs.attributions import load_attribution as load_attribution
 from .runs.recorder import Recorder as Recorder
 from .runs.recording import Recording as Recording
 from .runs.run import Run as Run
+from .studies.difficulty import DifficultyGrid as DifficultyGrid
 from .studies.difficulty import study_difficulty as study_difficulty
+from .studies.scaling import ScalingGrid as ScalingGrid
 from .studies.scaling import study_scaling as study_scaling
 
 __version__: str
@@ -57,6 +59,7 @@ __all__ = [
     "Curve",
     "DataSpec",
     "Decision",
+    "DifficultyGrid",
     "Direction",
     "Evidence",
     "Ids",
@@ -69,6 +72,7 @@ __all__ = [
     "Recording",
     "ReplayConfig",
     "Run",
+    "ScalingGrid",
     "ScoreTable",
     "Scores",
     "Verdict",

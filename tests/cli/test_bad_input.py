@@ -53,7 +53,7 @@ def written(tmp_path, name="d.npz", **arrays):
         (["--data", "digits", "--epochs", "0"], "epochs=0"),
         (["--data", "digits", "--clip", "0"], "clip=0.0 is not a number above 0"),
         (["--data", "digits", "--ema", "1"], "ema=1.0 is not a number between 0 and 1"),
-        (["--data", "digits", "--view", "evl"], "'train' or 'eval'"),
+        (["--data", "digits", "--view", "evl"], "record.view='evl' is neither 'train'"),
         (["--data", "digits", "--checkpoints", "often"], "epochs such as 0,5,10"),
         (["--data", "digits", "--checkpoints", "0,20"], "some of the 20 epochs"),
         (["--data", "digits", "--live", "tdd"], "Did you mean tdds"),

@@ -18,6 +18,7 @@ from assay.experiments.plan import Plan
 from assay.experiments.score import score
 from assay.replay.config import ReplayConfig
 from assay.runs.artefacts import load_curve, save_curve
+from assay.training.batches import TrainingData
 from assay.training.loop import evaluate, train
 from assay.training.state import TrainingState
 from experiments import small
@@ -50,12 +51,17 @@ def by_hand(run, removed, retrain):
     weights[examples.ids.positions(removed, "the data")] = 0
     model = plan.build(loaded, plan.seed)
     if retrain == "all":
-        train(model, examples.inputs, examples.labels, examples.ids, plan.training, prepare=examples.prepared, weights=weights)
+        train(
+            model,
+            TrainingData(examples.inputs, examples.labels, examples.ids, prepare=examples.prepared),
+            plan.training,
+            weights=weights,
+        )
     else:
         file = run.state(run.epochs - 2)
         state = TrainingState.read(file.read_all(), file.notes)
-        given = {"prepare": examples.prepared, "weights": weights, "resume": state}
-        train(model, examples.inputs, examples.labels, examples.ids, plan.training, **given)
+        given = {"weights": weights, "resume": state}
+        train(model, TrainingData(examples.inputs, examples.labels, examples.ids, examples.prepared), plan.training, **given)
     return [
         value
         for part in (loaded.validation, loaded.test)

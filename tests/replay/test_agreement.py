@@ -19,10 +19,10 @@ import assay
 from assay.core.errors import AssayError, Mismatch, UsageError
 from assay.experiments import score
 from assay.experiments.evidence import data_of, open_replay
-from assay.integrations import pytorch
 from assay.methods import parse
 from assay.replay import single_examples
 from assay.replay.agreement import Agreement
+from assay.replay.losses import cross_entropies
 from assay.runs import content
 from assay.runs.content import evaluated, looked_at
 from assay.runs.run import Run
@@ -796,7 +796,7 @@ def test_looking_at_examples_and_models_leaves_no_trace():
     model.norm.eval()
     before = state_of_all(model, dataset)
     ids = assay.core.ids.Ids(range(EXAMPLES))
-    watcher = single_examples.Watcher(DataLoader(dataset, 2), np.arange(EXAMPLES), ids, pytorch.cross_entropies, None)
+    watcher = single_examples.Watcher(DataLoader(dataset, 2), np.arange(EXAMPLES), ids, cross_entropies, None)
     watcher.begin(model, True, True)
     tensors, notes = watcher.stored(model, dataset.labels, True)
     assert not watcher.reason and set(tensors) == {
@@ -914,7 +914,7 @@ def test_a_run_that_goes_on_looks_at_few_examples_only(tmp_path, monkeypatch):
     many = TensorDataset(torch.randn(700, 3, generator=draw, dtype=torch.float64), torch.arange(700) % 2)
     looked, asked = [], single_examples.single_examples
     monkeypatch.setattr(
-        single_examples, "single_examples", lambda *given, **how: looked.append(len(given[4])) or asked(*given, **how)
+        single_examples, "single_examples", lambda *given, **how: looked.append(len(given[3])) or asked(*given, **how)
     )
     recorded(tmp_path / "run", many, epochs=1, batch=100)
     model, optimizer, loader = recorded(tmp_path / "run", many, epochs=1, batch=100, resume=True)

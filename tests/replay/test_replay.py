@@ -18,6 +18,7 @@ from assay.replay.replay import Replay
 from assay.runs.recorder import Origin, Recorder
 from assay.runs.recording import Recording
 from assay.runs.run import Run
+from assay.training.batches import TrainingData
 from assay.training.loop import Observer, train
 from assay.training.recipe import Recipe
 from assay.training.state import TrainingState
@@ -62,7 +63,9 @@ def recorded(folder, recipe, model, checkpoints="last"):
     inputs = inputs.to(next(model.parameters()).dtype)
     recorder = Recorder(folder, ids, Recording(checkpoints=checkpoints), origin=Origin(seed=recipe.seed))
     with recorder:
-        train(model, inputs, labels, ids, recipe, observer=Written(recorder), augment=noise if recipe.flip else None)
+        train(
+            model, TrainingData(inputs, labels, ids, augment=noise if recipe.flip else None), recipe, observer=Written(recorder)
+        )
     return Run(folder)
 
 
@@ -80,7 +83,7 @@ def again(run, recipe, model, inputs=None, labels=None, **given):
         file = run.state(epoch)
         return TrainingState.read(file.read_all(), file.notes)
 
-    training = PlannedTraining(model, inputs, labels, ids, recipe, states, augment=noise if recipe.flip else None)
+    training = PlannedTraining(model, TrainingData(inputs, labels, ids, augment=noise if recipe.flip else None), recipe, states)
     targets = {"loss": lambda m: iter([nn.functional.cross_entropy(m(own_inputs), own_labels)])}
     return Replay(run, training, targets, **given)
 

@@ -104,7 +104,7 @@ def test_it_is_refused_unless_it_is_meant(tmp_path, visits):
 
 
 def test_labels_that_nobody_told_are_asked_for(tmp_path):
-    with pytest.raises(UsageError, match=r"whose labels are not known yet.*Give labels="):
+    with pytest.raises(UsageError, match=r"whose labels are not known yet.*Give partial=Partial\(labels="):
         recorded(tmp_path, VISITS[:1], labels=None)
     assert recorded(tmp_path / "after", VISITS[1:], labels=None).epochs == 2
 

@@ -22,7 +22,7 @@ from assay.runs.artefacts import load_json, load_outcome, load_scores, load_stud
 from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
 from assay.studies.pruning import Setup, analysed, kept
-from assay.studies.scaling import study_scaling
+from assay.studies.scaling import ScalingGrid, study_scaling
 from studies.conftest import HOW, SMALL
 
 GOLDEN = np.load(pathlib.Path(__file__).parent.parent / "golden" / "selection.npz")
@@ -121,13 +121,13 @@ def test_the_same_study_again_trains_nothing_and_other_settings_are_refused(made
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     progress = Counting()
-    again = study_scaling(copy, SMALL, **HOW, progress=progress)
+    again = study_scaling(copy, SMALL, scale="tiny", grid=ScalingGrid(**HOW), progress=progress)
     assert {entry for entry in progress.said if entry[0] != "theory"} == {("record", 4, 4), ("train", 24, 24)}
     assert again.fingerprint == study.fingerprint and again.sentences == study.sentences
     with pytest.raises(OutputExists, match=r"holds a study of other settings \(seeds was 2 and is 3\); name another folder"):
-        study_scaling(copy, SMALL, **{**HOW, "seeds": 3})
+        study_scaling(copy, SMALL, scale="tiny", grid=ScalingGrid(**{**HOW, "seeds": 3}))
     with pytest.raises(OutputExists, match="plan was"):
-        study_scaling(copy, {**SMALL, "recipe": {"epochs": 2, "batch": 32, "lr": 0.2}}, **HOW)
+        study_scaling(copy, {**SMALL, "recipe": {"epochs": 2, "batch": 32, "lr": 0.2}}, scale="tiny", grid=ScalingGrid(**HOW))
 
 
 def test_a_damaged_training_is_done_again_and_all_comes_out_the_same(made, tmp_path):
@@ -138,7 +138,7 @@ def test_a_damaged_training_is_done_again_and_all_comes_out_the_same(made, tmp_p
     one.write_text(one.read_text()[:-20])
     (copy / "study.json").unlink()
     progress = Counting()
-    again = study_scaling(copy, SMALL, **HOW, progress=progress)
+    again = study_scaling(copy, SMALL, scale="tiny", grid=ScalingGrid(**HOW), progress=progress)
     assert ("train", 23, 24) in progress.said and ("train", 24, 24) in progress.said
     assert again.fingerprint == study.fingerprint
 
@@ -277,7 +277,6 @@ def test_files_that_changed_are_read_anew(tmp_path):
 
     settings = {**SMALL, "data": f"arrays:path={tmp_path / 'd.npz'},test=0.5", "seed": 0, "recipe": {"epochs": 20, "batch": 32}}
     how = {
-        "scale": "tiny",
         "metrics": "cg_score:protocol=rest",
         "sizes": (1.0,),
         "fractions": (0.5,),
@@ -286,11 +285,11 @@ def test_files_that_changed_are_read_anew(tmp_path):
     }
     how |= {"models": 1, "angles": ()}
     written(0)
-    before = study_scaling(tmp_path / "a", settings, **how)
+    before = study_scaling(tmp_path / "a", settings, scale="tiny", grid=ScalingGrid(**how))
     written(1)
-    after = study_scaling(tmp_path / "b", settings, **how)
+    after = study_scaling(tmp_path / "b", settings, scale="tiny", grid=ScalingGrid(**how))
     assert after.errors(ALL, "", 1.0, 1.0)[0] < 0.1 < before.errors(ALL, "", 1.0, 1.0)[0]
-    again = study_scaling(tmp_path / "a", settings, **how)
+    again = study_scaling(tmp_path / "a", settings, scale="tiny", grid=ScalingGrid(**how))
     assert again.fingerprint == after.fingerprint != before.fingerprint
 
 
@@ -337,13 +336,18 @@ def test_settings_out_of_range_are_refused(change, words):
 
 def test_a_choice_of_nothing_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"Of \d+ examples \(size 0.05\) 0.01 is none; give a larger"):
-        study_scaling(tmp_path / "x", SMALL, **{**HOW, "sizes": (0.05,), "fractions": (0.01,), "seeds": 1, "angles": ()})
+        study_scaling(
+            tmp_path / "x",
+            SMALL,
+            scale="tiny",
+            grid=ScalingGrid(**{**HOW, "sizes": (0.05,), "fractions": (0.01,), "seeds": 1, "angles": ()}),
+        )
 
 
 def test_a_page_of_someone_else_is_not_written_over(tmp_path):
     (tmp_path / "study.html").write_text("mine")
     with pytest.raises(OutputExists, match="is no page of assay"):
-        study_scaling(tmp_path, SMALL, **HOW)
+        study_scaling(tmp_path, SMALL, scale="tiny", grid=ScalingGrid(**HOW))
 
 
 def without_effect(draw, seeds, noise):

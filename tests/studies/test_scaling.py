@@ -5,8 +5,8 @@ import pytest
 from assay.core.errors import OutputExists, UnknownName, UsageError
 from assay.maths.perceptron import learnt
 from assay.studies import difficulty, scaling
-from assay.studies.difficulty import study_difficulty
-from assay.studies.scaling import ALPHAS, curve, planned, probe_of, study_scaling
+from assay.studies.difficulty import DifficultyGrid, study_difficulty
+from assay.studies.scaling import ALPHAS, ScalingGrid, curve, planned, probe_of, study_scaling
 from studies.conftest import SMALL
 
 
@@ -73,11 +73,7 @@ def test_difficulty_reads_what_the_project_called_its_metrics(tmp_path):
         tmp_path / "x",
         SMALL,
         scale="tiny",
-        metrics=("el2n", "pd", "vog"),
-        **how,
-        checkpoint_interval=2,
-        pd_layers=2,
-        pd_alpha=0.5,
+        grid=DifficultyGrid(("el2n", "pd", "vog"), **how, checkpoint_interval=2, pd_layers=2, pd_alpha=0.5),
     )
     assert found.metrics == ("el2n:at=3", "prediction_depth:reference=label,last=2,support=0.5", "vog")
     assert found.settings["probe"]["record"]["checkpoints"] == [1, 3] and found.theory == ()
@@ -105,7 +101,7 @@ def test_difficulty_reads_what_the_project_called_its_metrics(tmp_path):
 )
 def test_options_out_of_range_are_refused(run, how, words, tmp_path):
     with pytest.raises(UsageError, match=words):
-        run(tmp_path / "x", SMALL, scale="tiny", **how)
+        run(tmp_path / "x", SMALL, scale="tiny", grid=(ScalingGrid if run is study_scaling else DifficultyGrid)(**how))
     assert not (tmp_path / "x").exists()
 
 

@@ -15,7 +15,7 @@ from assay.core.errors import Mismatch, NumericalError, UsageError
 from assay.core.ids import Ids
 from assay.maths import draws
 from assay.training import Observer, Recipe, TrainingState, evaluate, predict, train
-from assay.training.batches import batches
+from assay.training.batches import TrainingData, batches
 
 EXAMPLES, CLASSES = 23, 3
 IDS = Ids(range(100, 100 + EXAMPLES))
@@ -58,7 +58,8 @@ def net(seed=0):
 def run(recipe, model=None, **more):
     model = net() if model is None else model
     more = {"prepare": prepare, "augment": augment, **more}
-    return train(model, IMAGES, LABELS, IDS, recipe, **more)
+    data = TrainingData(IMAGES, LABELS, IDS, more.pop("prepare"), more.pop("augment"))
+    return train(model, data, recipe, **more)
 
 
 def assert_same(one, other):
@@ -87,7 +88,7 @@ def test_the_loop_takes_the_steps_of_plain_torch(name):
     recipe = dataclasses.replace(RECIPES[name], crop=0, flip=False)
     model, plain = net(), net()
     model[4].p = plain[4].p = 0.0
-    state = train(model, IMAGES, LABELS, IDS, recipe, prepare=prepare)
+    state = train(model, TrainingData(IMAGES, LABELS, IDS, prepare=prepare), recipe)
 
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
     options = {"weight_decay": recipe.weight_decay}
@@ -153,7 +154,9 @@ def test_the_position_of_an_example_does_not_matter():
     shuffled = torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(3))
     first = run(RECIPES["adamw"])
     moved = train(
-        net(), IMAGES[shuffled], LABELS[shuffled], IDS.take(shuffled), RECIPES["adamw"], prepare=prepare, augment=augment
+        net(),
+        TrainingData(IMAGES[shuffled], LABELS[shuffled], IDS.take(shuffled), prepare=prepare, augment=augment),
+        RECIPES["adamw"],
     )
     assert all(torch.equal(first.model[name], moved.model[name]) for name in first.model)
 
@@ -204,7 +207,7 @@ def test_weights_of_one_change_nothing_and_weight_zero_removes_without_renormali
     def step(weights):
         model = nn.Linear(36, CLASSES).double()
         nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-        train(model, inputs, LABELS, IDS, recipe, weights=weights)
+        train(model, TrainingData(inputs, LABELS, IDS), recipe, weights=weights)
         return model.weight.detach(), inputs
 
     plain, _ = step(None)
@@ -225,7 +228,7 @@ def test_every_example_is_seen_once_per_epoch(batch, last_batch):
     keeper = Keeper()
     model = nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES))
     recipe = Recipe(epochs=2, lr=0.1, batch=batch, last_batch=last_batch)
-    train(model, IMAGES, LABELS, IDS, recipe, prepare=prepare, observer=keeper)
+    train(model, TrainingData(IMAGES, LABELS, IDS, prepare=prepare), recipe, observer=keeper)
     seen = torch.cat([positions for positions, *_ in keeper.batches])
     assert seen.bincount().tolist() == [2] * EXAMPLES
 
@@ -258,13 +261,13 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_ids():
     inputs[4, 0] = torch.nan
     step = next(step for step, positions in enumerate(batches(IDS.keys, RECIPES["sgd"], 0)) if 4 in positions)
     with pytest.raises(NumericalError, match=f"Epoch 0, step {step}: the loss of 1 examples is not finite; ids 104"):
-        train(nn.Linear(36, CLASSES), inputs, LABELS, IDS, RECIPES["sgd"])
+        train(nn.Linear(36, CLASSES), TrainingData(inputs, LABELS, IDS), RECIPES["sgd"])
 
 
 def test_parameters_that_blow_up_in_the_last_step_are_an_error():
     recipe = Recipe(epochs=1, lr=3e38, batch=EXAMPLES)
     with pytest.raises(NumericalError, match="After epoch 0"):
-        train(nn.Linear(36, CLASSES), 1e3 * prepare(IMAGES).flatten(1), LABELS, IDS, recipe)
+        train(nn.Linear(36, CLASSES), TrainingData(1e3 * prepare(IMAGES).flatten(1), LABELS, IDS), recipe)
 
 
 @pytest.mark.parametrize(
@@ -286,9 +289,10 @@ def test_parameters_that_blow_up_in_the_last_step_are_an_error():
 )
 def test_what_does_not_go_together_is_refused(change, match):
     flat = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, CLASSES))
-    call = {"model": flat, "inputs": IMAGES, "labels": LABELS, "ids": IDS, "recipe": RECIPES["adamw"]}
+    data = {"inputs": IMAGES, "labels": LABELS, "ids": IDS, "prepare": prepare, "augment": augment}
+    call = {"model": flat, "recipe": RECIPES["adamw"], **change}
     with pytest.raises(UsageError, match=match):
-        train(**{**call, "prepare": prepare, "augment": augment, **change})
+        train(data=TrainingData(**{name: call.pop(name, value) for name, value in data.items()}), **call)
 
 
 def test_resuming_something_else_is_refused():
@@ -297,7 +301,7 @@ def test_resuming_something_else_is_refused():
     with pytest.raises(Mismatch, match="trained by recipe"):
         run(dataclasses.replace(recipe, lr=0.2), resume=state)
     with pytest.raises(Mismatch, match="saw examples"):
-        train(net(), IMAGES[1:], LABELS[1:], IDS.take(range(1, EXAMPLES)), recipe, prepare=prepare, resume=state)
+        train(net(), TrainingData(IMAGES[1:], LABELS[1:], IDS.take(range(1, EXAMPLES)), prepare=prepare), recipe, resume=state)
     with pytest.raises(Mismatch, match="of another model"):
         run(recipe, nn.Sequential(nn.Flatten(), nn.Linear(36, CLASSES)), resume=state)
     with pytest.raises(Mismatch, match="stands at epoch 5"):
@@ -352,7 +356,7 @@ def test_steps_end_within_an_epoch_and_the_schedule_is_laid_out_over_them():
 def test_few_examples_are_passed_over_until_the_steps_are_taken():
     model = net()
     few = IDS.take(range(3))
-    state = train(model, IMAGES[:3], LABELS[:3], few, Recipe(epochs=1, lr=0.1, batch=5), prepare=prepare, steps=9)
+    state = train(model, TrainingData(IMAGES[:3], LABELS[:3], few, prepare=prepare), Recipe(epochs=1, lr=0.1, batch=5), steps=9)
     assert (state.epochs, state.steps) == (9, 9)
 
 

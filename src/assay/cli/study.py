@@ -114,8 +114,8 @@ def study_(
     from ..core.errors import UnknownName, UsageError
     from ..experiments.plan import merged, settings_in
     from ..runs.paths import StudyPaths
-    from ..studies.difficulty import study_difficulty
-    from ..studies.scaling import study_scaling
+    from ..studies.difficulty import DifficultyGrid, study_difficulty
+    from ..studies.scaling import ScalingGrid, study_scaling
     from .console import say, showing_progress
 
     if study not in ONLY:
@@ -141,7 +141,6 @@ def study_(
         }
     )
     how: dict[str, Any] = {
-        "scale": scale,
         "metrics": None if metrics is None else methods_named(metrics),
         "sizes": numbers("sizes", sizes),
         "fractions": numbers("fractions", fractions),
@@ -151,9 +150,10 @@ def study_(
         "per_class": per_class,
         **{name: value for name, value in own.items() if value is not None},
     }
-    run = study_scaling if study == "scaling" else study_difficulty
+    run, grid = (study_scaling, ScalingGrid) if study == "scaling" else (study_difficulty, DifficultyGrid)
+    settings = merged(settings_in(plan) if plan is not None else {}, flags)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        found = run(folder, merged(settings_in(plan) if plan is not None else {}, flags), **how, pool=pool, progress=progress)
+        found = run(folder, settings, scale=scale, grid=grid(**how), pool=pool, progress=progress)  # type: ignore[arg-type]
     show_study(found)
     say(f"The page: {StudyPaths(folder).page}")
 

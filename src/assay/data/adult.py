@@ -52,4 +52,4 @@ class Adult(AbstractDataset):
             raise UsageError(f"{folder} holds neither {wanted}. Give the folder of the UCI Adult files.")
         train, test = (table.read_csv(folder / name, columns=COLUMNS, comment="|") for name in pair)
         rows = [(*row[:-1], row[-1].removesuffix(".") if row[-1] is not None else None) for row in test.rows]
-        return table.split(train, dataclasses.replace(test, rows=rows), label="income")
+        return table.split(train, dataclasses.replace(test, rows=rows), table.Columns("income"))

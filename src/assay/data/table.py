@@ -116,13 +116,8 @@ class Table(AbstractDataset):
         return split(
             train,
             test if test is not None else float(self.test),
-            label=self.label,
-            id=self.id,
+            Columns(self.label, self.id, self.on_missing, _names(self.categorical), _names(self.drop), self.most_categories),
             seed=self.seed,
-            on_missing=self.on_missing,
-            categorical=_names(self.categorical),
-            drop=_names(self.drop),
-            most_categories=self.most_categories,
         )
 
     def _read(self, path: str) -> Cells:
@@ -418,19 +413,20 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def split(
-    train: Cells,
-    test: Cells | float,
-    *,
-    label: int | str,
-    id: int | str | None = None,
-    seed: int = 0,
-    on_missing: Literal["encode", "refuse"] = "encode",
-    categorical: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    most_categories: int = 200,
-) -> Split:
-    """Two tables, or one and the fraction to set aside, as encoded examples. `Table` says what each argument means.
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """What the columns of a table are. `Table` says what each field means."""
+
+    label: int | str
+    id: int | str | None = None
+    on_missing: Literal["encode", "refuse"] = "encode"
+    categorical: Sequence[str] = ()
+    drop: Sequence[str] = ()
+    most_categories: int = 200
+
+
+def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> Split:
+    """Two tables, or one and the fraction to set aside, as encoded examples.
 
     `Examples.rows` holds the cells as they were read, missing ones empty, without label and id: so the original label does not
     stand beside one that was planted wrong.
@@ -438,11 +434,11 @@ def split(
     Raises:
         UsageError: Columns that do not fit, labels or cells that cannot be used; names file, line and column.
     """
-    target, key = _position(train, label), None if id is None else _position(train, id)
+    target, key = _position(train, has.label), None if has.id is None else _position(train, has.id)
     if target == key:
         raise UsageError(f"{train.source}: column {train.columns[target]!r} cannot be both label and id.")
-    dropped = {_position(train, name) for name in drop}
-    codes = {_position(train, name) for name in categorical}
+    dropped = {_position(train, name) for name in has.drop}
+    codes = {_position(train, name) for name in has.categorical}
     inputs = [i for i in range(len(train.columns)) if i not in dropped | {target, key}]
     if not inputs:
         raise UsageError(f"{train.source}: no column is left as an input. Drop fewer.")
@@ -454,7 +450,7 @@ def split(
             f"{test.source} has the columns {listed(test.columns, len(test.columns), 20)}; "
             f"{train.source} has {listed(train.columns, len(train.columns), 20)}. Both need the same in the same order."
         )
-    if on_missing == "refuse":
+    if has.on_missing == "refuse":
         for cells in (train, test) if isinstance(test, Cells) else (train,):
             _refuse_missing(cells, inputs)
 
@@ -470,7 +466,7 @@ def split(
         train, ids, classes = full.take((~aside).nonzero().flatten().tolist()), full_ids.take(~aside), full_classes[~aside]
         test, test_ids, test_classes = full.take(aside.nonzero().flatten().tolist()), full_ids.take(aside), full_classes[aside]
 
-    encoder = fit(train, inputs, tuple(codes), most_categories)
+    encoder = fit(train, inputs, tuple(codes), has.most_categories)
     shown = [i for i in range(len(train.columns)) if i not in (target, key)]
     columns = tuple(train.columns[i] for i in shown)
     parts = [

@@ -25,6 +25,7 @@ from ..replay.replayable import ReplayableTraining
 from ..replay.targets import PART, Given, MeanLoss, Target
 from ..runs.epochs import MeanEpochs, RecordedEpochs
 from ..runs.run import Run
+from ..training.batches import TrainingData
 from ..training.state import TrainingState
 from .games import game_of
 from .plan import LoadedData, Plan, has_plan, load_data, plan_of
@@ -279,12 +280,14 @@ def _training(run: Run, plan: Plan, loaded: LoadedData) -> ReplayableTraining:
 
     return PlannedTraining(
         plan.build(loaded, plan.model_seed),
-        examples.inputs,
-        examples.labels,
-        examples.ids,
+        TrainingData(
+            examples.inputs,
+            examples.labels,
+            examples.ids,
+            prepare=examples.prepared,
+            augment=plan.augmentation(loaded, plan.model_seed),
+        ),
         plan.training,
         states,
-        prepare=examples.prepared,
-        augment=plan.augmentation(loaded, plan.model_seed),
         weights=run.weights if plan.selector is not None else None,
     )

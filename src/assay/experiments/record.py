@@ -23,6 +23,7 @@ from ..runs.paths import RunPaths
 from ..runs.recorder import Origin, Partial, Recorder
 from ..runs.run import Run
 from ..runs.untrained import untrained as write_untrained
+from ..training.batches import TrainingData
 from ..training.device import device_named
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
@@ -167,12 +168,8 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
         held = loaded.validation if plan.record.validation is not False else None
         train(
             model,
-            examples.inputs,
-            examples.labels,
-            examples.ids,
+            TrainingData(examples.inputs, examples.labels, examples.ids, prepare=examples.prepared, augment=augment),
             recipe,
-            prepare=examples.prepared,
-            augment=augment,
             observer=_Tap(recorder, live, examples, recipe, model, progress, task, held),
             resume=state,
             selector=plan.selector,

@@ -29,6 +29,7 @@ from ..maths import draws
 from ..policies import parse
 from ..runs.artefacts import finished, load_outcome, load_scores
 from ..runs.run import Run
+from ..training.batches import TrainingData
 from ..training.loop import evaluate, train
 from ..training.state import standing_at
 from .plan import Plan, load_data
@@ -223,12 +224,10 @@ def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
     weights = None if bool((arm.weights == 1).all()) else arm.weights.to(torch.float32)
     state = train(
         model,
-        examples.inputs,
-        arm.labels,
-        examples.ids,
+        TrainingData(
+            examples.inputs, arm.labels, examples.ids, prepare=examples.prepared, augment=plan.augmentation(loaded, seed)
+        ),
         recipe,
-        prepare=examples.prepared,
-        augment=plan.augmentation(loaded, seed),
         weights=weights,
         steps=steps,
         selector=plan.selector,

@@ -36,6 +36,23 @@ DENSE = 2048
 FORMS = {"gauss_newton": "ggnvp", "hessian": "hvp"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """How (curvature + damping) x = gradient is solved.
+
+    Attributes:
+        kind: `cg`, conjugate gradients, or `cholesky`, which factorises the whole matrix.
+        preconditioner: `none`, or `kronecker`, for conjugate gradients.
+        iterations: Largest number of steps of conjugate gradients.
+        rtol: Residual, relative to the right-hand side, at which they stop.
+    """
+
+    kind: str = "cg"
+    preconditioner: str = "none"
+    iterations: int = 1000
+    rtol: float = RTOL
+
+
 def influence(
     model: Model,
     examples: int,
@@ -45,10 +62,7 @@ def influence(
     curvature: str = "gauss_newton",
     damping: float = 0.01,
     decay: Mapping[str, WeightDecay] | None = None,
-    solver: str = "cg",
-    preconditioner: str = "none",
-    iterations: int = 1000,
-    rtol: float = RTOL,
+    solver: Solver | None = None,
 ) -> tuple[Float[Tensor, " examples"], dict[str, object]]:
     """Predicted change of a target if each example is left out, in the target's unit, and how the system was solved.
 
@@ -60,10 +74,7 @@ def influence(
         curvature: `gauss_newton` or `hessian`, of the mean loss.
         damping: Added to the diagonal of the curvature matrix.
         decay: Weight decay of each parameter, such as `model.weight_decay()`; None for none.
-        solver: `cg`, conjugate gradients, or `cholesky`, which factorises the whole matrix.
-        preconditioner: `none`, or `kronecker`, for conjugate gradients.
-        iterations: Largest number of steps of conjugate gradients.
-        rtol: Residual, relative to the right-hand side, at which they stop.
+        solver: How the system is solved; by default by conjugate gradients.
 
     Returns:
         One change per example, above 0 where leaving it out makes the target rise; and diagnostics of the solution by name.
@@ -79,7 +90,8 @@ def influence(
             "influence: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
         )
     here = {name: model.params[name] for name in names}
-    pulls = decay or {}
+    pulls, solver = decay or {}, solver or Solver()
+    rtol = solver.rtol
     added = {name: pulls[name].factor if name in pulls and pulls[name].coupled else 0.0 for name in names}
     gradient = model.target(target)
     right = _row({name: gradient[name] for name in names})
@@ -90,11 +102,11 @@ def influence(
         return image / examples + diagonal * v
 
     diagnostics: dict[str, object]
-    if solver == "cholesky":
+    if solver.kind == "cholesky":
         v, diagnostics = _dense(model, here, curvature, examples, diagonal, right, damping)
     else:
-        near = _kronecker(model, here, examples, damping, added) if preconditioner == "kronecker" else None
-        found = conjugate_gradients(matvec, right, most=iterations, damping=damping, rtol=rtol, precondition=near)
+        near = _kronecker(model, here, examples, damping, added) if solver.preconditioner == "kronecker" else None
+        found = conjugate_gradients(matvec, right, most=solver.iterations, damping=damping, rtol=rtol, precondition=near)
         if found.residual > rtol:
             raise ValueError(
                 f"conjugate gradients came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={rtol:g}; choose a "
@@ -254,10 +266,7 @@ class Influence(AbstractMethod):
                 curvature=self.curvature,
                 damping=self.damping,
                 decay=model.weight_decay() if self.decay == "recorded" else None,
-                solver=self.solver,
-                preconditioner=self.preconditioner,
-                iterations=self.iterations,
-                rtol=self.rtol,
+                solver=Solver(self.solver, self.preconditioner, self.iterations, self.rtol),
             )
         except UsageError:
             raise

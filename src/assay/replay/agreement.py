@@ -95,7 +95,6 @@ class Agreement:
         loop = self._training.loop
         return single_examples(
             loop.loader,
-            loop.loader.dataset,
             self._training.chosen,
             self._run.ids,
             positions,

@@ -15,6 +15,7 @@ from ..maths.params import norm as norm_of
 from ..training.batches import rows, size_of, without_rows
 from ..training.device import set_random_state
 from .replayable import ReplayableTraining, ReplayState
+from .steps import ReplayedStep
 
 STEPS = (1e-6, 1e-7, 1e-8, 1e-9)
 """Lengths of the difference, as parts of what is moved; a kink of the model may lie within one of them."""
@@ -44,17 +45,7 @@ class Check:
 
 
 def check_derivative(
-    training: ReplayableTraining,
-    batch: Any,
-    before: ReplayState,
-    by_group: Sequence[float],
-    momenta: Tensor | None,
-    count: int,
-    random: tuple[Tensor, ...],
-    adjoint: Adjoint,
-    *,
-    whole: bool,
-    tolerance: float,
+    training: ReplayableTraining, taken: ReplayedStep, by_group: Sequence[float], adjoint: Adjoint, *, tolerance: float
 ) -> Check:
     """Compare a step's derivative with central differences: the step itself, in double precision, from slightly shifted states on either side.
 
@@ -62,14 +53,9 @@ def check_derivative(
 
     Args:
         training: The training; it stays as it is.
-        batch: The batch of the step.
-        before: The state before it.
+        taken: The step, which is repeated on a few of its examples only, unless a random layer draws for the whole batch at once.
         by_group: Learning rate of each parameter group.
-        momenta: Momenta of each group in this step, if they were recorded.
-        count: Number of the step.
-        random: Random state before it.
         adjoint: Derivative of a target with respect to the state after the step.
-        whole: Whether to take the whole batch and not a few of its examples, because a random layer draws for the whole batch at once.
         tolerance: Largest error with which the derivative passes.
 
     Raises:
@@ -77,9 +63,10 @@ def check_derivative(
     """
     twin = training.fork()
     twin.model.double()
-    batch = batch if whole or size_of(batch) <= FEW or without_rows(batch) else rows(batch, slice(0, FEW))
-    batch, state, after = pytree.tree_map(_double, batch), before.mapped(_double), _mapped(adjoint)
-    twin.set_momenta(momenta)
+    batch, count, random = taken.batch, taken.index, taken.random
+    batch = batch if taken.drawn or size_of(batch) <= FEW or without_rows(batch) else rows(batch, slice(0, FEW))
+    batch, state, after = pytree.tree_map(_double, batch), taken.before.mapped(_double), _mapped(adjoint)
+    twin.set_momenta(taken.momenta)
     set_random_state(random)
     ((grad_dots, earlier),) = twin.back(batch, state, twin.rates(by_group), count, [after], at=None, curvature=True, whole=True)
     ones = torch.ones_like(grad_dots)

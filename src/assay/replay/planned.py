@@ -10,9 +10,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..core.errors import Mismatch, UsageError
-from ..core.ids import Ids
 from ..maths import draws
-from ..training.batches import Augment, Prepare
+from ..training.batches import TrainingData
 from ..training.device import device_named, full_precision, seed_torch
 from ..training.loop import forward
 from ..training.recipe import Recipe
@@ -31,20 +30,16 @@ class PlannedTraining(ReplayableTraining):
     def __init__(
         self,
         model: nn.Module,
-        inputs: Tensor,
-        labels: Tensor,
-        ids: Ids,
+        data: TrainingData,
         recipe: Recipe,
         states: Callable[[int], TrainingState],
         *,
-        prepare: Prepare | None = None,
-        augment: Augment | None = None,
         weights: Callable[[int], Tensor | None] | None = None,
     ):
         """Take over `model`, whose weights do not matter.
 
         Args:
-            model, inputs, labels, ids, recipe, prepare, augment: As `train` had them.
+            model, data, recipe: As `train` had them.
             states: The state at the end of a kept epoch; -1 is before training.
             weights: The factor of each example's loss in an epoch, None for 1; for a training by a live selector. A batch then holds them.
 
@@ -59,8 +54,7 @@ class PlannedTraining(ReplayableTraining):
         self.functional = Functional(model) if weights is None else Functional(model, WeightedLosses(cross_entropies))
         self.members = [tuple(trainable(model)) for _ in self.optimizer.param_groups]
         self.clip, self.ema, self.averages = recipe.clip, recipe.ema, {}
-        self._inputs, self._labels, self._ids, self._recipe = inputs, labels, ids, recipe
-        self._states, self._prepare, self._augment = states, prepare, augment
+        self._data, self._recipe, self._states = data, recipe, states
         self._weights = None if weights is None else functools.lru_cache(maxsize=2)(weights)
 
     def load(self, epoch: int) -> None:
@@ -79,20 +73,18 @@ class PlannedTraining(ReplayableTraining):
         return full_precision(self.device)
 
     def batch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
-        batch = self._inputs[positions].to(self.device)
-        if self._augment is not None:
-            batch = self._augment(batch, self._ids.keys[positions.numpy()], epoch=epoch, step=step)
-        labels = self._labels[positions].to(self.device, torch.int64)
+        data, batch = self._data, self._data.inputs[positions].to(self.device)
+        if data.augment is not None:
+            batch = data.augment(batch, data.ids.keys[positions.numpy()], epoch=epoch, step=step)
+        labels = data.labels[positions].to(self.device, torch.int64)
         weights = None if self._weights is None else self._weights(epoch)
         if weights is None:
-            return self._ready(batch), labels
-        return WeightedBatch((self._ready(batch), labels), weights[positions].to(self.device))
+            return data.ready(batch), labels
+        return WeightedBatch((data.ready(batch), labels), weights[positions].to(self.device))
 
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
-        return self._ready(self._inputs[positions].to(self.device)), self._labels[positions].to(self.device, torch.int64)
-
-    def _ready(self, batch: Tensor) -> Tensor:
-        return batch if self._prepare is None else self._prepare(batch)
+        data = self._data
+        return data.ready(data.inputs[positions].to(self.device)), data.labels[positions].to(self.device, torch.int64)
 
     def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None

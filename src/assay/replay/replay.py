@@ -273,18 +273,8 @@ class Replay:
         """
         number = self.place(step.index)[1]
         try:
-            check = check_derivative(
-                training,
-                step.batch,
-                step.before,
-                self.order(step.epoch)[1][number].tolist(),
-                step.momenta,
-                step.index,
-                step.random,
-                adjoint,
-                whole=step.drawn,
-                tolerance=WRONG,
-            )
+            by_group = self.order(step.epoch)[1][number].tolist()
+            check = check_derivative(training, step, by_group, adjoint, tolerance=WRONG)
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssayError) as error:
             # What was made of it on the way advises what does not help here.
             cause = error.__cause__ or error

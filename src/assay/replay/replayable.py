@@ -323,6 +323,7 @@ class ReplayableTraining(abc.ABC):
         total = size_of(batch)
         apart = self.separable and linear and not whole and not self._couples()
         size = _part_size(batch, self.device) if apart else total
+        taken = _Taken(total, updates, params, buffers, before, rates, count)
         # What follows the parameters after the step comes first on the way back.
         adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
         grad_dots: list[list[Tensor]] = [[] for _ in adjoints]
@@ -332,9 +333,7 @@ class ReplayableTraining(abc.ABC):
         for start in range(0, total, size):
             part = batch if size >= total else rows(batch, slice(start, start + size))
             try:
-                backs, fading = self._part(
-                    part, total, updates, params, buffers, before, rates, count, adjoints, curvature, grad_dots, hvps
-                )
+                backs, fading = self._part(part, taken, adjoints, curvature, grad_dots, hvps)
             except AssayError:
                 raise
             except torch.OutOfMemoryError as error:
@@ -360,26 +359,20 @@ class ReplayableTraining(abc.ABC):
     def _part(
         self,
         batch: Any,
-        total: int,
-        updates: Sequence[Update],
-        params: Params,
-        buffers: Params,
-        before: ReplayState,
-        rates: Mapping[str, float],
-        count: int,
+        taken: "_Taken",
         adjoints: Sequence[Adjoint],
         curvature: bool,
         grad_dots: list[list[Tensor]],
         hvps: list[dict[str, Tensor]],
     ) -> tuple[list["_Backs"], dict[str, float]]:
         with torch.enable_grad(), math_attention():
-            leaves = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+            leaves = {name: value.detach().clone().requires_grad_() for name, value in taken.params.items()}
             # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
-            valued = self.clip is not None or not all(update.linear for update in updates)
-            values, seen = self.functional_of(batch).with_statistics(leaves, buffers, batch, valued=valued)
+            valued = self.clip is not None or not all(update.linear for update in taken.updates)
+            values, seen = self.functional_of(batch).with_statistics(leaves, taken.buffers, batch, valued=valued)
             weights = torch.ones_like(values).requires_grad_()
             first = torch.autograd.grad(
-                (weights * values).sum() / total, list(leaves.values()), create_graph=True, allow_unused=True
+                (weights * values).sum() / taken.total, list(leaves.values()), create_graph=True, allow_unused=True
             )
             graph = {name: value for name, value in zip(leaves, first, strict=True) if value is not None}
             if not graph:
@@ -389,10 +382,8 @@ class ReplayableTraining(abc.ABC):
                 )
             gradients = {name: graph[name].detach() if name in graph else torch.zeros_like(leaf) for name, leaf in leaves.items()}
             # torch passes over a parameter that the loss did not reach, and leaves its buffers and its decay alone.
-            idle = leaves.keys() - graph.keys() if len(values) == total else set()
-            backs = [
-                self._through_update(adjoint, updates, params, gradients, before, rates, count, idle) for adjoint in adjoints
-            ]
+            idle = leaves.keys() - graph.keys() if len(values) == taken.total else set()
+            backs = [self._through_update(adjoint, taken, gradients, idle) for adjoint in adjoints]
             shares = {name: _shares([momentum for momentum, _ in calls]) for name, calls in seen.items()}
             for place, (adjoint, back) in enumerate(zip(adjoints, backs, strict=True)):
                 terms = [(graph[name] * back.gamma[name]).sum() for name in graph]
@@ -419,30 +410,21 @@ class ReplayableTraining(abc.ABC):
         params, averages = average_back(adjoint.params, adjoint.averages, self.ema, first=count + self.early == 0)
         return dataclasses.replace(adjoint, params=params, averages=averages)
 
-    def _through_update(
-        self,
-        adjoint: Adjoint,
-        updates: Sequence[Update],
-        params: Params,
-        gradients: Params,
-        before: ReplayState,
-        rates: Mapping[str, float],
-        count: int,
-        idle: Set[str],
-    ) -> "_Backs":
+    def _through_update(self, adjoint: Adjoint, taken: "_Taken", gradients: Params, idle: Set[str]) -> "_Backs":
+        params, slots = taken.params, taken.before.slots
         limited = gradients if self.clip is None else clipped(gradients, self.clip, TORCH_CLIP)
         gamma = {name: torch.zeros_like(params[name]) for name in idle}
         moved = {name: adjoint.params[name] for name in idle}
         held = {slot: {name: values[name] for name in idle if name in values} for slot, values in adjoint.carried.items()}
-        for update, group in zip(updates, self.members, strict=True):
-            for own, names in _by_count(update, before.slots, [name for name in group if name not in idle], count).items():
+        for update, group in zip(taken.updates, self.members, strict=True):
+            for own, names in _by_count(update, slots, [name for name in group if name not in idle], taken.count).items():
                 back = update.back(
                     {name: adjoint.params[name] for name in names},
                     _of(adjoint.carried, names),
                     {name: params[name] for name in names},
                     {name: limited[name] for name in names},
-                    _of(before.slots, names),
-                    {name: rates[name] for name in names},
+                    _of(slots, names),
+                    {name: taken.rates[name] for name in names},
                     own,
                 )
                 gamma |= back.gamma
@@ -490,6 +472,20 @@ def _by_count(update: Update, slots: Mapping[str, Params], names: Sequence[str],
             count = index
         found.setdefault(count, []).append(name)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Taken:
+    """A step as it was taken, of which a derivative is asked for."""
+
+    total: int
+    """Examples in its batch."""
+    updates: Sequence[Update]
+    params: Params
+    buffers: Params
+    before: ReplayState
+    rates: Mapping[str, float]
+    count: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,7 +147,6 @@ def _set_state(generator: Any, state: Any) -> None:
 
 def single_examples(
     loader: DataLoader,
-    dataset: Any,
     chosen: np.ndarray,
     ids: Ids,
     positions: Tensor,
@@ -175,7 +174,7 @@ def single_examples(
     """
     keys = chosen[positions.numpy()].tolist()
     words = [draws.words(ids.keys[positions.numpy()], 0, "content", draw).tolist() for draw in range(2)]
-    singles = Singles(dataset, loader.collate_fn, keys, words, items, opened)
+    singles = Singles(loader.dataset, loader.collate_fn, keys, words, items, opened)
     places = [(place, 0) for place in range(len(keys))] + [(place, 1) for place in range(min(repeats, len(keys)))]
     both = asked_alone(loader, singles, places, workers)
     return both[: len(keys)], both[len(keys) :]
@@ -273,7 +272,6 @@ class Watcher:
             with no_trace(self._loader, _device_of(model)):
                 self._seen, second = single_examples(
                     self._loader,
-                    self._loader.dataset,
                     self._chosen,
                     self._ids,
                     positions,

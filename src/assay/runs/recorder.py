@@ -699,7 +699,7 @@ class Recorder:
             names = self.ids.take(unknown)
             raise UsageError(
                 f"Epoch {self.epochs} did not visit {len(names)} of {len(self.ids)} ids, whose labels are not known yet: {listed(names, len(names))}. "
-                "Give labels=, one class for each example, or let the first epoch train on all."
+                "Give partial=Partial(labels=...), one class for each example, or let the first epoch train on all."
             )
 
     @property

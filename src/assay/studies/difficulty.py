@@ -10,20 +10,20 @@ everything that they depend on; besides the hardest, the easiest and a random ch
 means over the models of one recording, where the project had several for EL2N only.
 """
 
-from collections.abc import Sequence
+import dataclasses
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ..cluster.executors import executor
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import UnknownName, UsageError
 from ..core.study import Study
 from ..experiments.progress import Progress
 from .pruning import Setup, study, written
+from .scaling import GRID, Scale, StudyGrid, listed, planned, probe_of, titled
 from .scaling import SCALES as SCALING
-from .scaling import Scale, listed, planned, probe_of, titled
 
 PROJECT = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "batch": 128}
 SCALES = {
@@ -45,22 +45,35 @@ EL2N_EPOCH = 20
 """The epoch after which EL2N is read, or the last one of a shorter recording."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DifficultyGrid(StudyGrid):
+    """The settings that a study of difficulty combines; those left out take the values of its scale.
+
+    Its `metrics` are `el2n` (after 20 epochs, or the last of fewer), `pd` (prediction depth against the given label), `vog`, or any other score with
+    its options.
+
+    Attributes:
+        checkpoint_interval: Number of epochs between the checkpoints that VoG reads.
+        pd_layers: How many of the last layers prediction depth looks at; all if None.
+        pd_alpha: Fraction of the examples in which prediction depth looks for neighbours; all if None.
+
+    Raises:
+        UsageError: A value is of a wrong kind.
+    """
+
+    checkpoint_interval: int | None = None
+    pd_layers: int | None = None
+    pd_alpha: float | None = None
+
+
+@moved_keywords(dict.fromkeys([*GRID, "checkpoint_interval", "pd_layers", "pd_alpha"], "grid=assay.DifficultyGrid({name}=...)"))
 @checked_arguments
 def study_difficulty(
     folder: str | Path,
     settings: dict[str, Any] | None = None,
     *,
     scale: str = "small",
-    metrics: str | Sequence[str] | None = None,
-    sizes: Sequence[float] | None = None,
-    fractions: Sequence[float] | None = None,
-    seeds: int | None = None,
-    probe_epochs: int | None = None,
-    models: int | None = None,
-    checkpoint_interval: int | None = None,
-    pd_layers: int | None = None,
-    pd_alpha: float | None = None,
-    per_class: bool = False,
+    grid: DifficultyGrid | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> Study:
@@ -68,23 +81,11 @@ def study_difficulty(
 
         study = assay.study_difficulty("studies/digits", scale="tiny")
 
-    Arguments that are left out take the values of `scale`.
-
     Args:
         folder: Folder of the study; if it holds the same study, that is continued.
         settings: Settings of the plan: data, net, recipe (batch, epochs, ...), seed, device.
         scale: `tiny`, `small` or `full`, which has the numbers of the CSC413 project.
-        metrics: `el2n` (after 20 epochs, or the last of fewer), `pd` (prediction depth against the given label), `vog`, or any other score
-            with its options.
-        sizes: Initial sizes of the dataset, as fractions.
-        fractions: Fractions of each part to keep; 1 is always included.
-        seeds: Number of repetitions.
-        probe_epochs: Epochs of the recording that ranks examples by difficulty.
-        models: Number of models in a recording.
-        checkpoint_interval: Number of epochs between the checkpoints that VoG reads.
-        pd_layers: How many of the last layers prediction depth looks at; all if None.
-        pd_alpha: Fraction of the examples in which prediction depth looks for neighbours; all if None.
-        per_class: Keep the same fraction of every class.
+        grid: Metrics, sizes, fractions, seeds and the like; what it leaves out takes the values of `scale`.
         pool: Any `concurrent.futures.Executor`; by default this process.
         progress: Receives each finished recording and training.
 
@@ -96,10 +97,11 @@ def study_difficulty(
     """
     if scale not in SCALES:
         raise UnknownName("scale", scale, SCALES)
-    preset = SCALES[scale]
+    preset, grid = SCALES[scale], grid or DifficultyGrid()
+    checkpoint_interval, pd_layers, pd_alpha = grid.checkpoint_interval, grid.pd_layers, grid.pd_alpha
     plan = planned(preset.settings, settings)
-    epochs = preset.probe_epochs if probe_epochs is None else probe_epochs
-    wanted = preset.metrics if metrics is None else titled(metrics)
+    epochs = preset.probe_epochs if grid.probe_epochs is None else grid.probe_epochs
+    wanted = preset.metrics if grid.metrics is None else titled(grid.metrics)
     interval = INTERVAL[scale] if checkpoint_interval is None else checkpoint_interval
     if not 1 <= interval <= max(epochs, 1):
         raise UsageError(f"checkpoint_interval={interval} is outside 1..{epochs}, the epochs of the recording.")
@@ -115,12 +117,14 @@ def study_difficulty(
     setup = Setup(
         "difficulty",
         plan,
-        probe_of(plan, epochs, preset.models if models is None else models, list(range(interval - 1, epochs, interval))),
+        probe_of(
+            plan, epochs, preset.models if grid.models is None else grid.models, list(range(interval - 1, epochs, interval))
+        ),
         tuple(titles.get(one, one) for one in wanted),
-        preset.sizes if sizes is None else listed("sizes", sizes),
-        preset.fractions if fractions is None else listed("fractions", fractions),
-        preset.seeds if seeds is None else seeds,
-        per_class,
+        preset.sizes if grid.sizes is None else listed("sizes", grid.sizes),
+        preset.fractions if grid.fractions is None else listed("fractions", grid.fractions),
+        preset.seeds if grid.seeds is None else grid.seeds,
+        grid.per_class,
     )
     with ExitStack() as stack:
         pool = pool if pool is not None else stack.enter_context(executor("inline"))

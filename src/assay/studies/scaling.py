@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cluster.executors import Call, executor, run_all
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.errors import UnknownName, UsageError
 from ..core.study import EASY, HARD, Study, Theory
 from ..experiments.plan import Plan, merged
@@ -77,20 +77,58 @@ SCALES = {
 """`tiny` takes a minute, `small` less than an hour on two cores, `full` is the paper's grid and wants GPUs and a dataset."""
 
 
+@dataclasses.dataclass(frozen=True)
+@checked_fields
+class StudyGrid:
+    """What a study goes through; what is left out is what its scale says.
+
+    Attributes:
+        metrics: Scores that say what is hard, such as "el2n:at=5".
+        sizes: Fractions of the training examples to choose from.
+        fractions: Fractions of these to keep; everything is always among them.
+        seeds: Repetitions.
+        probe_epochs: Of the recording.
+        models: Models in a recording.
+        per_class: Keep the same fraction of every class.
+
+    Raises:
+        UsageError: A value is of a wrong kind.
+    """
+
+    metrics: str | Sequence[str] | None = None
+    sizes: Sequence[float] | None = None
+    fractions: Sequence[float] | None = None
+    seeds: int | None = None
+    probe_epochs: int | None = None
+    models: int | None = None
+    per_class: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ScalingGrid(StudyGrid):
+    """The settings that a study of scaling combines; those left out take the values of its scale.
+
+    Attributes:
+        angles: Angles between probe and teacher in the theory, in degrees from 0 to below 90; none for no theory.
+
+    Raises:
+        UsageError: A value is of a wrong kind.
+    """
+
+    angles: Sequence[float] | None = None
+
+
+GRID = [field.name for field in dataclasses.fields(StudyGrid)]
+
+
+@moved_keywords(dict.fromkeys([*GRID, "angles"], "grid=assay.ScalingGrid({name}=...)"))
 @checked_arguments
 def study_scaling(
     folder: str | Path,
     settings: dict[str, Any] | None = None,
     *,
     scale: str = "small",
-    metrics: str | Sequence[str] | None = None,
-    sizes: Sequence[float] | None = None,
-    fractions: Sequence[float] | None = None,
-    seeds: int | None = None,
-    probe_epochs: int | None = None,
-    models: int | None = None,
-    angles: Sequence[float] | None = None,
-    per_class: bool = False,
+    grid: ScalingGrid | None = None,
     pool: Executor | None = None,
     progress: Progress | None = None,
 ) -> Study:
@@ -100,20 +138,11 @@ def study_scaling(
         study = assay.study_scaling("studies/digits", scale="tiny")
         print(*study.sentences, sep="\\n")
 
-    Arguments that are left out take the values of `scale`.
-
     Args:
         folder: Folder of the study; if it holds the same study, that is continued.
         settings: Settings of the plan: data, net, recipe, seed, plant.
         scale: `tiny`, `small` or `full`.
-        metrics: Scores that measure difficulty, such as "el2n:at=5".
-        sizes: Sizes of the parts of the data, as fractions of the training examples.
-        fractions: Fractions of each part to keep; 1 is always included.
-        seeds: Number of repetitions.
-        probe_epochs: Epochs of the recording that ranks examples by difficulty.
-        models: Number of models in a recording.
-        angles: Angles between probe and teacher in the theory, in degrees from 0 to below 90; none for no theory.
-        per_class: Keep the same fraction of every class.
+        grid: Metrics, sizes, fractions, seeds and the like; what it leaves out takes the values of `scale`.
         pool: Any `concurrent.futures.Executor`; by default this process.
         progress: Receives each finished recording and training.
 
@@ -125,24 +154,24 @@ def study_scaling(
     """
     if scale not in SCALES:
         raise UnknownName("scale", scale, SCALES)
-    preset = SCALES[scale]
-    turned = preset.angles if angles is None else listed("angles", angles)
+    preset, grid = SCALES[scale], grid or ScalingGrid()
+    turned = preset.angles if grid.angles is None else listed("angles", grid.angles)
     for angle in turned:
         if not 0 <= angle < 90:
             raise UsageError(f"angles: {angle:g} is outside 0..90 degrees, 90 excluded.")
     if len({f"{angle:g}" for angle in turned}) < len(turned):
         raise UsageError(f"angles: {', '.join(f'{angle:g}' for angle in turned)}; give each once.")
     plan = planned(preset.settings, settings)
-    epochs = preset.probe_epochs if probe_epochs is None else probe_epochs
+    epochs = preset.probe_epochs if grid.probe_epochs is None else grid.probe_epochs
     setup = Setup(
         "scaling",
         plan,
-        probe_of(plan, epochs, preset.models if models is None else models),
-        preset.metrics if metrics is None else titled(metrics),
-        preset.sizes if sizes is None else listed("sizes", sizes),
-        preset.fractions if fractions is None else listed("fractions", fractions),
-        preset.seeds if seeds is None else seeds,
-        per_class,
+        probe_of(plan, epochs, preset.models if grid.models is None else grid.models),
+        preset.metrics if grid.metrics is None else titled(grid.metrics),
+        preset.sizes if grid.sizes is None else listed("sizes", grid.sizes),
+        preset.fractions if grid.fractions is None else listed("fractions", grid.fractions),
+        preset.seeds if grid.seeds is None else grid.seeds,
+        grid.per_class,
         turned,
     )
     with ExitStack() as stack:

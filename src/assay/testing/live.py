@@ -12,6 +12,7 @@ from ..core import options
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector, EpochSelection, LiveState
 from ..maths import draws
+from ..training.batches import TrainingData
 from ..training.loop import Observer, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState
@@ -197,7 +198,7 @@ def training_by_it_resumes_to_the_same_bits(selector: AbstractLiveSelector) -> N
         model = nn.Linear(3, 3)
         nn.init.zeros_(model.weight)
         nn.init.zeros_(model.bias)
-        return train(model, inputs, labels, ids(), recipe, selector=selector, resume=resume, observer=observer)
+        return train(model, TrainingData(inputs, labels, ids()), recipe, selector=selector, resume=resume, observer=observer)
 
     whole = ended(None, middle)
     assert middle.state is not None

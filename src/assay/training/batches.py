@@ -1,14 +1,17 @@
 """Which examples each step sees: the order of an epoch and its cut into batches. Depends on ids and seed, never on position."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..core.errors import UsageError, listed
+from ..core.ids import Ids
 from ..maths import draws
 from .recipe import Recipe
 
@@ -17,6 +20,40 @@ Prepare = Callable[[Tensor], Tensor]
 
 Augment = Callable[..., Tensor]
 """`augment(batch_inputs, keys, epoch=, step=)`: changes a batch before it is prepared; `keys` are the batch's `Ids.keys`."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The examples of a training, and how a batch of them becomes the input of the net.
+
+    Attributes:
+        inputs: One row per example; integer inputs (uint8 images) need `prepare`.
+        labels: Given class of each example, integers (examples,).
+        ids: Ids of the examples.
+        prepare: Turns a batch of inputs into what the net takes, on the training device.
+        augment: Changes a batch before it is prepared: `augment(batch, keys, epoch=, step=)`, step counted within the epoch.
+
+    Raises:
+        UsageError: Inputs, labels and ids do not fit together.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    ids: Ids
+    prepare: Prepare | None = None
+    augment: Augment | None = None
+
+    def __post_init__(self):
+        if not len(self.inputs) == len(self.labels) == len(self.ids):
+            raise UsageError(f"{len(self.inputs)} inputs, {len(self.labels)} labels and {len(self.ids)} ids do not go together.")
+        if self.labels.is_floating_point() or self.labels.dtype == torch.bool:
+            raise UsageError(f"Labels are {self.labels.dtype}; give class numbers as integers.")
+        if self.prepare is None and not self.inputs.is_floating_point():
+            raise UsageError(f"Inputs are {self.inputs.dtype}; give `prepare`, which makes the floats that the net takes.")
+
+    def ready(self, batch: Tensor) -> Tensor:
+        """A batch as the net takes it."""
+        return batch if self.prepare is None else self.prepare(batch)
 
 
 def order(keys: np.ndarray, seed: int, epoch: int) -> Int[Tensor, " examples"]:

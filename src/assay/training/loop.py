@@ -12,7 +12,7 @@ from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, list
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector, EpochSelection
 from ..maths import draws
-from .batches import Augment, Prepare, batches, size_of, sizes
+from .batches import Augment, Prepare, TrainingData, batches, size_of, sizes
 from .device import deterministic, device_named, full_precision, modes_kept, own_random_state, seed_torch
 from .recipe import Recipe
 from .state import TrainingState, capture, restore
@@ -64,13 +64,9 @@ class Observer(Protocol):
 
 def train(
     model: nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
-    ids: Ids,
+    data: TrainingData,
     recipe: Recipe,
     *,
-    prepare: Prepare | None = None,
-    augment: Augment | None = None,
     weights: Tensor | None = None,
     observer: Observer | None = None,
     resume: TrainingState | None = None,
@@ -84,12 +80,9 @@ def train(
     the same number of threads).
 
     Args:
-        inputs: One row per example; integer inputs (uint8 images) need `prepare`.
-        labels: Given class of each example, integers (examples,).
-        ids: Ids of the examples.
+        model: The net; training starts from its weights.
+        data: The examples.
         recipe: Settings of the training.
-        prepare: Turns a batch of inputs into what the net takes, on the training device.
-        augment: Changes a batch before it is prepared: `augment(batch, keys, epoch=, step=)`, step counted within the epoch.
         weights: (examples,), factor of each example's loss; the divisor stays the size of the batch. None for 1.
         observer: Callbacks for every step and every epoch.
         resume: Go on after this state; the model's present weights are replaced.
@@ -108,7 +101,8 @@ def train(
         NumericalError: A loss or a parameter is not finite; names epoch, step and ids.
     """
     device = device_named(recipe.device)
-    _check(inputs, labels, ids, recipe, prepare, augment, weights)
+    inputs, labels, ids, augment = data.inputs, data.labels, data.ids, data.augment
+    _check(ids, recipe, augment, weights)
     per_epoch = len(sizes(len(ids), recipe.batch, recipe.last_batch))
     epochs, last = recipe.epochs, per_epoch * recipe.epochs
     if steps is not None:
@@ -179,8 +173,7 @@ def train(
                 factors = factor[positions].to(device) if factor is not None else None
                 if augment is not None:
                     batch = augment(batch, ids.keys[positions.numpy()], epoch=epoch, step=step)
-                if prepare is not None:
-                    batch = prepare(batch)
+                batch = data.ready(batch)
                 if observer is not None:
                     with own_random_state(device):
                         observer.step_begins(model)
@@ -297,21 +290,7 @@ def _first_epoch(resume: TrainingState | None, recipe: Recipe, ids: Ids, per_epo
     return resume.epochs
 
 
-def _check(
-    inputs: Tensor,
-    labels: Tensor,
-    ids: Ids,
-    recipe: Recipe,
-    prepare: Prepare | None,
-    augment: Augment | None,
-    weights: Tensor | None,
-) -> None:
-    if not len(inputs) == len(labels) == len(ids):
-        raise UsageError(f"{len(inputs)} inputs, {len(labels)} labels and {len(ids)} ids do not go together.")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UsageError(f"Labels are {labels.dtype}; give class numbers as integers.")
-    if prepare is None and not inputs.is_floating_point():
-        raise UsageError(f"Inputs are {inputs.dtype}; give `prepare`, which makes the floats that the net takes.")
+def _check(ids: Ids, recipe: Recipe, augment: Augment | None, weights: Tensor | None) -> None:
     if augment is None and (recipe.crop or recipe.flip):
         raise UsageError(f"The recipe asks for crop={recipe.crop} and flip={recipe.flip}, but no `augment` was given to do it.")
     if weights is None:
