@@ -115,7 +115,7 @@ def test_evidence_has_every_model_and_all_share_the_data_which_are_read_once(run
     seen = gather(runs[0], replays[0], replays=replays).narrow("an ensemble", frozenset({Need.CHECKPOINTS}))
     read["file"] = 0
     assert seen.models == tuple(replays) and seen.checkpoints is replays[0] and read == {"data": 1, "file": 0}
-    assert len({one.training._inputs.data_ptr() for one in replays}) == 1
+    assert len({one.training._data.inputs.data_ptr() for one in replays}) == 1
     models = [source.at(source.kept[-1]) for source in seen.models]
     assert read["data"] == 1 and 0 < read["file"] <= 2 * len(models)
     name = next(iter(models[0].params))

@@ -412,7 +412,7 @@ def test_models_of_a_recording_share_one_copy_of_the_data(tmp_path, monkeypatch)
     monkeypatch.setattr(module, "open_replay", spy)
     table = score(run, ["grand", "influence:layers=head"])
     assert len(table["influence:layers=head"].repeats) == len(opened) == 3
-    assert len({one.training._inputs.data_ptr() for one in opened}) == 1
+    assert len({one.training._data.inputs.data_ptr() for one in opened}) == 1
 
 
 def test_evidence_in_memory_is_scored_too(run):

@@ -14,7 +14,7 @@ from assay.experiments.plan import Plan, load_data
 from assay.experiments.record import record
 from assay.experiments.trials import train_arm
 from assay.policies.infobatch import InfoBatch
-from assay.training.batches import batches
+from assay.training.batches import TrainingData, batches
 from assay.training.loop import train
 from assay.training.step import trainable
 from experiments.small import contents, plan, recorded
@@ -230,9 +230,8 @@ def test_retrainings_train_by_the_selection(run):
     assert outcome.steps == sum(commit.steps for commit in run.commits)
     net = made.build(loaded, 0)
     examples = loaded.train
-    going = functools.partial(
-        train, net, examples.inputs, examples.labels, examples.ids, made.training, prepare=examples.prepared
-    )
+    data = TrainingData(examples.inputs, examples.labels, examples.ids, examples.prepared)
+    going = functools.partial(train, net, data, made.training)
     with pytest.raises(UsageError, match="a selector"):
         going(steps=3, selector=made.selector)
 

@@ -522,3 +522,10 @@ def test_loaders_and_settings_that_do_not_go_with_it_are_refused(tmp_path, own, 
     with pytest.raises(UsageError, match=words):
         recorded(tmp_path / "run", parts(**own), **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_selector_by_its_name_alone_is_refused_with_the_whole_call(tmp_path):
+    model, optimizer, loader = parts()[:3]
+    with pytest.raises(UsageError, match=r"give select=assay\.LiveSelection\('infobatch:ratio=0\.5', epochs=NUMBER\)"):
+        assay.record(tmp_path / "run", model, optimizer, loader, select="infobatch:ratio=0.5")
+    assert not (tmp_path / "run").exists()

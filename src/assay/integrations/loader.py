@@ -17,13 +17,13 @@ from ..replay.losses import Forward, Losses, cross_entropies
 @dataclasses.dataclass(frozen=True, eq=False)
 @checked_fields
 class DataSpec:
-    """What a loader's examples and batches are, where the loader itself does not say it.
+    """Facts about a loader's examples and batches that the loader itself does not tell.
 
     Attributes:
         ids: Ids by position in the loader's dataset, instead of `ids_of(dataset)`.
         class_names: One name per output of the model.
-        losses: `losses(model, batch)`, the loss of each example, for methods that run along with the steps, and for the losses of a few
-            examples in eval mode at each epoch's end, against which model and data are held when the run is scored; cross-entropy of a
+        losses: `losses(model, batch)`, the loss of each example, for methods computed at each step of training, and for the losses of a few
+            examples in eval mode at each epoch's end, by which model and data are checked when the run is scored; cross-entropy of a
             batch `(inputs, labels)` by default.
         forward: For `view="eval"`: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)`.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
@@ -42,7 +42,7 @@ class DataSpec:
 @dataclasses.dataclass(frozen=True)
 @checked_fields
 class LiveSelection:
-    """What chooses before each epoch of a loop on which examples it trains.
+    """A live selector for a loop: it chooses the examples of each epoch before it begins.
 
     Attributes:
         selector: A live selector, such as `"infobatch:ratio=0.5"`.

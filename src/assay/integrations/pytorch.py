@@ -79,7 +79,8 @@ def record(
     *,
     data: DataSpec | None = None,
     seed: int | None = None,
-    select: LiveSelection | None = None,
+    # A text is taken to be refused with what to do instead.
+    select: LiveSelection | str | None = None,
     stateful: Mapping[str, Stateful] | None = None,
     about: Mapping[str, object] | None = None,
     resume: bool = False,
@@ -101,15 +102,16 @@ def record(
             Lightning wrapped is taken as well.
         loader: The loop's DataLoader over a map-style dataset.
         recording: What is kept, such as `assay.Recording(checkpoints="every", live=["aum"])`; by default the training pass and the newest checkpoint.
-        data: What is to be known of examples and batches, such as `assay.DataSpec(ids=ids, forward=forward)`; by default batches are `(inputs, labels)`.
+        data: Facts about examples and batches that the loader does not tell, such as `assay.DataSpec(ids=ids, forward=forward)`; by default batches are `(inputs, labels)`.
         seed: If given, torch, NumPy, `random` and the torch generators of the loader and its samplers are seeded from (seed, epoch)
             before each epoch, and workers start anew with each, so that an epoch's order, augmentation and dropout can be repeated
             and a run resumed bit for bit (with `in_order=False` the order of the batches still depends on the workers' speed).
             If None, no generator is touched.
         select: A live selector, as `assay.LiveSelection("infobatch:ratio=0.5", epochs=30)`, that chooses the examples of each epoch before it begins,
             and how much their losses weigh. `recorder.epoch()` then gives the batches of those alone, of the loader's size and in its order (one
-            example left over joins the batch before), and the loop calls backward on `recorder.weighted(losses).mean()`, with the loss of each example. Draws depend on `seed` (0 if
-            it is None), epoch and id. The loader must have one batch size, a sampler that gives each example once, and `drop_last=False`.
+            example left over joins the batch before), and the loop calls backward on `recorder.weighted(losses).mean()`, with the loss of each
+            example. Draws depend on `seed` (0 if it is None), epoch and id. The loader must have one batch size, a sampler that gives each
+            example once, and `drop_last=False`.
         stateful: More objects to save and load with the checkpoints, such as `{"scheduler": scheduler}`. Step a scheduler where
             you like, also between epochs: an epoch is committed when the next one begins or the block ends.
         about: Description of what is trained, for the report.
@@ -130,6 +132,10 @@ def record(
     for name, part in (stateful or {}).items():
         if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
             raise UsageError(f"stateful: {name} is a {type(part).__name__} without state_dict and load_state_dict; leave it out.")
+    if isinstance(select, str):
+        raise UsageError(
+            f"select={select!r} does not say for how many epochs the loop trains; give select=assay.LiveSelection({select!r}, epochs=NUMBER)."
+        )
     dataset = loader.dataset
     recording, data = recording or Recording(), data or DataSpec()
     whole = ids_of(dataset) if data.ids is None else data.ids if isinstance(data.ids, Ids) else Ids(data.ids)

@@ -1,4 +1,4 @@
-"""What is kept of a training: one value that a loop's recorder, a recorder of one's own and a plan take alike."""
+"""What is kept of a training: one value for `assay.record`, for `Recorder` and for plans."""
 
 import dataclasses
 import numbers
@@ -19,15 +19,15 @@ class Recording:
     """What is kept of a training.
 
     Attributes:
-        view: `"train"` records the logits of the training pass, free of cost, augmented, in train mode. `"eval"` runs a clean pass
+        view: `"train"` records the logits of the training pass, at no cost, augmented, in train mode. `"eval"` runs a clean pass
             over all examples after each epoch.
         keep_logits: Store every epoch's logits, for methods such as TDDS that are to be scored later.
         mean_probs: Store the sum of the probabilities over epochs, for relabelling: 8 bytes per example and class. By default where
-            examples times classes are at most 4,194,304, or as the run that is resumed was begun.
-        checkpoints: Model and optimizer at epoch ends, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or a list of
-            epochs (the newest stays too, to resume from).
-        live: Methods to run along: those that read epochs one by one, whose scores need no stored logits, and those that read steps, such as `liveval`. One
-            that cannot go on stops with a warning; training and recording never end with it.
+            examples times classes are at most 4,194,304; a resumed run keeps its setting.
+        checkpoints: After which epochs model and optimizer are saved, as the next epoch finds them: `"every"`, `"last"`, `"none"`, or
+            a list of epochs (the newest is kept too, to resume from).
+        live: Methods to compute during training: those that read epochs one by one, whose scores need no stored logits, and those that
+            read steps, such as `liveval`. One that cannot go on stops with a warning; training and recording never end with it.
 
     Raises:
         UsageError: A setting is of a wrong kind or outside its range.

@@ -80,15 +80,15 @@ SCALES = {
 @dataclasses.dataclass(frozen=True)
 @checked_fields
 class StudyGrid:
-    """What a study goes through; what is left out is what its scale says.
+    """The settings that a study combines; those left out take the values of its scale.
 
     Attributes:
-        metrics: Scores that say what is hard, such as "el2n:at=5".
-        sizes: Fractions of the training examples to choose from.
-        fractions: Fractions of these to keep; everything is always among them.
-        seeds: Repetitions.
-        probe_epochs: Of the recording.
-        models: Models in a recording.
+        metrics: Scores that measure difficulty, such as "el2n:at=5".
+        sizes: Sizes of the parts of the data, as fractions of the training examples.
+        fractions: Fractions of each part to keep; 1 is always included.
+        seeds: Number of repetitions.
+        probe_epochs: Epochs of the recording that ranks examples by difficulty.
+        models: Number of models in a recording.
         per_class: Keep the same fraction of every class.
 
     Raises:
