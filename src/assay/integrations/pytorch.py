@@ -830,7 +830,7 @@ def forward_pair(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     """
     if not isinstance(batch, (list, tuple)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise UsageError(
-            "The clean pass got a batch that is not (inputs, labels); give forward=... that returns (logits, labels)."
+            "The clean pass got a batch that is not (inputs, labels); give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
         )
     inputs, labels = batch
     return model(inputs.to(_device_of(model))), labels
