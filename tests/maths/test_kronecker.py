@@ -46,7 +46,7 @@ def test_of_one_linear_layer_and_one_input_they_are_gauss_newton_s_matrix(bias):
         lambda at: functional_call(module, at, (inputs,)), lambda z: F.cross_entropy(z, labels, reduction="none"), params
     )
     # The reference puts the weight before the bias, the factors one output after the other.
-    order = flatten(factors.matrix.named(torch.arange(len(exact)).view(1, CLASSES, -1)))
+    order = flatten(factors.matrix.named(torch.arange(len(exact)).double().view(1, CLASSES, -1))).long()
     torch.testing.assert_close(dense(factors)[order][:, order], exact / N, rtol=1e-10, atol=1e-12)
     row = torch.randn(len(exact), dtype=torch.float64)
     found = kronecker_inverse([factors], dict.fromkeys(params, 0.1))(unflatten(row, params))
