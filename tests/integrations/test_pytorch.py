@@ -254,7 +254,7 @@ def test_a_clean_pass_over_another_dataset_and_other_batches(tmp_path):
             assert float(batch["inputs"].min()) >= 1000
     assert_holds(Run(tmp_path / "run").shard(0), logits_of(range(30)), labels_of(range(30)))
     recorder = record(tmp_path / "other", model, optimizer, loader, Recording(view="eval"), data=DataSpec(clean=clean))
-    with pytest.raises(UsageError, match="give forward="), recorder:
+    with pytest.raises(UsageError, match=r"give data=assay\.DataSpec\(forward="), recorder:
         [*recorder.epoch()]
 
 
