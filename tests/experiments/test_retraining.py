@@ -11,7 +11,7 @@ from assay.cluster.executors import InlineExecutor, executor
 from assay.core.errors import TrialFailed, UsageError
 from assay.experiments import retraining
 from assay.experiments.evidence import open_replay
-from assay.experiments.retraining import Retraining, with_accuracies
+from assay.experiments.retraining import Retraining
 from assay.experiments.score import score
 from assay.training.loop import evaluate
 from experiments import small
@@ -32,7 +32,7 @@ def processes():
 
 
 def replayed(run):
-    return with_accuracies(open_replay(run, targets=["validation", "test"]))
+    return open_replay(run, targets=["validation", "test"])
 
 
 def test_accuracies_and_losses_are_those_of_an_evaluation(held):
@@ -49,14 +49,14 @@ def test_accuracies_and_losses_are_those_of_an_evaluation(held):
 def test_an_accuracy_is_weighted_as_its_loss_is(tmp_path):
     world = World(tmp_path / "run")
     weights = torch.arange(9, dtype=torch.float64)
-    replay = with_accuracies(
-        open_replay(world.run, loop=world.loop(), targets={"own": (world.held_out, world.held_labels, weights)})
-    )
+    replay = open_replay(world.run, loop=world.loop(), targets={"own": (world.held_out, world.held_labels, weights)})
     nothing = torch.zeros(0, dtype=torch.int64)
     value = float(replay.retrained([nothing], replay.epochs[-1], ["own accuracy"]))
     right = replay.training.model.eval()(world.held_out).argmax(1) == world.held_labels
     assert 0 < value < 1 and abs(value - float((weights * right).sum() / weights.sum())) < 1e-12
     assert replay.targets == ("own",), "methods, for which less is better, do not see it"
+    with pytest.raises(UsageError, match="'own accuracy'; there are: own"):
+        world.score("loo:target=own accuracy", targets={"own": (world.held_out, world.held_labels)})
 
 
 def test_loo_is_the_same_bytes_wherever_it_runs(held, processes):

@@ -21,14 +21,14 @@ from ..maths import draws as random
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
-from ..replay.targets import Given, MeanLoss
+from ..replay.targets import Given, MeanLoss, accuracy
 from ..runs.artefacts import finished, load_curve, load_removal, save_curve, save_removal
 from ..runs.run import Run
 from .detection import check_dataset
 from .evidence import identity, open_replay
 from .plan import has_plan, plan_of
 from .progress import Progress
-from .retraining import Retraining, accuracy, with_accuracies
+from .retraining import Retraining
 from .targets import distinct
 
 VALIDATION, TEST = "validation", "test"
@@ -317,7 +317,7 @@ def _replay(
         if unread := [name for name in targets or {} if name not in (VALIDATION, TEST)]:
             raise UsageError(f"A curve reads the targets 'validation' and 'test', not {unread[0]!r}; leave it out.")
         given = dict(targets or {})
-    replay = with_accuracies(open_replay(run, loop=loop, targets=given, replay_config=replay_config))
+    replay = open_replay(run, loop=loop, targets=given, replay_config=replay_config)
     if wrong := [name for name in (VALIDATION, TEST) if not isinstance(replay.given.get(name), MeanLoss)]:
         raise UsageError(
             f"A curve needs (inputs, labels) or Examples as target {' and '.join(map(repr, wrong))}; give targets={{'validation': "

@@ -20,7 +20,7 @@ from ..replay.agreement import Agreement
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop, LoopTraining
 from ..replay.planned import PlannedTraining
-from ..replay.replay import Replay
+from ..replay.replay import Replay, TrainMany
 from ..replay.replayable import ReplayableTraining
 from ..replay.targets import PART, Given, MeanLoss, Target
 from ..runs.epochs import MeanEpochs, RecordedEpochs
@@ -154,6 +154,7 @@ def open_replay(
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     asked: Collection[str] | None = None,
     agreed: Agreed | None = None,
+    train_many: Callable[[Replay], TrainMany] | None = None,
 ) -> Replay:
     """A run's steps and checkpoints, ready to be replayed.
 
@@ -167,6 +168,7 @@ def open_replay(
         references: Parameters that `oti` may take as its reference, by name: a model's state_dict each.
         asked: Names of the targets that will be used, all by default; their examples are compared with the training examples.
         agreed: A dict that several calls share, so that only the first of them checks the loop's examples.
+        train_many: As `Replay` takes it.
 
     Raises:
         UsageError: No loop for a run without a plan, a loop for one with a plan, a target that does not fit, a collate_fn that does not keep the
@@ -203,7 +205,14 @@ def open_replay(
     for name, given in named.items():
         found[name] = target_of(name, given, run)
     replay = Replay(
-        run, training, found, schedule=how.schedule, memory=how.memory, tolerance=how.tolerance, references=references
+        run,
+        training,
+        found,
+        schedule=how.schedule,
+        memory=how.memory,
+        tolerance=how.tolerance,
+        references=references,
+        train_many=train_many,
     )
     if isinstance(training, LoopTraining):
         agreement = _agreement(training, agreed)

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..cluster.executors import Call, InlineExecutor, run_all
 from ..core.errors import Mismatch, UsageError
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
-from ..replay.targets import PART, Given, MeanLoss
+from ..replay.targets import Given
 from ..runs.run import Run
 from .evidence import open_replay
 from .progress import Progress
@@ -26,40 +26,6 @@ from .trials import TURN
 
 CHUNKS = 64
 """Largest number of calls in which trainings are sent out: enough for any machine's cores, few enough for one log each."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class MeanAccuracy:
-    """Weighted fraction of examples that is predicted correctly. It is only reported: it has no derivative.
-
-    Attributes:
-        loss: The mean-loss target whose examples and weights are used.
-    """
-
-    loss: MeanLoss
-
-    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
-        one, device = self.loss, next(model.parameters()).device
-        right = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(one.inputs), PART):
-            part = slice(start, start + PART)
-            logits = model(one.ready(one.inputs[part].to(device), model))
-            right += one.weights[part][logits.argmax(1).cpu() == one.labels[part].cpu()].sum()
-        # One number and not one per part, so that 9 of 10 are 0.9 and not nearly so.
-        yield right / one.weights.sum()
-
-
-def accuracy(target: str) -> str:
-    """Name of the target that gives the accuracy on the examples of `target`."""
-    return f"{target} accuracy"
-
-
-def with_accuracies(replay: Replay) -> Replay:
-    """Add an accuracy for every target that is a mean loss; methods, which need losses, do not see it."""
-    for name, target in list(replay.given.items()):
-        if isinstance(target, MeanLoss):
-            replay.given.setdefault(accuracy(name), MeanAccuracy(target))
-    return replay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +47,7 @@ class Trained:
 class Retraining:
     """A training that can be replayed many times.
 
-    Set as `Replay.train_many`, it does the trainings wherever `pool` runs them, with the same bytes: each starts from the same state, at the
+    As what a `Replay` trains many by, it does the trainings wherever `pool` runs them, with the same bytes: each starts from the same state, at the
     recorded number of threads.
 
     Attributes:
@@ -197,4 +163,4 @@ def _rebuilt(packed: bytes) -> Replay:
         raise Mismatch(
             f"{folder} holds recording {run.fingerprint} here and {made_of} where the work was given out; use one folder."
         )
-    return with_accuracies(open_replay(run, loop=loop, targets=targets, replay_config=replay_config))
+    return open_replay(run, loop=loop, targets=targets, replay_config=replay_config)

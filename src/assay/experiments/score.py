@@ -430,11 +430,16 @@ def _opened(
     loop, targets, config = request.loop, request.targets, request.replay_config
     if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
         targets = list(dict.fromkeys([*(targets or ()), *asked]))
-    found: list[Replay] = []
-    for model in models:
-        replay = open_replay(
-            model, loop=loop, targets=targets, replay_config=config, references=request.references, asked=asked, agreed=agreed
+    return [
+        open_replay(
+            model,
+            loop=loop,
+            targets=targets,
+            replay_config=config,
+            references=request.references,
+            asked=asked,
+            agreed=agreed,
+            train_many=lambda replay: Retraining(replay, loop, targets, config, request.pool, request.progress or Progress()),
         )
-        replay.train_many = Retraining(replay, loop, targets, config, request.pool, request.progress or Progress())
-        found.append(replay)
-    return found
+        for model in models
+    ]

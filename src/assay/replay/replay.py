@@ -32,10 +32,10 @@ from .features import features_of
 from .hidden_state import hidden_state
 from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
-from .targets import MeanLoss, Target, parts_of_target, target_gradient
+from .targets import MeanLoss, Target, accuracies_of, parts_of_target, target_gradient
 
 TrainMany = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
-"""`Replay.retrained` for several groups, by whoever can do it elsewhere."""
+"""`Replay.retrained` for several groups, in other processes, say; each training is a call of `Replay.retrained` for one group."""
 HELD_BYTES = 256 * 2**20
 """Bytes up to which `sqrt` keeps all states of a stretch."""
 WRONG = 1e-4
@@ -66,6 +66,7 @@ class Replay:
         memory: int | None = None,
         tolerance: float = 0.0,
         references: Mapping[str, Params] | None = None,
+        train_many: "Callable[[Replay], TrainMany] | None" = None,
     ):
         """Get ready; nothing is computed yet.
 
@@ -80,6 +81,7 @@ class Replay:
             tolerance: Largest relative difference between the parameters at an epoch's end and the recorded ones; 0 asks for the
                 same bits. Needs a kept checkpoint to compare with.
             references: Parameters from elsewhere that may be asked for, by name.
+            train_many: Given this replay, makes what trains without each of several groups; by default one training after the other, here.
 
         Raises:
             MissingEvidence: The run kept no state from which training could start again.
@@ -111,7 +113,8 @@ class Replay:
         self._starts = bounds[:-1]
         self.first = bounds[self.kept[0] + 1]
         self.targets = tuple(targets)
-        self.given = dict(targets)
+        # An accuracy has no derivative, so that no method is offered it.
+        self.given = accuracies_of(targets) | dict(targets)
         self.computed: set[str] = set()
         """Targets that a kept model was seen to compute."""
         self.remarks: dict[str, str] = {}
@@ -122,7 +125,7 @@ class Replay:
         self._orders: dict[int, tuple[list[Tensor], Tensor, Tensor | None]] = {}
         self._end: ReplayState | None = None
         self._begun: tuple[int, ReplayState] | None = None
-        self.train_many: TrainMany | None = None
+        self._train_many = None if train_many is None else train_many(self)
         self._checked: set[int] = set()
         self._differing: dict[int, str] = {}
         self._steps_checked = self._state_checked = False
@@ -445,8 +448,8 @@ class Replay:
         self, without: Sequence[Int[Tensor, " group"]], steps: range, targets: Sequence[str], form: str = "weight"
     ) -> Float[Tensor, "trainings targets"]:
         """Targets at the end of the run, had some examples been left out; see `StepSource.retrained`."""
-        if self.train_many is not None and len(without) > 1:
-            return self.train_many(without, steps, targets, form)
+        if self._train_many is not None and len(without) > 1:
+            return self._train_many(without, steps, targets, form)
         values = torch.zeros(len(without), len(targets), dtype=torch.float64)
         for place, group in enumerate(without):
             weights = torch.ones(len(self.run.ids), dtype=torch.float64)
@@ -576,7 +579,7 @@ class Replay:
             UnknownName: There is none.
         """
         if name not in self.given:
-            raise UnknownName("target", name, self.given)
+            raise UnknownName("target", name, self.targets)
         return self.given[name]
 
     def rows_of(self, name: str) -> MeanLoss:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +148,37 @@ class MeanLoss:
             self.labels.to(torch.int64).numpy().tobytes(),
             self.weights.to(torch.float64).numpy().tobytes(),
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanAccuracy:
+    """Weighted fraction of examples that is predicted correctly. It is only reported: it has no derivative.
+
+    Attributes:
+        loss: The mean-loss target whose examples and weights are used.
+    """
+
+    loss: MeanLoss
+
+    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        one, device = self.loss, next(model.parameters()).device
+        right = torch.zeros((), dtype=torch.float64)
+        for start in range(0, len(one.inputs), PART):
+            part = slice(start, start + PART)
+            logits = model(one.ready(one.inputs[part].to(device), model))
+            right += one.weights[part][logits.argmax(1).cpu() == one.labels[part].cpu()].sum()
+        # One number and not one per part, so that 9 of 10 are 0.9 and not nearly so.
+        yield right / one.weights.sum()
+
+
+def accuracy(target: str) -> str:
+    """Name of the target that gives the accuracy on the examples of `target`."""
+    return f"{target} accuracy"
+
+
+def accuracies_of(targets: Mapping[str, Target]) -> dict[str, Target]:
+    """An accuracy for every target that is a mean loss."""
+    return {accuracy(name): MeanAccuracy(target) for name, target in targets.items() if isinstance(target, MeanLoss)}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
