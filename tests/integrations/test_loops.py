@@ -225,7 +225,9 @@ def test_ids_that_are_a_method_are_refused_with_what_to_give(tmp_path):
             return [f"n{place}" for place in range(30)]
 
     model, optimizer = frozen()
-    with pytest.raises(UsageError, match=r"Named\.ids is a method.*ids=dataset\.ids\(\).*ids=range\(len\(dataset\)\)"):
+    with pytest.raises(
+        UsageError, match=r"Named\.ids is a method.*assay\.DataSpec.*ids=dataset\.ids\(\).*ids=range\(len\(dataset\)\)"
+    ):
         record(tmp_path / "run", model, optimizer, DataLoader(Named(), 7))
     for place, ids in enumerate((Named().ids(), range(30))):
         with record(tmp_path / str(place), model, optimizer, DataLoader(Named(), 7), data=DataSpec(ids=ids)) as recorder:

@@ -428,7 +428,10 @@ def unevenly(recorder, model, optimizer):
         ),
         (lambda *given: trained(*given, losses=lambda model, batch: losses_of(model, batch).detach()), "have no gradient"),
         (lambda recorder, *given: recorder.weighted(torch.zeros(7)), "outside recorder.epoch"),
-        (lambda *given: trained(*given, epochs=EPOCHS + 1), "was given epochs=5, and epoch 5 begins"),
+        (
+            lambda *given: trained(*given, epochs=EPOCHS + 1),
+            r"was given epochs=5, and epoch 5 begins; record again with assay\.LiveSelection\(",
+        ),
     ],
 )
 def test_what_a_loop_forgets_is_refused(tmp_path, loop, words):

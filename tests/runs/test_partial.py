@@ -100,11 +100,11 @@ def test_a_weight_that_is_none_is_refused(tmp_path, weights):
 def test_it_is_refused_unless_it_is_meant(tmp_path, visits):
     with pytest.raises(UsageError, match=r"came more than once|were not visited") as told:
         recorded(tmp_path, [visits], partial=False, labels=None)
-    assert "or with partial=Partial()" in str(told.value)
+    assert "partial=assay.runs.recorder.Partial()." in str(told.value)
 
 
 def test_labels_that_nobody_told_are_asked_for(tmp_path):
-    with pytest.raises(UsageError, match=r"whose labels are not known yet.*Give partial=Partial\(labels="):
+    with pytest.raises(UsageError, match=r"whose labels are not known yet.*Give partial=assay\.runs\.recorder\.Partial\(labels="):
         recorded(tmp_path, VISITS[:1], labels=None)
     assert recorded(tmp_path / "after", VISITS[1:], labels=None).epochs == 2
 

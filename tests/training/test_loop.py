@@ -55,11 +55,9 @@ def net(seed=0):
         )
 
 
-def run(recipe, model=None, **more):
+def run(recipe, model=None, prepare=prepare, augment=augment, **more):
     model = net() if model is None else model
-    more = {"prepare": prepare, "augment": augment, **more}
-    data = TrainingData(IMAGES, LABELS, IDS, more.pop("prepare"), more.pop("augment"))
-    return train(model, data, recipe, **more)
+    return train(model, TrainingData(IMAGES, LABELS, IDS, prepare, augment), recipe, **more)
 
 
 def assert_same(one, other):
@@ -278,7 +276,7 @@ def test_parameters_that_blow_up_in_the_last_step_are_an_error():
         ({"labels": torch.where(torch.arange(EXAMPLES) == 3, 7, LABELS)}, r"outside 0\.\.2; ids 103"),
         ({"labels": torch.where(torch.arange(EXAMPLES) == 3, -1, LABELS)}, r"outside 0\.\.2; ids 103"),
         ({"prepare": None}, "give `prepare`"),
-        ({"augment": None}, "crop=1 and flip=True, but no `augment`"),
+        ({"augment": None}, r"crop=1 and flip=True, but TrainingData has no `augment` to do it; give one, or leave both out\."),
         ({"weights": torch.ones(3)}, "3 weights and 23 ids"),
         ({"weights": -torch.ones(EXAMPLES)}, "23 weights are negative or not finite; ids 100"),
         ({"weights": torch.full((EXAMPLES,), torch.nan)}, "not finite; ids 100"),

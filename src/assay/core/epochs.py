@@ -36,7 +36,7 @@ class PartialSource(EpochSource, Protocol):
 
 
 Value = TypeVar("Value")
-RECORD_ALL = "Record a clean pass after every epoch (view='eval', `--view eval`), or every epoch of all examples (without select and partial)."
+RECORD_ALL = "Record a clean pass after every epoch (Recording(view='eval'), `--view eval`), or every epoch of all examples (without select and partial)."
 """The cure where facts are missing."""
 Space = dict[str, Tensor]
 """Memory that one epoch leaves to the next."""

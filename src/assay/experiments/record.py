@@ -133,7 +133,7 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
     if recipe.last_batch == "drop" and plan.record.view == "train" and plan.selector is None and len(examples) % recipe.batch:
         raise UsageError(
             f"last_batch='drop' leaves {len(examples) % recipe.batch} of {len(examples)} examples out of every epoch; "
-            "use last_batch='keep' or 'even', or record with view='eval'."
+            "use last_batch='keep' or 'even', or record a clean pass after every epoch (`view = \"eval\"` under `[record]`, `--view eval`)."
         )
     if resume and plan.record.checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints 'last'.")

@@ -86,8 +86,8 @@ class Selecting:
         """
         if epoch >= self._epochs:
             raise UsageError(
-                f"select={self.title} was given epochs={self._epochs}, and epoch {epoch} begins; record with epochs= as many as the loop trains "
-                "in all, counted from the first one."
+                f"select={self.title} was given epochs={self._epochs}, and epoch {epoch} begins; record again with assay.LiveSelection(..., epochs=NUMBER), as "
+                "many as the loop trains in all, counted from the first one."
             )
         choice = self._selector.select_epoch(self._state, self._ids, epoch, self._epochs, self._seed)
         self._selection = choice.checked(self._ids, self.title, epoch)

@@ -115,8 +115,8 @@ def ids_of(dataset: Any) -> Ids:
     given = getattr(dataset, "ids", None)
     if callable(given):
         raise UsageError(
-            f"{type(dataset).__name__}.ids is a method, not the ids themselves; give ids=dataset.ids() if it returns one id for each example, "
-            "else ids=range(len(dataset))."
+            f"{type(dataset).__name__}.ids is a method, not the ids themselves; give assay.DataSpec (a loop that is scored: assay.Loop) "
+            "ids=dataset.ids() if it returns one id for each example, else ids=range(len(dataset))."
         )
     ids = Ids(np.arange(n)) if given is None else given if isinstance(given, Ids) else Ids(given)
     if len(ids) != n:

@@ -67,7 +67,7 @@ def pair(batch: Any) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
         raise UsageError(
             "A batch is not (inputs, labels); give losses=... that returns the loss of each example of a batch, or forward=... that returns "
-            "(logits, labels)."
+            "(logits, labels), to assay.Loop, or to assay.DataSpec while recording."
         )
     return batch[0], batch[1]
 

@@ -159,8 +159,7 @@ def single_examples(
     """Examples looked at one by one, each drawn under a seed that depends on its id only.
 
     Args:
-        loader: The loader whose collate function is used, and whose kind of worker reads the dataset.
-        dataset: A dataset of the same examples as the loader's.
+        loader: The loader whose dataset and collate function are used, and whose kind of worker reads the dataset.
         chosen: Position in the dataset of each id.
         ids: Ids of all examples.
         positions: Positions of the examples to look at.

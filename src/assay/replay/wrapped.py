@@ -37,6 +37,6 @@ def _no_optimizer(optimizer: Any) -> str:
     if isinstance(optimizer, (list, tuple)):
         return (
             f"optimizer= is a {type(optimizer).__name__} of {len(optimizer)}; one optimizer is recorded, so give one with a parameter group for "
-            "each rate, or give the one that trains most and leave live= out."
+            "each rate, or give the one that trains most and leave methods that read steps out of Recording(live=...)."
         )
     return f"optimizer= is a {type(optimizer).__name__}, no torch optimizer; give the torch.optim.Optimizer that takes the steps."

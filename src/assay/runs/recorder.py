@@ -38,6 +38,11 @@ from .tables import write_examples
 FLUSH_BYTES = 2 * 2**20
 """Logits held back before their facts are computed: one vectorised pass, and on a GPU one transfer, for many batches."""
 
+CLEAN_OR_PARTIAL = (
+    "record with Recording(view='eval'), or give an assay.Recorder of your own partial=assay.runs.recorder.Partial()"
+)
+"""The cures where an epoch does not visit every example exactly once."""
+
 SMALL = 2**22
 """Examples times classes up to which the probabilities are summed up unless it is asked otherwise: 32 MB on disk."""
 
@@ -559,7 +564,7 @@ class Recorder:
             names = self.ids.take(twice)
             raise UsageError(
                 f"Epoch {self.epochs}: {len(names)} ids came more than once: {listed(names, len(names))}. "
-                "A recorded training pass visits every example once; with a repeating sampler, record with Recording(view='eval'), or with partial=Partial()."
+                f"A recorded training pass visits every example once; with a repeating sampler, {CLEAN_OR_PARTIAL}."
             )
         self._check_labels(positions, labels)
         for bad, what, cure in faults(logits, labels):
@@ -685,7 +690,7 @@ class Recorder:
             names = self.ids.take(absent)
             raise UsageError(
                 f"Epoch {epoch}: {len(names)} of {len(self.ids)} ids were not visited: {listed(names, len(names))}. "
-                "A recorded training pass visits every example; with drop_last or a partial sampler, record with Recording(view='eval'), or with partial=Partial()."
+                f"A recorded training pass visits every example; with drop_last or a partial sampler, {CLEAN_OR_PARTIAL}."
             )
         labels = self.epoch_labels
         if bool((labels == labels[0]).all()):
@@ -699,7 +704,7 @@ class Recorder:
             names = self.ids.take(unknown)
             raise UsageError(
                 f"Epoch {self.epochs} did not visit {len(names)} of {len(self.ids)} ids, whose labels are not known yet: {listed(names, len(names))}. "
-                "Give partial=Partial(labels=...), one class for each example, or let the first epoch train on all."
+                "Give partial=assay.runs.recorder.Partial(labels=...), one class for each example, or let the first epoch train on all."
             )
 
     @property

@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from assay.integrations.loader import DataSpec
-from assay.runs.recording import Recording
-
 from ..core.ids import Ids
 from ..experiments.evidence import open_replay
+from ..integrations.loader import DataSpec
 from ..integrations.pytorch import record
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
+from ..runs.recording import Recording
 
 DIMS, WIDTH = 8, 5
 

@@ -292,7 +292,9 @@ def _first_epoch(resume: TrainingState | None, recipe: Recipe, ids: Ids, per_epo
 
 def _check(ids: Ids, recipe: Recipe, augment: Augment | None, weights: Tensor | None) -> None:
     if augment is None and (recipe.crop or recipe.flip):
-        raise UsageError(f"The recipe asks for crop={recipe.crop} and flip={recipe.flip}, but no `augment` was given to do it.")
+        raise UsageError(
+            f"The recipe asks for crop={recipe.crop} and flip={recipe.flip}, but TrainingData has no `augment` to do it; give one, or leave both out."
+        )
     if weights is None:
         return
     if len(weights) != len(ids):

@@ -91,8 +91,8 @@ class Recipe:
         last_batch: A last batch that is not full: `keep` it, `drop` it, or cut the epoch into `even` batches.
         precision: `float32`, on CUDA too with all its bits (no TF32), or `bfloat16` autocast (CUDA only).
         device: `cpu` or `cuda`.
-        crop: Pixels of padding for random crops; 0 for none. Carried out by the `augment` given to `train`.
-        flip: Whether images are mirrored at random. Carried out by the `augment` given to `train`.
+        crop: Pixels of padding for random crops; 0 for none. Carried out by `TrainingData.augment`.
+        flip: Whether images are mirrored at random. Carried out by `TrainingData.augment`.
         seed: Random seed of the order, the augmentation and the dropout; also of the initial weights where a plan builds the net.
 
     Raises:
