@@ -111,7 +111,8 @@ class Selecting:
         Raises:
             UsageError: They are not one loss for each example, or have no gradient.
         """
-        where = f"Epoch {self._epoch}, batch {len(self._told) - bool(self._calls)}"
+        number = len(self._told) - bool(self._calls)
+        where = f"Epoch {self._epoch}, batch {number}"
         if not isinstance(losses, Tensor) or losses.shape != (len(positions),) or not losses.is_floating_point():
             shape = f"{losses.dtype} of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
             raise UsageError(
@@ -123,7 +124,6 @@ class Selecting:
                 f"{where}: the losses given to recorder.weighted have no gradient; give those that the model is trained by, before backward."
             )
         call = Weighing(self._selection.weights[positions].to(losses.device, losses.dtype))
-        looked_at = len(self._told) - bool(self._calls) < LOOKED_AT
         if not self._calls:
             # A copy: the loop may write into its losses afterwards.
             self._told.append((positions, losses.detach().clone()))
@@ -137,7 +137,7 @@ class Selecting:
             call.losses = gradient.detach()
 
         made.register_hook(through)
-        if looked_at:
+        if number < LOOKED_AT:
             losses.register_hook(came)
         return made
 

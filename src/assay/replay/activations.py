@@ -272,8 +272,8 @@ def _makes_alone(model: nn.Module, forward: Callable[[], Any], calls: _Calls, at
             near = torch.finfo(leaf.dtype).eps ** 0.5 * (1 + leaf.abs().max())
             if not bool(((other - leaf.roll(1, 0)).abs() <= near).all()):
                 continue
-            found = torch.autograd.grad(other.sum(), learned, allow_unused=True) if other.requires_grad else ()
-            if all(one is None or one.numel() <= shape[-1] for one in found):
+            gradients = torch.autograd.grad(other.sum(), learned, allow_unused=True) if other.requires_grad else ()
+            if all(one is None or one.numel() <= shape[-1] for one in gradients):
                 return True
     return False
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -33,7 +34,6 @@ from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
 from .losses import (
     Forward,
     Losses,
-    WeightedBatch,
     WeightedLosses,
     cross_entropies,
     cross_entropies_of,
@@ -147,6 +147,7 @@ class LoopTraining(ReplayableTraining):
                     "reduction= what your loop computes, and leave loss= out."
                 )
             self._losses = WeightedLosses(self._losses)
+            self.weights = functools.lru_cache(maxsize=2)(run.weights)
         self.functional = Functional(self.model, self._losses, self._forward)
         self.label_path: str | None = None
         """Path of the labels in a batch, so that they are compared with the run's whenever examples are read."""
@@ -171,7 +172,6 @@ class LoopTraining(ReplayableTraining):
             )
         self._chosen, self._places = chosen, len(whole)
         self._batches: Iterator[Any] = iter(())
-        self._weights: tuple[int, Tensor | None] = -1, None
         self._steps_checked = False
 
     @property
@@ -315,7 +315,7 @@ class LoopTraining(ReplayableTraining):
 
     def batch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
         if self.free:
-            return self._weighed(self._collated(self._loop.loader.dataset, positions), epoch, positions)
+            return self.weighted(self._collated(self._loop.loader.dataset, positions), epoch, positions)
         fetched = next(self._batches, None)
         wanted = self._chosen[positions.numpy()]
         if not isinstance(fetched, KeyedBatch) or list(map(int, fetched.keys)) != wanted.tolist():
@@ -323,14 +323,7 @@ class LoopTraining(ReplayableTraining):
                 f"Epoch {epoch}, step {step}: the loader does not give the examples that were recorded there; give the loader as it was, and "
                 "what your loop does before an epoch as begin_epoch=."
             )
-        return self._weighed(self._placed(fetched.batch), epoch, positions)
-
-    def _weighed(self, batch: Any, epoch: int, positions: Tensor) -> Any:
-        """A batch with the weights of its losses, where the epoch had any."""
-        if self._weights[0] != epoch:
-            self._weights = epoch, self._run.weights(epoch) if self._selected else None
-        weights = self._weights[1]
-        return batch if weights is None else WeightedBatch(batch, weights[positions].to(self.device))
+        return self.weighted(self._placed(fetched.batch), epoch, positions)
 
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
         with untouched_generators(self.device):
@@ -433,7 +426,7 @@ class LoopTraining(ReplayableTraining):
     def divisor(self, batch: Any) -> float:
         if self._loop.reduction == "sum":
             return 1.0
-        if self._loop.reduction == "mean" or isinstance(self._loop.reduction, str):
+        if isinstance(self._loop.reduction, str):
             return float(size_of(batch))
         value = float(self._loop.reduction(without_weights(batch)))
         if not 0 < value < float("inf"):

@@ -55,7 +55,7 @@ class PlannedTraining(ReplayableTraining):
         self.members = [tuple(trainable(model)) for _ in self.optimizer.param_groups]
         self.clip, self.ema, self.averages = recipe.clip, recipe.ema, {}
         self._data, self._recipe, self._states = data, recipe, states
-        self._weights = None if weights is None else functools.lru_cache(maxsize=2)(weights)
+        self.weights = None if weights is None else functools.lru_cache(maxsize=2)(weights)
 
     def load(self, epoch: int) -> None:
         state = self._states(epoch)
@@ -77,10 +77,7 @@ class PlannedTraining(ReplayableTraining):
         if data.augment is not None:
             batch = data.augment(batch, data.ids.keys[positions.numpy()], epoch=epoch, step=step)
         labels = data.labels[positions].to(self.device, torch.int64)
-        weights = None if self._weights is None else self._weights(epoch)
-        if weights is None:
-            return data.ready(batch), labels
-        return WeightedBatch((data.ready(batch), labels), weights[positions].to(self.device))
+        return self.weighted((data.ready(batch), labels), epoch, positions)
 
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
         data = self._data

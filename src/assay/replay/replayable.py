@@ -23,6 +23,7 @@ from ..training.batches import rows, size_of
 from ..training.device import random_state, set_random_state
 from ..training.step import average, trainable
 from .functional import Functional
+from .losses import WeightedBatch
 from .optimizers import TORCH_CLIP, update_of
 
 PART = 32
@@ -122,6 +123,7 @@ class ReplayableTraining(abc.ABC):
         free: Whether any batch can be fetched at any time, so that an epoch need not be gone through from its beginning.
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
         by_mean: Whether every step takes the mean of its batch's losses.
+        weights: Factor of each example's loss in an epoch, None for 1; None where no live selector gave any.
         causes: A sentence on why the repeated steps may differ from the recorded ones, the commonest cause first.
     """
 
@@ -136,6 +138,7 @@ class ReplayableTraining(abc.ABC):
     free: bool = True
     separable: bool = False
     by_mean: bool = True
+    weights: Callable[[int], Tensor | None] | None = None
     causes: str = "torch, the processor, the number of threads, the net or the data are not those of the recording."
 
     def updates(self) -> list[Update]:
@@ -196,6 +199,11 @@ class ReplayableTraining(abc.ABC):
     @abc.abstractmethod
     def batch(self, epoch: int, step: int, positions: Int[Tensor, " batch"]) -> Any:
         """The batch of one step of an epoch, as it was trained on."""
+
+    def weighted(self, batch: Any, epoch: int, positions: Int[Tensor, " batch"]) -> Any:
+        """A batch with the weights of its losses, where a live selector gave the epoch any."""
+        weights = None if self.weights is None else self.weights(epoch)
+        return batch if weights is None else WeightedBatch(batch, weights[positions].to(self.device))
 
     @abc.abstractmethod
     def clean(self, positions: Int[Tensor, " batch"]) -> Any:
