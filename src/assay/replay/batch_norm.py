@@ -41,7 +41,7 @@ class differentiable_statistics(DifferentiableOperations):
         return torch.addcmul(shift.view(shape), values, scale.view(shape))
 
 
-class _DoubleBackward(DifferentiableOperations):
+class DoubleBackward(DifferentiableOperations):
     """While it lasts, convolutions and BatchNorm in training go by `maths.double_backward`, and layers that were entered tell what they saw.
 
     Attributes:

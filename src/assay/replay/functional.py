@@ -28,7 +28,7 @@ from ..maths.params import Params
 from ..training.batches import rows, size_of, without_rows
 from ..training.device import mode
 from ..training.step import trainable
-from .batch_norm import _DoubleBackward
+from .batch_norm import DoubleBackward
 from .losses import (
     Forward,
     Losses,
@@ -177,7 +177,7 @@ class Functional:
             valued: Whether the first derivatives with respect to the parameters are read, and not only differentiated again
                 (`maths.double_backward.conv2d`).
         """
-        watch = _DoubleBackward(buffers, valued)
+        watch = DoubleBackward(buffers, valued)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
             stack.enter_context(written_out())

@@ -49,7 +49,7 @@ def save_scores(scores: Scores, path: str | Path) -> None:
         "direction": scores.direction.value,
         "unit": scores.unit,
         "unscored": list(scores.unscored),
-        "lineage": _lineage(scores.lineage),
+        "lineage": lineage_fields(scores.lineage),
         "diagnostics": dict(scores.diagnostics),
         "warnings": list(scores.warnings),
     }
@@ -70,8 +70,8 @@ def load_scores(path: str | Path) -> Scores:
     """
     path = Path(path)
     ids, columns, notes = read_table(path, "scores", {"value": REAL, "epoch *": REAL, "repeat *": REAL})
-    with _whole(path):
-        said = _said(ScoresNotes, notes)
+    with noticing_damage(path):
+        said = notes_as(ScoresNotes, notes)
         return Scores(
             ids=ids,
             values=torch.from_numpy(columns["value"]).to(torch.float64),
@@ -81,7 +81,7 @@ def load_scores(path: str | Path) -> Scores:
             direction=said.direction,
             unit=said.unit,
             unscored=Ids(said.unscored),
-            lineage=_at_home(said.lineage, path),
+            lineage=at_home(said.lineage, path),
             by_epoch=_rows("epoch", columns),
             repeats=_rows("repeat", columns),
             diagnostics=said.diagnostics,
@@ -107,7 +107,7 @@ def save_decision(decision: Decision, path: str | Path) -> None:
         "policy": decision.policy,
         "options": dict(decision.options),
         "title": decision.title,
-        "lineage": _lineage(decision.lineage),
+        "lineage": lineage_fields(decision.lineage),
         "warnings": list(decision.warnings),
     }
     place = {}
@@ -135,8 +135,8 @@ def load_decision(path: str | Path) -> Decision:
     ids, columns, notes = read_table(
         path, "decision", {"action": "int8", "label": WHOLE, "weight": REAL, "reason": "text", "place?": "int64"}
     )
-    with _whole(path):
-        said = _said(DecisionNotes, notes)
+    with noticing_damage(path):
+        said = notes_as(DecisionNotes, notes)
         return Decision(
             ids=ids,
             actions=torch.from_numpy(columns["action"]).to(torch.int64),
@@ -146,7 +146,7 @@ def load_decision(path: str | Path) -> Decision:
             policy=said.policy,
             options=said.options,
             title=said.title,
-            lineage=_at_home(said.lineage, path),
+            lineage=at_home(said.lineage, path),
             order=_order(ids, columns),
             warnings=said.warnings,
         )
@@ -235,7 +235,7 @@ def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None,
         RunError: The file is absent, damaged, of another kind, of a newer schema, or a retraining of something else, such as a copy of another file.
     """
     body = load_json("outcome", path)
-    with _whole(path):
+    with noticing_damage(path):
         content = _typed(str | None, body.pop("made_of", None))
         found = _typed(Outcome, body)
     for what, wanted, is_ in (("made of", made_of, content), ("of arm", arm, found.arm), ("of seed", seed, found.seed)):
@@ -266,7 +266,7 @@ def load_claims(folder: Path) -> list[Claim]:
     found = []
     for path in sorted(folder.glob("*.json")):
         body = load_json("claim", path)
-        with _whole(path):
+        with noticing_damage(path):
             claim = _typed(Claim, body)
             looks = claim.looks
             if not all(0 <= p <= 1 for look in looks for p in look.ps) or len({len(look.ps) for look in looks}) != 1:
@@ -303,10 +303,10 @@ def load_verdict(path: str | Path) -> Verdict:
     """
     path = Path(path)
     body = load_json("verdict", path)
-    with _whole(path):
+    with noticing_damage(path):
         body["comparisons"] = list(map(_comparison, body["comparisons"]))
         verdict = _typed(Verdict, body)
-    return dataclasses.replace(verdict, lineage=_at_home(verdict.lineage, path))
+    return dataclasses.replace(verdict, lineage=at_home(verdict.lineage, path))
 
 
 def save_removal(removal: Removal, path: Path) -> None:
@@ -327,7 +327,7 @@ def load_removal(path: Path) -> Removal:
         RunError: The file is absent, damaged, of another kind, of a newer schema, or of another place, such as a copy of another file.
     """
     body = load_json("removal", path)
-    with _whole(path):
+    with noticing_damage(path):
         content = _typed(str | None, body.pop("made_of", None))
         found = _typed(Removal, body)
     if content != _place(path):
@@ -358,7 +358,7 @@ def load_curve(path: str | Path) -> Curve:
     """
     path = Path(path)
     curve = _noun("curve", Curve, path)
-    return dataclasses.replace(curve, lineage=_at_home(curve.lineage, path))
+    return dataclasses.replace(curve, lineage=at_home(curve.lineage, path))
 
 
 @checked_arguments
@@ -386,7 +386,7 @@ def load_study(path: str | Path) -> Study:
         RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
     body = load_json("study", path)
-    with _whole(path):
+    with noticing_damage(path):
         # An older assay's intervals were percentile bootstraps, which were too narrow.
         unknown = {} if "claims" in body else {"low": None, "high": None}
         agreement = body["agreement"]
@@ -433,7 +433,7 @@ COUNTS = frozenset(
 def _noun(kind: str, noun: type[Made], path: Path) -> Made:
     """An artefact that was saved as JSON, if every field has exactly its type and is within its range."""
     body = load_json(kind, path)
-    with _whole(path):
+    with noticing_damage(path):
         return _typed(noun, body)
 
 
@@ -495,12 +495,17 @@ class DecisionNotes(FrozenModel):
 Notes = TypeVar("Notes", bound=FrozenModel)
 
 
-def _said(kind: type[Notes], notes: Mapping[str, Any]) -> Notes:
+def notes_as(kind: type[Notes], notes: Mapping[str, Any]) -> Notes:
+    """The notes of a file as this model.
+
+    Raises:
+        pydantic.ValidationError: A field is missing or wrong.
+    """
     return kind.strictly(json.dumps({name: value for name, value in notes.items() if name not in ("format", "schema_version")}))
 
 
-class _whole:
-    """Maps a field that is missing, of the wrong type or out of range to one sentence."""
+class noticing_damage:
+    """A context manager that turns the error on a field that is missing, of the wrong type or out of range into one sentence."""
 
     def __init__(self, path: str | Path):
         self.path = path
@@ -516,11 +521,18 @@ class _whole:
             ) from error
 
 
-def _lineage(lineage: Lineage | None) -> dict[str, Any] | None:
+def lineage_fields(lineage: Lineage | None) -> dict[str, Any] | None:
+    """A lineage as it is saved."""
     return None if lineage is None else dataclasses.asdict(lineage)
 
 
-def _at_home(lineage: Lineage | None, path: Path) -> Lineage | None:
+def at_home(lineage: Lineage | None, path: Path) -> Lineage | None:
+    """A saved lineage, naming the folder of the run as it stands now.
+
+    Args:
+        lineage: The lineage.
+        path: File that it was saved in, one folder below the run's.
+    """
     if lineage is None:
         return None
     # What stands in a run's folder is of that run, wherever it has been moved to and wherever we are called from.

@@ -29,7 +29,7 @@ from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.npy import LONGEST_HEAD
 from ..core.scores import Direction
-from .artefacts import _at_home, _lineage, _said, _whole, load_json, save_json
+from .artefacts import at_home, lineage_fields, load_json, notes_as, noticing_damage, save_json
 from .disk import MOST_TEXT, checksum, make_folder, opened, remove, remove_leftovers, writing, written_aside
 from .schema import Checksum, FrozenModel
 
@@ -276,7 +276,7 @@ def save_attribution(attribution: Attribution, path: Path) -> None:
         "ids": list(attribution.ids),
         "values": path.name,
         "checksums": list(attribution.source.checksums),
-        "lineage": _lineage(attribution.lineage),
+        "lineage": lineage_fields(attribution.lineage),
         "warnings": list(attribution.warnings),
         "models": attribution.models,
     }
@@ -307,8 +307,8 @@ def load_attribution(folder: str | Path) -> Attribution:
 
 
 def _loaded(path: Path, notes: dict[str, Any]) -> Attribution:
-    with _whole(path):
-        said = _said(AttributionNotes, notes)
+    with noticing_damage(path):
+        said = notes_as(AttributionNotes, notes)
         if not re.fullmatch(r"values-[0-9a-f]{8}\.npy", said.values):
             raise ValueError(f"its values stand in {said.values!r}")
         queries, ids = Ids(said.queries), Ids(said.ids)
@@ -326,7 +326,7 @@ def _loaded(path: Path, notes: dict[str, Any]) -> Attribution:
             direction=said.direction,
             unit=said.unit,
             # Two folders further down than scores.
-            lineage=_at_home(said.lineage, path.parent),
+            lineage=at_home(said.lineage, path.parent),
             warnings=said.warnings,
             models=said.models,
         )
