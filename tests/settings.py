@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from assay.integrations.loader import DataSpec, LiveSelection
+from assay.integrations.data_spec import DataSpec
+from assay.integrations.selecting import LiveSelection
 from assay.runs.recorder import Origin, Partial
 from assay.runs.recording import Recording
 

@@ -27,9 +27,9 @@ from .experiments.report_data import report_data as report_data
 from .experiments.score import score as score
 from .experiments.score import score_separately as score_separately
 from .experiments.verify import verify as verify
-from .integrations.loader import DataSpec as DataSpec
-from .integrations.loader import LiveSelection as LiveSelection
+from .integrations.data_spec import DataSpec as DataSpec
 from .integrations.pytorch import record as record
+from .integrations.selecting import LiveSelection as LiveSelection
 from .replay.config import ReplayConfig as ReplayConfig
 from .replay.live_methods import LiveMethods as LiveMethods
 from .replay.loop import Loop as Loop

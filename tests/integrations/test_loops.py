@@ -18,7 +18,7 @@ from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputE
 from assay.core.needs import Need
 from assay.core.results import Result
 from assay.core.scores import Direction
-from assay.integrations.loader import DataSpec
+from assay.integrations.data_spec import DataSpec
 from assay.integrations.pytorch import record
 from assay.runs import run as module
 from assay.runs.recording import Recording

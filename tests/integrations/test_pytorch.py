@@ -19,7 +19,7 @@ from torch.utils.data.distributed import DistributedSampler
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputExists, RunError, UsageError
 from assay.core.ids import Ids
-from assay.integrations.loader import DataSpec
+from assay.integrations.data_spec import DataSpec
 from assay.integrations.pytorch import KeyedDataset, ids_of, record
 from assay.runs.recording import Recording
 from assay.runs.run import Run

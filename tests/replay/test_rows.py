@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from assay.core.errors import UsageError
-from assay.integrations.loader import DataSpec
+from assay.integrations.data_spec import DataSpec
 from assay.integrations.pytorch import record
 from assay.replay import single_examples
 from assay.replay.rows import compared, fields_of, moved_in

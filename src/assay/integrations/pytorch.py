@@ -40,10 +40,10 @@ from ..runs.recording import Recording
 from ..runs.run import DRAWN, Run
 from ..training.wrappers import names_inside, unwrapped
 from .casts import CastWatch
+from .data_spec import DataSpec
 from .doubles import Doubles
-from .loader import DataSpec, LiveSelection
 from .mixing import MixtureWatch
-from .selecting import Selecting
+from .selecting import LiveSelection, Selecting
 
 SELECTOR = "the live selector"
 """Name of the state of a live selector in the checkpoints."""

@@ -1,19 +1,51 @@
 """A live selector in a user's own loop: on which examples an epoch trains, how their losses are weighted, and which losses it receives."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.arguments import checked_fields
 from ..core.errors import Mismatch, UsageError
 from ..core.ids import Ids
-from ..core.live_selection import EpochSelection, LiveState
+from ..core.live_selection import AbstractLiveSelector, EpochSelection, LiveState
+from ..policies import parse_live
 from ..replay.keyed import LOOKED_AT
 from ..replay.reduction import AGREES, AGREES_HALF
 from ..training.loop import check_finite
-from .loader import LiveSelection
+
+
+@dataclasses.dataclass(frozen=True)
+@checked_fields
+class LiveSelection:
+    """A live selector for a loop: it chooses the examples of each epoch before it begins.
+
+    Attributes:
+        selector: A live selector, such as `"infobatch:ratio=0.5"`.
+        epochs: How many epochs the loop trains in all; a selector may train the last ones on all examples.
+
+    Raises:
+        UnknownName: No such selector or option.
+        UsageError: A value is of a wrong kind or outside its range.
+    """
+
+    selector: str | AbstractLiveSelector
+    epochs: int
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise UsageError(
+                f"LiveSelection: epochs={self.epochs} is not 1 or more; give how many epochs the loop trains in all."
+            )
+        self.live  # noqa: B018
+
+    @functools.cached_property
+    def live(self) -> AbstractLiveSelector:
+        """The selector itself."""
+        return parse_live(self.selector)
 
 
 @dataclasses.dataclass

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..core.ids import Ids
 from ..experiments.evidence import open_replay
-from ..integrations.loader import DataSpec
+from ..integrations.data_spec import DataSpec
 from ..integrations.pytorch import record
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
