@@ -11,7 +11,7 @@ from torch import Tensor
 from ..core.arguments import checked_fields
 from ..core.errors import Mismatch, UsageError
 from ..core.ids import Ids
-from ..core.live_selection import AbstractLiveSelector, EpochSelection, LiveState
+from ..core.live_selection import AbstractLiveSelector, LiveState
 from ..policies import parse_live
 from ..replay.keyed import LOOKED_AT
 from ..replay.reduction import AGREES, AGREES_HALF
@@ -62,7 +62,7 @@ class Weighing:
     through: Tensor | None = None
     losses: Tensor | None = None
 
-    def counts(self) -> bool:
+    def is_as_asked(self) -> bool:
         """Whether the loss that was called backward on is a multiple of the sum of weight times loss, and holds the losses in no other way."""
         if self.losses is None or self.through is None:
             return True
@@ -102,7 +102,7 @@ class Selecting:
         self._epochs, self._seed = select.epochs, seed
         self._state: LiveState = selector.start(len(ids))
         self._epoch = -1
-        self._selection = EpochSelection(torch.ones(len(ids), dtype=torch.bool), torch.ones(len(ids), dtype=torch.float64))
+        self._weights: Tensor | None = None
         self._told: list[tuple[Tensor, Tensor]] = []
         self._calls: list[Weighing] = []
 
@@ -122,12 +122,14 @@ class Selecting:
                 "many as the loop trains in all, counted from the first one."
             )
         choice = self._selector.select_epoch(self._state, self._ids, epoch, self._epochs, self._seed)
-        self._selection = choice.checked(self._ids, self.title, epoch)
+        choice = choice.checked(self._ids, self.title, epoch)
         if not labels_known and not bool(choice.kept.all()):
             raise UsageError(
                 f"{self.title} leaves examples out of the first epoch, whose labels are not known then; record with assay.Recording(view='eval'), which passes over "
                 "every example after each epoch."
             )
+        # Asked once for the epoch, not in each step: it looks at all examples.
+        self._weights = None if choice.whole else choice.weights
         self.places[:] = False
         self.places[self._chosen[choice.kept.numpy()]] = True
         self._epoch, self._told, self._calls = epoch, [], []
@@ -135,7 +137,7 @@ class Selecting:
 
     def weights(self, positions: Tensor) -> Tensor | None:
         """Factor of the loss of each of these examples; None where all of the epoch's are 1."""
-        return None if self._selection.whole else self._selection.weights[positions]
+        return None if self._weights is None else self._weights[positions]
 
     def weighted(self, losses: Any, positions: Tensor) -> Tensor:
         """Losses of the newest batch, each times its weight.
@@ -155,7 +157,8 @@ class Selecting:
             raise UsageError(
                 f"{where}: the losses given to recorder.weighted have no gradient; give those that the model is trained by, before backward."
             )
-        call = Weighing(self._selection.weights[positions].to(losses.device, losses.dtype))
+        weights = self.weights(positions)
+        call = Weighing(torch.ones_like(losses.detach()) if weights is None else weights.to(losses.device, losses.dtype))
         if not self._calls:
             # A copy: the loop may write into its losses afterwards.
             self._told.append((positions, losses.detach().clone()))
@@ -195,7 +198,7 @@ class Selecting:
                 f"{where}: the optimizer moved, and nobody called backward on what recorder.weighted returned, so the weights of select={self.title} "
                 f"do not count; {cure}."
             )
-        if not all(call.counts() for call in calls):
+        if not all(call.is_as_asked() for call in calls):
             raise UsageError(
                 f"{where}: what was called backward on is not the mean or the sum of recorder.weighted(losses), by the gradient of each loss, so the "
                 f"weights of select={self.title} count otherwise; {cure}, and put what else belongs to an example into its loss before."
