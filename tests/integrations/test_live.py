@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
-from assay.core.errors import Mismatch, MissingEvidence, UsageError
+from assay.core.errors import Mismatch, MissingEvidence, RunError, UsageError
 from assay.runs.run import Run
 from settings import grouped
 
@@ -244,3 +244,13 @@ def test_what_is_taken_up_again_stands_where_the_model_does():
     placed = [*own.params.values(), *own.buffers.values(), *own.batch, *found["after"].values()]
     assert {value.device.type for value in placed} == {"meta"}
     assert own.positions.device.type == found["values"][0].device.type == "cpu"
+
+
+def test_a_state_that_lacks_a_part_of_a_batch_is_refused():
+    from assay.replay.functional import Functional
+    from assay.replay.step_state import BATCH, WEIGHTED, decode, encode
+
+    functional = Functional(world()[0])
+    for mark, held, lacks in ((BATCH, {"positions": torch.ones(2)}, "params"), (WEIGHTED, {"batch": torch.ones(2)}, "weights")):
+        with pytest.raises(RunError, match=f"damaged .no '{lacks}' of a batch.; record again"):
+            decode(*encode({"pending": [{mark: held}]}), functional)

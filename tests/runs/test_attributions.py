@@ -170,6 +170,12 @@ def flipped(folder):
     values_of(folder).write_bytes(body)
 
 
+def of_another_version(folder):
+    body = bytearray(values_of(folder).read_bytes())
+    body[6] = 9
+    values_of(folder).write_bytes(body)
+
+
 def of_another_shape(folder):
     np.save(values_of(folder), VALUES.numpy().T.copy())
 
@@ -181,6 +187,7 @@ DAMAGE = {
     "longer": (lambda folder: values_of(folder).write_bytes(values_of(folder).read_bytes() + b"x"), "is damaged: it holds"),
     "a flipped bit": (flipped, "row 6 is not what was written"),
     "no npy": (lambda folder: values_of(folder).write_bytes(b"nothing of the kind"), r"values-\w+\.npy"),
+    "another version": (of_another_version, r"version \(9, 0\) of the format"),
     "another shape": (of_another_shape, "is damaged: it holds"),
     "other numbers": (lambda folder: np.save(values_of(folder), VALUES.float().numpy()), "is damaged: it holds"),
     "columns first": (lambda folder: np.save(values_of(folder), np.asfortranarray(VALUES.numpy())), "is damaged: it holds"),

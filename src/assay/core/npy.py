@@ -15,6 +15,25 @@ LONGEST_HEAD = 2**16
 """Bytes of the longest head that is read."""
 
 
+def read_head(file: io.BufferedIOBase) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The head of an npy file.
+
+    Args:
+        file: The file, at its beginning; left where the array begins.
+
+    Returns:
+        Shape of the array, whether its columns come one behind the other, and its type.
+
+    Raises:
+        ValueError: Not an npy file.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"version {version} of the format")
+    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return reader(file, max_header_size=LONGEST_HEAD)
+
+
 def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
     """The array of an npy file.
 
@@ -28,11 +47,7 @@ def read_npy(file: io.BufferedIOBase, size: int) -> np.ndarray:
     Raises:
         ValueError: Not an npy file, an array of other types than numbers and texts, or not the size that its header claims.
     """
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0), (3, 0)):
-        raise ValueError(f"version {version} of the format")
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, kind = reader(file, max_header_size=LONGEST_HEAD)
+    shape, fortran, kind = read_head(file)
     if kind.kind not in "biufcSU" or kind.hasobject:
         raise ValueError(f"it holds {kind}, not plain numbers or texts")
     claimed = math.prod(shape) * kind.itemsize

@@ -50,15 +50,16 @@ def _plain(value: Any) -> Any:
 def _whole(value: Any, functional: Functional) -> Any:
     if isinstance(value, dict):
         # Parameters and batches stand where the model does; what is counted by example stays on the CPU.
-        if BATCH in value:
-            held = _whole(value[BATCH], functional)
-            try:
+        try:
+            if BATCH in value:
+                held = _whole(value[BATCH], functional)
                 params, buffers, batch = (_placed(held[name], functional) for name in ("params", "buffers", "batch"))
                 return ModelBatch(held["positions"], params, functional, buffers, batch)
-            except KeyError as error:
-                raise RunError(f"A checkpoint is damaged (no {error} of a batch); record again.") from error
-        if WEIGHTED in value:
-            return WeightedBatch(**_whole(value[WEIGHTED], functional))
+            if WEIGHTED in value:
+                held = _whole(value[WEIGHTED], functional)
+                return WeightedBatch(held["batch"], held["weights"])
+        except KeyError as error:
+            raise RunError(f"A checkpoint is damaged (no {error} of a batch); record again.") from error
         if value.keys() == set(functional.names):
             return _placed(value, functional)
         return {key: _whole(inner, functional) for key, inner in value.items()}

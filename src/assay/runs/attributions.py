@@ -27,7 +27,7 @@ from ..core.attribution import BLOCK_BYTES, Attribution, Block, checked_values
 from ..core.errors import BadScores, RunError, UsageError, reading
 from ..core.ids import Ids
 from ..core.lineage import Lineage
-from ..core.npy import LONGEST_HEAD
+from ..core.npy import read_head
 from ..core.scores import Direction
 from .artefacts import at_home, lineage_fields, load_json, notes_as, noticing_damage, save_json
 from .disk import MOST_TEXT, checksum, make_folder, opened, remove, remove_leftovers, writing, written_aside
@@ -78,9 +78,10 @@ class RowFile:
                 raise RunError(f"{path} cannot be read ({error.strerror}); {AGAIN}.") from error
             self._close = weakref.finalize(self, os.close, self._handle)
             with os.fdopen(os.dup(self._handle), "rb") as file:
-                shape, kind, self._begin = _head_of(file)
+                shape, fortran, kind = read_head(file)
+                self._begin = file.tell()
             claimed = self._begin + math.prod(shape) * KIND.itemsize
-            if shape != (len(checksums), columns) or kind != KIND or size != claimed:
+            if shape != (len(checksums), columns) or fortran or kind != KIND or size != claimed:
                 raise RunError(
                     f"{path} is damaged: it holds {size:,} bytes of shape {shape}, where {(len(checksums), columns)} was written; {AGAIN}."
                 )
@@ -101,14 +102,6 @@ class RowFile:
             if checksum(row) != self.checksums[place]:
                 raise RunError(f"{self.path} is damaged: row {place} is not what was written; {AGAIN}.")
         return found
-
-
-def _head_of(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, int]:
-    version = np.lib.format.read_magic(file)
-    reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, kind = reader(file, max_header_size=LONGEST_HEAD)
-    # Columns one behind the other are no file of ours.
-    return () if fortran else shape, kind, file.tell()
 
 
 def _read(handle: int, into: Tensor, at: int, path: Path) -> None:
