@@ -14,8 +14,8 @@ from assay.core.scoring import score
 from assay.methods import catalogue, parse
 from assay.runs.artefacts import load_scores, save_scores
 from assay.testing import check_method
-from assay.testing.laws import broken_laws
-from assay.testing.methods import CLASS_LAWS, laws_of, refuses
+from assay.testing.laws import broken_laws, refuses
+from assay.testing.methods import CLASS_LAWS, laws_of
 from assay.testing.worlds import named, world
 from exports import exported
 from faulty.methods import BRUTE, FAULTY, SOUND, MeanLoss
@@ -101,7 +101,7 @@ def test_all_four_directions_are_there():
     ("name", "text"), [(name, text) for name in catalogue() for text in exported("methods", name, "REFUSED", [])]
 )
 def test_options_out_of_range_are_refused(name, text):
-    refuses(text)(catalogue()[name])
+    refuses("method", text)(catalogue()[name])
 
 
 def test_every_method_with_a_number_or_a_choice_has_options_that_it_refuses():

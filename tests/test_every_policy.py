@@ -6,8 +6,8 @@ from assay.core.errors import UsageError
 from assay.core.method import Source
 from assay.policies import catalogue, live_catalogue
 from assay.testing import check_live_selector, check_selector, live
-from assay.testing.laws import broken_laws
-from assay.testing.selectors import BOTH, CLASS_LAWS, LAWS, Case, refuses
+from assay.testing.laws import broken_laws, refuses
+from assay.testing.selectors import BOTH, CLASS_LAWS, LAWS, Case
 from exports import exported
 from faulty import live as faulty_live
 from faulty.policies import FAULTY, SOUND, Drawn, OrderOfIds, Ranked
@@ -63,7 +63,7 @@ def test_law_of_classes(law, name):
     ("name", "text"), [(name, text) for name in catalogue() for text in exported("policies", name, "REFUSED", [])]
 )
 def test_options_out_of_range_are_refused(name, text):
-    refuses(text)(catalogue()[name])
+    refuses("policy", text)(catalogue()[name])
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,11 @@ def test_options_out_of_range_are_refused(name, text):
     [
         (Ranked, {}, None),
         (Ranked, {"refused": ["keep=0.5"]}, r"ranked:keep=0.5 breaks the law `options_out_of_range_are_refused` .*: not refused"),
+        (
+            Ranked,
+            {"refused": ["kept=2"]},
+            r"ranked:kept=2 breaks the law `options_out_of_range_are_refused` .*: it has no such options",
+        ),
         (OrderOfIds, {}, r"ranked:keep=0.4 breaks the law `the_order_is_that_of_the_budgets`"),
     ],
 )
@@ -85,6 +90,16 @@ def test_other_people_are_told_which_law_their_policy_breaks(cls, given, words):
         return
     with pytest.raises(AssertionError, match=words):
         check_selector(OfAStranger(0.3), **given)
+
+
+def test_a_refusal_of_an_option_that_is_missing_is_none_of_the_one_that_is_wrong():
+    class OfAStranger(Drawn):
+        """Draws."""
+
+        source = Source("nobody", "https://example.org")
+
+    with pytest.raises(AssertionError, match=r"ranked:keep=2 breaks .*: behind keep=2 give seed too, which it needs"):
+        check_selector(OfAStranger(0.3, 0), refused=["keep=2"])
 
 
 def test_the_budgets_are_those_that_the_options_leave_room_for():
@@ -126,7 +141,7 @@ def test_law_of_classes_of_live_selectors(law, name):
     ("name", "text"), [(name, text) for name in live_catalogue() for text in exported("policies", name, "REFUSED")]
 )
 def test_options_of_live_selectors_out_of_range_are_refused(name, text):
-    refuses(text)(live_catalogue()[name])
+    refuses("policy", text)(live_catalogue()[name])
 
 
 @pytest.mark.parametrize("cls", faulty_live.SOUND, ids=lambda cls: cls.__name__)

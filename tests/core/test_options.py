@@ -117,6 +117,8 @@ def test_unknown_and_missing_options():
         make(windo=3)
     with pytest.raises(UsageError, match="Thing 'Knobs' needs a value for keep; give Knobs:keep=VALUE"):
         options.build(Knobs, "thing", {})
+    with pytest.raises(UsageError, match="needs a value for keep; give Knobs:window=3,keep=VALUE"):
+        options.build(Knobs, "thing", {"window": 3})
 
 
 @hypothesis.given(

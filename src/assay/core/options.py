@@ -64,8 +64,8 @@ def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
         if key not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if absent:
-        lacks = join(name, dict.fromkeys(absent, "VALUE"))
-        raise UsageError(f"{kind.capitalize()} {name!r} needs a value for {', '.join(absent)}; give {lacks}.")
+        whole = join(name, {**given, **dict.fromkeys(absent, "VALUE")})
+        raise UsageError(f"{kind.capitalize()} {name!r} needs a value for {', '.join(absent)}; give {whole}.")
     return cls(**values)
 
 

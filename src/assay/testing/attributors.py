@@ -13,7 +13,7 @@ from ..core.method import AbstractMethod
 from ..core.models import Batch, Model
 from ..core.scoring import score
 from ..replay.checkpoints import CheckpointModel
-from .laws import Law, Laws
+from .laws import Law, Laws, close
 from .worlds import EXAMPLES, Counted, World, doubled, reordered, six, world
 
 Pairs = Callable[[AbstractAttributor, Evidence], Tensor]
@@ -37,8 +37,6 @@ def whole(method: AbstractMethod, evidence: Evidence, **given: int) -> Tensor:
 
 def near(method: AbstractMethod, here: Tensor, there: Tensor) -> None:
     """Assert that two matrices are equal up to the order of sums."""
-    from .methods import close
-
     close(method, here, there, rtol=1e-9, atol=1e-9 * float(there.abs().max()))
 
 

@@ -16,8 +16,8 @@ from ..training.batches import TrainingData
 from ..training.loop import Observer, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState
-from .laws import Laws, hold
-from .selectors import BOTH, refuses
+from .laws import Laws, always, hold, hold_class
+from .selectors import BOTH
 
 EXAMPLES, EPOCHS, BATCH = 48, 12, 7
 SEEDS = 3000
@@ -78,7 +78,7 @@ def an_epoch_can_train_on_it(selector: AbstractLiveSelector) -> None:
 
 
 def every_example_is_trained_on(selector: AbstractLiveSelector) -> None:
-    """Every example of an epoch has a weight above 0."""
+    """Every example is trained on in some epoch, with a weight above 0."""
     met = torch.zeros(EXAMPLES, dtype=torch.bool)
     for choice in opening(selector, ids(), EPOCHS)[1]:
         met |= choice.kept & (choice.weights > 0)
@@ -182,7 +182,7 @@ class Middle(Observer):
     state: TrainingState | None = None
 
     def epoch_ends(self, epoch: int, model: nn.Module, state: TrainingState) -> None:
-        """One more epoch."""
+        """Keep the state after half the epochs."""
         if epoch + 1 == MIDDLE:
             self.state = state
 
@@ -206,11 +206,6 @@ def training_by_it_resumes_to_the_same_bits(selector: AbstractLiveSelector) -> N
     assert whole.steps == again.steps and all(torch.equal(value, again.tensors[name]) for name, value in whole.tensors.items()), (
         "resumed, it ends elsewhere"
     )
-
-
-def always(selector: AbstractLiveSelector) -> bool:
-    """True for every live selector."""
-    return True
 
 
 LAWS: Laws = {
@@ -241,16 +236,13 @@ def check_live_selector(
     Args:
         selector: The live selector to test.
         variants: Sets of options; the selector is tested with each of them in turn.
-        refused: Options that the selector must refuse, as texts such as `ratio=2`.
+        refused: Options that the selector must refuse, as texts such as `ratio=2`; of several in a text the first is the one that is wrong.
 
     Raises:
         AssertionError: It breaks a law; says which, and how.
         UsageError: It refuses a variant.
     """
-    cls = type(selector)
-    hold(cls.name, BOTH, cls)
-    for text in refused:
-        hold(f"{cls.name}:{text}", {refuses(text): lambda cls: True}, cls)
+    hold_class(type(selector), "policy", BOTH, refused)
     for given in variants:
         variant = dataclasses.replace(selector, **given)  # type: ignore[type-var]
         hold(variant.title, LAWS, variant)

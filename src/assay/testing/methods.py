@@ -11,14 +11,14 @@ from torch import Tensor
 
 from ..core import options
 from ..core.accumulators import AbstractAccumulator
-from ..core.errors import MissingEvidence, UnknownName, UsageError
-from ..core.method import AbstractMethod, Iterative, MonteCarlo
+from ..core.errors import MissingEvidence, UsageError
+from ..core.method import AbstractMethod, MonteCarlo
 from ..core.needs import EPOCH_NEEDS, Need
 from ..core.scores import Direction
 from ..core.scoring import score
 from ..methods import METHODS
 from .attributors import Pairs, attributor_laws
-from .laws import Law, Laws, hold, refusal
+from .laws import Law, Laws, a_frozen_dataclass_with_a_docstring, always, close, hold, hold_class, mistyped, refusal
 from .worlds import (
     BESIDE,
     CLASSES,
@@ -46,14 +46,6 @@ FEW, MANY = 32, 512
 
 Brute = Callable[[Tensor, Tensor, AbstractMethod], Tensor]
 """The limit of a Monte Carlo method with its options, computed from inputs and labels."""
-
-
-def close(method: AbstractMethod, here: Tensor, there: Tensor, rtol: float = 1e-12, atol: float = 1e-12) -> None:
-    """Assert that values are equal up to rounding, or for a method that iterates, up to ten times the residual that it leaves."""
-    if isinstance(method.exactness, Iterative):
-        rtol = max(rtol, 10 * method.exactness.rtol)
-        atol = max(atol, rtol * float(there.abs().max()))
-    torch.testing.assert_close(here, there, rtol=rtol, atol=atol)
 
 
 def over_seeds(method: AbstractMethod, values: Callable[[AbstractMethod], Tensor]) -> Tensor:
@@ -299,11 +291,6 @@ def is_accumulator(method: AbstractMethod) -> bool:
     return isinstance(method, AbstractAccumulator)
 
 
-def always(method: AbstractMethod) -> bool:
-    """True for every method."""
-    return True
-
-
 LAWS: Laws = {
     reordering_examples_reorders_scores: always,
     renaming_classes_changes_nothing: always,
@@ -360,32 +347,12 @@ def it_says_what_it_is(cls: type[AbstractMethod]) -> None:
     source = cls.source
     assert source.cite and source.url.startswith("https://") and source.departures, "`source` lacks cite, url or departures"
     assert cls.unit, "`unit` is empty"
-    assert cls.__doc__ and not cls.__doc__.startswith(cls.__name__ + "("), "it has no docstring"
-    assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, "it is no frozen dataclass"  # type: ignore[attr-defined]
+    a_frozen_dataclass_with_a_docstring(cls)
     assert hash(cls()) == hash(cls()) and cls() == cls(), "two with the same options are not equal"
     assert cls().title == cls.name, f"without options its title is {cls().title}"
 
 
-def a_mistyped_option_is_refused_with_the_nearest(cls: type[AbstractMethod]) -> None:
-    """An option that is not there is refused with the name of the one that is meant."""
-    for field in dataclasses.fields(cls)[:1]:  # type: ignore[arg-type]
-        with refusal(UnknownName, rf"No option of method '{cls.name}' is named '{field.name}s'. Did you mean .*{field.name}"):
-            options.build(cls, "method", {f"{field.name}s": "3"})
-
-
-def refuses(text: str) -> Law:
-    """The law that the method refuses options given as text, such as `k=0`, with a message that names the option."""
-
-    def options_out_of_range_are_refused(cls: type[AbstractMethod]) -> None:
-        """A value that an option does not take is refused when the method is made, with the name of the option."""
-        given = options.split(f"{cls.name}:{text}")[1]
-        with refusal(UsageError, next(iter(given))):
-            options.build(cls, "method", given)
-
-    return options_out_of_range_are_refused
-
-
-CLASS_LAWS: Laws = {it_says_what_it_is: lambda cls: True, a_mistyped_option_is_refused_with_the_nearest: lambda cls: True}
+CLASS_LAWS: Laws = {it_says_what_it_is: always, mistyped("method"): always}
 """The laws that apply to a class, whatever its options."""
 
 
@@ -407,7 +374,7 @@ def check_method(
     Args:
         method: The method to test.
         variants: Sets of options; the method is tested with each of them in turn.
-        refused: Options that the method must refuse, as texts such as `k=0`.
+        refused: Options that the method must refuse, as texts such as `k=0`; of several in a text the first is the one that is wrong.
         brute: Function from inputs (examples, dims), labels (examples,) and a Monte Carlo method to the limit of its values as the number of draws
             grows.
         pairs: Function from an attributor and evidence to its values (queries, examples), computed pair by pair.
@@ -416,10 +383,7 @@ def check_method(
         AssertionError: The method breaks a law; the message says which, and how.
         UsageError: The method refuses a variant.
     """
-    cls = type(method)
-    hold(cls.name, CLASS_LAWS, cls)
-    for text in refused:
-        hold(f"{cls.name}:{text}", {refuses(text): lambda cls: True}, cls)
+    hold_class(type(method), "method", CLASS_LAWS, refused)
     for given in variants:
         variant = dataclasses.replace(method, **given)  # type: ignore[type-var]
         hold(variant.title, {**laws_of(brute), **attributor_laws(pairs)}, variant)

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import options
 from ..core.decision import Decision
-from ..core.errors import UnknownName, UsageError
+from ..core.errors import UsageError
 from ..core.evidence import Evidence
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector
@@ -22,7 +21,7 @@ from ..core.selection import AbstractSelector, Pool, choose
 from ..experiments.trials import arms
 from ..maths import draws
 from ..runs.artefacts import load_decision, save_decision
-from .laws import Law, Laws, hold, refusal
+from .laws import Laws, a_frozen_dataclass_with_a_docstring, always, hold, hold_class, mistyped, refusal
 from .worlds import Facts
 
 EXAMPLES, EPOCHS, CLASSES = 60, 4, 3
@@ -311,16 +310,16 @@ LAWS: Laws = {
     budgets_nest: lambda case: budgeted(case) and case.cls.nests,
     nothing_and_all: budgeted,
     ties_break_by_id: lambda case: "seed" not in case.fields,
-    nan_is_refused: lambda case: True,
-    same_call_same_decision: lambda case: True,
+    nan_is_refused: always,
+    same_call_same_decision: always,
     another_seed_differs: lambda case: "seed" in case.fields,
-    order_does_not_matter: lambda case: True,
+    order_does_not_matter: always,
     keep_outside_is_refused: budgeted,
-    input_is_untouched: lambda case: True,
-    string_ids_work: lambda case: True,
-    reads_what_it_declares: lambda case: True,
+    input_is_untouched: always,
+    string_ids_work: always,
+    reads_what_it_declares: always,
     the_order_is_that_of_the_budgets: lambda case: budgeted(case) and case.cls.nests,
-    weights_survive_to_retraining: lambda case: True,
+    weights_survive_to_retraining: always,
     clusters_are_covered: lambda case: budgeted(case) and bool(case.make().asks.features),
 }
 """Each law, and the policies that it applies to."""
@@ -329,17 +328,9 @@ LAWS: Laws = {
 def it_says_what_it_is(cls: type[AbstractSelector] | type[AbstractLiveSelector]) -> None:
     """The class is a frozen dataclass with a name, a source and a docstring."""
     source = cls.source
-    assert cls.name and source.cite and source.url.startswith("https://"), "`name`, or `source` without cite or url"
+    assert cls.name and source.cite and source.url.startswith("https://"), "`name` is empty, or `source` lacks cite or url"
     assert source.departures, "`source` lacks departures"
-    assert cls.__doc__ and not cls.__doc__.startswith(cls.__name__ + "("), "it has no docstring"
-    assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen, "it is no frozen dataclass"  # type: ignore[attr-defined]
-
-
-def a_mistyped_option_is_refused_with_the_nearest(cls: type[AbstractSelector] | type[AbstractLiveSelector]) -> None:
-    """An option that is not there is refused with the name of the one that is meant."""
-    for field in dataclasses.fields(cls)[:1]:  # type: ignore[arg-type]
-        with refusal(UnknownName, rf"'{cls.name}' is named '{field.name}s'. Did you mean .*{field.name}"):
-            options.build(cls, "policy", {f"{field.name}s": "3"})
+    a_frozen_dataclass_with_a_docstring(cls)
 
 
 def it_says_whether_it_nests(cls: type[AbstractSelector]) -> None:
@@ -347,21 +338,9 @@ def it_says_whether_it_nests(cls: type[AbstractSelector]) -> None:
     assert isinstance(cls.nests, bool), "`nests` is missing"
 
 
-def refuses(text: str) -> Law:
-    """The law that the policy refuses options given as text, such as `keep=2`, with a message that names the option."""
-
-    def options_out_of_range_are_refused(cls: type[AbstractSelector] | type[AbstractLiveSelector]) -> None:
-        """A value that an option does not take is refused when the selector is made, with the name of the option."""
-        given = options.split(f"{cls.name}:{text}")[1]
-        with refusal(UsageError, "|".join([cls.name, *given])):
-            options.build(cls, "policy", given)
-
-    return options_out_of_range_are_refused
-
-
-BOTH: Laws = {it_says_what_it_is: lambda cls: True, a_mistyped_option_is_refused_with_the_nearest: lambda cls: True}
+BOTH: Laws = {it_says_what_it_is: always, mistyped("policy"): always}
 """The laws that apply to a class, for selectors that choose once and for those that choose before every epoch."""
-CLASS_LAWS: Laws = {**BOTH, it_says_whether_it_nests: lambda cls: True}
+CLASS_LAWS: Laws = {**BOTH, it_says_whether_it_nests: always}
 """The laws that apply to the class of a selector that chooses once, whatever its options."""
 
 
@@ -378,16 +357,14 @@ def check_selector(
     Args:
         selector: The selector to test. Its options `keep` and `seed`, where it has them, are set by the laws.
         variants: Sets of options; the selector is tested with each of them in turn.
-        refused: Options that the selector must refuse, as texts such as `keep=2`; give the required options too.
+        refused: Options that the selector must refuse, as texts such as `keep=2`; give the required options behind it.
 
     Raises:
         AssertionError: It breaks a law; says which, and how.
         UsageError: It refuses a variant.
     """
     cls = type(selector)
-    hold(cls.name, CLASS_LAWS, cls)
-    for text in refused:
-        hold(f"{cls.name}:{text}", {refuses(text): lambda cls: True}, cls)
+    hold_class(cls, "policy", CLASS_LAWS, refused)
     own = {field.name: getattr(selector, field.name) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for given in variants:
         variant = {**own, **given}
