@@ -11,7 +11,6 @@ from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, Un
 from assay.core.ids import Ids
 from assay.core.scoring import score as straight
 from assay.experiments import models
-from assay.experiments import score as module
 from assay.experiments.evidence import gather, gather_logits
 from assay.experiments.scorable import BESIDE, replayed, scorable
 from assay.experiments.score import score, score_separately
@@ -403,13 +402,13 @@ def test_seconds_belong_to_the_method(own, monkeypatch):
 
 def test_models_of_a_recording_share_one_copy_of_the_data(tmp_path, monkeypatch):
     run = small.recorded(tmp_path / "run", models=3, validation=0.2)
-    opened, original = [], module.open_replay
+    opened, original = [], models.open_replay
 
     def spy(*args, **given):
         opened.append(original(*args, **given))
         return opened[-1]
 
-    monkeypatch.setattr(module, "open_replay", spy)
+    monkeypatch.setattr(models, "open_replay", spy)
     table = score(run, ["grand", "influence:layers=head"])
     assert len(table["influence:layers=head"].repeats) == len(opened) == 3
     assert len({one.training._data.inputs.data_ptr() for one in opened}) == 1
@@ -428,3 +427,9 @@ def test_evidence_in_memory_is_scored_too(run):
             score(evidence, "aum", **given)
     with pytest.raises(UsageError, match="'all' is for recorded runs"):
         score(evidence, "all")
+
+
+@pytest.mark.parametrize("given", [{"save": "yes"}, {"strict": 1}, {"targets": 3}])
+def test_arguments_of_a_wrong_kind_are_refused_also_where_scores_are_not_joined(own, given):
+    with pytest.raises(UsageError, match=rf"{next(iter(given))}= is "):
+        score_separately(own, "aum", **given)

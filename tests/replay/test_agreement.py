@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import assay
 from assay.core.errors import AssayError, Mismatch, UsageError
-from assay.experiments import score
+from assay.experiments import models
 from assay.experiments.evidence import data_of, open_replay
 from assay.methods import parse
 from assay.replay import single_examples
@@ -654,7 +654,7 @@ def test_methods_that_ask_for_the_same_targets_share_one_look_at_the_data(tmp_pa
         calls.append(sorted(asked))
         return open_replay(*given, asked=asked, **more)
 
-    monkeypatch.setattr(score, "open_replay", counted)
+    monkeypatch.setattr(models, "open_replay", counted)
     parts = recorded(tmp_path / "run", TensorDataset(*data()))
     names = ["tracin", "sgd_influence", "loo", "oti", "grand", "vog", "prediction_depth:k=2"]
     # Nobody gives the target that three of them ask for.

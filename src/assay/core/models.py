@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..maths.layer_pairs import LayerPair
 from ..maths.params import Params
+from .errors import UsageError
 from .ids import Ids
 
 
@@ -158,6 +159,23 @@ class Model(Protocol):
             rows: A slice of the rows, with both ends given; all rows by default.
         """
         ...
+
+
+def chosen_params(model: Model, layers: str, method: str) -> tuple[str, ...]:
+    """Names of the parameters that a method's option `layers` means: `all` trainable ones, or those of the linear layer that makes the logits, `head`.
+
+    Returns:
+        At least one name.
+
+    Raises:
+        UsageError: No trainable linear layer makes the logits.
+    """
+    names = tuple(model.params) if layers == "all" else model.head
+    if not names:
+        raise UsageError(
+            f"{method}: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
+        )
+    return names
 
 
 @runtime_checkable

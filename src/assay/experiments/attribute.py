@@ -19,9 +19,8 @@ from ..replay.targets import Given
 from ..runs.artefacts import finished
 from ..runs.attributions import RowFile, finishing, load_attribution, new_rows, save_attribution
 from ..runs.run import DRAWN, Run
-from .evidence import Agreed, gather, open_replay
-from .models import members_of
-from .plan import has_plan
+from .evidence import Agreed, gather
+from .models import members_of, open_models
 from .progress import Progress
 from .request import Request
 from .saved_scores import can_be_told, parents_of
@@ -51,7 +50,7 @@ def attribute(
         loop: The `Loop` that describes your own training loop.
         targets: The queries by name: Examples, or (inputs, labels). Runs with a plan know `validation`, `test`, `class=NAME`, `id=ID` and
             `ids=FILE` by themselves, as `score` does.
-        progress: Receives the number of finished queries.
+        progress: Receives the number of finished values, of all queries by all examples of every model.
 
     Raises:
         UnknownName: No such method, option or target.
@@ -65,8 +64,9 @@ def attribute(
     attributor = attributor_named(method)
     if not run.epochs:
         check_untrained([attributor])
-    check_read(run, [attributor], Request(loop=loop, targets=targets))
-    replays = _opened(run, attributor, loop, targets)
+    request = Request(loop=loop, targets=targets)
+    check_read(run, [attributor], request)
+    replays = _opened(run, attributor, request)
     first, name, title = replays[0], attributor.query_set, attributor.title
     queries = first.queries(name)
     parents = parents_of(run, attributor, first, loop, None, {})
@@ -142,16 +142,10 @@ def _asked(method: AbstractAttributor) -> list[str]:
     return list(dict.fromkeys((*method.asks.named_targets, method.query_set)))
 
 
-def _opened(
-    run: Run, method: AbstractAttributor, loop: Loop | None, targets: Mapping[str, Given] | Sequence[str] | None
-) -> list[Replay]:
-    """Every model of the recording ready to be taken again, with the queries."""
-    asked, agreed = _asked(method), Agreed()
-    if loop is None and has_plan(run) and not isinstance(targets, Mapping):
-        targets = list(dict.fromkeys([*(targets or ()), *asked]))
-    found: list[Replay] = []
-    for model in members_of(run):
-        found.append(open_replay(model, loop=loop, targets=targets, asked=asked, agreed=agreed))
+def _opened(run: Run, method: AbstractAttributor, request: Request) -> list[Replay]:
+    """Every model of the recording ready to be replayed, with the queries."""
+    asked = _asked(method)
+    found = open_models(members_of(run), asked, request, Agreed())
     for name in asked:
         if name not in found[0].targets:
             raise UsageError(

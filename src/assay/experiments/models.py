@@ -1,7 +1,7 @@
 """The models of a recording: methods are run on each model, and their scores are averaged."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,8 +16,13 @@ from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Scores
 from ..replay.live_methods import live_state, step_result
+from ..replay.replay import Replay
 from ..runs.run import Run
-from .plan import models_asked
+from .evidence import Agreed, open_replay
+from .plan import has_plan, models_asked
+from .progress import Progress
+from .request import Request
+from .retraining import Retraining
 from .scorable import needs_training
 
 
@@ -35,6 +40,36 @@ def members_of(run: Run) -> list[Run]:
         epochs = ", ".join(str(one.epochs) for one in models)
         raise RunError(f"{run.folder} holds {len(models)} of {asked} models, of {epochs} epochs; go on with --resume.")
     return models
+
+
+def open_models(models: Sequence[Run], asked: Sequence[str], request: Request, agreed: Agreed) -> list[Replay]:
+    """Every model of a recording, ready to be replayed.
+
+    Args:
+        models: The runs of the models.
+        asked: Names of the targets that will be used.
+        request: Loop, targets, configuration and references of the replay, and where trainings run.
+        agreed: What is known of the examples of the loop; written to.
+
+    Raises:
+        AssayError: As `open_replay`.
+    """
+    loop, targets, config = request.loop, request.targets, request.replay_config
+    if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
+        targets = list(dict.fromkeys([*(targets or ()), *asked]))
+    return [
+        open_replay(
+            model,
+            loop=loop,
+            targets=targets,
+            replay_config=config,
+            references=request.references,
+            asked=asked,
+            agreed=agreed,
+            train_many=lambda replay: Retraining(replay, loop, targets, config, request.pool, request.progress or Progress()),
+        )
+        for model in models
+    ]
 
 
 def over_models(

@@ -159,7 +159,7 @@ def _picked(
         for position in run.ids.positions(end.ids).tolist()
     )
     touched, chosen = taken or _touched(run, scores, orders, decision), dict[int, None]()
-    # The section on influence shows its top_examples whatever else is shown.
+    # The section on influence shows its top examples whatever else is shown.
     room = most - len(top_examples)
     # Of what was taken half, so that what was not stands beside it.
     for position in taken[: most - most // 2] or touched:

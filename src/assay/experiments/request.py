@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.arguments import checked_fields
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.targets import Given
@@ -14,6 +15,7 @@ from .progress import Progress
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
 class Request:
     """What a scoring is given beside run and methods, as `score` takes it."""
 

@@ -27,12 +27,11 @@ from ..replay.replay import Replay
 from ..replay.targets import Given
 from ..runs.artefacts import save_scores
 from ..runs.run import DRAWN, Run
-from .evidence import Agreed, data_of, gather, given_rows, open_replay
-from .models import members_of, over_models
+from .evidence import Agreed, data_of, gather, given_rows
+from .models import members_of, open_models, over_models
 from .plan import has_plan
 from .progress import Progress
 from .request import Request
-from .retraining import Retraining
 from .saved_scores import parents_of, saved_score
 from .scorable import (
     BESIDE,
@@ -402,7 +401,7 @@ def _replays(
     key = frozenset(target for _, target in asked)
     if key not in known:
         try:
-            known[key] = _opened(models, list(dict.fromkeys(target for _, target in asked)), request, agreed)
+            known[key] = open_models(models, list(dict.fromkeys(target for _, target in asked)), request, agreed)
         except AssayError as error:
             known[key] = error
     found = known[key]
@@ -418,28 +417,3 @@ def _replays(
         # Before anything is computed.
         found[0].rows_of(target)
     return found
-
-
-def _opened(
-    models: Sequence[Run],
-    asked: Sequence[str],
-    request: Request,
-    agreed: Agreed,
-) -> list[Replay]:
-    """Every model of a recording ready to be taken again, with these targets."""
-    loop, targets, config = request.loop, request.targets, request.replay_config
-    if loop is None and has_plan(models[0]) and not isinstance(targets, Mapping):
-        targets = list(dict.fromkeys([*(targets or ()), *asked]))
-    return [
-        open_replay(
-            model,
-            loop=loop,
-            targets=targets,
-            replay_config=config,
-            references=request.references,
-            asked=asked,
-            agreed=agreed,
-            train_many=lambda replay: Retraining(replay, loop, targets, config, request.pool, request.progress or Progress()),
-        )
-        for model in models
-    ]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .layer_pairs import LayerMatrix, LayerPair, _by_group
+from .layer_pairs import LayerMatrix, LayerPair, by_group
 from .params import Params
 
 SIDE = 8192
@@ -59,11 +59,11 @@ def kronecker_factors(pairs: Iterable[LayerPair], examples: int) -> list[Kroneck
             raise ValueError(
                 f"layer {matrix.layer or 'of the whole net'} has a factor of {side:,} rows, of which {SIDE:,} are the most"
             )
-        g = _by_group(pair.gradients).to("cpu", torch.float64)
+        g = by_group(pair.gradients).to("cpu", torch.float64)
         if matrix.indexed:
             a = torch.bincount(pair.inputs.flatten().cpu(), minlength=matrix.columns).to(torch.float64)[None]
         else:
-            rows = _by_group(pair.inputs).to("cpu", torch.float64)
+            rows = by_group(pair.inputs).to("cpu", torch.float64)
             a = rows.mT @ rows
         if matrix not in sums:
             sums[matrix] = torch.zeros_like(a), g.new_zeros(len(g), g.shape[2], g.shape[2]), 0

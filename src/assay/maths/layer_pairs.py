@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .derivatives import CHUNK_BYTES, Losses, check_independent_examples
 from .differentiable import written_out
-from .layer_rules import RULES, _Probe, _Probes
+from .layer_rules import RULES, Probe, Probes
 from .params import Params
 
 ROUNDING = 32
@@ -91,11 +91,11 @@ class LayerPair:
 
     def summed(self, factors: Float[Tensor, " examples"]) -> dict[str, Tensor]:
         """The gradients of the parameters, each example's times a factor, added up."""
-        g = _by_group(self.gradients * factors[:, None, None, None])
+        g = by_group(self.gradients * factors[:, None, None, None])
         if self.matrix.indexed:
             found = torch.zeros(self.matrix.columns, self.matrix.outputs, dtype=g.dtype, device=g.device)
             return self.matrix.named(found.index_add_(0, self.inputs.flatten(), g[0]).mT[None])
-        return self.matrix.named(g.mT @ _by_group(self.inputs))
+        return self.matrix.named(g.mT @ by_group(self.inputs))
 
     def sq_size(self, factors: Float[Tensor, " examples"]) -> Tensor:
         """Sum of the squares of what `summed` adds up."""
@@ -103,7 +103,7 @@ class LayerPair:
         return (sizes.flatten(1).sum(1) * factors.square()).sum()
 
 
-def _by_group(rows: Tensor) -> Tensor:
+def by_group(rows: Tensor) -> Tensor:
     """(groups, examples and positions, columns)."""
     return rows.transpose(0, 1).flatten(1, 2)
 
@@ -130,7 +130,7 @@ def layer_pairs(
         ValueError: A parameter's gradient is not made of the inputs and output gradients of one call of one layer; or the examples are coupled.
     """
     check_independent_examples(module)
-    probes = _Probes(module, names, {}, chunk_bytes, _PairProbe)
+    probes = Probes(module, names, {}, chunk_bytes, _PairProbe)
     leaves = {name: params[name].detach().requires_grad_() for name in names}
     with probes, torch.enable_grad(), written_out():
         values = losses(leaves)
@@ -204,7 +204,7 @@ def _sentence(name: str, reason: str) -> str:
     return f"Parameter {name} {reason}, so that its gradient is not made of one layer's inputs and output gradients"
 
 
-class _PairProbe(_Probe):
+class _PairProbe(Probe):
     """One layer that has a rule: keeps its input and the gradient at its output."""
 
     inputs: Tensor

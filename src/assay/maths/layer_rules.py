@@ -83,7 +83,7 @@ def example_products(
     grad_dots: dict[str, Tensor] = {}
     sound = trust is not False
     if sound:
-        probes = _Probes(module, wanted, along, chunk_bytes)
+        probes = Probes(module, wanted, along, chunk_bytes)
         with probes, torch.enable_grad(), written_out():
             # The module writes into the buffers that it is given.
             copies = {name: value.clone() for name, value in held.items()}
@@ -126,7 +126,7 @@ def _confirmed(
     return bool((total[place] - exact).abs() <= torch.finfo(total.dtype).eps ** 0.5 * exact)
 
 
-class _Probe:
+class Probe:
     """One layer that has a rule: catches its input and the gradient at its output."""
 
     def __init__(self, layer: nn.Module, names: dict[str, str], direction: Params, chunk_bytes: int):
@@ -150,6 +150,7 @@ class _Probe:
         return _Watch.apply(output, args[0], self.anchor, self)
 
     def take(self, inputs: Tensor, gradient: Tensor) -> None:
+        """Compute the numbers of the examples from the layer's input and the gradient with respect to its output."""
         rule = RULES[type(self.layer)]
         inputs, gradient = self.typed(inputs, gradient)
         per_example = max(1, rule.bytes(self.layer, inputs, gradient))
@@ -178,7 +179,7 @@ class _Watch(torch.autograd.Function):
     """Identity whose backward hands the gradient to a probe."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, probe: _Probe) -> Tensor:
+    def forward(ctx: Any, output: Tensor, inputs: Tensor, anchor: Tensor, probe: Probe) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.probe = probe
         # A copy, because an operation in place may follow, whose gradient is another.
@@ -190,10 +191,10 @@ class _Watch(torch.autograd.Function):
         return gradient if ctx.needs_input_grad[0] else None, None, torch.zeros_like(ctx.probe.anchor), None
 
 
-class _Probes:
+class Probes:
     """The probes of a module, hung in for one forward pass."""
 
-    def __init__(self, module: nn.Module, names: Iterable[str], direction: Params, chunk_bytes: int, kind: type[_Probe] = _Probe):
+    def __init__(self, module: nn.Module, names: Iterable[str], direction: Params, chunk_bytes: int, kind: type[Probe] = Probe):
         asked = set(names)
         places: dict[int, int] = {}
         for layer in module.modules():
@@ -221,7 +222,7 @@ class _Probes:
         for handle in self._handles:
             handle.remove()
 
-    def once_each(self) -> list[_Probe]:
+    def once_each(self) -> list[Probe]:
         """Those whose layer was called exactly once, so that its gradient is one sum."""
         return [probe for probe in self.probes if probe.calls == 1]
 

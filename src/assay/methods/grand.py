@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod, Source, derivatives_taken
-from ..core.models import Model
+from ..core.models import Model, chosen_params
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
@@ -34,11 +34,7 @@ def grand(checkpoint: Model, examples: int, layers: str = "all", backends: set[s
     Raises:
         UsageError: No trainable linear layer makes the logits.
     """
-    names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
-    if not names:
-        raise UsageError(
-            "grand: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
-        )
+    names = chosen_params(checkpoint, layers, "grand")
     values = torch.zeros(examples, dtype=torch.float64)
     for batch in checkpoint.batches():
         grad_sq_norms, backend = batch.grad_sq_norms(names)

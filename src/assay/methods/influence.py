@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.errors import NumericalError, UsageError
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod, Asks, Iterative, Source, derivatives_taken
-from ..core.models import Model, WeightDecay
+from ..core.models import Model, WeightDecay, chosen_params
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, Direction
@@ -84,11 +84,7 @@ def influence(
             needed; or a parameter has no Kronecker factors.
         ValueError: The matrix is not positive definite, or the solver did not converge; the message says what helps.
     """
-    names = tuple(model.params) if layers == "all" else model.head
-    if not names:
-        raise UsageError(
-            "influence: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
-        )
+    names = chosen_params(model, layers, "influence")
     here = {name: model.params[name] for name in names}
     pulls, solver = decay or {}, solver or Solver()
     rtol = solver.rtol

@@ -15,7 +15,7 @@ from ..core.attribution import ROOM, AbstractAttributor, Block
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
 from ..core.method import Asks, Source, derivatives_taken
-from ..core.models import Batch, Model
+from ..core.models import Batch, Model, chosen_params
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import RANK_ONLY, Direction
@@ -45,7 +45,7 @@ def tracin(
     """
     values = torch.zeros(examples, dtype=torch.float64)
     for checkpoint in checkpoints:
-        names = _names(checkpoint, layers)
+        names = chosen_params(checkpoint, layers, "tracin")
         along = None
         if target is not None:
             gradient = checkpoint.target(target)
@@ -82,7 +82,7 @@ def tracin_rows(
     """
     values = torch.zeros(rows.stop - rows.start, examples, dtype=torch.float64)
     for checkpoint in checkpoints:
-        names = _names(checkpoint, layers)
+        names = chosen_params(checkpoint, layers, "tracin")
         # Filled as they come, because joining them would take their memory twice.
         pulls: Tensor | None = None
         for batch in checkpoint.queries(queries, rows):
@@ -95,15 +95,6 @@ def tracin_rows(
             for part, gradients in batch.grads(names):
                 values[:, batch.positions[part]] += (pulls @ _flat(gradients).T).to("cpu", torch.float64)
     return values
-
-
-def _names(checkpoint: Model, layers: str) -> tuple[str, ...]:
-    names = tuple(checkpoint.params) if layers == "all" else checkpoint.head
-    if not names:
-        raise UsageError(
-            "tracin: layers=head needs a model with a trainable linear layer that makes its logits by itself; choose layers=all."
-        )
-    return names
 
 
 def _flat(gradients: Mapping[str, Tensor]) -> Float[Tensor, "rows params"]:
@@ -190,7 +181,10 @@ class TracIn(AbstractAttributor):
         each = 8 * len(evidence.ids)
         if kept:
             first = source.at(kept[0])
-            each += sum(max(4, one.itemsize) * one.numel() for one in (first.params[name] for name in _names(first, self.layers)))
+            each += sum(
+                max(4, one.itemsize) * one.numel()
+                for one in (first.params[name] for name in chosen_params(first, self.layers, "tracin"))
+            )
         step = max(1, room // each)
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
