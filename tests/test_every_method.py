@@ -120,6 +120,16 @@ def test_law_of_classes(law, name):
     law(catalogue()[name])
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"__doc__": None}, {"unit": ""}, {"source": dataclasses.replace(MeanLoss.source, url="nowhere")}, {"title": "other"}],
+)
+def test_a_class_that_does_not_say_what_it_is_is_caught(changed):
+    cls = catalogue()["aum"]
+    assert broken_laws(CLASS_LAWS, cls) == {}
+    assert list(broken_laws(CLASS_LAWS, type("Odd", (cls,), {"__doc__": "Odd.", **changed}))) == ["it_says_what_it_is"]
+
+
 @pytest.mark.parametrize("given", [{"epochs": "3"}, {"epochs": 2.5}, {"epochs": True}])
 def test_options_of_another_type_are_refused(given):
     # On a method of the tests, because the run-time type checker of the tests watches the shipped ones and is faster.

@@ -2,6 +2,7 @@
 
 import pytest
 
+from assay.core import options
 from assay.core.errors import UsageError
 from assay.core.method import Source
 from assay.policies import catalogue, live_catalogue
@@ -57,6 +58,25 @@ def test_options_of_another_type_are_refused(given):
 @pytest.mark.parametrize("name", catalogue())
 def test_law_of_classes(law, name):
     law(catalogue()[name])
+
+
+@pytest.mark.parametrize(
+    ("changed", "law"),
+    [
+        ({"__doc__": None}, "it_says_what_it_is"),
+        ({"name": ""}, "it_says_what_it_is"),
+        ({"source": Source("nobody", "nowhere")}, "it_says_what_it_is"),
+        ({"nests": None}, "it_says_whether_it_nests"),
+    ],
+)
+def test_a_class_that_does_not_say_what_it_is_is_caught(changed, law):
+    assert broken_laws(CLASS_LAWS, catalogue()["top_k"]) == {}
+    assert list(broken_laws(CLASS_LAWS, type("Odd", (catalogue()["top_k"],), {"__doc__": "Odd.", **changed}))) == [law]
+
+
+def test_an_option_that_is_taken_under_any_name_is_caught(monkeypatch):
+    monkeypatch.setattr(options, "build", lambda *given: None)
+    assert list(broken_laws(CLASS_LAWS, catalogue()["top_k"])) == ["a_mistyped_option_is_refused_with_the_nearest"]
 
 
 @pytest.mark.parametrize(

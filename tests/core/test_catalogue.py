@@ -1,11 +1,13 @@
 """Methods of other people's packages: found by entry point, refused by name where they cannot be used."""
 
+import pathlib
 import sys
 import textwrap
 import warnings
 
 import pytest
 
+from assay.core import catalogue
 from assay.core.catalogue import UNKNOWN, Catalogue
 from assay.core.errors import UnknownName, UsageError
 from assay.core.method import AbstractMethod
@@ -190,3 +192,8 @@ def test_two_of_ours_with_one_name_are_a_fault_of_ours(tmp_path, monkeypatch):
         (tmp_path / "twins" / f"{name}.py").write_text(textwrap.dedent(STRANGER.format(**GOOD)))
     with pytest.raises(RuntimeError, match=r"'stranger' is the name of .*twins.one.* and of .*twins.two"):
         Catalogue("method", AbstractMethod, "twins", asked="").classes()
+
+
+def test_a_name_is_looked_for_in_every_catalogue():
+    packages = pathlib.Path(catalogue.__file__).parent.parent.glob("*/__init__.py")
+    assert {one.parent.name for one in packages if "Catalogue(" in one.read_text()} == set(catalogue.ROOMS)

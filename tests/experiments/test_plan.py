@@ -95,6 +95,8 @@ def test_another_kind_of_planting_takes_the_place_of_the_old_one(tmp_path):
         ({"record": {"live": ["tdd"]}}, UnknownName, "Did you mean tdds"),
         ({"record": {"live": ["aum", "aum:epochs=none"]}}, UsageError, "names a method twice"),
         ({"record": {"live": "aum"}}, UsageError, "record.live='aum'"),
+        ({"record": {"live": 5}}, UsageError, r"record.live= is 5; give a list of texts\.$"),
+        ({"record": {"view": 3}}, UsageError, r"record.view= is 3; give 'train' or 'eval'\.$"),
     ],
 )
 def test_what_cannot_be_carried_out_is_refused_in_one_sentence(changed, kind, words):

@@ -57,7 +57,7 @@ def test_one_file_under_4_mb(html):
     assert len(html.encode()) < 4_000_000
 
 
-def test_same_exhibit_same_bytes():
+def test_same_report_same_bytes():
     small = example_reports.report(60)
     assert render(small) == render(small)
 
@@ -375,7 +375,7 @@ def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     tab.context.close()
 
 
-def test_an_exhibit_with_nothing_to_show(chromium, tmp_path):
+def test_a_report_with_nothing_to_show(chromium, tmp_path):
     path = tmp_path / "report.html"
     nothing = ReportData(
         "Empty", ("a", "b"), 5, ShownExamples(Ids([]), torch.zeros(0, dtype=torch.int64)), picked="none was asked for."

@@ -128,11 +128,11 @@ def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None
     """The score and the policy that were named; a policy that reads no score may stand in the place of the score.
 
     Args:
-        run: As it was named.
-        score: What stands behind it.
-        more: What stands behind that, where nothing belongs.
-        policy: What --policy says.
-        flags: Other options, as they were given.
+        run: The run, as it was named.
+        score: The argument after the run.
+        more: Arguments after that one, which the command does not take.
+        policy: The value of --policy.
+        flags: The flags that a corrected command must repeat, as text.
 
     Raises:
         UsageError: No policy, no score for a policy that needs one, a score for one that reads none, or more than one of either.

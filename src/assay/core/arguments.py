@@ -236,7 +236,8 @@ def _words(hint: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"a mapping to {_words(inner[1])}"
     if isinstance(origin, type) and issubclass(origin, Iterable) and inner:
-        return f"a list of {_words(inner[0])}"
+        many = {int: "whole numbers", float: "numbers", str: "texts"}
+        return f"a list of {many.get(inner[0]) or _words(inner[0])}"
     if _is_array(hint):
         return f"a {'tensor' if hint.array_type is Tensor else hint.array_type.__name__} of shape ({hint.dim_str.strip().replace(' ', ', ')})"
     plain = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", object: "any value"}

@@ -190,7 +190,7 @@ class Catalogue(Generic[Kind]):
 
 
 ROOMS = ("methods", "policies", "learners", "nets", "data")
-"""Packages of assay that hold a catalogue."""
+"""Packages of assay that hold a catalogue. They are above this one, which names them and imports them only where a name is not found."""
 
 
 def _elsewhere(name: str) -> str:

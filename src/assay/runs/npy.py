@@ -18,16 +18,15 @@ from ..core.scores import Scores, ordered
 from .disk import make_folder, opened, replace, whole_folder
 from .paths import RunPaths
 from .recorder import Origin, Recorder, check_place
-from .recording import Recording
+from .recording import Pass, Recording
 from .run import Run
-from .schema import View
 
 LOSS_TOLERANCE = 1e-3
 """How far a stored loss may be from the cross-entropy of the stored logits, in nats, rounding aside; more means other labels."""
 
 
 def import_npy(
-    source: str | Path, labels: Int[Tensor, " examples"], folder: str | Path, *, view: View = "train", code: str = ""
+    source: str | Path, labels: Int[Tensor, " examples"], folder: str | Path, *, view: Pass = "train", code: str = ""
 ) -> Run:
     """Import a run from a folder of `i_Output.npy` (N, C) logits and `i_Index.npy` (N,), both in visiting order, i from 0.
 

@@ -8,8 +8,8 @@ from typing import Literal
 from ..core.arguments import checked_fields
 from ..core.errors import UsageError
 from ..core.method import AbstractMethod
-from .schema import View
 
+Pass = Literal["train", "eval"]
 Checkpoints = Literal["every", "last", "none"] | Sequence[int]
 
 
@@ -33,7 +33,7 @@ class Recording:
         UsageError: A setting is of a wrong kind or outside its range.
     """
 
-    view: View = "train"
+    view: Pass = "train"
     keep_logits: bool = False
     mean_probs: bool | None = None
     checkpoints: Checkpoints = "last"

@@ -22,7 +22,7 @@ from ..core.errors import UnknownName, UsageError
 from ..core.study import Study
 from ..experiments.progress import Progress
 from .pruning import Setup, study, written
-from .scaling import GRID, Scale, StudyGrid, listed, planned, probe_of, titled
+from .scaling import GRID, Scale, StudyGrid, floats, planned, probe_of, titled
 from .scaling import SCALES as SCALING
 
 PROJECT = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "batch": 128}
@@ -121,8 +121,8 @@ def study_difficulty(
             plan, epochs, preset.models if grid.models is None else grid.models, list(range(interval - 1, epochs, interval))
         ),
         tuple(titles.get(one, one) for one in wanted),
-        preset.sizes if grid.sizes is None else listed("sizes", grid.sizes),
-        preset.fractions if grid.fractions is None else listed("fractions", grid.fractions),
+        preset.sizes if grid.sizes is None else floats("sizes", grid.sizes),
+        preset.fractions if grid.fractions is None else floats("fractions", grid.fractions),
         preset.seeds if grid.seeds is None else grid.seeds,
         grid.per_class,
     )

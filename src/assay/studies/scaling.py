@@ -155,7 +155,7 @@ def study_scaling(
     if scale not in SCALES:
         raise UnknownName("scale", scale, SCALES)
     preset, grid = SCALES[scale], grid or ScalingGrid()
-    turned = preset.angles if grid.angles is None else listed("angles", grid.angles)
+    turned = preset.angles if grid.angles is None else floats("angles", grid.angles)
     for angle in turned:
         if not 0 <= angle < 90:
             raise UsageError(f"angles: {angle:g} is outside 0..90 degrees, 90 excluded.")
@@ -168,8 +168,8 @@ def study_scaling(
         plan,
         probe_of(plan, epochs, preset.models if grid.models is None else grid.models),
         preset.metrics if grid.metrics is None else titled(grid.metrics),
-        preset.sizes if grid.sizes is None else listed("sizes", grid.sizes),
-        preset.fractions if grid.fractions is None else listed("fractions", grid.fractions),
+        preset.sizes if grid.sizes is None else floats("sizes", grid.sizes),
+        preset.fractions if grid.fractions is None else floats("fractions", grid.fractions),
         preset.seeds if grid.seeds is None else grid.seeds,
         grid.per_class,
         turned,
@@ -183,7 +183,7 @@ def study_scaling(
     return found
 
 
-def listed(what: str, given: Any) -> tuple[float, ...]:
+def floats(what: str, given: Any) -> tuple[float, ...]:
     """The numbers that were given for a setting.
 
     Raises:
