@@ -76,6 +76,11 @@ def test_of_all_blocks_one_is_in_memory_at_a_time():
         (list(blocks(VALUES, [0, 2], [0, 5])), "does not give every query by every example"),
         (list(blocks(VALUES, [0, 3], [0, 4])), "does not give every query by every example"),
         ([*blocks(VALUES, [0, 3], [0, 5]), *blocks(VALUES, [0, 1], [0, 5])], "does not give every query by every example"),
+        # As many as there are, one of them twice.
+        (
+            [*2 * list(blocks(VALUES, [0, 1], [0, 5])), *blocks(VALUES, [2, 3], [0, 5])],
+            "does not give every query by every example",
+        ),
         ([Block(slice(0, 3), slice(0, 6), torch.zeros(3, 6))], r"positions 0\.\.6 among 5"),
         ([Block(slice(0, 3), slice(None), VALUES)], r"positions None\.\.None among 5"),
         ([Block(slice(0, 3, 2), slice(0, 5), VALUES)], r"positions 0\.\.3 among 3"),

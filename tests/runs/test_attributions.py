@@ -111,6 +111,19 @@ def test_blocks_that_are_no_matrix_leave_nothing_behind(tmp_path, blocks, words,
     assert list((tmp_path / "it").iterdir()) == []
 
 
+def test_a_row_of_a_later_model_that_is_there_twice_stands_for_none_that_is_missing(tmp_path):
+    rows = [Block(slice(at, at + 1), slice(0, 11), VALUES[at : at + 1]) for at in range(7)]
+    with (
+        pytest.raises(BadScores, match="gave 77 values of the 77 pairs of a query and an example, each of which has one"),
+        new_rows(tmp_path / "it", "it", QUERIES, IDS) as (_, writer),
+    ):
+        for blocks in (rows, [rows[0], *rows[:-1]]):
+            writer.start_model()
+            for block in blocks:
+                writer.add(block)
+        writer.end()
+
+
 def test_a_disk_that_is_full_leaves_the_old_one(tmp_path, monkeypatch):
     saved(tmp_path / "it")
 

@@ -86,6 +86,29 @@ class AbstractAttributor(AbstractMethod):
         return Result(reduced(self.title, self.attribute(evidence), weights, len(evidence.ids), self.reduce))
 
 
+class PairCheck:
+    """Tells whether blocks held every pair of a query and an example once, from a number for each query and each example.
+
+    Attributes:
+        pairs: How many pairs there were.
+    """
+
+    def __init__(self, queries: int, examples: int):
+        # Sums of random numbers and not counts: a row that is there twice must not stand for one that is missing.
+        self._keys = torch.randint(-(2**62), 2**62, (queries,), generator=torch.Generator().manual_seed(0))
+        self._sums, self.pairs = torch.zeros(examples, dtype=torch.int64), 0
+
+    def add(self, block: Block) -> None:
+        """Take note of a block of checked slices."""
+        self._sums[block.examples] += self._keys[block.queries].sum()
+        self.pairs += block.values.numel()
+
+    @property
+    def complete(self) -> bool:
+        """Whether each pair was in one block; of other blocks this is true with a probability of about 2^-62."""
+        return bool((self._sums == self._keys.sum()).all())
+
+
 def reduced(
     title: str, blocks: Iterable[Block], weights: Float64[Tensor, " queries"], examples: int, how: Reducer
 ) -> Float64[Tensor, " examples"]:
@@ -105,15 +128,15 @@ def reduced(
         BadScores: The blocks do not hold every pair of a query and an example once.
     """
     total = torch.full((examples,), -torch.inf if how == "max" else 0.0, dtype=torch.float64)
-    seen = torch.zeros(examples, dtype=torch.int64)
+    seen = PairCheck(len(weights), examples)
     for block in blocks:
         values, here = checked_values(title, block, len(weights), examples), block.examples
         if how == "max":
             total[here] = torch.maximum(total[here], values.amax(0))
         else:
             total[here] += (weights[block.queries] @ values) if how == "mean" else values.sum(0)
-        seen[here] += len(values)
-    if bool((seen != len(weights)).any()):
+        seen.add(block)
+    if not seen.complete:
         raise BadScores(f"{title} does not give every query by every example one value; report it to whoever wrote it.")
     return total
 

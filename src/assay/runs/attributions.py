@@ -23,7 +23,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
-from ..core.attribution import BLOCK_BYTES, Attribution, Block, checked_values
+from ..core.attribution import BLOCK_BYTES, Attribution, Block, PairCheck, checked_values
 from ..core.errors import BadScores, RunError, UsageError, reading
 from ..core.ids import Ids
 from ..core.lineage import Lineage
@@ -130,7 +130,7 @@ class RowWriter:
         self.shape = queries, examples
         head = io.BytesIO()
         np.lib.format.write_array_header_2_0(head, {"descr": KIND.str, "fortran_order": False, "shape": self.shape})
-        self._begin, self._models, self._pairs = len(head.getvalue()), 0, 0
+        self._begin, self._models, self._seen = len(head.getvalue()), 0, PairCheck(*self.shape)
         with writing(path):
             os.write(self._handle, head.getvalue())
             for part in self._parts():
@@ -148,12 +148,13 @@ class RowWriter:
     def start_model(self) -> None:
         """Start another model, to which the blocks that follow belong."""
         self._check_pairs()
-        self._models, self._pairs = self._models + 1, 0
+        self._models, self._seen = self._models + 1, PairCheck(*self.shape)
 
     def _check_pairs(self) -> None:
-        if self._models and self._pairs != math.prod(self.shape):
+        if self._models and not self._seen.complete:
             raise BadScores(
-                f"{self._title} gave {self._pairs:,} values of the {math.prod(self.shape):,} pairs of a query and an example."
+                f"{self._title} gave {self._seen.pairs:,} values of the {math.prod(self.shape):,} pairs of a query and an example, each of which "
+                "has one; report it to whoever wrote it."
             )
 
     def add(self, block: Block) -> None:
@@ -164,7 +165,7 @@ class RowWriter:
             NotWritten: The operating system refuses.
         """
         values = checked_values(self._title, block, *self.shape)
-        self._pairs += values.numel()
+        self._seen.add(block)
         rows = range(block.queries.start, block.queries.stop)
         start, stop = block.examples.start, block.examples.stop
         # Whole rows stand in the file one behind the other.
