@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import AssayError, TrialFailed
+from assay.experiments.progress import Progress
 from assay.methods import parse
 
 warnings.simplefilter("error", RuntimeWarning)
@@ -69,7 +70,7 @@ def good(folder):
     decision = assay.choose(aum, "top_k", keep=0.5)
     by_query = assay.attribute(run, "tracin", loop=loop, targets=held)
     verdict = assay.verify(decision, run=run, retrain=lambda ids, labels, weights, seed: 0.5 + seed / 100, seeds=3)
-    curve = assay.cleanse(run, aum, counts=[1], draws=1, loop=loop, targets=held)
+    curve = assay.cleanse(run, aum, grid=assay.RemovalGrid(counts=[1], draws=1), loop=loop, targets=held)
     plan = assay.Plan.make({"data": "digits:test=1700", "net": "logistic", "recipe": {"epochs": 1}})
     evidence = assay.gather(run)
     saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve}
@@ -92,14 +93,29 @@ def good(folder):
         "choose": ((aum, "top_k"), {"keep": 0.5}),
         "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
         "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),
-        "cleanse": ((run, aum), {"counts": [1], "draws": 1, "loop": loop, "targets": held}),
+        "cleanse": ((run, aum), {"grid": assay.RemovalGrid([1], draws=1), "loop": loop, "targets": held}),
+        "RemovalGrid": ((), {"counts": [1], "retrain": "last", "draws": 1, "chosen_by": "loss"}),
+        "Execution": ((), {"pool": None, "progress": Progress()}),
+        "Seeds": ((3, 1, 0.5), {}),
         "curve_for": ((run, aum), {}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
         "ScalingGrid": ((), {"metrics": ["vog"], "seeds": 2, "angles": []}),
         "DifficultyGrid": ((), {"metrics": ["vog"], "seeds": 2, "pd_layers": 3}),
-        "report_data": ((run, table), {"decision": decision}),
-        "report": ((run, table, folder / "page.html"), {"decision": decision}),
+        "report_data": ((run, table, assay.ReportContent(decision)), {}),
+        "report": ((run, table, folder / "page.html", assay.ReportContent(decision)), {}),
+        "ReportContent": (
+            (),
+            {
+                "decision": decision,
+                "verdict": verdict,
+                "curves": [curve],
+                "examples": None,
+                "truth": None,
+                "title": "",
+                "most": 3,
+            },
+        ),
         "examples_from_arrays": ((x, y), {}),
         "examples_from_dataset": ((data,), {}),
         "Plan": ((), {"data": "digits", "net": "mlp", "seed": 0, "models": 1, "record": {}, "recipe": {}}),
@@ -118,6 +134,7 @@ def good(folder):
         ),
         "Verdict": ((verdict.decision, verdict.outcomes, verdict.comparisons), {}),
         "Curve": ((curve.scores, curve.retrained, curve.removals, curve.best, curve.chosen_by), {}),
+        "ReplayedFacts": ((), {"checkpoints": None, "models": (), "steps": None, "features": None}),
         "Evidence": ((run.ids, 3), {"labels": run.labels, "epochs": None, "mean_probs": None, "inputs": x}),
         "load_study": ((folder / "study.json",), {}),
     }
@@ -166,7 +183,8 @@ def main(folder):
     for name, (args, given) in calls.items():
         function = getattr(assay, name)
         parameters = list(inspect.signature(function).parameters.values())
-        named = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY] if name not in ("Plan",) else list(given)
+        # The fields of values are given by name too.
+        named = dict.fromkeys([*(one.name for one in parameters if one.kind is one.KEYWORD_ONLY), *given])
         for what, value in WRONG.items():
             for place in range(len(args)):
                 total += 1
@@ -175,7 +193,7 @@ def main(folder):
             for option in named:
                 # Right values, by which a whole study would start.
                 if (name in SLOW and what in ("None", "True", "a number")) or (
-                    name in SLOW and option in ("progress", "per_class", "pool")
+                    name in SLOW and option in ("execution", "per_class")
                 ):
                     continue
                 total += 1

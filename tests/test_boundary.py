@@ -1,5 +1,7 @@
 """What public functions say to arguments of wrong kinds: a sentence of assay's, never an exception from inside."""
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +94,7 @@ def test_kinds_are_told_apart_and_nothing_else():
     assert fits(torch.tensor(3), int) is False and fits(None, int | None)
 
 
-def test_keywords_of_before_say_where_they_went(run, tmp_path):
+def test_keywords_of_before_say_where_they_went(run, table, tmp_path):
     model = torch.nn.Linear(2, 2)
     given = tmp_path / "moved", model, torch.optim.SGD(model.parameters()), torch.utils.data.DataLoader([(0, 0)])
     for name, value, words in (
@@ -109,6 +111,39 @@ def test_keywords_of_before_say_where_they_went(run, tmp_path):
         assay.Recorder(tmp_path / "moved", assay.Ids([1]), assay.Recording(live=["aum"]))
     with pytest.raises(UsageError, match=r"study_scaling: seeds= is now given as grid=assay\.ScalingGrid\(seeds="):
         assay.study_scaling(tmp_path / "moved", scale="tiny", seeds=2)
+    aum = table["aum"]
+    decision = assay.choose(aum, "top_k", keep=0.9)
+    for call, name, value, words in (
+        (lambda **given: assay.score(run, "aum", **given), "recompute", True, "save='recompute'"),
+        (lambda **given: assay.score_separately(run, "aum", **given), "pool", None, "execution=assay.Execution(pool=...)"),
+        (lambda **given: assay.verify(decision, **given), "after", 3, "seeds=assay.Seeds(NUMBER, after=...)"),
+        (lambda **given: assay.verify(decision, **given), "progress", None, "execution=assay.Execution(progress=...)"),
+        (lambda **given: assay.cleanse(run, aum, **given), "counts", [3], "grid=assay.RemovalGrid(counts=...)"),
+        (lambda **given: assay.curve_for(run, aum, **given), "pool", None, "execution=assay.Execution(pool=...)"),
+        (lambda **given: assay.report(run, table, **given), "decision", decision, "content=assay.ReportContent(decision=...)"),
+        (lambda **given: assay.report_data(run, table, **given), "most", 3, "content=assay.ReportContent(most=...)"),
+        (lambda **given: assay.Evidence(aum.ids, 10, **given), "steps", None, "replayed=assay.ReplayedFacts(steps=...)"),
+        (
+            lambda **given: assay.study_difficulty(tmp_path / "moved", **given),
+            "pool",
+            None,
+            "execution=assay.Execution(pool=...)",
+        ),
+    ):
+        with pytest.raises(UsageError, match=re.escape(f": {name}= is now given as {words}.")):
+            call(**{name: value})
+        # What the sentence names is there.
+        for noun in re.findall(r"assay\.(\w+)\(", words):
+            assert name in inspect.signature(getattr(assay, noun)).parameters
     with pytest.raises(TypeError, match="unexpected keyword argument 'chekpoints'"):
         assay.record(*given, chekpoints="every")
     assert not (tmp_path / "moved").exists()
+
+
+def test_warnings_point_to_the_line_that_called(run, table, tmp_path):
+    with pytest.warns(UserWarning, match="was not scored") as said:
+        assay.score(run, ["aum", "dual"])
+    decision = assay.choose(table["aum"], "top_k", keep=0.9)
+    with pytest.warns(UserWarning, match="This verification has 2") as more:
+        assay.verify(decision, run=run, seeds=assay.Seeds(2, detect=0.1), retrain=lambda ids, labels, weights, seed: 0.5)
+    assert {one.filename for one in (*said, *more)} == {__file__}

@@ -155,3 +155,28 @@ def test_every_method_and_policy_has_its_test(room):
 
 def test_no_module_has_a_name_that_says_nothing():
     assert [path for path in (*ROOT.rglob("*"), *TESTS.rglob("*.py")) if path.stem in SAYS_NOTHING] == []
+
+
+MOST, LONG = 8, {"score": 10, "record": 11}
+"""Parameters of one function at most; and the functions for which docs/structure.md says why they take more."""
+
+
+def long_signatures(source):
+    """Functions of more than `MOST` parameters, and how many they take."""
+    found = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            names = [one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            if (count := len([name for name in names if name not in ("self", "cls")])) > MOST:
+                found[node.name] = count
+    return found
+
+
+def test_long_signatures_take_values():
+    # A command has one parameter for each flag.
+    paths = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] != "cli"]
+    found = {name: count for path in paths for name, count in long_signatures(path.read_text()).items()}
+    assert found == LONG
+    assert long_signatures("def f(self, a, b, c, d, e, *, f, g, h): ...\ndef g(a, b, c, d, /, e, f, g, *, h, i=0): ...") == {
+        "g": 9
+    }

@@ -95,8 +95,12 @@ def test_calls_on_a_planned_run_leave_nothing_behind(run, tmp_path):
                     run, ["grand", "oti", "vog", "sgd_influence", "prediction_depth", "cg_score:repeats=1"]
                 ),
                 "score refused": lambda: assay.score(run, "sgd_influence:target=class=none"),
-                "verify": lambda: assay.verify(assay.choose(aum, "top_k", keep=0.9), run=run, seeds=3, pool=pool),
-                "cleanse": lambda: assay.cleanse(run, aum, counts=[3], draws=2, pool=pool),
+                "verify": lambda: assay.verify(
+                    assay.choose(aum, "top_k", keep=0.9), run=run, seeds=3, execution=assay.Execution(pool=pool)
+                ),
+                "cleanse": lambda: assay.cleanse(
+                    run, aum, grid=assay.RemovalGrid(counts=[3], draws=2), execution=assay.Execution(pool=pool)
+                ),
                 "report": lambda: assay.report(run, {"aum": aum}, tmp_path / "page.html"),
                 "untrained": lambda: assay.untrained(small.plan(), tmp_path / "untrained"),
             }.items():

@@ -4,6 +4,7 @@ from .core.curve import Curve as Curve
 from .core.decision import Decision as Decision
 from .core.errors import AssayError as AssayError
 from .core.evidence import Evidence as Evidence
+from .core.evidence import ReplayedFacts as ReplayedFacts
 from .core.ids import Ids as Ids
 from .core.needs import Need as Need
 from .core.scores import Direction as Direction
@@ -14,18 +15,22 @@ from .data.arrays import examples_from_arrays as examples_from_arrays
 from .data.torch_dataset import examples_from_dataset as examples_from_dataset
 from .experiments.attribute import attribute as attribute
 from .experiments.choose import choose as choose
+from .experiments.cleanse import RemovalGrid as RemovalGrid
 from .experiments.cleanse import cleanse as cleanse
 from .experiments.cleanse import curve_for as curve_for
 from .experiments.evidence import gather as gather
 from .experiments.evidence import gather_inputs as gather_inputs
 from .experiments.evidence import gather_logits as gather_logits
+from .experiments.execution import Execution as Execution
 from .experiments.plan import Plan as Plan
 from .experiments.power import seeds_needed as seeds_needed
 from .experiments.record import untrained as untrained
 from .experiments.report import report as report
+from .experiments.report_data import ReportContent as ReportContent
 from .experiments.report_data import report_data as report_data
 from .experiments.score import score as score
 from .experiments.score import score_separately as score_separately
+from .experiments.verify import Seeds as Seeds
 from .experiments.verify import verify as verify
 from .integrations.data_spec import DataSpec as DataSpec
 from .integrations.pytorch import record as record
@@ -62,6 +67,7 @@ __all__ = [
     "DifficultyGrid",
     "Direction",
     "Evidence",
+    "Execution",
     "Ids",
     "LiveMethods",
     "LiveSelection",
@@ -70,11 +76,15 @@ __all__ = [
     "Plan",
     "Recorder",
     "Recording",
+    "RemovalGrid",
     "ReplayConfig",
+    "ReplayedFacts",
+    "ReportContent",
     "Run",
     "ScalingGrid",
     "ScoreTable",
     "Scores",
+    "Seeds",
     "Verdict",
     "__version__",
     "attribute",

@@ -1,8 +1,10 @@
+from unittest.mock import Mock
+
 import pytest
 import torch
 
 from assay.core.errors import MissingEvidence, UndeclaredNeed, UsageError
-from assay.core.evidence import Evidence
+from assay.core.evidence import Evidence, ReplayedFacts
 from assay.core.ids import Ids
 from assay.core.needs import EPOCH_NEEDS, Need
 from methods.worlds import Facts, facts_of
@@ -20,6 +22,12 @@ def evidence():
 def test_it_holds_what_it_was_given(evidence):
     assert evidence.holds == EPOCH_NEEDS | {Need.LABELS} and evidence.recorded == 2
     assert Evidence(IDS, 4).holds == frozenset() and Evidence(IDS, 4).recorded == 0
+
+
+def test_models_of_a_recording_without_the_first_are_refused():
+    with pytest.raises(UsageError, match=r"models= without checkpoints=; give the kept models of the first"):
+        ReplayedFacts(models=[Mock()])
+    assert Evidence(IDS, 4, replayed=ReplayedFacts(steps=Mock())).holds == {Need.STEPS}
 
 
 def test_facts_are_double_whatever_the_store_holds(evidence):

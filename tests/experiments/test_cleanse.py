@@ -39,7 +39,7 @@ def influence(held):
 
 @pytest.fixture(scope="module")
 def curve(held, influence):
-    return cleanse.cleanse(held, influence, counts=[30, 5], draws=2, retrain="last")
+    return cleanse.cleanse(held, influence, grid=assay.RemovalGrid(counts=[30, 5], draws=2, retrain="last"))
 
 
 def by_hand(run, removed, retrain):
@@ -80,7 +80,7 @@ def lowest(scores, count):
 
 @pytest.mark.parametrize("retrain", ["last", "all"])
 def test_the_outcomes_are_those_of_training_by_hand(held, influence, retrain):
-    made = cleanse.cleanse(held, influence, counts=[20], retrain=retrain, draws=1)
+    made = cleanse.cleanse(held, influence, grid=assay.RemovalGrid(counts=[20], retrain=retrain, draws=1))
     assert made.retrained == retrain
     removed = {NONE: lowest(influence, 0), WORST: lowest(influence, 20)}
     for one in (made.none, made.worst(20)):
@@ -89,7 +89,7 @@ def test_the_outcomes_are_those_of_training_by_hand(held, influence, retrain):
 
 
 def test_both_windows_differ(held, influence, curve):
-    everything = cleanse.cleanse(held, influence, counts=[5, 30], draws=1, retrain="all")
+    everything = cleanse.cleanse(held, influence, grid=assay.RemovalGrid(counts=[5, 30], draws=1, retrain="all"))
     assert everything.none.validation_loss == pytest.approx(curve.none.validation_loss, abs=1e-6)
     assert everything.worst(30).validation_loss != curve.worst(30).validation_loss
 
@@ -116,7 +116,7 @@ def test_random_removals_differ_by_draw_and_repeat_by_seed(held, influence, curv
         return original(self, without, *given)
 
     monkeypatch.setattr(retraining.Retraining, "each", spied)
-    again_made = cleanse.cleanse(held, influence, counts=[5, 30], draws=2, retrain="last")
+    again_made = cleanse.cleanse(held, influence, grid=assay.RemovalGrid(counts=[5, 30], draws=2, retrain="last"))
     assert again_made.fingerprint == curve.fingerprint
     assert [len(group) for group in groups] == [0, 5, 5, 5, 30, 30, 30]
     assert all(len(group.unique()) == len(group) for group in groups)
@@ -126,15 +126,19 @@ def test_random_removals_differ_by_draw_and_repeat_by_seed(held, influence, curv
     assert one.validation_loss != other.validation_loss
     first = list(groups)
     groups.clear()
-    cleanse.cleanse(held, dataclasses.replace(influence, values=-influence.values), counts=[30], draws=2, retrain="last")
+    cleanse.cleanse(
+        held,
+        dataclasses.replace(influence, values=-influence.values),
+        grid=assay.RemovalGrid(counts=[30], draws=2, retrain="last"),
+    )
     assert [set(one.tolist()) for one in groups[2:]] == [set(one.tolist()) for one in first[5:]], "whatever the score says"
 
 
 @pytest.mark.parametrize("by", ["loss", "accuracy"])
 def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, influence, monkeypatch, by):
     # The loss would have 35 go, the accuracy 30.
-    given = {"counts": [3, 10, 30, 35], "draws": 1, "retrain": "last", "chosen_by": by}
-    honest = cleanse.cleanse(held, influence, **given)
+    grid = assay.RemovalGrid([3, 10, 30, 35], "last", draws=1, chosen_by=by)
+    honest = cleanse.cleanse(held, influence, grid=grid)
     original = evidence.load_data
 
     def absurd(plan):
@@ -143,7 +147,7 @@ def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, inf
         return dataclasses.replace(loaded, test=wrong)
 
     monkeypatch.setattr(evidence, "load_data", absurd)
-    misled = cleanse.cleanse(held, influence, **given)
+    misled = cleanse.cleanse(held, influence, grid=grid)
     tried = [misled.worst(count) for count in (0, *misled.counts)]
     assert misled.none.test_accuracy < 0.2 < 0.8 < honest.none.test_accuracy
     assert misled.best == honest.best == {"loss": 35, "accuracy": 30}[by]
@@ -152,8 +156,8 @@ def test_the_count_is_chosen_on_validation_data_whatever_the_test_says(held, inf
 
 
 def test_accuracy_chooses_by_accuracy(held, influence, curve):
-    given = {"counts": [5, 30, 35], "draws": 1, "retrain": "last"}
-    by_loss, by_accuracy = (cleanse.cleanse(held, influence, **given, chosen_by=by) for by in ("loss", "accuracy"))
+    grids = (assay.RemovalGrid([5, 30, 35], "last", draws=1, chosen_by=by) for by in ("loss", "accuracy"))
+    by_loss, by_accuracy = (cleanse.cleanse(held, influence, grid=grid) for grid in grids)
     assert by_accuracy.removals[0].validation_loss == by_loss.removals[0].validation_loss == curve.removals[0].validation_loss
     best = max(by_accuracy.worst(count).validation_accuracy for count in (0, 5, 30, 35))
     assert by_accuracy.worst(by_accuracy.best).validation_accuracy == best and by_accuracy.chosen_by == "accuracy"
@@ -162,10 +166,10 @@ def test_accuracy_chooses_by_accuracy(held, influence, curve):
 
 def test_only_what_is_predicted_harmful_is_removed(held, influence):
     harmful = int((influence.values < 0).sum())
-    made = cleanse.cleanse(held, influence, draws=1)
+    made = cleanse.cleanse(held, influence, grid=assay.RemovalGrid(draws=1))
     assert made.counts == (1, 3, 10, 30, harmful)
     with pytest.raises(UsageError, match=rf"{harmful + 1}, 300 cannot be removed, sgd_influence predicts only {harmful} of 318"):
-        cleanse.cleanse(held, influence, counts=[3, harmful + 1, 300])
+        cleanse.cleanse(held, influence, grid=assay.RemovalGrid(counts=[3, harmful + 1, 300]))
     helpful = dataclasses.replace(influence, values=influence.values.abs())
     with pytest.raises(UsageError, match="predicts none of 318 examples to be harmful"):
         cleanse.cleanse(held, helpful)
@@ -173,10 +177,10 @@ def test_only_what_is_predicted_harmful_is_removed(held, influence):
 
 def test_scores_that_only_rank_go_up_to_half(held):
     aum = score(held, "aum")["aum"]
-    made = cleanse.cleanse(held, aum, draws=1)
+    made = cleanse.cleanse(held, aum, grid=assay.RemovalGrid(draws=1))
     assert made.counts == (1, 3, 10, 30, 100, 159)
     turned = dataclasses.replace(aum, values=-aum.values, direction=Direction.HIGH_IS_SUSPECT)
-    same = cleanse.cleanse(held, turned, counts=[10], draws=1)
+    same = cleanse.cleanse(held, turned, grid=assay.RemovalGrid(counts=[10], draws=1))
     assert measured(same.worst(10)) == measured(made.worst(10))
 
 
@@ -199,34 +203,51 @@ def test_the_choice_can_be_decided_on_and_saved(held, influence, curve, tmp_path
 def test_finished_trainings_are_taken_from_the_run(held, influence, curve, tmp_path):
     own = small.copied(held, tmp_path / "own")
     told = Told()
-    first = cleanse.cleanse(own, influence, counts=[5], draws=2, retrain="last", save=True, progress=told)
+    first = cleanse.cleanse(
+        own,
+        influence,
+        grid=assay.RemovalGrid(counts=[5], draws=2, retrain="last"),
+        save=True,
+        execution=assay.Execution(progress=told),
+    )
     assert told.words[-1][:2] == (4, 4)
-    given = {"counts": [5, 30], "draws": 2, "retrain": "last", "save": True}
-    whole = cleanse.cleanse(own, influence, **given, progress=(more := Told()))
+    given = {"grid": assay.RemovalGrid([5, 30], "last", draws=2), "save": True}
+    whole = cleanse.cleanse(own, influence, **given, execution=assay.Execution(progress=(more := Told())))
     assert more.words[0] == (4, 7, "taken from an earlier run") and len(more.words) == 4
     assert whole.fingerprint == curve.fingerprint and whole.removals[:4] == first.removals
     (kept,) = own.folder.glob("trials/*/worst-30-*.json")
     kept.write_bytes(b"damaged")
     assert cleanse.cleanse(own, influence, **given).fingerprint == curve.fingerprint
-    other = cleanse.cleanse(own, influence, counts=[5], draws=2, retrain="all", save=True, progress=(none := Told()))
+    other = cleanse.cleanse(
+        own,
+        influence,
+        grid=assay.RemovalGrid(counts=[5], draws=2, retrain="all"),
+        save=True,
+        execution=assay.Execution(progress=(none := Told())),
+    )
     assert none.words[0][0] == 0 and other.worst(5).validation_loss != first.worst(5).validation_loss
 
 
 @pytest.mark.parametrize(("source", "copy"), [("worst-5", "worst-30"), ("random-5", "worst-5"), ("none-0", "random-30")])
 def test_a_copied_training_counts_for_nothing(held, influence, curve, tmp_path, source, copy):
     own = small.copied(held, tmp_path / "own")
-    given = {"counts": [5, 30], "draws": 2, "retrain": "last", "save": True}
+    given = {"grid": assay.RemovalGrid([5, 30], "last", draws=2), "save": True}
     cleanse.cleanse(own, influence, **given)
     (original, *_), (replaced, *_) = (sorted(own.folder.glob(f"trials/*/{name}-*.json")) for name in (source, copy))
     replaced.write_bytes(original.read_bytes())
-    assert cleanse.cleanse(own, influence, **given, progress=(told := Told())).fingerprint == curve.fingerprint
+    assert (
+        cleanse.cleanse(own, influence, **given, execution=assay.Execution(progress=(told := Told()))).fingerprint
+        == curve.fingerprint
+    )
     assert told.words[0] == (6, 7, "taken from an earlier run")
 
 
 def test_an_executor_makes_the_same_curve(held, influence, curve, tmp_path):
     own = small.copied(held, tmp_path / "own")
     with InlineExecutor() as pool:
-        spread = cleanse.cleanse(own, influence, counts=[5, 30], draws=2, retrain="last", pool=pool)
+        spread = cleanse.cleanse(
+            own, influence, grid=assay.RemovalGrid(counts=[5, 30], draws=2, retrain="last"), execution=assay.Execution(pool=pool)
+        )
     assert spread.fingerprint == curve.fingerprint
     assert len(list((own.paths.trials / "logs").glob("*.log"))) == 7
 
@@ -236,7 +257,7 @@ def test_a_loop_of_ones_own_brings_its_own_targets(tmp_path):
     half = [(world.held_out[part], world.held_labels[part]) for part in (slice(0, 5), slice(5, 9))]
     targets = {"validation": half[0], "test": half[1]}
     scores = world.score("loo:window=last", targets=targets)["loo:window=last"]
-    made = cleanse.cleanse(world.run, scores, counts=[1], draws=1, loop=world.loop(), targets=targets)
+    made = cleanse.cleanse(world.run, scores, grid=assay.RemovalGrid(counts=[1], draws=1), loop=world.loop(), targets=targets)
     assert made.worst(1).validation_loss - made.none.validation_loss == pytest.approx(float(scores.values.min()), abs=1e-12)
     assert made.none.test_accuracy in (0.0, 0.25, 0.5, 0.75, 1.0)
     wrong = [
@@ -255,14 +276,14 @@ def test_a_loop_of_ones_own_brings_its_own_targets(tmp_path):
 def test_the_test_examples_have_no_say_through_the_scores(held, tmp_path):
     judged = score(held, "sgd_influence:target=test")["sgd_influence:target=test"]
     with pytest.raises(UsageError, match="sgd_influence:target=test was made by the test examples"):
-        cleanse.cleanse(held, judged, counts=[5], draws=1)
+        cleanse.cleanse(held, judged, grid=assay.RemovalGrid(counts=[5], draws=1))
     world = World(tmp_path / "run")
     targets, loop = halves(world), world.loop()
     for name in ("test", "judge"):
         given = {"validation": targets["validation"], name: targets["test"]}
         (scores,) = world.score(f"loo:window=last,target={name}", targets=given).values()
         with pytest.raises(UsageError, match="was made by the test examples"):
-            cleanse.cleanse(world.run, scores, counts=[1], draws=1, loop=loop, targets=targets)
+            cleanse.cleanse(world.run, scores, grid=assay.RemovalGrid(counts=[1], draws=1), loop=loop, targets=targets)
 
 
 def halves(world, validation=slice(0, 5), test=slice(5, 9)):
@@ -274,7 +295,7 @@ def halves(world, validation=slice(0, 5), test=slice(5, 9)):
 def test_validation_examples_of_which_most_are_test_examples_are_refused(tmp_path):
     world = World(tmp_path / "run")
     scores = world.score("loo:window=last", targets=halves(world))["loo:window=last"]
-    given = {"counts": [1], "draws": 1, "loop": world.loop()}
+    given = {"grid": assay.RemovalGrid([1], draws=1), "loop": world.loop()}
     with pytest.raises(UsageError, match="5 of the 6 validation examples are the test examples too"):
         cleanse.cleanse(world.run, scores, **given, targets=halves(world, slice(0, 6), slice(1, 9)))
     with pytest.raises(UsageError, match="2 of the 6 validation examples are the test examples too"):
@@ -288,7 +309,7 @@ def test_examples_are_targets_too(tmp_path):
     world = World(tmp_path / "run")
     parts = halves(world)
     scores = world.score("loo:window=last", targets=parts)["loo:window=last"]
-    given = {"counts": [1], "draws": 1, "loop": world.loop()}
+    given = {"grid": assay.RemovalGrid([1], draws=1), "loop": world.loop()}
     examples = {
         name: Examples(Ids(range(100 * place, 100 * place + len(inputs))), inputs.float(), labels, ("a", "b", "c"))
         for place, (name, (inputs, labels)) in enumerate(parts.items(), 1)
@@ -312,17 +333,19 @@ def test_examples_are_targets_too(tmp_path):
 def test_what_is_trained_again_follows_what_the_scores_are_about(held, influence, window, unit, retrained):
     options = {"target": "validation"} if window is None else {"target": "validation", "window": window}
     scores = dataclasses.replace(influence, options=options, unit=unit)
-    assert cleanse.cleanse(held, scores, counts=[3], draws=1).retrained == retrained
-    assert cleanse.cleanse(held, scores, counts=[3], draws=1, retrain="last").retrained == "last", "unless it is said"
+    assert cleanse.cleanse(held, scores, grid=assay.RemovalGrid(counts=[3], draws=1)).retrained == retrained
+    assert cleanse.cleanse(held, scores, grid=assay.RemovalGrid(counts=[3], draws=1, retrain="last")).retrained == "last", (
+        "unless it is said"
+    )
 
 
 def test_a_curve_under_a_tolerance_is_another_curve(held, influence, tmp_path):
     own = small.copied(held, tmp_path / "own")
-    given = {"counts": [5], "draws": 1, "retrain": "last", "save": True}
+    given = {"grid": assay.RemovalGrid([5], "last", draws=1), "save": True}
     exact = cleanse.cleanse(own, influence, **given)
     about = ReplayConfig(tolerance=1e-3)
     assert curve_of(own, influence).fingerprint == exact.fingerprint and curve_of(own, influence, replay_config=about) is None
-    near = cleanse.cleanse(own, influence, **given, replay_config=about, progress=(told := Told()))
+    near = cleanse.cleanse(own, influence, **given, replay_config=about, execution=assay.Execution(progress=(told := Told())))
     assert told.words[0][:2] == (0, 3), "nothing is taken from the trainings without a tolerance"
     assert near.lineage.parents["tolerance"] == "0.001" and "tolerance" not in exact.lineage.parents
     assert curve_of(own, influence) is None and curve_of(own, influence, replay_config=about).lineage == near.lineage
@@ -341,20 +364,20 @@ def test_a_curve_of_another_version_does_not_count(held, influence, curve, tmp_p
 
 def test_a_kept_curve_is_taken_and_else_one_is_made_and_kept(held, influence, tmp_path):
     own = small.copied(held, tmp_path / "own")
-    kept = cleanse.cleanse(own, influence, counts=[5], draws=1, retrain="last", save=True)
+    kept = cleanse.cleanse(own, influence, grid=assay.RemovalGrid(counts=[5], draws=1, retrain="last"), save=True)
     assert load_curve(own.paths.curve("sgd_influence-last")) == kept
     assert curve_for(own, influence) == kept, "whichever is there"
     made = curve_for(own, influence, retrain="all")
     assert made.retrained == "all" and load_curve(own.paths.curve("sgd_influence-all")) == made
     told = Told()
-    assert curve_for(own, influence, retrain="all", progress=told) == made and not told.words
+    assert curve_for(own, influence, retrain="all", execution=assay.Execution(progress=told)) == made and not told.words
     with pytest.raises(UsageError, match="say which"):
         curve_for(own, influence)
     some = influence.ids.take(range(300))
     rest = influence.ids.take(range(300, 318))
     part = dataclasses.replace(influence, ids=some, values=influence.of(some), unscored=rest, by_epoch=None)
     with pytest.raises(UsageError, match="sgd_influence has no value for 18 examples"):
-        curve_for(own, part, progress=told)
+        curve_for(own, part, execution=assay.Execution(progress=told))
     assert not told.words, "before anything is trained"
 
 
@@ -395,12 +418,15 @@ def test_without_validation_examples_nothing_is_chosen(run):
         ({"counts": ["3"]}, r"counts=\['3'\]: give whole numbers from 1 on"),
         ({"counts": [True]}, "from 1 on"),
         ({"draws": 0}, "draws=0"),
+        ({"chosen_by": "luck"}, "chosen_by='luck' is neither 'loss' nor"),
+        ({"retrain": "first"}, "retrain='first' is neither 'last'"),
         ({"targets": {}}, "leave targets= out"),
     ],
 )
 def test_bad_settings_are_refused(held, influence, given, words):
+    settings = {name: value for name, value in given.items() if name != "targets"}
     with pytest.raises(UsageError, match=words):
-        cleanse.cleanse(held, influence, **given)
+        cleanse.cleanse(held, influence, grid=assay.RemovalGrid(**settings), targets=given.get("targets"))
 
 
 def test_difficulty_is_refused_before_anything_is_built(held, monkeypatch):

@@ -127,7 +127,7 @@ def test_evidence_has_every_model_and_all_share_the_data_which_are_read_once(run
             assert torch.equal(batch.grad_sq_norms(names)[0], alone[place].pop(0))
     # A run of one model, and evidence of no run, have one.
     assert gather(runs[1], replays[1]).models == (replays[1],)
-    assert Evidence(run.ids, run.classes, checkpoints=replays[0]).models == (replays[0],)
+    assert Evidence(run.ids, run.classes, replayed=assay.ReplayedFacts(replays[0])).models == (replays[0],)
     with pytest.raises(UndeclaredNeed):
         gather(runs[0], replays[0], replays=replays).narrow("a fold", frozenset()).models  # noqa: B018
     assay.score(run, ["grand", "prediction_depth:k=10,reference=consensus,layers=1"])

@@ -63,7 +63,9 @@ def test_loo_is_the_same_bytes_wherever_it_runs(held, processes):
     alone = score(held, "loo:window=last")["loo:window=last"].values
     for pool in (processes, InlineExecutor()):
         told = Told()
-        assert torch.equal(score(held, "loo:window=last", pool=pool, progress=told)["loo:window=last"].values, alone)
+        assert torch.equal(
+            score(held, "loo:window=last", execution=assay.Execution(pool=pool, progress=told))["loo:window=last"].values, alone
+        )
         assert told.words[0][0] == 0 and told.words[-1][:2] == (len(held.ids), len(held.ids))
     logs = list((held.paths.trials / "logs").glob("without-*.log"))
     assert len(logs) == len(held.ids) and all("ended" in log.read_text() for log in logs)
@@ -72,7 +74,7 @@ def test_loo_is_the_same_bytes_wherever_it_runs(held, processes):
 def test_threads_of_one_process_take_turns(held):
     alone = score(held, "loo:window=last")["loo:window=last"].values
     with ThreadPoolExecutor(3) as pool:
-        assert torch.equal(score(held, "loo:window=last", pool=pool)["loo:window=last"].values, alone)
+        assert torch.equal(score(held, "loo:window=last", execution=assay.Execution(pool=pool))["loo:window=last"].values, alone)
 
 
 def test_many_trainings_go_out_in_few_chunks(held, monkeypatch):
@@ -98,12 +100,14 @@ def test_a_loop_of_ones_own_runs_elsewhere_if_it_can_be_sent(tmp_path, processes
     world = World(tmp_path / "run", epochs=2)
     targets = {"validation": (world.held_out, world.held_labels)}
     alone = world.score("loo:window=last")["loo:window=last"].values
-    assert torch.equal(world.score("loo:window=last", pool=processes)["loo:window=last"].values, alone)
+    assert torch.equal(world.score("loo:window=last", execution=assay.Execution(pool=processes))["loo:window=last"].values, alone)
     loop = world.loop(losses=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
     given = {"loop": loop, "targets": targets, "replay_config": assay.ReplayConfig(tolerance=1e-9)}
-    with pytest.raises(UsageError, match=r"cannot be sent to other processes \(.*\); leave pool= out"):
-        assay.score(world.run, "loo:window=last", pool=processes, **given)
-    found = assay.score(world.run, "loo:window=last", pool=InlineExecutor(), **given)["loo:window=last"].values
+    with pytest.raises(UsageError, match=r"cannot be sent to other processes \(.*\); leave Execution\(pool=\) out"):
+        assay.score(world.run, "loo:window=last", execution=assay.Execution(pool=processes), **given)
+    found = assay.score(world.run, "loo:window=last", execution=assay.Execution(pool=InlineExecutor()), **given)[
+        "loo:window=last"
+    ].values
     assert torch.allclose(found, alone, rtol=0, atol=1e-12)
 
 

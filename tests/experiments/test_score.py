@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+import assay
 from assay.core.accumulators import AbstractAccumulator
 from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.ids import Ids
@@ -55,7 +56,7 @@ def test_saved_scores_of_this_recording_are_taken(own, monkeypatch):
     again = score(own, ["loss", "aum", "confidence"], save=True)
     assert titles == ["confidence"]
     assert all(again[name].fingerprint == first[name].fingerprint for name in first)
-    score(own, ["aum", "loss"], save=True, recompute=True)
+    score(own, ["aum", "loss"], save="recompute")
     score(own, "aum")
     assert titles == ["confidence", "aum", "loss", "aum"]
 
@@ -360,10 +361,13 @@ def test_of_a_plan_without_validation_what_asks_for_it_is_left_out_in_words_that
     [
         ({"targets": ["test"]}, "targets= is for methods that ask for the change of a number"),
         ({"replay_config": ReplayConfig(tolerance=0.1)}, "replay_config= is for methods that replay the training; aum"),
-        ({"pool": ThreadPoolExecutor(1)}, "pool= is for loo, which trains without each example"),
+        (
+            {"execution": assay.Execution(pool=ThreadPoolExecutor(1))},
+            r"Execution\(pool=\) is for loo, which trains without each example",
+        ),
         ({"references": {"mine": {}}}, "No method asks for the reference 'mine'"),
         ({"inputs": {"mine": torch.zeros(397, 2)}}, "No method reads rows named 'mine'"),
-        ({"recompute": True}, "recompute=True goes with save=True"),
+        ({"save": "anew"}, "save='anew' is no way of saving; give True, False or 'recompute'"),
     ],
 )
 def test_an_argument_that_no_method_reads_is_refused(run, given, words):
@@ -422,7 +426,11 @@ def test_evidence_in_memory_is_scored_too(run):
     with pytest.warns(UserWarning, match="dual was not scored: dual reads at least 10 epochs"):
         table = score(evidence, ["aum", "dual"])
     assert list(table) == ["aum"] and torch.equal(table["aum"].values, by_hand.values)
-    for given, words in (({"save": True}, "save= is for recorded runs"), ({"loop": object()}, "loop")):
+    for given, words in (
+        ({"save": True}, "save= is for recorded runs"),
+        ({"execution": assay.Execution(pool=ThreadPoolExecutor(1))}, r"Execution\(pool=\) is for recorded"),
+        ({"loop": object()}, "loop"),
+    ):
         with pytest.raises(UsageError, match=words):
             score(evidence, "aum", **given)
     with pytest.raises(UsageError, match="'all' is for recorded runs"):

@@ -229,7 +229,7 @@ def test_where_trials_run_does_not_change_them(own):
     decision = decided(own)
     inline = verify(decision, run=own, seeds=2)
     with executor("processes", workers=1) as pool:
-        assert results(verify(decision, run=own, seeds=2, pool=pool)) == results(inline)
+        assert results(verify(decision, run=own, seeds=2, execution=assay.Execution(pool=pool))) == results(inline)
 
 
 def test_any_executor_will_do(tmp_path):
@@ -237,7 +237,7 @@ def test_any_executor_will_do(tmp_path):
     decision = decided(run)
     inline = verify(decision, run=run, seeds=2)
     with ThreadPoolExecutor(4) as pool:
-        assert results(verify(decision, run=run, seeds=2, pool=pool)) == results(inline)
+        assert results(verify(decision, run=run, seeds=2, execution=assay.Execution(pool=pool))) == results(inline)
 
 
 def test_finished_trials_are_taken_from_disk(own, monkeypatch):
@@ -247,7 +247,7 @@ def test_finished_trials_are_taken_from_disk(own, monkeypatch):
     original = train_arm
     monkeypatch.setattr(trials, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
     told = Told()
-    assert verify(decision, run=own, seeds=2, save=True, progress=told).outcomes == first.outcomes
+    assert verify(decision, run=own, seeds=2, save=True, execution=assay.Execution(progress=told)).outcomes == first.outcomes
     assert not ran and told.words == [(6, 6, "taken from an earlier verification")]
     (lost,) = own.paths.trials.glob("*/random-2.json")
     lost.unlink()
@@ -382,7 +382,7 @@ def test_a_loop_of_ones_own_is_verified_by_a_function_of_ones_own(tmp_path):
         return 0.5 + len(ids) / 1000 + seed / 10000
 
     told = Told()
-    verdict = verify(decision, run=run, retrain=retrain, seeds=2, progress=told)
+    verdict = verify(decision, run=run, retrain=retrain, seeds=2, execution=assay.Execution(progress=told))
     assert calls == [(*sizes, seed) for seed in (6, 7) for sizes in [(357, 357, 357.0)] * 2 + [(397, 397, 397.0)]]
     assert verdict.plan == {"retrain": "retrain"} and verdict.comparisons[1].effect == pytest.approx(-0.04)
     assert verdict.outcomes[0].loss is None and len(told.words) == 7
@@ -489,7 +489,7 @@ def test_a_trial_does_not_depend_on_whose_executor_it_ran_in(tmp_path):
     torch.set_num_threads(2)
     try:
         with ThreadPoolExecutor(1) as pool:
-            there = assay.verify(decision, run=run, seeds=2, pool=pool)
+            there = assay.verify(decision, run=run, seeds=2, execution=assay.Execution(pool=pool))
     finally:
         torch.set_num_threads(before)
     assert [(one.accuracy, one.loss) for one in there.outcomes] == [(one.accuracy, one.loss) for one in here.outcomes]
@@ -544,7 +544,7 @@ def test_each_decision_of_a_run_is_corrected_for_its_turn_and_stays_as_it_was_pr
     # A verdict that was kept says what it said, and how many were verified since.
     later = corrected(alone, own)
     assert later.comparisons == alone.comparisons and later.decisions == 2
-    assert report_data(own, score(own, "aum"), decision=decided(own), verdict=alone).verdict == later
+    assert report_data(own, score(own, "aum"), content=assay.ReportContent(decision=decided(own), verdict=alone)).verdict == later
     # The same verification again is the same claim.
     again = verify(decided(own), run=own, seeds=4, retrain=retrain)
     assert again.comparisons == later.comparisons and again.decisions == 2
@@ -593,7 +593,7 @@ def test_of_ten_random_decisions_of_a_run_none_is_called_anything(own, runs):
         verdicts = []
         for seed in range(10):
             decision = choose(scores, "random", keep=0.5, seed=100 * number + seed)
-            verdicts.append(verify(decision, run=own, seeds=5, after=5 * number, retrain=invented(0.1)))
+            verdicts.append(verify(decision, run=own, seeds=assay.Seeds(5, after=5 * number), retrain=invented(0.1)))
         # As they were printed, one after the other; printed again they say the same.
         assert [corrected(one, own).comparisons for one in verdicts] == [one.comparisons for one in verdicts]
         claimed += any(one.comparisons[0].significant or one.comparisons[1].significant for one in verdicts)
@@ -619,7 +619,7 @@ def test_seeds_added_until_it_is_significant_find_nothing_more(own):
     assert comparison.p < 0.001 and comparison.adjusted > 0.05 and not comparison.significant and comparison.looks == (4,)
     assert "corrected for 2 comparisons of decision 1 on this run and earlier looks with 4 seeds" in comparison.sentence
     assert "It was looked at with 4 seeds before" in more.scope[-1] and "--after 4" in more.scope[-1]
-    fresh = verify(decision, run=own, seeds=8, after=4, retrain=retrain)
+    fresh = verify(decision, run=own, seeds=assay.Seeds(8, after=4), retrain=retrain)
     assert {one.seed for one in fresh.outcomes} == set(range(5, 13))
     assert fresh.comparisons[0].significant and fresh.comparisons[0].place == 2 and fresh.comparisons[0].looks == ()
 
@@ -634,7 +634,7 @@ def test_a_difference_that_is_none_is_not_found_by_looking_often(own, runs):
         found = []
         for seeds in (3, 4, 5, 7, 10, 15):
             decision = choose(scores, "random", keep=0.5, seed=number)
-            found += verify(decision, run=own, seeds=seeds, after=20 * number, retrain=invented(0.1)).comparisons
+            found += verify(decision, run=own, seeds=assay.Seeds(seeds, after=20 * number), retrain=invented(0.1)).comparisons
         claimed += any(one.significant for one in found)
         naive += any(one.p < 0.05 for one in found)
     print(f"{runs} runs: {100 * claimed / runs:.1f} % call something significant, uncorrected {100 * naive / runs:.0f} %")
@@ -651,7 +651,9 @@ def test_a_random_removal_is_no_better_than_another(own, runs):
         for lineage in (decision.lineage, dataclasses.replace(decision.lineage, parents={})):
             asked_anew(own)
             one = dataclasses.replace(decision, lineage=lineage)
-            verdict = verify(one, run=own, scores={"aum": scores}, retrain=invented(0.02, examples=0.05), after=5 * number)
+            verdict = verify(
+                one, run=own, scores={"aum": scores}, retrain=invented(0.02, examples=0.05), seeds=assay.Seeds(after=5 * number)
+            )
             assert verdict.redrawn == bool(lineage.parents)
             if verdict.redrawn:
                 found += verdict.comparisons[0].p < 0.05
@@ -737,7 +739,7 @@ def test_how_many_seeds_a_difference_takes(own):
     other = seeds_needed(decided(own, keep=0.7), 0.5, run=own)
     assert other.spread == pytest.approx(100 * spread) and other.seeds == pairs_needed(0.005, spread, 0.05 / 2 / 6)
     with pytest.warns(UserWarning, match=r"A difference of 0\.1 points .* This verification has 3"):
-        told = verify(decision, run=own, seeds=3, save=True, detect=0.1)
+        told = verify(decision, run=own, seeds=assay.Seeds(3, detect=0.1), save=True)
     assert told.power.startswith("A difference of 0.1 points")
     for wrong in (0, -1, float("nan"), True, "one"):
         with pytest.raises(UsageError, match=r"is no difference in percentage points|points= is"):
@@ -747,7 +749,17 @@ def test_how_many_seeds_a_difference_takes(own):
 @pytest.mark.parametrize("after", [-1, 1.5, True, "two"])
 def test_seeds_to_leave_out_are_a_number(run, after):
     with pytest.raises(UsageError, match="leaves out less than no seed" if after == -1 else "after= is .*; give a whole number"):
-        verify(decided(run), run=run, after=after)
+        verify(decided(run), run=run, seeds=assay.Seeds(after=after))
+
+
+def test_a_number_of_seeds_alone_says_so_and_saving_is_one_of_three(run):
+    given = {"run": run, "retrain": invented(0.1)}
+    decision = decided(run)
+    plain, named = (verify(decision, **given, seeds=seeds) for seeds in (3, assay.Seeds(3)))
+    assert [one.accuracy for one in plain.outcomes] == [one.accuracy for one in named.outcomes]
+    for save, words in (("anew", "save='anew' is no way of saving"), ("recompute", "save='recompute' does not go with retrain=")):
+        with pytest.raises(UsageError, match=words):
+            verify(decision, **given, save=save)
 
 
 def test_forged_trials_are_believed_unless_everything_is_trained_again(own):
@@ -758,7 +770,7 @@ def test_forged_trials_are_believed_unless_everything_is_trained_again(own):
     # With its checksum made anew, nobody can tell it from a real one.
     save_outcome(dataclasses.replace(load_outcome(path), accuracy=1.0), path, made_of)
     assert results(verify(decision, run=own, seeds=2, save=True)) != results(honest)
-    again = verify(decision, run=own, seeds=2, save=True, recompute=True)
+    again = verify(decision, run=own, seeds=2, save="recompute")
     assert results(again) == results(honest) and load_outcome(path).accuracy < 1
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from assay.maths.derivatives import called_with, directional, example_gradients, mask_padding_rows
-from assay.maths.layer_rules import RULES, example_products
+from assay.maths.layer_rules import RULES, ProductConfig, example_products
 from reference.derivatives import flat, gradients_one_by_one
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths:UserWarning")
@@ -186,10 +186,15 @@ def test_grad_dots_are_inner_products_with_each_gradient(name):
 def test_norms_are_those_of_each_gradient(name, chunk_bytes):
     module, params, _, inputs, targets = world(name)
     expected = gradients_one_by_one(module, params, inputs, targets, loss).square().sum(1)
-    found = example_products(module, params, inputs, targets, loss, chunk_bytes=chunk_bytes)
+    found = example_products(module, params, inputs, targets, loss, config=ProductConfig(chunk_bytes=chunk_bytes))
     torch.testing.assert_close(summed(found.grad_sq_norms), expected, rtol=1e-11, atol=1e-13)
     assert set(found.materialised) == BY_CHUNKS.get(name, set()) and not found.grad_dots
     assert not any(part.requires_grad for part in found.grad_sq_norms.values())
+
+
+def test_a_chunk_has_memory():
+    with pytest.raises(ValueError, match="chunk_bytes=0 is no memory for one example; give at least 1"):
+        ProductConfig(chunk_bytes=0)
 
 
 @pytest.mark.parametrize("rules", [True, False])
@@ -197,7 +202,7 @@ def test_norms_are_those_of_each_gradient(name, chunk_bytes):
 @pytest.mark.parametrize("name", MODULES)
 def test_products_are_those_of_each_gradient_by_parameter(name, chunk_bytes, rules):
     module, params, direction, inputs, targets = world(name)
-    given = {"direction": direction, "trust": None if rules else False, "chunk_bytes": chunk_bytes}
+    given = {"direction": direction, "config": ProductConfig(trust=None if rules else False, chunk_bytes=chunk_bytes)}
     found = example_products(module, params, inputs, targets, loss, **given)
     assert set(found.grad_sq_norms) == set(found.grad_dots) == set(params)
     for one, value in direction.items():
@@ -220,7 +225,9 @@ def test_the_running_statistics_may_be_given(name, rules):
     module, params, direction, inputs, targets = world(name)
     held = {key: value.clone() for key, value in module.named_buffers()}
     moved = {key: value + 1 for key, value in held.items()}
-    found = example_products(module, params, inputs, targets, loss, direction=direction, buffers=moved, trust=rules)
+    found = example_products(
+        module, params, inputs, targets, loss, direction=direction, config=ProductConfig(buffers=moved, trust=rules)
+    )
     assert all(torch.equal(value, held[key]) for key, value in module.named_buffers()), "the module keeps its own"
     module.load_state_dict(moved, strict=False)
     each = gradients_one_by_one(module, params, inputs, targets, loss)
@@ -232,7 +239,9 @@ def test_what_an_earlier_call_refuted_is_not_tried_again():
     module, params, direction, inputs, targets = world("tied")
     first = example_products(module, params, inputs, targets, loss, direction=direction)
     assert not first.from_layer_rules and set(first.materialised) == set(params)
-    again = example_products(module, params, inputs, targets, loss, direction=direction, trust=first.from_layer_rules)
+    again = example_products(
+        module, params, inputs, targets, loss, direction=direction, config=ProductConfig(trust=first.from_layer_rules)
+    )
     assert not again.from_layer_rules and all(torch.equal(again.grad_dots[name], first.grad_dots[name]) for name in params)
 
 

@@ -395,7 +395,9 @@ def test_what_does_not_repeat_the_training_is_refused_by_whatever_trains_again(t
     losses = assay.score(tmp_path / "run", "loss")["loss"]
     targets = held_out() | {"test": (torch.ones(2, 3, dtype=torch.float64), torch.tensor([0, 1]))}
     with pytest.raises(Mismatch, match="does not give what was recorded"):
-        assay.cleanse(tmp_path / "run", losses, loop=looped(*parts, clip=0.01), targets=targets, counts=[1])
+        assay.cleanse(
+            tmp_path / "run", losses, loop=looped(*parts, clip=0.01), targets=targets, grid=assay.RemovalGrid(counts=[1])
+        )
 
 
 def test_the_recorded_training_is_taken_again_once_for_all_that_is_left_out(tmp_path, monkeypatch):
@@ -906,7 +908,9 @@ def test_one_call_looks_at_the_examples_once_and_the_next_call_anew(tmp_path, mo
 def test_a_training_that_ends_elsewhere_is_no_failed_trial_of_an_executor(tmp_path):
     parts = recorded(tmp_path / "run", TensorDataset(*data()), epochs=2)
     with ThreadPoolExecutor(1) as pool, pytest.raises(Mismatch, match="does not give what was recorded"):
-        assay.score(tmp_path / "run", "loo", loop=looped(*parts, clip=0.01), targets=held_out(), pool=pool)
+        assay.score(
+            tmp_path / "run", "loo", loop=looped(*parts, clip=0.01), targets=held_out(), execution=assay.Execution(pool=pool)
+        )
 
 
 def test_a_run_that_goes_on_looks_at_few_examples_only(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from assay.core.errors import OutputExists, UnknownName, UsageError
 from assay.core.ids import Ids
 from assay.core.study import ALL, EASY, HARD, RANDOM, Pruned, Study
+from assay.experiments.execution import Execution
 from assay.experiments.plan import Plan, load_data
 from assay.experiments.progress import Progress
 from assay.maths import draws, power_law
@@ -121,7 +122,7 @@ def test_the_same_study_again_trains_nothing_and_other_settings_are_refused(made
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     progress = Counting()
-    again = study_scaling(copy, SMALL, scale="tiny", grid=ScalingGrid(**HOW), progress=progress)
+    again = study_scaling(copy, SMALL, scale="tiny", grid=ScalingGrid(**HOW), execution=Execution(progress=progress))
     assert {entry for entry in progress.said if entry[0] != "theory"} == {("record", 4, 4), ("train", 24, 24)}
     assert again.fingerprint == study.fingerprint and again.sentences == study.sentences
     with pytest.raises(OutputExists, match=r"holds a study of other settings \(seeds was 2 and is 3\); name another folder"):
@@ -138,7 +139,7 @@ def test_a_damaged_training_is_done_again_and_all_comes_out_the_same(made, tmp_p
     one.write_text(one.read_text()[:-20])
     (copy / "study.json").unlink()
     progress = Counting()
-    again = study_scaling(copy, SMALL, scale="tiny", grid=ScalingGrid(**HOW), progress=progress)
+    again = study_scaling(copy, SMALL, scale="tiny", grid=ScalingGrid(**HOW), execution=Execution(progress=progress))
     assert ("train", 23, 24) in progress.said and ("train", 24, 24) in progress.said
     assert again.fingerprint == study.fingerprint
 

@@ -64,6 +64,7 @@ def choose_(
     from ..data.arrays import rows_by_id
     from ..experiments.choose import choose, counting
     from ..experiments.cleanse import curve_for
+    from ..experiments.execution import Execution
     from ..experiments.scorable import is_replayed
     from ..experiments.score import score as scored
     from ..methods import parse
@@ -108,7 +109,7 @@ def choose_(
     curve = None
     if auto:
         with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
-            curve = curve_for(opened, by, retrain=retrain, pool=pool, replay_config=how, progress=progress)  # type: ignore[arg-type]
+            curve = curve_for(opened, by, retrain=retrain, replay_config=how, execution=Execution(pool, progress))  # type: ignore[arg-type]
         say(curve.sentence)
     decision = choose(by, policy, run=opened if score is not None else None, curve=curve, inputs=rows, **options)  # type: ignore[arg-type]
     label = name if name is not None else decision.title.replace(" by ", "-by-")

@@ -59,7 +59,8 @@ def cleanse_(
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UsageError
     from ..experiments.choose import counting
-    from ..experiments.cleanse import cleanse, undecided
+    from ..experiments.cleanse import RemovalGrid, cleanse, undecided
+    from ..experiments.execution import Execution
     from ..experiments.scorable import is_replayed
     from ..experiments.score import score as scored
     from ..methods import parse
@@ -72,6 +73,7 @@ def cleanse_(
     except ValueError as error:
         raise UsageError(f"--counts {counts!r} is no list of whole numbers such as 1,10,100.") from error
     opened, how = Run(run), ReplayConfig(tolerance=tolerance)
+    grid = RemovalGrid(wanted, retrain, draws, by)  # type: ignore[arg-type]
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
         method = parse(score)
         (scores,) = scored(
@@ -79,20 +81,15 @@ def cleanse_(
             method,
             save=True,
             replay_config=how if is_replayed(opened, method) else None,
-            pool=pool if method.retrains else None,
-            progress=progress,
+            execution=Execution(pool if method.retrains else None, progress),
         ).values()
         curve = cleanse(
             opened,
             scores,
-            counts=wanted,
-            retrain=retrain,  # type: ignore[arg-type]
-            draws=draws,
-            chosen_by=by,  # type: ignore[arg-type]
-            pool=pool,
+            grid=grid,
             save=True,
             replay_config=how,
-            progress=progress,
+            execution=Execution(pool, progress),
         )
     show_curve(curve)
     say(curve.sentence)

@@ -24,9 +24,11 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
 
     from ..cluster.executors import executor
     from ..experiments.choose import choose
+    from ..experiments.execution import Execution
     from ..experiments.plan import Plan
     from ..experiments.record import record
     from ..experiments.report import report
+    from ..experiments.report_data import ReportContent
     from ..experiments.scorable import scorable
     from ..experiments.score import score
     from ..experiments.verify import verify
@@ -54,9 +56,10 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
         decision = choose(table[first], "top_k", keep=0.9)
         save_decision(decision, run.paths.decision("drop-worst-tenth"))
         with executor("processes") as pool:
-            verdict = verify(decision, run=run, scores=table, seeds=seeds, pool=pool, save=True, progress=progress)
+            verdict = verify(decision, run=run, scores=table, seeds=seeds, save=True, execution=Execution(pool, progress))
         save_verdict(verdict, run.paths.verdict("drop-worst-tenth"))
-        path = report(run, table, decision=decision, verdict=verdict, title="Digits with a tenth of the labels flipped")
+        content = ReportContent(decision, verdict, title="Digits with a tenth of the labels flipped")
+        path = report(run, table, content=content)
         progress.advance("report", 1, 1, f"{path.stat().st_size / 1e6:.1f} MB")
     show_verdict(verdict)
     say(f"{path.resolve()} shows it all ({time.perf_counter() - began:.0f} s).")

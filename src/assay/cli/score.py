@@ -94,6 +94,7 @@ def score_(
     from ..core.scores import ordered
     from ..core.words import worded
     from ..data.arrays import rows_by_id
+    from ..experiments.execution import Execution
     from ..experiments.request import Request
     from ..experiments.scorable import check_untrained, is_replayed, scorable
     from ..experiments.score import ALL, served
@@ -127,15 +128,13 @@ def score_(
     with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
         request = Request(
             strict=strict,
-            save=True,
-            recompute=recompute,
+            save="recompute" if recompute else True,
             replay_config=how,
             references=named_once("reference", map(referred, reference or ())),
             inputs={
                 name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(file_named, inputs or ())).items()
             },
-            pool=pool if retrained else None,
-            progress=progress,
+            execution=Execution(pool if retrained else None, progress),
         )
         table, refused = served(opened, list(dict.fromkeys(methods)), request, joined=False)
     rows, warned, partly = [], any(one.warnings for one in table.values()), any(len(one.unscored) for one in table.values())

@@ -112,6 +112,7 @@ def study_(
     """
     from ..cluster.executors import executor as pool_of
     from ..core.errors import UnknownName, UsageError
+    from ..experiments.execution import Execution
     from ..experiments.plan import merged, settings_in
     from ..runs.paths import StudyPaths
     from ..studies.difficulty import DifficultyGrid, study_difficulty
@@ -153,7 +154,7 @@ def study_(
     run, grid = (study_scaling, ScalingGrid) if study == "scaling" else (study_difficulty, DifficultyGrid)
     settings = merged(settings_in(plan) if plan is not None else {}, flags)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        found = run(folder, settings, scale=scale, grid=grid(**how), pool=pool, progress=progress)  # type: ignore[arg-type]
+        found = run(folder, settings, scale=scale, grid=grid(**how), execution=Execution(pool, progress))  # type: ignore[arg-type]
     show_study(found)
     say(f"The page: {StudyPaths(folder).page}")
 

@@ -44,8 +44,9 @@ def verify_(
         How many processes; by default as many as there are cores.
     """
     from ..cluster.executors import executor as pool_of
+    from ..experiments.execution import Execution
     from ..experiments.power import seeds_needed
-    from ..experiments.verify import verify
+    from ..experiments.verify import Seeds, verify
     from ..runs.artefacts import load_decision, save_verdict
     from ..runs.run import Run
     from .console import say, showing_progress
@@ -65,12 +66,9 @@ def verify_(
             chosen,
             run=opened,
             scores=scores,
-            seeds=seeds,
-            after=after,
-            pool=pool,
-            save=True,
-            recompute=recompute,
-            progress=progress,
+            seeds=Seeds(seeds, after),
+            save="recompute" if recompute else True,
+            execution=Execution(pool, progress),
         )
     verdict = dataclasses.replace(verdict, power=power)
     save_verdict(verdict, opened.paths.verdict(path.stem))

@@ -1,5 +1,6 @@
 """The facts that a method may read. They never tell which labels were made wrong on purpose."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from .arguments import checked_arguments
+from .arguments import checked_arguments, checked_fields, moved_keywords
 from .epochs import Epoch, EpochSource, PartialSource, Space
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, listed
 from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
@@ -35,6 +36,36 @@ def as_rows(inputs: Any) -> Tensor:
     return inputs if inputs.dtype in (torch.float32, torch.float64) else inputs.to(torch.float64)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
+class ReplayedFacts:
+    """The facts that a training gives when it is taken again.
+
+    Attributes:
+        checkpoints: The models that the run kept.
+        models: The kept models of every model of a recording of several, `checkpoints` among them.
+        steps: The recorded training, whose steps can be replayed.
+        features: Computes the features of kept models. Inputs are features by themselves.
+
+    Raises:
+        UsageError: A value is of a wrong kind, or `models` has no `checkpoints` beside it.
+    """
+
+    checkpoints: ModelSource | None = None
+    models: Sequence[ModelSource] = ()
+    steps: StepSource | None = None
+    features: FeatureSource | None = None
+
+    def __post_init__(self):
+        if len(self.models) and self.checkpoints is None:
+            raise UsageError(
+                "ReplayedFacts: models= without checkpoints=; give the kept models of the first of them as checkpoints=."
+            )
+
+
+REPLAYED = [field.name for field in dataclasses.fields(ReplayedFacts)]
+
+
 class Evidence:
     """Facts about one recorded run, each of a kind that a `Need` names.
 
@@ -44,6 +75,7 @@ class Evidence:
         recorded: How many epochs were recorded (0 without a recording of epochs).
     """
 
+    @moved_keywords(dict.fromkeys(REPLAYED, "replayed=assay.ReplayedFacts({name}=...)"))
     @checked_arguments
     def __init__(
         self,
@@ -54,16 +86,12 @@ class Evidence:
         epochs: EpochSource | None = None,
         mean_probs: Float[Tensor, "examples classes"] | Callable[[], Float[Tensor, "examples classes"]] | None = None,
         inputs: Num[Tensor, "examples ..."] | Mapping[str, Any] | None = None,
-        checkpoints: ModelSource | None = None,
-        models: Sequence[ModelSource] = (),
-        steps: StepSource | None = None,
-        features: FeatureSource | None = None,
+        replayed: ReplayedFacts | None = None,
         games: GameMaker | None = None,
     ):
         """Make evidence of these facts.
 
-        Mean probabilities may be passed as a function, which is called when they are first read. `features` computes the features of kept
-        models; inputs are features by themselves. `models` holds the kept models of every model of a recording of several, `checkpoints` among them.
+        Mean probabilities may be passed as a function, which is called when they are first read.
 
         Raises:
             UsageError: Labels, mean probabilities or inputs do not fit the ids and classes, or an input is not finite.
@@ -84,11 +112,13 @@ class Evidence:
                 raise UsageError(f"Inputs of {len(names)} examples are NaN or infinite; ids {listed(names, len(names))}.")
         self.ids, self.classes = ids, classes
         self.recorded = epochs.recorded if epochs is not None else 0
+        replayed = replayed or ReplayedFacts()
+        features = replayed.features
         held = {
             Need.LABELS: labels,
             Need.MEAN_PROBS: mean_probs,
-            Need.CHECKPOINTS: (checkpoints, models) if checkpoints is not None else None,
-            Need.STEPS: steps,
+            Need.CHECKPOINTS: (replayed.checkpoints, replayed.models) if replayed.checkpoints is not None else None,
+            Need.STEPS: replayed.steps,
             Need.FEATURES: (rows, features) if rows or features is not None else None,
             Need.GAME: games,
         }

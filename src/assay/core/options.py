@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from .arguments import described
 from .errors import UnknownName, UsageError
 
 Built = TypeVar("Built")
@@ -103,7 +104,7 @@ def _read(value: object, hint: Any, where: str) -> object:
         if read is not NotImplemented:
             return read
     allowed = " or ".join(_words(kind) for kind in kinds)
-    raise UsageError(f"{where}: {value!r} is not {allowed}.")
+    raise UsageError(f"{where}: {described(value)} is not {allowed}.")
 
 
 def _as(value: object, kind: Any) -> object:

@@ -284,7 +284,7 @@ class Verdict:
         if looks:
             said.append(
                 f"It was looked at with {_listed(looks)} seeds before, and is called significant only if it was so each time; to ask anew, "
-                f"verify on fresh seeds (after={max(looks)} in Python, --after {max(looks)})."
+                f"verify on fresh seeds (seeds=assay.Seeds(NUMBER, after={max(looks)}) in Python, --after {max(looks)})."
             )
         return tuple(said)
 

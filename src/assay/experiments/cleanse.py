@@ -1,9 +1,9 @@
 """Cleanse: retrain without increasing numbers of the worst examples, and choose on validation data how many to remove."""
 
+import dataclasses
 import numbers
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .. import __version__
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
 from ..core.errors import RunError, UsageError, listed
 from ..core.lineage import Lineage, fingerprint
@@ -26,8 +26,8 @@ from ..runs.artefacts import finished, load_curve, load_removal, save_curve, sav
 from ..runs.run import Run
 from .detection import check_dataset
 from .evidence import identity, open_replay
+from .execution import MOVED, Execution
 from .plan import has_plan, plan_of
-from .progress import Progress
 from .retraining import Retraining
 from .targets import distinct
 
@@ -40,21 +40,52 @@ Window = Literal["last", "all"]
 """What is retrained: the last epoch from its checkpoint, or all epochs from the start."""
 
 
+@dataclasses.dataclass(frozen=True)
+@checked_fields
+class RemovalGrid:
+    """The removals that a cleansing tries, and how it tells the best of them.
+
+    Attributes:
+        counts: How many to leave out; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the examples where
+            the score only ranks.
+        retrain: `last` epoch from its checkpoint, or `all` from the beginning; by default the steps that the scores cover: `all` if their
+            window is more than the last epoch, or if they predict a change of the target and have no window, else `last`.
+        draws: Number of random removals for each count.
+        chosen_by: Whether the best count has the least `loss` or the highest `accuracy` on the validation examples. Test examples
+            are reported but never used for the choice.
+
+    Raises:
+        UsageError: A setting is of a wrong kind or outside its range.
+    """
+
+    counts: Sequence[int] | None = None
+    retrain: Window | None = None
+    draws: int = 5
+    chosen_by: By = "loss"
+
+    def __post_init__(self):
+        if self.retrain not in (None, *get_args(Window)):
+            raise UsageError(f"retrain={self.retrain!r} is neither 'last' (epoch) nor 'all'.")
+        if self.chosen_by not in get_args(By):
+            raise UsageError(f"chosen_by={self.chosen_by!r} is neither 'loss' nor 'accuracy', of the validation examples.")
+        if self.draws < 1:
+            raise UsageError(f"draws={self.draws} leaves no random removals to compare the worst with; give at least 1.")
+
+
+@moved_keywords(
+    MOVED | dict.fromkeys([field.name for field in dataclasses.fields(RemovalGrid)], "grid=assay.RemovalGrid({name}=...)")
+)
 @checked_arguments
 def cleanse(
     run: str | Path | Run,
     scores: Scores,
     *,
-    counts: Sequence[int] | None = None,
-    retrain: Window | None = None,
-    draws: int = 5,
-    chosen_by: By = "loss",
-    pool: Executor | None = None,
+    grid: RemovalGrid | None = None,
     save: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | None = None,
     replay_config: ReplayConfig | None = None,
-    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> Curve:
     """Retrain without the worst examples by a score, without as many random ones, and with all; choose the count on validation data.
 
@@ -67,20 +98,13 @@ def cleanse(
     Args:
         run: The run.
         scores: Scores that rank the worst examples. If they predict harm, only examples predicted harmful are ever removed.
-        counts: How many to leave out; by default 1, 3, 10, 30, ... up to all that are predicted harmful, or half of the examples where
-            the score only ranks.
-        retrain: `last` epoch from its checkpoint, or `all` from the beginning; by default the steps that the scores cover: `all` if their
-            window is more than the last epoch, or if they predict a change of the target and have no window, else `last`.
-        draws: Number of random removals for each count.
-        chosen_by: Whether the best count has the least `loss` or the highest `accuracy` on the validation examples. Test examples
-            are reported but never used for the choice.
-        pool: Where trainings run: any `concurrent.futures.Executor`; by default in this process.
+        grid: Which removals are tried, and how the best count is chosen, such as `assay.RemovalGrid(counts=[1, 10, 100], draws=3)`.
         save: Keep the curve and every finished training in the run's folder, and take from there the trainings that an earlier call
             finished. Not with `loop`, since a later call cannot check that its loop is the same.
         loop: The `Loop` that describes your own training loop; not for runs with a plan.
         targets: With `loop`: `{"validation": (inputs, labels), "test": (inputs, labels)}`, or Examples. A plan has its own targets.
         replay_config: How far replayed parameters may differ from the recorded ones.
-        progress: Receives each finished training.
+        execution: Where trainings run, and who is told of each.
 
     Raises:
         UsageError: A setting is out of range, no validation examples, no example is predicted harmful, or the test examples would have a
@@ -90,12 +114,15 @@ def cleanse(
         TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
     """
     began = time.perf_counter()
-    progress = progress or Progress()
+    grid, execution = grid or RemovalGrid(), execution or Execution()
     run = run if isinstance(run, Run) else Run(run)
-    retrain = retrain if retrain is not None else window_of(scores)
-    _check(retrain, draws, chosen_by, save, loop)
+    retrain = grid.retrain if grid.retrain is not None else window_of(scores)
+    if save and loop is not None:
+        raise UsageError(
+            "save=True does not go with loop=, since a later call cannot check that its loop is the same; leave it out, and save the curve with save_curve."
+        )
     check_dataset(run, [scores])
-    counts, how = _counts(scores, counts), replay_config or ReplayConfig()
+    counts, how = _counts(scores, grid.counts), replay_config or ReplayConfig()
     replay, given = _replay(run, loop, targets, how)
     known = {f"target {name}": value for name, value in identity(replay).items()} | how.identity
     _check_test(scores, replay)
@@ -105,15 +132,15 @@ def cleanse(
     wanted = [(NONE, 0, base, suspects[:0])]
     for count in counts:
         wanted.append((WORST, count, base, suspects[:count]))
-        for seed in range(base + 1, base + 1 + draws):
+        for seed in range(base + 1, base + 1 + grid.draws):
             drawn = random.permutation(scores.ids.keys, seed, "cleanse")[:count]
             wanted.append((RANDOM, count, seed, places[drawn]))
     shelf = fingerprint(run.fingerprint, repr(sorted(known.items())), retrain, __version__)
     files = [run.paths.trial(shelf, f"{arm}-{count}-{_print_of(group)}", seed) for arm, count, seed, group in wanted]
     done = {place: old for place, file in enumerate(files) if save and (old := finished(load_removal, file)) is not None}
-    progress.advance("cleanse", len(done), len(wanted), "taken from an earlier run" if done else "")
+    execution.progress.advance("cleanse", len(done), len(wanted), "taken from an earlier run" if done else "")
     due = [place for place in range(len(wanted)) if place not in done]
-    trainings = Retraining(replay, loop, given, how, pool)
+    trainings = Retraining(replay, loop, given, how, execution.pool)
     last = replay.epochs[-1]
     steps = last if retrain == "last" else range(last.stop)
     for one in trainings.each([wanted[place][3] for place in due], steps, MEASURED, "weight"):
@@ -124,14 +151,14 @@ def cleanse(
         if save:
             save_removal(removal, files[place])
         words = f"{arm}, {count:,} removed: validation loss {removal.validation_loss:.4f}"
-        progress.advance("cleanse", len(done), len(wanted), words)
+        execution.progress.advance("cleanse", len(done), len(wanted), words)
     removals = tuple(done[place] for place in range(len(wanted)))
     curve = Curve(
         scores=scores.title,
         retrained=retrain,
         removals=removals,
-        best=best_count(removals, chosen_by),
-        chosen_by=chosen_by,
+        best=best_count(removals, grid.chosen_by),
+        chosen_by=grid.chosen_by,
         lineage=Lineage(
             dataset=run.dataset,
             parents={"run": run.fingerprint, "scores": scores.fingerprint, **known},
@@ -147,15 +174,15 @@ def cleanse(
     return curve
 
 
+@moved_keywords(MOVED)
 @checked_arguments
 def curve_for(
     run: str | Path | Run,
     scores: Scores,
     *,
     retrain: Window | None = None,
-    pool: Executor | None = None,
     replay_config: ReplayConfig | None = None,
-    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> Curve:
     """The curve that the run's folder holds for a score; if there is none, `cleanse` makes it and it is saved.
 
@@ -165,7 +192,7 @@ def curve_for(
         run: The run, recorded by a plan.
         scores: Scores that rank the worst examples; they must cover every example, or they allow no decision.
         retrain: The curve from retraining the `last` epoch or `all` epochs; by default the one that is saved, else as in `cleanse`.
-        pool, replay_config, progress: As `cleanse` takes them.
+        replay_config, execution: As `cleanse` takes them.
 
     Raises:
         UsageError: Both curves are saved and `retrain` does not say which, or examples have no score; or as `cleanse`.
@@ -176,7 +203,9 @@ def curve_for(
         raise UsageError(words)
     curve = curve_of(run, scores, retrain, replay_config)
     if curve is None:
-        curve = cleanse(run, scores, retrain=retrain, pool=pool, save=True, replay_config=replay_config, progress=progress)
+        curve = cleanse(
+            run, scores, grid=RemovalGrid(retrain=retrain), save=True, replay_config=replay_config, execution=execution
+        )
     return curve
 
 
@@ -253,19 +282,6 @@ def default_counts(most: int) -> list[int]:
     """1, 3, 10, 30, 100, ... below `most`, and `most` itself."""
     steps = sorted(factor * 10**power for power in range(len(str(most))) for factor in (1, 3))
     return [*(count for count in steps if count < most), most]
-
-
-def _check(retrain: str, draws: int, chosen_by: str, save: bool, loop: Loop | None) -> None:
-    if retrain not in ("last", "all"):
-        raise UsageError(f"retrain={retrain!r} is neither 'last' (epoch) nor 'all'.")
-    if chosen_by not in ("loss", "accuracy"):
-        raise UsageError(f"chosen_by={chosen_by!r} is neither 'loss' nor 'accuracy', of the validation examples.")
-    if draws < 1:
-        raise UsageError(f"draws={draws} leaves no random removals to compare the worst with; give at least 1.")
-    if save and loop is not None:
-        raise UsageError(
-            "save=True does not go with loop=, since a later call cannot check that its loop is the same; leave it out, and save the curve with save_curve."
-        )
 
 
 def _counts(scores: Scores, given: Sequence[int] | None) -> list[int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.arguments import checked_arguments
 from ..core.epochs import EpochsInMemory
 from ..core.errors import NumericalError, UsageError, listed
-from ..core.evidence import Evidence, as_rows
+from ..core.evidence import Evidence, ReplayedFacts, as_rows
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
 from ..maths.observations import faults
@@ -51,10 +51,7 @@ def gather(
         epochs=RecordedEpochs(run) if run.epochs else None,
         mean_probs=_together([run]),
         inputs=inputs,
-        checkpoints=replay,  # type: ignore[arg-type]
-        models=replays,  # type: ignore[arg-type]
-        steps=replay,  # type: ignore[arg-type]
-        features=replay,
+        replayed=ReplayedFacts(replay, replays, replay, replay),  # type: ignore[arg-type]
         games=game_of if inputs or replay is not None else None,
     )
 
@@ -98,7 +95,7 @@ def gather_together(runs: Sequence[Run], replay: Replay | None = None, inputs: M
         epochs=MeanEpochs(runs),
         mean_probs=_together(runs),
         inputs=inputs,
-        features=replay,
+        replayed=ReplayedFacts(features=replay),
     )
 
 

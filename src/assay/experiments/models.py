@@ -20,7 +20,6 @@ from ..replay.replay import Replay
 from ..runs.run import Run
 from .evidence import Agreed, open_replay
 from .plan import has_plan, models_asked
-from .progress import Progress
 from .request import Request
 from .retraining import Retraining
 from .scorable import needs_training
@@ -66,7 +65,7 @@ def open_models(models: Sequence[Run], asked: Sequence[str], request: Request, a
             references=request.references,
             asked=asked,
             agreed=agreed,
-            train_many=lambda replay: Retraining(replay, loop, targets, config, request.pool, request.progress or Progress()),
+            train_many=lambda replay: Retraining(replay, loop, targets, config, request.execution.pool, request.execution.progress),
         )
         for model in models
     ]

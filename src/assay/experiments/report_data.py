@@ -1,5 +1,6 @@
 """ReportData: a run and everything made from it, gathered for the page. What the page shows is computed here."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
@@ -39,39 +40,61 @@ MOST_EPOCHS = 40
 BINS = 40
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+@checked_fields
+class ReportContent:
+    """What a report shows of a run beside its scores.
+
+    Attributes:
+        decision: The decision on each example.
+        verdict: The verdict of `verify` on this decision.
+        curves: The curves of `cleanse`: results after leaving out the worst examples by a score.
+        examples: The examples themselves, for their pictures or cells. For a run with a plan `report` reads them again by default.
+        truth: Ids and true labels; by default those kept beside the run.
+        title: Heading; by default made from the data and the run's folder.
+        most: How many examples are shown one by one, at most.
+
+    Raises:
+        UsageError: No example may be shown, or a value is of a wrong kind.
+    """
+
+    decision: Decision | None = None
+    verdict: Verdict | None = None
+    curves: Sequence[Curve] = ()
+    examples: Examples | None = None
+    truth: tuple[Ids, Int[Tensor, " examples"]] | None = None
+    title: str = ""
+    most: int = MOST_SHOWN
+
+    def __post_init__(self):
+        if self.most < 1:
+            raise UsageError(f"most={self.most} shows no example; give at least 1.")
+
+
+MOVED = {field.name: "content=assay.ReportContent({name}=...)" for field in dataclasses.fields(ReportContent)}
+"""Where the keywords of before went, as `moved_keywords` says it."""
+
+
+@moved_keywords(MOVED)
 @checked_arguments
 def report_data(
     run: str | Path | Run,
     table: ScoreTable | Mapping[str, Scores],
-    *,
-    decision: Decision | None = None,
-    verdict: Verdict | None = None,
-    curves: Sequence[Curve] = (),
-    examples: Examples | None = None,
-    truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
-    title: str = "",
-    most: int = MOST_SHOWN,
+    content: ReportContent | None = None,
 ) -> ReportData:
     """Everything that a report shows of one run.
 
     Args:
         run: The run.
         table: Scores to show; the first is the one that the page opens with.
-        decision: The decision on each example.
-        verdict: The verdict of `verify` on this decision.
-        curves: The curves of `cleanse`: results after leaving out the worst examples by a score.
-        examples: The examples themselves, for their pictures or cells.
-        truth: Ids and true labels; by default those kept beside the run.
-        title: Heading; by default made from the data and the run's folder.
-        most: How many examples are shown one by one, at most.
+        content: What is shown beside them; by default nothing else.
 
     Raises:
-        UsageError: No example may be shown.
         Mismatch: Parts that are not of the same examples, or a verdict on another decision.
         RunError: The run is damaged.
     """
-    if most < 1:
-        raise UsageError(f"most={most} shows no example; give at least 1.")
+    content = content or ReportContent()
+    decision, verdict, curves, truth, most = content.decision, content.verdict, content.curves, content.truth, content.most
     run = run if isinstance(run, Run) else Run(run)
     scores = tuple(table.values())
     check_dataset(run, scores, decision)
@@ -107,9 +130,9 @@ def report_data(
     if gaps:
         note = "No data map and no trajectories: some epochs trained on a part of the examples only, and have no facts of the others."
     given = run.labels[place]
-    looks, unseen = _looks(examples, shown_ids)
+    looks, unseen = _looks(content.examples, shown_ids)
     return ReportData(
-        title=title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
+        title=content.title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,
         examples=len(run.ids),
         shown=ShownExamples(
@@ -225,7 +248,10 @@ def _touched(run: Run, scores: Sequence[Scores], orders: Sequence[Tensor], decis
 def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
     """Pictures or cells of the shown examples, for `ShownExamples`; and a sentence where they are not shown as they are."""
     if examples is None:
-        return {}, "The examples themselves are not shown; give report(..., examples=assay.examples_from_dataset(train_set))."
+        return (
+            {},
+            "The examples themselves are not shown; give report(..., content=assay.ReportContent(examples=assay.examples_from_dataset(train_set))).",
+        )
     place = examples.ids.positions(ids, "the data")
     if examples.rows is not None:
         return {"rows": tuple(examples.rows[at] for at in place.tolist()), "columns": examples.columns}, ""

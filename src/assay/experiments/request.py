@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from typing import Any
 
 from torch import Tensor
@@ -11,30 +10,37 @@ from ..core.arguments import checked_fields
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.targets import Given
-from .progress import Progress
+from .execution import Execution, Save, check_save
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 @checked_fields
 class Request:
-    """What a scoring is given beside run and methods, as `score` takes it."""
+    """What a scoring is given beside run and methods, as `score` takes it.
+
+    Raises:
+        UsageError: `save` is a text that is no way of saving.
+    """
 
     strict: bool = False
-    save: bool = False
-    recompute: bool = False
+    save: Save = False
     loop: Loop | None = None
     targets: Mapping[str, Given] | Sequence[str] | None = None
     replay_config: ReplayConfig | None = None
     references: Mapping[str, Mapping[str, Tensor]] | None = None
     inputs: Mapping[str, Any] | None = None
-    pool: Executor | None = None
-    progress: Progress | None = None
+    execution: Execution = dataclasses.field(default_factory=Execution)
+
+    def __post_init__(self):
+        check_save(self.save)
+
+    @property
+    def recompute(self) -> bool:
+        """Whether nothing saved is reused."""
+        return self.save == "recompute"
 
     @property
     def of_a_run(self) -> list[str]:
-        """Names of what is given and concerns recorded runs alone."""
-        return [
-            field.name
-            for field in dataclasses.fields(self)
-            if field.name not in ("strict", "progress") and getattr(self, field.name)
-        ]
+        """What is given and concerns recorded runs alone, as it is written in a call."""
+        named = [field.name for field in dataclasses.fields(self) if field.name not in ("strict", "execution")]
+        return [f"{name}=" for name in named if getattr(self, name)] + ["Execution(pool=)"] * (self.execution.pool is not None)

@@ -131,7 +131,7 @@ class Retraining:
             # Whatever a user's objects raise when they are pickled.
             what = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"Your loop or targets cannot be sent to other processes ({what}); leave pool= out, or define their functions at the top "
+                f"Your loop or targets cannot be sent to other processes ({what}); leave Execution(pool=) out, or define their functions at the top "
                 "of a module."
             ) from error
 

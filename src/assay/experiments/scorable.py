@@ -107,8 +107,6 @@ def check_read(
     loop, targets, replay_config = request.loop, request.targets, request.replay_config
     titles = listed([one.title for one in wanted], len(wanted))
     retaken = any(is_replayed(run, one) for one in wanted)
-    if request.recompute and not request.save:
-        raise UsageError("recompute=True goes with save=True: without it nothing is taken from the run's folder; leave it out.")
     if unused := [
         name for name in request.references or () if name not in {asked for one in wanted for asked in one.asks.references}
     ]:
@@ -127,9 +125,9 @@ def check_read(
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
     if replay_config is not None and replay_config != ReplayConfig() and not retaken:
         raise UsageError(f"replay_config= is for methods that replay the training; {titles} do not. Leave it out.")
-    if request.pool is not None and not any(one.retrains for one in wanted):
+    if request.execution.pool is not None and not any(one.retrains for one in wanted):
         raise UsageError(
-            f"pool= is for {' or '.join(retraining())}, which trains without each example; {titles} do not. Leave it out."
+            f"Execution(pool=) is for {' or '.join(retraining())}, which trains without each example; {titles} do not. Leave it out."
         )
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")

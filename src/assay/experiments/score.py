@@ -3,7 +3,6 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from .. import __version__
 from ..core import accumulators, scoring
 from ..core import options as texts
 from ..core.accumulators import AbstractAccumulator, Spent
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError
 from ..core.evidence import Evidence
 from ..core.features import DATA
@@ -28,9 +27,9 @@ from ..replay.targets import Given
 from ..runs.artefacts import save_scores
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather, given_rows
+from .execution import MOVED, RECOMPUTE, Execution, Save
 from .models import members_of, open_models, over_models
 from .plan import has_plan
-from .progress import Progress
 from .request import Request
 from .saved_scores import parents_of, saved_score
 from .scorable import (
@@ -51,21 +50,20 @@ ALL = "all"
 """In place of a name: every method that the run allows with its default options."""
 
 
+@moved_keywords(MOVED | RECOMPUTE)
 @checked_arguments
 def score(
     run: str | Path | Run | Evidence,
     methods: Sequence[str | AbstractMethod] | str | AbstractMethod,
     *,
     strict: bool = False,
-    save: bool = False,
-    recompute: bool = False,
+    save: Save = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
     replay_config: ReplayConfig | None = None,
     references: Mapping[str, Mapping[str, Tensor]] | None = None,
     inputs: Mapping[str, Any] | None = None,
-    pool: Executor | None = None,
-    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> ScoreTable:
     """One score per method, joined by id. All methods that read epochs one by one share one pass over the run.
 
@@ -84,8 +82,8 @@ def score(
             allow; those that replay a training or read the data may take long and must be named beside it, as in `["all", "grand"]`.
         strict: Raise the first refusal of a method, instead of returning the scores of the others.
         save: Write each score into the run's folder, and reuse a saved score that was made from this same recording; with `loop`, scores that
-            need a replay are always computed, since a later call cannot check that its loop is the same.
-        recompute: With `save`, compute even scores that are saved already.
+            need a replay are always computed, since a later call cannot check that its loop is the same. `"recompute"` computes and writes even
+            those that are saved already.
         loop: The `Loop` that describes your own training loop.
         targets: The targets whose change may be predicted, by name: functions of the model, Examples, or (inputs, labels). Runs with a
             plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
@@ -93,9 +91,7 @@ def score(
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
         inputs: Rows by name, such as embeddings, that a method with `features=rows:NAME` reads instead of the data: one for each of the run's ids.
             Without them, a saved score that was made from rows of that name is reused.
-        pool: Where whole trainings run, for methods that retrain without each example (loo): any `concurrent.futures.Executor`; by
-            default in this process.
-        progress: Receives each finished training of that kind.
+        execution: Where whole trainings run, for methods that retrain without each example (loo), and who is told of each.
 
     Raises:
         UnknownName: No such method or option.
@@ -107,12 +103,13 @@ def score(
         NumericalError: An adjoint is not finite.
         TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
     """
-    request = Request(strict, save, recompute, loop, targets, replay_config, references, inputs, pool, progress)
+    request = Request(strict, save, loop, targets, replay_config, references, inputs, execution or Execution())
     made, refused = served(run, methods, request, joined=True)
     _warn(methods, refused)
     return ScoreTable(list(made.values()), refused)
 
 
+@moved_keywords(MOVED | RECOMPUTE)
 @checked_arguments
 def score_separately(
     run: str | Path | Run | Evidence, methods: Sequence[str | AbstractMethod] | str | AbstractMethod, **given: Any
@@ -138,7 +135,7 @@ def _warn(methods: object, refused: Mapping[str, str]) -> None:
     named = {parse(one).title for one in listed if one != ALL}
     for title, why in refused.items():
         if title in named:
-            warnings.warn(f"{title} was not scored: {why}", stacklevel=4)
+            warnings.warn(f"{title} was not scored: {why}", stacklevel=5)
 
 
 def served(
@@ -243,7 +240,7 @@ def _in_memory(
 ) -> tuple[dict[str, Scores], dict[str, str]]:
     """The scores of evidence in memory, which has no folder, no steps and no models."""
     if unread:
-        raise UsageError(f"{unread[0]}= is for recorded runs, and this is evidence in memory; leave it out.")
+        raise UsageError(f"{unread[0]} is for recorded runs, and this is evidence in memory; leave it out.")
     named = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
     if ALL in [one for one in named if isinstance(one, str)]:
         raise UsageError("'all' is for recorded runs; of evidence in memory name the methods.")

@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from ..runs.run import Run
 from ..training.batches import TrainingData
 from ..training.loop import evaluate, train
 from ..training.state import standing_at
+from .execution import Execution
 from .plan import Plan, load_data
-from .progress import Progress
 
 Retrain = Callable[[Ids, Int[Tensor, " kept"], Float64[Tensor, " kept"], int], float]
 """`retrain(ids, labels, weights, seed)` trains on exactly these examples and returns the accuracy on test examples, in 0..1."""
@@ -172,16 +171,15 @@ def run_trials(
     plan: Plan | None,
     retrain: Retrain | None,
     due: Sequence[tuple[Arm, int, Path]],
-    pool: Executor | None,
+    execution: Execution,
     done: Sequence[Outcome],
-    progress: Progress,
 ) -> Iterator[tuple[Outcome, Path]]:
     """Train the arms that are due, each with its seed, and yield each outcome with its file as soon as it is finished.
 
     Raises:
         TrialFailed: A training failed.
     """
-    total = len(due) + len(done)
+    total, progress = len(due) + len(done), execution.progress
     progress.advance("verify", len(done), total, "taken from an earlier verification" if done else "")
     calls, paths = [], {}
     for arm, seed, path in due:
@@ -191,8 +189,7 @@ def run_trials(
         calls.append(Call(name, *work))
     finished = len(done)
     with contextlib.ExitStack() as stack:
-        if pool is None:
-            pool = stack.enter_context(executor("inline"))
+        pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         for name, outcome in run_all(pool, calls, run.paths.logs):
             finished += 1
             progress.advance(

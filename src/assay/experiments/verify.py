@@ -4,14 +4,13 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 
 from jaxtyping import Int
 from torch import Tensor
 
 from .. import __version__
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.decision import Decision
 from ..core.errors import NotWritten, UsageError
 from ..core.ids import Ids
@@ -23,12 +22,41 @@ from ..runs.artefacts import load_claims, load_truth, save_outcome
 from ..runs.run import Run
 from .claims import ask, corrected
 from .detection import check_dataset, check_judge, clean, detections_of
+from .execution import MOVED, RECOMPUTE, Execution, Save, check_save
 from .plan import plan_of
 from .power import seeds_needed
-from .progress import Progress
 from .trials import Arm, Retrain, arms, control_of, finished_trial, redrawn, run_of, run_trials, trial_file
 
 
+@dataclasses.dataclass(frozen=True)
+@checked_fields
+class Seeds:
+    """The seeds over which a decision is verified; where the other settings are left out, their number alone says so.
+
+    Attributes:
+        number: How many, at least 2; with 2 nothing is called significant. They are not the run's own seed, with which the decision was
+            made. Fix the number before you see a result: more seeds for a decision that was verified before make the interval narrower, but
+            make nothing significant that was not so before.
+        after: Number of seeds to skip, for instance those that were used before; new seeds make a new claim.
+        detect: A difference in percentage points of test accuracy, above 0. The number of seeds that detects it with a power of 80 % is estimated
+            from retrainings that the run's folder holds, and said in the verdict; too few seeds give a warning.
+
+    Raises:
+        UsageError: Fewer than 2 seeds, or a setting is of a wrong kind or outside its range.
+    """
+
+    number: int = 5
+    after: int = 0
+    detect: float | None = None
+
+    def __post_init__(self):
+        if self.number < 2:
+            raise UsageError(f"seeds={self.number} cannot tell an effect from chance; give at least 2.")
+        if self.after < 0:
+            raise UsageError(f"after={self.after} leaves out less than no seed; give 0 or more.")
+
+
+@moved_keywords(MOVED | RECOMPUTE | dict.fromkeys(("after", "detect"), "seeds=assay.Seeds(NUMBER, {name}=...)"))
 @checked_arguments
 def verify(
     decision: Decision,
@@ -37,13 +65,9 @@ def verify(
     scores: ScoreTable | Mapping[str, Scores] | None = None,
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None,
     retrain: Retrain | None = None,
-    seeds: int = 5,
-    after: int = 0,
-    detect: float | None = None,
-    pool: Executor | None = None,
-    save: bool = False,
-    recompute: bool = False,
-    progress: Progress | None = None,
+    seeds: int | Seeds = 5,
+    save: Save = False,
+    execution: Execution | None = None,
 ) -> Verdict:
     """Retrain after the decision, after the same actions on random examples, and on all examples, over seeds; compare, paired by seed.
 
@@ -64,17 +88,11 @@ def verify(
         retrain: Your own training, for runs recorded in your own loop; by default the plan of the run is used. Called as
             `retrain(ids, labels, weights, seed)` with an `Ids`, the class to train each of these examples on (int64), the factor of each
             example's loss (float64) and the seed; returns the accuracy on test examples, in 0..1.
-        seeds: How many seeds, at least 2; with 2 nothing is called significant. They are not the run's own seed, with which the decision was
-            made. Fix the number before you see a result: more seeds for a decision that was verified before make the interval narrower, but
-            make nothing significant that was not so before.
-        after: Number of seeds to skip, for instance those that were used before; new seeds make a new claim.
-        detect: A difference in percentage points of test accuracy, above 0. The number of seeds that detects it with a power of 80 % is estimated
-            from retrainings that the run's folder holds, and said in the verdict; too few `seeds` give a warning.
-        pool: Where trials run: any `concurrent.futures.Executor`; by default in this process.
-        save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished.
+        seeds: How many seeds, at least 2; or `assay.Seeds(5, after=5)`, by which some are skipped or an effect to detect is named.
+        save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished; `"recompute"` takes
+            nothing from there, since a forged result looks like a real one.
             Not with `retrain`, since a later call cannot check that its function is the same.
-        recompute: Do every retraining again, even those that the folder already holds: a forged result looks like a real one.
-        progress: Receives each finished retraining.
+        execution: Where retrainings run, and who is told of each.
 
     Raises:
         UsageError: Fewer than 2 seeds, no plan and no `retrain`, a decision that keeps nothing or changes nothing, or one made by the
@@ -84,18 +102,15 @@ def verify(
         NotWritten: With `save`, a finished retraining cannot be kept. (P-values that cannot be kept are warned of.)
         TrialFailed: A retraining ended in an error; with path and tail of its log.
     """
-    progress = progress or Progress()
-    if seeds < 2:
-        raise UsageError(f"seeds={seeds} cannot tell an effect from chance; give at least 2.")
-    if after < 0:
-        raise UsageError(f"after={after} leaves out less than no seed; give 0 or more.")
+    execution, seeds = execution or Execution(), seeds if isinstance(seeds, Seeds) else Seeds(seeds)
+    check_save(save)
     if save and retrain is not None:
         raise UsageError(
-            "save=True does not go with retrain=, since a later call cannot check that its function is the same; leave it out."
+            f"save={save!r} does not go with retrain=, since a later call cannot check that its function is the same; leave it out."
         )
     began = time.perf_counter()
     opened = run_of(decision, run)
-    if seeds >= FEWEST:
+    if seeds.number >= FEWEST:
         # Damage is better known before hours of training.
         load_claims(opened.paths.claims)
     check_dataset(opened, (scores or {}).values(), decision)
@@ -111,24 +126,24 @@ def verify(
     if plan is not None:
         check_judge(decision, plan)
     power = ""
-    if detect is not None:
-        need = seeds_needed(decision, detect, run=opened, own=retrain is not None)
+    if seeds.detect is not None:
+        need = seeds_needed(decision, seeds.detect, run=opened, own=retrain is not None)
         power = need.sentence
-        if need.seeds is None or need.seeds > seeds:
-            warnings.warn(f"{power} This verification has {seeds}.", stacklevel=3)
+        if need.seeds is None or need.seeds > seeds.number:
+            warnings.warn(f"{power} This verification has {seeds.number}.", stacklevel=4)
     base = opened.header.seed or 0
-    first = base + 1 + after
+    first = base + 1 + seeds.after
     drawn = redrawn(decision, opened, (scores or {}).values())
     outcomes: list[Outcome] = []
     due: list[tuple[Arm, int, Path]] = []
-    for seed in range(first, first + seeds):
+    for seed in range(first, first + seeds.number):
         for arm in arms(drawn(seed) if drawn is not None else decision, given, seed):
             path = trial_file(opened, plan, arm, seed)
-            if save and not recompute and (outcome := finished_trial(path, arm.name, seed)) is not None:
+            if save and save != "recompute" and (outcome := finished_trial(path, arm.name, seed)) is not None:
                 outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))
-    for outcome, path in run_trials(opened, plan, retrain, due, pool, outcomes, progress):
+    for outcome, path in run_trials(opened, plan, retrain, due, execution, outcomes):
         outcomes.append(outcome)
         if save:
             save_outcome(outcome, path, path.parent.name)
@@ -154,12 +169,12 @@ def verify(
         redrawn=drawn is not None,
         power=power,
     )
-    if seeds >= FEWEST:
+    if seeds.number >= FEWEST:
         try:
             ask(opened, verdict)
         except NotWritten as error:
             # What was trained for hours must not be lost with it.
-            warnings.warn(f"{error} So later verifications of this run are not corrected for this one.", stacklevel=3)
+            warnings.warn(f"{error} So later verifications of this run are not corrected for this one.", stacklevel=4)
     return corrected(verdict, opened)
 
 

@@ -34,6 +34,29 @@ class Products:
     from_layer_rules: bool = True
 
 
+@dataclasses.dataclass(frozen=True)
+class ProductConfig:
+    """How the products of examples' gradients are computed.
+
+    Attributes:
+        buffers: The module's buffers by name; None for those that it holds.
+        trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Products.from_layer_rules`); None to
+            find out.
+        chunk_bytes: Memory of one chunk of examples, at least 1 byte.
+
+    Raises:
+        ValueError: A chunk has no byte.
+    """
+
+    buffers: Params | None = None
+    trust: bool | None = None
+    chunk_bytes: int = CHUNK_BYTES
+
+    def __post_init__(self):
+        if self.chunk_bytes < 1:
+            raise ValueError(f"chunk_bytes={self.chunk_bytes} is no memory for one example; give at least 1.")
+
+
 def example_products(
     module: nn.Module,
     params: Params,
@@ -43,9 +66,7 @@ def example_products(
     *,
     direction: Params | None = None,
     names: tuple[str, ...] | None = None,
-    buffers: Params | None = None,
-    trust: bool | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    config: ProductConfig | None = None,
 ) -> Products:
     """Squared norm of each example's gradient, and its inner product with a direction, by parameter.
 
@@ -63,10 +84,7 @@ def example_products(
         loss: One number per example, which depends on that example's outputs only.
         direction: Direction of the inner products, by parameter name; None for the norms alone.
         names: Which of `params` to differentiate by; by default those of the direction, or all.
-        buffers: The module's buffers by name; those that it holds by default.
-        trust: Whether the rules are right for this module and these parameters, as an earlier call found (`Products.from_layer_rules`); None to
-            find out.
-        chunk_bytes: Memory of one chunk of examples.
+        config: Buffers, trust in the rules, and memory; by default the module's own, none before they are tried, and `CHUNK_BYTES`.
 
     Returns:
         Norms at least 0 and inner products by parameter, one per example; and which parameters were differentiated example by example.
@@ -78,7 +96,9 @@ def example_products(
     at = detached(params)
     wanted = names if names is not None else tuple(at if direction is None else direction)
     along = {} if direction is None else detached(direction)
-    held = buffers_of(module) if buffers is None else detached(buffers)
+    config = config or ProductConfig()
+    trust, chunk_bytes = config.trust, config.chunk_bytes
+    held = buffers_of(module) if config.buffers is None else detached(config.buffers)
     grad_sq_norms: dict[str, Tensor] = {}
     grad_dots: dict[str, Tensor] = {}
     sound = trust is not False

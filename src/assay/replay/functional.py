@@ -23,7 +23,7 @@ from ..maths.derivatives import (
 )
 from ..maths.differentiable import written_out
 from ..maths.layer_pairs import LayerPair, layer_pairs
-from ..maths.layer_rules import Products, example_products
+from ..maths.layer_rules import ProductConfig, Products, example_products
 from ..maths.params import Params
 from ..training.batches import rows, size_of, without_rows
 from ..training.device import mode
@@ -240,9 +240,11 @@ class Functional:
                     loss,
                     direction=None if direction is None else {f"{prefix}{name}": direction[name] for name in names},
                     names=tuple(f"{prefix}{name}" for name in names),
-                    buffers={f"{prefix}{name}": value for name, value in buffers.items()},
-                    trust=self._by_rule.get(names),
-                    chunk_bytes=CHUNK_BYTES if apart else CHUNK_BYTES // len(inputs),
+                    config=ProductConfig(
+                        buffers={f"{prefix}{name}": value for name, value in buffers.items()},
+                        trust=self._by_rule.get(names),
+                        chunk_bytes=CHUNK_BYTES if apart else max(CHUNK_BYTES // len(inputs), 1),
+                    ),
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error

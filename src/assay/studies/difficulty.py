@@ -11,16 +11,13 @@ means over the models of one recording, where the project had several for EL2N o
 """
 
 import dataclasses
-from concurrent.futures import Executor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..cluster.executors import executor
 from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import UnknownName, UsageError
 from ..core.study import Study
-from ..experiments.progress import Progress
+from ..experiments.execution import MOVED, Execution
 from .pruning import Setup, study, written
 from .scaling import GRID, Scale, StudyGrid, floats, planned, probe_of, titled
 from .scaling import SCALES as SCALING
@@ -66,7 +63,9 @@ class DifficultyGrid(StudyGrid):
     pd_alpha: float | None = None
 
 
-@moved_keywords(dict.fromkeys([*GRID, "checkpoint_interval", "pd_layers", "pd_alpha"], "grid=assay.DifficultyGrid({name}=...)"))
+@moved_keywords(
+    MOVED | dict.fromkeys([*GRID, "checkpoint_interval", "pd_layers", "pd_alpha"], "grid=assay.DifficultyGrid({name}=...)")
+)
 @checked_arguments
 def study_difficulty(
     folder: str | Path,
@@ -74,8 +73,7 @@ def study_difficulty(
     *,
     scale: str = "small",
     grid: DifficultyGrid | None = None,
-    pool: Executor | None = None,
-    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> Study:
     """Study of pruning parts of the data by several measures of difficulty, at equal numbers of steps; saved in `folder` with a page.
 
@@ -86,8 +84,7 @@ def study_difficulty(
         settings: Settings of the plan: data, net, recipe (batch, epochs, ...), seed, device.
         scale: `tiny`, `small` or `full`, which has the numbers of the CSC413 project.
         grid: Metrics, sizes, fractions, seeds and the like; what it leaves out takes the values of `scale`.
-        pool: Any `concurrent.futures.Executor`; by default this process.
-        progress: Receives each finished recording and training.
+        execution: Where recordings and trainings run, and who is told of each.
 
     Raises:
         UnknownName: No such scale, metric or setting.
@@ -126,8 +123,6 @@ def study_difficulty(
         preset.seeds if grid.seeds is None else grid.seeds,
         grid.per_class,
     )
-    with ExitStack() as stack:
-        pool = pool if pool is not None else stack.enter_context(executor("inline"))
-        found = study(setup, folder, pool=pool, progress=progress)
+    found = study(setup, folder, execution or Execution())
     written(found, folder)
     return found

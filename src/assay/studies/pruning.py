@@ -25,6 +25,7 @@ from ..core.scores import Scores, ordered
 from ..core.selection import budget_of
 from ..core.study import ALL, EASY, HARD, RANDOM, ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study
 from ..core.trial import FEWEST, Outcome
+from ..experiments.execution import Execution
 from ..experiments.plan import LoadedData, Plan, PlanRecording, load_data
 from ..experiments.progress import Progress
 from ..experiments.record import record
@@ -158,7 +159,7 @@ def kept(
     return torch.cat(parts).sort().values
 
 
-def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, progress: Progress | None = None) -> Study:
+def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
     """Do all recordings, scorings, prunings and trainings still due, and return the study; `written` saves it.
 
     Recordings and trainings are kept in `folder` as they are finished, and reused when the same study is run again.
@@ -166,8 +167,7 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
     Args:
         setup: Settings of the study.
         folder: Where recordings and trainings are kept.
-        pool: Where recordings and trainings run: any `concurrent.futures.Executor`; by default in this process.
-        progress: Receives each finished recording and training.
+        execution: Where recordings and trainings run, and who is told of each.
 
     Raises:
         UsageError: The plan does not fit the data, a choice keeps no example, or prediction depth is asked for more layers than there are.
@@ -175,7 +175,7 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
         OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
         TrialFailed: A recording or a training ended in an error; with path and tail of its log.
     """
-    paths, progress = StudyPaths(Path(folder)), progress or Progress()
+    paths, progress = StudyPaths(Path(folder)), execution.progress
     if paths.results.exists() and (old := load_study(paths.results)).settings != _told(setup):
         raise OutputExists(
             f"{folder} holds a study of other settings ({_difference(old.settings, _told(setup))}); name another folder."
@@ -194,7 +194,7 @@ def study(setup: Setup, folder: str | Path, *, pool: Executor | None = None, pro
     _check_layers(setup, loaded)
     steps = _steps(setup)
     with contextlib.ExitStack() as stack:
-        pool = pool if pool is not None else stack.enter_context(executor("inline"))
+        pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         probes = _probes(setup, paths, pool, progress)
         trials = [trial for repetition in range(setup.seeds) for trial in _due(setup, repetition, probes)]
         outcomes = _outcomes(setup, trials, steps, paths, pool, progress)

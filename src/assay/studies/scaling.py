@@ -20,6 +20,7 @@ from ..cluster.executors import Call, executor, run_all
 from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.errors import UnknownName, UsageError
 from ..core.study import EASY, HARD, Study, Theory
+from ..experiments.execution import MOVED, Execution
 from ..experiments.plan import Plan, merged
 from ..experiments.progress import Progress
 from ..maths.perceptron import learnt
@@ -121,7 +122,7 @@ class ScalingGrid(StudyGrid):
 GRID = [field.name for field in dataclasses.fields(StudyGrid)]
 
 
-@moved_keywords(dict.fromkeys([*GRID, "angles"], "grid=assay.ScalingGrid({name}=...)"))
+@moved_keywords(MOVED | dict.fromkeys([*GRID, "angles"], "grid=assay.ScalingGrid({name}=...)"))
 @checked_arguments
 def study_scaling(
     folder: str | Path,
@@ -129,8 +130,7 @@ def study_scaling(
     *,
     scale: str = "small",
     grid: ScalingGrid | None = None,
-    pool: Executor | None = None,
-    progress: Progress | None = None,
+    execution: Execution | None = None,
 ) -> Study:
     """Study of training on the hardest, easiest and random parts of the data, in several sizes and at equal numbers of steps; saved in `folder` with
     a page.
@@ -143,8 +143,7 @@ def study_scaling(
         settings: Settings of the plan: data, net, recipe, seed, plant.
         scale: `tiny`, `small` or `full`.
         grid: Metrics, sizes, fractions, seeds and the like; what it leaves out takes the values of `scale`.
-        pool: Any `concurrent.futures.Executor`; by default this process.
-        progress: Receives each finished recording and training.
+        execution: Where recordings and trainings run, and who is told of each.
 
     Raises:
         UnknownName: No such scale, metric or setting.
@@ -174,10 +173,11 @@ def study_scaling(
         grid.per_class,
         turned,
     )
+    execution = execution or Execution()
     with ExitStack() as stack:
-        pool = pool if pool is not None else stack.enter_context(executor("inline"))
-        found = study(setup, folder, pool=pool, progress=progress)
-        theory = _theory(setup.fractions, turned, StudyPaths(Path(folder)).logs, pool, progress or Progress())
+        pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
+        found = study(setup, folder, dataclasses.replace(execution, pool=pool))
+        theory = _theory(setup.fractions, turned, StudyPaths(Path(folder)).logs, pool, execution.progress)
     found = dataclasses.replace(found, theory=theory)
     written(found, folder)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.evidence import Evidence
+from ..core.evidence import Evidence, ReplayedFacts
 from ..core.features import Features, FeatureSpec
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
@@ -146,9 +146,11 @@ class World:
                 epochs=Facts(shown) if shown else None,
                 mean_probs=probs if Need.MEAN_PROBS in holds else None,
                 inputs=self.inputs.clone() if Need.FEATURES in holds else None,
-                steps=self.replay if Need.STEPS in holds else None,  # type: ignore[arg-type]
-                checkpoints=checkpoints or self.replay if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
-                features=self if Need.FEATURES in holds else None,
+                replayed=ReplayedFacts(
+                    steps=self.replay if Need.STEPS in holds else None,  # type: ignore[arg-type]
+                    checkpoints=checkpoints or self.replay if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
+                    features=self if Need.FEATURES in holds else None,
+                ),
                 games=game_of if Need.GAME in holds else None,
             )
         )
