@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import assay
+from assay import training
 from assay.core.arguments import checked_arguments, fits
 from assay.core.errors import UsageError
 from experiments import small
@@ -60,10 +61,40 @@ def test_what_is_often_confused_is_told_apart(run, table):
 
 
 def test_missing_and_unknown_arguments_stay_pythons(run):
-    with pytest.raises(TypeError, match="missing a required argument: 'policy'"):
+    with pytest.raises(TypeError, match=r"^choose\(\) missing 1 required positional argument: 'policy'"):
         assay.choose(assay.score(run, "aum")["aum"])
-    with pytest.raises(TypeError, match="unexpected keyword argument 'lop'"):
+    with pytest.raises(TypeError, match=r"^score\(\) got an unexpected keyword argument 'lop'"):
         assay.score(run, "aum", lop=None)
+    with pytest.raises(TypeError, match=r"^score_separately\(\) got an unexpected keyword argument 'lop'"):
+        assay.score_separately(run, "aum", lop=None)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda run: assay.score(run, "aum", again=True), r"^score: again= is now given as save='recompute'\.$"),
+        (lambda run: assay.score(run, "oti", replaying=None), r"^score: replaying= is now given as replay_config="),
+        (lambda run: assay.score_separately(run, "aum", again=True), "^score_separately: again= is now given as save='recompute'"),
+        (lambda run: assay.verify(None, again=True), "^verify: again= is now given as save='recompute'"),
+        (lambda run: assay.cleanse(run, None, replaying=None), "^cleanse: replaying= is now given as replay_config="),
+        (lambda run: assay.curve_for(run, None, replaying=None), "^curve_for: replaying= is now given as replay_config="),
+        (lambda run: training.Recipe(1, 0.1, ragged="even"), "^Recipe: ragged= is now given as last_batch="),
+        (
+            lambda run: training.train(None, inputs=None, labels=None),
+            r"^train: inputs= is now given as data=assay\.training\.TrainingData\(inputs=\.\.\.\)",
+        ),
+    ],
+)
+def test_keywords_of_before_name_the_new_word(run, call, words):
+    with pytest.raises(UsageError, match=words):
+        call(run)
+
+
+@pytest.mark.parametrize(("before", "now"), [("score_apart", "score_separately"), ("Replaying", "ReplayConfig")])
+def test_names_of_before_name_the_new_word(before, now):
+    with pytest.raises(AttributeError, match=rf"^assay\.{before} is now assay\.{now}\.$"):
+        getattr(assay, before)
+    assert hasattr(assay, now) and not hasattr(assay, before) and before not in dir(assay)
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.int16])

@@ -65,10 +65,14 @@ _HOMES = {
     "AssayError": "core.errors",
 }
 
+_RENAMED = {"score_apart": "score_separately", "Replaying": "ReplayConfig"}
+
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str):
+    if name in _RENAMED:
+        raise AttributeError(f"assay.{name} is now assay.{_RENAMED[name]}.")
     if name not in _HOMES:
         raise AttributeError(f"module 'assay' has no attribute {name!r}")
     import importlib

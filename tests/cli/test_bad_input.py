@@ -367,3 +367,22 @@ def test_scores_are_saved_by_the_names_that_tables_use(recorded):
 def test_saved_scores_hold_one_copy_of_the_ids(recorded):
     run = Run(recorded)
     assert len(found := saved_scores(run)) > 1 and all(one.ids is run.ids for one in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["score", "RUN", "aum", "--again"], "--again is now --recompute."),
+        (["verify", "RUN", "--again"], "--again is now --recompute."),
+        (["record", "RUN", "--data", "digits", "--ragged", "even"], "--ragged is now --last-batch."),
+        (["record", "RUN", "--data", "digits", "--ragged=even"], "--ragged is now --last-batch."),
+    ],
+)
+def test_options_of_before_name_the_new_word(refused, arguments, words):
+    code, sentence = refused(*arguments)
+    assert code == 2 and sentence == words
+
+
+def test_options_of_before_are_named_only_where_the_command_has_the_new_one(refused):
+    code, sentence = refused("report", "RUN", "--again")
+    assert code == 2 and "--recompute" not in sentence

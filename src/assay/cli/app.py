@@ -54,6 +54,9 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 """The commands in the order of the work. Each imports what it needs only when it runs, so that help appears at once."""
 
+RENAMED = {"--again": "--recompute", "--ragged": "--last-batch"}
+"""Options of before."""
+
 for _place, (_name, _verb) in enumerate(VERBS.items()):
     app.command(_verb, name=_name, sort_key=_place)
 
@@ -68,6 +71,8 @@ def run_app(arguments: Sequence[str]) -> int:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.UnusedCliTokensError as error:
         return _say(debug, _too_much(error), 2)
+    except cyclopts.UnknownOptionError as error:
+        return _say(debug, _renamed(error) or " ".join(str(error).split()), 2)
     except cyclopts.CycloptsError as error:
         return _say(debug, " ".join(str(error).split()), 2)
     except KeyboardInterrupt:
@@ -101,6 +106,15 @@ def _too_much(error: cyclopts.UnusedCliTokensError) -> str:
     places = [key.upper() for key, one in inspect.signature(verb).parameters.items() if one.kind is one.POSITIONAL_ONLY]
     after = f" after {' '.join(places)}" if places else ""
     return f"assay {name} reads nothing{after}, but is given {tokens}; leave it out, or see assay {name} --help for its flags."
+
+
+def _renamed(error: cyclopts.UnknownOptionError) -> str:
+    """The sentence that refuses an option of before that the command takes under another name; empty for other options."""
+    given = "" if error.token is None else error.token.keyword or error.token.value.partition("=")[0]
+    verb, now = VERBS.get(" ".join(error.command_chain or ())), RENAMED.get(given, "")
+    if verb is None or now.removeprefix("--").replace("-", "_") not in inspect.signature(verb).parameters:
+        return ""
+    return f"{given} is now {now}."
 
 
 def _say(debug: bool, words: str, code: int) -> int:

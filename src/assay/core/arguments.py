@@ -43,7 +43,12 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
 
     @functools.wraps(function)
     def held(*args: Taken.args, **kwargs: Taken.kwargs) -> Returned:
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            # Python's own words name the function, which those of `bind` do not.
+            return function(*args, **kwargs)
+        for name, value in bound.arguments.items():
             hint, kind = hints().get(name, Any), signature.parameters[name].kind
             if kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL) or name == "self":
                 continue
@@ -59,7 +64,7 @@ def checked_arguments(function: Callable[Taken, Returned]) -> Callable[Taken, Re
 
 
 def moved_keywords(places: Mapping[str, str]) -> Callable[[Callable[Taken, Returned]], Callable[Taken, Returned]]:
-    """A decorator for a function of which keywords of before are now fields of a value that it takes.
+    """A decorator for a function of which keywords of before have another name now, or are fields of a value that it takes.
 
     Args:
         places: How each is given now, by its name, with `{name}` for it.

@@ -26,7 +26,7 @@ from ..runs.artefacts import finished, load_curve, load_removal, save_curve, sav
 from ..runs.run import Run
 from .detection import check_dataset
 from .evidence import identity, open_replay
-from .execution import MOVED, Execution
+from .execution import MOVED, REPLAYING, Execution
 from .plan import has_plan, plan_of
 from .retraining import Retraining
 from .targets import distinct
@@ -73,7 +73,9 @@ class RemovalGrid:
 
 
 @moved_keywords(
-    MOVED | dict.fromkeys([field.name for field in dataclasses.fields(RemovalGrid)], "grid=assay.RemovalGrid({name}=...)")
+    MOVED
+    | REPLAYING
+    | dict.fromkeys([field.name for field in dataclasses.fields(RemovalGrid)], "grid=assay.RemovalGrid({name}=...)")
 )
 @checked_arguments
 def cleanse(
@@ -174,7 +176,7 @@ def cleanse(
     return curve
 
 
-@moved_keywords(MOVED)
+@moved_keywords(MOVED | REPLAYING)
 @checked_arguments
 def curve_for(
     run: str | Path | Run,

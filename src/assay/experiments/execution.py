@@ -31,7 +31,8 @@ class Execution:
 
 MOVED = dict.fromkeys(("pool", "progress"), "execution=assay.Execution({name}=...)")
 """Where the keywords of before went, as `moved_keywords` says it."""
-RECOMPUTE = {"recompute": "save='recompute'"}
+RECOMPUTE = dict.fromkeys(("recompute", "again"), "save='recompute'")
+REPLAYING = {"replaying": "replay_config=..."}
 
 
 def check_save(save: Save) -> None:

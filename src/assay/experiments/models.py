@@ -65,7 +65,9 @@ def open_models(models: Sequence[Run], asked: Sequence[str], request: Request, a
             references=request.references,
             asked=asked,
             agreed=agreed,
-            train_many=lambda replay: Retraining(replay, loop, targets, config, request.execution.pool, request.execution.progress),
+            train_many=lambda replay: Retraining(
+                replay, loop, targets, config, request.execution.pool, request.execution.progress
+            ),
         )
         for model in models
     ]

@@ -27,7 +27,7 @@ from ..replay.targets import Given
 from ..runs.artefacts import save_scores
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather, given_rows
-from .execution import MOVED, RECOMPUTE, Execution, Save
+from .execution import MOVED, RECOMPUTE, REPLAYING, Execution, Save
 from .models import members_of, open_models, over_models
 from .plan import has_plan
 from .request import Request
@@ -50,7 +50,7 @@ ALL = "all"
 """In place of a name: every method that the run allows with its default options."""
 
 
-@moved_keywords(MOVED | RECOMPUTE)
+@moved_keywords(MOVED | RECOMPUTE | REPLAYING)
 @checked_arguments
 def score(
     run: str | Path | Run | Evidence,
@@ -109,7 +109,7 @@ def score(
     return ScoreTable(list(made.values()), refused)
 
 
-@moved_keywords(MOVED | RECOMPUTE)
+@moved_keywords(MOVED | RECOMPUTE | REPLAYING)
 @checked_arguments
 def score_separately(
     run: str | Path | Run | Evidence, methods: Sequence[str | AbstractMethod] | str | AbstractMethod, **given: Any
@@ -123,7 +123,10 @@ def score_separately(
 
     Raises:
         AssayError: As `score`.
+        TypeError: An argument that `score` does not take.
     """
+    for name in given.keys() - {field.name for field in dataclasses.fields(Request)}:
+        raise TypeError(f"score_separately() got an unexpected keyword argument {name!r}")
     made, refused = served(run, methods, Request(**given), joined=False)
     _warn(methods, refused)
     return made

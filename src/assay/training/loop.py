@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..core.arguments import moved_keywords
 from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, listed
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector, EpochSelection
@@ -62,6 +63,7 @@ class Observer(Protocol):
         """Called after the last step of an epoch. `state` is a copy from which training can be resumed."""
 
 
+@moved_keywords(dict.fromkeys(("inputs", "labels", "ids", "prepare", "augment"), "data=assay.training.TrainingData({name}=...)"))
 def train(
     model: nn.Module,
     data: TrainingData,

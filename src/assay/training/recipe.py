@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, no_type_check
 
+from ..core.arguments import moved_keywords
 from ..core.errors import UnknownName, UsageError
 from ..core.lineage import fingerprint
 
@@ -260,6 +261,9 @@ class Recipe:
         if self.schedule in ("cosine", "one_cycle"):
             settings["horizon"] = self.horizon or epochs
         return fingerprint(repr(sorted(settings.items())))
+
+
+Recipe.__init__ = moved_keywords({"ragged": "last_batch=..."})(Recipe.__init__)  # type: ignore[method-assign]
 
 
 def _whole(value: object) -> bool:
