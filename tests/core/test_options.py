@@ -121,6 +121,26 @@ def test_unknown_and_missing_options():
         options.build(Knobs, "thing", {"window": 3})
 
 
+@pytest.mark.parametrize(
+    ("spec", "cure"),
+    [
+        ("Knobs:keep=0.5:window=3", "Knobs:keep=0.5,window=3"),
+        ("Knobs:keep=0.5;window=3;kind=kl", "Knobs:keep=0.5,window=3,kind=kl"),
+        ("Knobs:window=3,keep=0.5:kind=kl,drop=yes", "Knobs:window=3,keep=0.5,kind=kl,drop=yes"),
+    ],
+)
+def test_options_that_no_comma_separates_are_refused_with_the_spec_that_works(spec, cure):
+    with pytest.raises(UsageError, match=rf" Commas separate options: {cure}\.$"):
+        options.build(Knobs, "thing", options.split(spec)[1])
+    assert options.build(Knobs, "thing", options.split(cure)[1])
+
+
+@pytest.mark.parametrize("value", ["0.5:3", "0.5:b=3", np.zeros(3)])
+def test_other_colons_are_no_options(value):
+    with pytest.raises(UsageError, match=r" is not a number\.$"):
+        options.build(Knobs, "thing", {"keep": value})
+
+
 @hypothesis.given(
     keep=st.floats(allow_nan=False),
     window=st.integers(),

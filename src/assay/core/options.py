@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -58,7 +59,13 @@ def build(cls: type[Built], kind: str, given: Mapping[str, object]) -> Built:
     for key, value in given.items():
         if key not in fields:
             raise UnknownName(f"option of {kind} {name!r}", key, fields)
-        values[key] = _read(value, hints[key], f"{kind} {name!r}, option {key!r}")
+        try:
+            values[key] = _read(value, hints[key], f"{kind} {name!r}, option {key!r}")
+        except UsageError as error:
+            commas = re.sub(rf"[:;](?=(?:{'|'.join(fields)})=)", ",", value) if isinstance(value, str) else None
+            if commas in (None, value):
+                raise
+            raise UsageError(f"{error} Commas separate options: {join(name, {**given, key: commas})}.") from None
     absent = [
         key
         for key, field in fields.items()
