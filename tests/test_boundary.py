@@ -74,7 +74,10 @@ def test_missing_and_unknown_arguments_stay_pythons(run):
     [
         (lambda run: assay.score(run, "aum", again=True), r"^score: again= is now given as save='recompute'\.$"),
         (lambda run: assay.score(run, "oti", replaying=None), r"^score: replaying= is now given as replay_config="),
-        (lambda run: assay.score_separately(run, "aum", again=True), "^score_separately: again= is now given as save='recompute'"),
+        (
+            lambda run: assay.score_separately(run, "aum", again=True),
+            "^score_separately: again= is now given as save='recompute'",
+        ),
         (lambda run: assay.verify(None, again=True), "^verify: again= is now given as save='recompute'"),
         (lambda run: assay.cleanse(run, None, replaying=None), "^cleanse: replaying= is now given as replay_config="),
         (lambda run: assay.curve_for(run, None, replaying=None), "^curve_for: replaying= is now given as replay_config="),

@@ -78,7 +78,11 @@ def test_a_loop_is_needed_and_it_must_be_that_of_the_run(tmp_path):
     refused(Mismatch, 4, "recorded another model or optimizer", tmp_path / "run", other)
     inputs, labels = data()
     fewer = assay.Loop(loop.model, loop.optimizer, DataLoader(TensorDataset(inputs[1:], labels[1:]), 4))
-    refused(Mismatch, 4, "recorded 12 ids.*the loop's loader has 11", tmp_path / "run", fewer)
+    refused(
+        Mismatch, 4, r"recorded 12 ids.*the loop's loader has 11: .*Give the loader that was recorded\.$", tmp_path / "run", fewer
+    )
+    named = assay.Loop(loop.model, loop.optimizer, loop.loader, ids=[f"a{place}" for place in range(12)])
+    refused(Mismatch, 4, r"recorded 12 ids.*was given ids, the same to assay\.Loop as ids=\.$", tmp_path / "run", named)
 
 
 def test_dropout_without_a_recorded_random_state_is_refused(tmp_path):

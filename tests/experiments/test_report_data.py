@@ -173,7 +173,7 @@ def test_parts_of_other_datasets_are_refused(run, table, tmp_path):
         report_data(run, theirs)
     with pytest.raises(Mismatch, match=r"decision .* is on dataset"):
         report_data(run, table, content=assay.ReportContent(decision=choose(theirs["aum"], "top_k", keep=0.9)))
-    with pytest.raises(Mismatch, match="the data"):
+    with pytest.raises(Mismatch, match=r"the data.* Give the examples the ids of the run, as in assay\.examples_from_dataset\("):
         report_data(run, table, content=assay.ReportContent(examples=small.plan(data="digits:test=1500").load().train))
 
 

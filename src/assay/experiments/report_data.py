@@ -252,7 +252,12 @@ def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
             {},
             "The examples themselves are not shown; give report(..., content=assay.ReportContent(examples=assay.examples_from_dataset(train_set))).",
         )
-    place = examples.ids.positions(ids, "the data")
+    try:
+        place = examples.ids.positions(ids, "the data")
+    except Mismatch as error:
+        raise Mismatch(
+            f"{error} Give the examples the ids of the run, as in assay.examples_from_dataset(train_set, ids=...)."
+        ) from None
     if examples.rows is not None:
         return {"rows": tuple(examples.rows[at] for at in place.tolist()), "columns": examples.columns}, ""
     if not examples.pictures:

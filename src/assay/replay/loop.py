@@ -166,9 +166,10 @@ class LoopTraining(ReplayableTraining):
         if isinstance(loop.loader.sampler, SubsetRandomSampler):
             chosen = np.asarray(loop.loader.sampler.indices, dtype=np.int64)
         if whole.take(chosen) != run.ids:
+            also = " and, if assay.record was given ids, the same to assay.Loop as ids=" if len(chosen) == len(run.ids) else ""
             raise Mismatch(
                 f"{run.folder} recorded {len(run.ids)} ids {run.ids!r}, the loop's loader has {len(chosen)}: {whole.take(chosen)!r}. Give "
-                "the loader that was recorded."
+                f"the loader that was recorded{also}."
             )
         self._chosen, self._places = chosen, len(whole)
         self._batches: Iterator[Any] = iter(())
