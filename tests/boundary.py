@@ -73,6 +73,7 @@ def good(folder):
     curve = assay.cleanse(run, aum, grid=assay.RemovalGrid(counts=[1], draws=1), loop=loop, targets=held)
     plan = assay.Plan.make({"data": "digits:test=1700", "net": "logistic", "recipe": {"epochs": 1}})
     evidence = assay.gather(run)
+    shown = {"decision": decision, "verdict": verdict, "curves": [curve], "examples": None}
     saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve}
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
@@ -102,15 +103,11 @@ def good(folder):
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
         "ScalingGrid": ((), {"metrics": ["vog"], "seeds": 2, "angles": []}),
         "DifficultyGrid": ((), {"metrics": ["vog"], "seeds": 2, "pd_layers": 3}),
-        "report_data": ((run, table, assay.ReportContent(decision)), {}),
-        "report": ((run, table, folder / "page.html", assay.ReportContent(decision)), {}),
-        "ReportContent": (
+        "report_data": ((run, table), shown),
+        "report": ((run, table, folder / "page.html"), shown),
+        "ReportOptions": (
             (),
             {
-                "decision": decision,
-                "verdict": verdict,
-                "curves": [curve],
-                "examples": None,
                 "truth": None,
                 "title": "",
                 "most": 3,

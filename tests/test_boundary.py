@@ -154,8 +154,8 @@ def test_keywords_of_before_say_where_they_went(run, table, tmp_path):
         (lambda **given: assay.verify(decision, **given), "progress", None, "execution=assay.Execution(progress=...)"),
         (lambda **given: assay.cleanse(run, aum, **given), "counts", [3], "grid=assay.RemovalGrid(counts=...)"),
         (lambda **given: assay.curve_for(run, aum, **given), "pool", None, "execution=assay.Execution(pool=...)"),
-        (lambda **given: assay.report(run, table, **given), "decision", decision, "content=assay.ReportContent(decision=...)"),
-        (lambda **given: assay.report_data(run, table, **given), "most", 3, "content=assay.ReportContent(most=...)"),
+        (lambda **given: assay.report(run, table, **given), "title", "mine", "options=assay.ReportOptions(title=...)"),
+        (lambda **given: assay.report_data(run, table, **given), "most", 3, "options=assay.ReportOptions(most=...)"),
         (lambda **given: assay.Evidence(aum.ids, 10, **given), "steps", None, "replayed=assay.ReplayedFacts(steps=...)"),
         (
             lambda **given: assay.study_difficulty(tmp_path / "moved", **given),

@@ -29,7 +29,7 @@ _HOMES = {
     "DifficultyGrid": "studies.difficulty",
     "load_study": "runs.artefacts",
     "report_data": "experiments.report_data",
-    "ReportContent": "experiments.report_data",
+    "ReportOptions": "experiments.report_data",
     "report": "experiments.report",
     "examples_from_arrays": "data.arrays",
     "examples_from_dataset": "data.torch_dataset",

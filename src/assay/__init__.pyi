@@ -26,7 +26,7 @@ from .experiments.plan import Plan as Plan
 from .experiments.power import seeds_needed as seeds_needed
 from .experiments.record import untrained as untrained
 from .experiments.report import report as report
-from .experiments.report_data import ReportContent as ReportContent
+from .experiments.report_data import ReportOptions as ReportOptions
 from .experiments.report_data import report_data as report_data
 from .experiments.score import score as score
 from .experiments.score import score_separately as score_separately
@@ -79,7 +79,7 @@ __all__ = [
     "RemovalGrid",
     "ReplayConfig",
     "ReplayedFacts",
-    "ReportContent",
+    "ReportOptions",
     "Run",
     "ScalingGrid",
     "ScoreTable",

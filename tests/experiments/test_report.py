@@ -4,7 +4,7 @@ import torch
 from assay.core.errors import Mismatch, NotWritten, OutputExists, UsageError
 from assay.data.arrays import examples_from_arrays
 from assay.experiments.report import MARK, report
-from assay.experiments.report_data import ReportContent
+from assay.experiments.report_data import ReportOptions
 from assay.experiments.score import score
 from experiments import small
 from experiments.test_verify import looped
@@ -16,7 +16,7 @@ def test_the_page_stands_in_the_run_and_may_be_made_again(own):
     first = path.read_bytes()
     assert path == own.paths.report and MARK in first[:4096] and len(first) > 100_000
     assert b"data:image" in first or b"iVBOR" in first, "the plan's data are read again for their pictures"
-    assert report(own, table, content=ReportContent(title="Another")) == path and b"Another" in path.read_bytes()
+    assert report(own, table, options=ReportOptions(title="Another")) == path and b"Another" in path.read_bytes()
 
 
 def test_a_foreign_file_or_folder_is_left_alone(run, tmp_path):
@@ -55,7 +55,7 @@ def test_images_that_cannot_be_shown_are_warned_of(own, tmp_path):
     images = torch.rand(len(own.ids), 2, 4, 4)
     examples = examples_from_arrays(images, own.labels, own.ids, class_names=own.class_names)
     with pytest.warns(UserWarning, match="No pictures are shown: an input has shape 2x4x4"):
-        page = report(own, score(own, "aum"), tmp_path / "page.html", content=ReportContent(examples=examples)).read_text()
+        page = report(own, score(own, "aum"), tmp_path / "page.html", examples=examples).read_text()
     assert "No pictures are shown: an input has shape 2x4x4" in page
 
 

@@ -39,7 +39,7 @@ def large(tmp_path_factory):
 
 
 def test_everything_that_is_there_is_shown(run, table):
-    made = report_data(run, table, content=assay.ReportContent(examples=small.plan().load().train))
+    made = report_data(run, table, examples=small.plan().load().train)
     assert made.examples == len(made.shown) == 397 and made.picked == ""
     assert made.title == "digits: run" and made.class_names == tuple("0123456789")
     assert made.shown.ids == run.ids and torch.equal(made.shown.given, run.labels)
@@ -91,19 +91,17 @@ def test_the_examples_of_a_large_set_are_picked_as_the_sentence_says(large):
 
 
 def test_few_are_shown_where_few_are_asked(run, table):
-    made = report_data(run, table, content=assay.ReportContent(most=11))
+    made = report_data(run, table, options=assay.ReportOptions(most=11))
     assert len(made.shown) == 11 and "the 5 that" in made.picked and "6 drawn" in made.picked
     assert made.trajectories.target_probs.shape == (11, 3) and len(made.data_map.confidence) == 11
-    assert report_data(run, table, content=assay.ReportContent(most=397)).picked == ""
+    assert report_data(run, table, options=assay.ReportOptions(most=397)).picked == ""
     with pytest.raises(UsageError, match="most=0"):
-        report_data(run, table, content=assay.ReportContent(most=0))
+        report_data(run, table, options=assay.ReportOptions(most=0))
 
 
 def test_without_a_truth_nothing_is_said_of_it(own):
     own.paths.truth.unlink()
-    made = report_data(
-        own, score(own, "aum"), content=assay.ReportContent(decision=choose(score(own, "aum")["aum"], "top_k", keep=0.9))
-    )
+    made = report_data(own, score(own, "aum"), decision=choose(score(own, "aum")["aum"], "top_k", keep=0.9))
     assert made.shown.true is None and made.detections == () and made.cleaning is None and made.histograms[0].wrong is None
     assert "known truth" not in made.facts and made.agreement is None
 
@@ -116,9 +114,9 @@ def test_when_all_labels_are_right_nothing_is_detected(tmp_path):
 
 def test_a_decision_is_held_against_the_truth_by_the_verdict_or_here(run, table):
     decision = choose(table["aum"], "top_k", keep=0.9)
-    made = report_data(run, table, content=assay.ReportContent(decision=decision))
+    made = report_data(run, table, decision=decision)
     verdict = verify(decision, run=run, scores=table, seeds=2)
-    judged = report_data(run, table, content=assay.ReportContent(decision=decision, verdict=verdict))
+    judged = report_data(run, table, decision=decision, verdict=verdict)
     assert made.cleaning == verdict.cleaning == judged.cleaned and made.found == judged.found
     recorded = judged.origins[1].lineage
     assert recorded is not None and recorded.seed == 0 and recorded.code == assay.__version__ and recorded.seconds > 0
@@ -147,7 +145,7 @@ def test_rows_of_a_table_are_shown_with_their_cells(tmp_path):
     (tmp_path / "test.csv").write_text("size,colour,y\n1,green,0\n2,red,1\n")
     plan = small.plan(data=f"table:path={tmp_path / 'train.csv'},test={tmp_path / 'test.csv'},label=y", plant=None)
     run = small.recorded(tmp_path / "run", data=plan.data, plant=None)
-    made = report_data(run, score(run, "aum"), content=assay.ReportContent(examples=plan.load().train, most=10))
+    made = report_data(run, score(run, "aum"), examples=plan.load().train, options=assay.ReportOptions(most=10))
     at = list(run.ids).index(next(iter(made.shown.ids)))
     assert made.shown.columns[:2] == ("size", "colour") and made.shown.rows[0][:2] == tuple(lines[at].split(",")[:2])
     assert any("colour" in note for note in made.notes)
@@ -172,15 +170,15 @@ def test_parts_of_other_datasets_are_refused(run, table, tmp_path):
     with pytest.raises(Mismatch, match="scores aum are of dataset"):
         report_data(run, theirs)
     with pytest.raises(Mismatch, match=r"decision .* is on dataset"):
-        report_data(run, table, content=assay.ReportContent(decision=choose(theirs["aum"], "top_k", keep=0.9)))
+        report_data(run, table, decision=choose(theirs["aum"], "top_k", keep=0.9))
     with pytest.raises(Mismatch, match=r"the data.* Give the examples the ids of the run, as in assay\.examples_from_dataset\("):
-        report_data(run, table, content=assay.ReportContent(examples=small.plan(data="digits:test=1500").load().train))
+        report_data(run, table, examples=small.plan(data="digits:test=1500").load().train)
 
 
 def test_a_verdict_on_another_decision_is_refused(run, table):
     verdict = verify(choose(table["aum"], "top_k", keep=0.9), run=run, seeds=2)
     with pytest.raises(Mismatch, match="verdict is on another decision"):
-        report_data(run, table, content=assay.ReportContent(decision=choose(table["aum"], "top_k", keep=0.8), verdict=verdict))
+        report_data(run, table, decision=choose(table["aum"], "top_k", keep=0.8), verdict=verdict)
 
 
 def test_scores_made_by_hand_may_be_shown(run, table):
@@ -199,7 +197,7 @@ def signed(ids, title, *, of=None, method="oti", unit="rank only", **options):
 def test_the_most_harmful_and_helpful_are_among_the_shown(large):
     mine = signed(large.ids, "mine")
     made = report_data(
-        large, {"entropy": score(large, "entropy")["entropy"], "mine": mine}, content=assay.ReportContent(most=100)
+        large, {"entropy": score(large, "entropy")["entropy"], "mine": mine}, options=assay.ReportOptions(most=100)
     )
     (one,) = made.influences
     by_id = sorted(large.ids)
@@ -209,7 +207,7 @@ def test_the_most_harmful_and_helpful_are_among_the_shown(large):
         "the 20 that harm or help most by a score whose sign separates harm from help, the 30 that rank first "
         "when each method in turn names its most suspect or hardest, and 50 drawn at random from the rest."
     )
-    few = report_data(large, {"mine": mine}, content=assay.ReportContent(most=7))
+    few = report_data(large, {"mine": mine}, options=assay.ReportOptions(most=7))
     assert len(few.shown) == 7 and [len(few.influences[0].harmful.ids), len(few.influences[0].helpful.ids)] == [3, 3]
 
 
@@ -250,7 +248,7 @@ def removed(run):
 
 def test_curves_are_shown_with_their_origin(run, table):
     curve = removed(run)
-    made = report_data(run, table, content=assay.ReportContent(curves=[curve]))
+    made = report_data(run, table, curves=[curve])
     assert made.curves == (curve,)
     assert [one.noun for one in made.origins if one.fingerprint == curve.fingerprint] == ["curve of mine"]
 
@@ -258,13 +256,13 @@ def test_curves_are_shown_with_their_origin(run, table):
 def test_a_curve_of_another_dataset_is_refused(run, table):
     other = dataclasses.replace(removed(run), lineage=Lineage("another"))
     with pytest.raises(Mismatch, match="curve of mine is of dataset another"):
-        report_data(run, table, content=assay.ReportContent(curves=[other]))
+        report_data(run, table, curves=[other])
 
 
 def test_what_the_decision_touches_stands_first_on_the_page(large):
     table = score(large, ["entropy", "aum"])
     decision = choose(table["aum"], "top_k", keep=0.98)
-    made = report_data(large, table, content=assay.ReportContent(decision=decision, most=200))
+    made = report_data(large, table, decision=decision, options=assay.ReportOptions(most=200))
     dropped, ranks = decision.dropped_ids, table["aum"].ranks()
     assert len(dropped) == 60 and list(made.shown.ids)[:60] == sorted(
         dropped, key=lambda id_: int(ranks[large.ids.positions(Ids([id_]))])
@@ -276,7 +274,8 @@ def test_what_the_decision_touches_stands_first_on_the_page(large):
     made = report_data(
         large,
         {**table, "mine": signed(large.ids, "mine")},
-        content=assay.ReportContent(decision=choose(table["aum"], "top_k", keep=0.5), most=100),
+        decision=choose(table["aum"], "top_k", keep=0.5),
+        options=assay.ReportOptions(most=100),
     )
     assert len(made.shown) == 100 and re.match(
         r"\d+ of the 1,500 that the decision touches, and the \d+ more that harm", made.picked
@@ -286,18 +285,18 @@ def test_what_the_decision_touches_stands_first_on_the_page(large):
 
 def test_a_decision_without_a_score_shows_first_what_it_took_first(run, large):
     decision = choose(run, "k_center:keep=40")
-    made = report_data(run, {}, content=assay.ReportContent(decision=decision))
+    made = report_data(run, {}, decision=decision)
     assert list(made.shown.ids)[:40] == list(decision.order) and set(made.shown.ids) == set(run.ids)
     decision = choose(large, "random:keep=0.5,seed=0")
     assert len(decision.order) == 1500
-    made = report_data(large, {}, content=assay.ReportContent(decision=decision, most=100))
+    made = report_data(large, {}, decision=decision, options=assay.ReportOptions(most=100))
     assert list(made.shown.ids)[:50] == list(decision.order)[:50]
     assert made.picked == "50 of the 1,500 that the decision keeps, in its order, and 50 drawn at random from the rest."
-    made = report_data(large, {}, content=assay.ReportContent(decision=choose(large, "random:keep=0.98,seed=0"), most=100))
+    made = report_data(large, {}, decision=choose(large, "random:keep=0.98,seed=0"), options=assay.ReportOptions(most=100))
     assert made.picked.startswith("the 60 that the decision touches")
     # A score that is shown ranks what it decided.
     table = score(large, "aum")
-    made = report_data(large, table, content=assay.ReportContent(decision=choose(table["aum"], "top_k", keep=0.98), most=100))
+    made = report_data(large, table, decision=choose(table["aum"], "top_k", keep=0.98), options=assay.ReportOptions(most=100))
     assert made.picked.startswith("the 60 that the decision touches")
 
 
@@ -308,14 +307,14 @@ def pictured(run, inputs):
 def test_pictures_are_shown_or_the_page_says_why_not(run, table):
     whole = small.plan().load().train.inputs
     whole = whole if whole.dtype == torch.uint8 else (whole * 255).round().to(torch.uint8)
-    made = report_data(run, table, content=assay.ReportContent(examples=pictured(run, whole.float() / 255)))
+    made = report_data(run, table, examples=pictured(run, whole.float() / 255))
     assert torch.equal(made.shown.pictures, whole) and not [note for note in made.notes if "icture" in note or "shown" in note]
-    stretched = report_data(run, table, content=assay.ReportContent(examples=pictured(run, whole.float() / 255 * 4 - 2)))
+    stretched = report_data(run, table, examples=pictured(run, whole.float() / 255 * 4 - 2))
     assert stretched.shown.pictures.dtype == torch.uint8 and any("stretched one by one" in note for note in stretched.notes)
     for inputs, words in (
         (whole.flatten(1).float(), "an input is 64 numbers, neither a picture nor a row of cells"),
         (whole.repeat(1, 2, 1, 1), "No pictures are shown: an input has shape 2x8x8"),
     ):
-        made = report_data(run, table, content=assay.ReportContent(examples=pictured(run, inputs)))
+        made = report_data(run, table, examples=pictured(run, inputs))
         assert made.shown.pictures is None and any(words in note for note in made.notes)
-    assert any("give report(..., content=assay.ReportContent(examples=" in note for note in report_data(run, table).notes)
+    assert any("give report(..., examples=" in note for note in report_data(run, table).notes)

@@ -544,7 +544,7 @@ def test_each_decision_of_a_run_is_corrected_for_its_turn_and_stays_as_it_was_pr
     # A verdict that was kept says what it said, and how many were verified since.
     later = corrected(alone, own)
     assert later.comparisons == alone.comparisons and later.decisions == 2
-    assert report_data(own, score(own, "aum"), content=assay.ReportContent(decision=decided(own), verdict=alone)).verdict == later
+    assert report_data(own, score(own, "aum"), decision=decided(own), verdict=alone).verdict == later
     # The same verification again is the same claim.
     again = verify(decided(own), run=own, seeds=4, retrain=retrain)
     assert again.comparisons == later.comparisons and again.decisions == 2

@@ -57,7 +57,7 @@ def test_a_kept_run_decides_and_reports_as_it_did(folder):
     assert verdict.decision == decision.title and len(verdict.outcomes) == 6
     assert int(wrong_labels(run.ids, run, load_truth(run.paths.truth)).sum()) == 11
     table = assay.score(run, ["aum", "confidence"])
-    page = assay.report(run, table, content=assay.ReportContent(decision=decision, verdict=verdict))
+    page = assay.report(run, table, decision=decision, verdict=verdict)
     assert page.stat().st_size > 50_000 and decision.title in page.read_text()
 
 

@@ -28,7 +28,7 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
     from ..experiments.plan import Plan
     from ..experiments.record import record
     from ..experiments.report import report
-    from ..experiments.report_data import ReportContent
+    from ..experiments.report_data import ReportOptions
     from ..experiments.scorable import scorable
     from ..experiments.score import score
     from ..experiments.verify import verify
@@ -58,8 +58,8 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
         with executor("processes") as pool:
             verdict = verify(decision, run=run, scores=table, seeds=seeds, save=True, execution=Execution(pool, progress))
         save_verdict(verdict, run.paths.verdict("drop-worst-tenth"))
-        content = ReportContent(decision, verdict, title="Digits with a tenth of the labels flipped")
-        path = report(run, table, content=content)
+        options = ReportOptions(title="Digits with a tenth of the labels flipped")
+        path = report(run, table, decision=decision, verdict=verdict, options=options)
         progress.advance("report", 1, 1, f"{path.stat().st_size / 1e6:.1f} MB")
     show_verdict(verdict)
     say(f"{path.resolve()} shows it all ({time.perf_counter() - began:.0f} s).")

@@ -37,7 +37,7 @@ def report_(
     """
     from ..core.errors import UnknownName, UsageError
     from ..experiments.report import report
-    from ..experiments.report_data import ReportContent
+    from ..experiments.report_data import ReportOptions
     from ..methods import METHODS
     from ..runs.artefacts import load_decision, load_verdict
     from ..runs.run import Run
@@ -64,6 +64,6 @@ def report_(
         raise UnknownName("score in this run", opener, table)
     table = dict(sorted(table.items(), key=lambda item: item[0] != opener))
     curves = curves_of(opened, table)
-    content = ReportContent(decision=chosen, verdict=verdict, curves=curves, most=most, title=title)
-    where = report(opened, table, out, content)
+    options = ReportOptions(title=title, most=most)
+    where = report(opened, table, out, decision=chosen, verdict=verdict, curves=curves, options=options)
     say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")

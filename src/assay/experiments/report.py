@@ -1,18 +1,21 @@
 """Report: one page of a run and everything made from it, written to a file."""
 
-import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..core.arguments import checked_arguments, moved_keywords
+from ..core.curve import Curve
+from ..core.decision import Decision
 from ..core.errors import AssayError, NotWritten, OutputExists
 from ..core.scores import Scores, ScoreTable
+from ..core.trial import Verdict
+from ..data.examples import Examples
 from ..reports import render
 from ..runs.disk import beginning, replace
 from ..runs.run import Run
 from .plan import has_plan, load_data, plan_of
-from .report_data import MOVED, ReportContent, report_data
+from .report_data import MOVED, ReportOptions, report_data
 
 MARK = b'<meta name="generator" content="assay'
 """What a page of ours begins with; only such a file is written over unasked."""
@@ -24,7 +27,12 @@ def report(
     run: str | Path | Run,
     table: ScoreTable | Mapping[str, Scores],
     path: str | Path | None = None,
-    content: ReportContent | None = None,
+    *,
+    decision: Decision | None = None,
+    verdict: Verdict | None = None,
+    curves: Sequence[Curve] = (),
+    examples: Examples | None = None,
+    options: ReportOptions | None = None,
 ) -> Path:
     """Write the report and return its path.
 
@@ -32,8 +40,9 @@ def report(
         run: The run.
         table: Scores to show; the first is the one that the page opens with.
         path: Path of the HTML file; by default `report.html` in the run's folder.
-        content: What is shown beside the scores, such as `assay.ReportContent(decision=decision, verdict=verdict)`. Images that cannot be shown are
-            warned of, and the page says why.
+        decision, verdict, curves, options: As `report_data` takes them.
+        examples: The examples themselves, for their pictures or cells; a run with a plan reads them again by default. Images that cannot be
+            shown give a warning, and the page says why.
 
     Raises:
         OutputExists: `path` is a file that assay did not make.
@@ -49,10 +58,9 @@ def report(
         raise
     except (OSError, ValueError) as error:
         raise NotWritten(f"{target} cannot be written ({error}); name another file.") from error
-    content = content or ReportContent()
-    if content.examples is None and has_plan(run):
-        content = dataclasses.replace(content, examples=load_data(plan_of(run)).train)
-    shown, examples = report_data(run, table, content), content.examples
+    if examples is None and has_plan(run):
+        examples = load_data(plan_of(run)).train
+    shown = report_data(run, table, decision=decision, verdict=verdict, curves=curves, examples=examples, options=options)
     if examples is not None and examples.pictures and shown.shown.pictures is None:
         warnings.warn(next(note for note in shown.notes if note.startswith("No pictures")), stacklevel=4)
     replace(target, render(shown).encode())

@@ -42,14 +42,10 @@ BINS = 40
 
 @dataclasses.dataclass(frozen=True, eq=False)
 @checked_fields
-class ReportContent:
-    """What a report shows of a run beside its scores.
+class ReportOptions:
+    """Settings of a report.
 
     Attributes:
-        decision: The decision on each example.
-        verdict: The verdict of `verify` on this decision.
-        curves: The curves of `cleanse`: results after leaving out the worst examples by a score.
-        examples: The examples themselves, for their pictures or cells. For a run with a plan `report` reads them again by default.
         truth: Ids and true labels; by default those kept beside the run.
         title: Heading; by default made from the data and the run's folder.
         most: How many examples are shown one by one, at most.
@@ -58,10 +54,6 @@ class ReportContent:
         UsageError: No example may be shown, or a value is of a wrong kind.
     """
 
-    decision: Decision | None = None
-    verdict: Verdict | None = None
-    curves: Sequence[Curve] = ()
-    examples: Examples | None = None
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None
     title: str = ""
     most: int = MOST_SHOWN
@@ -71,7 +63,7 @@ class ReportContent:
             raise UsageError(f"most={self.most} shows no example; give at least 1.")
 
 
-MOVED = {field.name: "content=assay.ReportContent({name}=...)" for field in dataclasses.fields(ReportContent)}
+MOVED = {field.name: "options=assay.ReportOptions({name}=...)" for field in dataclasses.fields(ReportOptions)}
 """Where the keywords of before went, as `moved_keywords` says it."""
 
 
@@ -80,21 +72,30 @@ MOVED = {field.name: "content=assay.ReportContent({name}=...)" for field in data
 def report_data(
     run: str | Path | Run,
     table: ScoreTable | Mapping[str, Scores],
-    content: ReportContent | None = None,
+    *,
+    decision: Decision | None = None,
+    verdict: Verdict | None = None,
+    curves: Sequence[Curve] = (),
+    examples: Examples | None = None,
+    options: ReportOptions | None = None,
 ) -> ReportData:
     """Everything that a report shows of one run.
 
     Args:
         run: The run.
         table: Scores to show; the first is the one that the page opens with.
-        content: What is shown beside them; by default nothing else.
+        decision: The decision on each example.
+        verdict: The verdict of `verify` on this decision.
+        curves: The curves of `cleanse`: results after leaving out the worst examples by a score.
+        examples: The examples themselves, for their pictures or cells.
+        options: Heading, true labels, and how many examples are shown.
 
     Raises:
         Mismatch: Parts that are not of the same examples, or a verdict on another decision.
         RunError: The run is damaged.
     """
-    content = content or ReportContent()
-    decision, verdict, curves, truth, most = content.decision, content.verdict, content.curves, content.truth, content.most
+    options = options or ReportOptions()
+    truth, most = options.truth, options.most
     run = run if isinstance(run, Run) else Run(run)
     scores = tuple(table.values())
     check_dataset(run, scores, decision)
@@ -130,9 +131,9 @@ def report_data(
     if gaps:
         note = "No data map and no trajectories: some epochs trained on a part of the examples only, and have no facts of the others."
     given = run.labels[place]
-    looks, unseen = _looks(content.examples, shown_ids)
+    looks, unseen = _looks(examples, shown_ids)
     return ReportData(
-        title=content.title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
+        title=options.title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,
         examples=len(run.ids),
         shown=ShownExamples(
@@ -250,7 +251,7 @@ def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
     if examples is None:
         return (
             {},
-            "The examples themselves are not shown; give report(..., content=assay.ReportContent(examples=assay.examples_from_dataset(train_set))).",
+            "The examples themselves are not shown; give report(..., examples=assay.examples_from_dataset(train_set)).",
         )
     try:
         place = examples.ids.positions(ids, "the data")
