@@ -162,6 +162,7 @@ def test_what_is_kept_of_scores_is_found_by_everything_they_were_made_of():
 def test_saved_and_loaded_is_the_same(made, tmp_path):
     study, folder = made
     loaded = load_study(StudyPaths(folder).results)
+    assert load_study(folder).sentences == load_study(str(folder)).sentences == loaded.sentences
     assert loaded.trained == study.trained and loaded.laws == study.laws and loaded.frontiers == study.frontiers
     assert loaded.contests == study.contests and loaded.theory == study.theory and loaded.settings == study.settings
     assert torch.equal(loaded.agreement.correlations, study.agreement.correlations)

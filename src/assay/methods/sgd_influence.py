@@ -212,7 +212,8 @@ class SGDInfluence(AbstractMethod):
         if least < UNEVEN:
             warnings.append(
                 f"The smallest batch has {min(sizes)} examples, the largest {max(sizes)}: in it each counts {1 / least:.1f} times as much and "
-                "stands out. Give your loader a batch_size that divides the examples, or record a plan with last_batch='even' or 'drop'."
+                "stands out. Give your loader a batch_size that divides the examples, or record a plan with last_batch='even' or 'drop'; with a live "
+                "selector, whose epochs differ in size, that cannot be avoided."
             )
         if outside:
             warnings.append(

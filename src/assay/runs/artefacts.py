@@ -24,7 +24,7 @@ from ..core.scores import Direction, Scores
 from ..core.study import ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study, Theory
 from ..core.trial import Claim, Outcome, Verdict
 from .disk import read_bytes, replace
-from .paths import RunPaths
+from .paths import RunPaths, StudyPaths
 from .schema import FrozenModel, first_of, seal, unseal
 from .tables import read_table, write_table
 
@@ -380,11 +380,13 @@ def save_study(study: Study, path: str | Path) -> None:
 
 @checked_arguments
 def load_study(path: str | Path) -> Study:
-    """The inverse of `save_study`.
+    """The inverse of `save_study`; `path` may also be the folder of a study.
 
     Raises:
         RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
+    if Path(path).is_dir():
+        path = StudyPaths(Path(path)).results
     body = load_json("study", path)
     with noticing_damage(path):
         # An older assay's intervals were percentile bootstraps, which were too narrow.
