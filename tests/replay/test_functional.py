@@ -6,6 +6,7 @@ from torch import nn
 from assay.core.errors import UsageError
 from assay.replay.functional import Functional
 from assay.replay.losses import cross_entropies, cross_entropies_of
+from assay.replay.model_batches import ModelBatch
 from reference.curvature import gauss_newton, hessian
 from reference.derivatives import flat, gradients_one_by_one
 
@@ -187,6 +188,46 @@ def test_layer_pairs_make_the_gradients(kind, form):
             found[name] = found[name] - torch.einsum("n,n...->...", factors, value)
     assert set(found) == set(params)
     assert all(float(value.abs().max()) < 1e-10 for value in found.values())
+
+
+@pytest.mark.parametrize("form", ["pair", "forward", "losses"])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_derivatives_by_the_outputs_make_the_gradients_and_the_gauss_newton_matrix(kind, form):
+    model, functional, params, buffers, batch, _, _ = taken(kind, form)
+    names, modelled = tuple(params), ModelBatch(torch.arange(EXAMPLES), params, functional, buffers, batch)
+    first, root = modelled.output_derivatives()
+    own, by_outputs = (_each(modelled.grads(names, cotangents), params) for cotangents in (None, first))
+    torch.testing.assert_close(by_outputs, own, rtol=1e-9, atol=1e-11)
+    by_pairs: dict[str, torch.Tensor] = {}
+    factors = torch.arange(1.0, EXAMPLES + 1, dtype=torch.float64)
+    for pair in modelled.layer_pairs(names, first):
+        for name, value in pair.summed(factors[pair.rows]).items():
+            by_pairs[name] = by_pairs.get(name, 0) + value
+    torch.testing.assert_close(flat({name: by_pairs[name] for name in names}), factors @ own, rtol=1e-9, atol=1e-11)
+    # The sum over the columns of the square root is the matrix itself.
+    columns = [_each(modelled.grads(names, column), params) for column in root.unbind(2)]
+    made = sum(column.mT @ column for column in columns)
+    assert model.training and all(layer.training for layer in model.modules())
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+    torch.testing.assert_close(made @ flat(direction), flat(modelled.ggnvp(direction)), rtol=1e-9, atol=1e-11)
+    with pytest.raises(UsageError, match="do not fit outputs of"):
+        _each(modelled.grads(names, first[:, :2]), params)
+
+
+def _each(chunks, params):
+    """The gradients of all examples, a row each."""
+    return torch.cat([torch.cat([part[name].flatten(1) for name in params], 1) for _, part in chunks])
+
+
+def test_losses_that_are_not_convex_in_the_outputs_have_no_square_root():
+    def concave(model, batch):
+        return -model(batch[0]).square().sum(1)
+
+    model, params, buffers, _, batch = world("linear")
+    with pytest.raises(UsageError, match=r"not convex in the outputs.*choose curvature=hessian"):
+        Functional(model, concave).output_derivatives(params, buffers, batch)
+    first, root = Functional(model, linear).output_derivatives(params, buffers, batch)
+    assert not root.any() and first.shape == root.shape[:2]
 
 
 def test_layer_pairs_that_do_not_make_the_gradients_are_refused():

@@ -42,14 +42,31 @@ class Batch(Protocol):
         """Logits of each example at `params`, differentiable; parameters that are left out are those of the batch."""
         ...
 
-    def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Gradient of each example's loss with respect to these parameters, in chunks: rows of the batch, and (chunk, *shape) by name."""
+    def output_derivatives(self) -> tuple[Float[Tensor, "batch outputs"], Float[Tensor, "batch outputs columns"]]:
+        """Derivatives of each example's loss with respect to the outputs that it is computed from: the first, and a square root of the second.
+
+        The outputs are the logits where the losses are cross-entropies, else all numbers that the model returns for an example. The square root R
+        has R R' = H, with H the second derivative.
+
+        Raises:
+            UsageError: The losses are no function of one set of outputs, or are not convex in them.
+        """
         ...
 
-    def layer_pairs(self, names: Sequence[str]) -> Iterator[LayerPair]:
+    def grads(
+        self, names: Sequence[str], cotangents: Float[Tensor, "batch outputs"] | None = None
+    ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Gradient of each example's loss with respect to these parameters, in chunks: rows of the batch, and (chunk, *shape) by name.
+
+        With `cotangents` it is the gradient of <cotangents_i, outputs_i> instead, of the outputs of `output_derivatives`.
+        """
+        ...
+
+    def layer_pairs(self, names: Sequence[str], cotangents: Float[Tensor, "batch outputs"] | None = None) -> Iterator[LayerPair]:
         """The inputs of each layer that has some of these parameters, and the gradients of the examples' losses with respect to its outputs.
 
-        In chunks of examples, with a row for each position: the sum over the positions of the outer products is an example's gradient.
+        In chunks of examples, with a row for each position: the sum over the positions of the outer products is an example's gradient. With
+        `cotangents` the gradients are those of <cotangents_i, outputs_i>, as in `grads`.
 
         Raises:
             UsageError: A parameter's gradient is not made of those of one call of one layer; names it.

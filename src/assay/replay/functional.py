@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,8 @@ from .losses import (
     without_weights,
 )
 
+CONVEX = 1e-5
+"""Size of a negative second derivative, as a part of the largest, that rounding explains."""
 SAME = 1e-2
 """How far a loss may be from itself in another order of the rows, times 1 + the loss: what kernels of 16 bits differ by."""
 
@@ -92,6 +94,32 @@ class _Predicting(nn.Module):
                 "forward= does not return (logits, labels), a row of logits and a class for each example; let it return both of its batch."
             )
         return both
+
+
+class _Cotangents(NamedTuple):
+    """A batch and a factor of each output.
+
+    Attributes:
+        batch: The batch as the losses take it.
+        cotangents: (batch, outputs).
+    """
+
+    batch: Any
+    cotangents: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pulled:
+    """<cotangents_i, outputs_i> in the losses' place."""
+
+    losses: Losses
+    forward: Forward
+
+    def __call__(self, model: nn.Module, batch: _Cotangents) -> Tensor:
+        found = _flat(_outputs(model, self.losses, self.forward, batch.batch))
+        if found.shape != batch.cotangents.shape:
+            raise UsageError(f"Cotangents of shape {tuple(batch.cotangents.shape)} do not fit outputs of {tuple(found.shape)}.")
+        return (found * batch.cotangents.to(found)).sum(1)
 
 
 class _Met(Exception):
@@ -147,6 +175,7 @@ class Functional:
     def __init__(self, model: nn.Module, losses: Losses = cross_entropies, forward: Forward = forward_pair):
         self.model, self.losses, self.forward = model, losses, forward
         self._by_rule: dict[tuple[str, ...], bool] = {}
+        self._pulled: Functional | None = None
         self._splits = False
         self.names = tuple(trainable(model))
         self._objective = _Objective(model, losses)
@@ -301,6 +330,56 @@ class Functional:
             except ValueError as error:
                 raise UsageError(str(error)) from error
 
+    def pulled(self, batch: Any, cotangents: Tensor | None) -> "tuple[Functional, Any]":
+        """The batch with <cotangents_i, outputs_i> in the place of each loss, and what computes that; both as they are for None.
+
+        The outputs are those of `output_derivatives`.
+        """
+        if cotangents is None:
+            return self, batch
+        if self._pulled is None:
+            self._pulled = Functional(self.model, _Pulled(self.losses, self.forward), self.forward)
+        return self._pulled, _Cotangents(batch, cotangents)
+
+    def output_derivatives(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, Tensor]:
+        """Derivatives of each loss with respect to the outputs that it is computed from, in eval mode.
+
+        The outputs are the logits where the losses are cross-entropies, else all numbers that the model returns for an example.
+
+        Returns:
+            The first derivatives, (batch, outputs), and a square root R of the second, R R' = H, (batch, outputs, columns).
+
+        Raises:
+            UsageError: The losses are no function of what the model returns, or not convex in it.
+        """
+        held = {name: value.detach() for name, value in params.items()}
+        if is_cross_entropies(losses_without_weights(self.losses, batch)):
+            with torch.no_grad():
+                logits, labels = self._labelled(held, buffers, batch)
+                probs = _by_class(logits, size_of(batch)).softmax(1)
+                first = probs - F.one_hot(labels.to(probs.device, torch.int64), probs.shape[1])
+                return first, torch.diag_embed(probs.sqrt()) - probs[:, :, None] * probs.sqrt()[:, None, :]
+        self._check_split(held, buffers, batch)
+        with torch.enable_grad(), _two_derivatives("the Hessian by the outputs"):
+            parts = [value.detach() for value in self._split(held, buffers, batch)[0]]
+            flat = _flat(parts).requires_grad_()
+            pieces = flat.split([value[0].numel() for value in parts], 1)
+            instead = [piece.reshape(value.shape) for piece, value in zip(pieces, parts, strict=True)]
+            losses = self._split(held, buffers, batch, instead)[1]
+            (first,) = torch.autograd.grad(losses.sum(), [flat], create_graph=True)
+            if not first.requires_grad:
+                return first.detach(), flat.new_zeros(*flat.shape, 1)
+            rows_ = [
+                torch.autograd.grad(column.sum(), [flat], retain_graph=True, materialize_grads=True)[0] for column in first.T
+            ]
+        values, vectors = torch.linalg.eigh(torch.stack(rows_, 1).to(torch.float64))
+        if bool((values < -CONVEX * values.abs().amax()).any()):
+            raise UsageError(
+                f"A loss is not convex in the outputs of the model: its smallest second derivative is {float(values.min()):.3g}, so that there is no "
+                "square root of it; choose curvature=hessian with solver=cg."
+            )
+        return first.detach(), (vectors * values.clamp(min=0).sqrt()[:, None, :]).to(flat.dtype)
+
     def outputs(self, params: Params, buffers: Params, batch: Any) -> Tensor:
         """Logits of a batch in eval mode, differentiable with respect to `params`.
 
@@ -357,36 +436,9 @@ class Functional:
         self, params: Params, buffers: Params, batch: Any, instead: Sequence[Tensor] | None = None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """What the model returns to the losses, row by row, and the losses; with others in the place of what it returns."""
-        met: list[tuple[Tensor, ...]] = []
-
-        def left(model: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            parts, spec = pytree.tree_flatten(output)
-            places = [
-                place
-                for place, part in enumerate(parts)
-                if isinstance(part, Tensor) and part.is_floating_point() and part.ndim and len(part) == size_of(batch)
-            ]
-            met.append(tuple(parts[place] for place in places))
-            if instead is None:
-                return None
-            for place, part in zip(places, instead, strict=True):
-                parts[place] = part
-            return pytree.tree_unflatten(parts, spec)
-
-        handle = self.model.register_forward_hook(left)
-        try:
+        with _watched_outputs(self.model, size_of(batch), instead) as met:
             losses = self(params, buffers, batch)
-        finally:
-            handle.remove()
-        if len(met) != 1 or not met[0]:
-            what = (
-                f"call the model {len(met)} times" if len(met) != 1 else "get nothing from the model with a row for each example"
-            )
-            raise UsageError(
-                f"The losses {what}, so they are no function of one set of outputs, and there is no Gauss-Newton matrix; let losses(model, batch) "
-                "call model(...) once, or choose curvature=hessian."
-            )
-        return met[0], losses
+        return _only(met), losses
 
     def _check_split(self, params: Params, buffers: Params, batch: Any) -> None:
         if self._splits:
@@ -502,6 +554,61 @@ class Functional:
             return self.model, params, inputs, labels, _cross_entropy
         index = torch.arange(size_of(batch), device=next(iter(params.values())).device)
         return (_Rows if apart else _Among)(self._objective, batch), _prefixed(params), index, index, _first
+
+
+@contextlib.contextmanager
+def _watched_outputs(model: nn.Module, size: int, instead: Sequence[Tensor] | None = None) -> Iterator[list[tuple[Tensor, ...]]]:
+    """What the model returns with a row for each example, call by call; with others in the place of it."""
+    met: list[tuple[Tensor, ...]] = []
+
+    def left(model: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        parts, spec = pytree.tree_flatten(output)
+        places = [
+            place
+            for place, part in enumerate(parts)
+            if isinstance(part, Tensor) and part.is_floating_point() and part.ndim and len(part) == size
+        ]
+        met.append(tuple(parts[place] for place in places))
+        if instead is None:
+            return None
+        for place, part in zip(places, instead, strict=True):
+            parts[place] = part
+        return pytree.tree_unflatten(parts, spec)
+
+    handle = model.register_forward_hook(left)
+    try:
+        yield met
+    finally:
+        handle.remove()
+
+
+def _only(met: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What the model returned in its only call.
+
+    Raises:
+        UsageError: It was not called once, or returned nothing with a row for each example.
+    """
+    if len(met) != 1 or not met[0]:
+        what = f"call the model {len(met)} times" if len(met) != 1 else "get nothing from the model with a row for each example"
+        raise UsageError(
+            f"The losses {what}, so they are no function of one set of outputs, and there is no Gauss-Newton matrix; let losses(model, batch) "
+            "call model(...) once, or choose curvature=hessian."
+        )
+    return met[0]
+
+
+def _outputs(model: nn.Module, losses: Losses, forward: Forward, batch: Any) -> tuple[Tensor, ...]:
+    """What the losses of a batch are computed from: the logits of cross-entropies, else what the model returns."""
+    if is_cross_entropies(losses_without_weights(losses, batch)):
+        return (_by_class(forward(model, without_weights(batch))[0], size_of(batch)),)
+    with _watched_outputs(model, size_of(batch)) as met:
+        losses(model, batch)
+    return _only(met)
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
+    """One row of numbers for each example."""
+    return torch.cat([part.flatten(1) if part.ndim > 1 else part[:, None] for part in parts], 1)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

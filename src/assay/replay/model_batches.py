@@ -44,13 +44,19 @@ class ModelBatch:
         """Logits of each example in eval mode, differentiable."""
         return self.functional.outputs({**self.params, **params}, self.buffers, self.batch)
 
-    def grads(self, names: Sequence[str]) -> Iterator[tuple[slice, dict[str, Tensor]]]:
-        """Gradient of each example's loss with respect to these parameters, in eval mode, in chunks of examples."""
-        return self.functional.grads(self.params, self.buffers, self.batch, tuple(names))
+    def output_derivatives(self) -> tuple[Tensor, Tensor]:
+        """First derivative of each example's loss with respect to its outputs, and a square root of the second, in eval mode."""
+        return self.functional.output_derivatives(self.params, self.buffers, self.batch)
 
-    def layer_pairs(self, names: Sequence[str]) -> Iterator[LayerPair]:
+    def grads(self, names: Sequence[str], cotangents: Tensor | None = None) -> Iterator[tuple[slice, dict[str, Tensor]]]:
+        """Gradient of each example's loss, or of its outputs times `cotangents`, with respect to these parameters, in eval mode, in chunks of examples."""
+        functional, batch = self.functional.pulled(self.batch, cotangents)
+        return functional.grads(self.params, self.buffers, batch, tuple(names))
+
+    def layer_pairs(self, names: Sequence[str], cotangents: Tensor | None = None) -> Iterator[LayerPair]:
         """Inputs and output gradients of each layer that has some of these parameters, in eval mode, in chunks of examples."""
-        return self.functional.layer_pairs(self.params, self.buffers, self.batch, tuple(names))
+        functional, batch = self.functional.pulled(self.batch, cotangents)
+        return functional.layer_pairs(self.params, self.buffers, batch, tuple(names))
 
     def hvp(self, direction: Params) -> dict[str, Tensor]:
         """Hessian of the sum of the losses times a direction, in eval mode."""
