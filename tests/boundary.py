@@ -71,10 +71,11 @@ def good(folder):
     by_query = assay.attribute(run, "tracin", loop=loop, targets=held)
     verdict = assay.verify(decision, run=run, retrain=lambda ids, labels, weights, seed: 0.5 + seed / 100, seeds=3)
     curve = assay.cleanse(run, aum, grid=assay.RemovalGrid(counts=[1], draws=1), loop=loop, targets=held)
+    agreed = assay.lds(run, "tracin", grid=assay.LeaveOutGrid(4, count=1, queries=1), loop=loop, targets=held)
     plan = assay.Plan.make({"data": "digits:test=1700", "net": "logistic", "recipe": {"epochs": 1}})
     evidence = assay.gather(run)
     shown = {"decision": decision, "verdict": verdict, "curves": [curve], "examples": None}
-    saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve}
+    saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve, "lds": agreed}
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
         "Loop": ((model, optimizer, loader), {}),
@@ -96,6 +97,9 @@ def good(folder):
         "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),
         "cleanse": ((run, aum), {"grid": assay.RemovalGrid([1], draws=1), "loop": loop, "targets": held}),
         "RemovalGrid": ((), {"counts": [1], "retrain": "last", "draws": 1, "chosen_by": "loss"}),
+        "lds": ((run, "tracin"), {"grid": assay.LeaveOutGrid(4, count=1, queries=1), "loop": loop, "targets": held}),
+        "LeaveOutGrid": ((), {"subsets": 4, "share": 0.1, "count": 1, "queries": 1, "form": "weight"}),
+        "LDS": (tuple(getattr(agreed, field.name) for field in dataclasses.fields(agreed)), {}),
         "Execution": ((), {"pool": None, "progress": Progress()}),
         "Seeds": ((3, 1, 0.5), {}),
         "curve_for": ((run, aum), {}),

@@ -16,6 +16,7 @@ from PIL import Image
 from assay.core.curve import NONE, RANDOM, WORST, Curve, Removal
 from assay.core.decision import Decision
 from assay.core.ids import Ids
+from assay.core.lds import LDS, RankAgreement
 from assay.core.lineage import Lineage
 from assay.core.scores import Direction, Scores
 from assay.core.study import Study
@@ -59,6 +60,10 @@ def made(whole: Path, place: Path) -> dict[str, bytes]:
         Verdict("d", (outcome,), (comparison,), (detection,), None, {"net": "mlp"}, lineage), place / "verdict"
     )
     artefacts.save_curve(Curve("aum", "last", removals, 1, "loss", lineage), place / "curve")
+    agreement = RankAgreement("tracin", "same seed", 0.5, 0.1, 0.9, (0.4, 0.6))
+    artefacts.save_lds(
+        LDS("validation", ("a", "b"), 2, 4, 1, 4, "weight", (1,), (agreement,), (agreement,), lineage), place / "lds"
+    )
     artefacts.save_study(Study("scaling", {"a": 1}, {"b": "c"}, (), (), (), (), None, (), ()), place / "study")
     files = {path.name: path.read_bytes() for path in place.iterdir()}
     files |= {"header": (whole / "run.json").read_bytes(), "commits": (whole / "commits.jsonl").read_bytes()}

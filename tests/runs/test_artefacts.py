@@ -12,6 +12,7 @@ from assay.core.curve import Curve, Removal
 from assay.core.decision import Action, Decision
 from assay.core.errors import NotWritten, RunError
 from assay.core.ids import Ids
+from assay.core.lds import LDS, RankAgreement, SubsetTraining
 from assay.core.lineage import SCHEMA, Lineage
 from assay.core.scores import Direction, Scores
 from assay.core.trial import Cleaning, Comparison, Detection, Outcome, Verdict
@@ -231,6 +232,7 @@ OUTCOME = Outcome("kept", 0, 0.5, 1.0, 10, 20, 0.1)
 VERDICT = Verdict("top_k", (OUTCOME,), (Comparison("kept", "all", 0.1, 0.0, 0.2, 0.04, "t", 2),))
 REMOVAL = Removal("none", 0, 0, 0.5, 1.0, 0.5, 1.0, 0.1)
 CURVE = Curve("aum", "last", (REMOVAL,), 0, "loss")
+AGREEMENT = RankAgreement("tracin", "same seed", 0.5, None, None)
 KINDS = {
     "scores": (artefacts.save_scores, artefacts.load_scores, SCORES),
     "decision": (artefacts.save_decision, artefacts.load_decision, DECISION),
@@ -238,6 +240,8 @@ KINDS = {
     "outcome": (artefacts.save_outcome, artefacts.load_outcome, OUTCOME),
     "curve": (artefacts.save_curve, artefacts.load_curve, CURVE),
     "removal": (artefacts.save_removal, artefacts.load_removal, REMOVAL),
+    "subset training": (artefacts.save_subset_training, artefacts.load_subset_training, SubsetTraining(1, None, (0.5,), 0.1)),
+    "lds": (artefacts.save_lds, artefacts.load_lds, LDS("validation", (1, 2), 9, 10, 1, 4, "weight", (), (), (AGREEMENT,))),
 }
 
 

@@ -15,6 +15,7 @@ from .cleanse import cleanse_
 from .demo import demo_
 from .exchange import export_, import_
 from .inspect import inspect_
+from .lds import lds_
 from .record import record_
 from .report import report_
 from .score import score_
@@ -42,6 +43,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "cleanse": cleanse_,
     "choose": choose_,
     "verify": verify_,
+    "lds": lds_,
     "report": report_,
     "study": study_,
     "inspect": inspect_,

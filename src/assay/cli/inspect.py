@@ -55,7 +55,13 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     if asked > 1 or len(models) > 1:
         came = f", of {', '.join(str(one.epochs) for one in models)} epochs" if unequal else ""
         rows.insert(1, ("models", f"{len(models)} of {asked}{came}"))
-    for noun, suffix in (("scores", "parquet"), ("decisions", "parquet"), ("verdicts", "json"), ("curves", "json")):
+    for noun, suffix in (
+        ("scores", "parquet"),
+        ("decisions", "parquet"),
+        ("verdicts", "json"),
+        ("curves", "json"),
+        ("lds", "json"),
+    ):
         names = sorted(path.stem for path in (opened.folder / noun).glob(f"*.{suffix}"))
         rows.append((noun, ", ".join(names) or "none"))
     attributions = sorted(path.parent.name for path in (opened.folder / "attributions").glob("*/attribution.json"))

@@ -10,6 +10,9 @@ from torch import Tensor
 from ..maths.params import Params
 from .models import Batch
 
+Form = Literal["weight", "removed", "renormalised"]
+"""How examples are left out of a batch (see `StepSource.retrained`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Adjoint:
@@ -96,7 +99,7 @@ class StepSource(Protocol):
         without: Sequence[Int[Tensor, " group"]],
         steps: range,
         targets: Sequence[str],
-        form: Literal["weight", "removed", "renormalised"] = "weight",
+        form: Form = "weight",
     ) -> Float[Tensor, "trainings targets"]:
         """Targets at the end of the run, had some examples been left out of these steps; one training for each group.
 

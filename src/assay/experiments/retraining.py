@@ -77,10 +77,10 @@ class Retraining:
             UsageError: The loop cannot be sent to other processes.
             TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
         """
-        values = torch.zeros(len(without), len(targets), dtype=torch.float64)
-        for one in self.each(without, steps, targets, form):
-            values[one.place] = torch.tensor(one.values, dtype=torch.float64)
-        return values
+        found = sorted(self.each(without, steps, targets, form), key=lambda one: one.place)
+        if not found:
+            return torch.zeros(0, len(targets), dtype=torch.float64)
+        return torch.tensor([one.values for one in found], dtype=torch.float64)
 
     def each(self, without: Sequence[Tensor], steps: range, targets: Sequence[str], form: str) -> Iterator[Trained]:
         """Yield the result of each training as it finishes.

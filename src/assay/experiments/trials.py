@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
@@ -30,9 +30,9 @@ from ..runs.artefacts import finished, load_outcome, load_scores
 from ..runs.run import Run
 from ..training.batches import TrainingData
 from ..training.loop import evaluate, train
-from ..training.state import standing_at
+from ..training.state import TrainingState, standing_at
 from .execution import Execution
-from .plan import Plan, load_data
+from .plan import LoadedData, Plan, load_data
 
 Retrain = Callable[[Ids, Int[Tensor, " kept"], Float64[Tensor, " kept"], int], float]
 """`retrain(ids, labels, weights, seed)` trains on exactly these examples and returns the accuracy on test examples, in 0..1."""
@@ -215,7 +215,21 @@ def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int, steps: int | None =
 def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
     began = time.perf_counter()
     loaded = load_data(plan)
-    recipe = plan.recipe_with(seed)
+    model, state = trained_model(plan, loaded, arm, seed, steps)
+    test = loaded.test
+    with standing_at(model, state.averages):
+        accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=plan.training.device)
+    return Outcome(arm.name, seed, accuracy, loss, len(arm.ids), state.steps, time.perf_counter() - began)
+
+
+def trained_model(
+    plan: Plan, loaded: LoadedData, arm: Arm, seed: int, steps: int | None = None
+) -> tuple[nn.Module, TrainingState]:
+    """The model after one retraining of the arm's examples from new initial weights, and the state in which the training ended.
+
+    Raises:
+        AssayError: As `training.loop.train`.
+    """
     examples = loaded.train.take(loaded.train.ids.positions(arm.ids, plan.data))
     model = plan.build(loaded, seed)
     weights = None if bool((arm.weights == 1).all()) else arm.weights.to(torch.float32)
@@ -224,15 +238,12 @@ def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
         TrainingData(
             examples.inputs, arm.labels, examples.ids, prepare=examples.prepared, augment=plan.augmentation(loaded, seed)
         ),
-        recipe,
+        plan.recipe_with(seed),
         weights=weights,
         steps=steps,
         selector=plan.selector,
     )
-    test = loaded.test
-    with standing_at(model, state.averages):
-        accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=recipe.device)
-    return Outcome(arm.name, seed, accuracy, loss, len(arm.ids), state.steps, time.perf_counter() - began)
+    return model, state
 
 
 def _own(retrain: Retrain, arm: Arm, seed: int) -> Outcome:

@@ -4,7 +4,7 @@ $$ s_i = \Phi(\text{trained without } i) - \Phi(\text{trained on all}) $$
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,9 +16,7 @@ from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, Direction
 from ..core.spans import checked_span, span, steps_of
-from ..core.steps import StepSource
-
-Form = Literal["weight", "removed", "renormalised"]
+from ..core.steps import Form, StepSource
 
 
 def loo(source: StepSource, examples: int, target: str, steps: range, form: Form = "weight") -> Float[Tensor, " examples"]:

@@ -32,7 +32,7 @@ from .features import features_of
 from .hidden_state import hidden_state
 from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
-from .targets import MeanLoss, Target, accuracies_of, parts_of_target, target_gradient
+from .targets import MeanLoss, RowLosses, Target, accuracies_of, parts_of_target, row_losses_of, target_gradient
 
 TrainMany = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, in other processes, say; each training is a call of `Replay.retrained` for one group."""
@@ -114,7 +114,7 @@ class Replay:
         self.first = bounds[self.kept[0] + 1]
         self.targets = tuple(targets)
         # An accuracy has no derivative, so that no method is offered it.
-        self.given = accuracies_of(targets) | dict(targets)
+        self.given = accuracies_of(targets) | row_losses_of(targets) | dict(targets)
         self.computed: set[str] = set()
         """Targets that a kept model was seen to compute."""
         self.remarks: dict[str, str] = {}
@@ -447,15 +447,18 @@ class Replay:
     def retrained(
         self, without: Sequence[Int[Tensor, " group"]], steps: range, targets: Sequence[str], form: str = "weight"
     ) -> Float[Tensor, "trainings targets"]:
-        """Targets at the end of the run, had some examples been left out; see `StepSource.retrained`."""
+        """Targets at the end of the run, had some examples been left out; see `StepSource.retrained`.
+
+        `targets.row_losses(NAME)` takes a column for each row of the target NAME.
+        """
         if self._train_many is not None and len(without) > 1:
             return self._train_many(without, steps, targets, form)
-        values = torch.zeros(len(without), len(targets), dtype=torch.float64)
-        for place, group in enumerate(without):
+        values = []
+        for group in without:
             weights = torch.ones(len(self.run.ids), dtype=torch.float64)
             weights[group] = 0
-            values[place] = torch.tensor(self._again(weights, steps, targets, form), dtype=torch.float64)
-        return values
+            values.append(torch.tensor(self._again(weights, steps, targets, form), dtype=torch.float64))
+        return torch.stack(values) if values else torch.zeros(0, len(targets), dtype=torch.float64)
 
     def reweighted(self, weights: Float[Tensor, " examples"], steps: range, target: str) -> float:
         """A target at the end of the run, had the losses of these steps been multiplied by these weights."""
@@ -505,7 +508,7 @@ class Replay:
                         self.training.step(left, rates, own)
                     else:
                         self.training.step(left, rates, divisor=self.training.divisor(batch) if form == "removed" else None)
-            return [self._value(name) for name in targets]
+            return [value for name in targets for value in self._values(name)]
 
     # ------------------------------------------------------------------ the end, and targets
 
@@ -565,12 +568,24 @@ class Replay:
 
     def _value(self, name: str) -> float:
         """A target where the training stands: at the average of the parameters, if there is one."""
-        target, model = self.named(name), self.training.model
-        with torch.no_grad(), mode(model, False), standing_at(model, self.training.averages):
-            value = float(torch.stack([part.to(torch.float64) for part in parts_of_target(target, model, name)]).sum())
+        value = float(self._parts(name).sum())
         if not abs(value) < float("inf"):
             raise NumericalError(f"Target {name!r} is {value}; the model has diverged.")
         return value
+
+    def _values(self, name: str) -> list[float]:
+        """A target where the training stands; of `RowLosses` each row."""
+        if not isinstance(self.named(name), RowLosses):
+            return [self._value(name)]
+        found = self._parts(name)
+        if not bool(found.isfinite().all()):
+            raise NumericalError(f"Target {name!r} is not finite; the model has diverged.")
+        return found.tolist()
+
+    def _parts(self, name: str) -> Tensor:
+        target, model = self.named(name), self.training.model
+        with torch.no_grad(), mode(model, False), standing_at(model, self.training.averages):
+            return torch.stack([part.to("cpu", torch.float64) for part in parts_of_target(target, model, name)])
 
     def named(self, name: str) -> Target:
         """A target by its name.

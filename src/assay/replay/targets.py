@@ -115,8 +115,16 @@ class MeanLoss:
         return Queries(ids, self.labels.cpu().to(torch.int64), (self.weights / self.weights.sum()).cpu())
 
     def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        for losses, weights in zip(self.losses(model), (self.weights / self.weights.sum()).split(PART), strict=True):
+            yield (losses * weights.to(losses)).sum()
+
+    def losses(self, model: nn.Module) -> Iterator[Tensor]:
+        """The loss of each row, in parts.
+
+        Raises:
+            UsageError: The model gives no row of class logits per example.
+        """
         device = next(model.parameters()).device
-        total = self.weights.sum()
         for start in range(0, len(self.inputs), PART):
             part = slice(start, start + PART)
             logits = model(self.ready(self.inputs[part].to(device), model))
@@ -126,8 +134,7 @@ class MeanLoss:
                     f"The model returned {shape} for inputs and labels of a target; where it gives no row of class logits "
                     "per example, give a function of the model instead, or let the model return its logits, where each row is asked for."
                 )
-            losses = F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
-            yield (losses * (self.weights[part] / total).to(losses)).sum()
+            yield F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
 
     def ready(self, inputs: Tensor, model: nn.Module) -> Tensor:
         """Some of the inputs as the model takes them."""
@@ -171,9 +178,34 @@ class MeanAccuracy:
         yield right / one.weights.sum()
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowLosses:
+    """Sum of the cross-entropies of the rows of a mean loss, in nats; its parts are the rows, in their order.
+
+    Attributes:
+        mean: The mean-loss target whose rows are meant.
+    """
+
+    mean: MeanLoss
+
+    def __call__(self, model: nn.Module) -> Iterator[Tensor]:
+        for losses in self.mean.losses(model):
+            yield from losses.unbind()
+
+
 def accuracy(target: str) -> str:
     """Name of the target that gives the accuracy on the examples of `target`."""
     return f"{target} accuracy"
+
+
+def row_losses(target: str) -> str:
+    """Name of the target that gives the loss of each row of `target`."""
+    return f"{target} row losses"
+
+
+def row_losses_of(targets: Mapping[str, Target]) -> dict[str, Target]:
+    """The losses of the rows of every target that is a mean loss."""
+    return {row_losses(name): RowLosses(target) for name, target in targets.items() if isinstance(target, MeanLoss)}
 
 
 def accuracies_of(targets: Mapping[str, Target]) -> dict[str, Target]:

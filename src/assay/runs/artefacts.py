@@ -18,6 +18,7 @@ from ..core.curve import Curve, Removal
 from ..core.decision import Action, Decision
 from ..core.errors import MOST_WORDS, RunError
 from ..core.ids import Ids
+from ..core.lds import LDS, SubsetTraining
 from ..core.lineage import Lineage
 from ..core.report_data import Agreement
 from ..core.scores import Direction, Scores
@@ -359,6 +360,56 @@ def load_curve(path: str | Path) -> Curve:
     path = Path(path)
     curve = _noun("curve", Curve, path)
     return dataclasses.replace(curve, lineage=at_home(curve.lineage, path))
+
+
+def save_subset_training(training: SubsetTraining, path: Path) -> None:
+    """Save one training without a subset, so that an LDS that was stopped need not repeat it.
+
+    The path says what was trained and without which examples, and the file repeats its path.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("subset training", {**dataclasses.asdict(training), "made_of": _place(path)}, path)
+
+
+def load_subset_training(path: Path) -> SubsetTraining:
+    """The inverse of `save_subset_training`.
+
+    Raises:
+        RunError: The file is absent, damaged, of another kind, of a newer schema, or of another place, such as a copy of another file.
+    """
+    body = load_json("subset training", path)
+    with noticing_damage(path):
+        content = _typed(str, body.pop("made_of", None))
+        found = _typed(SubsetTraining, body)
+        if not all(map(math.isfinite, found.losses)):
+            raise ValueError("a loss is no finite number")
+    if content != _place(path):
+        raise RunError(f"{path} holds the training {content}, and its place says {_place(path)}; remove it.")
+    return found
+
+
+@checked_arguments
+def save_lds(lds: LDS, path: str | Path) -> None:
+    """Save the agreements of all methods.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("lds", dataclasses.asdict(lds), path)
+
+
+@checked_arguments
+def load_lds(path: str | Path) -> LDS:
+    """The inverse of `save_lds`.
+
+    Raises:
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
+    """
+    path = Path(path)
+    lds = _noun("lds", LDS, path)
+    return dataclasses.replace(lds, lineage=at_home(lds.lineage, path))
 
 
 @checked_arguments

@@ -1,0 +1,117 @@
+"""`assay lds`: do the values predict what leaving many examples out together does?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .values import MaybeWhole, Switch, Whole
+
+if TYPE_CHECKING:
+    from ..core.lds import LDS
+
+
+def lds_(
+    run: Path,
+    /,
+    *methods: str,
+    subsets: Whole = 100,
+    share: float = 0.1,
+    count: MaybeWhole = None,
+    queries: Whole = 50,
+    other_seeds: Whole = 0,
+    only_other_seeds: Switch = False,
+    form: str = "weight",
+    draw: Whole = 0,
+    recompute: Switch = False,
+    tolerance: float = 0.0,
+    executor: str = "processes",
+    workers: MaybeWhole = None,
+) -> None:
+    """Leave many examples out together: do the values predict what that does (LDS, the linear datamodeling score)?
+
+    Subsets of the examples are drawn, and the training is repeated without each. Spearman's rho over the subsets holds the sum of the values left out
+    against the loss after training: for each drawn query, if the method has values per query (their mean is LDS), and for the whole target.
+    Every finished training is kept, so that the same command goes on where it was stopped, and other methods or queries cost no
+    training. The result is saved in the run's folder, lds/.
+
+    Example: assay lds runs/digits tracin sgd_influence --subsets 100 --share 0.1 --other-seeds 3
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    methods
+        METHOD or METHOD:option=value,... of methods whose values say what helps and what harms, all of the same target.
+    subsets
+        How many subsets are drawn.
+    share
+        Share of the examples that each subset leaves out.
+    count
+        How many each leaves out, in the place of --share; 1 is leave-one-out.
+    queries
+        How many rows of the target are drawn as queries, at most.
+    other_seeds
+        Train without each subset under so many other seeds too: other weights, other order. With 2 or more it is told how well one retraining predicts
+        the others, which is what a method can hope for that knows one training.
+    only_other_seeds
+        Leave out the recorded training repeated.
+    form
+        How examples are left out of the recorded batches: weight, removed or renormalised, as `loo` takes it.
+    draw
+        Random seed by which subsets and queries are drawn.
+    recompute
+        Do every training again, even those that the folder already holds.
+    tolerance
+        Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
+        requires identical bits.
+    executor
+        processes (side by side on this machine) or inline.
+    workers
+        How many processes; by default as many as there are cores for, at the recorded number of threads each.
+    """
+    from ..cluster.executors import executor as pool_of
+    from ..experiments.execution import Execution
+    from ..experiments.lds import LeaveOutGrid, lds, name_of
+    from ..replay.config import ReplayConfig
+    from ..runs.run import Run
+    from .console import say, showing_progress
+
+    opened = Run(run)
+    grid = LeaveOutGrid(subsets, share, count, queries, not only_other_seeds, other_seeds, form, draw)  # type: ignore[arg-type]
+    with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
+        made = lds(
+            opened,
+            methods,
+            grid=grid,
+            save="recompute" if recompute else True,
+            replay_config=ReplayConfig(tolerance=tolerance),
+            execution=Execution(pool, progress),
+        )
+    show_lds(made)
+    say(f"Saved in {opened.paths.lds(name_of(made))}.")
+
+
+def show_lds(made: "LDS") -> None:
+    """The agreements as tables, and what they mean in sentences."""
+    from ..core.lds import OTHERS, RETRAINING
+    from .console import say, show_table
+
+    out = f"{made.left_out:,} of {made.examples:,} left out, {made.subsets:,} subsets"
+    for title, found in (
+        (f"LDS, mean rho over {len(made.queries):,} of {made.rows:,} queries of {made.target}: {out}", made.single),
+        (f"Rho of the whole target {made.target}: {out}", made.whole),
+    ):
+        cells = {(one.method, one.truth): one.words for one in found}
+        rows = [
+            (method, *(cells.get((method, truth), "") for truth in made.truths))
+            for method in dict.fromkeys(one.method for one in found)
+        ]
+        if rows:
+            show_table(title, ("method", *made.truths), rows, right=made.truths)
+    say("Spearman's rho over the subsets, with its 95 % interval over subsets and queries; 1 is a perfect prediction, 0 none.")
+    if any(one.method == RETRAINING for one in made.whole):
+        say(
+            f"{RETRAINING}: the losses under one other seed against the mean of the rest ({len(made.seeds)} seeds): what a method can hope for under "
+            f"{OTHERS} that knows one training."
+        )
+    for warning in made.warnings:
+        say(f"WARNING: {warning}")
