@@ -71,11 +71,12 @@ def good(folder):
     by_query = assay.attribute(run, "tracin", loop=loop, targets=held)
     verdict = assay.verify(decision, run=run, retrain=lambda ids, labels, weights, seed: 0.5 + seed / 100, seeds=3)
     curve = assay.cleanse(run, aum, grid=assay.RemovalGrid(counts=[1], draws=1), loop=loop, targets=held)
+    explained = assay.explain(run, run.ids.values[0].item(), loop=loop, k=1)
     agreed = assay.lds(run, "tracin", grid=assay.LeaveOutGrid(4, count=1, queries=1), loop=loop, targets=held)
     plan = assay.Plan.make({"data": "digits:test=1700", "net": "logistic", "recipe": {"epochs": 1}})
     evidence = assay.gather(run)
     shown = {"decision": decision, "verdict": verdict, "curves": [curve], "examples": None}
-    saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve, "lds": agreed}
+    saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve, "lds": agreed, "explanation": explained}
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
         "Loop": ((model, optimizer, loader), {}),
@@ -97,6 +98,8 @@ def good(folder):
         "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),
         "cleanse": ((run, aum), {"grid": assay.RemovalGrid([1], draws=1), "loop": loop, "targets": held}),
         "RemovalGrid": ((), {"counts": [1], "retrain": "last", "draws": 1, "chosen_by": "loss"}),
+        "explain": ((run, run.ids.values[0].item()), {"loop": loop, "k": 1}),
+        "Explanation": (tuple(getattr(explained, field.name) for field in dataclasses.fields(explained)), {}),
         "lds": ((run, "tracin"), {"grid": assay.LeaveOutGrid(4, count=1, queries=1), "loop": loop, "targets": held}),
         "LeaveOutGrid": ((), {"subsets": 4, "share": 0.1, "count": 1, "queries": 1, "form": "weight"}),
         "LDS": (tuple(getattr(agreed, field.name) for field in dataclasses.fields(agreed)), {}),

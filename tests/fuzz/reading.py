@@ -85,6 +85,7 @@ READERS = {
     "verdict": saved(artefacts.load_verdict, "x.json"),
     "outcome": saved(artefacts.load_outcome, "x.json"),
     "curve": saved(artefacts.load_curve, "x.json"),
+    "explanation": saved(artefacts.load_explanation, "x.json"),
     "lds": saved(artefacts.load_lds, "x.json"),
     "study": saved(artefacts.load_study, "x.json"),
     "plan": saved(settings_in, "x.toml"),

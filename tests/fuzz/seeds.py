@@ -15,6 +15,7 @@ from PIL import Image
 
 from assay.core.curve import NONE, RANDOM, WORST, Curve, Removal
 from assay.core.decision import Decision
+from assay.core.explanation import Behind, Explanation
 from assay.core.ids import Ids
 from assay.core.lds import LDS, RankAgreement
 from assay.core.lineage import Lineage
@@ -60,6 +61,11 @@ def made(whole: Path, place: Path) -> dict[str, bytes]:
         Verdict("d", (outcome,), (comparison,), (detection,), None, {"net": "mlp"}, lineage), place / "verdict"
     )
     artefacts.save_curve(Curve("aum", "last", removals, 1, "loss", lineage), place / "curve")
+    behind = Behind("a", 0, 0.5, 1, False, "UklGRg==", "x 1")
+    explained = Explanation(
+        "test example b", 0, "given", 1, 0.6, 0.4, ("x", "y"), "tracin", "unit", (behind,), (behind,), 4, behind, "", "", lineage
+    )
+    artefacts.save_explanation(explained, place / "explanation")
     agreement = RankAgreement("tracin", "same seed", 0.5, 0.1, 0.9, (0.4, 0.6))
     artefacts.save_lds(
         LDS("validation", ("a", "b"), 2, 4, 1, 4, "weight", (1,), (agreement,), (agreement,), lineage), place / "lds"

@@ -39,7 +39,7 @@ def places(value, way=()):
         yield from places(inner, (*way, key))
 
 
-@pytest.mark.parametrize("name", ["header", "outcome", "verdict", "curve", "lds", "study"])
+@pytest.mark.parametrize("name", ["header", "outcome", "verdict", "curve", "explanation", "lds", "study"])
 def test_any_value_at_any_place(whole, files, name):
     raw = json.loads(files[name])
     every = [way for way in places(raw) if way and way[0] not in ("format", "schema_version", "checksum")]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from assay.core.curve import Curve, Removal
 from assay.core.decision import Action, Decision
 from assay.core.errors import NotWritten, RunError
+from assay.core.explanation import Explanation
 from assay.core.ids import Ids
 from assay.core.lds import LDS, RankAgreement, SubsetTraining
 from assay.core.lineage import SCHEMA, Lineage
@@ -232,6 +233,7 @@ OUTCOME = Outcome("kept", 0, 0.5, 1.0, 10, 20, 0.1)
 VERDICT = Verdict("top_k", (OUTCOME,), (Comparison("kept", "all", 0.1, 0.0, 0.2, 0.04, "t", 2),))
 REMOVAL = Removal("none", 0, 0, 0.5, 1.0, 0.5, 1.0, 0.1)
 CURVE = Curve("aum", "last", (REMOVAL,), 0, "loss")
+EXPLANATION = Explanation("test example 1", 0, "given", 1, 0.6, 0.4, ("a", "b"), "tracin", "unit", (), (), 10)
 AGREEMENT = RankAgreement("tracin", "same seed", 0.5, None, None)
 KINDS = {
     "scores": (artefacts.save_scores, artefacts.load_scores, SCORES),
@@ -241,6 +243,7 @@ KINDS = {
     "curve": (artefacts.save_curve, artefacts.load_curve, CURVE),
     "removal": (artefacts.save_removal, artefacts.load_removal, REMOVAL),
     "subset training": (artefacts.save_subset_training, artefacts.load_subset_training, SubsetTraining(1, None, (0.5,), 0.1)),
+    "explanation": (artefacts.save_explanation, artefacts.load_explanation, EXPLANATION),
     "lds": (artefacts.save_lds, artefacts.load_lds, LDS("validation", (1, 2), 9, 10, 1, 4, "weight", (), (), (AGREEMENT,))),
 }
 

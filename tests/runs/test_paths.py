@@ -25,8 +25,9 @@ def test_nothing_stands_in_the_place_of_something_else():
         paths.verdict("dual"),
         paths.curve("dual"),
         paths.lds("dual"),
+        paths.explanation("dual"),
         paths.trial("x", "kept", 1),
     ]
     everything = [*alone, *by_epoch, *named]
-    assert len(set(everything)) == len(everything) == 8 + 15 + 6
+    assert len(set(everything)) == len(everything) == 8 + 15 + 7
     assert sorted(map(str, by_epoch[:10:5])) == [str(paths.shard(0)), str(paths.shard(1))]

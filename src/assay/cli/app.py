@@ -14,6 +14,7 @@ from .choose import choose_
 from .cleanse import cleanse_
 from .demo import demo_
 from .exchange import export_, import_
+from .explain import explain_
 from .inspect import inspect_
 from .lds import lds_
 from .record import record_
@@ -40,6 +41,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "record": record_,
     "score": score_,
     "attribute": attribute_,
+    "explain": explain_,
     "cleanse": cleanse_,
     "choose": choose_,
     "verify": verify_,

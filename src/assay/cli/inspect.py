@@ -61,6 +61,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         ("verdicts", "json"),
         ("curves", "json"),
         ("lds", "json"),
+        ("explanations", "json"),
     ):
         names = sorted(path.stem for path in (opened.folder / noun).glob(f"*.{suffix}"))
         rows.append((noun, ", ".join(names) or "none"))

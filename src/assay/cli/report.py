@@ -42,7 +42,7 @@ def report_(
     from ..runs.artefacts import load_decision, load_verdict
     from ..runs.run import Run
     from .console import say
-    from .saved import curves_of, decision_of, saved_scores
+    from .saved import curves_of, decision_of, explanations_of, saved_scores
 
     opened = Run(run)
     table = {one.title: one for one in saved_scores(opened)}
@@ -53,7 +53,8 @@ def report_(
         if opened.paths.verdict(path.stem).exists():
             verdict = load_verdict(opened.paths.verdict(path.stem))
     # A policy that reads no score decides without any.
-    if not table and (chosen is None or (chosen.lineage is not None and "scores" in chosen.lineage.parents)):
+    explained = explanations_of(opened)
+    if not table and not explained and (chosen is None or (chosen.lineage is not None and "scores" in chosen.lineage.parents)):
         raise UsageError(f"{run} holds no scores; make them with `assay score {run} all`.")
     opener = first or next((name for name in table if chosen is not None and chosen.title.endswith(f" by {name}")), "")
     # A score with a meaning of its sign is read most easily.
@@ -64,6 +65,6 @@ def report_(
         raise UnknownName("score in this run", opener, table)
     table = dict(sorted(table.items(), key=lambda item: item[0] != opener))
     curves = curves_of(opened, table)
-    options = ReportOptions(title=title, most=most)
+    options = ReportOptions(title=title, most=most, explanations=explained)
     where = report(opened, table, out, decision=chosen, verdict=verdict, curves=curves, options=options)
     say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ..core.curve import Curve
 from ..core.errors import Mismatch, UnknownName, UsageError
+from ..core.explanation import Explanation
 from ..core.scores import Scores
 from ..experiments.cleanse import saved_curves
-from ..runs.artefacts import load_scores
+from ..runs.artefacts import load_explanation, load_scores
 from ..runs.run import Run
 
 
@@ -76,5 +77,23 @@ def curves_of(run: Run, scores: Mapping[str, Scores]) -> list[Curve]:
             raise Mismatch(
                 f"The saved curve of {one.scores} was {what}; make it again: assay cleanse {run.folder} {one.scores} --retrain "
                 f"{one.retrained}."
+            )
+    return found
+
+
+def explanations_of(run: Run) -> list[Explanation]:
+    """Every explanation saved in the run, in the order of their names.
+
+    Raises:
+        Mismatch: An explanation belongs to another recording.
+        RunError: An explanation is damaged.
+    """
+    found = []
+    for path in sorted(run.paths.explanation("x").parent.glob("*.json")):
+        found.append(one := load_explanation(path))
+        made_of = one.lineage.parents.get("run") if one.lineage is not None else None
+        if made_of != run.fingerprint:
+            raise Mismatch(
+                f"{path} was made from recording {made_of or 'unknown'}, {run.folder} holds {run.fingerprint}; explain it again, or take the file away."
             )
     return found

@@ -120,6 +120,9 @@ class LDS:
             truth: What it is held against; by default the first.
             whole: The loss of the whole target instead of the mean over queries.
 
+        Returns:
+            The correlation with its interval.
+
         Raises:
             UsageError: There is none.
         """

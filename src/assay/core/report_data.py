@@ -10,6 +10,7 @@ from torch import Tensor
 from .curve import Curve
 from .decision import Decision
 from .errors import UsageError, listed
+from .explanation import Explanation
 from .ids import Ids
 from .lineage import Lineage
 from .scores import Scores
@@ -292,6 +293,7 @@ class ReportData:
         influences: At most one per score: the examples that harm and help most.
         comparisons: Scores compared with exact or measured ones of the same target.
         curves: Accuracy against how many of the worst are left out.
+        explanations: The training examples behind single predictions.
         verdict: Whether the decision was right, if examples were retrained.
         detections: How well each score finds known wrong labels, where there is no verdict to say so.
         cleaning: The decision against the known truth, where there is no verdict to say so.
@@ -314,6 +316,7 @@ class ReportData:
     influences: tuple[Influence, ...] = ()
     comparisons: tuple[ScoreComparison, ...] = ()
     curves: tuple[Curve, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
     verdict: Verdict | None = None
     detections: tuple[Detection, ...] = ()
     cleaning: Cleaning | None = None

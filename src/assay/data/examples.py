@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Protocol
 
 import torch
 from jaxtyping import Int
@@ -110,6 +111,18 @@ class Examples:
         )
 
 
+class RowReader(Protocol):
+    """Reads a row of a user's own as the training part was read."""
+
+    def read(self, path: str) -> tuple[Tensor, int | None, tuple[str, ...]]:
+        """The encoded row, (1, dims); its class where the file says it; and its cells as text.
+
+        Raises:
+            UsageError: The file holds no such row.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """Training and test part of a dataset, as a reader returns them.
@@ -119,12 +132,14 @@ class Split:
         test: Examples to measure accuracy on; never valued.
         true_labels: True class of each training example, if the dataset holds it besides the given one. No method may read it.
         notes: What the reader had to decide on the way, a sentence each, for people to read.
+        own: For tables, what reads a row of the user's own; else None.
     """
 
     train: Examples
     test: Examples
     true_labels: Int[Tensor, " examples"] | None = None
     notes: tuple[str, ...] = ()
+    own: RowReader | None = None
 
     def __post_init__(self):
         train, test = self.train, self.test

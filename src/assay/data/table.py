@@ -113,12 +113,15 @@ class Table(AbstractDataset):
         """Read one or two files and encode them."""
         train = self._read(self.path)
         test = self._read(self.test) if isinstance(self.test, str) else None
-        return split(
+        made = split(
             train,
             test if test is not None else float(self.test),
             Columns(self.label, self.id, self.on_missing, _names(self.categorical), _names(self.drop), self.most_categories),
             seed=self.seed,
         )
+        assert isinstance(made.own, OwnRow)
+        delimiter = "\t" if self.delimiter == "tab" else self.delimiter
+        return dataclasses.replace(made, own=dataclasses.replace(made.own, missing=_names(self.missing), delimiter=delimiter))
 
     def _read(self, path: str) -> Cells:
         file = file_at(path)
@@ -352,6 +355,54 @@ class Encoder:
         return tuple(said)
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnRow:
+    """Reads a row of a user's own as the rows of the training part were read.
+
+    Attributes:
+        encoder: Columns as they were fitted.
+        columns: Name of each column of the table.
+        inputs: Positions of those that are inputs.
+        shown: Positions of those that people are shown.
+        target: Position of the label.
+        class_names: The classes.
+        missing: Texts that mean a missing cell.
+        delimiter: What stands between cells.
+    """
+
+    encoder: Encoder
+    columns: tuple[str, ...]
+    inputs: tuple[int, ...]
+    shown: tuple[int, ...]
+    target: int
+    class_names: tuple[str, ...]
+    missing: tuple[str, ...] = ("?",)
+    delimiter: str = ","
+
+    def read(self, path: str) -> tuple[Tensor, int | None, tuple[str, ...]]:
+        """The one row of a CSV file with a header, whose columns may stand in any order; those that are no input may be left out.
+
+        Returns:
+            The encoded row, (1, dims); its class if the file has the label's column; and its cells as people are shown them.
+
+        Raises:
+            UsageError: Not one row, a column that is lacking or unknown, or a cell that cannot be used.
+        """
+        cells = read_csv(file_at(path), delimiter=self.delimiter, missing=self.missing)
+        if len(cells.rows) != 1:
+            raise UsageError(f"{path} holds {len(cells.rows)} rows; give one, below a header that names its columns.")
+        if absent := [self.columns[i] for i in self.inputs if self.columns[i] not in cells.columns]:
+            raise UsageError(f"{path} lacks the columns {listed(absent, len(absent))}; its header must name all inputs.")
+        if alien := [name for name in cells.columns if name not in self.columns]:
+            raise UsageError(f"{path}: the table trained on has no columns {listed(alien, len(alien))}; leave them out.")
+        (row,) = cells.rows
+        whole = tuple(row[cells.columns.index(name)] if name in cells.columns else None for name in self.columns)
+        cells = dataclasses.replace(cells, columns=self.columns, rows=[whole])
+        known = whole[self.target] is not None
+        label = int(_encoded(cells, _labels(cells, self.target), self.target, self.class_names)[0]) if known else None
+        return self.encoder.apply(cells), label, _shown(cells, self.shown)[0]
+
+
 def fit(cells: Cells, inputs: Sequence[int], categorical: Sequence[int] = (), most_categories: int = 200) -> Encoder:
     """Means, deviations and categories of the columns `inputs` of a training part.
 
@@ -473,7 +524,8 @@ def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> 
         Examples(which, encoder.apply(cells), numbers, names, rows=_shown(cells, shown), columns=columns)
         for cells, which, numbers in ((train, ids, classes), (test, test_ids, test_classes))
     ]
-    return Split(parts[0], parts[1], notes=(*_mixed(train, encoder, tuple(codes)), *encoder.notes(test)))
+    own = OwnRow(encoder, train.columns, tuple(inputs), tuple(shown), target, names)
+    return Split(parts[0], parts[1], notes=(*_mixed(train, encoder, tuple(codes)), *encoder.notes(test)), own=own)
 
 
 def _position(cells: Cells, column: int | str) -> int:

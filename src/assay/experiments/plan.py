@@ -22,7 +22,7 @@ from ..core.lineage import fingerprint
 from ..core.live_selection import AbstractLiveSelector
 from ..core.method import AbstractMethod
 from ..data.corruption import plant
-from ..data.examples import Examples
+from ..data.examples import Examples, RowReader
 from ..data.splitting import held_out, subset
 from ..data.transforms import augment
 from ..maths import draws
@@ -281,14 +281,14 @@ class Plan(pydantic.BaseModel):
             validation, train = train.take(apart), train.take(~apart)
             true = None if true is None else true[~apart]
         if self.plant is None:
-            return LoadedData(train, split.test, true, split.notes, validation)
+            return LoadedData(train, split.test, true, split.notes, validation, split.own)
         if true is not None:
             raise UsageError(
                 f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
             )
         seed = self.seed if self.plant.seed is None else self.plant.seed
         planted = plant(train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
-        return LoadedData(planted.examples, split.test, planted.true_labels, split.notes, validation)
+        return LoadedData(planted.examples, split.test, planted.true_labels, split.notes, validation, split.own)
 
     def build(self, loaded: "LoadedData", seed: int) -> nn.Module:
         """The net with new initial weights.
@@ -326,6 +326,7 @@ class LoadedData:
         true_labels: True class of each training example, where it is known.
         notes: What the reader of the data had to decide, a sentence each.
         validation: The examples that the plan held out of the training examples, under the labels that were given; None if nothing.
+        own: For tables, what reads a row of the user's own; else None.
     """
 
     train: Examples
@@ -333,6 +334,7 @@ class LoadedData:
     true_labels: Int[Tensor, " examples"] | None
     notes: tuple[str, ...] = ()
     validation: Examples | None = None
+    own: RowReader | None = None
 
     @functools.cached_property
     def content(self) -> str:

@@ -14,6 +14,7 @@ from ..core.curve import Curve
 from ..core.decision import Decision
 from ..core.errors import Mismatch, UsageError
 from ..core.evidence import Evidence
+from ..core.explanation import Explanation
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.needs import Need
@@ -49,6 +50,7 @@ class ReportOptions:
         truth: Ids and true labels; by default those kept beside the run.
         title: Heading; by default made from the data and the run's folder.
         most: How many examples are shown one by one, at most.
+        explanations: Explanations of predictions that are shown.
 
     Raises:
         UsageError: No example may be shown, or a value is of a wrong kind.
@@ -57,6 +59,7 @@ class ReportOptions:
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None
     title: str = ""
     most: int = MOST_SHOWN
+    explanations: Sequence[Explanation] = ()
 
     def __post_init__(self):
         if self.most < 1:
@@ -103,6 +106,12 @@ def report_data(
         if curve.lineage is not None and curve.lineage.dataset != run.dataset:
             raise Mismatch(
                 f"The curve of {curve.scores} is of dataset {curve.lineage.dataset}, {run.folder} recorded {run.dataset}; cleanse this run."
+            )
+    for one in options.explanations:
+        made_of = one.lineage.parents.get("run") if one.lineage is not None else None
+        if made_of not in (None, run.fingerprint):
+            raise Mismatch(
+                f"The explanation of {one.query} is of recording {made_of}, {run.folder} holds {run.fingerprint}; explain it again."
             )
     judged = verdict.lineage.parents.get("decision") if verdict is not None and verdict.lineage is not None else None
     if decision is not None and judged not in (None, decision.fingerprint):
@@ -156,6 +165,7 @@ def report_data(
         influences=felt,
         comparisons=comparisons(scores, known),
         curves=tuple(curves),
+        explanations=tuple(options.explanations),
         verdict=verdict,
         detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
         cleaning=_cleaning(decision, run, truth) if verdict is None else None,

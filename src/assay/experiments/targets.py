@@ -20,6 +20,7 @@ from .plan import LoadedData
 
 ROW = 64
 """Bytes of an input above which its hash stands for it."""
+TRAINED_ON = "The input of target {!r} is also the input of a training example, which then helps itself."
 
 
 def target_of(name: str, given: Given, run: Run) -> Target:
@@ -29,6 +30,8 @@ def target_of(name: str, given: Given, run: Run) -> Target:
         Mismatch: Some of its examples are trained on.
         UsageError: It is neither a function nor examples nor tensors.
     """
+    if isinstance(given, MeanLoss):
+        return given
     if isinstance(given, Examples):
         known = set(run.ids)
         if both := [one for one in given.ids if one in known]:
@@ -128,17 +131,22 @@ def check_disjoint(replay: Replay, asked: Collection[str] | None) -> dict[str, s
         trained = {row for value in _tensors(replay.training.clean(positions), len(positions)) for row in _bytes(value)}
         for name, own in sought.items():
             met[name] |= trained & own
+    remarks: dict[str, str] = {}
     for name, own in sought.items():
+        target = replay.given[name]
+        if isinstance(target, MeanLoss) and target.trained_on:
+            remarks |= {name: TRAINED_ON.format(name)} if met[name] else {}
+            continue
         if 2 * len(met[name]) >= len(own):
             raise Mismatch(
                 f"{len(met[name])} of the {len(own)} examples of target {name!r} are trained on; what is trained on cannot say what helps. "
                 "Hold other examples out."
             )
-    return {
-        name: f"{len(rows)} of the {len(sought[name])} inputs of target {name!r} are also inputs of training examples, which then help themselves."
-        for name, rows in met.items()
-        if rows
-    }
+        if met[name]:
+            remarks[name] = (
+                f"{len(met[name])} of the {len(own)} inputs of target {name!r} are also inputs of training examples, which then help themselves."
+            )
+    return remarks
 
 
 def _tensors(batch: object, size: int) -> list[Tensor]:

@@ -100,6 +100,7 @@ class MeanLoss:
         weights: Weight of each example; the weights are divided by their sum.
         prepare: Turns a part of the inputs into what the net takes.
         ids: Of the examples, where they have any.
+        trained_on: Whether the examples may be trained on: the loss of a training example itself is asked for.
     """
 
     inputs: Tensor
@@ -107,6 +108,7 @@ class MeanLoss:
     weights: Tensor
     prepare: Callable[[Tensor], Tensor] | None = None
     ids: Ids | None = None
+    trained_on: bool = False
 
     @property
     def queries(self) -> Queries:

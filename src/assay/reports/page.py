@@ -33,6 +33,7 @@ def render(report: ReportData) -> str:
     inlined = scripts([f"vendor/{name}" for name in SCRIPTS] + ["theme.js", "page.js"])
     made = environment()
     made.filters["measure"] = _measure
+    made.filters["signed"] = _signed
     return made.get_template("page.html.j2").render(
         report=report,
         arm=charts.arm,

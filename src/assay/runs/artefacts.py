@@ -17,6 +17,7 @@ from ..core.arguments import checked_arguments
 from ..core.curve import Curve, Removal
 from ..core.decision import Action, Decision
 from ..core.errors import MOST_WORDS, RunError
+from ..core.explanation import Explanation
 from ..core.ids import Ids
 from ..core.lds import LDS, SubsetTraining
 from ..core.lineage import Lineage
@@ -410,6 +411,28 @@ def load_lds(path: str | Path) -> LDS:
     path = Path(path)
     lds = _noun("lds", LDS, path)
     return dataclasses.replace(lds, lineage=at_home(lds.lineage, path))
+
+
+@checked_arguments
+def save_explanation(explanation: Explanation, path: str | Path) -> None:
+    """Save the examples behind one prediction, with their thumbnails.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("explanation", dataclasses.asdict(explanation), path)
+
+
+@checked_arguments
+def load_explanation(path: str | Path) -> Explanation:
+    """The inverse of `save_explanation`.
+
+    Raises:
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
+    """
+    path = Path(path)
+    explanation = _noun("explanation", Explanation, path)
+    return dataclasses.replace(explanation, lineage=at_home(explanation.lineage, path))
 
 
 @checked_arguments

@@ -157,6 +157,10 @@ class RunPaths:
         """One curve of accuracy against removals."""
         return self.folder / "curves" / f"{title_slug(name)}.json"
 
+    def explanation(self, name: str) -> Path:
+        """One explanation of a prediction."""
+        return self.folder / "explanations" / f"{slug(name)}.json"
+
     def lds(self, name: str) -> Path:
         """One LDS of some methods."""
         return self.folder / "lds" / f"{title_slug(name)}.json"
