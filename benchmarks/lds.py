@@ -2,7 +2,7 @@
 
 Subsets that leave out a fixed share of the training examples are drawn; for each query (an example of the test part, drawn) the scores of
 what is left out are added up, and Spearman's rho over the subsets holds these sums against the query's loss after training without them.
-LDS is the mean of rho over the queries. Its interval is over queries and subsets, which all queries share (`crossed.py`).
+LDS is the mean of rho over the queries. Its interval is over queries and subsets, which all queries share (`assay.maths.crossed`).
 
 Same seed: the recorded run itself taken again, same initial weights and same batches, either with the left-out losses at weight 0 and the
 mean still over the whole batch (`weight`, what influence predicts), or with the mean over those that stay (`renormalised`).
@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from crossed import correlations, interval
 from machine import report
 from own_loop import Epochs, record
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from assay.data.digits import Digits
 from assay.data.examples import Split
 from assay.data.mnist import MNIST
 from assay.experiments.evidence import open_replay
-from assay.maths import draws
+from assay.maths import crossed, draws
 from assay.methods import parse
 
 RATE, BATCH = 0.1, 64
@@ -95,7 +94,11 @@ def lds(predicted: Tensor, actual: Tensor) -> dict:
         actual: (subsets, queries).
     """
     given = predicted.numpy(), actual.numpy()
-    return {"lds": round(float(correlations(*given).mean()), 4), "interval": [round(end, 4) for end in interval(*given)]}
+    ends = crossed.crossed_interval(*given)
+    return {
+        "lds": round(float(crossed.query_correlations(*given).mean()), 4),
+        "interval": None if ends is None else [round(end, 4) for end in ends],
+    }
 
 
 def read(case: Case, path: str | None) -> Split:

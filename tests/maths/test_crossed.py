@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_1samp
 
 from assay.maths import crossed
 
@@ -60,18 +60,39 @@ def test_no_interval_where_there_is_none():
     assert crossed.crossed_interval(predicted[:, :1], actual[:, :1]) == crossed.spearman_interval(one, 10)
 
 
-@pytest.mark.parametrize(("shared", "own"), [(0.7, 0.7), (2.0, 0.2)])
-def test_the_interval_holds_the_mean_of_all_queries_and_subsets(shared, own):
-    rng = np.random.default_rng(2)
-    truth = crossed.query_correlations(*world(rng, 4000, 200, shared, own)).mean()
-    draws = [world(rng, 20, 10, shared, own) for _ in range(60)]
-    held = [low <= truth <= high for low, high in (crossed.crossed_interval(*one) for one in draws)]
-    assert np.mean(held) >= 0.9
-    if shared > 1:
-        # An interval over queries alone does not see what they share.
-        alone = [crossed.query_correlations(*one) for one in draws]
-        naive = [abs(rhos.mean() - truth) <= 2.26 * rhos.std(ddof=1) / 10**0.5 for rhos in alone]
-        assert np.mean(naive) < 0.75
+def measured(draw, subsets, queries, shared):
+    """What was predicted and what was seen; retraining without a subset has noise that all queries share."""
+    signal = draw.normal(size=(subsets, queries))
+    gain = np.clip(1 + 0.3 * draw.normal(size=queries), 0, None)
+    noise = shared * draw.normal(size=(subsets, 1)) + draw.normal(size=(subsets, queries))
+    return signal + 0.5 * shared * draw.normal(size=(subsets, 1)), gain * signal + noise
+
+
+def covered(subsets, queries, shared, trials):
+    """Part of the crossed intervals, and of Student's over queries alone, that hold the mean over all that could have been drawn."""
+    draw = np.random.default_rng(subsets)
+    true = np.mean([crossed.query_correlations(*measured(draw, subsets, queries, shared)).mean() for _ in range(2000)])
+    both = alone = 0
+    for _ in range(trials):
+        found = measured(draw, subsets, queries, shared)
+        low, high = crossed.crossed_interval(*found)
+        ends = ttest_1samp(crossed.query_correlations(*found), 0).confidence_interval(0.95)
+        both += low <= true <= high
+        alone += ends[0] <= true <= ends[1]
+    return both / trials, alone / trials
+
+
+def test_the_interval_covers_where_one_over_queries_does_not():
+    both, alone = covered(20, 10, 2.0, 60)
+    assert alone < 0.94 - 3 * (0.94 * 0.06 / 60) ** 0.5 < both
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [0.0, 1.0, 2.0])
+def test_the_interval_covers_at_the_benchmarks_size(shared):
+    both, alone = covered(100, 50, shared, 150)
+    print(f"LDS, shared noise {shared:g}: covers {100 * both:.1f} %, over queries alone {100 * alone:.1f} %")
+    assert both > 0.94 - 3 * (0.94 * 0.06 / 150) ** 0.5
 
 
 @pytest.mark.parametrize(("rho", "subsets"), [(0.0, 10), (0.5, 30), (0.9, 30), (0.9, 100)])
