@@ -5,7 +5,9 @@ from .core.decision import Decision as Decision
 from .core.errors import AssayError as AssayError
 from .core.evidence import Evidence as Evidence
 from .core.evidence import ReplayedFacts as ReplayedFacts
+from .core.explanation import Explanation as Explanation
 from .core.ids import Ids as Ids
+from .core.lds import LDS as LDS
 from .core.needs import Need as Need
 from .core.scores import Direction as Direction
 from .core.scores import Scores as Scores
@@ -22,6 +24,9 @@ from .experiments.evidence import gather as gather
 from .experiments.evidence import gather_inputs as gather_inputs
 from .experiments.evidence import gather_logits as gather_logits
 from .experiments.execution import Execution as Execution
+from .experiments.explain import explain as explain
+from .experiments.lds import LeaveOutGrid as LeaveOutGrid
+from .experiments.lds import lds as lds
 from .experiments.plan import Plan as Plan
 from .experiments.power import seeds_needed as seeds_needed
 from .experiments.record import untrained as untrained
@@ -40,11 +45,15 @@ from .replay.live_methods import LiveMethods as LiveMethods
 from .replay.loop import Loop as Loop
 from .runs.artefacts import load_curve as load_curve
 from .runs.artefacts import load_decision as load_decision
+from .runs.artefacts import load_explanation as load_explanation
+from .runs.artefacts import load_lds as load_lds
 from .runs.artefacts import load_scores as load_scores
 from .runs.artefacts import load_study as load_study
 from .runs.artefacts import load_verdict as load_verdict
 from .runs.artefacts import save_curve as save_curve
 from .runs.artefacts import save_decision as save_decision
+from .runs.artefacts import save_explanation as save_explanation
+from .runs.artefacts import save_lds as save_lds
 from .runs.artefacts import save_scores as save_scores
 from .runs.artefacts import save_verdict as save_verdict
 from .runs.attributions import load_attribution as load_attribution
@@ -59,6 +68,7 @@ from .studies.scaling import study_scaling as study_scaling
 __version__: str
 
 __all__ = [
+    "LDS",
     "AssayError",
     "Attribution",
     "Curve",
@@ -68,7 +78,9 @@ __all__ = [
     "Direction",
     "Evidence",
     "Execution",
+    "Explanation",
     "Ids",
+    "LeaveOutGrid",
     "LiveMethods",
     "LiveSelection",
     "Loop",
@@ -93,12 +105,16 @@ __all__ = [
     "curve_for",
     "examples_from_arrays",
     "examples_from_dataset",
+    "explain",
     "gather",
     "gather_inputs",
     "gather_logits",
+    "lds",
     "load_attribution",
     "load_curve",
     "load_decision",
+    "load_explanation",
+    "load_lds",
     "load_scores",
     "load_study",
     "load_verdict",
@@ -107,6 +123,8 @@ __all__ = [
     "report_data",
     "save_curve",
     "save_decision",
+    "save_explanation",
+    "save_lds",
     "save_scores",
     "save_verdict",
     "score",

@@ -26,9 +26,9 @@ def lds_(
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
-    """Leave many examples out together: do the values predict what that does (LDS, the linear datamodeling score)?
+    """Leave many examples out together: do the values predict it?
 
-    Subsets of the examples are drawn, and the training is repeated without each. Spearman's rho over the subsets holds the sum of the values left out
+    This measures LDS, the linear datamodeling score. Subsets of the examples are drawn, and the training is repeated without each. Spearman's rho over the subsets holds the sum of the values left out
     against the loss after training: for each drawn query, if the method has values per query (their mean is LDS), and for the whole target.
     Every finished training is kept, so that the same command goes on where it was stopped, and other methods or queries cost no
     training. The result is saved in the run's folder, lds/.
@@ -50,8 +50,8 @@ def lds_(
     queries
         How many rows of the target are drawn as queries, at most.
     other_seeds
-        Train without each subset under so many other seeds too: other weights, other order. With 2 or more it is told how well one retraining predicts
-        the others, which is what a method can hope for that knows one training.
+        Train without each subset under so many other seeds too: other weights, other order. With 2 or more it is told how well the losses under one of
+        them hold against the mean of the rest: what one real retraining reaches.
     only_other_seeds
         Leave out the recorded training repeated.
     form
@@ -95,10 +95,12 @@ def show_lds(made: "LDS") -> None:
     from ..core.lds import OTHERS, RETRAINING
     from .console import say, show_table
 
-    out = f"{made.left_out:,} of {made.examples:,} left out, {made.subsets:,} subsets"
+    say(
+        f"{made.left_out:,} of {made.examples:,} examples left out together, {made.subsets:,} subsets; target {made.target}, {made.rows:,} rows."
+    )
     for title, found in (
-        (f"LDS, mean rho over {len(made.queries):,} of {made.rows:,} queries of {made.target}: {out}", made.single),
-        (f"Rho of the whole target {made.target}: {out}", made.whole),
+        (f"LDS: mean rho over {len(made.queries):,} queries", made.single),
+        ("Rho of the whole target", made.whole),
     ):
         cells = {(one.method, one.truth): one.words for one in found}
         rows = [
@@ -110,8 +112,8 @@ def show_lds(made: "LDS") -> None:
     say("Spearman's rho over the subsets, with its 95 % interval over subsets and queries; 1 is a perfect prediction, 0 none.")
     if any(one.method == RETRAINING for one in made.whole):
         say(
-            f"{RETRAINING}: the losses under one other seed against the mean of the rest ({len(made.seeds)} seeds): what a method can hope for under "
-            f"{OTHERS} that knows one training."
+            f"{RETRAINING}: the losses under one of the {len(made.seeds)} {OTHERS} against the mean of the rest, which is what one real retraining "
+            "reaches."
         )
     for warning in made.warnings:
         say(f"WARNING: {warning}")

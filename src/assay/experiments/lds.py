@@ -141,8 +141,8 @@ def lds(
     Subsets of the examples are drawn, and the model is trained without each. The values of the examples left out are added up, and Spearman's
     rho over the subsets holds these sums against the losses after training. For methods with values per query that is done for each of the
     drawn queries, and LDS is the mean of rho over them. For every method it is done for the loss of the whole target. Intervals are of
-    95 %, over queries and subsets (`maths.crossed`), for these seeds. With two other seeds or more it is also told how well one training
-    predicts the mean of the others: what a method can hope for that knows one training.
+    95 %, over queries and subsets (`maths.crossed`), for these seeds. With two other seeds or more it is also told how well the losses
+    under one of them hold against the mean of the rest: what one real retraining reaches.
 
     Args:
         run: The run.
@@ -435,11 +435,9 @@ class _Trainings:
             if seed is None:
                 continue
             assert self.plan is not None
-            stays = torch.ones(len(self.run.ids), dtype=torch.bool)
-            stays[groups[place]] = False
             keys[f"lds-{seed}-{place:04d}"] = seed, place
             # As bytes, as arms are sent.
-            work = pickle.dumps((self.plan.plain(), self.run.ids.take(stays).values, self.run.labels[stays].numpy(), self.target))
+            work = pickle.dumps((self.plan.plain(), self.run.ids.take(groups[place]).values, self.target))
             calls.append(Call(f"lds-{seed}-{place:04d}", fresh_losses, (work, seed)))
         for name, (losses, seconds) in run_all(pool or InlineExecutor(), calls, self.run.paths.logs) if calls else ():
             yield keys[name], losses, seconds
@@ -452,11 +450,15 @@ def fresh_losses(work: bytes, seed: int) -> tuple[list[float], float]:
         AssayError: As `training.loop.train`, or the model has diverged.
     """
     began = time.perf_counter()
-    plain, ids, labels, target = pickle.loads(work)
+    plain, left_out, target = pickle.loads(work)
     with TURN:
         plan = Plan.make(plain)
         loaded = load_data(plan)
-        arm = Arm("without", Ids(ids), torch.from_numpy(labels), torch.ones(len(ids), dtype=torch.float64))
+        examples = loaded.train
+        stays = torch.ones(len(examples), dtype=torch.bool)
+        stays[examples.ids.positions(Ids(left_out), plan.data)] = False
+        kept = examples.ids.take(stays)
+        arm = Arm("without", kept, examples.labels[stays], torch.ones(len(kept), dtype=torch.float64))
         model, state = trained_model(plan, loaded, arm, seed)
         rows = planned_targets(loaded, [target])[target]
         assert isinstance(rows, MeanLoss)
