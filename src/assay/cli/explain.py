@@ -22,7 +22,7 @@ def explain_(
     k: Annotated[int, Parameter(name=["--k", "-k"], converter=whole)] = 5,
     forget: Switch = False,
 ) -> None:
-    """Say which training examples are behind one prediction: which help it and which harm it.
+    """Say which training examples help and harm one prediction.
 
     A method that predicts how a target changes is given the loss of the query as its target: of its given label, of the class that --label names,
     or else of the class that the model predicts. The explanation is saved in the run's folder, explanations/, and `assay report` shows

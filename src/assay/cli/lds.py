@@ -28,8 +28,9 @@ def lds_(
 ) -> None:
     """Leave many examples out together: do the values predict it?
 
-    This measures LDS, the linear datamodeling score. Subsets of the examples are drawn, and the training is repeated without each. Spearman's rho over the subsets holds the sum of the values left out
-    against the loss after training: for each drawn query, if the method has values per query (their mean is LDS), and for the whole target.
+    This measures LDS, the linear datamodeling score. Subsets of the examples are drawn, and the training is repeated without each. Spearman's rho
+    over the subsets holds the sum of the values left out against the loss after training: for each drawn query, if the method has values per
+    query (their mean is LDS), and for the whole target.
     Every finished training is kept, so that the same command goes on where it was stopped, and other methods or queries cost no
     training. The result is saved in the run's folder, lds/.
 
