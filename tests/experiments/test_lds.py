@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 import assay
 from assay.cluster.executors import InlineExecutor
-from assay.core.errors import NumericalError, RunError, UsageError
+from assay.core.errors import MissingEvidence, NumericalError, RunError, UsageError
 from assay.core.lds import OTHERS, RETRAINING, SAME
 from assay.experiments import lds as module
 from assay.experiments import retraining
@@ -223,7 +223,7 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(held, monkeypatch,
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"subsets": 3}, {"share": 0.0}, {"share": 1.0}, {"count": 0}, {"queries": 0}, {"other_seeds": -1}, {"same_seed": False}, {"draw": -1}, {"form": "x"}],
+    [{"subsets": 3}, {"share": 0.0}, {"share": 1.0}, {"count": 0}, {"queries": 0}, {"other_seeds": -1}, {"same_seed": False}, {"draw": -1}, {"form": "x"}, {"share": 0.1, "count": 3}, {"form": "removed", "same_seed": False, "other_seeds": 1}],
 )  # fmt: skip
 def test_a_grid_out_of_range_is_refused(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
@@ -251,3 +251,9 @@ def test_a_forged_training_is_trained_again(mine):
     with pytest.raises(RunError, match="and its place says"):
         assay.runs.artefacts.load_subset_training(one)
     assert lds(mine, ["tracin"], grid=grid, save=True).fingerprint == first.fingerprint
+
+
+def test_a_run_without_training_has_none_to_repeat(tmp_path):
+    run = assay.untrained(small.plan(validation=0.2, recipe=None), tmp_path / "run")
+    with pytest.raises(MissingEvidence, match="holds data only, and LDS repeats a training"):
+        lds(run, ["aum"])

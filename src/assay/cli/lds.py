@@ -14,7 +14,7 @@ def lds_(
     /,
     *methods: str,
     subsets: Whole = 100,
-    share: float = 0.1,
+    share: float | None = None,
     count: MaybeWhole = None,
     queries: Whole = 50,
     other_seeds: Whole = 0,
@@ -45,9 +45,9 @@ def lds_(
     subsets
         How many subsets are drawn.
     share
-        Share of the examples that each subset leaves out.
+        Share of the examples that each subset leaves out; by default 0.1.
     count
-        How many each leaves out, in the place of --share; 1 is leave-one-out.
+        How many each leaves out, instead of a share; 1 is leave-one-out.
     queries
         How many rows of the target are drawn as queries, at most.
     other_seeds

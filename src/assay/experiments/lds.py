@@ -16,7 +16,7 @@ from .. import __version__
 from ..cluster.executors import Call, InlineExecutor, run_all
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.attribution import AbstractAttributor, PairCheck, checked_values
-from ..core.errors import BadScores, UsageError
+from ..core.errors import BadScores, MissingEvidence, UsageError
 from ..core.ids import Ids
 from ..core.lds import LDS, OTHERS, RETRAINING, SAME, RankAgreement, SubsetTraining
 from ..core.lineage import Lineage, fingerprint
@@ -39,13 +39,15 @@ from .models import members_of, open_models
 from .plan import Plan, has_plan, load_data, plan_of
 from .request import Request
 from .retraining import Retraining
-from .scorable import check_untrained, check_wanted, is_replayed, looks_at_inputs
+from .scorable import check_wanted, is_replayed, looks_at_inputs
 from .score import score
 from .targets import planned_targets
 from .trials import TURN, Arm, trained_model
 
 USUAL = "validation"
 """The target where no method names one."""
+SHARE = 0.1
+"""Share of the examples that is left out where neither a share nor a count is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +57,8 @@ class LeaveOutGrid:
 
     Attributes:
         subsets: How many subsets are drawn, at least 4.
-        share: Share of the examples that each subset leaves out, in (0, 1).
-        count: How many it leaves out, in the place of `share`; with 1, each subset is another example (leave-one-out).
+        share: Share of the examples that each subset leaves out, in (0, 1); by default 0.1.
+        count: How many it leaves out, instead of a share; with 1, each subset is another example (leave-one-out).
         queries: How many rows of the target are drawn as queries, at most.
         same_seed: Whether the recorded training is repeated without each subset: same weights, same batches.
         other_seeds: How many other seeds the plan is trained under without each subset: other weights, other batches, of those that stay.
@@ -69,7 +71,7 @@ class LeaveOutGrid:
     """
 
     subsets: int = 100
-    share: float = 0.1
+    share: float | None = None
     count: int | None = None
     queries: int = 50
     same_seed: bool = True
@@ -82,7 +84,9 @@ class LeaveOutGrid:
             raise UsageError(
                 f"subsets={self.subsets} are too few to rank; give at least {crossed.FEWEST}, and better 50 or more."
             )
-        if not 0 < self.share < 1:
+        if self.share is not None and self.count is not None:
+            raise UsageError(f"share={self.share:g} and count={self.count} both say how many are left out; give one of them.")
+        if self.share is not None and not 0 < self.share < 1:
             raise UsageError(f"share={self.share} is no part of the examples; give a number above 0 and below 1, or count=.")
         if self.count is not None and self.count < 1:
             raise UsageError(f"count={self.count} leaves nothing out; give at least 1.")
@@ -94,6 +98,10 @@ class LeaveOutGrid:
             raise UsageError("same_seed=False and other_seeds=0 leave nothing to train; allow one of them.")
         if self.form not in get_args(Form):
             raise UsageError(f"form={self.form!r} is none of {', '.join(get_args(Form))}.")
+        if not self.same_seed and self.form != "weight":
+            raise UsageError(
+                f"form={self.form} is how the recorded training is repeated, which same_seed=False leaves out; leave form out."
+            )
         if self.draw < 0:
             raise UsageError(f"draw={self.draw} is no seed; give 0 or more.")
 
@@ -103,9 +111,10 @@ class LeaveOutGrid:
         Raises:
             UsageError: None, or all.
         """
-        count = round(self.share * examples) if self.count is None else self.count
+        share = SHARE if self.share is None else self.share
+        count = round(share * examples) if self.count is None else self.count
         if not 1 <= count < examples:
-            said = f"share={self.share:g}" if self.count is None else f"count={self.count}"
+            said = f"share={share:g}" if self.count is None else f"count={self.count}"
             raise UsageError(f"{said} leaves out {count} of {examples} examples; leave out at least 1, and not all.")
         if count == 1 and self.subsets > examples:
             raise UsageError(f"subsets={self.subsets}: {examples} examples can each be left out once; give at most {examples}.")
@@ -184,7 +193,7 @@ def lds(
     for method in wanted:
         scores = _scores(run, method, request)
         parents[f"scores {method.title}"] = scores.fingerprint
-        warned += [f"{method.title}: {words}" for words in scores.warnings]
+        warned += [f"{method.title}: {words}" for words in scores.warnings if words not in warned]
         # What helps makes the loss rise where it is left out.
         helps = -method.direction.sign * scores.values
         whole[method.title] = np.array([[float(helps[group].sum())] for group in groups])
@@ -238,8 +247,11 @@ def lds(
 
 
 def name_of(made: LDS) -> str:
-    """Name under which an LDS is saved in the run's folder: its target, and how many examples are left out of how many subsets."""
-    return f"{made.target}-{made.left_out}-{made.subsets}"
+    """Name under which an LDS is saved in the run's folder: its target, how many examples each of how many subsets leaves out, and the form.
+
+    One of other methods or seeds takes its place; the trainings stay.
+    """
+    return f"{made.target}-{made.left_out}-{made.subsets}" + ("" if made.form == "weight" else f"-{made.form}")
 
 
 def _checked(
@@ -257,7 +269,7 @@ def _checked(
     """
     check_wanted(wanted)
     if not run.epochs:
-        check_untrained(wanted)
+        raise MissingEvidence(f"{run.folder} holds data only, and LDS repeats a training; record one with `assay record`.")
     for one in wanted:
         if not one.direction.ranks_suspects:
             raise UsageError(
