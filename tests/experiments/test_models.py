@@ -7,13 +7,17 @@ from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import assay
 from assay.core.errors import RunError, UndeclaredNeed, UsageError
 from assay.core.evidence import Evidence
+from assay.core.ids import Ids
 from assay.core.needs import Need
+from assay.core.scores import CHANGE, Direction, Scores
 from assay.experiments import plan as plan_module
 from assay.experiments.evidence import gather, open_replay
+from assay.experiments.models import mean_of
 from assay.experiments.plan import Plan
 from assay.reports import render
 from assay.runs.disk import TensorFile
@@ -22,6 +26,7 @@ from cli.shell import here, sentence
 from experiments import small
 
 RECORD = {"checkpoints": "every"}
+EXAMPLES = 15
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,66 @@ def test_a_score_is_the_mean_over_models(run, spec):
     agree = torch.tensor([len(set(column)) < 3 for column in found.repeats.T.tolist()])
     assert torch.equal(low.isnan(), agree) and torch.equal(high.isnan(), agree)
     assert bool((low < found.values)[~agree].all() and (found.values < high)[~agree].all())
+
+
+def test_influence_over_models_is_about_an_average_training_and_says_so(tmp_path):
+    run = small.recorded(tmp_path / "run", models=3, validation=0.2, recipe={"epochs": 1})
+    found = assay.score(run, ["sgd_influence", "tracin"])
+    each = torch.stack([assay.score(one, "sgd_influence")["sgd_influence"].values for one in run.members])
+    one, other = found["sgd_influence"], found["tracin"]
+    assert torch.equal(one.repeats[1:], each) and torch.equal(one.values, one.repeats.mean(0))
+    assert "the change in an average training" in one.diagnostics["about"] and "one of these 3" in one.diagnostics["about"]
+    low, high = one.interval()
+    assert one.diagnostics["examples whose 95 % interval excludes 0"] == int(((low > 0) | (high < 0)).sum()) > 0
+    assert "about" not in other.diagnostics
+    assert "about" not in assay.score(run.members[0], "sgd_influence")["sgd_influence"].diagnostics
+
+
+def influences_of_trainings(seeds):
+    """-d target / d weight through a small training, for each of many starts and orders."""
+    draw = torch.Generator().manual_seed(0)
+    inputs, held = (torch.randn(count, 3, generator=draw, dtype=torch.float64) for count in (EXAMPLES, 9))
+    labels, held_labels = (torch.randint(3, (count,), generator=draw) for count in (EXAMPLES, 9))
+
+    def losses(params, rows, classes):
+        return F.cross_entropy(torch.tanh(rows @ params[0]) @ params[1], classes, reduction="none")
+
+    def target(weights, first, second, order):
+        params = (first, second)
+        for batch in order:
+            step = torch.func.grad(lambda at, batch=batch: (weights[batch] * losses(at, inputs[batch], labels[batch])).mean())(
+                params
+            )
+            params = tuple(value - 0.5 * part for value, part in zip(params, step, strict=True))
+        return losses(params, held, held_labels).mean()
+
+    starts = [torch.randn(seeds, *shape, generator=draw, dtype=torch.float64) for shape in ((3, 5), (5, 3))]
+    orders = torch.stack([torch.randperm(EXAMPLES, generator=draw).view(3, -1) for _ in range(2 * seeds)]).view(seeds, 6, -1)
+    ones = torch.ones(EXAMPLES, dtype=torch.float64)
+    return -torch.func.vmap(torch.func.grad(target), (None, 0, 0, 0))(ones, *starts, orders)
+
+
+@pytest.mark.parametrize("models", [4, 16])
+def test_the_interval_covers_the_average_training(models):
+    values = influences_of_trainings(1600)
+    truth, ids = values.mean(0), Ids(range(EXAMPLES))
+    given = {
+        "method": "sgd_influence",
+        "options": {},
+        "title": "sgd_influence",
+        "direction": Direction.LOW_IS_SUSPECT,
+        "unit": CHANGE,
+    }
+    within, narrow = [], []
+    for group in values.view(-1, models, EXAMPLES):
+        mean = mean_of([Scores(ids, row, **given) for row in group])
+        low, high = mean.interval()
+        within.append((low <= truth) & (truth <= high))
+        # The bound rings on one standard error.
+        narrow.append((mean.values - truth).abs() <= group.std(0) / models**0.5)
+    trials = len(within)
+    covered, narrower = (float(torch.stack(one).double().mean()) for one in (within, narrow))
+    assert covered > 0.94 - 3 * (0.94 * 0.06 / trials) ** 0.5 > narrower
 
 
 def test_consensus_is_what_most_models_predict(run):

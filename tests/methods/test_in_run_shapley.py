@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch.func import functional_call
@@ -83,3 +84,24 @@ def test_the_second_order_adds_up_to_what_training_did(tmp_path):
     )
     first, second = (abs(float(one.values.sum()) - (start - end)) for one in table.values())
     assert second < first / 5 and second < 0.02 * abs(start - end)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given", "more"),
+    [
+        ("sgd", {}, None),
+        ("sgd", {"ema": 0.7}, None),
+        ("sgd", {"clip": 0.3}, "clipping of the gradient"),
+        ("decay", {}, "weight decay"),
+        ("momentum", {}, "momentum, weight decay"),
+        ("adamw", {"clip": 0.3}, "the steps of AdamW, weight decay, clipping of the gradient"),
+    ],
+)
+def test_it_is_told_where_a_step_was_not_that_of_plain_sgd(tmp_path, optimizer, given, more):
+    world = World(tmp_path / "run", optimizer, epochs=1, batch=13, **given)
+    warnings = world.score("in_run_shapley")["in_run_shapley"].warnings
+    if more is None:
+        assert not warnings
+    else:
+        (warning,) = warnings
+        assert f"more than rate times gradient ({more}), and these values share out what a step of plain SGD" in warning

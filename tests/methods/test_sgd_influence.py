@@ -4,26 +4,102 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
 from assay.core.ids import Ids
+from assay.core.scores import Direction
+from assay.core.spans import span
 from assay.data.examples import Examples
+from assay.experiments.evidence import gather, open_replay
+from assay.maths import draws
+from assay.maths.ranking import concordance
+from assay.methods import parse
+from assay.methods.sgd_influence import ESTIMATED, PER_QUERY, first_order_error, metasmoothness
 from assay.replay import replayable
 from assay.replay.functional import Functional
+from assay.replay.replay import Replay
 from experiments import small
-from methods.loops import EXAMPLES, OPTIMIZERS, World
+from methods.loops import EXAMPLES, OPTIMIZERS, World, inner
 
 VARIANTS = [
     {},
     {"window": "last"},
     {"form": "last_parameters"},
     {"form": "no_hessian", "sign": "weight"},
+    {"form": "gauss_newton", "window": "0-1"},
+    {"form": "fisher"},
     {"checks": 2},
+    {"reduce": "max"},
 ]
-REFUSED = ["window=first", "window=3-1", "form=approximate", "sign=minus", "checks=-1", "checks=2,form=no_hessian"]
+REFUSED = [
+    "window=first",
+    "window=3-1",
+    "form=approximate",
+    "sign=minus",
+    "checks=-1",
+    "checks=2,form=no_hessian",
+    "checks=2,form=fisher",
+    "checks=1,reduce=sum",
+    "reduce=min",
+    "form=accumulated",
+    "form=accumulated,ids=1,sign=weight",
+    "form=accumulated,ids=1,reduce=sum",
+    "form=accumulated,ids=1,checks=1",
+    "ids=1",
+    "at_end=evaluated",
+    "at_end=last,form=accumulated,ids=1",
+]
+jacobian = torch.autograd.functional.jacobian
+
+
+def matrix_of(form, losses, outputs, row):
+    """The matrix of a step in a form, written out, of losses and outputs as functions of a row of parameters."""
+    if form == "no_hessian":
+        return torch.zeros(len(row), len(row), dtype=torch.float64)
+    if form == "fisher":
+        gradients = jacobian(losses, row)
+        return gradients.T @ gradients / len(gradients)
+    if form == "gauss_newton":
+        moved, p = jacobian(outputs, row), outputs(row).softmax(-1)
+        return torch.einsum("bcp,bcd,bdq->pq", moved, torch.diag_embed(p) - p[:, :, None] * p[:, None], moved) / len(p)
+    return torch.autograd.functional.hessian(lambda at: losses(at).mean(), row)
+
+
+def row_of(params):
+    return torch.cat([value.detach().flatten() for value in params.values()])
+
+
+def by_name(row, like):
+    parts = row.split([value.numel() for value in like.values()])
+    return {name: part.view(value.shape) for (name, value), part in zip(like.items(), parts, strict=True)}
+
+
+def PAIRS(method, evidence):
+    """Every step's gradients and matrix written out; one query after the other goes back through them. Of SGD with momentum."""
+    replay, window = evidence.steps, span(method.window, len(evidence.steps.epochs), "")
+    momentum, final = replay.training.optimizer.param_groups[0]["momentum"], replay.final()
+    taken = []
+    for step in replay.forwards(range(replay.epochs[-1].stop)):
+        params = final if method.form == "last_parameters" else dict(step.params)
+        functions = [lambda at, f=f, like=params: f(by_name(at, like)) for f in (step.losses, step.outputs)]
+        rates = row_of({name: torch.full_like(value, step.rates[name]) for name, value in params.items()})
+        matrix = matrix_of(method.form, *functions, row_of(params))
+        taken.append((step.epoch, step.positions, rates, jacobian(functions[0], row_of(params)), matrix))
+    values = torch.zeros(len(evidence.queries(method.target).ids), len(evidence.ids), dtype=torch.float64)
+    for batch in replay.at(replay.kept[-1]).queries(method.target):
+        pulls = jacobian(lambda at, batch=batch: batch.losses(by_name(at, final)), row_of(final))
+        for query, adjoint in zip(batch.positions.tolist(), pulls, strict=True):
+            carried = torch.zeros_like(adjoint)
+            for epoch, positions, rates, gradients, matrix in reversed(taken):
+                gamma = carried - rates * adjoint
+                if epoch in window:
+                    values[query].index_add_(0, positions, -gradients @ gamma / len(positions))
+                adjoint, carried = adjoint + matrix @ gamma, momentum * gamma
+    return values if method.sign == "removal" else -values
 
 
 def by_unroll(world, first=0):
@@ -132,13 +208,105 @@ def test_the_forms_are_what_they_say(tmp_path, ema):
     torch.testing.assert_close(table["sgd_influence:form=last_parameters"].values, last, rtol=0, atol=1e-8)
 
 
+def swept_by_hand(world, form):
+    """The sweep with every matrix written out, of SGD with or without momentum and decay, and BatchNorm as it is in training."""
+    decay, momentum = world.settings.get("weight_decay", 0.0), world.settings.get("momentum", 0.0)
+    steps = world.by_hand()
+    like = steps[-1][-1]
+    buffers = {name: value for name, value in world.start.items() if name not in like}
+    for count, (_, positions, _, before, _) in enumerate(steps):
+        buffers = world.forward(before, buffers, positions, world.masks[count])[1]
+    held = {name: value for name, value in buffers.items() if value.is_floating_point()}
+
+    def ends(params, statistics):
+        return world.evaluated(by_name(params, like), by_name(statistics, held) if held else {})
+
+    empty = torch.zeros(0, dtype=torch.float64)
+    adjoint, waiting = jacobian(ends, (row_of(like), row_of(held) if held else empty))
+    carried, values = torch.zeros_like(adjoint), torch.zeros(EXAMPLES, dtype=torch.float64)
+    for count, (_, positions, rates, before, _) in reversed(list(enumerate(steps))):
+
+        def seen(at, count=count, positions=positions):
+            losses, after = world.forward(by_name(at, like), buffers, positions, world.masks[count])
+            return losses, torch.cat([after[name].flatten() for name in held]) if held else empty
+
+        def outputs(at, positions=positions):
+            params = by_name(at, like)
+            hidden = world.inputs[positions] @ params["hidden.weight"].T + params.get("hidden.bias", 0)
+            if world.norm:
+                hidden = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+                hidden = hidden * params["norm.weight"] + params["norm.bias"]
+            return torch.tanh(hidden) @ params["out.weight"].T + params["out.bias"]
+
+        row = row_of(before)
+        gamma = carried - row_of({name: torch.full_like(value, rates[name]) for name, value in like.items()}) * adjoint
+        values.index_add_(0, positions, -jacobian(lambda at, seen=seen: seen(at)[0], row) @ gamma / len(positions))
+        matrix = matrix_of(form, lambda at, seen=seen: seen(at)[0], outputs, row)
+        through = waiting @ jacobian(lambda at, seen=seen: seen(at)[1], row) if held else 0.0
+        adjoint, carried = adjoint + matrix @ gamma + decay * gamma + through, momentum * gamma
+        waiting = 0.9 * waiting
+    return values
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("optimizer", ["decay", "momentum"])
+def test_the_forms_with_another_matrix_are_the_sweep_with_it(tmp_path, optimizer, norm):
+    world = World(tmp_path / "run", optimizer, norm=norm, batch=7 if norm else 5)
+    names = {"exact": "sgd_influence"} | {form: f"sgd_influence:form={form}" for form in ("gauss_newton", "fisher")}
+    table = world.score(*names.values())
+    for form, title in names.items():
+        assert_equal(table[title].values, swept_by_hand(world, form))
+        assert table[title].unit == ("change of the target" if form == "exact" else "rank only")
+    loop = world.loop(losses=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
+    targets, how = {"validation": (world.held_out, world.held_labels)}, assay.ReplayConfig(tolerance=1e-9)
+    by_function = assay.score(world.run, names["gauss_newton"], targets=targets, loop=loop, replay_config=how)
+    assert_equal(by_function[names["gauss_newton"]].values, table[names["gauss_newton"]].values)
+
+
+def test_the_exact_form_ranks_as_leaving_out_does_and_the_fisher_form_worse(tmp_path):
+    taus = []
+    for seed in range(2):
+        world = World(tmp_path / f"run{seed}", "sgd", seed, epochs=16)
+        forms = ["sgd_influence", "sgd_influence:form=gauss_newton", "sgd_influence:form=fisher", "sgd_influence:form=no_hessian"]
+        table = world.score(*forms, "loo")
+        taus.append([concordance(table[form].values, table["loo"].values) for form in forms])
+    exact, gauss_newton, fisher, none = torch.tensor(taus).mean(0).tolist()
+    assert min(exact, gauss_newton) > fisher > none
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "given"),
+    [("sgd", {}), ("momentum", {"norm": True, "batch": 7}), ("adam", {"clip": 0.3}), ("adamw", {"ema": 0.7})],
+)
+def test_a_row_is_the_score_of_its_query_alone(tmp_path, optimizer, given, monkeypatch):
+    world = World(tmp_path / "run", optimizer, **given)
+    sweeps, backwards = [], Replay.backwards
+    monkeypatch.setattr(Replay, "backwards", lambda self, steps, **how: sweeps.append(steps) or backwards(self, steps, **how))
+    weights = torch.arange(1, 10, dtype=torch.float64)
+    singles = {f"q{q}": (world.held_out[q : q + 1], world.held_labels[q : q + 1]) for q in range(9)}
+    targets = {"validation": (world.held_out, world.held_labels, weights), **singles}
+    replay = open_replay(world.run, loop=world.loop(), targets=targets, replay_config=assay.ReplayConfig(tolerance=1e-9))
+    evidence = gather(world.run, replay)
+    for title in ("sgd_influence", "sgd_influence:form=gauss_newton,window=1-1,sign=weight"):
+        method = parse(title)
+        view = evidence.narrow(title, method.reads)
+        rows = torch.zeros(9, EXAMPLES, dtype=torch.float64)
+        bytes_ = 8 * EXAMPLES + PER_QUERY * 8 * sum(value.numel() for value in replay.final().values())
+        alone = method.run_together([dataclasses.replace(method, target=target) for target in targets], view)
+        for room, groups in ((4 * bytes_, 3), (2**30, 1)):
+            sweeps.clear()
+            for block in method.attribute(view, room=room):
+                rows[block.queries] = block.values
+            assert len(sweeps) == groups
+            assert_equal(rows, torch.stack([one.values for one in alone[1:]]))
+        assert_equal(alone[0].values, weights @ rows / weights.sum())
+
+
 def test_targets_and_windows_share_one_sweep(tmp_path, monkeypatch):
     world = World(tmp_path / "run")
     targets = {"validation": (world.held_out, world.held_labels), "one": (world.held_out[:1], world.held_labels[:1])}
     targets["mix"] = (world.held_out[:2], world.held_labels[:2], torch.tensor([3.0, 1.0]))
     targets["second"] = (world.held_out[1:2], world.held_labels[1:2])
-    from assay.replay.replay import Replay
-
     sweeps, backwards = [], Replay.backwards
 
     def counted(self, steps, **given):
@@ -175,6 +343,68 @@ def test_the_check_trusts_a_smooth_training_and_not_a_wild_one(tmp_path):
     assert any("do not trust" in warning for warning in scores.warnings)
 
 
+def test_metasmoothness_is_the_share_of_movement_that_goes_on():
+    ends = [{"a": torch.tensor([0.0, 0.0]), "b": torch.tensor([[0.0], [1.0]])}]
+    ends += [{"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[-1.0], [1.0]])}]
+    ends += [{"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[-2.0], [1.0]])}]
+    # Three units and two go on, one turns back.
+    assert metasmoothness(ends) == pytest.approx((3 - 1 + 2) / 6)
+    assert metasmoothness(ends[:1] * 3) == 1.0
+
+
+def test_the_checks_take_metasmoothness_of_the_parameters_that_training_ends_with(tmp_path):
+    world = World(tmp_path / "run", "sgd", epochs=2, ema=0.7, rate=8)
+    (scores,) = world.score("sgd_influence:checks=2,window=last").values()
+    targets, how = {"validation": (world.held_out, world.held_labels)}, assay.ReplayConfig(tolerance=1e-9)
+    replay = open_replay(world.run, loop=world.loop(), targets=targets, replay_config=how)
+    steps, found = replay.epochs[1], []
+    for number in range(2):
+        direction = draws.uniform(world.run.ids.keys, 0, "influence check", number) * 2 - 1
+        trained = [replay.reweighted_end(1 + k * direction / direction.norm(), steps, "validation") for k in (-1, 0, 1)]
+        assert trained[1][0] == pytest.approx(float(world.evaluated(trained[1][1], {})))
+        found.append(metasmoothness([end for _, end in trained]))
+    ends = dict(world.averaged.module.named_parameters())
+    assert all(torch.allclose(value, ends[name], rtol=1e-9) for name, value in trained[1][1].items())
+    assert scores.diagnostics["metasmoothness"] == pytest.approx(sum(found) / 2) and -1 < sum(found) / 2 < 1
+
+
+@pytest.mark.parametrize(("optimizer", "rates"), [("sgd", (0.1, 1, 4)), ("momentum", (0.3, 1, 3))])
+def test_the_estimated_error_rises_with_that_of_leaving_out(tmp_path, optimizer, rates):
+    true, estimated = [], []
+    for rate in rates:
+        world = World(tmp_path / f"run{rate}", optimizer, rate=rate)
+        first, second = world.score("sgd_influence:checks=1", "loo").values()
+        true.append(float((second.values - first.values).norm() / first.values.norm()))
+        estimated.append(first.diagnostics[ESTIMATED])
+        assert any("By an estimate without training again" in warning for warning in first.warnings) == (estimated[-1] > 0.5)
+    assert true == sorted(true) and estimated == sorted(estimated) and true[-1] > 10 * true[0]
+    assert all(0.8 < guess / real < 3 for guess, real in zip(estimated, true, strict=True))
+
+
+def test_the_estimate_is_of_the_window_and_not_of_steps_that_bend(tmp_path):
+    world = World(tmp_path / "run", "sgd")
+    targets, how = {"validation": (world.held_out, world.held_labels)}, assay.ReplayConfig(tolerance=1e-9)
+    replay = open_replay(world.run, loop=world.loop(), targets=targets, replay_config=how)
+    last, whole = (first_order_error(replay, EXAMPLES, "validation", steps) for steps in (replay.epochs[2], range(9)))
+    # In one epoch no example comes back to meet what it moved, but for the target's curvature.
+    (batches,) = [world.run.order(2)]
+    pulls = {n: v for n, v in replay.end("validation").params.items()}
+    before = world.by_hand()[-1][3]
+    size = inner(pulls, pulls) ** 0.5
+    curved = next(iter(replay.backwards(range(8, 9)))).target_product("validation", pulls)
+    step = len(batches) - 1
+    for example in batches[step].tolist():
+        g, rates = world.example_gradient(before, example), world.by_hand()[-1][2]
+        reach = inner({n: rates[n] ** 2 * v for n, v in pulls.items()}, pulls) ** 0.5 * inner(g, g) ** 0.5 / len(batches[step])
+        expected = abs(inner(curved, pulls)) / size**2 / 2 * (reach / size) ** 2
+        assert float(last[example]) == pytest.approx(expected, rel=1e-8)
+    assert bool((whole > last).all())
+    (scores,) = World(tmp_path / "adam", "adam").score("sgd_influence:checks=1").values()
+    assert scores.diagnostics[ESTIMATED].startswith(
+        "none, because a step is not linear in the gradient (the steps of Adam, weight decay)"
+    )
+
+
 def test_a_wrong_derivative_is_refused_by_its_steps_and_refuted_by_training_again(tmp_path, monkeypatch):
     # Momentum lets the curvature count; the error is as large as that of torch's weight norm was.
     world = World(tmp_path / "run", "momentum", epochs=4)
@@ -186,7 +416,7 @@ def test_a_wrong_derivative_is_refused_by_its_steps_and_refuted_by_training_agai
 
     def careless(self, batch, before, rates, count, adjoints, **given):
         results = back(self, batch, before, rates, count, adjoints, **given)
-        straight = back(self, batch, before, rates, count, adjoints, **{**given, "curvature": False})
+        straight = back(self, batch, before, rates, count, adjoints, **{**given, "curvature": "none"})
         return [
             (slope, dataclasses.replace(adjoint, params={n: 0.5 * v + 0.5 * plain.params[n] for n, v in adjoint.params.items()}))
             for (slope, adjoint), (_, plain) in zip(results, straight, strict=True)
@@ -299,3 +529,68 @@ def test_frozen_parameters_have_no_part(tmp_path):
     with pytest.raises(Mismatch, match="does not give what was recorded"):
         world.score("sgd_influence")
     assert base.abs().max() > 0
+
+
+def carried_by_hand(world, example, first=0):
+    """What leaving an example out moves, with every Hessian written out; and the parameters that training ends with."""
+    steps = world.by_hand()
+    like = steps[-1][-1]
+    moved = torch.zeros_like(row_of(like))
+    for epoch, positions, rates, before, _ in steps:
+        share = row_of({name: torch.full_like(value, rates[name] / len(positions)) for name, value in like.items()})
+        out = (positions == example).double() if epoch >= first else torch.zeros(len(positions), dtype=torch.float64)
+
+        def losses(row, positions=positions):
+            return world.forward(by_name(row, like), {}, positions, 1.0)[0]
+
+        row = row_of(before)
+        hessian = torch.autograd.functional.hessian(lambda at, losses=losses, out=out: ((1 - out) * losses(at)).sum(), row)
+        moved = moved - share * (hessian @ moved) + share * (out @ jacobian(losses, row))
+    return moved, row_of(like)
+
+
+@pytest.mark.parametrize(("window", "first"), [("all", 0), ("last", 2)])
+def test_the_accumulated_form_is_carried_forwards_through_every_step(tmp_path, window, first):
+    world = World(tmp_path / "run", "sgd")
+    like = dict(world.model.named_parameters())
+
+    def target(row):
+        return world.evaluated(by_name(row, like), {})
+
+    chosen = [7, 2, 12]
+    moved, ends = zip(*(carried_by_hand(world, one, first) for one in chosen), strict=True)
+    linear = torch.stack([jacobian(target, end) @ one for one, end in zip(moved, ends, strict=True)])
+    evaluated = torch.stack([target(end + one) - target(end) for one, end in zip(moved, ends, strict=True)])
+    for at_end, expected in (("linear", linear), ("evaluated", evaluated)):
+        title = f"sgd_influence:window={window},form=accumulated,ids=7+2+12,at_end={at_end}"
+        (scores,) = world.score(title).values()
+        assert list(scores.ids) == sorted(chosen) and len(scores.unscored) == EXAMPLES - 3
+        assert scores.unit == "change of the target" and scores.direction is Direction.LOW_IS_SUSPECT
+        assert_equal(scores.of(Ids(chosen)), expected)
+
+
+def test_the_accumulated_form_comes_nearer_to_leaving_out(tmp_path):
+    world = World(tmp_path / "run", "sgd", epochs=8)
+    everyone = "+".join(map(str, range(EXAMPLES)))
+    own, evaluated = (f"sgd_influence:form=accumulated,ids={everyone}{end}" for end in ("", ",at_end=evaluated"))
+    table = world.score("sgd_influence", own, evaluated, "loo")
+    errors = [float((table[one].values - table["loo"].values).norm()) for one in ("sgd_influence", own, evaluated)]
+    assert errors[0] > errors[1] > 2 * errors[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"optimizer": "momentum"}, "is for plain SGD, and this training had momentum, weight decay; choose form=exact"),
+        ({"optimizer": "adam"}, "is for plain SGD, and this training had the steps of Adam, weight decay"),
+        ({"clip": 0.3}, "is for plain SGD, and this training had clipping of the gradient"),
+        ({"ema": 0.7}, "is for plain SGD, and this training had averages of the parameters"),
+        ({"norm": True, "batch": 7}, "step 0 is not, as where dropout or BatchNorm have a part"),
+        ({"dropout": 0.4}, "step 0 is not, as where dropout or BatchNorm have a part"),
+        ({}, "'13' is the id of no example; there are 0, 1, 2, 3, 4 and 8 more"),
+    ],
+)
+def test_what_the_accumulated_form_is_not_of_is_refused(tmp_path, given, words):
+    world = World(tmp_path / "run", epochs=1, **given)
+    with pytest.raises(UsageError, match=words):
+        world.score(f"sgd_influence:form=accumulated,ids={3 if given else 13}")

@@ -83,7 +83,12 @@ class AbstractAttributor(AbstractMethod):
     def run(self, evidence: Evidence) -> Result:
         """The blocks reduced to one number per example; the whole matrix is never in memory."""
         weights = evidence.queries(self.query_set).weights
-        return Result(reduced(self.title, self.attribute(evidence), weights, len(evidence.ids), self.reduce))
+        values = reduced(self.title, self.attribute(evidence), weights, len(evidence.ids), self.reduce)
+        return Result(values, warnings=self.remarks(evidence))
+
+    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
+        """What a reader must know before trusting the values of any query, a sentence each; complete once all blocks were computed."""
+        return ()
 
 
 class PairCheck:

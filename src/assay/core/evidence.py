@@ -230,7 +230,9 @@ class Evidence:
         return tuple(several) or (first,)
 
     def queries(self, name: str) -> Queries:
-        """The rows of a target that is a mean of losses: their ids, labels and weights. A kept model gives their losses (`Model.queries`).
+        """The rows of a target that is a mean of losses: their ids, labels and weights.
+
+        A kept model gives their losses (`Model.queries`), a recorded training their derivatives (`StepSource.end`).
 
         Returns:
             In the order in which a kept model gives their losses.
@@ -239,7 +241,7 @@ class Evidence:
             UnknownName: There is no such target.
             UsageError: The target is a function of the model, which has no rows.
         """
-        return self.checkpoints.queries(name)
+        return self.checkpoints.queries(name) if Need.CHECKPOINTS in self._needs else self.steps.queries(name)
 
     @property
     def steps(self) -> StepSource:

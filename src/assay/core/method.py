@@ -102,6 +102,8 @@ class AbstractMethod(abc.ABC):
     exactness: ClassVar[Exactness] = Exact()
     retrains: ClassVar[bool] = False
     """Whether the method needs whole trainings, which can run in other processes."""
+    of_one_training: ClassVar[bool] = False
+    """Whether the values are about the very training that was recorded, so that a mean over models is about an average training and not about one."""
     below_zero: ClassVar[str] = ""
     """What a value below 0 means for an example, as the end of a sentence; empty where the sign has no meaning."""
 

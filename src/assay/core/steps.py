@@ -8,7 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..maths.params import Params
-from .models import Batch
+from .models import Batch, Queries
+
+Curvature = Literal["hessian", "gauss_newton", "fisher", "none"]
+"""The matrix by which a change of the parameters changes the gradient of a step: the Hessian of its loss; Gauss-Newton's J' H J, with J the derivative of
+what the model returns and H the Hessian of the loss with respect to that; the empirical Fisher matrix, the mean of g_i g_i' over the gradients g_i of
+the examples' losses; or 0."""
 
 Form = Literal["weight", "removed", "renormalised"]
 """How examples are left out of a batch (see `StepSource.retrained`)."""
@@ -23,12 +28,14 @@ class Adjoint:
         carried: The same for the optimizer's buffers, by slot and parameter; empty as long as the target does not depend on them.
         statistics: The same for the running statistics of normalisation layers, by name.
         averages: The same for the running averages of the trainable parameters; empty where training keeps none.
+        gradient: The same for the gradient that the step after this state took; empty at the end of the run.
     """
 
     params: Params
     carried: Mapping[str, Params] = dataclasses.field(default_factory=dict)
     statistics: Params = dataclasses.field(default_factory=dict)
     averages: Params = dataclasses.field(default_factory=dict)
+    gradient: Params = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -57,7 +64,7 @@ class Step(Batch, Protocol):
         ...
 
     def back(
-        self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
+        self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: Curvature = "hessian"
     ) -> list[tuple[Float[Tensor, " batch"], Adjoint]]:
         """For each adjoint of the state after the step: d target / d weight of each example's loss, and the adjoint before the step.
 
@@ -66,7 +73,8 @@ class Step(Batch, Protocol):
         Args:
             adjoints: One per target.
             at: Parameters to differentiate at instead of `params`.
-            curvature: Whether a change of the parameters also changes the gradients (Hessian term); else the adjoint's `params` stay unchanged.
+            curvature: The matrix by which a change of the parameters changes the gradients. The step is as it was taken with `hessian` only; with `none`
+                the adjoint's `params` stay unchanged.
         """
         ...
 
@@ -85,6 +93,10 @@ class StepSource(Protocol):
     """Relative error of the derivative for each step that was checked against central differences. Known after `back`."""
     unconfirmed: Mapping[int, str]
     """The reason for each step whose derivative could not be checked against central differences. Known after `back`."""
+    beyond_sgd: tuple[str, ...]
+    """What moved the parameters in a step besides rate times the gradient of its loss, such as `momentum`; empty for plain SGD."""
+    linear: bool
+    """Whether every step is linear in the gradient of its loss, as SGD's with momentum and decay is, and Adam's and a clipped one are not."""
 
     def visits(self, steps: range) -> Int[Tensor, " examples"]:
         """How often each example occurs in the batches of these steps. Known without a replay."""
@@ -117,6 +129,10 @@ class StepSource(Protocol):
         """A target at the end of the run, had the losses of these steps been multiplied by these weights."""
         ...
 
+    def reweighted_end(self, weights: Float[Tensor, " examples"], steps: range, target: str) -> tuple[float, Params]:
+        """As `reweighted`, with the parameters that the target was computed at."""
+        ...
+
     def forwards(self, steps: range) -> Iterator[Step]:
         """These steps, first to last."""
         ...
@@ -125,8 +141,21 @@ class StepSource(Protocol):
         """These steps, last to first. Without `replay` their `params` and `after` are those after the last step of the run."""
         ...
 
-    def end(self, name: str) -> Adjoint:
-        """Derivative of a target with respect to the state after the last step; the target is that of the averaged model, if one was kept."""
+    def queries(self, name: str) -> Queries:
+        """The rows of a target that is a mean of losses (see `core.models.ModelSource.queries`)."""
+        ...
+
+    def end(self, name: str, query: int | None = None) -> Adjoint:
+        """Derivative of a target with respect to the state after the last step; the target is that of the averaged model, if one was kept.
+
+        Args:
+            name: Name of the target.
+            query: Position of a row of the target, whose loss alone is differentiated; None for the whole target.
+        """
+        ...
+
+    def target_value(self, name: str, params: Params) -> float:
+        """A target at these parameters, all else being as it is after the last step."""
         ...
 
     def final(self) -> Params:

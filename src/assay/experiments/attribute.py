@@ -110,7 +110,7 @@ def attribute(
                 folder=str(run.folder),
                 drawn=DRAWN in run.header.about,
             ),
-            warnings=remarks + first.cautions,
+            warnings=remarks + first.cautions + attributor.remarks(gather(first.run, first).narrow(title, attributor.reads)),
             models=len(replays),
         )
         save_attribution(made, path)

@@ -84,7 +84,19 @@ def over_models(
     found += [computed(model, trained, evidence, spent) for model, evidence in zip(models[1:], evidences[1:], strict=True)]
     titles = [one.title for one in trained]
     alone = [scores for scores in found[0] if scores.title not in titles]
-    return alone + [mean_of([next(one for one in row if one.title == title) for row in found]) for title in titles]
+    means = [mean_of([next(one for one in row if one.title == title) for row in found]) for title in titles]
+    return alone + [average_training(one) if method.of_one_training else one for method, one in zip(trained, means, strict=True)]
+
+
+def average_training(scores: Scores) -> Scores:
+    """The mean over models of what each says of its own training, with a remark on what the mean is about, and how many signs are sure."""
+    low, high = scores.interval()
+    models = len(scores.repeats) if scores.repeats is not None else 1
+    about = f"the change in an average training, each with its own start and order, not in one of these {models}; an interval is of that average"
+    sure = int(((low > 0) | (high < 0)).sum())
+    return dataclasses.replace(
+        scores, diagnostics={"about": about, "examples whose 95 % interval excludes 0": sure, **scores.diagnostics}
+    )
 
 
 def mean_of(scores: Sequence[Scores]) -> Scores:

@@ -42,6 +42,39 @@ def hvp(losses: Losses, params: Params, direction: Params) -> dict[str, Tensor]:
         return _second_derivative(first, leaves, along)
 
 
+def leave_one_out_hvps(
+    losses: Losses, params: Params, directions: Sequence[Params], left_out: Sequence[Sequence[int] | Tensor]
+) -> tuple[dict[str, Tensor], list[tuple[dict[str, Tensor], dict[str, Tensor]]]]:
+    """For each direction, the Hessian of the sum of all losses but some, times the direction, and the gradient of those that are left out.
+
+    Args:
+        losses: The batch, as a function of these parameters.
+        params: Where to differentiate.
+        directions: Of the same names and shapes, each.
+        left_out: For each direction, places in the batch; none for the Hessian of all losses, with a gradient of 0.
+
+    Returns:
+        The gradient of the sum of all losses; and product and gradient for each direction.
+
+    Raises:
+        NotImplementedError: An operation of the model has no second derivative.
+    """
+    with torch.enable_grad(), math_attention(), DifferentiableOperations():
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        values, found = losses(leaves), []
+        first = torch.autograd.grad(values.sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
+        for direction, rows in zip(map(detached, directions), left_out, strict=True):
+            product = _second_derivative(first, leaves, direction, retain=True)
+            gradient = {name: torch.zeros_like(value) for name, value in product.items()}
+            if len(rows):
+                own = torch.autograd.grad(values[rows].sum(), list(leaves.values()), create_graph=True, materialize_grads=True)
+                less = _second_derivative(own, leaves, direction, retain=True)
+                product = {name: value - less[name] for name, value in product.items()}
+                gradient = {name: value.detach() for name, value in zip(leaves, own, strict=True)}
+            found.append((product, gradient))
+    return {name: value.detach() for name, value in zip(leaves, first, strict=True)}, found
+
+
 def ggnvp(outputs: Outputs, losses_of: LossesOf, params: Params, direction: Params) -> dict[str, Tensor]:
     """Gauss-Newton matrix J' H_z J of the sum of the losses, with respect to the parameters that `direction` names, times the direction.
 
@@ -91,10 +124,10 @@ def _jacobian_product(
         return torch.autograd.grad(product, factors, materialize_grads=True)
 
 
-def _second_derivative(first: Sequence[Tensor], leaves: Params, along: Params) -> dict[str, Tensor]:
+def _second_derivative(first: Sequence[Tensor], leaves: Params, along: Params, retain: bool = False) -> dict[str, Tensor]:
     product = dot(dict(zip(leaves, first, strict=True)), along)
     if not product.requires_grad:
         return {name: torch.zeros_like(value) for name, value in leaves.items()}
     check_twice_differentiable(product)
-    found = torch.autograd.grad(product, list(leaves.values()), materialize_grads=True)
+    found = torch.autograd.grad(product, list(leaves.values()), retain_graph=retain, materialize_grads=True)
     return {name: part.detach() for name, part in zip(leaves, found, strict=True)}

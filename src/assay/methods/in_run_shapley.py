@@ -87,7 +87,8 @@ class InRunShapley(AbstractStepMethod):
     def start(self, examples: int, evidence: Evidence | None = None) -> Any:
         if evidence is None:
             raise MissingEvidence(f"{self.title} asks for a target at every step; score the finished run instead.")
-        return {"by_epoch": [torch.zeros(examples, dtype=torch.float64)], "backends": set()}
+        by_epoch = [torch.zeros(examples, dtype=torch.float64)]
+        return {"by_epoch": by_epoch, "backends": set(), "beyond_sgd": evidence.steps.beyond_sgd}
 
     def update(self, state: Any, step: Step) -> None:
         while len(state["by_epoch"]) <= step.epoch:
@@ -98,4 +99,11 @@ class InRunShapley(AbstractStepMethod):
 
     def compute(self, state: Any) -> Result:
         by_epoch = torch.stack(state["by_epoch"])
-        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["backends"]))
+        warnings: tuple[str, ...] = ()
+        if state["beyond_sgd"]:
+            warnings = (
+                f"A recorded step was more than rate times gradient ({', '.join(state['beyond_sgd'])}), and these values share out what a step of "
+                "plain SGD at the recorded rate would have done to the target, not what the recorded step did to it: trust their order more than "
+                "their size, or ask sgd_influence, which differentiates the step as it was.",
+            )
+        return Result(by_epoch.sum(0), by_epoch, derivatives_taken(state["backends"]), warnings)

@@ -56,6 +56,7 @@ class LOO(AbstractMethod):
     form: Form = "weight"
     name: ClassVar[str] = "loo"
     retrains: ClassVar[bool] = True
+    of_one_training: ClassVar[bool] = True
     reads: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
     unit: ClassVar[str] = CHANGE

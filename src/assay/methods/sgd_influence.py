@@ -9,24 +9,31 @@ step $t$, $b_t$ its size, $\eta_t$ its learning rate, $H_t$ the Hessian of its l
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.errors import NumericalError, UsageError
+from ..core.attribution import ROOM, AbstractAttributor, Block
+from ..core.errors import NumericalError, UsageError, listed
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
 from ..core.results import ADJOINT_NORMS, Result
 from ..core.scores import CHANGE, RANK_ONLY, Direction
 from ..core.spans import checked_span, span, steps_of
-from ..core.steps import Adjoint, StepSource
+from ..core.steps import Adjoint, Curvature, Step, StepSource
 from ..maths import draws
-from ..maths.params import norm
+from ..maths.curvature import leave_one_out_hvps
+from ..maths.params import Params, dot, flatten, norm
 
+Form = Literal["exact", "gauss_newton", "fisher", "last_parameters", "no_hessian", "accumulated"]
+CURVATURES: Mapping[str, Curvature] = {"gauss_newton": "gauss_newton", "fisher": "fisher", "no_hessian": "none"}
+"""The matrix of the forms that have another than the Hessian."""
+PER_QUERY = 9
+"""What a query's sweep holds, in the bytes of the parameters, at most: two adjoints with two buffers of the optimizer and gamma each, and a product."""
 UNSTABLE = 10.0
 """Growth of the adjoint's norm above which a linear answer is not to be trusted: small changes grow by this factor."""
 UNEVEN = 0.5
@@ -38,6 +45,13 @@ SHORTER = 4
 """The prediction is also compared with changes of weights that many times smaller, which separates a wrong derivative from a curved target."""
 APART = 0.2
 """Relative error of the predicted changes above which the values are not to be trusted."""
+NOT_THE_STEP = 1e-2
+"""Distance of a step from that of its losses in eval mode, as a part of its length, above which it is another one."""
+ROUNDED = 16
+"""And beyond so many units of rounding of the parameters."""
+ESTIMATED = "error of the first order, estimated without training again"
+CURVED = 0.5
+"""Estimated error of the first order, as a part of the values, above which that is said."""
 CONVERGED = 0.25
 """Difference between longer and shorter changes, as a part of them, from which on nobody knows where still smaller ones go."""
 REFUTED = 0.05
@@ -54,8 +68,8 @@ def sgd_influence(
         examples: How many examples there are.
         targets: Names of targets of `source`.
         steps: The steps of the window. The sweep goes from the end of the run back to the first of them.
-        form: `exact`; `last_parameters` differentiates every step at the final parameters; `no_hessian` carries the adjoint with respect to the
-            parameters backwards unchanged.
+        form: `exact`; `gauss_newton` and `fisher` have these matrices in the place of the Hessian; `last_parameters` differentiates every step at the
+            final parameters; `no_hessian` carries the adjoint with respect to the parameters backwards unchanged.
 
     Returns:
         The sums, and by target the norm of the adjoint after the last step and before each epoch, from the last to the first.
@@ -64,25 +78,200 @@ def sgd_influence(
         NumericalError: The adjoint is not finite; the message names the step and the norm.
     """
     values = torch.zeros(len(targets), len(source.epochs), examples, dtype=torch.float64)
-    adjoints = [source.end(name) for name in targets]
-    norms = {name: [norm_of(adjoint)] for name, adjoint in zip(targets, adjoints, strict=True)}
-    still = source.final() if form == "last_parameters" else None
+    adjoints = {f"target {name!r}": source.end(name) for name in targets}
+    norms = {name: [norm_of(adjoint)] for name, adjoint in zip(targets, adjoints.values(), strict=True)}
     firsts = {epoch.start for epoch in source.epochs}
-    for step in source.backwards(range(steps.start, source.epochs[-1].stop), replay=still is None):
-        found = step.back(adjoints, at=still, curvature=form != "no_hessian")
-        adjoints = [adjoint for _, adjoint in found]
-        for place, (name, (grad_dots, adjoint)) in enumerate(zip(targets, found, strict=True)):
-            # An example may stand twice in a batch, so its shares are added, not assigned.
-            values[place, step.epoch].index_add_(0, step.positions, -grad_dots.to("cpu", torch.float64))
-            size = norm_of(adjoint)
-            if not size < float("inf"):
+    for step, shares, carried in _sweep(source, adjoints, steps.start, form):
+        # An example may stand twice in a batch, so its shares are added, not assigned.
+        values[:, step.epoch].index_add_(1, step.positions, shares)
+        if step.index in firsts:
+            for name, adjoint in zip(targets, carried, strict=True):
+                norms[name].append(norm_of(adjoint))
+    return values, norms
+
+
+def sgd_influence_rows(
+    source: StepSource, examples: int, target: str, rows: slice, steps: range, form: str = "exact"
+) -> Float[Tensor, "queries examples"]:
+    """-d loss of a query / d weight of each example in these steps, for some queries in one sweep.
+
+    Args:
+        source: The recorded training.
+        examples: How many examples there are.
+        target: Name of a target that is a mean over queries.
+        rows: Which queries, a slice with start and stop; the adjoints of all of them are in memory at once.
+        steps: The steps of the window. The sweep goes from the end of the run back to the first of them.
+        form: As `sgd_influence` takes it.
+
+    Returns:
+        A row for each of these queries, in double precision, in the unit of the loss.
+
+    Raises:
+        NumericalError: The adjoint of a query is not finite; the message names query, step and norm.
+    """
+    values = torch.zeros(rows.stop - rows.start, examples, dtype=torch.float64)
+    ids = source.queries(target).ids
+    adjoints = {f"query {ids[query]} of {target!r}": source.end(target, query) for query in range(rows.start, rows.stop)}
+    for step, shares, _ in _sweep(source, adjoints, steps.start, form):
+        if step.index in steps:
+            values.index_add_(1, step.positions, shares)
+    return values
+
+
+def _sweep(
+    source: StepSource, adjoints: Mapping[str, Adjoint], start: int, form: str
+) -> Iterator[tuple[Step, Float[Tensor, "targets batch"], list[Adjoint]]]:
+    """The steps from the end of the run back to `start`, each with -d target / d weight of its examples, and the adjoints before it.
+
+    Args:
+        source: The recorded training.
+        adjoints: At the end of the run, by what they are called in messages.
+        start: The last step of the sweep.
+        form: As `sgd_influence` takes it.
+
+    Yields:
+        The shares in double precision, a row for each adjoint.
+
+    Raises:
+        NumericalError: An adjoint is not finite; the message names it, the step and the norm.
+    """
+    names, carried = list(adjoints), list(adjoints.values())
+    still = source.final() if form == "last_parameters" else None
+    for step in source.backwards(range(start, source.epochs[-1].stop), replay=still is None):
+        found = step.back(carried, at=still, curvature=CURVATURES.get(form, "hessian"))
+        carried = [adjoint for _, adjoint in found]
+        for name, adjoint in zip(names, carried, strict=True):
+            if not (size := norm_of(adjoint)) < float("inf"):
                 raise NumericalError(
-                    f"sgd_influence: the adjoint of target {name!r} has norm {size} before step {step.index}, so small changes grow "
+                    f"sgd_influence: the adjoint of {name} has norm {size} before step {step.index}, so small changes grow "
                     "without bound from there on. Lower the learning rate, or choose a later window."
                 )
-            if step.index in firsts:
-                norms[name].append(size)
-    return values, norms
+        yield step, torch.stack([-grad_dots.to("cpu", torch.float64) for grad_dots, _ in found]), carried
+
+
+def accumulated_influence(
+    source: StepSource, tracked: Int[Tensor, " tracked"], target: str, steps: range, *, evaluated: bool = False
+) -> Float[Tensor, " tracked"]:
+    r"""Predicted change of a target if each of a few examples is left out, with what is moved carried forwards through every step.
+
+    $$ \delta_{t+1} = \delta_t - \frac{\eta_t}{b_t} \sum_{j \in B_t,\, j \ne i} H_j(\theta_t)\, \delta_t + [i \in B_t]\, \frac{\eta_t}{b_t}
+       \nabla \ell_i(\theta_t) $$
+
+    The example's own Hessian is not among those that act on what leaving it out has moved, as it is among the steps of the exact form.
+
+    Args:
+        source: The recorded training.
+        tracked: Positions of the examples; each costs the bytes of the parameters, and a Hessian product in each step.
+        target: Name of the target.
+        steps: The steps that they are left out of; what is moved is carried on to the end of the run.
+        evaluated: Whether the target is computed at the moved parameters, and not to first order.
+
+    Returns:
+        In the unit of the target: above 0 where it would be larger without the example.
+
+    Raises:
+        UsageError: The steps are not those of plain SGD on the losses in eval mode.
+        NumericalError: What was moved is not finite.
+    """
+    end, final = source.end(target), source.final()
+    more = [*source.beyond_sgd, *(["averages of the parameters"] if end.averages else [])]
+    if more:
+        raise UsageError(
+            f"sgd_influence: form=accumulated is for plain SGD, and this training had {', '.join(more)}; choose form=exact."
+        )
+    moved = [{name: torch.zeros_like(value) for name, value in final.items()} for _ in tracked]
+    for step in source.forwards(range(steps.start, source.epochs[-1].stop)):
+        rows = [(step.positions == one).nonzero()[:, 0] if step.index in steps else () for one in tracked]
+        gradient, found = leave_one_out_hvps(step.losses, step.params, moved, rows)
+        share = {name: rate / len(step.positions) for name, rate in step.rates.items()}
+        move = {name: -share[name] * value for name, value in gradient.items()}
+        apart = norm({name: step.after[name] - value - move[name] for name, value in step.params.items()})
+        if not apart <= NOT_THE_STEP * norm(move) + ROUNDED * torch.finfo(apart.dtype).eps * norm(step.params):
+            raise UsageError(
+                f"sgd_influence: form=accumulated is for steps that are those of the losses in eval mode, and step {step.index} is not, as where "
+                "dropout or BatchNorm have a part; choose form=exact."
+            )
+        moved = [
+            {name: value - share[name] * (product[name] - own[name]) for name, value in before.items()}
+            for before, (product, own) in zip(moved, found, strict=True)
+        ]
+    if evaluated:
+        here = source.target_value(target, final)
+        ends = [{name: value + one[name] for name, value in final.items()} for one in moved]
+        changes = [source.target_value(target, one) - here for one in ends]
+    else:
+        changes = [float(dot(end.params, one)) for one in moved]
+    values = torch.tensor(changes, dtype=torch.float64)
+    if not bool(values.isfinite().all()):
+        raise NumericalError(
+            "sgd_influence: what leaving an example out moves grows without bound. Lower the learning rate, or choose a later window."
+        )
+    return values
+
+
+def first_order_error(source: StepSource, examples: int, target: str, steps: range) -> Float[Tensor, " examples"]:
+    r"""An estimate, without training again, of how far the exact form is from what leaving each example out of these steps does to the target.
+
+    $$ e_i = \sum_{t} |c_{it}|\, \|g_{it}\|\, \frac{d_{it}}{\|\lambda_t\|} + \frac{\kappa}{2} \frac{d_{iT}^2}{\|\lambda_T\|^2}, \qquad
+       d_{it} = \sum_{s<t} \frac{\|\gamma_s\| \|g_{is}\|}{b_s} $$
+
+    The sums are over the steps of the window that the example takes part in, $c_{it}$ is the step's share of its influence, $g_{it}$ the gradient of its
+    loss. $d_{it}$ is how far the steps on the example before $t$ can have moved the target, and divided by the adjoint's norm the parameters; where
+    the adjoint grows backwards, so do they. The first term is what its own curvature, taken as $g g^\top$, makes of that at each visit, which
+    leaving it out takes away; the second the target's curvature $\kappa$ along its gradient before the last step. Ours: the order of size, of lengths
+    and not of directions, and usually too large. What an example does to the curvature of others, and to Adam's denominators, is not in it.
+
+    Args:
+        source: The recorded training.
+        examples: How many examples there are.
+        target: Name of the target.
+        steps: The steps of the window.
+
+    Returns:
+        In the unit of the target, at least 0.
+
+    Raises:
+        NumericalError: The adjoint is not finite.
+        UsageError: The target cannot be differentiated twice, or normalisation couples the examples in eval mode.
+    """
+    end = source.end(target)
+    pull = {name: value + end.averages.get(name, 0.0) for name, value in end.params.items()}
+    size, curvature = norm_of(end), None
+    own, moved, weight = (torch.zeros(examples, dtype=torch.float64) for _ in range(3))
+    for step, (shares,), (adjoint,) in _sweep(source, {f"target {target!r}": end}, steps.start, "exact"):
+        if curvature is None:
+            curvature = abs(float(dot(step.target_product(target, pull), pull))) / size**2 if size else 0.0
+        if step.index not in steps:
+            continue
+        squares, _ = step.grad_sq_norms(tuple(step.params))
+        lengths = squares.to("cpu", torch.float64).clamp(min=0).sqrt()
+        at, reach = step.positions, float(norm(adjoint.gradient)) / len(step.positions) * lengths
+        # `weight` is of later visits: what is moved here is moved when they come.
+        own.index_add_(0, at, weight[at] * reach)
+        moved.index_add_(0, at, reach)
+        if (before := norm_of(adjoint)) > 0:
+            weight.index_add_(0, at, shares.abs() * lengths / before)
+    return own + (curvature or 0.0) / 2 * (moved / size).square() if size else own
+
+
+def metasmoothness(ends: Sequence[Params]) -> float:
+    """How steadily the parameters at the end of training move as the weights of the examples do.
+
+    The share of coordinates that move the same way twice less the share that turn back, each coordinate weighed by how far it moves.
+
+    Args:
+        ends: Parameters at the end of three trainings, with example weights w, w + h v and w + 2 h v.
+
+    Returns:
+        In -1..1; 1 where nothing moves.
+
+    Source: Engstrom et al. 2025 (arXiv 2503.13751), definition 2. Departures: none.
+    """
+    first, middle, last = (flatten(end).to(torch.float64) for end in ends)
+    moved = (last - first).abs()
+    if not bool(moved.any()):
+        return 1.0
+    return float((moved * (middle - first).sign() * (last - middle).sign()).sum() / moved.sum())
 
 
 def norm_of(adjoint: Adjoint) -> float:
@@ -93,28 +282,43 @@ def norm_of(adjoint: Adjoint) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class SGDInfluence(AbstractMethod):
+class SGDInfluence(AbstractAttributor):
     """Predicted change of the target if the example's loss is taken out of every step: above 0 the example helps, below 0 it harms.
+
+    With `reduce=mean` the value comes from the gradient of the target, in one sweep, and no value per query is computed.
+
+    Of one model, the change is that of this very training: its start, its order, its draws. Of several models of a recording (`--models 16`) the value is
+    their mean: the change in an average training, which is what another training, under another seed, may be held against. `Scores.interval` says
+    how well so many models know that mean, not how far a single training lies from it.
 
     Args:
         target: The target whose change is predicted.
         window: Steps that the example is taken out of: `all`, `last` (the last epoch), or epochs such as `3-5`.
-        form: `exact`, or two approximations for comparison: `last_parameters`, which needs only the last state, and `no_hessian`, which ignores that
-            a change moves later gradients (TracIn at every step).
+        form: `exact`, or four approximations for comparison: `gauss_newton` and `fisher`, which have the Gauss-Newton matrix or the empirical Fisher
+            matrix of each step in the place of its Hessian; `last_parameters`, which needs only the last state; and `no_hessian`, which ignores
+            that a change moves later gradients (TracIn at every step). `accumulated` is for a few examples, of plain SGD: it carries what
+            leaving one out moves forwards, without the Hessian of its own loss (ACC-SGD-IE).
+        ids: For `form=accumulated`, the ids of the examples, joined by `+`; the others have no value.
+        at_end: For `form=accumulated`, the change of the target to first order (`linear`), or its value at the moved parameters less that at the
+            last ones (`evaluated`), which comes nearer to what leaving out does.
         sign: `removal`, or `weight`, the derivative with respect to the example's weight (Koh and Liang's up-weighting, the metagradient).
         checks: Number of random directions in which the prediction is compared with training again under slightly other example weights, four
-            trainings each. Derivatives of single steps are compared with central differences in any case.
+            trainings each, which also give the `metasmoothness`; and one more sweep for the `first_order_error`. Derivatives of single steps are
+            compared with central differences in any case.
     """
 
     target: str = "validation"
     window: str = "all"
-    form: Literal["exact", "last_parameters", "no_hessian"] = "exact"
+    form: Form = "exact"
     sign: Literal["removal", "weight"] = "removal"
     checks: int = 0
+    ids: str = ""
+    at_end: Literal["linear", "evaluated"] = "linear"
     name: ClassVar[str] = "sgd_influence"
+    of_one_training: ClassVar[bool] = True
     reads: ClassVar[frozenset[Need]] = frozenset({Need.STEPS})
     source: ClassVar[Source] = Source(
-        "Hara et al. 2019, section 4; Suzuki et al. 2021 for form=last_parameters",
+        "Hara et al. 2019, section 4; Suzuki et al. 2021 for form=last_parameters; arXiv 2510.26185 for form=accumulated",
         "https://arxiv.org/abs/1906.08473",
         "any optimizer that can be replayed, where the paper has plain SGD; states are replayed, not stored; the Hessian's share is "
         "divided by the batch once (the released code of the cleansing experiments divides twice)",
@@ -129,6 +333,21 @@ class SGDInfluence(AbstractMethod):
             raise UsageError(
                 f"{self.title}: checks={self.checks} holds the exact form against training; leave form={self.form} out."
             )
+        if self.form == "accumulated":
+            if not self.ids:
+                raise UsageError(
+                    f"{self.title}: name the examples with ids=ID+ID, because each costs the bytes of the parameters."
+                )
+            if self.sign != "removal" or self.reduce != "mean":
+                raise UsageError(
+                    f"{self.title}: form=accumulated is of leaving out, and of the whole target; leave sign= and reduce= out."
+                )
+        elif self.ids or self.at_end != "linear":
+            raise UsageError(f"{self.title}: ids= and at_end= are read with form=accumulated only; leave them out.")
+        if self.checks and self.reduce != "mean":
+            raise UsageError(
+                f"{self.title}: checks={self.checks} holds the mean over all queries against training; leave reduce={self.reduce} out."
+            )
 
     @property
     def direction(self) -> Direction:  # type: ignore[override]
@@ -137,20 +356,51 @@ class SGDInfluence(AbstractMethod):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """The unit of the target for the exact form; the other forms only rank."""
-        return CHANGE if self.form == "exact" else RANK_ONLY
+        """The unit of the target for the exact and the accumulated form; the other forms only rank."""
+        return CHANGE if self.form in ("exact", "accumulated") else RANK_ONLY
 
     @property
     def asks(self) -> Asks:
-        return Asks(targets=(self.target,))
+        # A mean may be of a function of the model, which has no rows.
+        return Asks(targets=(self.target,)) if self.reduce == "mean" else super().asks
+
+    @property
+    def query_set(self) -> str:
+        if self.checks or self.form == "accumulated":
+            other = f"checks={self.checks}" if self.checks else "form=accumulated"
+            raise UsageError(f"{self.title}: {other} is of the whole target and not of its rows; leave it out.")
+        return self.target
+
+    def attribute(self, evidence: Evidence, room: int = ROOM) -> Iterator[Block]:
+        """Some queries by all examples at a time: as many as have adjoints and rows of at most `room` bytes together, at least one.
+
+        The steps are gone through once for each such group.
+
+        Yields:
+            Whole rows, from the first query on.
+        """
+        source, count = evidence.steps, len(evidence.queries(self.query_set).ids)
+        steps = steps_of(source, span(self.window, len(source.epochs), self.title))
+        held = sum(value.numel() * value.element_size() for value in source.final().values())
+        group = max(1, room // (8 * len(evidence.ids) + PER_QUERY * held))
+        for start in range(0, count, group):
+            rows = slice(start, min(start + group, count))
+            values = sgd_influence_rows(source, len(evidence.ids), self.query_set, rows, steps, self.form)
+            yield Block(rows, slice(0, len(evidence.ids)), values if self.sign == "removal" else -values)
 
     @classmethod
     def run_together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Result]:
         """Scores of several methods, with one sweep for all targets and windows of the same `form`."""
         own = [method for method in methods if isinstance(method, SGDInfluence)]
         source, found = evidence.steps, {}
-        for form in dict.fromkeys(method.form for method in own):
-            group = [method for method in own if method.form == form]
+        for method in own:
+            if method.reduce != "mean":
+                found[method] = AbstractAttributor.run(method, evidence)
+            elif method.form == "accumulated":
+                found[method] = method._accumulated(evidence)
+        swept = [method for method in own if method not in found]
+        for form in dict.fromkeys(method.form for method in swept):
+            group = [method for method in swept if method.form == form]
             targets = list(dict.fromkeys(method.target for method in group))
             windows = [steps_of(source, span(method.window, len(source.epochs), method.title)) for method in group]
             earliest = min(windows, key=lambda steps: steps.start)
@@ -164,11 +414,52 @@ class SGDInfluence(AbstractMethod):
         return found
 
     def speaks_of(self, evidence: Evidence) -> Tensor:
-        return self._visits(evidence) > 0
+        seen = self._visits(evidence) > 0
+        if self.form != "accumulated":
+            return seen
+        named = torch.zeros_like(seen)
+        named[self._tracked(evidence)] = True
+        return seen & named
+
+    def _tracked(self, evidence: Evidence) -> Int[Tensor, " tracked"]:
+        places = {str(one): place for place, one in enumerate(evidence.ids)}
+        named = list(dict.fromkeys(self.ids.split("+")))
+        if missing := [one for one in named if one not in places]:
+            raise UsageError(
+                f"{self.title}: {missing[0]!r} is the id of no example; there are {listed(evidence.ids, len(evidence.ids))}."
+            )
+        return torch.tensor([places[one] for one in named])
+
+    def _accumulated(self, evidence: Evidence) -> Result:
+        source, tracked = evidence.steps, self._tracked(evidence)
+        steps = steps_of(source, span(self.window, len(source.epochs), self.title))
+        values = torch.zeros(len(evidence.ids), dtype=torch.float64)
+        values[tracked] = accumulated_influence(source, tracked, self.target, steps, evaluated=self.at_end == "evaluated")
+        return Result(values, warnings=self.remarks(evidence))
 
     def _visits(self, evidence: Evidence) -> Int[Tensor, " examples"]:
         source = evidence.steps
         return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title)))
+
+    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
+        source, visits, found = evidence.steps, self._visits(evidence), []
+        sizes = source.sizes(steps_of(source, span(self.window, len(source.epochs), self.title)))
+        if (least := min(sizes) / max(sizes)) < UNEVEN:
+            found.append(
+                f"The smallest batch has {min(sizes)} examples, the largest {max(sizes)}: in it each counts {1 / least:.1f} times as much and "
+                "stands out. Give your loader a batch_size that divides the examples, or record a plan with last_batch='even' or 'drop'; with a live "
+                "selector, whose epochs differ in size, that cannot be avoided."
+            )
+        named = visits[self._tracked(evidence)] if self.form == "accumulated" else visits
+        if outside := int((named == 0).sum()):
+            found.append(f"{outside} of {len(named)} examples are in no step of the window and have no value.")
+        if self.form == "exact" and source.unconfirmed and not source.derivative_errors:
+            step, reason = next(iter(source.unconfirmed.items()))
+            found.append(
+                f"These values may be right, but the derivative of step {step}, on which they rest, could not be checked by numerical "
+                f"differences: {reason}. Compare a few of them with loo before you trust them."
+            )
+        return tuple(found)
 
     def _told(self, evidence: Evidence, by_epoch: Float[Tensor, "epochs examples"], norms: Sequence[float]) -> Result:
         """The window's part of a sweep, with what there is to say of it.
@@ -187,16 +478,13 @@ class SGDInfluence(AbstractMethod):
         inside[epochs.start : epochs.stop] = 1
         by_epoch = by_epoch * inside * (1 if self.sign == "removal" else -1)
         norms = norms[: len(source.epochs) - epochs.start + 1]
-        visits = self._visits(evidence)
-        outside = float((visits == 0).double().mean())
         sizes = source.sizes(steps_of(source, epochs))
-        least = min(sizes) / max(sizes)
         growth = max(norms) / norms[0] if norms[0] > 0 else 0.0
         diagnostics: dict[str, object] = {
             ADJOINT_NORMS: list(norms),
             "adjoint growth": growth,
-            "share of examples outside the window": outside,
-            "smallest batch as a part of the largest": least,
+            "share of examples outside the window": float((self._visits(evidence) == 0).double().mean()),
+            "smallest batch as a part of the largest": min(sizes) / max(sizes),
         }
         warnings = []
         if growth > UNSTABLE and self.form == "exact":
@@ -209,29 +497,21 @@ class SGDInfluence(AbstractMethod):
                 f"The adjoint of this approximation grows {growth:.3g}-fold over the window, which says nothing of the training but much of "
                 "the approximation: compare it with form=exact."
             )
-        if least < UNEVEN:
-            warnings.append(
-                f"The smallest batch has {min(sizes)} examples, the largest {max(sizes)}: in it each counts {1 / least:.1f} times as much and "
-                "stands out. Give your loader a batch_size that divides the examples, or record a plan with last_batch='even' or 'drop'; with a live "
-                "selector, whose epochs differ in size, that cannot be avoided."
-            )
-        if outside:
-            warnings.append(
-                f"{int((visits == 0).sum())} of {len(visits)} examples are in no step of the window and have no value."
-            )
+        warnings += self.remarks(evidence)
         if self.form == "exact" and source.derivative_errors:
             diagnostics["relative error of single steps' derivatives, by central differences"] = max(
                 source.derivative_errors.values()
             )
-        if self.form == "exact" and source.unconfirmed and not source.derivative_errors:
-            step, reason = next(iter(source.unconfirmed.items()))
-            warnings.append(
-                f"These values may be right, but the derivative of step {step}, on which they rest, could not be checked by numerical "
-                f"differences: {reason}. Compare a few of them with loo before you trust them."
-            )
         if self.checks:
             checked, doubt = self._check(source, evidence, by_epoch.sum(0) * (1 if self.sign == "removal" else -1))
             diagnostics.update(checked)
+            estimated = self._estimated(evidence, by_epoch.sum(0))
+            diagnostics[ESTIMATED] = estimated
+            if isinstance(estimated, float) and estimated > CURVED:
+                warnings.append(
+                    f"By an estimate without training again, which is usually too large, what leaving an example out does differs from these values by "
+                    f"{estimated:.2g} of their size, because leaving out is no small change: compare a few of them with loo."
+                )
             if doubt == "wrong":
                 warnings.append(
                     "Training again with slightly other weights refutes these values: they are "
@@ -246,6 +526,18 @@ class SGDInfluence(AbstractMethod):
                 )
         return Result(by_epoch.sum(0), by_epoch, diagnostics, tuple(warnings))
 
+    def _estimated(self, evidence: Evidence, values: Float[Tensor, " examples"]) -> float | str:
+        """`first_order_error` as a part of the values, or why there is none."""
+        source, size = evidence.steps, float(values.norm())
+        steps = steps_of(source, span(self.window, len(source.epochs), self.title))
+        if not source.linear:
+            return f"none, because a step is not linear in the gradient ({', '.join(source.beyond_sgd)}), and that it bends is no part of the estimate"
+        try:
+            error = first_order_error(source, len(evidence.ids), self.target, steps)
+        except UsageError as reason:
+            return f"none, because {str(reason).partition(';')[0].rstrip('.')}"
+        return float(error.norm()) / size if size else 0.0
+
     def _check(
         self, source: StepSource, evidence: Evidence, removal: Float[Tensor, " examples"]
     ) -> tuple[dict[str, object], str]:
@@ -254,25 +546,25 @@ class SGDInfluence(AbstractMethod):
         The second value is `wrong` where smaller changes of the weights do not go where the prediction is, `far` where the prediction is
         the derivative but the changes are far from linear, and else empty.
 
-        Metasmoothness: the share of directions in which the target, at one step back, at the recorded weights and one step on, rises
-        twice or falls twice.
+        `metasmoothness` is taken of the trainings at one step back, at the recorded weights and one step on, the mean over directions.
 
         Returns:
             Diagnostics by name, and `wrong`, `far` or an empty text.
         """
         steps = steps_of(source, span(self.window, len(source.epochs), self.title))
         ones = torch.ones(len(evidence.ids), dtype=torch.float64)
-        here = source.reweighted(ones, steps, self.target)
-        predicted, actual, shorter, steady = [], [], [], 0
+        here, middle = source.reweighted_end(ones, steps, self.target)
+        predicted, actual, shorter, smooth, steady = [], [], [], [], 0
         for number in range(self.checks):
             direction = draws.uniform(evidence.ids.keys, 0, "influence check", number) * 2 - 1
             direction *= CHECK / direction.norm()
-            back, on = (source.reweighted(ones + sign * direction, steps, self.target) for sign in (-1, 1))
+            (back, first), (on, last) = (source.reweighted_end(ones + sign * direction, steps, self.target) for sign in (-1, 1))
             less, more = (source.reweighted(ones + sign * direction / SHORTER, steps, self.target) for sign in (-1, 1))
             predicted.append(-float((direction * removal).sum()))
             actual.append((on - back) / 2)
             shorter.append((more - less) / 2 * SHORTER)
             steady += (on - here) * (here - back) > 0
+            smooth.append(metasmoothness([first, middle, last]))
         p, long, short = (torch.tensor(row, dtype=torch.float64) for row in (predicted, actual, shorter))
         # Over all directions together: along a single one the change may be 0 by chance.
         far, size = float((p - long).norm()), float(long.norm())
@@ -287,7 +579,8 @@ class SGDInfluence(AbstractMethod):
                 "actual changes": actual,
                 f"actual changes, {SHORTER} times those of weights {SHORTER} times smaller": shorter,
                 "relative error of the prediction": error,
-                "metasmoothness": steady / self.checks,
+                "metasmoothness": sum(smooth) / self.checks,
+                "share of directions in which the target goes on as it begins": steady / self.checks,
             },
             "wrong" if refuted else "far" if error > APART else "",
         )

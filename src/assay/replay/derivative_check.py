@@ -68,7 +68,9 @@ def check_derivative(
     batch, state, after = pytree.tree_map(_double, batch), taken.before.mapped(_double), _mapped(adjoint)
     twin.set_momenta(taken.momenta)
     set_random_state(random)
-    ((grad_dots, earlier),) = twin.back(batch, state, twin.rates(by_group), count, [after], at=None, curvature=True, whole=True)
+    ((grad_dots, earlier),) = twin.back(
+        batch, state, twin.rates(by_group), count, [after], at=None, curvature="hessian", whole=True
+    )
     ones = torch.ones_like(grad_dots)
 
     def end(start: ReplayState, weights: Tensor) -> Tensor:

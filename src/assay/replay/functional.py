@@ -32,6 +32,8 @@ from .batch_norm import DoubleBackward
 from .losses import (
     Forward,
     Losses,
+    WeightedBatch,
+    WeightedLosses,
     cross_entropies,
     forward_pair,
     is_cross_entropies,
@@ -206,6 +208,56 @@ class Functional:
             valued: Whether the first derivatives with respect to the parameters are read, and not only differentiated again
                 (`maths.double_backward.conv2d`).
         """
+        return self._seen(self._objective, params, buffers, batch, valued)
+
+    def split_with_statistics(
+        self, params: Params, buffers: Params, batch: Any
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, dict[str, list[tuple[float, Tensor]]]]:
+        """What the losses are a function of, in train mode, differentiable by the parameters; the same numbers apart from what made them; and as
+        functions of these, the losses; and the batch statistics (see `with_statistics`).
+
+        That is the logits where the losses are cross-entropies of them, else what the model returns with a row for each example.
+
+        Raises:
+            UsageError: The losses are no function of what the model returns once.
+        """
+        if is_cross_entropies(_unscaled(self.losses)):
+            (logits, labels), seen = self._seen(self._predicting, params, buffers, batch, valued=False)
+            logits = _by_class(logits, size_of(batch))
+            apart = logits.detach().requires_grad_()
+            values = F.cross_entropy(apart, labels, reduction="none")
+            return [logits], [apart], values * self.factors(batch).to(values), seen
+        outputs: list[Tensor] = []
+        copies: list[Tensor] = []
+
+        def taken_apart(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            given = tuple(part.detach().requires_grad_() if part.requires_grad else part for part in parts)
+            outputs.extend(part for part in parts if part.requires_grad)
+            copies.extend(part for part, whole in zip(given, parts, strict=True) if whole.requires_grad)
+            return given
+
+        with _returned(self.model, size_of(batch), taken_apart):
+            values, seen = self._seen(self._objective, params, buffers, batch, valued=False)
+        return outputs, copies, values, seen
+
+    def factors(self, batch: Any) -> Tensor:
+        """What each example's loss is multiplied by: its weight, and what the losses are `scaled` by.
+
+        Returns:
+            One per example, 1 for losses as they are.
+        """
+        factors, losses = torch.ones(size_of(batch), dtype=torch.float64), self.losses
+        while isinstance(losses, (_Scaled, WeightedLosses)):
+            if isinstance(losses, _Scaled):
+                factors = factors * losses.factor
+            elif isinstance(batch, WeightedBatch):
+                factors = factors * batch.weights.to(factors)
+            losses = losses.losses
+        return factors
+
+    def _seen(
+        self, module: nn.Module, params: Params, buffers: Params, batch: Any, valued: bool
+    ) -> tuple[Any, dict[str, list[tuple[float, Tensor]]]]:
         watch = DoubleBackward(buffers, valued)
         with contextlib.ExitStack() as stack:
             stack.enter_context(mode(self.model, True))
@@ -215,7 +267,7 @@ class Functional:
                     prefix = f"{name}." if name else ""
                     stack.callback(layer.register_forward_pre_hook(functools.partial(watch.enter, prefix)).remove)
             stack.enter_context(watch)
-            return called_with(self._objective, _prefixed({**_copied(buffers), **params}), batch), watch.seen
+            return called_with(module, _prefixed({**_copied(buffers), **params}), batch), watch.seen
 
     def takes_rows_apart(self, params: Params, buffers: Params, batch: Any) -> bool:
         """Whether an example evaluated alone has the same loss as in its batch; not so where the losses read a part of the batch without rows."""
@@ -436,9 +488,15 @@ class Functional:
         self, params: Params, buffers: Params, batch: Any, instead: Sequence[Tensor] | None = None
     ) -> tuple[tuple[Tensor, ...], Tensor]:
         """What the model returns to the losses, row by row, and the losses; with others in the place of what it returns."""
-        with _watched_outputs(self.model, size_of(batch), instead) as met:
+        met: list[tuple[Tensor, ...]] = []
+
+        def noted(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            met.append(parts)
+            return parts if instead is None else tuple(instead)
+
+        with _returned(self.model, size_of(batch), noted):
             losses = self(params, buffers, batch)
-        return _only(met), losses
+        return met[0], losses
 
     def _check_split(self, params: Params, buffers: Params, batch: Any) -> None:
         if self._splits:
@@ -557,9 +615,13 @@ class Functional:
 
 
 @contextlib.contextmanager
-def _watched_outputs(model: nn.Module, size: int, instead: Sequence[Tensor] | None = None) -> Iterator[list[tuple[Tensor, ...]]]:
-    """What the model returns with a row for each example, call by call; with others in the place of it."""
-    met: list[tuple[Tensor, ...]] = []
+def _returned(model: nn.Module, size: int, instead: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]) -> Iterator[None]:
+    """A context manager inside which the losses get `instead` of the parts that the model returns with a row for each example.
+
+    Raises:
+        UsageError: At its end, if the model was not called once, or returned no such part.
+    """
+    calls: list[int] = []
 
     def left(model: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         parts, spec = pytree.tree_flatten(output)
@@ -568,47 +630,51 @@ def _watched_outputs(model: nn.Module, size: int, instead: Sequence[Tensor] | No
             for place, part in enumerate(parts)
             if isinstance(part, Tensor) and part.is_floating_point() and part.ndim and len(part) == size
         ]
-        met.append(tuple(parts[place] for place in places))
-        if instead is None:
-            return None
-        for place, part in zip(places, instead, strict=True):
+        calls.append(len(places))
+        for place, part in zip(places, instead(tuple(parts[place] for place in places)), strict=True):
             parts[place] = part
         return pytree.tree_unflatten(parts, spec)
 
     handle = model.register_forward_hook(left)
     try:
-        yield met
+        yield
     finally:
         handle.remove()
-
-
-def _only(met: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """What the model returned in its only call.
-
-    Raises:
-        UsageError: It was not called once, or returned nothing with a row for each example.
-    """
-    if len(met) != 1 or not met[0]:
-        what = f"call the model {len(met)} times" if len(met) != 1 else "get nothing from the model with a row for each example"
+    if len(calls) != 1 or not calls[0]:
+        what = (
+            f"call the model {len(calls)} times" if len(calls) != 1 else "get nothing from the model with a row for each example"
+        )
         raise UsageError(
             f"The losses {what}, so they are no function of one set of outputs, and there is no Gauss-Newton matrix; let losses(model, batch) "
-            "call model(...) once, or choose curvature=hessian."
+            "call model(...) once, or choose curvature=hessian (of influence) or form=exact (of sgd_influence)."
         )
-    return met[0]
 
 
 def _outputs(model: nn.Module, losses: Losses, forward: Forward, batch: Any) -> tuple[Tensor, ...]:
     """What the losses of a batch are computed from: the logits of cross-entropies, else what the model returns."""
     if is_cross_entropies(losses_without_weights(losses, batch)):
         return (_by_class(forward(model, without_weights(batch))[0], size_of(batch)),)
-    with _watched_outputs(model, size_of(batch)) as met:
+    met: list[tuple[Tensor, ...]] = []
+
+    def noted(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        met.append(parts)
+        return parts
+
+    with _returned(model, size_of(batch), noted):
         losses(model, batch)
-    return _only(met)
+    return met[0]
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:
     """One row of numbers for each example."""
     return torch.cat([part.flatten(1) if part.ndim > 1 else part[:, None] for part in parts], 1)
+
+
+def _unscaled(losses: Losses) -> Losses:
+    """The losses before any weight or factor."""
+    while isinstance(losses, (_Scaled, WeightedLosses)):
+        losses = losses.losses
+    return losses
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -46,6 +46,17 @@ def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Upd
     )
 
 
+def beyond_sgd(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a step of a parameter group does besides subtracting rate times gradient, in words.
+
+    Returns:
+        Empty for plain SGD.
+    """
+    found = [] if type(optimizer) is torch.optim.SGD else [f"the steps of {type(optimizer).__name__}"]
+    found += ["momentum"] if group.get("momentum") else []
+    return (*found, *(["weight decay"] if group.get("weight_decay") else []))
+
+
 def weight_decay_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> WeightDecay:
     """The weight decay of a parameter group: its factor beside the loss of a step, and whether it is added to the gradient of that loss.
 

@@ -30,6 +30,7 @@ from .checkpoints import CheckpointModel
 from .derivative_check import check_derivative
 from .features import features_of
 from .hidden_state import hidden_state
+from .optimizers import beyond_sgd
 from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
 from .targets import MeanLoss, RowLosses, Target, accuracies_of, parts_of_target, row_losses_of, target_gradient
@@ -464,6 +465,12 @@ class Replay:
         """A target at the end of the run, had the losses of these steps been multiplied by these weights."""
         return self._again(weights, steps, [target], "weight")[0]
 
+    def reweighted_end(self, weights: Float[Tensor, " examples"], steps: range, target: str) -> tuple[float, Params]:
+        """As `reweighted`, with the parameters that the target was computed at: their average, if there is one."""
+        value = self.reweighted(weights, steps, target)
+        end = self.training.averages or self.training.params
+        return value, {name: value.detach().clone() for name, value in end.items()}
+
     def hold_end(self, steps: range) -> None:
         """Refuse a training that, replayed unchanged from a kept state before these steps, does not end where the recorded one did.
 
@@ -555,20 +562,38 @@ class Replay:
                 )
         return {key: values[key].detach().to(value) for key, value in own.items()}
 
-    def end(self, name: str) -> Adjoint:
-        """Derivative of a target with respect to the state after the last step."""
-        end = self.finish()
+    @functools.cached_property
+    def beyond_sgd(self) -> tuple[str, ...]:
+        """What moved the parameters in a step besides rate times the gradient of its loss (see `core.steps.StepSource`)."""
+        groups = [part for group in self.training.optimizer.param_groups for part in beyond_sgd(self.training.optimizer, group)]
+        return tuple(dict.fromkeys([*groups, *([] if self.training.clip is None else ["clipping of the gradient"])]))
+
+    @property
+    def linear(self) -> bool:
+        """Whether every step is linear in the gradient of its loss."""
+        return self.training.clip is None and all(update.linear for update in self.training.updates())
+
+    def end(self, name: str, query: int | None = None) -> Adjoint:
+        """Derivative of a target, or of the loss of one of its rows, with respect to the state after the last step."""
+        end, target = self.finish(), self.named(name) if query is None else self.rows_of(name).row(query)
         with self._own.isolated():
             self.training.restore(end)
             with standing_at(self.training.model, self.training.averages):
-                _, params, statistics = target_gradient(self.training, self.named(name), name)
+                _, params, statistics = target_gradient(self.training, target, name)
         if self.training.ema is None:
             return Adjoint(params, {}, statistics)
         return Adjoint({key: torch.zeros_like(value) for key, value in params.items()}, {}, statistics, params)
 
-    def _value(self, name: str) -> float:
-        """A target where the training stands: at the average of the parameters, if there is one."""
-        value = float(self._parts(name).sum())
+    def target_value(self, name: str, params: Params) -> float:
+        """A target at these parameters, all else being as it is after the last step."""
+        end = self.finish()
+        with self._own.isolated():
+            self.training.restore(end)
+            return self._value(name, params)
+
+    def _value(self, name: str, at: Params | None = None) -> float:
+        """A target where the training stands, at the average of the parameters, if there is one; or at other parameters."""
+        value = float(self._parts(name, at).sum())
         if not abs(value) < float("inf"):
             raise NumericalError(f"Target {name!r} is {value}; the model has diverged.")
         return value
@@ -582,9 +607,9 @@ class Replay:
             raise NumericalError(f"Target {name!r} is not finite; the model has diverged.")
         return found.tolist()
 
-    def _parts(self, name: str) -> Tensor:
+    def _parts(self, name: str, at: Params | None = None) -> Tensor:
         target, model = self.named(name), self.training.model
-        with torch.no_grad(), mode(model, False), standing_at(model, self.training.averages):
+        with torch.no_grad(), mode(model, False), standing_at(model, self.training.averages if at is None else at):
             return torch.stack([part.to("cpu", torch.float64) for part in parts_of_target(target, model, name)])
 
     def named(self, name: str) -> Target:

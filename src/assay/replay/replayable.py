@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import AssayError, UsageError
-from ..core.steps import Adjoint
-from ..maths.derivatives import check_twice_differentiable
+from ..core.steps import Adjoint, Curvature
 from ..maths.differentiable import math_attention
 from ..maths.params import Params
 from ..maths.trajectories import SGDUpdate, Update, average_back, clip_back, clipped
@@ -25,6 +24,7 @@ from ..training.step import average, trainable
 from .functional import Functional
 from .losses import WeightedBatch
 from .optimizers import TORCH_CLIP, update_of
+from .step_losses import step_losses
 
 PART = 32
 """Examples per part, at least, of a batch that is differentiated in parts: with images measured faster than whole on the CPU, in less memory."""
@@ -308,7 +308,7 @@ class ReplayableTraining(abc.ABC):
         adjoints: Sequence[Adjoint],
         *,
         at: Params | None,
-        curvature: bool,
+        curvature: Curvature,
         whole: bool,
     ) -> list[tuple[Tensor, Adjoint]]:
         """A step's derivative; see `core.steps.Step.back`.
@@ -358,10 +358,13 @@ class ReplayableTraining(abc.ABC):
         assert backs is not None
         results = []
         for adjoint, back, slope, product in zip(adjoints, backs, grad_dots, hvps, strict=True):
-            after = {name: back.params[name] + product[name] if curvature else value for name, value in adjoint.params.items()}
+            after = {
+                name: back.params[name] + product[name] if curvature != "none" else value
+                for name, value in adjoint.params.items()
+            }
             # Of a layer that was not called nothing fades.
             statistics = {name: fading.get(name, 1.0) * value for name, value in adjoint.statistics.items()}
-            results.append((torch.cat(slope), Adjoint(after, back.buffers, statistics, adjoint.averages)))
+            results.append((torch.cat(slope), Adjoint(after, back.buffers, statistics, adjoint.averages, back.gamma)))
         return results
 
     def _part(
@@ -369,7 +372,7 @@ class ReplayableTraining(abc.ABC):
         batch: Any,
         taken: "_Taken",
         adjoints: Sequence[Adjoint],
-        curvature: bool,
+        curvature: Curvature,
         grad_dots: list[list[Tensor]],
         hvps: list[dict[str, Tensor]],
     ) -> tuple[list["_Backs"], dict[str, float]]:
@@ -377,38 +380,30 @@ class ReplayableTraining(abc.ABC):
             leaves = {name: value.detach().clone().requires_grad_() for name, value in taken.params.items()}
             # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
             valued = self.clip is not None or not all(update.linear for update in taken.updates)
-            values, seen = self.functional_of(batch).with_statistics(leaves, taken.buffers, batch, valued=valued)
-            weights = torch.ones_like(values).requires_grad_()
-            first = torch.autograd.grad(
-                (weights * values).sum() / taken.total, list(leaves.values()), create_graph=True, allow_unused=True
-            )
-            graph = {name: value for name, value in zip(leaves, first, strict=True) if value is not None}
-            if not graph:
+            losses = step_losses(curvature, self.functional_of(batch), leaves, taken.buffers, batch, taken.total, valued)
+            reached, seen = losses.gradients, losses.seen
+            if not reached:
                 raise UsageError(
                     "The losses depend on no parameter of the model that they are given; let losses(model, batch) call that model, not "
                     "another one."
                 )
-            gradients = {name: graph[name].detach() if name in graph else torch.zeros_like(leaf) for name, leaf in leaves.items()}
+            gradients = {name: reached[name] if name in reached else torch.zeros_like(leaf) for name, leaf in leaves.items()}
             # torch passes over a parameter that the loss did not reach, and leaves its buffers and its decay alone.
-            idle = leaves.keys() - graph.keys() if len(values) == taken.total else set()
+            idle = leaves.keys() - reached.keys() if losses.size == taken.total else set()
             backs = [self._through_update(adjoint, taken, gradients, idle) for adjoint in adjoints]
             shares = {name: _shares([momentum for momentum, _ in calls]) for name, calls in seen.items()}
             for place, (adjoint, back) in enumerate(zip(adjoints, backs, strict=True)):
-                terms = [(graph[name] * back.gamma[name]).sum() for name in graph]
-                terms += [
+                statistics = [
                     share * (adjoint.statistics[name] * value).sum()
                     for name, calls in seen.items()
                     if name in adjoint.statistics
                     for share, (_, value) in zip(shares[name][1], calls, strict=True)
                 ]
-                product = torch.stack(terms).sum()
-                check_twice_differentiable(product)
-                wanted = [weights, *leaves.values()] if curvature else [weights]
-                slope, *rest = torch.autograd.grad(
-                    product, wanted, retain_graph=place < len(adjoints) - 1, materialize_grads=True
+                slope, moved = losses.back(
+                    {name: back.gamma[name] for name in reached}, statistics, last=place == len(adjoints) - 1
                 )
                 grad_dots[place].append(slope)
-                for name, value in zip(leaves, rest, strict=bool(rest)):
+                for name, value in moved.items():
                     hvps[place][name] = hvps[place][name] + value if name in hvps[place] else value
         return backs, {name: kept for name, (kept, _) in shares.items()}
 

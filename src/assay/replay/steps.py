@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import Mismatch, UsageError
-from ..core.steps import Adjoint
+from ..core.steps import Adjoint, Curvature
 from ..maths import schedules
 from ..maths.derivatives import check_twice_differentiable
 from ..maths.differentiable import DifferentiableOperations, math_attention
@@ -46,13 +46,13 @@ class ReplayedStep(ModelBatch):
     """Whether the step's derivative is compared with central differences."""
 
     def back(
-        self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: bool = True
+        self, adjoints: Sequence[Adjoint], *, at: Params | None = None, curvature: Curvature = "hessian"
     ) -> list[tuple[Tensor, Adjoint]]:
         """The step's derivative; see `core.steps.Step.back`."""
         training = self.step_run.training
         with self.step_run.isolated():
             training.set_momenta(self.momenta)
-            if at is None and curvature:
+            if at is None and curvature == "hessian":
                 self.step_run.confirm(self, adjoints)
             # Dropout must fall as it fell.
             set_random_state(self.random)

@@ -138,6 +138,11 @@ class MeanLoss:
                 )
             yield F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
 
+    def row(self, query: int) -> "MeanLoss":
+        """The loss of one of the examples alone."""
+        at = slice(query, query + 1)
+        return MeanLoss(self.inputs[at], self.labels[at], torch.ones(1, dtype=torch.float64), self.prepare)
+
     def ready(self, inputs: Tensor, model: nn.Module) -> Tensor:
         """Some of the inputs as the model takes them."""
         # What assay prepares is float32, whatever the model is.
