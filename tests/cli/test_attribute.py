@@ -46,7 +46,7 @@ def test_queries_are_named_and_taken_from_the_folder(held, capsys, monkeypatch):
     [
         (["tracin", "--query", "nobody"], 2, r"No query has the id 'nobody'; the 40 queries are .* and 35 more\."),
         (["tracin", "--top", "0"], 2, "--top 0 is below 1"),
-        (["aum"], 2, "aum gives one number per example, and none per query; choose tracin"),
+        (["aum"], 2, "aum gives one number per example, and none per query; choose sgd_influence or tracin"),
         (["tracin:every=step"], 2, "has no value per query; leave every=step out"),
         (["tracin:reduce=sum"], 2, "reduce= is how scores are made"),
         (["tracin:target=class=99"], 2, "the classes are"),
@@ -84,3 +84,11 @@ def test_scores_are_reduced_by_name(held, capsys):
     code, out, err = here(capsys, "score", held, "tracin:reduce=max", "tracin:reduce=sum", "tracin")
     assert code == 0, err
     assert "tracin:reduce=max" in out
+
+
+def test_influence_by_query_is_taken_again_as_asked(held, capsys):
+    code, out, err = here(capsys, "attribute", held, "sgd_influence:window=last", "--memory", "100000000", "--tolerance", "1e-6")
+    assert code == 0 and err == "" and "(change of the target)" in out
+    assert load_attribution(Run(held).paths.attribution("sgd_influence:window=last")).lineage.parents["tolerance"] == "1e-06"
+    code, _, err = here(capsys, "attribute", held, "sgd_influence", "--memory", "0")
+    assert code == 2 and "memory=0" in sentence(err)

@@ -141,6 +141,29 @@ def test_other_ids_for_the_same_rows_are_other_queries(run, found):
     assert assay.attribute(run, "tracin").queries == found.queries
 
 
+@pytest.mark.parametrize("form", ["exact", "fisher"])
+def test_the_rows_of_influence_are_those_of_single_targets(world, form):
+    how = assay.ReplayConfig(tolerance=1e-9)
+    title = "sgd_influence:window=1-2" + (f",form={form}" if form != "exact" else "")
+    found = own(world, title, replay_config=how)
+    singles = {f"q{q}": (world.held_out[q : q + 1], world.held_labels[q : q + 1]) for q in range(len(world.held_out))}
+    table = world.score(*(f"{title},target={name}" for name in singles), targets=singles)
+    expected = torch.stack([one.values for one in table.values()])
+    torch.testing.assert_close(dense(found), expected, rtol=0, atol=1e-10)
+    assert found.unit == next(iter(table.values())).unit
+    torch.testing.assert_close(found.reduce("mean").values, world.score(title)[title].values, rtol=0, atol=1e-10)
+
+
+def test_influence_of_a_plan_is_reduced_to_its_score_and_says_what_a_reader_must_know(tmp_path):
+    run = small.recorded(tmp_path / "run", validation=0.1, recipe={"epochs": 1, "batch": 85})
+    found, score = assay.attribute(run, "sgd_influence"), assay.score(run, "sgd_influence")["sgd_influence"]
+    near = 1e-5 * float(score.values.abs().max())
+    torch.testing.assert_close(found.reduce("mean").values, score.values, rtol=0, atol=near)
+    (rows,) = assay.score(run, "sgd_influence:reduce=sum").values()
+    torch.testing.assert_close(rows.values, found.reduce("sum").values, rtol=0, atol=near * len(found.queries))
+    assert found.warnings == score.warnings == rows.warnings and "stands out" in found.warnings[0]
+
+
 def test_several_models_are_their_mean(tmp_path):
     run = small.recorded(tmp_path / "run", validation=0.1, models=2)
     found, table = assay.attribute(run, "tracin"), assay.score(run, "tracin")["tracin"]
@@ -188,7 +211,9 @@ def function(model):
 @pytest.mark.parametrize(
     ("method", "given", "error", "words"),
     [
-        ("grand", {}, UsageError, "grand gives one number per example, and none per query; choose tracin"),
+        ("grand", {}, UsageError, "grand gives one number per example, and none per query; choose sgd_influence or tracin"),
+        ("sgd_influence:checks=1", {}, UsageError, "checks=1 is of the whole target and not of its rows; leave it out"),
+        ("sgd_influence:form=accumulated,ids=1", {}, UsageError, "form=accumulated is of the whole target"),
         ("tracin:reduce=max", {}, UsageError, r"reduce= is how scores are made .* ask the attribution for \.reduce\('max'\)"),
         ("tracin:target=self", {}, UsageError, "tracin:target=self has no value per query; leave target=self out"),
         ("tracin:every=step", {}, UsageError, "tracin:every=step has no value per query; leave every=step out"),

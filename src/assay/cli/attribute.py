@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .values import Switch, Whole
+from .values import MaybeWhole, Switch, Whole
 
 
 def attribute_(
@@ -13,6 +13,9 @@ def attribute_(
     top: Whole = 5,
     query: list[str] | None = None,
     recompute: Switch = False,
+    schedule: str = "sqrt",
+    memory: MaybeWhole = None,
+    tolerance: float = 0.0,
 ) -> None:
     """Say which training examples help and harm single predictions.
 
@@ -34,9 +37,17 @@ def attribute_(
         Id of a query; may be given several times. By default the first one.
     recompute
         Compute the values even if they are saved already.
+    schedule
+        Which states are stored for replaying steps backwards, as `assay score` takes it.
+    memory
+        Largest number of bytes for stored states; the fastest schedule within it is used.
+    tolerance
+        Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
+        requires identical bits. Saved values are reused only if they were computed with the same tolerance.
     """
     from ..core.errors import UsageError
     from ..experiments.attribute import attribute
+    from ..replay.config import ReplayConfig
     from ..runs.run import Run
     from .console import say, show_table, showing_progress
 
@@ -44,7 +55,8 @@ def attribute_(
         raise UsageError(f"--top {top} is below 1; ask for one example or more.")
     opened = Run(run)
     with showing_progress() as progress:
-        found = attribute(opened, method, recompute=recompute, progress=progress)
+        how = ReplayConfig(schedule, memory, tolerance)
+        found = attribute(opened, method, recompute=recompute, replay_config=how, progress=progress)
     known = {str(one): one for one in found.queries}
     wanted = list(dict.fromkeys(query)) if query else [str(found.queries[0])]
     for text in wanted:

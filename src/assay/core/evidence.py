@@ -241,7 +241,8 @@ class Evidence:
             UnknownName: There is no such target.
             UsageError: The target is a function of the model, which has no rows.
         """
-        return self.checkpoints.queries(name) if Need.CHECKPOINTS in self._needs else self.steps.queries(name)
+        stepwise = Need.STEPS in self._needs and Need.CHECKPOINTS not in self._needs
+        return self.steps.queries(name) if stepwise else self.checkpoints.queries(name)
 
     @property
     def steps(self) -> StepSource:

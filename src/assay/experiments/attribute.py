@@ -13,6 +13,7 @@ from ..core.errors import UsageError
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
 from ..methods import catalogue, parse
+from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
@@ -35,6 +36,7 @@ def attribute(
     recompute: bool = False,
     loop: Loop | None = None,
     targets: Mapping[str, Given] | Sequence[str] | None = None,
+    replay_config: ReplayConfig | None = None,
     progress: Progress | None = None,
 ) -> Attribution:
     """What every training example is worth to each query: to each row of the target that the method's option names.
@@ -50,6 +52,7 @@ def attribute(
         loop: The `Loop` that describes your own training loop.
         targets: The queries by name: Examples, or (inputs, labels). Runs with a plan know `validation`, `test`, `class=NAME`, `id=ID` and
             `ids=FILE` by themselves, as `score` does.
+        replay_config: How steps are replayed: schedule, memory, tolerance.
         progress: Receives the number of finished values, of all queries by all examples of every model.
 
     Raises:
@@ -64,12 +67,12 @@ def attribute(
     attributor = attributor_named(method)
     if not run.epochs:
         check_untrained([attributor])
-    request = Request(loop=loop, targets=targets)
+    request = Request(loop=loop, targets=targets, replay_config=replay_config)
     check_read(run, [attributor], request)
     replays = _opened(run, attributor, request)
     first, name, title = replays[0], attributor.query_set, attributor.title
     queries = first.queries(name)
-    parents = parents_of(run, attributor, first, loop, None, {})
+    parents = parents_of(run, attributor, first, loop, replay_config, {})
     parents[f"queries {name}"] = fingerprint(first.rows_of(name).fingerprint, queries.ids.fingerprint)
     folder = run.paths.attribution(title)
     if not recompute and (old := _saved(folder, title, parents)) is not None:

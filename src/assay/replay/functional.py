@@ -646,7 +646,7 @@ def _returned(model: nn.Module, size: int, instead: Callable[[tuple[Tensor, ...]
         )
         raise UsageError(
             f"The losses {what}, so they are no function of one set of outputs, and there is no Gauss-Newton matrix; let losses(model, batch) "
-            "call model(...) once, or choose curvature=hessian (of influence) or form=exact (of sgd_influence)."
+            "call model(...) once, or choose curvature=hessian, or form=exact where the steps are differentiated."
         )
 
 

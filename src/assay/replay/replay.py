@@ -570,8 +570,11 @@ class Replay:
 
     @property
     def linear(self) -> bool:
-        """Whether every step is linear in the gradient of its loss."""
-        return self.training.clip is None and all(update.linear for update in self.training.updates())
+        """Whether every step is linear in the gradient of its loss; not, where the optimizer's steps are not known."""
+        try:
+            return self.training.clip is None and all(update.linear for update in self.training.updates())
+        except UsageError:
+            return False
 
     def end(self, name: str, query: int | None = None) -> Adjoint:
         """Derivative of a target, or of the loss of one of its rows, with respect to the state after the last step."""
