@@ -28,14 +28,12 @@ class Adjoint:
         carried: The same for the optimizer's buffers, by slot and parameter; empty as long as the target does not depend on them.
         statistics: The same for the running statistics of normalisation layers, by name.
         averages: The same for the running averages of the trainable parameters; empty where training keeps none.
-        gradient: The same for the gradient that the step after this state took; empty at the end of the run.
     """
 
     params: Params
     carried: Mapping[str, Params] = dataclasses.field(default_factory=dict)
     statistics: Params = dataclasses.field(default_factory=dict)
     averages: Params = dataclasses.field(default_factory=dict)
-    gradient: Params = dataclasses.field(default_factory=dict)
 
 
 @runtime_checkable
@@ -95,8 +93,6 @@ class StepSource(Protocol):
     """The reason for each step whose derivative could not be checked against central differences. Known after `back`."""
     beyond_sgd: tuple[str, ...]
     """What moved the parameters in a step besides rate times the gradient of its loss, such as `momentum`; empty for plain SGD."""
-    linear: bool
-    """Whether every step is linear in the gradient of its loss, as SGD's with momentum and decay is, and Adam's and a clipped one are not."""
 
     def visits(self, steps: range) -> Int[Tensor, " examples"]:
         """How often each example occurs in the batches of these steps. Known without a replay."""

@@ -568,14 +568,6 @@ class Replay:
         groups = [part for group in self.training.optimizer.param_groups for part in beyond_sgd(self.training.optimizer, group)]
         return tuple(dict.fromkeys([*groups, *([] if self.training.clip is None else ["clipping of the gradient"])]))
 
-    @property
-    def linear(self) -> bool:
-        """Whether every step is linear in the gradient of its loss; not, where the optimizer's steps are not known."""
-        try:
-            return self.training.clip is None and all(update.linear for update in self.training.updates())
-        except UsageError:
-            return False
-
     def end(self, name: str, query: int | None = None) -> Adjoint:
         """Derivative of a target, or of the loss of one of its rows, with respect to the state after the last step."""
         end, target = self.finish(), self.named(name) if query is None else self.rows_of(name).row(query)

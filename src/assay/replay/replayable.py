@@ -364,7 +364,7 @@ class ReplayableTraining(abc.ABC):
             }
             # Of a layer that was not called nothing fades.
             statistics = {name: fading.get(name, 1.0) * value for name, value in adjoint.statistics.items()}
-            results.append((torch.cat(slope), Adjoint(after, back.buffers, statistics, adjoint.averages, back.gamma)))
+            results.append((torch.cat(slope), Adjoint(after, back.buffers, statistics, adjoint.averages)))
         return results
 
     def _part(
