@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.func import functional_call
 
-from assay.maths.projections import project, rademacher
+from assay.maths.layer_pairs import layer_pairs
+from assay.maths.projections import axis_matrix, project, project_chunks, project_pairs, rademacher
 
 PARTS = {"a": torch.Size([7, 5]), "b": torch.Size([40]), "c": torch.Size([])}
 
@@ -70,3 +73,70 @@ def test_half_precision_is_projected_in_single():
 def test_nothing_is_refused():
     with pytest.raises(ValueError, match="nothing to project"):
         project({}, 5)
+
+
+def pairs_of(module, inputs, cotangents=1.0):
+    params = dict(module.named_parameters())
+
+    def losses(at):
+        return (functional_call(module, at, (inputs,)).flatten(1) * cotangents).square().sum(1)
+
+    return list(layer_pairs(module, losses, params, tuple(params))), losses, params
+
+
+NETS = {
+    "linear": lambda: (nn.Sequential(nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, 3, bias=False)), torch.randn(5, 7)),
+    "tokens": lambda: (nn.Sequential(nn.Embedding(9, 6), nn.LayerNorm(6), nn.Linear(6, 2)), torch.randint(9, (5, 4))),
+    "images": lambda: (
+        nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 5, 2, bias=False)),
+        torch.randn(5, 4, 5, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("side", [1, 3, 30])
+@pytest.mark.parametrize("kind", NETS)
+def test_pairs_give_the_whole_gradient_times_the_kronecker_product(kind, side):
+    torch.manual_seed(0)
+    module, inputs = NETS[kind]()
+    module = module.double()
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
+    pairs, losses, params = pairs_of(module, inputs)
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    each = [
+        dict(zip(leaves, torch.autograd.grad(one, list(leaves.values()), retain_graph=True), strict=True))
+        for one in losses(leaves)
+    ]
+    assert len({pair.matrix for pair in pairs}) > 1
+    for pair in pairs:
+        matrix = pair.matrix
+        group, out, across = (
+            axis_matrix(2, f"{matrix.names[0]} {what}", size, side)
+            for what, size in (("groups", matrix.groups), ("outputs", matrix.outputs), ("inputs", matrix.columns))
+        )
+        kronecker = torch.kron(torch.kron(group, out), across)
+        whole = torch.stack([matrix.of(one).flatten() for one in each])[pair.rows]
+        found = project_pairs(pair, side, 2)
+        torch.testing.assert_close(found, whole @ kronecker, rtol=1e-10, atol=1e-10 * float(whole.abs().max()))
+        if side == 30:
+            # Nothing has more numbers, so that inner products are what they were.
+            torch.testing.assert_close(found @ found.T, whole @ whole.T, rtol=1e-10, atol=1e-10)
+
+
+def test_inner_products_survive_a_kronecker_projection_on_average():
+    torch.manual_seed(0)
+    pairs, _, _ = pairs_of(nn.Linear(12, 9).double(), torch.randn(2, 12, dtype=torch.float64))
+    (pair,) = pairs
+    side, seeds = 6, 3000
+    found = torch.tensor([float(torch.dot(*project_pairs(pair, side, seed))) for seed in range(seeds)], dtype=torch.float64)
+    one, other = project_pairs(pair, 100)
+    assert abs(float(found.mean()) - float(one @ other)) < 4 * float(found.std()) / math.sqrt(seeds)
+    assert float(found.std()) > 0.1 * abs(float(one @ other))
+
+
+def test_chunks_are_projected_like_one():
+    whole = values()
+    chunks = [{name: part[rows] for name, part in whole.items()} for rows in (slice(0, 1), slice(1, 4), slice(4, 6))]
+    found = project_chunks(chunks, 65, 3, 4000)
+    assert [len(part) for part in found] == [1, 3, 2]
+    torch.testing.assert_close(torch.cat(found), project(whole, 65, 3), rtol=1e-13, atol=1e-13)

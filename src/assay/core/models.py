@@ -1,7 +1,7 @@
 """The models that a run kept, and batches of examples seen with one of them."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Float64, Int
@@ -131,6 +131,31 @@ class Queries:
     weights: Float64[Tensor, " queries"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExampleRows:
+    """A row of numbers for each example, made once with one model; any number of readers may read.
+
+    Attributes:
+        dims: Numbers in a row.
+        bytes: Bytes that a row takes.
+        kept: Whether the rows are kept with the run, so that a later call reads them; else they go with this object.
+        read: Function that starts an iteration over the blocks: slices of positions, from first to last, and their rows, which the reader may modify.
+    """
+
+    dims: int
+    bytes: int
+    kept: bool
+    read: Callable[[], Iterator[tuple[slice, Tensor]]]
+
+    def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "block dims"]]]:
+        """The rows in blocks, each once."""
+        return self.read()
+
+
+RowMaker = Callable[[Iterator[Batch]], Iterator[Tensor]]
+"""From all examples in batches to a row for each of them, in the same order, on the CPU, in blocks of any size."""
+
+
 @runtime_checkable
 class Model(Protocol):
     """The model as it stood at the end of one epoch."""
@@ -154,6 +179,15 @@ class Model(Protocol):
 
     def batches(self) -> Iterator[Batch]:
         """Every example once, without augmentation."""
+        ...
+
+    def rows(self, name: str, make: RowMaker) -> ExampleRows:
+        """A row of numbers for each example, made once and kept with the run where model and examples can be told again.
+
+        Args:
+            name: Says, in the form NAME:OPTION=VALUE,..., all that the rows depend on beside this model and the examples.
+            make: Makes them; not called where they are kept.
+        """
         ...
 
     def embeddings(self, names: Sequence[str] | None = None) -> Iterator[Layer]:

@@ -83,7 +83,7 @@ def attribute(
             done, total = 0, len(replays) * len(queries.ids) * len(run.ids)
             for replay in replays:
                 writer.start_model()
-                evidence = gather(replay.run, replay).narrow(title, attributor.reads)
+                evidence = gather(replay.run, replay, replays=replays).narrow(title, attributor.reads)
                 for block in attributor.attribute(evidence):
                     writer.add(block)
                     done += block.values.numel()

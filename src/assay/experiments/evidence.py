@@ -296,4 +296,5 @@ def _training(run: Run, plan: Plan, loaded: LoadedData) -> ReplayableTraining:
         plan.training,
         states,
         weights=run.weights if plan.selector is not None else None,
+        made_of=fingerprint(examples.content, repr(run.header.about["plan"])),
     )

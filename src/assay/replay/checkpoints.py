@@ -9,13 +9,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.errors import UsageError
-from ..core.models import Layer, WeightDecay
+from ..core.errors import NotWritten, UsageError
+from ..core.lineage import fingerprint
+from ..core.models import ExampleRows, Layer, RowMaker, WeightDecay
 from ..maths.differentiable import written_out
 from ..maths.params import Params
+from ..runs.rows import load_rows, save_rows
 from ..training.device import mode
 from ..training.state import standing_at
 from .activations import Place, head_input, layered
+from .example_rows import example_rows
 from .functional import Functional
 from .model_batches import ModelBatch
 from .optimizers import weight_decay_of
@@ -97,6 +100,24 @@ class CheckpointModel:
         """Every example once, without augmentation."""
         for positions in torch.arange(len(self._replay.run.ids)).split(size or BLOCK):
             yield self.seen(positions, self._replay.training.clean(positions))
+
+    def rows(self, name: str, make: RowMaker) -> ExampleRows:
+        """A row of numbers for each example (see `core.models.Model`), in the run's folder unless the training is a user's loop."""
+        replay = self._replay
+        run, training = replay.run, replay.training
+
+        def made() -> Iterator[Tensor]:
+            return make(self.batches())
+
+        if not training.made_of:
+            return example_rows(name, run.ids, made)
+        made_of = fingerprint(training.made_of, run.dataset, repr(sorted(run.state(self.epoch).sums.items())), name)
+        folder = run.paths.rows(self.epoch, name)
+        try:
+            return load_rows(folder, made_of) or save_rows(folder, made_of, made())
+        except NotWritten:
+            # A folder that cannot be written to can be scored all the same.
+            return example_rows(name, run.ids, made)
 
     def queries(self, name: str, rows: slice | None = None, size: int | None = None) -> Iterator[ModelBatch]:
         """The rows of a target (see `core.models.Model`)."""

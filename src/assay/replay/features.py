@@ -3,35 +3,27 @@
 They are computed block by block. Small ones are computed again for each reader; large ones once, into a temporary file.
 """
 
-import contextlib
-import dataclasses
-import functools
-import tempfile
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import NotWritten, UsageError
-from ..core.features import BLOCK, Features, FeatureSpec
+from ..core.errors import UsageError
+from ..core.features import Features, FeatureSpec
 from ..core.ids import Ids
 from ..maths.derivatives import CHUNK_BYTES
 from ..maths.projections import project
 from ..training.batches import rows, size_of
 from .activations import Unseen, fitting, named, row_of, tapped
 from .checkpoints import CheckpointModel
+from .example_rows import ON_DISK, Filed
 from .model_batches import ModelBatch
 
 GRADIENT_BYTES = 2**29
 """What the gradients of some examples may take before they are projected: each part of the projection is made once for them."""
 FEW = 7
 """Examples on which it is seen what there is: an odd number, so that another axis in front is not taken for as many rows."""
-
-ON_DISK = 2**28
-"""Bytes of features beyond which they are kept in a file: 128,000 rows of a ResNet's 512 numbers stay in memory, gradients of the heads of such nets do not."""
 
 Block = Callable[[ModelBatch], Tensor]
 """The rows of a batch."""
@@ -62,60 +54,8 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec) -> Features
     seen = block(few)
     if len(ids) * seen.shape[1] * seen.element_size() <= ON_DISK:
         return Features(spec, ids, seen.shape[1], read)
-    filed = _Filed(spec, (len(ids), seen.shape[1]), seen.dtype, read)
+    filed = Filed(f"features={spec}", (len(ids), seen.shape[1]), seen.dtype, read)
     return Features(spec, ids, seen.shape[1], filed.read, whole=filed.whole)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Filed:
-    """Features in a temporary file, which has no name, so that the system takes it away when the last reader lets go, or dies.
-
-    Attributes:
-        spec: The kind of features, for messages.
-        shape: Rows, and numbers in each.
-        dtype: Of the numbers.
-        make: Makes the blocks, from the first to the last; called once.
-    """
-
-    spec: FeatureSpec
-    shape: tuple[int, int]
-    dtype: torch.dtype
-    make: Callable[[], Iterator[tuple[slice, Tensor]]]
-
-    @functools.cached_property
-    def _file(self) -> Any:
-        with self._writing():
-            file = tempfile.TemporaryFile(prefix="assay-features-")  # noqa: SIM115
-        weakref.finalize(self, file.close)
-        for _, block in self.make():
-            with self._writing():
-                # Not through the mapping: on a full disk that would end the process.
-                file.write(np.ascontiguousarray(block.numpy()).data)
-        with self._writing():
-            file.flush()
-        return file
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            size = self.shape[0] * self.shape[1] * self.dtype.itemsize
-            raise NotWritten(
-                f"features={self.spec} take {size / 1e9:.1f} GB and cannot be written to {tempfile.gettempdir()} ({error}); make room there, "
-                "or set TMPDIR to a folder that has it."
-            ) from error
-
-    def whole(self) -> Tensor:
-        """All rows, as a memory map of the file; what a reader writes into them stays private to the reader."""
-        return torch.from_numpy(np.memmap(self._file, torch.empty(0, dtype=self.dtype).numpy().dtype, "c", shape=self.shape))
-
-    def read(self) -> Iterator[tuple[slice, Tensor]]:
-        """The blocks, each a copy in memory."""
-        rows = self.whole()
-        for start in range(0, len(rows), BLOCK):
-            part = slice(start, start + BLOCK)
-            yield part, rows[part].clone()
 
 
 def _activations(model: CheckpointModel, first: ModelBatch, spec: FeatureSpec) -> Block:

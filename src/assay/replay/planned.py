@@ -35,6 +35,7 @@ class PlannedTraining(ReplayableTraining):
         states: Callable[[int], TrainingState],
         *,
         weights: Callable[[int], Tensor | None] | None = None,
+        made_of: str = "",
     ):
         """Take over `model`, whose weights do not matter.
 
@@ -42,6 +43,7 @@ class PlannedTraining(ReplayableTraining):
             model, data, recipe: As `train` had them.
             states: The state at the end of a kept epoch; -1 is before training.
             weights: The factor of each example's loss in an epoch, None for 1; for a training by a live selector. A batch then holds them.
+            made_of: Fingerprint of the plan and the examples, where these are known.
 
         Raises:
             UsageError: The recipe trains in reduced precision, whose steps cannot be differentiated faithfully.
@@ -54,7 +56,7 @@ class PlannedTraining(ReplayableTraining):
         self.functional = Functional(model) if weights is None else Functional(model, WeightedLosses(cross_entropies))
         self.members = [tuple(trainable(model)) for _ in self.optimizer.param_groups]
         self.clip, self.ema, self.averages = recipe.clip, recipe.ema, {}
-        self._data, self._recipe, self._states = data, recipe, states
+        self._data, self._recipe, self._states, self.made_of = data, recipe, states, made_of
         self.weights = None if weights is None else functools.lru_cache(maxsize=2)(weights)
 
     def load(self, epoch: int) -> None:

@@ -122,6 +122,7 @@ class ReplayableTraining(abc.ABC):
         early: How often the average had been updated before the first recorded step.
         free: Whether any batch can be fetched at any time, so that an epoch need not be gone through from its beginning.
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
+        made_of: Fingerprint of model structure and examples; empty where they cannot be told, as in a user's loop.
         by_mean: Whether every step takes the mean of its batch's losses.
         weights: Factor of each example's loss in an epoch, None for 1; None where no live selector gave any.
         causes: A sentence on why the repeated steps may differ from the recorded ones, the commonest cause first.
@@ -137,6 +138,7 @@ class ReplayableTraining(abc.ABC):
     early: int = 0
     free: bool = True
     separable: bool = False
+    made_of: str = ""
     by_mean: bool = True
     weights: Callable[[int], Tensor | None] | None = None
     causes: str = "torch, the processor, the number of threads, the net or the data are not those of the recording."

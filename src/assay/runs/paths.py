@@ -136,6 +136,10 @@ class RunPaths:
         """Folder of one attribution."""
         return self.folder / "attributions" / title_slug(title)
 
+    def rows(self, epoch: int, name: str) -> Path:
+        """Folder of rows for each example that were made with the model of one epoch."""
+        return self.folder / "features" / f"epoch-{epoch:06d}" / title_slug(name)
+
     def decision(self, name: str) -> Path:
         """One decision."""
         return self.folder / "decisions" / f"{slug(name)}.parquet"
