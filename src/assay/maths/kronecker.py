@@ -1,19 +1,25 @@
-r"""Kronecker-factored approximate curvature (K-FAC) of layers, from their inputs and output gradients.
+r"""Kronecker-factored approximate curvature of layers (K-FAC, EK-FAC), from their inputs and output gradients.
 
 $$ \frac1n \sum_i \Big(\sum_p g_{ip} a_{ip}^\top\Big)^{\otimes 2} \approx S \otimes A, \qquad
    A = \frac{1}{nP} \sum_{i,p} a_{ip} a_{ip}^\top, \qquad S = \frac1n \sum_{i,p} g_{ip} g_{ip}^\top $$
 
 over $n$ examples of $P$ positions; exact where there is one position and the one side does not depend on the other.
 Martens and Grosse 2015, https://arxiv.org/abs/1503.05671; over positions Grosse and Martens 2016, https://arxiv.org/abs/1602.01407.
+
+EK-FAC keeps the eigenvectors $U_S$, $U_A$ of both sides and takes the diagonal of the curvature in their basis for its eigenvalues, which no other
+eigenvalues bring nearer to the curvature in Frobenius norm. George et al. 2018, https://arxiv.org/abs/1806.03884.
+
+$$ \Lambda_{kj} = \frac1n \sum_i \Big( \sum_p (U_S^\top g_{ip})_k \, (U_A^\top a_{ip})_j \Big)^2 $$
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .derivatives import CHUNK_BYTES
 from .layer_pairs import LayerMatrix, LayerPair, by_group
 from .params import Params
 
@@ -42,7 +48,7 @@ def kronecker_factors(pairs: Iterable[LayerPair], examples: int) -> list[Kroneck
     """The factors of each layer, of the mean over all examples.
 
     Args:
-        pairs: Layer pairs of all batches.
+        pairs: Layer pairs of all batches; those of an example may come several times with other gradients, whose products are added up.
         examples: Number of examples.
 
     Returns:
@@ -59,44 +65,195 @@ def kronecker_factors(pairs: Iterable[LayerPair], examples: int) -> list[Kroneck
             raise ValueError(
                 f"layer {matrix.layer or 'of the whole net'} has a factor of {side:,} rows, of which {SIDE:,} are the most"
             )
-        g = by_group(pair.gradients).to("cpu", torch.float64)
+        g = by_group(pair.gradients)
         if matrix.indexed:
-            a = torch.bincount(pair.inputs.flatten().cpu(), minlength=matrix.columns).to(torch.float64)[None]
+            a = torch.bincount(pair.inputs.flatten().cpu(), minlength=matrix.columns)[None]
         else:
-            rows = by_group(pair.inputs).to("cpu", torch.float64)
+            rows = by_group(pair.inputs)
             a = rows.mT @ rows
-        if matrix not in sums:
-            sums[matrix] = torch.zeros_like(a), g.new_zeros(len(g), g.shape[2], g.shape[2]), 0
-        inputs, gradients, positions = sums[matrix]
-        sums[matrix] = inputs + a, gradients + g.mT @ g, positions + g.shape[1]
+        a, s = (part.to("cpu", torch.float64) for part in (a, g.mT @ g))
+        before = sums.get(matrix)
+        sums[matrix] = (a, s, g.shape[1]) if before is None else (before[0] + a, before[1] + s, before[2] + g.shape[1])
     return [KroneckerFactors(matrix, a / positions, s / examples) for matrix, (a, s, positions) in sums.items()]
 
 
-def kronecker_inverse(factors: Iterable[KroneckerFactors], shift: Mapping[str, float]) -> Callable[[Params], dict[str, Tensor]]:
-    """Multiplication by the inverse of the factors' product plus a multiple of the unit matrix: symmetric and positive definite.
+@dataclasses.dataclass(frozen=True, eq=False)
+class EigenLayer:
+    """A layer's curvature as eigenvectors, of each side, and eigenvalues, of each pair of them; in double precision on the CPU.
 
-    Args:
-        factors: The factors of each layer.
-        shift: Number added to the diagonal for each parameter; where the parameters of a layer have several, their mean is used.
-
-    Returns:
-        A function of named tensors that gives as many.
+    Attributes:
+        matrix: How the layer's parameters stand in a matrix.
+        gradients: Eigenvectors of S of each group, a column each.
+        inputs: Eigenvectors of A, likewise; None for an embedding, whose A is diagonal.
+        values: Eigenvalues: at row k and column j that of the outer product of the k-th vector of S and the j-th of A.
     """
-    layers = []
+
+    matrix: LayerMatrix
+    gradients: Float[Tensor, "groups outputs outputs"]
+    inputs: Float[Tensor, "groups columns columns"] | None
+    values: Float[Tensor, "groups outputs columns"]
+
+    def turned(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> Float[Tensor, "*lead groups outputs columns"]:
+        """Matrices in the basis of the eigenvectors."""
+        found = self.gradients.to(matrix).mT @ matrix
+        return found if self.inputs is None else found @ self.inputs.to(matrix)
+
+    def turned_back(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> Float[Tensor, "*lead groups outputs columns"]:
+        """The inverse of `turned`."""
+        found = self.gradients.to(matrix) @ matrix
+        return found if self.inputs is None else found @ self.inputs.to(matrix).mT
+
+    def squares(self, pair: LayerPair) -> Float[Tensor, "groups outputs columns"]:
+        """The squares of the examples' gradients in this basis, added up."""
+        if self.matrix.indexed:
+            g, _, tokens, _ = self._by_token(pair)
+            found = g.new_zeros(self.matrix.columns, self.matrix.outputs).index_add_(0, tokens, g.square())
+            return found.mT[None]
+        if pair.gradients.shape[2] == 1:
+            g, a = self._sides(pair)
+            return by_group(g.square()).mT @ by_group(a.square())
+        total = pair.gradients.new_zeros(self.values.shape)
+        for _, rows in self._rows(pair):
+            total += rows.square_().sum(0)
+        return total
+
+    def quadratic(self, pair: LayerPair, factors: Float[Tensor, "groups outputs columns"]) -> Float[Tensor, " examples"]:
+        """The sum of each example's squares in this basis, each times a factor: g' U diag(factors) U' g."""
+        factors = factors.to(pair.gradients)
+        if self.matrix.indexed:
+            g, examples, tokens, count = self._by_token(pair)
+            return g.new_zeros(count).index_add_(0, examples, (g.square() * factors[0].mT[tokens]).sum(1))
+        if pair.gradients.shape[2] == 1:
+            g, a = self._sides(pair)
+            return ((g.square() @ factors) * a.square()).flatten(1).sum(1)
+        found = pair.gradients.new_empty(len(pair.gradients))
+        for part, rows in self._rows(pair):
+            found[part] = (rows.square_() * factors).flatten(1).sum(1)
+        return found
+
+    def _sides(self, pair: LayerPair) -> tuple[Tensor, Tensor]:
+        assert self.inputs is not None
+        return pair.gradients @ self.gradients.to(pair.gradients), pair.inputs @ self.inputs.to(pair.inputs)
+
+    def _rows(self, pair: LayerPair) -> Iterator[tuple[slice, Tensor]]:
+        """The examples' gradients in this basis, (chunk, groups, outputs, columns), in chunks of examples."""
+        outputs, columns, places = self.matrix.outputs, self.matrix.columns, pair.gradients.shape[2]
+        size = max(1, CHUNK_BYTES // (self.values.numel() * pair.gradients.element_size()))
+        # Many positions are cheaper added up before they are turned.
+        first = places * (columns**2 + outputs**2) > outputs * columns * (outputs + columns)
+        for start in range(0, len(pair.gradients), size):
+            part = slice(start, start + size)
+            chunk = dataclasses.replace(pair, inputs=pair.inputs[part], gradients=pair.gradients[part])
+            if first:
+                yield part, self.turned(chunk.gradients.mT @ chunk.inputs)
+            else:
+                g, a = self._sides(chunk)
+                yield part, g.mT @ a
+
+    def _by_token(self, pair: LayerPair) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Of an embedding, each example's gradient by token in this basis: rows, and whose and which token's each is; and how many examples there are."""
+        count, tokens = len(pair.inputs), pair.inputs.flatten(1)
+        keys = torch.arange(count, device=tokens.device)[:, None] * self.matrix.columns + tokens
+        found, places = keys.flatten().unique(return_inverse=True)
+        g = by_group(pair.gradients)[0] @ self.gradients[0].to(pair.gradients)
+        rows = g.new_zeros(len(found), g.shape[1]).index_add_(0, places, g)
+        return rows, found // self.matrix.columns, found % self.matrix.columns, count
+
+
+Spectrum = Callable[[EigenLayer], Float[Tensor, "groups outputs columns"]]
+"""A function of a layer's eigenvalues."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Eigenbasis:
+    """Curvature that has, layer by layer, the eigenvectors of Kronecker factors: K-FAC's or EK-FAC's.
+
+    Attributes:
+        layers: The layers, by their matrices.
+    """
+
+    layers: Mapping[LayerMatrix, EigenLayer]
+
+    def times(self, spectrum: Spectrum, params: Params) -> dict[str, Tensor]:
+        """U diag(spectrum(Lambda)) U' times named tensors.
+
+        Args:
+            spectrum: What is done with the eigenvalues.
+            params: Every parameter of every layer. Tensors may have further axes before those of the parameter, the same ones for all.
+
+        Returns:
+            The same names and shapes.
+        """
+        found: dict[str, Tensor] = {}
+        for matrix, layer in self.layers.items():
+            turned = layer.turned(matrix.of(params))
+            found |= matrix.named(layer.turned_back(turned * spectrum(layer).to(turned)))
+        return {name: found[name] for name in params}
+
+    def turned(self, params: Params) -> list[Float[Tensor, "*lead groups outputs columns"]]:
+        """Named tensors in the basis of the eigenvectors, layer by layer."""
+        return [layer.turned(matrix.of(params)) for matrix, layer in self.layers.items()]
+
+    def quadratic(self, spectrum: Spectrum, pairs: Iterable[LayerPair], values: Float[Tensor, " batch"]) -> None:
+        """Add g' U diag(spectrum(Lambda)) U' g to the value of each example of a batch, with its gradient g.
+
+        Args:
+            spectrum: What is done with the eigenvalues.
+            pairs: All layer pairs of the batch.
+            values: One number per row of the batch; changed.
+        """
+        factors = {matrix: spectrum(layer) for matrix, layer in self.layers.items()}
+        for pair in pairs:
+            values[pair.rows] += self.layers[pair.matrix].quadratic(pair, factors[pair.matrix]).to(values)
+
+    def corrected(self, pairs: Iterable[LayerPair], examples: int) -> "Eigenbasis":
+        """The same eigenvectors with EK-FAC's eigenvalues.
+
+        Args:
+            pairs: Layer pairs of all batches, those that the factors were made of; of an example with several gradients the squares are added up.
+            examples: Number of examples.
+
+        Returns:
+            What of all curvatures with these eigenvectors is nearest to that of the pairs, layer by layer, in Frobenius norm.
+        """
+        sums = {matrix: torch.zeros_like(layer.values) for matrix, layer in self.layers.items()}
+        for pair in pairs:
+            sums[pair.matrix] += self.layers[pair.matrix].squares(pair).to(sums[pair.matrix])
+        return Eigenbasis(
+            {matrix: dataclasses.replace(layer, values=sums[matrix] / examples) for matrix, layer in self.layers.items()}
+        )
+
+
+def eigenbasis(factors: Iterable[KroneckerFactors]) -> Eigenbasis:
+    """The eigenvectors of Kronecker factors, with K-FAC's eigenvalues, which are products of one of each side."""
+    layers = {}
     for one in factors:
         along, s_vectors = torch.linalg.eigh(one.gradients)
         across, a_vectors = (one.inputs, None) if one.matrix.indexed else torch.linalg.eigh(one.inputs)
         values = along.clamp(min=0)[:, :, None] * across.clamp(min=0)[:, None, :]
-        values = values + sum(shift[name] for name in one.matrix.names) / len(one.matrix.names)
-        values = values.clamp(min=LEAST * float(values.max()) or 1.0)
-        layers.append((one.matrix, s_vectors, a_vectors, values))
+        layers[one.matrix] = EigenLayer(one.matrix, s_vectors, a_vectors, values)
+    return Eigenbasis(layers)
 
-    def times(params: Params) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for matrix, s_vectors, a_vectors, values in layers:
-            turned = s_vectors.mT @ matrix.of(params)
-            turned = (turned if a_vectors is None else turned @ a_vectors) / values
-            found |= matrix.named(s_vectors @ (turned if a_vectors is None else turned @ a_vectors.mT))
-        return {name: found[name] for name in params}
 
-    return times
+def shifted(layer: EigenLayer, shift: Mapping[str, float]) -> Float[Tensor, "groups outputs columns"]:
+    """Eigenvalues plus a number for each parameter; where the parameters of a layer have several, their mean is used.
+
+    Returns:
+        Above 0, so that there is an inverse.
+    """
+    values = layer.values + sum(shift[name] for name in layer.matrix.names) / len(layer.matrix.names)
+    return values.clamp(min=LEAST * float(values.max()) or 1.0)
+
+
+def kronecker_inverse(basis: Eigenbasis, shift: Mapping[str, float]) -> Callable[[Params], dict[str, Tensor]]:
+    """Multiplication by the inverse of the approximation plus a multiple of the unit matrix: symmetric and positive definite.
+
+    Args:
+        basis: The approximation.
+        shift: Number added to the diagonal for each parameter, as in `shifted`.
+
+    Returns:
+        A function of named tensors that gives as many.
+    """
+    factors = {matrix: 1 / shifted(layer, shift) for matrix, layer in basis.layers.items()}
+    return lambda params: basis.times(lambda layer: factors[layer.matrix], params)

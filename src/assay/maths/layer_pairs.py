@@ -51,24 +51,23 @@ class LayerMatrix:
         """The parameters, as the model names them."""
         return tuple(name for name in (self.weight, self.bias) if name is not None)
 
-    def of(self, params: Params) -> Float[Tensor, "groups outputs columns"]:
-        """Tensors of the parameters' shapes as the matrix of each group."""
+    def of(self, params: Params) -> Float[Tensor, "*lead groups outputs columns"]:
+        """Tensors of the parameters' shapes, or with further axes before those, as the matrix of each group."""
         parts = []
-        if self.weight is not None:
-            weight = params[self.weight].mT if self.indexed else params[self.weight]
-            parts.append(weight.reshape(self.groups, self.outputs, -1))
-        if self.bias is not None:
-            parts.append(params[self.bias].reshape(self.groups, self.outputs, 1))
-        return torch.cat(parts, 2)
+        for name, shape in zip((self.weight, self.bias), self.shapes, strict=True):
+            if name is not None:
+                part = params[name].mT if self.indexed else params[name]
+                parts.append(part.reshape(*params[name].shape[: part.ndim - len(shape)], self.groups, self.outputs, -1))
+        return torch.cat(parts, -1)
 
-    def named(self, matrix: Float[Tensor, "groups outputs columns"]) -> dict[str, Tensor]:
+    def named(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> dict[str, Tensor]:
         """The inverse of `of`."""
-        found = {}
+        found, lead = {}, matrix.shape[:-3]
         if self.weight is not None:
             weight = matrix if self.bias is None else matrix[..., :-1]
-            found[self.weight] = weight[0].mT if self.indexed else weight.reshape(self.shapes[0])
+            found[self.weight] = weight[..., 0, :, :].mT if self.indexed else weight.reshape(*lead, *self.shapes[0])
         if self.bias is not None:
-            found[self.bias] = matrix[..., -1].reshape(self.shapes[1])
+            found[self.bias] = matrix[..., -1].reshape(*lead, *self.shapes[1])
         return found
 
 

@@ -23,7 +23,7 @@ from ..core.models import Model, WeightDecay, chosen_params
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, Direction
-from ..maths.kronecker import kronecker_factors, kronecker_inverse
+from ..maths.kronecker import eigenbasis, kronecker_factors, kronecker_inverse
 from ..maths.params import Params, flatten, unflatten
 from ..maths.solvers import conjugate_gradients
 
@@ -158,7 +158,7 @@ def _kronecker(
     try:
         pairs = (pair for batch in model.batches() for pair in batch.layer_pairs(tuple(here)))
         inverse = kronecker_inverse(
-            kronecker_factors(pairs, examples), {name: damping + factor for name, factor in added.items()}
+            eigenbasis(kronecker_factors(pairs, examples)), {name: damping + factor for name, factor in added.items()}
         )
     except ValueError as error:
         raise UsageError(f"influence: preconditioner=kronecker: {str(error).rstrip('.')}; choose preconditioner=none.") from error
