@@ -229,6 +229,19 @@ def chosen_params(model: Model, layers: str, method: str) -> tuple[str, ...]:
     return names
 
 
+@dataclasses.dataclass(frozen=True)
+class StepSizes:
+    """How far some steps of a training went along a gradient of the mean loss that stays the same.
+
+    Attributes:
+        sizes: For each parameter, the sum over the steps of the learning rate, over 1 - momentum where there is momentum.
+        assumptions: What is taken for granted in this and does not hold of these steps, a sentence each.
+    """
+
+    sizes: Mapping[str, float]
+    assumptions: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class ModelSource(Protocol):
     """The models that a run kept."""
@@ -249,6 +262,14 @@ class ModelSource(Protocol):
 
     def at(self, epoch: int) -> Model:
         """The model at the end of one of the `kept` epochs."""
+        ...
+
+    def step_sizes(self, epochs: range) -> StepSizes:
+        """How far the steps of these epochs went along the gradient of the mean loss, by their recorded rates; no step is replayed.
+
+        Raises:
+            UsageError: The optimizer did not move once per batch, so that the rates of its moves are not known.
+        """
         ...
 
     def final_probs(self) -> Float[Tensor, "examples classes"]:

@@ -269,7 +269,9 @@ class Trak(AbstractAttributor):
 
     def _epochs(self, kept: Sequence[int]) -> list[int]:
         trained = [epoch for epoch in kept if epoch >= 0]
-        wanted = {"last": 1, "all": max(1, len(trained))}.get(self.checkpoints, self.checkpoints)  # type: ignore[call-overload]
+        wanted = (
+            self.checkpoints if isinstance(self.checkpoints, int) else 1 if self.checkpoints == "last" else max(1, len(trained))
+        )
         if wanted > len(trained):
             raise MissingEvidence(
                 f"{self.title} compares gradients of {wanted} models after training, and the run kept {len(trained)}; record with "

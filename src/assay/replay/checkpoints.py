@@ -65,13 +65,8 @@ class CheckpointModel:
                 f"{replay.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that it is not known how many losses "
                 "its weight decay stands against; leave it out by decay=none, with a damping in its place."
             )
-        scale = 1.0 if replay.training.by_mean else self._divisor()
+        scale = 1.0 if replay.training.by_mean else replay.divisor(max(self.epoch, 0))
         return {name: dataclasses.replace(decay, factor=decay.factor * scale) for name, decay in found.items()}
-
-    def _divisor(self) -> float:
-        """For each example of an epoch, the number that its batch's sum of losses is divided by in a step."""
-        training, batches = self._replay.training, self._replay.order(max(self.epoch, 0))[0]
-        return sum(training.divisor(training.clean(positions)) for positions in batches) / sum(map(len, batches))
 
     @functools.cached_property
     def head_input(self) -> Place | None:
@@ -107,7 +102,7 @@ class CheckpointModel:
         run, training = replay.run, replay.training
 
         def made() -> Iterator[Tensor]:
-            return make(self.batches())
+            return make(self.batches())  # type: ignore[arg-type]
 
         if not training.made_of:
             return example_rows(name, run.ids, made)

@@ -1,9 +1,11 @@
 """torch's optimizers as update rules that can be differentiated, and their settings."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.models import WeightDecay
@@ -55,6 +57,34 @@ def beyond_sgd(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tu
     found = [] if type(optimizer) is torch.optim.SGD else [f"the steps of {type(optimizer).__name__}"]
     found += ["momentum"] if group.get("momentum") else []
     return (*found, *(["weight decay"] if group.get("weight_decay") else []))
+
+
+@dataclasses.dataclass(frozen=True)
+class Momentum:
+    """Momentum of SGD.
+
+    Attributes:
+        factor: What is kept of the buffer in each step; a number, or one for each step.
+        dampening: What the gradient loses before it is added.
+    """
+
+    factor: float | Tensor
+    dampening: float
+
+    @property
+    def gain(self) -> float | Tensor:
+        """How many times its rate a step goes along a gradient that stays the same."""
+        plain = self.factor == 0
+        gain = (1 - self.dampening) / (1 - self.factor)
+        # Without momentum there is no buffer, and nothing is dampened.
+        return torch.where(plain, 1.0, gain) if isinstance(plain, Tensor) else 1.0 if plain else gain
+
+
+def momentum_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Momentum | None:
+    """The momentum of a parameter group of SGD; None for optimizers whose steps are no multiples of past gradients."""
+    if type(optimizer) is not torch.optim.SGD:
+        return None
+    return Momentum(float(group["momentum"]), float(group["dampening"]))
 
 
 def weight_decay_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> WeightDecay:

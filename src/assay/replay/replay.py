@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from ..core.features import Features, FeatureSpec
-from ..core.models import Queries
+from ..core.models import Queries, StepSizes
 from ..core.steps import Adjoint
 from ..maths import schedules
 from ..maths.observations import observe
@@ -30,7 +31,7 @@ from .checkpoints import CheckpointModel
 from .derivative_check import check_derivative
 from .features import features_of
 from .hidden_state import hidden_state
-from .optimizers import beyond_sgd
+from .optimizers import beyond_sgd, momentum_of
 from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
 from .targets import MeanLoss, RowLosses, Target, accuracies_of, parts_of_target, row_losses_of, target_gradient
@@ -663,6 +664,52 @@ class Replay:
                 f"features={spec} are of a model after training, and {self.run.folder} kept none; record with Recording(checkpoints='last')."
             )
         return features_of(self.at(kept[-1] if spec.epoch is None else spec.epoch), self.run.ids, spec)
+
+    def step_sizes(self, epochs: range) -> StepSizes:
+        """How far the steps of these epochs went along the gradient of the mean loss (see `core.models.ModelSource`).
+
+        Raises:
+            UsageError: The optimizer did not move once per batch.
+        """
+        if (uneven := self.run.uneven_updates()) is not None:
+            epoch, step, count = uneven
+            raise UsageError(
+                f"{self.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that the rates of its moves are "
+                "not known. Record a loop that steps once per batch, or ask for methods that need none, such as grand and tracin."
+            )
+        training, sums = self.training, torch.zeros(max(count for _, count in self.run.group_counts()), dtype=torch.float64)
+        with self.isolated():
+            training = training.fork()
+            training.load(self.kept[-1])
+        kinds = [momentum_of(training.optimizer, group) for group in training.optimizer.param_groups]
+        for epoch in epochs:
+            _, rates, momenta = self.order(epoch)
+            rates = rates.to(torch.float64).nan_to_num()
+            for place in range(rates.shape[1]):
+                momentum = kinds[place]
+                if momentum is not None and momenta is not None:
+                    recorded = momenta[:, place, 0].to(torch.float64)
+                    momentum = dataclasses.replace(momentum, factor=torch.where(recorded.isnan(), momentum.factor, recorded))
+                gain = 1.0 if momentum is None else momentum.gain
+                sums[place] += float((rates[:, place] * gain).sum()) / (1.0 if training.by_mean else self.divisor(epoch))
+        said = []
+        if None in kinds:
+            said.append(
+                f"The steps of {type(training.optimizer).__name__} are taken for plain gradient steps at its learning rates; the size of the values means "
+                "nothing then, and their order is that of another training."
+            )
+        if training.clip is not None:
+            said.append("The gradients were clipped, and count here as they were before.")
+        if self.run.header.select or self.run.header.partial:
+            said.append("The steps did not take every example equally often, and count here as if they did.")
+        if self.run.gap() is not None:
+            said.append("Some batches were trained on in epochs that were not recorded, and do not count here.")
+        return StepSizes(dict(self.rates(sums.tolist(), training)), tuple(said))
+
+    def divisor(self, epoch: int) -> float:
+        """For each example of an epoch, the number that its batch's sum of losses is divided by in a step."""
+        training, batches = self.training, self.order(epoch)[0]
+        return sum(training.divisor(training.clean(positions)) for positions in batches) / sum(map(len, batches))
 
     def at(self, epoch: int) -> "CheckpointModel":
         """The model at the end of a kept epoch.
