@@ -16,7 +16,7 @@ from assay import nets
 from assay.core.errors import MissingEvidence, NotWritten, UnknownName, UsageError
 from assay.experiments.evidence import gather, open_replay
 from assay.maths.projections import rademacher
-from assay.replay import checkpoints, features
+from assay.replay import checkpoints, example_rows, features
 
 N, CLASSES = 20, 3
 
@@ -288,7 +288,7 @@ def test_large_features_stand_in_a_file_that_goes_with_the_last_reader(tmp_path,
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     monkeypatch.setattr(features, "ON_DISK", N * 9 * 8 - 1)
-    monkeypatch.setattr(features, "BLOCK", 7)
+    monkeypatch.setattr(example_rows, "BLOCK", 7)
     passes = counted(monkeypatch, replay)
     for spec, (rows, fingerprint) in zip(specs, expected, strict=True):
         large = spec in ("head_grads", "grads:project=9")
