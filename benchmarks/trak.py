@@ -10,14 +10,15 @@ queries, reads them.
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import lds as protocol
 import torch
 import torch.nn.functional as F
 from machine import report
-from own_loop import record
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.evidence import Evidence, ReplayedFacts
@@ -46,6 +47,36 @@ def methods() -> dict[str, str]:
     return found | {"source": f"source:{TARGET}", "tracin": f"tracin:{TARGET}"}
 
 
+class Batches:
+    """Positions of each batch of the epoch that is taken."""
+
+    def __init__(self, epochs: protocol.Epochs):
+        self.epochs, self.epoch = epochs, 0
+
+    def __len__(self) -> int:
+        return len(self.epochs[self.epoch])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self.epochs[self.epoch])
+
+
+def recorded(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, labels: Tensor, epochs: protocol.Epochs
+) -> assay.Loop:
+    """Train on these batches, record every epoch, and say what the loop consisted of."""
+    batches = Batches(epochs)
+    loader = DataLoader(TensorDataset(inputs, labels), batch_sampler=batches)  # type: ignore[arg-type]
+    with assay.record(folder, model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
+        for batches.epoch in range(len(epochs)):
+            for x, y in recorder.epoch():
+                optimizer.zero_grad()
+                logits = model(x)
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits.detach(), y)
+    return assay.Loop(model, optimizer, loader)
+
+
 def attributed(title: str, replay: Replay, models: list[Replay] | None = None) -> Tensor:
     """(queries, examples) of one model, as a part of the mean over several."""
     run = replay.run
@@ -72,7 +103,7 @@ def measured(case: protocol.Case, given: argparse.Namespace) -> dict:
         for seed in range(max(COUNTS)):
             folder, model = Path(scratch) / str(seed), protocol.net_of(case, inputs.shape[1], seed)
             optimizer = torch.optim.SGD(model.parameters(), lr=protocol.RATE)
-            loop = record(folder, model, optimizer, inputs, labels, protocol.orders(len(labels), case.epochs, seed))
+            loop = recorded(folder, model, optimizer, inputs, labels, protocol.orders(len(labels), case.epochs, seed))
             asked = {"queries": (held, held_labels), **(targets if seed == 0 else {})}
             replays.append(open_replay(folder, loop=loop, targets=asked))
         for title, method in methods().items():
@@ -110,7 +141,7 @@ def measured(case: protocol.Case, given: argparse.Namespace) -> dict:
         "queries": given.queries,
         "subsets": given.subsets,
         "left out": given.share,
-        "parameters": sum(value.numel() for value in replays[0].at(replays[0].kept[-1]).params.values()),
+        "parameters": sum(value.numel() for value in model.parameters()),
         "lds": rows,
         "seconds: values of all queries": seconds,
     }
