@@ -22,6 +22,7 @@ REFUSED = [
     "checkpoints=last",
     "factors=none",
     "seed=3",
+    "decay=0.1",
 ]
 SPLITS = {1: [[0, 1, 2]], 2: [[0, 1], [2]], 3: [[0], [1], [2]]}
 """Three epochs in one, two and three segments."""
@@ -57,7 +58,7 @@ def PAIRS(method, evidence):
             own = one_by_one(source.at(epoch).batches(), names)
             gradients = gradients + torch.stack([flatten(own[place]) for place in range(n)]) / len(chosen)
         steps = source.step_sizes(range(first, epochs[-1] + 1)).sizes
-        decay = source.at(chosen[-1]).weight_decay()
+        decay = source.at(chosen[-1]).weight_decay() if method.decay == "recorded" else {}
         hessian = hessian + torch.diag(
             flatten({k: torch.full_like(v, decay[k].factor if k in decay else 0.0) for k, v in like.items()})
         )
@@ -106,6 +107,27 @@ def test_it_is_the_formula_with_matrices(tmp_path, optimizer, segments):
     assert sizes["out.bias"] == pytest.approx(rates, rel=1e-6) and sizes["hidden.weight"] == pytest.approx(0.7 * rates, rel=1e-6)
     assert sum(scores.diagnostics["sum of the learning rates, by segment"]) == pytest.approx(rates, rel=1e-6)
     assert scores.warnings == () and scores.unit == "change of the target"
+
+
+def test_weight_decay_may_be_left_out(tmp_path):
+    world = World(tmp_path / "run", "decay")
+    replay = open_replay(world.run, loop=world.loop(), targets={"validation": (world.held_out, world.held_labels)})
+    expected = PAIRS(Unrolled(segments=2, decay="none"), gather(world.run, replay)).mean(0)
+    table = world.score("source:segments=2,decay=none", "source:segments=2")
+    torch.testing.assert_close(table["source:segments=2,decay=none"].values, expected, rtol=1e-8, atol=1e-12)
+    assert not torch.allclose(table["source:segments=2"].values, expected, rtol=1e-3)
+
+
+def test_drawn_factors_have_the_mean_of_the_exact_ones(tmp_path):
+    world = World(tmp_path / "run", "sgd")
+    titles = [f"source:segments=1,factors=sampled{f',seed={seed}' if seed else ''}" for seed in range(12)]
+    table = world.score("source:segments=1", *titles)
+    exact = table["source:segments=1"].values
+    drawn = torch.stack([table[title].values for title in titles])
+    assert not torch.equal(drawn[0], drawn[1])
+    # Near to the exact one each, and their mean nearer; not equal to it, because the exponential is not linear.
+    each, mean = (drawn - exact).norm(dim=1).mean() / exact.norm(), (drawn.mean(0) - exact).norm() / exact.norm()
+    assert float(each) < 0.3 and float(mean) < 0.6 * float(each)
 
 
 def test_without_curvature_a_step_is_as_long_as_its_rate():

@@ -153,6 +153,24 @@ def test_singular_moments_are_refused_with_a_cure_that_works(world, given):
     assert attributed(world, f"trak:{given}").isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_that_depend_on_each_other_up_to_rounding_are_refused(dtype):
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        examples = torch.randn(40, 4, generator=draw, dtype=dtype)
+        examples = torch.cat([examples, -examples.sum(1, keepdim=True), examples[:, :2] / 3], 1)
+        with pytest.raises(ValueError, match=r"7 projected numbers have rank 4, .*; choose a damping above 0, such as 0\.1"):
+            trak(examples[:2], examples, damping=0.0)
+        assert trak(examples[:2], examples, damping=0.1).isfinite().all()
+        assert trak(examples[:2, :4], examples[:, :4], damping=0.0).isfinite().all()
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.0, "gradients of all examples are 0"), (math.nan, "a gradient is not finite")])
+def test_gradients_that_say_nothing_are_refused(value, words):
+    with pytest.raises(ValueError, match=words):
+        trak(torch.ones(1, 3), torch.full((5, 3), value))
+
+
 def test_an_example_that_the_model_is_certain_of_has_finite_gradients(tmp_path):
     from assay.maths.margins import log_odds_derivative
 

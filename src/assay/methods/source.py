@@ -119,7 +119,14 @@ class _Together:
 
 
 def segmented(
-    models: ModelSource, segments: int, checkpoints: int | None, factors: Factors, keys: np.ndarray, seed: int = 0
+    models: ModelSource,
+    segments: int,
+    checkpoints: int | None,
+    factors: Factors,
+    keys: np.ndarray,
+    *,
+    seed: int = 0,
+    decayed: bool = True,
 ) -> tuple[list[Segment], tuple[str, ...]]:
     """The segments of a training, with EK-FAC of each.
 
@@ -130,6 +137,7 @@ def segmented(
         factors: Of which gradients EK-FAC is made.
         keys: A number for each example, which what is drawn depends on.
         seed: Seed of what is drawn.
+        decayed: Whether the weight decay of the optimizer counts.
 
     Returns:
         The segments, from first to last; and what is taken for granted of the steps and does not hold, a sentence each.
@@ -154,7 +162,7 @@ def segmented(
         except ValueError as error:
             raise UsageError(f"source: {str(error).rstrip('.')}; choose tracin, which needs no Kronecker factors.") from error
         steps = models.step_sizes(range(start, epochs[-1] + 1))
-        decay = {name: one.factor for name, one in chosen[-1].weight_decay().items()}
+        decay = {name: one.factor for name, one in chosen[-1].weight_decay().items()} if decayed else {}
         found.append(Segment(chosen, basis, steps.sizes, decay))
         said |= dict.fromkeys(steps.assumptions)
         start = epochs[-1] + 1
@@ -178,6 +186,7 @@ class Unrolled(AbstractAttributor):
         factors: EK-FAC of the Gauss-Newton matrix (`exact`), one pass per output; of a random mix of the outputs with the same mean (`sampled`); or of
             the losses' own gradients (`empirical`).
         seed: Seed of what `sampled` draws.
+        decay: The `recorded` weight decay of the optimizer is added to the curvature, or `none`.
     """
 
     target: str = "validation"
@@ -185,6 +194,7 @@ class Unrolled(AbstractAttributor):
     checkpoints: Literal["all"] | int = 2
     factors: Literal["exact", "sampled", "empirical"] = "exact"
     seed: int = 0
+    decay: Literal["recorded", "none"] = "recorded"
     name: ClassVar[str] = "source"
     reads: ClassVar[frozenset[Need]] = frozenset({Need.CHECKPOINTS})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
@@ -216,7 +226,15 @@ class Unrolled(AbstractAttributor):
     def _segments(self, evidence: Evidence) -> tuple[list[Segment], tuple[str, ...]]:
         most = None if isinstance(self.checkpoints, str) else self.checkpoints
         try:
-            return segmented(evidence.checkpoints, self.segments, most, self.factors, evidence.ids.keys, self.seed)
+            return segmented(
+                evidence.checkpoints,
+                self.segments,
+                most,
+                self.factors,
+                evidence.ids.keys,
+                seed=self.seed,
+                decayed=self.decay == "recorded",
+            )
         except MissingEvidence as error:
             raise MissingEvidence(f"{self.title}: {error}") from error
 

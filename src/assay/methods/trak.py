@@ -30,6 +30,8 @@ OUTPUTS = ("margin", "logit")
 """Output functions that a label belongs to."""
 GRADIENT_BYTES = 256 * 2**20
 """What gradients may take before they are projected: each part of the matrix is made once for them."""
+ROUNDINGS = 100
+"""How many times its last digit a number of a row may be off, squared."""
 ROUNDED = 1e-3
 """How far the derivative of a cross-entropy by the logits may be from softmax - label, in 16 bits."""
 
@@ -54,13 +56,20 @@ def trak(
     Raises:
         ValueError: The second moments are singular; says what helps.
     """
+    eps = torch.finfo(examples.dtype).eps
     examples = examples.to(torch.float64)
-    kernel = _solved(examples.mT @ examples, queries.to(torch.float64), damping) @ examples.mT
+    kernel = _solved(examples.mT @ examples, queries.to(torch.float64), damping, eps) @ examples.mT
     return kernel if factors is None else kernel * factors.to(torch.float64)
 
 
-def _solved(moments: Tensor, queries: Tensor, damping: float) -> Tensor:
+def _solved(moments: Tensor, queries: Tensor, damping: float, eps: float) -> Tensor:
     """Each query times the inverse of the damped second moments.
+
+    Args:
+        moments: Second moments of the examples' rows, not damped.
+        queries: A row for each query.
+        damping: Added to the diagonal, as a part of its mean.
+        eps: The last digit of the rows.
 
     Returns:
         As many rows as there are queries.
@@ -75,10 +84,10 @@ def _solved(moments: Tensor, queries: Tensor, damping: float) -> Tensor:
         raise ValueError("the gradients of all examples are 0, so that none of them moves the model")
     damped = moments + damping * scale * torch.eye(dims, dtype=moments.dtype)
     lower, failed = torch.linalg.cholesky_ex(damped)
-    pivots = lower.diagonal().square()
-    # A pivot is at least the smallest eigenvalue: one that is rounding alone says that there is none to divide by.
-    if bool(failed) or not float(pivots.min()) > dims * torch.finfo(moments.dtype).eps * float(damped.diagonal().max()):
-        rank = int(torch.linalg.matrix_rank(moments, hermitian=True))
+    # A column that depends on the others leaves a pivot of rounding alone: of the rows, squared, or of their products.
+    rounding = dims * max(torch.finfo(moments.dtype).eps, ROUNDINGS * eps**2)
+    if bool(failed) or not float(lower.diagonal().square().min()) > rounding * float(damped.diagonal().max()):
+        rank = int(torch.linalg.matrix_rank(moments, hermitian=True, rtol=rounding))
         raise ValueError(
             f"the second moments of {dims} projected numbers have rank {rank}, and with damping={damping:g} no inverse; choose a damping above "
             f"{damping:g}, such as 0.1, or a smaller projection"
@@ -324,11 +333,13 @@ class Trak(AbstractAttributor):
         """Add the kernel of one model."""
         if self.kernel == "trak":
             moments = torch.zeros(stored.dims, stored.dims, dtype=torch.float64)
+            eps = 0.0
             for _, block in stored.blocks():
+                eps = torch.finfo(block.dtype).eps
                 block = block.to(torch.float64)
                 moments.addmm_(block.mT, block)
             try:
-                queries = _solved(moments, queries, self.damping)
+                queries = _solved(moments, queries, self.damping, eps)
             except ValueError as error:
                 raise NumericalError(f"{self.title}: {error}.") from error
         elif self.kernel == "cosine":
