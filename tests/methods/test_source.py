@@ -1,5 +1,3 @@
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +5,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
-from assay.core.curvature import ekfac
+from assay.core.curvature import factor_pairs
 from assay.core.errors import MissingEvidence, UsageError
 from assay.experiments.evidence import gather, open_replay
+from assay.maths.kronecker import eigenbasis, kronecker_factors
 from assay.maths.params import flatten, unflatten
 from assay.methods.source import Unrolled, growth
 from methods.loops import OPTIMIZERS, World
@@ -47,7 +46,9 @@ def PAIRS(method, evidence):
             else {(3, 2): [0, 2], (2, 1): [1]}.get((len(epochs), method.checkpoints), epochs)
         )
         hessian, gradients = torch.zeros(len(rows[0]), len(rows[0]), dtype=torch.float64), 0
-        basis = ekfac(Joined([source.at(epoch) for epoch in chosen]), names, n * len(chosen), method.factors, evidence.ids.keys)
+        given = names, method.factors, evidence.ids.keys
+        pairs = [pair for epoch in chosen for pair in factor_pairs(source.at(epoch).batches(), *given)]
+        basis = eigenbasis(kronecker_factors(pairs, n * len(chosen))).corrected(pairs, n * len(chosen))
         hessian = torch.stack(
             [
                 flatten(basis.times(lambda layer: layer.values, unflatten(row, like)))
@@ -79,14 +80,6 @@ def integrated(matrix):
     block = torch.zeros(2 * size, 2 * size, dtype=torch.float64)
     block[:size, :size], block[:size, size:] = -matrix, torch.eye(size, dtype=torch.float64)
     return torch.matrix_exp(block)[:size, size:]
-
-
-class Joined:
-    def __init__(self, models):
-        self.models = models
-
-    def batches(self):
-        return itertools.chain.from_iterable(model.batches() for model in self.models)
 
 
 @pytest.mark.parametrize("segments", [1, 2, 3])

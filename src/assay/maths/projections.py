@@ -59,8 +59,8 @@ def project(
 
 
 def project_chunks(
-    chunks: Sequence[Mapping[str, Float[Tensor, "rows ..."]]], dims: int, seed: int = 0, tile_bytes: int = TILE_BYTES
-) -> list[Float[Tensor, "rows dims"]]:
+    chunks: Sequence[Mapping[str, Float[Tensor, "_ ..."]]], dims: int, seed: int = 0, tile_bytes: int = TILE_BYTES
+) -> list[Float[Tensor, "_ dims"]]:
     """`project` of several chunks of rows with the same names, for which each tile of R is made once.
 
     Args:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.attribution import ROOM, AbstractAttributor, Block
-from ..core.curvature import Factors, ekfac
+from ..core.curvature import Factors, factor_pairs
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence
 from ..core.method import Asks, Source
@@ -25,7 +25,8 @@ from ..core.models import Batch, Model, ModelSource
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, Direction
-from ..maths.kronecker import Eigenbasis, EigenLayer
+from ..maths.kronecker import Eigenbasis, EigenLayer, eigenbasis, kronecker_factors
+from ..maths.layer_pairs import LayerPair
 from ..maths.params import Params
 
 
@@ -107,15 +108,15 @@ def _add_products(values: Tensor, batch: Batch, along: Params, factor: float) ->
         values[:, batch.positions[part]] += factor * (flat @ rows.T).to("cpu", torch.float64)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Together:
-    """The examples at several models, one after the other."""
+def _mean_curvature(models: Sequence[Model], factors: Factors, keys: np.ndarray, seed: int) -> Eigenbasis:
+    """EK-FAC of the mean over some models of the curvature of their mean loss, without weight decay."""
+    names, examples = tuple(models[0].params), len(keys) * len(models)
 
-    models: Sequence[Model]
+    def pairs() -> Iterator[LayerPair]:
+        for model in models:
+            yield from factor_pairs(model.batches(), names, factors, keys, seed)
 
-    def batches(self) -> Iterator[Batch]:
-        for model in self.models:
-            yield from model.batches()
+    return eigenbasis(kronecker_factors(pairs(), examples)).corrected(pairs(), examples)
 
 
 def segmented(
@@ -156,9 +157,8 @@ def segmented(
     for part in np.array_split(kept, segments):
         epochs = list(map(int, part))
         chosen = [models.at(epoch) for epoch in _spaced(epochs, checkpoints)]
-        names, examples = tuple(chosen[0].params), len(keys)
         try:
-            basis = ekfac(_Together(chosen), names, examples * len(chosen), factors, keys, seed)  # type: ignore[arg-type]
+            basis = _mean_curvature(chosen, factors, keys, seed)
         except ValueError as error:
             raise UsageError(f"source: {str(error).rstrip('.')}; choose tracin, which needs no Kronecker factors.") from error
         steps = models.step_sizes(range(start, epochs[-1] + 1))
