@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from assay.maths.params import flatten, unflatten
-from assay.maths.solvers import conjugate_gradients
+from assay.maths.solvers import conjugate_gradients, lanczos, neumann_series
 
 N = 12
 
@@ -96,3 +96,81 @@ def test_a_column_that_is_solved_waits_for_the_others():
 def test_nothing_is_solved_by_nothing():
     found = conjugate_gradients(lambda v: v, torch.zeros(4, dtype=torch.float64), most=10)
     assert found.iterations == 0 and found.residual == 0 and not found.x.any() and found.curvature == math.inf
+
+
+@pytest.mark.parametrize("columns", [0, 3])
+@pytest.mark.parametrize("damping", [0.0, 0.7])
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_a_neumann_series_solves_the_same_system(columns, damping, preconditioned):
+    matrix, b = system()
+    b = torch.stack([b, 0 * b, matrix[0]], 1) if columns else b
+    inverse = torch.linalg.inv(matrix + (damping + 0.05) * torch.eye(N, dtype=torch.float64))
+    found = neumann_series(
+        lambda v: matrix @ v,
+        b,
+        damping=damping,
+        rtol=1e-11,
+        most=2000,
+        precondition=(lambda v: inverse @ v) if preconditioned else None,
+    )
+    whole = matrix + damping * torch.eye(N, dtype=torch.float64)
+    torch.testing.assert_close(found.x, torch.linalg.solve(whole, b), rtol=1e-9, atol=1e-9)
+    assert found.residual <= 1e-11 and found.iterations < (60 if preconditioned else 2000)
+    assert found.curvature >= float(torch.linalg.eigvalsh(whole)[0]) - 1e-12
+
+
+def test_a_neumann_series_finds_its_step_where_power_iteration_is_blind():
+    # The start has next to nothing along the largest eigenvalue.
+    matrix = torch.diag(torch.linspace(1, 50, N, dtype=torch.float64))
+    b = torch.ones(N, dtype=torch.float64)
+    b[-1] = 1e-12
+    (found, of_one) = (neumann_series(lambda v: matrix @ v, one, most=5000) for one in (b, b[:, None]))
+    torch.testing.assert_close(found.x, b / matrix.diagonal(), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(of_one.x[:, 0], found.x, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("solve", [conjugate_gradients, neumann_series])
+def test_few_iterations_leave_a_residual_that_is_told(solve):
+    matrix, b = system()
+    found = solve(lambda v: matrix @ v, b, most=3)
+    assert found.iterations == 3 and found.residual > 1e-8
+    assert found.residual == pytest.approx(float((b - matrix @ found.x).norm() / b.norm()))
+
+
+def test_a_neumann_series_refuses_negative_curvature_and_what_is_not_finite():
+    matrix = torch.diag(torch.tensor([-0.5, 1.0, 2.0], dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"not positive definite: .*give a damping above"):
+        neumann_series(lambda v: matrix @ v, torch.ones(3, dtype=torch.float64), most=500)
+    with pytest.raises(ValueError, match="not finite"):
+        neumann_series(lambda v: v * math.nan, torch.ones(3, dtype=torch.float64), most=10)
+    assert not neumann_series(lambda v: v, torch.zeros(3, dtype=torch.float64), most=10).x.any()
+
+
+def test_lanczos_of_full_rank_has_all_eigenvalues_and_vectors():
+    matrix, b = system()
+    found = lanczos(lambda v: matrix @ v, b, N + 5)
+    values = torch.linalg.eigvalsh(matrix)
+    torch.testing.assert_close(found.values, values, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found.vectors @ torch.diag(found.values) @ found.vectors.T, matrix, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(found.weights, (found.vectors.T @ b).square() / b.square().sum(), rtol=1e-8, atol=1e-12)
+    assert found.whole
+
+
+def test_lanczos_of_low_rank_solves_for_its_start_as_conjugate_gradients_do():
+    matrix, b = system()
+    pairs = lanczos(lambda v: matrix @ v, b, 5)
+    x = pairs.vectors @ ((pairs.vectors.T @ b) / pairs.values)
+    torch.testing.assert_close(x, conjugate_gradients(lambda v: matrix @ v, b, most=5).x, rtol=1e-9, atol=1e-10)
+    assert pairs.values.shape == (5,) and not pairs.whole
+
+
+def test_lanczos_goes_on_where_the_start_makes_no_more_directions():
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 2.0, 3.0, 0.0], dtype=torch.float64))
+    start = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    few, every = (lanczos(lambda v: matrix @ v, start, rank) for rank in (2, 5))
+    torch.testing.assert_close(few.values, torch.tensor([1.0, 2.0], dtype=torch.float64))
+    assert few.whole
+    torch.testing.assert_close(every.values, torch.tensor([0.0, 1.0, 2.0, 2.0, 3.0], dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(every.vectors.T @ every.vectors, torch.eye(5, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="not finite"):
+        lanczos(lambda v: v * math.nan, start, 3)

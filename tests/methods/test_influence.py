@@ -5,9 +5,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+from assay.core.curvature import Curvature
 from assay.core.errors import NumericalError, UsageError
+from assay.core.models import chosen_params
+from assay.maths.damping import balanced_damping
 from assay.maths.ranking import rank_correlation
+from maths.test_kronecker import whole
 from methods.loops import World, inner
+from methods.test_tracin import one_by_one
 from reference.curvature import gauss_newton, hessian
 from reference.derivatives import flat
 
@@ -16,16 +21,35 @@ VARIANTS = [
     {"preconditioner": "kronecker"},
     {"layers": "head", "solver": "cholesky", "at": 1},
     {"curvature": "hessian", "damping": 1.0},
+    {"solver": "lissa", "damping": 0.1},
+    {"solver": "lanczos", "rank": 1000},
+    {"solver": "ekfac", "damping": "auto"},
+    {"solver": "ekfac", "damping": 1.0, "form": "newton_step"},
+    {"solver": "cholesky", "damping": 3.0, "form": "leverage", "reduce": "sum"},
 ]
 REFUSED = [
     "at=-2",
-    "layers=last",
     "curvature=fisher",
     "damping=-1",
     "damping=inf",
     "decay=0.1",
-    "solver=lissa",
-    "preconditioner=diagonal",
+    "damping=some",
+    "solver=arnoldi",
+    "preconditioner=kfac",
+    "preconditioner=diagonal,solver=lanczos",
+    "factors=own",
+    "factors=sampled,solver=cholesky",
+    "factors=empirical,preconditioner=none",
+    "seed=1",
+    "seed=1,factors=empirical",
+    "rank=5",
+    "rank=0,solver=lanczos",
+    "form=newton_step",
+    "form=leverage,solver=lanczos",
+    "form=leverage,solver=cholesky,curvature=hessian",
+    "solver=ekfac,curvature=hessian",
+    "form=second,solver=ekfac",
+    "reduce=min",
     "iterations=0",
     "rtol=0",
     "rtol=1",
@@ -33,6 +57,74 @@ REFUSED = [
     "iterations=5,solver=cholesky",
     "preconditioner=kronecker,solver=cholesky",
 ]
+
+
+def pieces(model, names):
+    """Of every example, in their order: the outputs' derivatives, the gradient, and the Gauss-Newton matrix and the Hessian of its loss."""
+    found = {}
+    for batch in model.batches():
+        leaves = {name: batch.params[name].detach().clone().requires_grad_() for name in names}
+
+        def rows(values, leaves=leaves):
+            return torch.stack(
+                [
+                    flat(dict(zip(leaves, torch.autograd.grad(v, list(leaves.values()), retain_graph=True), strict=True)))
+                    for v in values
+                ]
+            )
+
+        logits, losses = batch.outputs(leaves), batch.losses(leaves)
+        for place, position in enumerate(batch.positions.tolist()):
+            J, p = rows(logits[place]), logits[place].detach().softmax(0)
+            H = torch.diag(p) - torch.outer(p, p)
+            own = hessian(lambda at, place=place, batch=batch: batch.losses(at)[place : place + 1], leaves)
+            found[position] = J, rows(losses[place : place + 1])[0], J.T @ H @ J, own, H
+    return [found[position] for position in range(len(found))]
+
+
+def one_newton_step(matrix, own, u, g, n):
+    return u @ torch.linalg.solve(matrix - own / n, g) / n
+
+
+def leverage(matrix, own, u, g, n):
+    return u @ torch.linalg.solve(matrix, g) / n / (1 - float(torch.linalg.solve(matrix, own).trace()) / n)
+
+
+FORMS = {
+    "first_order": lambda matrix, own, u, g, n: u @ torch.linalg.solve(matrix, g) / n,
+    "newton_step": one_newton_step,
+    "leverage": leverage,
+}
+
+
+def damped(method, model, ids, names, examples, targets):
+    """The whole damped matrix that a method with its options stands for."""
+    decay = model.weight_decay() if method.decay == "recorded" else {}
+    pulls = {name: decay[name].factor if name in decay and decay[name].coupled else 0.0 for name in names}
+    shift = flat({name: torch.full_like(model.params[name], pulls[name]) for name in names})
+    matrix = sum(one[3 if getattr(method, "curvature", "") == "hessian" else 2] for one in examples) / len(examples)
+    if method.solver == "ekfac":
+        basis = Curvature(model, names, ids).eigenbasis(method.factors, method.seed)
+        matrix = whole(basis, {name: model.params[name] for name in names})
+    matrix = matrix + torch.diag(shift)
+    delta = method.damping
+    if delta == "auto":
+        values, vectors = torch.linalg.eigh(matrix)
+        delta = balanced_damping(values, (targets @ vectors).square().sum(0))
+    return matrix + delta * torch.eye(len(matrix), dtype=torch.float64)
+
+
+def PAIRS(method, evidence):
+    """Each query with each example, by the whole matrix."""
+    source = evidence.checkpoints
+    model = source.at(source.kept[-1] if method.at == -1 else method.at)
+    names = chosen_params(model, method.layers, "test")
+    examples, pulls = pieces(model, names), one_by_one(model.queries(method.target), names)
+    weights, n = evidence.queries(method.target).weights, len(evidence.ids)
+    rows = torch.stack([flat(pulls[query]) for query in range(len(pulls))])
+    matrix = damped(method, model, evidence.ids, names, examples, (weights @ rows)[None])
+    values = [[FORMS[method.form](matrix, one[2], u, one[1], n) for one in examples] for u in rows]
+    return torch.tensor([[float(value) for value in row] for row in values], dtype=torch.float64)
 
 
 def dense(world, epoch, *, curvature="gauss_newton", damping=0.01, decay=0.0, names=None):
@@ -204,24 +296,23 @@ def test_what_does_not_converge_is_refused(tmp_path):
 
 
 def test_many_parameters_take_conjugate_gradients(tmp_path, monkeypatch):
-    monkeypatch.setattr("assay.methods.influence.DENSE", 10)
+    monkeypatch.setattr("assay.core.inverse.DENSE", 10)
     world = World(tmp_path / "run")
-    with pytest.raises(UsageError, match="matrix of 38 x 38 entries, of which 10 x 10 are the most; choose solver=cg"):
+    with pytest.raises(
+        UsageError, match="matrix of 38 x 38 entries, of which 10 x 10 are the most; choose another solver, or layers=head"
+    ):
         world.score("influence:solver=cholesky")
 
 
 def test_products_without_digits_are_refused(tmp_path, monkeypatch):
-    from assay.replay.model_batches import ModelBatch
-
-    world, real, left = World(tmp_path / "run"), ModelBatch.ggnvp, []
+    world, real, left = World(tmp_path / "run"), Curvature.times, []
     (found,) = world.score("influence").values()
 
-    def last_is_off(self, direction):
+    def last_is_off(self, vectors):
         left.append(None)
-        off = 1.1 if len(left) == found.diagnostics["iterations"] + 1 else 1.0
-        return {name: off * value for name, value in real(self, direction).items()}
+        return (1.1 if len(left) == found.diagnostics["iterations"] + 1 else 1.0) * real(self, vectors)
 
-    monkeypatch.setattr(ModelBatch, "ggnvp", last_is_off)
+    monkeypatch.setattr(Curvature, "times", last_is_off)
     with pytest.raises(
         NumericalError,
         match=r"leaves a residual of .* products in torch.float64 have no more digits; choose a damping above 0.01",

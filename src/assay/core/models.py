@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..maths.layer_pairs import LayerPair
 from ..maths.params import Params
-from .errors import UsageError
+from .errors import UsageError, listed
 from .ids import Ids
 
 
@@ -213,14 +213,29 @@ class Model(Protocol):
 
 
 def chosen_params(model: Model, layers: str, method: str) -> tuple[str, ...]:
-    """Names of the parameters that a method's option `layers` means: `all` trainable ones, or those of the linear layer that makes the logits, `head`.
+    """Names of the parameters that a method's option `layers` means.
+
+    Args:
+        model: The model.
+        layers: `all` trainable parameters; those of the linear layer that makes the logits, `head`; or of some modules, by their names joined by `+`.
+        method: The method, for messages.
 
     Returns:
-        At least one name.
+        At least one name, in the order of the model.
 
     Raises:
-        UsageError: No trainable linear layer makes the logits.
+        UsageError: No trainable linear layer makes the logits, or a name is of no module with trainable parameters.
     """
+    if layers not in ("all", "head"):
+        wanted = layers.split("+")
+        inside = {one: [name for name in model.params if name.startswith(f"{one}.")] for one in wanted}
+        if strange := [one for one in wanted if not inside[one]]:
+            known = list(dict.fromkeys(name.rpartition(".")[0] for name in model.params if "." in name))
+            raise UsageError(
+                f"{method}: layers={layers}: {listed(strange, len(strange))} is no module with trainable parameters; those are "
+                f"{listed(known, len(known))}; join several by +, or choose all or head."
+            )
+        return tuple(name for name in model.params if any(name in names for names in inside.values()))
     names = tuple(model.params) if layers == "all" else model.head
     if not names:
         raise UsageError(

@@ -1,0 +1,458 @@
+"""The inverse of a kept model's damped curvature: how it is applied, how far it can be trusted, and what it says of examples that are left out."""
+
+import abc
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from ..maths.damping import balanced_damping
+from ..maths.kronecker import LEAST, Eigenbasis, EigenLayer, kronecker_inverse, shifted
+from ..maths.leverage import Form, left_out
+from ..maths.solvers import RitzPairs, conjugate_gradients, lanczos, neumann_series
+from .curvature import Curvature, Factors, along_rows, flat_rows, rows_of
+from .curvature import Kind as CurvatureKind
+from .errors import NumericalError, UsageError, listed
+from .evidence import Evidence
+from .models import chosen_params
+
+RTOL = 1e-8
+"""Residual, as a part of the right-hand side, at which iterations stop by default."""
+LOST = 1e-3
+"""Residual, computed anew from the solution, above which rounding has taken over; of a low rank, above which a warning says what is left."""
+DENSE = 5000
+"""The most parameters for which the whole matrix is made."""
+SPECTRUM = 2048
+"""The most parameters for which all eigenvalues of the whole matrix are looked at; of more the smallest is found by iteration."""
+RITZ = 50
+"""Dimensions of the subspace that tells a damping where there are no Kronecker factors."""
+Kind = Literal["cg", "cholesky", "lissa", "lanczos", "ekfac"]
+Preconditioner = Literal["auto", "ekfac", "kronecker", "diagonal", "none"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """How (curvature + damping) x = b is solved.
+
+    Attributes:
+        kind: `cg`, conjugate gradients; `lissa`, a Neumann series; `cholesky`, which factorises the whole matrix; or the approximations `ekfac` and
+            `lanczos`, of low rank.
+        preconditioner: Of `cg` and `lissa`: what is near to the inverse; `auto` for EK-FAC where all layers have rules, else the diagonal, else none.
+        factors: Of which gradients EK-FAC is made.
+        seed: Of the signs of `factors=sampled`.
+        iterations: Largest number of iterations of `cg` and `lissa`.
+        rtol: Residual, relative to the right-hand side, at which they stop.
+        rank: Dimensions of the subspace of `lanczos`.
+    """
+
+    kind: Kind = "cg"
+    preconditioner: Preconditioner = "auto"
+    factors: Factors = "exact"
+    seed: int = 0
+    iterations: int = 1000
+    rtol: float = RTOL
+    rank: int = 100
+
+
+class Inverse(abc.ABC):
+    """The inverse of curvature + damping.
+
+    Attributes:
+        curvature: The curvature.
+        damping: Number added to the diagonal.
+        told: Diagnostics of all that was solved so far.
+        warnings: What a reader must know of it.
+    """
+
+    able: ClassVar[bool] = False
+    """Whether it gives the outputs' own curvature, which forms other than the first order take."""
+
+    def __init__(self, curvature: Curvature, damping: float):
+        self.curvature, self.damping = curvature, damping
+        self.told: dict[str, object] = {"damping": damping}
+        self.warnings: tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def solve(self, b: Float64[Tensor, "entries columns"]) -> Float64[Tensor, "entries columns"]:
+        """The inverse times each column.
+
+        Raises:
+            ValueError: The matrix is not positive definite, or the solution leaves too large a residual; the message says what helps.
+        """
+
+    def grams(self) -> Float64[Tensor, "examples outputs outputs"]:
+        """J_i A^-1 J_i' of each example."""
+        raise NotImplementedError
+
+    def quadratic(self) -> Float64[Tensor, " examples"]:
+        """g_i' A^-1 g_i of each example's gradient."""
+        raise NotImplementedError
+
+    def cotangents(self, form: Form) -> Float[Tensor, "examples outputs"] | None:
+        """The derivatives by the outputs whose first order is what leaving each example out does.
+
+        Returns:
+            None for those of the losses.
+
+        Raises:
+            ValueError: Without some example there is no curvature left along a direction; names them.
+        """
+        return None if form == "first_order" else self._left_out(form, self.grams())
+
+    def own(self, form: Form) -> Float64[Tensor, " examples"]:
+        """The predicted rise of each example's own loss if it is left out.
+
+        Returns:
+            At least 0.
+
+        Raises:
+            ValueError: As in `cotangents`.
+        """
+        if form == "first_order":
+            return self.quadratic() / self.curvature.examples
+        grams = self.grams()
+        both = self.curvature.by_outputs[0].double(), self._left_out(form, grams).double()
+        return torch.einsum("nc,ncd,nd->n", both[0], grams, both[1]) / self.curvature.examples
+
+    def _left_out(self, form: Form, grams: Tensor) -> Tensor:
+        first, root = (part.double() for part in self.curvature.by_outputs)
+        found, leverages = left_out(first, root, grams, self.curvature.examples, form)
+        self.told["largest leverage"] = float(leverages.max())
+        # Also NaN, which no comparison holds of.
+        bad = ~(leverages < 1)
+        if bool(bad.any()):
+            names = self.curvature.ids.take(bad)
+            raise ValueError(
+                f"without one of {len(names)} examples (ids {listed(names, len(names))}) no curvature is left along some direction: their leverage is up to "
+                f"{float(leverages.max()):.3g}; choose a damping above {self.damping:g}, or form=first_order"
+            )
+        return found
+
+    def _residual(self, x: Tensor, b: Tensor) -> float:
+        sizes = b.norm(dim=0)
+        off = (b - self.curvature.times(x) - self.damping * x).norm(dim=0)
+        return float(torch.where(sizes > 0, off / sizes, 0.0).max())
+
+    def _tell(self, *, residual: float, iterations: int | None = None, least: float = math.inf) -> None:
+        """Keep the worst of all that was solved."""
+        told = self.told
+        told["residual"] = max(residual, float(told.get("residual", 0.0)))  # type: ignore[arg-type]
+        if iterations is not None:
+            told["iterations"] = max(iterations, int(told.get("iterations", 0)))  # type: ignore[call-overload]
+        if least < math.inf:
+            told["smallest curvature"] = min(least, float(told.get("smallest curvature", math.inf)))  # type: ignore[arg-type]
+
+    def _checked(self, x: Tensor, b: Tensor) -> float:
+        residual = self._residual(x, b)
+        # Also NaN, which no comparison holds of.
+        if not residual <= LOST:
+            kind = next(iter(self.curvature.like.values())).dtype
+            raise ValueError(
+                f"the solution leaves a residual of {residual:.2g}, because products in {kind} have no more digits; choose a damping above {self.damping:g}"
+            )
+        return residual
+
+
+class Dense(Inverse):
+    """By Cholesky's factors of the whole matrix."""
+
+    able = True
+
+    def __init__(self, curvature: Curvature, damping: float, matrix: Tensor):
+        super().__init__(curvature, damping)
+        whole = matrix + damping * torch.eye(len(matrix), dtype=torch.float64)
+        if not bool(whole.isfinite().all()):
+            raise ValueError("the curvature of the loss is not finite; look for NaN and overflow in the model")
+        self._lower, failed = torch.linalg.cholesky_ex(whole)
+        least = float(torch.linalg.eigvalsh(whole)[0]) if bool(failed) or len(whole) <= SPECTRUM else self._least()
+        if bool(failed) or not least > 0:
+            raise ValueError(
+                f"the matrix is not positive definite: with damping {damping:g} its smallest eigenvalue is {least:.3g}; give a damping above "
+                f"{damping - 2 * min(least, 0.0) or 1e-6:.2g}"
+            )
+        self._tell(residual=0.0, iterations=0, least=least)
+
+    def _least(self) -> float:
+        vector = torch.randn(len(self._lower), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        size = 1.0
+        for _ in range(RITZ):
+            vector = torch.cholesky_solve(vector / vector.norm(), self._lower)
+            size = float(vector.norm())
+        return 1 / size
+
+    def solve(self, b: Tensor) -> Tensor:
+        """The inverse times each column."""
+        x = torch.cholesky_solve(b, self._lower)
+        self._tell(residual=self._checked(x, b))
+        return x
+
+    def grams(self) -> Tensor:
+        """J_i A^-1 J_i' of each example."""
+        return self.curvature.grams(self._half)
+
+    def quadratic(self) -> Tensor:
+        """g_i' A^-1 g_i of each example's gradient."""
+        found = torch.zeros(self.curvature.examples, dtype=torch.float64)
+        for positions, rows in self.curvature.gradients():
+            found[positions] = self._half(rows.T).square().sum(0)
+        return found
+
+    def _half(self, rows: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self._lower, rows, upper=False)
+
+
+class Kronecker(Inverse):
+    """By EK-FAC, an approximation of the Gauss-Newton matrix."""
+
+    able = True
+
+    def __init__(self, curvature: Curvature, damping: float, basis: Eigenbasis):
+        super().__init__(curvature, damping)
+        shift = {name: damping + decay for name, decay in curvature.decay.items()}
+        inverse = {matrix: shifted(layer, shift) for matrix, layer in basis.layers.items()}
+        self._basis, self._factors = basis, {matrix: 1 / part for matrix, part in inverse.items()}
+        largest = max(float(part.max()) for part in inverse.values())
+        if not largest < math.inf:
+            raise ValueError("the curvature of the loss is not finite; look for NaN and overflow in the model")
+        least = min(float(part.min()) for part in inverse.values())
+        if not least > LEAST * largest:
+            raise ValueError(
+                f"EK-FAC's matrix has no inverse in double precision: with damping {damping:g} its smallest eigenvalue is {least:.3g}; give a damping "
+                f"above {1e-6 * largest:.2g}"
+            )
+        self._tell(residual=0.0, least=least)
+
+    def _spectrum(self, layer: EigenLayer) -> Tensor:
+        return self._factors[layer.matrix]
+
+    def solve(self, b: Tensor) -> Tensor:
+        """The approximation's inverse times each column; the residual is the first column's in the system that is approximated."""
+        x = flat_rows(self._basis.times(self._spectrum, rows_of(b, self.curvature.like)), self.curvature.names).T
+        self._tell(residual=self._residual(x[:, :1], b[:, :1]))
+        return x
+
+    def grams(self) -> Tensor:
+        """J_i A^-1 J_i' of each example."""
+        return self.curvature.grams_in(self._basis, self._spectrum)
+
+    def quadratic(self) -> Tensor:
+        """g_i' A^-1 g_i of each example's gradient."""
+        return self.curvature.quadratic_in(self._basis, self._spectrum)
+
+
+class Iterated(Inverse):
+    """By products with the matrix: conjugate gradients, or a Neumann series."""
+
+    def __init__(self, curvature: Curvature, damping: float, solver: Solver, near: Callable[[Tensor], Tensor] | None):
+        super().__init__(curvature, damping)
+        self._solver, self._near = solver, near
+
+    def solve(self, b: Tensor) -> Tensor:
+        """The inverse times each column."""
+        solver = self._solver
+        by = conjugate_gradients if solver.kind == "cg" else neumann_series
+        found = by(
+            self.curvature.times, b, most=solver.iterations, damping=self.damping, rtol=solver.rtol, precondition=self._near
+        )
+        # Also NaN, which no comparison holds of.
+        if not found.residual <= solver.rtol:
+            words = "conjugate gradients" if solver.kind == "cg" else "the Neumann series"
+            other = "" if solver.kind == "cg" else ", or solver=cg, which needs far fewer"
+            raise ValueError(
+                f"{words} came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={solver.rtol:g}; choose a damping above "
+                f"{self.damping:g}, which needs fewer of them, or more iterations{other}"
+            )
+        self._tell(residual=self._checked(found.x, b), iterations=found.iterations, least=found.curvature)
+        return found.x
+
+
+class LowRank(Inverse):
+    """By Ritz pairs: what lies outside of their subspace is dropped."""
+
+    def __init__(self, curvature: Curvature, damping: float, pairs: RitzPairs):
+        super().__init__(curvature, damping)
+        self._pairs = pairs
+        least = float(pairs.values[0]) + self.damping
+        if not least > 0:
+            raise ValueError(
+                f"the matrix is not positive definite: with damping {self.damping:g} its curvature along a direction is {least:.3g}; give a damping above "
+                f"{self.damping - 2 * min(least, 0.0) or 1e-6:.2g}"
+            )
+        self.told["rank"] = len(pairs.values)
+        self._tell(residual=0.0, iterations=len(pairs.values), least=least)
+
+    def solve(self, b: Tensor) -> Tensor:
+        """The inverse times each column, within the subspace."""
+        vectors = self._pairs.vectors
+        x = vectors @ ((vectors.T @ b) / (self._pairs.values + self.damping)[:, None])
+        residual = self._residual(x, b)
+        self._tell(residual=residual)
+        if not residual <= LOST:
+            self.warnings = (
+                f"A subspace of {len(self._pairs.values)} dimensions leaves a residual of {self.told['residual']:.2g} of the right-hand side, which is dropped; "
+                "choose a larger rank, or solver=cg.",
+            )
+        return x
+
+
+@contextlib.contextmanager
+def worded(title: str, kind: str) -> Iterator[None]:
+    """Turn what solvers refuse into an error that names the method.
+
+    Raises:
+        NumericalError: A solver refused, and says what helps.
+        UsageError: What was asked for cannot be computed.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except ValueError as error:
+        instead = ", or choose curvature=gauss_newton" if kind == "hessian" else ""
+        raise NumericalError(f"{title}: {error}{instead}.") from error
+
+
+def curvature_of(reader: str, evidence: Evidence, at: int, layers: str, kind: CurvatureKind, decay: str) -> tuple[Curvature, str]:
+    """The curvature of one kept model by chosen parameters.
+
+    Args:
+        reader: Who asks, for messages.
+        evidence: With the kept models.
+        at: The epoch, counted from 0; -1 for the last kept model.
+        layers: As in `chosen_params`.
+        kind: The Gauss-Newton matrix or the Hessian.
+        decay: `recorded`, the weight decay of the optimizer where it is a part of what is minimised; or `none`.
+
+    Returns:
+        The curvature, and the weight decay in words.
+
+    Raises:
+        UsageError: There are no such parameters, or what the optimizer does with its weight decay is not known.
+    """
+    source = evidence.checkpoints
+    model = source.at(source.kept[-1] if at == -1 else at)
+    names = chosen_params(model, layers, reader)
+    pulls = {name: pull for name, pull in model.weight_decay().items() if name in names} if decay == "recorded" else {}
+    kinds = sorted({f"{pull.factor:g}, {'' if pull.coupled else 'not '}in the matrix" for pull in pulls.values()})
+    coupled = {name: pull.factor for name, pull in pulls.items() if pull.coupled}
+    return Curvature(model, names, evidence.ids, kind, coupled), "; ".join(kinds) or "none"
+
+
+def inverse_of(
+    reader: str, curvature: Curvature, solver: Solver, damping: float | None, target: Float64[Tensor, " entries"] | None = None
+) -> Inverse:
+    """The inverse of a curvature plus a damping.
+
+    Args:
+        reader: Who asks, for messages.
+        curvature: The curvature.
+        solver: How systems are solved.
+        damping: Number added to the diagonal; None for `balanced_damping` of the target's gradient, or of the examples' own.
+        target: Gradient of the target; None for the examples' own.
+
+    Returns:
+        What solves, and says how well.
+
+    Raises:
+        UsageError: Too many parameters for the whole matrix, or what was asked for needs layers with rules.
+        ValueError: The matrix is not positive definite, or not finite; the message says what helps.
+    """
+    if solver.kind == "cholesky":
+        if len(curvature) > DENSE:
+            raise UsageError(
+                f"{reader}: solver=cholesky makes a matrix of {len(curvature):,} x {len(curvature):,} entries, of which {DENSE:,} x {DENSE:,} are the most; "
+                "choose another solver, or layers=head."
+            )
+        matrix = curvature.matrix()
+        return Dense(curvature, _in_matrix(curvature, matrix, target) if damping is None else damping, matrix)
+    if solver.kind == "lanczos":
+        assert target is not None
+        pairs = lanczos(curvature.times, target, solver.rank)
+        return LowRank(curvature, balanced_damping(pairs.values, pairs.weights) if damping is None else damping, pairs)
+    basis: Eigenbasis | None = None
+    if solver.kind == "ekfac":
+        try:
+            basis = curvature.eigenbasis(solver.factors, solver.seed)
+        except (UsageError, ValueError) as error:
+            raise UsageError(
+                f"{reader}: solver=ekfac: {str(error).rstrip('.')}; choose solver=cg with preconditioner=none, or layers=head."
+            ) from error
+        return Kronecker(curvature, _in_basis(curvature, basis, target) if damping is None else damping, basis)
+    return _iterated(reader, curvature, solver, damping, target)
+
+
+def _iterated(reader: str, curvature: Curvature, solver: Solver, damping: float | None, target: Tensor | None) -> Inverse:
+    kind, why = solver.preconditioner, ""
+    basis: Eigenbasis | None = None
+    if kind in ("auto", "ekfac", "kronecker"):
+        try:
+            basis = curvature.kfac() if kind == "kronecker" else curvature.eigenbasis(solver.factors, solver.seed)
+            kind = "kronecker" if kind == "kronecker" else "ekfac"
+        except (UsageError, ValueError) as error:
+            why = str(error).rstrip(".")
+            if kind != "auto":
+                raise UsageError(f"{reader}: preconditioner={kind}: {why}; choose preconditioner=none.") from error
+            kind = "diagonal"
+    diagonal: Tensor | None = None
+    if kind == "diagonal":
+        try:
+            diagonal = curvature.diagonal()
+        except UsageError as error:
+            if solver.preconditioner == "diagonal":
+                raise UsageError(
+                    f"{reader}: preconditioner=diagonal: {str(error).rstrip('.')}; choose preconditioner=none."
+                ) from error
+            kind = "none"
+    if damping is None:
+        assert target is not None
+        if basis is not None:
+            damping = _in_basis(curvature, basis, target)
+        else:
+            pairs = lanczos(curvature.times, target, RITZ)
+            damping = balanced_damping(pairs.values, pairs.weights)
+    near: Callable[[Tensor], Tensor] | None = None
+    if basis is not None:
+        near = _by_factors(curvature, basis, damping)
+    elif diagonal is not None:
+        whole = diagonal + damping
+        inverse = 1 / whole.clamp(min=LEAST * float(whole.max()) or 1.0)
+        near = functools.partial(along_rows, inverse)
+    found = Iterated(curvature, damping, solver, near)
+    found.told["preconditioner"] = f"{kind}, because {why[:1].lower()}{why[1:]}" if why else kind
+    return found
+
+
+def _by_factors(curvature: Curvature, basis: Eigenbasis, damping: float) -> Callable[[Tensor], Tensor]:
+    inverse = kronecker_inverse(basis, {name: damping + decay for name, decay in curvature.decay.items()})
+
+    def near(v: Tensor) -> Tensor:
+        return flat_rows(inverse(rows_of(v, curvature.like)), curvature.names).T.reshape(v.shape)
+
+    return near
+
+
+def _in_matrix(curvature: Curvature, matrix: Tensor, target: Tensor | None) -> float:
+    """The balanced damping of the whole matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    if target is not None:
+        return balanced_damping(values, (vectors.T @ target).square())
+    return balanced_damping(values, sum((rows @ vectors).square().sum(0) for _, rows in curvature.gradients()))
+
+
+def _in_basis(curvature: Curvature, basis: Eigenbasis, target: Tensor | None) -> float:
+    """The balanced damping of EK-FAC."""
+    values = [
+        layer.values + sum(curvature.decay[name] for name in matrix.names) / len(matrix.names)
+        for matrix, layer in basis.layers.items()
+    ]
+    if target is None:
+        squares = [layer.values for layer in curvature.own_spectrum(basis).layers.values()]
+    else:
+        squares = [part[0].square() for part in basis.turned(rows_of(target, curvature.like))]
+    return balanced_damping(torch.cat([part.flatten() for part in values]), torch.cat([part.flatten() for part in squares]))
