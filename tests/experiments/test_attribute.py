@@ -312,3 +312,16 @@ def test_a_model_that_returns_no_tensor_is_refused_in_words():
     target = weighted_mean("t", torch.zeros(2, 3), torch.tensor([0, 1]), torch.ones(2), None)
     with pytest.raises(UsageError, match=r"The model returned a dict for inputs and labels of a target.*or let the model return"):
         list(parts_of_target(target, InDict(3, 2), "t"))
+
+
+def test_misclassified_examples_are_a_target_that_all_models_share(tmp_path):
+    run = small.recorded(tmp_path / "run", validation=0.3, models=2)
+    title = "influence:target=misclassified,layers=head"
+    found = assay.attribute(run, title)
+    held = assay.experiments.plan.load_data(assay.experiments.plan.plan_of(run)).validation
+    model = assay.experiments.evidence.open_replay(run)
+    last = model.at(model.kept[-1])
+    predicted = torch.cat([batch.outputs({}).argmax(1) for batch in last.queries("validation")])
+    assert list(found.queries) == list(held.ids.take(predicted != held.labels)) and 0 < len(found.queries) < len(held)
+    scores = assay.score(run, title)[title]
+    torch.testing.assert_close(found.reduce("mean").values, scores.values, rtol=1e-3, atol=1e-6)

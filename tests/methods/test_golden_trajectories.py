@@ -21,6 +21,10 @@ CASES = [
     "logreg2_sgd", "mlp2_relu_sgd", "softmax10_sgd", "mlp10_sgd", "mlp10_sgd_wd", "mlp10_momentum", "mlp10_momentum_damp",
     "mlp10_nesterov", "mlp10_adam", "mlp10_adam_epsroot", "mlp10_adamw", "mlp10_sgd_const05", "mlp10_sgd_const02",
 ]  # fmt: skip
+CURVED = [
+    "mlp2_relu_sgd", "mlp10_sgd_const02",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlp10_sgd", "mlp10_sgd_wd", "mlp10_sgd_const05")),
+]  # fmt: skip
 HOW = assay.ReplayConfig(tolerance=1e-9)
 
 
@@ -160,7 +164,7 @@ def flat(name, folder, *, in_losses=True, **changed):
 
     optimizer, update = optimizer_of(json.loads(str(given["opt"])), model.parameters())
     if not in_losses:
-        optimizer.param_groups[0]["weight_decay"] = alpha
+        optimizer.param_groups[0]["weight_decay"] += alpha
     labels, held = (torch.tensor(given[key]).long() for key in ("y_train", "y_val"))
     dataset = Numbered(given["X_train"], labels)
     loop = recorded(folder, given, model, optimizer, losses, dataset, given["lrs"], update)
@@ -201,6 +205,23 @@ def test_influence_functions(name, tmp_path):
             torch.testing.assert_close(one.values, torch.tensor(values), rtol=0, atol=1e-6 * np.abs(values).max())
     order = torch.stack([one.values, torch.tensor(golden["loo"])])
     assert float(rank_correlation(order)[0, 1]) > 0.97, "minimised again without each example"
+    titles = ["influence:damping=0,solver=cholesky,form=newton_step"]
+    (step,) = assay.score(tmp_path / "still", titles, loop=still[1], targets=still[2]).values()
+    values = golden["newton_step_influence"]
+    torch.testing.assert_close(step.values, torch.tensor(values), rtol=0, atol=1e-9 * np.abs(values).max())
+    # One Newton step goes further on the way, where the first order falls short.
+    actual = torch.tensor(golden["loo"])
+    assert float((step.values - actual).norm()) < float((one.values - actual).norm())
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_influence_with_the_hessian_at_the_last_parameters(name, tmp_path):
+    with np.load(GOLDEN / "influence.npz") as archive:
+        expected, damping = archive[f"{name}/kl_at_thetaT"], float(archive[f"{name}/kl_damp"])
+    _, loop, targets = flat(name, tmp_path / "run", in_losses=False)
+    title = f"influence:curvature=hessian,decay=none,rtol=1e-10,damping={damping!r}"
+    (found,) = assay.score(tmp_path / "run", title, loop=loop, targets=targets).values()
+    torch.testing.assert_close(found.values, torch.tensor(expected), rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", ["logreg2_sgd", pytest.param("mlp10_momentum", marks=pytest.mark.slow)])
@@ -380,3 +401,12 @@ def test_the_baselines(tmp_path):
     keys = ["tracin", "tracin_self", "grand_after_epoch1", "loo_loss_without_minus_full", "tracin", "grand_after_epoch1"]
     for one, key in zip(scored(tmp_path / "run", loop, *names, targets=targets), keys, strict=True):
         torch.testing.assert_close(one.values, torch.tensor(given[key]), rtol=0, atol=1e-10)
+    damping, count = float(given["if_damping"]), len(given["y"])
+    titles = [
+        f"influence:damping={damping!r},{one}"
+        for one in ("curvature=hessian", "solver=cholesky", "preconditioner=none", "solver=lanczos")
+    ]
+    for found in scored(tmp_path / "run", loop, *titles, targets=targets):
+        # Up-weighting is leaving out the other way round, of one example in n.
+        expected = torch.tensor(-given["influence_up_loss"] / count)
+        torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-7 * float(expected.abs().max()))

@@ -5,11 +5,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+from assay.core import curvature
 from assay.core.curvature import Curvature
 from assay.core.errors import NumericalError, UsageError
 from assay.core.models import chosen_params
+from assay.experiments.evidence import gather, open_replay
 from assay.maths.damping import balanced_damping
 from assay.maths.ranking import rank_correlation
+from assay.methods import parse
 from maths.test_kronecker import whole
 from methods.loops import World, inner
 from methods.test_tracin import one_by_one
@@ -20,8 +23,8 @@ VARIANTS = [
     {},
     {"preconditioner": "kronecker"},
     {"layers": "head", "solver": "cholesky", "at": 1},
-    {"curvature": "hessian", "damping": 1.0},
-    {"solver": "lissa", "damping": 0.1},
+    {"curvature": "hessian", "damping": 10.0},
+    {"solver": "lissa", "damping": 1.0, "layers": "head"},
     {"solver": "lanczos", "rank": 1000},
     {"solver": "ekfac", "damping": "auto"},
     {"solver": "ekfac", "damping": 1.0, "form": "newton_step"},
@@ -59,8 +62,8 @@ REFUSED = [
 ]
 
 
-def pieces(model, names):
-    """Of every example, in their order: the outputs' derivatives, the gradient, and the Gauss-Newton matrix and the Hessian of its loss."""
+def pieces(model, names, *, curved=False):
+    """Of every example, in their order: the outputs' derivatives, the gradient, and the Gauss-Newton matrix and, if asked for, the Hessian of its loss."""
     found = {}
     for batch in model.batches():
         leaves = {name: batch.params[name].detach().clone().requires_grad_() for name in names}
@@ -77,8 +80,8 @@ def pieces(model, names):
         for place, position in enumerate(batch.positions.tolist()):
             J, p = rows(logits[place]), logits[place].detach().softmax(0)
             H = torch.diag(p) - torch.outer(p, p)
-            own = hessian(lambda at, place=place, batch=batch: batch.losses(at)[place : place + 1], leaves)
-            found[position] = J, rows(losses[place : place + 1])[0], J.T @ H @ J, own, H
+            own = hessian(lambda at, place=place, batch=batch: batch.losses(at)[place : place + 1], leaves) if curved else None
+            found[position] = J, rows(losses[place : place + 1])[0], J.T @ H @ J, own
     return [found[position] for position in range(len(found))]
 
 
@@ -119,7 +122,7 @@ def PAIRS(method, evidence):
     source = evidence.checkpoints
     model = source.at(source.kept[-1] if method.at == -1 else method.at)
     names = chosen_params(model, method.layers, "test")
-    examples, pulls = pieces(model, names), one_by_one(model.queries(method.target), names)
+    examples, pulls = pieces(model, names, curved=method.curvature == "hessian"), one_by_one(model.queries(method.target), names)
     weights, n = evidence.queries(method.target).weights, len(evidence.ids)
     rows = torch.stack([flat(pulls[query]) for query in range(len(pulls))])
     matrix = damped(method, model, evidence.ids, names, examples, (weights @ rows)[None])
@@ -416,3 +419,245 @@ def test_kronecker_factors_of_a_layer_that_is_used_twice_are_refused_with_a_cure
         world.score("preconditioner=kronecker")
     world.score("preconditioner=none")
     world.score("preconditioner=kronecker,layers=head")
+
+
+SOLVERS = {
+    "cholesky": "solver=cholesky",
+    "ekfac cg": "preconditioner=ekfac",
+    "sampled cg": "factors=sampled,seed=2",
+    "empirical cg": "factors=empirical",
+    "kronecker cg": "preconditioner=kronecker",
+    "diagonal cg": "preconditioner=diagonal",
+    "plain cg": "preconditioner=none",
+    "series": "solver=lissa,preconditioner=none",
+    "ekfac series": "solver=lissa",
+    "low rank": "solver=lanczos,rank=500",
+}
+
+
+@pytest.mark.parametrize(("net", "held"), [*((net, 2**28) for net in NETS), ("two layers", 0)])
+def test_all_solvers_agree(tmp_path, net, held, monkeypatch):
+    # Whether layers are kept in memory, or all is done by passes over the examples.
+    monkeypatch.setattr(curvature, "HELD", held)
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS[net]().double(), net == "tokens", examples=60)
+    found = {name: world.score(f"damping=3,{options}") for name, options in SOLVERS.items()}
+    expected = found["cholesky"].values
+    for name, scores in found.items():
+        off = float((scores.values - expected).abs().max() / expected.abs().max())
+        assert off < 1e-6 and scores.diagnostics["residual"] < 1e-6 and not scores.warnings, name
+        assert scores.diagnostics["smallest curvature"] >= 2.99999, name
+        told = "layer pairs of all outputs" in scores.diagnostics["derivatives taken by"]
+        assert told == (held > 0), name
+    if net != "tokens":
+        assert found["ekfac series"].diagnostics["iterations"] < found["series"].diagnostics["iterations"]
+
+
+def test_solvers_of_the_hessian_agree(tmp_path):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)
+    wanted = ("cholesky", "ekfac cg", "diagonal cg", "plain cg", "ekfac series", "low rank")
+    found = [world.score(f"damping=3,curvature=hessian,{SOLVERS[name]}").values for name in wanted]
+    for one in found[1:]:
+        torch.testing.assert_close(one, found[0], rtol=0, atol=1e-6 * float(found[0].abs().max()))
+    gauss_newton = world.score("damping=3").values
+    assert float((gauss_newton - found[0]).abs().max()) > 1e-4 * float(found[0].abs().max())
+
+
+@pytest.mark.parametrize("form", ["newton_step", "leverage"])
+@pytest.mark.parametrize(
+    "options", ["solver=cholesky", "solver=ekfac", "solver=cholesky,layers=head", "solver=ekfac,layers=hidden"]
+)
+@pytest.mark.parametrize("held", [0, 2**28])
+def test_forms_leave_out_the_example_s_own_curvature(tmp_path, options, form, held, monkeypatch):
+    monkeypatch.setattr(curvature, "HELD", held)
+    world = World(tmp_path / "run", "decay")
+    method = parse(f"influence:form={form},damping=1,{options}")
+    (scores,) = world.score(method.title).values()
+    replay = open_replay(world.run, loop=world.loop(), targets={"validation": (world.held_out, world.held_labels)})
+    evidence = gather(world.run, replay).narrow(method.title, method.reads)
+    queries = PAIRS(method, evidence)
+    torch.testing.assert_close(scores.values, queries.mean(0), rtol=1e-7, atol=1e-9)
+    rows = assay.attribute(
+        world.run, method.title, loop=world.loop(), targets={"validation": (world.held_out, world.held_labels)}
+    )
+    torch.testing.assert_close(torch.stack([rows.row(one) for one in rows.queries]), queries, rtol=1e-7, atol=1e-9)
+    (first,) = world.score(f"influence:damping=1,{options}").values()
+    assert float((first.values - scores.values).abs().max()) > 1e-3 * float(first.values.abs().max())
+
+
+def test_one_newton_step_of_least_squares_is_training_again_without_the_example(tmp_path):
+    class Squares(nn.Module):
+        """Two logits whose cross-entropy is replaced by squared errors."""
+
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.out(x)
+
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(20, 4, generator=draw, dtype=torch.float64), torch.randint(2, (20,), generator=draw)
+    model = Squares().double()
+    held = torch.randn(6, 4, generator=draw, dtype=torch.float64), torch.randint(2, (6,), generator=draw)
+    decay = 0.3
+
+    def losses(net, batch):
+        return (net(batch[0]) - F.one_hot(batch[1], 2)).square().sum(1)
+
+    def optimum(keep):
+        rows = torch.cat([x, torch.ones(20, 1, dtype=torch.float64)], 1)[keep]
+        return torch.linalg.solve(
+            2 * rows.T @ rows / 20 + decay * torch.eye(5, dtype=torch.float64), 2 * rows.T @ F.one_hot(y[keep], 2).double() / 20
+        )
+
+    def put(theta):
+        model.out.weight.data, model.out.bias.data = theta[:4].T.contiguous(), theta[4].clone()
+        return float(losses(model, held).mean().detach())
+
+    every = torch.arange(20)
+    put(optimum(every))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, weight_decay=decay)
+    loader = DataLoader(TensorDataset(x, y), 20)
+    with assay.record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for a, b in recorder.epoch():
+            optimizer.zero_grad()
+            losses(model, (a, b)).mean().backward()
+            optimizer.step()
+            recorder.batch(model(a), b)
+    loop = assay.Loop(model, optimizer, loader, losses=losses)
+    # Linear in the parameters: the change of theta is exact, and so is that of a target that is linear in theta.
+    probe = torch.randn(2, 5, generator=draw, dtype=torch.float64)
+    targets = {"linear": lambda net: (torch.cat([net.out.weight, net.out.bias[:, None]], 1) * probe).sum()}
+    titles = [f"influence:target=linear,damping=0,form=newton_step,solver={one}" for one in ("cholesky", "ekfac")]
+    found = assay.score(tmp_path / "run", titles, loop=loop, targets=targets)
+    now = optimum(every).T
+    actual = torch.stack([((optimum(every[every != i]).T - now) * probe).sum() for i in range(20)])
+    for scores in found.values():
+        torch.testing.assert_close(scores.values, actual, rtol=1e-8, atol=1e-12)
+
+
+def test_the_damping_found_balances_and_is_that_of_every_solver(tmp_path):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)
+    exact = world.score("damping=auto,solver=cholesky").diagnostics["damping"]
+    assert world.score("damping=auto,solver=lanczos,rank=500").diagnostics["damping"] == pytest.approx(exact, rel=1e-6)
+    near = {one: world.score(f"damping=auto,{one}").diagnostics["damping"] for one in ("solver=ekfac", "solver=cg")}
+    assert near["solver=ekfac"] == near["solver=cg"] and 0.1 < near["solver=ekfac"] / exact < 10
+    found, given = world.score("damping=auto"), world.score(f"damping={near['solver=cg']}")
+    torch.testing.assert_close(found.values, given.values, rtol=1e-6, atol=1e-12)
+
+
+def test_where_a_layer_has_no_rule_the_solver_takes_the_diagonal_and_says_why(tmp_path):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", Reused().double(), examples=50)
+    found = {one: world.score(f"damping=0.1,preconditioner={one}") for one in ("auto", "none", "diagonal")}
+    for one in found.values():
+        torch.testing.assert_close(one.values, found["none"].values, rtol=1e-6, atol=1e-9)
+    assert (
+        found["auto"]
+        .diagnostics["preconditioner"]
+        .startswith("diagonal, because parameter twice.weight is in a layer that is called 2 times")
+    )
+    assert found["auto"].diagnostics["derivatives taken by"] == "grad_dots: forward"
+    balanced = world.score("damping=auto").diagnostics["damping"]
+    assert balanced == pytest.approx(world.score("damping=auto,solver=cholesky").diagnostics["damping"], rel=1e-3)
+    with pytest.raises(
+        UsageError,
+        match=r"influence: solver=ekfac: Parameter twice\.weight is .*; choose solver=cg with preconditioner=none, or layers=head",
+    ):
+        world.score("solver=ekfac")
+    world.score("solver=ekfac,layers=head")
+
+
+def test_what_a_low_rank_drops_is_told(tmp_path):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)
+    found = world.score("damping=1e-3,solver=lanczos,rank=4")
+    assert found.diagnostics["rank"] == 4 and found.diagnostics["residual"] > 1e-3
+    assert (
+        "A subspace of 4 dimensions leaves a residual of" in found.warnings[0]
+        and "choose a larger rank, or solver=cg" in found.warnings[0]
+    )
+    assert not world.score("damping=1e-3,solver=lanczos,rank=60").warnings
+
+
+FAILURES = {
+    "curvature=hessian,damping=0,solver=lanczos,rank=40": r"not positive definite: with damping 0 .*give a damping above .*or choose curvature=gauss_newton",
+    "curvature=hessian,damping=0,solver=lissa": r"not positive definite|came to a residual",
+    "damping=1e-12,solver=lissa": r"the Neumann series came to a residual of .* or more iterations, or solver=cg",
+    "iterations=3": r"came to a residual of .* in 3 iterations",
+    "iterations=3,solver=lissa": r"came to a residual of .* in 3 iterations",
+    "damping=0,solver=ekfac": r"EK-FAC's matrix has no inverse .* give a damping above",
+    "damping=0,solver=cholesky": r"not positive definite: with damping 0 its smallest eigenvalue",
+    "damping=1e-6,solver=ekfac,form=newton_step": r"without one of .* examples \(ids .*choose a damping above 1e-06, or form=first_order",
+}
+
+
+@pytest.mark.parametrize("options", FAILURES)
+def test_a_failure_is_told_with_a_cure_and_never_becomes_a_score(tmp_path, options):
+    world = World(tmp_path / "run", epochs=1)
+    with pytest.raises(NumericalError, match=FAILURES[options]):
+        world.score(f"influence:{options}")
+    titled = assay.methods.parse(f"influence:{options}").title
+    with pytest.raises(NumericalError, match=FAILURES[options]):
+        assay.attribute(world.run, titled, loop=world.loop(), targets={"validation": (world.held_out, world.held_labels)})
+    cured = dict(part.split("=") for part in options.split(",")) | {"damping": "3"}
+    if "iterations" in cured:
+        cured["iterations"] = "500"
+    world.score("influence:" + ",".join(f"{key}={value}" for key, value in cured.items()))
+
+
+def test_a_function_of_the_model_is_a_target_and_one_that_parameters_do_not_reach_is_refused(tmp_path):
+    world = World(tmp_path / "run")
+    group = torch.arange(len(world.held_out)) % 2 == 0
+
+    def gap(net):
+        """By how much the mean loss of one group is above that of the other."""
+        losses = F.cross_entropy(net(world.held_out), world.held_labels, reduction="none")
+        return losses[group].mean() - losses[~group].mean()
+
+    targets = {"gap": gap, "hidden": lambda net: net.hidden.weight.square().sum()}
+    (scores,) = world.score("influence:target=gap", targets=targets).values()
+    halves = [(world.held_out[part], world.held_labels[part]) for part in (group, ~group)]
+    both = world.score("influence:target=a", "influence:target=b", targets=dict(zip("ab", halves, strict=True)))
+    expected = both["influence:target=a"].values - both["influence:target=b"].values
+    torch.testing.assert_close(scores.values, expected, rtol=1e-6, atol=1e-7 * float(expected.abs().max()))
+    for options in ("", ",solver=ekfac", ",solver=cholesky", ",damping=auto"):
+        with pytest.raises(
+            UsageError, match=r"the gradient of target 'hidden' is 0 by every one of the 18 parameters, .*choose layers=all"
+        ):
+            world.score(f"influence:target=hidden,layers=head{options}", targets=targets)
+    world.score("influence:target=hidden", targets=targets)
+    with pytest.raises(UsageError, match="rows"):
+        world.score("influence:target=gap,reduce=sum", targets=targets)
+
+
+def test_groups_are_the_sums_of_their_members_and_layers_can_be_listed(tmp_path):
+    world = World(tmp_path / "run")
+    (every,), (listed,) = (world.score(f"influence:{one}").values() for one in ("layers=hidden+out", "layers=hidden"))
+    (whole_,) = world.score("influence").values()
+    torch.testing.assert_close(every.values, whole_.values, rtol=1e-6, atol=1e-10)
+    expected = dense(world, 2, names=("hidden.weight", "hidden.bias"))
+    torch.testing.assert_close(listed.values, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+    with pytest.raises(
+        UsageError, match=r"influence: layers=hidden\+last: last is no module with trainable parameters; those are hidden, out"
+    ):
+        world.score("influence:layers=hidden+last")
+
+
+def test_several_queries_are_columns_of_one_solve(tmp_path, monkeypatch):
+    world, real, widths = World(tmp_path / "run"), Curvature.times, []
+
+    def counted(self, vectors):
+        widths.append(vectors[0].numel())
+        return real(self, vectors)
+
+    monkeypatch.setattr(Curvature, "times", counted)
+    world.score("influence")
+    assert set(widths) == {1}
+    widths.clear()
+    targets = {"validation": (world.held_out, world.held_labels)}
+    assay.attribute(world.run, "influence", loop=world.loop(), targets=targets)
+    assert set(widths) == {len(world.held_out)} and len(widths) < 60

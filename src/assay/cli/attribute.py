@@ -20,8 +20,8 @@ def attribute_(
     """Say which training examples help and harm single predictions.
 
     The values of all queries by all examples are written into the run's folder, attributions/METHOD, and reused if they were made from
-    this same recording. Queries are the rows of the method's option target: validation (the examples that --validation held out), test, class=NAME,
-    id=ID, or ids=FILE.
+    this same recording. Queries are the rows of the method's option target: validation (the examples that --validation held out), misclassified
+    (those that the last model gets wrong), test, class=NAME, id=ID, or ids=FILE.
 
     Example: assay attribute runs/digits tracin --top 10 --query 17
 

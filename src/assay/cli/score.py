@@ -39,8 +39,8 @@ def score_(
 
     The scores are saved in the run's folder. A saved score that was made from this same recording is reused.
     Methods that read steps or checkpoints (sgd_influence, liveval, tracin, ...) replay the training; the target whose change they predict
-    is set by their option target: validation (the examples that --validation held out), test, class=NAME, id=ID, or
-    ids=FILE with a CSV of id and weight.
+    is set by their option target: validation (the examples that --validation held out), misclassified (those that the last
+    model gets wrong), test, class=NAME, id=ID, or ids=FILE with a CSV of id and weight.
 
     Methods that need no recorded training (cg_score, data_oob, knn_disagreement:features=inputs) also take data in place of a run.
 

@@ -150,7 +150,7 @@ def checked_values(title: str, block: Block, queries: int, examples: int) -> Flo
     """The values of a block in double precision.
 
     Returns:
-        On the CPU.
+        On the CPU, row by row in memory.
 
     Raises:
         BadScores: The values do not have the shape of the block's slices, or are not finite.
@@ -161,7 +161,7 @@ def checked_values(title: str, block: Block, queries: int, examples: int) -> Flo
     values, wanted = block.values, (block.queries.stop - block.queries.start, block.examples.stop - block.examples.start)
     if values.shape != wanted:
         raise BadScores(f"{title} gave a block of shape {tuple(values.shape)}; expected {wanted}.")
-    values = values.detach().to("cpu", torch.float64)
+    values = values.detach().to("cpu", torch.float64).contiguous()
     if not bool(values.isfinite().all()):
         query, example = (~values.isfinite()).nonzero()[0].tolist()
         raise BadScores(

@@ -50,7 +50,7 @@ def attribute(
         method: Name of an attributor, `"name:option=value,..."`, or an attributor object.
         recompute: Compute the values even if they are saved already.
         loop: The `Loop` that describes your own training loop.
-        targets: The queries by name: Examples, or (inputs, labels). Runs with a plan know `validation`, `test`, `class=NAME`, `id=ID` and
+        targets: The queries by name: Examples, or (inputs, labels). Runs with a plan know `validation`, `misclassified`, `test`, `class=NAME`, `id=ID` and
             `ids=FILE` by themselves, as `score` does.
         replay_config: How steps are replayed: schedule, memory, tolerance.
         progress: Receives the number of finished values, of all queries by all examples of every model.

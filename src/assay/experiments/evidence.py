@@ -159,8 +159,8 @@ def open_replay(
         run: The run.
         loop: The `Loop` that describes your own training loop; not for runs that `assay record` made, which have a plan.
         targets: Targets whose change may be predicted, by name: functions of the model, Examples, or (inputs, labels). For runs with a plan also
-            texts: `validation`, `test`, `class=NAME` (the validation examples of one class), `id=ID` (one of them), or `ids=FILE` (a CSV of id and
-            weight: a weighted mix of them). By default what the plan held out for validation.
+            texts: `validation`, `misclassified` (the validation examples that the last kept model gets wrong), `test`, `class=NAME` (the validation
+            examples of one class), `id=ID` (one of them), or `ids=FILE` (a CSV of id and weight: a weighted mix of them). By default what the plan held out for validation.
         replay_config: How steps are replayed.
         references: Parameters that `oti` may take as its reference, by name: a model's state_dict each.
         asked: Names of the targets that will be used, all by default; their examples are compared with the training examples.
@@ -185,7 +185,7 @@ def open_replay(
         plan = plan_of(run)
         loaded = load_data(plan)
         training = _training(run, plan, loaded)
-        found = planned_targets(loaded, texts)
+        found = planned_targets(loaded, texts, functools.partial(_predicted, run, loaded))
     else:
         if loop is None:
             # Targets that no method asks for would be refused.
@@ -275,6 +275,13 @@ def given_rows(rows: Any) -> tuple[Tensor, str]:
 def identity(replay: Replay) -> dict[str, str]:
     """Fingerprint of each target that has one; a user's function has none."""
     return {name: target.fingerprint for name, target in replay.given.items() if isinstance(target, MeanLoss)}
+
+
+def _predicted(run: Run, loaded: LoadedData, target: MeanLoss) -> Int[Tensor, " rows"]:
+    """The class that the last kept model predicts for each row of a target; of several models the first, so that all have one target."""
+    first = Run(run.paths.recording)
+    replay = Replay(first, _training(first, plan_of(first), loaded), {"rows": target})
+    return torch.cat([batch.outputs({}).argmax(1).cpu() for batch in replay.at(replay.kept[-1]).queries("rows")])
 
 
 def _training(run: Run, plan: Plan, loaded: LoadedData) -> ReplayableTraining:

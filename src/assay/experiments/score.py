@@ -86,7 +86,7 @@ def score(
             those that are saved already.
         loop: The `Loop` that describes your own training loop.
         targets: The targets whose change may be predicted, by name: functions of the model, Examples, or (inputs, labels). Runs with a
-            plan know `validation`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
+            plan know `validation`, `misclassified`, `test`, `class=NAME`, `id=ID` and `ids=FILE` by themselves (see `experiments.evidence`).
         replay_config: How steps are replayed: schedule, memory, tolerance.
         references: Parameters from elsewhere that `oti:reference=NAME` steps towards, by name: a model's state_dict each.
         inputs: Rows by name, such as embeddings, that a method with `features=rows:NAME` reads instead of the data: one for each of the run's ids.

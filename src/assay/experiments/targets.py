@@ -3,10 +3,11 @@
 import csv
 import hashlib
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import Mismatch, RunError, UsageError, listed, reading
@@ -49,8 +50,15 @@ def target_of(name: str, given: Given, run: Run) -> Target:
     return weighted_mean(name, inputs, labels, weights, None)
 
 
-def planned_targets(loaded: LoadedData, texts: Sequence[str]) -> dict[str, Target]:
+def planned_targets(
+    loaded: LoadedData, texts: Sequence[str], predicted: Callable[[MeanLoss], Int[Tensor, " rows"]]
+) -> dict[str, Target]:
     """The targets that the texts name, by text; `validation` is always among them if the plan holds examples out.
+
+    Args:
+        loaded: The plan's data.
+        texts: Names of targets.
+        predicted: Gives the class that the last kept model predicts for each row of a target.
 
     Raises:
         UsageError: A text names no target, or the plan held out no such examples.
@@ -63,15 +71,24 @@ def planned_targets(loaded: LoadedData, texts: Sequence[str]) -> dict[str, Targe
         if kind == "test" and not value:
             found[text] = mean_loss(loaded.test, text)
             continue
-        if kind not in ("validation", "class", "id", "ids") or bool(value) == (kind == "validation"):
-            raise UsageError(f"Target {text!r} is not validation, test, class=NAME, id=ID or ids=FILE.")
+        if kind not in ("validation", "misclassified", "class", "id", "ids") or bool(value) == (
+            kind in ("validation", "misclassified")
+        ):
+            raise UsageError(f"Target {text!r} is not validation, misclassified, test, class=NAME, id=ID or ids=FILE.")
         held = loaded.validation
         if held is None:
             raise UsageError(
                 f"Target {text!r}: the plan held out no validation examples; record with `validation = 0.1` (`--validation 0.1`), or ask for "
                 "target=test, which then can no longer judge a decision made by it."
             )
-        if kind == "class":
+        if kind == "misclassified":
+            wrong = predicted(mean_loss(held, text)) != held.labels
+            if not bool(wrong.any()):
+                raise UsageError(
+                    f"Target {text!r}: the last kept model predicts the class of each of the {len(held)} validation examples; choose validation."
+                )
+            found[text] = mean_loss(held, text, wrong.to(torch.float64))
+        elif kind == "class":
             found[text] = mean_loss(held, text, (held.labels == _class(held, value)).to(torch.float64))
         elif kind == "id":
             found[text] = mean_loss(held, text, _weights(held, {value: 1.0}, text))

@@ -5,15 +5,16 @@ so the predicted changes of the target have the variance $\sum_k e_k w_k^2$ with
 
 $$ \xi(\delta) = \frac{\sum_k e_k w_k^2 \, \delta / (e_k + \delta)}{\sum_k e_k w_k^2} $$
 
-lies where the damping dominates. It rises from 0 to 1; the damping is taken at which it is one half. After the idea of
+lies where the damping dominates. It goes from 0 to 1, but not always upwards: the largest damping is taken at which it is one half. After the idea of
 https://arxiv.org/abs/2505.24261, which chooses the damping by an indicator of the trained model alone; its formula is not ours.
 """
 
-import torch
 from torch import Tensor
 
-HALVINGS = 100
+HALVINGS = 60
 """Steps of the bisection."""
+PLACES = 200
+"""Dampings among which the last one is looked for below which the part is smaller."""
 
 
 def dominated(values: Tensor, squares: Tensor, damping: float) -> float:
@@ -25,7 +26,7 @@ def dominated(values: Tensor, squares: Tensor, damping: float) -> float:
         damping: Above 0.
 
     Returns:
-        Rises with the damping.
+        Near 0 for a damping far below all curvatures, near 1 for one far above.
     """
     values = values.clamp(min=0)
     variance = values * squares / (values + damping).square()
@@ -33,7 +34,7 @@ def dominated(values: Tensor, squares: Tensor, damping: float) -> float:
 
 
 def balanced_damping(values: Tensor, squares: Tensor, part: float = 0.5) -> float:
-    """The damping at which `dominated` is `part`, by bisection of its logarithm.
+    """The largest damping at which `dominated` is `part`, by bisection of its logarithm.
 
     Args:
         values: Curvature along each eigenvector.
@@ -49,11 +50,10 @@ def balanced_damping(values: Tensor, squares: Tensor, part: float = 0.5) -> floa
     largest = float(values.max())
     if not largest > 0 or not float((values.clamp(min=0) * squares).sum()) > 0:
         raise ValueError("the gradient lies where there is no curvature, so that nothing tells a damping; give a number")
-    low, high = torch.log(torch.tensor([1e-15 * largest, 1e6 * largest], dtype=torch.float64)).tolist()
+    places = [largest * 10 ** (6 - 21 * place / PLACES) for place in range(PLACES + 1)]
+    at = next((place for place in range(1, PLACES + 1) if dominated(values, squares, places[place]) < part), PLACES)
+    high, low = places[at - 1], places[at]
     for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        if dominated(values, squares, float(torch.tensor(middle, dtype=torch.float64).exp())) < part:
-            low = middle
-        else:
-            high = middle
-    return float(torch.tensor((low + high) / 2, dtype=torch.float64).exp())
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if dominated(values, squares, middle) < part else (low, middle)
+    return high

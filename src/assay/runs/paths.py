@@ -91,6 +91,12 @@ class RunPaths:
         return refuse_links(self.trials / "logs")
 
     @property
+    def recording(self) -> Path:
+        """Folder of the first run of the recording that this is a model of."""
+        above = self.folder.parent
+        return above.parent if above.name == "models" and (above.parent / "run.json").exists() else self.folder
+
+    @property
     def models(self) -> Path:
         """Folder of the other models' runs."""
         return self.folder / "models"
