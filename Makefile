@@ -36,7 +36,7 @@ docs: .venv/installed
 
 .venv/installed-dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install -q -e '.[dev,oracles]' -c constraints.txt
 	touch $@ .venv/installed
 
 clean:
