@@ -93,8 +93,21 @@ def test_it_says_what_it_is_made_of(held, made):
     assert made.seeds == (1, 2) and made.methods == ("tracin", "sgd_influence") and len(set(made.queries)) == 5
     assert {"run", "target validation", "scores tracin", "scores sgd_influence"} == set(made.lineage.parents)
     assert repr(made).startswith("LDS(validation: 6 subsets without 32 of 318 examples, 5 queries: tracin 0.")
-    with pytest.raises(UsageError, match=r"no agreement over queries of sgd_influence \(same seed\); there are: tracin"):
-        made.of("sgd_influence")
+    with pytest.raises(UsageError, match=r"no agreement over queries of grand \(same seed\); there are: tracin"):
+        made.of("grand")
+
+
+def test_the_rows_that_the_recorded_model_gets_wrong_are_those_of_every_training(held):
+    grid = LeaveOutGrid(subsets=4, share=0.1, queries=3, same_seed=False, other_seeds=1)
+    made = lds(held, "tracin:target=misclassified", grid=grid)
+    wrong = lds(held, "tracin", grid=dataclasses.replace(grid, queries=79))
+    assert made.rows < 79 and set(made.queries) < set(wrong.queries)
+    groups = grid.groups(held.ids)
+    losses = torch.stack([by_hand(held, group, 1) for group in groups])
+    places = [list(wrong.queries).index(one) for one in made.queries]
+    found = assay.attribute(held, "tracin:target=misclassified")
+    predicted = torch.tensor([[float(found.row(one)[group].sum()) for one in made.queries] for group in groups])
+    assert made.of("tracin:target=misclassified").by_query == pytest.approx(rho(predicted, losses[:, places]), abs=1e-6)
 
 
 def test_suspicion_has_its_sign_turned(held):

@@ -27,12 +27,12 @@ from ..methods import parse
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
-from ..replay.targets import Given, MeanLoss, RowLosses, parts_of_target, row_losses
+from ..replay.targets import Given, MeanLoss, RowLosses, mean_loss, parts_of_target, row_losses
 from ..runs.artefacts import finished, load_subset_training, save_lds, save_subset_training
 from ..runs.run import Run
 from ..training.device import mode
 from ..training.state import standing_at
-from .cleanse import undecided
+from .cleanse import TEST, undecided
 from .evidence import Agreed, gather, open_replay
 from .execution import Execution, Save, check_save
 from .models import members_of, open_models
@@ -41,7 +41,6 @@ from .request import Request
 from .retraining import Retraining
 from .scorable import check_wanted, is_replayed, looks_at_inputs
 from .score import score
-from .targets import planned_targets
 from .trials import TURN, Arm, trained_model
 
 USUAL = "validation"
@@ -449,7 +448,8 @@ class _Trainings:
             assert self.plan is not None
             keys[f"lds-{seed}-{place:04d}"] = seed, place
             # As bytes, as arms are sent.
-            work = pickle.dumps((self.plan.plain(), self.run.ids.take(groups[place]).values, self.target))
+            rows = self.replay.rows_of(self.target).queries.ids.values
+            work = pickle.dumps((self.plan.plain(), self.run.ids.take(groups[place]).values, self.target, rows))
             calls.append(Call(f"lds-{seed}-{place:04d}", fresh_losses, (work, seed)))
         for name, (losses, seconds) in run_all(pool or InlineExecutor(), calls, self.run.paths.logs) if calls else ():
             yield keys[name], losses, seconds
@@ -462,7 +462,7 @@ def fresh_losses(work: bytes, seed: int) -> tuple[list[float], float]:
         AssayError: As `training.loop.train`, or the model has diverged.
     """
     began = time.perf_counter()
-    plain, left_out, target = pickle.loads(work)
+    plain, left_out, target, asked = pickle.loads(work)
     with TURN:
         plan = Plan.make(plain)
         loaded = load_data(plan)
@@ -472,8 +472,10 @@ def fresh_losses(work: bytes, seed: int) -> tuple[list[float], float]:
         kept = examples.ids.take(stays)
         arm = Arm("without", kept, examples.labels[stays], torch.ones(len(kept), dtype=torch.float64))
         model, state = trained_model(plan, loaded, arm, seed)
-        rows = planned_targets(loaded, [target])[target]
-        assert isinstance(rows, MeanLoss)
+        # By their ids, because which rows `misclassified` has only the recorded model tells.
+        held = loaded.test if target == TEST else loaded.validation
+        assert held is not None
+        rows = mean_loss(held.take(held.ids.positions(Ids(asked), target)), target)
         with torch.no_grad(), mode(model, False), standing_at(model, state.averages):
             losses = torch.stack([part.to("cpu", torch.float64) for part in parts_of_target(RowLosses(rows), model, target)])
     if not bool(losses.isfinite().all()):
