@@ -45,7 +45,7 @@ WRONG = {
     "True": True,
 }
 
-SLOW = {"study_scaling", "study_difficulty"}
+SLOW = {"study_scaling", "study_difficulty", "study_cleansing"}
 """A wrong value that happens to be right would start a study."""
 
 
@@ -108,6 +108,8 @@ def good(folder):
         "curve_for": ((run, aum), {}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
+        "study_cleansing": ((folder / "study",), {"scale": "tiny"}),
+        "CleansingGrid": ((), {"methods": ["aum"], "remove": [0, 10], "trials": 2, "retrain": "last", "chosen_by": "loss"}),
         "ScalingGrid": ((), {"metrics": ["vog"], "seeds": 2, "angles": []}),
         "DifficultyGrid": ((), {"metrics": ["vog"], "seeds": 2, "pd_layers": 3}),
         "report_data": ((run, table), shown),

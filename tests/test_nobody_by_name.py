@@ -41,6 +41,7 @@ EXAMPLES = {
     "cli/demo.py": {"aum", "tdds", "top_k"},
     "studies/scaling.py": {"el2n", "prediction_depth", "vog", "cg_score"},
     "studies/difficulty.py": {"el2n", "prediction_depth", "vog", "cg_score"},
+    "studies/cleansing.py": {"sgd_influence"},
 }
 """Names in texts that a user reads or that a study is made of, by file."""
 

@@ -60,6 +60,8 @@ from .runs.attributions import load_attribution as load_attribution
 from .runs.recorder import Recorder as Recorder
 from .runs.recording import Recording as Recording
 from .runs.run import Run as Run
+from .studies.cleansing import CleansingGrid as CleansingGrid
+from .studies.cleansing import study_cleansing as study_cleansing
 from .studies.difficulty import DifficultyGrid as DifficultyGrid
 from .studies.difficulty import study_difficulty as study_difficulty
 from .studies.scaling import ScalingGrid as ScalingGrid
@@ -71,6 +73,7 @@ __all__ = [
     "LDS",
     "AssayError",
     "Attribution",
+    "CleansingGrid",
     "Curve",
     "DataSpec",
     "Decision",
@@ -130,6 +133,7 @@ __all__ = [
     "score",
     "score_separately",
     "seeds_needed",
+    "study_cleansing",
     "study_difficulty",
     "study_scaling",
     "untrained",

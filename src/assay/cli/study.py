@@ -1,7 +1,7 @@
 """`assay study`: replicate a whole experiment of a paper."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -9,10 +9,17 @@ from .record import given, methods_named, planting, set_also
 from .values import MaybeWhole, Switch
 
 if TYPE_CHECKING:
+    from ..core.cleansing import CleansingStudy
     from ..core.study import Study
 
-ONLY = {"scaling": ("angles",), "difficulty": ("checkpoint_interval", "pd_layers", "pd_alpha")}
-"""Flags that one study reads and the other does not."""
+PLAN = ("plan", "data", "net", "plant", "seed", "epochs", "batch", "lr", "device", "set")
+PRUNING = (*PLAN, "metrics", "sizes", "fractions", "seeds", "probe_epochs", "models", "per_class")
+READ = {
+    "scaling": (*PRUNING, "angles"),
+    "difficulty": (*PRUNING, "checkpoint_interval", "pd_layers", "pd_alpha"),
+    "cleansing": (*PLAN, "validation", "methods", "remove", "trials", "retrain", "chosen_by"),
+}
+"""Flags that each study reads."""
 
 
 def study_(
@@ -42,31 +49,38 @@ def study_(
     checkpoint_interval: MaybeWhole = None,
     pd_layers: MaybeWhole = None,
     pd_alpha: float | None = None,
+    validation: float | None = None,
+    methods: list[str] | None = None,
+    remove: str | None = None,
+    trials: MaybeWhole = None,
+    retrain: Literal["last", "all"] | None = None,
+    chosen_by: Literal["loss", "accuracy"] | None = None,
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
-    """Replicate a study: does pruning beat the power law?
+    """Replicate a study: does pruning beat the power law? Does cleansing help?
 
-    In each part of the data, models trained on that part rank the examples by difficulty. The hardest, the easiest or random ones are kept, and new
-    nets are trained on them at as many steps as on everything. The study and its page are kept in the folder, and so is every finished recording and
-    training, so that the same command goes on where it was stopped.
+    Studies of pruning: in each part of the data, models trained on that part rank the examples by difficulty. The hardest, the easiest or random ones are kept, and new
+    nets are trained on them at as many steps as on everything. The study of cleansing repeats a training without the worst examples by influence. The
+    study and its page are kept in the folder, and so is every finished recording and training, so that the same command goes on where it was
+    stopped.
 
     Example: assay study scaling studies/digits --scale tiny
 
     Parameters
     ----------
     study
-        scaling (Sorscher et al. 2022: sizes times fractions, power laws, the frontier, the perceptron's theory) or difficulty (which measure
-        to prune by: EL2N, prediction depth, VoG and others).
+        scaling (Sorscher et al. 2022: sizes times fractions, power laws, the frontier, the perceptron's theory), difficulty (which measure
+        to prune by: EL2N, prediction depth, VoG and others) or cleansing (Hara et al. 2019, Suzuki et al. 2021: accuracy without the worst examples).
     folder
         Folder of the study, its recordings and its trainings.
     scale
-        tiny (a minute), small (less than an hour on two cores) or full (the paper's numbers, for GPUs). It sets every option for which no flag is
-        given.
+        tiny (a minute), small (less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full, or paper for cleansing. It
+        sets every option for which no flag is given.
     plan
         TOML file with data, net, seed and the tables plant and recipe.
     data
-        Dataset with options (see `assay datasets`); digits by default; must be given with --scale full.
+        Dataset with options (see `assay datasets`); digits by default; must be given with --scale full or paper, and for cleansing with small.
     net
         Net with options (see `assay nets`).
     plant
@@ -105,6 +119,18 @@ def study_(
         difficulty only: how many of the last layers prediction depth looks at.
     pd_alpha
         difficulty only: fraction of the examples in which prediction depth looks for neighbours; 1 by default.
+    validation
+        cleansing only: fraction of the training examples that is held out, by which scores are made and counts chosen.
+    methods
+        cleansing only: scores that say which examples are the worst, such as sgd_influence,influence:damping=0.1; random is always the control.
+    remove
+        cleansing only: how many of the worst are left out, separated by commas.
+    trials
+        cleansing only: how many repetitions, each with its own split, weights, order, scores and random choice.
+    retrain
+        cleansing only: repeat the last epoch (the default) or all of training.
+    chosen_by
+        cleansing only: loss (the default) or accuracy on the validation examples chooses the count.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -115,20 +141,37 @@ def study_(
     from ..experiments.execution import Execution
     from ..experiments.plan import merged, settings_in
     from ..runs.paths import StudyPaths
+    from ..studies.cleansing import CleansingGrid, study_cleansing
     from ..studies.difficulty import DifficultyGrid, study_difficulty
     from ..studies.scaling import ScalingGrid, study_scaling
     from .console import say, showing_progress
 
-    if study not in ONLY:
-        raise UnknownName("study", study, ONLY)
-    own = {
+    if study not in READ:
+        raise UnknownName("study", study, READ)
+    how: dict[str, Any] = {
+        "metrics": None if metrics is None else methods_named(metrics),
+        "sizes": numbers("sizes", sizes),
+        "fractions": numbers("fractions", fractions),
+        "seeds": seeds,
+        "probe_epochs": probe_epochs,
+        "models": models,
+        "per_class": per_class or None,
         "angles": () if angles == "none" else numbers("angles", angles),
         "checkpoint_interval": checkpoint_interval,
         "pd_layers": pd_layers,
         "pd_alpha": pd_alpha,
+        "methods": None if methods is None else methods_named(methods),
+        "remove": counts("remove", remove),
+        "trials": trials,
+        "retrain": retrain,
+        "chosen_by": chosen_by,
     }
-    for name, value in own.items():
-        if value is not None and name not in ONLY[study]:
+    planned = {
+        "plan": plan, "data": data, "net": net, "plant": plant, "seed": seed, "epochs": epochs, "batch": batch, "lr": lr, "device": device,
+        "set": set_, "validation": validation,
+    }  # fmt: skip
+    for name in given({**planned, **how}):
+        if name not in READ[study]:
             raise UsageError(f"--{name.replace('_', '-')} is not read by the study {study}; leave it out.")
     recipe: dict[str, Any] = {"epochs": epochs, "batch": batch, "lr": lr, "device": device}
     set_also(recipe, set_ or [])
@@ -137,26 +180,32 @@ def study_(
             "data": data,
             "net": net,
             "seed": seed,
+            "validation": validation,
             "plant": planting(plant) if plant is not None else None,
             "recipe": given(recipe),
         }
     )
-    how: dict[str, Any] = {
-        "metrics": None if metrics is None else methods_named(metrics),
-        "sizes": numbers("sizes", sizes),
-        "fractions": numbers("fractions", fractions),
-        "seeds": seeds,
-        "probe_epochs": probe_epochs,
-        "models": models,
-        "per_class": per_class,
-        **{name: value for name, value in own.items() if value is not None},
-    }
-    run, grid = (study_scaling, ScalingGrid) if study == "scaling" else (study_difficulty, DifficultyGrid)
     settings = merged(settings_in(plan) if plan is not None else {}, flags)
+    grid = given(how)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        found = run(folder, settings, scale=scale, grid=grid(**how), execution=Execution(pool, progress))  # type: ignore[arg-type]
-    show_study(found)
+        execution = Execution(pool, progress)
+        if study == "cleansing":
+            show_cleansing(study_cleansing(folder, settings, scale=scale, grid=CleansingGrid(**grid), execution=execution))
+        elif study == "scaling":
+            show_study(study_scaling(folder, settings, scale=scale, grid=ScalingGrid(**grid), execution=execution))
+        else:
+            show_study(study_difficulty(folder, settings, scale=scale, grid=DifficultyGrid(**grid), execution=execution))
     say(f"The page: {StudyPaths(folder).page}")
+
+
+def counts(flag: str, text: str | None) -> tuple[int, ...] | None:
+    """Parse a text such as `0,10,100` into whole numbers."""
+    from ..core.errors import UsageError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--{flag} {text!r} is no list of whole numbers such as 0,10,100.") from error
 
 
 def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
@@ -193,8 +242,34 @@ def show_study(found: "Study") -> None:
         say(words)
 
 
+def show_cleansing(found: "CleansingStudy") -> None:
+    """Print mean accuracies and storage as tables, then the sentences that state the results."""
+    from ..core.cleansing import NO_REMOVAL
+    from ..core.curve import RANDOM
+    from ..reports.protocol import sized
+    from .console import say, show_table
+
+    cells = [(NO_REMOVAL, 0), *((method, count) for method in (*found.methods, RANDOM) for count in found.counts)]
+    rows = [
+        (method, f"{count:,}", *spread([one.validation_accuracy for one in of]), *spread([one.test_accuracy for one in of]))
+        for method, count in cells
+        for of in [found.of(method, count)]
+    ]
+    columns = ("method", "removed", "validation accuracy, %", "sd", "test accuracy, %", "sd")
+    show_table(f"Study {found.name}: {len(found.seeds)} trials", columns, rows, right=columns[1:])
+    kept = [(one.method, one.what, f"{one.states:,}", sized(one.bytes)) for one in found.storage]
+    show_table("What must be on disk", ("method", "what is kept", "states", "bytes"), kept, right=("states", "bytes"))
+    if found.published:
+        off = [(one.what, one.removed, f"{100 * one.accuracy:.2f}", one.source) for one in found.published]
+        show_table(
+            "Published, read off figures", ("method", "removed", "test accuracy, %", "figure"), off, right=("test accuracy, %",)
+        )
+    for words in (*found.sentences, *found.notes):
+        say(words)
+
+
 def spread(errors: list[float]) -> tuple[str, str]:
-    """Mean and standard deviation over seeds, in percent."""
+    """Mean and standard deviation over seeds of fractions, in percent."""
     import statistics
 
     deviation = f"{100 * statistics.stdev(errors):.2f}" if len(errors) > 1 else "–"

@@ -129,6 +129,11 @@ class AbstractMethod(abc.ABC):
         """The inputs that the method asks for by name."""
         return Asks()
 
+    @property
+    def reads_between(self) -> bool:
+        """Whether the method reads states of the training between those that are kept, so that these must be made again by replay."""
+        return Need.STEPS in self.reads
+
     def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
         """Which examples can have a value, known before anything is computed; the others are reported as unscored."""
         return torch.ones(len(evidence.ids), dtype=torch.bool)

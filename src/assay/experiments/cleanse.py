@@ -28,6 +28,7 @@ from .detection import check_dataset
 from .evidence import identity, open_replay
 from .execution import MOVED, REPLAYING, Execution
 from .plan import has_plan, plan_of
+from .progress import Progress
 from .retraining import Retraining
 from .targets import distinct
 
@@ -125,9 +126,9 @@ def cleanse(
         )
     check_dataset(run, [scores])
     counts, how = _counts(scores, grid.counts), replay_config or ReplayConfig()
-    replay, given = _replay(run, loop, targets, how)
+    replay, given = curve_replay(run, loop, targets, how)
     known = {f"target {name}": value for name, value in identity(replay).items()} | how.identity
-    _check_test(scores, replay)
+    check_test(scores, replay)
     places = run.ids.positions(scores.ids, f"run {run.folder}")
     suspects = places[worst(scores, counts[-1])]
     base = run.header.seed or 0
@@ -137,24 +138,8 @@ def cleanse(
         for seed in range(base + 1, base + 1 + grid.draws):
             drawn = random.permutation(scores.ids.keys, seed, "cleanse")[:count]
             wanted.append((RANDOM, count, seed, places[drawn]))
-    shelf = fingerprint(run.fingerprint, repr(sorted(known.items())), retrain, __version__)
-    files = [run.paths.trial(shelf, f"{arm}-{count}-{_print_of(group)}", seed) for arm, count, seed, group in wanted]
-    done = {place: old for place, file in enumerate(files) if save and (old := finished(load_removal, file)) is not None}
-    execution.progress.advance("cleanse", len(done), len(wanted), "taken from an earlier run" if done else "")
-    due = [place for place in range(len(wanted)) if place not in done]
-    trainings = Retraining(replay, loop, given, how, execution.pool)
-    last = replay.epochs[-1]
-    steps = last if retrain == "last" else range(last.stop)
-    for one in trainings.each([wanted[place][3] for place in due], steps, MEASURED, "weight"):
-        place = due[one.place]
-        arm, count, seed, _ = wanted[place]
-        right, loss, test_right, test_loss = one.values
-        done[place] = removal = Removal(arm, count, seed, right, loss, test_right, test_loss, one.seconds)
-        if save:
-            save_removal(removal, files[place])
-        words = f"{arm}, {count:,} removed: validation loss {removal.validation_loss:.4f}"
-        execution.progress.advance("cleanse", len(done), len(wanted), words)
-    removals = tuple(done[place] for place in range(len(wanted)))
+    trainings = Retraining(replay, loop, given, how, execution.pool, execution.progress, "cleanse")
+    removals = trained_without(trainings, wanted, retrain, shelf_of(run, known, retrain) if save else None)
     curve = Curve(
         scores=scores.title,
         retrained=retrain,
@@ -174,6 +159,52 @@ def cleanse(
     if save:
         save_curve(curve, run.paths.curve(f"{curve.scores}-{curve.retrained}"))
     return curve
+
+
+Wanted = tuple[str, int, int, Int[Tensor, " group"]]
+"""Arm, count, seed, and the positions of those left out."""
+
+
+def shelf_of(run: Run, known: Mapping[str, str], retrain: Window, form: str = "weight") -> str:
+    """Name of the folder in which trainings without some examples are kept: of run, targets, tolerance, window and form of leaving out."""
+    forms = () if form == "weight" else (form,)
+    return fingerprint(run.fingerprint, repr(sorted(known.items())), retrain, __version__, *forms)
+
+
+def trained_without(
+    trainings: Retraining, wanted: Sequence[Wanted], retrain: Window, shelf: str | None, form: str = "weight"
+) -> tuple[Removal, ...]:
+    """Train once for each of `wanted`, in their order, without the examples named there.
+
+    Args:
+        trainings: The recorded training, where it is repeated, and who is told.
+        wanted: What is left out; the arm, count and seed name the file.
+        retrain: Which steps examples are left out of.
+        shelf: Where in the run's folder finished trainings are kept, and taken from if they are there (`shelf_of`); None to keep none.
+        form: How an example is left out of a batch (see `StepSource.retrained`).
+
+    Raises:
+        Mismatch: The replay does not reproduce the recording.
+        TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
+    """
+    run, progress, task = trainings.replay.run, trainings.progress, trainings.task
+    files = [run.paths.trial(shelf or "", f"{arm}-{count}-{_print_of(group)}", seed) for arm, count, seed, group in wanted]
+    done = {place: old for place, file in enumerate(files) if shelf and (old := finished(load_removal, file)) is not None}
+    progress.advance(task, len(done), len(wanted), "taken from an earlier run" if done else "")
+    due = [place for place in range(len(wanted)) if place not in done]
+    last = trainings.replay.epochs[-1]
+    steps = last if retrain == "last" else range(last.stop)
+    quiet = dataclasses.replace(trainings, progress=Progress())
+    for one in quiet.each([wanted[place][3] for place in due], steps, MEASURED, form):
+        place = due[one.place]
+        arm, count, seed, _ = wanted[place]
+        right, loss, test_right, test_loss = one.values
+        done[place] = removal = Removal(arm, count, seed, right, loss, test_right, test_loss, one.seconds)
+        if shelf:
+            save_removal(removal, files[place])
+        words = f"{arm}, {count:,} removed: validation loss {removal.validation_loss:.4f}"
+        progress.advance(task, len(done), len(wanted), words)
+    return tuple(done[place] for place in range(len(wanted)))
 
 
 @moved_keywords(MOVED | REPLAYING)
@@ -310,7 +341,7 @@ def _counts(scores: Scores, given: Sequence[int] | None) -> list[int]:
     return counts
 
 
-def _replay(
+def curve_replay(
     run: Run, loop: Loop | None, targets: Mapping[str, Given] | None, replay_config: ReplayConfig | None
 ) -> tuple[Replay, Mapping[str, Given] | Sequence[str]]:
     """The training, and its two targets as `open_replay` takes them."""
@@ -349,7 +380,7 @@ def _print_of(group: Int[Tensor, " group"]) -> str:
     return fingerprint(group.sort().values.numpy().tobytes())
 
 
-def _check_test(scores: Scores, replay: Replay) -> None:
+def check_test(scores: Scores, replay: Replay) -> None:
     """Refuse a curve in which the test examples would have a say.
 
     Raises:

@@ -344,6 +344,10 @@ class SGDInfluence(AbstractAttributor):
             values = sgd_influence_rows(source, len(evidence.ids), self.query_set, rows, steps, self.form)
             yield Block(rows, slice(0, len(evidence.ids)), values if self.sign == "removal" else -values)
 
+    @property
+    def reads_between(self) -> bool:
+        return self.form != "last_parameters"
+
     @classmethod
     def run_together(cls, methods: Sequence[AbstractMethod], evidence: Evidence) -> list[Result]:
         """Scores of several methods, with one sweep for all targets and windows of the same `form`."""

@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
+from ..core.cleansing import CleansingStudy
 from ..core.curve import Curve, Removal
 from ..core.decision import Action, Decision
 from ..core.errors import MOST_WORDS, RunError
@@ -31,6 +32,8 @@ from .schema import FrozenModel, first_of, seal, unseal
 from .tables import read_table, write_table
 
 Made = TypeVar("Made")
+AnyStudy = Study | CleansingStudy
+"""What a study comes to, by what it studies."""
 REAL, WHOLE = "double or float", "int64 or int32 or int16 or int8 or uint8"
 """Types of columns."""
 ROUNDING = 1e-9
@@ -436,12 +439,15 @@ def load_explanation(path: str | Path) -> Explanation:
 
 
 @checked_arguments
-def save_study(study: Study, path: str | Path) -> None:
+def save_study(study: AnyStudy, path: str | Path) -> None:
     """Save the study with all its trainings.
 
     Raises:
         NotWritten: The operating system refuses.
     """
+    if not isinstance(study, Study):
+        save_json("study", dataclasses.asdict(study), path)
+        return
     body = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
     for name in ("trained", "laws", "frontiers", "contests", "theory"):
         body[name] = [dataclasses.asdict(one) for one in body[name]]
@@ -453,8 +459,8 @@ def save_study(study: Study, path: str | Path) -> None:
 
 
 @checked_arguments
-def load_study(path: str | Path) -> Study:
-    """The inverse of `save_study`; `path` may also be the folder of a study.
+def load_study(path: str | Path) -> AnyStudy:
+    """The inverse of `save_study`; `path` may also be the folder of a study. Of a study of pruning it is a `Study`, of the others their own kind.
 
     Raises:
         RunError: The file is absent, damaged, of another kind, or of a newer schema.
@@ -463,6 +469,8 @@ def load_study(path: str | Path) -> Study:
         path = StudyPaths(Path(path)).results
     body = load_json("study", path)
     with noticing_damage(path):
+        if body["name"] in KINDS:
+            return _typed(KINDS[body["name"]], body)
         # An older assay's intervals were percentile bootstraps, which were too narrow.
         unknown = {} if "claims" in body else {"low": None, "high": None}
         agreement = body["agreement"]
@@ -487,6 +495,10 @@ def load_study(path: str | Path) -> Study:
         )
 
 
+KINDS: dict[str, type] = {"cleansing": CleansingStudy}
+"""Studies that are saved field by field, by name."""
+
+
 def finished(load: Callable[[Path], Made], path: Path) -> Made | None:
     """The result that an earlier call saved at `path`. A damaged or newer file counts as no result: the work is done and saved again."""
     try:
@@ -501,7 +513,7 @@ FRACTIONS = frozenset(
 )
 COUNTS = frozenset(
     {"examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds"}
-    | {"family", "decisions", "claims", "place"}
+    | {"family", "decisions", "claims", "place", "removed", "harmful", "states", "bytes"}
 )
 """Fields, in any noun, that lie in 0..1; and fields that are 0 or more."""
 

@@ -197,6 +197,11 @@ class StudyPaths:
         return self.folder / "study.html"
 
     @property
+    def summary(self) -> Path:
+        """Its table of all trainings, for studies that have one."""
+        return self.folder / "summary.csv"
+
+    @property
     def logs(self) -> Path:
         """Folder of what trainings print.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import __version__, methods
 from ..cluster.executors import Call, executor, run_all
 from ..core.accumulators import AbstractAccumulator
-from ..core.errors import OutputExists, UsageError
+from ..core.errors import UsageError
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
 from ..core.report_data import Agreement
@@ -29,20 +29,20 @@ from ..experiments.execution import Execution
 from ..experiments.plan import LoadedData, Plan, PlanRecording, load_data
 from ..experiments.progress import Progress
 from ..experiments.record import record
-from ..experiments.report import MARK
 from ..experiments.score import score
 from ..experiments.trials import TURN, Arm, train_arm
 from ..experiments.verify import compare
 from ..maths import draws, power_law, ranking, statistics
 from ..replay.activations import layered
 from ..reports.study import render_study
-from ..runs.artefacts import finished, load_outcome, load_scores, load_study, save_outcome, save_study
-from ..runs.disk import beginning, replace
+from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
 from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
 from ..training.batches import sizes as steps_of
 from ..training.device import device_named
+from . import folders
+from .folders import claimed, told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,19 +175,7 @@ def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
         OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
         TrialFailed: A recording or a training ended in an error; with path and tail of its log.
     """
-    paths, progress = StudyPaths(Path(folder)), execution.progress
-    if paths.results.exists() and (old := load_study(paths.results)).settings != _told(setup):
-        raise OutputExists(
-            f"{folder} holds a study of other settings ({_difference(old.settings, _told(setup))}); name another folder."
-        )
-    if paths.page.is_dir() or (paths.page.exists() and MARK not in beginning(paths.page)):
-        raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
-    for place in (paths.results, paths.page, paths.probes, paths.trials, paths.logs):
-        if place.is_symlink():
-            raise OutputExists(f"{place} is a link, through which files elsewhere would be written; name another folder.")
-    for place in (paths.folder, paths.probes, paths.trials, paths.logs):
-        if place.exists() and not place.is_dir():
-            raise OutputExists(f"{place} is a file, and a study needs a folder there; name another folder.")
+    paths, progress = claimed(folder, _told(setup)), execution.progress
     # Files may have changed since this process last read them.
     loaded = load_data(setup.final(0), anew=True)
     setup.plan.augmentation(loaded, 0)
@@ -227,10 +215,7 @@ def written(found: Study, folder: str | Path) -> Path:
     Raises:
         NotWritten: The disk refuses.
     """
-    paths = StudyPaths(Path(folder))
-    save_study(found, paths.results)
-    replace(paths.page, render_study(found).encode())
-    return paths.page
+    return folders.written(found, folder, render_study(found))
 
 
 def analysed(found: Study) -> Study:
@@ -260,12 +245,7 @@ def analysed(found: Study) -> Study:
 
 def _told(setup: Setup) -> dict[str, Any]:
     """The settings as a file gives them back."""
-    return json.loads(json.dumps({**setup.plain(), "version": __version__}))
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    name = next(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
-    return f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+    return told(setup.plain())
 
 
 def _facts(setup: Setup, steps: int) -> dict[str, Any]:

@@ -1,0 +1,61 @@
+"""The folder of a study: whose it is, and what it holds at the end."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..core.errors import OutputExists
+from ..experiments.report import MARK
+from ..runs.artefacts import AnyStudy, load_study, save_study
+from ..runs.disk import beginning, replace
+from ..runs.paths import StudyPaths
+
+
+def told(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a study, with the version, as a file gives them back."""
+    return json.loads(json.dumps({**settings, "version": __version__}))
+
+
+def claimed(folder: str | Path, settings: Mapping[str, Any]) -> StudyPaths:
+    """The paths of a study, if its folder is free or holds the same study.
+
+    Args:
+        folder: Where the study is kept.
+        settings: Its settings, as `told` gives them.
+
+    Raises:
+        OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
+    """
+    paths = StudyPaths(Path(folder))
+    if paths.results.exists() and (old := load_study(paths.results)).settings != settings:
+        raise OutputExists(
+            f"{folder} holds a study of other settings ({_difference(old.settings, settings)}); name another folder."
+        )
+    if paths.page.is_dir() or (paths.page.exists() and MARK not in beginning(paths.page)):
+        raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
+    for place in (paths.results, paths.page, paths.summary, paths.probes, paths.trials, paths.logs):
+        if place.is_symlink():
+            raise OutputExists(f"{place} is a link, through which files elsewhere would be written; name another folder.")
+    for place in (paths.folder, paths.probes, paths.trials, paths.logs):
+        if place.exists() and not place.is_dir():
+            raise OutputExists(f"{place} is a file, and a study needs a folder there; name another folder.")
+    return paths
+
+
+def written(found: AnyStudy, folder: str | Path, page: str) -> Path:
+    """Save a study and its page in its folder, and return the path of the page.
+
+    Raises:
+        NotWritten: The disk refuses.
+    """
+    paths = StudyPaths(Path(folder))
+    save_study(found, paths.results)
+    replace(paths.page, page.encode())
+    return paths.page
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    name = next(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+    return f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
