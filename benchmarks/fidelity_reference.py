@@ -1,19 +1,24 @@
-"""The protocol of `fidelity.py` once more without the library's replay, adjoints and leave-one-out, over more seeds.
+"""The protocol of `assay study fidelity` once more without the library's replay, adjoints and leave-one-out, over more seeds.
 
 Truth: 201 trainings side by side as one stack of parameters, each but the first with one example's loss at weight 0. Exact SGD-influence:
 the derivative of the validation loss by the example weights, by autograd through one graph of the whole training. Same data, settings and
-measures as `fidelity.py`, whose values per seed it must meet.
+measures as the study, whose values per seed it must meet.
 """
 
+import argparse
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fidelity import SIZE, Setting, alpha_of, begun, drawn, ends, net_of, summary
 from machine import report
 from scipy.stats import kendalltau
 from torch import Tensor
+
+from assay.core.fidelity import spread
+from assay.studies.fidelity import PROTOCOL, PUBLISHED, SETTINGS, Setting, alpha_of, drawn, ends, loaded, net_of
 
 
 def logits(params: list[Tensor], inputs: Tensor) -> Tensor:
@@ -35,9 +40,9 @@ def train(
 ) -> list[Tensor]:
     """The parameters after training with these example weights, one row for each net."""
     params = [value.expand(len(weights), *value.shape).clone().requires_grad_() for value in start]
-    chunks, step = math.ceil(SIZE / setting.batch), 0
+    chunks, step = math.ceil(len(y) / setting.batch), 0
     for epoch in range(setting.epochs):
-        for batch in np.array_split(np.random.RandomState(epoch).permutation(SIZE), chunks):
+        for batch in np.array_split(np.random.RandomState(epoch).permutation(len(y)), chunks):
             rate = 0.1 / math.sqrt(step + 1) if setting.decays else 0.1
             own = losses(params, x[batch], y[batch])
             own = own + alpha / 2 * torch.stack([p.square().flatten(1).sum(1) for p in params]).sum(0)[:, None]
@@ -50,18 +55,18 @@ def train(
     return params
 
 
-def one_seed(setting: Setting, whole: tuple[np.ndarray, np.ndarray], seed: int) -> dict:
-    """Truth, exact influence, and how well they agree."""
-    parts = drawn(*whole, seed)
-    alpha = alpha_of(parts[0], parts[1], seed) if setting.net == "logreg" else 0.001
+def one_seed(setting: Setting, whole: tuple[np.ndarray, np.ndarray], seed: int, size: int = PROTOCOL) -> dict[str, float]:
+    """How well exact influence agrees with the truth."""
+    parts = drawn(*whole, seed, size)
+    alpha = alpha_of(parts[0], parts[1], seed) if setting.alpha is None else setting.alpha
     torch.manual_seed(seed)
     start = [p.detach() for p in net_of(setting.net, parts[0].shape[1]).double().parameters()]
     x, y, held, held_labels = (torch.from_numpy(part).double() for part in parts)
-    weights = torch.ones(SIZE + 1, SIZE, dtype=torch.float64)
-    weights[torch.arange(SIZE) + 1, torch.arange(SIZE)] = 0
+    weights = torch.ones(size + 1, size, dtype=torch.float64)
+    weights[torch.arange(size) + 1, torch.arange(size)] = 0
     after = losses(train(setting, start, x, y, weights, alpha, False), held, held_labels).mean(1).detach()
     truth = (after[1:] - after[0]).numpy()
-    ones = torch.ones(1, SIZE, dtype=torch.float64, requires_grad=True)
+    ones = torch.ones(1, size, dtype=torch.float64, requires_grad=True)
     target = losses(train(setting, start, x, y, ones, alpha, True), held, held_labels).mean()
     exact = -torch.autograd.grad(target, ones)[0][0].numpy()
     both = ends(exact), ends(truth)
@@ -73,12 +78,23 @@ def one_seed(setting: Setting, whole: tuple[np.ndarray, np.ndarray], seed: int) 
 
 def main() -> None:
     """Measure one setting over seeds."""
-    given, setting, whole = begun(__doc__, seeds=100)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-path", required=True, help="folder that holds the folders adult (adult-training.csv, adult-test.csv) and mnist"
+    )
+    parser.add_argument("--setting", choices=tuple(name for name, one in SETTINGS.items() if one.data != "digits"), required=True)
+    parser.add_argument("--seeds", type=int, default=100, help="how many, from 0")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", help="folder for the JSON")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    setting = SETTINGS[given.setting]
+    whole = loaded(setting.data, str(Path(given.data_path) / setting.data))
     found = [one_seed(setting, whole, seed) for seed in range(given.seeds)]
-    measures = ("tau", "jaccard")
+    measures = {"tau": -1.0, "jaccard": 0.0}
     figures = {
-        "published, exact: mean and deviation over 100 seeds": {"tau": setting.tau, "jaccard": setting.jaccard},
-        **{measure: summary([one[measure] for one in found]) for measure in measures},
+        "published": [dataclasses.asdict(one) for one in PUBLISHED if one.setting == given.setting],
+        **{measure: dataclasses.asdict(spread([one[measure] for one in found], lowest)) for measure, lowest in measures.items()},
         "by seed": {measure: [round(one[measure], 6) for one in found] for measure in measures},
     }
     report(f"fidelity_reference-{given.setting}", figures, given.out)

@@ -45,7 +45,7 @@ WRONG = {
     "True": True,
 }
 
-SLOW = {"study_scaling", "study_difficulty", "study_cleansing"}
+SLOW = {"study_scaling", "study_difficulty", "study_cleansing", "study_fidelity"}
 """A wrong value that happens to be right would start a study."""
 
 
@@ -110,6 +110,8 @@ def good(folder):
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
         "study_cleansing": ((folder / "study",), {"scale": "tiny"}),
         "CleansingGrid": ((), {"methods": ["aum"], "remove": [0, 10], "trials": 2, "retrain": "last", "chosen_by": "loss"}),
+        "study_fidelity": ((folder / "study",), {"scale": "tiny"}),
+        "FidelityGrid": ((), {"nets": ["dnn"], "methods": ["aum"], "seeds": 1, "examples": 30}),
         "ScalingGrid": ((), {"metrics": ["vog"], "seeds": 2, "angles": []}),
         "DifficultyGrid": ((), {"metrics": ["vog"], "seeds": 2, "pd_layers": 3}),
         "report_data": ((run, table), shown),

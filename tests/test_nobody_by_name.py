@@ -42,6 +42,7 @@ EXAMPLES = {
     "studies/scaling.py": {"el2n", "prediction_depth", "vog", "cg_score"},
     "studies/difficulty.py": {"el2n", "prediction_depth", "vog", "cg_score"},
     "studies/cleansing.py": {"sgd_influence"},
+    "studies/fidelity.py": {"sgd_influence", "loo"},
 }
 """Names in texts that a user reads or that a study is made of, by file."""
 

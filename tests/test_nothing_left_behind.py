@@ -14,7 +14,7 @@ from assay.core.errors import AssayError
 from assay.experiments.record import record
 from experiments import small
 
-NOT_CALLED = {"study_scaling", "study_difficulty", "study_cleansing", "load_study", "curve_for"}
+NOT_CALLED = {"study_scaling", "study_difficulty", "study_cleansing", "study_fidelity", "load_study", "curve_for"}
 
 
 def state(*modules_and_optimizers):

@@ -64,6 +64,8 @@ from .studies.cleansing import CleansingGrid as CleansingGrid
 from .studies.cleansing import study_cleansing as study_cleansing
 from .studies.difficulty import DifficultyGrid as DifficultyGrid
 from .studies.difficulty import study_difficulty as study_difficulty
+from .studies.fidelity import FidelityGrid as FidelityGrid
+from .studies.fidelity import study_fidelity as study_fidelity
 from .studies.scaling import ScalingGrid as ScalingGrid
 from .studies.scaling import study_scaling as study_scaling
 
@@ -82,6 +84,7 @@ __all__ = [
     "Evidence",
     "Execution",
     "Explanation",
+    "FidelityGrid",
     "Ids",
     "LeaveOutGrid",
     "LiveMethods",
@@ -135,6 +138,7 @@ __all__ = [
     "seeds_needed",
     "study_cleansing",
     "study_difficulty",
+    "study_fidelity",
     "study_scaling",
     "untrained",
     "verify",

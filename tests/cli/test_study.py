@@ -62,9 +62,59 @@ def test_a_plan_and_flags_say_what_is_trained(capsys, tmp_path):
     assert settings["probe"]["record"]["checkpoints"] == [1]
 
 
+def test_cleansing_by_command_shows_accuracies_storage_and_choices(capsys, tmp_path):
+    folder = tmp_path / "study"
+    flags = (*("--data", "digits:test=1600", "--net", "logistic", "--epochs", "2", "--batch", "32", "--validation", "0.3"),
+        *("--methods", "sgd_influence,influence:damping=0.1,layers=head,random", "--remove", "0,10,30", "--trials", "2"),
+        *("--retrain", "last", "--chosen-by", "accuracy", "--scale", "tiny", "--executor", "inline"))  # fmt: skip
+    code, out, err = here(capsys, "study", "cleansing", folder, *flags)
+    assert (code, err) == (0, "")
+    found = load_study(folder)
+    assert found.methods == ("sgd_influence:window=last", "influence:layers=head,damping=0.1") and found.counts == (10, 30)
+    assert found.settings["chosen_by"] == "accuracy" and found.settings["plan"]["validation"] == 0.3
+    mean = sum(one.test_accuracy for one in found.of("random", 30)) / 2
+    assert f"{100 * mean:.2f}" in out and "What must be on disk" in out
+    assert all(words in out for words in (*found.sentences, *found.notes))
+    assert out.rstrip().endswith(f"The page: {folder / 'study.html'}")
+    _, again, _ = here(capsys, "study", "cleansing", folder, *flags)
+    assert "record 2/2" in again and "trial 1 7/7 taken from an earlier run" in again
+
+
+def test_fidelity_by_command(capsys, tmp_path):
+    flags = (
+        "--scale",
+        "tiny",
+        "--nets",
+        "dnn",
+        "--methods",
+        "aum,loss",
+        "--seeds",
+        "1",
+        "--examples",
+        "21",
+        "--executor",
+        "inline",
+    )
+    code, out, err = here(capsys, "study", "fidelity", tmp_path / "x", *flags)
+    assert (code, err) == (0, "")
+    found = load_study(tmp_path / "x")
+    assert found.methods == ("aum", "loss") and found.facts["examples"] == 21 and len(found.truths) == 1
+    assert f"{found.measured[0].tau:.3f}" in out and all(words in out for words in found.sentences)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("fidelity", "x", "--data", "digits"), "--data is not read by the study fidelity; leave it out."),
+        (("fidelity", "x"), "The scale small needs data: give adult=FOLDER, mnist=FOLDER or both (`--adult`, `--mnist`)."),
+        (("cleansing", "x", "--adult", "d"), "--adult is not read by the study cleansing; leave it out."),
+        (("cleansing", "x", "--metrics", "aum"), "--metrics is not read by the study cleansing; leave it out."),
+        (("cleansing", "x", "--per-class"), "--per-class is not read by the study cleansing; leave it out."),
+        (("scaling", "x", "--remove", "3"), "--remove is not read by the study scaling; leave it out."),
+        (("difficulty", "x", "--validation", "0.1"), "--validation is not read by the study difficulty; leave it out."),
+        (("cleansing", "x", "--remove", "few"), "--remove 'few' is no list of whole numbers such as 0,10,100."),
+        (("cleansing", "x"), "The plan needs a value for data."),
+        (("cleansing", "x", "--scale", "tiny", "--methods", "vog"), "vog ranks difficulty"),
         (("scalling", "x"), "No study is named 'scalling'. Did you mean scaling"),
         (("scaling", "x", "--scale", "huge"), "No scale is named 'huge'"),
         (("scaling", "x", "--pd-layers", "3"), "--pd-layers is not read by the study scaling; leave it out."),

@@ -10,6 +10,7 @@ from .values import MaybeWhole, Switch
 
 if TYPE_CHECKING:
     from ..core.cleansing import CleansingStudy
+    from ..core.fidelity import FidelityStudy
     from ..core.study import Study
 
 PLAN = ("plan", "data", "net", "plant", "seed", "epochs", "batch", "lr", "device", "set")
@@ -18,6 +19,7 @@ READ = {
     "scaling": (*PRUNING, "angles"),
     "difficulty": (*PRUNING, "checkpoint_interval", "pd_layers", "pd_alpha"),
     "cleansing": (*PLAN, "validation", "methods", "remove", "trials", "retrain", "chosen_by"),
+    "fidelity": ("adult", "mnist", "nets", "methods", "seeds", "examples"),
 }
 """Flags that each study reads."""
 
@@ -55,14 +57,18 @@ def study_(
     trials: MaybeWhole = None,
     retrain: Literal["last", "all"] | None = None,
     chosen_by: Literal["loss", "accuracy"] | None = None,
+    adult: str | None = None,
+    mnist: str | None = None,
+    nets: list[str] | None = None,
+    examples: MaybeWhole = None,
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
-    """Replicate a study: does pruning beat the power law? Does cleansing help?
+    """Replicate a study: does pruning beat the power law? Does cleansing help? Which scores foretell what leaving an example out does?
 
     Studies of pruning: in each part of the data, models trained on that part rank the examples by difficulty. The hardest, the easiest or random ones are kept, and new
-    nets are trained on them at as many steps as on everything. The study of cleansing repeats a training without the worst examples by influence. The
-    study and its page are kept in the folder, and so is every finished recording and training, so that the same command goes on where it was
+    nets are trained on them at as many steps as on everything. The study of cleansing repeats a training without the worst examples by influence, that of
+    fidelity trains without each example and compares scores with what that does. The study and its page are kept in the folder, and so is every finished recording and training, so that the same command goes on where it was
     stopped.
 
     Example: assay study scaling studies/digits --scale tiny
@@ -71,11 +77,12 @@ def study_(
     ----------
     study
         scaling (Sorscher et al. 2022: sizes times fractions, power laws, the frontier, the perceptron's theory), difficulty (which measure
-        to prune by: EL2N, prediction depth, VoG and others) or cleansing (Hara et al. 2019, Suzuki et al. 2021: accuracy without the worst examples).
+        to prune by: EL2N, prediction depth, VoG and others) or cleansing (Hara et al. 2019, Suzuki et al. 2021: accuracy without the worst examples) or
+        fidelity (Hara et al. 2019: scores against leave-one-out on Adult and MNIST).
     folder
         Folder of the study, its recordings and its trainings.
     scale
-        tiny (a minute), small (less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full, or paper for cleansing. It
+        tiny (a minute), small (less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full, or paper for cleansing and fidelity. It
         sets every option for which no flag is given.
     plan
         TOML file with data, net, seed and the tables plant and recipe.
@@ -122,7 +129,7 @@ def study_(
     validation
         cleansing only: fraction of the training examples that is held out, by which scores are made and counts chosen.
     methods
-        cleansing only: scores that say which examples are the worst, such as sgd_influence,influence:damping=0.1; random is always the control.
+        cleansing and fidelity: scores, such as sgd_influence,influence:damping=0.1; in cleansing random removal is always the control.
     remove
         cleansing only: how many of the worst are left out, separated by commas.
     trials
@@ -131,6 +138,14 @@ def study_(
         cleansing only: repeat the last epoch (the default) or all of training.
     chosen_by
         cleansing only: loss (the default) or accuracy on the validation examples chooses the count.
+    adult
+        fidelity only: folder of the files of Adult.
+    mnist
+        fidelity only: folder of MNIST's four files; of its ones and sevens.
+    nets
+        fidelity only: logreg, dnn or both.
+    examples
+        fidelity only: training examples, and as many for validation; 200 in the protocol.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -143,6 +158,7 @@ def study_(
     from ..runs.paths import StudyPaths
     from ..studies.cleansing import CleansingGrid, study_cleansing
     from ..studies.difficulty import DifficultyGrid, study_difficulty
+    from ..studies.fidelity import FidelityGrid, study_fidelity
     from ..studies.scaling import ScalingGrid, study_scaling
     from .console import say, showing_progress
 
@@ -165,6 +181,10 @@ def study_(
         "trials": trials,
         "retrain": retrain,
         "chosen_by": chosen_by,
+        "adult": adult,
+        "mnist": mnist,
+        "nets": None if nets is None else methods_named(nets),
+        "examples": examples,
     }
     planned = {
         "plan": plan, "data": data, "net": net, "plant": plant, "seed": seed, "epochs": epochs, "batch": batch, "lr": lr, "device": device,
@@ -189,7 +209,9 @@ def study_(
     grid = given(how)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
         execution = Execution(pool, progress)
-        if study == "cleansing":
+        if study == "fidelity":
+            show_fidelity(study_fidelity(folder, scale=scale, grid=FidelityGrid(**grid), execution=execution))
+        elif study == "cleansing":
             show_cleansing(study_cleansing(folder, settings, scale=scale, grid=CleansingGrid(**grid), execution=execution))
         elif study == "scaling":
             show_study(study_scaling(folder, settings, scale=scale, grid=ScalingGrid(**grid), execution=execution))
@@ -264,6 +286,28 @@ def show_cleansing(found: "CleansingStudy") -> None:
         show_table(
             "Published, read off figures", ("method", "removed", "test accuracy, %", "figure"), off, right=("test accuracy, %",)
         )
+    for words in (*found.sentences, *found.notes):
+        say(words)
+
+
+def show_fidelity(found: "FidelityStudy") -> None:
+    """Print tau and Jaccard by setting and method with the published numbers, then the sentences that state the results."""
+    from .console import say, show_table
+
+    rows = []
+    for setting in found.cells:
+        for method in found.methods:
+            taus, overlaps = (found.spread(setting, method, measure) for measure in ("tau", "jaccard"))  # type: ignore[arg-type]
+            if taus is not None and overlaps is not None:
+                cells = [f"{one.mean:.3f}" + (f" ({one.std:.3f})" if one.std is not None else "") for one in (taus, overlaps)]
+                rows.append((method, setting, *cells, "measured"))
+        for what, source in dict.fromkeys((one.what, one.source) for one in found.published if one.setting == setting):
+            by = {one.measure: one for one in found.published if (one.setting, one.what, one.source) == (setting, what, source)}
+            cells = [f"{by[m].mean:.3g}" + (f" ({by[m].std:.2f})" if by[m].std is not None else "") for m in ("tau", "jaccard")]
+            rows.append((what, setting, *cells, source))
+    show_table(
+        "Study fidelity: mean (sd) over seeds", ("method", "setting", "tau", "Jaccard", "whose"), rows, right=("tau", "Jaccard")
+    )
     for words in (*found.sentences, *found.notes):
         say(words)
 

@@ -1,6 +1,7 @@
 """The UCI Adult census table: does a person earn more than 50,000 dollars a year?"""
 
 import dataclasses
+import pathlib
 from typing import ClassVar
 
 from ..core.errors import UsageError
@@ -45,11 +46,20 @@ class Adult(AbstractDataset):
 
     def load(self) -> Split:
         """Read both files; the comment at the top of the test file and the full stop after each of its labels are skipped."""
-        folder = folder_at(self.path)
-        pair = next((pair for pair in _PAIRS if all((folder / name).is_file() for name in pair)), None)
-        if pair is None:
-            wanted = " nor ".join(" with ".join(pair) for pair in _PAIRS)
-            raise UsageError(f"{folder} holds neither {wanted}. Give the folder of the UCI Adult files.")
-        train, test = (table.read_csv(folder / name, columns=COLUMNS, comment="|") for name in pair)
+        train, test = (table.read_csv(file, columns=COLUMNS, comment="|") for file in files_in(self.path))
         rows = [(*row[:-1], row[-1].removesuffix(".") if row[-1] is not None else None) for row in test.rows]
         return table.split(train, dataclasses.replace(test, rows=rows), table.Columns("income"))
+
+
+def files_in(path: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The training and the test file in a folder.
+
+    Raises:
+        UsageError: The folder is absent or holds no such pair.
+    """
+    folder = folder_at(path)
+    pair = next((pair for pair in _PAIRS if all((folder / name).is_file() for name in pair)), None)
+    if pair is None:
+        wanted = " nor ".join(" with ".join(pair) for pair in _PAIRS)
+        raise UsageError(f"{folder} holds neither {wanted}. Give the folder of the UCI Adult files.")
+    return folder / pair[0], folder / pair[1]

@@ -198,7 +198,7 @@ def run_trials(
             yield outcome, paths[name]
 
 
-TURN = threading.Lock()
+TURN = threading.RLock()
 """torch's random generator is one per process, so that trials in threads of one process must take turns."""
 
 

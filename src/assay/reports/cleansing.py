@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ..core.cleansing import NO_REMOVAL, Cleansed, CleansingStudy
 from ..core.curve import RANDOM
 from .charts import Spec, framed
+from .html import minus
 from .protocol import Part, render_protocol, sized
 
 
@@ -81,11 +82,11 @@ def _contests(study: CleansingStudy) -> Part:
     rows = []
     for one in study.contests:
         found = one.comparison
-        within = "–" if found.low is None or found.high is None else f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+        within = "–" if found.low is None or found.high is None else f"{_points(found.low)} to {_points(found.high)}"
         mark = ("▲ " if found.effect > 0 else "▼ ") if found.significant else ""
         removed = "as chosen" if one.removed is None else f"{one.removed:,}"
         adjusted = "–" if found.adjusted is None else f"{found.adjusted:.3g}"
-        rows.append((one.method, found.baseline, removed, f"{mark}{100 * found.effect:+.2f}", within, f"{found.p:.3g}", adjusted))
+        rows.append((one.method, found.baseline, removed, f"{mark}{_points(found.effect)}", within, f"{found.p:.3g}", adjusted))
     return Part(
         "Comparisons",
         "Difference in test accuracy, in points, in pairs over trials. ▲ and ▼ are significant: p below .05 after correction (Holm) for everything that "
@@ -95,6 +96,10 @@ def _contests(study: CleansingStudy) -> Part:
         rows,
         2,
     )
+
+
+def _points(difference: float) -> str:
+    return minus(f"{100 * difference:+.2f}")
 
 
 def _cells(study: CleansingStudy) -> list[tuple[str, int]]:

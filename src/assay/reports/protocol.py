@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .charts import Spec
-from .html import CHARTS, environment, minus, policy, read, scripts
+from .html import CHARTS, environment, policy, read, scripts
 
 
 class Told(Protocol):
@@ -45,17 +45,19 @@ class Part:
 def render_protocol(study: Told, title: str, lead: str, parts: Sequence[Part]) -> str:
     """The page of one study, the same bytes for the same study; it loads nothing, and its Content-Security-Policy forbids any request."""
     inlined = scripts([f"vendor/{name}" for name in CHARTS] + ["theme.js", "study.js"])
-    made = environment()
-    made.filters["minus"] = minus
-    return made.get_template("protocol.html.j2").render(
-        study=study,
-        title=title,
-        lead=lead,
-        parts=parts,
-        style=read("page.css"),
-        scripts=inlined,
-        policy=policy(inlined),
-        specs={f"part-{place}": part.chart for place, part in enumerate(parts, 1) if part.chart is not None},
+    return (
+        environment()
+        .get_template("protocol.html.j2")
+        .render(
+            study=study,
+            title=title,
+            lead=lead,
+            parts=parts,
+            style=read("page.css"),
+            scripts=inlined,
+            policy=policy(inlined),
+            specs={f"part-{place}": part.chart for place, part in enumerate(parts, 1) if part.chart is not None},
+        )
     )
 
 

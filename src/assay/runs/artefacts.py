@@ -19,6 +19,7 @@ from ..core.curve import Curve, Removal
 from ..core.decision import Action, Decision
 from ..core.errors import MOST_WORDS, RunError
 from ..core.explanation import Explanation
+from ..core.fidelity import FidelityStudy, SeedResult
 from ..core.ids import Ids
 from ..core.lds import LDS, SubsetTraining
 from ..core.lineage import Lineage
@@ -32,7 +33,7 @@ from .schema import FrozenModel, first_of, seal, unseal
 from .tables import read_table, write_table
 
 Made = TypeVar("Made")
-AnyStudy = Study | CleansingStudy
+AnyStudy = Study | CleansingStudy | FidelityStudy
 """What a study comes to, by what it studies."""
 REAL, WHOLE = "double or float", "int64 or int32 or int16 or int8 or uint8"
 """Types of columns."""
@@ -246,6 +247,30 @@ def load_outcome(path: Path, made_of: str | None = None, arm: str | None = None,
     for what, wanted, is_ in (("made of", made_of, content), ("of arm", arm, found.arm), ("of seed", seed, found.seed)):
         if wanted is not None and wanted != is_:
             raise RunError(f"{path} holds a retraining {what} {is_}, and its name says {wanted}; remove it.")
+    return found
+
+
+def save_seed_result(found: SeedResult, path: Path, made_of: str) -> None:
+    """Save one seed of a study of fidelity, with the fingerprint of everything that it was made of.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("seed result", {**dataclasses.asdict(found), "made_of": made_of}, path)
+
+
+def load_seed_result(path: Path, made_of: str) -> SeedResult:
+    """The inverse of `save_seed_result`.
+
+    Raises:
+        RunError: The file is absent, damaged, of another kind, of a newer schema, or made of something else, such as a copy of another file.
+    """
+    body = load_json("seed result", path)
+    with noticing_damage(path):
+        content = _typed(str, body.pop("made_of", None))
+        found = _typed(SeedResult, body)
+    if content != made_of:
+        raise RunError(f"{path} holds a result made of {content}, and its name says {made_of}; remove it.")
     return found
 
 
@@ -495,7 +520,7 @@ def load_study(path: str | Path) -> AnyStudy:
         )
 
 
-KINDS: dict[str, type] = {"cleansing": CleansingStudy}
+KINDS: dict[str, type] = {"cleansing": CleansingStudy, "fidelity": FidelityStudy}
 """Studies that are saved field by field, by name."""
 
 

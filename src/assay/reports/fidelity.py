@@ -1,0 +1,119 @@
+"""The page of a study of fidelity."""
+
+from ..core.fidelity import FidelityStudy, Measure, Spread
+from .charts import Spec, framed
+from .html import minus
+from .protocol import Part, render_protocol
+
+NAMES: dict[Measure, tuple[str, str]] = {
+    "tau": ("Kendall's tau", "over all examples"),
+    "spearman": ("Spearman's rank correlation", "over all examples"),
+    "jaccard": ("Jaccard overlap", "of the ten smallest and ten largest together"),
+}
+
+
+def render_fidelity(study: FidelityStudy) -> str:
+    """The page of one study, the same bytes for the same study."""
+    seeds = {one.seed for one in study.truths}
+    lead = (
+        f"{len(study.methods)} {'method' if len(study.methods) == 1 else 'methods'} against training again without each example, in "
+        f"{len(study.cells)} {'setting' if len(study.cells) == 1 else 'settings'}, over {len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}."
+    )
+    parts = [
+        Part(
+            f"{name}",
+            f"{name} {of}, with leave-one-out: mean (standard deviation) over seeds, and in brackets a 95 % interval of the mean, made wider than "
+            "Student's because such numbers are skewed. Published numbers stand below, each with its source.",
+            agreements(study, measure),
+            ("method", *study.cells),
+            [
+                *(
+                    (method, *(_cell(study.spread(setting, method, measure)) for setting in study.cells))
+                    for method in study.methods
+                ),
+                *_published(study, measure),
+            ],
+        )
+        for measure, (name, of) in NAMES.items()
+    ]
+    truths = [
+        (
+            one.setting,
+            str(one.seed),
+            f"{one.alpha:.4g}",
+            f"{one.validation_loss:.4f}",
+            f"{100 * one.validation_accuracy:.1f}",
+            f"{one.seconds:.1f}",
+        )
+        for one in study.truths
+    ]
+    columns = ("setting", "seed", "regulariser", "validation loss", "validation accuracy, %", "leave-one-out, s")
+    parts.append(
+        Part(
+            "Trainings", "The training of each seed on all examples, and how long those without each took.", None, columns, truths
+        )
+    )
+    return render_protocol(study, f"Fidelity: {study.facts.get('data', '')}", lead, parts)
+
+
+def _cell(found: Spread | None) -> str:
+    if found is None:
+        return "–"
+    spread = f" ({found.std:.3f})" if found.std is not None else ""
+    within = (
+        f" [{minus(f'{found.low:.3f}')} to {minus(f'{found.high:.3f}')}]"
+        if found.low is not None and found.high is not None
+        else ""
+    )
+    return f"{minus(f'{found.mean:.3f}')}{spread}{within}"
+
+
+def _published(study: FidelityStudy, measure: Measure) -> list[tuple[str, ...]]:
+    """A row for each published method of each source."""
+    found = [one for one in study.published if one.measure == measure]
+    rows = []
+    for what, source in dict.fromkeys((one.what, one.source) for one in found):
+        by_cell = {one.setting: one for one in found if (one.what, one.source) == (what, source)}
+        cells = []
+        for setting in study.cells:
+            one = by_cell.get(setting)
+            cells.append("–" if one is None else f"{one.mean:.3g}" + (f" ({one.std:.2f})" if one.std is not None else ""))
+        rows.append((f"published: {what} ({source})", *cells))
+    return rows
+
+
+def agreements(study: FidelityStudy, measure: Measure) -> Spec:
+    """Means over seeds by setting and method, bars of one standard deviation, and the published means."""
+    import altair as alt
+
+    rows = []
+    for setting in study.cells:
+        for method in study.methods:
+            if (found := study.spread(setting, method, measure)) is not None:
+                std = found.std or 0.0
+                of = {"setting": setting, "method": method, "whose": "measured"}
+                rows.append({**of, "value": found.mean, "low": found.mean - std, "high": found.mean + std})
+        for one in study.published:
+            if (one.setting, one.measure) == (setting, measure):
+                std = one.std or 0.0
+                of = {"setting": setting, "method": f"{one.what}, published", "whose": "published"}
+                rows.append({**of, "value": one.mean, "low": one.mean - std, "high": one.mean + std})
+    names = list(dict.fromkeys(str(row["method"]) for row in rows))
+    color = alt.Color(
+        "method:N",
+        title=None,
+        scale=alt.Scale(domain=names, scheme="tableau10"),
+        legend=alt.Legend(symbolType="circle", columns=2, labelLimit=360),
+    )
+    y = {"y": alt.Y("setting:N", title=None, sort=list(study.cells)), "yOffset": alt.YOffset("method:N", sort=names)}
+    base = alt.Chart(alt.Data(values=rows))
+    title = NAMES[measure][0]
+    bars = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q", title=title), x2="high:Q", color=color, **y)
+    points = base.mark_point(filled=True, size=50).encode(
+        x=alt.X("value:Q", title=title),
+        color=color,
+        shape=alt.Shape("whose:N", title=None, scale=alt.Scale(domain=["measured", "published"], range=["circle", "diamond"])),
+        tooltip=["setting:N", "method:N", "whose:N", alt.Tooltip("value:Q", format=".3f")],
+        **y,
+    )
+    return framed(alt.layer(bars, points), f"{title} with leave-one-out by setting and method", max(90 * len(study.cells), 180))

@@ -1,0 +1,222 @@
+import dataclasses
+import importlib.util
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from assay.core.errors import OutputExists, RunError, UnknownName, UsageError
+from assay.core.fidelity import Agreement, FidelityStudy, Refused, SeedResult, spread
+from assay.maths.statistics import student_interval
+from assay.runs.artefacts import load_study
+from assay.runs.paths import StudyPaths
+from assay.studies import fidelity
+from assay.studies.fidelity import (
+    FORMS,
+    INFLUENCE,
+    PUBLISHED,
+    SCALES,
+    SETTINGS,
+    FidelityGrid,
+    drawn,
+    ends,
+    loaded,
+    one_seed,
+    study_fidelity,
+)
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+UNDAMPED = "influence:curvature=hessian,damping=0.0,solver=cholesky"
+GRID = FidelityGrid(nets=("dnn",), methods=("sgd_influence", "aum", UNDAMPED), seeds=2, examples=24)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The benchmark that works the figures out without the library's replay, adjoints and leave-one-out."""
+    sys.path.insert(0, str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("fidelity_reference", BENCHMARKS / "fidelity_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small study and its folder, which tests only look at."""
+    folder = tmp_path_factory.mktemp("study") / "fidelity"
+    return study_fidelity(folder, scale="tiny", grid=GRID), folder
+
+
+def test_a_seed_is_what_the_protocol_by_hand_gives(made, reference):
+    study, _ = made
+    by_hand = reference.one_seed(SETTINGS["digits-dnn"], loaded("digits", ""), 1, 24)
+    (exact,) = (one for one in study.measured if (one.method, one.seed) == ("sgd_influence", 1))
+    assert (exact.tau, exact.jaccard) == pytest.approx((by_hand["tau"], by_hand["jaccard"])) and exact.tau > 0.5
+
+
+@pytest.mark.slow
+def test_a_seed_of_logistic_regression_is_what_the_protocol_by_hand_gives(reference):
+    (exact,) = one_seed("digits-logreg", "", 24, ("sgd_influence",), 1).agreements
+    by_hand = reference.one_seed(SETTINGS["digits-logreg"], loaded("digits", ""), 1, 24)
+    assert (exact.tau, exact.jaccard) == pytest.approx((by_hand["tau"], by_hand["jaccard"]))
+
+
+@pytest.mark.slow
+def test_influence_needs_no_damping_in_the_regularised_convex_setting():
+    found = one_seed("digits-logreg", "", 24, (INFLUENCE["logreg"],), 0)
+    assert found.refused == () and found.agreements[0].tau > 0.2
+
+
+def test_ends_are_the_smallest_and_the_largest_together():
+    values = np.array([5.0, *range(100, 125), -7.0])
+    assert ends(values) == {0, 26, *range(1, 9), *range(16, 26)}
+
+
+def test_parts_are_those_of_the_released_code():
+    from sklearn.model_selection import train_test_split
+
+    inputs, labels = np.arange(1200.0)[:, None] % 997, np.arange(1200) % 2
+    x, y, held, held_labels = drawn(inputs, labels, 3)
+    one, rest, own, rest_labels = train_test_split(inputs, labels, train_size=200, test_size=400, random_state=3)
+    other, _, others, _ = train_test_split(rest, rest_labels, train_size=200, test_size=200, random_state=4)
+    mean, std = one.mean(), one.std()
+    np.testing.assert_allclose(x, (one - mean) / std)
+    np.testing.assert_allclose(held, (other - mean) / std)
+    assert (y == own).all() and (held_labels == others).all()
+
+
+def test_means_are_over_seeds_with_published_ones_beside(made):
+    study, folder = made
+    assert study.cells == ("digits-dnn",) and study.methods == ("sgd_influence", "aum")
+    taus = [one.tau for one in study.measured if one.method == "sgd_influence"]
+    found = study.spread("digits-dnn", "sgd_influence", "tau")
+    assert (found.mean, found.std, found.n) == (pytest.approx(np.mean(taus)), pytest.approx(np.std(taus, ddof=1)), 2)
+    # Nothing was published of these data.
+    assert study.published == () and f"sgd_influence {found.mean:.3f}" in study.sentences[0]
+    page = StudyPaths(folder).page.read_text()
+    assert f"{found.mean:.3f} ({found.std:.3f})" in page and "Fidelity: digits" in page
+
+
+def test_the_published_table():
+    cells = {(one.setting, one.what, one.measure): (one.mean, one.std) for one in PUBLISHED if "slides" in one.source}
+    assert cells["adult-logreg", "SGD-influence", "tau"] == (0.93, 0.02)
+    assert cells["adult-logreg", "influence function", "tau"] == (0.85, 0.07)
+    assert cells["adult-dnn", "SGD-influence", "jaccard"] == (0.59, 0.16)
+    assert cells["mnist-dnn", "influence function", "jaccard"] == (0.27, 0.12)
+    assert len(cells) == 16 and len(PUBLISHED) == 22
+
+
+def test_an_interval_is_widened_and_stays_in_its_range():
+    values = [0.8, 0.9, 0.95]
+    found = spread(values, -1.0)
+    low, _ = student_interval(values)
+    assert found.low == pytest.approx(np.mean(values) - (np.mean(values) - low) * (1 + 4 / 5)) and found.high == 1.0
+    assert spread([0.5], 0.0).std is None and spread([0.5, 0.5, 0.5], 0.0).low is None
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(made, tmp_path, monkeypatch):
+    study, folder = made
+    shutil.copytree(folder, tmp_path / "x")
+    paths = StudyPaths(tmp_path / "x")
+    paths.results.unlink()
+    first, second = sorted(paths.trials.iterdir(), key=lambda path: path.stem.rpartition("-")[2])
+    # Under another's name a result is none.
+    second.write_bytes(first.read_bytes())
+    again = []
+
+    def measured(*args):
+        again.append(args[-1])
+        truth, rows = study.truths[1], tuple(one for one in study.measured if one.seed == 1)
+        return SeedResult(truth, rows, tuple(one for one in study.refused if one.seed == 1))
+
+    monkeypatch.setattr(fidelity, "one_seed", measured)
+    found = study_fidelity(tmp_path / "x", scale="tiny", grid=GRID)
+    assert again == [1] and found.fingerprint == study.fingerprint
+    with pytest.raises(OutputExists, match="seeds was 2 and is 1"):
+        study_fidelity(tmp_path / "x", scale="tiny", grid=dataclasses.replace(GRID, seeds=1))
+
+
+def test_a_saved_study_is_read_as_it_was_and_damage_is_noticed(made, tmp_path):
+    study, folder = made
+    old = load_study(folder)
+    assert isinstance(old, FidelityStudy) and dataclasses.asdict(old) == dataclasses.asdict(study)
+    text = StudyPaths(folder).results.read_bytes()
+    (tmp_path / "study.json").write_bytes(text.replace(b"digits-dnn", b"digits-dnm", 1))
+    with pytest.raises(RunError):
+        load_study(tmp_path)
+
+
+def test_a_method_that_gives_no_score_is_told_and_has_no_number(made):
+    study, _ = made
+    # Undamped, the Hessian of a net is indefinite.
+    assert [(one.method, one.seed) for one in study.refused] == [(UNDAMPED, 0), (UNDAMPED, 1)]
+    assert all("positive definite" in one.why for one in study.refused) and study.spread("digits-dnn", UNDAMPED, "tau") is None
+    assert study.notes[0].startswith(f"{UNDAMPED} gave no score in digits-dnn, seed 0: ")
+    with pytest.raises(UsageError, match="sgd_influence has no result in digits-dnn, seed 1"):
+        dataclasses.replace(
+            study, measured=tuple(one for one in study.measured if (one.method, one.seed) != ("sgd_influence", 1))
+        )
+    rest = tuple(one for one in study.measured if (one.method, one.seed) != ("aum", 1))
+    told = dataclasses.replace(study, measured=rest, refused=(*study.refused, Refused("digits-dnn", "aum", 1, "why")))
+    assert told.spread("digits-dnn", "aum", "tau").n == 1
+
+
+def test_the_scales_and_the_default_methods(monkeypatch, tmp_path):
+    assert (SCALES["small"].examples, SCALES["paper"].examples, SCALES["paper"].seeds) == (200, 200, 100)
+    whole = np.random.default_rng(0).normal(size=(500, 4)), np.arange(500) % 2
+    monkeypatch.setattr(fidelity, "loaded", lambda data, path: whole)
+    asked = {}
+
+    def fake(wanted, sources, examples, seeds, *_):
+        asked.update(wanted=wanted, sources=sources, examples=examples, seeds=seeds)
+        truth = fidelity.Truth("adult-dnn", 0, 0.1, 0.1, 0.9, 1.0)
+        return [fidelity.SeedResult(truth, (Agreement("adult-dnn", "aum", 0, 0.1, 0.1, 0.1),))]
+
+    monkeypatch.setattr(fidelity, "_measured", fake)
+    found = study_fidelity(tmp_path, scale="paper", grid=FidelityGrid(adult="a", mnist="b"))
+    assert list(asked["wanted"]) == ["adult-logreg", "adult-dnn", "mnist-logreg", "mnist-dnn"] and asked["seeds"] == 100
+    assert all(len(titles) == 4 and titles[:3] == FORMS for titles in asked["wanted"].values())
+    assert len(found.published) == 22 and "published: SGD-influence" in StudyPaths(tmp_path).page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ({"scale": "small"}, UsageError, "needs data"),
+        ({"scale": "tine"}, UnknownName, "tiny"),
+        ({"scale": "tiny", "grid": {"examples": 300}}, UsageError, "digits has 361 examples, fewer than 300 to train on"),
+        ({"scale": "tiny", "grid": {"methods": ()}}, UsageError, "methods: none"),
+        ({"scale": "tiny", "grid": {"methods": ("aum", "aum")}}, UsageError, "each once"),
+        ({"scale": "tiny", "grid": {"methods": "aim"}}, UnknownName, "aum"),
+        ({"scale": "tiny", "grid": {"adult": "nowhere"}}, UsageError, "nowhere is absent"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(how, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        study_fidelity(tmp_path / "x", scale=how["scale"], grid=FidelityGrid(**how.get("grid", {})))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"nets": "dmn"}, "dnn"),
+        ({"nets": ()}, "nets: none"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"examples": 20}, "examples=20 is not above 20"),
+    ],
+)
+def test_settings_out_of_range_are_refused(grid, words):
+    with pytest.raises(UsageError, match=words):
+        FidelityGrid(**grid)
+
+
+@pytest.mark.slow
+def test_the_scale_tiny_on_real_digits(tmp_path):
+    found = study_fidelity(tmp_path, scale="tiny")
+    for setting in found.cells:
+        exact, *others = (found.spread(setting, method, "tau") for method in FORMS)
+        assert exact.mean > 0.6 and exact.mean > max(one.mean for one in others)
