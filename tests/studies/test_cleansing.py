@@ -321,3 +321,16 @@ def test_the_scale_tiny_on_real_digits(tmp_path):
     assert len(found.methods) == 3 and found.counts == (1, 10, 40, 100, 200) and len(found.seeds) == 3
     none = np.mean([one.test_accuracy for one in found.of(NO_REMOVAL, 0)])
     assert none > 0.85
+
+
+@pytest.mark.slow
+def test_cleansing_by_name_of_stl10(tmp_path):
+    draw = np.random.default_rng(0)
+    for part, rows in (("train", 40), ("test", 20)):
+        draw.integers(0, 256, (rows, 3, 96, 96)).astype(np.uint8).tofile(tmp_path / f"{part}_X.bin")
+        (np.arange(rows) % 10 + 1).astype(np.uint8).tofile(tmp_path / f"{part}_y.bin")
+    (tmp_path / "class_names.txt").write_text("\n".join("abcdefghij"))
+    how = CleansingGrid(methods="sgd_influence:form=last_parameters", remove=(1, 4, 30000), trials=1)
+    settings = {"data": f"stl10:path={tmp_path}", "net": "logistic", "recipe": {"epochs": 2, "batch": 16}}
+    found = study_cleansing(tmp_path / "x", settings, scale="paper", grid=how)
+    assert found.counts == (1, 4) and found.settings["plan"]["recipe"]["crop"] == 4 and len(found.trained) == 5

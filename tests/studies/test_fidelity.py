@@ -10,6 +10,7 @@ import pytest
 from assay.core.errors import OutputExists, RunError, UnknownName, UsageError
 from assay.core.fidelity import Agreement, FidelityStudy, Refused, SeedResult, spread
 from assay.maths.statistics import student_interval
+from assay.methods import parse
 from assay.runs.artefacts import load_study
 from assay.runs.paths import StudyPaths
 from assay.studies import fidelity
@@ -66,7 +67,7 @@ def test_a_seed_of_logistic_regression_is_what_the_protocol_by_hand_gives(refere
 
 @pytest.mark.slow
 def test_influence_needs_no_damping_in_the_regularised_convex_setting():
-    found = one_seed("digits-logreg", "", 24, (INFLUENCE["logreg"],), 0)
+    found = one_seed("digits-logreg", "", 24, (parse(INFLUENCE["logreg"]).title,), 0)
     assert found.refused == () and found.agreements[0].tau > 0.2
 
 
