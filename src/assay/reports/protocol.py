@@ -12,13 +12,24 @@ class Told(Protocol):
     """What the page shows of every study."""
 
     @property
-    def sentences(self) -> tuple[str, ...]: ...
+    def sentences(self) -> tuple[str, ...]:
+        """The findings in words."""
+        ...
+
     @property
-    def notes(self) -> tuple[str, ...]: ...
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know."""
+        ...
+
     @property
-    def facts(self) -> Mapping[str, Any]: ...
+    def facts(self) -> Mapping[str, Any]:
+        """What was run, for people."""
+        ...
+
     @property
-    def settings(self) -> Mapping[str, Any]: ...
+    def settings(self) -> Mapping[str, Any]:
+        """How it was made."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
