@@ -9,6 +9,7 @@ import pytest
 
 from assay.core.errors import OutputExists, RunError, UnknownName, UsageError
 from assay.core.fidelity import Agreement, FidelityStudy, Refused, SeedResult, spread
+from assay.experiments.trials import TURN
 from assay.maths.statistics import student_interval
 from assay.methods import parse
 from assay.runs.artefacts import load_study
@@ -66,7 +67,7 @@ def test_a_seed_of_logistic_regression_is_what_the_protocol_by_hand_gives(refere
 
 
 @pytest.mark.slow
-def test_influence_needs_no_damping_in_the_regularised_convex_setting():
+def test_influence_in_the_convex_setting():
     found = one_seed("digits-logreg", "", 24, (parse(INFLUENCE["logreg"]).title,), 0)
     assert found.refused == () and found.agreements[0].tau > 0.2
 
@@ -221,3 +222,10 @@ def test_the_scale_tiny_on_real_digits(tmp_path):
     for setting in found.cells:
         exact, *others = (found.spread(setting, method, "tau") for method in FORMS)
         assert exact.mean > 0.6 and exact.mean > max(one.mean for one in others)
+
+
+def test_a_trial_may_train_again_within_its_turn():
+    # Leave-one-out takes its turn once more where a study has taken it already.
+    with TURN:
+        assert TURN.acquire(blocking=False)
+        TURN.release()
