@@ -109,7 +109,7 @@ SCALES = {
         (*INFLUENCES, "influence:damping=0.1"), (0, 1, 10, 40, 100, 200, 600, 1000, 3000, 5000, 10000, 30000), 6,
     ),
 }  # fmt: skip
-"""`tiny` takes less than a minute, `small` less than two hours on two cores, `paper` has the released example's numbers and wants GPUs."""
+"""`tiny` takes less than a minute, `small` is planned for two hours on two cores, `paper` has the released example's numbers and wants GPUs."""
 OF_DATA: dict[str, dict[str, Any]] = {
     # 10,000 of 60,000 validate.
     "mnist": {"validation": 1 / 6, "recipe": {"crop": 2}},
