@@ -21,6 +21,9 @@ DIFFERENTIATED = (
     "oti",
     "liveval",
     "in_run_shapley",
+    "influence:damping=0.1",
+    "influence:damping=0.1,solver=ekfac",
+    "self_influence:damping=0.1",
     "sgd_influence",
     "sgd_influence:form=last_parameters",
 )

@@ -179,6 +179,30 @@ def test_equals_the_dense_solve(tmp_path, title, solver, optimizer, decay):
     assert told["weight decay"] == {"sgd": "none", "adamw": "0.2, not in the matrix"}.get(optimizer, f"{decay:g}, in the matrix")
 
 
+@pytest.mark.parametrize("solver", ["cg", "cholesky", "lanczos", "cg,preconditioner=none"])
+def test_normalisation_by_batches_stays_as_it_is(tmp_path, solver):
+    # Neither a batch of one, nor one of all, but the running statistics.
+    world = World(tmp_path / "run", norm=True)
+    (scores,) = world.score(f"influence:solver={solver}").values()
+    model = world.model.eval()
+    params, n = {name: value.detach() for name, value in model.named_parameters()}, len(world.inputs)
+
+    def outputs(at, inputs=world.inputs):
+        return torch.func.functional_call(model, at, (inputs,))
+
+    def gradient(inputs, labels):
+        leaves = {name: value.clone().requires_grad_() for name, value in params.items()}
+        loss = F.cross_entropy(outputs(leaves, inputs), labels)
+        return flat(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
+
+    matrix = gauss_newton(outputs, lambda z: F.cross_entropy(z, world.labels, reduction="none"), params) / n
+    v = torch.linalg.solve(
+        matrix + 0.01 * torch.eye(len(matrix), dtype=torch.float64), gradient(world.held_out, world.held_labels)
+    )
+    expected = torch.stack([gradient(world.inputs[i : i + 1], world.labels[i : i + 1]) for i in range(n)]) @ v / n
+    torch.testing.assert_close(scores.values, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
 def test_weight_decay_may_be_left_out(tmp_path):
     world = World(tmp_path / "run", "decay")
     (scores,) = world.score("influence:decay=none").values()
