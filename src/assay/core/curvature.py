@@ -108,8 +108,11 @@ def batch_jacobian(batch: Batch, names: Sequence[str], outputs: int) -> LayerJac
     Raises:
         UsageError: A parameter's gradient is not made of those of one layer.
     """
-    unit = torch.eye(outputs)
-    return LayerJacobian.of([batch.layer_pairs(names, one.expand(len(batch.positions), -1)) for one in unit])
+    return LayerJacobian.of(_by_output(batch, names, outputs))
+
+
+def _by_output(batch: Batch, names: Sequence[str], outputs: int) -> list[Iterator[LayerPair]]:
+    return [batch.layer_pairs(names, one.expand(len(batch.positions), -1)) for one in torch.eye(outputs)]
 
 
 def rows_of(columns: Float64[Tensor, "entries *columns"], like: Params) -> dict[str, Tensor]:
@@ -193,15 +196,19 @@ class Curvature:
     def jacobian(self) -> LayerJacobian | None:
         """The derivatives of all outputs, layer by layer, where layers have rules and all of it may stay in memory, and the losses are convex in them."""
         parts: list[LayerJacobian] = []
-        positions, size = [], 0
+        positions = []
         try:
-            outputs = self.by_outputs[0].shape[1]
+            # What it would take is known from one batch, whose own may not fit either.
+            batch = next(iter(self.model.batches()))
+            outputs = batch.output_derivatives()[0].shape[1]
+            each = sum(pair.inputs.nbytes + outputs * pair.gradients.nbytes for pair in batch.layer_pairs(self.names)) / len(
+                batch.positions
+            )
+            if each * self.examples > HELD or not self.convex:
+                return None
             for batch in self.model.batches():
                 parts.append(batch_jacobian(batch, self.names, outputs))
                 positions.append(batch.positions)
-                size += parts[-1].nbytes
-                if size * self.examples > HELD * sum(map(len, positions)):
-                    return None
         except UsageError:
             return None
         self.backends.add("layer pairs of all outputs")
@@ -383,6 +390,9 @@ class Curvature:
         outputs = self.by_outputs[0].shape[1]
         found = torch.zeros(self.examples, outputs, outputs, dtype=torch.float64)
         for batch in self.model.batches():
-            grams = batch_jacobian(batch, self.names, outputs).grams(basis, spectrum)
-            found[batch.positions] = grams.to("cpu", torch.float64)
+            total = torch.zeros(len(batch.positions), outputs, outputs, dtype=torch.float64)
+            # Layer by layer and chunk by chunk, the same of every output.
+            for pairs in zip(*_by_output(batch, self.names, outputs), strict=True):
+                total[pairs[0].rows] += LayerJacobian.of([iter([pair]) for pair in pairs]).grams(basis, spectrum).to(total)
+            found[batch.positions] = total
         return found

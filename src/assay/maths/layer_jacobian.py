@@ -64,11 +64,6 @@ class LayerJacobian:
         )
 
     @property
-    def nbytes(self) -> int:
-        """Memory that it takes."""
-        return sum(one.numel() * one.element_size() for part in (self.inputs, self.gradients) for one in part.values())
-
-    @property
     def _examples(self) -> int:
         return len(next(iter(self.inputs.values())))
 
