@@ -121,6 +121,8 @@ def read(monkeypatch):
 
     def tensor(file, name):
         room = file.path.parent.name
+        if "features" in file.path.parts:
+            return "rows of a kept model"
         return "checkpoints" if room == "checkpoints" else f"{room}/{name}"
 
     counted(TensorFile, "read", tensor)
@@ -147,7 +149,7 @@ KINDS = {
     Need.MEAN_PROBS: ({"sums/probs"}, set()),
     Need.FEATURES: ({"data"}, {"model", "features", "checkpoints"}),
     Need.GAME: (set(), set()),
-    Need.CHECKPOINTS: ({"data", "model", "checkpoints"}, PLAN),
+    Need.CHECKPOINTS: ({"data", "model", "checkpoints"}, PLAN | {"rows of a kept model"}),
     # The losses that were recorded are held against those of the steps.
     Need.STEPS: ({"data", "steps", "checkpoints"} | PLAN, {"model", "epochs/losses"}),
     Need.LABELS: (set(), set()),

@@ -64,7 +64,7 @@ def study_(
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
-    """Replicate a study: does pruning beat the power law? Does cleansing help? Which scores foretell what leaving an example out does?
+    """Replicate a study of a paper, on your data or the papers'.
 
     Studies of pruning: in each part of the data, models trained on that part rank the examples by difficulty. The hardest, the easiest or random ones are kept, and new
     nets are trained on them at as many steps as on everything. The study of cleansing repeats a training without the worst examples by influence, that of

@@ -86,7 +86,8 @@ def record(
     seen: list[Tensor] = []
     watch = model.register_forward_hook(lambda net, args, logits: seen.append(logits.detach()))
     step = 0
-    with recording(folder, model, optimizer, loader, Recording(checkpoints="every")) as recorder:
+    # A seed, so that steps of nets with dropout can be taken again too.
+    with recording(folder, model, optimizer, loader, Recording(checkpoints="every"), seed=0) as recorder:
         for epoch in range(len(epochs)):
             given.epoch = epoch
             for x, y in recorder.epoch():
@@ -99,4 +100,11 @@ def record(
                 recorder.batch(as_classes(seen.pop()), y)
                 step += 1
     watch.remove()
-    return Loop(model, optimizer, loader, losses, loss=lambda net, batch: losses(net, batch).mean())
+    return Loop(
+        model,
+        optimizer,
+        loader,
+        losses,
+        loss=lambda net, batch: losses(net, batch).mean(),
+        begin_epoch=lambda epoch: setattr(given, "epoch", epoch),
+    )
