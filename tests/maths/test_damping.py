@@ -22,9 +22,13 @@ def test_the_part_that_damping_dominates_is_one_half_for_the_last_time_where_it_
     assert list(parts.values()) != sorted(parts.values())
     assert all(part > 0.5 for power, part in parts.items() if 10.0**power > found)
     assert dominated(VALUES, SQUARES, found) == pytest.approx(0.5)
-    w = SQUARES.sqrt() / (VALUES + found)
-    expected = float((VALUES * w**2 * found / (VALUES + found)).sum() / (VALUES * w**2).sum())
-    assert expected == pytest.approx(0.5)
+
+    def log_of_own_influence(log_damping):
+        return (SQUARES[1:] / (VALUES[1:] + log_damping.exp())).sum().log()
+
+    at = torch.tensor(math.log(found), dtype=torch.float64, requires_grad=True)
+    assert float(torch.autograd.grad(log_of_own_influence(at), at)[0]) == pytest.approx(-0.5)
+    assert balanced_damping(VALUES[1:], SQUARES[1:]) == found
     assert balanced_damping(7 * VALUES, SQUARES) == pytest.approx(7 * found)
 
 

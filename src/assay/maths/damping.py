@@ -1,36 +1,37 @@
 r"""A damping found without any training, from how a target's gradient lies in the eigenvectors of the curvature.
 
-Along an eigenvector of curvature $e_k$ leaving examples out moves the parameters by about $\sqrt{e_k / n}$ noise, and the target by $g_k / (e_k + \delta)$ for each unit of gradient,
-so the predicted changes of the target have the variance $\sum_k e_k w_k^2$ with $w_k = g_k / (e_k + \delta)$. Of it the part
+With the curvature $e_k$ along each eigenvector and the gradient's part $g_k$, the influence of the target on itself is $f(\delta) = \sum_k g_k^2 / (e_k + \delta)$. The part
 
-$$ \xi(\delta) = \frac{\sum_k e_k w_k^2 \, \delta / (e_k + \delta)}{\sum_k e_k w_k^2} $$
+$$ \xi(\delta) = -\frac{\mathrm{d} \log f}{\mathrm{d} \log \delta} = \frac{\sum_k \frac{g_k^2}{e_k + \delta} \frac{\delta}{e_k + \delta}}{\sum_k \frac{g_k^2}{e_k + \delta}} $$
 
-lies where the damping dominates. It goes from 0 to 1, but not always upwards: the largest damping is taken at which it is one half. After the idea of
-https://arxiv.org/abs/2505.24261, which chooses the damping by an indicator of the trained model alone; its formula is not ours.
+of it comes from directions in which the damping, and not the curvature, decides: near 1 where the damping is far above every curvature, so that values are only scaled by it, and near 0
+where it is far below. The largest damping is taken at which it is one half. Directions without curvature do not count, because no example's gradient has a part in them. After the idea of https://arxiv.org/abs/2505.24261, which chooses the damping by an indicator of the trained model alone; the formula is ours.
 """
 
 from torch import Tensor
 
 HALVINGS = 60
 """Steps of the bisection."""
+NONE = 1e-10
+"""Curvature, as a part of the largest, that is none but for rounding."""
 PLACES = 200
 """Dampings among which the last one is looked for below which the part is smaller."""
 
 
 def dominated(values: Tensor, squares: Tensor, damping: float) -> float:
-    """The part xi of the predicted changes' variance that lies where the damping dominates, 0 to 1.
+    """The part xi of the target's influence on itself that lies where the damping dominates, 0 to 1.
 
     Args:
-        values: Curvature along each eigenvector; what is below 0 counts as 0.
+        values: Curvature along each eigenvector; those at which it is `NONE` or below 0 do not count.
         squares: Square of the gradient's part along each.
         damping: Above 0.
 
     Returns:
-        Near 0 for a damping far below all curvatures, near 1 for one far above.
+        Near 0 for a damping far below all curvatures, near 1 for one far above; NaN where the gradient has no part along a curvature.
     """
-    values = values.clamp(min=0)
-    variance = values * squares / (values + damping).square()
-    return float((variance * damping / (values + damping)).sum() / variance.sum())
+    there = values > NONE * float(values.max())
+    own = squares[there] / (values[there] + damping)
+    return float((own * damping / (values[there] + damping)).sum() / own.sum())
 
 
 def balanced_damping(values: Tensor, squares: Tensor, part: float = 0.5) -> float:
@@ -48,10 +49,10 @@ def balanced_damping(values: Tensor, squares: Tensor, part: float = 0.5) -> floa
         ValueError: There is no curvature above 0 along the gradient.
     """
     largest = float(values.max())
-    if not largest > 0 or not float((values.clamp(min=0) * squares).sum()) > 0:
+    places = [largest * 10 ** (6 - 21 * place / PLACES) for place in range(PLACES + 1)] if largest > 0 else []
+    at = next((place for place, one in enumerate(places) if dominated(values, squares, one) < part), 0)
+    if not at:
         raise ValueError("the gradient lies where there is no curvature, so that nothing tells a damping; give a number")
-    places = [largest * 10 ** (6 - 21 * place / PLACES) for place in range(PLACES + 1)]
-    at = next((place for place in range(1, PLACES + 1) if dominated(values, squares, places[place]) < part), PLACES)
     high, low = places[at - 1], places[at]
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5
