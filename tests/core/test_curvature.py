@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from assay.core import curvature
-from assay.core.curvature import ekfac, factor_pairs
+from assay.core.curvature import Curvature, ekfac, factor_pairs
 from assay.maths.kronecker import eigenbasis, kronecker_factors
 from assay.testing.worlds import EXAMPLES, world
 
@@ -78,3 +78,24 @@ def test_drawn_factors_have_the_exact_ones_as_their_mean_and_depend_on_nothing_b
     own = kronecker_factors((pair for batch in model.batches() for pair in batch.layer_pairs(names)), EXAMPLES)
     torch.testing.assert_close(sides("empirical"), torch.cat([one.gradients.flatten() for one in own]))
     assert eigenbasis(own).layers.keys() == ekfac(model, names, EXAMPLES, "empirical", keys).layers.keys()
+
+
+def test_what_does_not_fit_is_not_made_of_all_examples_at_once(model, monkeypatch):
+    monkeypatch.setattr(curvature, "HELD", 0)
+    found = Curvature(model, tuple(model.params), world().ids)
+    direction = torch.randn(len(found), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(found.matrix() @ direction, found.times(direction), rtol=1e-5, atol=1e-7)
+    found.diagonal()
+    found.eigenbasis("exact")
+    found.grad_dots(direction[:, None])
+    assert "by_outputs" not in vars(found)
+
+
+def test_the_mixed_gradient_is_a_sum_of_the_examples_gradients_with_signs(model):
+    found = Curvature(model, tuple(model.params), world().ids)
+    rows = torch.zeros(EXAMPLES, len(found), dtype=torch.float64)
+    for positions, part in found.gradients():
+        rows[positions] = part
+    signs = torch.linalg.lstsq(rows.T, found.mixed_gradient()[:, None]).solution[:, 0]
+    assert len(found) > EXAMPLES and len(signs.round().unique()) == 2
+    torch.testing.assert_close(rows.T @ signs.sign(), found.mixed_gradient(), rtol=1e-5, atol=1e-6)

@@ -1,8 +1,13 @@
 import functools
+import re
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
+import assay
 from assay.core.errors import NumericalError, UsageError
 from assay.core.models import chosen_params
 from assay.core.scores import Direction
@@ -70,7 +75,7 @@ def test_without_an_example_whose_leverage_is_whole_nothing_is_told(tmp_path):
     held = World(tmp_path / "run")
     with pytest.raises(
         NumericalError,
-        match=r"without one of .* examples \(ids .*leverage is up to .*; choose a damping above 1e-09, or form=first_order",
+        match=r"without one of .* examples \(ids .*leverage is up to .*; choose a damping above 0\.\d+, or form=first_order",
     ):
         held.score("self_influence:damping=1e-9,form=leverage,factors=empirical")
     held.score("self_influence:damping=1e-9,factors=empirical")
@@ -91,3 +96,29 @@ def test_a_net_without_rules_is_refused_with_a_cure_that_works(tmp_path):
         held.score("self_influence:layers=hiden")
     (both,) = held.score("self_influence:layers=hidden+out").values()
     torch.testing.assert_close(both.values, scores.values)
+
+
+def test_a_residual_is_told_and_one_without_digits_is_refused(tmp_path):
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(14, 3, generator=draw), torch.randint(3, (14,), generator=draw)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(x, y), 5)
+    with assay.record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for a, b in recorder.epoch():
+            optimizer.zero_grad()
+            F.cross_entropy(model(a), b).backward()
+            optimizer.step()
+            recorder.batch(model(a), b)
+
+    def score(options):
+        (found,) = assay.score(tmp_path / "run", f"self_influence:{options}", loop=assay.Loop(model, optimizer, loader)).values()
+        return found
+
+    exact, near = score("solver=cholesky").diagnostics, score("solver=ekfac").diagnostics
+    assert 0 < exact["residual"] < 1e-4 < near["residual"] < 2
+    with pytest.raises(NumericalError, match=r"leaves a residual of .*products in torch\.float32 have no more digits") as refused:
+        score("solver=cholesky,damping=1e-16")
+    (named,) = re.findall("a damping above ([0-9.e+-]+[0-9])", str(refused.value))
+    assert score(f"solver=cholesky,damping={float(named) * 1.01:g}").diagnostics["residual"] < 1e-3

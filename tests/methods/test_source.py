@@ -188,8 +188,12 @@ def test_its_mean_is_that_of_its_queries(tmp_path):
     ("given", "words"), [({"optimizer": "adam"}, "steps of Adam are taken for plain"), ({"clip": 0.1}, "were clipped")]
 )
 def test_what_is_taken_for_granted_is_said(tmp_path, given, words):
-    (scores,) = World(tmp_path / "run", **given).score("source").values()
-    assert any(words in one for one in scores.warnings)
+    world = World(tmp_path / "run", **given)
+    scores = world.score("source", "source:reduce=sum")
+    targets = {"validation": (world.held_out, world.held_labels)}
+    told = [one.warnings for one in (*scores.values(), assay.attribute(world.run, "source", loop=world.loop(), targets=targets))]
+    assert len(told) == 3 and all(any(words in one for one in warnings) for warnings in told)
+    assert scores["source:reduce=sum"].diagnostics == scores["source"].diagnostics
 
 
 def test_summed_losses_move_by_the_size_of_the_batch(tmp_path):

@@ -167,6 +167,11 @@ class Curvature:
         """The parameters, by name."""
         return tuple(self.like)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which derivatives are taken."""
+        return next(iter(self.like.values())).dtype
+
     @functools.cached_property
     def by_outputs(self) -> tuple[Float[Tensor, "examples outputs"], Float[Tensor, "examples outputs columns"]]:
         """The derivatives of the losses by the outputs, of all examples (see `Batch.output_derivatives`).
@@ -188,9 +193,11 @@ class Curvature:
     def convex(self) -> bool:
         """Whether the losses are a convex function of one set of outputs, so that the Gauss-Newton matrix is a sum of squares."""
         try:
-            return bool(len(self.by_outputs))
+            for batch in self.model.batches():
+                batch.output_derivatives()
         except UsageError:
             return False
+        return True
 
     @functools.cached_property
     def jacobian(self) -> LayerJacobian | None:
@@ -198,14 +205,15 @@ class Curvature:
         parts: list[LayerJacobian] = []
         positions = []
         try:
-            # What it would take is known from one batch, whose own may not fit either.
+            # What it would take is known from one batch, whose own may not fit either; where layers are narrow it is the derivatives by the outputs.
             batch = next(iter(self.model.batches()))
-            outputs = batch.output_derivatives()[0].shape[1]
-            each = sum(pair.inputs.nbytes + outputs * pair.gradients.nbytes for pair in batch.layer_pairs(self.names)) / len(
-                batch.positions
+            root = batch.output_derivatives()[1]
+            each = root.nbytes + sum(
+                pair.inputs.nbytes + root.shape[1] * pair.gradients.nbytes for pair in batch.layer_pairs(self.names)
             )
-            if each * self.examples > HELD or not self.convex:
+            if each * self.examples > HELD * len(batch.positions):
                 return None
+            outputs = self.by_outputs[0].shape[1]
             for batch in self.model.batches():
                 parts.append(batch_jacobian(batch, self.names, outputs))
                 positions.append(batch.positions)
@@ -340,6 +348,20 @@ class Curvature:
         for batch in self.model.batches():
             for part, gradients in batch.grads(self.names):
                 yield batch.positions[part], flat_rows(gradients, self.names)
+
+    def mixed_gradient(self) -> Float64[Tensor, " entries"]:
+        """The sum of the gradients of the examples' losses, each with a sign by its id, because at an optimum the sum without is 0."""
+        signs = 1 - 2 * torch.from_numpy((words(self.ids.keys, 0, "mixed gradient") >> np.uint64(63)).astype(np.float64))
+        total = torch.zeros(len(self), dtype=torch.float64)
+        leaves = {name: value.detach().requires_grad_() for name, value in self.like.items()}
+        for batch in self.model.batches():
+            with torch.enable_grad():
+                losses = batch.losses(leaves)
+                found = torch.autograd.grad(
+                    losses @ signs[batch.positions].to(losses), list(leaves.values()), materialize_grads=True
+                )
+            total += torch.cat([value.to_dense().flatten().to("cpu", torch.float64) for value in found])
+        return total
 
     def _own_pairs(self) -> Iterator[tuple[Tensor, Iterator[LayerPair]]]:
         """The layer pairs of the examples' losses, batch by batch, with the examples' positions."""

@@ -13,9 +13,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..maths.damping import balanced_damping
-from ..maths.kronecker import LEAST, Eigenbasis, EigenLayer, kronecker_inverse, shifted
+from ..maths.kronecker import LEAST, Eigenbasis, EigenLayer, kronecker_inverse
 from ..maths.leverage import Form, left_out
-from ..maths.solvers import RitzPairs, conjugate_gradients, lanczos, neumann_series
+from ..maths.solvers import NotPositive, RitzPairs, conjugate_gradients, lanczos, neumann_series
 from .curvature import Curvature, Factors, along_rows, flat_rows, rows_of
 from .curvature import Kind as CurvatureKind
 from .errors import NumericalError, UsageError, listed
@@ -26,6 +26,8 @@ RTOL = 1e-8
 """Residual, as a part of the right-hand side, at which iterations stop by default."""
 LOST = 1e-3
 """Residual, computed anew from the solution, above which rounding has taken over; of a low rank, above which a warning says what is left."""
+DIGITS = 1e4
+"""How many times the last digit of a product, as a part of the largest curvature, a damping must be for a solution to be known to `LOST`."""
 DENSE = 5000
 """The most parameters for which the whole matrix is made."""
 SPECTRUM = 2048
@@ -112,8 +114,11 @@ class Inverse(abc.ABC):
             At least 0.
 
         Raises:
-            ValueError: As in `cotangents`.
+            ValueError: As in `cotangents`, and as in `solve`, by which a mix of all gradients tells the residual.
         """
+        # Where products cannot be made, nothing tells a residual.
+        with contextlib.suppress(UsageError):
+            self.solve(self.curvature.mixed_gradient()[:, None])
         if form == "first_order":
             return self.quadratic() / self.curvature.examples
         grams = self.grams()
@@ -130,19 +135,30 @@ class Inverse(abc.ABC):
             names = self.curvature.ids.take(bad)
             raise ValueError(
                 f"without one of {len(names)} examples (ids {listed(names, len(names))}) no curvature is left along some direction: their leverage is up to "
-                f"{float(leverages.max()):.3g}; choose a damping above {self.damping:g}, or form=first_order"
+                f"{float(leverages.max()):.3g}; choose a damping above {self._sufficient(root, form):.2g}, or form=first_order"
             )
         return found
+
+    def _sufficient(self, root: Tensor, form: Form) -> float:
+        """A damping at which no leverage is above 1 / 2, because A is above it and so M below J_i J_i' over it."""
+        own = root.mT @ self._plain() @ root
+        sizes = torch.linalg.eigvalsh(own)[:, -1] if form == "newton_step" else own.diagonal(dim1=1, dim2=2).sum(1)
+        return max(2 * float(sizes.max()) / self.curvature.examples, self.damping)
+
+    def _plain(self) -> Float64[Tensor, "examples outputs outputs"]:
+        """J_i J_i' of each example."""
+        raise NotImplementedError
 
     def _residual(self, x: Tensor, b: Tensor) -> float:
         sizes = b.norm(dim=0)
         off = (b - self.curvature.times(x) - self.damping * x).norm(dim=0)
         return float(torch.where(sizes > 0, off / sizes, 0.0).max())
 
-    def _tell(self, *, residual: float, iterations: int | None = None, least: float = math.inf) -> None:
+    def _tell(self, *, residual: float | None = None, iterations: int | None = None, least: float = math.inf) -> None:
         """Keep the worst of all that was solved."""
         told = self.told
-        told["residual"] = max(residual, float(told.get("residual", 0.0)))  # type: ignore[arg-type]
+        if residual is not None:
+            told["residual"] = max(residual, float(told.get("residual", 0.0)))  # type: ignore[arg-type]
         if iterations is not None:
             told["iterations"] = max(iterations, int(told.get("iterations", 0)))  # type: ignore[call-overload]
         if least < math.inf:
@@ -152,11 +168,21 @@ class Inverse(abc.ABC):
         residual = self._residual(x, b)
         # Also NaN, which no comparison holds of.
         if not residual <= LOST:
-            kind = next(iter(self.curvature.like.values())).dtype
             raise ValueError(
-                f"the solution leaves a residual of {residual:.2g}, because products in {kind} have no more digits; choose a damping above {self.damping:g}"
+                f"the solution leaves a residual of {residual:.2g}, because products in {self.curvature.dtype} have no more digits; choose a damping above "
+                f"{self._sound(*self._ends(b)):.2g}"
             )
         return residual
+
+    def _ends(self, b: Tensor) -> tuple[float, float]:
+        """The smallest and the largest curvature, without the damping, nearly."""
+        draw = torch.randn(len(b), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        values = lanczos(self.curvature.times, b[:, 0] / b[:, 0].norm().clamp(min=1e-300) + draw / draw.norm(), RITZ).values
+        return float(values[0]), float(values[-1])
+
+    def _sound(self, least: float, largest: float) -> float:
+        """A damping with which the matrix is positive definite and a solution has digits."""
+        return max(self.damping, -2 * least, DIGITS * torch.finfo(self.curvature.dtype).eps * largest)
 
 
 class Dense(Inverse):
@@ -170,13 +196,14 @@ class Dense(Inverse):
         if not bool(whole.isfinite().all()):
             raise ValueError("the curvature of the loss is not finite; look for NaN and overflow in the model")
         self._lower, failed = torch.linalg.cholesky_ex(whole)
-        least = float(torch.linalg.eigvalsh(whole)[0]) if bool(failed) or len(whole) <= SPECTRUM else self._least()
+        values = torch.linalg.eigvalsh(whole) if bool(failed) or len(whole) <= SPECTRUM else torch.tensor([self._least()])
+        least = float(values[0])
         if bool(failed) or not least > 0:
             raise ValueError(
                 f"the matrix is not positive definite: with damping {damping:g} its smallest eigenvalue is {least:.3g}; give a damping above "
-                f"{damping - 2 * min(least, 0.0) or 1e-6:.2g}"
+                f"{self._sound(least - damping, float(values[-1])):.2g}"
             )
-        self._tell(residual=0.0, iterations=0, least=least)
+        self._tell(iterations=0, least=least)
 
     def _least(self) -> float:
         vector = torch.randn(len(self._lower), 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -195,6 +222,9 @@ class Dense(Inverse):
     def grams(self) -> Tensor:
         """J_i A^-1 J_i' of each example."""
         return self.curvature.grams(self._half)
+
+    def _plain(self) -> Tensor:
+        return self.curvature.grams(lambda rows: rows)
 
     def quadratic(self) -> Tensor:
         """g_i' A^-1 g_i of each example's gradient."""
@@ -215,7 +245,7 @@ class Kronecker(Inverse):
     def __init__(self, curvature: Curvature, damping: float, basis: Eigenbasis):
         super().__init__(curvature, damping)
         shift = {name: damping + decay for name, decay in curvature.decay.items()}
-        inverse = {matrix: shifted(layer, shift) for matrix, layer in basis.layers.items()}
+        inverse = {matrix: layer.plus(shift) for matrix, layer in basis.layers.items()}
         self._basis, self._factors = basis, {matrix: 1 / part for matrix, part in inverse.items()}
         largest = max(float(part.max()) for part in inverse.values())
         if not largest < math.inf:
@@ -224,9 +254,9 @@ class Kronecker(Inverse):
         if not least > LEAST * largest:
             raise ValueError(
                 f"EK-FAC's matrix has no inverse in double precision: with damping {damping:g} its smallest eigenvalue is {least:.3g}; give a damping "
-                f"above {1e-6 * largest:.2g}"
+                f"above {1e-6 * largest or 1e-6:.2g}"
             )
-        self._tell(residual=0.0, least=least)
+        self._tell(least=least)
 
     def _spectrum(self, layer: EigenLayer) -> Tensor:
         return self._factors[layer.matrix]
@@ -240,6 +270,9 @@ class Kronecker(Inverse):
     def grams(self) -> Tensor:
         """J_i A^-1 J_i' of each example."""
         return self.curvature.grams_in(self._basis, self._spectrum)
+
+    def _plain(self) -> Tensor:
+        return self.curvature.grams_in(self._basis, lambda layer: torch.ones_like(layer.values))
 
     def quadratic(self) -> Tensor:
         """g_i' A^-1 g_i of each example's gradient."""
@@ -257,19 +290,41 @@ class Iterated(Inverse):
         """The inverse times each column."""
         solver = self._solver
         by = conjugate_gradients if solver.kind == "cg" else neumann_series
-        found = by(
-            self.curvature.times, b, most=solver.iterations, damping=self.damping, rtol=solver.rtol, precondition=self._near
-        )
+        try:
+            found = by(
+                self.curvature.times, b, most=solver.iterations, damping=self.damping, rtol=solver.rtol, precondition=self._near
+            )
+        except NotPositive as error:
+            raise ValueError(
+                f"the matrix is not positive definite: with damping {self.damping:g} its curvature along a direction is {error.curvature:.3g}; give a damping "
+                f"above {self._reached(b):.2g}"
+            ) from error
         # Also NaN, which no comparison holds of.
         if not found.residual <= solver.rtol:
             words = "conjugate gradients" if solver.kind == "cg" else "the Neumann series"
             other = "" if solver.kind == "cg" else ", or solver=cg, which needs far fewer"
             raise ValueError(
                 f"{words} came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={solver.rtol:g}; choose a damping above "
-                f"{self.damping:g}, which needs fewer of them, or more iterations{other}"
+                f"{self._reached(b):.2g}, which needs fewer of them, or more iterations{other}"
             )
         self._tell(residual=self._checked(found.x, b), iterations=found.iterations, least=found.curvature)
         return found.x
+
+    def _reached(self, b: Tensor) -> float:
+        """A sound damping with which the iterations reach rtol."""
+        least, largest = self._ends(b)
+        # The largest part of a condition that may be left: of the residual remains less than 2 sqrt(c) ((sqrt(c) - 1) / (sqrt(c) + 1))^k by conjugate
+        # gradients, (1 - 1 / c)^k by a Neumann series, which may spend some steps on finding a length.
+        most, rtol = self._solver.iterations, self._solver.rtol
+        if self._solver.kind == "cg":
+            left = (rtol / 8) ** (1 / most)
+            condition = min(((1 + left) / (1 - left)) ** 2, DIGITS)
+        else:
+            condition = 1 / (1 - (rtol / 2) ** (1 / max(most / 2 - 1, 1)))
+        if self._near is not None:
+            # Of the matrix and of what is near to it together.
+            condition = condition**0.5
+        return max((largest - condition * least) / (condition - 1), self._sound(least, largest))
 
 
 class LowRank(Inverse):
@@ -282,10 +337,10 @@ class LowRank(Inverse):
         if not least > 0:
             raise ValueError(
                 f"the matrix is not positive definite: with damping {self.damping:g} its curvature along a direction is {least:.3g}; give a damping above "
-                f"{self.damping - 2 * min(least, 0.0) or 1e-6:.2g}"
+                f"{self._sound(float(pairs.values[0]), float(pairs.values[-1])):.2g}"
             )
         self.told["rank"] = len(pairs.values)
-        self._tell(residual=0.0, iterations=len(pairs.values), least=least)
+        self._tell(iterations=len(pairs.values), least=least)
 
     def solve(self, b: Tensor) -> Tensor:
         """The inverse times each column, within the subspace."""

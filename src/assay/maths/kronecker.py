@@ -93,6 +93,10 @@ class EigenLayer:
     inputs: Float[Tensor, "groups columns columns"] | None
     values: Float[Tensor, "groups outputs columns"]
 
+    def plus(self, shift: Mapping[str, float]) -> Float[Tensor, "groups outputs columns"]:
+        """Eigenvalues plus a number for each parameter; where the parameters of a layer have several, their mean is used."""
+        return self.values + sum(shift[name] for name in self.matrix.names) / len(self.matrix.names)
+
     def turned(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> Float[Tensor, "*lead groups outputs columns"]:
         """Matrices in the basis of the eigenvectors."""
         found = self.gradients.to(matrix).mT @ matrix
@@ -236,12 +240,8 @@ def eigenbasis(factors: Iterable[KroneckerFactors]) -> Eigenbasis:
 
 
 def shifted(layer: EigenLayer, shift: Mapping[str, float]) -> Float[Tensor, "groups outputs columns"]:
-    """Eigenvalues plus a number for each parameter; where the parameters of a layer have several, their mean is used.
-
-    Returns:
-        Above 0, so that there is an inverse.
-    """
-    values = layer.values + sum(shift[name] for name in layer.matrix.names) / len(layer.matrix.names)
+    """`EigenLayer.plus`, above 0 everywhere, so that there is an inverse."""
+    values = layer.plus(shift)
     return values.clamp(min=LEAST * float(values.max()) or 1.0)
 
 

@@ -26,6 +26,18 @@ SPENT = 1e-10
 """Part of a product's size below which what it adds to a subspace is rounding."""
 
 
+class NotPositive(ValueError):
+    """A matrix that must be positive definite is not.
+
+    Attributes:
+        curvature: The curvature along a direction, not above 0.
+    """
+
+    def __init__(self, message: str, curvature: float):
+        super().__init__(message)
+        self.curvature = curvature
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solve(Generic[Vector]):
     """The result of an iteration for (A + damping I) x = b.
@@ -194,14 +206,16 @@ def _positive(curvature: float, damping: float) -> float:
         The curvature, which is above 0.
 
     Raises:
-        ValueError: It is not above 0, or no number; says which damping helps.
+        NotPositive: It is not above 0; says which damping helps.
+        ValueError: It is no number.
     """
     if curvature != curvature:
         raise ValueError("a product with the matrix is not finite; look for NaN and overflow in what it is made of")
     if not curvature > 0:
-        raise ValueError(
+        raise NotPositive(
             f"the matrix is not positive definite: with damping {damping:g} its curvature along a direction is {curvature:.3g}; give a damping above "
-            f"{damping - 2 * min(curvature, 0.0) or 1e-6:.2g}"
+            f"{damping - 2 * min(curvature, 0.0) or 1e-6:.2g}",
+            curvature,
         )
     return curvature
 

@@ -175,13 +175,27 @@ class Influence(AbstractAttributor):
         step = max(1, room // (8 * (6 * len(curvature) + len(evidence.ids))))
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
-            pulls = torch.zeros(rows.stop - start, len(curvature), dtype=torch.float64)
-            for batch in curvature.model.queries(self.query_set, rows):
-                for part, gradients in batch.grads(curvature.names):
-                    pulls[batch.positions[part] - start] = flat_rows(gradients, curvature.names)
+            pulls = self._pulls(curvature, rows)
             with worded(self.title, self.curvature):
-                values = curvature.grad_dots(inverse.solve(pulls.T), cotangents) / curvature.examples
+                values = curvature.grad_dots(inverse.solve(pulls), cotangents) / curvature.examples
             yield Block(rows, slice(0, len(evidence.ids)), values)
+
+    def _pulls(self, curvature: Curvature, rows: slice) -> Float64[Tensor, "entries queries"]:
+        """The gradients of some queries, a column each."""
+        pulls = torch.zeros(rows.stop - rows.start, len(curvature), dtype=torch.float64)
+        for batch in curvature.model.queries(self.query_set, rows):
+            for part, gradients in batch.grads(curvature.names):
+                pulls[batch.positions[part] - rows.start] = flat_rows(gradients, curvature.names)
+        return pulls.T
+
+    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
+        if self.solver != "lanczos":
+            return ()
+        inverse, count = self._inverse(evidence)[0], len(evidence.queries(self.query_set).ids)
+        step = max(1, ROOM // (8 * 6 * len(inverse.curvature)))
+        for start in range(0, count, step):
+            inverse.solve(self._pulls(inverse.curvature, slice(start, min(start + step, count))))
+        return inverse.warnings
 
     def _inverse(self, evidence: Evidence) -> tuple[Inverse, str]:
         curvature, decay = curvature_of(self.name, evidence, self.at, self.layers, self.curvature, self.decay)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.attribution import ROOM, AbstractAttributor, Block
+from ..core.attribution import ROOM, AbstractAttributor, Block, reduced
 from ..core.curvature import Factors, factor_pairs
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence
@@ -246,7 +246,9 @@ class Unrolled(AbstractAttributor):
         Yields:
             Whole rows, from the first query on.
         """
-        segments, _ = self._segments(evidence)
+        yield from self._blocks(evidence, self._segments(evidence)[0], room)
+
+    def _blocks(self, evidence: Evidence, segments: Sequence[Segment], room: int) -> Iterator[Block]:
         source_, count, examples = evidence.checkpoints, len(evidence.queries(self.target).ids), len(evidence.ids)
         last = source_.at(source_.kept[-1])
         size = sum(value.numel() * max(4, value.element_size()) for value in last.params.values())
@@ -255,18 +257,24 @@ class Unrolled(AbstractAttributor):
             rows = slice(start, min(start + step, count))
             yield Block(rows, slice(0, examples), source(segments, _gradients(last.queries(self.target, rows), last), examples))
 
+    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
+        source = evidence.checkpoints
+        return source.step_sizes(range(source.kept[-1] + 1)).assumptions
+
     def run(self, evidence: Evidence) -> Result:
-        if self.reduce != "mean":
-            return super().run(evidence)
         segments, assumed = self._segments(evidence)
-        kept = evidence.checkpoints.kept
-        gradient = evidence.checkpoints.at(kept[-1]).target(self.target)
-        direction = {name: value[None] for name, value in gradient.items()}
         told = {
             "epochs of the checkpoints, by segment": [[model.epoch for model in one.models] for one in segments],
             "sum of the learning rates, by segment": [max(one.sizes.values()) for one in segments],
         }
-        return Result(source(segments, direction, len(evidence.ids))[0], diagnostics=told, warnings=assumed)
+        if self.reduce == "mean":
+            kept = evidence.checkpoints.kept
+            gradient = evidence.checkpoints.at(kept[-1]).target(self.target)
+            values = source(segments, {name: value[None] for name, value in gradient.items()}, len(evidence.ids))[0]
+        else:
+            weights = evidence.queries(self.target).weights
+            values = reduced(self.title, self._blocks(evidence, segments, ROOM), weights, len(evidence.ids), self.reduce)
+        return Result(values, diagnostics=told, warnings=assumed)
 
 
 def _gradients(batches: Iterable[Batch], model: Model) -> dict[str, Tensor]:

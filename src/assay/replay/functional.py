@@ -410,7 +410,9 @@ class Functional:
                 logits, labels = self._labelled(held, buffers, batch)
                 probs = _by_class(logits, size_of(batch)).softmax(1)
                 first = probs - F.one_hot(labels.to(probs.device, torch.int64), probs.shape[1])
-                return first, torch.diag_embed(probs.sqrt()) - probs[:, :, None] * probs.sqrt()[:, None, :]
+                root = -probs[:, :, None] * probs.sqrt()[:, None, :]
+                root.diagonal(dim1=1, dim2=2).add_(probs.sqrt())
+                return first, root
         self._check_split(held, buffers, batch)
         with torch.enable_grad(), _two_derivatives("the Hessian by the outputs"):
             parts = [value.detach() for value in self._split(held, buffers, batch)[0]]
