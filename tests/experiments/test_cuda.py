@@ -26,6 +26,14 @@ DIFFERENTIATED = (
     "self_influence:damping=0.1",
     "sgd_influence",
     "sgd_influence:form=last_parameters",
+    "sgd_influence:form=gauss_newton",
+    "sgd_influence:form=fisher",
+    "influence:solver=cholesky,layers=head,form=newton_step,damping=1.0",
+    "influence:solver=ekfac,form=leverage,damping=1.0",
+    "self_influence:solver=cholesky,layers=head",
+    "source",
+    "trak",
+    "trak:projection=kronecker,output=loss",
 )
 """Methods that need more than what was written down while training."""
 

@@ -214,6 +214,14 @@ def test_derivatives_by_the_outputs_make_the_gradients_and_the_gauss_newton_matr
         _each(modelled.grads(names, first[:, :2]), params)
 
 
+def test_cotangents_go_where_the_model_is():
+    # Rows of them are chosen by an index that is there.
+    _, batch = Functional(nn.Linear(4, CLASSES, device="meta")).pulled(
+        (torch.zeros(2, 4), torch.zeros(2)), torch.ones(2, CLASSES)
+    )
+    assert batch.cotangents.device.type == "meta"
+
+
 def _each(chunks, params):
     """The gradients of all examples, a row each."""
     return torch.cat([torch.cat([part[name].flatten(1) for name in params], 1) for _, part in chunks])

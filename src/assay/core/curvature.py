@@ -330,7 +330,7 @@ class Curvature:
         if self.kind == "gauss_newton" and (jacobian := self.jacobian) is not None:
             moved = jacobian.times(along)
             factors = self.by_outputs[0] if cotangents is None else cotangents
-            return torch.einsum("nck,nc->kn", moved.double().cpu(), factors.double())
+            return torch.einsum("nck,nc->kn", moved.to("cpu", torch.float64), factors.double())
         found = torch.zeros(vectors.shape[1], self.examples, dtype=torch.float64)
         for batch in self.model.batches():
             if len(found) == 1 and cotangents is None:

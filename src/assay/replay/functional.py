@@ -391,7 +391,8 @@ class Functional:
             return self, batch
         if self._pulled is None:
             self._pulled = Functional(self.model, _Pulled(self.losses, self.forward), self.forward)
-        return self._pulled, _Cotangents(batch, cotangents)
+        # Rows are chosen of them where the model is.
+        return self._pulled, _Cotangents(batch, cotangents.to(next(self.model.parameters()).device))
 
     def output_derivatives(self, params: Params, buffers: Params, batch: Any) -> tuple[Tensor, Tensor]:
         """Derivatives of each loss with respect to the outputs that it is computed from, in eval mode.
