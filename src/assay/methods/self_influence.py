@@ -46,8 +46,8 @@ class SelfInfluence(AbstractMethod):
         at: The epoch at whose end the model is taken, counted from 0; -1 is the last that was kept.
         layers: `all` trainable parameters; or those of some layers, as if the other parameters were fixed: `head`, the linear layer that makes the logits, or
             names of modules joined by `+`.
-        damping: Added to the diagonal of the Gauss-Newton matrix of the mean loss, as it is. `auto`: the damping at which half of the
-            examples' influence on themselves comes from directions in which the damping is above the curvature.
+        damping: Added to the diagonal of the Gauss-Newton matrix of the mean loss, as it is. `auto`: the damping that carries 0.3 of the
+            examples' gradients (`maths.damping`).
         decay: The `recorded` weight decay of the optimizer is added too, where it is a part of what is minimised (SGD, Adam, not AdamW), or `none`.
         solver: `ekfac`, an approximation of the matrix by Kronecker factors of each layer; or `cholesky`, the whole matrix, for at most 5,000 parameters.
         factors: Of which gradients EK-FAC is made: `exact`, a backward pass for each output, `sampled`, one for a mix of them by random signs, or `empirical`, the
