@@ -157,7 +157,7 @@ def test_no_module_has_a_name_that_says_nothing():
     assert [path for path in (*ROOT.rglob("*"), *TESTS.rglob("*.py")) if path.stem in SAYS_NOTHING] == []
 
 
-MOST, LONG = 8, {"score": 10, "record": 11}
+MOST, LONG = 8, {"score": 10, "record": 11, "explain": 9}
 """Parameters of one function at most; and the functions for which docs/structure.md says why they take more."""
 
 

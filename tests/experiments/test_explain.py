@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import Mismatch, UnknownName, UsageError
@@ -14,6 +15,7 @@ from assay.experiments.evidence import open_replay
 from assay.experiments.explain import explain, name_of
 from assay.experiments.plan import load_data, plan_of
 from assay.experiments.report import report
+from assay.replay.config import ReplayConfig
 from assay.runs.artefacts import load_explanation
 from experiments import small
 from methods.loops import World
@@ -145,6 +147,8 @@ def test_a_loop_of_ones_own(tmp_path):
     assert [one.id for one in made.helpful] == list(top.helpful.ids) and made.query == "your input"
     assert ends(explain(world.run, query=(x[None], torch.tensor(y)), loop=world.loop(), k=3)) == ends(made)
     assert explain(world.run, query=(x, None), loop=world.loop()).label_from == "predicted"
+    assert ends(explain(world.run, query=(x, np.int64(y)), loop=world.loop(), k=3)) == ends(made)
+    assert ends(explain(world.run, query=(x, None), label=np.int64(y), loop=world.loop(), k=3)) == ends(made)
     own = explain(world.run, world.run.ids.values[2].item(), loop=world.loop(), k=3)
     assert own.own.id == world.run.ids.values[2] and own.label == int(world.labels[2])
     for given, words in (
@@ -152,11 +156,39 @@ def test_a_loop_of_ones_own(tmp_path):
         ({"query": "mine.png"}, r"give query=\(input, label\)"),
         ({"query": (x[:1], 0)}, "The input of query= has shape"),
         ({"query": (x, 99)}, "label=99 is no class"),
+        ({"query": (x * float("nan"), 0)}, "The input of query= is not finite"),
     ):
         with pytest.raises(UsageError, match=words):
             explain(world.run, loop=world.loop(), **given)
     with pytest.raises(UsageError, match=r"loop=assay\.Loop"):
         explain(world.run, query=(x, y))
+
+
+def test_a_training_example_of_whole_numbers_is_explained(tmp_path):
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 9, (12, 4))
+    labels = tokens[:, 0] % 2
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 3), torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(tokens, labels), batch_size=4)
+    with assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
+        for x, y in recorder.epoch():
+            optimizer.zero_grad()
+            logits = model(x)
+            torch.nn.functional.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    loop = assay.Loop(model, optimizer, loader)
+    made = explain(tmp_path / "run", 3, loop=loop, k=12)
+    assert made.own is not None and made.own.id == 3
+    assert ends(explain(tmp_path / "run", query=(tokens[3], labels[3]), loop=loop, k=12)) == ends(made)
+
+
+def test_how_far_a_replay_may_be_off_can_be_said(held):
+    one = held.ids.values[0].item()
+    strict = explain(held, one, method="sgd_influence:window=last")
+    allowed = explain(held, one, method="sgd_influence:window=last", replay_config=ReplayConfig(tolerance=1e-3))
+    assert ends(allowed) == ends(strict) and allowed.lineage.parents["tolerance"]
 
 
 def test_what_cannot_be_is_refused(held):

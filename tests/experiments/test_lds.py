@@ -195,6 +195,9 @@ def test_a_loop_of_ones_own(tmp_path):
     grid = LeaveOutGrid(subsets=8, count=2, queries=3)
     made = lds(world.run, ["tracin:target=mine", "sgd_influence:target=mine"], grid=grid, **given)
     assert made.of("sgd_influence:target=mine", whole=True).value > 0.7 and len(made.of("tracin:target=mine").by_query) == 3
+    for targets in ({"targets": {}}, {"targets": None}):
+        with pytest.raises(UsageError, match=r"here 'mine'; there are: none. Name it with targets=, as \(inputs, labels\)"):
+            lds(world.run, ["tracin:target=mine"], grid=grid, **{**given, **targets})
     with pytest.raises(UsageError, match="cannot train under other seeds; leave other_seeds= at 0"):
         lds(world.run, ["tracin:target=mine"], grid=dataclasses.replace(grid, other_seeds=1), **given)
     with pytest.raises(UsageError, match="save=True does not go with loop="):
@@ -220,7 +223,7 @@ def test_models_of_a_recording_are_averaged(tmp_path):
         (["variability"], {}, "variability ranks difficulty .* leave it out"),
         (["tracin", "sgd_influence:target=test"], {}, "One LDS is of one target, and these methods are of several"),
         (["tracin:reduce=max"], {}, "only reduce=mean predicts it"),
-        ([], {}, "No method was named"),
+        ([], {}, "No method was named; name at least one that says what helps and what harms, such as 'tracin'"),
         (["tracin"], {"targets": {"x": None}}, "recorded by a plan, .* leave targets= out"),
         (["tracin"], {"save": "always"}, "no way of saving"),
         (["tracin"], {"grid": LeaveOutGrid(count=318)}, "count=318 leaves out 318 of 318 examples"),

@@ -12,6 +12,7 @@ from assay.core.fidelity import Agreement, FidelityStudy, Refused, SeedResult, s
 from assay.experiments.trials import TURN
 from assay.maths.statistics import student_interval
 from assay.methods import parse
+from assay.reports.fidelity import render_fidelity
 from assay.runs.artefacts import load_study
 from assay.runs.paths import StudyPaths
 from assay.studies import fidelity
@@ -97,6 +98,7 @@ def test_means_are_over_seeds_with_published_ones_beside(made):
     found = study.spread("digits-dnn", "sgd_influence", "tau")
     assert (found.mean, found.std, found.n) == (pytest.approx(np.mean(taus)), pytest.approx(np.std(taus, ddof=1)), 2)
     # Nothing was published of these data.
+    assert "Published numbers stand below" not in render_fidelity(study)
     assert study.published == () and f"sgd_influence {found.mean:.3f}" in study.sentences[0]
     page = StudyPaths(folder).page.read_text()
     assert f"{found.mean:.3f} ({found.std:.3f})" in page and "Fidelity: digits" in page
@@ -181,7 +183,10 @@ def test_the_scales_and_the_default_methods(monkeypatch, tmp_path):
     found = study_fidelity(tmp_path, scale="paper", grid=FidelityGrid(adult="a", mnist="b"))
     assert list(asked["wanted"]) == ["adult-logreg", "adult-dnn", "mnist-logreg", "mnist-dnn"] and asked["seeds"] == 100
     assert all(len(titles) == 4 and titles[:3] == FORMS for titles in asked["wanted"].values())
-    assert len(found.published) == 22 and "published: SGD-influence" in StudyPaths(tmp_path).page.read_text()
+    page = StudyPaths(tmp_path).page.read_text()
+    assert len(found.published) == 22 and "published: SGD-influence" in page
+    # Of Spearman's rho none was published.
+    assert page.count("Published numbers stand below") == 2
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def explain_(
     method: str | None = None,
     k: Annotated[int, Parameter(name=["--k", "-k"], converter=whole)] = 5,
     forget: Switch = False,
+    tolerance: float = 0.0,
 ) -> None:
     """Say which training examples help and harm one prediction.
 
@@ -49,14 +50,27 @@ def explain_(
         How many helpful and how many harmful examples are named.
     forget
         Do not save the explanation.
+    tolerance
+        Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
+        requires identical bits. For methods that replay the training.
     """
     from ..experiments.explain import DEFAULT, explain, name_of
+    from ..replay.config import ReplayConfig
     from ..runs.run import Run
     from .console import say
 
     opened = Run(run)
     given = None if query is None else str(query)
-    made = explain(opened, example, query=given, label=label, method=method or DEFAULT, k=k, save=not forget)
+    made = explain(
+        opened,
+        example,
+        query=given,
+        label=label,
+        method=method or DEFAULT,
+        k=k,
+        save=not forget,
+        replay_config=ReplayConfig(tolerance=tolerance),
+    )
     show_explanation(made)
     if not forget:
         say(f"Saved in {opened.paths.explanation(name_of(made))}. Next, with pictures: assay report {run}")
@@ -81,7 +95,7 @@ def show_explanation(made: "Explanation") -> None:
     if made.own is not None:
         say(f"The example itself has the value {made.own.value:.4g}.")
     for warning in made.warnings:
-        say(f"{made.method}: WARNING: {warning}")
+        say(f"WARNING: {warning}")
 
 
 def remark(made: "Explanation", one: "Behind") -> str:

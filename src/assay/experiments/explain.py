@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -23,6 +24,7 @@ from ..data.examples import Examples
 from ..data.own import own_input
 from ..data.pictures import for_people
 from ..methods import catalogue, parse
+from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given, MeanLoss
@@ -75,6 +77,7 @@ def explain(
     k: int = 5,
     save: bool = False,
     loop: Loop | None = None,
+    replay_config: ReplayConfig | None = None,
 ) -> Explanation:
     """The training examples that help and harm one prediction most.
 
@@ -94,8 +97,10 @@ def explain(
         label: Name or number of the class whose loss is explained.
         method: A method with a target, such as an attributor.
         k: How many helpful and how many harmful examples, at most.
-        save: Keep the explanation in the run's folder, where `assay report` finds it.
+        save: Keep the explanation in the run's folder, where the command `assay report` finds it; in Python the page takes it by
+            `assay.ReportOptions(explanations=[...])`.
         loop: The `Loop` that describes your own training loop; not for runs with a plan.
+        replay_config: How the steps are repeated, for methods that repeat them: tolerance, schedule, memory.
 
     Raises:
         UnknownName: No such method, option, example or class.
@@ -110,13 +115,13 @@ def explain(
     if k < 1:
         raise UsageError(f"k={k} is below 1; ask for one example or more.")
     named, aimed = _aimed(method)
-    replays = open_models(members_of(run), [], Request(loop=loop), Agreed())
+    replays = open_models(members_of(run), [], Request(loop=loop, replay_config=replay_config), Agreed())
     asked = _query(run, replays[0], example, query, loop)
     probs = _probs(replays, asked)
     predicted = int(probs.argmax())
     number, label_from = _label(run, asked, label, predicted)
     targets: dict[str, Given] = {QUERY: asked.rows(number)}  # type: ignore[dict-item]
-    (scores,) = score(run, aimed, strict=True, loop=loop, targets=targets).values()
+    (scores,) = score(run, aimed, strict=True, loop=loop, targets=targets, replay_config=replay_config).values()
     helps = -scores.direction.sign * scores.values
     ends = []
     for helpful in (True, False):
@@ -140,7 +145,12 @@ def explain(
         row=asked.row,
         lineage=Lineage(
             dataset=run.dataset,
-            parents={"run": run.fingerprint, "scores": scores.fingerprint, "query": asked.rows(number).fingerprint},
+            parents={
+                "run": run.fingerprint,
+                "scores": scores.fingerprint,
+                "query": asked.rows(number).fingerprint,
+                **(replay_config or ReplayConfig()).identity,
+            },
             code=__version__,
             seed=run.header.seed,
             device=str(replays[0].training.device),
@@ -201,9 +211,9 @@ def _query(run: Run, replay: Replay, example: int | str | None, query: Any, loop
             )
         batch = replay.training.clean(torch.tensor([place]))
         inputs = batch[0] if isinstance(batch, (tuple, list)) else None
-        if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
+        if not isinstance(inputs, Tensor) or inputs.ndim < 2:
             raise UsageError(
-                f"The batches of the loader of {run.folder} do not begin with a tensor of fractions; give query=(input, label) as the model takes it."
+                f"The batches of the loader of {run.folder} do not begin with a tensor of inputs; give query=(input, label) as the model takes it."
             )
         words = f"training example {run.ids.values[place]}"
         return _Query(words, inputs.cpu(), int(run.labels[place]), position=place, picture=inputs.cpu())
@@ -215,7 +225,11 @@ def _query(run: Run, replay: Replay, example: int | str | None, query: Any, loop
     if not isinstance(like, Tensor) or tuple(inputs.shape) != tuple(like.shape):
         inputs = inputs[None]
     if isinstance(like, Tensor) and inputs.shape != like.shape:
-        raise UsageError(f"The input of query= has shape {tuple(inputs.shape[1:])}, an example's input {tuple(like.shape[1:])}.")
+        raise UsageError(
+            f"The input of query= has shape {tuple(inputs.shape[1:])}, an example's input {tuple(like.shape[1:])}; give one of that shape."
+        )
+    if not bool(inputs.isfinite().all()):
+        raise UsageError("The input of query= is not finite everywhere; give finite numbers.")
     number = None if label is None else _number(run, int(label) if isinstance(label, Tensor) and label.numel() == 1 else label)
     return _Query("your input", inputs.detach().cpu(), number, picture=inputs.detach().cpu())
 
@@ -279,9 +293,9 @@ def _number(run: Run, label: object) -> int:
         if label not in run.class_names:
             raise UnknownName("class", label, run.class_names)
         return run.class_names.index(label)
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < run.classes:
+    if not isinstance(label, (int, np.integer)) or isinstance(label, bool) or not 0 <= label < run.classes:
         raise UsageError(f"label={label!r} is no class; give a name, or a number of 0 to {run.classes - 1}.")
-    return label
+    return int(label)
 
 
 def _behind(run: Run, replay: Replay, scores: Scores, places: Tensor, asked: _Query) -> tuple[Behind, ...]:

@@ -181,6 +181,11 @@ def lds(
     name = _target_of(wanted)
     request = Request(True, save, loop, targets, how, None, None, execution)
     replay = open_replay(run, loop=loop, targets=[name] if plan is not None else targets, replay_config=how, asked=[name])
+    if name not in replay.targets:
+        raise UsageError(
+            f"One LDS is of one target, here {name!r}; there are: {', '.join(replay.targets) or 'none'}. Name it with targets=, as (inputs, "
+            "labels) or Examples."
+        )
     rows = replay.rows_of(name)
     groups = grid.groups(run.ids)
     drawn = draws.permutation(rows.queries.ids.keys, grid.draw, "lds, queries")[: grid.queries].sort().values
@@ -266,6 +271,8 @@ def _checked(
     Raises:
         UsageError: The call is wrong.
     """
+    if not wanted:
+        raise UsageError("No method was named; name at least one that says what helps and what harms, such as 'tracin'.")
     check_wanted(wanted)
     if not run.epochs:
         raise MissingEvidence(f"{run.folder} holds data only, and LDS repeats a training; record one with `assay record`.")

@@ -23,7 +23,8 @@ def render_fidelity(study: FidelityStudy) -> str:
         Part(
             f"{name}",
             f"{name} {of}, with leave-one-out: mean (standard deviation) over seeds, and in brackets a 95 % interval of the mean, made wider than "
-            "Student's because such numbers are skewed. Published numbers stand below, each with its source.",
+            "Student's because such numbers are skewed."
+            + (" Published numbers stand below, each with its source." if _published(study, measure) else ""),
             agreements(study, measure),
             ("method", *study.cells),
             [
