@@ -121,6 +121,15 @@ def test_suspicion_has_its_sign_turned(held):
     assert made.single == ()
 
 
+def test_a_window_that_the_trainings_do_not_keep_to_is_said(held):
+    grid = LeaveOutGrid(subsets=4, queries=2)
+    made = lds(held, ["sgd_influence:window=last", "sgd_influence"], grid=grid)
+    said = [words for words in made.warnings if "leave the examples out of all steps" in words]
+    assert said == [
+        "sgd_influence:window=last covers window=last, and the trainings leave the examples out of all steps; choose window=all."
+    ]
+
+
 def test_one_left_out_is_leave_one_out(held):
     grid = LeaveOutGrid(subsets=12, count=1, queries=2)
     groups = grid.groups(held.ids)

@@ -198,6 +198,11 @@ def lds(
         scores = _scores(run, method, request)
         parents[f"scores {method.title}"] = scores.fingerprint
         warned += [f"{method.title}: {words}" for words in scores.warnings if words not in warned]
+        # The window of other methods is a number of epochs that slides.
+        if isinstance(window := scores.options.get("window"), str) and window != "all":
+            warned.append(
+                f"{method.title} covers window={window}, and the trainings leave the examples out of all steps; choose window=all."
+            )
         # What helps makes the loss rise where it is left out.
         helps = -method.direction.sign * scores.values
         whole[method.title] = np.array([[float(helps[group].sum())] for group in groups])
