@@ -35,8 +35,9 @@ EXAMPLES = {
     "core/selection.py": {"aum"},
     "experiments/scorable.py": {"dual", "oti", "cg_score", "grand", "sgd_influence"},
     "runs/run.py": {"liveval"},
-    # The default of the command.
+    # The default of a command, and what to name where none was named.
     "experiments/explain.py": {"tracin"},
+    "experiments/lds.py": {"tracin"},
     # What these commands are: a run from end to end by methods of our choice, and the papers' own metrics.
     "cli/demo.py": {"aum", "tdds", "top_k"},
     "studies/scaling.py": {"el2n", "prediction_depth", "vog", "cg_score"},
