@@ -1,5 +1,6 @@
 """A training in two processes, of which the first one records."""
 
+import gc
 import socket
 
 import pytest
@@ -27,36 +28,42 @@ def one_process(rank, port, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
-        model = nn.parallel.DistributedDataParallel(net)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        sampler = DistributedSampler(data(), num_replicas=2, rank=rank)
-        loader = DataLoader(data(), 4, sampler=sampler)
-
-        def train(batches, note=lambda logits, labels: None):
-            for x, y in batches:
-                logits = model(x)
-                optimizer.zero_grad()
-                F.cross_entropy(logits, y).backward()
-                optimizer.step()
-                note(logits, y)
-
-        clean = []
-        if rank:
-            for _ in range(EPOCHS):
-                train(loader)
-        else:
-            with record(folder, model, optimizer, loader, Recording(view="eval")) as recorder:
-                for _ in range(EPOCHS):
-                    train(recorder.epoch(), recorder.batch)
-                    net.eval()
-                    with torch.no_grad():
-                        clean.append(net(data().tensors[0]))
-                    net.train()
-            torch.save(clean, f"{folder}.pt")
+        one_part(rank, folder)
     finally:
+        # The model holds the group, and torch's threads of a group that outlives the interpreter abort the process.
+        gc.collect()
         torch.distributed.destroy_process_group()
+
+
+def one_part(rank, folder):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+    model = nn.parallel.DistributedDataParallel(net)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sampler = DistributedSampler(data(), num_replicas=2, rank=rank)
+    loader = DataLoader(data(), 4, sampler=sampler)
+
+    def train(batches, note=lambda logits, labels: None):
+        for x, y in batches:
+            logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            note(logits, y)
+
+    clean = []
+    if rank:
+        for _ in range(EPOCHS):
+            train(loader)
+    else:
+        with record(folder, model, optimizer, loader, Recording(view="eval")) as recorder:
+            for _ in range(EPOCHS):
+                train(recorder.epoch(), recorder.batch)
+                net.eval()
+                with torch.no_grad():
+                    clean.append(net(data().tensors[0]))
+                net.train()
+        torch.save(clean, f"{folder}.pt")
 
 
 @pytest.mark.slow

@@ -187,7 +187,7 @@ class FidelityGrid:
     def __post_init__(self):
         object.__setattr__(self, "nets", titled(self.nets))
         if strange := [net for net in self.nets if net not in NETS]:
-            raise UnknownName("net of this protocol", strange[0], NETS)
+            raise UnknownName("net of this protocol", str(strange[0]), NETS)
         if not self.nets or len(set(self.nets)) < len(self.nets):
             raise UsageError(f"nets: {', '.join(self.nets) or 'none'}; give at least one, and each once.")
         if self.seeds is not None and self.seeds < 1:
