@@ -71,7 +71,7 @@ class Influence(AbstractAttributor):
             names of modules joined by `+`.
         curvature: `gauss_newton`, which has no negative eigenvalue where the loss is convex in the outputs, or `hessian`.
         damping: Added to the diagonal of the curvature matrix of the mean loss, as it is: larger damping is more stable, and makes the values
-            smaller. `auto`: the damping that carries 0.3 of the target's gradient (`maths.damping`).
+            smaller. `auto`: the damping that carries a fifth of the target's gradient (`maths.damping`).
         decay: The `recorded` weight decay of the optimizer is added too, where it is a part of what is minimised (SGD, Adam, not AdamW), or `none`.
         solver: `cg`, conjugate gradients; `cholesky`, which builds the whole matrix, for at most 5,000 parameters; `lissa`, a Neumann series over all examples;
             or the approximations `ekfac`, of the matrix by Kronecker factors of each layer, and `lanczos`, of low rank.

@@ -46,7 +46,7 @@ class SelfInfluence(AbstractMethod):
         at: The epoch at whose end the model is taken, counted from 0; -1 is the last that was kept.
         layers: `all` trainable parameters; or those of some layers, as if the other parameters were fixed: `head`, the linear layer that makes the logits, or
             names of modules joined by `+`.
-        damping: Added to the diagonal of the Gauss-Newton matrix of the mean loss, as it is. `auto`: the damping that carries 0.3 of the
+        damping: Added to the diagonal of the Gauss-Newton matrix of the mean loss, as it is. `auto`: the damping that carries a fifth of the
             examples' gradients (`maths.damping`).
         decay: The `recorded` weight decay of the optimizer is added too, where it is a part of what is minimised (SGD, Adam, not AdamW), or `none`.
         solver: `ekfac`, an approximation of the matrix by Kronecker factors of each layer; or `cholesky`, the whole matrix, for at most 5,000 parameters.
