@@ -21,9 +21,14 @@ VARIANTS = [
     {"output": "logit", "checkpoints": "all"},
     {"kernel": "dot", "output": "loss", "checkpoints": 2},
     {"kernel": "cosine", "reduce": "max"},
+    {"output": "methods.test_trak.share_of_others", "damping": 0.5},
 ]
 REFUSED = [
     "output=entropy",
+    "output=methods.test_trak.nobody",
+    "output=methods.nowhere.function",
+    "output=torch.exp",
+    "output=methods.test_trak.share_of_others@00000000",
     "kernel=rbf",
     "projection=sparse",
     "project=0",
@@ -36,6 +41,12 @@ REFUSED = [
     "project=5,projection=kronecker",
     "damping=0.2,kernel=dot",
 ]
+
+
+def share_of_others(logits, labels):
+    """An output function of a user's: how much probability the other classes have, among those above it squared."""
+    p = logits.softmax(1)
+    return 1 - p[range(len(labels)), labels] + sum(p[:, one].square() for one in range(2))
 
 
 def PAIRS(method, evidence):
@@ -75,8 +86,11 @@ def rows_of(method, batches, labels):
         else:
             logits, own = batch.outputs(leaves), labels[batch.positions]
             p = logits.softmax(1)[range(len(own)), own]
-            values = torch.log(p / (1 - p)) if method.output == "margin" else logits[range(len(own)), own]
-            errors += (1 - p).tolist()
+            values = {
+                "margin": lambda p=p: torch.log(p / (1 - p)),
+                "logit": lambda logits=logits, own=own: logits[range(len(own)), own],
+            }.get(method.output, lambda logits=logits, own=own: share_of_others(logits, own))()
+            errors += (1 - p).tolist() if method.output in ("margin", "logit") else [1.0] * len(own)
         for value in values:
             gradient = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), retain_graph=True), strict=True))
             found.append(projected(method, gradient))
@@ -110,6 +124,7 @@ CASES = [
     {"project": 40, "output": "logit", "checkpoints": "all", "damping": 1.0},
     {"project": 5, "kernel": "cosine", "checkpoints": 2},
     {"project": 5, "kernel": "dot", "output": "loss"},
+    {"project": 6, "output": "methods.test_trak.share_of_others"},
 ]
 
 
@@ -337,3 +352,32 @@ def test_losses_of_another_kind_are_compared_by_themselves(tmp_path):
     with pytest.raises(UsageError, match=r"output=margin is for losses that are the cross-entropy .*; choose output=loss"):
         assay.score(tmp_path / "run", "trak", strict=True, **given)
     assert assay.score(tmp_path / "run", "trak:output=loss", **given)["trak:output=loss"].values.isfinite().all()
+
+
+def mean_logit(logits, labels):
+    return logits.mean()
+
+
+def constant(logits, labels):
+    return torch.zeros(len(labels))
+
+
+@pytest.mark.parametrize("function", [mean_logit, constant])
+def test_an_output_function_that_gives_no_number_of_each_row_is_refused(world, function):
+    with pytest.raises(UsageError, match=r"let it give one number for each row that depends on the logits"):
+        attributed(world, f"trak:output=methods.test_trak.{function.__name__}")
+
+
+def test_the_code_of_an_output_function_stands_in_the_title(monkeypatch):
+    import methods.test_trak as own
+
+    def made():
+        return assay.methods.trak.Trak(output="methods.test_trak.share_of_others")
+
+    first = made().title
+    assert first.startswith("trak:output=methods.test_trak.share_of_others@") and first == made().title
+    assert assay.methods.parse(first).title == first
+    monkeypatch.setattr(own, "share_of_others", lambda logits, labels: [one.sum() for one in logits])
+    assert made().title != first
+    with pytest.raises(UsageError, match="the function's code is another now"):
+        assay.methods.parse(first)

@@ -86,6 +86,8 @@ def _held(make: Callable[[], Iterator[LayerPair]]) -> Callable[[], Iterator[Laye
         if whole:
             yield from kept
             return
+        # An earlier reader may have stopped midway.
+        kept.clear()
         size = 0
         for pair in make():
             size += sum(part.numel() * part.element_size() for part in (pair.inputs, pair.gradients))

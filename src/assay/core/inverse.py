@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64
@@ -72,9 +72,6 @@ class Inverse(abc.ABC):
         warnings: What a reader must know of it.
     """
 
-    able: ClassVar[bool] = False
-    """Whether it gives the outputs' own curvature, which forms other than the first order take."""
-
     def __init__(self, curvature: Curvature, damping: float):
         self.curvature, self.damping = curvature, damping
         self.told: dict[str, object] = {"damping": damping}
@@ -116,9 +113,10 @@ class Inverse(abc.ABC):
         Raises:
             ValueError: As in `cotangents`, and as in `solve`, by which a mix of all gradients tells the residual.
         """
-        # Where products cannot be made, nothing tells a residual.
-        with contextlib.suppress(UsageError):
+        try:
             self.solve(self.curvature.mixed_gradient()[:, None])
+        except UsageError as error:
+            self.told["residual"] = f"not known: {error}"
         if form == "first_order":
             return self.quadratic() / self.curvature.examples
         grams = self.grams()
@@ -188,8 +186,6 @@ class Inverse(abc.ABC):
 class Dense(Inverse):
     """By Cholesky's factors of the whole matrix."""
 
-    able = True
-
     def __init__(self, curvature: Curvature, damping: float, matrix: Tensor):
         super().__init__(curvature, damping)
         whole = matrix + damping * torch.eye(len(matrix), dtype=torch.float64)
@@ -239,8 +235,6 @@ class Dense(Inverse):
 
 class Kronecker(Inverse):
     """By EK-FAC, an approximation of the Gauss-Newton matrix."""
-
-    able = True
 
     def __init__(self, curvature: Curvature, damping: float, basis: Eigenbasis):
         super().__init__(curvature, damping)
@@ -371,6 +365,27 @@ def worded(title: str, kind: str) -> Iterator[None]:
     except ValueError as error:
         instead = ", or choose curvature=gauss_newton" if kind == "hessian" else ""
         raise NumericalError(f"{title}: {error}{instead}.") from error
+
+
+def check_options(title: str, at: int, damping: float | str, factors: Factors, seed: int) -> None:
+    """Refuse options of a method that reads an inverse.
+
+    Args:
+        title: Title of the method, for messages.
+        at: The epoch, counted from 0; -1 for the last kept model.
+        damping: A number, or `auto`.
+        factors: As in `factor_pairs`.
+        seed: Of the signs of `sampled`.
+
+    Raises:
+        UsageError: A value is outside its range, or a seed is not read.
+    """
+    if at < -1:
+        raise UsageError(f"{title}: at={at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
+    if isinstance(damping, (int, float)) and not (math.isfinite(damping) and damping >= 0):
+        raise UsageError(f"{title}: damping={damping} is not a number from 0 on; give one, or auto.")
+    if seed and factors != "sampled":
+        raise UsageError(f"{title}: seed is not read with factors={factors}; leave it out.")
 
 
 def curvature_of(reader: str, evidence: Evidence, at: int, layers: str, kind: CurvatureKind, decay: str) -> tuple[Curvature, str]:

@@ -8,7 +8,6 @@ damping, $\Lambda$ the optimizer's weight decay; or $G$ is the Hessian of the me
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -20,7 +19,7 @@ from ..core.attribution import ROOM, AbstractAttributor, Block, reduced
 from ..core.curvature import Curvature, flat_rows
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
-from ..core.inverse import RTOL, Inverse, Solver, curvature_of, inverse_of, worded
+from ..core.inverse import RTOL, Inverse, Solver, check_options, curvature_of, inverse_of, worded
 from ..core.method import Asks, Iterative, Source, derivatives_taken
 from ..core.needs import Need
 from ..core.results import Result
@@ -115,10 +114,6 @@ class Influence(AbstractAttributor):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.at < -1:
-            raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
-        if self.damping != "auto" and not (math.isfinite(self.damping) and self.damping >= 0):
-            raise UsageError(f"{self.title}: damping={self.damping} is not a number from 0 on; give one, or auto.")
         for name in ("iterations", "rank"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{self.title}: {name}={getattr(self, name)} is below 1.")
@@ -129,8 +124,7 @@ class Influence(AbstractAttributor):
                 raise UsageError(f"{self.title}: {field.name} is not read with solver={self.solver}; leave it out.")
         if self.factors != "exact" and self.preconditioner not in ("auto", "ekfac"):
             raise UsageError(f"{self.title}: factors is not read with preconditioner={self.preconditioner}; leave it out.")
-        if self.seed and self.factors != "sampled":
-            raise UsageError(f"{self.title}: seed is not read with factors={self.factors}; leave it out.")
+        check_options(self.title, self.at, self.damping, self.factors, self.seed)
         if self.curvature == "hessian" and (self.solver == "ekfac" or self.form != "first_order"):
             what = "solver=ekfac" if self.solver == "ekfac" else f"form={self.form}"
             raise UsageError(f"{self.title}: {what} takes Gauss-Newton's matrix; leave curvature=hessian out.")

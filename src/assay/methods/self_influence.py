@@ -6,7 +6,6 @@ with the curvature, damping and weight decay of `influence`. It is high for exam
 """
 
 import dataclasses
-import math
 from typing import ClassVar, Literal
 
 from jaxtyping import Float64
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
-from ..core.inverse import Inverse, Solver, curvature_of, inverse_of, worded
+from ..core.inverse import Inverse, Solver, check_options, curvature_of, inverse_of, worded
 from ..core.method import AbstractMethod, Source, derivatives_taken
 from ..core.needs import Need
 from ..core.results import Result
@@ -77,14 +76,9 @@ class SelfInfluence(AbstractMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.at < -1:
-            raise UsageError(f"{self.title}: at={self.at} is outside -1..; give an epoch counted from 0, or -1 for the last.")
-        if self.damping != "auto" and not (math.isfinite(self.damping) and self.damping >= 0):
-            raise UsageError(f"{self.title}: damping={self.damping} is not a number from 0 on; give one, or auto.")
+        check_options(self.title, self.at, self.damping, self.factors, self.seed)
         if self.factors != "exact" and self.solver != "ekfac":
             raise UsageError(f"{self.title}: factors is not read with solver={self.solver}; leave it out.")
-        if self.seed and self.factors != "sampled":
-            raise UsageError(f"{self.title}: seed is not read with factors={self.factors}; leave it out.")
 
     def run(self, evidence: Evidence) -> Result:
         curvature, decay = curvature_of(self.name, evidence, self.at, self.layers, "gauss_newton", self.decay)

@@ -7,9 +7,11 @@ over models $m$: the kept ones of each model of a recording. $p_{mi}$ is the pro
 """
 
 import dataclasses
+import importlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +20,7 @@ from torch import Tensor
 from ..core.attribution import ROOM, AbstractAttributor, Block, reduced
 from ..core.errors import MissingEvidence, NumericalError, UsageError
 from ..core.evidence import Evidence
+from ..core.lineage import fingerprint
 from ..core.method import Source
 from ..core.models import Batch, ExampleRows, Model
 from ..core.needs import Need
@@ -26,8 +29,8 @@ from ..core.scores import RANK_ONLY, Direction
 from ..maths.margins import log_odds_derivative
 from ..maths.projections import project_chunks, project_pairs
 
-OUTPUTS = ("margin", "logit")
-"""Output functions that a label belongs to."""
+OUTPUTS = ("margin", "logit", "loss")
+"""Output functions with a name of their own."""
 GRADIENT_BYTES = 256 * 2**20
 """What gradients may take before they are projected: each part of the matrix is made once for them."""
 ROUNDINGS = 100
@@ -100,7 +103,7 @@ class Projector:
     """Gradients of an output function, projected.
 
     Attributes:
-        output: `margin`, `logit` or `loss`.
+        output: As `Trak` takes it.
         projection: `dense` or `kronecker`.
         numbers: Dimensions of a dense projection; of a Kronecker projection those of each side.
         seed: Seed of the projection.
@@ -142,6 +145,8 @@ class Projector:
         given = torch.nn.functional.one_hot(own, logits.shape[1]).to(logits.dtype)
         if check:
             _check_cross_entropies(batch, logits.softmax(1) - given, self.output)
+        if self.output not in OUTPUTS:
+            return _own_derivative(own_function(self.output)[0], logits, own, self.output)
         return log_odds_derivative(logits, own) if self.output == "margin" else given
 
     def _whole(self, pairs: Iterable[tuple[Batch, Tensor | None]]) -> Iterator[Tensor]:
@@ -175,6 +180,59 @@ class Projector:
             except UsageError as error:
                 raise UsageError(f"projection=kronecker: {str(error).rstrip('.')}; choose projection=dense.") from error
             yield torch.cat([torch.cat(parts) for parts in layers.values()], 1)
+
+
+def own_function(name: str) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
+    """A user's output function by its dotted name.
+
+    Args:
+        name: `package.module.function`, and after an `@` the digest of its code that it must have.
+
+    Returns:
+        The function, and its name with the digest.
+
+    Raises:
+        UsageError: There is no such function of Python, or its code is another.
+    """
+    dotted, _, wanted = name.partition("@")
+    module, _, last = dotted.rpartition(".")
+    found: Any = None
+    try:
+        found = getattr(importlib.import_module(module), last, None)
+    except ImportError as error:
+        why = f"{module} cannot be imported: {' '.join(str(error).split())}"
+    else:
+        why = f"{module} has no function of Python of that name"
+    code = getattr(found, "__code__", None)
+    if code is None:
+        raise UsageError(
+            f"output={name}: {why}; give {', '.join(OUTPUTS)}, or the dotted name of your function of logits and classes, which can be imported from here."
+        )
+    # The digest stands in the title, so that values of another function are never taken for those of this one.
+    digest = _digest(code)[:8]
+    if wanted and wanted != digest:
+        raise UsageError(
+            f"output={name}: the function's code is another now, {digest}; leave out what stands after the @ to use it."
+        )
+    return found, f"{dotted}@{digest}"
+
+
+def _digest(code: types.CodeType) -> str:
+    """Hash of a function's own code; what it calls does not count."""
+    consts = [_digest(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
+    return fingerprint(code.co_code, repr(code.co_names), *consts)
+
+
+def _own_derivative(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, labels: Tensor, name: str) -> Tensor:
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        values = function(leaf, labels)
+        if not isinstance(values, Tensor) or values.shape != labels.shape or not values.requires_grad:
+            what = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise UsageError(
+                f"output={name} gives {what} for logits of shape {tuple(logits.shape)}; let it give one number for each row that depends on the logits."
+            )
+        return torch.autograd.grad(values.sum(), leaf)[0]
 
 
 def _logits(batch: Batch, output: str) -> Tensor:
@@ -216,7 +274,9 @@ class Trak(AbstractAttributor):
 
     Args:
         target: The queries: a target that is a mean over rows.
-        output: Function whose gradients are compared: `margin`, log p - log(1 - p) of the given label; its `logit`; or the `loss`.
+        output: Function whose gradients are compared: `margin`, log p - log(1 - p) of the given label; its `logit`; the `loss`; or a function of your own by its dotted
+            name, `package.module.function`: of logits (batch, classes) and classes (batch,), it gives a number for each row. The title then holds a digest of
+            its own code.
         kernel: `trak`; or gradients as they are, by their inner products (`dot`) or their `cosine` (0 where a gradient is 0).
         projection: `dense`, of the whole gradient; or `kronecker`, which projects inputs and output gradients of each layer and never makes the
             gradient (with output=loss: LoGra).
@@ -228,7 +288,7 @@ class Trak(AbstractAttributor):
     """
 
     target: str = "validation"
-    output: Literal["margin", "logit", "loss"] = "margin"
+    output: str = "margin"
     kernel: Literal["trak", "dot", "cosine"] = "trak"
     projection: Literal["dense", "kronecker"] = "dense"
     project: int = 512
@@ -243,7 +303,7 @@ class Trak(AbstractAttributor):
         "Park et al. 2023, section 3; Choe et al. 2024, section 3, for Kronecker projections",
         "https://arxiv.org/abs/2303.14186",
         "the second moments are damped; random signs instead of normal numbers; gradients with fewer numbers than the projection are not projected; "
-        "values are not thresholded; with output=loss there is no factor 1 - p, because the loss is the output",
+        "values are not thresholded; with output=loss there is no factor 1 - p, because the loss is the output, and with a function of your own there is none either",
     )
 
     def __post_init__(self):
@@ -253,6 +313,12 @@ class Trak(AbstractAttributor):
                 raise UsageError(f"{self.title}: {name}={value} is below 1.")
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise UsageError(f"{self.title}: damping={self.damping} is not a number from 0 on.")
+        if self.output not in OUTPUTS:
+            if "." not in self.output:
+                raise UsageError(
+                    f"{self.title}: output={self.output} is none of {', '.join(OUTPUTS)}, and no dotted name of a function of yours."
+                )
+            object.__setattr__(self, "output", own_function(self.output)[1])
         unread = {
             "project": f"projection={self.projection}" if self.projection == "kronecker" else "",
             "side": f"projection={self.projection}" if self.projection == "dense" else "",
@@ -265,7 +331,7 @@ class Trak(AbstractAttributor):
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
         """The kept models; for outputs of a label also the labels."""
-        return frozenset({Need.CHECKPOINTS, Need.LABELS} if self.output in OUTPUTS else {Need.CHECKPOINTS})
+        return frozenset({Need.CHECKPOINTS} if self.output == "loss" else {Need.CHECKPOINTS, Need.LABELS})
 
     @property
     def query_set(self) -> str:
@@ -301,26 +367,27 @@ class Trak(AbstractAttributor):
 
     def _stored(self, evidence: Evidence) -> list[tuple[Model, ExampleRows]]:
         """The chosen models and the projected gradients of all examples."""
-        labels = evidence.labels if self.output in OUTPUTS else None
+        labels = None if self.output == "loss" else evidence.labels
         models = [evidence.checkpoints.at(epoch) for epoch in self._epochs(evidence.checkpoints.kept)]
         make = self._projector
         return [(model, model.rows(make.title, lambda batches: make(batches, labels))) for model in models]
 
     def _blocks(self, evidence: Evidence, stored: Sequence[tuple[Model, ExampleRows]], room: int) -> Iterator[Block]:
         queries, examples, factors = evidence.queries(self.target), len(evidence.ids), self._factors(evidence)
-        labels = queries.labels if self.output in OUTPUTS else None
+        labels = None if self.output == "loss" else queries.labels
+        moments = [self._moments(one) for _, one in stored]
         step = max(1, room // (8 * (examples + max(one.dims for _, one in stored))))
         for start in range(0, len(queries.ids), step):
             rows = slice(start, min(start + step, len(queries.ids)))
             values = torch.zeros(rows.stop - rows.start, examples, dtype=torch.float64)
-            for model, one in stored:
+            for (model, one), second in zip(stored, moments, strict=True):
                 asked = torch.cat([*self._projector(model.queries(self.target, rows), labels)])
-                self._add(values, asked.to(torch.float64), one)
+                self._add(values, asked.to(torch.float64), one, second)
             yield Block(rows, slice(0, examples), values / len(stored) * factors)
 
     def _factors(self, evidence: Evidence) -> Tensor:
         """1 - p of each example, the mean over the chosen epochs of every model of the recording; 1 where the kernel has no such factor."""
-        if self.kernel != "trak" or self.output not in OUTPUTS:
+        if self.kernel != "trak" or self.output not in ("margin", "logit"):
             return torch.ones(len(evidence.ids), dtype=torch.float64)
         parts = []
         for source in evidence.models:
@@ -329,17 +396,22 @@ class Trak(AbstractAttributor):
                 parts.append(torch.cat([block for _, block in stored.blocks()])[:, 0])
         return torch.stack(parts).mean(0)
 
-    def _add(self, values: Tensor, queries: Tensor, stored: ExampleRows) -> None:
+    def _moments(self, stored: ExampleRows) -> tuple[Tensor, float] | None:
+        """The second moments of the examples' rows, and the last digit of these; None where the kernel has none."""
+        if self.kernel != "trak":
+            return None
+        moments, eps = torch.zeros(stored.dims, stored.dims, dtype=torch.float64), 0.0
+        for _, block in stored.blocks():
+            eps = torch.finfo(block.dtype).eps
+            block = block.to(torch.float64)
+            moments.addmm_(block.mT, block)
+        return moments, eps
+
+    def _add(self, values: Tensor, queries: Tensor, stored: ExampleRows, moments: tuple[Tensor, float] | None) -> None:
         """Add the kernel of one model."""
-        if self.kernel == "trak":
-            moments = torch.zeros(stored.dims, stored.dims, dtype=torch.float64)
-            eps = 0.0
-            for _, block in stored.blocks():
-                eps = torch.finfo(block.dtype).eps
-                block = block.to(torch.float64)
-                moments.addmm_(block.mT, block)
+        if moments is not None:
             try:
-                queries = _solved(moments, queries, self.damping, eps)
+                queries = _solved(moments[0], queries, self.damping, moments[1])
             except ValueError as error:
                 raise NumericalError(f"{self.title}: {error}.") from error
         elif self.kernel == "cosine":
