@@ -21,14 +21,14 @@ VARIANTS = [
     {"output": "logit", "checkpoints": "all"},
     {"kernel": "dot", "output": "loss", "checkpoints": 2},
     {"kernel": "cosine", "reduce": "max"},
-    {"output": "methods.test_trak.share_of_others", "damping": 0.5},
+    {"output": "methods.test_trak.brier", "damping": 0.5},
 ]
 REFUSED = [
     "output=entropy",
     "output=methods.test_trak.nobody",
     "output=methods.nowhere.function",
     "output=torch.exp",
-    "output=methods.test_trak.share_of_others@00000000",
+    "output=methods.test_trak.brier@00000000",
     "kernel=rbf",
     "projection=sparse",
     "project=0",
@@ -43,10 +43,10 @@ REFUSED = [
 ]
 
 
-def share_of_others(logits, labels):
-    """An output function of a user's: how much probability the other classes have, among those above it squared."""
+def brier(logits, labels):
+    """An output function of a user's: Brier's score, as a gain."""
     p = logits.softmax(1)
-    return 1 - p[range(len(labels)), labels] + sum(p[:, one].square() for one in range(2))
+    return p[range(len(labels)), labels] - p.square().sum(1) / 2
 
 
 def PAIRS(method, evidence):
@@ -89,7 +89,7 @@ def rows_of(method, batches, labels):
             values = {
                 "margin": lambda p=p: torch.log(p / (1 - p)),
                 "logit": lambda logits=logits, own=own: logits[range(len(own)), own],
-            }.get(method.output, lambda logits=logits, own=own: share_of_others(logits, own))()
+            }.get(method.output, lambda logits=logits, own=own: brier(logits, own))()
             errors += (1 - p).tolist() if method.output in ("margin", "logit") else [1.0] * len(own)
         for value in values:
             gradient = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values()), retain_graph=True), strict=True))
@@ -124,7 +124,7 @@ CASES = [
     {"project": 40, "output": "logit", "checkpoints": "all", "damping": 1.0},
     {"project": 5, "kernel": "cosine", "checkpoints": 2},
     {"project": 5, "kernel": "dot", "output": "loss"},
-    {"project": 6, "output": "methods.test_trak.share_of_others"},
+    {"project": 6, "output": "methods.test_trak.brier"},
 ]
 
 
@@ -372,12 +372,12 @@ def test_the_code_of_an_output_function_stands_in_the_title(monkeypatch):
     import methods.test_trak as own
 
     def made():
-        return assay.methods.trak.Trak(output="methods.test_trak.share_of_others")
+        return assay.methods.trak.Trak(output="methods.test_trak.brier")
 
     first = made().title
-    assert first.startswith("trak:output=methods.test_trak.share_of_others@") and first == made().title
+    assert first.startswith("trak:output=methods.test_trak.brier@") and first == made().title
     assert assay.methods.parse(first).title == first
-    monkeypatch.setattr(own, "share_of_others", lambda logits, labels: [one.sum() for one in logits])
+    monkeypatch.setattr(own, "brier", lambda logits, labels: [one.sum() for one in logits])
     assert made().title != first
     with pytest.raises(UsageError, match="the function's code is another now"):
         assay.methods.parse(first)
