@@ -40,7 +40,7 @@ def scored(folder: pathlib.Path, spec: str) -> dict:
     before, began = resident_mb("VmRSS"), time.perf_counter()
     (scores,) = assay.score(folder, spec).values()
     seconds = time.perf_counter() - began
-    found = detect(scores, Run.open(folder), load_truth(Run.open(folder).paths.truth))
+    found = detect(scores, Run(folder), load_truth(Run(folder).paths.truth))
     return {
         "seconds": seconds,
         "MB": resident_mb("VmHWM") - before,
@@ -82,7 +82,7 @@ def main() -> None:
                 }
             )  # fmt: skip
             record(plan, folder)
-        epoch = min(commit.seconds for commit in Run.open(folder).commits)
+        epoch = min(commit.seconds for commit in Run(folder).commits)
         figures: dict = {"images": given.limit, "epochs": given.epochs, "seconds of an epoch": epoch}
         for spec in given.specs:
             command = [
