@@ -39,6 +39,7 @@ from ..runs.recorder import Origin, Partial, Recorder
 from ..runs.recording import Recording
 from ..runs.run import DRAWN, Run
 from ..training.wrappers import names_inside, unwrapped
+from .carried import CarriedGradients
 from .casts import CastWatch
 from .data_spec import DataSpec
 from .doubles import Doubles
@@ -351,6 +352,7 @@ class LoopRecorder:
         self._mixtures = MixtureWatch(parts.model, seen)
         self._casts = CastWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
+        self._carried = CarriedGradients(parts.model)
         self._open: OpenEpoch | None = None
         self._uncommitted = self._closed = self._begun = False
         self._outside = 0
@@ -447,6 +449,7 @@ class LoopRecorder:
         seed_loop(self.recorder.header.seed, index, self._loader)
         self._begun = True
         self._casts.begin()
+        self._carried.begin()
         self._open = epoch = OpenEpoch(index, examples)
         doubles = self._doubles if self.recorder.header.view == "train" else None
         collate_of(self._loader).digesting = len(self.recorder.ids) if doubles else 0
@@ -483,6 +486,7 @@ class LoopRecorder:
     def _take_in(self, epoch: OpenEpoch) -> None:
         """The newest batch, now that its step was taken."""
         self._mixtures.end()
+        self._carried.end(waits=not self._settings)
         if epoch.pending:
             raise UsageError(
                 f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step. A trainer that "
@@ -509,7 +513,7 @@ class LoopRecorder:
         """Every batch was taken in."""
         epoch.whole = True
         self._open = None
-        self.recorder.autocast = self._casts.end()
+        self.recorder.autocast, self.recorder.carried = self._casts.end(), self._carried.seen
         if self.recorder.header.view == "eval":
             self._observe_clean()
         self.recorder.complete()
@@ -691,6 +695,7 @@ class LoopRecorder:
         self._closed, self._open = True, None
         self._mixtures.end()
         self._casts.end()
+        self._carried.end(waits=False)
         self._watch.remove()
         self.recorder.close()
 

@@ -196,6 +196,7 @@ class Recorder:
     Attributes:
         autocast: The type, by device, in which the model computes under torch.autocast in this epoch, such as `{"cuda": "bfloat16"}`; set after
             `begin`.
+        carried: Whether the first update of this epoch adds to gradients of batches of the epoch before; set after `begin`.
     """
 
     @moved_keywords(
@@ -378,6 +379,7 @@ class Recorder:
         self._weights: Tensor | None = None
         self._validation: tuple[Tensor, Tensor] | None = None
         self.autocast: Mapping[str, str] = {}
+        self.carried = False
         self._begun = time.perf_counter()
         if not self.commits:
             self.classes = 0
@@ -426,12 +428,15 @@ class Recorder:
         momenta: Sequence[tuple[float, float]] | None = None,
         weights: Float[Tensor, " batch"] | None = None,
     ) -> None:
-        """Record one optimizer step.
+        """Record one batch, and the optimizer step that it ends, if it ends one.
+
+        Where gradients are accumulated, call it once per batch in the order in which the batches were trained on: with `updates=0` for each but the
+        last batch of a step. A step is then all batches since the one before; rates and momenta that count are those of its last batch.
 
         Args:
-            positions: Positions of the examples in its batch.
+            positions: Positions of the examples in the batch.
             rates: Learning rate of each parameter group.
-            updates: How often the optimizer updated the parameters in it.
+            updates: How often the optimizer updated the parameters in it: 0 where its gradient waits for the next batch.
             momenta: For each parameter group (momentum, NaN) or (beta1, beta2), both NaN where there is neither; given where a schedule may
                 change them. None where they are those of the checkpoint throughout.
             weights: Factor of the loss of each of these examples; None for 1.
@@ -765,6 +770,8 @@ class Recorder:
         stored |= told_of_content
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
+        if self.carried:
+            stored["carried"] = torch.ones(1, dtype=torch.int32)
         if self._weights is not None and bool((self._weights.nan_to_num(1.0) != 1).any()):
             # What did not stand in a batch has no weight.
             stored["weights"] = self._weights.nan_to_num(0.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -166,7 +167,7 @@ class Run:
         n, classes = len(self.ids), self.classes
         shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {need.value: ("floating", (n,)) for need in EPOCH_NEEDS}
         shapes |= {name: ("floating", (n, classes)) for name in ("logits", "probs")}
-        shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates")}
+        shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates", "carried")}
         shapes |= {"correct": ("boolean", (n,)), "visits": ("whole", (n,)), "weights": ("floating", (n,))}
         shapes |= {"validation_losses": ("floating", (classes,)), "validation_counts": ("whole", (classes,))}
         if name not in shapes:
@@ -289,13 +290,22 @@ class Run:
         return next(((commit.epoch, commit.skipped) for commit in self.commits if commit.skipped), None)
 
     def uneven_updates(self) -> tuple[int, int, int] | None:
-        """(epoch, step, number of optimizer updates) of the first step in which the optimizer did not update exactly once; None if it always did."""
+        """(epoch, batch, number of optimizer updates) of the first batch in which the optimizer updated more than once, or of the last batch of the first
+        epoch in which it never did; None if every update had one batch or several of its own epoch.
+        """
         for commit in self.commits:
-            if "updates" in commit.shard.sums:
-                updates = self.shard(commit.epoch).read("updates")
-                for at in (updates != 1).nonzero().flatten().tolist():
-                    return commit.epoch, at, int(updates[at])
+            if "updates" not in commit.shard.sums:
+                continue
+            updates = self.shard(commit.epoch).read("updates")
+            for at in (updates > 1).nonzero().flatten().tolist():
+                return commit.epoch, at, int(updates[at])
+            if len(updates) and not bool(updates.any()):
+                return commit.epoch, len(updates) - 1, 0
         return None
+
+    def carried(self) -> int | None:
+        """The first epoch whose first update added to gradients of batches of the epoch before; None if there is none."""
+        return next((commit.epoch for commit in self.commits if "carried" in commit.shard.sums), None)
 
     def validation(self, epoch: int) -> tuple[Float[Tensor, " classes"], Int[Tensor, " classes"]] | None:
         """Mean cross-entropy (nats) and number of the validation examples of each class at the end of an epoch; None where none was measured.
@@ -327,6 +337,26 @@ class Run:
                 found += [waiting, *[1] * (count - 1)]
                 waiting = 0
         return found
+
+    def steps(self, epoch: int) -> list[list[Int[Tensor, " batch"]]]:
+        """Positions of the examples of each optimizer step of an epoch, by batch: one batch per step unless gradients were accumulated.
+
+        Batches after the last update belong to no step (see `left_over`).
+        """
+        order, counts = self.order(epoch), self.micro_batches(epoch)
+        if sum(counts) > len(order) or not counts:
+            # Several updates in one batch, or none in an epoch: nobody repeats such steps.
+            return [[batch] for batch in order]
+        batches = iter(order)
+        return [[next(batches) for _ in range(count)] for count in counts]
+
+    def last_batches(self, epoch: int) -> list[int]:
+        """Number of the last batch of each step of `steps`: the one whose rates and momenta are those of the step."""
+        return [end - 1 for end in itertools.accumulate(map(len, self.steps(epoch)))]
+
+    def left_over(self, epoch: int) -> int:
+        """How many batches an epoch ended with after its last optimizer step."""
+        return len(self.order(epoch)) - sum(map(len, self.steps(epoch)))
 
     @property
     def keeps_probs(self) -> bool:
