@@ -1,5 +1,7 @@
 """Runs of one's own loop that cannot be taken again, or whose steps have no derivative: each is refused in one sentence with its code."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -108,9 +110,15 @@ def test_augmentation_without_a_recorded_random_state_is_refused_and_with_one_re
     assert scores.values.abs().max() > 0
 
 
-def test_accumulated_gradients_are_refused_with_the_first_such_step(tmp_path):
+def test_accumulated_gradients_are_divided_as_the_loop_says(tmp_path):
     loop = recorded(tmp_path / "run", net(), every=3)
-    refused(UsageError, 2, "in epoch 0, batch 0, the optimizer moved 0 times, not once", tmp_path / "run", loop)
+    refused(
+        Mismatch, 4, r"taken to be divided by that.*give assay\.Loop accumulate= that number, 1 where", tmp_path / "run", loop
+    )
+    (scores,) = assay.score(
+        tmp_path / "run", "sgd_influence", loop=dataclasses.replace(loop, accumulate=1), targets=held()
+    ).values()
+    assert scores.values.abs().max() > 0
 
 
 def test_an_optimizer_without_an_adjoint_is_refused(tmp_path):

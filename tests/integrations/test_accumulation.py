@@ -7,7 +7,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+from assay.core.errors import Mismatch, UsageError
 from assay.runs.run import Run
+from methods.loops import World
 
 EXAMPLES, CLASSES = 13, 3
 
@@ -74,3 +76,80 @@ def test_a_step_per_batch_is_written_as_ever(tmp_path):
 
 def test_an_epoch_without_a_step_is_named(tmp_path):
     assert trained(tmp_path, 100, at_end=False, clears=True).uneven_updates() == (0, 6, 0)
+
+
+def derivative(world, first=0):
+    weights = torch.ones(EXAMPLES, dtype=torch.float64, requires_grad=True)
+    return -torch.autograd.grad(world.unrolled(weights, first), weights)[0]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"optimizer": "momentum"},
+        {"optimizer": "adamw", "clip": 0.05},
+        {"optimizer": "sgd", "norm": True},
+        {"optimizer": "nesterov", "norm": True, "clip": 0.5, "divided": "batches"},
+        {"optimizer": "adam", "dropout": 0.4, "divided": "batches"},
+        {"optimizer": "decay", "dropout": 0.4, "ema": 0.7},
+    ],
+    ids=lambda given: ",".join(f"{name}={value}" for name, value in given.items()),
+)
+def test_influence_is_the_derivative_of_the_unrolled_steps(tmp_path, given):
+    world = World(tmp_path, every=2, **given)
+    assert [len(step) for step in world.run.steps(0)] == [2, 1]
+    (scores,) = world.score("sgd_influence:checks=0").values()
+    torch.testing.assert_close(scores.values, derivative(world), rtol=1e-9, atol=1e-12)
+    assert max(scores.diagnostics["relative error of single steps' derivatives, by central differences"], 0) < 1e-4
+
+
+METHODS = [
+    *("tracin:target=validation", "oti", "oti:reference=best", "liveval", "in_run_shapley", "in_run_shapley:order=2", "loo"),
+    *("loo:form=removed", "sgd_influence", "sgd_influence:form=no_hessian", "sgd_influence:form=gauss_newton"),
+    *("sgd_influence:form=fisher", "sgd_influence:form=last_parameters"),
+]
+
+
+def test_steps_of_several_batches_are_those_of_one_large_batch(tmp_path):
+    """Batches of 2, three to a step, against batches of 6 in the same order; there are 13 examples, so that the last step has one batch, of one."""
+    small = World(tmp_path / "small", batch=2, every=3, divided="batches")
+    large = World(tmp_path / "large", batch=6)
+    assert [torch.cat(step).tolist() for step in small.run.steps(1)] == [step.tolist() for step in large.run.order(1)]
+    few = "sgd_influence:form=accumulated,ids=1+5"
+    pairs = [*zip(small.score(*METHODS).values(), large.score(*METHODS).values(), strict=True)]
+    pairs += zip(small.score(few).values(), large.score(few).values(), strict=True)
+    for method, (one, other) in zip([*METHODS, few], pairs, strict=True):
+        torch.testing.assert_close(one.values, other.values, rtol=1e-8, atol=1e-10, equal_nan=True, msg=method)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said", "words"),
+    [
+        ({"divided": "batches"}, {"accumulate": None}, "taken to be divided by that; where your loop divides otherwise, give"),
+        ({}, {"accumulate": 1}, "taken to be divided by accumulate=1"),
+    ],
+)
+def test_another_division_is_refused_with_the_cure(tmp_path, recorded, said, words):
+    world = World(tmp_path, every=2, **recorded)
+    with pytest.raises(Mismatch, match=words):
+        assay.score(
+            world.run,
+            "sgd_influence",
+            targets={"validation": (world.held_out, world.held_labels)},
+            loop=world.loop(**said),
+        )
+
+
+def test_gradients_that_are_carried_into_the_next_epoch_are_refused_and_dropped_ones_repeated(tmp_path):
+    held = {"validation": (torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3)}
+    run = trained(tmp_path / "carried", 3)
+    model = net()
+    loop = assay.Loop(model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data(), 2))
+    with pytest.raises(UsageError, match="first step of epoch 1 added to gradients of the last batches of epoch 0"):
+        assay.score(run, "sgd_influence", targets=held, loop=loop)
+    run = trained(tmp_path / "dropped", 3, clears=True)
+    (scores,) = assay.score(run, "sgd_influence", targets=held, loop=loop).values()
+    assert scores.values.isfinite().sum() > 6
+    # The cure of the first refusal, which is what the second training did.
+    with pytest.raises(UsageError, match=r"epoch 0, batch 6, the optimizer moved 0 times, not once, or never in the epoch"):
+        assay.score(trained(tmp_path / "never", 100, clears=True), "sgd_influence", targets=held, loop=loop)

@@ -50,7 +50,8 @@ def data(seed):
 class World:
     """A training in the user's own loop, recorded; and the same training as one graph.
 
-    Dropout is recorded with a seed, and what it let through in each step is remembered in `masks`.
+    Dropout is recorded with a seed, and what it let through in each batch is remembered in `masks`. Gradients of `every` batches are added up, each
+    loss divided by `every`, or with `divided="batches"` by as many as there are in the step; the last step of an epoch may have fewer.
     """
 
     def __init__(
@@ -66,7 +67,10 @@ class World:
         rate=1.0,
         ema=None,
         dropout=0.0,
+        every=1,
+        divided=None,
     ):
+        self.every, self.divided = every, divided
         self.inputs, self.labels, self.held_out, self.held_labels = data(seed)
         torch.manual_seed(seed)
         self.model = Net(norm, dropout).double()
@@ -93,10 +97,15 @@ class World:
         watch = self.model.drop.register_forward_hook(lambda layer, args, out: self.masks.append((out / args[0]).detach()))
         with assay.record(folder, self.model, self.optimizer, self.loader, **grouped(given)) as recorder:
             for _ in range(epochs):
-                for x, y in recorder.epoch():
+                for number, (x, y) in enumerate(recorder.epoch()):
                     logits = self.model(x)
-                    self.optimizer.zero_grad()
-                    F.cross_entropy(logits, y).backward()
+                    if not number % every:
+                        self.optimizer.zero_grad()
+                    start = number - number % every
+                    (F.cross_entropy(logits, y) / self.share(len(self.loader) - start)).backward()
+                    if (number + 1) % every and number + 1 < len(self.loader):
+                        recorder.batch(logits, y)
+                        continue
                     if clip:
                         nn.utils.clip_grad_norm_(self.model.parameters(), clip)
                     self.optimizer.step()
@@ -107,8 +116,21 @@ class World:
         watch.remove()
         self.run = Run(folder)
 
+    def share(self, left):
+        """What a loss is divided by in a step, when so many batches of its epoch were left before it."""
+        return min(self.every, left) if self.divided == "batches" else self.every
+
+    def steps(self, epoch):
+        """Positions by batch, what each loss is divided by, and the rates, of each step of an epoch."""
+        steps = self.run.steps(epoch)
+        left = len(self.run.order(epoch))
+        for step, rates in zip(steps, self.run.rates(epoch)[self.run.last_batches(epoch)], strict=True):
+            yield step, self.share(left), rates
+            left -= len(step)
+
     def loop(self, **given):
-        return assay.Loop(self.model, self.optimizer, self.loader, **({"clip": self.clip, "ema": self.ema} | given))
+        own = {"clip": self.clip, "ema": self.ema, "accumulate": self.divided}
+        return assay.Loop(self.model, self.optimizer, self.loader, **(own | given))
 
     def score(self, *methods, targets=None, **given):
         # Methods that have no target refuse one that nobody reads.
@@ -122,18 +144,15 @@ class World:
         names = [name for name, _ in self.model.named_parameters()]
         params = {name: self.start[name].clone().requires_grad_() for name in names}
         buffers = {name: value.clone() for name, value in self.start.items() if name not in names}
-        slots, count, averages = {}, 0, {}
+        slots, count, averages, masks = {}, 0, {}, iter(self.masks)
         for epoch in range(self.run.epochs):
-            for positions, rates in zip(self.run.order(epoch), self.run.rates(epoch), strict=True):
-                own = weights[positions] if epoch >= first else torch.ones(len(positions), dtype=torch.float64)
-                losses, buffers = self.forward(params, buffers, positions, self.masks[count])
-                gradients = dict(
-                    zip(
-                        names,
-                        torch.autograd.grad((own * losses).sum() / len(positions), list(params.values()), create_graph=True),
-                        strict=True,
-                    )
-                )
+            for batches, share, rates in self.steps(epoch):
+                total = 0
+                for positions in batches:
+                    own = weights[positions] if epoch >= first else torch.ones(len(positions), dtype=torch.float64)
+                    losses, buffers = self.forward(params, buffers, positions, next(masks))
+                    total = total + (own * losses).sum() / len(positions) / share
+                gradients = dict(zip(names, torch.autograd.grad(total, list(params.values()), create_graph=True), strict=True))
                 if self.clip:
                     norm = torch.stack([g.square().sum() for g in gradients.values()]).sum().sqrt()
                     factor = torch.clamp(self.clip / (norm + 1e-6), max=1.0)

@@ -92,6 +92,19 @@ def test_a_recipe_s_is_the_plan_s(tmp_path):
     assert found and set(found.values()) == {WeightDecay(0.03, False)}
 
 
+@pytest.mark.parametrize(("said", "factor"), [(2, 0.05), (1, 0.025), ("batches", 0.05)])
+def test_several_batches_of_a_step_count_as_the_loop_divides_them(tmp_path, said, factor):
+    world = World(tmp_path / "run", "decay", batch=4, every=2)
+    with pytest.raises(
+        UsageError, match=r"not known how many losses the weight decay stands against; give assay\.Loop accumulate="
+    ):
+        open_replay(world.run, loop=world.loop(accumulate=None)).at(1).weight_decay()
+    found = open_replay(world.run, loop=world.loop(accumulate=said)).at(1).weight_decay()
+    # Steps of 4 + 4 and 4 + 1 examples, whose losses are divided by 8 and 8, and by 8 and 2.
+    assert all(one.factor == pytest.approx(factor) for one in found.values())
+    assert len({one.factor for one in found.values()}) == 1
+
+
 def test_steps_of_an_unknown_number_of_losses_are_refused(tmp_path):
     model = nn.Linear(3, 2).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -100,12 +113,15 @@ def test_steps_of_an_unknown_number_of_losses_are_refused(tmp_path):
         for number, (x, y) in enumerate(recorder.epoch()):
             logits = model(x)
             F.cross_entropy(logits, y).backward()
-            if number % 2:
+            optimizer.step()
+            if number == 2:
                 optimizer.step()
-                optimizer.zero_grad()
+            optimizer.zero_grad()
             recorder.batch(logits, y)
     loop = assay.Loop(model, optimizer, loader)
-    with pytest.raises(UsageError, match=r"batch 0, the optimizer moved 0 times, not once, so that it is not known .*decay=none"):
+    with pytest.raises(
+        UsageError, match=r"epoch 0, batch 2, the optimizer moved 2 times, not once, so that it is not known .*decay=none"
+    ):
         _ = open_replay(tmp_path / "run", loop=loop).at(0).weight_decay()
     targets = {"validation": (torch.randn(4, 3).double(), torch.tensor([0, 1, 0, 1]))}
     assay.score(tmp_path / "run", "influence:decay=none", loop=loop, targets=targets)

@@ -503,7 +503,7 @@ class LoopRecorder:
             if len(self._settings) != 1:
                 self.alongside.stop_steps(
                     f"in batch {epoch.begun - 1} the optimizer moved {len(self._settings)} times, not once, and single steps are valued; step "
-                    "once per batch."
+                    "once per batch, or score the finished run, where steps of several batches are repeated."
                 )
             with self._never_ending():
                 self._walk(epoch, rates)

@@ -41,8 +41,8 @@ class CheckpointModel:
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:
         """Learning rate of each parameter in the last step before the checkpoint (before training: in the first step); 0 if no optimizer trains it (yet)."""
-        run, training = self._replay.run, self._replay.training
-        by_group = run.rates(max(self.epoch, 0))[-1 if self.epoch >= 0 else 0].tolist()
+        training = self._replay.training
+        by_group = self._replay.order(max(self.epoch, 0))[1][-1 if self.epoch >= 0 else 0].tolist()
         return self._replay.rates(by_group + self._replay.waiting(len(by_group)), training)
 
     def weight_decay(self) -> Mapping[str, WeightDecay]:
@@ -64,6 +64,12 @@ class CheckpointModel:
             raise UsageError(
                 f"{replay.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that it is not known how many losses "
                 "its weight decay stands against; leave it out by decay=none, with a damping in its place."
+            )
+        if replay.training.division_assumed:
+            raise UsageError(
+                f"{replay.run.folder}: several batches made a step, and nobody said what the loss of each is divided by, so that it is not known how many losses "
+                "the weight decay stands against; give assay.Loop accumulate=, that number or 'batches', or leave it out by decay=none, with a damping "
+                "in its place."
             )
         scale = 1.0 if replay.training.by_mean else replay.divisor(max(self.epoch, 0))
         return {name: dataclasses.replace(decay, factor=decay.factor * scale) for name, decay in found.items()}

@@ -12,7 +12,7 @@ from ..core.steps import Adjoint
 from ..maths.derivatives import mask_padding_rows
 from ..maths.differentiable import eager
 from ..maths.params import norm as norm_of
-from ..training.batches import rows, size_of, without_rows
+from ..training.batches import MicroBatches, parts_of, rows, size_of, without_rows
 from ..training.device import set_random_state
 from .replayable import ReplayableTraining, ReplayState
 from .steps import ReplayedStep
@@ -64,7 +64,8 @@ def check_derivative(
     twin = training.fork()
     twin.model.double()
     batch, count, random = taken.batch, taken.index, taken.random
-    batch = batch if taken.drawn or size_of(batch) <= FEW or without_rows(batch) else rows(batch, slice(0, FEW))
+    if not (taken.drawn or size_of(batch) <= FEW or without_rows(batch)):
+        batch = _few(batch)
     batch, state, after = pytree.tree_map(_double, batch), taken.before.mapped(_double), _mapped(adjoint)
     twin.set_momenta(taken.momenta)
     set_random_state(random)
@@ -134,6 +135,13 @@ def check_derivative(
             )
         )
     return Check(max(check.error for check in checks), all(check.conclusive for check in checks))
+
+
+def _few(batch: Any) -> Any:
+    """A few examples of a batch; of a step of several batches some of each, because a layer may take two at least."""
+    parts = parts_of(batch)
+    cut = tuple(rows(part, slice(0, max(2, FEW // len(parts)))) for part in parts)
+    return batch._replace(parts=cut) if isinstance(batch, MicroBatches) else cut[0]
 
 
 def _compared(ends: Callable[[float], tuple[Tensor, ...]], predicted: float, size: float, tolerance: float) -> Check:

@@ -24,7 +24,7 @@ from ..maths.trajectories import Update
 from ..runs.content import OPENED, leaves_of
 from ..runs.packing import unpack
 from ..runs.run import Run
-from ..training.batches import size_of
+from ..training.batches import MicroBatches, parts_of, size_of
 from ..training.device import random_layers
 from ..training.step import batch_loss, trainable
 from ..training.wrappers import names_inside, unwrapped, wrapped_alike
@@ -62,14 +62,18 @@ class Loop:
             from the recorded order.
         losses: `losses(model, batch)`: the loss of each example, without reduction. Regularisers in the loss belong to each example.
             By default the cross-entropy of what `forward` gives.
-        loss: `loss(model, batch)`: what your loop calls backward on, so that steps are repeated to the bit. It must be what `losses` and
-            `reduction` say, apart from rounding: both are compared in the first steps that are repeated.
+        loss: `loss(model, batch)`: what your loop calls backward on, so that steps are repeated to the bit; where it adds up the gradients of several
+            batches, before it is divided for that. It must be what `losses` and `reduction` say, apart from rounding: both are compared in the first steps that are repeated.
         reduction: How the losses of a batch become what your loop calls backward on: their `"mean"`, their `"sum"`, or their sum divided by
             what `reduction(batch)` returns. torch's class-weighted cross-entropy, whose mean is divided by the sum of the weights, is
             `losses=lambda model, batch: W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none")` with
             `reduction=lambda batch: W[batch[1]].sum()`.
         forward: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)` or your loop prepares it: for methods
             that look at logits or layers, such as `vog` and `prediction_depth`. The same as at recording, if it was given there.
+        accumulate: Where your loop adds up the gradients of several batches before a step, what it divides the loss of each by: a number, 1 where it
+            does not divide; `"batches"`, as many as there are in the step; or `"examples"`, as many as there are in these, which goes with
+            `reduction="sum"`. By default the largest number of batches that a step of the run has, also where the last step of an epoch has fewer. Which
+            batches made a step is read from the run.
         clip: Largest norm of the gradient, if your loop calls clip_grad_norm_.
         ema: Decay of the running average of the parameters, if your loop keeps one: a torch AveragedModel with
             get_ema_multi_avg_fn(ema), updated once after every step and recorded with `stateful={"ema": averaged_model}`. Targets at
@@ -88,6 +92,7 @@ class Loop:
     loss: Callable[[nn.Module, Any], Tensor] | None = None
     reduction: Literal["mean", "sum"] | Callable[[Any], Tensor | float] = "mean"
     forward: Forward | None = None
+    accumulate: float | Literal["batches", "examples"] | None = None
     clip: float | None = None
     ema: float | None = None
     update: Update | None = None
@@ -101,6 +106,8 @@ class Loop:
             raise UsageError(f"Loop: clip={self.clip} is not a norm above 0.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"Loop: ema={self.ema} is not a decay between 0 and 1, both excluded.")
+        if self.accumulate not in (None, "batches", "examples") and not 0 < float(self.accumulate) < float("inf"):  # type: ignore[arg-type]
+            raise UsageError(f"Loop: accumulate={self.accumulate} is no number above 0 to divide a loss by.")
         for name in ("losses", "forward"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise UsageError(
@@ -152,7 +159,6 @@ class LoopTraining(ReplayableTraining):
         self.label_path: str | None = None
         """Path of the labels in a batch, so that they are compared with the run's whenever examples are read."""
         self._sizes_checked: set[int] = set()
-        self.by_mean = isinstance(loop.reduction, str) and loop.reduction == "mean"
         self.clip, self.ema, self.averages = loop.clip, loop.ema, {}
         self.early = 0 if loop.ema is None else self._updates_before(run)
         names = {id(parameter): name for name, parameter in trainable(self.model).items()}
@@ -161,6 +167,16 @@ class LoopTraining(ReplayableTraining):
             for group in self.optimizer.param_groups
         ]
         self.free = run.header.seed is None
+        self._most = max((len(step) for epoch in range(run.epochs) for step in run.steps(epoch)), default=1)
+        self.by_mean = loop.reduction == "mean" and self._most == 1 and loop.accumulate in (None, 1, "batches")
+        self.division_assumed = self._most > 1 and loop.accumulate is None
+        if self._most > 1:
+            self.causes = (
+                f"Steps were made of up to {self._most} batches, and the loss of each is taken to be divided by "
+                f"{'that' if loop.accumulate is None else f'accumulate={loop.accumulate}'}; where your loop divides otherwise, give assay.Loop accumulate= that "
+                "number, 1 where it does not divide, 'batches' where a last step of fewer batches is divided by these, or 'examples'. Where a gradient "
+                f"scaler skipped steps, or augmentation in this process draws beside dropout, give DataLoader num_workers, or train again. {self.causes}"
+            )
         whole = ids_of(loop.loader.dataset) if loop.ids is None else loop.ids if isinstance(loop.ids, Ids) else Ids(loop.ids)
         chosen = np.arange(len(whole))
         if isinstance(loop.loader.sampler, SubsetRandomSampler):
@@ -218,7 +234,7 @@ class LoopTraining(ReplayableTraining):
         """How often the averaged model had been updated before the recording began."""
         early = None
         for epoch in run.states():
-            steps = sum(commit.steps for commit in run.commits[: epoch + 1])
+            steps = sum(len(run.steps(before)) for before in range(epoch + 1))
             counts = run.averaged_models(epoch)
             if len(counts) != 1:
                 raise MissingEvidence(
@@ -400,31 +416,59 @@ class LoopTraining(ReplayableTraining):
     def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None
     ) -> Tensor | None:
-        logits = None
         plain = weights is None and divisor is None
         if plain and self._loop.loss is not None:
             self.check_loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        if plain and self._loop.loss is not None:
-            loss = self._loop.loss(self._stepped, batch)
-        elif plain and self._loop.losses is cross_entropies and isinstance(self._loop.reduction, str) and not self._selected:
-            # The reduction that most loops use, whose last bits are not those of a mean of single losses.
-            logits, labels = self._forward(self._stepped, batch)
-            loss = F.cross_entropy(logits, labels, reduction=self._loop.reduction)
-        elif plain and self._loop.reduction == "mean":
-            loss = self._losses(self._stepped, batch).mean()
+        logits: list[Tensor | None] = []
+        if isinstance(batch, MicroBatches):
+            factors = [None] * len(batch.parts) if weights is None else weights.split(list(map(size_of, batch.parts)))
+            for part, own, divided in zip(batch.parts, factors, batch.divisors, strict=True):
+                # One that all examples were left out of.
+                if not size_of(part):
+                    continue
+                loss, seen = self._loss(part) if plain else (batch_loss(self._losses(self._stepped, part), own, divided), None)
+                (loss / batch.share if plain else loss).backward()
+                logits.append(seen)
+        elif plain:
+            loss, seen = self._loss(batch)
+            loss.backward()
+            logits.append(seen)
         else:
-            loss = batch_loss(self._losses(self._stepped, batch), weights, self.divisor(batch) if divisor is None else divisor)
-        loss.backward()
+            divided = self.divisor(batch) if divisor is None else divisor
+            batch_loss(self._losses(self._stepped, batch), weights, divided).backward()
         if self.clip is not None:
             nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], self.clip)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.optimizer.step()
         self.update_ema()
-        return None if logits is None else logits.detach()
+        known = [one.detach() for one in logits if one is not None]
+        return torch.cat(known) if known and len(known) == len(logits) else None
+
+    def _loss(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """What the loop calls backward on for a batch, before it is divided for a step of several; and the logits, where they are known."""
+        if self._loop.loss is not None:
+            return self._loop.loss(self._stepped, batch), None
+        if self._loop.losses is cross_entropies and isinstance(self._loop.reduction, str) and not self._selected:
+            # The reduction that most loops use, whose last bits are not those of a mean of single losses.
+            logits, labels = self._forward(self._stepped, batch)
+            return F.cross_entropy(logits, labels, reduction=self._loop.reduction), logits
+        losses = self._losses(self._stepped, batch)
+        return losses.mean() if self._loop.reduction == "mean" else batch_loss(losses, None, self.divisor(batch)), None
+
+    def share(self, batches: Sequence[Any]) -> float:
+        if self._loop.accumulate is None:
+            return float(self._most)
+        if self._loop.accumulate == "batches":
+            return float(len(batches))
+        if self._loop.accumulate == "examples":
+            return float(sum(map(size_of, batches)))
+        return float(self._loop.accumulate)
 
     def divisor(self, batch: Any) -> float:
+        if isinstance(batch, MicroBatches):
+            return super().divisor(batch)
         if self._loop.reduction == "sum":
             return 1.0
         if isinstance(self._loop.reduction, str):
@@ -438,8 +482,8 @@ class LoopTraining(ReplayableTraining):
 
     def check_loss(self, batch: Any) -> None:
         """Compare `loss` with the value that `losses` and `reduction` give, in the first steps of each of the first few batch sizes."""
-        size = size_of(batch)
-        if self._loop.loss is None or size in self._sizes_checked or len(self._sizes_checked) >= SIZES_CHECKED:
-            return
-        check_reduction(self, self._loop.loss, self._losses, self._forward, batch)
-        self._sizes_checked.add(size)
+        for part in parts_of(batch) if self._loop.loss is not None else ():
+            size = size_of(part)
+            if size and size not in self._sizes_checked and len(self._sizes_checked) < SIZES_CHECKED:
+                check_reduction(self, self._loop.loss, self._losses, self._forward, part)  # type: ignore[arg-type]
+                self._sizes_checked.add(size)

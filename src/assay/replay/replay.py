@@ -22,7 +22,7 @@ from ..maths.params import Params
 from ..runs.disk import checksum
 from ..runs.run import Run
 from ..runs.schema import here
-from ..training.batches import rows
+from ..training.batches import parts_of, rows
 from ..training.device import mode, set_random_state
 from ..training.loop import explained
 from ..training.state import standing_at
@@ -110,7 +110,7 @@ class Replay:
             )
         bounds = [0]
         for commit in run.commits:
-            bounds.append(bounds[-1] + commit.steps)
+            bounds.append(bounds[-1] + len(run.steps(commit.epoch)))
         self.epochs = tuple(range(a, b) for a, b in itertools.pairwise(bounds))
         self._starts = bounds[:-1]
         self.first = bounds[self.kept[0] + 1]
@@ -125,6 +125,7 @@ class Replay:
         """Cautions about everything that is computed from this replay, one sentence each."""
         self.references = {name: self._of_this_model(name, values) for name, values in (references or {}).items()}
         self._orders: dict[int, tuple[list[Tensor], Tensor, Tensor | None]] = {}
+        self._batches: dict[int, list[list[Tensor]]] = {}
         self._end: ReplayState | None = None
         self._begun: tuple[int, ReplayState] | None = None
         self._train_many = None if train_many is None else train_many(self)
@@ -143,9 +144,21 @@ class Replay:
         """Positions, rates by group, and momenta by group if they were recorded, of each step of an epoch."""
         if epoch not in self._orders:
             if len(self._orders) > 1:
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = self.run.order(epoch), self.run.rates(epoch), self.run.momenta(epoch)
+                old = next(iter(self._orders))
+                self._orders.pop(old)
+                self._batches.pop(old)
+            rates, momenta = self.run.rates(epoch), self.run.momenta(epoch)
+            self._batches[epoch] = steps = self.run.steps(epoch)
+            if len(steps) != len(rates):
+                last = self.run.last_batches(epoch)
+                rates, momenta = rates[last], None if momenta is None else momenta[last]
+            self._orders[epoch] = [torch.cat(batches) for batches in steps], rates, momenta
         return self._orders[epoch]
+
+    def batches(self, epoch: int) -> list[list[Tensor]]:
+        """Positions of the examples of each step of an epoch, by batch: several where gradients were accumulated."""
+        self.order(epoch)
+        return self._batches[epoch]
 
     def place(self, index: int) -> tuple[int, int]:
         """Epoch of a step, and its number in it."""
@@ -183,10 +196,24 @@ class Replay:
         if (uneven := self.run.uneven_updates()) is not None:
             epoch, step, count = uneven
             raise UsageError(
-                f"{self.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once; steps with accumulated or "
-                "skipped gradients cannot be repeated. Record a loop that steps once per batch, or ask for methods of kept models, such "
+                f"{self.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, or never in the epoch; such steps cannot be "
+                "repeated. Record a loop that steps once per batch, or once for several batches of an epoch, or ask for methods of kept models, such "
                 "as grand, tracin and vog."
             )
+        if (late := self.run.carried()) is not None:
+            raise UsageError(
+                f"{self.run.folder}: the first step of epoch {late} added to gradients of the last batches of epoch {late - 1}, which a kept model does not "
+                "hold, so the steps cannot be repeated. Record a loop that steps after the last batch of each epoch, or calls optimizer.zero_grad() "
+                "before its first; or ask for methods of kept models, such as grand, tracin and vog."
+            )
+        if self.training.couples():
+            left = [epoch for epoch in range(len(self.epochs)) if self.run.left_over(epoch)]
+            if left:
+                raise UsageError(
+                    f"{self.run.folder}: epoch {left[0]} ended with {self.run.left_over(left[0])} batches after its last step, and the statistics of BatchNorm "
+                    "followed them, so the steps cannot be repeated. Record a loop that steps after the last batch of each epoch, or ask for methods "
+                    "of kept models, such as grand, tracin and vog."
+                )
         if (gap := self.run.gap()) is not None:
             epoch, batches = gap
             raise UsageError(
@@ -248,10 +275,12 @@ class Replay:
         params = {name: step.before.model[name] for name in training.functional.names}
         with torch.no_grad():
             set_random_state(step.random)
-            statistics = training.functional.with_statistics(params, step.buffers, step.batch)[1]
+            # What a layer hides, it hides in each batch of a step.
+            first = parts_of(step.batch)[0]
+            statistics = training.functional.with_statistics(params, step.buffers, first)[1]
         read = hidden_state(
             training,
-            step.batch,
+            first,
             step.before,
             step.random,
             lambda: training.step(step.batch, list(self.order(step.epoch)[1][self.place(step.index)[1]].tolist())),
@@ -509,7 +538,8 @@ class Replay:
                     continue
                 left = batch
                 if stays is not None and not bool(stays.all()):
-                    self.training.functional.check_rows(self.training.params, self.training.buffers, batch)
+                    for part in parts_of(batch):
+                        self.training.functional.check_rows(self.training.params, self.training.buffers, part)
                     left = rows(batch, stays)
                 with explained(epoch, number, left):
                     if stays is None:
@@ -677,6 +707,11 @@ class Replay:
                 f"{self.run.folder}: in epoch {epoch}, batch {step}, the optimizer moved {count} times, not once, so that the rates of its moves are "
                 "not known. Record a loop that steps once per batch, or ask for methods that need none, such as grand and tracin."
             )
+        if self.training.division_assumed:
+            raise UsageError(
+                f"{self.run.folder}: several batches made a step, and nobody said what the loss of each is divided by; give assay.Loop accumulate=, that number or "
+                "'batches', or ask for methods that need no step sizes, such as grand and tracin."
+            )
         training, sums = self.training, torch.zeros(max(count for _, count in self.run.group_counts()), dtype=torch.float64)
         with self.isolated():
             training = training.fork()
@@ -708,8 +743,9 @@ class Replay:
 
     def divisor(self, epoch: int) -> float:
         """For each example of an epoch, the number that its batch's sum of losses is divided by in a step."""
-        training, batches = self.training, self.order(epoch)[0]
-        return sum(training.divisor(training.clean(positions)) for positions in batches) / sum(map(len, batches))
+        training, steps = self.training, self.batches(epoch)
+        clean = (training.together([training.clean(batch) for batch in batches]) for batches in steps)
+        return sum(map(training.divisor, clean)) / sum(len(batch) for batches in steps for batch in batches)
 
     def at(self, epoch: int) -> "CheckpointModel":
         """The model at the end of a kept epoch.

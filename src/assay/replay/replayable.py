@@ -18,7 +18,7 @@ from ..core.steps import Adjoint, Curvature
 from ..maths.differentiable import math_attention
 from ..maths.params import Params
 from ..maths.trajectories import SGDUpdate, Update, average_back, clip_back, clipped
-from ..training.batches import rows, size_of
+from ..training.batches import MicroBatches, parts_of, rows, size_of
 from ..training.device import random_state, set_random_state
 from ..training.step import average, trainable
 from .functional import Functional
@@ -124,6 +124,7 @@ class ReplayableTraining(abc.ABC):
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
         made_of: Fingerprint of model structure and examples; empty where they cannot be told, as in a user's loop.
         by_mean: Whether every step takes the mean of its batch's losses.
+        division_assumed: Whether nobody said what the loss of each of several batches of a step is divided by; steps that are repeated show it.
         weights: Factor of each example's loss in an epoch, None for 1; None where no live selector gave any.
         causes: A sentence on why the repeated steps may differ from the recorded ones, the commonest cause first.
     """
@@ -140,6 +141,7 @@ class ReplayableTraining(abc.ABC):
     separable: bool = False
     made_of: str = ""
     by_mean: bool = True
+    division_assumed: bool = False
     weights: Callable[[int], Tensor | None] | None = None
     causes: str = "torch, the processor, the number of threads, the net or the data are not those of the recording."
 
@@ -225,8 +227,24 @@ class ReplayableTraining(abc.ABC):
         """
 
     def divisor(self, batch: Any) -> float:
-        """Number that the sum of a batch's losses is divided by in training: the batch size, where the mean is taken."""
+        """Number that the sum of a batch's losses is divided by in training: the batch size, where the mean is taken.
+
+        Of several batches of one step, the number that has the same effect on the size of the step.
+        """
+        if isinstance(batch, MicroBatches):
+            return size_of(batch) / sum(size_of(part) / own for part, own in zip(batch.parts, batch.divisors, strict=True))
         return float(size_of(batch))
+
+    def share(self, batches: Sequence[Any]) -> float:
+        """What the loss of each of the batches of one step is divided by, beside its own `divisor`."""
+        return float(len(batches))
+
+    def together(self, batches: Sequence[Any]) -> Any:
+        """The batch of a step that was made of these: the batch itself if it is one that is not divided otherwise, else `MicroBatches`."""
+        share = self.share(batches)
+        if len(batches) == 1 and share == 1:
+            return batches[0]
+        return MicroBatches(tuple(batches), share, tuple(share * self.divisor(batch) for batch in batches))
 
     def check_loss(self, batch: Any) -> None:  # noqa: B027  (assay's own loop has one loss only)
         """Refuse a training whose loss of this batch is not as the user described it.
@@ -237,6 +255,9 @@ class ReplayableTraining(abc.ABC):
 
     def functional_of(self, batch: Any) -> Functional:
         """The model with its losses scaled so that the training loss of this batch is their mean."""
+        if isinstance(batch, MicroBatches):
+            # Its parts are scaled one by one (see `model_batches`).
+            return self.functional
         divisor, size = self.divisor(batch), size_of(batch)
         return self.functional if divisor == size else self.functional.scaled(size / divisor)
 
@@ -331,7 +352,7 @@ class ReplayableTraining(abc.ABC):
         buffers = {name: before.model.get(name, value) for name, value in self.model.named_buffers()}
         linear = self.clip is None and all(update.linear for update in updates)
         total = size_of(batch)
-        apart = self.separable and linear and not whole and not self._couples()
+        apart = self.separable and linear and not whole and not self.couples()
         size = _part_size(batch, self.device) if apart else total
         taken = _Taken(total, updates, params, buffers, before, rates, count)
         # What follows the parameters after the step comes first on the way back.
@@ -340,10 +361,12 @@ class ReplayableTraining(abc.ABC):
         hvps: list[dict[str, Tensor]] = [{} for _ in adjoints]
         backs: list[_Backs] | None = None
         fading: dict[str, float] = {}
-        for start in range(0, total, size):
-            part = batch if size >= total else rows(batch, slice(start, start + size))
+        cuts = (rows(batch, slice(start, start + size)) for start in range(0, total, size)) if size < total else parts_of(batch)
+        for place, part in enumerate(cuts):
             try:
-                backs, fading = self._part(part, taken, adjoints, curvature, grad_dots, hvps)
+                if isinstance(batch, MicroBatches) and taken.accumulated is None:
+                    taken = dataclasses.replace(taken, accumulated=self._accumulated(batch, taken))
+                backs, fading = self._part(part, taken, place, adjoints, curvature, grad_dots, hvps)
             except AssayError:
                 raise
             except torch.OutOfMemoryError as error:
@@ -373,41 +396,76 @@ class ReplayableTraining(abc.ABC):
         self,
         batch: Any,
         taken: "_Taken",
+        place: int,
         adjoints: Sequence[Adjoint],
         curvature: Curvature,
         grad_dots: list[list[Tensor]],
         hvps: list[dict[str, Tensor]],
     ) -> tuple[list["_Backs"], dict[str, float]]:
         with torch.enable_grad(), math_attention():
-            leaves = {name: value.detach().clone().requires_grad_() for name, value in taken.params.items()}
-            # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
-            valued = self.clip is not None or not all(update.linear for update in taken.updates)
-            losses = step_losses(curvature, self.functional_of(batch), leaves, taken.buffers, batch, taken.total, valued)
-            reached, seen = losses.gradients, losses.seen
+            accumulated = taken.accumulated
+            if accumulated is None:
+                # An update that is linear in the gradient, unclipped, has an adjoint that does not look at it.
+                valued = self.clip is not None or not all(update.linear for update in taken.updates)
+                leaves = _leaves(taken.params)
+                losses = step_losses(
+                    curvature, self.functional_of(batch), leaves, taken.buffers, batch, total=taken.total, valued=valued
+                )
+                reached, calls, before = losses.gradients, _momenta(losses.seen), dict[str, int]()
+                # torch passes over a parameter that the loss did not reach, and leaves its buffers and its decay alone.
+                idle = leaves.keys() - reached.keys() if losses.size == taken.total else set()
+            else:
+                set_random_state(accumulated.random[place])
+                leaves, functional = _leaves(taken.params), self.functional.scaled(accumulated.factors[place])
+                losses = step_losses(
+                    curvature, functional, leaves, accumulated.buffers[place], batch, total=taken.total, valued=False
+                )
+                reached, calls, before = accumulated.gradients, accumulated.momenta, accumulated.before[place]
+                idle = leaves.keys() - reached.keys()
             if not reached:
                 raise UsageError(
                     "The losses depend on no parameter of the model that they are given; let losses(model, batch) call that model, not "
                     "another one."
                 )
             gradients = {name: reached[name] if name in reached else torch.zeros_like(leaf) for name, leaf in leaves.items()}
-            # torch passes over a parameter that the loss did not reach, and leaves its buffers and its decay alone.
-            idle = leaves.keys() - reached.keys() if losses.size == taken.total else set()
             backs = [self._through_update(adjoint, taken, gradients, idle) for adjoint in adjoints]
-            shares = {name: _shares([momentum for momentum, _ in calls]) for name, calls in seen.items()}
-            for place, (adjoint, back) in enumerate(zip(adjoints, backs, strict=True)):
+            shares = {name: _shares(own) for name, own in calls.items()}
+            for number, (adjoint, back) in enumerate(zip(adjoints, backs, strict=True)):
                 statistics = [
                     share * (adjoint.statistics[name] * value).sum()
-                    for name, calls in seen.items()
+                    for name, seen in losses.seen.items()
                     if name in adjoint.statistics
-                    for share, (_, value) in zip(shares[name][1], calls, strict=True)
+                    for share, (_, value) in zip(shares[name][1][before.get(name, 0) :], seen, strict=False)
                 ]
                 slope, moved = losses.back(
-                    {name: back.gamma[name] for name in reached}, statistics, last=place == len(adjoints) - 1
+                    {name: back.gamma[name] for name in losses.gradients}, statistics, last=number == len(adjoints) - 1
                 )
-                grad_dots[place].append(slope)
+                grad_dots[number].append(slope)
                 for name, value in moved.items():
-                    hvps[place][name] = hvps[place][name] + value if name in hvps[place] else value
+                    hvps[number][name] = hvps[number][name] + value if name in hvps[number] else value
         return backs, {name: kept for name, (kept, _) in shares.items()}
+
+    def _accumulated(self, batch: MicroBatches, taken: "_Taken") -> "_Accumulated":
+        """The gradients of the batches of a step, added up; each batch is differentiated again later, by itself, so that one graph is held at a time."""
+        found = _Accumulated([taken.total / divisor for divisor in batch.divisors])
+        buffers = dict(taken.buffers)
+        with torch.enable_grad(), math_attention():
+            for part, factor in zip(batch.parts, found.factors, strict=True):
+                found.random.append(random_state(self.device))
+                found.buffers.append(dict(buffers))
+                found.before.append({name: len(own) for name, own in found.momenta.items()})
+                losses = step_losses(
+                    "none", self.functional.scaled(factor), _leaves(taken.params), buffers, part, total=taken.total, valued=True
+                )
+                for name, value in losses.gradients.items():
+                    found.gradients[name] = found.gradients[name] + value if name in found.gradients else value
+                for name, own in _momenta(losses.seen).items():
+                    found.momenta.setdefault(name, []).extend(own)
+                    counter = f"{name.removesuffix('running_mean')}num_batches_tracked"
+                    if name.endswith("running_mean") and counter in buffers:
+                        # Where it has no momentum, a layer weighs a batch by how many it has seen.
+                        buffers[counter] = buffers[counter] + len(own)
+        return found
 
     def _through_average(self, adjoint: Adjoint, count: int) -> Adjoint:
         if self.ema is None:
@@ -442,8 +500,17 @@ class ReplayableTraining(abc.ABC):
             gamma = clip_back(gamma, gradients, self.clip, TORCH_CLIP)
         return _Backs(gamma, moved, held)
 
-    def _couples(self) -> bool:
+    def couples(self) -> bool:
+        """Whether BatchNorm makes the losses of a batch depend on each other."""
         return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training for layer in self.model.modules())
+
+
+def _leaves(params: Params) -> dict[str, Tensor]:
+    return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
+
+
+def _momenta(seen: Mapping[str, Sequence[tuple[float, Tensor]]]) -> dict[str, list[float]]:
+    return {name: [momentum for momentum, _ in calls] for name, calls in seen.items()}
 
 
 def _shares(momenta: Sequence[float]) -> tuple[float, list[float]]:
@@ -491,6 +558,25 @@ class _Taken:
     before: ReplayState
     rates: Mapping[str, float]
     count: int
+    accumulated: "_Accumulated | None" = None
+
+
+@dataclasses.dataclass
+class _Accumulated:
+    """A step of several batches: what was seen of all of them together."""
+
+    factors: list[float]
+    """What the losses of each batch are multiplied by, so that their mean over the examples of the step is the training loss."""
+    gradients: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """Of the training loss, by the parameters that it reaches."""
+    momenta: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """Of all calls of a normalising layer, by the name of the running statistic."""
+    before: list[dict[str, int]] = dataclasses.field(default_factory=list)
+    """How many calls each such layer had before each batch."""
+    random: list[tuple[Tensor, ...]] = dataclasses.field(default_factory=list)
+    """torch's random state before each batch."""
+    buffers: list[Params] = dataclasses.field(default_factory=list)
+    """The model's buffers before each batch, as far as normalising layers read them in training."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -160,19 +160,23 @@ class StepRun:
     def batch(self, index: int) -> tuple[Any, tuple[Tensor, ...]]:
         """The batch of the next step of the training, and torch's random state before that step."""
         epoch, number = self.replay.place(index)
-        positions = self.replay.order(epoch)[0][number]
         if not self.training.free and self._held[0] == epoch and number in self._held[1]:
             batch, random = self._held[1][number]
             set_random_state(random)
             return batch, random
         if number == 0:
             self.training.start_epoch(epoch)
-        batch = self.training.batch(epoch, number, positions)
-        if size_of(batch) != len(positions):
-            raise Mismatch(
-                f"Epoch {epoch}, step {number} recorded {len(positions)} examples, the loader now gives {size_of(batch)}; give the "
-                "loader as it was."
-            )
+        steps = self.replay.batches(epoch)
+        first = sum(map(len, steps[:number]))
+        found = []
+        for place, positions in enumerate(steps[number], first):
+            found.append(batch := self.training.batch(epoch, place, positions))
+            if size_of(batch) != len(positions):
+                raise Mismatch(
+                    f"Epoch {epoch}, step {place} recorded {len(positions)} examples, the loader now gives {size_of(batch)}; give the "
+                    "loader as it was."
+                )
+        batch = self.training.together(found)
         random = random_state(self.training.device)
         if not self.training.free:
             if self._held[0] != epoch:

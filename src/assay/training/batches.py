@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,12 +93,33 @@ def batches(keys: np.ndarray, recipe: Recipe, epoch: int) -> tuple[Int[Tensor, "
     return order(keys, recipe.seed, epoch)[: sum(cut)].split(list(cut))
 
 
+class MicroBatches(NamedTuple):
+    """The batches whose gradients are added up in one optimizer step.
+
+    Attributes:
+        parts: The batches, in the order in which they were trained on.
+        share: What the loop divides the loss of each by, so that their sum is that of the step.
+        divisors: What the sum of the losses of each is divided by in all: `share` times what the loop's reduction divides by.
+    """
+
+    parts: tuple[Any, ...]
+    share: float
+    divisors: tuple[float, ...]
+
+
+def parts_of(batch: Any) -> tuple[Any, ...]:
+    """The batches of a step: several where gradients were added up, else the batch alone."""
+    return batch.parts if isinstance(batch, MicroBatches) else (batch,)
+
+
 def size_of(batch: Any) -> int:
     """How many examples stand in a batch: the length of its first tensor.
 
     Raises:
         UsageError: The batch holds no tensor.
     """
+    if isinstance(batch, MicroBatches):
+        return sum(map(size_of, batch.parts))
     sizes = (len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
     if (size := next(sizes, None)) is None:
         parts = [
@@ -114,7 +135,11 @@ def size_of(batch: Any) -> int:
 
 
 def rows(batch: Any, index: Tensor | slice) -> Any:
-    """The examples of a batch at the positions `index`."""
+    """The examples of a batch at the positions `index`; of several batches of one step (`MicroBatches`), by a mask over all of their examples."""
+    if isinstance(batch, MicroBatches):
+        assert isinstance(index, Tensor) and index.dtype == torch.bool
+        cut = index.split([size_of(part) for part in batch.parts])
+        return batch._replace(parts=tuple(rows(part, own) for part, own in zip(batch.parts, cut, strict=True)))
     size = size_of(batch)
     return pytree.tree_map(
         lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch
@@ -123,6 +148,8 @@ def rows(batch: Any, index: Tensor | slice) -> Any:
 
 def without_rows(batch: Any) -> dict[str, str]:
     """The parts of a batch that `rows` passes on unchanged, because they are not tensors with a row for each example: their types by path."""
+    if isinstance(batch, MicroBatches):
+        return {path: kind for part in batch.parts for path, kind in without_rows(part).items()}
     size = size_of(batch)
     found: dict[str, str] = {}
     for path, part in pytree.tree_flatten_with_path(batch)[0]:
