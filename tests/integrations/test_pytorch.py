@@ -261,7 +261,6 @@ def test_a_clean_pass_over_another_dataset_and_other_batches(tmp_path):
 MISTAKEN = {
     "ids": ({"ids": [1, 2]}, UsageError, "2 ids were given for a dataset of 30"),
     "clean": ({"clean": Numbers()}, UsageError, "clean= is read by view='eval' only"),
-    "forward": ({"forward": lambda model, batch: batch}, UsageError, "forward= is called by view='eval' only"),
     "short clean": ({"view": "eval", "clean": Numbers(3)}, Mismatch, "differ in length"),
     "view": ({"view": "test"}, UsageError, "view='test'"),
     "live": ({"live": ["dule"]}, UsageError, "Did you mean dual"),

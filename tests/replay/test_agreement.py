@@ -639,14 +639,69 @@ class Encoding(UserDict):
     """A mapping that is no dict, as tokenizers return it."""
 
 
-def test_a_batch_whose_tensors_cannot_be_found_is_refused_in_a_sentence(tmp_path):
-    def collate(items):
-        return Encoding(torch.utils.data.default_collate(items))
+@dataclasses.dataclass(frozen=True)
+class Record:
+    x: object
+    y: object
 
-    forward = FORWARD["named"]
-    parts = recorded(tmp_path / "run", Nested("named"), forward=forward, collate=collate)
-    words = r"A batch \(Encoding\) holds no tensor in tuples, lists or dicts; let collate_fn return one of them, such as dict\(batch\)"
-    refused(UsageError, words, tmp_path / "run", looped(*parts, forward=forward), "grand")
+
+class Pair(NamedTuple):
+    x: object
+    y: object
+
+
+class Items(dict):
+    """A dict of a class of one's own, which torch's pytree does not open."""
+
+
+CONTAINERS = {
+    "mapping": lambda x, y: Encoding(x=x, y=y),
+    "dict of its own": lambda x, y: Items(x=x, y=y),
+    "dataclass": Record,
+    "named tuple": Pair,
+    "attributes": lambda x, y: SimpleNamespace(x=x, y=y),
+    "nested": lambda x, y: {"given": [Record(Encoding(x=x), {"note": "text"})], "y": (Pair(y, None),)},
+}
+
+
+def opened_by(name):
+    if name == "nested":
+        return lambda batch: (batch["given"][0].x["x"], batch["y"][0].x)
+    return lambda batch: (batch["x"], batch["y"]) if isinstance(batch, (dict, UserDict)) else (batch.x, batch.y)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_batches_of_any_container_are_scored_as_pairs_are(tmp_path, name):
+    def collate(items):
+        return CONTAINERS[name](*torch.utils.data.default_collate(items))
+
+    def forward(model, batch):
+        inputs, labels = opened_by(name)(batch)
+        return model(inputs), labels
+
+    methods = ["vog", "prediction_depth:k=2", "grand", "tracin", "loo:form=removed", "sgd_influence", "oti", "in_run_shapley"]
+    targets = held_out()
+    wanted = scored(tmp_path / "pair", looped(*recorded(tmp_path / "pair", TensorDataset(*data()))), methods, targets)
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), forward=forward, collate=collate)
+    got = scored(tmp_path / "run", looped(*parts, forward=forward), methods, targets)
+    for title, scores in wanted.items():
+        torch.testing.assert_close(got[title].values, scores.values, rtol=1e-9, atol=1e-13)
+
+
+def test_a_model_that_returns_no_tensor_is_told_how_to_be_read(tmp_path):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, inputs):
+            return SimpleNamespace(logits=self.inner(inputs))
+
+    model, forward = Model(), lambda model, batch: (model(batch[0]).logits, batch[1])
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), model, forward=forward)
+    words = r"returns a SimpleNamespace, no tensor of logits; give forward=lambda model, batch: \(model\(batch\[0\]\)\.logits, batch\[1\]\)"
+    refused(UsageError, words, tmp_path / "run", looped(*parts), "grand")
+    assert len(scored(tmp_path / "run", looped(*parts, forward=forward), ["grand", "vog"])) == 2
 
 
 def test_methods_that_ask_for_the_same_targets_share_one_look_at_the_data(tmp_path, monkeypatch):
@@ -679,16 +734,16 @@ class Box:
         self.inside = inside
 
 
-def test_a_batch_of_objects_is_refused_with_their_places_and_kinds(tmp_path):
+def test_a_batch_without_tensors_is_refused_with_places_and_kinds(tmp_path):
     def collate(items):
         inputs, labels = torch.utils.data.default_collate(items)
-        return {"x": Box(inputs), "more": [Box(labels)]}
+        return {"x": inputs.numpy(), "more": [labels.numpy()]}
 
     def forward(model, batch):
-        return model(batch["x"].inside), batch["more"][0].inside
+        return model(torch.as_tensor(batch["x"])), torch.as_tensor(batch["more"][0])
 
     parts = recorded(tmp_path / "run", TensorDataset(*data()), forward=forward, collate=collate)
-    words = r"A batch \(dict\) holds no tensor in tuples, lists or dicts, only \['x'\] \(Box\), \['more'\]\[0\] \(Box\); let collate_fn put"
+    words = r"A batch \(dict\) holds no tensor in .*, only \['x'\] \(ndarray\), \['more'\]\[0\] \(ndarray\); let collate_fn put"
     refused(UsageError, words, tmp_path / "run", looped(*parts, forward=forward), "grand")
 
 
@@ -736,6 +791,10 @@ def test_what_has_no_rows_in_a_batch_goes_with_its_examples(tmp_path, name, part
         loss = weight * F.cross_entropy(model(x), y) * (1 + model[0].weight.square().sum() if shared else 1)
         expected.append(sum(g.square().sum() for g in torch.autograd.grad(loss, list(model.parameters()))) ** 0.5)
     torch.testing.assert_close(scores.values, torch.stack(expected), rtol=1e-6, atol=0)
+    if name == "box":
+        # Its rows are found.
+        scored(tmp_path / "run", loop, "loo:form=removed")
+        return
     with pytest.raises(UsageError, match=rf"has no row for each example.*\['{part}'\] \(.*form=weight"):
         scored(tmp_path / "run", loop, "loo:form=removed")
 

@@ -20,8 +20,9 @@ class DataSpec:
         class_names: One name per output of the model.
         losses: `losses(model, batch)`, the loss of each example, for methods computed at each step of training, and for the losses of a few
             examples in eval mode at each epoch's end, by which model and data are checked when the run is scored; cross-entropy of a
-            batch `(inputs, labels)` by default.
-        forward: For `view="eval"`: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)`.
+            batch `(inputs, labels)` by default, or of what `forward` gives.
+        forward: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)` or the model returns no tensor: for the clean pass of
+            `view="eval"`, and in place of `losses`, whose cross-entropies are then of these logits.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
 
     Raises:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..training.batches import tensors
+
 ROWS = 8
 """Rows of a batch that are looked at."""
 CLOSE = 1e-4
@@ -70,9 +72,7 @@ class MixtureWatch:
         if not self._batches:
             return
         self._batches -= 1
-        leaves = [
-            leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim > 1
-        ]
+        leaves = [leaf for leaf in tensors(batch) if leaf.is_floating_point() and leaf.ndim > 1]
 
         def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             parts = [part for part in pytree.tree_leaves((args, kwargs)) if isinstance(part, Tensor)]

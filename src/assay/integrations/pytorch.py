@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from .. import __version__
@@ -30,7 +29,7 @@ from ..replay.generators import seed_loop, untouched_generators
 from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, check_loader, check_selectable, collate_of, ids_of, keyed_copy
 from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
-from ..replay.losses import WeightedBatch, WeightedLosses
+from ..replay.losses import WeightedBatch, WeightedLosses, cross_entropies, cross_entropies_of, logits_alone
 from ..replay.rows import ENOUGH, Finding, moved_in
 from ..replay.single_examples import Watcher, evaluating
 from ..replay.wrapped import HoldsOptimizer, inner_optimizer
@@ -38,6 +37,7 @@ from ..runs.packing import pack, unpack
 from ..runs.recorder import Origin, Partial, Recorder
 from ..runs.recording import Recording
 from ..runs.run import DRAWN, Run
+from ..training.batches import placed
 from ..training.wrappers import names_inside, unwrapped
 from .carried import CarriedGradients
 from .casts import CastWatch
@@ -154,8 +154,6 @@ def record(
         check_visits_all(loader, len(chosen))
     if data.clean is not None and recording.view != "eval":
         raise UsageError("clean= is read by view='eval' only; leave it out, or record with assay.Recording(view='eval').")
-    if data.forward is not None and recording.view != "eval":
-        raise UsageError("forward= is called by view='eval' only; leave it out, or record with assay.Recording(view='eval').")
     if data.clean is not None and len(ids_of(data.clean)) != size:
         raise Mismatch(
             f"clean= and the loader's dataset ({size} examples) differ in length; give the same examples in the same order."
@@ -333,7 +331,10 @@ class LoopRecorder:
     ):
         self.recorder = recorder
         self._selecting = selecting
-        self._steps = LiveSteps(parts.model, data.losses if selecting is None else WeightedLosses(data.losses))
+        losses = data.losses
+        if losses is cross_entropies and data.forward is not None:
+            losses = cross_entropies_of(data.forward)
+        self._steps = LiveSteps(parts.model, losses if selecting is None else WeightedLosses(losses))
         self.alongside = live
         live.functional = self._steps.functional
         self._parts, self._model, self._optimizer = parts, parts.model, parts.optimizer
@@ -385,11 +386,11 @@ class LoopRecorder:
             held = {names[id(parameter)] for parameter in group["params"] if names.get(id(parameter)) in rates}
             rates |= dict.fromkeys(held, rate)
             own |= held
-        placed = pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, epoch.batch)
+        batch = placed(epoch.batch, device)
         weights = None if self._selecting is None else self._selecting.weights(epoch.positions)
         if weights is not None:
-            placed = WeightedBatch(placed, weights.to(device))
-        step = self._steps.after(epoch.index, epoch.positions, placed, rates)
+            batch = WeightedBatch(batch, weights.to(device))
+        step = self._steps.after(epoch.index, epoch.positions, batch, rates)
         foreign = [name for name in rates if name not in own and not torch.equal(step.params[name], step.after[name])]
         if foreign:
             self.alongside.stop_steps(
@@ -838,4 +839,4 @@ def forward_pair(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
             "The clean pass got a batch that is not (inputs, labels); give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
         )
     inputs, labels = batch
-    return model(inputs.to(_device_of(model))), labels
+    return logits_alone(model(inputs.to(_device_of(model)))), labels

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import AssayError, Mismatch, UsageError, listed
 from ..runs.content import OPENED, Content, evaluated, leaves_of, looked_at, together
-from ..training.batches import size_of
+from ..training.batches import placed, size_of
 from .checkpoints import CheckpointModel
 from .functional import Functional
 from .loop import LoopTraining
@@ -23,7 +23,6 @@ from .single_examples import (
     drawn_parts,
     label_part,
     no_trace,
-    placed,
     reason_of,
     shadow,
     single_examples,

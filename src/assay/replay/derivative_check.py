@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ..core.steps import Adjoint
 from ..maths.derivatives import mask_padding_rows
 from ..maths.differentiable import eager
 from ..maths.params import norm as norm_of
-from ..training.batches import MicroBatches, parts_of, rows, size_of, without_rows
+from ..training.batches import MicroBatches, mapped, parts_of, rows, size_of, without_rows
 from ..training.device import set_random_state
 from .replayable import ReplayableTraining, ReplayState
 from .steps import ReplayedStep
@@ -66,7 +65,7 @@ def check_derivative(
     batch, count, random = taken.batch, taken.index, taken.random
     if not (taken.drawn or size_of(batch) <= FEW or without_rows(batch)):
         batch = _few(batch)
-    batch, state, after = pytree.tree_map(_double, batch), taken.before.mapped(_double), _mapped(adjoint)
+    batch, state, after = mapped(_double, batch), taken.before.mapped(_double), _mapped(adjoint)
     twin.set_momenta(taken.momenta)
     set_random_state(random)
     ((grad_dots, earlier),) = twin.back(

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
 from ..core.arguments import checked_fields
@@ -24,7 +23,7 @@ from ..maths.trajectories import Update
 from ..runs.content import OPENED, leaves_of
 from ..runs.packing import unpack
 from ..runs.run import Run
-from ..training.batches import MicroBatches, parts_of, size_of
+from ..training.batches import MicroBatches, parts_of, placed, size_of, tensors
 from ..training.device import random_layers
 from ..training.step import batch_loss, trainable
 from ..training.wrappers import names_inside, unwrapped, wrapped_alike
@@ -259,11 +258,7 @@ class LoopTraining(ReplayableTraining):
         with untouched_generators(self.device):
             few = torch.arange(min(4, len(self._chosen)))
             first, second = (self._collated(self._loop.loader.dataset, few) for _ in range(2))
-        same = all(
-            torch.equal(a, b)
-            for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=True)
-            if isinstance(a, Tensor)
-        )
+        same = all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
         if not same:
             raise UsageError(
                 f"The dataset gives other inputs each time it is asked (random augmentation), and {run.folder} recorded no random state; "
@@ -411,7 +406,7 @@ class LoopTraining(ReplayableTraining):
         return self._placed(self._loop.loader.collate_fn(whole(keys) if whole else [dataset[key] for key in keys]))
 
     def _placed(self, batch: Any) -> Any:
-        return pytree.tree_map(lambda part: part.to(self.device) if isinstance(part, Tensor) else part, batch)
+        return placed(batch, self.device)
 
     def step(
         self, batch: Any, rates: Sequence[float], weights: Tensor | None = None, divisor: float | None = None

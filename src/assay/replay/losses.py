@@ -22,7 +22,22 @@ def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
         UsageError: The batch is something else.
     """
     inputs, labels = pair(batch)
-    return F.cross_entropy(model(inputs), labels, reduction="none")
+    return F.cross_entropy(logits_alone(model(inputs)), labels, reduction="none")
+
+
+def logits_alone(output: Any) -> Tensor:
+    """What a model returned, if it is a tensor.
+
+    Raises:
+        UsageError: It is something else, as the outputs of Hugging Face's models are.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = [name for name in ("logits", "scores", "out") if isinstance(getattr(output, name, None), Tensor)]
+    raise UsageError(
+        f"The model returns a {type(output).__name__}, no tensor of logits; give forward=lambda model, batch: (model(batch[0]).{(named or ['logits'])[0]}, "
+        "batch[1]) to assay.Loop, or to assay.DataSpec while recording."
+    )
 
 
 class WeightedBatch(NamedTuple):
@@ -79,7 +94,7 @@ def forward_pair(model: nn.Module, batch: Any) -> tuple[Any, Tensor]:
         UsageError: The batch is something else.
     """
     inputs, labels = pair(batch)
-    return model(inputs), labels
+    return logits_alone(model(inputs)), labels
 
 
 def cross_entropies_of(forward: Forward) -> Losses:

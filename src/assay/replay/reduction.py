@@ -6,10 +6,9 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ..core.errors import AssayError, UsageError
-from ..training.batches import size_of
+from ..training.batches import size_of, tensors
 from .losses import Forward, Losses, forward_pair
 from .replayable import ReplayableTraining
 
@@ -146,7 +145,7 @@ class _Look:
 
     def _note(self, value: Any) -> Any:
         halves = (torch.float16, torch.bfloat16)
-        self.half = self.half or any(isinstance(part, Tensor) and part.dtype in halves for part in pytree.tree_leaves(value))
+        self.half = self.half or any(part.dtype in halves for part in tensors(value))
         return value
 
     def at(self, function: Callable[[], Tensor]) -> tuple[float, Tensor]:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ..core.errors import AssayError, UsageError
 from ..core.steps import Adjoint, Curvature
 from ..maths.differentiable import math_attention
 from ..maths.params import Params
 from ..maths.trajectories import SGDUpdate, Update, average_back, clip_back, clipped
-from ..training.batches import MicroBatches, parts_of, rows, size_of
+from ..training.batches import MicroBatches, parts_of, rows, size_of, tensors
 from ..training.device import random_state, set_random_state
 from ..training.step import average, trainable
 from .functional import Functional
@@ -36,7 +35,7 @@ PART_BYTES = 2**16
 
 def _part_size(batch: Any, device: torch.device) -> int:
     """Examples in one part of a batch."""
-    held = sum(part.numel() * part.element_size() for part in pytree.tree_leaves(batch) if isinstance(part, Tensor))
+    held = sum(part.numel() * part.element_size() for part in tensors(batch))
     return max(PART_CUDA if device.type == "cuda" else PART, PART_BYTES * size_of(batch) // max(held, 1))
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
 from ..core.ids import Ids
 from ..maths import draws
 from ..runs.content import OPENED, Content, Part, evaluated, looked_at, parts_of, together
+from ..training.batches import mapped, placed
 from ..training.wrappers import unwrapped
 from .generators import loader_generators, seed_all, untouched_generators
 from .keyed import KeyedDataset
@@ -222,11 +222,6 @@ def collated(loader: DataLoader, items: Sequence[Any], device: torch.device) -> 
     return placed(loader.collate_fn(list(items)), device)
 
 
-def placed(batch: Any, device: torch.device) -> Any:
-    """A batch on a device."""
-    return pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, batch)
-
-
 def by_what(losses: Losses, forward: Forward | None) -> tuple[str, Losses]:
     """The function with which a loop's examples can be evaluated, and its name in `Content.losses_by`."""
     if losses is not cross_entropies:
@@ -295,7 +290,7 @@ class Watcher:
             with untouched_generators(_device_of(model)), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 # A copy, because a model may work on its inputs in place.
-                batch = pytree.tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, self._batch)
+                batch = mapped(lambda part: part.clone() if isinstance(part, Tensor) else part, self._batch)
                 losses = evaluated_losses(model, self._losses, placed(batch, _device_of(model)))
             if losses.shape != (evaluated(len(self._ids)),):
                 raise ValueError(f"losses of shape {tuple(losses.shape)}, not one of each example")

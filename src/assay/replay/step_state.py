@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from ..core.errors import RunError
+from ..core.errors import RunError, UsageError
 from ..runs.packing import pack, unpack
+from ..training.batches import placed
 from .functional import Functional
 from .losses import WeightedBatch
 from .model_batches import ModelBatch
@@ -42,9 +42,14 @@ def _plain(value: Any) -> Any:
         return {WEIGHTED: _plain(value._asdict())}
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(_plain(inner) for inner in value)
-    return value
+    if value is None or isinstance(value, (Tensor, bool, int, float, str)):
+        return value
+    raise UsageError(
+        f"A batch of a {type(value).__name__} is kept from one epoch to the next, which a checkpoint cannot hold without pickle; let collate_fn return "
+        "tensors in dicts, lists or tuples, or score the finished run"
+    )
 
 
 def _whole(value: Any, functional: Functional) -> Any:
@@ -70,4 +75,4 @@ def _whole(value: Any, functional: Functional) -> Any:
 
 def _placed(value: Any, functional: Functional) -> Any:
     device = next(functional.model.parameters()).device
-    return pytree.tree_map(lambda part: part.to(device) if isinstance(part, Tensor) else part, value)
+    return placed(value, device)

@@ -1,13 +1,14 @@
 """Which examples each step sees: the order of an epoch and its cut into batches. Depends on ids and seed, never on position."""
 
+import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..core.errors import UsageError, listed
@@ -93,6 +94,65 @@ def batches(keys: np.ndarray, recipe: Recipe, epoch: int) -> tuple[Int[Tensor, "
     return order(keys, recipe.seed, epoch)[: sum(cut)].split(list(cut))
 
 
+def mapped(function: Callable[[Any], Any], batch: Any) -> Any:
+    """A batch with a function applied to every value in it: in tuples, lists, mappings, dataclasses and objects that hold tensors, nested as they may be.
+
+    What holds the values is copied, not changed.
+    """
+
+    def inside(leaf: Any) -> Any:
+        if (parts := _fields(leaf)) is None:
+            return function(leaf)
+        made = copy.copy(leaf)
+        for key, value in parts.items():
+            if isinstance(leaf, MutableMapping):
+                made[key] = mapped(function, value)
+            else:
+                # Dataclasses may be frozen.
+                object.__setattr__(made, key, mapped(function, value))
+        return made
+
+    return pytree.tree_map(inside, batch)
+
+
+def leaves(batch: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every value in a batch, as `mapped` reaches it, with the keys under which it stands, as `pytree.keystr` words them."""
+    for path, leaf in pytree.tree_flatten_with_path(batch)[0]:
+        parts = _fields(leaf)
+        if parts is None:
+            yield path, leaf
+            continue
+        kind = pytree.MappingKey if isinstance(leaf, MutableMapping) else pytree.GetAttrKey
+        for key, value in parts.items():
+            for more, found in leaves(value):
+                yield (*path, kind(key), *more), found
+
+
+def tensors(batch: Any) -> Iterator[Tensor]:
+    """The tensors in a batch, in their order."""
+    return (part for _, part in leaves(batch) if isinstance(part, Tensor))
+
+
+def placed(batch: Any, device: torch.device) -> Any:
+    """A batch on a device."""
+    return mapped(lambda part: part.to(device) if isinstance(part, Tensor) else part, batch)
+
+
+def _fields(value: Any) -> dict[Any, Any] | None:
+    """What a container that torch's pytree does not open holds: a mapping of any class, a dataclass, or an object with tensors in its attributes."""
+    if isinstance(value, (Tensor, nn.Module, type)) or callable(value):
+        return None
+    if isinstance(value, MutableMapping):
+        # A copy of it must not share what it holds: UserDict's own copying sees to that.
+        return dict(value)
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    held = getattr(value, "__dict__", None)
+    if not held or not any(isinstance(part, Tensor) for part in held.values()):
+        return None
+    return dict(held)
+
+
 class MicroBatches(NamedTuple):
     """The batches whose gradients are added up in one optimizer step.
 
@@ -120,12 +180,10 @@ def size_of(batch: Any) -> int:
     """
     if isinstance(batch, MicroBatches):
         return sum(map(size_of, batch.parts))
-    sizes = (len(part) for part in pytree.tree_leaves(batch) if isinstance(part, Tensor) and part.ndim)
+    sizes = (len(part) for part in tensors(batch) if part.ndim)
     if (size := next(sizes, None)) is None:
-        parts = [
-            f"{pytree.keystr(path)} ({type(part).__name__})" for path, part in pytree.tree_flatten_with_path(batch)[0] if path
-        ]
-        what = f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists or dicts"
+        parts = [f"{pytree.keystr(path)} ({type(part).__name__})" for path, part in leaves(batch) if path]
+        what = f"A batch ({type(batch).__name__}) holds no tensor in tuples, lists, mappings, dataclasses or attributes"
         if parts:
             raise UsageError(
                 f"{what}, only {listed(parts, len(parts))}; let collate_fn put the tensors that these hold into its batch themselves."
@@ -141,9 +199,7 @@ def rows(batch: Any, index: Tensor | slice) -> Any:
         cut = index.split([size_of(part) for part in batch.parts])
         return batch._replace(parts=tuple(rows(part, own) for part, own in zip(batch.parts, cut, strict=True)))
     size = size_of(batch)
-    return pytree.tree_map(
-        lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch
-    )
+    return mapped(lambda part: part[index] if isinstance(part, Tensor) and part.ndim and len(part) == size else part, batch)
 
 
 def without_rows(batch: Any) -> dict[str, str]:
@@ -152,7 +208,7 @@ def without_rows(batch: Any) -> dict[str, str]:
         return {path: kind for part in batch.parts for path, kind in without_rows(part).items()}
     size = size_of(batch)
     found: dict[str, str] = {}
-    for path, part in pytree.tree_flatten_with_path(batch)[0]:
+    for path, part in leaves(batch):
         if part is None or (isinstance(part, Tensor) and part.ndim and len(part) == size):
             continue
         shape = f"Tensor of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
