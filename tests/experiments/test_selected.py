@@ -186,10 +186,11 @@ def test_methods_along_with_the_steps_say_what_they_say_afterwards(tmp_path):
 
 def test_what_reads_the_missing_facts_is_refused_in_a_sentence_and_the_rest_is_scored(run):
     with pytest.warns(
-        UserWarning, match="aum was not scored: aum reads epochs that did not train on every example: in epochs 1, 2 the facts"
+        UserWarning,
+        match="variability was not scored: variability reads epochs that did not train on every example: in epochs 1, 2 the facts",
     ):
-        table = assay.score(run, ["aum", "confidence", "entropy", "grand"])
-    assert list(table) == ["confidence", "entropy", "grand"] and "aum" in table.refused
+        table = assay.score(run, ["variability", "confidence", "aum", "entropy", "grand"])
+    assert list(table) == ["confidence", "aum", "entropy", "grand"] and "variability" in table.refused
     with pytest.raises(MissingEvidence, match="view='eval'"):
         assay.score(run, "dual:epochs=3,window=2")
 

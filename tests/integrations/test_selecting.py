@@ -381,7 +381,7 @@ def test_methods_along_with_the_steps_say_what_they_say_afterwards(run, tmp_path
 
 def test_what_reads_the_missing_facts_is_refused_and_the_page_says_it(run, tmp_path):
     with pytest.raises(MissingEvidence, match="reads epochs that did not train on every example"):
-        assay.score(run, "aum")
+        assay.score(run, "variability")
     page = assay.report(run, assay.score(run, "confidence"), tmp_path / "page.html").read_text()
     assert f"{SELECT} chose before every epoch" in page
 

@@ -15,6 +15,10 @@ from assay.maths.observations import observe
 from assay.methods import catalogue
 from assay.methods.aum import AUM
 from assay.methods.confidence import Confidence
+from assay.methods.correctness import Correctness
+from assay.methods.loss import Loss
+from assay.methods.threshold_closeness import ThresholdCloseness
+from assay.methods.variability import Variability
 from assay.replay.live_methods import LiveMethods
 from assay.runs.recorder import Partial, Recorder
 from assay.runs.recording import Recording
@@ -177,8 +181,17 @@ def test_a_mean_over_the_epochs_that_trained_on_the_example(tmp_path):
                 values.append(float(visit_logits(epoch, visit).softmax(-1)[0, LABELS[place]]))
         by_hand[place] = sum(values) / len(values)
     torch.testing.assert_close(score([Confidence()], gather(run))[0].values, by_hand, rtol=1e-6, atol=0)
-    with pytest.raises(MissingEvidence, match=r"confidence:epochs=1 has nothing of 18 of 23 examples"):
-        score([Confidence(epochs=1)], gather(run))
+    (few,) = score([Confidence(epochs=1)], gather(run))
+    assert set(few.ids.values) == {IDS.values[place] for place in VISITS[0]} and len(few.unscored) == EXAMPLES - len(few.ids)
+    few_by_hand = {place: float(few.values[few.ids.values.tolist().index(IDS.values[place])]) for place in VISITS[0]}
+    assert few_by_hand[5] == pytest.approx(float(visit_logits(0, 5).softmax(-1)[0, LABELS[5]]), rel=1e-6)
+
+
+def test_a_sum_over_epochs_is_none_of_those_that_are_missing(tmp_path):
+    run = recorded(tmp_path)
+    assert len(score([AUM(), Correctness(), Loss(), ThresholdCloseness()], gather(run))) == 4
+    with pytest.raises(MissingEvidence, match="aum:reduce=sum reads epochs that did not train on every example"):
+        score([AUM(reduce="sum")], gather(run))
 
 
 def test_mean_probabilities_are_over_the_epochs_that_trained_on_the_example(tmp_path):
@@ -194,9 +207,11 @@ def test_mean_probabilities_are_over_the_epochs_that_trained_on_the_example(tmp_
 
 
 def test_methods_that_run_along_stop_where_facts_are_missing_and_those_that_cope_go_on(tmp_path):
-    with pytest.warns(UserWarning, match="aum stopped running along in epoch 0: Epoch 0 has no `margins` of 18 of 23"):
-        run = recorded(tmp_path, live=LiveMethods([AUM(), Confidence()]))
-    assert list(run.stopped()) == ["aum"]
+    with pytest.warns(
+        UserWarning, match="variability stopped running along in epoch 0: Epoch 0 has no `target_probs` of 18 of 23"
+    ):
+        run = recorded(tmp_path, live=LiveMethods([Variability(), Confidence()]))
+    assert list(run.stopped()) == ["variability"]
     live = run.live_states("confidence")
     state = {name.removeprefix("confidence|"): live.read(name) for name in live.sums if name.startswith("confidence|")}
     assert torch.equal(Confidence().compute(state), score([Confidence()], gather(run))[0].values)

@@ -53,6 +53,10 @@ class AbstractAccumulator(AbstractMethod):
     def compute(self, state: State) -> Float[Tensor, " examples"]:
         """The values after the epochs absorbed so far; leaves the state as it is."""
 
+    def scored(self, state: State) -> Bool[Tensor, " examples"] | None:
+        """Which examples have a value after the epochs absorbed so far; None for all."""
+        return None
+
     def run(self, evidence: Evidence) -> Result:
         """Compute the result in one pass over the epochs of `epochs_read`."""
         return accumulate([self], evidence)[0]
@@ -104,12 +108,23 @@ class AbstractMeanMethod(AbstractSpanMethod):
     def compute(self, state: State) -> Float[Tensor, " examples"]:
         if "missed" not in state:
             return state["total"] / state["seen"]
-        times = state["seen"] - state["missed"]
-        if never := int((times == 0).sum()):
-            raise MissingEvidence(
-                f"{self.title} has nothing of {never} of {len(times)} examples: none of the epochs that it reads trained on them. {RECORD_ALL}"
-            )
-        return state["total"] / times
+        # Not a number of those that no epoch trained on, which are not scored.
+        return state["total"] / (state["seen"] - state["missed"])
+
+    def scored(self, state: State) -> Bool[Tensor, " examples"] | None:
+        return state["seen"] > state["missed"] if "missed" in state else None
+
+    def speaks_of(self, evidence: Evidence) -> Bool[Tensor, " examples"]:
+        seen = super().speaks_of(evidence)
+        if not self.copes_with_partial:
+            return seen
+        never = seen
+        for index in self.epochs_read(evidence.recorded):
+            missing = evidence.epoch(index).missing
+            if missing is None:
+                return seen
+            never = never & missing
+        return seen & ~never
 
     @abc.abstractmethod
     def value(self, epoch: Epoch) -> Tensor:
@@ -316,6 +331,6 @@ def accumulate(methods: Sequence[AbstractAccumulator], evidence: Evidence, spent
                 spent.since_last([method])
     found = []
     for method, state in zip(methods, states, strict=True):
-        found.append(Result(method.compute(state)))
+        found.append(Result(method.compute(state), scored=method.scored(state)))
         spent.since_last([method])
     return found

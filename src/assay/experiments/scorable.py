@@ -160,7 +160,7 @@ def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str
         if method.title in made:
             mask[run.ids.positions(made[method.title].unscored)] = False
             return mask
-        if not method.reads & BESIDE:
+        if not method.reads & BESIDE and not run.header.partial:
             return mask
         return (
             method.speaks_of(evidence.narrow(method.title, method.reads)) if method.reads <= evidence.holds else run.visits() > 0

@@ -1,11 +1,17 @@
 """What is to be known of a loop's data beside its loader."""
 
 import dataclasses
-from collections.abc import Sequence
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from torch.utils.data import Dataset
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from ..core.arguments import checked_fields
+from ..core.errors import UsageError
 from ..core.ids import Ids
 from ..replay.losses import Forward, Losses, cross_entropies
 
@@ -24,6 +30,14 @@ class DataSpec:
         forward: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)` or the model returns no tensor: for the clean pass of
             `view="eval"`, and in place of `losses`, whose cross-entropies are then of these logits.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
+        labels: The class of each example, by position; needed with `visits="any"` where the first epoch leaves examples out and the dataset is neither a
+            TensorDataset with its labels last nor has them as `targets`.
+        visits: `"each"`: every epoch trains on each example once, or the recording is refused. `"any"`: an epoch as it was drawn, with a weighted sampler, with
+            replacement, a part of the examples, or `drop_last`: visits are counted, the facts of an example are those of its last visit in the
+            epoch, and missing where it had none. Methods whose value is a mean over epochs then take it over the epochs that trained on the
+            example; others that read epochs are refused. The clean pass of `view="eval"` always looks at every example.
+        id_field: Where the batches hold the ids of their examples themselves, as those of an IterableDataset must: the key, the attribute or the place of
+            that part of a batch. `ids=` then names all examples.
 
     Raises:
         UsageError: A value is of a wrong kind.
@@ -34,3 +48,57 @@ class DataSpec:
     losses: Losses = cross_entropies
     forward: Forward | None = None
     clean: Dataset | None = None
+    labels: Tensor | Sequence[int] | np.ndarray | None = None
+    visits: Literal["each", "any"] = "each"
+    id_field: str | int | None = None
+
+    def __post_init__(self):
+        if self.visits not in ("each", "any"):
+            raise UsageError(
+                f"DataSpec: visits={self.visits!r} is neither 'each' (every epoch trains on each example once) nor 'any' (an epoch as it is drawn)."
+            )
+
+
+def labels_of(dataset: Any) -> Tensor | None:
+    """The class of each example of a dataset, where it says so: the last tensor of a TensorDataset, or the attribute `targets`; None elsewhere."""
+    if isinstance(dataset, Subset):
+        whole = labels_of(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+    if isinstance(dataset, TensorDataset):
+        found: Any = dataset.tensors[-1]
+    else:
+        found = getattr(dataset, "targets", None)
+    return None if found is None else as_labels(found, len(dataset))
+
+
+def as_labels(given: Any, examples: int) -> Tensor | None:
+    """Whole numbers, one for each example; None where these are something else."""
+    try:
+        labels = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+    return labels.to("cpu", torch.int64) if whole and labels.shape == (examples,) else None
+
+
+def ids_in(batch: Any, field: str | int) -> list[Any]:
+    """The ids that a batch holds of its examples.
+
+    Raises:
+        UsageError: It holds none there.
+    """
+    try:
+        if isinstance(batch, Mapping) or (isinstance(batch, (tuple, list)) and isinstance(field, int)):
+            found: Any = batch[field]  # type: ignore[index, call-overload]
+        else:
+            found = getattr(batch, str(field))
+    except (KeyError, IndexError, AttributeError) as error:
+        raise UsageError(
+            f"A batch ({type(batch).__name__}) has no {field!r}, where id_field= says that the ids of its examples are; let collate_fn keep them there."
+        ) from error
+    values = found.tolist() if isinstance(found, (Tensor, np.ndarray)) else found
+    if not isinstance(values, (list, tuple)):
+        raise UsageError(
+            f"The part {field!r} of a batch is a {type(found).__name__}, no list or tensor of one id for each example."
+        )
+    return [value if isinstance(value, str) else operator.index(value) for value in values]

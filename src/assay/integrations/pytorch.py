@@ -41,7 +41,7 @@ from ..training.batches import placed
 from ..training.wrappers import names_inside, unwrapped
 from .carried import CarriedGradients
 from .casts import CastWatch
-from .data_spec import DataSpec
+from .data_spec import DataSpec, as_labels, ids_in, labels_of
 from .doubles import Doubles
 from .mixing import MixtureWatch
 from .selecting import LiveSelection, Selecting
@@ -126,7 +126,8 @@ def record(
         RunLocked: Another process writes this run.
         NotWritten: The operating system refuses.
     """
-    check_loader(loader)
+    recording, data = recording or Recording(), data or DataSpec()
+    check_loader(loader, data.id_field)
     if not isinstance(model, nn.Module):
         raise UsageError(f"model= is a {type(model).__name__}, no torch module; give the nn.Module that is trained.")
     inner, taking = unwrapped(model), inner_optimizer(optimizer)
@@ -138,20 +139,23 @@ def record(
             f"select={select!r} does not say for how many epochs the loop trains; give select=assay.LiveSelection({select!r}, epochs=NUMBER)."
         )
     dataset = loader.dataset
-    recording, data = recording or Recording(), data or DataSpec()
-    whole = ids_of(dataset) if data.ids is None else data.ids if isinstance(data.ids, Ids) else Ids(data.ids)
-    size = len(dataset)  # type: ignore[arg-type]
+    whole = _ids(loader, data)
+    size = len(whole) if data.id_field is not None else len(dataset)  # type: ignore[arg-type]
     if len(whole) != size:
         raise UsageError(f"{len(whole)} ids were given for a dataset of {size} examples.")
     chosen = np.arange(size)
-    if isinstance(loader.sampler, SubsetRandomSampler):
+    if data.id_field is None and isinstance(loader.sampler, SubsetRandomSampler):
         chosen = np.asarray(loader.sampler.indices, dtype=np.int64)
         about = {**(about or {}), DRAWN: f"{len(chosen):,} of {size:,} examples of the dataset, by SubsetRandomSampler"}
+    partial = None
     if select is not None:
         check_selectable(loader)
         check_visits_all(loader, len(chosen), "give the loader a sampler that gives each example once, as shuffle=True does")
-    elif recording.view == "train":
+    elif data.visits == "any":
+        partial = Partial(labels=_known_labels(loader, data, chosen))
+    elif recording.view == "train" and data.id_field is None:
         check_visits_all(loader, len(chosen))
+    _check_visits(recording, data, select)
     if data.clean is not None and recording.view != "eval":
         raise UsageError("clean= is read by view='eval' only; leave it out, or record with assay.Recording(view='eval').")
     if data.clean is not None and len(ids_of(data.clean)) != size:
@@ -162,6 +166,8 @@ def record(
         raise UsageError("A run without checkpoints cannot be resumed; record with assay.Recording(checkpoints='last').")
     methods = LiveMethods([parse(method) for method in recording.live])
     selecting = None if select is None else Selecting(select, whole.take(chosen), chosen, size, 0 if seed is None else seed)
+    if selecting is not None:
+        partial = Partial(selecting.title)
     parts = Parts(inner, taking, dict(stateful or {}) | ({} if selecting is None else {SELECTOR: selecting}))
     if recording.checkpoints != "none":
         # What cannot be saved is better known before anything is written.
@@ -171,7 +177,7 @@ def record(
         whole.take(chosen),
         dataclasses.replace(recording, live=()),
         live=methods,
-        partial=None if selecting is None else Partial(selecting.title),
+        partial=partial,
         class_names=data.class_names,
         origin=Origin(seed, str(_device_of(inner)), about, __version__),
         resume=resume,
@@ -187,10 +193,68 @@ def record(
         raise
 
 
+def _ids(loader: DataLoader, data: DataSpec) -> Ids:
+    """The ids of the examples, as they are given or as the dataset names them.
+
+    Raises:
+        UsageError: They stand in the batches, and were not given.
+    """
+    if data.ids is not None:
+        return data.ids if isinstance(data.ids, Ids) else Ids(data.ids)
+    if data.id_field is not None:
+        raise UsageError(
+            f"id_field={data.id_field!r} says where a batch holds the ids of its examples, and not which there are; give all of them as "
+            "data=assay.DataSpec(ids=..., id_field=...)."
+        )
+    return ids_of(loader.dataset)
+
+
+def _known_labels(loader: DataLoader, data: DataSpec, chosen: np.ndarray) -> Tensor | None:
+    """The labels of all examples, without which the first epoch must visit each.
+
+    Raises:
+        UsageError: Those given are not one class for each example; or there are none, and the loader leaves examples out.
+    """
+    if data.labels is not None:
+        labels = as_labels(data.labels, int(chosen.max(initial=-1)) + 1 if data.id_field is not None else len(loader.dataset))  # type: ignore[arg-type]
+        if labels is None:
+            raise UsageError("labels= is not one class, a whole number, for each example of the dataset; give them by position.")
+        return labels[chosen]
+    labels = None if data.id_field is not None else labels_of(loader.dataset)
+    if labels is None and data.id_field is None:
+        try:
+            check_visits_all(loader, len(chosen))
+        except UsageError as error:
+            raise UsageError(
+                f"{str(error).partition(';')[0]}, and the labels of those that the first epoch leaves out are not known; give "
+                "data=assay.DataSpec(visits='any', labels=...), one class for each example of the dataset."
+            ) from error
+    return None if labels is None else labels[chosen]
+
+
+def _check_visits(recording: Recording, data: DataSpec, select: LiveSelection | None) -> None:
+    """Refuse settings of visits and ids that do not go together.
+
+    Raises:
+        UsageError: A setting would be ignored, or asks for what the loader cannot give.
+    """
+    if data.visits == "any" and (recording.view == "eval" or select is not None):
+        other = "select= chooses the examples of" if select is not None else "view='eval' looks at every example after"
+        raise UsageError(f"visits='any' is of a training pass as it is drawn, and {other} each epoch; leave one of the two out.")
+    if data.labels is not None and data.visits != "any":
+        raise UsageError("labels= is read with visits='any' only, where an epoch may leave examples out; leave it out.")
+    if data.id_field is not None and (recording.view == "eval" or select is not None):
+        other = "select= asks" if select is not None else "the clean pass of view='eval' asks"
+        raise UsageError(
+            f"id_field= is for batches as the loader gives them, and {other} for examples one by one; leave id_field= out, with a map-style dataset."
+        )
+
+
 def check_visits_all(
     loader: DataLoader,
     examples: int,
-    ways: str = "record with assay.Recording(view='eval'), which passes over every example after each epoch",
+    ways: str = "record with assay.Recording(view='eval'), which passes over every example after each epoch, or an epoch as it is drawn, with "
+    "data=assay.DataSpec(visits='any')",
 ) -> None:
     """Refuse loaders whose settings show that an epoch does not visit every example.
 
@@ -340,16 +404,22 @@ class LoopRecorder:
         self._parts, self._model, self._optimizer = parts, parts.model, parts.optimizer
         self._seen, self._clean = seen, loader.dataset if data.clean is None else data.clean
         self._forward = data.forward if data.forward is not None else forward_pair
-        self._place = np.full(len(loader.dataset), -1, dtype=np.int64)  # type: ignore[arg-type]
+        self._id_field = data.id_field
+        size = len(chosen) if data.id_field is not None else len(loader.dataset)  # type: ignore[arg-type]
+        self._place = np.full(size, -1, dtype=np.int64)
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
         self._watcher = Watcher(loader, chosen, recorder.ids, data.losses, data.forward)
         kept = None if selecting is None else selecting.places
-        self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None, kept=kept)
+        self._loader = loader
+        if data.id_field is None:
+            self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None, kept=kept)
         self._rows = RowWatch(recorder.ids)
         seen_data = self._clean if recorder.header.view == "eval" else loader.dataset
         doubles = Doubles(loader, seen_data, chosen, recorder.ids)
-        self._doubles = doubles if doubles.needed and not recorder.epochs else None
+        # An example that comes twice is no double.
+        once = data.id_field is None and (data.visits == "each" or recorder.header.view == "eval")
+        self._doubles = doubles if once and doubles.needed and not recorder.epochs else None
         self._mixtures = MixtureWatch(parts.model, seen)
         self._casts = CastWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
@@ -357,6 +427,7 @@ class LoopRecorder:
         self._open: OpenEpoch | None = None
         self._uncommitted = self._closed = self._begun = False
         self._outside = 0
+        self._by_id: dict[Any, int] = {}
         self._watch = self._optimizer.register_step_pre_hook(self._stepping)
 
     def live(self, method: str | AbstractMethod) -> "Live":
@@ -453,8 +524,11 @@ class LoopRecorder:
         self._carried.begin()
         self._open = epoch = OpenEpoch(index, examples)
         doubles = self._doubles if self.recorder.header.view == "train" else None
-        collate_of(self._loader).digesting = len(self.recorder.ids) if doubles else 0
+        if self._id_field is None:
+            collate_of(self._loader).digesting = len(self.recorder.ids) if doubles else 0
         for fetched in self._loader:
+            if self._id_field is not None:
+                fetched = KeyedBatch(self._named(fetched, f"Epoch {index}, batch {epoch.begun}"), fetched)
             if not isinstance(fetched, KeyedBatch):
                 raise UsageError(
                     f"{type(self._loader).__name__}.__iter__ changes its batches, so ids cannot travel with them; "
@@ -530,7 +604,8 @@ class LoopRecorder:
         """Whether the newest batch is the last one, and was recorded."""
         if not epoch.begun or epoch.pending:
             return False
-        if self.recorder.header.view == "train":
+        header = self.recorder.header
+        if header.view == "train" and (not header.partial or self._selecting is not None):
             return epoch.visited >= epoch.examples
         try:
             return epoch.begun >= len(self._loader)
@@ -615,6 +690,22 @@ class LoopRecorder:
             )
         return torch.from_numpy(place)
 
+    def _named(self, batch: Any, where: str) -> list[int]:
+        """Positions of the examples whose ids a batch holds.
+
+        Raises:
+            UsageError: It holds none, or one that was not announced.
+        """
+        values = ids_in(batch, self._id_field)  # type: ignore[arg-type]  # asked for where there is one
+        known = {value: place for place, value in enumerate(self.recorder.ids)} if not self._by_id else self._by_id
+        self._by_id = known
+        strange = [value for value in values if value not in known]
+        if strange:
+            raise UsageError(
+                f"{where}: {listed(strange, len(strange))} are none of the {len(known)} ids= that were given; name every example that the loader gives."
+            )
+        return [known[value] for value in values]
+
     def _observe_clean(self) -> None:
         loader = self._loader
         collate = KeyedCollate(loader.collate_fn.collate)  # type: ignore[union-attr]  # keyed_copy put it there
@@ -663,7 +754,7 @@ class LoopRecorder:
         self.recorder.leave()
         held = f"the run holds epochs 0 to {self.epochs - 1}" if self.epochs else "the run holds no epoch yet"
         cure = "use every batch of recorder.epoch(), or record with a loader that is as short as the epochs you want"
-        if epoch.pending and epoch.visited >= epoch.examples:
+        if epoch.pending and epoch.visited >= epoch.examples and not self.recorder.header.partial:
             cure = "call recorder.batch(logits, labels) for its last batch too"
         warnings.warn(
             f"Epoch {epoch.index} of {self.recorder.paths.folder} was left after {epoch.begun} batches and is not recorded ({held}); {cure}.",

@@ -66,6 +66,11 @@ class AUM(AbstractMeanMethod):
             return frozenset({Need.MARGINS})
         return frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.CORRECT})
 
+    @property
+    def copes_with_partial(self) -> bool:  # type: ignore[override]
+        """A sum over the epochs would count how often they trained on the example."""
+        return self.reduce == "mean"
+
     def value(self, epoch: Epoch) -> Float[Tensor, " examples"]:
         if self.form == "logits":
             return epoch.margins

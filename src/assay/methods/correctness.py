@@ -23,6 +23,7 @@ def correctness(correct: Bool[Tensor, "epochs examples"]) -> Float64[Tensor, " e
 class Correctness(AbstractMeanMethod):
     """Low correctness marks examples that are rarely predicted as labelled."""
 
+    copes_with_partial: ClassVar[bool] = True
     name: ClassVar[str] = "correctness"
     reads: ClassVar[frozenset[Need]] = frozenset({Need.CORRECT})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT

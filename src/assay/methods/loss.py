@@ -22,6 +22,7 @@ def loss(losses: Float[Tensor, "epochs examples"]) -> Float[Tensor, " examples"]
 class Loss(AbstractMeanMethod):
     """High loss marks labels that the model resists: the small-loss criterion of learning with noisy labels."""
 
+    copes_with_partial: ClassVar[bool] = True
     name: ClassVar[str] = "loss"
     reads: ClassVar[frozenset[Need]] = frozenset({Need.LOSSES})
     direction: ClassVar[Direction] = Direction.HIGH_IS_SUSPECT

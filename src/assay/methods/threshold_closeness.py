@@ -24,6 +24,7 @@ def threshold_closeness(target_probs: Float[Tensor, "epochs examples"]) -> Float
 class ThresholdCloseness(AbstractMeanMethod):
     """High values mark examples whose given label has a mean probability near one half."""
 
+    copes_with_partial: ClassVar[bool] = True
     name: ClassVar[str] = "threshold_closeness"
     reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     direction: ClassVar[Direction] = Direction.HIGH_IS_HARD

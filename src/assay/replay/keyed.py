@@ -131,18 +131,30 @@ def behind_subsets(dataset: Any, keys: np.ndarray) -> tuple[Any, np.ndarray]:
     return dataset, keys
 
 
-def check_loader(loader: Any) -> None:
+def check_loader(loader: Any, id_field: str | int | None = None) -> None:
     """Refuse a loader from which ids cannot be captured.
+
+    Args:
+        loader: The user's loader.
+        id_field: Where its batches hold ids themselves; None where they do not.
 
     Raises:
         UsageError: It is no DataLoader, has no map-style dataset, or does not batch automatically.
     """
     if not isinstance(loader, DataLoader):
         raise UsageError(f"{type(loader).__name__} is no torch DataLoader; ids can only travel with the batches of one.")
+    if id_field is not None:
+        return
     if isinstance(loader.dataset, IterableDataset):
-        raise UsageError("An IterableDataset has no stable ids; give a map-style dataset with __len__ and __getitem__.")
+        raise UsageError(
+            "An IterableDataset has no stable ids; give a map-style dataset with __len__ and __getitem__, or, while recording, batches that hold the ids of "
+            "their examples, with data=assay.DataSpec(ids=..., id_field=...)."
+        )
     if loader.batch_sampler is None:
-        raise UsageError("With batch_size=None the dataset makes the batches and hides the ids; let the DataLoader batch.")
+        raise UsageError(
+            "With batch_size=None the dataset makes the batches and hides the ids; let the DataLoader batch, or, while recording, let batches hold the ids of "
+            "their examples, with data=assay.DataSpec(ids=..., id_field=...)."
+        )
 
 
 def check_selectable(loader: DataLoader) -> None:

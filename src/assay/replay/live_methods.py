@@ -258,8 +258,11 @@ class LiveMethods:
         if not isinstance(method, AbstractAccumulator) or self._epochs < method.fewest_epochs:
             return None
         state = (self._states or {}).get(method.title)
-        everyone = torch.ones(len(self._ids), dtype=torch.bool)
-        return None if state is None else self._scores(method, Result(method.compute(state)), everyone)
+        if state is None:
+            return None
+        met = method.scored(state)
+        everyone = torch.ones(len(self._ids), dtype=torch.bool) if met is None else met
+        return self._scores(method, Result(method.compute(state)), everyone)
 
     def _scores(self, method: AbstractMethod, result: Result, met: Bool[Tensor, " examples"]) -> Scores:
         return checked(method, Evidence(self._ids, max(self._classes, 2)), result, met)

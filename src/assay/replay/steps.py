@@ -197,7 +197,8 @@ class StepRun:
         with explained(epoch, number, batch):
             logits = self.training.step(batch, rates[number].tolist())
         if not replay.checked(epoch):
-            if logits is not None and replay.run.header.view == "train" and not replay.compared(epoch):
+            known = replay.run.header.view == "train" and not replay.run.header.partial
+            if logits is not None and known and not replay.compared(epoch):
                 if self._losses[0] != epoch:
                     self._losses = epoch, replay.run.shard(epoch).read("losses")
                 replay.compare(epoch, number, logits, self._losses[1])

@@ -275,10 +275,12 @@ class Recorder:
             self.classes = 0
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
+            self._given = ""
             if partial is not None and (labels := partial.labels) is not None:
                 if labels.shape != (len(ids),):
                     raise UsageError(f"labels= has shape {tuple(labels.shape)}, where {len(ids)} examples have one each.")
                 self.labels = labels.to("cpu", torch.int64).clone()
+                self._given = "; labels known beforehand must be those that the loop gives, as data=assay.DataSpec(labels=...) to assay.record"
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
             self._undecided = recording.mean_probs is None
             self._warned = False
@@ -669,7 +671,7 @@ class Recorder:
             raise UsageError(
                 f"Epoch {self.epochs}: the label of id {self.ids.values[int(positions[at])]} was {int(known[at])} "
                 f"and is now {int(labels[at])}. Within a run an example has one label: record without mixing labels, without a collate_fn that "
-                "reorders its rows, and without a dataset that gives another item in the place of a broken one."
+                f"reorders its rows, and without a dataset that gives another item in the place of a broken one{self._given}."
             )
 
     @property
@@ -709,7 +711,8 @@ class Recorder:
             names = self.ids.take(unknown)
             raise UsageError(
                 f"Epoch {self.epochs} did not visit {len(names)} of {len(self.ids)} ids, whose labels are not known yet: {listed(names, len(names))}. "
-                "Give partial=assay.runs.recorder.Partial(labels=...), one class for each example, or let the first epoch train on all."
+                "Give partial=assay.runs.recorder.Partial(labels=...) (assay.record: data=assay.DataSpec(labels=...)), one class for each example, or let "
+                "the first epoch train on all."
             )
 
     @property
