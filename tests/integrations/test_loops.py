@@ -606,3 +606,51 @@ def test_a_file_that_is_really_missing_is_missing(tmp_path):
     assert run.mean_probs() is not None, "it was open"
     with pytest.raises(RunError, match="is missing though the run committed it"):
         Run(tmp_path).mean_probs()
+
+
+def test_weights_that_are_restored_inside_the_block_are_said_and_named_by_the_refusal(tmp_path):
+    def run_of(folder, inside):
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        loader = DataLoader(data(), 4)
+        with record(folder, model, optimizer, loader) as recorder:
+            fit(recorder, model, optimizer.step)
+            best = {name: value.clone() for name, value in model.state_dict().items()}
+            fit(recorder, model, optimizer.step)
+            if inside:
+                model.load_state_dict(best)
+            else:
+                # Written and written back, as an average is for validation.
+                now = {name: value.clone() for name, value in model.state_dict().items()}
+                model.load_state_dict(best)
+                model.load_state_dict(now)
+        return Run(folder), assay.Loop(model, optimizer, loader)
+
+    held = {"validation": (torch.randn(4, 4), torch.arange(4) % 3)}
+    with pytest.warns(UserWarning, match="weights were changed between the last step of epoch 1 and its end"):
+        run, loop = run_of(tmp_path / "inside", True)
+    assert run.altered(1) and not run.altered(0)
+    with pytest.raises(Mismatch, match=r"The weights were changed after the last step.*restore them after the block"):
+        assay.score(run, "sgd_influence", targets=held, loop=loop)
+    assert len(assay.score(run, "grand", loop=loop)["grand"]) == EXAMPLES
+    run, loop = run_of(tmp_path / "after", False)
+    assert not run.altered(1) and len(assay.score(run, "sgd_influence", targets=held, loop=loop)["sgd_influence"]) == EXAMPLES
+
+
+def test_autocast_is_named_where_a_replay_differs(tmp_path):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(data(), 4)
+    with record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for x, y in recorder.epoch():
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = model(x)
+            model.zero_grad()
+            F.cross_entropy(logits.float(), y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    held = {"validation": (torch.randn(4, 4), torch.arange(4) % 3)}
+    with pytest.raises(
+        Mismatch, match=r"computed in bfloat16 under torch\.autocast, in which a step is not repeated: record in float32"
+    ):
+        assay.score(tmp_path / "run", "sgd_influence", targets=held, loop=assay.Loop(model, optimizer, loader))

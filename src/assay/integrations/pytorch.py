@@ -39,6 +39,7 @@ from ..runs.recording import Recording
 from ..runs.run import DRAWN, Run
 from ..training.batches import placed
 from ..training.wrappers import names_inside, unwrapped
+from .altered import AlteredWeights
 from .carried import CarriedGradients
 from .casts import CastWatch
 from .data_spec import DataSpec, as_labels, ids_in, labels_of
@@ -424,6 +425,7 @@ class LoopRecorder:
         self._casts = CastWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._carried = CarriedGradients(parts.model)
+        self._altered = AlteredWeights(parts.model)
         self._open: OpenEpoch | None = None
         self._uncommitted = self._closed = self._begun = False
         self._outside = 0
@@ -598,6 +600,7 @@ class LoopRecorder:
             self._doubles.hold(self.recorder.epoch_labels, f"Epoch {epoch.index}", _device_of(self._model))
             self._doubles = None
         self._uncommitted = True
+        self._altered.stepped()
         self._rows.rest(self._loader)
 
     def _ended(self, epoch: OpenEpoch) -> bool:
@@ -742,6 +745,14 @@ class LoopRecorder:
         if self._uncommitted:
             # Before the commit: what cannot be saved now cannot be saved by trying once more.
             self._uncommitted = False
+            if self._altered.altered():
+                self.recorder.altered = True
+                warnings.warn(
+                    f"{self.recorder.paths.folder}: the weights were changed between the last step of epoch {self.epochs} and its end, as where the best ones are "
+                    "restored; what is kept of the epoch are the changed ones, and its steps cannot be repeated. Restore weights after the block of "
+                    "assay.record, or after recorder.close().",
+                    stacklevel=4,
+                )
             content = self._watcher.stored(self._model, self.recorder.epoch_labels, not self.epochs)
             if self.recorder.keeps_checkpoints:
                 tensors, note = pack(self._parts.state())

@@ -442,6 +442,16 @@ class Replay:
         changed = [f"{name} {then}, here is {now_here[name]}" for name, then in recorded.items() if then != now_here[name]]
         if changed:
             raise Mismatch(f"{message}. It was recorded by {' and '.join(changed)}: take it again there, or record it here.")
+        if self.run.altered(epoch):
+            raise Mismatch(
+                f"{message}. The weights were changed after the last step of that epoch, as where the best ones are restored: record again and restore them after "
+                "the block of assay.record, or ask for methods of kept models, such as grand, tracin and vog."
+            )
+        if kinds := self.run.autocast(epoch):
+            raise Mismatch(
+                f"{message}. The recorded model computed in {' and '.join(sorted(set(kinds.values())))} under torch.autocast, in which a step is not repeated: record "
+                "in float32, or ask for methods of kept models, such as grand, tracin and vog."
+            )
         raise Mismatch(f"{message}. {causes or self.training.causes}")
 
     def _gap(self, epoch: int, training: ReplayableTraining) -> float | None:

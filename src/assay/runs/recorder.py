@@ -196,6 +196,7 @@ class Recorder:
     Attributes:
         autocast: The type, by device, in which the model computes under torch.autocast in this epoch, such as `{"cuda": "bfloat16"}`; set after
             `begin`.
+        altered: Whether the weights that are kept are others than those after the last step; set before `commit`.
         carried: Whether the first update of this epoch adds to gradients of batches of the epoch before; set after `begin`.
     """
 
@@ -381,7 +382,7 @@ class Recorder:
         self._weights: Tensor | None = None
         self._validation: tuple[Tensor, Tensor] | None = None
         self.autocast: Mapping[str, str] = {}
-        self.carried = False
+        self.carried = self.altered = False
         self._begun = time.perf_counter()
         if not self.commits:
             self.classes = 0
@@ -773,8 +774,9 @@ class Recorder:
         stored |= told_of_content
         if any(count != 1 for count in self._updates):
             stored["updates"] = torch.tensor(self._updates, dtype=torch.int32)
-        if self.carried:
-            stored["carried"] = torch.ones(1, dtype=torch.int32)
+        for name, holds in (("carried", self.carried), ("altered", self.altered)):
+            if holds:
+                stored[name] = torch.ones(1, dtype=torch.int32)
         if self._weights is not None and bool((self._weights.nan_to_num(1.0) != 1).any()):
             # What did not stand in a batch has no weight.
             stored["weights"] = self._weights.nan_to_num(0.0)

@@ -167,7 +167,7 @@ class Run:
         n, classes = len(self.ids), self.classes
         shapes: dict[str, tuple[str, tuple[int | None, ...]]] = {need.value: ("floating", (n,)) for need in EPOCH_NEEDS}
         shapes |= {name: ("floating", (n, classes)) for name in ("logits", "probs")}
-        shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates", "carried")}
+        shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates", "carried", "altered")}
         shapes |= {"correct": ("boolean", (n,)), "visits": ("whole", (n,)), "weights": ("floating", (n,))}
         shapes |= {"validation_losses": ("floating", (classes,)), "validation_counts": ("whole", (classes,))}
         if name not in shapes:
@@ -306,6 +306,10 @@ class Run:
     def carried(self) -> int | None:
         """The first epoch whose first update added to gradients of batches of the epoch before; None if there is none."""
         return next((commit.epoch for commit in self.commits if "carried" in commit.shard.sums), None)
+
+    def altered(self, epoch: int) -> bool:
+        """Whether the weights kept of an epoch are others than those after its last step, because somebody else changed them."""
+        return "altered" in self._commit(epoch).shard.sums
 
     def validation(self, epoch: int) -> tuple[Float[Tensor, " classes"], Int[Tensor, " classes"]] | None:
         """Mean cross-entropy (nats) and number of the validation examples of each class at the end of an epoch; None where none was measured.
