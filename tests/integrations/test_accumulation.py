@@ -153,3 +153,89 @@ def test_gradients_that_are_carried_into_the_next_epoch_are_refused_and_dropped_
     # The cure of the first refusal, which is what the second training did.
     with pytest.raises(UsageError, match=r"epoch 0, batch 6, the optimizer moved 0 times, not once, or never in the epoch"):
         assay.score(trained(tmp_path / "never", 100, clears=True), "sgd_influence", targets=held, loop=loop)
+
+
+@pytest.mark.parametrize("momentum", [None, 0.3])
+def test_statistics_that_follow_several_batches_of_a_step_are_differentiated(tmp_path, momentum):
+    """The derivative of the step, its statistics included, is compared with central differences of the step itself."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, momentum=momentum), nn.Tanh(), nn.Linear(5, CLASSES)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.5)
+    loader = DataLoader(data(), 5)
+    with assay.record(tmp_path, model, optimizer, loader) as recorder:
+        for _ in range(2):
+            optimizer.zero_grad()
+            for number, (x, y) in enumerate(recorder.epoch()):
+                logits = model(x)
+                F.cross_entropy(logits, y).backward()
+                recorder.batch(logits, y)
+                if number == 2:
+                    optimizer.step()
+    held = {"validation": (torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3)}
+    loop = assay.Loop(model, optimizer, loader, accumulate=1)
+    (scores,) = assay.score(tmp_path, "sgd_influence", targets=held, loop=loop).values()
+    assert scores.diagnostics["relative error of single steps' derivatives, by central differences"] < 1e-5
+
+
+def test_batches_after_the_last_step_that_batch_norm_followed_are_refused(tmp_path):
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, CLASSES)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    loader = DataLoader(data(), 5)
+    with assay.record(tmp_path, model, optimizer, loader) as recorder:
+        for number, (x, y) in enumerate(recorder.epoch()):
+            logits = model(x)
+            F.cross_entropy(logits, y).backward()
+            recorder.batch(logits, y)
+            if number == 1:
+                optimizer.step()
+    held = {"validation": (torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3)}
+    with pytest.raises(UsageError, match="epoch 0 ended with 1 batches after its last step, and the statistics of BatchNorm"):
+        assay.score(tmp_path, "sgd_influence", targets=held, loop=assay.Loop(model, optimizer, loader))
+
+
+def test_a_step_that_was_skipped_is_not_taken_for_an_accumulated_one(tmp_path):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(data(), 5)
+    with assay.record(tmp_path, model, optimizer, loader) as recorder:
+        for number, (x, y) in enumerate(recorder.epoch()):
+            logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            recorder.batch(logits, y)
+            if number != 1:
+                optimizer.step()
+    held = {"validation": (torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3)}
+    for accumulate in (None, 1, 2, "batches"):
+        loop = assay.Loop(model, optimizer, loader, accumulate=accumulate)
+        with pytest.raises(Mismatch, match=r"Steps were made of up to 2 batches.*scaler skipped steps"):
+            assay.score(tmp_path, "sgd_influence", targets=held, loop=loop)
+
+
+def test_a_loss_of_the_loop_s_own_and_a_sum_over_examples_are_divided_too(tmp_path):
+    held = {"validation": (torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3)}
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(data(), 5)
+    with assay.record(tmp_path, model, optimizer, loader) as recorder:
+        optimizer.zero_grad()
+        for x, y in recorder.epoch():
+            logits = model(x)
+            (F.cross_entropy(logits, y, reduction="sum") / EXAMPLES).backward()
+            recorder.batch(logits, y)
+            if recorder.epochs == 0 and len(x) == 3:
+                optimizer.step()
+    given = {"accumulate": "examples", "reduction": "sum"}
+    own = given | {"loss": lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="sum")}
+    loops = [assay.Loop(model, optimizer, loader, **one) for one in (given, own)]
+    one, other = (assay.score(tmp_path, ["sgd_influence"], targets=held, loop=loop)["sgd_influence"] for loop in loops)
+    torch.testing.assert_close(one.values, other.values)
+    wrong = assay.Loop(model, optimizer, loader, **(own | {"reduction": "mean"}))
+    with pytest.raises(UsageError, match="give reduction='sum'"):
+        assay.score(tmp_path, "sgd_influence", targets=held, loop=wrong)
+
+
+@pytest.mark.parametrize("accumulate", [0, -1, float("inf"), float("nan")])
+def test_a_division_by_no_number_is_refused(accumulate):
+    model = net()
+    with pytest.raises(UsageError, match="is no number above 0 to divide a loss by"):
+        assay.Loop(model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data(), 5), accumulate=accumulate)

@@ -34,9 +34,13 @@ def logits_alone(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     named = [name for name in ("logits", "scores", "out") if isinstance(getattr(output, name, None), Tensor)]
+    if named or not isinstance(output, (tuple, list, dict)):
+        part = f".{(named or ['logits'])[0]}"
+    else:
+        part = f"[{next(iter(output), 'logits')!r}]" if isinstance(output, dict) else "[0]"
     raise UsageError(
-        f"The model returns a {type(output).__name__}, no tensor of logits; give forward=lambda model, batch: (model(batch[0]).{(named or ['logits'])[0]}, "
-        "batch[1]) to assay.Loop, or to assay.DataSpec while recording."
+        f"The model returns a {type(output).__name__}, no tensor of logits; give forward=lambda model, batch: (model(batch[0]){part}, batch[1]) to "
+        "assay.Loop, or to assay.DataSpec while recording."
     )
 
 
