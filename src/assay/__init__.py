@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "record": "integrations.pytorch",
     "Loop": "replay.loop",
+    "token_losses": "replay.losses",
     "ReplayConfig": "replay.config",
     "LiveMethods": "replay.live_methods",
     "score": "experiments.score",

@@ -361,8 +361,13 @@ def test_wrong_labels_are_refused(tmp_path, mistake):
 
 
 LOGIT_MISTAKES = {
-    "one output": (torch.zeros(EXAMPLES, 1), "The model has 1 output"),
-    "one axis": (torch.zeros(EXAMPLES), r"logits of shape \(23,\)"),
+    "no output": (torch.zeros(EXAMPLES, 0), "The model has 0 outputs"),
+    "one output": (
+        torch.zeros(EXAMPLES, 1),
+        "the model has 1 output.* labels are torch.int64 with values such as 2, 3; give 0 or 1",
+    ),
+    "one axis": (torch.zeros(EXAMPLES), "the model has 1 output"),
+    "one number": (torch.zeros(()), r"logits of shape \(\)"),
     "three axes": (torch.zeros(EXAMPLES, 2, CLASSES), r"logits of shape \(23, 2, 4\)"),
     "too few rows": (torch.zeros(EXAMPLES - 1, CLASSES), r"logits of shape \(22, 4\)"),
     "array": (np.zeros((EXAMPLES, CLASSES)), "logits are ndarray; give the torch tensor"),

@@ -34,7 +34,12 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     unequal = len({one.epochs for one in models}) > 1
     rows = [
         ("epochs", f"{opened.epochs} committed, {sum(commit.steps for commit in opened.commits):,} steps, {seconds:.1f} s"),
-        ("examples", f"{len(opened.ids):,} in {opened.classes} classes"),
+        (
+            "examples",
+            f"{len(opened.ids):,} in {opened.classes_in_words}"
+            if opened.classes
+            else f"{len(opened.ids):,}, {opened.classes_in_words}",
+        ),
         (
             "pass",
             f"{header.view}; logits {'kept' if header.keep_logits else 'not kept'}, checkpoints {header.checkpoints}: {opened.checkpoints()}",

@@ -35,6 +35,18 @@ class PartialSource(EpochSource, Protocol):
         ...
 
 
+@runtime_checkable
+class ClasslessSource(EpochSource, Protocol):
+    """A source whose examples may have no class, but one loss each, or several labels."""
+
+    absent: frozenset[Need]
+    """The facts that there are not because an example has no class; empty where it has."""
+
+    def without_classes(self) -> str:
+        """What was recorded in the place of classes, and what can be scored, as the end of a sentence."""
+        ...
+
+
 Value = TypeVar("Value")
 RECORD_ALL = "Record a clean pass after every epoch (Recording(view='eval'), `--view eval`), or every epoch of all examples (without select and partial)."
 """The cure where facts are missing."""
@@ -104,7 +116,7 @@ class Epoch:
 
     @property
     def losses(self) -> Float[Tensor, " examples"]:
-        """Cross-entropy with the given label, in nats."""
+        """Cross-entropy with the given label, in nats; in a run of losses the loss of each example, in its own unit."""
         return self._take(Need.LOSSES)
 
     @property

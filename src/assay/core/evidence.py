@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from .arguments import checked_arguments, checked_fields, moved_keywords
-from .epochs import Epoch, EpochSource, PartialSource, Space
+from .epochs import ClasslessSource, Epoch, EpochSource, PartialSource, Space
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, listed
 from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
 from .game import Game, GameMaker
@@ -71,7 +71,7 @@ class Evidence:
 
     Attributes:
         ids: Stable id of each example; every fact is in this order.
-        classes: How many classes the labels are drawn from.
+        classes: How many classes the labels are drawn from; 0 where an example has no class.
         recorded: How many epochs were recorded (0 without a recording of epochs).
     """
 
@@ -141,6 +141,11 @@ class Evidence:
             MissingEvidence: A need was never recorded; says how to record it.
         """
         if missing := sorted(needs - self._needs, key=lambda need: need.value):
+            source = self._source
+            if isinstance(source, ClasslessSource) and (asked := [need.value for need in missing if need in source.absent]):
+                raise MissingEvidence(
+                    f"{reader} reads {', '.join(asked)}, which only examples with a class have; {source.without_classes()}"
+                )
             ways = "; ".join(f"{need.value}: {need.how}" for need in missing)
             raise MissingEvidence(f"{reader} needs {', '.join(n.value for n in missing)}, which this run lacks ({ways}).")
         view = object.__new__(Evidence)

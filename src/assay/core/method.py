@@ -119,6 +119,10 @@ class AbstractMethod(abc.ABC):
     def run(self, evidence: Evidence) -> Result:
         """One number per example, in the order of `evidence.ids`, with diagnostics and warnings."""
 
+    def unit_of(self, evidence: Evidence) -> str:
+        """The unit of the values from this evidence; `unit` unless it depends on whether examples have classes."""
+        return self.unit
+
     @classmethod
     def run_together(cls, methods: Sequence["AbstractMethod"], evidence: Evidence) -> list[Result]:
         """The results of several methods of this class, for classes that can share work between them."""

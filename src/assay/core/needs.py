@@ -52,3 +52,6 @@ EPOCH_NEEDS = frozenset(
     }
 )
 """The needs that exist once per epoch and example."""
+
+CLASS_NEEDS = EPOCH_NEEDS - {Need.LOSSES} | {Need.LABELS, Need.MEAN_PROBS}
+"""The needs that exist only where each example has a class."""

@@ -23,7 +23,7 @@ class ShownExamples:
 
     Attributes:
         ids: Ids of the shown examples, in the order that the page starts with.
-        given: Given class of each.
+        given: Given class of each; None where examples have no class.
         predicted: Class that the model predicts for each, by the rule named in `ReportData.facts`; None if unknown.
         true: True class of each, where the truth is known; else None.
         pictures: uint8 images (shown, channels, height, width); None for data that has no pictures. The page shows them as thumbnails.
@@ -32,7 +32,7 @@ class ShownExamples:
     """
 
     ids: Ids
-    given: Int[Tensor, " shown"]
+    given: Int[Tensor, " shown"] | None = None
     predicted: Int[Tensor, " shown"] | None = None
     true: Int[Tensor, " shown"] | None = None
     pictures: Tensor | None = None

@@ -96,7 +96,7 @@ def checked(
         options={field.name: getattr(method, field.name) for field in dataclasses.fields(method)},  # type: ignore[arg-type]
         title=method.title,
         direction=method.direction,
-        unit=method.unit,
+        unit=method.unit_of(evidence),
         unscored=evidence.ids.take(~mask),
         by_epoch=None if result.by_epoch is None else result.by_epoch.detach().to("cpu", torch.float64)[:, mask],
         repeats=None if result.repeats is None else result.repeats.detach().to("cpu", torch.float64)[:, mask],

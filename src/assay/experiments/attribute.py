@@ -25,7 +25,7 @@ from .models import members_of, open_models
 from .progress import Progress
 from .request import Request
 from .saved_scores import can_be_told, parents_of
-from .scorable import check_read, check_untrained
+from .scorable import check_classes, check_read, check_untrained
 
 
 @checked_arguments
@@ -67,6 +67,7 @@ def attribute(
     attributor = attributor_named(method)
     if not run.epochs:
         check_untrained([attributor])
+    check_classes(run, attributor)
     request = Request(loop=loop, targets=targets, replay_config=replay_config)
     check_read(run, [attributor], request)
     replays = _opened(run, attributor, request)

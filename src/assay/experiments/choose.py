@@ -18,6 +18,7 @@ from ..core.decision import Decision
 from ..core.errors import Mismatch, MissingEvidence, UsageError
 from ..core.features import DATA
 from ..core.lineage import Lineage
+from ..core.needs import CLASS_NEEDS
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector
 from ..policies import catalogue, find, parse
@@ -111,6 +112,7 @@ def decide(
             raise Mismatch(
                 f"{by.title} scores dataset {parent.dataset}, {opened.folder} recorded {opened.dataset}; score this run again."
             )
+        _check_classes(opened, chosen)
         models = members_of(opened) if chosen.reads else [opened]
         seen, content, replay = _looked_at(opened, chosen, loop, inputs or {})
         evidence = gather_together(models, replay, seen)
@@ -147,6 +149,20 @@ def decide(
 def counting() -> list[str]:
     """Names of the policies whose count may be taken from a curve."""
     return [name for name, cls in catalogue().items() if cls.counts_by_curve]
+
+
+def _check_classes(run: Run, policy: AbstractSelector) -> None:
+    """Refuse a policy that reads classes, of a run whose examples have none.
+
+    Raises:
+        MissingEvidence: Names what it reads, and the policies that work.
+    """
+    if run.task != "classes" and (asked := sorted(need.value for need in policy.reads & CLASS_NEEDS)):
+        able = [name for name, cls in catalogue().items() if isinstance(cls.reads, frozenset) and not cls.reads & CLASS_NEEDS]
+        raise MissingEvidence(
+            f"{policy.title} reads {', '.join(asked)}, which only examples with a class have; {run.folder} recorded {run.classes_in_words} example. "
+            f"Policies that work: {', '.join(able)}."
+        )
 
 
 def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import __version__
 from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.curve import NONE, RANDOM, WORST, By, Curve, Removal, best_count
-from ..core.errors import RunError, UsageError, listed
+from ..core.errors import MissingEvidence, RunError, UsageError, listed
 from ..core.lineage import Lineage, fingerprint
 from ..core.scores import CHANGE, Scores
 from ..core.selection import removable, worst
@@ -367,6 +367,11 @@ def curve_replay(
             raise UsageError(f"A curve reads the targets 'validation' and 'test', not {unread[0]!r}; leave it out.")
         given = dict(targets or {})
     replay = open_replay(run, loop=loop, targets=given, replay_config=replay_config)
+    if replay.run.task != "classes":
+        raise MissingEvidence(
+            f"A curve is of test accuracy, and {replay.run.folder} recorded {replay.run.classes_in_words} example and no class; choose a decision by a score, and "
+            "train again without what it drops."
+        )
     if wrong := [name for name in (VALIDATION, TEST) if not isinstance(replay.given.get(name), MeanLoss)]:
         raise UsageError(
             f"A curve needs (inputs, labels) or Examples as target {' and '.join(map(repr, wrong))}; give targets={{'validation': "

@@ -96,7 +96,13 @@ def wrong_labels(ids: Ids, run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]
 
     Raises:
         Mismatch: An example has no truth, or was not recorded.
+        UsageError: The run knows no labels.
     """
+    if run.task != "classes":
+        raise UsageError(
+            f"truth= tells which classes are wrong, and {run.folder} recorded {run.classes_in_words} example and no class; leave it out, and compare "
+            "scores.values with what you know by scores.ids."
+        )
     given = run.labels[run.ids.positions(ids, f"run {run.folder}")]
     return given != truth[1][truth[0].positions(ids, "the truth")]
 

@@ -1,5 +1,6 @@
 """From a run, or from tensors in memory, to the evidence that methods read."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..core.evidence import Evidence, ReplayedFacts, as_rows
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
 from ..maths.observations import faults
+from ..methods import catalogue
 from ..replay.agreement import Agreement
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop, LoopTraining
@@ -23,7 +25,7 @@ from ..replay.planned import PlannedTraining
 from ..replay.replay import Replay, TrainMany
 from ..replay.replayable import ReplayableTraining
 from ..replay.targets import PART, Given, MeanLoss, Target
-from ..runs.epochs import MeanEpochs, RecordedEpochs
+from ..runs.epochs import LabelEpochs, MeanEpochs, RecordedEpochs
 from ..runs.run import Run
 from ..training.batches import TrainingData
 from ..training.state import TrainingState
@@ -47,13 +49,23 @@ def gather(
     return Evidence(
         run.ids,
         run.classes,
-        labels=run.labels,
-        epochs=RecordedEpochs(run) if run.epochs else None,
+        labels=run.labels if run.task == "classes" else None,
+        epochs=RecordedEpochs(run, catalogue) if run.epochs else None,
         mean_probs=_together([run]),
         inputs=inputs,
         replayed=ReplayedFacts(replay, replays, replay, replay),  # type: ignore[arg-type]
-        games=game_of if inputs or replay is not None else None,
+        games=game_of if run.classes and (inputs or replay is not None) else None,
     )
+
+
+def gather_labels(run: Run) -> Evidence:
+    """The facts of a run of several labels for each example: every pair of an example and a label is an example of two classes.
+
+    Args:
+        run: The run.
+    """
+    labels = run.label_matrix()
+    return Evidence(Ids(range(labels.numel())), 2, labels=labels.flatten(), epochs=LabelEpochs(run))
 
 
 def _together(runs: Sequence[Run]) -> Callable[[], Tensor] | None:
@@ -200,7 +212,9 @@ def open_replay(
             )
         training = LoopTraining(run, loop)
     for name, given in named.items():
-        found[name] = target_of(name, given, run)
+        target = found[name] = target_of(name, given, run)
+        if run.task != "classes" and loop is not None and isinstance(target, MeanLoss):
+            found[name] = dataclasses.replace(target, by=loop.losses)
     replay = Replay(
         run,
         training,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..core.arguments import checked_arguments
-from ..core.errors import UnknownName, UsageError, listed
+from ..core.errors import MissingEvidence, UnknownName, UsageError, listed
 from ..core.explanation import Behind, Explanation, LabelFrom
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
@@ -114,6 +114,11 @@ def explain(
         raise UsageError("Name one thing to explain: the id of an example, or query=, an input of your own.")
     if k < 1:
         raise UsageError(f"k={k} is below 1; ask for one example or more.")
+    if run.task != "classes":
+        raise MissingEvidence(
+            f"{run.folder} recorded {run.classes_in_words} example, and an explanation is of a predicted class; score {method} with the query as target: "
+            "score(run, METHOD, loop=..., targets={'validation': (inputs, labels)})."
+        )
     named, aimed = _aimed(method)
     replays = open_models(members_of(run), [], Request(loop=loop, replay_config=replay_config), Agreed())
     asked = _query(run, replays[0], example, query, loop)

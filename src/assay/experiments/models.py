@@ -18,7 +18,7 @@ from ..core.scores import Scores
 from ..replay.live_methods import live_state, step_result
 from ..replay.replay import Replay
 from ..runs.run import Run
-from .evidence import Agreed, open_replay
+from .evidence import Agreed, gather_labels, open_replay
 from .plan import has_plan, models_asked
 from .request import Request
 from .retraining import Retraining
@@ -152,4 +152,33 @@ def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, sp
             spent.since_last([method])
         else:
             stored.append(method)
+    if run.task == "labels":
+        by_label = [one for one in stored if isinstance(one, AbstractAccumulator)]
+        stored = [one for one in stored if one not in by_label]
+        results += [over_labels(run, one) for one in scoring.score(by_label, gather_labels(run), spent)] if by_label else []
     return results + (scoring.score(stored, evidence, spent) if stored else [])
+
+
+def over_labels(run: Run, scores: Scores) -> Scores:
+    """The value of each example, from those of its labels: their mean, or the value of the most suspect or hardest label.
+
+    Args:
+        run: A run of several labels for each example, which says how they are reduced.
+        scores: The value of every pair of an example and a label.
+    """
+    values = scores.values.reshape(len(run.ids), -1)
+    if run.header.reduce_labels == "mean":
+        reduced = values.mean(1)
+    else:
+        reduced = values.gather(1, scores.hardness().reshape(values.shape).argmax(1, keepdim=True))[:, 0]
+    return dataclasses.replace(
+        scores,
+        ids=run.ids,
+        values=reduced,
+        unscored=run.ids.take(torch.zeros(len(run.ids), dtype=torch.bool)),
+        diagnostics={
+            "labels of an example": values.shape[1],
+            "value of an example": f"{run.header.reduce_labels} over its labels",
+        }
+        | dict(scores.diagnostics),
+    )

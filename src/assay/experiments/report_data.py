@@ -134,12 +134,15 @@ def report_data(
     predicted = together.mean_probs.argmax(1) if Need.MEAN_PROBS in together.holds else None
     # Of epochs that trained on a part of the examples no line and no place on the map can be drawn.
     gaps = bool(together.missing(range(run.epochs)))
-    dynamics = score(run, ["confidence", "variability", "correctness"]) if run.epochs and not gaps else None
+    drawn = run.epochs and not gaps and run.task == "classes"
+    dynamics = score(run, ["confidence", "variability", "correctness"]) if drawn else None
     wrong = wrong_of(run.ids) if truth is not None else None
-    trajectories, note = _trajectories(together, place) if run.epochs and not gaps else (None, "")
-    if gaps:
+    trajectories, note = _trajectories(together, place) if drawn else (None, "")
+    if run.task != "classes":
+        note = f"No classes, no data map and no trajectories: the run recorded {run.classes_in_words} example."
+    elif gaps:
         note = "No data map and no trajectories: some epochs trained on a part of the examples only, and have no facts of the others."
-    given = run.labels[place]
+    given = run.labels[place] if run.task == "classes" else None
     looks, unseen = _looks(examples, shown_ids)
     return ReportData(
         title=options.title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
@@ -293,7 +296,7 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
     else:
         facts = {
             "data": "the loop's own dataset",
-            "examples": f"{len(run.ids):,} for training, {run.classes} classes",
+            "examples": f"{len(run.ids):,} for training, {run.classes_in_words}",
             "net": "the loop's own model",
             **{name: str(value) for name, value in about.items()},
         }

@@ -12,7 +12,7 @@ from ..core.errors import Mismatch, MissingEvidence, UsageError, listed
 from ..core.evidence import Evidence
 from ..core.features import DATA, FeatureSpec
 from ..core.method import AbstractMethod
-from ..core.needs import Need
+from ..core.needs import CLASS_NEEDS, Need
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector
 from ..learners import parse as parse_learner
@@ -42,6 +42,16 @@ def check_untrained(methods: Sequence[str | AbstractMethod]) -> None:
         check_learners(one)
         if needs_training(one):
             raise MissingEvidence(f"{one.title} reads a training, and there is none here; record one with `assay record`.")
+
+
+def check_classes(run: Run, method: AbstractMethod) -> None:
+    """Refuse a method that reads classes, of a run whose examples have none: neither data nor options can bring them.
+
+    Raises:
+        MissingEvidence: Names what it reads, and the methods that work.
+    """
+    if run.task != "classes" and method.title not in run.header.live:
+        gather(run).narrow(method.title, method.reads & CLASS_NEEDS)
 
 
 def replayed(method: AbstractMethod | AbstractSelector) -> bool:
@@ -184,6 +194,11 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
         if not run.epochs and needs_training(method):
             unable[name] = "reads a training, and nothing was trained here."
             continue
+        try:
+            check_classes(run, method)
+        except MissingEvidence as error:
+            unable[name] = str(error)
+            continue
         if run.epochs and method.reads & BESIDE and method.title not in run.header.live:
             unable[name] = needed_beside(run, method)
             continue
@@ -206,7 +221,8 @@ def needed_beside(run: Run, method: AbstractMethod) -> str:
     if again and not run.states():
         return f"{what}, and the run kept no model; record with Recording(checkpoints='last')."
     if not has_plan(run):
-        return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader))."
+        by = ", losses=losses" if run.task != "classes" else ""
+        return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader{by}))."
     held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
     if VALIDATION in method.asks.named_targets and not held:
         return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."

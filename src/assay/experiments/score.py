@@ -34,6 +34,7 @@ from .request import Request
 from .saved_scores import parents_of, saved_score
 from .scorable import (
     BESIDE,
+    check_classes,
     check_joinable,
     check_read,
     check_untrained,
@@ -169,7 +170,7 @@ def served(
     if not run.epochs:
         check_untrained(wanted)
     refused: dict[str, AssayError] = {}
-    wanted = _recorded(run, wanted, request, refused)
+    wanted = _recorded(run, _with_classes(run, wanted, request, refused), request, refused)
     models = members_of(run)
     agreed: Agreed = {}
     seen, content = _inputs(run, wanted, request, agreed)
@@ -290,6 +291,26 @@ def _or_refused(
             refused[methods[0].title] = error
             return []
     return [made for one in methods for made in _or_refused([one], attempt, strict, refused, soft)]
+
+
+def _with_classes(
+    run: Run, wanted: Sequence[AbstractMethod], request: Request, refused: dict[str, AssayError]
+) -> list[AbstractMethod]:
+    """The methods that a run can serve that may know no classes.
+
+    Raises:
+        AssayError: No method is left, or anything is refused and `strict`.
+    """
+
+    def checked(methods: list[AbstractMethod]) -> list[AbstractMethod]:
+        for one in methods:
+            check_classes(run, one)
+        return methods
+
+    able = _or_refused(wanted, checked, request.strict, refused, lambda *_: True)
+    if not able:
+        raise next(iter(refused.values()))
+    return able
 
 
 def _recorded(

@@ -38,6 +38,11 @@ class DataSpec:
             example; others that read epochs are refused. The clean pass of `view="eval"` always looks at every example.
         id_field: Where the batches hold the ids of their examples themselves, as those of an IterableDataset must: the key, the attribute or the place of
             that part of a batch. `ids=` then names all examples.
+        task: `"classes"`; `"labels"`, where an example has several labels, each 0 or 1, and logits and labels are (batch, labels); or `"losses"`,
+            where the loss of each example is recorded. By default it is classes or losses, as `recorder.batch` or `recorder.losses` is called first;
+            to be said for several labels, and for losses with `view="eval"`, where `losses` is what is recorded.
+        reduce_labels: For `task="labels"`: how the values of an example's labels become its own, their `"mean"`, or the `"worst"`, that of the most
+            suspect or hardest label.
 
     Raises:
         UsageError: A value is of a wrong kind.
@@ -51,11 +56,23 @@ class DataSpec:
     labels: Tensor | Sequence[int] | np.ndarray | None = None
     visits: Literal["each", "any"] = "each"
     id_field: str | int | None = None
+    task: Literal["classes", "labels", "losses"] | None = None
+    reduce_labels: Literal["mean", "worst"] = "mean"
 
     def __post_init__(self):
         if self.visits not in ("each", "any"):
             raise UsageError(
                 f"DataSpec: visits={self.visits!r} is neither 'each' (every epoch trains on each example once) nor 'any' (an epoch as it is drawn)."
+            )
+        if self.task not in (None, "classes", "labels", "losses"):
+            raise UsageError(
+                f"DataSpec: task={self.task!r} is neither 'classes' nor 'labels' nor 'losses'; give one of them, or leave it out."
+            )
+        if self.reduce_labels not in ("mean", "worst"):
+            raise UsageError(f"DataSpec: reduce_labels={self.reduce_labels!r} is neither 'mean' nor 'worst'; give one of them.")
+        if self.reduce_labels != "mean" and self.task != "labels":
+            raise UsageError(
+                f"DataSpec: reduce_labels={self.reduce_labels!r} is for task='labels', where an example has several; leave it out."
             )
 
 

@@ -66,7 +66,9 @@ class Stateful(Protocol):
 @moved_keywords(
     {
         **dict.fromkeys(("view", "keep_logits", "mean_probs", "checkpoints", "live"), "recording=assay.Recording({name}=...)"),
-        **dict.fromkeys(("ids", "class_names", "losses", "forward", "clean"), "data=assay.DataSpec({name}=...)"),
+        **dict.fromkeys(
+            ("ids", "class_names", "losses", "forward", "clean", "task", "reduce_labels"), "data=assay.DataSpec({name}=...)"
+        ),
         "epochs": "select=assay.LiveSelection(SELECTOR, epochs=...)",
     }
 )
@@ -159,6 +161,11 @@ def record(
     _check_visits(recording, data, select)
     if data.clean is not None and recording.view != "eval":
         raise UsageError("clean= is read by view='eval' only; leave it out, or record with assay.Recording(view='eval').")
+    if data.task == "losses" and recording.view == "eval" and data.losses is cross_entropies:
+        raise UsageError(
+            "task='losses' with view='eval' records losses(model, batch) in a clean pass, and no losses= is given; give "
+            "data=assay.DataSpec(task='losses', losses=...), the loss of each example of a batch."
+        )
     if data.clean is not None and len(ids_of(data.clean)) != size:
         raise Mismatch(
             f"clean= and the loader's dataset ({size} examples) differ in length; give the same examples in the same order."
@@ -186,6 +193,8 @@ def record(
     try:
         if recorder.epochs:
             parts.restore(Run(folder))
+            check_task(recorder, data)
+        recorder.reduce_labels = data.reduce_labels
         # Each process of a parallel training would have to take part in what the wrapper does.
         seen = inner if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
         return LoopRecorder(recorder, methods, parts, loader, chosen, data, seen, selecting)
@@ -249,6 +258,19 @@ def _check_visits(recording: Recording, data: DataSpec, select: LiveSelection | 
         raise UsageError(
             f"id_field= is for batches as the loader gives them, and {other} for examples one by one; leave id_field= out, with a map-style dataset."
         )
+
+
+def check_task(recorder: Recorder, data: DataSpec) -> None:
+    """Refuse to go on with a run of another task.
+
+    Raises:
+        Mismatch: The run recorded something else, or reduces labels otherwise.
+    """
+    for field, given in (("task", data.task), ("reduce_labels", data.reduce_labels)):
+        if given is not None and given != (held := getattr(recorder.header, field)):
+            raise Mismatch(
+                f"{recorder.paths.folder} was recorded with {field}={held!r}, not {given!r}; resume it as it was begun."
+            )
 
 
 def check_visits_all(
@@ -408,6 +430,7 @@ class LoopRecorder:
         self._id_field = data.id_field
         size = len(chosen) if data.id_field is not None else len(loader.dataset)  # type: ignore[arg-type]
         self._place = np.full(size, -1, dtype=np.int64)
+        self._losses, self._task = data.losses, data.task
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
         self._watcher = Watcher(loader, chosen, recorder.ids, data.losses, data.forward)
@@ -620,25 +643,60 @@ class LoopRecorder:
         """Record the model's logits of the batch just trained on. Not needed with `view="eval"`, where only the order of the labels is checked.
 
         Args:
-            logits: (batch, classes), of the forward pass before the update.
-            labels: (batch,), the given classes.
+            logits: (batch, classes), of the forward pass before the update; or (batch,) or (batch, 1), the logit of class 1 of a binary model.
+                With `DataSpec(task="labels")` (batch, labels), the logit of each label.
+            labels: (batch,), the given classes; of a model with one logit 0 or 1, of any type. Of several labels (batch, labels), each 0 or 1.
 
         Raises:
             UsageError: Called outside `epoch()` or twice for a batch, or shapes do not fit, or the labels are in another order than the
                 batch's items.
         """
-        epoch = self._open
-        if epoch is None or not epoch.begun:
-            raise UsageError("recorder.batch was called outside recorder.epoch(); loop over `for x, y in recorder.epoch():`.")
-        where = f"Epoch {epoch.index}, batch {epoch.begun - 1}"
+        epoch, where = self._newest("batch", "labels" if self._task == "labels" else "classes")
         if self.recorder.header.view == "eval":
             self._rows.hold_labels(labels, where)
             return
-        if not epoch.pending:
-            raise UsageError(f"Batch {epoch.begun - 1} of epoch {epoch.index} was recorded twice; call recorder.batch once.")
-        self.recorder.observe(epoch.positions, logits, labels)
+        self._observe(epoch.positions, logits, labels)
         self._rows.hold_labels(labels, where)
         epoch.pending = False
+
+    def _observe(self, positions: Tensor, logits: Tensor, labels: Tensor) -> None:
+        (self.recorder.observe_labels if self._task == "labels" else self.recorder.observe)(positions, logits, labels)
+
+    def losses(self, values: Tensor) -> None:
+        """Record the loss of each example of the batch just trained on, for any task whose examples have no class: regression, several labels
+        per example, sequences, segmentation. Takes the place of `batch`; not needed with `view="eval"`, which records `losses` of its `DataSpec`.
+
+        Args:
+            values: (batch,), of the forward pass before the update, in the loss's own unit.
+
+        Raises:
+            UsageError: Called outside `epoch()` or twice for a batch, there is not one loss for each example, or logits were recorded before.
+        """
+        epoch, _ = self._newest("losses", "losses")
+        if self.recorder.header.view == "train":
+            self.recorder.observe_losses(epoch.positions, values)
+            epoch.pending = False
+
+    def _newest(self, call: str, task: str) -> tuple[OpenEpoch, str]:
+        """The open epoch, whose newest batch is recorded by a call, and where it is, in words.
+
+        Raises:
+            UsageError: There is no batch to be recorded, or the call does not fit the task.
+        """
+        epoch = self._open
+        if epoch is None or not epoch.begun:
+            raise UsageError(f"recorder.{call} was called outside recorder.epoch(); loop over `for x, y in recorder.epoch():`.")
+        if self._task not in (None, task):
+            raise UsageError(f"recorder.{call} does not fit DataSpec(task={self._task!r}); leave task= out, or call the other.")
+        if self.recorder.header.view == "eval":
+            if task == "losses" and self._task is None:
+                raise UsageError(
+                    "recorder.losses records the training pass, and view='eval' a clean one; record with data=assay.DataSpec(task='losses', "
+                    "losses=...), or with view='train'."
+                )
+        elif not epoch.pending:
+            raise UsageError(f"Batch {epoch.begun - 1} of epoch {epoch.index} was recorded twice; call recorder.{call} once.")
+        return epoch, f"Epoch {epoch.index}, batch {epoch.begun - 1}"
 
     def weighted(self, losses: Tensor) -> Tensor:
         """The losses of the batch just handed out, each times the weight that the live selector gives it; without one, as they are.
@@ -729,8 +787,13 @@ class LoopRecorder:
                 self._rows.hold(fetched, positions, where)
                 if self._doubles:
                     self._doubles.take(positions, fetched.digests)
+                if self._task == "losses":
+                    self.recorder.observe_losses(
+                        positions, self._losses(self._seen, placed(fetched.batch, _device_of(self._model)))
+                    )
+                    continue
                 logits, labels = self._forward(self._seen, fetched.batch)
-                self.recorder.observe(positions, logits, labels)
+                self._observe(positions, logits, labels)
                 self._rows.hold_labels(labels, where)
 
     def _close_epoch(self) -> None:

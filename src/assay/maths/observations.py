@@ -48,6 +48,14 @@ def observe(logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " exa
     }
 
 
+def two_classes(
+    logits: Float[Tensor, " examples"] | Float[Tensor, "examples 1"],
+) -> Float[Tensor, "examples 2"]:
+    """The logits (0, z) of a binary model with one logit z: the softmax of class 1 is the sigmoid of z, and cross-entropies are those of z."""
+    column = logits.reshape(-1, 1)
+    return torch.cat([torch.zeros_like(column), column], 1)
+
+
 def faults(
     logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]
 ) -> list[tuple[Bool[Tensor, " examples"], str, str]]:

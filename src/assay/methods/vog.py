@@ -131,6 +131,10 @@ class VoG(AbstractMethod):
         return frozenset({Need.CHECKPOINTS, Need.LABELS} if self.by_class else {Need.CHECKPOINTS})
 
     def run(self, evidence: Evidence) -> Result:
+        if not evidence.classes:
+            raise MissingEvidence(
+                f"{self.title} differentiates the logit of each example's class, and the examples of this run have none; choose grand."
+            )
         source = evidence.checkpoints
         epochs = self.epochs_of([epoch for epoch in source.kept if epoch >= 0])
         spread = _Spread()

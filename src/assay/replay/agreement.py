@@ -196,6 +196,8 @@ class Agreement:
     def _path_of_older_run(self, labels: Tensor) -> str | None:
         path = label_part(self._seen, labels)
         pairs = all([part.path for part in one.parts] == ["[0]", "[1]"] for one in self._seen)
+        if self._run.task != "classes":
+            return None
         if path is None and pairs and self._training.loop.losses is cross_entropies and self._training.loop.forward is None:
             # The losses take it for the label.
             return "[1]"

@@ -20,6 +20,7 @@ from ..training.state import standing_at
 from .activations import Place, head_input, layered
 from .example_rows import example_rows
 from .functional import Functional
+from .losses import cross_entropies
 from .model_batches import ModelBatch
 from .optimizers import weight_decay_of
 
@@ -130,12 +131,11 @@ class CheckpointModel:
                 for _ in parts_of_target(target, training.model, name):
                     pass
             replay.computed.add(name)
-        functional = Functional(training.functional.model)
+        functional = Functional(training.functional.model, target.by or cross_entropies)
         buffers = {key: self._state.get(key, value) for key, value in training.buffers.items()}
         for positions in torch.arange(len(target.labels))[rows or slice(None)].split(size or BLOCK):
-            inputs = target.ready(target.inputs[positions].to(training.device), training.model)
-            labels = target.labels[positions].to(training.device, torch.int64)
-            yield ModelBatch(positions, self.params, functional, buffers, (inputs, labels))
+            batch = target.batch(positions, training.model, training.device)
+            yield ModelBatch(positions, self.params, functional, buffers, batch)
 
     def seen(self, positions: Int[Tensor, " batch"], batch: Any) -> ModelBatch:
         """A batch together with this model (see `ModelBatch`)."""

@@ -214,6 +214,11 @@ class LiveMethods:
                     state = method.start(len(self._ids), classes)
                 else:
                     state = {name: tensor.clone() for name, tensor in self._states[method.title].items()}
+                if lacking := sorted(need.value for need in method.reads & EPOCH_NEEDS - source.holds):
+                    raise MissingEvidence(
+                        f"it reads {', '.join(lacking)}, of which this recording has not one number for each example; score the finished run, which "
+                        "says which methods work"
+                    )
                 if epoch in method.epochs_read(epoch + 1):
                     method.update(state, seen.narrow(method.reads & EPOCH_NEEDS, partial=method.copes_with_partial))
                 states[method.title] = state
@@ -265,7 +270,7 @@ class LiveMethods:
         return self._scores(method, Result(method.compute(state)), everyone)
 
     def _scores(self, method: AbstractMethod, result: Result, met: Bool[Tensor, " examples"]) -> Scores:
-        return checked(method, Evidence(self._ids, max(self._classes, 2)), result, met)
+        return checked(method, Evidence(self._ids, self._classes), result, met)
 
 
 def check_live(methods: Sequence[AbstractMethod]) -> None:

@@ -143,6 +143,11 @@ class LoopTraining(ReplayableTraining):
         self.model.zero_grad(set_to_none=True)
         self._stepped = wrapped_alike(loop.model, self.model)
         self.optimizer = over(inner_optimizer(loop.optimizer), unwrapped(loop.model), self.model)
+        if run.task != "classes" and loop.losses is cross_entropies and loop.forward is None:
+            raise UsageError(
+                f"{run.folder} recorded {run.classes_in_words} example, and the loop does not say which loss an example has; give assay.Loop(..., losses=...), a function "
+                "(model, batch) that returns the loss of each example of a batch as your loop has it."
+            )
         self._forward = loop.forward or forward_pair
         self._losses = cross_entropies_of(self._forward) if loop.losses is cross_entropies else loop.losses
         self._selected = bool(run.header.select)

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, listed
 
 Losses = Callable[[nn.Module, Any], Tensor]
 """`losses(model, batch)`: the loss of each example of a batch, (batch,)."""
@@ -22,7 +24,7 @@ def cross_entropies(model: nn.Module, batch: Any) -> Tensor:
         UsageError: The batch is something else.
     """
     inputs, labels = pair(batch)
-    return F.cross_entropy(logits_alone(model(inputs)), labels, reduction="none")
+    return _cross_entropy(logits_alone(model(inputs)), labels)
 
 
 def logits_alone(output: Any) -> Tensor:
@@ -42,6 +44,59 @@ def logits_alone(output: Any) -> Tensor:
         f"The model returns a {type(output).__name__}, no tensor of logits; give forward=lambda model, batch: (model(batch[0]){part}, batch[1]) to "
         "assay.Loop, or to assay.DataSpec while recording."
     )
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if isinstance(logits, Tensor) and (logits.ndim < 2 or logits.shape[1] == 1):
+        # torch would give 0, whatever the output is.
+        raise UsageError(
+            f"The model returns {tuple(logits.shape)}, one number for each example, of which there is no cross-entropy of classes; give losses=, a "
+            "function (model, batch) that returns the loss of each example as your loop has it."
+        )
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def token_losses(
+    logits: Float[Tensor, "batch *tokens classes"],
+    labels: Int[Tensor, "batch *tokens"],
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Float[Tensor, " batch"]:
+    """One loss for each sequence: the cross-entropy of its tokens, in nats, over those that count. At least 0.
+
+    Of a causal language model give `logits[:, :-1]` and `labels[:, 1:]`; of pictures whose every pixel has a class `logits.movedim(1, -1)`. A loss over
+    a batch that is the mean over all its tokens is the sum of the losses with `reduction="sum"`, divided by the number of tokens that count: give that
+    to `Loop` as `reduction=`.
+
+    Args:
+        logits: One row of class logits for each token.
+        labels: The class of each token.
+        ignore_index: The label of tokens that do not count, such as padding.
+        reduction: The mean over the tokens that count, or their sum.
+
+    Raises:
+        UsageError: Shapes do not fit, or a sequence has no token that counts, so that there is no mean.
+    """
+    if labels.ndim < 2 or logits.shape[:-1] != labels.shape:
+        raise UsageError(
+            f"token_losses: logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}; give (batch, tokens, classes) "
+            "and (batch, tokens)."
+        )
+    if reduction not in ("mean", "sum"):
+        raise UsageError(f"token_losses: reduction={reduction!r} is neither 'mean' nor 'sum'.")
+    flat = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="none")
+    totals = flat.reshape(labels.shape).flatten(1).sum(1)
+    if reduction == "sum":
+        return totals
+    counts = (labels != ignore_index).flatten(1).sum(1)
+    # Numbers cannot be asked for where torch takes the examples apart; each of them was seen before.
+    if not torch._C._functorch.is_functorch_wrapped_tensor(counts) and bool((counts == 0).any()):
+        rows = (counts == 0).nonzero().flatten().tolist()
+        raise UsageError(
+            f"token_losses: {len(rows)} of {len(counts)} sequences have no token that counts, each is {ignore_index} (rows {listed(rows, len(rows))}); "
+            "leave them out of the dataset, or give reduction='sum', by which their loss is 0."
+        )
+    return totals / counts
 
 
 class WeightedBatch(NamedTuple):
@@ -117,4 +172,4 @@ class _CrossEntropies:
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         logits, labels = self.forward(model, batch)
-        return F.cross_entropy(logits, labels, reduction="none")
+        return _cross_entropy(logits, labels)

@@ -210,7 +210,8 @@ def drawn_parts(first: Sequence[SingleExample], second: Sequence[SingleExample])
 def label_part(seen: Sequence[SingleExample], labels: Tensor) -> str | None:
     """Path of the part that is the label of every example; None where none is."""
     known = [{part.path: part.number for part in one.parts} for one in seen]
-    for path in known[0] if known else ():
+    # A run of losses knows no labels.
+    for path in known[0] if known and bool((labels >= 0).all()) else ():
         if all(one.get(path) == int(label) for one, label in zip(known, labels, strict=True)):
             return path
     return None

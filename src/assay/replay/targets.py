@@ -17,6 +17,7 @@ from ..maths.differentiable import written_out
 from ..runs.content import bytes_of
 from ..training.device import mode
 from .batch_norm import differentiable_statistics, running_statistics
+from .losses import Losses
 from .replayable import ReplayableTraining
 
 Target = Callable[[nn.Module], Iterator[Tensor]]
@@ -92,15 +93,16 @@ Given = Function | Examples | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tens
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeanLoss:
-    """Weighted mean of the cross-entropies of some examples, in nats.
+    """Weighted mean of the cross-entropies of some examples, in nats; or of other losses, in their own unit.
 
     Attributes:
         inputs: Inputs in the form that the net takes, or that `prepare` takes.
-        labels: Class of each.
+        labels: Class of each; or whatever `by` reads beside the inputs, a row for each.
         weights: Weight of each example; the weights are divided by their sum.
         prepare: Turns a part of the inputs into what the net takes.
         ids: Of the examples, where they have any.
         trained_on: Whether the examples may be trained on: the loss of a training example itself is asked for.
+        by: The loss of each example of a batch `(inputs, labels)`, for a run that records losses; None for cross-entropies.
     """
 
     inputs: Tensor
@@ -109,12 +111,19 @@ class MeanLoss:
     prepare: Callable[[Tensor], Tensor] | None = None
     ids: Ids | None = None
     trained_on: bool = False
+    by: Losses | None = None
 
     @property
     def queries(self) -> Queries:
-        """The examples as rows that are predicted for."""
+        """The examples as rows that are predicted for; the label of one that has no class is -1."""
         ids = Ids(range(len(self.labels))) if self.ids is None else self.ids
-        return Queries(ids, self.labels.cpu().to(torch.int64), (self.weights / self.weights.sum()).cpu())
+        labels = self.labels.cpu().to(torch.int64) if self.by is None else torch.full((len(self.labels),), -1)
+        return Queries(ids, labels, (self.weights / self.weights.sum()).cpu())
+
+    def batch(self, part: slice | Tensor, model: nn.Module, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of some of the examples, as the losses take them."""
+        labels = self.labels[part].to(device)
+        return self.ready(self.inputs[part].to(device), model), labels.to(torch.int64) if self.by is None else labels
 
     def __call__(self, model: nn.Module) -> Iterator[Tensor]:
         for losses, weights in zip(self.losses(model), (self.weights / self.weights.sum()).split(PART), strict=True):
@@ -129,19 +138,32 @@ class MeanLoss:
         device = next(model.parameters()).device
         for start in range(0, len(self.inputs), PART):
             part = slice(start, start + PART)
-            logits = model(self.ready(self.inputs[part].to(device), model))
+            inputs, labels = self.batch(part, model, device)
+            if self.by is not None:
+                yield self._own(self.by(model, (inputs, labels)), len(labels))
+                continue
+            logits = model(inputs)
             if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
                 shape = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
                 raise UsageError(
                     f"The model returned {shape} for inputs and labels of a target; where it gives no row of class logits "
                     "per example, give a function of the model instead, or let the model return its logits, where each row is asked for."
                 )
-            yield F.cross_entropy(logits, self.labels[part].to(device, torch.int64), reduction="none")
+            yield F.cross_entropy(logits, labels, reduction="none")
+
+    def _own(self, losses: Tensor, examples: int) -> Tensor:
+        if not isinstance(losses, Tensor) or losses.shape != (examples,):
+            shape = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else f"a {type(losses).__name__}"
+            raise UsageError(
+                f"losses= gives {shape} for {examples} examples of a target (inputs, labels); let it return the loss of each, or give a function of "
+                "the model as the target."
+            )
+        return losses
 
     def row(self, query: int) -> "MeanLoss":
         """The loss of one of the examples alone."""
         at = slice(query, query + 1)
-        return MeanLoss(self.inputs[at], self.labels[at], torch.ones(1, dtype=torch.float64), self.prepare)
+        return MeanLoss(self.inputs[at], self.labels[at], torch.ones(1, dtype=torch.float64), self.prepare, by=self.by)
 
     def ready(self, inputs: Tensor, model: nn.Module) -> Tensor:
         """Some of the inputs as the model takes them."""
@@ -159,7 +181,7 @@ class MeanLoss:
         """Hash of everything that is averaged. Inputs are hashed after `prepare`, so that another normalisation gives another hash."""
         return fingerprint(
             *(part for one in self.prepared() for part in (f"{one.dtype} {tuple(one.shape)}", bytes_of(one))),
-            self.labels.to(torch.int64).numpy().tobytes(),
+            self.labels.to(torch.int64).numpy().tobytes() if self.by is None else bytes_of(self.labels),
             self.weights.to(torch.float64).numpy().tobytes(),
         )
 
@@ -217,7 +239,11 @@ def row_losses_of(targets: Mapping[str, Target]) -> dict[str, Target]:
 
 def accuracies_of(targets: Mapping[str, Target]) -> dict[str, Target]:
     """An accuracy for every target that is a mean loss."""
-    return {accuracy(name): MeanAccuracy(target) for name, target in targets.items() if isinstance(target, MeanLoss)}
+    return {
+        accuracy(name): MeanAccuracy(target)
+        for name, target in targets.items()
+        if isinstance(target, MeanLoss) and target.by is None
+    }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -172,7 +172,7 @@
       list.push(column("rank", "rank", 68, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => (cell.getValue() === null ? "–" : number.format(cell.getValue())) }));
       list.push(column("score", "score", data.methods.some((one) => one.halves) ? 128 : 80, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => spoken(data.methods[method], cell.getData().position) }));
     }
-    list.push(column("given", "given", 78));
+    if (data.given) list.push(column("given", "given", 78));
     if (data.predicted) list.push(column("predicted", "predicted", 100, { formatter: against }));
     if (data.true) list.push(column("true", "true", 74, { formatter: against }));
     if (data.decision) {
@@ -363,7 +363,8 @@
   }
 
   function card(i) {
-    const lines = [make("b", {}, data.ids[i]), make("span", {}, `given ${fact("given", i)}`)];
+    const lines = [make("b", {}, data.ids[i])];
+    if (data.given) lines.push(make("span", {}, `given ${fact("given", i)}`));
     if (data.predicted) lines.push(make("span", {}, `predicted ${fact("predicted", i)}`));
     if (wrong(i)) lines.push(make("span", { className: "bad" }, `true ${fact("true", i)}`));
     const element = make("button", { type: "button", className: "card", "aria-pressed": String(i === focused) });

@@ -101,13 +101,13 @@ def _cards(report: ReportData, top_examples: TopExamples) -> list[dict[str, Any]
     for id_, at, value in zip(
         top_examples.ids, shown.ids.positions(top_examples.ids).tolist(), top_examples.values.tolist(), strict=True
     ):
-        given, true = int(shown.given[at]), int(shown.true[at]) if shown.true is not None else None
+        given, true = (None if labels is None else int(labels[at]) for labels in (shown.given, shown.true))
         cards.append(
             {
                 "position": at,
                 "id": id_,
                 "value": _signed(value),
-                "given": classes[given],
+                "given": classes[given] if given is not None else None,
                 "true": classes[true] if true is not None and true != given else None,
                 "row": " · ".join(f"{name} {cell}" for name, cell in zip(shown.columns, shown.rows[at], strict=True))
                 if shown.rows is not None
@@ -159,7 +159,7 @@ def _data(report: ReportData) -> dict[str, Any]:
         # Text, because JavaScript has no 64-bit integers.
         "ids": [str(id_) for id_ in shown.ids],
         "numeric": shown.ids.numeric,
-        "given": shown.given.tolist(),
+        "given": shown.given.tolist() if shown.given is not None else None,
         "predicted": shown.predicted.tolist() if shown.predicted is not None else None,
         "true": shown.true.tolist() if shown.true is not None else None,
         "columns": list(shown.columns),

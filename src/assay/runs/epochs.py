@@ -1,11 +1,13 @@
 """The facts of recorded epochs, read from disk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..core.needs import Need
+from ..core.method import AbstractMethod
+from ..core.needs import CLASS_NEEDS, Need
+from ..maths.observations import two_classes
 from .disk import TensorFile
 from .run import Run
 
@@ -13,9 +15,13 @@ from .run import Run
 class RecordedEpochs:
     """The epochs of a run on disk, read fact by fact; one shard is open at a time."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, methods: Callable[[], Mapping[str, type[AbstractMethod]]] = dict):
+        """Open the epochs of a run.
+
+        `methods` gives the methods that there are, by name; of them `without_classes` names those that work.
+        """
         self.recorded, self.holds = run.epochs, run.holds
-        self._run = run
+        self._run, self._methods = run, methods
         self._open: tuple[int, TensorFile] | None = None
 
     def read(self, epoch: int, need: Need) -> Tensor:
@@ -31,6 +37,41 @@ class RecordedEpochs:
     def missing(self, epoch: int) -> Tensor | None:
         """The examples that the epoch did not train on; None if it trained on all."""
         return self._run.missing(epoch)
+
+    @property
+    def absent(self) -> frozenset[Need]:
+        """The facts that the run has not, because its examples have no class."""
+        if self._run.task == "classes":
+            return frozenset()
+        return (CLASS_NEEDS if self._run.task == "losses" else frozenset({Need.LABELS, Need.MEAN_PROBS})) | {Need.GAME}
+
+    def without_classes(self) -> str:
+        """What the run recorded in the place of classes, and which methods work."""
+        able = [name for name, method in self._methods().items() if not method().reads & self.absent]
+        return f"this run recorded {self._run.classes_in_words} example. Methods that work: {', '.join(able)}."
+
+
+class LabelEpochs:
+    """The epochs of a run of several labels for each example, with every pair of an example and a label as an example of two classes."""
+
+    def __init__(self, run: Run):
+        self._whole = RecordedEpochs(run)
+        self.labels = run.label_matrix().shape[1]
+        self.recorded, self.holds = run.epochs, run.holds
+
+    def read(self, epoch: int, need: Need) -> Tensor:
+        """One fact of one epoch, of the first example's labels first.
+
+        Raises:
+            RunError: The shard is missing or damaged.
+        """
+        fact = self._whole.read(epoch, need).reshape(-1)
+        return two_classes(fact) if need is Need.LOGITS else fact
+
+    def missing(self, epoch: int) -> Tensor | None:
+        """The pairs whose example the epoch did not train on; None if it trained on all."""
+        missing = self._whole.missing(epoch)
+        return None if missing is None else missing.repeat_interleave(self.labels)
 
 
 MEANT = frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS})

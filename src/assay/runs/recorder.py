@@ -8,16 +8,16 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
-from ..maths.observations import faults, observe
+from ..maths.observations import faults, observe, two_classes
 from .disk import (
     MOST_COMMITS,
     WriterLock,
@@ -32,7 +32,7 @@ from .disk import (
 from .paths import RunPaths
 from .recording import Recording
 from .run import Run, read_run
-from .schema import CONDITIONS, Commit, File, Header, here, now, read_commits, write_header
+from .schema import CONDITIONS, Commit, File, Header, ReduceLabels, Task, here, now, read_commits, write_header
 from .tables import write_examples
 
 FLUSH_BYTES = 2 * 2**20
@@ -42,6 +42,9 @@ CLEAN_OR_PARTIAL = (
     "record with Recording(view='eval'), or give an assay.Recorder of your own partial=assay.runs.recorder.Partial()"
 )
 """The cures where an epoch does not visit every example exactly once."""
+
+BY_LOSSES = "record the loss of each example with recorder.losses(values) in the place of recorder.batch(logits, labels)"
+"""The cure where examples have no class."""
 
 SMALL = 2**22
 """Examples times classes up to which the probabilities are summed up unless it is asked otherwise: 32 MB on disk."""
@@ -198,6 +201,8 @@ class Recorder:
             `begin`.
         altered: Whether the weights that are kept are others than those after the last step; set before `commit`.
         carried: Whether the first update of this epoch adds to gradients of batches of the epoch before; set after `begin`.
+        reduce_labels: How the values of an example's labels become its own, where it has several (see `observe_labels`); set before the first
+            epoch is committed.
     """
 
     @moved_keywords(
@@ -274,6 +279,9 @@ class Recorder:
             )
             self.labels: Int[Tensor, " examples"] = torch.full((len(ids),), -1, dtype=torch.int64)
             self.classes = 0
+            self._task: Task | Literal[""] = ""
+            self.reduce_labels: ReduceLabels = "mean"
+            self._label_matrix: Tensor | None = None
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
             self._given = ""
@@ -284,6 +292,7 @@ class Recorder:
                 self._given = "; labels known beforehand must be those that the loop gives, as data=assay.DataSpec(labels=...) to assay.record"
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
             self._undecided = recording.mean_probs is None
+            self._asked_probs = recording.mean_probs is True
             self._warned = False
             self._skipped = 0
             self._open = False
@@ -333,7 +342,9 @@ class Recorder:
                 f"{self.paths.folder} was recorded with class_names {listed(run.class_names, run.classes)}, not "
                 f"{listed(self._names, len(self._names))}; resume it as it was begun."
             )
-        self.labels, self.classes, self._names = run.labels, run.classes, run.class_names
+        self.labels, self.classes = run.labels, run.classes
+        self._names, self._task, self.reduce_labels = run.class_names or None, run.task, run.header.reduce_labels
+        self._label_matrix = run.label_matrix() if run.task == "labels" else None
         self._undecided = False
         if run.header.mean_probs:
             self._probs_sum = run.probs_sum()
@@ -372,7 +383,7 @@ class Recorder:
     def _clear(self) -> None:
         self._facts: dict[str, Tensor] = {}
         self._visits = torch.zeros(len(self.ids), dtype=torch.int64)
-        self._held: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._held: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._held_bytes = 0
         self._epoch_labels = torch.full((len(self.ids),), -1, dtype=torch.int64)
         self._batches: list[Tensor] = []
@@ -385,7 +396,7 @@ class Recorder:
         self.carried = self.altered = False
         self._begun = time.perf_counter()
         if not self.commits:
-            self.classes = 0
+            self.classes, self._task, self._label_matrix = 0, "", None
 
     def start(self, state: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
         """Keep the state before training, from which the whole training can be replayed; does nothing if no checkpoints are kept.
@@ -474,20 +485,26 @@ class Recorder:
     def observe(self, positions: Int[Tensor, " batch"], logits: Tensor, labels: Tensor) -> None:
         """Record the outputs of a forward pass for some examples. The facts are computed once enough outputs are buffered.
 
+        One logit z for each example, (batch,) or (batch, 1), is that of a binary model: with labels 0 and 1, of any type, what is recorded is
+        that of the logits (0, z).
+
         Raises:
-            UsageError: Logits or labels are of the wrong shape or type.
+            UsageError: Logits or labels are of the wrong shape or type, or losses were recorded before.
         """
+        self._check_task("classes")
         if not isinstance(logits, Tensor):
             raise UsageError(
                 f"Epoch {self.epochs}: logits are {type(logits).__name__}; give the torch tensor that the model returns."
             )
-        if logits.ndim != 2 or len(logits) != len(positions):
+        if logits.ndim not in (1, 2) or len(logits) != len(positions):
             raise UsageError(
                 f"Epoch {self.epochs}: logits of shape {tuple(logits.shape)} do not fit a batch of {len(positions)} examples; "
-                "give one row of class logits per example."
+                f"give one row of class logits per example, or, where an example holds more that is predicted, {BY_LOSSES}."
             )
         if not logits.is_floating_point():
             raise UsageError(f"Epoch {self.epochs}: logits are {logits.dtype}; give real numbers, such as torch.float32.")
+        if logits.ndim == 1 or logits.shape[1] == 1:
+            logits, labels = two_classes(logits.detach()), self._binary(labels, len(positions), "labels")
         self._check_classes(logits.shape[1])
         self._decide_mean_probs()
         if (
@@ -499,15 +516,118 @@ class Recorder:
             kind = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
             raise UsageError(
                 f"Epoch {self.epochs}: labels are {kind}; give one integer class per example. "
-                "Soft and mixed labels cannot be recorded."
+                "Soft and mixed labels cannot be recorded: of several labels 0 or 1 per example say so by data=assay.DataSpec(task='labels'), of any other "
+                f"{BY_LOSSES}."
             )
         logits = logits.detach()
         if not self._warned:
             self._warned = True
             _warn_of_probabilities(logits)
+        self._hold("classes", positions, logits, labels)
+
+    def _binary(self, labels: Any, examples: int, what: str) -> Int[Tensor, " batch"]:
+        """Labels 0 and 1 of a model with one logit as whole numbers, whatever their type and axes."""
+        if isinstance(labels, Tensor) and labels.shape in ((examples,), (examples, 1)) and not labels.is_complex():
+            labels = labels.detach().reshape(-1)
+            strange = labels[(labels != 0) & (labels != 1)].unique().tolist()
+            if not strange:
+                return labels.to(torch.int64)
+            kind = f"{labels.dtype} with values such as {listed(strange, len(strange), 2)}"
+        else:
+            kind = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise UsageError(
+            f"Epoch {self.epochs}: the model has 1 output, which is recorded as the logit of class 1 against 0, and {what} are {kind}; give 0 or 1 "
+            f"for each example, or, if a number is predicted, {BY_LOSSES}."
+        )
+
+    def observe_losses(self, positions: Int[Tensor, " batch"], losses: Float[Tensor, " batch"]) -> None:
+        """Record the loss of some examples, where there are no classes; a run records either logits or losses.
+
+        Args:
+            positions: Positions of the examples.
+            losses: The loss of each, in the loss's own unit; kept in double precision.
+
+        Raises:
+            UsageError: There is not one real number for each example, logits were recorded before, or the run is to keep what is made of logits.
+        """
+        self._check_task("losses")
+        if not isinstance(losses, Tensor) or losses.shape != (len(positions),) or not losses.is_floating_point():
+            kind = f"{losses.dtype} of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            raise UsageError(
+                f"Epoch {self.epochs}: losses are {kind}; give a tensor with one real number for each of the batch's {len(positions)} examples, such as "
+                "a loss with reduction='none', averaged over what else an example holds."
+            )
+        if self.header.keep_logits:
+            raise UsageError("Recording: keep_logits=True keeps logits, and losses are recorded here; leave it out.")
+        self._check_no_classes()
+        self._hold("losses", positions, losses, None)
+
+    def observe_labels(self, positions: Int[Tensor, " batch"], logits: Float[Tensor, "batch labels"], labels: Tensor) -> None:
+        """Record the outputs of a forward pass for some examples that have several labels, each 0 or 1.
+
+        Each label is a binary problem of its own, with the facts of the logits (0, z). Methods that read facts give each label a value;
+        the value of an example is their mean, or with `reduce_labels="worst"` that of its most suspect or hardest label.
+
+        Args:
+            positions: Positions of the examples.
+            logits: The logit of each label.
+            labels: (batch, labels), 0 or 1, of any type.
+
+        Raises:
+            UsageError: Shapes do not fit, a label is neither 0 nor 1, or something else was recorded before.
+        """
+        self._check_task("labels")
+        if (
+            not all(isinstance(part, Tensor) and part.ndim == 2 for part in (logits, labels))
+            or logits.shape != labels.shape
+            or len(logits) != len(positions)
+            or not logits.is_floating_point()
+            or logits.shape[1] < 1
+        ):
+            shapes = [
+                f"{part.dtype} of shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
+                for part in (logits, labels)
+            ]
+            raise UsageError(
+                f"Epoch {self.epochs}: logits are {shapes[0]} and labels {shapes[1]}; give one real number and one label 0 or 1 for each of the "
+                f"batch's {len(positions)} examples and each label, (batch, labels)."
+            )
+        known = self._label_matrix
+        if known is not None and known.shape[1] != logits.shape[1]:
+            raise UsageError(
+                f"Epoch {self.epochs}: the model has {logits.shape[1]} outputs, it had {known.shape[1]} before; record one head per run."
+            )
+        strange = labels[(labels != 0) & (labels != 1)].unique().tolist()
+        if strange:
+            raise UsageError(
+                f"Epoch {self.epochs}: labels hold {listed(strange, len(strange), 2)}; give 0 or 1 for each label, or, where they are neither, {BY_LOSSES}."
+            )
+        self._check_no_classes()
+        self._label_matrix = known if known is not None else torch.full((len(self.ids), logits.shape[1]), -1)
+        self._hold("labels", positions, logits, labels.detach().to(torch.int64))
+
+    def _check_no_classes(self) -> None:
+        if self._asked_probs:
+            raise UsageError(
+                "Recording: mean_probs=True sums up the probabilities of classes, and examples have none here; leave it out."
+            )
+        if self._names is not None:
+            raise UsageError("class_names= names classes, and examples have none here; leave it out.")
+
+    def _check_task(self, task: str) -> None:
+        if self._task and self._task != task:
+            names = {"classes": "logits of classes", "labels": "several labels for each example", "losses": "losses"}
+            raise UsageError(
+                f"Epoch {self.epochs}: {self.paths.folder} recorded {names[self._task]} before, and {names[task]} are given now; record one of them "
+                "throughout a run."
+            )
+
+    def _hold(self, task: Task, positions: Tensor, numbers: Tensor, labels: Tensor | None) -> None:
+        """Buffer what was observed until its facts are computed."""
+        self._task = task
         # A copy, because loops may reuse the memory of a batch before the facts are computed.
-        self._held.append((positions, logits.clone(), labels.detach().clone()))
-        self._held_bytes += logits.numel() * logits.element_size()
+        self._held.append((positions, numbers.detach().clone(), None if labels is None else labels.detach().clone()))
+        self._held_bytes += numbers.numel() * numbers.element_size()
         if self._held_bytes >= FLUSH_BYTES:
             self._flush()
 
@@ -519,9 +639,16 @@ class Recorder:
             labels: (batch,), the classes.
 
         Raises:
-            UsageError: Logits and labels do not fit each other or the classes of the run.
+            UsageError: Logits and labels do not fit each other or the classes of the run, or the run records losses.
             NumericalError: A logit is NaN or infinite.
         """
+        if self._task not in ("", "classes"):
+            raise UsageError(
+                f"Epoch {self.epochs}: {self.paths.folder} records no classes, and validation keeps a mean by class; leave recorder.validation out, and "
+                "give held-out examples as targets= when you score."
+            )
+        if isinstance(logits, Tensor) and (logits.ndim == 1 or logits.shape[1:] == (1,)) and logits.is_floating_point():
+            logits, labels = two_classes(logits.detach()), self._binary(labels, len(logits), "validation labels")
         if (
             not isinstance(logits, Tensor)
             or logits.ndim != 2
@@ -558,8 +685,9 @@ class Recorder:
         if not self._held:
             return
         positions = torch.cat([held[0].to("cpu", torch.int64) for held in self._held])
-        logits = torch.cat([held[1] for held in self._held])
-        labels = torch.cat([held[2] for held in self._held]).to(logits.device, torch.int64)
+        numbers = torch.cat([held[1] for held in self._held])
+        classes = [held[2] for held in self._held if held[2] is not None]
+        labels = torch.cat(classes).to(numbers.device, torch.int64) if classes else None
         self._held, self._held_bytes = [], 0
         if bool(((positions < 0) | (positions >= len(self.ids))).any()):
             raise UsageError(
@@ -574,21 +702,18 @@ class Recorder:
                 f"Epoch {self.epochs}: {len(names)} ids came more than once: {listed(names, len(names))}. "
                 f"A recorded training pass visits every example once; with a repeating sampler, {CLEAN_OR_PARTIAL}."
             )
-        self._check_labels(positions, labels)
-        for bad, what, cure in faults(logits, labels):
-            self._refuse_numbers(positions[bad.cpu()], what, cure)
+        many = self._task == "labels"
+        if labels is None:
+            facts = self._of_losses(positions, numbers)
+        else:
+            facts = (self._of_labels if many else self._of_logits)(positions, numbers, labels)
         if bool(twice.any()):
-            positions, logits, labels = self._last_visits(positions, logits, labels)
-        logits = logits.to(torch.float32)
-        facts: dict[str, Tensor] = observe(logits, labels)
-        self._check_facts(positions, facts)
+            last = self._last_visits(positions, None if many else labels)
+            positions, facts = positions[last], {name: fact[last.to(fact.device)] for name, fact in facts.items()}
         # Counted only now: an epoch some of whose logits were refused must not pass for whole.
         self._visits = visits
-        self._epoch_labels[positions] = labels.cpu()
-        if self.header.keep_logits or self.alongside.reads_logits:
-            facts["logits"] = logits
-        if self.header.mean_probs:
-            facts["probs"] = logits.softmax(-1)
+        if "labels" in facts:
+            self._epoch_labels[positions] = facts.pop("labels").cpu()
         for name, fact in facts.items():
             fact = fact.cpu()
             if name not in self._facts:
@@ -597,19 +722,61 @@ class Recorder:
                 self._facts[name] = torch.full((len(self.ids), *fact.shape[1:]), absent, dtype=fact.dtype)
             self._facts[name][positions] = fact
 
+    def _of_losses(self, positions: Tensor, losses: Tensor) -> dict[str, Tensor]:
+        self._refuse_numbers(
+            positions[~losses.isfinite().cpu()], "are NaN or infinite", "Lower the learning rate or mend these inputs", "losses"
+        )
+        return {"losses": losses.to(torch.float64)}
+
+    def _of_labels(self, positions: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        assert self._label_matrix is not None
+        known, given = self._label_matrix[positions], labels.cpu()
+        self._label_matrix[positions] = given
+        # An example that comes twice may differ from itself.
+        changed = ((known >= 0) & (known != given) | (self._label_matrix[positions] != given)).any(1)
+        if bool(changed.any()):
+            names = self.ids.take(positions[changed].unique())
+            raise UsageError(
+                f"Epoch {self.epochs}: the labels of {len(names)} examples are not those of before; ids {listed(names, len(names))}. Within a run an "
+                "example has the same labels: record without mixing labels and without a collate_fn that reorders its rows."
+            )
+        self._refuse_numbers(
+            positions[~logits.isfinite().all(1).cpu()], "are NaN or infinite", "Lower the learning rate or mend these inputs"
+        )
+        logits = logits.to(torch.float32)
+        flat = observe(two_classes(logits.flatten()), labels.flatten())
+        facts = {name: fact.reshape(logits.shape) for name, fact in flat.items()}
+        if self.header.keep_logits:
+            facts["logits"] = logits
+        return facts
+
+    def _of_logits(self, positions: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self._check_labels(positions, labels)
+        for bad, what, cure in faults(logits, labels):
+            self._refuse_numbers(positions[bad.cpu()], what, cure)
+        logits = logits.to(torch.float32)
+        facts: dict[str, Tensor] = observe(logits, labels)
+        self._check_facts(positions, facts)
+        facts["labels"] = labels
+        if self.header.keep_logits or self.alongside.reads_logits:
+            facts["logits"] = logits
+        if self.header.mean_probs:
+            facts["probs"] = logits.softmax(-1)
+        return facts
+
     @property
     def _may_be_partial(self) -> bool:
         """Whether facts are those of a training pass that may leave examples out. A clean pass never does."""
         return self.header.partial and self.header.view == "train"
 
-    def _last_visits(self, positions: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _last_visits(self, positions: Tensor, labels: Tensor | None) -> Bool[Tensor, " rows"]:
         """Those rows after which their example does not come again."""
         places = torch.arange(len(positions))
         last = torch.zeros(len(self.ids), dtype=torch.int64).scatter_reduce_(0, positions, places, "amax", include_self=False)
-        self._check_one_label(positions, labels.cpu(), labels.cpu()[last[positions]])
-        self._check_one_label(positions, labels.cpu(), self._epoch_labels[positions])
-        stay = last[positions] == places
-        return positions[stay], logits[stay.to(logits.device)], labels[stay.to(labels.device)]
+        if labels is not None:
+            self._check_one_label(positions, labels.cpu(), labels.cpu()[last[positions]])
+            self._check_one_label(positions, labels.cpu(), self._epoch_labels[positions])
+        return last[positions] == places
 
     def _check_facts(self, positions: Tensor, facts: Mapping[str, Tensor]) -> None:
         whole = torch.stack([fact.isfinite() for fact in facts.values() if fact.is_floating_point()]).all(0)
@@ -617,11 +784,11 @@ class Recorder:
             positions[~whole.cpu()], "are so large that margins or losses overflow in float32", "Scale the model's outputs down"
         )
 
-    def _refuse_numbers(self, positions: Tensor, what: str, cure: str) -> None:
+    def _refuse_numbers(self, positions: Tensor, what: str, cure: str, of: str = "logits") -> None:
         if len(positions):
             names = self.ids.take(positions)
             raise NumericalError(
-                f"Epoch {self.epochs}: logits of {len(names)} examples {what}; ids {listed(names, len(names))}. "
+                f"Epoch {self.epochs}: {of} of {len(names)} examples {what}; ids {listed(names, len(names))}. "
                 f"{cure}; the epochs before are saved."
             )
 
@@ -643,8 +810,7 @@ class Recorder:
     def _check_classes(self, classes: int) -> None:
         if classes < 2:
             raise UsageError(
-                f"The model has {classes} output; valuing needs logits of at least 2 classes. Of a binary model with one logit z, give "
-                "torch.cat([torch.zeros_like(z), z], 1)."
+                f"The model has {classes} outputs; valuing needs logits of at least 2 classes, or losses: {BY_LOSSES}."
             )
         if self.classes and classes != self.classes:
             raise UsageError(
@@ -700,12 +866,15 @@ class Recorder:
                 f"Epoch {epoch}: {len(names)} of {len(self.ids)} ids were not visited: {listed(names, len(names))}. "
                 f"A recorded training pass visits every example; with drop_last or a partial sampler, {CLEAN_OR_PARTIAL}."
             )
+        if self._task in ("losses", "labels"):
+            return
         labels = self.epoch_labels
         if bool((labels == labels[0]).all()):
             raise UsageError(f"All {len(self.ids)} labels are class {int(labels[0])}; valuing needs at least 2 classes.")
 
     def _check_partial(self, absent: Tensor) -> None:
-        unknown = absent & (self.labels < 0)
+        known = self._label_matrix[:, 0] if self._label_matrix is not None else self.labels
+        unknown = absent & (known < 0) & (self._task != "losses")
         if bool(absent.all()):
             raise UsageError(f"Epoch {self.epochs} trained on no example; let every epoch train on one at least.")
         if bool(unknown.any()):
@@ -718,7 +887,7 @@ class Recorder:
 
     @property
     def epoch_labels(self) -> Int[Tensor, " examples"]:
-        """The labels seen in the complete, uncommitted epoch; for examples that it did not visit, the labels known so far."""
+        """The labels seen in the complete, uncommitted epoch; for examples that it did not visit, the labels known so far; -1 without classes."""
         return torch.where(self._epoch_labels < 0, self.labels, self._epoch_labels)
 
     def commit(
@@ -745,12 +914,18 @@ class Recorder:
         epoch = self.epochs
         labels = self.epoch_labels
         if epoch == 0:
+            if self._task in ("losses", "labels"):
+                said = {"task": self._task, "mean_probs": False, "reduce_labels": self.reduce_labels}
+                self.header = self.header.model_copy(update=said)
+                replace(self.paths.header, write_header(self.header))
             names = self._names or tuple(str(number) for number in range(self.classes))
             write_examples(self.paths.examples, self.ids, labels, names)
         self._check_state(state)
         if self._may_be_partial and bool((self._visits != 1).any()):
             self._facts["visits"] = self._visits.to(torch.uint8 if int(self._visits.max()) < 256 else torch.int32)
-        saved = self.alongside.saved(epoch, self._facts, self.classes)
+        # Of several labels there is no number of each example that a method could be shown.
+        shown = {name: fact for name, fact in self._facts.items() if self._task != "labels" or name == "visits"}
+        saved = self.alongside.saved(epoch, shown, self.classes)
         live = self._save(self.paths.live(epoch), saved.states, saved.notes) if self.alongside.titles else None
         stream = self._save(self.paths.stream(epoch), saved.visits) if saved.visits else None
         sums = None
@@ -760,6 +935,8 @@ class Recorder:
         stored = {name: fact for name, fact in self._facts.items() if name != "probs"}
         if not self.header.keep_logits:
             stored.pop("logits", None)
+        if epoch == 0 and self._label_matrix is not None:
+            stored["labels"] = self._label_matrix.to(torch.uint8)
         stored["order"] = torch.cat(self._batches or [torch.zeros(0, dtype=torch.int64)]).to(torch.int32)
         stored["batch_sizes"] = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int32)
         # A group that joins in the middle of an epoch has neither rate nor momenta before.

@@ -22,7 +22,7 @@ from ..core.results import Stream
 from .content import FIXED, LOSSES, NOTE, POSITIONS, START, WHOLE, Content, Losses
 from .disk import MOST_COMMITS, TensorFile, read_bytes
 from .paths import RunPaths
-from .schema import Commit, File, Header, read_commits, read_header
+from .schema import Commit, File, Header, Task, read_commits, read_header
 from .tables import read_examples
 
 DRAWN = "drawn from"
@@ -37,8 +37,8 @@ class Run:
         header: What was known when recording started.
         commits: One per committed epoch.
         ids: Stable id of each example, in recording order.
-        labels: Given class of each example.
-        class_names: One name per class.
+        labels: Given class of each example; -1 for each where the run knows no classes.
+        class_names: One name per class; none where examples have several labels, or losses alone.
     """
 
     @checked_arguments
@@ -60,6 +60,8 @@ class Run:
         dataset = dataset_fingerprint(self.ids, self.labels)
         if len(self.ids) != self.header.examples or any(commit.dataset != dataset for commit in self.commits):
             raise RunError(f"{self.paths.examples} is damaged: its ids and labels are not those that were recorded. Restore it.")
+        if self.commits and (self.task == "classes") != bool(self.class_names):
+            raise RunError(f"{self.paths.examples} is damaged: it does not have the classes of its run. Restore it from a copy.")
         self.dataset = dataset
 
     def _hold(self) -> bool:
@@ -82,7 +84,7 @@ class Run:
         return {**vars(self), "_held": {}}
 
     def __repr__(self) -> str:
-        return f"Run({self.folder}: {self.epochs} epochs, {len(self.ids):,} examples, {self.classes} classes)"
+        return f"Run({self.folder}: {self.epochs} epochs, {len(self.ids):,} examples, {self.classes_in_words})"
 
     @property
     def folder(self) -> Path:
@@ -98,6 +100,29 @@ class Run:
     def classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    @property
+    def task(self) -> Task:
+        """What is recorded of each example: facts of its class, made of logits; facts of each of its labels; or its loss alone."""
+        return self.header.task
+
+    @property
+    def classes_in_words(self) -> str:
+        """How many classes there are, or what each example has instead."""
+        return {"classes": f"{self.classes} classes", "labels": "several labels for each", "losses": "one loss for each"}[
+            self.task
+        ]
+
+    def label_matrix(self) -> Int[Tensor, "examples labels"]:
+        """The labels, 0 or 1, of each example, in a run of several labels for each.
+
+        Raises:
+            RunError: The run has no such labels, or its file is damaged.
+        """
+        shard = self.shard(0)
+        if self.task != "labels" or "labels" not in shard.sums:
+            raise RunError(f"{self.folder} holds no matrix of labels; it recorded {self.classes_in_words}.")
+        return shard.read("labels").to(torch.int64)
 
     @functools.cached_property
     def members(self) -> tuple["Run", ...]:
@@ -170,6 +195,9 @@ class Run:
         shapes |= {name: ("whole", (None,)) for name in ("order", "batch_sizes", "updates", "carried", "altered")}
         shapes |= {"correct": ("boolean", (n,)), "visits": ("whole", (n,)), "weights": ("floating", (n,))}
         shapes |= {"validation_losses": ("floating", (classes,)), "validation_counts": ("whole", (classes,))}
+        if self.task == "labels":
+            shapes |= {need.value: ("floating", (n, None)) for need in EPOCH_NEEDS}
+            shapes |= {"correct": ("boolean", (n, None)), "labels": ("whole", (n, None))}
         if name not in shapes:
             return ""
         numbers, due = shapes[name]

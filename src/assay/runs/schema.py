@@ -16,6 +16,8 @@ from ..core.lineage import SCHEMA
 from .paths import RunPaths
 
 View = Literal["train", "eval", "none"]
+Task = Literal["classes", "labels", "losses"]
+ReduceLabels = Literal["mean", "worst"]
 
 
 def now() -> str:
@@ -71,6 +73,9 @@ class Header(FrozenModel):
         live: Titles of the methods that ran during the recording.
         partial: Whether an epoch may have trained on a part of the examples, or on some several times.
         select: Title of the live selector that chose each epoch's examples; empty without one.
+        task: Whether each example has one class and its facts are made of logits, or several labels 0 or 1 with facts of each, or facts are one
+            loss for each example.
+        reduce_labels: How the values of an example's labels become its own, where it has several.
         seed: Seed of the run, if assay seeds it.
         device: Device of the model.
         about: Data, net and recipe in words, for people and for `assay verify`.
@@ -91,6 +96,8 @@ class Header(FrozenModel):
     live: tuple[str, ...] = ()
     partial: bool = False
     select: str = ""
+    task: Task = "classes"
+    reduce_labels: ReduceLabels = "mean"
     seed: int | None
     device: str
     about: dict[str, object] = {}
@@ -187,8 +194,11 @@ def write_header(header: Header) -> bytes:
     Raises:
         UsageError: `about` holds something that JSON cannot.
     """
+    # Left out where it says nothing, so that assays before it read the header.
+    silent = {"format", "schema_version"} | ({"task"} if header.task == "classes" else set())
+    silent |= {"reduce_labels"} if header.task != "labels" else set()
     try:
-        return seal("run", header.model_dump(mode="json", exclude={"format", "schema_version"}))
+        return seal("run", header.model_dump(mode="json", exclude=silent))
     except (TypeError, ValueError) as error:
         raise UsageError(f"about= cannot be written as JSON ({error}); give texts, numbers, lists and mappings.") from error
 

@@ -183,12 +183,12 @@ def _checksum(head: str, columns: Mapping[str, Any]) -> str:
 
 
 def write_examples(path: Path, ids: Ids, labels: Int[Tensor, " examples"], class_names: tuple[str, ...]) -> None:
-    """Save ids and given labels of a run."""
+    """Save ids and given labels of a run; where there are no classes, every label is -1."""
     write_table(path, "examples", ids, {"label": labels}, {"class_names": list(class_names)})
 
 
 def read_examples(path: Path, rows: int | None = None) -> tuple[Ids, Int[Tensor, " examples"], tuple[str, ...]]:
-    """Load ids, given labels and class names of a run.
+    """Load ids, given labels and class names of a run; where there are no classes, every label is -1.
 
     Args:
         path: The file.
@@ -201,6 +201,6 @@ def read_examples(path: Path, rows: int | None = None) -> tuple[Ids, Int[Tensor,
     labels, names = torch.from_numpy(columns["label"]), notes.get("class_names")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RunError(f"{path} is damaged: its class names are no list of texts. Restore it from a copy or record again.")
-    if bool(((labels < 0) | (labels >= len(names))).any()):
+    if bool(((labels < (0 if names else -1)) | (labels >= len(names))).any()):
         raise RunError(f"{path} is damaged: a label is none of its {len(names)} classes. Restore it from a copy or record again.")
     return ids, labels, tuple(names)
