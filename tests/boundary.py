@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import random
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -45,6 +46,21 @@ WRONG = {
     "True": True,
 }
 
+MODULES = {"huggingface", "lightning", "skorch"}
+"""Names that are no functions."""
+
+
+class Trainer:
+    """As much of a Hugging Face Trainer as `attach` looks at before training."""
+
+    train = get_train_dataloader = training_step = compute_loss = add_callback = lambda self, *given: None
+    model, train_dataset, label_names, compute_loss_func = None, [1, 2], ["labels"], None
+    callback_handler = types.SimpleNamespace(callbacks=[])
+    args = types.SimpleNamespace(
+        n_gpu=0, world_size=1, deepspeed=None, fsdp=None, auto_find_batch_size=False, dataloader_drop_last=False
+    )
+
+
 SLOW = {"study_scaling", "study_difficulty", "study_cleansing", "study_fidelity"}
 """A wrong value that happens to be right would start a study."""
 
@@ -79,6 +95,7 @@ def good(folder):
     saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve, "lds": agreed, "explanation": explained}
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
+        "attach": ((Trainer(), folder / "attached"), {}),
         "Loop": ((model, optimizer, loader), {}),
         "Recording": ((), {"view": "train", "keep_logits": False, "mean_probs": None, "checkpoints": "last", "live": ()}),
         "DataSpec": (
@@ -186,7 +203,7 @@ def called(name, function, args, given, where):
 
 def main(folder):
     calls, total = good(folder), 0
-    untried = set(assay.__all__) - set(calls) - {"__version__", "AssayError", "Direction", "Need"}
+    untried = set(assay.__all__) - set(calls) - MODULES - {"__version__", "AssayError", "Direction", "Need"}
     said = [f"not tried: {name}" for name in sorted(untried)]
     for name, (args, given) in calls.items():
         function = getattr(assay, name)

@@ -8,6 +8,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "record": "integrations.pytorch",
+    "attach": "integrations.huggingface",
+    "huggingface": "integrations",
+    "lightning": "integrations",
+    "skorch": "integrations",
     "Loop": "replay.loop",
     "token_losses": "replay.losses",
     "ReplayConfig": "replay.config",

@@ -37,7 +37,11 @@ from .experiments.score import score as score
 from .experiments.score import score_separately as score_separately
 from .experiments.verify import Seeds as Seeds
 from .experiments.verify import verify as verify
+from .integrations import huggingface as huggingface
+from .integrations import lightning as lightning
+from .integrations import skorch as skorch
 from .integrations.data_spec import DataSpec as DataSpec
+from .integrations.huggingface import attach as attach
 from .integrations.pytorch import record as record
 from .integrations.selecting import LiveSelection as LiveSelection
 from .replay.config import ReplayConfig as ReplayConfig
@@ -105,6 +109,7 @@ __all__ = [
     "Seeds",
     "Verdict",
     "__version__",
+    "attach",
     "attribute",
     "choose",
     "cleanse",
@@ -115,7 +120,9 @@ __all__ = [
     "gather",
     "gather_inputs",
     "gather_logits",
+    "huggingface",
     "lds",
+    "lightning",
     "load_attribution",
     "load_curve",
     "load_decision",
@@ -136,6 +143,7 @@ __all__ = [
     "score",
     "score_separately",
     "seeds_needed",
+    "skorch",
     "study_cleansing",
     "study_difficulty",
     "study_fidelity",

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, SubsetRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
 from .. import __version__
 from ..core.arguments import checked_arguments, moved_keywords
@@ -289,13 +289,17 @@ def check_visits_all(
     Raises:
         UsageError: The loader drops its last batch, or its sampler and dataset differ in length.
     """
-    if getattr(loader.sampler, "replacement", False):
+    sampler, size, drops = loader.sampler, loader.batch_size, loader.drop_last
+    if size is None and type(loader.batch_sampler) is BatchSampler:
+        # A loader that accelerate prepared has its settings there alone.
+        sampler, size, drops = loader.batch_sampler.sampler, loader.batch_sampler.batch_size, loader.batch_sampler.drop_last
+    if getattr(sampler, "replacement", False):
         raise UsageError(
-            f"{type(loader.sampler).__name__} draws with replacement, so an epoch does not visit each example once; {ways}."
+            f"{type(sampler).__name__} draws with replacement, so an epoch does not visit each example once; {ways}."
         )
-    if loader.drop_last and loader.batch_size and examples % loader.batch_size:
+    if drops and size and examples % size:
         raise UsageError(
-            f"drop_last=True leaves {examples % loader.batch_size} of {examples} examples out of every epoch; set drop_last=False, or {ways}."
+            f"drop_last=True leaves {examples % size} of {examples} examples out of every epoch; set drop_last=False, or {ways}."
         )
     try:
         drawn = len(loader.sampler)  # type: ignore[arg-type]
@@ -529,6 +533,80 @@ class LoopRecorder:
             NumericalError: A logit is NaN or infinite, or the weights at the end of the epoch before are.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
+        epoch = self._begin_epoch()
+        for fetched in self._loader:
+            if self._id_field is not None:
+                fetched = KeyedBatch(self._named(fetched, f"Epoch {epoch.index}, batch {epoch.begun}"), fetched)
+            if not isinstance(fetched, KeyedBatch):
+                raise UsageError(
+                    f"{type(self._loader).__name__}.__iter__ changes its batches, so ids cannot travel with them; "
+                    "change them in collate_fn or in the loop."
+                )
+            self._hand_out(epoch, fetched)
+            yield fetched.batch
+            if epoch.whole:
+                # The next epoch has begun, or the block has ended, meanwhile.
+                return
+            if self._open is not epoch:
+                raise UsageError(
+                    f"Epoch {epoch.index} was left, and its batches cannot be continued; loop over recorder.epoch() again."
+                )
+            self._take_in(epoch)
+        self._finish(epoch)
+
+    def keyed(self, loader: DataLoader) -> None:
+        """Say that somebody else iterates the loader: a trainer, which then calls `begin_epoch`, `begin_batch`, `batch` and `end_epoch`.
+
+        Args:
+            loader: A keyed copy (`replay.keyed.keyed_copy`) of the loader that is recorded.
+        """
+        self._loader = loader
+
+    def begin_epoch(self) -> None:
+        """Begin an epoch whose batches somebody else asks for; before its loader is iterated. What is raised: see `epoch`."""
+        self._begin_epoch()
+
+    def seed_again(self) -> None:
+        """Seed the epoch that has begun once more, where a trainer moved the generators before it iterates the loader."""
+        if self._open is not None and not self._open.begun:
+            seed_loop(self.recorder.header.seed, self._open.index, self._loader)
+
+    def begin_batch(self, fetched: KeyedBatch) -> Any:
+        """Begin a batch that somebody else asked for, before its forward pass; batches may have been fetched ahead.
+
+        Args:
+            fetched: What the keyed loader gave.
+
+        Returns:
+            The batch without its keys.
+
+        Raises:
+            UsageError: No epoch is open, the batch before was not recorded, or as in `epoch`.
+        """
+        epoch = self._open
+        if epoch is None:
+            raise UsageError("recorder.begin_batch was called outside an epoch; call recorder.begin_epoch() first.")
+        if epoch.begun:
+            self._take_in(epoch)
+        self._hand_out(epoch, fetched)
+        return fetched.batch
+
+    def end_epoch(self, cure: str = "train on every batch of the loader", *, whole: bool | None = None) -> None:
+        """End the epoch begun by `begin_epoch`, after its last step: it is committed if it is complete, and else left with a warning.
+
+        Args:
+            cure: What to do about an epoch that is not complete, as the warning names it.
+            whole: With `view="eval"`: whether every batch was trained on, if that is not told by the length of the loader.
+
+        Raises:
+            UsageError: An example was not visited, or came twice.
+            NumericalError: A logit, or the weights after the last step, are NaN or infinite.
+            NotWritten: The operating system refuses; the epochs before are intact.
+        """
+        if self._open is not None:
+            self._close_epoch(cure, whole)
+
+    def _begin_epoch(self) -> OpenEpoch:
         if self._closed:
             raise UsageError(
                 f"The recorder of {self.recorder.paths.folder} is closed; loop over recorder.epoch() inside its `with` block, or record with "
@@ -548,40 +626,26 @@ class LoopRecorder:
         self._casts.begin()
         self._carried.begin()
         self._open = epoch = OpenEpoch(index, examples)
-        doubles = self._doubles if self.recorder.header.view == "train" else None
         if self._id_field is None:
-            collate_of(self._loader).digesting = len(self.recorder.ids) if doubles else 0
-        for fetched in self._loader:
-            if self._id_field is not None:
-                fetched = KeyedBatch(self._named(fetched, f"Epoch {index}, batch {epoch.begun}"), fetched)
-            if not isinstance(fetched, KeyedBatch):
-                raise UsageError(
-                    f"{type(self._loader).__name__}.__iter__ changes its batches, so ids cannot travel with them; "
-                    "change them in collate_fn or in the loop."
-                )
-            epoch.positions, epoch.batch = self._positions(fetched.keys), fetched.batch
-            self._rows.hold(fetched, epoch.positions, f"Epoch {index}, batch {epoch.begun}")
-            if doubles:
-                doubles.take(epoch.positions, fetched.digests)
-            epoch.begun += 1
-            epoch.visited += len(epoch.positions)
-            epoch.pending = self.recorder.header.view == "train"
-            if epoch.pending:
-                self._mixtures.begin(fetched.batch)
-            self._settings = []
-            if self.alongside.step_methods:
-                with self._never_ending():
-                    self._steps.before()
-            yield fetched.batch
-            if epoch.whole:
-                # The next epoch has begun, or the block has ended, meanwhile.
-                return
-            if self._open is not epoch:
-                raise UsageError(
-                    f"Epoch {index} was left, and its batches cannot be continued; loop over recorder.epoch() again."
-                )
-            self._take_in(epoch)
-        self._finish(epoch)
+            looking = self._doubles and self.recorder.header.view == "train"
+            collate_of(self._loader).digesting = len(self.recorder.ids) if looking else 0
+        return epoch
+
+    def _hand_out(self, epoch: OpenEpoch, fetched: KeyedBatch) -> None:
+        """The batch that is trained on next."""
+        epoch.positions, epoch.batch = self._positions(fetched.keys), fetched.batch
+        self._rows.hold(fetched, epoch.positions, f"Epoch {epoch.index}, batch {epoch.begun}")
+        if self._doubles and self.recorder.header.view == "train":
+            self._doubles.take(epoch.positions, fetched.digests)
+        epoch.begun += 1
+        epoch.visited += len(epoch.positions)
+        epoch.pending = self.recorder.header.view == "train"
+        if epoch.pending:
+            self._mixtures.begin(fetched.batch)
+        self._settings = []
+        if self.alongside.step_methods:
+            with self._never_ending():
+                self._steps.before()
 
     def _take_in(self, epoch: OpenEpoch) -> None:
         """The newest batch, now that its step was taken."""
@@ -626,13 +690,15 @@ class LoopRecorder:
         self._altered.stepped()
         self._rows.rest(self._loader)
 
-    def _ended(self, epoch: OpenEpoch) -> bool:
+    def _ended(self, epoch: OpenEpoch, whole: bool | None = None) -> bool:
         """Whether the newest batch is the last one, and was recorded."""
         if not epoch.begun or epoch.pending:
             return False
         header = self.recorder.header
         if header.view == "train" and (not header.partial or self._selecting is not None):
             return epoch.visited >= epoch.examples
+        if whole is not None:
+            return whole
         try:
             return epoch.begun >= len(self._loader)
         except (TypeError, NotImplementedError):
@@ -655,6 +721,8 @@ class LoopRecorder:
         if self.recorder.header.view == "eval":
             self._rows.hold_labels(labels, where)
             return
+        # The forward pass is over; a trainer's next one may be of something else.
+        self._mixtures.end()
         self._observe(epoch.positions, logits, labels)
         self._rows.hold_labels(labels, where)
         epoch.pending = False
@@ -674,6 +742,7 @@ class LoopRecorder:
         """
         epoch, _ = self._newest("losses", "losses")
         if self.recorder.header.view == "train":
+            self._mixtures.end()
             self.recorder.observe_losses(epoch.positions, values)
             epoch.pending = False
 
@@ -796,15 +865,15 @@ class LoopRecorder:
                 self._observe(positions, logits, labels)
                 self._rows.hold_labels(labels, where)
 
-    def _close_epoch(self) -> None:
+    def _close_epoch(self, cure: str = "", whole: bool | None = None) -> None:
         """Take in an epoch that ended without anybody asking for more, and commit it, with the state that is there now."""
         if self._open is not None:
             epoch = self._open
-            if self._ended(epoch):
+            if self._ended(epoch, whole):
                 self._take_in(epoch)
                 self._finish(epoch)
             else:
-                self._leave(epoch)
+                self._leave(epoch, cure)
         if self._uncommitted:
             # Before the commit: what cannot be saved now cannot be saved by trying once more.
             self._uncommitted = False
@@ -823,11 +892,11 @@ class LoopRecorder:
             else:
                 self.recorder.commit(content=content)
 
-    def _leave(self, epoch: OpenEpoch) -> None:
+    def _leave(self, epoch: OpenEpoch, cure: str) -> None:
         self._open = None
         self.recorder.leave()
         held = f"the run holds epochs 0 to {self.epochs - 1}" if self.epochs else "the run holds no epoch yet"
-        cure = "use every batch of recorder.epoch(), or record with a loader that is as short as the epochs you want"
+        cure = cure or "use every batch of recorder.epoch(), or record with a loader that is as short as the epochs you want"
         if epoch.pending and epoch.visited >= epoch.examples and not self.recorder.header.partial:
             cure = "call recorder.batch(logits, labels) for its last batch too"
         warnings.warn(

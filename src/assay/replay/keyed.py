@@ -239,13 +239,20 @@ class KeptBatches(BatchSampler):
                 yield held + batch
 
 
-def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True, kept: np.ndarray | None = None) -> DataLoader:
+def keyed_copy(
+    loader: DataLoader,
+    *,
+    lasting_workers: bool = True,
+    kept: np.ndarray | None = None,
+    collate: type[KeyedCollate] = KeyedCollate,
+) -> DataLoader:
     """A copy of a loader whose batches are `KeyedBatch`.
 
     Args:
         loader: A loader that `check_loader` accepts.
         lasting_workers: Whether workers may persist from epoch to epoch, with random states that cannot be reproduced.
         kept: Which positions its batches are made of, in the sampler's order; it may be written into before each epoch. None for all.
+        collate: A kind of collate that carries the keys in another way.
 
     Raises:
         UsageError: Its batches cannot be made of a part of the examples.
@@ -256,10 +263,10 @@ def keyed_copy(loader: DataLoader, *, lasting_workers: bool = True, kept: np.nda
     base = vars(loader).get("base_dataloader")
     if isinstance(base, DataLoader):
         # A loader that accelerate prepared iterates over the one it was made from.
-        vars(copied)["base_dataloader"] = keyed_copy(base, lasting_workers=lasting_workers, kept=kept)
+        vars(copied)["base_dataloader"] = keyed_copy(base, lasting_workers=lasting_workers, kept=kept, collate=collate)
         return copied
     # DataLoader refuses these assignments once it is built; the copy has not been iterated yet.
-    vars(copied).update(dataset=KeyedDataset(loader.dataset), collate_fn=KeyedCollate(loader.collate_fn), _iterator=None)
+    vars(copied).update(dataset=KeyedDataset(loader.dataset), collate_fn=collate(loader.collate_fn), _iterator=None)
     if not lasting_workers:
         vars(copied)["persistent_workers"] = False
     if kept is not None:

@@ -1,0 +1,124 @@
+"""Recordings that trainers begin, and go on with when they resume from checkpoints of their own."""
+
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..core.errors import Mismatch, OutputExists
+from ..replay.wrapped import inner_optimizer
+from ..runs.packing import unpack
+from ..runs.paths import RunPaths
+from ..runs.recorder import check_place
+from ..runs.recording import Recording
+from ..runs.run import Run
+from ..training.wrappers import names_inside, unwrapped
+from .data_spec import DataSpec
+from .pytorch import LoopRecorder, record
+
+
+def seeded_when_iterated(loader: DataLoader, recorder: LoopRecorder) -> None:
+    """Let a loader seed the epoch once more when its iterator is made: a trainer that resumes loads generators after it began the epoch.
+
+    Args:
+        loader: A keyed copy; the loader inside, if accelerate prepared it, is the one that is iterated.
+        recorder: Is told; without a seed it does nothing.
+    """
+    if recorder.recorder.header.seed is None:
+        return
+    inside = vars(loader).get("base_dataloader", loader)
+    kind = type(inside)
+
+    def iterate(self: Any) -> Any:
+        recorder.seed_again()
+        return kind.__iter__(self)
+
+    inside.__class__ = type(kind.__name__, (kind,), {"__iter__": iterate, "__module__": kind.__module__})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """What a user asked a trainer's recorder for; as the arguments of `record`."""
+
+    folder: Path
+    recording: Recording
+    data: DataSpec
+    seed: int | None
+    about: Mapping[str, object] | None
+
+    def check_new(self, way: str) -> None:
+        """Refuse a folder that holds a run already; `way` says how the trainer goes on with one.
+
+        Raises:
+            OutputExists: It does.
+        """
+        try:
+            check_place(RunPaths(self.folder))
+        except OutputExists as error:
+            if not RunPaths(self.folder).header.exists():
+                raise
+            raise OutputExists(
+                f"{self.folder} already holds a run; record into another folder, or go on with it by {way}."
+            ) from error
+
+    def begin(self, model: nn.Module, optimizer: Any, loader: DataLoader, *, went: float, way: str) -> LoopRecorder:
+        """Begin to record, or go on with the run that a trainer's checkpoint belongs to. Model and optimizer stay as the trainer has them.
+
+        Args:
+            model: What is trained.
+            optimizer: What trains it.
+            loader: The trainer's loader without keys.
+            went: How many epochs the trainer has trained already; a fraction where it goes on in the middle of one.
+            way: How the trainer goes on with a run, as the refusal names it.
+
+        Raises:
+            OutputExists: The folder holds a run, and the trainer begins anew.
+            Mismatch: The run does not end where the trainer goes on.
+        """
+        resumes = went > 0 and RunPaths(self.folder).header.exists()
+        if not went:
+            self.check_new(way)
+        held: list[Any] = []
+        if resumes:
+            self._check_goes_on(unwrapped(model), went)
+            held = [copy.deepcopy(part.state_dict()) for part in (unwrapped(model), inner_optimizer(optimizer))]
+        made = record(
+            self.folder,
+            model,
+            optimizer,
+            loader,
+            self.recording,
+            data=self.data,
+            seed=self.seed,
+            about=self.about,
+            resume=resumes,
+        )
+        if resumes and made.epochs:
+            # The trainer's own checkpoint may be later than the end of the run's last epoch.
+            unwrapped(model).load_state_dict(held[0])
+            inner_optimizer(optimizer).load_state_dict(held[1])
+        return made
+
+    def _check_goes_on(self, model: nn.Module, went: float) -> None:
+        run, epochs = Run(self.folder), math.floor(went)
+        if run.epochs != epochs:
+            at = f"resume the trainer from its checkpoint at the end of epoch {run.epochs - 1}, or " if run.epochs else ""
+            raise Mismatch(
+                f"{self.folder} holds {run.epochs} epochs, and the trainer goes on in epoch {epochs} (counted from 0); {at}record into another folder."
+            )
+        if epochs != went or run.header.checkpoints == "none":
+            return
+        file = run.checkpoint(epochs - 1)
+        kept, now = names_inside(unpack(file.read_all(), file.notes["state"])["model"], model), model.state_dict()
+        apart = [name for name, value in kept.items() if name not in now or not torch.equal(now[name].cpu(), value.cpu())]
+        if apart:
+            raise Mismatch(
+                f"{self.folder} ended epoch {epochs - 1} with other weights than the trainer's checkpoint has ({apart[0]}); resume the trainer that was "
+                "recorded, or record into another folder."
+            )

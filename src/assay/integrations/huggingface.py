@@ -1,0 +1,573 @@
+"""The recorder in Hugging Face's Trainer: `attach` for a trainer that is built, `Recorder` for one that somebody else builds."""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..core.accumulators import AbstractStepMethod
+from ..core.arguments import checked_arguments
+from ..core.errors import UsageError
+from ..methods import parse
+from ..replay.generators import untouched_generators
+from ..replay.keyed import KeyedBatch, KeyedDataset, check_loader, keyed_copy
+from ..replay.loop import Loop
+from ..replay.losses import Losses, cross_entropies, cross_entropies_of
+from ..runs.paths import RunPaths
+from ..runs.recorder import check_place
+from ..runs.recording import Recording
+from .batch_keys import LABELS, NAME, Carried, DictCollate, check_one_label, labels_in, logits_of, taken
+from .continuing import Asked, seeded_when_iterated
+from .data_spec import DataSpec
+from .pytorch import LoopRecorder
+
+try:
+    from transformers import TrainerCallback
+except ImportError:
+    TrainerCallback = object  # `attach` is given a trainer of the library, and `Recorder` says what to install.
+
+CURE = "let the Trainer train on every batch of an epoch, and set max_steps to whole epochs"
+WRAPPED = ("train", "get_train_dataloader", "training_step", "compute_loss")
+"""The methods of a Trainer that `attach` looks into; all are public."""
+WAY = "trainer.train(resume_from_checkpoint=True)"
+EVAL = "record with assay.Recording(view='eval'), which passes over every example after each epoch"
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedForward:
+    """Logits and labels of a batch that is a dict: the model is given all of it but the labels.
+
+    Attributes:
+        labels: Names under which the labels may stand.
+    """
+
+    labels: tuple[str, ...] = LABELS
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        if not isinstance(batch, Mapping):
+            raise UsageError(
+                f"A batch is a {type(batch).__name__}, no dict; give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
+            )
+        labels = labels_in(batch, self.labels)
+        logits = logits_of(model(**{name: part for name, part in batch.items() if name not in self.labels}))
+        if logits is None:
+            raise UsageError(
+                "The model returns no logits; give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
+            )
+        check_one_label(logits, labels, "The clean pass")
+        return logits, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothedLosses:
+    """Cross-entropies with label smoothing as the Trainer computes them, in nats.
+
+    Attributes:
+        forward: Gives logits and labels.
+        smoothing: Share of the label that is spread over all classes.
+    """
+
+    forward: NamedForward
+    smoothing: float
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        logits, labels = self.forward(model, batch)
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+
+
+class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """What `attach` and `Recorder` have in common: the recording of one training, told by the Trainer's events."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        recording: Recording | None,
+        data: DataSpec | None,
+        seed: int | None,
+        about: Mapping[str, object] | None,
+    ):
+        self.folder, self.recording = Path(folder), recording or Recording()
+        self._data, self._seed, self._about = data or DataSpec(), seed, about
+        self._labels: tuple[str, ...] = LABELS
+        self._recorder: LoopRecorder | None = None
+        self._first = 0
+
+    @property
+    def recorder(self) -> LoopRecorder:
+        """The recorder of the training in progress.
+
+        Raises:
+            UsageError: Nothing is being trained.
+        """
+        if self._recorder is None:
+            raise UsageError(
+                f"Nothing is being recorded in {self.folder}; the recorder is there from trainer.train() on until its end."
+            )
+        return self._recorder
+
+    @property
+    def forward(self) -> NamedForward:
+        """Logits and labels of a batch."""
+        return NamedForward(self._labels)
+
+    def _losses(self, smoothing: float) -> Losses:
+        return SmoothedLosses(self.forward, smoothing) if smoothing else cross_entropies_of(self.forward)
+
+    def _open(self, args: Any, state: Any, model: nn.Module, optimizer: Any, loader: DataLoader) -> LoopRecorder:
+        """Begin to record, or go on with the run that the Trainer's checkpoint belongs to."""
+        data = self._data
+        if data.losses is cross_entropies and data.forward is None:
+            data = dataclasses.replace(data, losses=self._losses(args.label_smoothing_factor))
+        if data.forward is None and self.recording.view == "eval":
+            data = dataclasses.replace(data, forward=self.forward)
+        went = state.global_step / math.ceil(len(loader) / args.gradient_accumulation_steps)
+        asked = Asked(self.folder, self.recording, data, self._seed, self._about)
+        made = asked.begin(model, optimizer, loader, went=went, way=WAY)
+        self._first = math.floor(went) - made.epochs
+        return made
+
+    def _leave(self) -> None:
+        """Give up what is open, after an error."""
+        if self._recorder is not None:
+            recorder, self._recorder = self._recorder, None
+            recorder.__exit__(RuntimeError, None, None)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Begin an epoch."""
+        if self._recorder is not None:
+            self._recorder.begin_epoch()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """End and commit the epoch."""
+        if self._recorder is not None:
+            # Now, because the best model may be loaded before the training ends.
+            self._recorder.end_epoch(CURE)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """End the recording."""
+        if self._recorder is not None:
+            recorder, self._recorder = self._recorder, None
+            recorder.close()
+
+
+class Attached(Events):
+    """A recorder in a Trainer. Made by `attach`."""
+
+    def __init__(self, trainer: Any, folder: Any, recording: Any, data: Any, seed: Any, about: Any):
+        super().__init__(folder, recording, data, seed, about)
+        self._labels = _label_names(trainer)
+        self._trainer = trainer
+        self._compute_loss = trainer.compute_loss
+        self._loader: DataLoader | None = None
+        self._keyed: DataLoader | None = None
+        self._training = self._stepping = self._recorded = False
+        for name in WRAPPED:
+            original = getattr(trainer, name)
+            setattr(trainer, name, functools.wraps(original)(functools.partial(getattr(self, f"_{name}_seen"), original)))
+        trainer.add_callback(self)
+
+    def detach(self) -> None:
+        """Take the recorder out of the trainer again."""
+        for name in WRAPPED:
+            vars(self._trainer).pop(name, None)
+        self._trainer.remove_callback(self)
+        self._leave()
+
+    def _train_seen(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        _check_trainer(self._trainer, self.recording)
+        self._leave()
+        self._training, self._keyed = True, None
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._training = False
+            self._leave()
+
+    def _get_train_dataloader_seen(self, original: Callable[..., Any]) -> Any:
+        made = original()
+        if not self._training or self._recorder is not None:
+            return made
+        check_loader(made)
+        self._loader = made
+        self._keyed = keyed_copy(made, lasting_workers=self._seed is None, collate=DictCollate)
+        return self._keyed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Begin to record, or go on with the run that the checkpoint belongs to."""
+        trainer = self._trainer
+        if self._loader is None or self._keyed is None:
+            raise UsageError(
+                f"{type(trainer).__name__} trains on a loader that get_train_dataloader did not make, so ids cannot be captured; let "
+                "get_train_dataloader return the loader."
+            )
+        self._recorder = self._open(args, state, trainer.model, trainer.optimizer, self._loader)
+        self._recorder.keyed(self._keyed)
+        seeded_when_iterated(self._keyed, self._recorder)
+
+    def _training_step_seen(self, original: Callable[..., Any], model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._recorder is None:
+            return original(model, inputs, *args, **kwargs)
+        fetched = taken(inputs)
+        if fetched is None:
+            raise UsageError(
+                f"A batch of {type(self._trainer).__name__} carries no ids: it was made again on the way from the loader; hand on what the loader gives, "
+                f"with {NAME!r} in it, to training_step."
+            )
+        batch = fetched.batch
+        # A copy, because losses may take the labels out.
+        self._recorder.begin_batch(fetched._replace(batch=dict(batch) if isinstance(batch, Mapping) else batch))
+        self._stepping, self._recorded = True, False
+        try:
+            loss = original(model, batch, *args, **kwargs)
+        finally:
+            self._stepping = False
+        if not self._recorded and self.recording.view == "train":
+            raise UsageError(
+                f"{type(self._trainer).__name__}.training_step does not call compute_loss, so there are no logits to record; call it, or {EVAL}."
+            )
+        return loss
+
+    def _compute_loss_seen(
+        self, original: Callable[..., Any], model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        if not self._stepping or self.recording.view == "eval":
+            return original(model, inputs, return_outputs=return_outputs, **kwargs)
+        name = f"{type(self._trainer).__name__}.compute_loss"
+        labels = labels_in(inputs, self._labels)
+        both = original(model, inputs, return_outputs=True, **kwargs)
+        logits = logits_of(both[1]) if isinstance(both, tuple) and len(both) == 2 else None
+        if logits is None:
+            raise UsageError(
+                f"{name} returns no logits when it is asked for outputs (return_outputs=True), as fused losses have none; return (loss, outputs) with "
+                f"outputs.logits, or {EVAL}."
+            )
+        if self._recorded:
+            raise UsageError(f"{name} is called twice for a batch, and one of its outputs is recorded; call it once, or {EVAL}.")
+        check_one_label(logits, labels, name)
+        self.recorder.batch(logits, labels)
+        self._recorded = True
+        return both if return_outputs else both[0]
+
+    def loop(self, **changes: Any) -> Loop:
+        """The training that was recorded, for methods that take it again: `assay.score(run, "sgd_influence", loop=attached.loop())`.
+
+        Args:
+            changes: Fields of `assay.Loop` to set otherwise, such as `losses=` where the Trainer's loss is your own.
+
+        Raises:
+            UsageError: The Trainer computes a loss of its own, and `losses=` does not say that of each example.
+        """
+        return _loop(self._trainer, changes, self._loader, self._first, self._compute_loss)
+
+
+@checked_arguments
+def attach(
+    trainer: Any,
+    folder: str | Path,
+    recording: Recording | None = None,
+    *,
+    data: DataSpec | None = None,
+    seed: int | None = None,
+    about: Mapping[str, object] | None = None,
+) -> Attached:
+    """Record what a Hugging Face Trainer trains, from its next `train()` on.
+
+        trainer = Trainer(model, args, train_dataset=train_set)
+        assay.attach(trainer, "runs/mine")
+        trainer.train()
+
+    Dataset, collator, model, loss and evaluation stay as they are, and without `seed` the training ends with the weights that it would end with. Ids
+    are positions in the train dataset, or `data=assay.DataSpec(ids=...)`. `trainer.train(resume_from_checkpoint=...)` goes on with the run in
+    `folder`; an epoch of which only a part is trained in one process is not recorded, which a warning says.
+
+    Args:
+        trainer: A `transformers.Trainer`, or what inherits from it.
+        folder: Where the run is written; new or empty, unless the Trainer resumes.
+        recording: What is kept, as for `assay.record`.
+        data: Facts about the examples; by default a batch is a dict, the model is given all of it but the labels, and returns logits.
+        seed: If given, all generators are seeded from (seed, epoch) before each epoch, so that `attached.loop()` can be scored by methods that take the
+            training again. If None, no generator is touched.
+        about: Description of what is trained, for the report.
+
+    Returns:
+        The recorder in the trainer: `attached.loop()` after the training, `attached.recorder.live("aum")` while it trains.
+
+    Raises:
+        UsageError: Ids or logits cannot be captured from this trainer. While it trains: as `assay.record`.
+        OutputExists: `folder` holds something else than a run.
+    """
+    recording = recording or Recording()
+    for name in (*WRAPPED, "callback_handler", "args", "model"):
+        if not hasattr(trainer, name):
+            raise UsageError(
+                f"attach: trainer= is a {type(trainer).__name__} without {name}; give a transformers.Trainer, or record a loop of your own by assay.record."
+            )
+    if any(isinstance(callback, Events) for callback in trainer.callback_handler.callbacks):
+        raise UsageError("This trainer is recorded already; call detach() on what attach returned, or build another trainer.")
+    _check_trainer(trainer, recording)
+    if _own_loss(trainer) and (data is None or data.losses is cross_entropies):
+        steps = [str(method) for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
+        if steps:
+            raise UsageError(
+                f"{type(trainer).__name__} computes a loss of its own, and {', '.join(steps)} values its steps; give the loss of each example as "
+                f"data=assay.DataSpec(losses=...), or leave {', '.join(steps)} out of Recording(live=...)."
+            )
+    if not RunPaths(Path(folder)).header.exists():
+        check_place(RunPaths(Path(folder)))
+    return Attached(trainer, folder, recording, data, seed, about)
+
+
+class Recorder(Events):
+    """The recorder as a callback, for a Trainer that somebody else builds: `Trainer(..., callbacks=[assay.huggingface.Recorder("runs/mine")])`.
+
+    The model must be called with the whole batch once in every step, as the Trainer's own loss calls it, and return logits; where it is not, use
+    `assay.attach(trainer, folder)`. Arguments are those of `attach`.
+    """
+
+    @checked_arguments
+    def __init__(
+        self,
+        folder: str | Path,
+        recording: Recording | None = None,
+        *,
+        data: DataSpec | None = None,
+        seed: int | None = None,
+        about: Mapping[str, object] | None = None,
+    ):
+        if TrainerCallback is object:
+            raise UsageError(
+                "assay.huggingface.Recorder needs the package transformers; install it by `pip install 'assay[hf]'`."
+            )
+        super().__init__(folder, recording, data, seed, about)
+        self._undo = contextlib.ExitStack()
+        self._newest: Carried | None = None
+        self._seen = self._awaiting = False
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        train_dataloader: Any = None,
+        **more: Any,
+    ) -> None:
+        """Begin to record, or go on with the run that the checkpoint belongs to."""
+        self._leave()
+        _check_arguments(args, self.recording)
+        check_loader(train_dataloader)
+        if args.torch_compile:
+            raise UsageError(
+                "torch_compile=True hides from a callback what the model is given; use assay.attach(trainer, folder)."
+            )
+        # The Trainer holds the loader by now, so the recorder takes a copy as it was, and the loader itself is keyed.
+        plain = copy.copy(train_dataloader)
+        inside = vars(train_dataloader).get("base_dataloader")
+        if isinstance(inside, DataLoader):
+            vars(plain)["base_dataloader"] = copy.copy(inside)
+        held = inside if isinstance(inside, DataLoader) else train_dataloader
+        before = {name: vars(held)[name] for name in ("dataset", "collate_fn", "persistent_workers")}
+        self._recorder = self._open(args, state, model, optimizer, plain)
+        self._undo.callback(vars(held).update, before)
+        vars(held).update(dataset=KeyedDataset(held.dataset), collate_fn=DictCollate(held.collate_fn))
+        if self._seed is not None:
+            vars(held)["persistent_workers"] = False
+        self._recorder.keyed(train_dataloader)
+        self._undo.callback(setattr, held, "__class__", type(held))
+        seeded_when_iterated(train_dataloader, self._recorder)
+        self._newest, self._seen, self._awaiting = None, False, False
+        self._undo.callback(model.register_forward_pre_hook(self._called, with_kwargs=True, prepend=True).remove)
+        self._undo.callback(model.register_forward_hook(self._returned, with_kwargs=True).remove)
+
+    def _called(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        carried = kwargs.get(NAME)
+        if not isinstance(carried, Carried):
+            return None
+        if self._recorder is not None:
+            if carried is self._newest:
+                raise UsageError(
+                    f"The model is called twice for a batch, and one of its outputs is recorded; call it once, or {EVAL}."
+                )
+            self._newest, self._awaiting, self._seen = carried, True, True
+            batch = {name: kwargs[name] for name in carried.names if name in kwargs}
+            if carried.labels is not None and labels_in(batch) is None:
+                batch["labels"] = carried.labels.to(model.device)
+            self._recorder.begin_batch(KeyedBatch(carried.keys, batch, carried.finding, carried.digests))
+        return args, {name: part for name, part in kwargs.items() if name != NAME}
+
+    def _returned(self, model: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        if self._recorder is None or self._newest is None or not self._awaiting:
+            return
+        self._awaiting = False
+        if self.recording.view == "eval":
+            return
+        logits = logits_of(outputs)
+        if logits is None:
+            raise UsageError(f"{type(model).__name__} returns no logits in training, as fused losses have none; {EVAL}.")
+        check_one_label(logits, self._newest.labels, type(model).__name__)
+        self._recorder.batch(logits, self._newest.labels.to(logits.device))
+
+    def _stepped(self) -> None:
+        if self._recorder is not None and not self._seen:
+            raise UsageError(
+                f"The model was not called with the whole batch, in which {NAME!r} is, so ids cannot be captured; use assay.attach(trainer, folder)."
+            )
+        self._seen = False
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Check that a batch was seen."""
+        self._stepped()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Check that a batch was seen."""
+        self._stepped()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """End the recording."""
+        self._undo.close()
+        super().on_train_end(args, state, control, **more)
+
+    def _leave(self) -> None:
+        self._undo.close()
+        super()._leave()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainerLoss:
+    """What a Trainer calls backward on for a batch that is a step of its own.
+
+    Attributes:
+        compute_loss: The Trainer's.
+        counted: Whether the Trainer tells it the number of labels.
+        labels: Names under which the labels may stand.
+    """
+
+    compute_loss: Callable[..., Any]
+    counted: bool
+    labels: tuple[str, ...]
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        labels = labels_in(batch, self.labels)
+        # As a float, like the Trainer's own count, which is divided by a number of devices.
+        count = labels.ne(-100).sum() / 1 if self.counted and labels is not None else None
+        return self.compute_loss(model, dict(batch), num_items_in_batch=count)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EpochsBegin:
+    """Tells a Trainer's loader which epoch begins, as the Trainer does.
+
+    Attributes:
+        loader: The loader.
+        first: The Trainer's number of the run's first epoch.
+    """
+
+    loader: Any
+    first: int = 0
+
+    def __call__(self, epoch: int) -> None:
+        within = getattr(getattr(self.loader, "batch_sampler", None), "batch_sampler", None)
+        for part in (self.loader, within):
+            if part is not None and hasattr(part, "set_epoch"):
+                part.set_epoch(self.first + epoch)
+
+
+def loop_of(trainer: Any, **changes: Any) -> Loop:
+    """The training of a Trainer, for methods that take a recorded run again: `assay.score(run, "sgd_influence", loop=loop_of(trainer))`.
+
+    The trainer may have been built anew, as it was when the run was recorded by `assay.attach(..., seed=...)`.
+
+    Args:
+        trainer: The Trainer; it is not changed, but for an optimizer if it has none yet.
+        changes: Fields of `assay.Loop` to set otherwise.
+
+    Raises:
+        UsageError: The Trainer computes a loss of its own, and `losses=` does not say that of each example.
+    """
+    return _loop(trainer, changes)
+
+
+def _loop(
+    trainer: Any, changes: Mapping[str, Any], loader: Any = None, first: int = 0, compute_loss: Callable[..., Any] | None = None
+) -> Loop:
+    args = trainer.args
+    if _own_loss(trainer) and "losses" not in changes:
+        raise UsageError(
+            f"{type(trainer).__name__} computes a loss of its own; give the loss of each example as losses=, a function of (model, batch)."
+        )
+    if trainer.optimizer is None:
+        trainer.create_optimizer()
+    if loader is None:
+        with untouched_generators(args.device):
+            # From this seed the Trainer's own loader draws its orders.
+            torch.manual_seed(args.seed)
+            loader = trainer.get_train_dataloader()
+    forward = NamedForward(_label_names(trainer))
+    smoothing = args.label_smoothing_factor
+    counted = bool(getattr(trainer, "model_accepts_loss_kwargs", False)) or trainer.compute_loss_func is not None
+    parts: dict[str, Any] = {
+        "model": trainer.model,
+        "optimizer": trainer.optimizer,
+        "loader": loader,
+        "forward": forward,
+        "loss": TrainerLoss(compute_loss or trainer.compute_loss, counted, forward.labels),
+        "clip": args.max_grad_norm or None,
+        "begin_epoch": EpochsBegin(loader, first),
+        **({"losses": SmoothedLosses(forward, smoothing)} if smoothing else {}),
+    }
+    return Loop(**{**parts, **changes})
+
+
+def _label_names(trainer: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*LABELS, *(trainer.label_names or ()))))
+
+
+def _own_loss(trainer: Any) -> bool:
+    """Whether somebody else than the library and its models computes the loss."""
+    home = getattr(type(trainer).compute_loss, "__module__", "") or ""
+    return getattr(trainer, "compute_loss_func", None) is not None or home.split(".")[0] != "transformers"
+
+
+def _check_trainer(trainer: Any, recording: Recording) -> None:
+    """Refuse trainers whose batches or logits cannot be captured.
+
+    Raises:
+        UsageError: It is one of those.
+    """
+    _check_arguments(trainer.args, recording)
+    dataset = trainer.train_dataset
+    if isinstance(dataset, IterableDataset) or (dataset is not None and not hasattr(dataset, "__len__")):
+        raise UsageError(
+            f"The train dataset is a {type(dataset).__name__}, which has no stable ids; give a map-style dataset with __len__ and __getitem__."
+        )
+    if dataset is not None and trainer.args.dataloader_drop_last and recording.view == "train":
+        left = len(dataset) % trainer.args.train_batch_size
+        if left:
+            raise UsageError(
+                f"dataloader_drop_last=True leaves {left} of {len(dataset)} examples out of every epoch; set it to False, or {EVAL}."
+            )
+
+
+def _check_arguments(args: Any, recording: Recording) -> None:
+    if args.n_gpu > 1:
+        raise UsageError(
+            f"The Trainer would spread each batch over {args.n_gpu} GPUs by DataParallel, which is not recorded; set CUDA_VISIBLE_DEVICES to one of them."
+        )
+    if args.world_size > 1:
+        raise UsageError(f"{args.world_size} processes train together, and one is recorded; start the Trainer in one process.")
+    if args.deepspeed or args.fsdp:
+        raise UsageError("DeepSpeed and FSDP keep parameters in parts, which are not recorded; train without them.")
+    if args.auto_find_batch_size:
+        raise UsageError(
+            "auto_find_batch_size=True begins the training again with other batches; set it to False and per_device_train_batch_size to what fits."
+        )

@@ -1,0 +1,296 @@
+"""The recorder in Lightning, as a callback."""
+
+import contextlib
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..core.arguments import checked_arguments
+from ..core.errors import Mismatch, UsageError
+from ..replay.keyed import KeyedBatch, check_loader, ids_of, keyed_copy
+from ..runs.recording import Recording
+from .batch_keys import check_one_label, labels_in, logits_of
+from .continuing import Asked
+from .data_spec import DataSpec
+from .pytorch import LoopRecorder
+
+try:
+    from lightning.pytorch import Callback
+except ImportError:
+    try:
+        from pytorch_lightning import Callback
+    except ImportError:
+        Callback = object
+
+EVAL = "record with assay.Recording(view='eval'), which passes over every example after each epoch"
+CURE = "let the Trainer train on every batch of an epoch"
+WAY = "trainer.fit(..., ckpt_path=...)"
+
+
+class LossTap:
+    """Sees what `torch.nn.functional.cross_entropy` is given while one batch is trained on; `nn.CrossEntropyLoss` calls it too."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Tensor, Tensor]] = []
+        self._original: Callable[..., Any] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self.stop()
+        self.calls = []
+        original = self._original = F.cross_entropy
+
+        @functools.wraps(original)
+        def seen(input: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(input, Tensor) and isinstance(target, Tensor):
+                self.calls.append((input.detach(), target))
+            return original(input, target, *args, **kwargs)
+
+        F.cross_entropy = seen
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._original is not None:
+            F.cross_entropy, self._original = self._original, None
+
+    def found(self, size: int) -> list[tuple[Tensor, Tensor]]:
+        """Logits and labels of the calls for a batch of so many examples."""
+        return [
+            (logits, labels)
+            for logits, labels in self.calls
+            if logits.ndim == 2 and labels.shape == (size,) and len(logits) == size and not labels.is_floating_point()
+        ]
+
+
+class Recorder(Callback):  # type: ignore[misc, unused-ignore]
+    """The recorder as a callback of Lightning: `Trainer(callbacks=[assay.lightning.Recorder("runs/mine")])`.
+
+    Module, data and loss stay as they are, and without `seed` the training ends with the weights that it would end with. Logits and labels are those
+    that `training_step` returns as `{"loss": loss, "logits": logits, "labels": labels}` (labels may be left out where a batch is a pair, or a dict with
+    `labels`), or else those that it gives to cross_entropy. `ckpt_path=` goes on with the run in `folder`. Validation is left alone.
+
+    Args:
+        folder: Where the run is written; new or empty, unless the Trainer resumes.
+        recording: What is kept, as for `assay.record`.
+        data: Facts about examples and batches; by default a batch is `(inputs, labels)`, and the module gives logits of the inputs.
+        seed: If given, all generators are seeded from (seed, epoch) before each epoch, so that the training can be taken again. If None, none is touched.
+        about: Description of what is trained, for the report.
+
+    Raises:
+        UsageError: Lightning is not installed, or an argument is of a wrong kind. While it trains: ids or logits cannot be captured.
+    """
+
+    @checked_arguments
+    def __init__(
+        self,
+        folder: str | Path,
+        recording: Recording | None = None,
+        *,
+        data: DataSpec | None = None,
+        seed: int | None = None,
+        about: Mapping[str, object] | None = None,
+    ):
+        if Callback is object:
+            raise UsageError(
+                "assay.lightning.Recorder needs the package lightning; install it by `pip install 'assay[lightning]'`."
+            )
+        self._asked = Asked(Path(folder), recording or Recording(), data or DataSpec(), seed, about)
+        self._undo = contextlib.ExitStack()
+        self._tap = LossTap()
+        self._recorder: LoopRecorder | None = None
+        self._loader: DataLoader | None = None
+        self._keyed: DataLoader | None = None
+        self._fetched: KeyedBatch | None = None
+        self._begun = self._batches = 0
+        self._active = self._open = False
+
+    @property
+    def recorder(self) -> LoopRecorder:
+        """The recorder of the training in progress.
+
+        Raises:
+            UsageError: Nothing is being trained.
+        """
+        if self._recorder is None:
+            raise UsageError(
+                f"Nothing is being recorded in {self._asked.folder}; the recorder is there while trainer.fit() trains."
+            )
+        return self._recorder
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Look into the loader and the batches of the `fit` that begins."""
+        if stage != "fit":
+            return
+        self._leave()
+        if trainer.fast_dev_run:
+            warnings.warn("fast_dev_run trains on a few batches, so nothing is recorded.", stacklevel=2)
+            return
+        self._check(trainer, pl_module)
+        # Lightning makes its iterator before any later hook, and hands the loader to no hook.
+        source = trainer.fit_loop._data_source
+        original = source.dataloader
+        source.dataloader = functools.partial(self._dataloader, original)
+        self._undo.callback(vars(source).pop, "dataloader", None)
+        for part in (pl_module, trainer.datamodule):
+            if part is not None:
+                hook = part.on_before_batch_transfer
+                vars(part)["on_before_batch_transfer"] = functools.wraps(hook)(functools.partial(self._taken, hook))
+                self._undo.callback(vars(part).pop, "on_before_batch_transfer", None)
+        self._active = True
+
+    def _check(self, trainer: Any, pl_module: Any) -> None:
+        if not hasattr(getattr(trainer.fit_loop, "_data_source", None), "dataloader"):
+            raise UsageError(
+                "This version of Lightning keeps its loaders where assay does not find them; install lightning 2.5 or 2.6, or record a loop of your own."
+            )
+        if trainer.world_size > 1:
+            raise UsageError(f"{trainer.world_size} processes train together, and one is recorded; set devices=1.")
+        if trainer.overfit_batches:
+            raise UsageError("overfit_batches makes another loader of a few batches; leave it out, or leave the recorder out.")
+        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
+            raise UsageError(
+                "training_step takes dataloader_iter, so that batches pass no hook; let it take batch and batch_idx."
+            )
+
+    def _dataloader(self, original: Callable[[], Any]) -> Any:
+        made = original()
+        if not isinstance(made, DataLoader):
+            kind = f"a {type(made).__name__}"
+            raise UsageError(
+                f"The training data are {kind}, and one torch DataLoader is recorded; give one (over a ConcatDataset, if there are several datasets)."
+            )
+        check_loader(made)
+        if self._loader is not None and ids_of(made.dataset) != ids_of(self._loader.dataset):
+            raise Mismatch("train_dataloader() gave other examples than before; return a loader over the same dataset each time.")
+        self._loader = self._loader or made
+        self._keyed = keyed_copy(made, lasting_workers=self._asked.seed is None)
+        if self._recorder is not None:
+            self._recorder.keyed(self._keyed)
+        return self._keyed
+
+    def _taken(self, hook: Callable[..., Any], batch: Any, dataloader_idx: int) -> Any:
+        if isinstance(batch, KeyedBatch):
+            self._fetched, batch = batch, batch.batch
+        return hook(batch, dataloader_idx)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to record, or go on with the run that the checkpoint belongs to."""
+        if not self._active:
+            return
+        if self._loader is None or self._keyed is None:
+            raise UsageError(
+                "Lightning trains on a loader that was there before this fit(); make the Trainer anew for each fit()."
+            )
+        if self._asked.recording.view == "train" and trainer.num_training_batches < len(self._keyed):
+            raise UsageError(
+                f"limit_train_batches leaves {len(self._keyed) - trainer.num_training_batches} of {len(self._keyed)} batches out of every epoch; leave it "
+                f"out, or {EVAL}."
+            )
+        if self._asked.recording.view == "eval" and self._asked.data.forward is None and _lacks_forward(pl_module):
+            raise UsageError(
+                f"view='eval' calls the module on a batch's inputs, and {type(pl_module).__name__} has no forward; give it one, or give "
+                "data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
+            )
+        midway = bool(getattr(trainer.fit_loop, "restarted_mid_epoch", False))
+        optimizers = trainer.optimizers
+        self._recorder = self._asked.begin(
+            pl_module,
+            optimizers[0] if len(optimizers) == 1 else optimizers,
+            self._loader,
+            went=trainer.current_epoch + 0.5 * midway,
+            way=WAY,
+        )
+        self._recorder.keyed(self._keyed)
+        self._begun, self._open = 0, False
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin an epoch."""
+        if self._recorder is None:
+            return
+        self._recorder.begin_epoch()
+        if self._asked.seed is not None and not self._begun:
+            # Made before the generators were seeded; in later epochs Lightning makes it after this hook.
+            iter(trainer.fit_loop._data_fetcher)
+        self._begun, self._batches, self._open = self._begun + 1, 0, True
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Begin a batch."""
+        if self._recorder is None:
+            return
+        fetched, self._fetched = self._fetched, None
+        if fetched is None:
+            raise UsageError(
+                "A batch carries no ids: its loader was made again, or a hook before on_before_batch_transfer changed it; leave the loader as it is."
+            )
+        if not self._open:
+            # An epoch in whose middle a checkpoint was saved has no beginning here.
+            self.on_train_epoch_start(trainer, pl_module)
+        self._recorder.begin_batch(fetched._replace(batch=batch))
+        self._batches += 1
+        self._size = len(fetched.keys)
+        if self._asked.recording.view == "train":
+            self._tap.start()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Record the batch's logits and labels."""
+        if self._recorder is None or self._asked.recording.view != "train":
+            return
+        self._tap.stop()
+        name = f"{type(pl_module).__name__}.training_step"
+        logits = logits_of(outputs) if isinstance(outputs, Mapping) else None
+        if logits is not None:
+            labels = labels_in(outputs) if labels_in(outputs) is not None else labels_in(batch)
+        else:
+            found = self._tap.found(self._size)
+            if len(found) != 1:
+                raise UsageError(
+                    f"{name} returns no logits, and called F.cross_entropy (or nn.CrossEntropyLoss) {len(found)} times, not once, with class logits of the "
+                    f"batch; return {{'loss': loss, 'logits': logits, 'labels': labels}}, or {EVAL}."
+                )
+            logits, labels = found[0]
+        check_one_label(logits, labels, name)
+        self._recorder.batch(logits, labels)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """End and commit the epoch."""
+        if self._recorder is not None:
+            self._open = False
+            # Now, because another callback may change the weights when the training ends.
+            self._recorder.end_epoch(CURE, whole=self._batches >= trainer.num_training_batches)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """End the recording."""
+        if self._recorder is not None:
+            recorder, self._recorder = self._recorder, None
+            self._leave()
+            recorder.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give up what is open; the epochs before are on disk."""
+        self._leave()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave nothing behind."""
+        self._leave()
+
+    def _leave(self) -> None:
+        """Give up what is open, and take everything out of trainer and module again."""
+        self._tap.stop()
+        self._undo.close()
+        self._active = False
+        self._loader = self._keyed = self._fetched = None
+        if self._recorder is not None:
+            recorder, self._recorder = self._recorder, None
+            recorder.__exit__(RuntimeError, None, None)
+
+
+def _lacks_forward(module: Any) -> bool:
+    home = getattr(type(module).forward, "__module__", "").split(".")[0]
+    return home in ("torch", "lightning", "pytorch_lightning")

@@ -1,0 +1,235 @@
+"""The recorder in skorch, as a callback."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..core.arguments import checked_arguments
+from ..core.errors import UsageError
+from ..core.ids import Ids
+from ..replay.keyed import KeyedBatch, behind_subsets, check_loader, keyed_copy
+from ..replay.losses import cross_entropies, pair
+from ..runs.recording import Recording
+from .continuing import Asked
+from .data_spec import DataSpec
+from .pytorch import LoopRecorder, record
+
+try:
+    from skorch.callbacks import Callback
+except ImportError:
+    Callback = object
+
+CURE = "let the net train on every batch of an epoch"
+
+
+@dataclasses.dataclass(frozen=True)
+class NetForward:
+    """Logits and labels of a batch as a net of skorch has them.
+
+    Attributes:
+        gives: What the module returns: `logits` (or log probabilities), `probabilities` whose logarithm the net takes, or `binary`, one logit.
+    """
+
+    gives: str
+
+    def logits(self, outputs: Any) -> Tensor:
+        """Class logits of what the module returned."""
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        if self.gives == "probabilities":
+            # As NeuralNetClassifier.get_loss does it.
+            return torch.log(first + torch.finfo(first.dtype).eps)
+        if self.gives == "binary":
+            # One logit z is exactly the two-class form (0, z).
+            z = first.reshape(len(first), 1)
+            return torch.cat([torch.zeros_like(z), z], 1)
+        return first
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        inputs, labels = pair(batch)
+        device = next((part.device for part in model.parameters()), inputs.device)
+        return self.logits(model(inputs.to(device))), self.labels(labels).to(device)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Classes of the targets that the net was given."""
+        return labels.reshape(len(labels)).long() if self.gives == "binary" else labels
+
+
+@dataclasses.dataclass(frozen=True)
+class NetLosses:
+    """The loss of each example of a batch, in nats.
+
+    Attributes:
+        forward: Gives logits and labels.
+    """
+
+    forward: NetForward
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        logits, labels = self.forward(model, batch)
+        if self.forward.gives == "probabilities":
+            return F.nll_loss(logits, labels, reduction="none")
+        return F.cross_entropy(logits, labels, reduction="none")
+
+
+class KeyedIterator:
+    """The kind of iterator that a net trains on, which gives its batches' keys to a recorder; as it was where nothing is recorded."""
+
+    def __init__(self, original: Any, net: Any, recorder: "Recorder"):
+        self.original, self._net, self._recorder = original, net, recorder
+
+    def __call__(self, dataset: Any, **kwargs: Any) -> Any:
+        loader = self.original(dataset, **kwargs)
+        return self._recorder._opened(self._net, loader) if self._recorder.waits_ else loader
+
+
+class Handed:
+    """The batches of a keyed loader without their keys, which the recorder is told of just before."""
+
+    def __init__(self, keyed: DataLoader, recorder: "Recorder"):
+        self._keyed, self._recorder = keyed, recorder
+
+    def __len__(self) -> int:
+        return len(self._keyed)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_keyed":
+            raise AttributeError(name)
+        return getattr(self._keyed, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        for fetched in self._keyed:
+            if not isinstance(fetched, KeyedBatch):
+                raise UsageError(
+                    f"{type(self._keyed).__name__}.__iter__ changes its batches, so ids cannot travel with them; change them in collate_fn."
+                )
+            self._recorder.fetched_ = fetched
+            yield fetched.batch
+
+
+class Recorder(Callback):  # type: ignore[misc, unused-ignore]
+    """The recorder as a callback of skorch: `NeuralNetClassifier(..., callbacks=[assay.skorch.Recorder("runs/mine")])`.
+
+    Module, data and criterion stay as they are, and without `seed` the training ends with the weights that it would end with. Ids are positions in `X`,
+    also where `train_split` keeps a part of it for validation: the run then holds the rest. Probabilities, as a `NeuralNetClassifier` with its own
+    criterion gives them, are recorded as their logarithms; one logit of a `NeuralNetBinaryClassifier` as the two-class form (0, z).
+
+    Args:
+        folder: Where the run is written; new or empty, unless `resume`.
+        recording: What is kept, as for `assay.record`.
+        data: Facts about examples and batches; `ids` name the rows of `X`.
+        seed: If given, all generators are seeded from (seed, epoch) before each epoch, so that the training can be taken again. If None, none is touched.
+        about: Description of what is trained, for the report.
+        resume: Go on with the run in `folder`, if there is one: module and optimizer are set to its last epoch.
+
+    Raises:
+        UsageError: skorch is not installed, or an argument is of a wrong kind. While it trains: ids or logits cannot be captured.
+    """
+
+    @checked_arguments
+    def __init__(
+        self,
+        folder: str | Path,
+        recording: Recording | None = None,
+        data: DataSpec | None = None,
+        seed: int | None = None,
+        about: Mapping[str, object] | None = None,
+        resume: bool = False,
+    ):
+        if Callback is object:
+            raise UsageError("assay.skorch.Recorder needs the package skorch; install it by `pip install 'assay[skorch]'`.")
+        # skorch copies a callback by its attributes; those that end in an underscore are not copied.
+        self.folder, self.recording, self.data, self.seed, self.about, self.resume = folder, recording, data, seed, about, resume
+        self.recorder_: LoopRecorder | None = None
+        self.fetched_: KeyedBatch | None = None
+        self.waits_ = False
+
+    def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **more: Any) -> None:
+        """Look into the iterator of the fit that begins."""
+        self._leave(net)
+        asked = Asked(Path(self.folder), self.recording or Recording(), self.data or DataSpec(), self.seed, self.about)
+        if not self.resume:
+            asked.check_new("Recorder(..., resume=True)")
+        net.iterator_train = KeyedIterator(net.iterator_train, net, self)
+        self.waits_ = True
+
+    def _opened(self, net: Any, loader: Any) -> Handed:
+        self.waits_ = False
+        check_loader(loader)
+        recording, forward = self.recording or Recording(), NetForward(_gives(net))
+        data = self.data or DataSpec()
+        if data.losses is cross_entropies and data.forward is None:
+            data = dataclasses.replace(data, losses=NetLosses(forward))
+        if data.forward is None and recording.view == "eval":
+            data = dataclasses.replace(data, forward=forward)
+        if data.ids is not None:
+            whole, places = behind_subsets(loader.dataset, torch.arange(len(loader.dataset)).numpy())
+            ids = data.ids if isinstance(data.ids, Ids) else Ids(data.ids)
+            if len(ids) == len(whole):
+                data = dataclasses.replace(data, ids=ids.take(places))
+        optimizers = [getattr(net, f"{name}_") for name in net._optimizers]
+        self.recorder_ = record(
+            self.folder,
+            net.module_,
+            optimizers[0] if len(optimizers) == 1 else optimizers,
+            loader,
+            recording,
+            data=data,
+            seed=self.seed,
+            about=self.about,
+            resume=self.resume,
+        )
+        keyed = keyed_copy(loader, lasting_workers=self.seed is None)
+        self.recorder_.keyed(keyed)
+        return Handed(keyed, self)
+
+    def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **more: Any) -> None:
+        """Begin an epoch."""
+        if self.recorder_ is not None:
+            self.recorder_.begin_epoch()
+
+    def on_batch_begin(self, net: Any, batch: Any = None, training: bool | None = None, **more: Any) -> None:
+        """Begin a batch."""
+        if training and self.recorder_ is not None and self.fetched_ is not None:
+            self.recorder_.begin_batch(self.fetched_)
+
+    def on_batch_end(self, net: Any, batch: Any = None, training: bool | None = None, **more: Any) -> None:
+        """Record the batch's logits and labels."""
+        if training and self.recorder_ is not None and self.fetched_ is not None:
+            forward, self.fetched_ = NetForward(_gives(net)), None
+            self.recorder_.batch(forward.logits(more["y_pred"]), forward.labels(torch.as_tensor(batch[1])))
+
+    def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **more: Any) -> None:
+        """End and commit the epoch."""
+        if self.recorder_ is not None:
+            # Now, because another callback may load the best weights when the training ends.
+            self.recorder_.end_epoch(CURE)
+
+    def on_train_end(self, net: Any, X: Any = None, y: Any = None, **more: Any) -> None:
+        """End the recording."""
+        recorder, self.recorder_ = self.recorder_, None
+        self._leave(net)
+        if recorder is not None:
+            recorder.close()
+
+    def _leave(self, net: Any) -> None:
+        """Give up what an error left open, and take everything out of the net again."""
+        self.waits_, self.fetched_ = False, None
+        if isinstance(net.iterator_train, KeyedIterator):
+            net.iterator_train = net.iterator_train.original
+        if self.recorder_ is not None:
+            recorder, self.recorder_ = self.recorder_, None
+            recorder.__exit__(RuntimeError, None, None)
+
+
+def _gives(net: Any) -> str:
+    """What a net's module returns; see `NetForward`."""
+    kinds = {kind.__name__ for kind in type(net).__mro__}
+    if "NeuralNetBinaryClassifier" in kinds:
+        return "binary"
+    return "probabilities" if "NeuralNetClassifier" in kinds and isinstance(net.criterion_, nn.NLLLoss) else "logits"

@@ -1,0 +1,410 @@
+"""The recorder in Hugging Face's Trainer: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import IterableDataset
+
+import assay
+from assay.core.errors import Mismatch, OutputExists, UsageError
+from assay.integrations.batch_keys import NAME
+from assay.integrations.data_spec import DataSpec
+from assay.runs.recording import Recording
+from assay.runs.run import Run
+from integrations.texts import Texts, bert, padded
+
+transformers = pytest.importorskip("transformers")
+huggingface = pytest.importorskip("assay.integrations.huggingface")
+pytestmark = [
+    pytest.mark.slow,
+    # What the libraries themselves warn of is theirs.
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("error:.*is not recorded"),
+]
+SEED = 5
+
+
+def arguments(folder, **settings):
+    chosen = {
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "dataloader_pin_memory": False,
+    }
+    return transformers.TrainingArguments(str(folder), **{**chosen, **settings})
+
+
+class Halved(transformers.Trainer):
+    """Computes a loss of its own, of named inputs."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        loss = F.nll_loss(F.log_softmax(outputs.logits, 1), inputs["labels"]) / 2
+        return (loss, outputs) if return_outputs else loss
+
+
+class Wordy(transformers.Trainer):
+    """Overrides what subclasses for fine-tuning override, and calls the original."""
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.seen = getattr(self, "seen", 0) + 1
+        assert NAME not in inputs
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+
+def trainer_of(folder, kind=transformers.Trainer, dataset=None, model=None, **settings):
+    more = {
+        name: settings.pop(name)
+        for name in ("compute_loss_func", "callbacks", "eval_dataset", "data_collator")
+        if name in settings
+    }
+    more.setdefault("data_collator", padded)
+    # A loader for evaluation draws a number, which moves on what dropout draws.
+    model = model or bert(dropout=0.0 if "eval_steps" in settings else 0.1)
+    return kind(model, arguments(folder / "hf", **settings), train_dataset=dataset or Texts(), **more)
+
+
+def plain(folder, trainer, accumulate=1, recording=None, data=None):
+    """The same training as a loop of one's own over the Trainer's own loader."""
+    loader, model = trainer.get_train_dataloader(), trainer.model
+    steps = -(-len(loader) // accumulate) * int(trainer.args.num_train_epochs)
+    trainer.create_optimizer_and_scheduler(steps)
+    if data is None:
+        smoothing = trainer.args.label_smoothing_factor
+        forward = huggingface.NamedForward(("labels", "label", "label_ids"))
+        data = DataSpec(
+            losses=huggingface.SmoothedLosses(forward, smoothing) if smoothing else huggingface.cross_entropies_of(forward)
+        )
+    model = trainer.accelerator.prepare(model)
+    with assay.record(folder, model, trainer.optimizer, loader, recording, data=data, seed=SEED) as recorder:
+        for epoch in range(int(trainer.args.num_train_epochs)):
+            huggingface.EpochsBegin(loader)(epoch)
+            model.train()
+            model.zero_grad()
+            for number, batch in enumerate(recorder.epoch(), 1):
+                count = torch.tensor(float(len(batch["labels"])))
+                with trainer.compute_loss_context_manager():
+                    loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True, num_items_in_batch=count)
+                loss.backward()
+                recorder.batch(outputs.logits, batch["labels"])
+                if number % accumulate == 0 or number == len(loader):
+                    nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+                    trainer.optimizer.step()
+                    trainer.lr_scheduler.step()
+                    model.zero_grad()
+    return Run(folder)
+
+
+def assert_same(run, other, model, same):
+    assert run.epochs == other.epochs == 2 and run.fingerprint == other.fingerprint
+    for commit, twin in zip(run.commits, other.commits, strict=True):
+        assert commit.shard.sums == twin.shard.sums and commit.autocast == twin.autocast
+    for (name, value), twin in zip(model.state_dict().items(), same.state_dict().values(), strict=True):
+        assert torch.equal(value, twin), name
+
+
+def mean_loss(outputs, labels, num_items_in_batch=None):
+    return F.cross_entropy(outputs.logits, labels, reduction="sum") / 4
+
+
+CASES = {
+    "plain": {},
+    "accumulation": {"gradient_accumulation_steps": 4},
+    "workers": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
+    "length": {"train_sampling_strategy": "group_by_length"},
+    "evaluation": {"eval_strategy": "steps", "eval_steps": 2, "eval_dataset": Texts(9, 40)},
+    "bf16": {"bf16": True},
+    "smoothing": {"label_smoothing_factor": 0.1},
+    "named": {"kind": Halved},
+    "subclass": {"kind": Wordy, "gradient_accumulation_steps": 2},
+    "own loss": {"compute_loss_func": mean_loss},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_facts_and_weights_are_those_of_a_plain_loop(tmp_path, name):
+    trainer = trainer_of(tmp_path, **CASES[name])
+    assay.attach(trainer, tmp_path / "attached", seed=SEED)
+    trainer.train()
+    other = trainer_of(tmp_path, **CASES[name])
+    run = plain(tmp_path / "plain", other, other.args.gradient_accumulation_steps)
+    assert_same(Run(tmp_path / "attached"), run, trainer.model, other.model)
+
+
+@pytest.mark.parametrize("name", ["plain", "accumulation", "smoothing", "evaluation", "workers", "bf16"])
+def test_the_callback_records_what_attach_records(tmp_path, name):
+    callback = assay.huggingface.Recorder(tmp_path / "callback", seed=SEED)
+    settings = {key: value for key, value in CASES[name].items() if key != "kind"}
+    one = trainer_of(tmp_path, callbacks=[callback], **settings)
+    one.train()
+    two = trainer_of(tmp_path, **settings)
+    assay.attach(two, tmp_path / "attached", seed=SEED)
+    two.train()
+    assert_same(Run(tmp_path / "callback"), Run(tmp_path / "attached"), one.model, two.model)
+    assert NAME not in next(iter(one.get_train_dataloader())) and NAME not in next(iter(two.get_train_dataloader()))
+
+
+def test_a_dataset_of_the_library_and_its_own_collator(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{**padded([item]), "text": f"text {number}"} for number, item in enumerate(Texts().items)]
+    dataset = datasets.Dataset.from_list(
+        [
+            {"input_ids": (row["input_ids"][0].tolist() + [0] * 9)[:9], "label": int(row["labels"]), "text": row["text"]}
+            for row in rows
+        ]
+    )
+    trainer = trainer_of(tmp_path, dataset=dataset, data_collator=transformers.default_data_collator)
+    assay.attach(trainer, tmp_path / "run", data=DataSpec(ids=dataset["text"]))
+    trainer.train()
+    run = Run(tmp_path / "run")
+    assert run.ids.values[3] == "text 3" and run.labels.tolist() == dataset["label"]
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_live_values_and_the_clean_pass_are_those_of_a_plain_loop(tmp_path, view):
+    recording = Recording(view=view, live=["aum", "liveval"])
+    runs = []
+    for form in ("attach", "callback"):
+        callbacks = [assay.huggingface.Recorder(tmp_path / form, recording, seed=SEED)] if form == "callback" else []
+        trainer = trainer_of(tmp_path, callbacks=callbacks)
+        if form == "attach":
+            assay.attach(trainer, tmp_path / form, recording, seed=SEED)
+        trainer.train()
+        runs.append(Run(tmp_path / form))
+    other = trainer_of(tmp_path)
+    forward = huggingface.NamedForward(("labels", "label", "label_ids"))
+    data = DataSpec(losses=huggingface.cross_entropies_of(forward), forward=forward if view == "eval" else None)
+    run = plain(tmp_path / "plain", other, recording=recording, data=data)
+    for one in runs:
+        assert one.fingerprint == run.fingerprint
+        for title in ("aum", "liveval"):
+            values, same = (assay.score(each, title, save=False)[title].values for each in (one, run))
+            assert torch.equal(values, same)
+
+
+@pytest.mark.parametrize("form", ["attach", "callback"])
+def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path, form):
+    weights = []
+    for recorded in (False, True):
+        callbacks = [assay.huggingface.Recorder(tmp_path / "run")] if recorded and form == "callback" else []
+        trainer = trainer_of(
+            tmp_path, callbacks=callbacks, eval_strategy="epoch", eval_dataset=Texts(9, 40), gradient_accumulation_steps=2
+        )
+        if recorded and form == "attach":
+            assay.attach(trainer, tmp_path / "run", Recording(live=["aum"]))
+        trainer.train()
+        weights.append(trainer.model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
+    assert Run(tmp_path / "run").epochs == 2
+
+
+def test_the_clean_pass_is_recorded_with_drop_last_and_batches_of_dicts(tmp_path):
+    trainer = trainer_of(tmp_path, dataloader_drop_last=True)
+    assay.attach(trainer, tmp_path / "run", Recording(view="eval"))
+    trainer.train()
+    run = Run(tmp_path / "run")
+    trainer.model.eval()
+    batch = padded(Texts().items)
+    with torch.no_grad():
+        losses = F.cross_entropy(trainer.model(**batch).logits, batch["labels"], reduction="none")
+    torch.testing.assert_close(run.shard(1).read("losses"), losses, atol=1e-5, rtol=1e-5)
+    assert run.epochs == 2 and run.commits[0].steps == 5
+
+
+class Stops(transformers.TrainerCallback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_step_end(self, args, state, control, **more):
+        control.should_training_stop = state.global_step == self.at
+
+
+@pytest.mark.parametrize("form", ["attach", "callback"])
+def test_a_resumed_training_goes_on_with_its_run(tmp_path, form):
+    def trained(folder, resume=None, stop=None):
+        callback = assay.huggingface.Recorder(tmp_path / folder, seed=SEED)
+        trainer = trainer_of(
+            tmp_path / f"of {folder}",
+            callbacks=[*([callback] if form == "callback" else []), *([Stops(stop)] if stop else [])],
+            num_train_epochs=4,
+            save_strategy="epoch",
+        )
+        if form == "attach":
+            assay.attach(trainer, tmp_path / folder, seed=SEED)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = trained("whole")
+    trained("parts", stop=12)
+    assert Run(tmp_path / "parts").epochs == 2
+    again = trained("parts", resume=True)
+    run, other = Run(tmp_path / "parts"), Run(tmp_path / "whole")
+    assert run.epochs == 4 and run.fingerprint == other.fingerprint
+    assert [one.shard.sums for one in run.commits] == [one.shard.sums for one in other.commits]
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), whole.model.state_dict().values(), strict=True)
+    )
+    with pytest.raises(
+        Mismatch,
+        match=r"holds 4 epochs, and the trainer goes on in epoch 2 \(counted from 0\); resume the trainer from its checkpoint",
+    ):
+        trained("parts", resume=str(tmp_path / "of parts/hf/checkpoint-12"))
+    with pytest.raises(
+        OutputExists,
+        match=r"already holds a run; record into another folder, or go on with it by trainer\.train\(resume_from_checkpoint",
+    ):
+        trained("parts")
+
+
+@pytest.mark.filterwarnings("default:.*is not recorded")
+def test_an_epoch_of_two_processes_is_left_with_a_warning_and_the_next_is_recorded(tmp_path):
+    def trained(resume=None, stop=None, folder="run"):
+        trainer = trainer_of(
+            tmp_path, callbacks=[Stops(stop)] if stop else [], num_train_epochs=3, save_strategy="steps", save_steps=8
+        )
+        if folder:
+            assay.attach(trainer, tmp_path / folder)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    with pytest.warns(
+        UserWarning, match=r"Epoch 1 of .* was left after 2 batches and is not recorded .*; let the Trainer train on every batch"
+    ):
+        trained(stop=8)
+    with pytest.warns(UserWarning, match="Epoch 1 of .* was left after 4 batches and is not recorded"):
+        again = trained(resume=True)
+    assert Run(tmp_path / "run").epochs == 2
+    # The trainer's own checkpoint was gone on with, and not the state at the end of the run's last epoch.
+    torch.testing.assert_close(
+        again.model.state_dict(),
+        trained(resume=str(tmp_path / "hf/checkpoint-8"), folder=None).model.state_dict(),
+        rtol=0,
+        atol=0,
+    )
+
+
+def test_methods_that_take_the_training_again(tmp_path):
+    trainer = trainer_of(tmp_path, max_grad_norm=0.5, label_smoothing_factor=0.1)
+    attached = assay.attach(trainer, tmp_path / "run", Recording(checkpoints="every", live=["liveval"]), seed=SEED)
+    trainer.train()
+    held = padded(Texts(8, 40).items)
+    targets = {"validation": lambda model: F.cross_entropy(model(**held).logits, held["labels"])}
+    methods = ["sgd_influence", "grand", "tracin", "liveval"]
+    scores = assay.score(tmp_path / "run", methods, loop=attached.loop(), targets=targets, save=False)
+    assert all(bool(scores[name].values.isfinite().all()) for name in methods)
+    # A trainer that is built anew gives the same training.
+    fresh = huggingface.loop_of(trainer_of(tmp_path, max_grad_norm=0.5, label_smoothing_factor=0.1))
+    again = assay.score(tmp_path / "run", methods[:1], loop=fresh, targets=targets, save=False)
+    assert torch.equal(again["sgd_influence"].values, scores["sgd_influence"].values)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(Texts().items)
+
+
+class Silent(transformers.Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        return super().compute_loss(model, inputs, **kwargs)
+
+
+class Twice(transformers.Trainer):
+    def training_step(self, model, inputs, *args, **kwargs):
+        super().training_step(model, inputs, *args, **kwargs)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+class Alone(transformers.Trainer):
+    def training_step(self, model, inputs, *args, **kwargs):
+        loss = model(**inputs).loss
+        loss.backward()
+        return loss.detach()
+
+
+class Anew(transformers.Trainer):
+    def get_batch_samples(self, *args, **kwargs):
+        batches, count = super().get_batch_samples(*args, **kwargs)
+        return [{name: batch[name] for name in ("input_ids", "labels", "attention_mask")} for batch in batches], count
+
+
+BEFORE = {
+    "iterable": ({"dataset": Stream(), "max_steps": 4}, "The train dataset is a Stream, which has no stable ids"),
+    "drop_last": (
+        {"dataloader_drop_last": True},
+        "dataloader_drop_last=True leaves 2 of 22 examples out of every epoch; set it to False, or record with",
+    ),
+    "auto batch": ({"auto_find_batch_size": True}, "auto_find_batch_size=True begins the training again"),
+}
+DURING = {
+    "no outputs": (
+        Silent,
+        r"Silent.compute_loss returns no logits when it is asked for outputs .*; return \(loss, outputs\) .* or record with",
+    ),
+    "twice": (Twice, "Twice.compute_loss is called twice for a batch"),
+    "no loss": (
+        Alone,
+        "Alone.training_step does not call compute_loss, so there are no logits to record; call it, or record with",
+    ),
+    "made anew": (Anew, "A batch of Anew carries no ids: it was made again on the way from the loader"),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_what_cannot_be_recorded_is_refused_before_training(tmp_path, name):
+    settings, words = BEFORE[name]
+    with pytest.raises(UsageError, match=words):
+        assay.attach(trainer_of(tmp_path, **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", DURING)
+def test_what_a_subclass_hides_is_refused_in_the_first_step(tmp_path, name):
+    kind, words = DURING[name]
+    trainer = trainer_of(tmp_path, kind)
+    attached = assay.attach(trainer, tmp_path / "run")
+    with pytest.raises(UsageError, match=words):
+        trainer.train()
+    # Nothing is held on to, and without the recorder it trains.
+    attached.detach()
+    assert "training_step" not in vars(trainer)
+    trainer.train()
+
+
+def test_more_refusals(tmp_path):
+    trainer = trainer_of(tmp_path)
+    assay.attach(trainer, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"This trainer is recorded already; call detach\(\)"):
+        assay.attach(trainer, tmp_path / "other")
+    with pytest.raises(UsageError, match="attach: trainer= is a Linear without get_train_dataloader"):
+        assay.attach(nn.Linear(2, 2), tmp_path / "other")
+    with pytest.raises(
+        UsageError, match="Halved computes a loss of its own, and liveval values its steps; give the loss of each example"
+    ):
+        assay.attach(trainer_of(tmp_path, Halved), tmp_path / "other", Recording(live=["liveval", "aum"]))
+    with pytest.raises(UsageError, match="Halved computes a loss of its own; give the loss of each example as losses="):
+        huggingface.loop_of(trainer_of(tmp_path, Halved))
+    with pytest.raises(UsageError, match="Nothing is being recorded"):
+        assay.huggingface.Recorder(tmp_path / "other").recorder  # noqa: B018
+    callback = trainer_of(tmp_path, Halved, callbacks=[assay.huggingface.Recorder(tmp_path / "callback")])
+    with pytest.raises(
+        UsageError, match=r"The model was not called with the whole batch, in which 'assay_keys' is, .* use assay.attach"
+    ):
+        callback.train()
+    token = trainer_of(
+        tmp_path,
+        model=transformers.BertForTokenClassification(bert().config),
+        data_collator=lambda items: {**(batch := padded(items)), "labels": batch["input_ids"] % 3},
+    )
+    assay.attach(token, tmp_path / "tokens")
+    with pytest.raises(UsageError, match="those of parts of an example, such as tokens"):
+        token.train()

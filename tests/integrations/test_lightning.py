@@ -1,0 +1,250 @@
+"""The recorder in Lightning: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+import assay
+from assay.core.errors import Mismatch, OutputExists, UsageError
+from assay.runs.recording import Recording
+from assay.runs.run import Run
+
+lightning = pytest.importorskip("lightning.pytorch")
+pytestmark = [
+    pytest.mark.slow,
+    # What the library itself warns of is its own.
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("error:.*is not recorded"),
+]
+SEED, EXAMPLES = 5, 22
+
+
+def dataset(first=1):
+    inputs = torch.randn(EXAMPLES, 4, generator=torch.Generator().manual_seed(first))
+    return TensorDataset(inputs, torch.arange(EXAMPLES) % 3)
+
+
+class Module(lightning.LightningModule):
+    def __init__(self, gives="loss", manual=False, optimizers=1):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 3))
+        self.gives, self.automatic_optimization, self.count = gives, not manual, optimizers
+
+    def forward(self, x):
+        return self.net(x)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        if self.gives == "nothing":
+            return F.nll_loss(F.log_softmax(logits, 1), y)
+        loss = F.nll_loss(F.log_softmax(logits, 1), y) if self.gives == "logits" else nn.CrossEntropyLoss()(logits, y)
+        if not self.automatic_optimization:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        if self.gives == "twice":
+            F.cross_entropy(logits.detach(), y)
+        self.log("train_loss", loss)
+        return {"loss": loss, "logits": logits} if self.gives == "logits" else loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        made = [torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.5) for _ in range(self.count)]
+        return made[0] if self.count == 1 else made
+
+
+class Data(lightning.LightningDataModule):
+    def __init__(self, workers=0):
+        super().__init__()
+        self.workers = workers
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return [part.clone() for part in batch]
+
+    def train_dataloader(self):
+        return DataLoader(dataset(), 4, shuffle=True, num_workers=self.workers, persistent_workers=self.workers > 0)
+
+
+def trainer_of(folder, callbacks=(), **settings):
+    chosen = {"max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return lightning.Trainer(
+        default_root_dir=folder, callbacks=list(callbacks), **{**chosen, "enable_checkpointing": False, **settings}
+    )
+
+
+def plain(folder, accumulate=1, autocast=False, epochs=2):
+    module = Module()
+    optimizer = module.configure_optimizers()
+    loader = DataLoader(dataset(), 4, shuffle=True)
+    with assay.record(folder, module, optimizer, loader, seed=SEED) as recorder:
+        for _ in range(epochs):
+            for number, (x, y) in enumerate(recorder.epoch(), 1):
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    logits = module(x)
+                    loss = F.cross_entropy(logits, y)
+                (loss / accumulate).backward()
+                recorder.batch(logits, y)
+                if number % accumulate == 0 or number == len(loader):
+                    optimizer.step()
+                    optimizer.zero_grad()
+    return Run(folder), module
+
+
+def shards(run):
+    return [{name: value for name, value in commit.shard.sums.items()} for commit in run.commits]
+
+
+CASES = {
+    "at the loss": {},
+    "returned": {"gives": "logits"},
+    "accumulation": {"trainer": {"accumulate_grad_batches": 4}},
+    "manual": {"manual": True},
+    "data module and workers": {"data": lambda: Data(workers=2)},
+    "validation": {"validation": True},
+    "bf16": {"trainer": {"precision": "bf16-mixed"}},
+    "reload": {"trainer": {"reload_dataloaders_every_n_epochs": 1}, "data": Data},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_facts_and_weights_are_those_of_a_plain_loop(tmp_path, name):
+    case = dict(CASES[name])
+    settings, data, validation = case.pop("trainer", {}), case.pop("data", None), case.pop("validation", False)
+    module = Module(**case)
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "callback", seed=SEED)], **settings)
+    held = DataLoader(dataset(3), 4) if validation else None
+    if data is None:
+        trainer.fit(module, DataLoader(dataset(), 4, shuffle=True), held)
+    else:
+        trainer.fit(module, datamodule=data())
+    run, same = plain(
+        tmp_path / "plain", settings.get("accumulate_grad_batches", 1), autocast=settings.get("precision") == "bf16-mixed"
+    )
+    recorded = Run(tmp_path / "callback")
+    assert recorded.epochs == 2
+    for epoch in range(2):
+        for what in ("order", "batch_sizes", "losses", "margins", "rates"):
+            assert torch.equal(recorded.shard(epoch).read(what), run.shard(epoch).read(what)), what
+    if name != "returned":
+        # A loss in two functions rounds otherwise.
+        assert shards(recorded) == shards(run)
+        assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), same.state_dict().values(), strict=True))
+    assert "on_before_batch_transfer" not in vars(module) and "dataloader" not in vars(trainer.fit_loop._data_source)
+
+
+def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path):
+    weights = []
+    for callbacks in ([], [assay.lightning.Recorder(tmp_path / "run", Recording(live=["aum", "liveval"]))]):
+        lightning.seed_everything(7, verbose=False)
+        module = Module()
+        trainer_of(tmp_path, callbacks).fit(module, DataLoader(dataset(), 4, shuffle=True), DataLoader(dataset(3), 4))
+        weights.append(module.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
+    run = Run(tmp_path / "run")
+    assert run.epochs == 2 and run.labels.tolist() == [number % 3 for number in range(EXAMPLES)]
+    assert assay.score(run, ["aum", "liveval"], save=False)["liveval"].values.isfinite().all()
+
+
+def test_the_clean_pass_with_batches_left_out_and_ids_of_a_subset(tmp_path):
+    module = Module()
+    data = Subset(dataset(), range(4, 20))
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run", Recording(view="eval"))], limit_train_batches=2)
+    trainer.fit(module, DataLoader(data, 4, shuffle=True))
+    run = Run(tmp_path / "run")
+    module.eval()
+    x, y = dataset()[4:20]
+    with torch.no_grad():
+        losses = F.cross_entropy(module(x), y, reduction="none")
+    torch.testing.assert_close(run.shard(1).read("losses"), losses, atol=1e-6, rtol=1e-5)
+    assert run.epochs == 2 and run.commits[0].steps == 2 and list(run.ids.values) == list(range(4, 20))
+
+
+def test_a_resumed_training_goes_on_with_its_run(tmp_path):
+    def trained(folder, epochs, resume=None):
+        module = Module()
+        saves = lightning.callbacks.ModelCheckpoint(tmp_path / f"of {folder}", save_last=True, save_top_k=-1, filename="{epoch}")
+        callbacks = [saves, assay.lightning.Recorder(tmp_path / folder, seed=SEED)]
+        trainer = trainer_of(tmp_path, callbacks, max_epochs=epochs, enable_checkpointing=True)
+        trainer.fit(module, DataLoader(dataset(), 4, shuffle=True), ckpt_path=resume)
+        return module
+
+    whole = trained("whole", 4)
+    trained("parts", 2)
+    again = trained("parts", 4, tmp_path / "of parts/last.ckpt")
+    run, other = Run(tmp_path / "parts"), Run(tmp_path / "whole")
+    assert run.epochs == 4 and run.fingerprint == other.fingerprint and shards(run) == shards(other)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), whole.state_dict().values(), strict=True))
+    with pytest.raises(Mismatch, match=r"holds 4 epochs, and the trainer goes on in epoch 2 \(counted from 0\)"):
+        trained("parts", 5, tmp_path / "of parts/epoch=1.ckpt")
+    with pytest.raises(OutputExists, match=r"already holds a run; record into another folder, or go on with it by trainer\.fit"):
+        trained("parts", 2)
+
+
+def test_methods_that_take_the_training_again(tmp_path):
+    module, loader = Module(), DataLoader(dataset(), 4, shuffle=True)
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run", seed=SEED)])
+    trainer.fit(module, loader)
+    loop = assay.Loop(module, trainer.optimizers[0], loader)
+    scores = assay.score(tmp_path / "run", ["sgd_influence"], loop=loop, targets={"validation": dataset(3).tensors}, save=False)
+    assert scores["sgd_influence"].values.isfinite().all()
+
+
+def test_searches_and_trials_are_not_recorded(tmp_path):
+    module = Module()
+    module.learning_rate = 0.1
+    recorder = assay.lightning.Recorder(tmp_path / "run")
+    trainer = trainer_of(tmp_path, [recorder])
+    lightning.tuner.Tuner(trainer).lr_find(
+        module, DataLoader(dataset(), 4, shuffle=True), num_training=6, attr_name="learning_rate"
+    )
+    assert not (tmp_path / "run").exists()
+    trainer.fit(module, DataLoader(dataset(), 4, shuffle=True))
+    assert Run(tmp_path / "run").epochs == 2
+    with pytest.warns(UserWarning, match="fast_dev_run trains on a few batches, so nothing is recorded"):
+        trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "trial")], fast_dev_run=True).fit(
+            Module(), DataLoader(dataset(), 4)
+        )
+    assert not (tmp_path / "trial").exists()
+
+
+REFUSED = {
+    "limit": (
+        {},
+        {"limit_train_batches": 2},
+        "limit_train_batches leaves 4 of 6 batches out of every epoch; leave it out, or record with",
+    ),
+    "overfit": ({}, {"overfit_batches": 2}, "overfit_batches makes another loader"),
+    "no logits": (
+        {"gives": "nothing"},
+        {},
+        r"Module.training_step returns no logits, and called F.cross_entropy .* 0 times, not once",
+    ),
+    "two losses": ({"gives": "twice"}, {}, r"called F.cross_entropy .* 2 times, not once"),
+    "optimizers": ({"optimizers": 2, "manual": True}, {}, "optimizer= is a list of 2; one optimizer is recorded"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind(tmp_path, name):
+    made, settings, words = REFUSED[name]
+    module, original = Module(**made), F.cross_entropy
+    with pytest.raises(UsageError, match=words):
+        trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run")], **settings).fit(module, DataLoader(dataset(), 4))
+    assert F.cross_entropy is original and "on_before_batch_transfer" not in vars(module)
+    # Nobody holds the folder's lock.
+    trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "other")]).fit(Module(), DataLoader(dataset(), 4))
+
+
+def test_several_loaders_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="The training data are a list, and one torch DataLoader is recorded; give one"):
+        trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run")]).fit(Module(), [DataLoader(dataset(), 4)] * 2)
+    with pytest.raises(UsageError, match="Nothing is being recorded"):
+        assay.lightning.Recorder(tmp_path / "run").recorder  # noqa: B018

@@ -1,0 +1,175 @@
+"""The recorder in skorch: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+from assay.core.errors import OutputExists, UsageError
+from assay.integrations.data_spec import DataSpec
+from assay.runs.recording import Recording
+from assay.runs.run import Run
+
+skorch = pytest.importorskip("skorch")
+pytestmark = [
+    pytest.mark.slow,
+    # What the library itself warns of is its own.
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("error:.*is not recorded"),
+]
+SEED, EXAMPLES = 5, 22
+X = np.random.default_rng(1).normal(size=(EXAMPLES, 4)).astype(np.float32)
+Y = np.arange(EXAMPLES) % 3
+
+
+class Net(nn.Module):
+    def __init__(self, outputs=3, softmax=False):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, outputs))
+        self.softmax = softmax
+
+    def forward(self, x):
+        return self.net(x).softmax(1) if self.softmax else self.net(x)
+
+
+def net_of(callbacks, kind=None, **settings):
+    chosen = {"criterion": nn.CrossEntropyLoss, "max_epochs": 2, "lr": 0.1, "batch_size": 4, "train_split": None, "verbose": 0}
+    return (kind or skorch.NeuralNetClassifier)(
+        Net, callbacks=callbacks, **{**chosen, "iterator_train__shuffle": True, **settings}
+    )
+
+
+def plain(folder, epochs=2):
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), 4, shuffle=True)
+    with assay.record(folder, model, optimizer, loader, seed=SEED) as recorder:
+        for _ in range(epochs):
+            for x, y in recorder.epoch():
+                optimizer.zero_grad()
+                logits = model(x)
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+    return Run(folder), model
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_facts_and_weights_are_those_of_a_plain_loop(tmp_path, workers):
+    net = net_of([assay.skorch.Recorder(tmp_path / "callback", seed=SEED)], iterator_train__num_workers=workers)
+    net.fit(X, Y)
+    run, model = plain(tmp_path / "plain")
+    recorded = Run(tmp_path / "callback")
+    assert recorded.epochs == 2
+    for epoch in range(2):
+        for what in ("order", "batch_sizes", "losses", "margins", "rates"):
+            assert torch.equal(recorded.shard(epoch).read(what), run.shard(epoch).read(what)), what
+    assert all(torch.equal(a, b) for a, b in zip(net.module_.state_dict().values(), model.state_dict().values(), strict=True))
+    # Nothing is left in the net, which can be copied and trained again elsewhere.
+    assert net.iterator_train is DataLoader
+    from sklearn.base import clone
+
+    assert clone(net).callbacks[0].folder == tmp_path / "callback"
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_ids_are_rows_of_x_also_behind_a_split(tmp_path, named):
+    data = DataSpec(ids=[f"row {number}" for number in range(EXAMPLES)]) if named else None
+    net = net_of([assay.skorch.Recorder(tmp_path / "run", data=data)], train_split=skorch.dataset.ValidSplit(4))
+    net.fit(X, Y)
+    run = Run(tmp_path / "run")
+    rows = [int(str(value).removeprefix("row ")) for value in run.ids.values]
+    assert run.labels.tolist() == Y[rows].tolist()
+    kept = net.get_split_datasets(X, Y)[0].indices
+    assert rows == list(kept)
+
+
+def test_probabilities_are_recorded_as_their_logarithms_and_one_logit_as_two(tmp_path):
+    net = net_of(
+        [assay.skorch.Recorder(tmp_path / "run", seed=SEED)],
+        criterion=nn.NLLLoss,
+        module__softmax=True,
+        optimizer=torch.optim.SGD,
+    )
+    net.fit(X, Y)
+    run, _ = plain(tmp_path / "plain")
+    torch.testing.assert_close(Run(tmp_path / "run").shard(1).read("losses"), run.shard(1).read("losses"), rtol=1e-4, atol=1e-5)
+    binary = net_of(
+        [assay.skorch.Recorder(tmp_path / "binary", Recording(view="eval"))],
+        skorch.NeuralNetBinaryClassifier,
+        criterion=nn.BCEWithLogitsLoss,
+        module__outputs=1,
+    )
+    binary.fit(X, (Y > 0).astype(np.float32))
+    binary.module_.eval()
+    with torch.no_grad():
+        z = binary.module_(torch.from_numpy(X)).flatten()
+    losses = F.binary_cross_entropy_with_logits(z, torch.from_numpy((Y > 0).astype(np.float32)), reduction="none")
+    torch.testing.assert_close(Run(tmp_path / "binary").shard(1).read("losses"), losses, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path):
+    weights = []
+    for callbacks in ([], [assay.skorch.Recorder(tmp_path / "run", Recording(live=["aum", "liveval"]))]):
+        torch.manual_seed(7)
+        net = net_of(callbacks, train_split=skorch.dataset.ValidSplit(4))
+        net.fit(X, Y)
+        weights.append(net.module_.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
+    assert assay.score(tmp_path / "run", ["liveval"], save=False)["liveval"].values.isfinite().all()
+
+
+def test_methods_that_take_the_training_again(tmp_path):
+    net = net_of([assay.skorch.Recorder(tmp_path / "run", seed=SEED)])
+    net.fit(X, Y)
+    loop = assay.Loop(net.module_, net.optimizer_, net.get_iterator(net.get_dataset(X, Y), training=True))
+    targets = {"validation": (torch.from_numpy(X) + 1, torch.from_numpy(Y))}
+    scores = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=targets, save=False)["sgd_influence"]
+    assert scores.values.isfinite().all() and len(scores.ids) == EXAMPLES
+
+
+def test_a_run_is_gone_on_with(tmp_path):
+    net_of([assay.skorch.Recorder(tmp_path / "parts", seed=SEED)]).fit(X, Y)
+    net = net_of([assay.skorch.Recorder(tmp_path / "parts", seed=SEED, resume=True)])
+    net.fit(X, Y)
+    net_of([assay.skorch.Recorder(tmp_path / "whole", seed=SEED)], max_epochs=4).fit(X, Y)
+    run, whole = Run(tmp_path / "parts"), Run(tmp_path / "whole")
+    assert run.epochs == 4 and run.fingerprint == whole.fingerprint
+    with pytest.raises(OutputExists, match=r"already holds a run; .* by Recorder\(\.\.\., resume=True\)"):
+        net_of([assay.skorch.Recorder(tmp_path / "parts")]).fit(X, Y)
+
+
+@pytest.mark.filterwarnings("default:.*is not recorded")
+def test_an_interrupt_keeps_the_epochs_before_and_an_error_holds_nothing(tmp_path):
+    class Stops(skorch.callbacks.Callback):
+        def on_batch_end(self, net, **more):
+            if len(net.history) == 2 and len(net.history[-1]["batches"]) == 3:
+                raise self.error
+
+    stops = Stops()
+    stops.error = KeyboardInterrupt()
+    net = net_of([assay.skorch.Recorder(tmp_path / "run"), ("stops", stops)])
+    with pytest.warns(UserWarning, match="Epoch 1 of .* was left after 3 batches and is not recorded"):
+        net.fit(X, Y)
+    assert Run(tmp_path / "run").epochs == 1
+    stops.error = ValueError("mine")
+    net = net_of([assay.skorch.Recorder(tmp_path / "other", resume=True), ("stops", stops)])
+    with pytest.raises(ValueError, match="mine"):
+        net.fit(X, Y)
+    net.callbacks = net.callbacks[:1]
+    net.fit(X, Y)
+    assert Run(tmp_path / "other").epochs == 3
+
+
+def test_what_cannot_be_recorded_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="drop_last=True leaves 2 of 22 examples out of every epoch"):
+        net_of([assay.skorch.Recorder(tmp_path / "run")], iterator_train__drop_last=True).fit(X, Y)
+    with pytest.raises(UsageError, match=r"labels are torch\.float32 of shape"):
+        net_of([assay.skorch.Recorder(tmp_path / "numbers")], skorch.NeuralNetRegressor, criterion=nn.MSELoss).fit(X, X[:, :3])
+    with pytest.raises(UsageError, match="folder= is 7"):
+        assay.skorch.Recorder(7)
