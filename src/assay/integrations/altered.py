@@ -26,9 +26,9 @@ class AlteredWeights:
         if self._versions() == self._written:
             return False
         totals = self._totals()
-        return len(totals) != len(self._sums) or any(
-            now != then and not (math.isnan(now) and math.isnan(then)) for now, then in zip(totals, self._sums, strict=True)
-        )
+        # Weights that are not finite are refused at the commit.
+        finite = all(map(math.isfinite, totals))
+        return finite and (len(totals) != len(self._sums) or any(now != then for now, then in zip(totals, self._sums, strict=True)))
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(value.data_ptr(), value._version) for value in self._model.parameters()]
