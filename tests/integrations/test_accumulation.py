@@ -239,3 +239,21 @@ def test_a_division_by_no_number_is_refused(accumulate):
     model = net()
     with pytest.raises(UsageError, match="is no number above 0 to divide a loss by"):
         assay.Loop(model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data(), 5), accumulate=accumulate)
+
+
+def test_examples_of_smaller_batches_of_a_step_count_for_more(tmp_path):
+    """Batches of 5, 5 and 3 make one step: each example counts 1 / (3 times its batch)."""
+    world = World(tmp_path, every=3, epochs=1)
+    ((batches, share, rates),) = world.steps(0)
+    assert [len(batch) for batch in batches] == [5, 5, 3] and share == 3
+    start = {name: world.start[name] for name, _ in world.model.named_parameters()}
+    target = world.gradient(start, world.held_out, world.held_labels)
+    want = torch.zeros(EXAMPLES, dtype=torch.float64)
+    for batch in batches:
+        for position in batch.tolist():
+            own = world.example_gradient(start, position)
+            for name, value in own.items():
+                rate = float(rates[0] if name.startswith("hidden") else rates[1])
+                want[position] += rate * float((value * target[name]).sum()) / (3 * len(batch))
+    (scores,) = world.score("in_run_shapley").values()
+    torch.testing.assert_close(scores.values, want, rtol=1e-9, atol=1e-12)

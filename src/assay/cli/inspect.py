@@ -33,7 +33,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     models, asked = [opened, *opened.members], models_asked(opened)
     unequal = len({one.epochs for one in models}) > 1
     rows = [
-        ("epochs", f"{opened.epochs} committed, {sum(commit.steps for commit in opened.commits):,} steps, {seconds:.1f} s"),
+        ("epochs", f"{opened.epochs} committed, {sum(map(opened.step_count, range(opened.epochs))):,} steps, {seconds:.1f} s"),
         (
             "examples",
             f"{len(opened.ids):,} in {opened.classes_in_words}"

@@ -305,7 +305,7 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
         if not run.epochs
         else (
             (f"{len(models)} models, each of " if several else "")
-            + f"{run.epochs} epochs, {header.view} pass, {sum(commit.steps for commit in run.commits):,} steps"
+            + f"{run.epochs} epochs, {header.view} pass, {sum(map(run.step_count, range(run.epochs))):,} steps"
             # What models took that were trained side by side cannot be told apart.
             + ("" if several else f" in {seconds:.1f} s")
             + (f", seed {header.seed}" if header.seed is not None else "")

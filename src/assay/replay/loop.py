@@ -171,7 +171,7 @@ class LoopTraining(ReplayableTraining):
             for group in self.optimizer.param_groups
         ]
         self.free = run.header.seed is None
-        self._most = max((len(step) for epoch in range(run.epochs) for step in run.steps(epoch)), default=1)
+        self._most = max((count for epoch in range(run.epochs) for count in run.micro_batches(epoch)), default=1)
         self.by_mean = loop.reduction == "mean" and self._most == 1 and loop.accumulate in (None, 1, "batches")
         self.division_assumed = self._most > 1 and loop.accumulate is None
         if self._most > 1:
@@ -238,7 +238,7 @@ class LoopTraining(ReplayableTraining):
         """How often the averaged model had been updated before the recording began."""
         early = None
         for epoch in run.states():
-            steps = sum(len(run.steps(before)) for before in range(epoch + 1))
+            steps = sum(map(run.step_count, range(epoch + 1)))
             counts = run.averaged_models(epoch)
             if len(counts) != 1:
                 raise MissingEvidence(

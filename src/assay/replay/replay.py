@@ -110,7 +110,7 @@ class Replay:
             )
         bounds = [0]
         for commit in run.commits:
-            bounds.append(bounds[-1] + len(run.steps(commit.epoch)))
+            bounds.append(bounds[-1] + run.step_count(commit.epoch))
         self.epochs = tuple(range(a, b) for a, b in itertools.pairwise(bounds))
         self._starts = bounds[:-1]
         self.first = bounds[self.kept[0] + 1]

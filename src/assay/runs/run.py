@@ -382,13 +382,19 @@ class Run:
         batches = iter(order)
         return [[next(batches) for _ in range(count)] for count in counts]
 
+    def step_count(self, epoch: int) -> int:
+        """How many optimizer steps an epoch took, as `steps` gives them."""
+        commit = self._commit(epoch)
+        # Without reading which examples they took.
+        return commit.steps if "updates" not in commit.shard.sums else len(self.steps(epoch))
+
     def last_batches(self, epoch: int) -> list[int]:
         """Number of the last batch of each step of `steps`: the one whose rates and momenta are those of the step."""
         return [end - 1 for end in itertools.accumulate(map(len, self.steps(epoch)))]
 
     def left_over(self, epoch: int) -> int:
         """How many batches an epoch ended with after its last optimizer step."""
-        return len(self.order(epoch)) - sum(map(len, self.steps(epoch)))
+        return 0 if "updates" not in self._commit(epoch).shard.sums else len(self.order(epoch)) - sum(map(len, self.steps(epoch)))
 
     @property
     def keeps_probs(self) -> bool:
