@@ -24,6 +24,8 @@ from .experiments.evidence import gather as gather
 from .experiments.evidence import gather_inputs as gather_inputs
 from .experiments.evidence import gather_logits as gather_logits
 from .experiments.execution import Execution as Execution
+from .experiments.existing import from_logits as from_logits
+from .experiments.existing import from_probs as from_probs
 from .experiments.explain import explain as explain
 from .experiments.lds import LeaveOutGrid as LeaveOutGrid
 from .experiments.lds import lds as lds
@@ -43,6 +45,7 @@ from .integrations import skorch as skorch
 from .integrations.data_spec import DataSpec as DataSpec
 from .integrations.huggingface import attach as attach
 from .integrations.pytorch import record as record
+from .integrations.saved_models import from_checkpoints as from_checkpoints
 from .integrations.selecting import LiveSelection as LiveSelection
 from .replay.config import ReplayConfig as ReplayConfig
 from .replay.live_methods import LiveMethods as LiveMethods
@@ -117,6 +120,9 @@ __all__ = [
     "examples_from_arrays",
     "examples_from_dataset",
     "explain",
+    "from_checkpoints",
+    "from_logits",
+    "from_probs",
     "gather",
     "gather_inputs",
     "gather_logits",

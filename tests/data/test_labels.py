@@ -21,6 +21,25 @@ def test_numbers_of_any_container(values):
     assert encode(read, class_names("x", read), origin(values)).tolist() == [0, 2, 1]
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [False, True, True],
+        [np.False_, True, np.True_],
+        np.array([False, True, True]),
+        torch.tensor([False, True, True]),
+        [0.0, 1.0, 1.0],
+        [0.0, np.float32(1), 1.0],
+        np.array([0, 1, 1], np.float16),
+        torch.tensor([0.0, 1.0, 1.0]),
+    ],
+)
+def test_false_and_true_and_whole_fractions_are_classes(values):
+    read = checked(values, origin(values))
+    assert read.dtype == np.int64 and read.tolist() == [0, 1, 1]
+    assert class_names("x", read) == ("0", "1")
+
+
 def test_texts_are_numbered_in_sorted_order():
     read = checked(["dog", "cat", "dog"], origin("123"))
     assert class_names("x", read) == ("cat", "dog")
@@ -42,9 +61,17 @@ def test_numbers_without_an_example_are_classes_too():
         ([0, float("nan"), 1], r"missing or NaN; line 11"),
         (["a", "", "b"], r"missing or NaN; line 11"),
         (np.array([0.0, np.nan]), r"missing or NaN; line 11"),
-        (np.array([0.0, 1.0]), "labels are float64"),
-        (np.array([True, False]), "labels are bool"),
-        ([True, False], "line 10 is True"),
+        (
+            np.array([0.0, 1.5, 2.25]),
+            r"2 of 3 labels are no whole numbers \(the first is 1\.5, line 11\), as the numbers of a regression are",
+        ),
+        ([0.5, 1.0], r"1 of 2 labels are no whole numbers \(the first is 0\.5, line 10\)"),
+        (np.array([0.0, np.inf]), "line 11 is inf"),
+        (np.array([0.0, 1e300]), r"line 11 is 1e\+300"),
+        (np.array([0j, 1]), "labels are complex128"),
+        ([True, 1], "line 11 is 1"),
+        ([1, True], "line 11 is True"),
+        ([1.0, 0], "line 11 is 0"),
         ([0, "a"], "line 11 is 'a'"),
         (["a", 0], "line 11 is 0"),
         ([0, 1.5], "line 11 is 1.5"),

@@ -14,6 +14,7 @@ from .choose import choose_
 from .cleanse import cleanse_
 from .demo import demo_
 from .exchange import export_, import_
+from .existing import from_logits_, from_probs_
 from .explain import explain_
 from .inspect import inspect_
 from .lds import lds_
@@ -49,6 +50,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report_,
     "study": study_,
     "inspect": inspect_,
+    "from-probs": from_probs_,
+    "from-logits": from_logits_,
     "import": import_,
     "export": export_,
     "methods": methods_,

@@ -16,7 +16,7 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
     check
         Read every file and compare it with its checksum.
     """
-    from ..experiments.plan import models_asked
+    from ..experiments.plan import folds_of, models_asked
     from ..experiments.scorable import scorable
     from ..runs.run import Run
     from .console import say, show_table
@@ -55,6 +55,8 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         ("run", opened.fingerprint),
         ("on disk", f"{size / 1e6:.1f} MB"),
     ]
+    if opened.passes is not None:
+        rows.insert(3, ("made of", opened.passes.summary(opened.epochs, folds_of(opened))))
     for words in opened.elsewhere:
         rows.insert(7, ("went on", words))
     if asked > 1 or len(models) > 1:

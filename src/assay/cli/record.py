@@ -19,6 +19,7 @@ def record_(
     validation: float | None = None,
     subset: float | None = None,
     models: MaybeWhole = None,
+    folds: MaybeWhole = None,
     seed: MaybeWhole = None,
     epochs: MaybeWhole = None,
     batch: MaybeWhole = None,
@@ -70,6 +71,9 @@ def record_(
     models
         How many nets to train on the same examples, from different initial weights and in different orders; scores are then means over
         them, with intervals. 1 by default.
+    folds
+        Split the examples into so many folds, and score each by a model that was trained on the others: every row gets a score, also those that a table
+        would draw for testing. The recordings of the folds stay in the run's folder.
     seed
         Random seed of initial weights, order, augmentation and planting.
     epochs
@@ -148,6 +152,7 @@ def record_(
         "validation": validation,
         "subset": subset,
         "models": models,
+        "folds": folds,
         "plant": planting(plant) if plant is not None else None,
         "recipe": given(recipe),
         "select": select,
@@ -168,6 +173,11 @@ def record_(
         done = record(made, run, resume=resume, progress=progress)
     for note in done.header.about.get("notes", ()):  # type: ignore[attr-defined]
         say(f"{made.data}: {note}")
+    if done.passes is not None:
+        say(
+            f"{run}: {len(done.ids):,} examples; {done.passes.summary(done.epochs, made.folds or 0)}. Next: assay score {run} all"
+        )
+        return
     several = f" by each of {made.models} models" if made.models > 1 else ""
     say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded{several}. Next: assay score {run} all")
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..runs.run import Run
 
 Thing = TypeVar("Thing")
+MADE_OF = "made of"
+"""Name of the diagnostic that says what the passes of a run are which nobody recorded as epochs."""
 
 
 def score_(
@@ -163,8 +165,12 @@ def score_(
         say(
             "±: half of the 95 % interval of a value over its repetitions (draws or models), mean over the examples on which no two agree exactly"
         )
+    for of, titles in made_of(table).items():
+        say(f"{', '.join(titles)}: made of {of}")
     for title, one in table.items():
         for name, value in one.diagnostics.items():
+            if name == MADE_OF:
+                continue
             say(f"{title}: {name}: {worded(value)}")
         for warning in one.warnings:
             say(f"{title}: WARNING: {warning}")
@@ -172,6 +178,15 @@ def score_(
         say(f"left out {words}")
     title, one = next(iter(table.items()))
     say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance)}")
+
+
+def made_of(table: "Mapping[str, Scores]") -> "dict[str, list[str]]":
+    """Titles of the scores of passes that somebody saved, or of folds, by what those are."""
+    titles: dict[str, list[str]] = {}
+    for title, one in table.items():
+        if MADE_OF in one.diagnostics:
+            titles.setdefault(str(one.diagnostics[MADE_OF]), []).append(title)
+    return titles
 
 
 def left_out(refused: "Mapping[str, str]") -> "list[str]":
@@ -190,7 +205,7 @@ def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
     title, folder = scores.title, run.folder
     # A score is only found again under the tolerance that it was computed with.
     allowing = f" --tolerance {tolerance:g}" if scores.lineage is not None and "tolerance" in scores.lineage.parents else ""
-    if has_plan(run) and scores.direction.ranks_suspects and scores.harmful() is not None:
+    if has_plan(run) and run.passes is None and scores.direction.ranks_suspects and scores.harmful() is not None:
         return f"Next: assay cleanse {folder} {title}{allowing}"
     look = f"Look at the first ones on the page. Next: assay report {folder} --first {title}"
     if said := find(scores.method).below_zero:

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +31,9 @@ class AbstractAccumulator(AbstractMethod):
 
     copes_with_partial: ClassVar[bool] = False
     """Whether the method can read epochs that trained on only a part of the examples; such a method must look at `Epoch.missing`."""
+    compares: ClassVar[Literal["nothing", "passes", "order"]] = "order"
+    """What makes the score, where several epochs are read: `nothing` beside the value of each, the differences of `passes` whatever their order, or
+    what comes after what (`order`). Held-out predictions that were saved are one pass, or repeats without an order."""
 
     @property
     @abc.abstractmethod
@@ -94,6 +97,8 @@ class AbstractSpanMethod(AbstractAccumulator):
 class AbstractMeanMethod(AbstractSpanMethod):
     """The score is the mean over the first epochs of one number per epoch; with `copes_with_partial`, over those that trained on the example."""
 
+    compares: ClassVar[Literal["nothing", "passes", "order"]] = "nothing"
+
     def start(self, examples: int, classes: int) -> State:
         return {"total": torch.zeros(examples, dtype=torch.float64), "seen": torch.zeros((), dtype=torch.int64)}
 
@@ -140,6 +145,7 @@ class AbstractEpochMethod(AbstractAccumulator):
     """
 
     at: int = -1
+    compares: ClassVar[Literal["nothing", "passes", "order"]] = "nothing"
 
     def __post_init__(self):
         super().__post_init__()
@@ -276,8 +282,26 @@ def unserved(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence
             f"{RECORD_ALL}"
         )
     if evidence.recorded >= method.fewest_epochs:
-        return None
+        return _not_comparable(method, evidence)
     return too_few(method, evidence.recorded, lambda other: unserved(other, evidence) is None)
+
+
+def _not_comparable(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence | None:
+    """Why a method cannot compare the passes that somebody else saved; None if it can, or compares none, or the epochs are those of a recording."""
+    passes = evidence.passes
+    if passes is None or method.compares == "nothing":
+        return None
+    if len(method.epochs_read(evidence.recorded)) < 2:
+        return MissingEvidence(
+            f"{method.title} compares passes with each other, and reads one here; give the passes of several epochs, or score what one pass can "
+            "tell, such as confidence, aum or loss."
+        )
+    if method.compares == "order" and passes.repeats:
+        return MissingEvidence(
+            f"{method.title} follows examples from epoch to epoch, and the {evidence.recorded} passes here are repeats without an order; give the passes "
+            "of one training in their order, or score what repeats can tell, such as confidence, aum or variability."
+        )
+    return None
 
 
 def fitting(

@@ -16,6 +16,7 @@ from .game import Game, GameMaker
 from .ids import Ids
 from .models import ModelSource, Queries
 from .needs import EPOCH_NEEDS, Need
+from .passes import Passes
 from .steps import StepSource
 
 
@@ -73,6 +74,7 @@ class Evidence:
         ids: Stable id of each example; every fact is in this order.
         classes: How many classes the labels are drawn from; 0 where an example has no class.
         recorded: How many epochs were recorded (0 without a recording of epochs).
+        passes: What these are, where somebody else's predictions stand in the place of recorded epochs; else None.
     """
 
     @moved_keywords(dict.fromkeys(REPLAYED, "replayed=assay.ReplayedFacts({name}=...)"))
@@ -124,6 +126,7 @@ class Evidence:
         }
         self._held = {need: fact for need, fact in held.items() if fact is not None}
         self._source = epochs
+        self.passes: Passes | None = getattr(epochs, "passes", None)
         self._needs = frozenset(self._held) | (epochs.holds if epochs is not None else frozenset())
 
     @property
@@ -151,7 +154,7 @@ class Evidence:
         view = object.__new__(Evidence)
         view.ids, view.classes, view.recorded = self.ids, self.classes, self.recorded
         view._held = {need: fact for need, fact in self._held.items() if need in needs}
-        view._source = self._source
+        view._source, view.passes = self._source, self.passes
         view._needs = needs
         return view
 

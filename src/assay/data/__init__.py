@@ -1,6 +1,7 @@
 """One file per dataset. `catalogue()` finds them and those of other packages; nothing is registered."""
 
 import pathlib
+import re
 from collections.abc import Mapping
 
 from ..core import options
@@ -18,6 +19,10 @@ DATASETS: Catalogue[AbstractDataset] = Catalogue(
 catalogue, find = DATASETS.classes, DATASETS.find
 
 
+LISTS = re.compile(r"(?<=[:,])(drop|categorical|dates|text|missing)=[^,=]*(,[^,=]+)+(?=,[^,=]+=|$)")
+"""Options that list several names, which may be separated by commas too: `drop=note,signup` is `drop=note+signup`."""
+
+
 def parse(spec: str | AbstractDataset, given: Mapping[str, object] | None = None) -> AbstractDataset:
     """The dataset that `"name"` or `"name:option=value,..."` asks for, not yet read; a dataset object is returned as it is.
 
@@ -28,6 +33,7 @@ def parse(spec: str | AbstractDataset, given: Mapping[str, object] | None = None
         UsageError: A value that the option does not take, a path that is absent, or options together with a dataset object.
     """
     if isinstance(spec, str):
+        spec = LISTS.sub(lambda found: found[0].replace(",", "+"), spec)
         name, texts = options.split(spec)
         if not DATASETS.knows(name):
             if reader := _reader(pathlib.Path(name)):

@@ -79,6 +79,7 @@ class Arrays(AbstractDataset):
             names = given.class_names(f"{file}, {', '.join(values)}", *values.values())
 
         train = examples_from_arrays(arrays["inputs"], values["labels"], ids, class_names=names, source=str(file))
+        test_truth = None
         truth = given.encode(values["true_labels"], names, origins["true_labels"]) if "true_labels" in values else None
         if self.test is None:
             source = f"{file}, test part"
@@ -86,11 +87,11 @@ class Arrays(AbstractDataset):
         else:
             aside = held_out(train.ids, train.labels, self.test, self.seed)
             train, test = train.take(~aside), train.take(aside)
-            truth = truth[~aside] if truth is not None else None
+            truth, test_truth = (truth[~aside], truth[aside]) if truth is not None else (None, None)
         if self.standardise or train.inputs.dtype == torch.uint8:
             mean, std = statistics(train.inputs)
             train, test = (dataclasses.replace(part, mean=mean, std=std) for part in (train, test))
-        return Split(train, test, truth)
+        return Split(train, test, truth, drawn=self.test is not None, test_true_labels=test_truth)
 
 
 def _read(path: str) -> dict[str, np.ndarray]:

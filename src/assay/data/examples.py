@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -111,6 +112,23 @@ class Examples:
         )
 
 
+def joined(one: Examples, other: Examples) -> tuple[Examples, Tensor]:
+    """The examples of two parts of one dataset, sorted by id; and the position of each in the two parts one after the other."""
+    ids = Ids(np.concatenate([one.ids.values, other.ids.values]))
+    order = torch.argsort(ids.ranks)
+    rows = None if one.rows is None or other.rows is None else [*one.rows, *other.rows]
+    return (
+        dataclasses.replace(
+            one,
+            ids=ids.take(order),
+            inputs=torch.cat([one.inputs, other.inputs])[order],
+            labels=torch.cat([one.labels, other.labels])[order],
+            rows=None if rows is None else tuple(rows[place] for place in order.tolist()),
+        ),
+        order,
+    )
+
+
 class RowReader(Protocol):
     """Reads a row of a user's own as the training part was read."""
 
@@ -133,6 +151,8 @@ class Split:
         true_labels: True class of each training example, if the dataset holds it besides the given one. No method may read it.
         notes: What the reader had to decide on the way, a sentence each, for people to read.
         own: For tables, what reads a row of the user's own; else None.
+        drawn: Whether the test part was drawn from the same rows as the training part, and did not come as a part of its own.
+        test_true_labels: True class of each test example, where the test part was drawn and `true_labels` are known.
     """
 
     train: Examples
@@ -140,6 +160,8 @@ class Split:
     true_labels: Int[Tensor, " examples"] | None = None
     notes: tuple[str, ...] = ()
     own: RowReader | None = None
+    drawn: bool = False
+    test_true_labels: Int[Tensor, " examples"] | None = None
 
     def __post_init__(self):
         train, test = self.train, self.test

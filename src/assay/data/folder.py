@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from typing import ClassVar
+import warnings
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ class Folder(AbstractDataset):
         seed: Random seed of that draw.
         size: Height and width that all images are scaled to, whatever their proportions; without it all must be of one size.
         colours: `rgb` for three channels, `grey` for one; images are converted.
+        on_error: `refuse` files that are no image that can be read, and files beside the class folders; or `skip` them, and say how many and which.
     """
 
     path: str
@@ -37,37 +39,47 @@ class Folder(AbstractDataset):
     seed: int = 0
     size: int | None = None
     colours: Colours = "rgb"
+    on_error: Literal["refuse", "skip"] = "refuse"
     name: ClassVar[str] = "folder"
     summary: ClassVar[str] = "images in one subfolder per class: train/ and test/, or one set with test=FRACTION"
 
     def __post_init__(self):
         if self.size is not None and self.size < 1:
             raise UsageError(f"size={self.size} is below 1; it is the height and width in pixels.")
+        if self.on_error not in ("refuse", "skip"):
+            raise UsageError(f"on_error={self.on_error!r} is neither 'refuse' nor 'skip'.")
 
     def load(self) -> Split:
         """Read every image; mean and std are those of the training part."""
-        root = folder_at(self.path)
+        root, skipped = folder_at(self.path), dict[str, str]()
+        stray = skipped if self.on_error == "skip" else None
         parted = (root / "train").is_dir() and (root / "test").is_dir()
         if self.test is None:
             if not parted:
                 raise UsageError(f"{root} has no folders train and test. Add them, or give a fraction such as test=0.2.")
-            classes = _classes(root / "train")
-            unknown = [name for name in _classes(root / "test") if name not in classes]
+            classes = _classes(root / "train", stray)
+            unknown = [name for name in _classes(root / "test", stray) if name not in classes]
             if unknown:
                 raise UsageError(
                     f"{root / 'test'} has the classes {listed(unknown, len(unknown))}, which {root / 'train'} lacks."
                 )
-            train, test = self._read(root, root / "train", classes), self._read(root, root / "test", classes)
+            train, test = (self._read(root, root / part, classes, skipped) for part in ("train", "test"))
         else:
             if parted:
                 raise UsageError(f"{root} is split into train and test already; leave out test={self.test}.")
-            full = self._read(root, root, _classes(root))
+            full = self._read(root, root, _classes(root, stray), skipped)
             aside = held_out(full.ids, full.labels, self.test, self.seed)
             train, test = full.take(~aside), full.take(aside)
         mean, std = statistics(train.inputs)
-        return Split(dataclasses.replace(train, mean=mean, std=std), dataclasses.replace(test, mean=mean, std=std))
+        train, test = (dataclasses.replace(part, mean=mean, std=std) for part in (train, test))
+        notes: tuple[str, ...] = ()
+        if skipped:
+            found = listed((f"{name} ({why})" for name, why in skipped.items()), len(skipped))
+            notes = (f"{root}: {len(skipped):,} files were skipped, {len(train) + len(test):,} were read: {found}.",)
+            warnings.warn(notes[0], stacklevel=2)
+        return Split(train, test, notes=notes, drawn=self.test is not None)
 
-    def _read(self, root: pathlib.Path, part: pathlib.Path, classes: list[str]) -> Examples:
+    def _read(self, root: pathlib.Path, part: pathlib.Path, classes: list[str], skipped: dict[str, str]) -> Examples:
         for name in classes:
             # A test part may lack a class; a folder without images is a slip in either.
             if (part / name).is_dir() and not _files(part / name):
@@ -75,12 +87,27 @@ class Folder(AbstractDataset):
         files = [(file, number) for number, name in enumerate(classes) for file in _files(part / name)]
         arrays: list[np.ndarray] = []
         for file, _ in files:
-            arrays.append(pixels(file, str(file), self.colours, self.size))
+            try:
+                arrays.append(pixels(file, str(file), self.colours, self.size))
+            except UsageError as error:
+                if self.on_error == "refuse":
+                    raise UsageError(f"{error} Or skip what is no image by on_error=skip.") from error
+                name = file.relative_to(root).as_posix()
+                skipped[name] = str(error).removeprefix(f"{file} ").partition(". ")[0]
+                continue
             if arrays[-1].shape != arrays[0].shape:
                 one, other = (" x ".join(map(str, array.shape[1:])) for array in (arrays[0], arrays[-1]))
                 raise UsageError(f"{files[0][0]} is {one} pixels, {file} is {other}. Give size= to scale all images to one size.")
             if len(arrays) == 1:
                 _check_memory(part, [file for file, _ in files], arrays[0].nbytes)
+        files = [(file, number) for file, number in files if file.relative_to(root).as_posix() not in skipped]
+        empty = [
+            name
+            for place, name in enumerate(classes)
+            if (part / name).is_dir() and not any(number == place for _, number in files)
+        ]
+        if empty:
+            raise UsageError(f"{part / empty[0]} holds no image that can be read. Fill the class folder or remove it.")
         ids = Ids([file.relative_to(root).as_posix() for file, _ in files])
         labels = torch.tensor([number for _, number in files])
         return Examples(ids, torch.from_numpy(np.stack(arrays)), labels, tuple(classes))
@@ -96,13 +123,17 @@ def _check_memory(part: pathlib.Path, files: list[pathlib.Path], each: int) -> N
         )
 
 
-def _classes(part: pathlib.Path) -> list[str]:
+def _classes(part: pathlib.Path, skipped: dict[str, str] | None = None) -> list[str]:
+    """Names of the class folders; files beside them are refused, or noted in `skipped` and passed over."""
     shown = sorted(entry for entry in part.iterdir() if not entry.name.startswith("."))
     stray = [entry.name for entry in shown if not entry.is_dir()]
-    if stray:
+    if stray and skipped is None:
         raise UsageError(
-            f"{part} holds {listed(stray, len(stray))} beside the class folders. Move files into the folder of their class."
+            f"{part} holds {listed(stray, len(stray))} beside the class folders. Move files into the folder of their class, or skip them by on_error=skip."
         )
+    if skipped is not None:
+        skipped |= dict.fromkeys(stray, "beside the class folders")
+        shown = [entry for entry in shown if entry.is_dir()]
     if len(shown) < 2:
         raise UsageError(f"{part} holds {len(shown)} class folders. Give at least two, each with the images of one class.")
     return [entry.name for entry in shown]

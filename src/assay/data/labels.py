@@ -15,6 +15,10 @@ LONGEST_NAME = 1000
 """Letters of the longest name of a class: rows of texts take the memory of their longest in every row."""
 
 
+NUMBERS = ((bool, np.bool_), (float, np.floating), (int, np.integer))
+"""Kinds of numbers that labels can be, each all of one."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Origin:
     """Where labels were read from, for error messages.
@@ -23,11 +27,13 @@ class Origin:
         source: File, column or object.
         places: Id, line or row of each label.
         place: What `places` holds: `id`, `line` or `row`.
+        absent: What to do about labels that are missing.
     """
 
     source: str
     places: Sequence[object] | np.ndarray
     place: str = "row"
+    absent: str = "Label these examples or leave them out."
 
     def at(self, positions: Sequence[int] | np.ndarray) -> str:
         """A text that names the places of the labels at these positions."""
@@ -36,6 +42,8 @@ class Origin:
 
 def checked(values: object, origin: Origin) -> np.ndarray:
     """The labels as a one-dimensional array, all whole numbers (int64) or all texts, in the order of `values`.
+
+    False and True are the classes 0 and 1, and 2.0 is the class 2.
 
     Args:
         values: Labels as they were read; in a list or an object array, None, NaN and the empty text are missing.
@@ -59,14 +67,11 @@ def checked(values: object, origin: Origin) -> np.ndarray:
     if array.dtype.kind in "fO":
         absent = np.flatnonzero([_absent(value) for value in array])
         if len(absent):
-            raise UsageError(
-                f"{origin.source}: {len(absent)} labels are missing or NaN; {origin.at(absent)}. "
-                "Label these examples or leave them out."
-            )
+            raise UsageError(f"{origin.source}: {len(absent)} labels are missing or NaN; {origin.at(absent)}. {origin.absent}")
     if array.dtype.kind == "O" and len(array):
-        kind = str if isinstance(array[0], str) else (int, np.integer)
+        kind = str if isinstance(array[0], str) else next((one for one in NUMBERS if isinstance(array[0], one)), int)
         for position, value in enumerate(array):
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind != NUMBERS[0]):
                 raise UsageError(
                     f"{origin.source}: the label of {origin.at([position])} is {reprlib.repr(value)}. "
                     "Labels must all be whole numbers or all be texts."
@@ -79,8 +84,23 @@ def checked(values: object, origin: Origin) -> np.ndarray:
                     "most. Give a short name to each class."
                 )
             return array.astype(np.str_)
-    elif array.dtype.kind not in "iu":
+        if kind in NUMBERS[:2]:
+            array = array.astype(bool if kind == NUMBERS[0] else np.float64)
+    elif array.dtype.kind not in "iufb":
         raise UsageError(f"{origin.source}: labels are {array.dtype}. Give whole numbers from 0, or texts.")
+    if array.dtype.kind == "f":
+        parts = np.flatnonzero(array != np.floor(array))
+        if len(parts):
+            raise UsageError(
+                f"{origin.source}: {len(parts)} of {len(array)} labels are no whole numbers (the first is {float(array[parts[0]])!r}, {origin.at(parts[:1])}), "
+                "as the numbers of a regression are, and not classes. Give the classes, or classes of ranges such as low, middle and high."
+            )
+        array = array.astype(np.float64)
+        large = np.flatnonzero(np.abs(array) >= 2.0**53)
+        if len(large):
+            raise UsageError(
+                f"{origin.source}: the label of {origin.at(large[:1])} is {array[large[0]]:g}. Number the classes from 0."
+            )
     large = np.flatnonzero([int(value) >= 2**63 or int(value) < -(2**63) for value in array] if array.dtype.kind in "uO" else [])
     if len(large):
         raise UsageError(f"{origin.source}: the label of {origin.at(large[:1])} is no 64-bit number. Number the classes from 0.")

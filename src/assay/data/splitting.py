@@ -65,3 +65,24 @@ def subset(ids: Ids, labels: Int[Tensor, " examples"], fraction: float, seed: in
         members = shuffled[labels[shuffled] == label]
         mask[members[: max(1, len(members) * part.numerator // part.denominator)]] = True
     return mask
+
+
+def folds_of(ids: Ids, labels: Int[Tensor, " examples"], folds: int, seed: int) -> Int[Tensor, " examples"]:
+    """The fold of each example, from 0: of every class, and of all, the same number in each fold or one more, drawn by id.
+
+    The order of the examples does not enter.
+
+    Raises:
+        UsageError: There are fewer than 2 folds, or more than examples.
+    """
+    if not 2 <= folds <= len(ids):
+        raise UsageError(f"folds={folds} is outside 2..{len(ids)}; it is into how many parts {len(ids)} examples are split.")
+    found = torch.empty(len(ids), dtype=torch.int64)
+    shuffled = draws.permutation(ids.keys, seed, "folds")
+    placed = 0
+    for label in labels.unique().tolist():
+        members = shuffled[labels[shuffled] == label]
+        # One class goes on where the one before ended, so that rests do not all come to the first folds.
+        found[members] = (placed + torch.arange(len(members))) % folds
+        placed += len(members)
+    return found

@@ -7,13 +7,19 @@ A column is numeric if every training cell that is not missing reads as a finite
 * Categorical columns become one column of 0 and 1 per category of the training part, in sorted order. Missing is a category of
   its own if it occurs in the training part. A test cell of a category that training lacks is 0 in all of them; how many such
   cells there are in which column is said in `Split.notes`.
+* Dates (ISO 8601, `2024-01-31` or `2024-01-31 12:30`) are numbers, in days: of columns named in `dates=`, and of those with more different
+  texts than categories may have, which is said in `Split.notes`. Without a time zone UTC is meant.
+* Texts of columns named in `text=` are bags of words, hashed into `text_dims` columns by scikit-learn's HashingVectorizer (words of two letters
+  or more in lower case, with signs, each row divided by its length). Nothing is fitted, and a missing text is a row of 0.
 """
 
 import csv
 import dataclasses
+import datetime
 import math
 import pathlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -42,6 +48,8 @@ class Cells:
         rows: Cells of each row; None is missing.
         places: Line (CSV) or row (Parquet, from 0) of each row in the file.
         place: What `places` holds: `line` or `row`.
+        numbers: Number of each row, from 0, among all that the file holds, also those that were skipped; None where none was.
+        skipped: What was skipped and why, one by one.
     """
 
     source: str
@@ -49,6 +57,13 @@ class Cells:
     rows: Sequence[Row]
     places: Sequence[int]
     place: Literal["line", "row"]
+    numbers: Sequence[int] | None = None
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """How many rows the file holds, also those that were skipped."""
+        return len(self.rows) + len(self.skipped)
 
     def column(self, index: int) -> list[str | None]:
         """The cells of one column."""
@@ -60,7 +75,19 @@ class Cells:
 
     def take(self, positions: Sequence[int]) -> "Cells":
         """The rows at these positions."""
-        return dataclasses.replace(self, rows=[self.rows[i] for i in positions], places=[self.places[i] for i in positions])
+        numbers = None if self.numbers is None else [self.numbers[i] for i in positions]
+        return dataclasses.replace(
+            self, rows=[self.rows[i] for i in positions], places=[self.places[i] for i in positions], numbers=numbers
+        )
+
+    def without(self, faults: Mapping[int, str]) -> "Cells":
+        """The rows that have no fault; `faults` says what is wrong with the others, by position."""
+        if not faults:
+            return self
+        numbers = self.numbers or range(len(self.rows))
+        kept = [i for i in range(len(self.rows)) if i not in faults]
+        found = tuple(f"{self.place} {self.places[i]} ({why})" for i, why in faults.items())
+        return dataclasses.replace(dataclasses.replace(self, numbers=numbers).take(kept), skipped=(*self.skipped, *found))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +109,12 @@ class Table(AbstractDataset):
         categorical: Columns of numbers to treat as categories (codes), names separated by `+`.
         drop: Columns that are not used as inputs, names separated by `+`.
         most_categories: Largest number of categories; a column with more is refused, as it is likely an identifier or free text.
+        dates: Columns of dates, names separated by `+`.
+        text: Columns of texts to read as bags of words, names separated by `+`.
+        text_dims: How many columns the words of one such column are hashed into.
+        on_error: `refuse` a CSV with lines that have more or fewer cells than columns, and tables with rows that have no id; or `skip` those rows, and
+            say how many and which.
+        unlabelled: `refuse` rows without a label, or `skip` them, and say how many and which.
     """
 
     path: str
@@ -98,6 +131,11 @@ class Table(AbstractDataset):
     categorical: str = ""
     drop: str = ""
     most_categories: int = 200
+    dates: str = ""
+    text: str = ""
+    text_dims: int = 256
+    on_error: Literal["refuse", "skip"] = "refuse"
+    unlabelled: Literal["refuse", "skip"] = "refuse"
     name: ClassVar[str] = "table"
     summary: ClassVar[str] = "a CSV or Parquet table: numbers standardised, categories one-hot, both fitted on train only"
 
@@ -108,6 +146,13 @@ class Table(AbstractDataset):
             raise UsageError(f"skip={self.skip} is below 0; it is how many lines are passed over.")
         if self.on_missing not in ("encode", "refuse"):
             raise UsageError(f"on_missing={self.on_missing!r} is neither 'encode' nor 'refuse'.")
+        for key in ("on_error", "unlabelled"):
+            if getattr(self, key) not in ("refuse", "skip"):
+                raise UsageError(f"{key}={getattr(self, key)!r} is neither 'refuse' nor 'skip'.")
+        if self.text_dims < 1:
+            raise UsageError(
+                f"text_dims={self.text_dims} is below 1; it is how many columns the words of a text are hashed into."
+            )
 
     def load(self) -> Split:
         """Read one or two files and encode them."""
@@ -116,7 +161,18 @@ class Table(AbstractDataset):
         made = split(
             train,
             test if test is not None else float(self.test),
-            Columns(self.label, self.id, self.on_missing, _names(self.categorical), _names(self.drop), self.most_categories),
+            Columns(
+                self.label,
+                self.id,
+                self.on_missing,
+                _names(self.categorical),
+                _names(self.drop),
+                self.most_categories,
+                _names(self.dates),
+                _names(self.text),
+                self.text_dims,
+                frozenset(what for what, how in (("id", self.on_error), ("label", self.unlabelled)) if how == "skip"),
+            ),
             seed=self.seed,
         )
         assert isinstance(made.own, OwnRow)
@@ -132,7 +188,13 @@ class Table(AbstractDataset):
             return read_parquet(file, _names(self.missing))
         delimiter = "\t" if self.delimiter == "tab" else self.delimiter
         return read_csv(
-            file, header=self.header, delimiter=delimiter, skip=self.skip, comment=self.comment, missing=_names(self.missing)
+            file,
+            header=self.header,
+            delimiter=delimiter,
+            skip=self.skip,
+            comment=self.comment,
+            missing=_names(self.missing),
+            on_error=self.on_error,
         )
 
 
@@ -153,6 +215,7 @@ def read_csv(
     skip: int = 0,
     comment: str = "",
     missing: Sequence[str] = ("?",),
+    on_error: Literal["refuse", "skip"] = "refuse",
 ) -> Cells:
     """A CSV file (UTF-8, quotes doubled inside quotes) as text cells without surrounding spaces; blank lines are skipped.
 
@@ -164,6 +227,7 @@ def read_csv(
         skip: Lines skipped at the top.
         comment: Rows that begin with this are skipped; empty for none.
         missing: Texts that mean a missing cell.
+        on_error: Whether rows that differ in length from the others are refused or skipped.
 
     Raises:
         UsageError: The file is unreadable or has no rows, a row differs in length from the others, or two columns have one name; names the line.
@@ -171,6 +235,7 @@ def read_csv(
     names = columns
     rows: list[Row] = []
     places: list[int] = []
+    faults: dict[int, str] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for _ in range(skip):
@@ -187,8 +252,14 @@ def read_csv(
                     if header:
                         continue
                 if len(cells) != len(names):
+                    if on_error == "skip":
+                        faults[len(rows)] = f"{len(cells)} cells where there are {len(names)} columns"
+                        rows.append(())
+                        places.append(line)
+                        continue
                     raise UsageError(
-                        f"{path}, line {line}: {len(cells)} cells where there are {len(names)} columns. Mend the line."
+                        f"{path}, line {line}: {len(cells)} cells where there are {len(names)} columns. Mend the line, or skip such lines by "
+                        "on_error=skip."
                     )
                 rows.append(tuple(None if cell == "" or cell in missing else cell for cell in cells))
                 places.append(line)
@@ -199,7 +270,7 @@ def read_csv(
         }
         cure = next((cure for kind, cure in cures.items() if isinstance(error, kind)), "Make it readable.")
         raise UsageError(f"{path} cannot be read as CSV ({error}, near line {places[-1] if places else 1}). {cure}") from error
-    return _table(str(path), names or (), rows, places, "line")
+    return _table(str(path), names or (), rows, places, "line", faults)
 
 
 def read_parquet(path: pathlib.Path, missing: Sequence[str] = ("?",)) -> Cells:
@@ -267,26 +338,32 @@ def _cell(value: object, missing: Sequence[str]) -> str | None:
 
 
 def _table(
-    source: str, names: tuple[str, ...], rows: Sequence[Row], places: Sequence[int], place: Literal["line", "row"]
+    source: str,
+    names: tuple[str, ...],
+    rows: Sequence[Row],
+    places: Sequence[int],
+    place: Literal["line", "row"],
+    faults: Mapping[int, str] | None = None,
 ) -> Cells:
-    if not rows:
+    if len(rows) == len(faults or {}):
         raise UsageError(f"{source} holds no rows.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(
             f"{source}: the column names {', '.join(map(repr, twice))} occur more than once. Name each column differently."
         )
-    return Cells(source, names, rows, places, place)
+    return Cells(source, names, rows, places, place).without(faults or {})
 
 
 @dataclasses.dataclass(frozen=True)
 class NumericColumn:
-    """(x - mean) / std, and where `flagged` a second column that is 1 where x is missing."""
+    """(x - mean) / std, and where `flagged` a second column that is 1 where x is missing; of `dates` x is in days."""
 
     index: int
     mean: float
     std: float
     flagged: bool
+    dates: bool = False
 
     def apply(self, cells: Cells) -> np.ndarray:
         """float64 (rows, 1 or 2).
@@ -300,7 +377,12 @@ class NumericColumn:
             if cell is None:
                 values[row, 1:] = 1
                 continue
-            number = _number(cell)
+            number = _days(cell) if self.dates else _number(cell)
+            if number is None and self.dates:
+                raise UsageError(
+                    f"{cells.where(row)}: {cell!r} in column {cells.columns[self.index]!r} is no date such as 2024-01-31, as the column's cells in training "
+                    "are. Mend the cell, or name its text in missing=."
+                )
             if number is None or not math.isfinite(number):
                 raise UsageError(
                     f"{cells.where(row)}: {cell!r} in column {cells.columns[self.index]!r} is no finite number, as the column's cells in training are. "
@@ -331,10 +413,25 @@ class CategoricalColumn:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextColumn:
+    """How often each word occurs, hashed into `dims` columns, each row divided by its length; 0 where the text is missing."""
+
+    index: int
+    dims: int
+
+    def apply(self, cells: Cells) -> np.ndarray:
+        """float64 (rows, dims)."""
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        words = HashingVectorizer(n_features=self.dims)
+        return words.transform([cell or "" for cell in cells.column(self.index)]).toarray()
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoder:
     """Columns as they were fitted on a training part."""
 
-    columns: tuple[NumericColumn | CategoricalColumn, ...]
+    columns: tuple[NumericColumn | CategoricalColumn | TextColumn, ...]
 
     def apply(self, cells: Cells) -> Float32[Tensor, "examples dims"]:
         """The inputs of these rows."""
@@ -345,6 +442,8 @@ class Encoder:
         said = []
         for column in self.columns:
             name = cells.columns[column.index]
+            if isinstance(column, TextColumn):
+                continue
             if isinstance(column, CategoricalColumn):
                 n, what = column.unknown(cells), "hold a category that training lacks, and are 0 in all its columns"
             else:
@@ -403,20 +502,43 @@ class OwnRow:
         return self.encoder.apply(cells), label, _shown(cells, self.shown)[0]
 
 
-def fit(cells: Cells, inputs: Sequence[int], categorical: Sequence[int] = (), most_categories: int = 200) -> Encoder:
+def fit(
+    cells: Cells,
+    inputs: Sequence[int],
+    categorical: Sequence[int] = (),
+    most_categories: int = 200,
+    *,
+    dates: Sequence[int] = (),
+    texts: Mapping[int, int] | None = None,
+) -> Encoder:
     """Means, deviations and categories of the columns `inputs` of a training part.
+
+    Args:
+        cells: The training part.
+        inputs: Positions of the columns.
+        categorical: Those of them whose numbers are codes.
+        most_categories: Largest number of categories of a column.
+        dates: Those of them that hold dates.
+        texts: Those of them that hold texts, with the number of columns to hash their words into.
 
     Raises:
         UsageError: A column has only missing cells, numbers that are not finite, or too many categories.
     """
-    return Encoder(tuple(_fitted(cells, index, index in categorical, most_categories) for index in inputs))
+    return Encoder(
+        tuple(
+            TextColumn(index, texts[index])
+            if texts and index in texts
+            else _fitted(cells, index, "date" if index in dates else "category" if index in categorical else "", most_categories)
+            for index in inputs
+        )
+    )
 
 
 def _mixed(cells: Cells, encoder: Encoder, categorical: Sequence[int]) -> tuple[str, ...]:
     """A sentence for each column that is mostly numbers and counts as categories because of a few cells."""
     said = []
     for column in encoder.columns:
-        if isinstance(column, NumericColumn) or column.index in categorical:
+        if not isinstance(column, CategoricalColumn) or column.index in categorical:
             continue
         present = [row for row, cell in enumerate(cells.column(column.index)) if cell is not None]
         texts = [row for row in present if _number(str(cells.rows[row][column.index])) is None]
@@ -429,13 +551,63 @@ def _mixed(cells: Cells, encoder: Encoder, categorical: Sequence[int]) -> tuple[
     return tuple(said)
 
 
-def _fitted(cells: Cells, index: int, categorical: bool, most: int) -> NumericColumn | CategoricalColumn:
+def _told(cells: Cells, encoder: Encoder, dates: Sequence[int]) -> tuple[str, ...]:
+    """A sentence for each column that was found to hold dates, and for each whose numbers look like the rows' ids."""
+    said = []
+    for column in encoder.columns:
+        name = cells.columns[column.index]
+        if not isinstance(column, NumericColumn):
+            continue
+        if column.dates and column.index not in dates:
+            said.append(
+                f"{cells.source}, column {name!r}: its cells are dates, and count in days; name it in drop= if time must not matter."
+            )
+        present = [cell for cell in cells.column(column.index) if cell is not None]
+        named = name.lower() in ID_NAMES or name.lower().endswith("_id")
+        if named and len(present) > 2 and len(set(present)) == len(present) and all(_whole(cell) for cell in present):
+            said.append(
+                f"{cells.source}, column {name!r}: its whole numbers are all different, as those of ids are, and count as an input; name it in id= if they "
+                "are the rows' ids, or in drop=."
+            )
+    return tuple(said)
+
+
+ID_NAMES = ("id", "index", "unnamed: 0", "row", "key", "uuid")
+"""Names that columns of ids have."""
+
+
+def _whole(cell: str) -> bool:
+    return cell.isascii() and cell.removeprefix("-").isdigit()
+
+
+def _days(cell: str) -> float | None:
+    """A date in days since 1970, in UTC unless it names another zone; None if it is no date of ISO 8601."""
+    try:
+        moment = datetime.datetime.fromisoformat(cell)
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
+    return (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) / datetime.timedelta(days=1)
+
+
+def _fitted(cells: Cells, index: int, kind: Literal["", "category", "date"], most: int) -> NumericColumn | CategoricalColumn:
     column, where = cells.column(index), f"{cells.source}, column {cells.columns[index]!r}"
     present = [cell for cell in column if cell is not None]
     if not present:
         raise UsageError(f"{where}: every training cell is missing. Name the column in drop=.")
-    numbers = [_number(cell) for cell in present]
-    if not categorical and all(number is not None for number in numbers):
+    different = len(set(present))
+    numbers = [None] if kind == "date" else [_number(cell) for cell in present]
+    dates = kind == "date"
+    if kind != "category" and None in numbers and (dates or different > most):
+        numbers = [_days(cell) for cell in present]
+        if dates and None in numbers:
+            row = next(row for row, cell in enumerate(column) if cell is not None and _days(cell) is None)
+            raise UsageError(
+                f"{where}: {column[row]!r} ({cells.place} {cells.places[row]}) is no date such as 2024-01-31 or 2024-01-31 12:30, as columns in dates= hold. "
+                "Write dates in that form, name such texts in missing=, or name the column in drop=."
+            )
+        dates = None not in numbers
+    if kind != "category" and None not in numbers:
         values = np.array(numbers, np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             mean, std = float(values.mean()), float(values.std())
@@ -444,14 +616,17 @@ def _fitted(cells: Cells, index: int, categorical: bool, most: int) -> NumericCo
         constant = bool((values == values[0]).all())
         # The mean of equal numbers may be off by rounding.
         mean, std = (float(values[0]), 1.0) if constant else (mean, std)
-        return NumericColumn(index, mean, std, len(present) < len(column))
+        return NumericColumn(index, mean, std, len(present) < len(column), dates)
     categories: list[str | None] = [*sorted(set(present))]
     if len(categories) > most:
         text = next((row for row, cell in enumerate(column) if cell is not None and _number(cell) is None), None)
         hint = "" if text is None else f" (not a number: {column[text]!r}, {cells.place} {cells.places[text]})"
+        cure = "name the column in text= to read its words, or in drop="
+        if different == len(present):
+            cure = f"no two are equal, so if they name the rows give id={cells.columns[index]}; else {cure}"
         raise UsageError(
             f"{where}: {len(categories)} different texts{hint} are too many categories. Name such texts in missing= if "
-            f"the column is numeric, name the column in drop=, or raise most_categories={most}."
+            f"the column is numeric; {cure}, or raise most_categories={most}."
         )
     return CategoricalColumn(index, tuple(categories + [None] * (len(present) < len(column))))
 
@@ -474,6 +649,11 @@ class Columns:
     categorical: Sequence[str] = ()
     drop: Sequence[str] = ()
     most_categories: int = 200
+    dates: Sequence[str] = ()
+    text: Sequence[str] = ()
+    text_dims: int = 256
+    skip: frozenset[str] = frozenset()
+    """Of which cells (`id`, `label`) rows are skipped that lack them, instead of refused."""
 
 
 def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> Split:
@@ -489,18 +669,26 @@ def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> 
     if target == key:
         raise UsageError(f"{train.source}: column {train.columns[target]!r} cannot be both label and id.")
     dropped = {_position(train, name) for name in has.drop}
-    codes = {_position(train, name) for name in has.categorical}
+    codes, days, texts = ({_position(train, name) for name in names} for names in (has.categorical, has.dates, has.text))
     inputs = [i for i in range(len(train.columns)) if i not in dropped | {target, key}]
     if not inputs:
         raise UsageError(f"{train.source}: no column is left as an input. Drop fewer.")
-    if not codes <= set(inputs):
-        odd = sorted(train.columns[i] for i in codes - set(inputs))
-        raise UsageError(f"{train.source}: {listed(odd, len(odd))} in categorical= are no inputs, but dropped, label or id.")
+    for option, named in (("categorical", codes), ("dates", days), ("text", texts)):
+        if not named <= set(inputs):
+            odd = sorted(train.columns[i] for i in named - set(inputs))
+            raise UsageError(f"{train.source}: {listed(odd, len(odd))} in {option}= are no inputs, but dropped, label or id.")
+    if twice := (codes & days) | (codes & texts) | (days & texts):
+        odd = sorted(train.columns[i] for i in twice)
+        raise UsageError(
+            f"{train.source}: {listed(odd, len(odd))} stand in more than one of categorical=, dates= and text=; name each in one."
+        )
     if isinstance(test, Cells) and test.columns != train.columns:
         raise UsageError(
             f"{test.source} has the columns {listed(test.columns, len(test.columns), 20)}; "
             f"{train.source} has {listed(train.columns, len(train.columns), 20)}. Both need the same in the same order."
         )
+    train = _complete(train, target, key, has.skip)
+    test = _complete(test, target, key, has.skip) if isinstance(test, Cells) else test
     if has.on_missing == "refuse":
         for cells in (train, test) if isinstance(test, Cells) else (train,):
             _refuse_missing(cells, inputs)
@@ -508,16 +696,18 @@ def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> 
     values = _labels(train, target)
     names = given.class_names(f"{train.source}, column {train.columns[target]!r}", values)
     classes, ids = _encoded(train, values, target, names), _ids(train, key, 0)
+    skipped = [_skipped(cells) for cells in (train, test) if isinstance(cells, Cells) and cells.skipped]
+    drawn = not isinstance(test, Cells)
     if isinstance(test, Cells):
         test_classes = _encoded(test, _labels(test, target), target, names)
-        test_ids = _ids(test, key, len(train.rows))
+        test_ids = _ids(test, key, train.total)
     else:
         aside = held_out(ids, classes, test, seed)
         full, full_ids, full_classes = train, ids, classes
         train, ids, classes = full.take((~aside).nonzero().flatten().tolist()), full_ids.take(~aside), full_classes[~aside]
         test, test_ids, test_classes = full.take(aside.nonzero().flatten().tolist()), full_ids.take(aside), full_classes[aside]
 
-    encoder = fit(train, inputs, tuple(codes), has.most_categories)
+    encoder = fit(train, inputs, tuple(codes), has.most_categories, dates=tuple(days), texts=dict.fromkeys(texts, has.text_dims))
     shown = [i for i in range(len(train.columns)) if i not in (target, key)]
     columns = tuple(train.columns[i] for i in shown)
     parts = [
@@ -525,7 +715,27 @@ def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> 
         for cells, which, numbers in ((train, ids, classes), (test, test_ids, test_classes))
     ]
     own = OwnRow(encoder, train.columns, tuple(inputs), tuple(shown), target, names)
-    return Split(parts[0], parts[1], notes=(*_mixed(train, encoder, tuple(codes)), *encoder.notes(test)), own=own)
+    for sentence in skipped:
+        warnings.warn(sentence, stacklevel=2)
+    notes = (*skipped, *_mixed(train, encoder, tuple(codes)), *_told(train, encoder, tuple(days)), *encoder.notes(test))
+    return Split(parts[0], parts[1], notes=notes, own=own, drawn=drawn)
+
+
+def _complete(cells: Cells, target: int, key: int | None, skip: frozenset[str]) -> Cells:
+    """The rows without those that lack a label or an id and are to be skipped."""
+    faults: dict[int, str] = {}
+    for place, what in ((target, "label"), (key, "id")):
+        if place is not None and what in skip:
+            faults |= {row: f"no {what}" for row, cell in enumerate(cells.column(place)) if cell is None and row not in faults}
+    if len(faults) == len(cells.rows):
+        raise UsageError(
+            f"{cells.source}: none of its {len(cells.rows)} rows has what is needed; the first has {next(iter(faults.values()))}. Mend the file."
+        )
+    return cells.without(dict(sorted(faults.items())))
+
+
+def _skipped(cells: Cells) -> str:
+    return f"{cells.source}: {len(cells.skipped):,} of {cells.total:,} rows were skipped: {listed(cells.skipped, len(cells.skipped))}."
 
 
 def _position(cells: Cells, column: int | str) -> int:
@@ -558,17 +768,18 @@ def _encoded(cells: Cells, values: np.ndarray, target: int, names: tuple[str, ..
 
 
 def _origin(cells: Cells, column: int) -> given.Origin:
-    return given.Origin(f"{cells.source}, column {cells.columns[column]!r}", cells.places, cells.place)
+    cure = "Label these rows, or skip them by unlabelled=skip."
+    return given.Origin(f"{cells.source}, column {cells.columns[column]!r}", cells.places, cells.place, cure)
 
 
 def _ids(cells: Cells, key: int | None, start: int) -> Ids:
     if key is None:
-        return Ids(range(start, start + len(cells.rows)))
+        return Ids([start + number for number in cells.numbers or range(len(cells.rows))])
     column, where = cells.column(key), f"{cells.source}, column {cells.columns[key]!r}"
     absent = [cells.places[row] for row, cell in enumerate(column) if cell is None]
     if absent:
         raise UsageError(
-            f"{where}: {len(absent)} ids are missing; {cells.place} {listed(absent, len(absent))}. Give every row an id."
+            f"{where}: {len(absent)} ids are missing; {cells.place} {listed(absent, len(absent))}. Give every row an id, or skip these by on_error=skip."
         )
     texts = [cell for cell in column if cell is not None]
     # 007 and 7 are two ids: only texts that read back the same are taken as numbers.

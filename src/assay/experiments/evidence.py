@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.arguments import checked_arguments
 from ..core.epochs import EpochsInMemory
-from ..core.errors import NumericalError, UsageError, listed
+from ..core.errors import MissingEvidence, NumericalError, UsageError, listed
 from ..core.evidence import Evidence, ReplayedFacts, as_rows
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
@@ -30,7 +30,7 @@ from ..runs.run import Run
 from ..training.batches import TrainingData
 from ..training.state import TrainingState
 from .games import game_of
-from .plan import LoadedData, Plan, has_plan, load_data, plan_of
+from .plan import LoadedData, Plan, folds_of, has_plan, load_data, plan_of
 from .targets import check_disjoint, planned_targets, target_of
 
 
@@ -189,6 +189,8 @@ def open_replay(
     how = replay_config or ReplayConfig()
     named: Mapping[str, Given] = targets if isinstance(targets, Mapping) else {}
     texts = [] if targets is None or isinstance(targets, Mapping) else list(targets)
+    if run.passes is not None and not run.states():
+        raise MissingEvidence(f"{run.folder} holds predictions only, and no model to take again; {models_instead(run)}.")
     training: ReplayableTraining
     found: dict[str, Target] = {}
     if has_plan(run):
@@ -231,6 +233,13 @@ def open_replay(
         replay.cautions = tuple(agreement.cautions)
     replay.remarks.update(check_disjoint(replay, asked))
     return replay
+
+
+def models_instead(run: Run) -> str:
+    """What can be scored in place of a run that holds predictions only, as the end of a sentence."""
+    if folds_of(run):
+        return f"score one of the recordings in {run.paths.folds}"
+    return "make a run of the models too, by assay.from_checkpoints, or record the training"
 
 
 def _agreement(training: LoopTraining, agreed: Agreed | None) -> Agreement:

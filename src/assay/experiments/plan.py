@@ -22,7 +22,8 @@ from ..core.lineage import fingerprint
 from ..core.live_selection import AbstractLiveSelector
 from ..core.method import AbstractMethod
 from ..data.corruption import plant
-from ..data.examples import Examples, RowReader
+from ..data.examples import Examples, RowReader, joined
+from ..data.splitting import folds_of as fold_numbers
 from ..data.splitting import held_out, subset
 from ..data.transforms import augment
 from ..maths import draws
@@ -83,6 +84,9 @@ class Plan(pydantic.BaseModel):
         models: How many nets are trained on the same examples, each from its own initial weights and in its own order; scores are then means
             over them.
         member: Index of this plan's model among them; 0 is the model that a run shows.
+        folds: Into how many folds the examples are split, each predicted by a model that was trained on the others, so that every example gets facts
+            of a model that never saw it; rows that a reader would draw for testing are among them. None for none.
+        fold: Index of the fold that this plan's model is trained without; its examples are then the test part.
         recipe: Settings of training; those left out take DEFAULT_RECIPE's, then `Recipe`'s defaults.
         select: A live selector that chooses the examples of each epoch before it begins, `"infobatch:ratio=0.5"`; by default each epoch trains
             on all. Retrainings by `verify` use the selector too.
@@ -98,6 +102,9 @@ class Plan(pydantic.BaseModel):
     subset: float = 1.0
     models: int = 1
     member: int = 0
+    # None and not 0, so that plans of before stay what they were.
+    folds: int | None = None
+    fold: int | None = None
     plant: Plant | None = None
     recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
     select: str | None = None
@@ -192,6 +199,10 @@ class Plan(pydantic.BaseModel):
             raise UsageError(
                 f"The plan's member = {plan.member} is one model of several; with models = {plan.models} leave it out."
             )
+        if plan.folds is not None:
+            _check_folds(plan, plan.folds)
+        elif plan.fold is not None:
+            raise UsageError(f"The plan's fold = {plan.fold} is one of several folds; give folds too, or leave it out.")
         kept = plan.record.checkpoints
         if not isinstance(kept, str) and (not kept or not 0 <= min(kept) <= max(kept) < recipe.epochs):
             raise UsageError(
@@ -228,6 +239,10 @@ class Plan(pydantic.BaseModel):
     def of_member(self, member: int) -> "Plan":
         """The plan of one more model."""
         return Plan.make({**self.plain(), "models": 1, "member": member})
+
+    def of_fold(self, fold: int) -> "Plan":
+        """The plan of the model that is trained without one fold."""
+        return Plan.make({**self.plain(), "fold": fold})
 
     def recipe_with(self, seed: int) -> Recipe:
         """The recipe under another seed.
@@ -273,6 +288,11 @@ class Plan(pydantic.BaseModel):
         """
         split = data.parse(self.data).load()
         train, true, validation = split.train, split.true_labels, None
+        whole = self.folds is not None and split.drawn
+        if whole:
+            train, order = joined(split.train, split.test)
+            if true is not None and split.test_true_labels is not None:
+                true = torch.cat([true, split.test_true_labels])[order]
         if self.subset < 1:
             taken = subset(train.ids, train.labels, self.subset, self.seed)
             train, true = train.take(taken), None if true is None else true[taken]
@@ -280,15 +300,25 @@ class Plan(pydantic.BaseModel):
             apart = held_out(train.ids, train.labels, self.validation, self.seed, "validation")
             validation, train = train.take(apart), train.take(~apart)
             true = None if true is None else true[~apart]
-        if self.plant is None:
-            return LoadedData(train, split.test, true, split.notes, validation, split.own)
-        if true is not None:
-            raise UsageError(
-                f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
-            )
-        seed = self.seed if self.plant.seed is None else self.plant.seed
-        planted = plant(train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
-        return LoadedData(planted.examples, split.test, planted.true_labels, split.notes, validation, split.own)
+        if self.plant is not None:
+            if true is not None:
+                raise UsageError(
+                    f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
+                )
+            seed = self.seed if self.plant.seed is None else self.plant.seed
+            planted = plant(train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
+            train, true = planted.examples, planted.true_labels
+        loaded = LoadedData(train, split.test, true, split.notes, validation, split.own, test_apart=not whole)
+        return loaded if self.fold is None else loaded.without(self.numbers(loaded) == self.fold)
+
+    def numbers(self, loaded: "LoadedData") -> Int[Tensor, " examples"]:
+        """The fold of each example, for a plan with folds.
+
+        Raises:
+            UsageError: There are more folds than examples.
+        """
+        assert self.folds is not None
+        return fold_numbers(loaded.train.ids, loaded.train.labels, self.folds, self.seed)
 
     def build(self, loaded: "LoadedData", seed: int) -> nn.Module:
         """The net with new initial weights.
@@ -327,6 +357,7 @@ class LoadedData:
         notes: What the reader of the data had to decide, a sentence each.
         validation: The examples that the plan held out of the training examples, under the labels that were given; None if nothing.
         own: For tables, what reads a row of the user's own; else None.
+        test_apart: Whether no test example is trained on and scored; with folds those are that were drawn from the same rows.
     """
 
     train: Examples
@@ -335,6 +366,14 @@ class LoadedData:
     notes: tuple[str, ...] = ()
     validation: Examples | None = None
     own: RowReader | None = None
+    test_apart: bool = True
+
+    def without(self, held: Tensor) -> "LoadedData":
+        """The data of a model that is trained without some examples and tested on them."""
+        true = None if self.true_labels is None else self.true_labels[~held]
+        return dataclasses.replace(
+            self, train=self.train.take(~held), test=self.train.take(held), true_labels=true, test_apart=True
+        )
 
     @functools.cached_property
     def content(self) -> str:
@@ -418,10 +457,31 @@ class About(pydantic.BaseModel):
         return value
 
 
+def _check_folds(plan: Plan, folds: int) -> None:
+    """Refuse folds that cannot be recorded."""
+    if folds < 2:
+        raise UsageError(f"The plan's folds = {folds} must be at least 2, each predicted by a model of the others.")
+    if plan.fold is not None and not 0 <= plan.fold < folds:
+        raise UsageError(f"The plan's fold = {plan.fold} is outside 0..{folds - 1}.")
+    if plan.models > 1:
+        raise UsageError(
+            "The plan has models and folds; a recording has several models of all examples, or one for each fold. Give one of them."
+        )
+    if plan.record.checkpoints == "none":
+        raise UsageError(
+            "The plan's record.checkpoints = 'none' keeps no model to predict the fold that it was trained without; leave it out, or give 'last' or 'every'."
+        )
+
+
 def models_asked(run: Run) -> int:
     """How many models the recording of a run should have by its plan; without a plan, how many it has."""
     # Read as it stands: the data of the plan need not be there.
     return run.header.about["plan"].get("models", 1) if has_plan(run) else 1 + len(run.members)  # type: ignore[attr-defined]
+
+
+def folds_of(run: Run) -> int:
+    """Into how many folds a run's examples were split, each predicted by a model of the others; 0 where they were not."""
+    return int(run.header.about["plan"].get("folds", 0)) if run.passes is not None and has_plan(run) else 0  # type: ignore[attr-defined]
 
 
 def load_data(plan: Plan, *, anew: bool = False) -> LoadedData:
@@ -430,6 +490,7 @@ def load_data(plan: Plan, *, anew: bool = False) -> LoadedData:
         _loaded.cache_clear()
     # What the data are made of, and not what is trained on them: the models of a recording share one copy.
     made_of = {"data": plan.data, "seed": plan.seed, "subset": plan.subset, "validation": plan.validation}
+    made_of |= {name: value for name, value in (("folds", plan.folds), ("fold", plan.fold)) if value is not None}
     planted = {"plant": plan.plant.model_dump(mode="json", exclude_none=True)} if plan.plant is not None else {}
     return _loaded(json.dumps(made_of | planted, sort_keys=True))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..core.arguments import checked_arguments
-from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError
+from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError, listed
 from ..core.live_selection import EpochSelection
+from ..core.passes import Passes
 from ..data.examples import Examples
 from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
 from ..replay.losses import WeightedBatch, WeightedLosses, cross_entropies
-from ..runs.artefacts import save_truth
+from ..runs.artefacts import save_folds, save_truth
 from ..runs.disk import remove
 from ..runs.paths import RunPaths
 from ..runs.recorder import Origin, Partial, Recorder
+from ..runs.recording import Recording
 from ..runs.run import Run
 from ..runs.untrained import untrained as write_untrained
 from ..training.batches import TrainingData
@@ -106,7 +108,8 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
     """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, with the same bytes as without the
     interruption.
 
-    The first of several models is the run itself, the others are runs in its folder `models`.
+    The first of several models is the run itself, the others are runs in its folder `models`. With folds the run holds, for every example, what the models
+    that were trained without its fold predict; those are runs in its folder `folds`. Where they kept several epochs, the passes are those epochs.
 
     Raises:
         UsageError: The plan cannot be carried out.
@@ -118,6 +121,9 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
     progress = progress or Progress()
     loaded = plan.load()
     paths = RunPaths(Path(folder))
+    if plan.folds is not None and plan.fold is None:
+        _record_folds(plan, loaded, paths, resume, progress)
+        return Run(folder)
     _record_model(plan, loaded, paths.folder, resume, progress, "record")
     for place in range(1, plan.models):
         task = f"record model {place + 1} of {plan.models}"
@@ -150,14 +156,7 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
         resume=resume,
     )
     with recorder, _forgotten_if_empty(recorder):
-        # The content hash takes the pixels in, which ids and labels alone do not.
-        if (was := recorder.header.about.get("content")) != examples.content:
-            raise Mismatch(
-                f"{folder} was recorded from data {was}, {plan.data} now is {examples.content}; resume with the same data."
-            )
-        old, new = recorder.header.about.get("plan"), plan.plain()
-        if old != new:
-            raise Mismatch(f"{folder} was recorded by another plan ({_difference(old, new)}); resume it with the same settings.")
+        _check_resumed(recorder, plan, examples)
         if loaded.true_labels is not None:
             save_truth(examples.ids, loaded.true_labels, recorder.paths.truth)
         state = None
@@ -174,6 +173,76 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
             resume=state,
             selector=plan.selector,
         )
+
+
+def _check_resumed(recorder: Recorder, plan: Plan, examples: Examples) -> None:
+    """Refuse to go on with a run that another plan or other data began.
+
+    Raises:
+        Mismatch: Names the first difference.
+    """
+    folder = recorder.paths.folder
+    # The content hash takes the pixels in, which ids and labels alone do not.
+    if (was := recorder.header.about.get("content")) != examples.content:
+        raise Mismatch(
+            f"{folder} was recorded from data {was}, {plan.data} now is {examples.content}; resume with the same data."
+        )
+    old, new = recorder.header.about.get("plan"), plan.plain()
+    if old != new:
+        raise Mismatch(f"{folder} was recorded by another plan ({_difference(old, new)}); resume it with the same settings.")
+
+
+def _record_folds(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool, progress: Progress) -> None:
+    """Train a model without each fold, and record what it predicts of that fold."""
+    examples, recipe = loaded.train, plan.training
+    device_named(recipe.device)
+    numbers = plan.numbers(loaded)
+    facts = about(plan, loaded, plan.build(loaded, plan.model_seed))
+    if alone := [examples.class_names[label] for label, count in enumerate(examples.labels.bincount().tolist()) if count == 1]:
+        one = f"The classes {listed(alone, len(alone))} have one example each, which no model of the other folds has seen the class of; its scores say so only."
+        facts["notes"] = [*loaded.notes, one]
+    recorder = Recorder(
+        paths.folder,
+        examples.ids,
+        Recording(view="eval", keep_logits=True, mean_probs=plan.record.mean_probs, checkpoints="none"),
+        class_names=examples.class_names,
+        origin=Origin(plan.model_seed, recipe.device, facts, __version__, Passes("out_of_fold")),
+        resume=resume,
+    )
+    with recorder, _forgotten_if_empty(recorder):
+        _check_resumed(recorder, plan, examples)
+        if loaded.true_labels is not None:
+            save_truth(examples.ids, loaded.true_labels, paths.truth)
+        folds = range(plan.folds or 0)
+        for fold in folds:
+            part, task = loaded.without(numbers == fold), f"record fold {fold + 1} of {plan.folds}"
+            _record_model(plan.of_fold(fold), part, paths.fold(fold).folder, resume, progress, task)
+        save_folds(examples.ids, numbers, paths.fold_table)
+        for epoch in _epochs_kept(plan)[recorder.epochs :]:
+            recorder.begin()
+            for fold in folds:
+                held = (numbers == fold).nonzero().flatten()
+                logits = _predicted(plan.of_fold(fold), loaded, Run(paths.fold(fold).folder), epoch, held)
+                recorder.observe(held, logits, examples.labels[held])
+            recorder.commit()
+
+
+def _epochs_kept(plan: Plan) -> Sequence[int]:
+    """The epochs of which each fold's model is kept for good."""
+    asked, epochs = plan.record.checkpoints, plan.training.epochs
+    if isinstance(asked, str):
+        return range(epochs) if asked == "every" else [epochs - 1]
+    return sorted(set(asked))
+
+
+def _predicted(plan: Plan, loaded: LoadedData, run: Run, epoch: int, held: Tensor) -> Tensor:
+    """Logits of some examples by the model that a run kept of an epoch, by its averaged parameters if there are any."""
+    model, file = plan.build(loaded, plan.model_seed), run.checkpoint(epoch)
+    state = TrainingState.read(file.read_all(), file.notes)
+    model.load_state_dict(state.model)
+    examples = loaded.train
+    with standing_at(model, state.averages):
+        return predict(model, examples.inputs[held], prepare=examples.prepared, device=plan.training.device)
 
 
 @checked_arguments
@@ -222,7 +291,7 @@ def _forgotten_if_empty(recorder: Recorder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not recorder.epochs and not recorder.paths.examples.exists():
+        if not recorder.epochs and not recorder.paths.examples.exists() and not any(recorder.paths.folds.glob("*/run.json")):
             with contextlib.suppress(NotWritten):
                 remove(recorder.paths.truth)
                 remove(recorder.paths.header)
@@ -254,7 +323,7 @@ def about(plan: Plan, loaded: LoadedData, model: nn.Module) -> dict[str, object]
         "data": plan.data,
         "content": examples.content,
         "examples": len(examples),
-        "test examples": len(loaded.test),
+        "test examples": len(loaded.test) if loaded.test_apart else 0,
         "classes": examples.classes,
         "net": plan.net,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -31,7 +31,7 @@ from .detection import check_dataset, clean, detections_of, wrong_labels
 from .evidence import gather_together
 from .influence import comparisons, influences
 from .models import members_of
-from .plan import has_plan
+from .plan import folds_of, has_plan
 from .score import score
 
 MOST_SHOWN = 2000
@@ -134,8 +134,10 @@ def report_data(
     predicted = together.mean_probs.argmax(1) if Need.MEAN_PROBS in together.holds else None
     # Of epochs that trained on a part of the examples no line and no place on the map can be drawn.
     gaps = bool(together.missing(range(run.epochs)))
-    drawn = run.epochs and not gaps and run.task == "classes"
-    dynamics = score(run, ["confidence", "variability", "correctness"]) if drawn else None
+    drawn = bool(run.epochs) and not gaps and run.task == "classes"
+    # One pass that was saved has no spread.
+    mapped = drawn and (run.passes is None or run.epochs > 1)
+    dynamics = score(run, ["confidence", "variability", "correctness"]) if mapped else None
     wrong = wrong_of(run.ids) if truth is not None else None
     trajectories, note = _trajectories(together, place) if drawn else (None, "")
     if run.task != "classes":
@@ -303,6 +305,8 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
     facts["recorded"] = (
         "nothing: no net was trained"
         if not run.epochs
+        else run.passes.summary(run.epochs, folds_of(run))
+        if run.passes is not None
         else (
             (f"{len(models)} models, each of " if several else "")
             + f"{run.epochs} epochs, {header.view} pass, {sum(map(run.step_count, range(run.epochs))):,} steps"
@@ -392,6 +396,8 @@ def _reader_notes(run: Run) -> Sequence[str]:
 def _pass_note(run: Run) -> str:
     if not run.epochs:
         return "Nothing was trained: the scores are of the examples alone."
+    if run.passes is not None:
+        return f"The values are of {run.passes.summary(run.epochs, folds_of(run))}."
     if run.header.view == "train":
         return (
             "Recorded on the training pass: every example of an epoch was seen by slightly different weights, with the augmentation "

@@ -19,8 +19,8 @@ from ..learners import parse as parse_learner
 from ..methods import catalogue, parse
 from ..replay.config import ReplayConfig
 from ..runs.run import Run
-from .evidence import gather
-from .plan import has_plan
+from .evidence import gather, models_instead
+from .plan import folds_of, has_plan
 from .request import Request
 
 BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.FEATURES, Need.GAME})
@@ -214,12 +214,33 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
     return able, unable
 
 
+def unrecorded(run: Run, method: AbstractMethod) -> str | None:
+    """Why a run that was made of what somebody else saved, or of folds, cannot serve a method that replays a training; None if it can."""
+    if run.passes is None or not replayed(method):
+        return None
+    steps = Need.STEPS in method.reads
+    if run.states():
+        return (
+            f"{method.title} reads the steps of the training, and {run.folder} was made of saved models, between which no step is known; record the training "
+            "with assay.record, or score what kept models can tell, such as grand, tracin, vog or influence."
+            if steps
+            else None
+        )
+    cure = "record the training" if steps and not folds_of(run) else models_instead(run)
+    return f"{method.title} reads {'the steps of the training' if steps else 'kept models'}, and {run.folder} holds predictions only; {cure}."
+
+
 def needed_beside(run: Run, method: AbstractMethod) -> str:
     """A sentence on how to use a method that needs model or data besides the run, or on what the run lacks for it."""
+    if (why := unrecorded(run, method)) is not None:
+        return why.partition(" ")[2]
     again = replayed(method)
     what = "replays the training" if again else "reads the data"
     if again and not run.states():
         return f"{what}, and the run kept no model; record with Recording(checkpoints='last')."
+    if run.passes is not None and not again and not has_plan(run):
+        asked = f"{method.name}:features=rows:NAME"
+        return f"{what}, of which {run.folder} knows nothing; give rows of your own: score(run, [{asked!r}], inputs={{'NAME': rows}})."
     if not has_plan(run):
         by = ", losses=losses" if run.task != "classes" else ""
         return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader{by}))."

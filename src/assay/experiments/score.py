@@ -18,6 +18,7 @@ from ..core.evidence import Evidence
 from ..core.features import DATA
 from ..core.lineage import Lineage
 from ..core.method import AbstractMethod
+from ..core.needs import EPOCH_NEEDS
 from ..core.scores import Scores, ScoreTable
 from ..methods import parse
 from ..replay.config import ReplayConfig
@@ -29,7 +30,7 @@ from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather, given_rows
 from .execution import MOVED, RECOMPUTE, REPLAYING, Execution, Save
 from .models import members_of, open_models, over_models
-from .plan import has_plan
+from .plan import folds_of, has_plan
 from .request import Request
 from .saved_scores import parents_of, saved_score
 from .scorable import (
@@ -44,6 +45,7 @@ from .scorable import (
     looks_at_inputs,
     replayed,
     scorable,
+    unrecorded,
 )
 
 Made = TypeVar("Made")
@@ -211,7 +213,12 @@ def served(
         remarks = () if first is None else tuple(first.remarks[name] for name in one.asks.named_targets if name in first.remarks)
         # What could not be held against the recording concerns all that is taken from the replay.
         remarks += first.cautions if first is not None and replayed(one) else ()
-        made[one.title] = dataclasses.replace(made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks))
+        told = made[one.title].diagnostics
+        if run.passes is not None and one.reads & EPOCH_NEEDS:
+            told = {"made of": run.passes.summary(run.epochs, folds_of(run)), **told}
+        made[one.title] = dataclasses.replace(
+            made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks), diagnostics=told
+        )
         if request.save:
             save_scores(made[one.title], run.paths.scores(one.title))
     if not made:
@@ -360,6 +367,9 @@ def _by_replay(
     known: dict[frozenset[str], list[Replay] | AssayError] = {}
 
     def opened(methods: list[AbstractMethod]) -> list[AbstractMethod]:
+        for one in methods:
+            if (why := unrecorded(models[0], one)) is not None:
+                raise MissingEvidence(why)
         replays[:] = _replays(models, methods, request, known, agreed)
         return methods
 

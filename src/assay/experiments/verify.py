@@ -23,7 +23,7 @@ from ..runs.run import Run
 from .claims import ask, corrected
 from .detection import check_dataset, check_judge, clean, detections_of
 from .execution import MOVED, RECOMPUTE, Execution, Save, check_save
-from .plan import plan_of
+from .plan import load_data, plan_of
 from .power import seeds_needed
 from .trials import Arm, Retrain, arms, control_of, finished_trial, redrawn, run_of, run_trials, trial_file
 
@@ -125,6 +125,11 @@ def verify(
     plan = None if retrain is not None else plan_of(opened)
     if plan is not None:
         check_judge(decision, plan)
+        if not load_data(plan).test_apart:
+            raise UsageError(
+                f"{opened.folder} scored every row, those too that {plan.data} would draw for testing, so that none is left to verify by; give a test part of "
+                "its own when recording (test=FILE), or in Python verify(..., retrain=FUNCTION)."
+            )
     power = ""
     if seeds.detect is not None:
         need = seeds_needed(decision, seeds.detect, run=opened, own=retrain is not None)

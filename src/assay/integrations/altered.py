@@ -28,7 +28,9 @@ class AlteredWeights:
         totals = self._totals()
         # Weights that are not finite are refused at the commit.
         finite = all(map(math.isfinite, totals))
-        return finite and (len(totals) != len(self._sums) or any(now != then for now, then in zip(totals, self._sums, strict=True)))
+        return finite and (
+            len(totals) != len(self._sums) or any(now != then for now, then in zip(totals, self._sums, strict=True))
+        )
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(value.data_ptr(), value._version) for value in self._model.parameters()]

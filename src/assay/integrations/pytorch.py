@@ -36,7 +36,7 @@ from ..replay.wrapped import HoldsOptimizer, inner_optimizer
 from ..runs.packing import pack, unpack
 from ..runs.recorder import Origin, Partial, Recorder
 from ..runs.recording import Recording
-from ..runs.run import DRAWN, Run
+from ..runs.run import DRAWN, SAVED_RATES, Run
 from ..training.batches import placed
 from ..training.wrappers import names_inside, unwrapped
 from .altered import AlteredWeights
@@ -864,6 +864,26 @@ class LoopRecorder:
                 logits, labels = self._forward(self._seen, fetched.batch)
                 self._observe(positions, logits, labels)
                 self._rows.hold_labels(labels, where)
+
+    def saved_model(self, rates: Sequence[float] | None) -> None:
+        """Record the model as it stands, which somebody saved in a training of which no step is known: a clean pass, and the model.
+
+        Args:
+            rates: Learning rate of each parameter group when it was saved, where it is known.
+        """
+        self._watcher.begin(self._model, not self.epochs, True)
+        index, self._begun = self.recorder.begin(), True
+        self._observe_clean()
+        self.recorder.complete()
+        if self._doubles:
+            self._doubles.hold(self.recorder.epoch_labels, f"Epoch {index}", _device_of(self._model))
+            self._doubles = None
+        self._rows.rest(self._loader)
+        content, noted = self._watcher.stored(self._model, self.recorder.epoch_labels, not index)
+        if rates is not None:
+            content = {**content, SAVED_RATES: torch.tensor(rates, dtype=torch.float64)}
+        tensors, note = pack({"model": self._model.state_dict()})
+        self.recorder.commit(tensors, {"state": note}, (content, noted))
 
     def _close_epoch(self, cure: str = "", whole: bool | None = None) -> None:
         """Take in an epoch that ended without anybody asking for more, and commit it, with the state that is there now."""

@@ -60,6 +60,8 @@ class EL2N(AbstractAccumulator):
         "was recorded with view=eval; `at=0,span=10,reduce=sum` is the form of the CCS code",
     )
 
+    compares: ClassVar[Literal["nothing", "passes", "order"]] = "nothing"
+
     def __post_init__(self):
         super().__post_init__()
         if self.at < 0 or self.span < 1:

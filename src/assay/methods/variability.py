@@ -1,7 +1,7 @@
 r"""Variability (dataset cartography): standard deviation over epochs of the probability of the given label."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Float64
@@ -53,6 +53,7 @@ class Variability(AbstractSpanMethod):
     source: ClassVar[Source] = Source(
         "Swayamdipta et al. 2020, section 2", "https://arxiv.org/abs/2009.10795", "the recorded pass"
     )
+    compares: ClassVar[Literal["nothing", "passes", "order"]] = "passes"
 
     def __post_init__(self):
         super().__post_init__()

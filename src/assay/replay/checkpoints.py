@@ -42,7 +42,9 @@ class CheckpointModel:
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:
         """Learning rate of each parameter in the last step before the checkpoint (before training: in the first step); 0 if no optimizer trains it (yet)."""
-        training = self._replay.training
+        run, training = self._replay.run, self._replay.training
+        if not run.has_steps:
+            return self._replay.rates(run.saved_rates(self.epoch).tolist(), training)
         by_group = self._replay.order(max(self.epoch, 0))[1][-1 if self.epoch >= 0 else 0].tolist()
         return self._replay.rates(by_group + self._replay.waiting(len(by_group)), training)
 

@@ -277,6 +277,9 @@ class LoopTraining(ReplayableTraining):
         state = unpack(file.read_all(), file.notes["state"])
         try:
             self.model.load_state_dict(names_inside(state["model"], self.model))
+            if not self._run.has_steps and "optimizer" not in state:
+                # Saved models without an optimizer: the settings are those that the loop has.
+                return
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             first = " ".join(str(error).split())[:300].rstrip(". ")

@@ -193,6 +193,11 @@ class Replay:
         """
         if self._steps_checked:
             return
+        if not self.run.has_steps:
+            raise MissingEvidence(
+                f"{self.run.folder} was made of saved models, between which no step is known; record the training, or ask for methods of kept models, such as "
+                "grand, tracin and vog."
+            )
         if (uneven := self.run.uneven_updates()) is not None:
             epoch, step, count = uneven
             raise UsageError(
@@ -242,14 +247,14 @@ class Replay:
 
     def forwards(self, steps: range) -> Iterator[ReplayedStep]:
         """The steps, repeated first to last on a separate copy of the model."""
-        if not steps:
+        if not steps and self.run.has_steps:
             return iter(())
         self.check_steps()
         return StepRun(self, self.training.fork()).forwards(steps)
 
     def backwards(self, steps: range, *, replay: bool = True) -> Iterator[ReplayedStep]:
         """The steps, last to first, on a separate copy of the model."""
-        if not steps:
+        if not steps and self.run.has_steps:
             return iter(())
         self.check_steps()
         self.training.updates()
@@ -711,6 +716,11 @@ class Replay:
         Raises:
             UsageError: The optimizer did not move once per batch.
         """
+        if not self.run.has_steps:
+            raise MissingEvidence(
+                f"{self.run.folder} was made of saved models, between which no step is known, and so not how far they went; record the training, or ask for "
+                "methods that need no steps, such as grand and tracin."
+            )
         if (uneven := self.run.uneven_updates()) is not None:
             epoch, step, count = uneven
             raise UsageError(

@@ -190,6 +190,27 @@ def load_truth(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
     return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
 
 
+@checked_arguments
+def save_folds(ids: Ids, folds: Int[Tensor, " examples"], path: str | Path) -> None:
+    """Save the fold of each example, by whose model it was not trained on.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    write_table(Path(path), "folds", ids, {"fold": folds}, {})
+
+
+@checked_arguments
+def load_folds(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
+    """The inverse of `save_folds`.
+
+    Raises:
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
+    """
+    ids, columns, _ = read_table(Path(path), "folds", {"fold": WHOLE})
+    return ids, torch.from_numpy(columns["fold"]).to(torch.int64)
+
+
 def save_json(kind: str, body: Mapping[str, Any], path: str | Path) -> None:
     """Save `body` as a JSON file that names its kind.
 

@@ -20,7 +20,7 @@ class RecordedEpochs:
 
         `methods` gives the methods that there are, by name; of them `without_classes` names those that work.
         """
-        self.recorded, self.holds = run.epochs, run.holds
+        self.recorded, self.holds, self.passes = run.epochs, run.holds, run.passes
         self._run, self._methods = run, methods
         self._open: tuple[int, TensorFile] | None = None
 

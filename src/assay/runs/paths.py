@@ -105,6 +105,20 @@ class RunPaths:
         """Folder of the run of another model; these are numbered from 1."""
         return RunPaths(self.models / f"{member:03d}")
 
+    @property
+    def folds(self) -> Path:
+        """Folder of the recordings that were each trained without one fold of the examples."""
+        return self.folder / "folds"
+
+    def fold(self, number: int) -> "RunPaths":
+        """Folder of the recording that was trained without one fold; folds are numbered from 0."""
+        return RunPaths(self.folds / f"{number:03d}")
+
+    @property
+    def fold_table(self) -> Path:
+        """The fold of each example."""
+        return self.folds / "folds.parquet"
+
     def shard(self, epoch: int) -> Path:
         """Facts of one epoch."""
         return self.folder / "epochs" / f"epoch-{epoch:06d}.safetensors"

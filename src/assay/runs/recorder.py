@@ -17,6 +17,7 @@ from torch import Tensor
 from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
+from ..core.passes import Passes
 from ..maths.observations import faults, observe, two_classes
 from .disk import (
     MOST_COMMITS,
@@ -65,7 +66,7 @@ def check_place(paths: RunPaths, resume: bool = False) -> bool:
 
     def nothing(at: Path) -> bool:
         # What writers leave that ended before anything was worth keeping.
-        return at == paths.lock or at.suffix == ".tmp" or (at == paths.models and not any(at.glob("*/run.json")))
+        return at == paths.lock or at.suffix == ".tmp" or (at in (paths.models, paths.folds) and not any(at.glob("*/run.json")))
 
     if not exists and folder.exists() and not all(map(nothing, folder.iterdir())):
         raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
@@ -153,6 +154,7 @@ class Origin:
     Attributes:
         seed: From which its epochs can be repeated; None where they cannot.
         device: On which it trains.
+        passes: What the passes are, where they are not the epochs of a training that is recorded here; else None.
         about: What is being trained, in words, for the report.
         code: Version of what records.
 
@@ -164,6 +166,7 @@ class Origin:
     device: str = "cpu"
     about: Mapping[str, object] | None = None
     code: str = ""
+    passes: Passes | None = None
 
     def __post_init__(self):
         if self.seed is not None:
@@ -273,6 +276,8 @@ class Recorder:
                 live=self.alongside.titles,
                 partial=partial is not None,
                 select="" if partial is None else partial.select,
+                passes=None if origin.passes is None else origin.passes.kind,
+                repeats=origin.passes is not None and origin.passes.repeats,
                 seed=origin.seed,
                 device=origin.device,
                 about=dict(origin.about or {}),
@@ -312,7 +317,7 @@ class Recorder:
 
     def _reopen(self, wanted: Header) -> None:
         self.header, self.commits = read_run(self.paths)
-        for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "partial", "select", "seed"):
+        for field in ("view", "keep_logits", "mean_probs", "checkpoints", "examples", "partial", "select", "seed", "passes"):
             if field == "mean_probs" and self._undecided:
                 continue
             old, new = getattr(self.header, field), getattr(wanted, field)

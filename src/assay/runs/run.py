@@ -18,6 +18,7 @@ from ..core.errors import MissingEvidence, RunError, UsageError, listed
 from ..core.ids import dataset_fingerprint
 from ..core.lineage import fingerprint
 from ..core.needs import EPOCH_NEEDS, Need
+from ..core.passes import Passes
 from ..core.results import Stream
 from .content import FIXED, LOSSES, NOTE, POSITIONS, START, WHOLE, Content, Losses
 from .disk import MOST_COMMITS, TensorFile, read_bytes
@@ -27,6 +28,9 @@ from .tables import read_examples
 
 DRAWN = "drawn from"
 """The fact about a run that says of which dataset its examples are a part."""
+
+SAVED_RATES = "saved_rates"
+"""Tensor of a shard whose model somebody saved: the learning rate of each parameter group then."""
 
 
 class Run:
@@ -145,6 +149,11 @@ class Run:
         # What was not trained on is told apart by what is there to be looked at.
         content = () if self.commits else (str(self.header.about.get("content", "")),)
         return fingerprint(self.dataset, self.header.view, *content, *recorded, *(model.fingerprint for model in self.members))
+
+    @property
+    def passes(self) -> Passes | None:
+        """What the passes are, where the run was made of what somebody else saved, or of folds; None for the epochs of a recorded training."""
+        return None if self.header.passes is None else Passes(self.header.passes, self.header.repeats)
 
     def condition(self, name: str, epoch: int) -> str | int:
         """The `code`, `torch`, `machine`, `threads` or `device` of an epoch's recording: the header's, unless it came after an interruption."""
@@ -267,6 +276,28 @@ class Run:
             raise RunError(
                 f"{shard.path} does not fit its run: rates of shape {list(rates.shape)} for {steps} steps. Restore it."
             )
+        return rates
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether any optimizer step was recorded; of predictions and models that somebody saved none was."""
+        return any(commit.steps for commit in self.commits)
+
+    def saved_rates(self, epoch: int) -> Float[Tensor, " groups"]:
+        """Learning rate of each parameter group when a model was saved, of a training of which no step was recorded.
+
+        Raises:
+            MissingEvidence: It was not known.
+        """
+        shard = self.shard(epoch)
+        if SAVED_RATES not in shard.sums:
+            raise MissingEvidence(
+                f"The learning rate at checkpoint {epoch} of {self.folder} is not known, and such gradients are weighed by it; give assay.from_checkpoints "
+                "rates=, one for each checkpoint."
+            )
+        rates = shard.read(SAVED_RATES)
+        if rates.ndim != 1 or not rates.is_floating_point():
+            raise RunError(f"{shard.path} does not fit its run: {SAVED_RATES} has shape {list(rates.shape)}. Restore it.")
         return rates
 
     def momenta(self, epoch: int) -> Float[Tensor, "steps groups 2"] | None:

@@ -13,6 +13,7 @@ import torch
 
 from ..core.errors import RunError, UsageError, reading
 from ..core.lineage import SCHEMA
+from ..core.passes import Kind
 from .paths import RunPaths
 
 View = Literal["train", "eval", "none"]
@@ -76,6 +77,8 @@ class Header(FrozenModel):
         task: Whether each example has one class and its facts are made of logits, or several labels 0 or 1 with facts of each, or facts are one
             loss for each example.
         reduce_labels: How the values of an example's labels become its own, where it has several.
+        passes: What the passes are, where the run was made of what somebody else saved; None for the epochs of a recorded training.
+        repeats: Whether those passes have no order, as in repeated cross-validation.
         seed: Seed of the run, if assay seeds it.
         device: Device of the model.
         about: Data, net and recipe in words, for people and for `assay verify`.
@@ -98,6 +101,8 @@ class Header(FrozenModel):
     select: str = ""
     task: Task = "classes"
     reduce_labels: ReduceLabels = "mean"
+    passes: Kind | None = None
+    repeats: bool = False
     seed: int | None
     device: str
     about: dict[str, object] = {}
@@ -197,6 +202,7 @@ def write_header(header: Header) -> bytes:
     # Left out where it says nothing, so that assays before it read the header.
     silent = {"format", "schema_version"} | ({"task"} if header.task == "classes" else set())
     silent |= {"reduce_labels"} if header.task != "labels" else set()
+    silent |= {"passes", "repeats"} if header.passes is None else set()
     try:
         return seal("run", header.model_dump(mode="json", exclude=silent))
     except (TypeError, ValueError) as error:
