@@ -88,16 +88,21 @@ _HOMES = {
 
 _RENAMED = {"score_apart": "score_separately", "Replaying": "ReplayConfig"}
 
+_MODULES = ("sklearn",)
+"""Public modules; not in `__all__`, where they would hide the libraries that they are named after."""
+
 __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str):
     if name in _RENAMED:
         raise AttributeError(f"assay.{name} is now assay.{_RENAMED[name]}.")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'assay' has no attribute {name!r}")
     import importlib
 
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'assay' has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 

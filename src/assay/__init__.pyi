@@ -1,4 +1,5 @@
 # What type checkers and editors read in place of __init__.py, whose names are loaded when first used.
+from . import sklearn as sklearn
 from .core.attribution import Attribution as Attribution
 from .core.curve import Curve as Curve
 from .core.decision import Decision as Decision

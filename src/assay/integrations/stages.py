@@ -1,0 +1,228 @@
+"""The logits of a classifier while it is fitted: after each stage of boosting, after each epoch of `partial_fit`, or once it is fitted."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy.special import softmax
+from torch import Tensor
+
+from ..core.errors import MOST_WORDS, AssayError, NumericalError, UsageError, listed
+
+Array = np.ndarray
+Item = TypeVar("Item")
+Passes = Iterator[tuple[Tensor, ...]]
+"""One item for each pass: the logits of the rows of each table, in the order in which the tables were given."""
+
+LEAST = float(np.finfo(np.float32).tiny)
+"""The probability that stands for 0, whose logarithm would be no number."""
+
+
+@contextlib.contextmanager
+def asked(title: str, what: str) -> Iterator[None]:
+    """Turn an error of the estimator into one sentence that names it.
+
+    Raises:
+        UsageError: The estimator failed.
+    """
+    try:
+        yield
+    except AssayError:
+        raise
+    except Exception as error:
+        # What an estimator raises cannot be listed.
+        words = " ".join(str(error).split())[:MOST_WORDS].rstrip(".")
+        raise UsageError(
+            f"{title} failed in {what}: {type(error).__name__}: {words}. Correct the estimator's settings or the data."
+        ) from error
+
+
+def from_decision(values: Any, classes: int) -> Float64[Tensor, "rows classes"]:
+    """Decision values as logits: a column z of a binary classifier becomes exactly the two logits (0, z).
+
+    Raises:
+        UsageError: There is not one column for each class.
+    """
+    raw = np.asarray(values, dtype=np.float64)
+    raw = raw[:, None] if raw.ndim == 1 else raw
+    if classes == 2 and raw.shape[1] == 1:
+        raw = np.concatenate([np.zeros_like(raw), raw], axis=1)
+    if raw.shape[1] != classes:
+        raise UsageError(
+            f"The decision values have {raw.shape[1]} columns for {classes} classes; give an estimator with one per class "
+            "(decision_function_shape='ovr' of an SVC), or one with predict_proba."
+        )
+    return torch.from_numpy(np.ascontiguousarray(raw))
+
+
+def from_probs(values: Any, classes: int) -> Float64[Tensor, "rows classes"]:
+    """Logarithms of probabilities, whose softmax are these probabilities; 1.2e-38 stands for 0.
+
+    Raises:
+        UsageError: There is not one column for each class.
+        NumericalError: A row is not of probabilities that sum to 1.
+    """
+    probs = np.asarray(values, dtype=np.float64)
+    if probs.ndim != 2 or probs.shape[1] != classes:
+        raise UsageError(f"predict_proba gives {probs.shape[1:]} numbers per row for {classes} classes; give one for each class.")
+    bad = ~((probs >= 0).all(1) & (np.abs(probs.sum(1) - 1) < 1e-3))
+    if bad.any():
+        row = int(bad.argmax())
+        raise NumericalError(
+            f"predict_proba of row {row} is {listed(probs[row], classes)}, whose sum is not 1; give an estimator whose classes exclude each other."
+        )
+    return torch.from_numpy(np.log(np.maximum(probs, LEAST)))
+
+
+def scale_of(values: Any, probs: Any, classes: int) -> float | None:
+    """The factor by which decision values are logits, so that their softmax are the classifier's own probabilities; None if there is none.
+
+    It is 1 for most, 2 for the exponential loss, and 1 / (classes - 1) for AdaBoost.
+    """
+    logits = from_decision(values, classes).numpy()
+    for scale in dict.fromkeys((1.0, 2.0, 1 / (classes - 1))):
+        if np.allclose(softmax(scale * logits, axis=1), probs, rtol=0, atol=1e-5):
+            return scale
+    return None
+
+
+def logits_of(model: Any, rows: Any, classes: int) -> Float64[Tensor, "rows classes"]:
+    """Logits of a fitted classifier: its decision values where their softmax are its probabilities, else the logarithms of these.
+
+    Raises:
+        UsageError: It has neither decision values nor probabilities for each class.
+        NumericalError: Its probabilities do not sum to 1.
+    """
+    decides, estimates = hasattr(model, "decision_function"), hasattr(model, "predict_proba")
+    if not decides and not estimates:
+        raise UsageError(
+            f"{type(model).__name__} has neither decision_function nor predict_proba; give a classifier with either."
+        )
+    raw = model.decision_function(rows) if decides else None
+    if not estimates:
+        if classes > 2 and getattr(model, "decision_function_shape", "") == "ovo":
+            # Of three classes there are three pairs, too.
+            raise UsageError("The decision values are of pairs of classes; set decision_function_shape='ovr'.")
+        return from_decision(raw, classes)
+    probs = model.predict_proba(rows)
+    if raw is not None and np.ndim(raw) <= 2 and (classes == 2 or np.shape(raw)[1:] == (classes,)):
+        scale = scale_of(raw, probs, classes)
+        if scale is not None:
+            return scale * from_decision(raw, classes)
+    return from_probs(probs, classes)
+
+
+# ---------------------------------------------------------------------- boosting
+
+
+Staged = Callable[[Any, int], Iterator[Array]]
+"""Of rows and `every`: an array for each stage that is kept."""
+
+
+def kept(stages: Iterable[Item], every: int) -> Iterator[Item]:
+    """Every `every`-th item, and the last one."""
+    last: Item | None = None
+    for number, last in enumerate(stages, 1):
+        if number % every == 0:
+            yield last
+            last = None
+    if last is not None:
+        yield last
+
+
+def _ends(total: int, every: int) -> list[tuple[int, int]]:
+    return [(start, min(start + every, total)) for start in range(0, total, every)]
+
+
+def _of_scikit_learn(model: Any) -> tuple[Staged | None, Staged]:
+    def margins(rows: Any, every: int) -> Iterator[Array]:
+        return kept(model.staged_decision_function(rows), every)
+
+    def probs(rows: Any, every: int) -> Iterator[Array]:
+        return kept(model.staged_predict_proba(rows), every)
+
+    return margins if hasattr(model, "staged_decision_function") else None, probs
+
+
+def _of_lightgbm(model: Any) -> tuple[Staged, Staged]:
+    total = model.best_iteration_ or model.booster_.current_iteration()
+
+    def margins(rows: Any, every: int) -> Iterator[Array]:
+        # Each tree is asked once: what a range of them says is added to what those before said.
+        found: Any = 0.0
+        for start, end in _ends(total, every):
+            found = found + model.predict(rows, raw_score=True, start_iteration=start, num_iteration=end - start)
+            yield found
+
+    def probs(rows: Any, every: int) -> Iterator[Array]:
+        return (model.predict_proba(rows, num_iteration=end) for _, end in _ends(total, every))
+
+    return margins, probs
+
+
+def _of_xgboost(model: Any) -> tuple[Staged, Staged]:
+    best = getattr(model, "best_iteration", None)
+    total = model.get_booster().num_boosted_rounds() if best is None else best + 1
+
+    def margins(rows: Any, every: int) -> Iterator[Array]:
+        found = None
+        for bounds in _ends(total, every):
+            found = model.predict(rows, output_margin=True, base_margin=found, iteration_range=bounds)
+            yield found
+
+    def probs(rows: Any, every: int) -> Iterator[Array]:
+        return (model.predict_proba(rows, iteration_range=(0, end)) for _, end in _ends(total, every))
+
+    return margins, probs
+
+
+def _is_lightgbm(model: Any) -> bool:
+    return hasattr(type(model), "booster_")
+
+
+def _is_xgboost(model: Any) -> bool:
+    return hasattr(type(model), "get_booster")
+
+
+def is_boosted(model: Any) -> bool:
+    """Whether a classifier, fitted or not, is boosted in stages that can be asked one by one."""
+    names = "staged_decision_function", "staged_predict_proba"
+    return any(hasattr(model, name) for name in names) or _is_lightgbm(model) or _is_xgboost(model)
+
+
+def check_boosted(model: Any, title: str) -> None:
+    """Refuse boosting whose stages, once it is fitted, are not those that it went through.
+
+    Raises:
+        UsageError: It weighs trees anew or averages them, or it has none.
+    """
+    settings = model.get_params() if _is_lightgbm(model) or _is_xgboost(model) else {}
+    kind = next((settings[name] for name in ("boosting", "boost", "boosting_type", "booster") if settings.get(name)), "")
+    if kind not in ("", "gbdt", "gbtree", "goss"):
+        trees = "boosting_type='gbdt'" if _is_lightgbm(model) else "booster='gbtree'"
+        raise UsageError(
+            f"{title} of kind {kind!r} has no stages that stay as they were while it is fitted; take {trees}, or give folds=5 for out-of-fold "
+            "predictions."
+        )
+
+
+def boosted(model: Any, tables: Sequence[Any], classes: int, every: int) -> Passes:
+    """Logits after every `every`-th stage of a fitted classifier and after its last one; of each table, one stage in memory at a time.
+
+    Raises:
+        UsageError: It does not give one number for each class.
+        NumericalError: Its probabilities do not sum to 1.
+    """
+    of = _of_lightgbm if _is_lightgbm(model) else _of_xgboost if _is_xgboost(model) else _of_scikit_learn
+    margins, probs = of(model)
+    scale = None
+    if margins is not None:
+        # The first stage, because probabilities of later ones are too near 0 and 1 to tell factors apart.
+        scale = scale_of(next(margins(tables[0], every)), next(probs(tables[0], every)), classes)
+    if margins is None or scale is None:
+        yield from zip(*((from_probs(stage, classes) for stage in probs(rows, every)) for rows in tables), strict=True)
+        return
+    yield from zip(*((scale * from_decision(stage, classes) for stage in margins(rows, every)) for rows in tables), strict=True)
