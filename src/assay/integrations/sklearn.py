@@ -123,7 +123,7 @@ def record(
     held = None if validation is None else _validation(validation, table)
     way = _way(final, title, epochs, folds, validation, recording)
     weights = _weights(final, title, recording, len(table.ids), "partial_fit" if way == "epochs" else "fit")
-    about = {"estimator": " ".join(repr(estimator).split())[:LONGEST], "passes": ""}
+    about = {"data": f"a table of {len(table.ids):,} rows", "net": " ".join(repr(estimator).split())[:LONGEST], "passes": ""}
     if weights is not None:
         about["weights"] = "rows are weighted by sample_weight"
     if way == "folds":
