@@ -30,7 +30,7 @@ run = assay.sklearn.record(model, X, y, "runs/boosting")
 scores = found("margin over stages", run, "aum")
 
 # Out-of-bag predictions of a forest: one pass of probabilities of trees that never saw the row.
-forest = RandomForestClassifier(200, oob_score=True, random_state=0)
+forest = RandomForestClassifier(200, min_samples_leaf=5, oob_score=True, random_state=0)
 found("out of bag", assay.sklearn.record(forest, X, y, "runs/forest"), "confidence")
 
 # Any classifier, by folds: a copy that was fitted on the others predicts each row.

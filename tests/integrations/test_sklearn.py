@@ -29,7 +29,6 @@ from sklearn.tree import DecisionTreeClassifier
 
 import assay
 from assay.core.errors import NumericalError, OutputExists, UsageError
-from assay.integrations import stages
 from assay.sklearn import TableRecording, record
 
 KEEP = TableRecording(keep_logits=True)
@@ -259,10 +258,11 @@ def test_folds_are_those_of_cross_val_predict_and_the_estimator_stays_as_it_is(t
 
 def test_repeated_splits_are_as_many_passes_and_any_splits_will_do(tmp_path):
     run = record(GaussianNB(), X3, Y3, tmp_path / "run", folds=RepeatedStratifiedKFold(n_splits=3, n_repeats=2, random_state=1))
-    assert run.epochs == 2
+    assert run.epochs == 2 and run.passes.repeats
     groups = np.arange(len(Y3)) // 6
     pairs = list(GroupKFold(5).split(X3, Y3, groups))
     run = record(GaussianNB(), X3, Y3, tmp_path / "pairs", folds=pairs, recording=KEEP)
+    assert run.epochs == 1 and not run.passes.repeats
     probs = cross_val_predict(GaussianNB(), X3, Y3, cv=pairs, method="predict_proba")
     np.testing.assert_allclose(softmax(logits(run), axis=1), probs, atol=1e-6)
 
@@ -275,6 +275,7 @@ def test_boosting_is_recorded_by_folds_too(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [RandomForestClassifier, BaggingClassifier])
+@pytest.mark.filterwarnings("ignore:.*there are probabilities of 0")
 def test_out_of_bag_predictions_are_those_of_the_ensemble(kind, tmp_path):
     model = kind(n_estimators=40, oob_score=True, random_state=0)
     run = record(model, X3, Y3, tmp_path / "run", recording=KEEP)
@@ -344,6 +345,7 @@ def test_a_pipeline_is_recorded_by_its_last_step_and_predicts_afterwards(way, me
     np.testing.assert_allclose(softmax(logits(run), axis=1), model.predict_proba(9 * X2 + 5), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*there are probabilities of 0")
 def test_sparse_rows(tmp_path):
     rows = coo_array(np.where(X2 > 0, X2, 0))
     for name, model, way in (
@@ -583,11 +585,47 @@ def test_a_folder_that_is_taken_is_refused_before_anything_is_fitted(tmp_path):
     assert not hasattr(model, "classes_")
 
 
-def test_a_probability_of_0_has_a_finite_logarithm():
-    logs = stages.from_probs([[0.0, 1.0], [0.25, 0.75]], 2)
-    assert bool(logs.isfinite().all()) and torch.equal(logs[1], torch.tensor([0.25, 0.75], dtype=torch.float64).log())
-    with pytest.raises(NumericalError, match=r"row 1 is 0\.5, 0\.4, whose sum is not 1"):
-        stages.from_probs([[0.0, 1.0], [0.5, 0.4]], 2)
+def test_a_probability_of_0_is_told_and_counts_the_same_in_every_fold(tmp_path):
+    # Whole trees are sure of everything.
+    with pytest.warns(
+        UserWarning, match=r"probabilities of 0, which count as 1e-07: .* \(aum:form=probs\) do not feel it"
+    ) as said:
+        run = record(DecisionTreeClassifier(random_state=0), X3, Y3, tmp_path / "run", folds=3, recording=KEEP)
+    assert said[0].filename == __file__
+    np.testing.assert_allclose(np.unique(logits(run)), [np.log(1e-7), 0], rtol=1e-6)
+    probs = cross_val_predict(
+        DecisionTreeClassifier(random_state=0),
+        X3,
+        Y3,
+        cv=StratifiedKFold(3, shuffle=True, random_state=0),
+        method="predict_proba",
+    )
+    assert np.array_equal(logits(run) == 0, probs == 1)
+
+
+def test_methods_are_told_what_the_passes_are(tmp_path):
+    boosted = record(clone(GB), X3, Y3, tmp_path / "run")
+    assert boosted.passes.kind == "evaluation" and boosted.header.about["epochs"] == "every stage of boosting"
+    assert set(assay.score(boosted, ["aum", "forgetting", "variability"])) == {"aum", "forgetting", "variability"}
+    folded = record(GaussianNB(), X3, Y3, tmp_path / "folds", folds=2)
+    assert folded.passes.kind == "out_of_fold" and folded.passes.unseen
+    with pytest.warns(UserWarning, match="forgetting compares passes with each other, and reads one here"):
+        assert set(assay.score(folded, ["aum", "forgetting"])) == {"aum"}
+    forest = record(RandomForestClassifier(30, oob_score=True, min_samples_leaf=5, random_state=0), X3, Y3, tmp_path / "bags")
+    assert forest.passes.kind == "out_of_bag"
+
+
+class Stageless(Tracked):
+    """A classifier whose fit stopped before its first stage."""
+
+    def staged_decision_function(self, X):
+        return iter(())
+
+
+def test_a_classifier_without_any_stage_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="The estimator has no stage to record; set n_estimators or max_iter"):
+        record(Stageless(), X3, Y3, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_public():

@@ -17,13 +17,25 @@ from .. import __version__
 from ..core.arguments import checked_arguments, checked_fields, described, moved_keywords
 from ..core.errors import OutputExists, UsageError, listed
 from ..core.ids import Ids
+from ..core.passes import Passes
 from ..runs.disk import whole_folder
 from ..runs.paths import RunPaths
 from ..runs.recorder import Origin, Recorder, check_place
 from ..runs.recording import Recording
 from ..runs.run import Run
 from . import stages
-from .stages import asked
+from .stages import Told, asked
+
+KINDS = {
+    "stages": Passes("evaluation"),
+    "epochs": Passes("evaluation"),
+    "bags": Passes("out_of_bag"),
+    "folds": Passes("out_of_fold"),
+}
+"""What the passes of each way of recording are."""
+
+Split = tuple[np.ndarray, np.ndarray]
+"""Positions to train on, and positions that are held out."""
 
 LONGEST = 300
 """Letters of an estimator's settings that are kept with the run."""
@@ -123,15 +135,18 @@ def record(
     held = None if validation is None else _validation(validation, table)
     way = _way(final, title, epochs, folds, validation, recording)
     weights = _weights(final, title, recording, len(table.ids), "partial_fit" if way == "epochs" else "fit")
-    about = {"data": f"a table of {len(table.ids):,} rows", "net": " ".join(repr(estimator).split())[:LONGEST], "passes": ""}
+    about = {"data": f"a table of {len(table.ids):,} rows", "net": " ".join(repr(estimator).split())[:LONGEST]}
     if weights is not None:
         about["weights"] = "rows are weighted by sample_weight"
+    kind = KINDS[way]
     if way == "folds":
-        passes = _out_of_fold(estimator, X, y, table, weights, folds)
-        about["passes"] = "out of fold: each row is predicted by a copy that was fitted on the other folds"
+        splits = list(_splits(table, folds))
+        kind = dataclasses.replace(kind, repeats=sum(len(test) for _, test in splits) > len(table.ids))
+        passes = _out_of_fold(estimator, X, y, table, weights, splits)
+        about["splits"] = " ".join(repr(folds).split())[:LONGEST]
     elif way == "epochs":
         passes = stages.kept(_by_epoch(estimator, final, (X, y), table, weights, tables, epochs or 0), recording.every)
-        about["passes"] = f"the fitted rows themselves, after {_nth(recording.every, 'epoch')} of partial_fit"
+        about["epochs"] = f"{_nth(recording.every, 'call')} of partial_fit"
     else:
         with asked(title, "fit"):
             estimator.fit(X, y, **_named(estimator, weights))
@@ -141,12 +156,18 @@ def record(
                 about["caution"] = caution
                 warnings.warn(caution, stacklevel=4)
             passes = stages.boosted(final, [_before(estimator, rows) for rows in tables], len(table.classes), recording.every)
-            about["passes"] = f"the fitted rows themselves, after {_nth(recording.every, 'stage')} of boosting"
+            about["epochs"] = f"{_nth(recording.every, 'stage')} of boosting"
         else:
             passes = iter([(_out_of_bag(final, table, title),)])
-            about["passes"] = "out of bag: each row is predicted by the members whose samples lack it"
     with _one_stream(final) if way == "epochs" else contextlib.nullcontext():
-        return _write(Path(folder), table, held, recording, about, _guarded(passes, title))
+        return _write(
+            Path(folder),
+            table,
+            held,
+            recording,
+            Origin(about=about, code=__version__, passes=kind),
+            _guarded(passes, title),
+        )
 
 
 # ---------------------------------------------------------------------- what is given
@@ -418,8 +439,8 @@ def _by_epoch(
     weights: np.ndarray | None,
     tables: Sequence[Any],
     epochs: int,
-) -> Iterator[tuple[Tensor, ...]]:
-    """Logits after each call of `partial_fit` with all rows."""
+) -> stages.Passes:
+    """What is said after each call of `partial_fit` with all rows."""
     rows, y = given
     owner = estimator
     while hasattr(owner, "steps"):
@@ -433,7 +454,7 @@ def _by_epoch(
     seen = [_before(estimator, one) for one in tables]
     for _ in range(epochs):
         final.partial_fit(rows, y, classes=table.classes, **more)
-        yield tuple(stages.logits_of(final, one, len(table.classes)) for one in seen)
+        yield tuple(stages.told(final, one, len(table.classes)) for one in seen)
 
 
 @contextlib.contextmanager
@@ -452,7 +473,7 @@ def _one_stream(model: Any) -> Iterator[None]:
         model.set_params(random_state=seed)
 
 
-def _out_of_bag(model: Any, table: _Table, title: str) -> Tensor:
+def _out_of_bag(model: Any, table: _Table, title: str) -> Told:
     probs = np.asarray(model.oob_decision_function_, dtype=np.float64)
     without = ~(probs.sum(1) > 0)
     if without.any():
@@ -461,20 +482,21 @@ def _out_of_bag(model: Any, table: _Table, title: str) -> Tensor:
             f"{title}: {len(names)} of {len(table.ids)} rows were in the sample of every member, so that none predicts them out of bag; ids "
             f"{listed(names, len(names))}. Set a larger n_estimators."
         )
-    return stages.from_probs(probs, len(table.classes))
+    return Told(stages.checked_probs(probs, len(table.classes)), probs=True)
 
 
 def _out_of_fold(
-    estimator: Any, X: Any, y: Any, table: _Table, weights: np.ndarray | None, folds: Any
-) -> Iterator[tuple[Tensor, ...]]:
-    """Logits of held-out rows by copies of the estimator; one item each time every row was held out once more."""
+    estimator: Any, X: Any, y: Any, table: _Table, weights: np.ndarray | None, splits: Sequence[Split]
+) -> stages.Passes:
+    """What is said of held-out rows by copies of the estimator; one item each time every row was held out once more."""
     from sklearn.base import clone
 
     n, classes = len(table.ids), len(table.classes)
     title = type(_final(estimator)).__name__
     targets = y if hasattr(y, "iloc") else np.asarray(y)
-    logits, seen = torch.zeros(n, classes, dtype=torch.float64), np.zeros(n, dtype=bool)
-    for train, test in _splits(X, table, folds):
+    parts: list[tuple[np.ndarray, Told]] = []
+    seen = np.zeros(n, dtype=bool)
+    for train, test in splits:
         if seen[test].any():
             twice = table.ids.take(test[seen[test]])
             raise UsageError(
@@ -491,11 +513,11 @@ def _out_of_fold(
             model.fit(_taken(X, train), part, **_named(model, None if weights is None else weights[train]))
         final = _final(model)
         _check_classes(final, table, title)
-        logits[test] = stages.logits_of(final, _before(model, _taken(X, test)), classes)
+        parts.append((test, stages.told(final, _before(model, _taken(X, test)), classes)))
         seen[test] = True
         if seen.all():
-            yield (logits,)
-            logits, seen = torch.zeros_like(logits), np.zeros_like(seen)
+            yield (_joined(parts, n, classes),)
+            parts, seen = [], np.zeros_like(seen)
     if seen.any():
         never = table.ids.take(~seen)
         raise UsageError(
@@ -503,7 +525,16 @@ def _out_of_fold(
         )
 
 
-def _splits(X: Any, table: _Table, folds: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _joined(parts: Sequence[tuple[np.ndarray, Told]], n: int, classes: int) -> Told:
+    """What copies said of their parts of the rows, as of all; probabilities stay such where all are, so that a 0 counts the same in every fold."""
+    probs = all(told.probs for _, told in parts)
+    values = torch.zeros(n, classes, dtype=torch.float64)
+    for places, told in parts:
+        values[places] = told.values if probs else told.logits()[0]
+    return Told(values, probs)
+
+
+def _splits(table: _Table, folds: Any) -> Iterator[Split]:
     from sklearn.model_selection import StratifiedKFold
 
     n, labels = len(table.ids), table.labels.numpy()
@@ -549,7 +580,7 @@ def _taken(rows: Any, places: np.ndarray) -> Any:
 # ---------------------------------------------------------------------- the run
 
 
-def _guarded(passes: Iterator[tuple[Tensor, ...]], title: str) -> Iterator[tuple[Tensor, ...]]:
+def _guarded(passes: stages.Passes, title: str) -> stages.Passes:
     """The same passes, with an error of the estimator as one sentence."""
     while True:
         with asked(title, "the passes that are recorded"):
@@ -568,21 +599,28 @@ def _write(
     table: _Table,
     held: Int[Tensor, " validation"] | None,
     recording: TableRecording,
-    about: Mapping[str, object],
-    passes: Iterator[tuple[Tensor, ...]],
+    origin: Origin,
+    passes: stages.Passes,
 ) -> Run:
     """Write each pass as an epoch; the folder is there whole or not at all."""
     kept = Recording(view="eval", keep_logits=recording.keep_logits, mean_probs=recording.mean_probs, checkpoints="none")
     everyone = torch.arange(len(table.ids))
-    with whole_folder(folder) as part:
-        origin = Origin(about=about, code=__version__)
-        with Recorder(part, table.ids, kept, class_names=table.names, origin=origin) as recorder:
-            for logits, *others in passes:
-                recorder.begin()
-                recorder.observe(everyone, logits, table.labels)
-                if held is not None:
-                    recorder.validation(others[0], held)
-                recorder.commit()
-            if not recorder.epochs:
-                raise UsageError("The estimator has no stage to record; set n_estimators or max_iter to at least 1.")
+    floors: list[float] = []
+    with whole_folder(folder) as part, Recorder(part, table.ids, kept, class_names=table.names, origin=origin) as recorder:
+        for told, *others in passes:
+            logits, floor = told.logits()
+            floors += [floor] if floor else []
+            recorder.begin()
+            recorder.observe(everyone, logits, table.labels)
+            if held is not None:
+                recorder.validation(others[0].logits()[0], held)
+            recorder.commit()
+        if not recorder.epochs:
+            raise UsageError("The estimator has no stage to record; set n_estimators or max_iter to at least 1.")
+    if floors:
+        warnings.warn(
+            f"{folder}: there are probabilities of 0, which count as {min(floors):.3g}: losses and margins of logits (loss, aum) are as large as that number makes "
+            "them; confidence, error norms and margins of probabilities (aum:form=probs) do not feel it.",
+            stacklevel=5,
+        )
     return Run(folder)

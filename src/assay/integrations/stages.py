@@ -1,6 +1,7 @@
-"""The logits of a classifier while it is fitted: after each stage of boosting, after each epoch of `partial_fit`, or once it is fitted."""
+"""What a classifier says of rows while it is fitted: after each stage of boosting, after each epoch of `partial_fit`, or once it is fitted."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -11,14 +12,34 @@ from scipy.special import softmax
 from torch import Tensor
 
 from ..core.errors import MOST_WORDS, AssayError, NumericalError, UsageError, listed
+from ..maths.saved_probabilities import are_probs, log_probs
 
 Array = np.ndarray
 Item = TypeVar("Item")
-Passes = Iterator[tuple[Tensor, ...]]
-"""One item for each pass: the logits of the rows of each table, in the order in which the tables were given."""
 
-LEAST = float(np.finfo(np.float32).tiny)
-"""The probability that stands for 0, whose logarithm would be no number."""
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Told:
+    """What a classifier says of rows.
+
+    Attributes:
+        values: (rows, classes).
+        probs: Whether these are probabilities; else they are logits.
+    """
+
+    values: Float64[Tensor, "rows classes"]
+    probs: bool = False
+
+    def logits(self) -> tuple[Float64[Tensor, "rows classes"], float]:
+        """Logits, and the number that a probability of 0 counts as; 0 if there is none."""
+        if not self.probs:
+            return self.values, 0.0
+        logits, floor, _ = log_probs(self.values)
+        return logits, floor
+
+
+Passes = Iterator[tuple[Told, ...]]
+"""One item for each pass: what is said of the rows of each table, in the order in which the tables were given."""
 
 
 @contextlib.contextmanager
@@ -58,8 +79,8 @@ def from_decision(values: Any, classes: int) -> Float64[Tensor, "rows classes"]:
     return torch.from_numpy(np.ascontiguousarray(raw))
 
 
-def from_probs(values: Any, classes: int) -> Float64[Tensor, "rows classes"]:
-    """Logarithms of probabilities, whose softmax are these probabilities; 1.2e-38 stands for 0.
+def checked_probs(values: Any, classes: int) -> Float64[Tensor, "rows classes"]:
+    """Probabilities as the estimator gave them.
 
     Raises:
         UsageError: There is not one column for each class.
@@ -68,13 +89,14 @@ def from_probs(values: Any, classes: int) -> Float64[Tensor, "rows classes"]:
     probs = np.asarray(values, dtype=np.float64)
     if probs.ndim != 2 or probs.shape[1] != classes:
         raise UsageError(f"predict_proba gives {probs.shape[1:]} numbers per row for {classes} classes; give one for each class.")
-    bad = ~((probs >= 0).all(1) & (np.abs(probs.sum(1) - 1) < 1e-3))
-    if bad.any():
-        row = int(bad.argmax())
+    found = torch.from_numpy(np.ascontiguousarray(probs))
+    bad = ~are_probs(found)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
         raise NumericalError(
             f"predict_proba of row {row} is {listed(probs[row], classes)}, whose sum is not 1; give an estimator whose classes exclude each other."
         )
-    return torch.from_numpy(np.log(np.maximum(probs, LEAST)))
+    return found
 
 
 def scale_of(values: Any, probs: Any, classes: int) -> float | None:
@@ -89,8 +111,8 @@ def scale_of(values: Any, probs: Any, classes: int) -> float | None:
     return None
 
 
-def logits_of(model: Any, rows: Any, classes: int) -> Float64[Tensor, "rows classes"]:
-    """Logits of a fitted classifier: its decision values where their softmax are its probabilities, else the logarithms of these.
+def told(model: Any, rows: Any, classes: int) -> Told:
+    """What a fitted classifier says: its decision values where their softmax are its probabilities, else its probabilities.
 
     Raises:
         UsageError: It has neither decision values nor probabilities for each class.
@@ -106,13 +128,13 @@ def logits_of(model: Any, rows: Any, classes: int) -> Float64[Tensor, "rows clas
         if classes > 2 and getattr(model, "decision_function_shape", "") == "ovo":
             # Of three classes there are three pairs, too.
             raise UsageError("The decision values are of pairs of classes; set decision_function_shape='ovr'.")
-        return from_decision(raw, classes)
+        return Told(from_decision(raw, classes))
     probs = model.predict_proba(rows)
-    if raw is not None and np.ndim(raw) <= 2 and (classes == 2 or np.shape(raw)[1:] == (classes,)):
+    if raw is not None and (classes == 2 or np.shape(raw)[1:] == (classes,)):
         scale = scale_of(raw, probs, classes)
         if scale is not None:
-            return scale * from_decision(raw, classes)
-    return from_probs(probs, classes)
+            return Told(scale * from_decision(raw, classes))
+    return Told(checked_probs(probs, classes), probs=True)
 
 
 # ---------------------------------------------------------------------- boosting
@@ -209,8 +231,14 @@ def check_boosted(model: Any, title: str) -> None:
         )
 
 
+def _first_scale(margins: Iterator[Array], probs: Iterator[Array], classes: int) -> float | None:
+    """The scale by the first stage, because probabilities of later ones are too near 0 and 1 to tell factors apart."""
+    pair = next(zip(margins, probs, strict=False), None)
+    return None if pair is None else scale_of(*pair, classes)
+
+
 def boosted(model: Any, tables: Sequence[Any], classes: int, every: int) -> Passes:
-    """Logits after every `every`-th stage of a fitted classifier and after its last one; of each table, one stage in memory at a time.
+    """What is said after every `every`-th stage of a fitted classifier and after its last one; of each table, one stage in memory at a time.
 
     Raises:
         UsageError: It does not give one number for each class.
@@ -218,11 +246,12 @@ def boosted(model: Any, tables: Sequence[Any], classes: int, every: int) -> Pass
     """
     of = _of_lightgbm if _is_lightgbm(model) else _of_xgboost if _is_xgboost(model) else _of_scikit_learn
     margins, probs = of(model)
-    scale = None
-    if margins is not None:
-        # The first stage, because probabilities of later ones are too near 0 and 1 to tell factors apart.
-        scale = scale_of(next(margins(tables[0], every)), next(probs(tables[0], every)), classes)
+    scale = None if margins is None else _first_scale(margins(tables[0], every), probs(tables[0], every), classes)
     if margins is None or scale is None:
-        yield from zip(*((from_probs(stage, classes) for stage in probs(rows, every)) for rows in tables), strict=True)
+        yield from zip(
+            *((Told(checked_probs(stage, classes), probs=True) for stage in probs(rows, every)) for rows in tables), strict=True
+        )
         return
-    yield from zip(*((scale * from_decision(stage, classes) for stage in margins(rows, every)) for rows in tables), strict=True)
+    yield from zip(
+        *((Told(scale * from_decision(stage, classes)) for stage in margins(rows, every)) for rows in tables), strict=True
+    )
