@@ -418,6 +418,17 @@ def test_other_libraries_stages_are_their_own_predictions_by_so_many_trees(made,
 
 
 @pytest.mark.parametrize("made", [lightgbm, xgboost])
+def test_other_libraries_stop_early_by_the_validation_rows_and_stages_end_at_the_best(made, tmp_path):
+    held = table(2, seed=1)
+    stop = {"early_stopping_round" if made is lightgbm else "early_stopping_rounds": 2}
+    model = made(n_estimators=80, learning_rate=0.8, **stop)
+    run = record(model, X2, Y2, tmp_path / "run", validation=held, recording=KEEP)
+    best = model.best_iteration_ if made is lightgbm else model.best_iteration + 1
+    assert run.epochs == best < 80
+    np.testing.assert_allclose(softmax(logits(run), axis=1), model.predict_proba(X2), atol=1e-6)
+
+
+@pytest.mark.parametrize("made", [lightgbm, xgboost])
 def test_other_libraries_fits_are_their_own(made, tmp_path):
     model, alone = made(), made()
     record(model, X3, Y3, tmp_path / "run")
@@ -535,6 +546,8 @@ REFUSED = {
     ),
     "one fold": (LogisticRegression(), {"folds": 1}, "folds=1 is outside 2 to 60"),
     "too many folds": (LogisticRegression(), {"folds": 30}, r"class '\d' has \d+ rows, and each fold needs one"),
+    "a class of rows": (GB, {"X": dict}, "X= is a type; give an array"),
+    "a splitter's class": (LogisticRegression(), {"folds": KFold}, "folds= is .*; give a number of folds, a splitter"),
     "no folds": (LogisticRegression(), {"folds": "five"}, "folds= is 'five'; give a number of folds"),
     "folds that are none": (LogisticRegression(), {"folds": [3]}, "no pair of positions in 0 to 59"),
     "folds outside": (LogisticRegression(), {"folds": [([0, 1, 2], [99])]}, "no pair of positions in 0 to 59"),

@@ -115,7 +115,8 @@ def record(
         epochs: For `partial_fit`: how many times to go over the rows.
         folds: How many stratified folds, drawn with seed 0; or a splitter of scikit-learn, or pairs of (training, held-out) positions. Splits that hold
             every row out several times are as many passes.
-        validation: Rows and classes that are not trained on; the mean loss of each class is recorded after each stage or epoch.
+        validation: Rows and classes that are not trained on; the mean loss of each class is recorded after each stage or epoch. LightGBM and XGBoost
+            watch them where they are to stop early.
         recording: What is kept, ids, names of classes and weights.
 
     Returns:
@@ -149,7 +150,9 @@ def record(
         about["epochs"] = f"{_nth(recording.every, 'call')} of partial_fit"
     else:
         with asked(title, "fit"):
-            estimator.fit(X, y, **_named(estimator, weights))
+            # A pipeline cannot bring such rows to its last step.
+            more = stages.watched(final, validation) if final is estimator else {}
+            estimator.fit(X, y, **_named(estimator, weights), **more)
         _check_classes(final, table, title)
         if way == "stages":
             if caution := _held_back(final, title):
@@ -223,7 +226,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _count(rows: Any, name: str) -> int:
-    if isinstance(rows, (str, bytes, Mapping)) or not (hasattr(rows, "shape") or hasattr(rows, "__len__")):
+    if isinstance(rows, (str, bytes, type, Mapping)) or not (hasattr(rows, "shape") or hasattr(rows, "__len__")):
         raise UsageError(
             f"record: {name}= is {described(rows)}; give an array, a DataFrame or a sparse matrix with a row for each example."
         )
@@ -269,7 +272,7 @@ def _table(X: Any, y: Any, recording: TableRecording, rows: str, labels: str) ->
 
 def _values(y: Any, n: int, name: str) -> np.ndarray:
     """The classes as one array; says of what is none why."""
-    if y is None or isinstance(y, (str, bytes, Mapping)) or not (hasattr(y, "shape") or hasattr(y, "__len__")):
+    if y is None or isinstance(y, (str, bytes, type, Mapping)) or not (hasattr(y, "shape") or hasattr(y, "__len__")):
         raise UsageError(f"record: {name}= is {described(y)}; give one class for each row.")
     values = np.asarray(y)
     if values.ndim != 1:
@@ -548,10 +551,10 @@ def _splits(table: _Table, folds: Any) -> Iterator[Split]:
                 f"folds={folds}: class {table.names[least]!r} has {counts[least]} rows, and each fold needs one; give fewer folds, or leave that class out."
             )
         folds = StratifiedKFold(int(folds), shuffle=True, random_state=0)
-    if hasattr(folds, "split") and not isinstance(folds, (str, bytes)):
+    if hasattr(folds, "split") and not isinstance(folds, (str, bytes, type)):
         with asked(type(folds).__name__, "split"):
             folds = list(folds.split(np.zeros((n, 1)), labels))
-    if isinstance(folds, (str, bytes, Mapping)) or not hasattr(folds, "__iter__"):
+    if isinstance(folds, (str, bytes, type, Mapping)) or not hasattr(folds, "__iter__"):
         raise UsageError(
             f"folds= is {described(folds)}; give a number of folds, a splitter of scikit-learn or pairs of positions."
         )

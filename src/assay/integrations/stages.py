@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -229,6 +230,17 @@ def check_boosted(model: Any, title: str) -> None:
             f"{title} of kind {kind!r} has no stages that stay as they were while it is fitted; take {trees}, or give folds=5 for out-of-fold "
             "predictions."
         )
+
+
+def watched(model: Any, validation: tuple[Any, Any] | None) -> dict[str, Any]:
+    """What `fit` of LightGBM or XGBoost is given besides, where it is to stop early and there are rows to watch; else nothing."""
+    settings = model.get_params() if _is_lightgbm(model) or _is_xgboost(model) else {}
+    stops = any(settings.get(name) for name in ("early_stopping_rounds", "early_stopping_round", "n_iter_no_change"))
+    if not stops or validation is None:
+        return {}
+    # By its name since LightGBM 4.7, or by that of before, which XGBoost has.
+    split = "eval_X" in inspect.signature(model.fit).parameters
+    return {"eval_X": (validation[0],), "eval_y": (validation[1],)} if split else {"eval_set": [validation]}
 
 
 def _first_scale(margins: Iterator[Array], probs: Iterator[Array], classes: int) -> float | None:
