@@ -450,7 +450,7 @@ def _by_epoch(
         if len(owner.steps) > 1:
             head = owner[:-1]
             rows = head.fit_transform(rows, y)
-            # With a cache a pipeline fits copies.
+            # With a cache a pipeline fits copies of its steps.
             owner.steps[:-1] = head.steps
         owner = owner.steps[-1][1]
     more = {} if weights is None else {"sample_weight": weights}
