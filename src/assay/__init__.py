@@ -45,6 +45,7 @@ _HOMES = {
     "report_data": "experiments.report_data",
     "ReportOptions": "experiments.report_data",
     "report": "experiments.report",
+    "review": "experiments.review",
     "examples_from_arrays": "data.arrays",
     "examples_from_dataset": "data.torch_dataset",
     "Plan": "experiments.plan",

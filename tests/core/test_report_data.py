@@ -3,9 +3,21 @@ import dataclasses
 import pytest
 import torch
 
+from assay.core.decision import Decision
 from assay.core.errors import Mismatch, UsageError
 from assay.core.ids import Ids
-from assay.core.report_data import DataMap, Histogram, Influence, ShownExamples, TopExamples, Trajectories
+from assay.core.report_data import (
+    ClassCounts,
+    DataMap,
+    Histogram,
+    Influence,
+    LearningCurve,
+    ReportData,
+    ShownExamples,
+    TopExamples,
+    Trajectories,
+)
+from assay.core.scores import Direction, Scores
 from reports import example_reports
 
 
@@ -119,3 +131,47 @@ def test_extremes_and_points_carry_one_number_each():
 def test_an_influence_without_courses_is_whole():
     none = TopExamples(Ids([]), torch.zeros(0).double())
     assert Influence("x", "", none, none).epochs == ()
+
+
+def test_the_page_opens_with_what_the_decision_touches():
+    ids = Ids([10, 11, 12, 13, 14])
+    scores = Scores(
+        ids, torch.tensor([0.5, 0.1, 0.4, 0.2, 0.3], dtype=torch.float64), "aum", {}, "aum", Direction.LOW_IS_SUSPECT, ""
+    )
+    keep = torch.tensor([0, 1, 1, 1, 0])
+    decision = Decision(ids, keep, torch.full((5,), -1), keep.double(), ("",) * 5, "p", {}, "p by another")
+    shown = ShownExamples(ids.take([4, 3, 2, 1, 0]), torch.zeros(5, dtype=torch.int64))
+
+    def opening(**parts):
+        made = ReportData("t", ("a",), 5, shown, **parts)
+        return [made.shown.ids.values[at] for at in made.opening]
+
+    assert opening(scores=(scores,), decision=decision) == [14, 10, 11, 13, 12]
+    assert opening(scores=(scores,)) == [11, 13, 14, 12, 10]
+    assert opening(decision=decision) == [14, 10, 13, 12, 11]
+    few = Decision(ids, 1 - keep, torch.full((5,), -1), (1 - keep).double(), ("",) * 5, "p", {}, "p", order=Ids([10, 14]))
+    assert opening(scores=(scores,), decision=few) == [10, 14, 11, 13, 12], "a few that are kept, in their order"
+    assert opening() == [14, 13, 12, 11, 10]
+
+
+def test_curves_and_counts_that_do_not_fit_are_refused():
+    half = torch.tensor([0.5], dtype=torch.float64)
+    for words, made in (
+        ("has nothing to show", lambda: LearningCurve("test", 3, (0,))),
+        ("has nothing to show", lambda: LearningCurve("test", 3, (), half)),
+        ("give one each", lambda: LearningCurve("test", 3, (0, 1), half)),
+        ("outside 0..1", lambda: LearningCurve("test", 3, (0,), 100 * half)),
+        ("More examples of a class are dropped", lambda: ClassCounts(torch.tensor([1]), dropped=torch.tensor([2]))),
+        (
+            "Counts of 2 classes do not fit 1",
+            lambda: ReportData(
+                "t",
+                ("a",),
+                0,
+                ShownExamples(Ids([]), torch.zeros(0, dtype=torch.int64)),
+                by_class=ClassCounts(torch.tensor([0, 0])),
+            ),
+        ),
+    ):
+        with pytest.raises(UsageError, match=words):
+            made()

@@ -283,6 +283,26 @@ def test_what_the_decision_touches_stands_first_on_the_page(large):
     assert set(made.influences[0].harmful.ids) | set(made.influences[0].helpful.ids) <= set(made.shown.ids)
 
 
+def test_all_that_the_decision_touches_is_on_the_page_and_opens_it(large, monkeypatch):
+    table = score(large, ["entropy", "aum"])
+    decision = choose(table["aum"], "top_k", keep=0.3)
+    made = report_data(large, table, decision=decision)
+    dropped, ranks = set(decision.dropped_ids), dict(zip(large.ids, table["aum"].ranks().tolist(), strict=True))
+    assert len(dropped) == 2100 == len(made.shown) and set(made.shown.ids) == dropped
+    assert [made.shown.ids.values[at] for at in made.opening] == sorted(dropped, key=ranks.get)
+    monkeypatch.setattr("assay.experiments.report_data.MOST_DECIDED", 2099)
+    few = report_data(large, table, decision=decision)
+    assert len(few.shown) == 2000 and few.picked.startswith(
+        "2,000 of the 2,100 that the decision touches. A page of all 2,100 would be large"
+    )
+    assert "--most 2100" in few.picked
+    whole = report_data(large, table, decision=decision, options=assay.ReportOptions(most=3000))
+    opening = [whole.shown.ids.values[at] for at in whole.opening]
+    assert set(opening[:2100]) == dropped and opening == sorted(dropped, key=ranks.get) + sorted(
+        set(large.ids) - dropped, key=ranks.get
+    )
+
+
 def test_a_decision_without_a_score_shows_first_what_it_took_first(run, large):
     decision = choose(run, "k_center:keep=40")
     made = report_data(run, {}, decision=decision)
@@ -291,7 +311,12 @@ def test_a_decision_without_a_score_shows_first_what_it_took_first(run, large):
     assert len(decision.order) == 1500
     made = report_data(large, {}, decision=decision, options=assay.ReportOptions(most=100))
     assert list(made.shown.ids)[:50] == list(decision.order)[:50]
-    assert made.picked == "50 of the 1,500 that the decision keeps, in its order, and 50 drawn at random from the rest."
+    assert made.picked.startswith(
+        "50 of the 1,500 that the decision keeps, in its order, and 50 drawn at random from the rest. A page of all"
+    )
+    assert f"`assay report {large.folder} --most 3000`" in made.picked
+    unasked = report_data(large, {}, decision=decision)
+    assert len(unasked.shown) == 3000 and unasked.picked == ""
     made = report_data(large, {}, decision=choose(large, "random:keep=0.98,seed=0"), options=assay.ReportOptions(most=100))
     assert made.picked.startswith("the 60 that the decision touches")
     # A score that is shown ranks what it decided.

@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_1samp
+from scipy.stats import binom, hypergeom, ttest_1samp
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from assay.maths.statistics import (
+    clopper_pearson,
     holm,
     line,
     paired,
@@ -370,3 +371,29 @@ def test_line_refuses():
         line([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="x must be"):
         line([1.0, float("inf")], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 10), (3, 10), (10, 10), (41, 50), (7, 2000)])
+def test_the_ends_of_the_exact_interval_are_where_the_tails_have_their_chance(hits, n):
+    low, high = clopper_pearson(hits, n)
+    assert 0 <= low <= hits / n <= high <= 1
+    assert low == 0 if hits == 0 else binom.sf(hits - 1, n, low) == pytest.approx(0.025, rel=1e-9)
+    assert high == 1 if hits == n else binom.cdf(hits, n, high) == pytest.approx(0.025, rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 5, 23])
+def test_the_exact_interval_covers_every_proportion_with_and_without_putting_back(n):
+    """By adding up all outcomes: no draw, no simulation."""
+    ends = np.array([clopper_pearson(hits, n) for hits in range(n + 1)])
+    for true in np.linspace(0, 1, 101):
+        inside = (ends[:, 0] <= true) & (true <= ends[:, 1])
+        assert binom.pmf(np.arange(n + 1), n, true)[inside].sum() >= 0.95 - 1e-12
+    for wrong in range(61):
+        inside = (ends[:, 0] <= wrong / 60) & (wrong / 60 <= ends[:, 1])
+        assert hypergeom.pmf(np.arange(n + 1), 60, wrong, n)[inside].sum() >= 0.95 - 1e-12
+
+
+@pytest.mark.parametrize(("hits", "n", "level"), [(3, 2, 0.95), (-1, 2, 0.95), (0, 0, 0.95), (1, 2, 1.0)])
+def test_what_is_no_proportion_has_no_interval(hits, n, level):
+    with pytest.raises(ValueError, match=r"no proportion|outside 0\.\.1"):
+        clopper_pearson(hits, n, level)

@@ -364,7 +364,16 @@ def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     assert tab.locator("img").count() == 0
     assert "All 40 examples" in tab.locator(".lead").inner_text()
     tab.fill("#search", "row-003")
-    assert cells(tab, "row") == [f"age 23 · work<i>class {PROBE} · gain 300"]
+    assert [cells(tab, f"cell{at}") for at in range(3)] == [["23"], [PROBE], ["300"]]
+    heading = tab.locator(".tabulator-col[tabulator-field=cell1]")
+    assert heading.inner_text().strip() == "work<i>class"
+    tab.locator(".tabulator-row").first.click()
+    tab.locator("#one table").first.wait_for()
+    assert [row.strip() for row in tab.locator("#one table").first.locator("tr").all_inner_texts()] == [
+        "age\t23",
+        f"work<i>class\t{PROBE}",
+        "gain\t300",
+    ]
     tab.fill("#search", "")
     tab.locator(".tabulator-col[tabulator-field=rank]").click()
     tab.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 1e6")

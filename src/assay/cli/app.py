@@ -20,6 +20,7 @@ from .inspect import inspect_
 from .lds import lds_
 from .record import record_
 from .report import report_
+from .review import review_
 from .score import score_
 from .study import study_
 from .tables import datasets_, methods_, nets_, policies_
@@ -48,6 +49,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "verify": verify_,
     "lds": lds_,
     "report": report_,
+    "review": review_,
     "study": study_,
     "inspect": inspect_,
     "from-probs": from_probs_,

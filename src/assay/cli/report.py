@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .values import Whole
+from .values import MaybeWhole
 
 
 def report_(
@@ -12,7 +12,7 @@ def report_(
     decision: str | None = None,
     out: Path | None = None,
     first: str | None = None,
-    most: Whole = 2000,
+    most: MaybeWhole = None,
     title: str = "",
 ) -> None:
     """Write everything on one HTML page.
@@ -31,7 +31,7 @@ def report_(
     first
         The score that the page opens with; by default the score that the decision was made by, else aum, else the first score.
     most
-        How many examples are shown with their pictures, at most.
+        How many examples are shown one by one, at most; by default 2,000, or all that the decision changes, if these are 10,000 at most.
     title
         Heading of the page.
     """

@@ -29,6 +29,7 @@ class ShownExamples:
         pictures: uint8 images (shown, channels, height, width); None for data that has no pictures. The page shows them as thumbnails.
         rows: For tables, the original cells as text, one tuple per example; else None.
         columns: Names of the cells in `rows`.
+        predicted_probs: Probability of the predicted class, in [0, 1], by the same rule; None if unknown.
     """
 
     ids: Ids
@@ -38,11 +39,13 @@ class ShownExamples:
     pictures: Tensor | None = None
     rows: tuple[tuple[str, ...], ...] | None = None
     columns: tuple[str, ...] = ()
+    predicted_probs: Float[Tensor, " shown"] | None = None
 
     def __post_init__(self):
         _per_example("given labels", self.given, len(self))
         _per_example("predicted labels", self.predicted, len(self))
         _per_example("true labels", self.true, len(self))
+        _per_example("predicted probabilities", self.predicted_probs, len(self))
         _per_example("pictures", self.pictures, len(self), axes=4)
         if self.pictures is not None and self.pictures.dtype != torch.uint8:
             raise UsageError(f"Pictures are {self.pictures.dtype}; give them as uint8, 0 to 255.")
@@ -264,6 +267,83 @@ class ScoreComparison:
             raise UsageError(f"{self.title} against {self.reference}: {len(self.ids)} points of {self.examples} examples.")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearningCurve:
+    """How good the recorded model was on one part of the data.
+
+    Attributes:
+        part: `training`, `validation` or `test`.
+        examples: How many examples the part has.
+        epochs: Number of each epoch after which it was measured, increasing, from 0.
+        accuracy: Fraction of the given labels that are predicted, for each; None if unknown. In training over the examples that an epoch visited.
+        loss: Mean cross-entropy in nats, for each; None if unknown.
+    """
+
+    part: str
+    examples: int
+    epochs: tuple[int, ...]
+    accuracy: Float64[Tensor, " epochs"] | None = None
+    loss: Float64[Tensor, " epochs"] | None = None
+
+    def __post_init__(self):
+        if not self.epochs or (self.accuracy is None and self.loss is None):
+            raise UsageError(f"The {self.part} curve has nothing to show; leave it out.")
+        for what in ("accuracy", "loss"):
+            _per_example(f"{self.part} {what}", getattr(self, what), len(self.epochs))
+        if self.accuracy is not None and bool(((self.accuracy < 0) | (self.accuracy > 1)).any()):
+            raise UsageError(f"A {self.part} accuracy is outside 0..1; give fractions.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """Examples with one given label for which the model predicts another class.
+
+    Attributes:
+        given: Class number of the given label.
+        predicted: Class number that the model predicts.
+        examples: How many there are.
+        touched: How many of them the decision touches.
+    """
+
+    given: int
+    predicted: int
+    examples: int
+    touched: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassCounts:
+    """Who is hit: counts by given class, over all examples, shown or not.
+
+    Attributes:
+        examples: How many examples have each given label.
+        against: For how many of them the model predicts another class; None if that is unknown.
+        dropped: How many of them the decision drops; None without a decision, like the next two.
+        relabelled: How many it gives another label.
+        weighted: How many it weights.
+        wrong: How many of the given labels are known to be wrong; None where the truth is not known.
+        lost: How many right labels the decision drops or changes; None without a decision and where the truth is not known.
+        confusions: The commonest pairs of given and predicted class, the commonest first.
+        pairs: How many such pairs there are in all.
+    """
+
+    examples: Int[Tensor, " classes"]
+    against: Int[Tensor, " classes"] | None = None
+    dropped: Int[Tensor, " classes"] | None = None
+    relabelled: Int[Tensor, " classes"] | None = None
+    weighted: Int[Tensor, " classes"] | None = None
+    wrong: Int[Tensor, " classes"] | None = None
+    lost: Int[Tensor, " classes"] | None = None
+    confusions: tuple[Confusion, ...] = ()
+    pairs: int = 0
+
+    def __post_init__(self):
+        for what in ("against", "dropped", "relabelled", "weighted", "wrong", "lost"):
+            counts = getattr(self, what)
+            if counts is not None and (counts.shape != self.examples.shape or bool((counts > self.examples).any())):
+                raise UsageError(f"More examples of a class are {what} than there are, or of other classes; count again.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Provenance:
     """One artefact behind the page: what it is, its fingerprint, and where it comes from."""
@@ -299,6 +379,10 @@ class ReportData:
         cleaning: The decision against the known truth, where there is no verdict to say so.
         origins: The artefacts behind the page.
         notes: What a reader must know besides, one sentence each.
+        summary: What to do next, whom it concerns, and how sure that is: pairs of a heading and a text for readers who know none of our words.
+        learning: How good the recorded model was: training first, then what was held out.
+        by_class: Who is hit, by class.
+        dataset: Fingerprint of the dataset, which the marks of a reviewer carry; without it the page takes none.
     """
 
     title: str
@@ -322,6 +406,10 @@ class ReportData:
     cleaning: Cleaning | None = None
     origins: tuple[Provenance, ...] = ()
     notes: tuple[str, ...] = ()
+    summary: tuple[tuple[str, str], ...] = ()
+    learning: tuple[LearningCurve, ...] = ()
+    by_class: ClassCounts | None = None
+    dataset: str = ""
 
     def __post_init__(self):
         """Refuse parts that do not belong together.
@@ -335,6 +423,8 @@ class ReportData:
             raise UsageError(f"{n} examples cannot be shown of {self.examples}.")
         if n < self.examples and not self.picked:
             raise UsageError(f"{n} of {self.examples} examples are shown; say in `picked` how they were picked.")
+        if self.by_class is not None and len(self.by_class.examples) != len(self.class_names):
+            raise UsageError(f"Counts of {len(self.by_class.examples)} classes do not fit {len(self.class_names)} class names.")
         for what in ("given", "predicted", "true"):
             labels = getattr(self.shown, what)
             wrong = (labels < 0) | (labels >= len(self.class_names)) if labels is not None else torch.zeros(0, dtype=torch.bool)
@@ -370,6 +460,32 @@ class ReportData:
             raise UsageError("The verdict carries detections and cleaning already; leave those of the report empty.")
 
     @property
+    def opening(self) -> list[int]:
+        """Positions of the shown examples in the order in which the page opens with them: what the decision acts on stands first.
+
+        Among those, and among the rest, the most suspect or hardest by the score that the decision was made by, else by the first.
+        """
+        n, decision = len(self.shown), self.decision
+        place = torch.arange(n)
+        if decision is not None:
+            by = next((one for one in self.scores if decision.title.endswith(f" by {one.title}")), next(iter(self.scores), None))
+        else:
+            by = next(iter(self.scores), None)
+        if by is not None:
+            ranks = dict(zip(by.ids, by.ranks().tolist(), strict=True))
+            place = torch.tensor([ranks.get(id_, len(ranks) + 1) for id_ in self.shown.ids], dtype=torch.int64)
+        if decision is None or not n:
+            return place.argsort(stable=True).tolist()
+        taken = taken_by(decision, self.scores)
+        if taken is not None:
+            turns = {id_: turn for turn, id_ in enumerate(taken)}
+            place = torch.tensor([turns.get(id_, len(turns) + int(place[i])) for i, id_ in enumerate(self.shown.ids)])
+        else:
+            touched = decision.touched[decision.ids.positions(self.shown.ids, "the decision")]
+            place = place + torch.where(touched, 0, int(place.max()) + 1)
+        return place.argsort(stable=True).tolist()
+
+    @property
     def found(self) -> Sequence[Detection]:
         """The detections, from the verdict or from `detections`."""
         return self.verdict.detections if self.verdict is not None else self.detections
@@ -378,6 +494,13 @@ class ReportData:
     def cleaned(self) -> Cleaning | None:
         """The cleaning, from the verdict or from `cleaning`."""
         return self.verdict.cleaning if self.verdict is not None else self.cleaning
+
+
+def taken_by(decision: Decision, scores: Sequence[Scores]) -> Ids | None:
+    """The few examples that a decision keeps, in its order; None where it keeps most, has no order, or a score that is shown gave it."""
+    if decision.order is None or 2 * decision.budget > len(decision):
+        return None
+    return None if any(decision.title.endswith(f" by {one.title}") for one in scores) else decision.order
 
 
 def _all_ids(scores: Scores) -> Ids:

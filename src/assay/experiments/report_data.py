@@ -18,7 +18,17 @@ from ..core.explanation import Explanation
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.needs import Need
-from ..core.report_data import Agreement, DataMap, Histogram, Influence, Provenance, ReportData, ShownExamples, Trajectories
+from ..core.report_data import (
+    Agreement,
+    DataMap,
+    Histogram,
+    Influence,
+    Provenance,
+    ReportData,
+    ShownExamples,
+    Trajectories,
+    taken_by,
+)
 from ..core.scores import Scores, ScoreTable, ordered
 from ..core.trial import Verdict
 from ..data.examples import Examples
@@ -32,10 +42,14 @@ from .evidence import gather_together
 from .influence import comparisons, influences
 from .models import members_of
 from .plan import folds_of, has_plan
+from .quality import class_counts, learning_curves
 from .score import score
+from .summary import Known, summary_of
 
 MOST_SHOWN = 2000
-"""Examples with pictures on one page."""
+"""Examples on one page, unless a decision touches more."""
+MOST_DECIDED = 10_000
+"""Examples that a decision touches and that are all on one page, unasked."""
 MOST_EPOCHS = 40
 """Epochs of a trajectory that are drawn."""
 BINS = 40
@@ -49,21 +63,26 @@ class ReportOptions:
     Attributes:
         truth: Ids and true labels; by default those kept beside the run.
         title: Heading; by default made from the data and the run's folder.
-        most: How many examples are shown one by one, at most.
+        most: How many examples are shown one by one, at most. By default 2,000, or all that the decision touches, if these are 10,000 at most.
         explanations: Explanations of predictions that are shown.
+        held_out: Accuracy of the recorded model on your test examples, in 0..1, by epoch counted from 0; a run with a plan measures its own.
 
     Raises:
-        UsageError: No example may be shown, or a value is of a wrong kind.
+        UsageError: No example may be shown, a value is of a wrong kind, or an accuracy or its epoch is outside its range.
     """
 
     truth: tuple[Ids, Int[Tensor, " examples"]] | None = None
     title: str = ""
-    most: int = MOST_SHOWN
+    most: int | None = None
     explanations: Sequence[Explanation] = ()
+    held_out: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if self.most < 1:
+        if self.most is not None and self.most < 1:
             raise UsageError(f"most={self.most} shows no example; give at least 1.")
+        for epoch, accuracy in self.held_out.items():
+            if not isinstance(epoch, int) or epoch < 0 or not 0 <= accuracy <= 1:
+                raise UsageError(f"held_out has {epoch!r}: {accuracy!r}; give fractions of 0 to 1 by epochs counted from 0.")
 
 
 MOVED = {field.name: "options=assay.ReportOptions({name}=...)" for field in dataclasses.fields(ReportOptions)}
@@ -101,6 +120,7 @@ def report_data(
     truth, most = options.truth, options.most
     run = run if isinstance(run, Run) else Run(run)
     scores = tuple(table.values())
+    most = most if most is not None else _room(decision, scores)
     check_dataset(run, scores, decision)
     for curve in curves:
         if curve.lineage is not None and curve.lineage.dataset != run.dataset:
@@ -131,7 +151,7 @@ def report_data(
     place = run.ids.positions(shown_ids, f"run {run.folder}")
     models = members_of(run)
     together = gather_together(models)
-    predicted = together.mean_probs.argmax(1) if Need.MEAN_PROBS in together.holds else None
+    top, predicted = together.mean_probs.max(1) if Need.MEAN_PROBS in together.holds else (None, None)
     # Of epochs that trained on a part of the examples no line and no place on the map can be drawn.
     gaps = bool(together.missing(range(run.epochs)))
     drawn = bool(run.epochs) and not gaps and run.task == "classes"
@@ -146,6 +166,13 @@ def report_data(
         note = "No data map and no trajectories: some epochs trained on a part of the examples only, and have no facts of the others."
     given = run.labels[place] if run.task == "classes" else None
     looks, unseen = _looks(examples, shown_ids)
+    true = truth[1][truth[0].positions(run.ids, "the truth")] if truth is not None else None
+    learning, unmeasured = learning_curves(models, options.held_out)
+    aligned = decision if decision is None or decision.ids == run.ids else _in_order(decision, run.ids)
+    by_class = (
+        class_counts(run.labels, run.classes, predicted=predicted, true=true, decision=aligned) if run.task == "classes" else None
+    )
+    cleaning = _cleaning(decision, run, truth)
     return ReportData(
         title=options.title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,
@@ -154,7 +181,8 @@ def report_data(
             ids=shown_ids,
             given=given,
             predicted=predicted[place] if predicted is not None else None,
-            true=truth[1][truth[0].positions(shown_ids, "the truth")] if truth is not None else None,
+            true=true[place] if true is not None else None,
+            predicted_probs=top[place] if top is not None else None,
             **looks,
         ),
         picked=picked,
@@ -173,9 +201,36 @@ def report_data(
         explanations=tuple(options.explanations),
         verdict=verdict,
         detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
-        cleaning=_cleaning(decision, run, truth) if verdict is None else None,
+        cleaning=cleaning if verdict is None else None,
         origins=_origins(run, scores, decision, curves, verdict),
-        notes=tuple(filter(None, (note, unseen, _pass_note(run), *_reader_notes(run)))),
+        notes=tuple(filter(None, (note, unseen, _pass_note(run), *unmeasured, *_reader_notes(run)))),
+        summary=summary_of(Known(run, scores, decision, verdict, cleaning, learning, by_class)),
+        learning=learning,
+        by_class=by_class,
+        dataset=run.dataset if run.task == "classes" else "",
+    )
+
+
+def _room(decision: Decision | None, scores: Sequence[Scores]) -> int:
+    """How many examples a page shows unasked."""
+    if decision is None:
+        return MOST_SHOWN
+    # Of a few that were taken half, so that what was not stands beside them.
+    due = 2 * len(taken) if (taken := taken_by(decision, scores)) is not None else int(decision.touched.sum())
+    return max(MOST_SHOWN, due) if due <= MOST_DECIDED else MOST_SHOWN
+
+
+def _in_order(decision: Decision, ids: Ids) -> Decision:
+    """The same decision in this order of ids, without what does not count by class."""
+    place = decision.ids.positions(ids, f"decision {decision.title}")
+    reasons = tuple(decision.reasons[at] for at in place.tolist())
+    return dataclasses.replace(
+        decision,
+        ids=ids,
+        actions=decision.actions[place],
+        labels=decision.labels[place],
+        weights=decision.weights[place],
+        reasons=reasons,
     )
 
 
@@ -235,16 +290,19 @@ def _picked(
     ]
     *others, last = filter(None, parts)
     listed = f"{', '.join(others)}, and {last}" if others else last
-    return run.ids.take(torch.tensor(list(chosen))), f"{listed}."
+    due = len(touched) if not taken else 2 * len(touched)
+    cure = (
+        f" A page of all {len(touched):,} would be large: `assay report {run.folder} --most {due}` makes it (options=assay.ReportOptions(most={due}))."
+        if first < len(touched)
+        else ""
+    )
+    return run.ids.take(torch.tensor(list(chosen))), f"{listed}.{cure}"
 
 
 def _taken(run: Run, scores: Sequence[Scores], decision: Decision | None) -> list[int]:
-    """Positions of the few that a decision keeps, in its order; none where it keeps most, has no order, or a score that is shown gave it."""
-    if decision is None or decision.order is None or 2 * decision.budget > len(decision):
-        return []
-    return (
-        [] if any(decision.title.endswith(f" by {one.title}") for one in scores) else run.ids.positions(decision.order).tolist()
-    )
+    """Positions of the few that a decision keeps, in its order; none where there is no such order."""
+    taken = taken_by(decision, scores) if decision is not None else None
+    return run.ids.positions(taken).tolist() if taken is not None else []
 
 
 def _touched(run: Run, scores: Sequence[Scores], orders: Sequence[Tensor], decision: Decision | None) -> list[int]:

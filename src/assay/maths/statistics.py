@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Num
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 from torch import Tensor
 
 FEWEST = 3
@@ -68,6 +68,34 @@ def widened(n: int, level: float = 0.95) -> float:
     Source: Student 1908. Departures: the factor, which is found by simulation.
     """
     return (1 + 4 / (n + 2)) * float(stdtrit(n - 1, (1 + level) / 2)) / n**0.5
+
+
+def clopper_pearson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a proportion, from the number of hits in a sample.
+
+    Its lower end is the proportion at which so many hits or more have the chance (1 - level) / 2, its upper end the one at which so many or fewer
+    have it. It covers the true proportion in at least `level` of samples, whatever it is, drawn independently or without putting back from a
+    population of any size, whose hits scatter less.
+
+    Args:
+        hits: How many of the sample are hits, 0 to n.
+        n: Size of the sample, at least 1, chosen without looking at it.
+        level: Wanted coverage, in (0, 1).
+
+    Returns:
+        (low, high), fractions in [0, 1].
+
+    Raises:
+        ValueError: A number outside its range.
+
+    Source: Clopper and Pearson 1934. Departures: none.
+    """
+    _check_level(level)
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"{hits} hits in a sample of {n} are no proportion; give 0 to n hits of n >= 1.")
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, tail))
+    return low, 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, 1 - tail))
 
 
 @dataclasses.dataclass(frozen=True)

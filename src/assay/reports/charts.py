@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ..core.curve import NONE, WORST, Curve, Removal
 from ..core.curve import RANDOM as AT_RANDOM
-from ..core.report_data import Agreement, Histogram, Influence, ScoreComparison
+from ..core.report_data import Agreement, Histogram, Influence, LearningCurve, ScoreComparison
 from ..core.scores import CHANGE
 from ..core.trial import ALL, KEPT, RANDOM, Comparison, Detection, Outcome
 
@@ -85,6 +85,42 @@ def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
     if truth:
         chart = chart.encode(color=_label_color(alt))
     return framed(chart, "Probability of the given label by epoch, one line per chosen example", height=200)
+
+
+def learning(curves: Sequence[LearningCurve], what: Literal["accuracy", "loss"]) -> Spec:
+    """Accuracy in percent, or loss, of the recorded model by epoch, one line per part of the data; values that are not finite are left out."""
+    import altair as alt
+
+    rows: list[dict[str, Any]] = [
+        {"part": one.part, "epoch": epoch, "value": _rounded(100 * value if what == "accuracy" else value)}
+        for one in curves
+        if (values := getattr(one, what)) is not None
+        for epoch, value in zip(one.epochs, values.tolist(), strict=True)
+        if math.isfinite(value)
+    ]
+    ends = _ends(sorted({row["epoch"] for row in rows} or {0}))
+    parts = [part for part in ("test", "training", "validation") if any(row["part"] == part for row in rows)]
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(point={"size": 22}, strokeWidth=1.6)
+        .encode(
+            x=alt.X("epoch:Q", title="epoch", axis=_whole(alt, ends), scale=alt.Scale(domain=ends, nice=False)),
+            y=alt.Y(
+                "value:Q",
+                title="labels predicted, %" if what == "accuracy" else "mean loss, nats",
+                scale=alt.Scale(zero=what == "loss"),
+                axis=alt.Axis(tickCount=5),
+            ),
+            color=alt.Color(
+                "part:N",
+                title=None,
+                scale=alt.Scale(domain=parts, range="ordinal"),
+                legend=alt.Legend(orient="top", symbolType="circle"),
+            ),
+            tooltip=["part:N", "epoch:Q", alt.Tooltip("value:Q", title=what, format=".4g")],
+        )
+    )
+    return framed(chart, f"{what.capitalize()} of the recorded model by epoch", height=150)
 
 
 def histogram(one: Histogram, unit: str) -> Spec:

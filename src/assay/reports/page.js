@@ -49,9 +49,12 @@
     return one;
   }
 
+  // One column alone, such as a text, needs no name before every cell.
   function cells(i) {
-    return data.columns.map((name, at) => `${name} ${data.rows[i][at]}`).join(" · ");
+    return data.columns.length === 1 ? data.rows[i][0] : data.columns.map((name, at) => `${name} ${data.rows[i][at]}`).join(" · ");
   }
+
+  const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)} %`);
 
   // ---------------------------------------------------------------- charts
 
@@ -114,6 +117,178 @@
   // More rings than this would hide the points that they mark; the brush shows where those are.
   const ringed = () => (chosen.length <= RINGS ? chosen.map(point) : []);
 
+  // ---------------------------------------------------------------- the marks of a reviewer
+
+  // By id, so that marks made on another page of the same decision, of examples that are not on this one, are kept and saved too.
+  const marks = new Map();
+  const place = data.review ? `assay review ${data.review.dataset} ${data.review.decision}` : "";
+  const markOf = (i) => marks.get(data.ids[i]);
+
+  // Says whether the marks outlive this page.
+  function keep(write = true) {
+    let kept = true;
+    try {
+      if (write) localStorage.setItem(place, JSON.stringify([...marks]));
+      else for (const [id, one] of JSON.parse(localStorage.getItem(place) ?? "[]")) {
+        if (["right", "wrong", "unsure"].includes(one.mark)) marks.set(String(id), { mark: one.mark, label: one.label in data.classes ? one.label : null });
+      }
+    } catch {
+      kept = false;
+    }
+    $("kept").textContent = kept ? "Marks stay in this browser, also when the page is closed." : "This browser keeps no marks for this page: save them before you close it.";
+    $("kept").className = kept ? "" : "caution";
+  }
+
+  function badge(i) {
+    const one = markOf(i);
+    const words = !one ? "" : one.mark === "wrong" && one.label !== null ? `wrong: ${label(one.label)}` : one.mark;
+    return make("span", { className: `clamp mark ${one ? one.mark : ""}`, title: words }, words);
+  }
+
+  const KINDS = ["wrong", "unsure", "right"];
+  const byMark = (i, j) => (KINDS.indexOf(markOf(i)?.mark) + 4) % 4 - (KINDS.indexOf(markOf(j)?.mark) + 4) % 4 || data.opening[i] - data.opening[j];
+
+  const drawn = data.decision?.sample ? data.ids.map((_, i) => i).filter((i) => data.decision.sample[i] !== null).sort((a, b) => data.decision.sample[a] - data.decision.sample[b]) : [];
+
+  function tally() {
+    const all = [...marks.values()];
+    const count = (kind) => all.filter((one) => one.mark === kind).length;
+    let words = all.length ? `${number.format(all.length)} marked: ${count("wrong")} wrong, ${count("right")} right, ${count("unsure")} unsure.` : "Nothing is marked yet.";
+    if (drawn.length && all.length) {
+      const first = drawn.findIndex((i) => !markOf(i));
+      const n = first < 0 ? drawn.length : first;
+      if (n) words += ` The first ${number.format(n)} of the random sample are among them.`;
+    }
+    $("tally").textContent = words;
+    $("save-marks").disabled = !all.length;
+  }
+
+  function setMark(i, kind, to = null) {
+    if (kind === null) marks.delete(data.ids[i]);
+    else marks.set(data.ids[i], { mark: kind, label: kind === "wrong" ? to : null });
+    keep();
+    tally();
+    table.getRow(i)?.reformat();
+    repaint();
+  }
+
+  // Returns whether the key is one that marks.
+  function markBy(key, i) {
+    const other = data.predicted && data.predicted[i] !== data.given[i] ? data.predicted[i] : null;
+    if (key === "r") setMark(i, "right");
+    else if (key === "w") setMark(i, "wrong");
+    else if (key === "p" && other !== null) setMark(i, "wrong", other);
+    else if (key === "u") setMark(i, "unsure");
+    else if (key === "x") setMark(i, null);
+    else return false;
+    return true;
+  }
+
+  function reviewKeys(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || !event.target.closest?.("#examples") || event.target.closest("input, select, textarea, .tools")) return;
+    const aside = Boolean(event.target.closest("#chosen"));
+    const i = aside && focused !== null ? focused : active;
+    if (i === null || !markBy(event.key, i)) return;
+    event.preventDefault();
+    next(i);
+    $("table").focus({ preventScroll: true });
+  }
+
+  // The example after this one is shown, so that a reviewer need not reach for another key.
+  function next(i) {
+    if (!rows().length) return;
+    active = i;
+    move(at() + 1);
+    choose([active]);
+  }
+
+  function saveMarks() {
+    const listed = [...marks].map(([id, one]) => ({ id, mark: one.mark, ...(one.label === null ? {} : { label: one.label, name: data.classes[one.label] }) }));
+    const body = { assay: "review", schema: data.review.schema, dataset: data.review.dataset, decision: data.review.decision, title: data.review.title, marks: listed };
+    download("review.json", "application/json", `${JSON.stringify(body, null, 1)}\n`);
+    done(`review.json holds ${number.format(listed.length)} marks; assay review takes it back.`);
+  }
+
+  // Buttons for the one example that is looked at.
+  function markers(i) {
+    if (!data.review) return [];
+    const one = markOf(i);
+    const button = (words, key, on) => {
+      const made = make("button", { type: "button", "aria-pressed": String(on), title: `key ${key}` }, words);
+      made.addEventListener("click", () => {
+        markBy(on ? "x" : key, i);
+        show();
+        $("one").querySelector(`.markers [title="key ${key}"]`)?.focus({ preventScroll: true });
+      });
+      return made;
+    };
+    const other = data.predicted && data.predicted[i] !== data.given[i] ? data.predicted[i] : null;
+    const list = make("select", { "aria-label": "The right class" }, make("option", { value: "" }, "another class …"));
+    data.classes.forEach((name, at) => { if (at !== data.given[i]) list.append(make("option", { value: String(at) }, name)); });
+    list.value = one?.mark === "wrong" && one.label !== null && one.label !== other ? String(one.label) : "";
+    list.addEventListener("change", () => { setMark(i, "wrong", list.value === "" ? null : Number(list.value)); show(); });
+    return [make("div", { className: "markers", role: "group", "aria-label": `The label ${label(data.given[i])} is` },
+      button("right", "r", one?.mark === "right"),
+      button("wrong", "w", one?.mark === "wrong" && one.label === null),
+      ...(other === null ? [] : [button(`it is ${label(other)}`, "p", one?.mark === "wrong" && one.label === other)]),
+      button("unsure", "u", one?.mark === "unsure"), list)];
+  }
+
+  // ---------------------------------------------------------------- what leaves the page
+
+  function download(name, kind, text) {
+    const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: kind })), download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  function done(words) {
+    $("done").textContent = words;
+    $("done").hidden = false;
+  }
+
+  async function copyIds(list) {
+    const text = list.map((i) => data.ids[i]).join("\n");
+    $("copied").hidden = true;
+    try {
+      await navigator.clipboard.writeText(text);
+      done(`${number.format(list.length)} ids are copied, one a line.`);
+    } catch {
+      // Where a browser lets no page write to the clipboard the reader copies them.
+      $("copied").value = text;
+      $("copied").hidden = false;
+      $("copied").select();
+      done(`${number.format(list.length)} ids: this browser lets no page copy; press Ctrl C.`);
+    }
+  }
+
+  // A cell that a spreadsheet would take for a formula gets a ' before it; plain numbers are none.
+  const PLAIN = /^-?\d+(\.\d+)?([eE][+-]?\d+)?$/;
+  function csvCell(value) {
+    const text = value === null || value === undefined ? "" : String(value);
+    const safe = /^[=+\-@\t\r]/.test(text) && !PLAIN.test(text) ? `'${text}` : text;
+    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  }
+
+  function saveRows(list) {
+    const one = data.methods[method];
+    const fields = [["id", (i) => data.ids[i]]];
+    if (one) fields.push(["rank", (i) => one.ranks[i]], [`score ${one.title}`, (i) => one.values[i]]);
+    if (data.given) fields.push(["given", (i) => fact("given", i)]);
+    if (data.predicted) fields.push(["predicted", (i) => fact("predicted", i)]);
+    if (data.probs) fields.push(["probability", (i) => data.probs[i]]);
+    if (data.true) fields.push(["true", (i) => fact("true", i)]);
+    if (data.decision) fields.push(["decision", (i) => action(i)], ["reason", (i) => data.decision.reasons[data.decision.reason[i]]]);
+    if (data.review) fields.push(["mark", (i) => markOf(i)?.mark], ["right class", (i) => (markOf(i) && markOf(i).label !== null ? label(markOf(i).label) : "")]);
+    data.columns.forEach((name, at) => fields.push([name, (i) => data.rows[i][at]]));
+    const lines = [fields.map(([name]) => csvCell(name)).join(","), ...list.map((i) => fields.map(([, value]) => csvCell(value(i))).join(","))];
+    // With the mark by which spreadsheets know UTF-8.
+    download("examples.csv", "text/csv", `\ufeff${lines.join("\r\n")}\r\n`);
+    done(`examples.csv holds ${number.format(list.length)} rows.`);
+  }
+
   // ---------------------------------------------------------------- the table
 
   const all = data.ids.map((_, i) => i);
@@ -124,14 +299,19 @@
   let focused = null;
   let shownCards = CARDS;
   let found = all;
+  let order = data.decision ? "opening" : "rank";
+  const narrow = matchMedia("(max-width: 640px)");
 
   function row(i) {
     const one = data.methods[method];
-    return {
+    const made = {
       position: i, id: data.ids[i], given: fact("given", i), predicted: fact("predicted", i), true: fact("true", i),
+      probability: data.probs ? data.probs[i] : undefined,
       decision: data.decision ? action(i) : undefined, reason: data.decision ? data.decision.reasons[data.decision.reason[i]] : undefined,
-      rank: one ? one.ranks[i] : undefined, score: one ? one.values[i] : undefined, row: data.rows ? cells(i) : undefined,
+      rank: one ? one.ranks[i] : undefined, score: one ? one.values[i] : undefined,
     };
+    if (data.rows) data.rows[i].forEach((cell, at) => { made[`cell${at}`] = cell; });
+    return made;
   }
 
   const byId = data.numeric
@@ -151,36 +331,98 @@
   const against = (cell) => {
     const i = cell.getData().position;
     const odd = cell.getField() === "true" ? wrong(i) : data.predicted[i] !== data.given[i];
-    return make("span", { className: odd ? "bad" : "" }, cell.getValue());
+    return make("span", { className: odd ? "clamp bad" : "clamp", title: cell.getValue() }, cell.getValue());
   };
+  const acted = (i) => make("span", { className: `act ${data.decision.actions[i]}`, title: action(i) }, action(i));
+
+  // Numbers by size, whatever else by the alphabet.
+  function byCell(a, b) {
+    const [one, other] = [Number(a), Number(b)];
+    return a.trim() !== "" && b.trim() !== "" && Number.isFinite(one) && Number.isFinite(other) ? one - other : a < b ? -1 : a > b ? 1 : 0;
+  }
+
+  // What the decision acts on stands first, in its order, or in the order of a random sample.
+  function byOrder(_a, _b, one, other) {
+    const [a, b] = [one.getData().position, other.getData().position];
+    const turns = order === "sample" ? data.decision.sample : data.opening;
+    return (turns[a] ?? Infinity) === (turns[b] ?? Infinity) ? data.opening[a] - data.opening[b] : (turns[a] ?? Infinity) - (turns[b] ?? Infinity);
+  }
+
+  // Where there is one column only, it sorts as the order says.
+  function inTurn(a, b, one, other) {
+    if (order !== "rank") return byOrder(a, b, one, other);
+    return data.methods.length ? byNumber(one.getData().rank, other.getData().rank, one, other, null, "asc") : a - b;
+  }
+
+  // Two lines, or three, hold the longest name, or as much of it as there is room for; the rest is an ellipsis with the whole name behind it.
+  const longest = Math.max(0, ...data.classes.map((name) => name.length));
+  const word = Math.max(0, ...data.classes.flatMap((name) => name.split(/[\s-]+/)).map((part) => part.length));
+  function named(least, room) {
+    return Math.max(least, Math.min(200, room, 18 + Math.max((tall ? 3.4 : 4.1) * longest, 7.6 * word)));
+  }
+
+  // On a phone a row is one cell: the suspect, its rank and its labels, so that nothing of it lies outside the screen.
+  function suspect(cell) {
+    const i = cell.getData().position;
+    const one = data.methods[method];
+    const rank = one && one.ranks[i] !== null ? `rank ${number.format(one.ranks[i])}` : "no rank";
+    const line = (...parts) => make("span", { className: "line" }, ...parts);
+    const odd = data.predicted && data.predicted[i] !== data.given[i];
+    const sure = data.probs ? [`${percent(data.probs[i])} for the predicted`] : [];
+    const state = [make("b", {}, data.ids[i]), ` · ${rank} `];
+    if (data.decision && data.decision.actions[i] !== "keep") state.push(acted(i));
+    if (markOf(i)) state.push(" ", badge(i));
+    const lines = [line(...state)];
+    if (data.given) lines.push(make("span", { className: "line label" }, `given ${fact("given", i)}`));
+    if (data.predicted) lines.push(make("span", { className: `line label ${odd ? "bad" : ""}` }, `predicted ${fact("predicted", i)}`));
+    const more = [...sure, ...(wrong(i) ? [`true ${fact("true", i)}`] : []), ...(data.rows ? [cells(i)] : [])];
+    if (more.length) lines.push(line(more.join(" · ")));
+    const body = make("span", { className: "suspect" }, ...lines);
+    body.title = `${data.ids[i]}${data.given ? `: given ${fact("given", i)}` : ""}${data.predicted ? `, predicted ${fact("predicted", i)}` : ""}`;
+    return data.pictures ? make("span", { className: "pictured" }, make("img", { src: source(i), alt: "" }), body) : body;
+  }
+
+  // Columns of texts, which need room.
+  const long = data.rows ? data.columns.map((_, at) => at).filter((at) => {
+    const few = data.rows.slice(0, 200);
+    return few.reduce((sum, cells) => sum + cells[at].length, 0) > 30 * few.length;
+  }) : [];
+  const tall = longest > 36 || long.length > 0;
 
   function columns() {
     const heading = (cell) => document.createTextNode(cell.getValue());
     const column = (field, title, width, more = {}) => ({
-      field, title, minWidth: width, widthGrow: 1, formatter: text, titleFormatter: heading, sorter: "string", headerSortTristate: false, ...more,
+      field, title, minWidth: width, widthGrow: 1, formatter: text, titleFormatter: heading, sorter: "string", headerSortTristate: false, resizable: "header", ...more,
     });
     const list = [];
+    if (narrow.matches) return [column("position", "example", 200, { headerSort: false, formatter: suspect, sorter: inTurn })];
+    const frozen = Boolean(data.rows && !long.length);
+    // Beside the cells of a table, which may be scrolled to, names need not share what room there is.
+    const others = (data.pictures ? 62 : 0) + (data.numeric ? 64 : 110) + (data.probs ? 78 : 0) + (data.decision ? 224 : 0) + (data.review ? 72 : 0) + (data.methods.length ? 146 : 0);
+    const room = data.rows ? 150 : ($("table").clientWidth - 64 - others) / (1 + Boolean(data.predicted) + Boolean(data.true));
     if (data.pictures) {
       list.push(column("position", "picture", 62, {
         width: 62, headerSort: false, resizable: false,
         formatter: (cell) => make("img", { src: source(cell.getValue()), alt: `example ${data.ids[cell.getValue()]}` }),
       }));
     }
-    list.push(column("id", "id", data.numeric ? 64 : 130, { sorter: byId, formatter: clamp, widthGrow: data.numeric ? 1 : 2 }));
-    if (data.rows) list.push(column("row", "row", 260, { formatter: clamp, widthGrow: 4 }));
+    list.push(column("id", "id", data.numeric ? 64 : 110, { sorter: byId, formatter: clamp, widthGrow: data.numeric ? 1 : 2, frozen }));
     if (data.methods.length) {
-      list.push(column("rank", "rank", 68, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => (cell.getValue() === null ? "–" : number.format(cell.getValue())) }));
+      list.push(column("rank", "rank", 66, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => (cell.getValue() === null ? "–" : number.format(cell.getValue())) }));
+    }
+    if (data.given) list.push(column("given", "given", named(78, room), { formatter: clamp }));
+    if (data.predicted) list.push(column("predicted", "predicted", named(108, room), { formatter: against }));
+    if (data.probs) list.push(column("probability", "prob.", 78, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", headerTooltip: "Probability of the predicted class", formatter: (cell) => percent(cell.getValue()) }));
+    if (data.true) list.push(column("true", "true", named(74, room), { formatter: against }));
+    const cellColumn = (at, width, grow) => list.push(column(`cell${at}`, data.columns[at], width, { sorter: byCell, formatter: clamp, widthGrow: grow }));
+    for (const at of long) cellColumn(at, 240, 5);
+    if (data.decision) list.push(column("decision", "decision", 104, { sorter: byOrder, formatter: (cell) => acted(cell.getData().position) }));
+    if (data.review) list.push(column("mark", "mark", 72, { sorter: (_a, _b, one, other) => byMark(one.getData().position, other.getData().position), formatter: (cell) => badge(cell.getData().position) }));
+    if (data.methods.length) {
       list.push(column("score", "score", data.methods.some((one) => one.halves) ? 128 : 80, { sorter: byNumber, cssClass: "n", headerHozAlign: "right", formatter: (cell) => spoken(data.methods[method], cell.getData().position) }));
     }
-    if (data.given) list.push(column("given", "given", 78));
-    if (data.predicted) list.push(column("predicted", "predicted", 100, { formatter: against }));
-    if (data.true) list.push(column("true", "true", 74, { formatter: against }));
-    if (data.decision) {
-      list.push(column("decision", "decision", 94, {
-        formatter: (cell) => make("span", { className: `act ${data.decision.actions[cell.getData().position]}` }, cell.getValue()),
-      }));
-      list.push(column("reason", "reason", 140, { formatter: clamp, widthGrow: 2 }));
-    }
+    data.columns.forEach((_, at) => { if (data.rows && !long.includes(at)) cellColumn(at, 84, 1); });
+    if (data.decision) list.push(column("reason", "reason", 120, { formatter: clamp, widthGrow: 2 }));
     return list;
   }
 
@@ -190,7 +432,9 @@
     const rank = data.methods[method]?.ranks[i];
     if (within >= 1 && (rank === null || rank > within)) return false;
     if (is("class") !== "" && data.given[i] !== Number(is("class"))) return false;
-    if (is("action") !== "" && data.decision.actions[i] !== is("action")) return false;
+    if (is("action") === "touched" ? data.decision.actions[i] === "keep" : is("action") !== "" && data.decision.actions[i] !== is("action")) return false;
+    const kind = markOf(i)?.mark;
+    if (is("marked") === "none" ? kind : is("marked") === "any" ? !kind : is("marked") !== "" && kind !== is("marked")) return false;
     if (is("label") === "against" && data.predicted[i] === data.given[i]) return false;
     if (is("label") === "with" && data.predicted[i] !== data.given[i]) return false;
     if (is("label") === "wrong" && !wrong(i)) return false;
@@ -221,6 +465,8 @@
   }
 
   let pending = 0;
+  let built = false;
+  let fitted = false;
 
   // Says while the rows are being replaced, so that readers and tests need not guess.
   async function busy(work) {
@@ -235,8 +481,16 @@
     method = index;
     explain();
     await table.replaceData(all.map(row));
-    table.setSort("rank", "asc");
+    inOrder(order === "opening" && index === 0 ? "opening" : "rank");
     filter();
+  }
+
+  function inOrder(wanted) {
+    order = data.decision ? wanted : "rank";
+    if ($("order")) $("order").value = order;
+    const column = { opening: "decision", sample: "decision", rank: "rank" }[order];
+    if (narrow.matches) table.setSort([{ column: "position", dir: "asc" }]);
+    else if (order !== "rank" || data.methods.length) table.setSort(column, "asc");
   }
 
   const rows = () => table.getRows("active");
@@ -252,12 +506,12 @@
     const at = Math.max(0, Math.min(list.length - 1, to));
     active = list[at].getData().position;
     if (!quiet) list[at].scrollTo("nearest", false).catch(() => {});
-    mark();
+    repaint();
   }
 
   const at = () => rows().findIndex((row) => row.getData().position === active);
 
-  function mark() {
+  function repaint() {
     const picked = new Set(chosen);
     for (const row of table.getRows("visible")) paint(row, picked);
   }
@@ -304,27 +558,30 @@
     new ResizeObserver(() => {
       if ($("table").clientWidth === width) return;
       width = $("table").clientWidth;
-      table.redraw(true);
+      if (built) table.redraw(true);
     }).observe($("table").parentElement);
   }
 
   function build() {
+    built = false;
     return new Promise((ready) => {
       table = new Tabulator("#table", {
         data: all.map(row), columns: columns(), index: "position", layout: "fitColumns", height: Math.min(640, Math.max(320, window.innerHeight * 0.75)),
-        rowHeight: 44, keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
-        initialSort: data.methods.length ? [{ column: "rank", dir: "asc" }] : [],
+        rowHeight: narrow.matches ? (longest > 36 ? 134 : 98) : tall ? 58 : 44, keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
+        initialSort: narrow.matches ? [{ column: "position", dir: "asc" }] : data.decision ? [{ column: "decision", dir: "asc" }] : data.methods.length ? [{ column: "rank", dir: "asc" }] : [],
         placeholder: all.length === data.total ? "No example matches." : `No example on this page matches; it holds ${number.format(all.length)} of ${number.format(data.total)}.`,
       });
       table.on("tableBuilt", () => {
         const box = $("table");
+        box.classList.toggle("tall", tall && !narrow.matches);
         box.tabIndex = 0;
         box.setAttribute("aria-label", "Examples");
         box.setAttribute("aria-multiselectable", "true");
         box.querySelector(".tabulator-tableholder").tabIndex = -1;
         box.addEventListener("keydown", keys);
         headings();
-        fit();
+        if (!fitted) fit();
+        built = fitted = true;
         ready();
       });
       // A row that comes back into the window still looks as it did when it left.
@@ -332,12 +589,13 @@
       const later = () => {
         if (!asked) requestAnimationFrame(() => {
           asked = false;
-          mark();
+          repaint();
         });
         asked = true;
       };
       table.on("scrollVertical", later);
       table.on("renderComplete", later);
+      table.on("headerClick", () => { if ($("order")) $("order").value = ""; });
       table.on("rowClick", (event, row) => {
         const i = row.getData().position;
         active = i;
@@ -365,12 +623,13 @@
   function card(i) {
     const lines = [make("b", {}, data.ids[i])];
     if (data.given) lines.push(make("span", {}, `given ${fact("given", i)}`));
-    if (data.predicted) lines.push(make("span", {}, `predicted ${fact("predicted", i)}`));
+    if (data.predicted) lines.push(make("span", { className: data.predicted[i] === data.given[i] ? "" : "bad" }, `predicted ${fact("predicted", i)}${data.probs ? ` ${percent(data.probs[i])}` : ""}`));
     if (wrong(i)) lines.push(make("span", { className: "bad" }, `true ${fact("true", i)}`));
     const element = make("button", { type: "button", className: "card", "aria-pressed": String(i === focused) });
     if (data.pictures) element.append(make("img", { src: source(i), alt: `example ${data.ids[i]}` }));
     element.append(...lines);
-    if (data.rows) element.append(make("span", {}, cells(i)));
+    if (data.rows) element.append(make("span", { className: "cells" }, cells(i)));
+    if (markOf(i)) element.append(badge(i));
     element.dataset.position = i;
     element.addEventListener("click", () => {
       focused = focused === i ? null : i;
@@ -383,9 +642,13 @@
   const caution = (one) => (one.warnings.length ? [make("span", { className: "caution", role: "img", title: one.warnings.join(" "), "aria-label": one.warnings.join(" ") }, " ⚠")] : []);
 
   function detail(i) {
-    if (i === null || !(data.methods.length || data.decision)) return [];
-    const parts = [make("h3", {}, `Example ${data.ids[i]}`)];
+    if (i === null || !(data.methods.length || data.decision || data.review)) return [];
+    const parts = [make("h3", {}, `Example ${data.ids[i]}`), ...markers(i)];
     if (data.decision) parts.push(make("p", { className: "quiet" }, `${action(i)}: ${data.decision.reasons[data.decision.reason[i]]}`));
+    if (data.rows) {
+      const body = make("tbody", {}, ...data.columns.map((name, at) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, data.rows[i][at]))));
+      parts.push(data.columns.length === 1 ? make("p", { className: "whole" }, data.rows[i][0]) : make("table", {}, body));
+    }
     if (data.methods.length) {
       const body = make("tbody");
       for (const one of data.methods) {
@@ -413,6 +676,7 @@
     $("chosen-hint").textContent = n ? "" : `Nothing is chosen. ${specs.map ? "Drag over the data map, or choose" : "Choose"} rows of the table.`;
     $("chosen-hint").hidden = n > 0;
     $("cards").classList.toggle("text", !data.pictures);
+    $("cards").classList.toggle("alone", n === 1);
     $("cards").replaceChildren(...chosen.slice(0, shownCards).map(card));
     $("more").hidden = n <= shownCards;
     $("more").textContent = `Show ${Math.min(CARDS, n - shownCards)} more of ${number.format(n - shownCards)}`;
@@ -420,7 +684,7 @@
     jump();
     reflect();
     $("jump").textContent = n === 1 ? "1 chosen example ↑" : `${number.format(n)} chosen examples ↑`;
-    mark();
+    repaint();
     if (data.lines && $("lines-count")) {
       $("lines-count").textContent = focused === null && n > LINES ? `The first ${LINES} of ${number.format(n)} are drawn.` : "";
     }
@@ -476,14 +740,16 @@
   async function start() {
     if ($("table")) {
       if (data.lines) data.lines.bytes = Uint8Array.from(atob(data.lines.values), (character) => character.charCodeAt(0));
+      if (data.review) keep(false);
       await build();
       $("tools").addEventListener("submit", (event) => event.preventDefault());
       for (const id of ["within", "search"]) $(id)?.addEventListener("input", filter);
-      for (const id of ["class", "action", "label"]) $(id)?.addEventListener("change", filter);
+      for (const id of ["class", "action", "label", "marked"]) $(id)?.addEventListener("change", filter);
       $("method")?.addEventListener("change", () => busy(() => useMethod(Number($("method").value))));
       $("tools").addEventListener("reset", () => busy(async () => {
         await new Promise((done) => setTimeout(done)); // the fields are empty only after this event
-        await (data.methods.length ? useMethod(0) : filter());
+        order = data.decision ? "opening" : "rank";
+        await (data.methods.length ? useMethod(0) : (inOrder(order), filter()));
       }));
       $("search").addEventListener("keydown", (event) => {
         if (event.key !== "Enter") return;
@@ -492,7 +758,27 @@
         move(Math.max(0, exact));
         if (active !== null) choose([active]);
       });
+      $("order")?.addEventListener("change", () => {
+        if ($("order").value === "sample") $("action").value = "touched";
+        inOrder($("order").value);
+        filter();
+      });
       $("clear").addEventListener("click", () => choose([]));
+      $("copy-chosen").addEventListener("click", () => copyIds(chosen));
+      $("copy-rows").addEventListener("click", () => copyIds(rows().map((row) => row.getData().position)));
+      $("save-rows").addEventListener("click", () => saveRows(rows().map((row) => row.getData().position)));
+      if (data.review) {
+        $("save-marks").addEventListener("click", saveMarks);
+        document.addEventListener("keydown", reviewKeys);
+        tally();
+      }
+      // A phone that is turned, or a window made narrow, gets the other table.
+      narrow.addEventListener("change", async () => {
+        table.destroy();
+        await build();
+        inOrder(order);
+        filter();
+      });
       $("more").addEventListener("click", () => {
         shownCards += CARDS;
         show();

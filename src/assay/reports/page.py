@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from markupsafe import Markup, escape
 from torch import Tensor
 
 from ..core.decision import Action
+from ..core.lineage import SCHEMA
 from ..core.report_data import Influence, ReportData, TopExamples
+from ..core.review import sample_order, suspects_of
 from ..core.scores import RANK_ONLY, Scores
 from . import charts
 from .html import CHARTS, environment, minus, policy, read, scripts
@@ -34,6 +37,7 @@ def render(report: ReportData) -> str:
     made = environment()
     made.filters["measure"] = _measure
     made.filters["signed"] = _signed
+    made.filters["coded"] = _coded
     return made.get_template("page.html.j2").render(
         report=report,
         arm=charts.arm,
@@ -45,6 +49,8 @@ def render(report: ReportData) -> str:
         histograms=[(one, _scores(report, one.title)) for one in report.histograms],
         targets=_targets(report),
         words=_words(report),
+        classes=_classes(report),
+        classes_open=CLASSES_OPEN,
     )
 
 
@@ -62,6 +68,35 @@ def _words(report: ReportData) -> dict[str, Any]:
         "decision": ", ".join(f"{action} {n:,}" for action, n in report.decision.counts().items()) if report.decision else "",
         "apart": any(one.wrong is not None for one in report.histograms),
     }
+
+
+CLASSES_OPEN = 12
+"""Classes that stand open in the table of classes; the others are folded away."""
+
+
+def _classes(report: ReportData) -> list[dict[str, Any]]:
+    """The rows of the table of classes, those hit hardest first; without a decision those that the model contradicts most."""
+    counts = report.by_class
+    if counts is None:
+        return []
+    columns = {
+        name: made.tolist()
+        for name in ("examples", "against", "dropped", "relabelled", "weighted", "wrong", "lost")
+        if (made := getattr(counts, name)) is not None and (name not in ("relabelled", "weighted") or bool(made.any()))
+    }
+    rows = [
+        {"name": name, **{column: made[at] for column, made in columns.items()}} for at, name in enumerate(report.class_names)
+    ]
+    keys = [key for key in columns if key in ("dropped", "relabelled", "weighted")] or [
+        key for key in columns if key == "against"
+    ]
+    return sorted(rows, key=lambda row: -sum(row[key] for key in keys) / max(1, row["examples"]))
+
+
+def _coded(text: str) -> Markup:
+    """A text whose parts between backticks are code."""
+    parts = text.split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts))
 
 
 def _targets(report: ReportData) -> list[dict[str, Any]]:
@@ -128,6 +163,9 @@ def _specs(report: ReportData) -> dict[str, Any]:
         specs["map"] = charts.data_map(truth=shown.true is not None, pictures=shown.pictures is not None)
     if report.trajectories is not None and report.trajectories.epochs and len(shown):
         specs["lines"] = charts.trajectories(report.trajectories.epochs, truth=shown.true is not None)
+    for part in ("accuracy", "loss"):
+        if any(getattr(one, part) is not None for one in report.learning):
+            specs[f"learning-{part}"] = charts.learning(report.learning, part)
     for place, one in enumerate(report.histograms):
         specs[f"histogram-{place}"] = charts.histogram(one, _scores(report, one.title).unit)
     for place, influence in enumerate(report.influences):
@@ -169,7 +207,17 @@ def _data(report: ReportData) -> dict[str, Any]:
         else None,
         "methods": [_method(report, scores) for scores in report.scores],
         "rankOnly": RANK_ONLY,
+        "probs": _numbers(shown.predicted_probs, 4) if shown.predicted_probs is not None else None,
+        "opening": _places(report.opening),
+        "title": report.title,
     }
+    if report.dataset:
+        data["review"] = {
+            "schema": SCHEMA,
+            "dataset": report.dataset,
+            "decision": report.decision.fingerprint if report.decision is not None else "",
+            "title": report.decision.title if report.decision is not None else "",
+        }
     if report.decision is not None:
         place = report.decision.ids.positions(shown.ids, "the decision").tolist()
         reasons: dict[str, int] = {}
@@ -179,6 +227,7 @@ def _data(report: ReportData) -> dict[str, Any]:
             "weights": _numbers(report.decision.weights[place]),
             "reason": [reasons.setdefault(report.decision.reasons[i], len(reasons)) for i in place],
             "reasons": list(reasons),
+            "sample": _sample(report),
         }
     if report.data_map is not None:
         data["map"] = {name: _numbers(getattr(report.data_map, name), 4) for name in ("confidence", "variability", "correctness")}
@@ -192,6 +241,22 @@ def _data(report: ReportData) -> dict[str, Any]:
             "values": base64.b64encode(steps.contiguous().numpy().tobytes()).decode(),
         }
     return data
+
+
+def _places(order: Sequence[int]) -> list[int]:
+    """From positions in an order to the place of each position in it."""
+    places = [0] * len(order)
+    for place, position in enumerate(order):
+        places[position] = place
+    return places
+
+
+def _sample(report: ReportData) -> list[int | None] | None:
+    """Place of each shown example in a random order of what the decision touches; None unless all of that is shown."""
+    assert report.decision is not None
+    turns = {id_: turn for turn, id_ in enumerate(sample_order(suspects_of(report.decision)))}
+    places = [turns.get(id_) for id_ in report.shown.ids]
+    return places if turns and len(turns) == sum(place is not None for place in places) else None
 
 
 def _method(report: ReportData, scores) -> dict[str, Any]:

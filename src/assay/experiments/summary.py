@@ -1,0 +1,172 @@
+"""The summary at the top of the page: what to do next, whom it concerns and how sure that is, for a reader who knows none of our words."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ..core.decision import Action, Decision
+from ..core.report_data import ClassCounts, LearningCurve
+from ..core.scores import Scores
+from ..core.trial import ALL, FEWEST, Cleaning, Comparison, Verdict
+from ..runs.run import Run
+from .plan import has_plan
+
+NEXT, WHOM, SURE = "What to do next", "What it touches", "How sure this is"
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What the summary is made of: as `ReportData` has it."""
+
+    run: Run
+    scores: Sequence[Scores]
+    decision: Decision | None
+    verdict: Verdict | None
+    cleaning: Cleaning | None
+    learning: Sequence[LearningCurve]
+    by_class: ClassCounts | None
+
+
+def summary_of(known: Known) -> tuple[tuple[str, str], ...]:
+    """Three headings with a text each; none where there is neither score nor decision."""
+    if not known.scores and known.decision is None:
+        return ()
+    return (NEXT, _next(known)), (WHOM, _whom(known)), (SURE, _sure(known))
+
+
+def _against_all(verdict: Verdict | None) -> Comparison | None:
+    if verdict is None:
+        return None
+    return next((one for one in verdict.comparisons if one.baseline == ALL), next(iter(verdict.comparisons), None))
+
+
+def _acts(decision: Decision) -> str:
+    """What the decision does, in words: `drop 144 and relabel 3`."""
+    verbs = {Action.DROP: "leave out", Action.RELABEL: "give another label to", Action.WEIGHT: "weigh anew"}
+    parts = [f"{verb} {n:,}" for action, verb in verbs.items() if (n := int((decision.actions == action).sum()))]
+    return " and ".join(parts)
+
+
+def _next(known: Known) -> str:
+    run, decision, found = known.run, known.decision, _against_all(known.verdict)
+    if decision is None and run.task != "classes":
+        return (
+            f"Nothing is decided yet. Look at the first examples in the table below, which {known.scores[0].title} ranks first, and decide what becomes of "
+            f"them: `assay choose {run.folder} {known.scores[0].title} --policy POLICY`."
+        )
+    if decision is None:
+        first = known.scores[0]
+        if not first.direction.ranks_suspects:
+            return (
+                "Nothing is decided yet. The examples below are ranked by how hard they are to learn, and hard is not wrong: use this order to choose a "
+                f"smaller training set (`assay choose {run.folder} {first.title} --policy POLICY`), not to find wrong labels."
+            )
+        return (
+            "Nothing is decided yet. Look at the first examples in the table below, whose labels are most likely wrong, mark each right or wrong, save "
+            f"the marks, and hand the file to `assay review {run.folder} FILE`."
+        )
+    what = _acts(decision)
+    if not what:
+        return "Train on the data as they are: the decision changes nothing."
+    proposal = f"The proposal is to {what} of {len(decision):,} training examples."
+    look = f"{proposal} Look at these first: they stand first in the table below"
+    if run.task == "classes":
+        look += f". Mark each right or wrong, save the marks, and hand the file to `assay review {run.folder} FILE`"
+    if decision.policy == "review":
+        look = f"{proposal} A reviewer has looked at the labels"
+    if found is None:
+        how = f"`assay verify {run.folder}`" if has_plan(run) else "`assay.verify(decision, retrain=...)` in Python"
+        return f"{look}; whether the proposal makes the model better is what {how} finds out by training again."
+    if found.n < FEWEST:
+        return f"{proposal} Verify with at least {FEWEST} trainings of each kind before following it: two cannot tell."
+    if not found.significant:
+        return (
+            f"{proposal} Training again has not shown that this helps or harms, so accuracy is no reason to follow it; mending labels that are wrong "
+            f"is. {look.removeprefix(proposal).strip()}."
+        )
+    if found.effect > 0:
+        return f"{proposal} Train on the data so changed: the model was better when trained again that way."
+    return f"{proposal} Do not follow it: the model was worse when trained again that way."
+
+
+def _whom(known: Known) -> str:
+    decision, counts, names = known.decision, known.by_class, known.run.class_names
+    total = len(known.run.ids)
+    if counts is None:
+        changed = "" if decision is None else f"{int(decision.touched.sum()):,} of "
+        return f"{changed}{total:,} training examples, with {known.run.classes_in_words}{' are changed' if changed else ''}."
+    if decision is None:
+        words = f"{total:,} training examples of {len(names):,} classes."
+        if counts.against is not None:
+            against = int(counts.against.sum())
+            words += f" For {against:,} of them ({_percent(against, total)}) the recorded model predicts another class than the given one."
+        return words
+    assert counts.dropped is not None and counts.relabelled is not None and counts.weighted is not None
+    hit = counts.dropped + counts.relabelled + counts.weighted
+    touched = int(hit.sum())
+    words = f"{touched:,} of {total:,} training examples ({_percent(touched, total)}) are changed."
+    if not touched:
+        return words
+    shares = hit.double() / counts.examples.clamp(min=1)
+    worst, least = int(shares.argmax()), int(shares.argmin())
+    if len(names) > 1 and float(shares[worst]) > 1.5 * touched / total:
+        words += (
+            f" Not all classes alike: {names[worst]} loses or changes {int(hit[worst]):,} of {int(counts.examples[worst]):,} "
+            f"({_percent(int(hit[worst]), int(counts.examples[worst]))}), {names[least]} {int(hit[least]):,} of {int(counts.examples[least]):,}."
+        )
+    if counts.lost is not None:
+        words += f" {int(counts.lost.sum()):,} of the changed ones had a right label, as far as the true labels are known."
+    return words
+
+
+def _sure(known: Known) -> str:
+    said = []
+    found, decision = _against_all(known.verdict), known.decision
+    if found is not None and found.n >= FEWEST and found.low is not None and found.high is not None:
+        said.append(
+            f"Training again {found.n} times each way changed the share of test examples predicted right by {100 * found.effect:+.2f} percentage points "
+            f"(95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}), which {_chance(found)}."
+        )
+    if known.cleaning is not None and known.cleaning.touched:
+        one = known.cleaning
+        said.append(
+            f"Of the {one.touched:,} changed, {one.hit:,} labels are known to be wrong ({_percent(one.hit, one.touched)}), which is "
+            f"{_percent(one.hit, one.planted)} of all {one.planted:,} wrong ones."
+            if one.planted
+            else f"None of the {one.touched:,} changed labels is known to be wrong."
+        )
+    elif known.run.task != "classes":
+        said.append("A rank says which examples stand out, and not why.")
+    elif decision is not None and found is None:
+        said.append(
+            "Nobody has checked yet how many of these labels really are wrong. Marking 50 of them in random order tells the share, with an interval."
+        )
+    elif decision is None:
+        said.append("A rank is a suspicion and no proof; nobody has checked yet how many of the first labels really are wrong.")
+    if words := _quality(known.learning):
+        said.append(words)
+    return " ".join(said)
+
+
+def _chance(found: Comparison) -> str:
+    if found.significant:
+        return "chance alone would hardly do"
+    beyond = found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
+    why = ", once it is counted that several comparisons were made; more trainings can tell" if beyond else ""
+    return f"chance alone may do{why}"
+
+
+def _quality(learning: Sequence[LearningCurve]) -> str:
+    """How good the recorded model was, and what follows."""
+    curves = {one.part: one for one in learning if one.accuracy is not None}
+    parts = []
+    if "training" in curves:
+        parts.append(f"{100 * float(curves['training'].accuracy[-1]):.1f} % of the given labels of the training examples")  # type: ignore[index]
+    if "test" in curves:
+        parts.append(f"{100 * float(curves['test'].accuracy[-1]):.1f} % of those of the test examples")  # type: ignore[index]
+    if not parts:
+        return ""
+    return f"The recorded model predicted {' and '.join(parts)} at the end; where a model has not learned a class, what it suspects there may be its own mistake."
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.1f} %"
