@@ -13,6 +13,7 @@ from .core.needs import Need as Need
 from .core.scores import Direction as Direction
 from .core.scores import Scores as Scores
 from .core.scores import ScoreTable as ScoreTable
+from .core.tabular import Table as Table
 from .core.trial import Verdict as Verdict
 from .data.arrays import examples_from_arrays as examples_from_arrays
 from .data.torch_dataset import examples_from_dataset as examples_from_dataset
@@ -28,6 +29,12 @@ from .experiments.execution import Execution as Execution
 from .experiments.existing import from_logits as from_logits
 from .experiments.existing import from_probs as from_probs
 from .experiments.explain import explain as explain
+from .experiments.exports import dataset_card as dataset_card
+from .experiments.exports import fiftyone_fields as fiftyone_fields
+from .experiments.exports import issue_table as issue_table
+from .experiments.exports import label_studio_tasks as label_studio_tasks
+from .experiments.exports import result_table as result_table
+from .experiments.imports import import_decision as import_decision
 from .experiments.lds import LeaveOutGrid as LeaveOutGrid
 from .experiments.lds import lds as lds
 from .experiments.plan import Plan as Plan
@@ -111,6 +118,7 @@ __all__ = [
     "ScoreTable",
     "Scores",
     "Seeds",
+    "Table",
     "Verdict",
     "__version__",
     "attach",
@@ -118,9 +126,11 @@ __all__ = [
     "choose",
     "cleanse",
     "curve_for",
+    "dataset_card",
     "examples_from_arrays",
     "examples_from_dataset",
     "explain",
+    "fiftyone_fields",
     "from_checkpoints",
     "from_logits",
     "from_probs",
@@ -128,6 +138,9 @@ __all__ = [
     "gather_inputs",
     "gather_logits",
     "huggingface",
+    "import_decision",
+    "issue_table",
+    "label_studio_tasks",
     "lds",
     "lightning",
     "load_attribution",
@@ -141,6 +154,7 @@ __all__ = [
     "record",
     "report",
     "report_data",
+    "result_table",
     "save_curve",
     "save_decision",
     "save_explanation",

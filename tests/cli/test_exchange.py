@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from assay.experiments.score import score
+from assay.runs.artefacts import load_decision
 from assay.runs.run import Run
 from cli.shell import SMALL, here, sentence
 
@@ -79,3 +82,58 @@ def test_what_cannot_be_read_or_written_is_refused(exported, recorded, tmp_path,
     ):
         code, _, err = here(capsys, *command)
         assert code == expected and words in sentence(err), command
+
+
+def test_results_go_out_for_other_tools_and_decisions_come_back(own, tmp_path, capsys):
+    for to, name, words in (
+        ("csv", "r.csv", "397 examples"),
+        ("jsonl", "r.jsonl", "397 examples"),
+        ("parquet", "r.parquet", "397 examples"),
+        ("fiftyone", "f.json", "assay_aum"),
+        ("card", "card.md", "README.md"),
+    ):
+        code, out, err = here(capsys, "export", own, tmp_path / name, "--to", to, "--decision", "drop")
+        assert code == 0 and err == "" and words in out and (tmp_path / name).exists(), to
+    code, out, _ = here(capsys, "export", own, tmp_path / "i.csv", "--to", "cleanlab", "--score", "aum", "--decision", "drop")
+    assert code == 0 and "40 issues among 397 examples" in out and "label_quality: the place of aum" in out
+    code, out, _ = here(capsys, "export", own, tmp_path / "t.json", "--to", "label-studio", "--score", "aum", "--most", "3")
+    assert code == 0 and "3 tasks" in out and '<Image name="content"' in (tmp_path / "t.xml").read_text()
+    tasks = json.loads((tmp_path / "t.json").read_text())
+    assert all(task["data"]["image"].startswith("data:image/png;base64,") for task in tasks)
+    for task in tasks:
+        task["annotations"] = [{"result": task["predictions"][0]["result"]}]
+    (tmp_path / "answers.json").write_text(json.dumps(tasks))
+    for places in ((own, tmp_path / "answers.json"), (tmp_path / "answers.json", own)):
+        code, out, err = here(capsys, "import", *places, "--from", "label-studio")
+        assert code == 0 and err == "" and f"Next: assay verify {own} --decision answers" in out
+    changed = sum(task["data"]["given_class"] != task["predictions"][0]["result"][0]["value"]["choices"][0] for task in tasks)
+    assert load_decision(own / "decisions" / "answers.parquet").counts()["relabel"] == changed > 0
+    code, out, _ = here(capsys, "import", own, tmp_path / "r.csv", "--from", "csv", "--name", "again")
+    first, back = (load_decision(own / "decisions" / f"{name}.parquet") for name in ("drop", "again"))
+    assert code == 0 and first.fingerprint == back.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "words"),
+    [
+        (("export", "{run}", "{to}/x.csv", "--to", "csv", "--scores"), 2, "--scores is not read with --to csv"),
+        (("export", "{run}", "{to}/x", "--score", "aum", "--most", "3"), 2, "--score and --most are not read with --to npy"),
+        (("export", "{run}", "{to}/x.csv", "--to", "csv", "--score", "aumm"), 2, "No score saved in this run is named 'aumm'"),
+        (("export", "{run}", "{to}/x.csv", "--to", "cleanlab"), 2, "Name one score with --score"),
+        (
+            ("export", "{run}", "{to}/x.csv", "--to", "cleanlab", "--score", "entropy"),
+            2,
+            "holds no such score that ranks suspects",
+        ),
+        (("export", "{run}", "{to}/x.txt", "--to", "cleanlab", "--score", "aum"), 2, "end in .csv, .jsonl or .parquet"),
+        (("export", "{run}", "{to}/x.xml", "--to", "label-studio", "--score", "aum"), 2, "name the file of the tasks"),
+        (("export", "{run}", "{to}/x.csv", "--to", "csv", "--decision", "none"), 2, "No decision in this run is named"),
+        (("import", "{run}", "{to}/x.csv", "--from", "csv"), 2, "does not exist; name the file to import"),
+        (("import", "{run}", "{to}/x.csv", "--from", "csv", "--view", "eval"), 2, "--labels and --view go with npy files"),
+        (("import", "{to}", "{to}/new"), 2, "Name the file of the given classes: --labels FILE"),
+        (("import", "{to}", "{to}/new", "--labels", "x.npy", "--name", "y"), 2, "--name y is for decisions"),
+    ],
+)
+def test_what_does_not_go_with_a_tool_is_refused(recorded, tmp_path, capsys, command, expected, words):
+    code, _, err = here(capsys, *(part.format(run=recorded, to=tmp_path) for part in command))
+    assert code == expected and words in sentence(err)

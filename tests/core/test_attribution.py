@@ -190,3 +190,21 @@ def test_rows_of_a_target_are_seen_as_the_target_sees_them():
     found = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
     expected = model.target("validation")
     assert all(torch.allclose(found[name], expected[name], rtol=1e-10) for name in expected)
+
+
+def test_the_ends_of_all_queries_as_one_table():
+    columns = made().top_table(1).to_numpy()
+    assert list(zip(*(column.tolist() for column in columns.values()), strict=True)) == [
+        ("q1", 2, "helpful", 1, 20, 3.0),
+        ("q1", 2, "harmful", 1, 40, -4.0),
+        ("q2", 0, "helpful", 1, 10, 0.5),
+        ("q3", 1, "helpful", 1, 40, 6.0),
+        ("q3", 1, "harmful", 1, 20, -3.0),
+    ]
+    assert made().top_table(2, ["q3"]).to_arrow().column_names == ["query", "label", "end", "place", "id", "value"]
+    assert len(made().top_table(5)) == sum(
+        len(made().top(q).helpful.ids) + len(made().top(q).harmful.ids) for q in ("q1", "q2", "q3")
+    )
+    assert len(made(torch.zeros(3, 5, dtype=torch.float64)).top_table()) == 0
+    with pytest.raises(UnknownName, match="q4"):
+        made().top_table(1, ["q4"])

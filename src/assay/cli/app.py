@@ -3,12 +3,13 @@
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import cyclopts
 
 from .. import __version__
 from ..core.words import printable
-from . import signals
+from . import output, signals
 from .attribute import attribute_
 from .choose import choose_
 from .cleanse import cleanse_
@@ -30,7 +31,9 @@ app = cyclopts.App(
     name="assay",
     version=__version__,
     help="What every training example is worth: record once, score with every method, decide, verify, report.\n\n"
-    "Try `assay demo`. Every command explains itself with --help. An error is one sentence; --debug adds the traceback.",
+    "Try `assay demo`. Every command explains itself with --help. An error is one sentence; --debug adds the traceback. "
+    "With --json any command says all in one JSON document on stdout, errors too, and progress goes to stderr; --quiet leaves out progress and "
+    "everything but tables, warnings and errors.",
     help_format="markdown",
     help_on_error=False,
     default_parameter=cyclopts.Parameter(negative_iterable=()),
@@ -70,12 +73,59 @@ for _place, (_name, _verb) in enumerate(VERBS.items()):
     app.command(_verb, name=_name, sort_key=_place)
 
 
+@app.command(name="--install-completion", group="Shell")
+def install_completion_(*, shell: Literal["bash", "zsh", "fish", "powershell"] | None = None) -> None:
+    """Install the completion of commands and flags in your shell.
+
+    A script is written to the shell's own folder, and for bash and zsh a line to its startup file, unless it is there.
+
+    Parameters
+    ----------
+    shell
+        The shell; by default the one that runs.
+    """
+    from cyclopts.completion.detect import ShellDetectionError
+
+    from ..core.errors import NotWritten, UsageError
+    from .console import say
+
+    try:
+        path = app.install_completion(shell=shell)
+    except ShellDetectionError as error:
+        raise UsageError("Which shell this is cannot be seen; name it: assay --install-completion --shell bash.") from error
+    except OSError as error:
+        raise NotWritten(f"The script cannot be written ({error}); see to it that the folder can be written to.") from error
+    say(f"{path}: open another shell, and TAB completes what assay takes.")
+
+
 def run_app(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. Every error is one sentence on stderr; `--debug` adds the traceback."""
+    """Run one command and return its exit code.
+
+    Every error is one sentence on stderr; `--debug` adds the traceback. With `--json` all that the command says is one document on stdout, an error too;
+    with `--quiet` there are tables, warnings and errors only.
+    """
     arguments = list(arguments)
-    debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
+    debug, document, quiet = (_taken(arguments, flag) for flag in ("--debug", "--json", "--quiet"))
+    with output.opened(document, quiet) as stream:
+        code = _run(arguments, debug)
+        if document:
+            command = arguments[0] if arguments and arguments[0] in VERBS else ""
+            try:
+                print(output.now.document(command, code), file=stream, flush=True)
+            except BrokenPipeError:
+                sys.stderr.close()
+    return code
+
+
+def _taken(arguments: list[str], flag: str) -> bool:
+    """Whether a flag of all commands was given; it is taken out."""
+    given = flag in arguments
+    if given:
+        arguments.remove(flag)
+    return given
+
+
+def _run(arguments: Sequence[str], debug: bool) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except cyclopts.UnusedCliTokensError as error:
@@ -85,7 +135,7 @@ def run_app(arguments: Sequence[str]) -> int:
     except cyclopts.CycloptsError as error:
         return _say(debug, " ".join(str(error).split()), 2)
     except KeyboardInterrupt:
-        return _say(debug, signals.WORDS, signals.code())
+        return _say(debug, signals.WORDS, signals.code(), "Interrupted")
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; that is no error of the command.
         sys.stderr.close()
@@ -95,14 +145,18 @@ def run_app(arguments: Sequence[str]) -> int:
 
         if signals.heard:
             # Somebody on the way turned the interruption into an error of their own.
-            return _say(debug, signals.WORDS, signals.code())
+            return _say(debug, signals.WORDS, signals.code(), "Interrupted")
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "not enough memory" in str(error)):
             return _say(
-                debug, f"there is not enough memory ({first_line(error)}); ask for less at once, or use a larger machine.", 2
+                debug,
+                f"there is not enough memory ({first_line(error)}); ask for less at once, or use a larger machine.",
+                2,
+                "MemoryError",
             )
+        kind = type(error).__name__
         if isinstance(error, AssayError):
-            return _say(debug, str(error), error.exit_code)
-        return _say(debug, f"unexpected {type(error).__name__}: {error}. Run again with --debug and report the traceback.", 1)
+            return _say(debug, str(error), error.exit_code, kind)
+        return _say(debug, f"unexpected {kind}: {error}. Run again with --debug and report the traceback.", 1, kind)
     return 0
 
 
@@ -126,11 +180,12 @@ def _renamed(error: cyclopts.UnknownOptionError) -> str:
     return f"{given} is now {now}."
 
 
-def _say(debug: bool, words: str, code: int) -> int:
+def _say(debug: bool, words: str, code: int, kind: str = "UsageError") -> int:
     if debug:
         import traceback
 
         traceback.print_exc()
+    output.now.error = {"kind": kind, "message": printable(words), "exit_code": code}
     print(f"assay: {printable(words)}", file=sys.stderr)
     return code
 
@@ -142,4 +197,5 @@ def first_line(error: BaseException) -> str:
 
 def warn(message: Warning | str, *_where: object) -> None:
     """Print a warning on one line, without the file and line that raised it."""
+    output.now.warnings.append(printable(str(message)))
     print(f"assay: {printable(str(message))}", file=sys.stderr)

@@ -49,7 +49,7 @@ def attribute_(
     from ..experiments.attribute import attribute
     from ..replay.config import ReplayConfig
     from ..runs.run import Run
-    from .console import say, show_table, showing_progress
+    from .console import caution, say, show_table, showing_progress
 
     if top < 1:
         raise UsageError(f"--top {top} is below 1; ask for one example or more.")
@@ -63,9 +63,9 @@ def attribute_(
         best = found.top(known.get(text, text), top)
         rows = []
         for place in range(max(len(best.helpful.ids), len(best.harmful.ids))):
-            cells = []
+            cells: list[object] = []
             for end in (best.helpful, best.harmful):
-                cells += [str(end.ids[place]), f"{float(end.values[place]):.4g}"] if place < len(end.ids) else ["", ""]
+                cells += [str(end.ids[place]), float(end.values[place])] if place < len(end.ids) else ["", ""]
             rows.append((str(place + 1), *cells))
         show_table(
             f"Query {text}, class {best.label} ({found.unit})",
@@ -74,7 +74,7 @@ def attribute_(
             right=("", "value"),
         )
     for warning in found.warnings:
-        say(f"{found.title}: WARNING: {warning}")
+        caution(warning, found.title)
     say(
         f"{len(known):,} queries by {len(found.ids):,} examples, saved in {opened.paths.attribution(found.title)}. "
         f"Next: assay attribute {run} {found.title} --query ID, or for one number per example assay score {run} {found.title}"

@@ -14,6 +14,7 @@ from rich.table import Table
 from ..core.scores import Direction, Scores, ordered
 from ..core.words import printable
 from ..experiments.progress import Progress
+from . import output
 
 MOST = 6
 """Examples that are named while training goes on."""
@@ -72,8 +73,11 @@ class LiveProgress(Progress):
 
 
 @contextlib.contextmanager
-def showing_progress() -> Iterator[LiveProgress]:
-    """Context that shows progress bars and the table of `LiveProgress` while the work runs."""
+def showing_progress() -> Iterator[Progress]:
+    """Context that shows progress bars and the table of `LiveProgress` while the work runs; with `--quiet` nothing."""
+    if output.now.quiet:
+        yield Progress()
+        return
     if not console.is_terminal:
         yield LiveProgress()
         return
@@ -94,17 +98,32 @@ WIDE = 10_000
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
-    """Print a table; columns named in `right` are numbers."""
+    """Print a table; columns named in `right` are numbers. Numbers with decimals are shown to four digits, and are whole in a document."""
+    if output.now.json:
+        output.now.add_table(title, columns, rows, right)
+        return
     table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for place, column in enumerate(columns):
         # The first column is what a row is called by, and must be readable in one piece.
         table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=place == 0)
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(output.shown(cell)) for cell in row))
     wide = Console(highlight=False, width=WIDE)
     (console if console.is_terminal else wide).print(table, soft_wrap=False)
 
 
 def say(words: str) -> None:
-    """Print a sentence, as it is."""
-    console.print(escape(words))
+    """Print a sentence, as it is; nothing with `--quiet`."""
+    if output.now.json:
+        output.now.sentences.append(printable(words))
+    elif not output.now.quiet:
+        console.print(escape(words))
+
+
+def caution(words: str, of: str = "") -> None:
+    """Print what must be known before results are trusted, also with `--quiet`; `of` is what it is about."""
+    before = f"{of}: " if of else ""
+    if output.now.json:
+        output.now.warnings.append(printable(f"{before}{words}"))
+    else:
+        console.print(escape(f"{before}WARNING: {words}"))

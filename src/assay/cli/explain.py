@@ -78,16 +78,13 @@ def explain_(
 
 def show_explanation(made: "Explanation") -> None:
     """The prediction in a sentence, and a table of what is behind it."""
-    from .console import say, show_table
+    from .console import caution, say, show_table
 
     say(made.sentence)
     for name, end in (("helpful", made.helpful), ("harmful", made.harmful)):
         # Only tables have cells to show.
         titles = ("training example", "given label", "value", "remark", "cells")[: 5 if any(one.row for one in end) else 4]
-        rows = [
-            (str(one.id), made.class_names[one.label], f"{one.value:.4g}", remark(made, one), one.row)[: len(titles)]
-            for one in end
-        ]
+        rows = [(str(one.id), made.class_names[one.label], one.value, remark(made, one), one.row)[: len(titles)] for one in end]
         if rows:
             show_table(f"Most {name} by {made.method} ({made.unit})", titles, rows, right=("value",))
         else:
@@ -95,7 +92,7 @@ def show_explanation(made: "Explanation") -> None:
     if made.own is not None:
         say(f"The example itself has the value {made.own.value:.4g}.")
     for warning in made.warnings:
-        say(f"WARNING: {warning}")
+        caution(warning)
 
 
 def remark(made: "Explanation", one: "Behind") -> str:

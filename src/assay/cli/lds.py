@@ -94,7 +94,7 @@ def lds_(
 def show_lds(made: "LDS") -> None:
     """The agreements as tables, and what they mean in sentences."""
     from ..core.lds import OTHERS, RETRAINING
-    from .console import say, show_table
+    from .console import caution, say, show_table
 
     say(
         f"{made.left_out:,} of {made.examples:,} examples left out together, {made.subsets:,} subsets; target {made.target}, {made.rows:,} rows."
@@ -117,4 +117,4 @@ def show_lds(made: "LDS") -> None:
             "reaches."
         )
     for warning in made.warnings:
-        say(f"WARNING: {warning}")
+        caution(warning)

@@ -103,7 +103,7 @@ def score_(
     from ..methods import METHODS, parse
     from ..replay.config import ReplayConfig
     from ..runs.run import Run
-    from .console import say, show_table, showing_progress
+    from .console import caution, say, show_table, showing_progress
 
     if data is not None or plan is not None:
         if run is None:
@@ -147,9 +147,9 @@ def score_(
         rows.append(
             (
                 title,
-                f"{values.min():.4g}",
-                f"{values.mean():.4g}",
-                f"{values.max():.4g}",
+                float(values.min()),
+                float(values.mean()),
+                float(values.max()),
                 *([_half(one)] if repeated else []),
                 one.unit,
                 one.direction.value,
@@ -173,7 +173,7 @@ def score_(
                 continue
             say(f"{title}: {name}: {worded(value)}")
         for warning in one.warnings:
-            say(f"{title}: WARNING: {warning}")
+            caution(warning, title)
     for words in left_out(refused):
         say(f"left out {words}")
     title, one = next(iter(table.items()))

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -19,6 +20,7 @@ from .lineage import Lineage, fingerprint
 from .method import AbstractMethod, Asks
 from .results import Result
 from .scores import Direction, Scores, ordered
+from .tabular import Table, texts
 
 Reducer = Literal["mean", "sum", "max"]
 """How the values of all queries become one number per example; the mean weighs the queries as their target does."""
@@ -304,6 +306,38 @@ class Attribution:
             return TopExamples(self.ids.take(place), values[place])
 
         return Top(self.queries[at], int(self.labels[at]), end(helpful=True), end(helpful=False))  # type: ignore[arg-type]
+
+    @checked_arguments
+    def top_table(self, k: int = 5, queries: Iterable[int] | Iterable[str] | Ids | None = None) -> Table:
+        """The examples that count most for each query as one table, which goes to frames and files as scores do.
+
+        Args:
+            k: How many of the most helpful, and how many of the most harmful examples of each query.
+            queries: The queries; None for all.
+
+        Returns:
+            A table with the columns `query`, `label` (its given class, a number), `end` (helpful or harmful), `place` (from 1), `id` and `value`.
+
+        Raises:
+            UsageError: As `top` does.
+        """
+        found = [self.top(query, k) for query in (self.queries if queries is None else queries)]
+        rows = [
+            (one.query, one.label, name, place, id_, value)
+            for one in found
+            for name, end in (("helpful", one.helpful), ("harmful", one.harmful))
+            for place, (id_, value) in enumerate(zip(end.ids, end.values.tolist(), strict=True), 1)
+        ]
+        query, label, end, place, ids, value = zip(*rows, strict=True) if rows else ((),) * 6
+        columns = {
+            "query": np.array(query, self.queries.values.dtype),
+            "label": np.array(label, np.int64),
+            "end": texts(end),
+            "place": np.array(place, np.int64),
+            "id": np.array(ids, self.ids.values.dtype),
+            "value": np.array(value, np.float64),
+        }
+        return Table(f"the examples behind {len(found):,} queries by {self.title}", columns)
 
     def _place(self, query: int | str) -> int:
         if query not in self.queries:

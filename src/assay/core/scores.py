@@ -5,6 +5,7 @@ import enum
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
@@ -14,6 +15,7 @@ from .arguments import checked_arguments, checked_fields
 from .errors import Mismatch, MissingEvidence, UnknownName, UsageError, listed
 from .ids import Ids
 from .lineage import Lineage, fingerprint
+from .tabular import Tabular
 
 CHANGE = "change of the target"
 """The unit of scores that say by how much a target, such as a loss, changes when the example is removed."""
@@ -42,7 +44,7 @@ class Direction(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 @checked_fields
-class Scores:
+class Scores(Tabular):
     """The values that one method gives the examples.
 
     Attributes:
@@ -154,6 +156,20 @@ class Scores:
         ranks[order] = torch.arange(1, len(order) + 1)
         return ranks
 
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """The columns by name.
+
+        Returns:
+            `id`, `value`, `rank` (1 for the most suspect or hardest), and `low` and `high`, the ends of the 95 % interval, where values rest on
+            repetitions; NaN where there is no interval.
+        """
+        ends = self.interval() if self.repeats is not None and len(self.repeats) > 1 else ()
+        intervals = {name: end.numpy() for name, end in zip(("low", "high"), ends, strict=False)}
+        return {"id": self.ids.values, "value": self.values.numpy(), "rank": self.ranks().numpy(), **intervals}
+
+    def shown_first(self) -> np.ndarray:
+        return np.argsort(self.ranks().numpy())
+
     def of(self, ids: Ids) -> Float64[Tensor, " wanted"]:
         """The values of these examples.
 
@@ -179,8 +195,10 @@ class Scores:
         return self.ids.fingerprint, self.values.numpy().tobytes(), self.method, repr(sorted(self.options.items()))
 
 
-class ScoreTable(Mapping[str, Scores]):
+class ScoreTable(Tabular, Mapping[str, Scores]):
     """Scores of several methods over the same examples, by title, all in the same order of ids.
+
+    As a table of columns: `id`, and the values of each method under its title.
 
     Attributes:
         ids: The scored examples.
@@ -250,6 +268,18 @@ class ScoreTable(Mapping[str, Scores]):
         titles = [f"{title} (warned)" if one.warnings else title for title, one in self.items()]
         without = f"; not scored: {', '.join(self.refused)}" if self.refused else ""
         return f"ScoreTable({len(self.ids)} examples; {', '.join(titles)}{without})"
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        # pandas makes a frame of the titles alone of what it takes for a list.
+        raise UsageError(
+            "A table of scores is no array; take table.to_pandas(), to_polars(), to_arrow() or to_numpy(), which keep the ids."
+        )
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        return {"id": self.ids.values, **{title: one.values.numpy() for title, one in self.items()}}
+
+    def shown_first(self) -> Sequence[int] | np.ndarray:
+        return next(iter(self.values())).shown_first() if self._scores else ()
 
 
 def ordered(values: Float64[Tensor, " examples"], ids: Ids, *, descending: bool) -> Int[Tensor, " examples"]:

@@ -293,6 +293,7 @@ def choose(
         title=policy.title if scores is None else f"{policy.title} by {scores.title}",
         order=None if choice.order is None else ids.take(choice.order),
         warnings=choice.warnings,
+        class_names=tuple(class_names or ()),
     )
 
 

@@ -115,6 +115,7 @@ def save_decision(decision: Decision, path: str | Path) -> None:
         "title": decision.title,
         "lineage": lineage_fields(decision.lineage),
         "warnings": list(decision.warnings),
+        "class_names": list(decision.class_names),
     }
     place = {}
     if decision.order is not None:
@@ -155,6 +156,7 @@ def load_decision(path: str | Path) -> Decision:
             lineage=at_home(said.lineage, path),
             order=_order(ids, columns),
             warnings=said.warnings,
+            class_names=said.class_names,
         )
 
 
@@ -624,6 +626,7 @@ class DecisionNotes(FrozenModel):
     title: str
     lineage: Lineage | None
     warnings: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
 
 Notes = TypeVar("Notes", bound=FrozenModel)
