@@ -5,6 +5,7 @@ Runs in a process of its own, because the type checks of the tests stand before 
 
 import dataclasses
 import inspect
+import json
 import random
 import sys
 import types
@@ -92,6 +93,9 @@ def good(folder):
     plan = assay.Plan.make({"data": "digits:test=1700", "net": "logistic", "recipe": {"epochs": 1}})
     evidence = assay.gather(run)
     shown = {"decision": decision, "verdict": verdict, "curves": [curve], "examples": None}
+    marked = folder / "review.json"
+    said = {"assay": "review", "schema": 1, "dataset": run.dataset, "decision": decision.fingerprint, "title": decision.title}
+    marked.write_text(json.dumps({**said, "marks": [{"id": str(run.ids[0]), "mark": "right"}]}))
     saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve, "lds": agreed, "explanation": explained}
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
@@ -139,8 +143,10 @@ def good(folder):
                 "truth": None,
                 "title": "",
                 "most": 3,
+                "held_out": {0: 0.5},
             },
         ),
+        "review": ((run, marked), {"decision": decision, "scores": aum, "rest": "keep"}),
         "examples_from_arrays": ((x, y), {}),
         "examples_from_dataset": ((data,), {}),
         "Plan": ((), {"data": "digits", "net": "mlp", "seed": 0, "models": 1, "record": {}, "recipe": {}}),

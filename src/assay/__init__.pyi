@@ -43,6 +43,7 @@ from .experiments.record import untrained as untrained
 from .experiments.report import report as report
 from .experiments.report_data import ReportOptions as ReportOptions
 from .experiments.report_data import report_data as report_data
+from .experiments.review import review as review
 from .experiments.score import score as score
 from .experiments.score import score_separately as score_separately
 from .experiments.verify import Seeds as Seeds
@@ -155,6 +156,7 @@ __all__ = [
     "report",
     "report_data",
     "result_table",
+    "review",
     "save_curve",
     "save_decision",
     "save_explanation",

@@ -64,7 +64,7 @@ def test_a_loop_says_itself_how_good_its_model_was(tmp_path):
     assert [one.part for one in report_data(run, table).learning] == ["training"]
     test = report_data(run, table, options=ReportOptions(held_out={1: 0.75, 0: 0.5})).learning[-1]
     assert test.part == "test" and test.epochs == (0, 1) and test.accuracy.tolist() == [0.5, 0.75]
-    for wrong in ({-1: 0.5}, {0: 50.0}, {0.5: 0.5}):
+    for wrong in ({-1: 0.5}, {0: 50.0}, {0.5: 0.5}, {0: "high"}):
         with pytest.raises(UsageError, match="give fractions of 0 to 1 by epochs"):
             ReportOptions(held_out=wrong)
 

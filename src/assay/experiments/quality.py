@@ -53,7 +53,7 @@ def learning_curves(models: Sequence[Run], held_out: Mapping[int, float]) -> tup
     for part, (examples, at, found) in measured.items():
         curves.append(LearningCurve(part, examples, at, found))
     if held_out:
-        at = tuple(sorted(held_out))
+        at = tuple(sorted(map(int, held_out)))
         curves.append(LearningCurve("test", 0, at, torch.tensor([held_out[epoch] for epoch in at], dtype=torch.float64)))
     return tuple(curves), tuple(notes)
 

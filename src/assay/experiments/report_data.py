@@ -1,6 +1,7 @@
 """ReportData: a run and everything made from it, gathered for the page. What the page shows is computed here."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -81,7 +82,12 @@ class ReportOptions:
         if self.most is not None and self.most < 1:
             raise UsageError(f"most={self.most} shows no example; give at least 1.")
         for epoch, accuracy in self.held_out.items():
-            if not isinstance(epoch, int) or epoch < 0 or not 0 <= accuracy <= 1:
+            if (
+                not isinstance(epoch, numbers.Integral)
+                or epoch < 0
+                or not isinstance(accuracy, numbers.Real)
+                or not 0 <= accuracy <= 1
+            ):
                 raise UsageError(f"held_out has {epoch!r}: {accuracy!r}; give fractions of 0 to 1 by epochs counted from 0.")
 
 
