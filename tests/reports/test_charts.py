@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from assay.core.report_data import Agreement
+from assay.core.report_data import Agreement, LearningCurve
 from assay.core.trial import Comparison
 from assay.reports import charts
 from reports import example_reports
@@ -89,3 +89,23 @@ def test_a_curve_shows_every_training_and_the_choice():
     assert lines["encoding"]["x"]["scale"]["type"] == "symlog"
     (first, *_) = charts.curve(one, "validation")["layer"][3]["data"]["values"]
     assert first["accuracy"] == pytest.approx(93)
+
+
+def test_each_part_has_its_colour_and_what_is_not_finite_is_left_out():
+    nan = torch.tensor([0.5, float("nan")], dtype=torch.float64)
+    curves = (
+        LearningCurve("training", 9, (0, 1), torch.tensor([0.25, 0.5], dtype=torch.float64), nan),
+        LearningCurve("test", 4, (1,), torch.tensor([0.75], dtype=torch.float64)),
+    )
+    accuracy, loss = (charts.learning(curves, part) for part in ("accuracy", "loss"))
+    assert [(row["part"], row["epoch"], row["value"]) for row in accuracy["data"]["values"]] == [
+        ("training", 0, 25.0),
+        ("training", 1, 50.0),
+        ("test", 1, 75.0),
+    ]
+    assert [row["epoch"] for row in loss["data"]["values"]] == [0]
+    colours = [one["encoding"]["color"] for one in (accuracy, loss)]
+    assert colours[0]["scale"] == colours[1]["scale"] and [one["legend"]["values"] for one in colours] == [
+        ["test", "training"],
+        ["training"],
+    ]

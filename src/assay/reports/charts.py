@@ -99,7 +99,9 @@ def learning(curves: Sequence[LearningCurve], what: Literal["accuracy", "loss"])
         if math.isfinite(value)
     ]
     ends = _ends(sorted({row["epoch"] for row in rows} or {0}))
-    parts = [part for part in ("test", "training", "validation") if any(row["part"] == part for row in rows)]
+    # All parts are in the domain, so that each has one colour in both charts.
+    domain = ["test", "training", "validation"]
+    parts = [part for part in domain if any(row["part"] == part for row in rows)]
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_line(point={"size": 22}, strokeWidth=1.6)
@@ -114,8 +116,8 @@ def learning(curves: Sequence[LearningCurve], what: Literal["accuracy", "loss"])
             color=alt.Color(
                 "part:N",
                 title=None,
-                scale=alt.Scale(domain=parts, range="ordinal"),
-                legend=alt.Legend(orient="top", symbolType="circle"),
+                scale=alt.Scale(domain=domain, range="ordinal"),
+                legend=alt.Legend(orient="top", symbolType="circle", values=parts),
             ),
             tooltip=["part:N", "epoch:Q", alt.Tooltip("value:Q", title=what, format=".4g")],
         )
