@@ -398,11 +398,13 @@ class Recorder(Events):
                 raise UsageError(
                     f"The model is called twice for a batch, and one of its outputs is recorded; call it once, or {EVAL}."
                 )
-            self._newest, self._awaiting, self._seen = carried, True, True
+            self._newest, self._seen = carried, True
             batch = {name: kwargs[name] for name in carried.names if name in kwargs}
             if carried.labels is not None and labels_in(batch) is None:
-                batch["labels"] = carried.labels.to(model.device)
+                batch["labels"] = carried.labels.to(next(model.parameters()).device)
             self._recorder.begin_batch(KeyedBatch(carried.keys, batch, carried.finding, carried.digests))
+            # Only now, because methods that run along call the model for the step before.
+            self._awaiting = True
         return args, {name: part for name, part in kwargs.items() if name != NAME}
 
     def _returned(self, model: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:

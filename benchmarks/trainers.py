@@ -1,0 +1,151 @@
+"""A training in each trainer with the recorder against the same without it: a 4-layer encoder of width 128 on texts of 64 tokens.
+
+Trainings alternate within one process, each from the same weights; the figure is the median of the paired ratios, with the range between them.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+import warnings
+
+import torch
+import torch.nn.functional as F
+from machine import report
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import assay
+
+WORDS, TOKENS, CLASSES, BATCH = 1000, 64, 4, 32
+
+
+class Encoder(nn.Module):
+    """Four layers of width 128 over tokens, and a linear head."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(WORDS, 128)
+        layer = nn.TransformerEncoderLayer(128, 4, 256, 0.1, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(128, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.layers(self.embed(x)).mean(1))
+
+
+def hugging_face(tokens, labels, folder) -> float:
+    """Seconds of one epoch of a BERT in Hugging Face's Trainer."""
+    from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, default_data_collator
+
+    config = BertConfig(
+        vocab_size=WORDS, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, num_labels=CLASSES
+    )
+    rows = [{"input_ids": row, "labels": int(label)} for row, label in zip(tokens, labels, strict=True)]
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = TrainingArguments(
+            scratch, per_device_train_batch_size=BATCH, num_train_epochs=1, save_strategy="no", report_to=[], disable_tqdm=True
+        )
+        trainer = Trainer(
+            BertForSequenceClassification(config), settings, train_dataset=rows, data_collator=default_data_collator
+        )
+        if folder is not None:
+            assay.attach(trainer, folder)
+        began = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - began
+
+
+def lightning(tokens, labels, folder) -> float:
+    """Seconds of one epoch of the encoder in Lightning's Trainer."""
+    import lightning.pytorch as pl
+
+    class Module(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = Encoder()
+
+        def forward(self, x):
+            return self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+    callbacks = [] if folder is None else [assay.lightning.Recorder(folder)]
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, **quiet)
+    loader = DataLoader(TensorDataset(tokens, labels), BATCH, shuffle=True)
+    module = Module()
+    began = time.perf_counter()
+    trainer.fit(module, loader)
+    return time.perf_counter() - began
+
+
+def skorch(tokens, labels, folder) -> float:
+    """Seconds of one epoch of the encoder in skorch."""
+    from skorch import NeuralNetClassifier
+
+    net = NeuralNetClassifier(
+        Encoder,
+        criterion=nn.CrossEntropyLoss,
+        max_epochs=1,
+        batch_size=BATCH,
+        train_split=None,
+        verbose=0,
+        callbacks=[] if folder is None else [assay.skorch.Recorder(folder)],
+    )
+    net.initialize()
+    began = time.perf_counter()
+    net.partial_fit(tokens, labels)
+    return time.perf_counter() - began
+
+
+TRAINERS = {"Hugging Face": hugging_face, "Lightning": lightning, "skorch": skorch}
+
+
+def main() -> None:
+    """Alternate, and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=3200)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trainers", nargs="+", default=list(TRAINERS), choices=list(TRAINERS))
+    parser.add_argument("--out")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    warnings.simplefilter("ignore")
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(CLASSES, (given.examples,), generator=draw)
+    tokens = torch.randint(1, WORDS, (given.examples, TOKENS), generator=draw)
+    figures = {}
+    for name in given.trainers:
+        ratios, seconds = [], []
+        with tempfile.TemporaryDirectory() as scratch:
+            for pair in range(given.pairs + 1):
+                both = []
+                # Whatever grows or cools during the run falls on either side.
+                for recorded in (True, False) if pair % 2 else (False, True):
+                    torch.manual_seed(0)
+                    folder = pathlib.Path(scratch) / str(pair) if recorded else None
+                    both.append((recorded, TRAINERS[name](tokens, labels, folder)))
+                took = dict(both)
+                # The first pair warms up.
+                if pair:
+                    ratios.append(took[True] / took[False])
+                    seconds.append(took[False])
+        figures[name] = {
+            "overhead": statistics.median(ratios) - 1,
+            "range": [min(ratios) - 1, max(ratios) - 1],
+            "seconds": statistics.median(seconds),
+        }
+        low, high = figures[name]["range"]
+        print(f"{name}: {figures[name]['overhead']:+.1%} (from {low:+.1%} to {high:+.1%}) of {figures[name]['seconds']:.2f} s")
+    report("trainers", {"examples": given.examples, "pairs": given.pairs, **figures}, given.out)
+
+
+if __name__ == "__main__":
+    main()
