@@ -243,6 +243,20 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind(tmp_path, 
     trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "other")]).fit(Module(), DataLoader(dataset(), 4))
 
 
+def test_several_processes_and_another_version_are_refused(tmp_path):
+    from types import SimpleNamespace
+
+    recorder, loop = assay.lightning.Recorder(tmp_path / "run"), trainer_of(tmp_path).fit_loop
+    together = SimpleNamespace(fast_dev_run=False, fit_loop=loop, world_size=2)
+    with pytest.raises(UsageError, match="2 processes train together, and one is recorded; set devices=1"):
+        recorder.setup(together, Module(), "fit")
+    other = SimpleNamespace(fast_dev_run=False, fit_loop=SimpleNamespace())
+    with pytest.raises(
+        UsageError, match=r"This version of Lightning keeps its loaders where assay does not find them; install lightning"
+    ):
+        recorder.setup(other, Module(), "fit")
+
+
 def test_several_loaders_are_refused(tmp_path):
     with pytest.raises(UsageError, match="The training data are a list, and one torch DataLoader is recorded; give one"):
         trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run")]).fit(Module(), [DataLoader(dataset(), 4)] * 2)

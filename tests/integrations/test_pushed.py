@@ -1,11 +1,12 @@
 """An epoch driven by a trainer's events gives what one gives that a loop iterates: facts, order, steps and states, to the bit."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 import assay
 from assay.core.errors import UsageError
@@ -132,6 +133,36 @@ def test_a_library_that_is_not_installed_is_named_with_what_to_install(tmp_path,
         UsageError, match=rf"assay\.{name}\.Recorder needs the package .*; install it by `pip install 'assay\[{extra}\]'`"
     ):
         room.Recorder(tmp_path / "run")
+
+
+ALONE = {"n_gpu": 1, "world_size": 1, "deepspeed": None, "fsdp": None, "auto_find_batch_size": False}
+TOGETHER = {
+    "n_gpu": (
+        2,
+        "The Trainer would spread each batch over 2 GPUs by DataParallel, which is not recorded; set CUDA_VISIBLE_DEVICES",
+    ),
+    "world_size": (3, "3 processes train together, and one is recorded; start the Trainer in one process"),
+    "fsdp": ("full_shard", "DeepSpeed and FSDP keep parameters in parts, which are not recorded; train without them"),
+    "deepspeed": ("plan.json", "DeepSpeed and FSDP keep parameters in parts"),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_trainings_of_several_processes_are_refused(name):
+    value, words = TOGETHER[name]
+    trainer = SimpleNamespace(args=SimpleNamespace(**{**ALONE, name: value}), train_dataset=None)
+    with pytest.raises(UsageError, match=words):
+        assay.huggingface._check_trainer(trainer, Recording())
+
+
+def test_a_loader_that_accelerate_shares_out_is_refused(tmp_path):
+    class Shard(BatchSampler):
+        num_processes = 2
+
+    model = net()
+    loader = DataLoader(data(), batch_sampler=Shard(SequentialSampler(data()), 4, False))
+    with pytest.raises(UsageError, match="Shard gives each of 2 processes a part of the examples"):
+        record(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), loader)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

@@ -305,10 +305,12 @@ def check_visits_all(
         drawn = len(loader.sampler)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
         return
-    processes = getattr(loader.sampler, "num_replicas", 1)
+    # accelerate shares out batches and not examples.
+    shared = ((loader.sampler, "num_replicas"), (loader.batch_sampler, "num_processes"))
+    processes, kind = max((getattr(part, name, 1), type(part).__name__) for part, name in shared)
     if processes > 1:
         raise UsageError(
-            f"{type(loader.sampler).__name__} gives each of {processes} processes a part of the examples, so none visits all of them; in the first "
+            f"{kind} gives each of {processes} processes a part of the examples, so none visits all of them; in the first "
             f"process alone, {ways}."
         )
     if loader.batch_size is not None and drawn != examples:
