@@ -399,7 +399,7 @@ def attach(folder, **settings):
 
 def test_an_epoch_is_committed_with_what_was_done_until_the_next(tmp_path):
     recorder, model = attach(tmp_path, checkpoints="every")
-    with recorder:
+    with pytest.warns(UserWarning, match="weights were changed between the last step of epoch 0 and its end") as said, recorder:
         for epoch in range(3):
             assert recorder.epochs == max(0, epoch - 1)
             steps(recorder, model)
@@ -407,6 +407,7 @@ def test_an_epoch_is_committed_with_what_was_done_until_the_next(tmp_path):
                 model.weight.fill_(epoch + 10)
     run = Run(tmp_path)
     assert [float(run.checkpoint(epoch).read("model/weight")) for epoch in range(3)] == [10, 11, 12]
+    assert len(said) == 1 and all(run.altered(epoch) for epoch in range(3))
 
 
 @pytest.mark.parametrize("until", [0, 2, 4])

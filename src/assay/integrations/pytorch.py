@@ -454,7 +454,7 @@ class LoopRecorder:
         self._casts = CastWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._carried = CarriedGradients(parts.model)
-        self._altered = AlteredWeights(parts.model)
+        self._altered, self._warned_of_altered = AlteredWeights(parts.model), False
         self._open: OpenEpoch | None = None
         self._uncommitted = self._closed = self._begun = False
         self._outside = 0
@@ -899,8 +899,10 @@ class LoopRecorder:
         if self._uncommitted:
             # Before the commit: what cannot be saved now cannot be saved by trying once more.
             self._uncommitted = False
-            if self._altered.altered():
-                self.recorder.altered = True
+            self.recorder.altered = self._altered.altered()
+            if self.recorder.altered and not self._warned_of_altered:
+                # Once: a loop may change its weights after every epoch on purpose.
+                self._warned_of_altered = True
                 warnings.warn(
                     f"{self.recorder.paths.folder}: the weights were changed between the last step of epoch {self.epochs} and its end, as where the best ones are "
                     "restored; what is kept of the epoch are the changed ones, and its steps cannot be repeated. Restore weights after the block of "
