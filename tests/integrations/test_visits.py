@@ -90,6 +90,7 @@ def test_an_epoch_is_recorded_as_it_was_drawn(tmp_path, name, seed):
     (aum,) = assay.score(run, "aum").values()
     assert len(aum.unscored) == int((epochs == 0).sum())
     torch.testing.assert_close(aum.values, (total / epochs)[epochs > 0].to(torch.float64), rtol=1e-6, atol=1e-7)
+    assert assay.report(run, assay.score(run, ["aum", "confidence"]), tmp_path / "page.html").exists()
     # Methods that read steps or kept models mean what they say, whoever was drawn.
     held = {"validation": (torch.randn(4, 4, dtype=torch.float64, generator=drawn(9)), torch.arange(4) % 3)}
     influence = assay.score(run, "sgd_influence", targets=held, loop=loop)["sgd_influence"]

@@ -16,6 +16,7 @@ from ..core.errors import MissingEvidence, NumericalError, UsageError, listed
 from ..core.evidence import Evidence, ReplayedFacts, as_rows
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
+from ..core.needs import Need
 from ..maths.observations import faults
 from ..methods import catalogue
 from ..replay.agreement import Agreement
@@ -293,6 +294,16 @@ def given_rows(rows: Any) -> tuple[Tensor, str]:
     """
     made = as_rows(rows).detach().cpu().contiguous()
     return made, fingerprint(str(tuple(made.shape)), made.numpy().tobytes())
+
+
+def known_mean_probs(evidence: Evidence) -> Tensor | None:
+    """Mean probabilities of all examples; None where they were not kept, or some example was in no epoch and has none."""
+    if Need.MEAN_PROBS not in evidence.holds:
+        return None
+    try:
+        return evidence.mean_probs
+    except MissingEvidence:
+        return None
 
 
 def identity(replay: Replay) -> dict[str, str]:

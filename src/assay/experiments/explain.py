@@ -18,7 +18,6 @@ from ..core.errors import MissingEvidence, UnknownName, UsageError, listed
 from ..core.explanation import Behind, Explanation, LabelFrom
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
-from ..core.needs import Need
 from ..core.scores import Scores, ordered
 from ..data.examples import Examples
 from ..data.own import own_input
@@ -31,7 +30,7 @@ from ..replay.targets import Given, MeanLoss
 from ..reports.thumbnails import thumbnail
 from ..runs.artefacts import save_explanation
 from ..runs.run import Run
-from .evidence import Agreed, gather_together
+from .evidence import Agreed, gather_together, known_mean_probs
 from .models import members_of, open_models
 from .plan import has_plan, load_data, plan_of
 from .request import Request
@@ -309,7 +308,8 @@ def _behind(run: Run, replay: Replay, scores: Scores, places: Tensor, asked: _Qu
         return ()
     positions = run.ids.positions(scores.ids.take(places))
     together = gather_together(members_of(run))
-    believed = together.mean_probs.argmax(1) if Need.MEAN_PROBS in together.holds else None
+    probs = known_mean_probs(together)
+    believed = None if probs is None else probs.argmax(1)
     loaded = load_data(plan_of(run)).train if has_plan(run) else None
     pictures, rows = [""] * len(places), [""] * len(places)
     if loaded is not None:

@@ -18,7 +18,6 @@ from ..core.evidence import Evidence
 from ..core.explanation import Explanation
 from ..core.ids import Ids
 from ..core.lineage import Lineage
-from ..core.needs import Need
 from ..core.report_data import (
     Agreement,
     DataMap,
@@ -39,7 +38,7 @@ from ..runs.artefacts import load_truth
 from ..runs.run import Run
 from .claims import corrected
 from .detection import check_dataset, clean, detections_of, wrong_labels
-from .evidence import gather_together
+from .evidence import gather_together, known_mean_probs
 from .influence import comparisons, influences
 from .models import members_of
 from .plan import folds_of, has_plan
@@ -157,7 +156,8 @@ def report_data(
     place = run.ids.positions(shown_ids, f"run {run.folder}")
     models = members_of(run)
     together = gather_together(models)
-    top, predicted = together.mean_probs.max(1) if Need.MEAN_PROBS in together.holds else (None, None)
+    probs = known_mean_probs(together)
+    top, predicted = probs.max(1) if probs is not None else (None, None)
     # Of epochs that trained on a part of the examples no line and no place on the map can be drawn.
     gaps = bool(together.missing(range(run.epochs)))
     drawn = bool(run.epochs) and not gaps and run.task == "classes"
