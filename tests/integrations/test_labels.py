@@ -82,7 +82,9 @@ def test_a_run_of_labels_knows_them_and_says_what_works(tmp_path):
     assert {"aum", "dual:window=2"} & set(everything) == {"aum"} and {"confidence", "forgetting", "loss"} <= set(everything)
     for method in ("cg_score", "prediction_depth", "knn_disagreement"):
         words = rf"{method} reads .*labels.*recorded several labels for each example\. Methods that work: aum, .*tracin"
-        assert re.search(words, everything.refused[method])
+        assert re.search(
+            "only examples with a class have, and this run recorded several labels for each", everything.refused[method]
+        )
         with pytest.raises(MissingEvidence, match=words):
             assay.score(run, method)
     with pytest.raises(MissingEvidence, match=r"relabel.* reads labels, mean_probs, .*Policies that work"):

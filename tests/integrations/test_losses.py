@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+from assay.cli.score import next_step
 from assay.core.errors import MissingEvidence, NumericalError, RunError, UsageError
 from assay.core.ids import Ids
 from assay.core.needs import Need
@@ -423,6 +424,11 @@ def test_what_reads_classes_elsewhere_is_refused_and_the_rest_works(world, tmp_p
     truth = (world.run.ids, torch.zeros(EXAMPLES, dtype=torch.int64))
     with pytest.raises(UsageError, match=r"truth= tells which classes are wrong, .*leave it out"):
         assay.report_data(world.run, {"loss": scores}, options=assay.ReportOptions(truth=truth))
+
+
+def test_the_next_step_says_nothing_of_wrong_labels(world):
+    scores = assay.score(world.run, "loss")["loss"]
+    assert next_step(world.run, scores, 0.0).startswith("Look at the first ones on the page. Next: assay report")
 
 
 def test_a_row_of_a_target_has_its_own_value(world):

@@ -208,6 +208,8 @@ def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
     if has_plan(run) and run.passes is None and scores.direction.ranks_suspects and scores.harmful() is not None:
         return f"Next: assay cleanse {folder} {title}{allowing}"
     look = f"Look at the first ones on the page. Next: assay report {folder} --first {title}"
+    if run.task != "classes":
+        return look
     if said := find(scores.method).below_zero:
         below = int((scores.values < 0).sum())
         return (

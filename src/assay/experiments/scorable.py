@@ -196,8 +196,9 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
             continue
         try:
             check_classes(run, method)
-        except MissingEvidence as error:
-            unable[name] = str(error)
+        except MissingEvidence:
+            # One sentence for all of them, because a list names each method that works.
+            unable[name] = f"reads what only examples with a class have, and this run recorded {run.classes_in_words} example."
             continue
         if run.epochs and method.reads & BESIDE and method.title not in run.header.live:
             unable[name] = needed_beside(run, method)
