@@ -14,7 +14,7 @@ demo: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
-test-slow: .venv/installed-dev
+test-slow: .venv/installed-frameworks
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest $(SHAPES) $(FORMULAS)
 
@@ -38,6 +38,10 @@ docs: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -e '.[dev,oracles]' -c constraints.txt
 	touch $@ .venv/installed
+
+.venv/installed-frameworks: pyproject.toml constraints.txt .venv/installed-dev
+	$(BIN)/python -m pip install -q -e '.[dev,oracles,frameworks]' -c constraints.txt
+	touch $@
 
 clean:
 	rm -rf .venv demo processors
