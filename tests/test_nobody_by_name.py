@@ -33,7 +33,10 @@ EXAMPLES = {
     "cli/choose.py": {"k_center"},
     "experiments/choose.py": {"aum", "k_center"},
     "core/selection.py": {"aum"},
-    "experiments/scorable.py": {"dual", "oti", "cg_score", "grand", "sgd_influence"},
+    "experiments/scorable.py": {"dual", "oti", "cg_score", "grand", "sgd_influence", "tracin", "vog"},
+    "core/accumulators.py": {"aum"},
+    "experiments/existing.py": {"aum"},
+    "integrations/sklearn.py": {"aum"},
     "runs/run.py": {"liveval"},
     # The default of a command, and what to name where none was named.
     "experiments/explain.py": {"tracin"},

@@ -59,6 +59,7 @@ from .integrations.selecting import LiveSelection as LiveSelection
 from .replay.config import ReplayConfig as ReplayConfig
 from .replay.live_methods import LiveMethods as LiveMethods
 from .replay.loop import Loop as Loop
+from .replay.losses import token_losses as token_losses
 from .runs.artefacts import load_curve as load_curve
 from .runs.artefacts import load_decision as load_decision
 from .runs.artefacts import load_explanation as load_explanation
@@ -171,6 +172,7 @@ __all__ = [
     "study_difficulty",
     "study_fidelity",
     "study_scaling",
+    "token_losses",
     "untrained",
     "verify",
 ]
