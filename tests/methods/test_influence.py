@@ -596,6 +596,9 @@ def test_where_a_layer_has_no_rule_the_solver_takes_the_diagonal_and_says_why(tm
     ):
         world.score("solver=ekfac")
     world.score("solver=ekfac,layers=head")
+    with pytest.raises(UsageError, match=r"self_influence: solver=ekfac: Parameter twice\.weight is [^;]*; choose layers=head\."):
+        assay.score(world.folder, "self_influence", loop=world.loop)
+    assay.score(world.folder, "self_influence:layers=head", loop=world.loop)
 
 
 def test_what_a_low_rank_drops_is_told(tmp_path):

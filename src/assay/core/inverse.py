@@ -450,9 +450,9 @@ def inverse_of(
         try:
             basis = curvature.eigenbasis(solver.factors, solver.seed)
         except (UsageError, ValueError) as error:
-            raise UsageError(
-                f"{reader}: solver=ekfac: {str(error).rstrip('.')}; choose solver=cg with preconditioner=none, or layers=head."
-            ) from error
+            # Without a target nothing is solved for, which conjugate gradients would do.
+            cure = "layers=head" if target is None else "solver=cg with preconditioner=none, or layers=head"
+            raise UsageError(f"{reader}: solver=ekfac: {str(error).rstrip('.')}; choose {cure}.") from error
         return Kronecker(curvature, _in_basis(curvature, basis, target) if damping is None else damping, basis)
     return _iterated(reader, curvature, solver, damping, target)
 
