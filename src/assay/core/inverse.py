@@ -450,9 +450,9 @@ def inverse_of(
         try:
             basis = curvature.eigenbasis(solver.factors, solver.seed)
         except (UsageError, ValueError) as error:
-            # Without a target nothing is solved for, which conjugate gradients would do.
-            cure = "layers=head" if target is None else "solver=cg with preconditioner=none, or layers=head"
-            raise UsageError(f"{reader}: solver=ekfac: {str(error).rstrip('.')}; choose {cure}.") from error
+            raise UsageError(
+                f"{reader}: solver=ekfac: {str(error).rstrip('.')}; choose layers=head, or, for the influence on a target, solver=cg with preconditioner=none."
+            ) from error
         return Kronecker(curvature, _in_basis(curvature, basis, target) if damping is None else damping, basis)
     return _iterated(reader, curvature, solver, damping, target)
 
