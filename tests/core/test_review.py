@@ -129,3 +129,9 @@ def test_the_fingerprint_tells_marks_apart():
         )
         == 4
     )
+
+
+def test_the_names_of_the_classes_stay_with_what_was_reviewed():
+    made = decided(review({100: W}, {100: 1}), decision(), CLASSES, "keep")
+    assert made.class_names == CLASSES
+    assert made.to_numpy()["new_class"][0] == "dog"

@@ -292,3 +292,40 @@ def test_a_header_without_passes_is_written_as_before():
         device="cpu",
     )
     assert b"passes" not in write_header(header) and b"repeats" not in write_header(header)
+
+
+def test_tables_in_memory_are_told_what_to_give(tmp_path):
+    import pandas as pd
+
+    with pytest.raises(UsageError, match=r"are a DataFrame; give its numbers, rows.to_numpy\(\)"):
+        assay.from_probs(tmp_path / "run", pd.DataFrame(PROBS[0]), LABELS, "out_of_fold")
+
+
+def test_names_of_classes_that_are_no_texts_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match="class_names= holds an int, which is no text|class_names= holds 0, which is no text"):
+        assay.from_probs(tmp_path / "run", PROBS, LABELS, "out_of_fold", class_names=[0, 1, 2])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_column_of_whole_numbers_beside_logits_is_no_class_unless_it_is_named(tmp_path):
+    import pandas as pd
+
+    frame = pd.DataFrame(LOGITS[0], columns=["ant", "bee", "cat"]).assign(label=NAMES, fold=LABELS)
+    frame.to_parquet(tmp_path / "logits.parquet")
+    with pytest.raises(UsageError, match="columns fold hold whole numbers and the other columns of classes do not"):
+        assay.from_logits(tmp_path / "run", tmp_path / "logits.parquet", None, "out_of_fold")
+    run = assay.from_logits(tmp_path / "run", tmp_path / "logits.parquet", None, "out_of_fold", class_names=["ant", "bee", "cat"])
+    assert run.class_names == ("ant", "bee", "cat")
+
+
+def test_labels_that_differ_between_the_epochs_of_a_file_are_refused(tmp_path, parquet):
+    import pandas as pd
+
+    frame = pd.read_parquet(parquet)
+    frame.loc[(frame.epoch == 10) & (frame.id == "row-3"), "label"] = "bee"
+    frame.to_parquet(tmp_path / "moved.parquet", index=False)
+    with pytest.raises(Mismatch, match="1 examples have another label in epoch 10 than in epoch 0; ids row-3. Give each example one label"):
+        assay.from_probs(tmp_path / "run", tmp_path / "moved.parquet", None, "training")
+    pd.read_parquet(parquet).drop(columns="id").to_parquet(tmp_path / "no_id.parquet", index=False)
+    with pytest.raises(Mismatch, match="examples have another label in epoch 10 .* Give the rows an id column, or every epoch the same order"):
+        assay.from_probs(tmp_path / "run", tmp_path / "no_id.parquet", None, "training")

@@ -245,5 +245,5 @@ def decided(review: Review, base: Decision, class_names: Sequence[str], rest: Re
     )
     return Decision(
         base.ids, actions, labels, weights, tuple(reasons), "review", {"rest": rest}, title, lineage,
-        warnings=base.warnings if rest == "decision" else (),
+        warnings=base.warnings if rest == "decision" else (), class_names=tuple(class_names),
     )  # fmt: skip

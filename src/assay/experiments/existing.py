@@ -284,6 +284,12 @@ def _each(rows: Any, what: str) -> Iterator[Float[Tensor, "examples classes"]]:
     if isinstance(rows, (np.ndarray, Tensor, str, os.PathLike)):
         yield from _of_one(rows, what)
         return
+    if hasattr(rows, "columns") and hasattr(rows, "to_numpy"):
+        # What a table iterates over are the names of its columns.
+        raise UsageError(
+            f"The {what} are a {type(rows).__name__}; give its numbers, rows.to_numpy(), and class_names=[*map(str, rows.columns)] if the columns are the "
+            "classes."
+        )
     if not isinstance(rows, Iterable):
         raise UsageError(f"The {what} are a {type(rows).__name__}; give an array, a path, or an iterable of them.")
     parts = iter(rows)
@@ -403,6 +409,13 @@ def _table(saved: _Saved) -> _Saved:
         raise UsageError(
             f"{file}: column {wrong[0]!r} holds {held[wrong[0]]}, no {saved.what} of a class; name the columns of the classes in class_names=."
         )
+    whole = [name for name in names if pa.types.is_integer(held[name])]
+    if saved.class_names is None and saved.what == "logits" and 0 < len(whole) < len(names):
+        # Such as the number of a fold; among probabilities the sum of the row tells.
+        raise UsageError(
+            f"{file}: columns {listed(whole, len(whole))} hold whole numbers and the other columns of classes do not; if they are no classes, name those that "
+            "are in class_names= (`--classes`)."
+        )
     if len(names) < 2:
         raise UsageError(f"{file} has {len(names)} columns of classes; give one for each of at least two classes.")
 
@@ -426,7 +439,7 @@ def _table(saved: _Saved) -> _Saved:
 
     def passes() -> Iterator[np.ndarray]:
         for at in epochs:
-            held_now = read([*names, *([id_] if id_ is not None else [])], at)
+            held_now = read([*names, *beside], at)
             rows = np.stack([held_now.column(name).to_numpy().astype(np.float64) for name in names], 1)
             if id_ is not None and isinstance(ids, Ids) and epoch is not None:
                 now = Ids(held_now.column(id_).to_pylist())
@@ -434,7 +447,19 @@ def _table(saved: _Saved) -> _Saved:
                     raise Mismatch(
                         f"{file}: epoch {at} holds {len(now)} examples, epoch {epochs[0]} {len(ids)}; give every epoch the same examples."
                     )
-                rows = rows[now.positions(ids, f"epoch {at} of {file}").numpy()]
+                place = now.positions(ids, f"epoch {at} of {file}").numpy()
+                rows = rows[place]
+            else:
+                place = np.arange(len(rows))
+            if label is not None and at != epochs[0] and len(place) == len(labels):
+                now_labels = held_now.column(label).to_pylist()
+                changed = [i for i, row in enumerate(place.tolist()) if now_labels[row] != labels[i]]
+                if changed:
+                    who = Ids(range(len(labels)) if ids is None else ids).take(np.array(changed))
+                    raise Mismatch(
+                        f"{file}: {len(changed)} examples have another label in epoch {at} than in epoch {epochs[0]}; ids {listed(who, len(who))}. "
+                        + ("Give each example one label." if id_ is not None else "Give the rows an id column, or every epoch the same order.")
+                    )
             yield rows
 
     return dataclasses.replace(saved, rows=passes(), labels=labels, ids=ids, class_names=_short(names, labels))

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..core.arguments import checked_arguments, checked_fields, moved_keywords
+from ..core.arguments import checked_arguments, checked_fields, described, moved_keywords
 from ..core.errors import Mismatch, NotWritten, NumericalError, OutputExists, UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.passes import Passes
@@ -253,6 +253,8 @@ class Recorder:
         self.paths = RunPaths(Path(folder))
         self.ids, self.alongside = ids, live if live is not None else Nothing()
         self._names = tuple(class_names) if class_names is not None else None
+        if odd := [name for name in self._names or () if not isinstance(name, str)]:
+            raise UsageError(f"class_names= holds {described(odd[0])}, which is no text; give [str(name) for name in class_names].")
         try:
             check_place(self.paths, resume)
         except OutputExists:
