@@ -302,7 +302,7 @@ def test_tables_in_memory_are_told_what_to_give(tmp_path):
 
 
 def test_names_of_classes_that_are_no_texts_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UsageError, match="class_names= holds an int, which is no text|class_names= holds 0, which is no text"):
+    with pytest.raises(UsageError, match=r"class_names= holds .*, which is no text"):
         assay.from_probs(tmp_path / "run", PROBS, LABELS, "out_of_fold", class_names=[0, 1, 2])
     assert not (tmp_path / "run").exists()
 
@@ -324,8 +324,12 @@ def test_labels_that_differ_between_the_epochs_of_a_file_are_refused(tmp_path, p
     frame = pd.read_parquet(parquet)
     frame.loc[(frame.epoch == 10) & (frame.id == "row-3"), "label"] = "bee"
     frame.to_parquet(tmp_path / "moved.parquet", index=False)
-    with pytest.raises(Mismatch, match="1 examples have another label in epoch 10 than in epoch 0; ids row-3. Give each example one label"):
+    with pytest.raises(
+        Mismatch, match=r"1 examples have another label in epoch 10 than in epoch 0; ids row-3. Give each example one label"
+    ):
         assay.from_probs(tmp_path / "run", tmp_path / "moved.parquet", None, "training")
     pd.read_parquet(parquet).drop(columns="id").to_parquet(tmp_path / "no_id.parquet", index=False)
-    with pytest.raises(Mismatch, match="examples have another label in epoch 10 .* Give the rows an id column, or every epoch the same order"):
+    with pytest.raises(
+        Mismatch, match=r"examples have another label in epoch 10 .* Give the rows an id column, or every epoch the same order"
+    ):
         assay.from_probs(tmp_path / "run", tmp_path / "no_id.parquet", None, "training")

@@ -348,3 +348,63 @@ def test_the_table_is_written_by_ids(run, aum, tmp_path):
     issue_table(run, aum).to_csv(tmp_path / "i.csv")
     assert [row["id"] for row in read_rows(tmp_path / "i.csv", "csv")] == IDS
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("task", ["losses", "labels"])
+def test_runs_of_examples_without_a_class_are_exported_as_tables_and_come_back(tmp_path, task):
+    inputs = torch.arange(12.0).reshape(6, 2)
+    targets = inputs[:, :1] if task == "losses" else (inputs > 4).float()
+    net = torch.nn.Linear(2, targets.shape[1])
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), 3)
+    with assay.record(tmp_path / "run", net, optimizer, loader, data=assay.DataSpec(task=task)) as recorder:
+        for x, y in recorder.epoch():
+            logits = net(x)
+            values = (logits - y).square().mean(1)
+            optimizer.zero_grad()
+            values.mean().backward()
+            optimizer.step()
+            recorder.losses(values) if task == "losses" else recorder.batch(logits, y)
+    run = Run(tmp_path / "run")
+    loss = assay.score(run, "loss")["loss"]
+    chosen = assay.choose(loss, "bottom_k:keep=0.5,by=suspicion")
+    table = result_table(run, [loss], chosen)
+    assert list(table.to_numpy()) == ["id", "loss", "rank loss", "action", "weight", "reason"]
+    assert fiftyone_fields(run, [loss], chosen)["assay_loss"] == dict(zip("012345", loss.values.tolist(), strict=True))
+    assert f"6, {run.classes_in_words}" in dataset_card(run, [loss])
+    table.to_csv(tmp_path / "out.csv")
+    assert import_decision(run, tmp_path / "out.csv", "csv").actions.tolist() == chosen.actions.tolist()
+    (tmp_path / "in.csv").write_text("id,action,new_class\n" + "".join(f"{i},relabel,cat\n" for i in range(6)))
+    marks = [{"id": "3", "mark": "wrong", "label": 1, "name": "cat"}]
+    said = {"assay": "review", "schema": 1, "dataset": run.dataset, "decision": "", "title": "", "marks": marks}
+    (tmp_path / "review.json").write_text(json.dumps(said))
+    with pytest.raises(Mismatch, match=f"the class 1 .cat., and .* recorded {run.classes_in_words} example"):
+        assay.review(run, tmp_path / "review.json")
+    items = {i: {"text": "x"} for i in range(6)}
+    for call in (
+        lambda: issue_table(run, loss, chosen),
+        lambda: label_studio_tasks(run, loss, items=items),
+        lambda: import_decision(run, tmp_path / "in.csv", "csv"),
+        lambda: import_decision(run, tmp_path / "in.csv", "label-studio"),
+    ):
+        with pytest.raises(UsageError, match=f"recorded {run.classes_in_words} example"):
+            call()
+
+
+def test_of_epochs_as_drawn_there_are_no_mean_probabilities_and_all_else_is_exported(tmp_path):
+    data = torch.utils.data.TensorDataset(torch.randn(6, 2), torch.tensor(GIVEN))
+    net = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    loader = torch.utils.data.DataLoader(data, 2, sampler=torch.utils.data.WeightedRandomSampler([1.0, 1, 1, 1, 0, 0], 4))
+    with assay.record(tmp_path / "run", net, optimizer, loader, data=assay.DataSpec(visits="any")) as recorder:
+        for x, y in recorder.epoch():
+            logits = net(x)
+            recorder.batch(logits, y)
+            optimizer.step()
+    run = Run(tmp_path / "run")
+    loss = assay.score(run, "loss")["loss"]
+    assert set(result_table(run, [loss]).to_numpy()) == {"id", "given_class", "loss", "rank loss"}
+    tasks, _ = label_studio_tasks(run, loss, items={i: {"text": "x"} for i in range(6)})
+    assert tasks and all("predictions" not in task for task in tasks)
+    with pytest.raises(MissingEvidence, match="has no mean probabilities of"):
+        issue_table(run, loss)

@@ -458,7 +458,11 @@ def _table(saved: _Saved) -> _Saved:
                     who = Ids(range(len(labels)) if ids is None else ids).take(np.array(changed))
                     raise Mismatch(
                         f"{file}: {len(changed)} examples have another label in epoch {at} than in epoch {epochs[0]}; ids {listed(who, len(who))}. "
-                        + ("Give each example one label." if id_ is not None else "Give the rows an id column, or every epoch the same order.")
+                        + (
+                            "Give each example one label."
+                            if id_ is not None
+                            else "Give the rows an id column, or every epoch the same order."
+                        )
                     )
             yield rows
 

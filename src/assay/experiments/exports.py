@@ -25,7 +25,7 @@ from ..data.pictures import for_people
 from ..methods import METHODS
 from ..runs.run import Run
 from .detection import check_dataset
-from .evidence import gather_together
+from .evidence import gather_together, known_mean_probs
 from .models import members_of
 from .plan import has_plan, load_data, plan_of
 
@@ -49,8 +49,8 @@ def result_table(
         decision: A decision on it.
 
     Returns:
-        A table with the columns `id`, `given_class`, `predicted_class` and `given_probability` (of the given class; both by the mean probabilities over the recorded
-        epochs, where they were kept); under the title of each score its value and `rank TITLE`; and `action`, `new_class`, `weight` and `reason` of the decision.
+        A table with the columns `id`, `given_class` (where examples have a class), `predicted_class` and `given_probability` (of the given class; both by the mean
+        probabilities over the recorded epochs, where they were kept of every example); under the title of each score its value and `rank TITLE`; and `action`, `new_class`, `weight` and `reason` of the decision.
 
     Raises:
         Mismatch: A score or the decision is of another recording.
@@ -59,7 +59,9 @@ def result_table(
     many = _scores(scores)
     check_dataset(opened, many, decision)
     n = len(opened.ids)
-    columns: dict[str, np.ndarray] = {"id": opened.ids.values, "given_class": _names(opened, opened.labels)}
+    columns: dict[str, np.ndarray] = {"id": opened.ids.values}
+    if opened.task == "classes":
+        columns["given_class"] = _names(opened, opened.labels)
     if (probs := _probs(opened)) is not None:
         columns["predicted_class"] = _names(opened, probs.argmax(1))
         columns["given_probability"] = probs[torch.arange(n), opened.labels].to(torch.float64).numpy()
@@ -95,13 +97,15 @@ def issue_table(run: str | Path | Run, score: Scores, decision: Decision | None 
         `predicted_label` (names of classes, the latter by the mean probabilities over the recorded epochs), and the score's values under its title.
 
     Raises:
-        UsageError: The score ranks difficulty, or neither it nor a decision says which labels are issues.
-        MissingEvidence: The run kept no probabilities.
+        UsageError: Examples have no class, the score ranks difficulty, or neither it nor a decision says which labels are issues.
+        MissingEvidence: The run kept no probabilities, or not those of every example.
         Mismatch: The score or the decision is of another recording or of other examples.
     """
     opened = run if isinstance(run, Run) else Run(run)
     check_dataset(opened, [score], decision)
-    probs = _probs(opened)
+    _check_classes(opened, "cleanlab's table of issues")
+    together = gather_together(members_of(opened))
+    probs = together.mean_probs if Need.MEAN_PROBS in together.holds else None
     if probs is None:
         raise MissingEvidence(f"{opened.folder} kept no mean probabilities, which say what is predicted ({Need.MEAN_PROBS.how}).")
     place = opened.ids.positions(score.ids, f"run {opened.folder}")
@@ -183,11 +187,12 @@ def label_studio_tasks(
         The tasks, and the interface as XML: put it into the project's settings before the tasks are imported.
 
     Raises:
-        UsageError: The score ranks difficulty, or what is to be shown is not known.
+        UsageError: Examples have no class, the score ranks difficulty, or what is to be shown is not known.
         Mismatch: The score or the decision is of another recording, or an example is not among `items`.
     """
     opened = run if isinstance(run, Run) else Run(run)
     check_dataset(opened, [score], decision)
+    _check_classes(opened, "a task of Label Studio")
     if most is not None and most < 1:
         raise UsageError(f"most={most} is below 1; ask for one task or more.")
     score.suspicion()
@@ -262,7 +267,7 @@ def dataset_card(
         "",
         "| | |",
         "|---|---|",
-        f"| examples | {len(opened.ids):,} in {opened.classes} classes |",
+        f"| examples | {len(opened.ids):,}{' in ' if opened.task == 'classes' else ', '}{opened.classes_in_words} |",
         f"| dataset (SHA-256 of ids and given labels) | `{opened.dataset}` |",
         f"| recording | `{opened.fingerprint}`, {opened.epochs} epochs, pass `{header.view}`, seed {header.seed}, torch {header.torch} |",
     ]
@@ -298,12 +303,21 @@ def _names(run: Run, labels: Tensor) -> np.ndarray:
 
 
 def _probs(run: Run) -> Tensor | None:
-    together = gather_together(members_of(run))
-    return together.mean_probs if Need.MEAN_PROBS in together.holds else None
+    return known_mean_probs(gather_together(members_of(run)))
+
+
+def _check_classes(run: Run, what: str) -> None:
+    if run.task != "classes":
+        raise UsageError(
+            f"{what} is about the class of each example, and {run.folder} recorded {run.classes_in_words} example; export a table: `assay export "
+            f"{run.folder} FILE --to csv`, in Python assay.result_table."
+        )
 
 
 def _named(decision: Decision, run: Run) -> dict[str, np.ndarray]:
     """The columns of a decision, with the names of the run's classes."""
+    if run.task != "classes":
+        return decision.to_numpy()
     names = texts([run.class_names[label] if label >= 0 else "" for label in decision.labels.tolist()])
     return {**decision.to_numpy(), "new_class": names}
 

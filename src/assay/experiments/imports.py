@@ -49,6 +49,11 @@ def import_decision(run: str | Path | Run, path: str | Path, kind: FROM) -> Deci
     opened, path = run if isinstance(run, Run) else Run(run), Path(path)
     if kind == "label-studio":
         with reading(path, UsageError, "Export the project as JSON again."):
+            if opened.task != "classes":
+                raise UsageError(
+                    f"Label Studio tells classes, and {opened.folder} recorded {opened.classes_in_words} example; import a table of id and action (csv, jsonl or "
+                    "parquet)."
+                )
             body = json.loads(_content(path))
             return _decision(opened, path, *_answered(opened, path, body))
     if kind not in ("csv", "jsonl", "parquet"):
@@ -141,6 +146,10 @@ def _row(run: Run, where: str, row: Mapping[str, Any]) -> Done:
 
 def _class(run: Run, where: str, row: Mapping[str, Any]) -> int:
     """The new class of a row, by name or by number; where both are given they agree."""
+    if run.task != "classes":
+        raise UsageError(
+            f"{where} is relabelled, and {run.folder} recorded {run.classes_in_words} example; say keep, drop or weight."
+        )
     found = []
     if (name := row.get("new_class")) not in (None, ""):
         if name not in run.class_names:

@@ -146,6 +146,11 @@ def _marks(said: _File, run: Run, path: Path) -> Review:
             raise UsageError(
                 f"{path} marks example {one.id} {one.mark} and gives it a new label; mark it wrong, or take the label away."
             )
+        if run.task != "classes":
+            raise Mismatch(
+                f"{path} gives example {one.id} the class {one.label} ({one.name}), and {run.folder} recorded {run.classes_in_words} example; name the run "
+                "that the page showed."
+            )
         if one.label >= run.classes or one.name not in (None, run.class_names[one.label]):
             raise Mismatch(
                 f"{path} gives example {one.id} the class {one.label} ({one.name}), and {run.folder} has {run.classes} classes, among them "

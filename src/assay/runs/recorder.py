@@ -254,7 +254,9 @@ class Recorder:
         self.ids, self.alongside = ids, live if live is not None else Nothing()
         self._names = tuple(class_names) if class_names is not None else None
         if odd := [name for name in self._names or () if not isinstance(name, str)]:
-            raise UsageError(f"class_names= holds {described(odd[0])}, which is no text; give [str(name) for name in class_names].")
+            raise UsageError(
+                f"class_names= holds {described(odd[0])}, which is no text; give [str(name) for name in class_names]."
+            )
         try:
             check_place(self.paths, resume)
         except OutputExists:
