@@ -650,3 +650,27 @@ def test_a_classifier_without_any_stage_is_refused(tmp_path):
 def test_what_is_public():
     assert assay.sklearn.record is record and assay.sklearn.TableRecording is TableRecording
     assert "sklearn" not in assay.__all__
+
+
+def test_few_held_out_rows_of_which_all_are_sure_have_the_logits_of_the_others(tmp_path):
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.model_selection import GroupKFold, LeaveOneOut
+
+    draw = np.random.default_rng(0)
+    X = draw.normal(size=(24, 3))
+    y = (X[:, 0] > 0).astype(int)
+    sure = GradientBoostingClassifier(loss="exponential", n_estimators=300, random_state=0)
+    run = assay.sklearn.record(sure, X, y, tmp_path / "sure", folds=LeaveOneOut())
+    wanted = []
+    for train, test in LeaveOneOut().split(X):
+        z = sure.fit(X[train], y[train]).decision_function(X[test])[0]
+        wanted.append(2 * z if y[test][0] else -2 * z)
+    assert np.allclose(assay.score(run, "aum")["aum"].values, wanted, atol=1e-4)
+    cut = SGDClassifier(loss="modified_huber", random_state=0)
+    noisy = np.where(np.arange(24) % 7 == 0, 1 - y, y)
+    with pytest.warns(UserWarning, match="probabilities of 0"):
+        run = assay.sklearn.record(cut, 50 * X, noisy, tmp_path / "cut", folds=LeaveOneOut())
+    assert float(assay.score(run, "aum")["aum"].values.abs().max()) < 20
+    with pytest.raises(UsageError, match=r"give its pairs of positions, folds=list\(splitter.split\(X, y, groups\)\)"):
+        assay.sklearn.record(cut, X, y, tmp_path / "groups", folds=GroupKFold(3))

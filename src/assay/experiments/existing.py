@@ -455,7 +455,7 @@ def _table(saved: _Saved) -> _Saved:
                 now_labels = held_now.column(label).to_pylist()
                 changed = [i for i, row in enumerate(place.tolist()) if now_labels[row] != labels[i]]
                 if changed:
-                    who = Ids(range(len(labels)) if ids is None else ids).take(np.array(changed))
+                    who = (ids if isinstance(ids, Ids) else Ids(range(len(labels)))).take(np.array(changed))
                     raise Mismatch(
                         f"{file}: {len(changed)} examples have another label in epoch {at} than in epoch {epochs[0]}; ids {listed(who, len(who))}. "
                         + (

@@ -497,7 +497,7 @@ def _out_of_fold(
     n, classes = len(table.ids), len(table.classes)
     title = type(_final(estimator)).__name__
     targets = y if hasattr(y, "iloc") else np.asarray(y)
-    parts: list[tuple[np.ndarray, Told]] = []
+    parts: list[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]] = []
     seen = np.zeros(n, dtype=bool)
     for train, test in splits:
         if seen[test].any():
@@ -516,10 +516,12 @@ def _out_of_fold(
             model.fit(_taken(X, train), part, **_named(model, None if weights is None else weights[train]))
         final = _final(model)
         _check_classes(final, table, title)
-        parts.append((test, stages.told(final, _before(model, _taken(X, test)), classes)))
+        parts.append((test, *stages.said(final, _before(model, _taken(X, test)), classes)))
         seen[test] = True
         if seen.all():
-            yield (_joined(parts, n, classes),)
+            places, raw, probs = zip(*parts, strict=True)
+            # Of all rows together, since a few do not tell whether decision values are logits, and all folds must be alike.
+            yield (stages.as_told(_joined(places, raw), _joined(places, probs), classes),)
             parts, seen = [], np.zeros_like(seen)
     if seen.any():
         never = table.ids.take(~seen)
@@ -528,13 +530,13 @@ def _out_of_fold(
         )
 
 
-def _joined(parts: Sequence[tuple[np.ndarray, Told]], n: int, classes: int) -> Told:
-    """What copies said of their parts of the rows, as of all; probabilities stay such where all are, so that a 0 counts the same in every fold."""
-    probs = all(told.probs for _, told in parts)
-    values = torch.zeros(n, classes, dtype=torch.float64)
-    for places, told in parts:
-        values[places] = told.values if probs else told.logits()[0]
-    return Told(values, probs)
+def _joined(places: Sequence[np.ndarray], parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """What copies said of their parts of the rows, in the order of the rows; None if one of them said nothing."""
+    there = [part for part in parts if part is not None]
+    if len(there) < len(parts):
+        return None
+    values = np.concatenate(there)
+    return values[np.concatenate(places).argsort()]
 
 
 def _splits(table: _Table, folds: Any) -> Iterator[Split]:
@@ -552,6 +554,10 @@ def _splits(table: _Table, folds: Any) -> Iterator[Split]:
             )
         folds = StratifiedKFold(int(folds), shuffle=True, random_state=0)
     if hasattr(folds, "split") and not isinstance(folds, (str, bytes, type)):
+        if "Group" in type(folds).__name__:
+            raise UsageError(
+                f"folds= is {described(folds)}, whose groups record does not know; give its pairs of positions, folds=list(splitter.split(X, y, groups))."
+            )
         with asked(type(folds).__name__, "split"):
             folds = list(folds.split(np.zeros((n, 1)), labels))
     if isinstance(folds, (str, bytes, type, Mapping)) or not hasattr(folds, "__iter__"):

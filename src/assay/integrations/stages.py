@@ -103,13 +103,30 @@ def checked_probs(values: Any, classes: int) -> Float64[Tensor, "rows classes"]:
 def scale_of(values: Any, probs: Any, classes: int) -> float | None:
     """The factor by which decision values are logits, so that their softmax are the classifier's own probabilities; None if there is none.
 
-    It is 1 for most, 2 for the exponential loss, and 1 / (classes - 1) for AdaBoost.
+    It is 1 for most, 2 for the exponential loss, and 1 / (classes - 1) for AdaBoost. Where all probabilities are near 0 and 1, as for a few held-out rows, several
+    fit; then logarithms of probabilities tell them apart.
     """
-    logits = from_decision(values, classes).numpy()
-    for scale in dict.fromkeys((1.0, 2.0, 1 / (classes - 1))):
-        if np.allclose(softmax(scale * logits, axis=1), probs, rtol=0, atol=1e-5):
-            return scale
-    return None
+    logits, given = from_decision(values, classes).numpy(), np.asarray(probs, dtype=np.float64)
+    able = [
+        scale
+        for scale in dict.fromkeys((1.0, 2.0, 1 / (classes - 1)))
+        if np.allclose(softmax(scale * logits, axis=1), given, rtol=0, atol=1e-5)
+    ]
+    misses = [_log_miss(scale * logits, given) for scale in able]
+    best = int(np.argmin(misses)) if able else 0
+    return able[best] if able and misses[best] <= 1 else None
+
+
+def _log_miss(logits: Array, probs: Array) -> float:
+    """By how much the logarithms of ratios of probabilities are not those of logits, at most, as a share of what rounding near 1 comes to: at most a factor
+    of 2, or all of what single precision cannot hold beside 1."""
+    wanted = logits - logits.max(axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        found = np.log(probs) - np.log(probs.max(axis=1, keepdims=True))
+    there = probs > 0
+    miss = np.abs(found[there] - wanted[there]) / (1 + 0.01 * np.abs(wanted[there]))
+    lost = wanted[~there] > np.log(1e-7)
+    return max(float(miss.max(initial=0)), 2.0 if lost.any() else 0.0)
 
 
 def told(model: Any, rows: Any, classes: int) -> Told:
@@ -119,19 +136,41 @@ def told(model: Any, rows: Any, classes: int) -> Told:
         UsageError: It has neither decision values nor probabilities for each class.
         NumericalError: Its probabilities do not sum to 1.
     """
+    return as_told(*said(model, rows, classes), classes)
+
+
+def said(model: Any, rows: Any, classes: int) -> tuple[Array | None, Array | None]:
+    """Decision values and probabilities of a fitted classifier; None for what it has not, or what cannot be logits.
+
+    Raises:
+        UsageError: It has neither for each class.
+    """
     decides, estimates = hasattr(model, "decision_function"), hasattr(model, "predict_proba")
     if not decides and not estimates:
         raise UsageError(
             f"{type(model).__name__} has neither decision_function nor predict_proba; give a classifier with either."
         )
-    raw = model.decision_function(rows) if decides else None
+    # The probabilities of this loss are decision values cut at -1 and 1, which look like their softmax where all are beyond.
+    decides &= not estimates or getattr(model, "loss", "") != "modified_huber"
+    raw = np.asarray(model.decision_function(rows)) if decides else None
     if not estimates:
         if classes > 2 and getattr(model, "decision_function_shape", "") == "ovo":
             # Of three classes there are three pairs, too.
             raise UsageError("The decision values are of pairs of classes; set decision_function_shape='ovr'.")
+        return raw, None
+    return raw, np.asarray(model.predict_proba(rows))
+
+
+def as_told(raw: Array | None, probs: Array | None, classes: int) -> Told:
+    """Decision values where they have no probabilities or their softmax are these, else the probabilities.
+
+    Raises:
+        UsageError: There is not one column for each class.
+        NumericalError: Probabilities do not sum to 1.
+    """
+    if probs is None:
         return Told(from_decision(raw, classes))
-    probs = model.predict_proba(rows)
-    if raw is not None and (classes == 2 or np.shape(raw)[1:] == (classes,)):
+    if raw is not None and (classes == 2 or raw.shape[1:] == (classes,)):
         scale = scale_of(raw, probs, classes)
         if scale is not None:
             return Told(scale * from_decision(raw, classes))
