@@ -164,3 +164,16 @@ def test_the_truth_of_rows_that_would_be_drawn_for_testing_is_kept(tmp_path):
     assert loaded.train.labels.tolist() == labels.tolist() and not loaded.test_apart
     part = plan.of_fold(0).load()
     assert len(part.test) == 20 and part.test_apart and len(part.true_labels) == 20
+
+
+def test_the_page_says_that_what_is_shown_is_held_out_and_how_it_can_be_verified(made):
+    run, table = made, assay.score(made, "aum")
+    decision = assay.choose(table["aum"], "remove_worst", count=3)
+    data = assay.report_data(run, table, decision=decision)
+    assert [one.part for one in data.learning] == ["held out"]
+    words = " ".join(text for _, text in data.summary)
+    assert (
+        "of the given labels of examples that it was not trained on" in words
+        and "of the training examples at the end" not in words
+    )
+    assert "assay verify" not in words and "assay.verify(decision, retrain=...)" in words

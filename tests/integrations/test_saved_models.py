@@ -274,3 +274,16 @@ def test_what_does_not_fit_is_refused_and_leaves_model_and_folder_as_they_were(t
     assay.from_checkpoints(tmp_path / "run", model, DATA, STATES)
     with pytest.raises(OutputExists):
         assay.from_checkpoints(tmp_path / "run", model, DATA, STATES)
+
+
+def test_the_order_of_files_is_that_of_epochs_and_not_of_losses_in_their_names(tmp_path):
+    for epoch, loss in enumerate((0.9, 0.5, 0.7)):
+        for folder, name in (("told", f"val_loss={loss:.2f}-epoch={epoch}.ckpt"), ("untold", f"net_{loss}_{epoch}.pt")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            torch.save(STATES[epoch], tmp_path / folder / name)
+    run = assay.from_checkpoints(tmp_path / "run", net(), loader(), tmp_path / "told")
+    listed = assay.from_checkpoints(tmp_path / "listed", net(), loader(), STATES[:3])
+    for epoch in range(3):
+        assert torch.equal(run.shard(epoch).read("losses"), listed.shard(epoch).read("losses"))
+    with pytest.raises(UsageError, match=r"differ first in fractions \(0\.\d, 0\.\d and 1 more\), which do not tell their order"):
+        assay.from_checkpoints(tmp_path / "other", net(), loader(), tmp_path / "untold")

@@ -253,3 +253,9 @@ def test_ids_that_a_batch_does_not_hold_are_refused(tmp_path):
         streamed(tmp_path / "field", Stream(), id_field="name")
     with pytest.raises(UsageError, match=r"An IterableDataset has no stable ids; .*id_field="):
         streamed(tmp_path / "none", Stream(), id_field=None)
+
+
+def test_the_page_says_that_curves_are_of_the_examples_that_were_drawn(tmp_path):
+    run, _, _ = recorded(tmp_path / "run", LOADERS["weighted"](), recording=assay.Recording(checkpoints="none"))
+    data = assay.report_data(run, assay.score(run, "loss"))
+    assert any("are of the examples that an epoch trained on" in note for note in data.notes)

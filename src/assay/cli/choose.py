@@ -73,6 +73,7 @@ def choose_(
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say, showing_progress
+    from .saved import next_of
     from .score import file_named, named_once
 
     if name is not None and not any(letter.isalnum() for letter in name):
@@ -122,7 +123,7 @@ def choose_(
         save_decision(decision, path)
     counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
     say(f"{decision.title}: {counts} of {len(decision):,} examples.")
-    say(f"Saved as {path.stem}. Next: assay verify {run} --decision {path.stem}")
+    say(f"Saved as {path.stem}. {next_of(opened, path.stem)}")
 
 
 def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None, flags: str) -> tuple[str | None, str]:

@@ -74,6 +74,7 @@ def _import_decision(source: Path, run: Path, kind: From, name: str | None) -> N
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import caution, say
+    from .saved import next_of
 
     opened = Run(run)
     decision = import_decision(opened, source, kind)  # type: ignore[arg-type]
@@ -85,7 +86,7 @@ def _import_decision(source: Path, run: Path, kind: From, name: str | None) -> N
         caution(warning)
     counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
     say(f"{decision.title}: {counts} of {len(decision):,} examples.")
-    say(f"Saved as {path.stem}. Next: assay verify {run} --decision {path.stem}")
+    say(f"Saved as {path.stem}. {next_of(opened, path.stem)}")
 
 
 def _import_npy(source: Path, run: Path, labels: Path, view: str) -> None:

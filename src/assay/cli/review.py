@@ -33,6 +33,7 @@ def review_(
     from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say
+    from .saved import next_of
 
     if name is not None and not any(letter.isalnum() for letter in name):
         raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
@@ -51,5 +52,5 @@ def review_(
     say(result.sentence)
     counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
     say(f"{decision.title}: {counts} of {len(decision):,} examples.")
-    then = f" Next: assay verify {run} --decision {path.stem}" if bool(decision.touched.any()) else " It changes nothing."
+    then = f" {next_of(opened, path.stem)}" if bool(decision.touched.any()) else " It changes nothing."
     say(f"Saved as {path.stem}.{then}")

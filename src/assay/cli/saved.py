@@ -34,6 +34,16 @@ def decision_of(run: Run, name: str | None) -> Path:
     return known[slug(name)]
 
 
+def next_of(run: Run, name: str) -> str:
+    """How a saved decision is verified."""
+    from ..experiments.plan import has_plan, tests_apart
+
+    if has_plan(run) and tests_apart(run):
+        return f"Next: assay verify {run.folder} --decision {name}"
+    why = "the run has no test examples of its own" if has_plan(run) else "the run is of your own loop"
+    return f"Next, in Python: assay.verify(decision, retrain=...), because {why}."
+
+
 def saved_scores(run: Run) -> list[Scores]:
     """Every score saved in the run, in the order of their names; some may cover fewer examples than others.
 

@@ -272,7 +272,7 @@ class LearningCurve:
     """How good the recorded model was on one part of the data.
 
     Attributes:
-        part: `training`, `validation` or `test`.
+        part: `training`, `validation`, `test`, or `held out` for training examples that models predict which were not trained on them.
         examples: How many examples the part has.
         epochs: Number of each epoch after which it was measured, increasing, from 0.
         accuracy: Fraction of the given labels that are predicted, for each; None if unknown. In training over the examples that an epoch visited.

@@ -426,6 +426,11 @@ def plan_of(run: Run) -> Plan:
     return plan
 
 
+def tests_apart(run: Run) -> bool:
+    """Whether test examples are left to verify by, as far as the run tells; folds take in those that its data would draw."""
+    return run.header.about.get("test examples") != 0
+
+
 def has_plan(run: Run) -> bool:
     """Whether `experiments.record` made this run, so that it can be repeated. The argument `about` of a user's own loop may hold anything."""
     try:

@@ -16,6 +16,8 @@ from ..training.loop import predict
 from ..training.state import standing_at
 from .plan import has_plan, load_data, plan_of
 
+HELD_OUT = "held out"
+"""Part of the data of a recording in which no model was trained on the examples that it predicts."""
 MOST_MEASURED = 5
 """Kept models that are measured on held-out examples."""
 MOST_PAIRS = 15
@@ -41,7 +43,13 @@ def learning_curves(models: Sequence[Run], held_out: Mapping[int, float]) -> tup
         facts = [_training(run, epochs) for run in models]
         accuracy, loss = (_mean([one[part] for one in facts]) for part in (0, 1))
         if accuracy is not None or loss is not None:
-            curves.append(LearningCurve("training", len(models[0].ids), tuple(range(epochs)), accuracy, loss))
+            passes = models[0].passes
+            part = HELD_OUT if passes is not None and passes.unseen else "training"
+            curves.append(LearningCurve(part, len(models[0].ids), tuple(range(epochs)), accuracy, loss))
+            if any(run.missing(epoch) is not None for run in models for epoch in range(epochs)):
+                notes.append(
+                    "Accuracy and loss in training are of the examples that an epoch trained on; the others have none in it."
+                )
     losses, count = _validation_losses(models, epochs)
     try:
         measured = _measured(models) if epochs and has_plan(models[0]) else {}

@@ -8,7 +8,8 @@ from ..core.report_data import ClassCounts, LearningCurve
 from ..core.scores import Scores
 from ..core.trial import ALL, FEWEST, Cleaning, Comparison, Verdict
 from ..runs.run import Run
-from .plan import has_plan
+from .plan import has_plan, tests_apart
+from .quality import HELD_OUT
 
 NEXT, WHOM, SURE = "What to do next", "What it touches", "How sure this is"
 
@@ -74,7 +75,11 @@ def _next(known: Known) -> str:
     if decision.policy == "review":
         look = f"{proposal} A reviewer has looked at the labels"
     if found is None:
-        how = f"`assay verify {run.folder}`" if has_plan(run) else "`assay.verify(decision, retrain=...)` in Python"
+        how = (
+            f"`assay verify {run.folder}`"
+            if has_plan(run) and tests_apart(run)
+            else "`assay.verify(decision, retrain=...)` in Python"
+        )
         return f"{look}; whether the proposal makes the model better is what {how} finds out by training again."
     if found.n < FEWEST:
         return f"{proposal} Verify with at least {FEWEST} trainings of each kind before following it: two cannot tell."
@@ -159,6 +164,10 @@ def _quality(learning: Sequence[LearningCurve]) -> str:
     """How good the recorded model was, and what follows."""
     curves = {one.part: one for one in learning if one.accuracy is not None}
     parts = []
+    if HELD_OUT in curves:
+        parts.append(
+            f"{100 * float(curves[HELD_OUT].accuracy[-1]):.1f} % of the given labels of examples that it was not trained on"
+        )  # type: ignore[index]
     if "training" in curves:
         parts.append(f"{100 * float(curves['training'].accuracy[-1]):.1f} % of the given labels of the training examples")  # type: ignore[index]
     if "test" in curves:

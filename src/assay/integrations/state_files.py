@@ -92,7 +92,28 @@ def _in_folder(folder: Path) -> Iterator[SavedModel]:
         raise UsageError(
             f"{folder}: the names of its {len(found)} files do not tell their order; give a list of them in the order of training."
         )
-    yield from map(_at, sorted(found, key=lambda path: (_numbers(path), path.name)))
+    yield from map(_at, _in_order(folder, found))
+
+
+def _in_order(folder: Path, found: Sequence[Path]) -> list[Path]:
+    """Saved models by the epoch or the step that all of their names tell, else by the numbers in them.
+
+    Raises:
+        UsageError: What differs first in the names are fractions, such as losses.
+    """
+    for word in ("epoch", "step"):
+        told = [re.search(rf"{word}[=_-]?(\d+)", path.name, re.IGNORECASE) for path in found]
+        at = {path: int(one[1]) for path, one in zip(found, told, strict=True) if one is not None}
+        if len(at) == len(found):
+            return sorted(found, key=lambda path: (at[path], _numbers(path), path.name))
+    parts = {path: re.findall(r"\d+(?:\.\d+)?", path.stem if path.is_file() else path.name) for path in found}
+    first = next((column for column in zip(*parts.values(), strict=False) if len(set(column)) > 1), ())
+    if odd := [one for one in first if "." in one]:
+        raise UsageError(
+            f"{folder}: the names of its {len(found)} files differ first in fractions ({listed(odd, len(odd), 2)}), which do not tell their order; give a list of "
+            "them in the order of training."
+        )
+    return sorted(found, key=lambda path: (_numbers(path), path.name))
 
 
 def _numbers(path: Path) -> tuple[int, ...]:

@@ -100,7 +100,7 @@ def learning(curves: Sequence[LearningCurve], what: Literal["accuracy", "loss"])
     ]
     ends = _ends(sorted({row["epoch"] for row in rows} or {0}))
     # All parts are in the domain, so that each has one colour in both charts.
-    domain = ["test", "training", "validation"]
+    domain = ["test", "training", "validation", "held out"]
     parts = [part for part in domain if any(row["part"] == part for row in rows)]
     chart = (
         alt.Chart(alt.Data(values=rows))
