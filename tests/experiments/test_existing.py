@@ -272,7 +272,7 @@ def test_files_that_are_no_predictions_are_refused(tmp_path, parquet):
 
 def test_a_run_that_is_there_stays(tmp_path):
     assay.from_probs(tmp_path / "run", PROBS, LABELS, "held_out")
-    with pytest.raises(OutputExists, match="already holds a run"):
+    with pytest.raises(OutputExists, match="already holds a run; name another folder"):
         assay.from_probs(tmp_path / "run", PROBS, LABELS, "held_out")
     assert Run(tmp_path / "run").check()
 

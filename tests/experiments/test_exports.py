@@ -408,3 +408,22 @@ def test_of_epochs_as_drawn_there_are_no_mean_probabilities_and_all_else_is_expo
     assert tasks and all("predictions" not in task for task in tasks)
     with pytest.raises(MissingEvidence, match="has no mean probabilities of"):
         issue_table(run, loss)
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ("keep,cat,1", "action keep leaves new_class 'cat' unread; say relabel"),
+        ("weight,cat,0.5", "action weight leaves new_class 'cat' unread; say relabel"),
+        ("keep,,0.5", "action keep leaves weight '0.5' unread; say weight"),
+        ("relabel,cat,0.5", "action relabel leaves weight '0.5' unread; say weight"),
+    ],
+)
+def test_a_cell_that_its_action_would_leave_unread_is_refused(run, tmp_path, cells, words):
+    others = "".join(f"{one},keep,,\n" for one in IDS if one != "d")
+    path = tmp_path / "edited.csv"
+    path.write_text(f"id,action,new_class,weight\nd,{cells}\n{others}")
+    with pytest.raises(UsageError, match=f"id d: {words}"):
+        import_decision(run, path, "csv")
+    path.write_text(f"id,action,new_class,weight\nd,keep,=dog,1.0\n{others}")
+    assert import_decision(run, path, "csv").counts() == {"keep": 6}

@@ -223,7 +223,7 @@ def _made(
     about: Mapping[str, object] | None,
     logits: Callable[[Tensor, int, Ids], Tensor],
 ) -> Run:
-    check_place(RunPaths(Path(folder)))
+    check_place(RunPaths(Path(folder)), resumable=False)
     if _parquet(saved.rows):
         saved = _table(saved)
     passes_of_rows = _each(saved.rows, saved.what)

@@ -123,7 +123,38 @@ def _decided(run: Run, path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Do
         raise Mismatch(
             f"{path} has no row of {len(absent)} examples: {listed(absent, len(absent))}; give each one, with the action keep or drop."
         )
-    return [_row(run, f"{path}, id {one}", by_id[one]) for one in run.ids]
+    done = [_row(run, f"{path}, id {one}", by_id[one]) for one in run.ids]
+    for one, given, (action, _, weight, _) in zip(run.ids, run.labels.tolist(), done, strict=True):
+        _check_read(run, f"{path}, id {one}", by_id[one], (action, given, weight))
+    return done
+
+
+def _check_read(run: Run, where: str, row: Mapping[str, Any], done: tuple[Action, int, float]) -> None:
+    """Refuse a new class or a weight that the action of its row would leave unread.
+
+    Raises:
+        UsageError: Names the id, the column and the action that reads it.
+    """
+    action, given, weight = done
+    new = row.get("new_class")
+    if (
+        action in (Action.KEEP, Action.WEIGHT)
+        and new not in (None, "")
+        and run.task == "classes"
+        and new != run.class_names[given]
+    ):
+        raise UsageError(
+            f"{where}: action {action.name.lower()} leaves new_class {described(new)} unread; say relabel, or empty the cell."
+        )
+    if action in (Action.KEEP, Action.RELABEL):
+        try:
+            told = float(row.get("weight", 1.0) or 1.0)
+        except (TypeError, ValueError):
+            return
+        if told != weight and not math.isnan(told):
+            raise UsageError(
+                f"{where}: action {action.name.lower()} leaves weight {described(row['weight'])} unread; say weight, or empty the cell."
+            )
 
 
 def _row(run: Run, where: str, row: Mapping[str, Any]) -> Done:

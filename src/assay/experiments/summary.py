@@ -165,9 +165,8 @@ def _quality(learning: Sequence[LearningCurve]) -> str:
     curves = {one.part: one for one in learning if one.accuracy is not None}
     parts = []
     if HELD_OUT in curves:
-        parts.append(
-            f"{100 * float(curves[HELD_OUT].accuracy[-1]):.1f} % of the given labels of examples that it was not trained on"
-        )  # type: ignore[index]
+        share = 100 * float(curves[HELD_OUT].accuracy[-1])  # type: ignore[index]
+        parts.append(f"{share:.1f} % of the given labels of examples that it was not trained on")
     if "training" in curves:
         parts.append(f"{100 * float(curves['training'].accuracy[-1]):.1f} % of the given labels of the training examples")  # type: ignore[index]
     if "test" in curves:

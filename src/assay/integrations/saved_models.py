@@ -84,7 +84,7 @@ def from_checkpoints(
     if first is None:
         raise UsageError("There are no checkpoints; give at least one.")
     place = RunPaths(Path(folder))
-    check_place(place)
+    check_place(place, resumable=False)
     before = {name: value.detach().clone() for name, value in inner.state_dict().items()}
     own = {value.data_ptr() for value in inner.state_dict().values() if value.numel()}
     # Nothing is stepped: the recorder of loops watches an optimizer.

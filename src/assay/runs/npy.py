@@ -63,7 +63,7 @@ def import_npy(
     if len(ids) != n:
         raise Mismatch(f"{source}/ids.npy names {len(ids)} examples, {n} labels were given; give the labels of the full set.")
     place = RunPaths(Path(folder))
-    check_place(place)
+    check_place(place, resumable=False)
     kept = Recording(view=view, keep_logits=True, checkpoints="none")
     with (
         # A run of half the files would open like one of all.

@@ -51,8 +51,8 @@ SMALL = 2**22
 """Examples times classes up to which the probabilities are summed up unless it is asked otherwise: 32 MB on disk."""
 
 
-def check_place(paths: RunPaths, resume: bool = False) -> bool:
-    """Whether there is a run that the recording resumes.
+def check_place(paths: RunPaths, resume: bool = False, *, resumable: bool = True) -> bool:
+    """Whether there is a run that the recording resumes; `resumable` is whether such a recording can be resumed at all, for the cure.
 
     Raises:
         OutputExists: There is a run and `resume` is false, or there is something else.
@@ -62,7 +62,8 @@ def check_place(paths: RunPaths, resume: bool = False) -> bool:
         raise OutputExists(f"{folder} is a file; name a folder for the run.")
     exists = paths.header.exists()
     if exists and not resume:
-        raise OutputExists(f"{folder} already holds a run; resume it with resume=True (`--resume`) or name another folder.")
+        how = "resume it with resume=True (`--resume`) or " if resumable else ""
+        raise OutputExists(f"{folder} already holds a run; {how}name another folder.")
 
     def nothing(at: Path) -> bool:
         # What writers leave that ended before anything was worth keeping.

@@ -47,7 +47,7 @@ def save_passes(
         NotWritten: The operating system refuses.
     """
     place = RunPaths(Path(folder))
-    check_place(place)
+    check_place(place, resumable=False)
     everyone = torch.arange(len(ids))
     with whole_folder(place.folder) as part:
         recorder: Recorder | None = None
