@@ -14,8 +14,8 @@ def review_(
 ) -> None:
     """Take back the marks saved on the page, as a decision.
 
-    Also tells the measured share of wrong labels among the suspects, with an interval. Examples marked wrong are relabelled where the reviewer named a class, and dropped where not; those marked right or unsure are kept. The
-    decision is saved in the run's folder.
+    Also tells the measured share of wrong labels among the suspects, with an interval. Examples marked wrong are relabelled where the reviewer named a class, and
+    dropped where not; those marked right or unsure are kept. The decision is saved in the run's folder.
 
     Parameters
     ----------

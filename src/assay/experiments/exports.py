@@ -50,7 +50,8 @@ def result_table(
 
     Returns:
         A table with the columns `id`, `given_class` (where examples have a class), `predicted_class` and `given_probability` (of the given class; both by the mean
-        probabilities over the recorded epochs, where they were kept of every example); under the title of each score its value and `rank TITLE`; and `action`, `new_class`, `weight` and `reason` of the decision.
+        probabilities over the recorded epochs, where they were kept of every example); under the title of each score its value and `rank TITLE`; and `action`,
+        `new_class`, `weight` and `reason` of the decision.
 
     Raises:
         Mismatch: A score or the decision is of another recording.
