@@ -148,7 +148,7 @@ def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, sp
         if state is not None and not method.reads <= evidence.holds:
             if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
                 raise accumulators.too_few(method, run.epochs)  # type: ignore[arg-type]
-            results.append(scoring.checked(method, evidence, Result(method.compute(state))))  # type: ignore[attr-defined]
+            results.append(scoring.checked(method, evidence, Result(method.compute(state), scored=method.scored(state))))  # type: ignore[attr-defined]
             spent.since_last([method])
         else:
             stored.append(method)
@@ -166,16 +166,20 @@ def over_labels(run: Run, scores: Scores) -> Scores:
         run: A run of several labels for each example, which says how they are reduced.
         scores: The value of every pair of an example and a label.
     """
-    values = scores.values.reshape(len(run.ids), -1)
+    labels = run.label_matrix().shape[1]
+    # An epoch visits all labels of an example or none.
+    met = torch.zeros(len(run.ids), dtype=torch.bool)
+    met[torch.tensor(scores.ids.values.tolist(), dtype=torch.int64) // labels] = True
+    values = scores.values.reshape(-1, labels)
     if run.header.reduce_labels == "mean":
         reduced = values.mean(1)
     else:
         reduced = values.gather(1, scores.hardness().reshape(values.shape).argmax(1, keepdim=True))[:, 0]
     return dataclasses.replace(
         scores,
-        ids=run.ids,
+        ids=run.ids if bool(met.all()) else run.ids.take(met),
         values=reduced,
-        unscored=run.ids.take(torch.zeros(len(run.ids), dtype=torch.bool)),
+        unscored=run.ids.take(~met),
         diagnostics={
             "labels of an example": values.shape[1],
             "value of an example": f"{run.header.reduce_labels} over its labels",

@@ -30,8 +30,8 @@ class DataSpec:
         forward: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)` or the model returns no tensor: for the clean pass of
             `view="eval"`, and in place of `losses`, whose cross-entropies are then of these logits.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
-        labels: The class of each example, by position; needed with `visits="any"` where the first epoch leaves examples out and the dataset is neither a
-            TensorDataset with its labels last nor has them as `targets`.
+        labels: The class of each example, by position, or (examples, labels) with `task="labels"`; needed with `visits="any"` where the first epoch leaves
+            examples out and the dataset is neither a TensorDataset with its labels last nor has them as `targets`. Not with `task="losses"`.
         visits: `"each"`: every epoch trains on each example once, or the recording is refused. `"any"`: an epoch as it was drawn, with a weighted sampler, with
             replacement, a part of the examples, or `drop_last`: visits are counted, the facts of an example are those of its last visit in the
             epoch, and missing where it had none. Methods whose value is a mean over epochs then take it over the epochs that trained on the
@@ -53,7 +53,7 @@ class DataSpec:
     losses: Losses = cross_entropies
     forward: Forward | None = None
     clean: Dataset | None = None
-    labels: Tensor | Sequence[int] | np.ndarray | None = None
+    labels: Tensor | Sequence[Any] | np.ndarray | None = None
     visits: Literal["each", "any"] = "each"
     id_field: str | int | None = None
     task: Literal["classes", "labels", "losses"] | None = None
@@ -76,26 +76,38 @@ class DataSpec:
             )
 
 
-def labels_of(dataset: Any) -> Tensor | None:
-    """The class of each example of a dataset, where it says so: the last tensor of a TensorDataset, or the attribute `targets`; None elsewhere."""
+def labels_of(dataset: Any, several: bool = False) -> Tensor | None:
+    """The class of each example of a dataset, where it says so: the last tensor of a TensorDataset, or the attribute `targets`; None elsewhere.
+
+    `several`: a row of labels for each, as in `as_labels`.
+    """
     if isinstance(dataset, Subset):
-        whole = labels_of(dataset.dataset)
+        whole = labels_of(dataset.dataset, several)
         return None if whole is None else whole[torch.as_tensor(dataset.indices, dtype=torch.int64)]
     if isinstance(dataset, TensorDataset):
         found: Any = dataset.tensors[-1]
     else:
         found = getattr(dataset, "targets", None)
-    return None if found is None else as_labels(found, len(dataset))
+    return None if found is None else as_labels(found, len(dataset), several)
 
 
-def as_labels(given: Any, examples: int) -> Tensor | None:
-    """Whole numbers, one for each example; None where these are something else."""
+def as_labels(given: Any, examples: int, several: bool = False) -> Tensor | None:
+    """Whole numbers of any type, one for each example, or with `several` a row of 0 and 1 for each; None where these are something else."""
     try:
-        labels = torch.as_tensor(given)
+        labels = torch.as_tensor(given).to("cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
-    whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
-    return labels.to("cpu", torch.int64) if whole and labels.shape == (examples,) else None
+    if not several and labels.shape == (examples, 1):
+        labels = labels[:, 0]
+    if (
+        labels.is_complex()
+        or labels.ndim != 1 + several
+        or len(labels) != examples
+        or bool((labels != labels.to(torch.int64)).any())
+    ):
+        return None
+    labels = labels.to(torch.int64)
+    return None if several and bool(((labels != 0) & (labels != 1)).any()) else labels
 
 
 def ids_in(batch: Any, field: str | int) -> list[Any]:

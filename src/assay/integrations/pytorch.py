@@ -220,24 +220,32 @@ def _ids(loader: DataLoader, data: DataSpec) -> Ids:
 
 
 def _known_labels(loader: DataLoader, data: DataSpec, chosen: np.ndarray) -> Tensor | None:
-    """The labels of all examples, without which the first epoch must visit each.
+    """The labels of all examples, without which the first epoch must visit each; None for losses, of which no labels are known.
 
     Raises:
-        UsageError: Those given are not one class for each example; or there are none, and the loader leaves examples out.
+        UsageError: Those given are not one class, or a row of labels, for each example; or there are none, and the loader leaves examples out.
     """
+    several = data.task == "labels"
+    each = "a row of labels 0 or 1, with task='labels'," if several else "one class, a whole number,"
+    if data.task == "losses":
+        if data.labels is not None:
+            raise UsageError("labels= names classes, and task='losses' records none; leave it out.")
+        return None
     if data.labels is not None:
-        labels = as_labels(data.labels, int(chosen.max(initial=-1)) + 1 if data.id_field is not None else len(loader.dataset))  # type: ignore[arg-type]
+        count = int(chosen.max(initial=-1)) + 1 if data.id_field is not None else len(loader.dataset)  # type: ignore[arg-type]
+        labels = as_labels(data.labels, count, several)
         if labels is None:
-            raise UsageError("labels= is not one class, a whole number, for each example of the dataset; give them by position.")
+            raise UsageError(f"labels= is not {each} for each example of the dataset; give them by position.")
         return labels[chosen]
-    labels = None if data.id_field is not None else labels_of(loader.dataset)
+    labels = None if data.id_field is not None else labels_of(loader.dataset, several)
     if labels is None and data.id_field is None:
         try:
             check_visits_all(loader, len(chosen))
         except UsageError as error:
+            said = ", task='labels', labels=...), a row of 0 and 1" if several else ", labels=...), one class"
             raise UsageError(
                 f"{str(error).partition(';')[0]}, and the labels of those that the first epoch leaves out are not known; give "
-                "data=assay.DataSpec(visits='any', labels=...), one class for each example of the dataset."
+                f"data=assay.DataSpec(visits='any'{said} for each example of the dataset, or task='losses', if your loop calls recorder.losses."
             ) from error
     return None if labels is None else labels[chosen]
 
@@ -436,7 +444,7 @@ class LoopRecorder:
         self._id_field = data.id_field
         size = len(chosen) if data.id_field is not None else len(loader.dataset)  # type: ignore[arg-type]
         self._place = np.full(size, -1, dtype=np.int64)
-        self._losses, self._task = data.losses, data.task
+        self._losses, self._task, self._has_forward = data.losses, data.task, data.forward is not None
         self._place[chosen] = np.arange(len(chosen))
         self._chosen = chosen
         self._watcher = Watcher(loader, chosen, recorder.ids, data.losses, data.forward)
@@ -479,6 +487,7 @@ class LoopRecorder:
 
     def _walk(self, epoch: OpenEpoch, by_group: Sequence[float]) -> None:
         """Show the step just taken to the methods that read steps. Nothing that they do reaches the training."""
+        self._check_own_losses()
         device = _device_of(self._model)
         names = {id(parameter): name for name, parameter in self._model.named_parameters()}
         rates = dict.fromkeys(self._steps.functional.names, 0.0)
@@ -502,6 +511,20 @@ class LoopRecorder:
             return
         with untouched_generators(device):
             self.alongside.update(step)
+
+    def _check_own_losses(self) -> None:
+        """Refuse to value steps by the cross-entropy where examples have no class, so that it is not what the loop takes.
+
+        Raises:
+            UsageError: Nobody said what the loss of an example is.
+        """
+        task = self._task or self.recorder.task
+        if self._losses is cross_entropies and (task == "labels" or (task == "losses" and not self._has_forward)):
+            what = "several labels" if task == "labels" else "losses"
+            raise UsageError(
+                f"the run records {what}, and nobody said what the loss of an example is; give data=assay.DataSpec(losses=...), a function "
+                "(model, batch) that returns the loss of each example of a batch as your loop has it."
+            )
 
     @contextlib.contextmanager
     def _never_ending(self) -> Iterator[None]:

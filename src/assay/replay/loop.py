@@ -143,7 +143,8 @@ class LoopTraining(ReplayableTraining):
         self.model.zero_grad(set_to_none=True)
         self._stepped = wrapped_alike(loop.model, self.model)
         self.optimizer = over(inner_optimizer(loop.optimizer), unwrapped(loop.model), self.model)
-        if run.task != "classes" and loop.losses is cross_entropies and loop.forward is None:
+        # What `forward` gives may be soft labels, whose cross-entropies were recorded; several labels have none.
+        if loop.losses is cross_entropies and (run.task == "labels" or (run.task == "losses" and loop.forward is None)):
             raise UsageError(
                 f"{run.folder} recorded {run.classes_in_words} example, and the loop does not say which loss an example has; give assay.Loop(..., losses=...), a function "
                 "(model, batch) that returns the loss of each example of a batch as your loop has it."

@@ -53,6 +53,14 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
             f"The model returns {tuple(logits.shape)}, one number for each example, of which there is no cross-entropy of classes; give losses=, a "
             "function (model, batch) that returns the loss of each example as your loop has it."
         )
+    if isinstance(labels, Tensor) and labels.is_floating_point() and not torch._C._functorch.is_functorch_wrapped_tensor(labels):
+        sums = labels.detach().sum(1) if labels.ndim > 1 else labels.detach()
+        if labels.ndim < 2 or bool((labels < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-2):
+            # torch would give a number of them too.
+            raise UsageError(
+                f"Labels of {labels.dtype} and shape {tuple(labels.shape)} are no classes and no probabilities of classes, so there is no cross-entropy of them; "
+                "give losses=, a function (model, batch) that returns the loss of each example as your loop has it."
+            )
     return F.cross_entropy(logits, labels, reduction="none")
 
 

@@ -184,14 +184,14 @@ class Partial:
 
     Attributes:
         select: Title of what chooses them.
-        labels: Those of all examples, without which the first epoch must visit each.
+        labels: Those of all examples, without which the first epoch must visit each: the class of each, or (examples, labels) where each has several.
 
     Raises:
         UsageError: A setting is of a wrong kind.
     """
 
     select: str = ""
-    labels: Int[Tensor, " examples"] | None = None
+    labels: Int[Tensor, "examples *labels"] | None = None
 
 
 class Recorder:
@@ -292,13 +292,19 @@ class Recorder:
             self._task: Task | Literal[""] = ""
             self.reduce_labels: ReduceLabels = "mean"
             self._label_matrix: Tensor | None = None
+            self._known_matrix: Tensor | None = None
             self.commits: list[Commit] = []
             self._probs_sum: Tensor | None = None
             self._given = ""
             if partial is not None and (labels := partial.labels) is not None:
-                if labels.shape != (len(ids),):
-                    raise UsageError(f"labels= has shape {tuple(labels.shape)}, where {len(ids)} examples have one each.")
-                self.labels = labels.to("cpu", torch.int64).clone()
+                if labels.ndim not in (1, 2) or len(labels) != len(ids):
+                    raise UsageError(
+                        f"labels= has shape {tuple(labels.shape)}, where {len(ids)} examples have one each, or a row each."
+                    )
+                if labels.ndim == 2:
+                    self._known_matrix = labels.to("cpu", torch.int64).clone()
+                else:
+                    self.labels = labels.to("cpu", torch.int64).clone()
                 self._given = "; labels known beforehand must be those that the loop gives, as data=assay.DataSpec(labels=...) to assay.record"
             self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
             self._undecided = recording.mean_probs is None
@@ -386,6 +392,11 @@ class Recorder:
             replace(self.paths.header, write_header(self.header))
 
     @property
+    def task(self) -> Task | Literal[""]:
+        """What is recorded of each example; empty before the first batch."""
+        return self._task
+
+    @property
     def epochs(self) -> int:
         """How many epochs are committed, which is also the number of the epoch to come."""
         return len(self.commits)
@@ -406,7 +417,8 @@ class Recorder:
         self.carried = self.altered = False
         self._begun = time.perf_counter()
         if not self.commits:
-            self.classes, self._task, self._label_matrix = 0, "", None
+            self.classes, self._task = 0, ""
+            self._label_matrix = None if self._known_matrix is None else self._known_matrix.clone()
 
     def start(self, state: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
         """Keep the state before training, from which the whole training can be replayed; does nothing if no checkpoints are kept.
@@ -891,13 +903,16 @@ class Recorder:
             names = self.ids.take(unknown)
             raise UsageError(
                 f"Epoch {self.epochs} did not visit {len(names)} of {len(self.ids)} ids, whose labels are not known yet: {listed(names, len(names))}. "
-                "Give partial=assay.runs.recorder.Partial(labels=...) (assay.record: data=assay.DataSpec(labels=...)), one class for each example, or let "
-                "the first epoch train on all."
+                "Give partial=assay.runs.recorder.Partial(labels=...) (assay.record: data=assay.DataSpec(labels=...)), one class for each example, "
+                "(examples, labels) of task='labels', or let the first epoch train on all."
             )
 
     @property
     def epoch_labels(self) -> Int[Tensor, " examples"]:
         """The labels seen in the complete, uncommitted epoch; for examples that it did not visit, the labels known so far; -1 without classes."""
+        if self._task in ("labels", "losses"):
+            # Those known beforehand say nothing of a run without classes.
+            return torch.full_like(self.labels, -1)
         return torch.where(self._epoch_labels < 0, self.labels, self._epoch_labels)
 
     def commit(
