@@ -408,3 +408,108 @@ def test_more_refusals(tmp_path):
     assay.attach(token, tmp_path / "tokens")
     with pytest.raises(UsageError, match="those of parts of an example, such as tokens"):
         token.train()
+
+
+def read_loss(model):
+    batch = padded(Texts(6, 50).items)
+    labels = batch.pop("labels")
+    return F.cross_entropy(model(**batch).logits, labels)
+
+
+class Unaware(transformers.BertForSequenceClassification):
+    """Takes no more than it names, so that the Trainer divides its loss."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
+
+
+def counted(outputs, labels, num_items_in_batch=None):
+    return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+
+def each(model, batch):
+    logits = model(**{name: part for name, part in batch.items() if name != "labels"}).logits
+    return F.cross_entropy(logits, batch["labels"], reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "fields"),
+    [
+        (Unaware, {}, {"accumulate": "batches"}),
+        (None, {}, {"accumulate": 1}),
+        (None, {"compute_loss_func": counted}, {"accumulate": "examples", "reduction": "sum"}),
+    ],
+    ids=["the Trainer divides", "nobody divides", "the loss divides"],
+)
+def test_steps_of_several_batches_are_taken_again(tmp_path, kind, settings, fields):
+    # 22 examples in batches of 4: the last step has two batches, and the last batch fewer examples.
+    model = bert(dropout=0.0)
+    model.__class__ = kind or type(model)
+    trainer = trainer_of(tmp_path, model=model, gradient_accumulation_steps=4, optim="sgd", **settings)
+    attached = assay.attach(trainer, tmp_path / "run", seed=SEED)
+    trainer.train()
+    assert Run(tmp_path / "run").micro_batches(0) == [4, 2]
+    loop = attached.loop(**({"losses": each} if settings else {}))
+    assert {name: getattr(loop, name) for name in fields} == fields
+    scores = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets={"validation": read_loss})["sgd_influence"]
+    assert len(scores.ids) == 22 and bool((scores.values != 0).all())
+
+
+class Numbered(Texts):
+    """Labels that are 0 and 1, as numbers."""
+
+    def __getitem__(self, index):
+        return {**self.items[index], "labels": float(index % 2)}
+
+
+def numbered(items):
+    batch = padded([{**item, "labels": 0} for item in items])
+    return batch | {"labels": torch.tensor([item["labels"] for item in items])}
+
+
+def numbers(folder, recorder=None, **settings):
+    given = {"dataset": Numbered(), "model": bert(dropout=0.0, classes=1), "data_collator": numbered}
+    return trainer_of(folder, callbacks=[recorder] if recorder else [], **{**given, **settings})
+
+
+def test_predicted_numbers_are_no_logits(tmp_path):
+    words = r"predicts numbers .*Recording\(view='eval'\), data=assay\.DataSpec\(task='losses', losses="
+    with pytest.raises(UsageError, match=words):
+        assay.attach(numbers(tmp_path), tmp_path / "attached")
+    with pytest.raises(UsageError, match=f"{words}.* or use assay.attach"):
+        numbers(tmp_path, assay.huggingface.Recorder(tmp_path / "callback")).train()
+    spec = DataSpec(task="losses", losses=lambda model, batch: (model(**batch).logits[:, 0] - batch["labels"]).square())
+    trainer = numbers(tmp_path)
+    assay.attach(trainer, tmp_path / "losses", Recording(view="eval"), data=spec)
+    trainer.train()
+    assert Run(tmp_path / "losses").task == "losses"
+
+    def binary(outputs, labels, num_items_in_batch=None):
+        return F.binary_cross_entropy_with_logits(outputs.logits[:, 0], labels)
+
+    trainer = numbers(tmp_path, compute_loss_func=binary)
+    assay.attach(trainer, tmp_path / "binary")
+    trainer.train()
+    assert Run(tmp_path / "binary").classes == 2
+
+
+def test_an_epoch_is_recorded_as_it_is_drawn(tmp_path):
+    trainer = trainer_of(tmp_path, dataloader_drop_last=True)
+    assay.attach(trainer, tmp_path / "run", data=DataSpec(visits="any", labels=[item["labels"] for item in Texts().items]))
+    trainer.train()
+    assert [int(Run(tmp_path / "run").visits_in(epoch).sum()) for epoch in range(2)] == [20, 20]
+
+
+def test_live_values_of_several_labels_ask_for_their_losses(tmp_path):
+    class Several(Texts):
+        def __getitem__(self, index):
+            return {**self.items[index], "labels": [float(self.items[index]["labels"] == label) for label in range(3)]}
+
+    model = bert(dropout=0.0)
+    model.config.problem_type = "multi_label_classification"
+    trainer = trainer_of(tmp_path, dataset=Several(), model=model, data_collator=numbered)
+    # One label of each is 1, as in soft labels.
+    assay.attach(trainer, tmp_path / "run", Recording(live=["liveval"]), data=DataSpec(task="labels"))
+    with pytest.warns(UserWarning, match=r"the run records several labels, .* give data=assay\.DataSpec\(losses="):
+        trainer.train()
+    assert Run(tmp_path / "run").label_matrix().sum() == 22

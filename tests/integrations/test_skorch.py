@@ -169,7 +169,70 @@ def test_an_interrupt_keeps_the_epochs_before_and_an_error_holds_nothing(tmp_pat
 def test_what_cannot_be_recorded_is_refused(tmp_path):
     with pytest.raises(UsageError, match="drop_last=True leaves 2 of 22 examples out of every epoch"):
         net_of([assay.skorch.Recorder(tmp_path / "run")], iterator_train__drop_last=True).fit(X, Y)
-    with pytest.raises(UsageError, match=r"labels are torch\.float32 of shape"):
-        net_of([assay.skorch.Recorder(tmp_path / "numbers")], skorch.NeuralNetRegressor, criterion=nn.MSELoss).fit(X, X[:, :3])
+    for numbers in (X[:, :3], (Y > 0).astype(np.float32)[:, None]):
+        net = net_of([assay.skorch.Recorder(tmp_path / "numbers")], skorch.NeuralNetRegressor, criterion=nn.MSELoss)
+        with pytest.raises(UsageError, match=r"predicts numbers, .*view='eval'\), data=assay\.DataSpec\(task='losses', losses="):
+            net.set_params(module__outputs=numbers.shape[1]).fit(X, numbers)
     with pytest.raises(UsageError, match="folder= is 7"):
         assay.skorch.Recorder(7)
+
+
+def test_the_probability_of_class_1_is_recorded_as_its_logarithms(tmp_path):
+    class Sigmoid(Net):
+        def forward(self, x):
+            return self.net(x).sigmoid().flatten()
+
+    net = skorch.NeuralNetBinaryClassifier(
+        Sigmoid,
+        module__outputs=1,
+        criterion=nn.BCELoss,
+        max_epochs=2,
+        lr=0.1,
+        batch_size=4,
+        train_split=None,
+        verbose=0,
+        callbacks=[assay.skorch.Recorder(tmp_path / "run", Recording(view="eval"))],
+    )
+    labels = (Y > 0).astype(np.float32)
+    net.fit(X, labels)
+    net.module_.eval()
+    with torch.no_grad():
+        probs = net.module_(torch.from_numpy(X)).flatten()
+    losses = F.binary_cross_entropy(probs, torch.from_numpy(labels), reduction="none")
+    torch.testing.assert_close(Run(tmp_path / "run").shard(1).read("losses"), losses, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_of_numbers_are_recorded_in_a_clean_pass(tmp_path):
+    spec = DataSpec(task="losses", losses=lambda model, batch: (model(batch[0]) - batch[1]).square().mean(1))
+    recorder = assay.skorch.Recorder(tmp_path / "run", Recording(view="eval"), spec)
+    net = net_of([recorder], skorch.NeuralNetRegressor, criterion=nn.MSELoss)
+    net.fit(X, X[:, :3])
+    net.module_.eval()
+    with torch.no_grad():
+        losses = (net.module_(torch.from_numpy(X)) - torch.from_numpy(X[:, :3])).square().mean(1)
+    torch.testing.assert_close(Run(tmp_path / "run").shard(1).read("losses").float(), losses)
+
+
+W = torch.tensor([1.0, 5.0, 0.2])
+
+
+def test_values_of_steps_need_the_loss_that_the_net_trains_on(tmp_path):
+    live, weighted = Recording(live=["liveval"]), {"criterion__weight": W}
+    for number, settings in enumerate((weighted, {"criterion__label_smoothing": 0.3})):
+        with pytest.raises(
+            UsageError, match=r"trains on another loss .* liveval values its steps; give the loss of each example"
+        ):
+            net_of([assay.skorch.Recorder(tmp_path / str(number), live)], **settings).fit(X, Y)
+
+    def losses(model, batch):
+        return W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    net_of([assay.skorch.Recorder(tmp_path / "said", live, DataSpec(losses=losses))], **weighted).fit(X, Y)
+    # Nothing else asks for them while recording; kept models are read with those of the loop.
+    net = net_of([assay.skorch.Recorder(tmp_path / "run")], **weighted)
+    net.fit(X, Y)
+    loader = net.get_iterator(net.get_dataset(X, Y), training=True)
+    (grand,) = assay.score(
+        tmp_path / "run", "grand", loop=assay.Loop(net.module_, net.optimizer_, loader, losses=losses)
+    ).values()
+    assert bool((grand.values > 0).all())

@@ -22,9 +22,12 @@ from ..replay.generators import untouched_generators
 from ..replay.keyed import KeyedBatch, KeyedDataset, check_loader, keyed_copy
 from ..replay.loop import Loop
 from ..replay.losses import Losses, cross_entropies, cross_entropies_of
+from ..replay.single_examples import evaluating
 from ..runs.paths import RunPaths
 from ..runs.recorder import check_place
 from ..runs.recording import Recording
+from ..training.batches import placed
+from ..training.wrappers import unwrapped
 from .batch_keys import LABELS, NAME, Carried, DictCollate, check_one_label, labels_in, logits_of, taken
 from .continuing import Asked, seeded_when_iterated
 from .data_spec import DataSpec
@@ -125,7 +128,7 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def _open(self, args: Any, state: Any, model: nn.Module, optimizer: Any, loader: DataLoader) -> LoopRecorder:
         """Begin to record, or go on with the run that the Trainer's checkpoint belongs to."""
         data = self._data
-        if data.losses is cross_entropies and data.forward is None:
+        if data.losses is cross_entropies and data.forward is None and data.task in (None, "classes"):
             data = dataclasses.replace(data, losses=self._losses(args.label_smoothing_factor))
         if data.forward is None and self.recording.view == "eval":
             data = dataclasses.replace(data, forward=self.forward)
@@ -183,7 +186,7 @@ class Attached(Events):
         self._leave()
 
     def _train_seen(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        _check_trainer(self._trainer, self.recording)
+        _check_trainer(self._trainer, self.recording, self._data)
         self._leave()
         self._training, self._keyed = True, None
         try:
@@ -313,7 +316,7 @@ def attach(
             )
     if any(isinstance(callback, Events) for callback in trainer.callback_handler.callbacks):
         raise UsageError("This trainer is recorded already; call detach() on what attach returned, or build another trainer.")
-    _check_trainer(trainer, recording)
+    _check_trainer(trainer, recording, data or DataSpec())
     if _own_loss(trainer) and (data is None or data.losses is cross_entropies):
         steps = [str(method) for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
         if steps:
@@ -398,6 +401,12 @@ class Recorder(Events):
                 raise UsageError(
                     f"The model is called twice for a batch, and one of its outputs is recorded; call it once, or {EVAL}."
                 )
+            if self._newest is None and any(name in kwargs for name in LABELS):
+                _check_classes(
+                    model,
+                    self._data,
+                    "; or use assay.attach(trainer, folder), where the Trainer computes a loss of classes itself",
+                )
             self._newest, self._seen = carried, True
             batch = {name: kwargs[name] for name in carried.names if name in kwargs}
             if carried.labels is not None and labels_in(batch) is None:
@@ -452,16 +461,20 @@ class TrainerLoss:
         compute_loss: The Trainer's.
         counted: Whether the Trainer tells it the number of labels.
         labels: Names under which the labels may stand.
+        summed: Whether it is told 1, so that it gives the sum of the losses: of several batches of a step, whose number of labels divides all of them.
     """
 
     compute_loss: Callable[..., Any]
     counted: bool
     labels: tuple[str, ...]
+    summed: bool = False
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         labels = labels_in(batch, self.labels)
         # As a float, like the Trainer's own count, which is divided by a number of devices.
         count = labels.ne(-100).sum() / 1 if self.counted and labels is not None else None
+        if self.summed and count is not None:
+            count = torch.ones_like(count)
         return self.compute_loss(model, dict(batch), num_items_in_batch=count)
 
 
@@ -517,17 +530,39 @@ def _loop(
     forward = NamedForward(_label_names(trainer))
     smoothing = args.label_smoothing_factor
     counted = bool(getattr(trainer, "model_accepts_loss_kwargs", False)) or trainer.compute_loss_func is not None
+    loss = TrainerLoss(compute_loss or trainer.compute_loss, counted, forward.labels)
     parts: dict[str, Any] = {
         "model": trainer.model,
         "optimizer": trainer.optimizer,
         "loader": loader,
         "forward": forward,
-        "loss": TrainerLoss(compute_loss or trainer.compute_loss, counted, forward.labels),
+        "loss": loss,
         "clip": args.max_grad_norm or None,
         "begin_epoch": EpochsBegin(loader, first),
         **({"losses": SmoothedLosses(forward, smoothing)} if smoothing else {}),
+        **(_division(trainer, loss, loader) if args.gradient_accumulation_steps > 1 else {}),
     }
     return Loop(**{**parts, **changes})
+
+
+def _division(trainer: Any, loss: TrainerLoss, loader: Any) -> dict[str, Any]:
+    """What a Trainer divides the losses of the batches of one step by, as fields of `Loop`."""
+    scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if not (loss.counted if scaled is None else scaled):
+        return {"accumulate": "batches"}
+    # It does not divide, and leaves it to the loss to do so by the labels of all batches, which some do and others do not.
+    with evaluating(trainer.model), untouched_generators(trainer.args.device), torch.no_grad():
+        few = [loader.dataset[place] for place in range(min(2, len(loader.dataset)))]
+        batch = placed(loader.collate_fn(few), trainer.args.device)
+        single, double = (
+            float(
+                loss.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(count, device=trainer.args.device))
+            )
+            for count in (1.0, 2.0)
+        )
+    if loss.counted and abs(2 * double - single) <= 1e-2 * abs(single):
+        return {"loss": dataclasses.replace(loss, summed=True), "reduction": "sum", "accumulate": "examples"}
+    return {"accumulate": 1}
 
 
 def _label_names(trainer: Any) -> tuple[str, ...]:
@@ -540,7 +575,7 @@ def _own_loss(trainer: Any) -> bool:
     return getattr(trainer, "compute_loss_func", None) is not None or home.split(".")[0] != "transformers"
 
 
-def _check_trainer(trainer: Any, recording: Recording) -> None:
+def _check_trainer(trainer: Any, recording: Recording, data: DataSpec) -> None:
     """Refuse trainers whose batches or logits cannot be captured.
 
     Raises:
@@ -552,12 +587,31 @@ def _check_trainer(trainer: Any, recording: Recording) -> None:
         raise UsageError(
             f"The train dataset is a {type(dataset).__name__}, which has no stable ids; give a map-style dataset with __len__ and __getitem__."
         )
-    if dataset is not None and trainer.args.dataloader_drop_last and recording.view == "train":
+    if not _own_loss(trainer):
+        _check_classes(trainer.model, data)
+    if dataset is not None and trainer.args.dataloader_drop_last and recording.view == "train" and data.visits == "each":
         left = len(dataset) % trainer.args.train_batch_size
         if left:
             raise UsageError(
-                f"dataloader_drop_last=True leaves {left} of {len(dataset)} examples out of every epoch; set it to False, or {EVAL}."
+                f"dataloader_drop_last=True leaves {left} of {len(dataset)} examples out of every epoch; set it to False, or {EVAL}, or an epoch as it "
+                "is drawn, with data=assay.DataSpec(visits='any', labels=...)."
             )
+
+
+def _check_classes(model: Any, data: DataSpec, more: str = "") -> None:
+    """Refuse a model that predicts numbers by its own loss, as those of one output do.
+
+    Raises:
+        UsageError: It is one.
+    """
+    config = getattr(unwrapped(model), "config", None)
+    kind = getattr(config, "problem_type", None)
+    if data.task != "losses" and (kind == "regression" or (kind is None and getattr(config, "num_labels", None) == 1)):
+        raise UsageError(
+            f"{type(unwrapped(model)).__name__} predicts numbers (its config has num_labels={config.num_labels}, problem_type={kind!r}), and classes are recorded "  # type: ignore[union-attr]
+            "here; record losses in a clean pass after each epoch, with recording=assay.Recording(view='eval'), data=assay.DataSpec(task='losses', "
+            f"losses=...), the loss of each example of a batch{more}."
+        )
 
 
 def _check_arguments(args: Any, recording: Recording) -> None:

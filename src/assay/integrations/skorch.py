@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..core.accumulators import AbstractStepMethod
 from ..core.arguments import checked_arguments
 from ..core.errors import UsageError
 from ..core.ids import Ids
+from ..methods import parse
 from ..replay.keyed import KeyedBatch, behind_subsets, check_loader, keyed_copy
 from ..replay.losses import cross_entropies, pair
 from ..runs.recording import Recording
@@ -33,7 +35,8 @@ class NetForward:
     """Logits and labels of a batch as a net of skorch has them.
 
     Attributes:
-        gives: What the module returns: `logits` (or log probabilities), `probabilities` whose logarithm the net takes, or `binary`, one logit.
+        gives: What the module returns: `logits` (or log probabilities), `probabilities` whose logarithm the net takes, `binary`, one logit, or
+            `probability`, that of class 1.
     """
 
     gives: str
@@ -48,6 +51,10 @@ class NetForward:
             # One logit z is exactly the two-class form (0, z).
             z = first.reshape(len(first), 1)
             return torch.cat([torch.zeros_like(z), z], 1)
+        if self.gives == "probability":
+            # As BCELoss does it.
+            p = first.reshape(len(first), 1)
+            return torch.cat([torch.log1p(-p), torch.log(p)], 1).clamp(min=-100)
         return first
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
@@ -57,7 +64,7 @@ class NetForward:
 
     def labels(self, labels: Tensor) -> Tensor:
         """Classes of the targets that the net was given."""
-        return labels.reshape(len(labels)).long() if self.gives == "binary" else labels
+        return labels.reshape(len(labels)).long() if self.gives in ("binary", "probability") else labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +79,7 @@ class NetLosses:
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         logits, labels = self.forward(model, batch)
-        if self.forward.gives == "probabilities":
+        if self.forward.gives in ("probabilities", "probability"):
             return F.nll_loss(logits, labels, reduction="none")
         return F.cross_entropy(logits, labels, reduction="none")
 
@@ -163,9 +170,10 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         check_loader(loader)
         recording, forward = self.recording or Recording(), NetForward(_gives(net))
         data = self.data or DataSpec()
-        if data.losses is cross_entropies and data.forward is None:
+        _check_net(net, recording, data)
+        if data.losses is cross_entropies and data.forward is None and data.task in (None, "classes") and _plain_loss(net):
             data = dataclasses.replace(data, losses=NetLosses(forward))
-        if data.forward is None and recording.view == "eval":
+        if data.forward is None and recording.view == "eval" and data.task != "losses":
             data = dataclasses.replace(data, forward=forward)
         if data.ids is not None:
             whole, places = behind_subsets(loader.dataset, torch.arange(len(loader.dataset)).numpy())
@@ -202,6 +210,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         """Record the batch's logits and labels."""
         if training and self.recorder_ is not None and self.fetched_ is not None:
             forward, self.fetched_ = NetForward(_gives(net)), None
+            if (self.recording or Recording()).view == "eval":
+                return
             self.recorder_.batch(forward.logits(more["y_pred"]), forward.labels(torch.as_tensor(batch[1])))
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **more: Any) -> None:
@@ -231,5 +241,39 @@ def _gives(net: Any) -> str:
     """What a net's module returns; see `NetForward`."""
     kinds = {kind.__name__ for kind in type(net).__mro__}
     if "NeuralNetBinaryClassifier" in kinds:
-        return "binary"
+        return "probability" if isinstance(net.criterion_, nn.BCELoss) else "binary"
     return "probabilities" if "NeuralNetClassifier" in kinds and isinstance(net.criterion_, nn.NLLLoss) else "logits"
+
+
+def _plain_loss(net: Any) -> bool:
+    """Whether a net trains on the mean cross-entropy of what its module returns."""
+    kind = {"probabilities": nn.NLLLoss, "binary": nn.BCEWithLogitsLoss, "probability": nn.BCELoss, "logits": nn.CrossEntropyLoss}
+    criterion = net.criterion_
+    weights = [getattr(criterion, name, None) for name in ("weight", "pos_weight")]
+    return (
+        type(criterion) is kind[_gives(net)]
+        and all(weight is None for weight in weights)
+        and not getattr(criterion, "label_smoothing", 0.0)
+        and criterion.reduction == "mean"
+        and (getattr(type(net).get_loss, "__module__", "") or "").split(".")[0] == "skorch"
+    )
+
+
+def _check_net(net: Any, recording: Recording, data: DataSpec) -> None:
+    """Refuse a net whose outputs are no logits, and values of steps whose loss is not known.
+
+    Raises:
+        UsageError: It is one of those.
+    """
+    if any(kind.__name__ == "NeuralNetRegressor" for kind in type(net).__mro__) and data.task != "losses":
+        raise UsageError(
+            f"{type(net).__name__} predicts numbers, and classes are recorded here; record losses in a clean pass after each epoch, with "
+            "recording=assay.Recording(view='eval'), data=assay.DataSpec(task='losses', losses=...), the loss of each example of a batch."
+        )
+    if data.losses is cross_entropies and data.forward is None and not _plain_loss(net):
+        steps = [str(method) for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
+        if steps:
+            raise UsageError(
+                f"{type(net).__name__} trains on another loss ({type(net.criterion_).__name__}) than the mean cross-entropy, and {', '.join(steps)} values its "
+                f"steps; give the loss of each example as data=assay.DataSpec(losses=...), or leave {', '.join(steps)} out of Recording(live=...)."
+            )
