@@ -262,3 +262,44 @@ def test_several_loaders_are_refused(tmp_path):
         trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run")]).fit(Module(), [DataLoader(dataset(), 4)] * 2)
     with pytest.raises(UsageError, match="Nothing is being recorded"):
         assay.lightning.Recorder(tmp_path / "run").recorder  # noqa: B018
+
+
+def test_an_epoch_is_recorded_as_it_is_drawn(tmp_path):
+    recorder = assay.lightning.Recorder(tmp_path / "run", data=assay.DataSpec(visits="any"))
+    trainer_of(tmp_path, [recorder], limit_train_batches=2).fit(Module(), DataLoader(dataset(), 4, shuffle=True))
+    run = Run(tmp_path / "run")
+    assert run.epochs == 2 and [int(run.visits_in(epoch).sum()) for epoch in range(2)] == [8, 8]
+    with pytest.raises(UsageError, match="id_field=0 is for loops over recorder"):
+        assay.lightning.Recorder(tmp_path / "field", data=assay.DataSpec(ids=range(EXAMPLES), id_field=0))
+
+
+W = torch.tensor([1.0, 5.0, 0.2])
+
+
+class Weighted(Module):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1], weight=W)
+
+
+def test_values_of_steps_need_the_loss_that_the_module_trains_on(tmp_path):
+    live = Recording(live=["liveval", "aum"])
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run", live)])
+    with pytest.warns(UserWarning, match=r"gives cross_entropy weight, .* give data=assay\.DataSpec\(losses="):
+        trainer.fit(Weighted(), DataLoader(dataset(), 4, shuffle=True))
+    assert Run(tmp_path / "run").epochs == 2
+    spec = assay.DataSpec(losses=lambda model, batch: W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "said", live, data=spec)])
+    trainer.fit(Weighted(), DataLoader(dataset(), 4, shuffle=True))
+    assert assay.score(tmp_path / "said", "liveval", save=False)["liveval"].values.isfinite().all()
+
+
+def test_steps_of_several_batches_are_taken_again(tmp_path):
+    module, loader = Module(), DataLoader(dataset(), 4, shuffle=True)
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run", seed=SEED)], accumulate_grad_batches=4)
+    trainer.fit(module, loader)
+    run = Run(tmp_path / "run")
+    assert run.micro_batches(0) == [4, 2]
+    loop = assay.Loop(module, trainer.optimizers[0], loader, accumulate=4)
+    targets = {"validation": (dataset(7).tensors[0], dataset().tensors[1])}
+    (scores,) = assay.score(run, "sgd_influence", loop=loop, targets=targets, save=False).values()
+    assert bool((scores.values != 0).all())

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..core.errors import Mismatch, OutputExists
+from ..core.errors import Mismatch, OutputExists, UsageError
 from ..replay.wrapped import inner_optimizer
 from ..runs.packing import unpack
 from ..runs.paths import RunPaths
@@ -51,6 +51,13 @@ class Asked:
     data: DataSpec
     seed: int | None
     about: Mapping[str, object] | None
+
+    def __post_init__(self):
+        if self.data.id_field is not None:
+            raise UsageError(
+                f"id_field={self.data.id_field!r} is for loops over recorder.epoch(), and a trainer's batches carry positions in its dataset; leave it out, "
+                "and give ids= by position, or none."
+            )
 
     def check_new(self, way: str) -> None:
         """Refuse a folder that holds a run already; `way` says how the trainer goes on with one.

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from ..core.arguments import checked_arguments
 from ..core.errors import Mismatch, UsageError
 from ..replay.keyed import KeyedBatch, check_loader, ids_of, keyed_copy
+from ..replay.losses import cross_entropies
 from ..runs.recording import Recording
 from .batch_keys import check_one_label, labels_in, logits_of
 from .continuing import Asked
@@ -39,18 +40,26 @@ class LossTap:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor]] = []
+        self.altered = ""
+        """What makes a call another loss than the mean cross-entropy; empty if nothing does."""
         self._original: Callable[..., Any] | None = None
 
     def start(self) -> None:
         """Begin to look."""
         self.stop()
-        self.calls = []
+        self.calls, self.altered = [], ""
         original = self._original = F.cross_entropy
+        arguments = inspect.signature(original)
 
         @functools.wraps(original)
         def seen(input: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
             if isinstance(input, Tensor) and isinstance(target, Tensor):
                 self.calls.append((input.detach(), target))
+                given = arguments.bind(input, target, *args, **kwargs).arguments
+                names = {"weight": None, "label_smoothing": 0.0, "reduction": "mean"}
+                self.altered = ", ".join(
+                    name for name, usual in names.items() if given.get(name, usual) is not usual and given[name] != usual
+                )
             return original(input, target, *args, **kwargs)
 
         F.cross_entropy = seen
@@ -188,10 +197,11 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             raise UsageError(
                 "Lightning trains on a loader that was there before this fit(); make the Trainer anew for each fit()."
             )
-        if self._asked.recording.view == "train" and trainer.num_training_batches < len(self._keyed):
+        whole = self._asked.recording.view == "train" and self._asked.data.visits == "each"
+        if whole and trainer.num_training_batches < len(self._keyed):
             raise UsageError(
                 f"limit_train_batches leaves {len(self._keyed) - trainer.num_training_batches} of {len(self._keyed)} batches out of every epoch; leave it "
-                f"out, or {EVAL}."
+                f"out, or {EVAL}, or an epoch as it is drawn, with data=assay.DataSpec(visits='any')."
             )
         if self._asked.recording.view == "eval" and self._asked.data.forward is None and _lacks_forward(pl_module):
             raise UsageError(
@@ -256,6 +266,11 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
                 )
             logits, labels = found[0]
         check_one_label(logits, labels, name)
+        if self._tap.altered and self._asked.data.losses is cross_entropies and self._recorder.alongside.step_methods:
+            self._recorder.alongside.stop_steps(
+                f"{name} gives cross_entropy {self._tap.altered}, and steps are valued by the mean cross-entropy; give data=assay.DataSpec(losses=...), the loss "
+                "of each example of a batch as the module has it."
+            )
         self._recorder.batch(logits, labels)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -254,7 +254,7 @@ def _plain_loss(net: Any) -> bool:
         type(criterion) is kind[_gives(net)]
         and all(weight is None for weight in weights)
         and not getattr(criterion, "label_smoothing", 0.0)
-        and criterion.reduction == "mean"
+        and getattr(criterion, "reduction", "") == "mean"
         and (getattr(type(net).get_loss, "__module__", "") or "").split(".")[0] == "skorch"
     )
 
