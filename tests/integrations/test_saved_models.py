@@ -287,3 +287,29 @@ def test_the_order_of_files_is_that_of_epochs_and_not_of_losses_in_their_names(t
         assert torch.equal(run.shard(epoch).read("losses"), listed.shard(epoch).read("losses"))
     with pytest.raises(UsageError, match=r"differ first in fractions \(0\.\d, 0\.\d and 1 more\), which do not tell their order"):
         assay.from_checkpoints(tmp_path / "other", net(), loader(), tmp_path / "untold")
+
+
+def test_several_labels_are_reduced_as_it_is_said(tmp_path):
+    labels = (torch.rand(N, CLASSES, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    batches = DataLoader(TensorDataset(INPUTS, labels), batch_size=20)
+    run = assay.from_checkpoints(
+        tmp_path / "run", net(), batches, STATES, data=assay.DataSpec(task="labels", reduce_labels="worst")
+    )
+    each = torch.stack([run.shard(epoch).read("losses") for epoch in range(EPOCHS)]).double().mean(0)
+    (loss,) = assay.score(run, "loss").values()
+    torch.testing.assert_close(loss.values, each.max(1).values)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"ids": range(N), "id_field": 0}, "id_field= is about the batches of a training"),
+        ({"visits": "any"}, "visits= is about the batches of a training"),
+        ({"visits": "any", "labels": LABELS.numpy()}, "visits= is about the batches of a training"),
+        ({"task": "losses"}, "no losses= is given"),
+    ],
+)
+def test_what_is_said_of_a_training_pass_is_refused(tmp_path, spec, words):
+    with pytest.raises(UsageError, match=words):
+        assay.from_checkpoints(tmp_path / "run", net(), loader(), STATES, data=assay.DataSpec(**spec))
+    assert not (tmp_path / "run").exists()

@@ -213,10 +213,10 @@ class Stream(IterableDataset):
                 yield {"id": NAMES[place], "x": x, "y": y}
 
 
-def streamed(folder, dataset, **spec):
+def streamed(folder, dataset, batch_size=5, **spec):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-    loader = DataLoader(dataset, 5)
+    loader = DataLoader(dataset, batch_size)
     given = assay.DataSpec(**({"ids": NAMES, "id_field": "id"} | spec))
     with assay.record(folder, model, optimizer, loader, data=given) as recorder:
         said = fit(recorder, model, optimizer, 2, parts=lambda batch: (batch["x"], batch["y"]))
@@ -249,6 +249,14 @@ def test_a_stream_that_leaves_examples_out_is_refused_or_counted(tmp_path):
 def test_ids_that_a_batch_does_not_hold_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"Epoch 0, batch 0: .*are none of the 12 ids= that were given"):
         streamed(tmp_path / "others", Stream(), ids=range(EXAMPLES))
+    with pytest.raises(UsageError, match=r"'row [0-9]+', .*are none of the 12 ids= that were given"):
+        streamed(tmp_path / "types", Stream(), ids=range(EXAMPLES))
+    for number, (value, kind) in enumerate([(0.5, "float"), (None, "NoneType"), (b"a", "bytes"), ([3], "list")]):
+        batches = [{"id": [value] * 5, **dict(zip("xy", data()[:5], strict=True))}]
+        with pytest.raises(
+            UsageError, match=f"The part 'id' of a batch holds .*, of type {kind}; ids are texts or whole numbers"
+        ):
+            streamed(tmp_path / str(number), batches, batch_size=None)
     with pytest.raises(UsageError, match=re.escape("has no 'name', where id_field= says")):
         streamed(tmp_path / "field", Stream(), id_field="name")
     with pytest.raises(UsageError, match=r"An IterableDataset has no stable ids; .*id_field="):

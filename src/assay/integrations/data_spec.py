@@ -130,4 +130,11 @@ def ids_in(batch: Any, field: str | int) -> list[Any]:
         raise UsageError(
             f"The part {field!r} of a batch is a {type(found).__name__}, no list or tensor of one id for each example."
         )
-    return [value if isinstance(value, str) else operator.index(value) for value in values]
+    try:
+        return [value if isinstance(value, str) else operator.index(value) for value in values]
+    except TypeError as error:
+        strange = next(value for value in values if not isinstance(value, str) and not hasattr(value, "__index__"))
+        raise UsageError(
+            f"The part {field!r} of a batch holds {strange!r}, of type {type(strange).__name__}; ids are texts or whole numbers, one for each example, so let "
+            "collate_fn put these there."
+        ) from error

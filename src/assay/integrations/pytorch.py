@@ -161,11 +161,8 @@ def record(
     _check_visits(recording, data, select)
     if data.clean is not None and recording.view != "eval":
         raise UsageError("clean= is read by view='eval' only; leave it out, or record with assay.Recording(view='eval').")
-    if data.task == "losses" and recording.view == "eval" and data.losses is cross_entropies:
-        raise UsageError(
-            "task='losses' with view='eval' records losses(model, batch) in a clean pass, and no losses= is given; give "
-            "data=assay.DataSpec(task='losses', losses=...), the loss of each example of a batch."
-        )
+    if recording.view == "eval":
+        check_losses(data)
     if data.clean is not None and len(ids_of(data.clean)) != size:
         raise Mismatch(
             f"clean= and the loader's dataset ({size} examples) differ in length; give the same examples in the same order."
@@ -248,6 +245,19 @@ def _known_labels(loader: DataLoader, data: DataSpec, chosen: np.ndarray) -> Ten
                 f"data=assay.DataSpec(visits='any'{said} for each example of the dataset, or task='losses', if your loop calls recorder.losses."
             ) from error
     return None if labels is None else labels[chosen]
+
+
+def check_losses(data: DataSpec) -> None:
+    """Refuse a clean pass of losses that nobody names.
+
+    Raises:
+        UsageError: They have no name.
+    """
+    if data.task == "losses" and data.losses is cross_entropies:
+        raise UsageError(
+            "task='losses' with view='eval' records losses(model, batch) in a clean pass, and no losses= is given; give "
+            "data=assay.DataSpec(task='losses', losses=...), the loss of each example of a batch."
+        )
 
 
 def _check_visits(recording: Recording, data: DataSpec, select: LiveSelection | None) -> None:
@@ -854,7 +864,8 @@ class LoopRecorder:
         values = ids_in(batch, self._id_field)  # type: ignore[arg-type]  # asked for where there is one
         known = {value: place for place, value in enumerate(self.recorder.ids)} if not self._by_id else self._by_id
         self._by_id = known
-        strange = [value for value in values if value not in known]
+        # With quotes, by which a text is told from a number.
+        strange = [repr(value) for value in values if value not in known]
         if strange:
             raise UsageError(
                 f"{where}: {listed(strange, len(strange))} are none of the {len(known)} ids= that were given; name every example that the loader gives."

@@ -25,7 +25,7 @@ from ..runs.recording import Recording
 from ..runs.run import Run
 from ..training.wrappers import unwrapped
 from .data_spec import DataSpec
-from .pytorch import LoopRecorder, Parts
+from .pytorch import LoopRecorder, Parts, check_losses
 from .state_files import saved_models, state_for
 
 
@@ -72,6 +72,7 @@ def from_checkpoints(
     loader = loader if isinstance(loader, DataLoader) else DataLoader(loader, batch_size=256)
     check_loader(loader)
     data = data or DataSpec()
+    _check_data(data)
     if rates is not None and not all(isinstance(one, (int, float)) or _is_row(one) for one in rates):
         raise UsageError("rates= is a learning rate for each checkpoint, or a list of one for each parameter group.")
     inner = unwrapped(model)
@@ -101,6 +102,7 @@ def from_checkpoints(
                 class_names=data.class_names,
                 origin=Origin(None, device, said, __version__, Passes("evaluation")),
             )
+            recorder.reduce_labels = data.reduce_labels
             with recorder, LoopRecorder(recorder, LiveMethods([]), parts, loader, np.arange(size), data, model) as recording:
                 for saved in itertools.chain([first], found):
                     state, known = state_for(saved, inner)
@@ -118,6 +120,21 @@ def from_checkpoints(
     finally:
         inner.load_state_dict(before)
     return Run(folder)
+
+
+def _check_data(data: DataSpec) -> None:
+    """Refuse what is said of a training pass, of which nothing is known here.
+
+    Raises:
+        UsageError: Something is, or losses are to be recorded and nobody says which.
+    """
+    said = {"id_field": data.id_field is not None, "visits": data.visits != "each", "labels": data.labels is not None}
+    for name, given in said.items():
+        if given:
+            raise UsageError(
+                f"{name}= is about the batches of a training, and saved models are read example by example; leave it out."
+            )
+    check_losses(data)
 
 
 def _is_row(one: Any) -> bool:

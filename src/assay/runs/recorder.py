@@ -44,7 +44,10 @@ CLEAN_OR_PARTIAL = (
 )
 """The cures where an epoch does not visit every example exactly once."""
 
-BY_LOSSES = "record the loss of each example with recorder.losses(values) in the place of recorder.batch(logits, labels)"
+BY_LOSSES = (
+    "record the loss of each example with recorder.losses(values) in the place of recorder.batch(logits, labels), or in a clean pass with "
+    "data=assay.DataSpec(task='losses', losses=...)"
+)
 """The cure where examples have no class."""
 
 SMALL = 2**22
