@@ -83,3 +83,16 @@ def test_every_way_of_taking_derivatives_reads_them():
     torch.testing.assert_close(grads, torch.stack(expected))
     flat = torch.cat([direction[name].flatten() for name in names])
     torch.testing.assert_close(functional.grad_dots(params, {}, (tokens, LABELS), direction)[0], grads @ flat)
+
+
+def test_labels_that_are_no_classes_are_refused():
+    logits, labels = torch.randn(2, 3, 4), torch.randint(4, (2, 3))
+    for given in (labels.float(), labels > 1, labels.tolist()):
+        with pytest.raises(UsageError, match="give a tensor of logits and one of whole numbers"):
+            assay.token_losses(logits, given)
+    for strange in (4, -1):
+        with pytest.raises(UsageError, match=f"labels hold {strange}, which is none of the 4 classes .* give ignore_index="):
+            assay.token_losses(logits, torch.where(labels == labels[0, 0], strange, labels))
+    assert assay.token_losses(
+        logits, torch.where(labels == labels[0, 0], -1, labels), ignore_index=-1, reduction="sum"
+    ).shape == (2,)

@@ -85,6 +85,16 @@ def token_losses(
     Raises:
         UsageError: Shapes do not fit, or a sequence has no token that counts, so that there is no mean.
     """
+    if (
+        not isinstance(logits, Tensor)
+        or not isinstance(labels, Tensor)
+        or labels.is_floating_point()
+        or labels.dtype == torch.bool
+    ):
+        kinds = [str(part.dtype) if isinstance(part, Tensor) else type(part).__name__ for part in (logits, labels)]
+        raise UsageError(
+            f"token_losses: logits are {kinds[0]} and labels {kinds[1]}; give a tensor of logits and one of whole numbers, the class of each token."
+        )
     if labels.ndim < 2 or logits.shape[:-1] != labels.shape:
         raise UsageError(
             f"token_losses: logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}; give (batch, tokens, classes) "
@@ -92,13 +102,20 @@ def token_losses(
         )
     if reduction not in ("mean", "sum"):
         raise UsageError(f"token_losses: reduction={reduction!r} is neither 'mean' nor 'sum'.")
+    # Numbers cannot be asked for where torch takes the examples apart; each of them was seen before.
+    asked = not torch._C._functorch.is_functorch_wrapped_tensor(labels)
+    if asked and bool((bad := (labels != ignore_index) & ((labels < 0) | (labels >= logits.shape[-1]))).any()):
+        strange = labels[bad].unique().tolist()
+        raise UsageError(
+            f"token_losses: labels hold {listed(strange, len(strange), 2)}, which is none of the {logits.shape[-1]} classes of the logits; give "
+            f"ignore_index= if it stands for tokens that do not count (now {ignore_index})."
+        )
     flat = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=ignore_index, reduction="none")
     totals = flat.reshape(labels.shape).flatten(1).sum(1)
     if reduction == "sum":
         return totals
     counts = (labels != ignore_index).flatten(1).sum(1)
-    # Numbers cannot be asked for where torch takes the examples apart; each of them was seen before.
-    if not torch._C._functorch.is_functorch_wrapped_tensor(counts) and bool((counts == 0).any()):
+    if asked and bool((counts == 0).any()):
         rows = (counts == 0).nonzero().flatten().tolist()
         raise UsageError(
             f"token_losses: {len(rows)} of {len(counts)} sequences have no token that counts, each is {ignore_index} (rows {listed(rows, len(rows))}); "
