@@ -152,7 +152,7 @@ def test_trainings_of_several_processes_are_refused(name):
     value, words = TOGETHER[name]
     trainer = SimpleNamespace(args=SimpleNamespace(**{**ALONE, name: value}), train_dataset=None)
     with pytest.raises(UsageError, match=words):
-        assay.huggingface._check_trainer(trainer, Recording())
+        assay.huggingface._check_trainer(trainer, Recording(), assay.DataSpec())
 
 
 def test_a_loader_that_accelerate_shares_out_is_refused(tmp_path):
