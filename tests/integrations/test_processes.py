@@ -1,6 +1,11 @@
-"""A training in two processes, of which the first one records."""
+"""Trainings in several processes, recorded as one run, or by the first process alone."""
 
+import contextlib
+import datetime
 import gc
+import os
+import pathlib
+import signal
 import socket
 
 import pytest
@@ -12,33 +17,49 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+import assay
+from assay.core.errors import AssayError, Mismatch, NumericalError, UsageError
+from assay.integrations import processes
 from assay.integrations.pytorch import record
+from assay.maths.observations import observe
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 
 EXAMPLES, EPOCHS = 22, 2
 
 
-def data():
-    inputs = torch.randn(EXAMPLES, 4, generator=torch.Generator().manual_seed(1))
-    return TensorDataset(inputs, torch.arange(EXAMPLES) % 3)
+def data(examples=EXAMPLES):
+    inputs = torch.randn(examples, 4, generator=torch.Generator().manual_seed(1))
+    return TensorDataset(inputs, torch.arange(examples) % 3)
 
 
-def one_process(rank, port, folder):
+def one_process(rank, port, world, part, args):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     try:
-        one_part(rank, folder)
+        part(rank, *args)
     finally:
         # The model holds the group, and torch's threads of a group that outlives the interpreter abort the process.
         gc.collect()
         torch.distributed.destroy_process_group()
 
 
-def one_part(rank, folder):
+def together(part, *args, world=2):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(one_process, (port, world, part, args), nprocs=world)
+
+
+def net(norm=True):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
-    model = nn.parallel.DistributedDataParallel(net)
+    layers = [nn.BatchNorm1d(5)] if norm else [nn.Tanh()]
+    return nn.Sequential(nn.Linear(4, 5), *layers, nn.Linear(5, 3))
+
+
+def first_process_alone(rank, folder):
+    made = net()
+    model = nn.parallel.DistributedDataParallel(made)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     sampler = DistributedSampler(data(), num_replicas=2, rank=rank)
     loader = DataLoader(data(), 4, sampler=sampler)
@@ -59,22 +80,177 @@ def one_part(rank, folder):
         with record(folder, model, optimizer, loader, Recording(view="eval")) as recorder:
             for _ in range(EPOCHS):
                 train(recorder.epoch(), recorder.batch)
-                net.eval()
+                made.eval()
                 with torch.no_grad():
-                    clean.append(net(data().tensors[0]))
-                net.train()
+                    clean.append(made(data().tensors[0]))
+                made.train()
         torch.save(clean, f"{folder}.pt")
 
 
 @pytest.mark.slow
 def test_the_first_process_of_a_parallel_training_records_a_clean_pass(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_process, (port, str(tmp_path / "run")), nprocs=2)
+    together(first_process_alone, str(tmp_path / "run"))
     run, clean = Run(tmp_path / "run"), torch.load(tmp_path / "run.pt")
     assert run.epochs == EPOCHS and run.check() and not [key for key in run.model(1) if key.startswith("module")]
     labels = data().tensors[1]
     for epoch in range(EPOCHS):
         expected = F.cross_entropy(clean[epoch], labels, reduction="none")
         torch.testing.assert_close(run.shard(epoch).read("losses"), expected)
+
+
+# ---------------------------------------------------------------------------------------------- one run of all processes
+
+
+def sampler_of(examples, rank, world):
+    return DistributedSampler(range(examples), num_replicas=world, rank=rank, shuffle=True, seed=5)
+
+
+def all_record(rank, folder, settings):
+    """A training in which every process records; what differs from the usual one stands in `settings`."""
+    says = {
+        "examples": 21,
+        "epochs": EPOCHS,
+        "accumulate": 1,
+        "wrap": True,
+        "resume": False,
+        "seed": None,
+        "live": ["aum"],
+        **settings,
+    }
+    world = torch.distributed.get_world_size()
+    model = net(norm=False)
+    wrapped = nn.parallel.DistributedDataParallel(model) if says["wrap"] else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    sampler = sampler_of(says["examples"], rank, world)
+    loader = DataLoader(data(says["examples"]), 4, sampler=sampler)
+    recording = Recording(live=says["live"], mean_probs=True, keep_logits=True)
+    with record(folder, wrapped, optimizer, loader, recording, seed=says["seed"], resume=says["resume"]) as recorder:
+        for epoch in range(recorder.epochs, says["epochs"]):
+            sampler.set_epoch(epoch)
+            for number, (x, y) in enumerate(recorder.epoch(), 1):
+                steps = number % says["accumulate"] == 0 or number == len(loader)
+                if says.get("killed") == (rank, epoch, number):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if says.get("nan") == (rank, epoch, number):
+                    x = x * float("nan")
+                with contextlib.nullcontext() if steps or not says["wrap"] else wrapped.no_sync():
+                    logits = wrapped(x)
+                    (F.cross_entropy(logits, y) / says["accumulate"]).backward()
+                if steps:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                recorder.batch(logits, y)
+            recorder.validation(logits[:1].detach() * 0, y[:1] * 0)
+    del wrapped, recorder
+
+
+def expects(rank, folder, settings, error, words):
+    """Every process ends with the same error."""
+    processes.WAITS = datetime.timedelta(seconds=20)
+    with pytest.raises(error, match=words) as caught:
+        all_record(rank, folder, settings)
+    pathlib.Path(f"{folder}.{rank}").write_text(f"{type(caught.value).__name__}: {caught.value}")
+    caught = None
+    gc.collect()
+
+
+def in_one_process(world, examples, accumulate):
+    """The slow, obvious same training: of each step first the gradient of every process, then their mean."""
+    model = net(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    samplers = [sampler_of(examples, rank, world) for rank in range(world)]
+    inputs, labels = data(examples).tensors
+    facts, orders = [], []
+    for epoch in range(EPOCHS):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        parts = [torch.tensor(list(sampler)).split(4) for sampler in samplers]
+        seen, order = {}, []
+        for first in range(0, len(parts[0]), accumulate):
+            numbers = range(first, min(first + accumulate, len(parts[0])))
+            order += [parts[rank][number] for number in numbers for rank in range(world)]
+            mean = [torch.zeros_like(value) for value in model.parameters()]
+            for rank in range(world):
+                optimizer.zero_grad()
+                for number in numbers:
+                    index = parts[rank][number]
+                    logits = model(inputs[index])
+                    (F.cross_entropy(logits, labels[index]) / accumulate).backward()
+                    for place, row in zip(index.tolist(), logits.detach(), strict=True):
+                        seen.setdefault(place, []).append((number, rank, row))
+                for total, value in zip(mean, model.parameters(), strict=True):
+                    total += value.grad / world
+            for total, value in zip(mean, model.parameters(), strict=True):
+                value.grad = total
+            optimizer.step()
+        facts.append(torch.stack([min(seen[place], key=lambda visit: visit[:2])[2] for place in range(examples)]))
+        orders.append(order)
+    return model, facts, orders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "examples", "accumulate"), [(2, 21, 1), (2, 21, 2), (3, 20, 1)])
+def test_all_processes_record_one_run(tmp_path, world, examples, accumulate):
+    together(all_record, str(tmp_path / "run"), {"examples": examples, "accumulate": accumulate}, world=world)
+    run = Run(tmp_path / "run")
+    model, facts, orders = in_one_process(world, examples, accumulate)
+    assert run.epochs == EPOCHS and run.check() and run.processes == world
+    # A sum of two gradients does not depend on their order, one of three does.
+    same = {"rtol": 0, "atol": 0} if world == 2 else {}
+    for epoch in range(EPOCHS):
+        shard, order = run.shard(epoch), run.order(epoch)
+        torch.testing.assert_close(shard.read("logits"), facts[epoch], **same)
+        expected = observe(facts[epoch], data(examples).tensors[1])
+        torch.testing.assert_close(shard.read("margins"), expected["margins"], **same)
+        assert [batch.tolist() for batch in order] == [batch.tolist() for batch in orders[epoch]]
+        # Filled up by the sampler: each example once in the facts, and counted as often as it was trained on.
+        visits = run.visits_in(epoch)
+        assert int(visits.sum()) == world * -(-examples // world) > examples and int(visits.min()) == 1
+        assert run.missing(epoch) is None
+        whole, rest = divmod(len(order) // world, accumulate)
+        assert run.micro_batches(epoch) == [world * accumulate] * whole + [world * rest] * (rest > 0)
+        assert run.validation(epoch)[1].tolist() == [world, 0, 0]
+    kept = run.model(EPOCHS - 1)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(kept[name], value, **same)
+    assert assay.score(run, "aum", save=False)["aum"].values.isfinite().all()
+
+
+ENDS = {
+    "nan": ({"nan": (1, 1, 2)}, NumericalError, "Epoch 1: logits of .* are NaN"),
+    "not wrapped": ({"wrap": False}, Mismatch, "Epoch 1: process 1 has other weights than process 0 .*DistributedDataParallel"),
+    "killed": ({"killed": (1, 1, 2)}, (RuntimeError, AssayError), "onnection|peer|socket"),
+    "live steps": ({"live": ["liveval"]}, UsageError, "liveval.* values the steps .* several train together"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENDS)
+def test_what_ends_one_process_ends_all_with_a_sentence(tmp_path, name):
+    settings, error, words = ENDS[name]
+    folder = str(tmp_path / "run")
+    with pytest.raises(Exception, match="SIGKILL") if name == "killed" else contextlib.nullcontext():
+        together(expects, folder, settings, error, words)
+    if name == "live steps":
+        assert not pathlib.Path(folder).exists()
+        return
+    # The epoch before is whole, nothing of this one is there, and the lock is free.
+    run = Run(folder)
+    assert run.epochs == 1 and run.check()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    folder = str(tmp_path / "run")
+    together(all_record, folder, {"epochs": 1, "seed": 4})
+    before = Run(folder).model(0)
+    together(all_record, folder, {"epochs": 2, "resume": True, "seed": 4}, world=3)
+    together(all_record, folder, {"epochs": 2, "resume": True, "seed": 4})
+    run = Run(folder)
+    assert run.epochs == 2 and run.check() and [commit.processes for commit in run.commits] == [2, 3]
+    assert (
+        not run.gap() and run.micro_batches(1) == [3, 3] and all(torch.equal(run.model(0)[name], before[name]) for name in before)
+    )
+    # Each process trained on from the state of process 0: its own momentum would give other weights, which are compared.
+    together(all_record, str(tmp_path / "whole"), {"epochs": 1, "seed": 4})
+    assert all(torch.equal(Run(tmp_path / "whole").model(0)[name], before[name]) for name in before)

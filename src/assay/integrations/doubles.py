@@ -39,7 +39,11 @@ class Pair(NamedTuple):
 
 
 class Doubles:
-    """Looks for equal examples among all that the first recorded pass gives."""
+    """Looks for equal examples among all that the first recorded pass gives.
+
+    Attributes:
+        digests: Hash of the content of each example; 0 where it was not seen, or cannot be computed.
+    """
 
     def __init__(self, loader: DataLoader, dataset: Any, chosen: np.ndarray, ids: Ids):
         """Args:
@@ -49,7 +53,7 @@ class Doubles:
         ids: Ids of all examples.
         """
         self._loader, self._dataset, self._chosen, self._ids = loader, dataset, chosen, ids
-        self._digests = np.zeros(len(ids), dtype=np.int64)
+        self.digests = np.zeros(len(ids), dtype=np.int64)
 
     @property
     def needed(self) -> bool:
@@ -58,7 +62,7 @@ class Doubles:
 
     def take(self, positions: Tensor, digests: np.ndarray | None) -> None:
         """Add some examples of the pass, with the digests of their content."""
-        self._digests[positions.numpy()] = 0 if digests is None else digests
+        self.digests[positions.numpy()] = 0 if digests is None else digests
 
     def hold(self, labels: Tensor, where: str, device: torch.device) -> None:
         """Report which examples are equal, once the pass is over.
@@ -88,12 +92,12 @@ class Doubles:
 
     def _pairs(self, labels: np.ndarray) -> list[Pair]:
         """Each example with the one before it that is the same; neighbours in the dataset first."""
-        known = np.sort(self._digests)
+        known = np.sort(self.digests)
         if not ((known[1:] == known[:-1]) & (known[1:] != 0)).any():
             # In most datasets; sorting by two keys takes longer.
             return []
-        order = np.lexsort((labels, self._digests))
-        digests = self._digests[order]
+        order = np.lexsort((labels, self.digests))
+        digests = self.digests[order]
         equal = (digests[1:] == digests[:-1]) & (labels[order[1:]] == labels[order[:-1]]) & (digests[1:] != 0)
         ones, others = order[:-1][equal], order[1:][equal]
         _, places = behind_subsets(self._dataset, self._chosen)
@@ -111,11 +115,11 @@ class Doubles:
         return [[(next(found), next(found)) for _ in words] for _ in pairs]
 
     def _refuse_chance(self, pair: Pair, seen: list[tuple[int, int]], where: str) -> None:
-        was = self._digests[pair.one]
+        was = self.digests[pair.one]
         for both in seen:
             for position, now in zip((pair.one, pair.other), both, strict=True):
                 # Alike under one seed are true duplicates, however they are augmented; another one's content is no augmentation.
-                if both[0] == both[1] or now in (0, was) or not len(stranger := np.flatnonzero(self._digests == now)):
+                if both[0] == both[1] or now in (0, was) or not len(stranger := np.flatnonzero(self.digests == now)):
                     continue
                 own, first, then = (self._ids.values[at] for at in (position, sum(pair[:2]) - position, int(stranger[0])))
                 raise UsageError(

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import numbers
 import operator
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler
 
 from .. import __version__
+from ..core.accumulators import AbstractStepMethod
 from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import AssayError, Mismatch, MissingEvidence, UsageError, listed
 from ..core.ids import Ids
@@ -34,9 +36,11 @@ from ..replay.rows import ENOUGH, Finding, moved_in
 from ..replay.single_examples import Watcher, evaluating
 from ..replay.wrapped import HoldsOptimizer, inner_optimizer
 from ..runs.packing import pack, unpack
-from ..runs.recorder import Origin, Partial, Recorder
+from ..runs.parts import PartRecorder
+from ..runs.recorder import Origin, Part, Partial, Recorder
 from ..runs.recording import Recording
 from ..runs.run import DRAWN, SAVED_RATES, Run
+from ..runs.schema import Header
 from ..training.batches import placed
 from ..training.wrappers import names_inside, unwrapped
 from .altered import AlteredWeights
@@ -45,6 +49,7 @@ from .casts import CastWatch
 from .data_spec import DataSpec, as_labels, ids_in, labels_of
 from .doubles import Doubles
 from .mixing import MixtureWatch
+from .processes import Processes, Shares, check_shared
 from .selecting import LiveSelection, Selecting
 
 SELECTOR = "the live selector"
@@ -101,7 +106,9 @@ def record(
     Args:
         folder: Where the run is written; new or empty, unless `resume`.
         model: Saved in the checkpoints; run in eval mode by `view="eval"`. Not changed. Of a model inside `torch.compile`, `DataParallel` or
-            `DistributedDataParallel` the inner one is saved, under its own names; a clean pass leaves the parallel wrappers out.
+            `DistributedDataParallel` the inner one is saved, under its own names; a clean pass leaves the parallel wrappers out. Where a loader shares
+            the examples out to several processes (DistributedSampler, accelerate), each process calls this with the same folder, and the first one
+            writes one run of all.
         optimizer: Its learning rates, momenta and betas are recorded, its state saved in the checkpoints. One that accelerate or
             Lightning wrapped is taken as well.
         loader: The loop's DataLoader over a map-style dataset.
@@ -127,6 +134,7 @@ def record(
         OutputExists: `folder` holds a run and `resume` is false.
         Mismatch: The run to resume has other examples or settings.
         RunLocked: Another process writes this run.
+        RunError: Another process of this training ended, or does not answer.
         NotWritten: The operating system refuses.
     """
     recording, data = recording or Recording(), data or DataSpec()
@@ -150,12 +158,18 @@ def record(
     if data.id_field is None and isinstance(loader.sampler, SubsetRandomSampler):
         chosen = np.asarray(loader.sampler.indices, dtype=np.int64)
         about = {**(about or {}), DRAWN: f"{len(chosen):,} of {size:,} examples of the dataset, by SubsetRandomSampler"}
-    partial = None
+    partial, processes = None, None
+    if recording.view == "train" and data.id_field is None:
+        processes = Processes.of(loader, model)
+    if processes is not None:
+        _check_together(recording, select)
     if select is not None:
         check_selectable(loader)
         check_visits_all(loader, len(chosen), "give the loader a sampler that gives each example once, as shuffle=True does")
     elif data.visits == "any":
         partial = Partial(labels=_known_labels(loader, data, chosen))
+    elif processes is not None:
+        check_shared(loader, len(chosen), "record an epoch as it is drawn, with data=assay.DataSpec(visits='any')")
     elif recording.view == "train" and data.id_field is None:
         check_visits_all(loader, len(chosen))
     _check_visits(recording, data, select)
@@ -177,7 +191,8 @@ def record(
     if recording.checkpoints != "none":
         # What cannot be saved is better known before anything is written.
         pack(parts.state())
-    recorder = Recorder(
+    opened = functools.partial(
+        Recorder,
         folder,
         whole.take(chosen),
         dataclasses.replace(recording, live=()),
@@ -187,17 +202,75 @@ def record(
         origin=Origin(seed, str(_device_of(inner)), about, __version__),
         resume=resume,
     )
+    recorder = opened() if processes is None else _opened_together(processes, opened, recording, seed)
     try:
         if recorder.epochs:
-            parts.restore(Run(folder))
+            state = functools.partial(saved_state, Path(folder))
+            parts.restore(
+                state() if processes is None else processes.exchange("the state to resume", lambda: None, lambda _: state()),
+                folder,
+            )
             check_task(recorder, data)
         recorder.reduce_labels = data.reduce_labels
         # Each process of a parallel training would have to take part in what the wrapper does.
         seen = inner if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
-        return LoopRecorder(recorder, methods, parts, loader, chosen, data, seen, selecting)
+        return LoopRecorder(recorder, methods, parts, loader, chosen, data, seen, processes or selecting)
     except BaseException:
         recorder.close()
+        if processes is not None:
+            processes.end()
         raise
+
+
+def _check_together(recording: Recording, select: LiveSelection | None) -> None:
+    """Refuse what one process alone cannot tell the others.
+
+    Raises:
+        UsageError: A live selector, or a method that values steps while they are taken.
+    """
+    steps = [method for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
+    if select is not None or steps:
+        what = "select= chooses the examples" if select is not None else f"live={list(map(str, steps))} values the steps"
+        raise UsageError(
+            f"{what} of a training in one process, and several train together; train in one process, or leave it out"
+            f"{'' if select is not None else ' and score the finished run'}."
+        )
+
+
+def _opened_together(processes: Processes, opened: Callable[..., Recorder], recording: Recording, seed: int | None) -> Recorder:
+    """The recorder of the run in process 0, and in the others the one of this process's part.
+
+    Raises:
+        AssayError: What process 0 met when it opened the run.
+        Mismatch: The processes record otherwise, or other examples.
+    """
+    folder, ids = opened.args[:2]  # type: ignore[attr-defined]  # a partial
+    made: list[Recorder] = []
+
+    def take(asked: list[tuple[str, str]]) -> tuple[Header, int, bool]:
+        for process, other in enumerate(asked):
+            if other != asked[0]:
+                what = "examples" if other[0] != asked[0][0] else "settings"
+                raise Mismatch(
+                    f"Process {process} records other {what} than process 0; call assay.record in the same way in every process."
+                )
+        made.append(opened())
+        made[0].processes = processes.size
+        return made[0].opening
+
+    settings = str((recording, seed, *(opened.keywords[name] for name in ("class_names", "resume"))))  # type: ignore[attr-defined]
+    try:
+        opening = processes.exchange("at the beginning", lambda: (ids.fingerprint, settings), take)
+    except BaseException:
+        for recorder in made:
+            recorder.close()
+        processes.end()
+        raise
+    if made:
+        return made[0]
+    part = PartRecorder(Path(folder), ids, opening, opened.keywords["live"], opened.keywords["class_names"])  # type: ignore[attr-defined]
+    part.processes = processes.size
+    return part
 
 
 def _ids(loader: DataLoader, data: DataSpec) -> Ids:
@@ -323,12 +396,11 @@ def check_visits_all(
         drawn = len(loader.sampler)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
         return
-    # accelerate shares out batches and not examples.
-    shared = ((loader.sampler, "num_replicas"), (loader.batch_sampler, "num_processes"))
-    processes, kind = max((getattr(part, name, 1), type(part).__name__) for part, name in shared)
-    if processes > 1:
+    shares = Shares.of(loader)
+    if shares.processes > 1:
         raise UsageError(
-            f"{kind} gives each of {processes} processes a part of the examples, so none visits all of them; in the first "
+            f"{shares.kind} gives each of {shares.processes} processes a part of the examples, so none visits all of them; call "
+            "torch.distributed.init_process_group before assay.record, and both in every process, or in the first "
             f"process alone, {ways}."
         )
     if loader.batch_size is not None and drawn != examples:
@@ -336,6 +408,20 @@ def check_visits_all(
             f"The sampler draws {drawn} times per epoch from {examples} examples, so not each once; wrap the dataset in a Subset of those "
             f"to train on, or {ways}."
         )
+
+
+def saved_state(folder: Path) -> dict[str, Any]:
+    """The states at the end of the last committed epoch of a run.
+
+    Raises:
+        RunError: That epoch kept no checkpoint.
+        Mismatch: It was recorded otherwise.
+    """
+    run = Run(folder)
+    file = run.checkpoint(run.epochs - 1)
+    if "state" not in file.notes:
+        raise Mismatch(f"{run.folder} was not recorded by a loop like this one; resume it with `assay record --resume`.")
+    return unpack(file.read_all(), file.notes["state"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,23 +446,18 @@ class Parts:
             **{f"also {name}": part.state_dict() for name, part in self.stateful.items()},
         }
 
-    def restore(self, run: Run) -> None:
-        """Set all to the end of the last committed epoch.
+    def restore(self, state: Mapping[str, Any], folder: str | Path) -> None:
+        """Set all to a state, as `saved_state` gives it.
 
         Raises:
-            RunError: That epoch kept no checkpoint.
             Mismatch: The checkpoint is of another model or optimizer, or of other stateful objects.
         """
-        file = run.checkpoint(run.epochs - 1)
-        if "state" not in file.notes:
-            raise Mismatch(f"{run.folder} was not recorded by a loop like this one; resume it with `assay record --resume`.")
-        state = unpack(file.read_all(), file.notes["state"])
         held, given = {name for name in state if name.startswith("also ")}, {f"also {name}" for name in self.stateful}
         if missing := given - held:
-            raise Mismatch(f"The checkpoint of {run.folder} holds no {', '.join(sorted(missing))}; resume as it was begun.")
+            raise Mismatch(f"The checkpoint of {folder} holds no {', '.join(sorted(missing))}; resume as it was begun.")
         if left := sorted(name.removeprefix("also ") for name in held - given):
             raise Mismatch(
-                f"The checkpoint of {run.folder} holds the state of {', '.join(left)}, which would be lost; resume as it was begun, with "
+                f"The checkpoint of {folder} holds the state of {', '.join(left)}, which would be lost; resume as it was begun, with "
                 f"stateful={{{left[0]!r}: ...}}."
             )
         settings = [group.keys() & self.optimizer.defaults.keys() for group in self.optimizer.param_groups]
@@ -386,13 +467,13 @@ class Parts:
             for name, part in self.stateful.items():
                 part.load_state_dict(state[f"also {name}"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise Mismatch(f"The checkpoint of {run.folder} is of another model or optimizer: {error}") from error
+            raise Mismatch(f"The checkpoint of {folder} is of another model or optimizer: {error}") from error
         lacking = set[str]().union(
             *(names - group.keys() for names, group in zip(settings, self.optimizer.param_groups, strict=True))
         )
         if lacking:
             raise Mismatch(
-                f"The checkpoint of {run.folder} is of another optimizer than {type(self.optimizer).__name__}: it has no "
+                f"The checkpoint of {folder} is of another optimizer than {type(self.optimizer).__name__}: it has no "
                 f"{', '.join(sorted(lacking))}. Resume with the optimizer that was recorded."
             )
 
@@ -438,10 +519,11 @@ class LoopRecorder:
         chosen: np.ndarray,
         data: DataSpec,
         seen: nn.Module,
-        selecting: Selecting | None = None,
+        shared: Selecting | Processes | None = None,
     ):
         self.recorder = recorder
-        self._selecting = selecting
+        self._processes = shared if isinstance(shared, Processes) else None
+        self._selecting = selecting = shared if isinstance(shared, Selecting) else None
         losses = data.losses
         if losses is cross_entropies and data.forward is not None:
             losses = cross_entropies_of(data.forward)
@@ -489,11 +571,13 @@ class LoopRecorder:
             UsageError: The method cannot be computed during training, or training has begun.
         """
         made = parse(method)
+        if self._processes is not None and isinstance(made, AbstractStepMethod):
+            _check_together(Recording(live=(made,)), None)
         if made.title not in self.alongside.titles:
             self.recorder.check_joins(made.title)
             self.alongside.add(made)
             self.recorder.joined()
-        return Live(self.alongside, made.title)
+        return Live(self.alongside, made.title, self._writes)
 
     def _walk(self, epoch: OpenEpoch, by_group: Sequence[float]) -> None:
         """Show the step just taken to the methods that read steps. Nothing that they do reaches the training."""
@@ -604,7 +688,22 @@ class LoopRecorder:
     def seed_again(self) -> None:
         """Seed the epoch that has begun once more, where a trainer moved the generators before it iterates the loader."""
         if self._open is not None and not self._open.begun:
-            seed_loop(self.recorder.header.seed, self._open.index, self._loader)
+            self._seed(self._open.index)
+
+    def _seed(self, epoch: int) -> None:
+        seed_loop(self.recorder.header.seed, epoch, self._loader, 0 if self._processes is None else self._processes.rank)
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process writes the run."""
+        return self._processes is None or not self._processes.rank
+
+    def _batches_due(self) -> int | None:
+        """How many batches the loader gives in an epoch; None where its sampler has no length."""
+        try:
+            return len(self._loader)
+        except (TypeError, NotImplementedError):
+            return None
 
     def begin_batch(self, fetched: KeyedBatch) -> Any:
         """Begin a batch that somebody else asked for, before its forward pass; batches may have been fetched ahead.
@@ -648,7 +747,10 @@ class LoopRecorder:
                 "resume=True to go on."
             )
         self._close_epoch()
-        self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints)
+        if self._processes is not None:
+            self._processes.check_begin(f"Epoch {self.epochs}", self._batches_due(), self._model)
+        if self._writes:
+            self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints)
         if not self.epochs and self.recorder.keeps_checkpoints:
             tensors, note = pack(self._parts.state())
             self.recorder.start(tensors, {"state": note})
@@ -656,7 +758,7 @@ class LoopRecorder:
         if self._selecting is not None:
             examples = self._selecting.begin(index, labels_known=index > 0 or self.recorder.header.view == "eval")
         self._steps.begin(sum(commit.steps for commit in self.recorder.commits))
-        seed_loop(self.recorder.header.seed, index, self._loader)
+        self._seed(index)
         self._begun = True
         self._casts.begin()
         self._carried.begin()
@@ -715,30 +817,43 @@ class LoopRecorder:
         self.recorder.autocast, self.recorder.carried = self._casts.end(), self._carried.seen
         if self.recorder.header.view == "eval":
             self._observe_clean()
-        self.recorder.complete()
+        if self._processes is None:
+            self.recorder.complete()
+        else:
+            self._processes.exchange(
+                f"Epoch {epoch.index}, at its end",
+                lambda: (self.recorder.part(), self._doubles and self._doubles.digests),
+                self._merge,
+            )
         if self._selecting is not None:
             self._selecting.finish()
-        if self._doubles:
+        if self._doubles and self._writes:
             self._doubles.hold(self.recorder.epoch_labels, f"Epoch {epoch.index}", _device_of(self._model))
-            self._doubles = None
+        self._doubles = None
         self._uncommitted = True
         self._altered.stepped()
         self._rows.rest(self._loader)
+
+    def _merge(self, given: list[tuple[Part, np.ndarray | None]]) -> None:
+        """Make one epoch of what all processes observed."""
+        self.recorder.merge([part for part, _ in given])
+        self.recorder.complete()
+        if self._doubles:
+            for digests in (digests for _, digests in given if digests is not None):
+                self._doubles.digests = np.where(self._doubles.digests == 0, digests, self._doubles.digests)
 
     def _ended(self, epoch: OpenEpoch, whole: bool | None = None) -> bool:
         """Whether the newest batch is the last one, and was recorded."""
         if not epoch.begun or epoch.pending:
             return False
         header = self.recorder.header
-        if header.view == "train" and (not header.partial or self._selecting is not None):
+        if header.view == "train" and self._processes is None and (not header.partial or self._selecting is not None):
             return epoch.visited >= epoch.examples
         if whole is not None:
             return whole
-        try:
-            return epoch.begun >= len(self._loader)
-        except (TypeError, NotImplementedError):
-            # A sampler without a length: only that it gives nothing more tells the end.
-            return False
+        # Of a sampler without a length only that it gives nothing more tells the end.
+        due = self._batches_due()
+        return due is not None and epoch.begun >= due
 
     def batch(self, logits: Tensor, labels: Tensor) -> None:
         """Record the model's logits of the batch just trained on. Not needed with `view="eval"`, where only the order of the labels is checked.
@@ -934,7 +1049,7 @@ class LoopRecorder:
             # Before the commit: what cannot be saved now cannot be saved by trying once more.
             self._uncommitted = False
             self.recorder.altered = self._altered.altered()
-            if self.recorder.altered and not self._warned_of_altered:
+            if self.recorder.altered and not self._warned_of_altered and self._writes:
                 # Once: a loop may change its weights after every epoch on purpose.
                 self._warned_of_altered = True
                 warnings.warn(
@@ -943,16 +1058,35 @@ class LoopRecorder:
                     "assay.record, or after recorder.close().",
                     stacklevel=4,
                 )
-            content = self._watcher.stored(self._model, self.recorder.epoch_labels, not self.epochs)
-            if self.recorder.keeps_checkpoints:
-                tensors, note = pack(self._parts.state())
-                self.recorder.commit(tensors, {"state": note}, content)
-            else:
-                self.recorder.commit(content=content)
+            if self._processes is None:
+                self._commit()
+                return
+            self._processes.exchange(
+                f"Epoch {self.epochs}, at its commit", lambda: self.recorder.validation_sums, self._commit_together
+            )
+            if isinstance(self.recorder, PartRecorder):
+                self.recorder.committed()
+
+    def _commit(self) -> None:
+        content = self._watcher.stored(self._model, self.recorder.epoch_labels, not self.epochs)
+        if self.recorder.keeps_checkpoints:
+            tensors, note = pack(self._parts.state())
+            self.recorder.commit(tensors, {"state": note}, content)
+        else:
+            self.recorder.commit(content=content)
+
+    def _commit_together(self, validated: list[tuple[Tensor, Tensor] | None]) -> None:
+        """Commit the epoch with the validation examples of all processes."""
+        sums = [both for both in validated if both is not None]
+        if sums:
+            self.recorder.validation_sums = (sum(total for total, _ in sums), sum(count for _, count in sums))  # type: ignore[assignment]
+        self._commit()
 
     def _leave(self, epoch: OpenEpoch, cure: str) -> None:
         self._open = None
         self.recorder.leave()
+        if not self._writes:
+            return
         held = f"the run holds epochs 0 to {self.epochs - 1}" if self.epochs else "the run holds no epoch yet"
         cure = cure or "use every batch of recorder.epoch(), or record with a loader that is as short as the epochs you want"
         if epoch.pending and epoch.visited >= epoch.examples and not self.recorder.header.partial:
@@ -977,7 +1111,7 @@ class LoopRecorder:
         finally:
             self._end()
         moved = f", though the optimizer moved {self._outside} times" if self._outside else ""
-        if not self._begun and (self._outside or not self.epochs):
+        if not self._begun and (self._outside or not self.epochs) and self._writes:
             warnings.warn(
                 f"Nothing was recorded in {self.recorder.paths.folder}: nobody looped over recorder.epoch(){moved}. Train on the batches of "
                 "recorder.epoch(), and call recorder.batch(logits, labels) in every step.",
@@ -991,6 +1125,8 @@ class LoopRecorder:
         self._carried.end(waits=False)
         self._watch.remove()
         self.recorder.close()
+        if self._processes is not None:
+            self._processes.end()
 
     def __enter__(self) -> "LoopRecorder":
         return self
@@ -1072,8 +1208,8 @@ class RowWatch:
 class Live:
     """Current scores of a method that is computed during training."""
 
-    def __init__(self, alongside: LiveMethods, title: str):
-        self._alongside, self.title = alongside, title
+    def __init__(self, alongside: LiveMethods, title: str, writes: bool = True):
+        self._alongside, self.title, self._writes = alongside, title, writes
 
     def scores(self) -> Scores:
         """The current score of each example.
@@ -1081,6 +1217,8 @@ class Live:
         Raises:
             MissingEvidence: The method has seen too few epochs or steps yet, or cannot go on.
         """
+        if not self._writes:
+            raise MissingEvidence(f"{self.title} is computed in process 0, which writes the run; ask for its scores there.")
         for scores in self._alongside.scores():
             if scores.title == self.title and len(scores):
                 return scores

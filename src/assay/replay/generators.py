@@ -11,11 +11,14 @@ from torch.utils.data import DataLoader
 from ..maths import draws
 
 
-def seed_loop(seed: int | None, epoch: int, loader: DataLoader) -> None:
-    """Seed everything that an epoch of a loop draws from: torch, NumPy, random, the generators of the loader and its samplers."""
+def seed_loop(seed: int | None, epoch: int, loader: DataLoader, process: int = 0) -> None:
+    """Seed everything that an epoch of a loop draws from: torch, NumPy, random, the generators of the loader and its samplers.
+
+    Of several processes that train together each draws otherwise, but for the samplers' order, which they share.
+    """
     if seed is None:
         return
-    seed_all(draws.integer(seed, "loop", epoch))
+    seed_all(draws.integer(seed, "loop", epoch, *([process] if process else [])))
     for number, generator in loader_generators(loader):
         generator.manual_seed(draws.integer(seed, "loader", epoch, number))
 

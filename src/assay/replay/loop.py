@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 
@@ -171,7 +172,8 @@ class LoopTraining(ReplayableTraining):
             tuple(names[id(parameter)] for parameter in group["params"] if id(parameter) in names)
             for group in self.optimizer.param_groups
         ]
-        self.free = run.header.seed is None
+        # One process draws neither the orders nor the random numbers of several.
+        self.free = run.header.seed is None or run.processes > 1
         self._most = max((count for epoch in range(run.epochs) for count in run.micro_batches(epoch)), default=1)
         self.by_mean = loop.reduction == "mean" and self._most == 1 and loop.accumulate in (None, 1, "batches")
         self.division_assumed = self._most > 1 and loop.accumulate is None
@@ -181,6 +183,11 @@ class LoopTraining(ReplayableTraining):
                 f"{'that' if loop.accumulate is None else f'accumulate={loop.accumulate}'}; where your loop divides otherwise, give assay.Loop accumulate= that "
                 "number, 1 where it does not divide, 'batches' where a last step of fewer batches is divided by these, or 'examples'. Where a gradient "
                 f"scaler skipped steps, or augmentation in this process draws beside dropout, give DataLoader num_workers, or train again. {self.causes}"
+            )
+        if run.processes > 1:
+            self.causes = (
+                f"{run.processes} processes took each step together, and the gradients of three or more are added up in an order that one process does not "
+                f"repeat: allow the rounding by replay_config=assay.ReplayConfig(tolerance=1e-4). {self.causes}"
             )
         whole = ids_of(loop.loader.dataset) if loop.ids is None else loop.ids if isinstance(loop.ids, Ids) else Ids(loop.ids)
         chosen = np.arange(len(whole))
@@ -233,7 +240,19 @@ class LoopTraining(ReplayableTraining):
         super().check_steps()
         if self.free and not self._steps_checked:
             self._refuse_chance(self._run)
+        if self._run.processes > 1:
+            self._refuse_batch_statistics()
         self._steps_checked = True
+
+    def _refuse_batch_statistics(self) -> None:
+        """Refuse to repeat in one process what several normalised each by its own batch, or together."""
+        kinds = {name: layer for name, layer in self.model.named_modules() if isinstance(layer, _NormBase)}
+        for name, layer in kinds.items():
+            if isinstance(layer, _BatchNorm) or layer.track_running_stats:
+                raise UsageError(
+                    f"{self._run.folder} was trained in {self._run.processes} processes, and {name} ({type(layer).__name__}) keeps statistics of the batches of one "
+                    "of them, which cannot be repeated in one process; use GroupNorm or LayerNorm, or methods that do not repeat steps, such as grand and tracin."
+                )
 
     def _updates_before(self, run: Run) -> int:
         """How often the averaged model had been updated before the recording began."""
@@ -256,20 +275,17 @@ class LoopTraining(ReplayableTraining):
 
     def _refuse_chance(self, run: Run) -> None:
         names = random_layers(self.model)
+        cure = f"{run.folder} recorded no random state; record with seed=... so that it can be repeated."
+        if run.processes > 1:
+            cure = f"{run.folder} was trained in {run.processes} processes, whose random numbers one process does not draw; train without it, or in one process."
         if names:
-            raise UsageError(
-                f"{names[0]} draws at random in training, and {run.folder} recorded no random state; record with seed=... so that it can "
-                "be repeated."
-            )
+            raise UsageError(f"{names[0]} draws at random in training, and {cure}")
         with untouched_generators(self.device):
             few = torch.arange(min(4, len(self._chosen)))
             first, second = (self._collated(self._loop.loader.dataset, few) for _ in range(2))
         same = all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
         if not same:
-            raise UsageError(
-                f"The dataset gives other inputs each time it is asked (random augmentation), and {run.folder} recorded no random state; "
-                "record with seed=... so that it can be repeated."
-            )
+            raise UsageError(f"The dataset gives other inputs each time it is asked (random augmentation), and {cure}")
 
     def load(self, epoch: int) -> None:
         file = self._run.state(epoch)

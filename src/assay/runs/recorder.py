@@ -197,6 +197,37 @@ class Partial:
     labels: Int[Tensor, "examples *labels"] | None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """What one of several processes that train together observed of an epoch.
+
+    Attributes:
+        task: What was observed; empty if nothing was.
+        classes: Of the model.
+        rows: Positions of the examples that it trained on.
+        numbers: The number of the batch, in this process, whose facts are kept of each.
+        facts: Facts by name, a row for each of `rows`.
+        labels: The class of each; -1 without classes.
+        label_matrix: The labels of each, where there are several.
+        batches: Positions by batch.
+        rates: As `Recorder.step` was given them, by batch.
+        momenta: The same.
+        updates: The same.
+    """
+
+    task: Task | Literal[""]
+    classes: int
+    rows: Int[Tensor, " rows"]
+    numbers: Int[Tensor, " rows"]
+    facts: Mapping[str, Tensor]
+    labels: Int[Tensor, " rows"]
+    label_matrix: Tensor | None
+    batches: list[Tensor]
+    rates: list[list[float]]
+    momenta: list[list[tuple[float, float]]]
+    updates: list[int]
+
+
 class Recorder:
     """Writes one run, epoch by epoch.
 
@@ -210,7 +241,12 @@ class Recorder:
         carried: Whether the first update of this epoch adds to gradients of batches of the epoch before; set after `begin`.
         reduce_labels: How the values of an example's labels become its own, where it has several (see `observe_labels`); set before the first
             epoch is committed.
+        validation_sums: Sum of the losses and number of the validation examples of each class in this epoch; None where there were none.
+        processes: How many processes train together, each on a part of an epoch that `merge` takes in. An example that comes again, because their
+            samplers fill up the last batches, is then counted, and the facts of its first visit are kept.
     """
+
+    processes = 1
 
     @moved_keywords(
         {
@@ -256,8 +292,7 @@ class Recorder:
             raise UsageError(f"live= is a {type(live).__name__}; give the methods to run live as assay.LiveMethods([...]).")
         self.paths = RunPaths(Path(folder))
         self.ids, self.alongside = ids, live if live is not None else Nothing()
-        self._names = tuple(class_names) if class_names is not None else None
-        if odd := [name for name in self._names or () if not isinstance(name, str)]:
+        if odd := [name for name in class_names or () if not isinstance(name, str)]:
             raise UsageError(
                 f"class_names= holds {described(odd[0])}, which is no text; give [str(name) for name in class_names]."
             )
@@ -290,15 +325,7 @@ class Recorder:
                 device=origin.device,
                 about=dict(origin.about or {}),
             )
-            self.labels: Int[Tensor, " examples"] = torch.full((len(ids),), -1, dtype=torch.int64)
-            self.classes = 0
-            self._task: Task | Literal[""] = ""
-            self.reduce_labels: ReduceLabels = "mean"
-            self._label_matrix: Tensor | None = None
-            self._known_matrix: Tensor | None = None
-            self.commits: list[Commit] = []
-            self._probs_sum: Tensor | None = None
-            self._given = ""
+            self._prepare(class_names)
             if partial is not None and (labels := partial.labels) is not None:
                 if labels.ndim not in (1, 2) or len(labels) != len(ids):
                     raise UsageError(
@@ -309,12 +336,8 @@ class Recorder:
                 else:
                     self.labels = labels.to("cpu", torch.int64).clone()
                 self._given = "; labels known beforehand must be those that the loop gives, as data=assay.DataSpec(labels=...) to assay.record"
-            self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
             self._undecided = recording.mean_probs is None
             self._asked_probs = recording.mean_probs is True
-            self._warned = False
-            self._skipped = 0
-            self._open = False
             for path in (self.paths.header, self.paths.examples, self.paths.commits):
                 remove_leftovers(path)
             self._code, self._device = origin.code, origin.device
@@ -328,6 +351,22 @@ class Recorder:
         except BaseException:
             self._lock.release()
             raise
+
+    def _prepare(self, class_names: Sequence[str] | None) -> None:
+        """What is known before anything is observed."""
+        self._names = tuple(class_names) if class_names is not None else None
+        self.labels = torch.full((len(self.ids),), -1, dtype=torch.int64)
+        self.classes = 0
+        self._task: Task | Literal[""] = ""
+        self.reduce_labels: ReduceLabels = "mean"
+        self._label_matrix: Tensor | None = None
+        self._known_matrix: Tensor | None = None
+        self.commits: list[Commit] = []
+        self._probs_sum: Tensor | None = None
+        self._given = ""
+        self._start: tuple[dict[str, Tensor], dict[str, str]] | None = None
+        self._warned = self._open = False
+        self._skipped = 0
 
     def _reopen(self, wanted: Header) -> None:
         self.header, self.commits = read_run(self.paths)
@@ -415,7 +454,7 @@ class Recorder:
         self._momenta: list[list[tuple[float, float]]] = []
         self._updates: list[int] = []
         self._weights: Tensor | None = None
-        self._validation: tuple[Tensor, Tensor] | None = None
+        self.validation_sums: tuple[Tensor, Tensor] | None = None
         self.autocast: Mapping[str, str] = {}
         self.carried = self.altered = False
         self._begun = time.perf_counter()
@@ -700,11 +739,11 @@ class Recorder:
                 f"Epoch {self.epochs}: logits of {bad} validation examples are NaN or infinite. Lower the learning rate; the epochs before are saved."
             )
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        totals, counts = self._validation or (
+        totals, counts = self.validation_sums or (
             torch.zeros(self.classes, dtype=torch.float64),
             torch.zeros(self.classes, dtype=torch.int64),
         )
-        self._validation = totals.index_add(0, labels, losses), counts + torch.bincount(labels, minlength=self.classes)
+        self.validation_sums = totals.index_add(0, labels, losses), counts + torch.bincount(labels, minlength=self.classes)
 
     def _flush(self) -> None:
         if not self._held:
@@ -721,7 +760,7 @@ class Recorder:
             )
         visits = self._visits + torch.bincount(positions, minlength=len(self.ids))
         twice = visits > 1
-        if bool(twice.any()) and not self._may_be_partial:
+        if bool(twice.any()) and not self._may_be_partial and self.processes == 1:
             names = self.ids.take(twice)
             raise UsageError(
                 f"Epoch {self.epochs}: {len(names)} ids came more than once: {listed(names, len(names))}. "
@@ -733,19 +772,22 @@ class Recorder:
         else:
             facts = (self._of_labels if many else self._of_logits)(positions, numbers, labels)
         if bool(twice.any()):
-            last = self._last_visits(positions, None if many else labels)
-            positions, facts = positions[last], {name: fact[last.to(fact.device)] for name, fact in facts.items()}
+            kept = self._kept_visits(positions, None if many else labels)
+            positions, facts = positions[kept], {name: fact[kept.to(fact.device)] for name, fact in facts.items()}
         # Counted only now: an epoch some of whose logits were refused must not pass for whole.
         self._visits = visits
         if "labels" in facts:
             self._epoch_labels[positions] = facts.pop("labels").cpu()
         for name, fact in facts.items():
-            fact = fact.cpu()
-            if name not in self._facts:
-                # What was not seen is nowhere taken for a number.
-                absent = math.nan if fact.is_floating_point() and name != "probs" else 0
-                self._facts[name] = torch.full((len(self.ids), *fact.shape[1:]), absent, dtype=fact.dtype)
-            self._facts[name][positions] = fact
+            self._place(name, positions, fact.cpu())
+
+    def _place(self, name: str, positions: Tensor, fact: Tensor) -> None:
+        """Keep a fact of some examples."""
+        if name not in self._facts:
+            # What was not seen is nowhere taken for a number.
+            absent = math.nan if fact.is_floating_point() and name != "probs" else 0
+            self._facts[name] = torch.full((len(self.ids), *fact.shape[1:]), absent, dtype=fact.dtype)
+        self._facts[name][positions] = fact
 
     def _of_losses(self, positions: Tensor, losses: Tensor) -> dict[str, Tensor]:
         self._refuse_numbers(
@@ -794,14 +836,16 @@ class Recorder:
         """Whether facts are those of a training pass that may leave examples out. A clean pass never does."""
         return self.header.partial and self.header.view == "train"
 
-    def _last_visits(self, positions: Tensor, labels: Tensor | None) -> Bool[Tensor, " rows"]:
-        """Those rows after which their example does not come again."""
-        places = torch.arange(len(positions))
-        last = torch.zeros(len(self.ids), dtype=torch.int64).scatter_reduce_(0, positions, places, "amax", include_self=False)
+    def _kept_visits(self, positions: Tensor, labels: Tensor | None) -> Bool[Tensor, " rows"]:
+        """Those rows whose facts are kept of an example that comes several times: its last one, or of several processes its first."""
+        places, first = torch.arange(len(positions)), not self._may_be_partial
+        one = torch.zeros(len(self.ids), dtype=torch.int64)
+        one = one.scatter_reduce_(0, positions, places, "amin" if first else "amax", include_self=False)
         if labels is not None:
-            self._check_one_label(positions, labels.cpu(), labels.cpu()[last[positions]])
+            self._check_one_label(positions, labels.cpu(), labels.cpu()[one[positions]])
             self._check_one_label(positions, labels.cpu(), self._epoch_labels[positions])
-        return last[positions] == places
+        kept = one[positions] == places
+        return kept & (self._visits[positions] == 0) if first else kept
 
     def _check_facts(self, positions: Tensor, facts: Mapping[str, Tensor]) -> None:
         whole = torch.stack([fact.isfinite() for fact in facts.values() if fact.is_floating_point()]).all(0)
@@ -817,12 +861,17 @@ class Recorder:
                 f"{cure}; the epochs before are saved."
             )
 
+    @property
+    def sums_by_default(self) -> bool:
+        """Whether the probabilities are few enough to be summed up unless it is asked otherwise."""
+        return len(self.ids) * self.classes <= SMALL
+
     def _decide_mean_probs(self) -> None:
         """By default the probabilities are summed up where that is small, which is known with the first logits."""
         if not self._undecided:
             return
         self._undecided = False
-        if len(self.ids) * self.classes > SMALL:
+        if not self.sums_by_default:
             self.header = self.header.model_copy(update={"mean_probs": False})
             replace(self.paths.header, write_header(self.header))
             warnings.warn(
@@ -865,6 +914,106 @@ class Recorder:
                 f"and is now {int(labels[at])}. Within a run an example has one label: record without mixing labels, without a collate_fn that "
                 f"reorders its rows, and without a dataset that gives another item in the place of a broken one{self._given}."
             )
+
+    @property
+    def opening(self) -> tuple[Header, int, bool]:
+        """What another process must know to observe a part of an epoch (see `parts`): the header, how many epochs there are, and whether it hangs
+        on the number of classes that probabilities are summed up.
+        """
+        return self.header, self.epochs, self._undecided
+
+    def part(self) -> Part:
+        """What this process observed of the epoch, for `merge` in the process that writes the run.
+
+        Raises:
+            UsageError: As `complete`, of what was observed here.
+            NumericalError: A logit is NaN or infinite.
+        """
+        self._flush()
+        rows = self._visits.nonzero().flatten()
+        order = torch.cat([torch.zeros(0, dtype=torch.int64), *self._batches])
+        sizes = torch.tensor([len(batch) for batch in self._batches], dtype=torch.int64)
+        numbers = torch.zeros(len(self.ids), dtype=torch.int64).scatter_reduce_(
+            0,
+            order,
+            torch.repeat_interleave(torch.arange(len(sizes)), sizes),
+            "amax" if self._may_be_partial else "amin",
+            include_self=False,
+        )
+        facts = {name: fact[rows] for name, fact in self._facts.items()}
+        matrix = None if self._label_matrix is None else self._label_matrix[rows]
+        steps = (self._batches, self._rates, self._momenta, self._updates)
+        return Part(self._task, self.classes, rows, numbers[rows], facts, self._epoch_labels[rows], matrix, *steps)
+
+    def merge(self, parts: Sequence[Part]) -> None:
+        """Make one epoch of the parts of all processes, this one's first: of the first batch of each, then of the second batches, and so on.
+
+        An optimizer step is then one on the batches of all processes. Facts are those of the visit with the smallest batch number, then process; with
+        `partial` the largest.
+
+        Raises:
+            UsageError: The parts are not of one epoch, or an example has two labels.
+        """
+        self._check_parts(parts)
+        said = self.autocast, self.carried, self._begun
+        self._clear()
+        self.autocast, self.carried, self._begun = said
+        first = parts[0]
+        self._task = first.task
+        if first.task == "classes":
+            self._check_classes(first.classes)
+            self._decide_mean_probs()
+        newest = torch.full((len(self.ids),), -1, dtype=torch.int64)
+        for process, part in enumerate(parts):
+            rows, keys = part.rows, part.numbers * len(parts) + process
+            if part.label_matrix is not None:
+                self._merge_label_matrix(rows, part.label_matrix)
+            elif part.task == "classes":
+                for known in (self.labels, self._epoch_labels):
+                    self._check_one_label(rows, part.labels, known[rows])
+            before = newest[rows]
+            takes = (before < 0) | ((keys > before) if self._may_be_partial else (keys < before))
+            newest[rows[takes]] = keys[takes]
+            self._epoch_labels[rows[takes]] = part.labels[takes]
+            for name, fact in part.facts.items():
+                self._place(name, rows[takes], fact[takes])
+            self._visits += torch.bincount(torch.cat([rows[:0], *part.batches]), minlength=len(self.ids))
+        for number, updates in enumerate(first.updates):
+            for part in parts:
+                self._batches.append(part.batches[number])
+                self._rates.append(part.rates[number])
+                self._momenta += part.momenta[number : number + 1]
+                self._updates.append(updates if part is parts[-1] else 0)
+
+    def _check_parts(self, parts: Sequence[Part]) -> None:
+        first = parts[0]
+        for process, part in enumerate(parts):
+            for what, held, other in (
+                ("batches", len(first.batches), len(part.batches)),
+                ("outputs of the model", first.classes, part.classes),
+                ("optimizer updates by batch", first.updates, part.updates),
+                ("kind of values recorded", first.task, part.task),
+                ("facts", sorted(first.facts), sorted(part.facts)),
+            ):
+                if held != other:
+                    shown = [str(value) if len(str(value)) < 40 else f"{str(value)[:40]}..." for value in (held, other)]
+                    raise UsageError(
+                        f"Epoch {self.epochs}: process {process} differs from process 0 in its {what} ({shown[1]}, not {shown[0]}); let every process run "
+                        "the same loop on its own part of the examples."
+                    )
+
+    def _merge_label_matrix(self, rows: Tensor, labels: Tensor) -> None:
+        if self._label_matrix is None:
+            self._label_matrix = torch.full((len(self.ids), labels.shape[1]), -1)
+        known = self._label_matrix[rows]
+        changed = ((known >= 0) & (known != labels)).any(1)
+        if bool(changed.any()):
+            names = self.ids.take(rows[changed])
+            raise UsageError(
+                f"Epoch {self.epochs}: the labels of {len(names)} examples are not those of before; ids {listed(names, len(names))}. Within a run an "
+                "example has the same labels: record without mixing labels and without a collate_fn that reorders its rows."
+            )
+        self._label_matrix[rows] = labels
 
     @property
     def keeps_checkpoints(self) -> bool:
@@ -985,8 +1134,8 @@ class Recorder:
         if self._weights is not None and bool((self._weights.nan_to_num(1.0) != 1).any()):
             # What did not stand in a batch has no weight.
             stored["weights"] = self._weights.nan_to_num(0.0)
-        if self._validation is not None:
-            totals, counts = self._validation
+        if self.validation_sums is not None:
+            totals, counts = self.validation_sums
             # Of a class without examples the mean is NaN.
             stored |= {"validation_losses": totals / counts, "validation_counts": counts}
         wanted = state is not None and self.keeps_checkpoints
@@ -1005,6 +1154,7 @@ class Recorder:
             seconds=time.perf_counter() - self._begun,
             at=now(),
             elsewhere=self._elsewhere(),
+            processes=self.processes if self.processes > 1 else None,
             autocast=dict(self.autocast) or None,  # type: ignore[arg-type]  # held to its names when it is made
         )
         # Once more, because the files of a large epoch take a while.

@@ -384,6 +384,11 @@ class Run:
         """The type in which the model computed under torch.autocast in an epoch, by device; empty if it did not."""
         return {device: kind for device, kind in (self._commit(epoch).autocast or {}).items()}
 
+    @property
+    def processes(self) -> int:
+        """The largest number of processes that trained together in an epoch, each on a batch of its own in every step; 1 if none did."""
+        return max((commit.processes or 1 for commit in self.commits), default=1)
+
     def micro_batches(self, epoch: int) -> list[int]:
         """How many batches each optimizer step of an epoch was made of, in their order: 1 each unless gradients were accumulated.
 

@@ -40,6 +40,8 @@ Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 Checksum = Annotated[int, pydantic.Field(ge=0, lt=2**64)]
 MOST_THREADS = 512
 """More threads than any machine is given for one training; so many that a forged number cannot exhaust the machine when it is set."""
+MOST_PROCESSES = 2**20
+"""More processes than train together anywhere."""
 
 Threads = Annotated[int, pydantic.Field(ge=1, le=MOST_THREADS)]
 CONDITIONS = "code", "torch", "machine", "threads", "device"
@@ -121,7 +123,8 @@ class Commit(FrozenModel):
 
     `start`, in the first line, is the state before training; `skipped` is the number of batches trained on since the last epoch, in an
     epoch that was left early and not recorded; `elsewhere` names, for an epoch recorded after an interruption, the code, torch, machine and
-    so on, as far as they differ from the header's; `autocast` is the type in which the model computed under torch.autocast, by device.
+    so on, as far as they differ from the header's; `autocast` is the type in which the model computed under torch.autocast, by device;
+    `processes` is how many trained together, each on a batch of its own in every step.
     """
 
     epoch: Count
@@ -138,6 +141,7 @@ class Commit(FrozenModel):
     at: str
     elsewhere: dict[Literal["code", "torch", "machine", "threads", "device"], str | Threads] | None = None
     autocast: dict[Literal["cpu", "cuda"], Literal["float16", "bfloat16", "float32"]] | None = None
+    processes: Annotated[int, pydantic.Field(ge=2, le=MOST_PROCESSES)] | None = None
 
     @property
     def misnamed(self) -> str | None:
@@ -156,7 +160,7 @@ class Commit(FrozenModel):
     def line(self) -> str:
         """The JSON of the commit, a tab, and its CRC-32."""
         # Left out where they say nothing, so that assays before them read the line.
-        silent = {name for name in ("elsewhere", "autocast") if getattr(self, name) is None}
+        silent = {name for name in ("elsewhere", "autocast", "processes") if getattr(self, name) is None}
         body = self.model_dump_json(exclude=silent)
         return f"{body}\t{zlib.crc32(body.encode()):08x}"
 
