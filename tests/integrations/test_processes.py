@@ -22,6 +22,7 @@ from assay.core.errors import AssayError, Mismatch, NumericalError, UsageError
 from assay.integrations import processes
 from assay.integrations.pytorch import record
 from assay.maths.observations import observe
+from assay.replay.loop import LoopTraining
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 
@@ -35,7 +36,10 @@ def data(examples=EXAMPLES):
 
 def one_process(rank, port, world, part, args):
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    # As torchrun says it.
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    torch.distributed.init_process_group("gloo")
     try:
         part(rank, *args)
     finally:
@@ -245,12 +249,71 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     together(all_record, folder, {"epochs": 1, "seed": 4})
     before = Run(folder).model(0)
     together(all_record, folder, {"epochs": 2, "resume": True, "seed": 4}, world=3)
-    together(all_record, folder, {"epochs": 2, "resume": True, "seed": 4})
     run = Run(folder)
     assert run.epochs == 2 and run.check() and [commit.processes for commit in run.commits] == [2, 3]
     assert (
         not run.gap() and run.micro_batches(1) == [3, 3] and all(torch.equal(run.model(0)[name], before[name]) for name in before)
     )
-    # Each process trained on from the state of process 0: its own momentum would give other weights, which are compared.
-    together(all_record, str(tmp_path / "whole"), {"epochs": 1, "seed": 4})
-    assert all(torch.equal(Run(tmp_path / "whole").model(0)[name], before[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_one_process_takes_the_training_of_two_again(tmp_path):
+    folder = str(tmp_path / "run")
+    together(all_record, folder, {"examples": 21, "seed": 4})
+    model = net(norm=False)
+    loop = assay.Loop(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5), DataLoader(data(21), 4))
+    targets = {"validation": (torch.randn(3, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1, 2]))}
+    table = assay.score(folder, ["sgd_influence", "loo"], loop=loop, targets=targets, save=False)
+    # Of small steps the derivative is close to training without the example.
+    both = torch.stack([torch.as_tensor(table[name].values) for name in ("sgd_influence", "loo")])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.9
+    normed = net()
+    with pytest.raises(UsageError, match=r"2 processes, and 1 \(BatchNorm1d\) keeps statistics"):
+        LoopTraining(
+            Run(folder), assay.Loop(normed, torch.optim.SGD(normed.parameters(), 0.1), DataLoader(data(21), 4))
+        ).check_steps()
+
+
+def by_accelerate(rank, folder):
+    # Only the first process needs the folder.
+    folder = f"{folder}-{rank}" if rank else folder
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(cpu=True)
+    made = net(norm=False)
+    parts = made, torch.optim.SGD(made.parameters(), lr=0.1), DataLoader(data(21), 4, shuffle=True)
+    model, optimizer, loader = accelerator.prepare(*parts)
+    with assay.record(folder, model, optimizer, loader, Recording(keep_logits=True), seed=3) as recorder:
+        for _ in range(EPOCHS):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                accelerator.backward(F.cross_entropy(logits, y))
+                optimizer.step()
+                optimizer.zero_grad()
+                recorder.batch(logits, y)
+    del model, parts, optimizer
+    gc.collect()
+
+
+@pytest.mark.slow
+def test_accelerate_fills_up_batches(tmp_path):
+    pytest.importorskip("accelerate")
+    together(by_accelerate, str(tmp_path / "run"))
+    run, (inputs, labels) = Run(tmp_path / "run"), data(21).tensors
+    assert run.epochs == EPOCHS and run.check() and run.processes == 2
+    assert not (tmp_path / "run-1").exists()
+    # Six batches of at most four became three of four in each process.
+    visits = run.visits_in(1)
+    assert int(visits.min()) == 1 and int(visits.sum()) == 24 and [len(batch) for batch in run.order(1)] == [4] * 6
+    model = net(norm=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for epoch in range(EPOCHS):
+        expected = {}
+        for step in run.steps(epoch):
+            optimizer.zero_grad()
+            for index in step:
+                logits = model(inputs[index])
+                (F.cross_entropy(logits, labels[index]) / 2).backward()
+                for place, row in zip(index.tolist(), logits.detach(), strict=True):
+                    expected.setdefault(place, row)
+            optimizer.step()
+        assert torch.equal(run.shard(epoch).read("logits"), torch.stack([expected[place] for place in range(21)]))

@@ -332,7 +332,7 @@ class Recorder:
                         f"labels= has shape {tuple(labels.shape)}, where {len(ids)} examples have one each, or a row each."
                     )
                 if labels.ndim == 2:
-                    self._known_matrix = labels.to("cpu", torch.int64).clone()
+                    self._known_matrix: Tensor | None = labels.to("cpu", torch.int64).clone()
                 else:
                     self.labels = labels.to("cpu", torch.int64).clone()
                 self._given = "; labels known beforehand must be those that the loop gives, as data=assay.DataSpec(labels=...) to assay.record"
@@ -360,7 +360,7 @@ class Recorder:
         self._task: Task | Literal[""] = ""
         self.reduce_labels: ReduceLabels = "mean"
         self._label_matrix: Tensor | None = None
-        self._known_matrix: Tensor | None = None
+        self._known_matrix = None
         self.commits: list[Commit] = []
         self._probs_sum: Tensor | None = None
         self._given = ""
@@ -978,6 +978,13 @@ class Recorder:
             for name, fact in part.facts.items():
                 self._place(name, rows[takes], fact[takes])
             self._visits += torch.bincount(torch.cat([rows[:0], *part.batches]), minlength=len(self.ids))
+        extra = int(self._visits.sum()) - len(self.ids)
+        # What fills up the last batches of all processes is less than a batch of each.
+        if not self._may_be_partial and extra >= sum(max(map(len, part.batches), default=1) for part in parts):
+            raise UsageError(
+                f"Epoch {self.epochs}: the {len(parts)} processes made {extra} visits more than there are examples, which is more than fills up their last batches; "
+                "give each a sampler of its own part, as torch.utils.data.DistributedSampler does, or record with data=assay.DataSpec(visits='any')."
+            )
         for number, updates in enumerate(first.updates):
             for part in parts:
                 self._batches.append(part.batches[number])
