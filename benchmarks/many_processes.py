@@ -106,9 +106,10 @@ def margins_in_one(count: int, processes: int) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=6001)
+    parser.add_argument("--examples", type=int, default=20001)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--out")
     given = parser.parse_args()
     found = {}
     for processes in given.processes:
@@ -127,7 +128,7 @@ def main() -> None:
                 "largest distance of a margin from one process": float(apart),
                 "visits that fill up the last batches": int(run.visits_in(0).sum()) - given.examples,
             }
-    report({"processes": found})
+    report("many_processes", {"processes": found}, given.out)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """Parts of an epoch that several processes observed, merged into what one process would have recorded."""
 
+import pickle
+
 import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from assay.core.errors import UsageError
+from assay.core.errors import Mismatch, RunError, UnknownName, UsageError
 from assay.core.ids import Ids
-from assay.integrations.processes import check_shared
+from assay.integrations.processes import _told, check_shared
 from assay.runs.parts import PartRecorder
 from assay.runs.recorder import Partial, Recorder
 from assay.runs.recording import Recording
@@ -17,8 +19,9 @@ EXAMPLES, CLASSES = 11, 3
 IDS = Ids(range(100, 100 + EXAMPLES))
 LABELS = torch.arange(EXAMPLES) % CLASSES
 KEPT = Recording(keep_logits=True, mean_probs=True, checkpoints="none")
-PARTS = [[[0, 5, 2], [7, 1]], [[3, 9, 4], [10, 6]], [[8, 0, 5], [2, 8]]]
-"""Batches of three processes: 0, 5 and 2 come again in the last one, 8 twice in it."""
+PARTS = [[[0, 5, 2], [7, 1, 8]], [[3, 9, 4], [10, 6]], [[8, 0, 5], [2, 8]]]
+"""Batches of three processes: 0, 5 and 2 come again in the last one, 8 twice in it
+and between these in the first."""
 
 
 def logits_of(number, process, batch):
@@ -83,7 +86,7 @@ def test_an_epoch_is_that_of_one_process_in_the_global_order(tmp_path, partial):
     assert torch.equal(run.probs_sum(), 2 * other.probs_sum()) and torch.equal(run.labels, LABELS)
     assert [batch.tolist() for batch in run.order(0)] == [part[number] for number in range(2) for part in PARTS]
     assert run.micro_batches(0) == [3, 3] and run.rates(0).shape == (6, 1) and run.momenta(0).shape == (6, 1, 2)
-    assert run.visits_in(0).tolist() == [2, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1] and run.missing(0) is None
+    assert run.visits_in(0).tolist() == [2, 1, 2, 1, 1, 2, 1, 1, 3, 1, 1] and run.missing(0) is None
     assert run.processes == 3 and [commit.processes for commit in run.commits] == [3, 3] and run.check()
     assert ("visits" in run.shard(0).sums) == partial
 
@@ -138,6 +141,19 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path, name):
     with recorder, pytest.raises(UsageError, match=words):
         commit()
     assert not (tmp_path / "commits.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (UnknownName("method", "aumm", ["aum"]), UsageError, "Process 1: No method is named 'aumm'"),
+        (Mismatch("of others"), Mismatch, "Process 1: of others"),
+        (KeyError("x"), RunError, "Process 1 failed: KeyError: 'x'."),
+    ],
+)
+def test_errors_reach_other_processes_as_they_are(error, kind, words):
+    told, said = pickle.loads(pickle.dumps(_told(error, 1)))
+    assert told is kind and str(told(said)).startswith(words)
 
 
 class Shards(BatchSampler):

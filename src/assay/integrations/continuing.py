@@ -20,6 +20,7 @@ from ..runs.recording import Recording
 from ..runs.run import Run
 from ..training.wrappers import names_inside, unwrapped
 from .data_spec import DataSpec
+from .processes import first_process
 from .pytorch import LoopRecorder, record
 
 
@@ -89,7 +90,7 @@ class Asked:
             Mismatch: The run does not end where the trainer goes on.
         """
         resumes = went > 0 and RunPaths(self.folder).header.exists()
-        if not went:
+        if not went and first_process():
             self.check_new(way)
         held: list[Any] = []
         if resumes:

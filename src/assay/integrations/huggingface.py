@@ -324,7 +324,8 @@ def attach(
                 f"{type(trainer).__name__} computes a loss of its own, and {', '.join(steps)} values its steps; give the loss of each example as "
                 f"data=assay.DataSpec(losses=...), or leave {', '.join(steps)} out of Recording(live=...)."
             )
-    if not RunPaths(Path(folder)).header.exists():
+    # What another process of this training wrote already is no other run.
+    if not RunPaths(Path(folder)).header.exists() and trainer.args.process_index == 0:
         check_place(RunPaths(Path(folder)))
     return Attached(trainer, folder, recording, data, seed, about)
 
@@ -619,8 +620,10 @@ def _check_arguments(args: Any, recording: Recording) -> None:
         raise UsageError(
             f"The Trainer would spread each batch over {args.n_gpu} GPUs by DataParallel, which is not recorded; set CUDA_VISIBLE_DEVICES to one of them."
         )
-    if args.world_size > 1:
-        raise UsageError(f"{args.world_size} processes train together, and one is recorded; start the Trainer in one process.")
+    if args.world_size > 1 and recording.view == "eval":
+        raise UsageError(
+            f"{args.world_size} processes train together, and a clean pass is recorded by one; record with view='train', or start the Trainer in one process."
+        )
     if args.deepspeed or args.fsdp:
         raise UsageError("DeepSpeed and FSDP keep parameters in parts, which are not recorded; train without them.")
     if args.auto_find_batch_size:

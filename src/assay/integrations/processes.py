@@ -211,6 +211,11 @@ def connected() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes a run of all, or the only one."""
+    return not connected() or torch.distributed.get_rank() == 0
+
+
 def check_whole(model: nn.Module) -> None:
     """Refuse a model whose parameters are kept in parts.
 

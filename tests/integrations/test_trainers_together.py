@@ -1,0 +1,53 @@
+"""Hugging Face's Trainer in two processes: one run."""
+
+import gc
+
+import pytest
+import torch
+
+import assay
+from assay.runs.recording import Recording
+from assay.runs.run import Run
+from integrations.test_huggingface import trainer_of as one_process
+from integrations.test_processes import together
+from integrations.texts import Texts, bert, padded
+
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+RECORDING = Recording(live=["aum"], keep_logits=True, checkpoints="every")
+
+
+def trainer_of(folder, **settings):
+    return one_process(folder, model=bert(dropout=0.0), dataset=Texts(), **settings)
+
+
+def by_attach(rank, folder):
+    trainer = trainer_of(folder, ddp_backend="gloo")
+    assay.attach(trainer, folder / "run", RECORDING, seed=3)
+    trainer.train()
+    del trainer
+    gc.collect()
+
+
+def by_callback(rank, folder):
+    trainer = trainer_of(folder, ddp_backend="gloo", callbacks=[assay.huggingface.Recorder(folder / "run", RECORDING, seed=3)])
+    trainer.train()
+    del trainer
+    gc.collect()
+
+
+@pytest.mark.parametrize("part", [by_attach, by_callback])
+def test_a_trainer_in_two_processes_records_one_run(tmp_path, part):
+    together(part, tmp_path)
+    run, texts = Run(tmp_path / "run"), Texts()
+    assert run.epochs == 2 and run.check() and run.processes == 2 and len(run.ids) == len(texts)
+    assert run.labels.tolist() == [int(texts[place]["labels"]) for place in range(len(texts))]
+    assert int(run.visits_in(0).min()) == 1 and set(run.micro_batches(0)) == {2}
+    # The first step of the second epoch, of which the weights are kept: a batch of each process.
+    model = bert(dropout=0.0)
+    model.load_state_dict(run.model(0))
+    for index in run.steps(1)[0]:
+        batch = padded([texts[place] for place in index.tolist()])
+        batch.pop("labels")
+        with torch.no_grad():
+            torch.testing.assert_close(run.shard(1).read("logits")[index], model(**batch).logits, rtol=1e-5, atol=1e-6)
