@@ -141,7 +141,7 @@ TOGETHER = {
         2,
         "The Trainer would spread each batch over 2 GPUs by DataParallel, which is not recorded; set CUDA_VISIBLE_DEVICES",
     ),
-    "world_size": (3, "3 processes train together, and one is recorded; start the Trainer in one process"),
+    "world_size": (3, "3 processes train together, and a clean pass is recorded by one; record with view='train'"),
     "fsdp": ("full_shard", "DeepSpeed and FSDP keep parameters in parts, which are not recorded; train without them"),
     "deepspeed": ("plan.json", "DeepSpeed and FSDP keep parameters in parts"),
 }
@@ -152,7 +152,7 @@ def test_trainings_of_several_processes_are_refused(name):
     value, words = TOGETHER[name]
     trainer = SimpleNamespace(args=SimpleNamespace(**{**ALONE, name: value}), train_dataset=None)
     with pytest.raises(UsageError, match=words):
-        assay.huggingface._check_trainer(trainer, Recording(), assay.DataSpec())
+        assay.huggingface._check_trainer(trainer, Recording(view="eval"), assay.DataSpec())
 
 
 def test_a_loader_that_accelerate_shares_out_is_refused(tmp_path):

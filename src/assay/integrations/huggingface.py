@@ -31,6 +31,7 @@ from ..training.wrappers import unwrapped
 from .batch_keys import LABELS, NAME, Carried, DictCollate, check_one_label, labels_in, logits_of, taken
 from .continuing import Asked, seeded_when_iterated
 from .data_spec import DataSpec
+from .processes import first_process
 from .pytorch import LoopRecorder
 
 try:
@@ -325,7 +326,7 @@ def attach(
                 f"data=assay.DataSpec(losses=...), or leave {', '.join(steps)} out of Recording(live=...)."
             )
     # What another process of this training wrote already is no other run.
-    if not RunPaths(Path(folder)).header.exists() and trainer.args.process_index == 0:
+    if not RunPaths(Path(folder)).header.exists() and first_process():
         check_place(RunPaths(Path(folder)))
     return Attached(trainer, folder, recording, data, seed, about)
 
