@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import assay
-from assay.core.errors import UsageError
+from assay.core.errors import Mismatch, UsageError
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 from integrations.test_loops import data, net
@@ -87,6 +87,25 @@ def test_methods_that_take_the_training_again_and_resuming(tmp_path):
     assert scores.values.isfinite().all()
     with assay.record(tmp_path / "run", model, optimizer, loader, Recording(live=["aum"]), seed=3, resume=True) as recorder:
         assert recorder.epochs == 2
+
+
+def test_accumulated_steps_are_taken_again_as_accelerate_divides_them(tmp_path):
+    # 3 batches in steps of 2 and 1; accelerate divides each by 2.
+    run, _ = trained(tmp_path / "run", "after", accumulate=2)
+    other, _ = plain(tmp_path / "plain", 2, accelerate.Accelerator(cpu=True).prepare(DataLoader(data(), 4, shuffle=True)))
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model, optimizer, loader = accelerator.prepare(
+        made := net(), torch.optim.SGD(made.parameters(), lr=0.1, momentum=0.5), DataLoader(data(), 4, shuffle=True)
+    )
+    targets = {"validation": (torch.randn(3, 4), torch.tensor([0, 1, 2]))}
+
+    def scored(run, divided):
+        loop = assay.Loop(model, optimizer, loader, begin_epoch=loader.set_epoch, accumulate=divided)
+        return assay.score(run, "sgd_influence", loop=loop, targets=targets, save=False)["sgd_influence"].values
+
+    assert torch.equal(scored(run, accelerator.gradient_accumulation_steps), scored(other, 2))
+    with pytest.raises(Mismatch):
+        scored(run, "batches")
 
 
 def test_a_prepared_loader_that_leaves_examples_out_is_refused_before_training(tmp_path):

@@ -226,9 +226,14 @@ def test_a_loss_of_the_loop_s_own_and_a_sum_over_examples_are_divided_too(tmp_pa
                 optimizer.step()
     given = {"accumulate": "examples", "reduction": "sum"}
     own = given | {"loss": lambda model, batch: F.cross_entropy(model(batch[0]), batch[1], reduction="sum")}
-    loops = [assay.Loop(model, optimizer, loader, **one) for one in (given, own)]
-    one, other = (assay.score(tmp_path, ["sgd_influence"], targets=held, loop=loop)["sgd_influence"] for loop in loops)
+    counted = given | {"accumulate": lambda batch: (batch[1] >= 0).sum()}
+    loops = [assay.Loop(model, optimizer, loader, **one) for one in (given, own, counted)]
+    one, other, third = (assay.score(tmp_path, ["sgd_influence"], targets=held, loop=loop)["sgd_influence"] for loop in loops)
     torch.testing.assert_close(one.values, other.values)
+    assert torch.equal(one.values, third.values)
+    nothing = assay.Loop(model, optimizer, loader, **(given | {"accumulate": lambda batch: (batch[1] < 0).sum()}))
+    with pytest.raises(UsageError, match=r"accumulate\(batch\) returned 0.0 for the batches of a step; return what"):
+        assay.score(tmp_path, "sgd_influence", targets=held, loop=nothing)
     wrong = assay.Loop(model, optimizer, loader, **(own | {"reduction": "mean"}))
     with pytest.raises(UsageError, match="give reduction='sum'"):
         assay.score(tmp_path, "sgd_influence", targets=held, loop=wrong)

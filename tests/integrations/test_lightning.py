@@ -303,3 +303,52 @@ def test_steps_of_several_batches_are_taken_again(tmp_path):
     targets = {"validation": (dataset(7).tensors[0], dataset().tensors[1])}
     (scores,) = assay.score(run, "sgd_influence", loop=loop, targets=targets, save=False).values()
     assert bool((scores.values != 0).all())
+
+
+class Numbers(Module):
+    """Learns numbers, and tells the loss of each example."""
+
+    def training_step(self, batch, batch_idx):
+        losses = (self(batch[0]) - batch[0][:, :3]).square().mean(1)
+        return {"loss": losses.mean(), **({} if self.gives == "nothing" else {"losses": losses.detach()})}
+
+
+def squared(model, batch):
+    return (model(batch[0]) - batch[0][:, :3]).square().mean(1)
+
+
+def test_losses_of_the_examples_are_recorded_and_their_training_taken_again_with_accumulation(tmp_path):
+    data = assay.DataSpec(losses=squared)
+    module, loader = Numbers(), DataLoader(dataset(), 4, shuffle=True)
+    callback = assay.lightning.Recorder(tmp_path / "run", Recording(checkpoints="every"), data=data, seed=SEED)
+    trainer = trainer_of(tmp_path, [callback], accumulate_grad_batches=4)
+    trainer.fit(module, loader)
+    run = Run(tmp_path / "run")
+    assert run.task == "losses" and run.epochs == 2
+    # The last step of an epoch is of two batches, and each is divided by four.
+    loop = assay.Loop(module, trainer.optimizers[0], loader, losses=squared, accumulate=trainer.accumulate_grad_batches)
+    held = dataset(9).tensors
+    scores = assay.score(run, ["loss", "sgd_influence"], loop=loop, targets={"validation": held}, save=False)
+    assert all(bool(scores[title].values.isfinite().all()) for title in ("loss", "sgd_influence"))
+    wrong = assay.Loop(module, trainer.optimizers[0], loader, losses=squared, accumulate="batches")
+    with pytest.raises(Mismatch):
+        assay.score(run, "sgd_influence", loop=wrong, targets={"validation": held}, save=False)
+    silent = assay.lightning.Recorder(tmp_path / "silent", data=assay.DataSpec(task="losses", losses=squared))
+    with pytest.raises(
+        UsageError, match=r"Numbers.training_step returns no losses of the examples, .* return \{'loss': loss, 'losses': losses\}"
+    ):
+        trainer_of(tmp_path, [silent]).fit(Numbers("nothing"), loader)
+
+
+class Several(Module):
+    def training_step(self, batch, batch_idx):
+        labels = (batch[0][:, :3] > 0).float()
+        logits = self(batch[0])
+        return {"loss": F.binary_cross_entropy_with_logits(logits, labels), "logits": logits, "labels": labels}
+
+
+def test_several_labels_for_each_example(tmp_path):
+    callback = assay.lightning.Recorder(tmp_path / "run", data=assay.DataSpec(task="labels"))
+    trainer_of(tmp_path, [callback]).fit(Several(), DataLoader(dataset(), 4, shuffle=True))
+    run = Run(tmp_path / "run")
+    assert run.task == "labels" and torch.equal(run.label_matrix().float(), (dataset().tensors[0][:, :3] > 0).float())

@@ -166,13 +166,76 @@ def test_an_interrupt_keeps_the_epochs_before_and_an_error_holds_nothing(tmp_pat
     assert Run(tmp_path / "other").epochs == 3
 
 
+class Cosine(nn.Module):
+    def forward(self, given, wanted):
+        return 1 - F.cosine_similarity(given, wanted).mean()
+
+
+class Penalised(skorch.NeuralNetRegressor):
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        return super().get_loss(y_pred, y_true, X, training) + 0.1
+
+
+def squared(model, batch):
+    return (model(batch[0]) - batch[1]).square().mean(1)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_losses_of_numbers_are_those_of_a_plain_loop_and_taken_again(tmp_path, told):
+    numbers = X[:, :3] * 2
+    data = DataSpec(losses=squared) if told else None
+    recording = Recording(checkpoints="every", live=["liveval"])
+    net = net_of(
+        [assay.skorch.Recorder(tmp_path / "run", recording, data, seed=SEED)], skorch.NeuralNetRegressor, criterion=nn.MSELoss
+    )
+    net.fit(X, numbers)
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(numbers)), 4, shuffle=True)
+    with assay.record(
+        tmp_path / "plain", model, optimizer, loader, recording, data=DataSpec(losses=squared), seed=SEED
+    ) as recorder:
+        for _ in range(2):
+            for batch in recorder.epoch():
+                optimizer.zero_grad()
+                values = squared(model, batch)
+                values.mean().backward()
+                optimizer.step()
+                recorder.losses(values)
+    run, plain_run = Run(tmp_path / "run"), Run(tmp_path / "plain")
+    assert run.task == plain_run.task == "losses"
+    loop = assay.Loop(net.module_, net.optimizer_, net.get_iterator(net.get_dataset(X, numbers), training=True), losses=squared)
+    targets = {"validation": (torch.from_numpy(X) + 1, torch.from_numpy(numbers))}
+    scores = assay.score(run, ["loss", "sgd_influence", "liveval"], loop=loop, targets=targets, save=False)
+    assert all(bool(scores[title].values.isfinite().all()) for title in ("loss", "sgd_influence", "liveval"))
+    for epoch in range(2):
+        torch.testing.assert_close(run.shard(epoch).read("losses"), plain_run.shard(epoch).read("losses"), rtol=1e-5, atol=1e-7)
+
+
+def test_several_labels_for_each_example(tmp_path):
+    several = (X[:, :3] > 0).astype(np.float32)
+    net = net_of(
+        [assay.skorch.Recorder(tmp_path / "run", data=DataSpec(task="labels"))],
+        skorch.NeuralNet,
+        criterion=nn.BCEWithLogitsLoss,
+    )
+    net.fit(X, several)
+    run = Run(tmp_path / "run")
+    assert run.task == "labels" and torch.equal(run.label_matrix().float(), torch.from_numpy(several))
+
+
 def test_what_cannot_be_recorded_is_refused(tmp_path):
     with pytest.raises(UsageError, match="drop_last=True leaves 2 of 22 examples out of every epoch"):
         net_of([assay.skorch.Recorder(tmp_path / "run")], iterator_train__drop_last=True).fit(X, Y)
-    for numbers in (X[:, :3], (Y > 0).astype(np.float32)[:, None]):
-        net = net_of([assay.skorch.Recorder(tmp_path / "numbers")], skorch.NeuralNetRegressor, criterion=nn.MSELoss)
-        with pytest.raises(UsageError, match=r"predicts numbers, .*view='eval'\), data=assay\.DataSpec\(task='losses', losses="):
-            net.set_params(module__outputs=numbers.shape[1]).fit(X, numbers)
+    with pytest.raises(UsageError, match=r"labels are torch\.float32 of shape"):
+        net_of([assay.skorch.Recorder(tmp_path / "numbers")], skorch.NeuralNet, criterion=nn.MSELoss).fit(X, X[:, :3])
+    for name, settings, words in (
+        ("cosine", {"criterion": Cosine}, "Cosine does not tell the loss of each example; give data=assay.DataSpec"),
+        ("own", {"criterion": nn.MSELoss, "kind": Penalised}, "get_loss of Penalised does not tell the loss of each example"),
+    ):
+        net = net_of([assay.skorch.Recorder(tmp_path / name)], **{"kind": skorch.NeuralNetRegressor, **settings})
+        with pytest.raises(UsageError, match=words):
+            net.fit(X, X[:, :3])
     with pytest.raises(UsageError, match="folder= is 7"):
         assay.skorch.Recorder(7)
 

@@ -78,8 +78,9 @@ def check_one_label(logits: Tensor, labels: Any, where: str) -> None:
     """
     if logits.ndim > 2:
         raise UsageError(
-            f"{where}: logits of shape {tuple(logits.shape)} are those of parts of an example, such as tokens, and one row of class logits per example is "
-            "recorded; train a model that classifies whole examples."
+            f"{where}: logits of shape {tuple(logits.shape)} are those of parts of an example, such as tokens, and it is not known which label belongs to "
+            "which; give data=assay.DataSpec(task='losses', losses=...), a function (model, batch) that returns the loss of each example, such as "
+            "assay.token_losses(logits, labels) does."
         )
     if labels is None:
         raise UsageError(f"{where}: the batch holds no labels under {', '.join(LABELS)}; name the column `labels`.")

@@ -27,10 +27,10 @@ from ..runs.paths import RunPaths
 from ..runs.recorder import check_place
 from ..runs.recording import Recording
 from ..training.batches import placed
-from ..training.wrappers import unwrapped
 from .batch_keys import LABELS, NAME, Carried, DictCollate, check_one_label, labels_in, logits_of, taken
 from .continuing import Asked, seeded_when_iterated
 from .data_spec import DataSpec
+from .model_losses import OWN, CountedTokens, ModelLosses, ModelTask, losses_of_step, task_of
 from .processes import first_process
 from .pytorch import LoopRecorder
 
@@ -57,6 +57,12 @@ class NamedForward:
     labels: tuple[str, ...] = LABELS
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        logits, labels = self.whole(model, batch)
+        check_one_label(logits, labels, "The clean pass")
+        return logits, labels
+
+    def whole(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Logits and labels, whatever their shapes."""
         if not isinstance(batch, Mapping):
             raise UsageError(
                 f"A batch is a {type(batch).__name__}, no dict; give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
@@ -67,8 +73,11 @@ class NamedForward:
             raise UsageError(
                 "The model returns no logits; give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
             )
-        check_one_label(logits, labels, "The clean pass")
         return logits, labels
+
+    def labels_of(self, batch: Any) -> Tensor:
+        """The labels of a batch."""
+        return labels_in(batch, self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +112,7 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._data, self._seed, self._about = data or DataSpec(), seed, about
         self._labels: tuple[str, ...] = LABELS
         self._recorder: LoopRecorder | None = None
+        self._task, self._labelled = ModelTask(None, None), False
         self._first = 0
 
     @property
@@ -124,14 +134,48 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
         return NamedForward(self._labels)
 
     def _losses(self, smoothing: float) -> Losses:
+        if self._task.problem != "classes":
+            return ModelLosses(self._task, self.forward.whole, smoothing)
         return SmoothedLosses(self.forward, smoothing) if smoothing else cross_entropies_of(self.forward)
+
+    def _told(self, data: DataSpec, smoothing: float) -> DataSpec:
+        """What is known of the data, with what the model tells of them."""
+        problem, clean = self._task.problem, self.recording.view == "eval"
+        if data.losses is not cross_entropies or data.forward is not None:
+            return data
+        if clean and problem == "tokens":
+            raise UsageError(
+                f"A clean pass does not know by which loss an example of many tokens is recorded; give {OWN}, such as assay.token_losses(logits, labels) does."
+            )
+        if data.task is None and (problem == "labels" or (clean and problem == "numbers")):
+            data = dataclasses.replace(data, task="labels" if problem == "labels" else "losses")
+        if problem != "classes" or data.task in (None, "classes"):
+            data = dataclasses.replace(data, losses=self._losses(smoothing))
+        return data
+
+    def _observe(self, model: nn.Module, outputs: Any, batch: Any, labels: Any, where: str) -> None:
+        """Record what the model returned in a training step."""
+        if self._data.task == "losses" and self._data.losses is not cross_entropies:
+            self.recorder.losses(losses_of_step(self._data.losses, model, outputs, batch))
+            return
+        logits = logits_of(outputs)
+        assert logits is not None  # whoever calls has looked
+        kind = self._task.kind(logits, labels, where)
+        if kind in ("tokens", "numbers"):
+            self.recorder.losses(self._task.losses(kind, logits.detach(), labels, "mean"))
+            return
+        if kind == "labels" and not self._labelled:
+            raise UsageError(
+                f"{where}: an example has {logits.shape[-1]} labels, each 0 or 1; say so by data=assay.DataSpec(task='labels'), or by problem_type in the model's config."
+            )
+        self.recorder.batch(logits, labels.to(logits.device))
 
     def _open(self, args: Any, state: Any, model: nn.Module, optimizer: Any, loader: DataLoader) -> LoopRecorder:
         """Begin to record, or go on with the run that the Trainer's checkpoint belongs to."""
-        data = self._data
-        if data.losses is cross_entropies and data.forward is None and data.task in (None, "classes"):
-            data = dataclasses.replace(data, losses=self._losses(args.label_smoothing_factor))
-        if data.forward is None and self.recording.view == "eval":
+        self._task = task_of(model)
+        data = self._told(self._data, args.label_smoothing_factor)
+        self._labelled = data.task == "labels"
+        if data.forward is None and data.task != "losses" and self.recording.view == "eval":
             data = dataclasses.replace(data, forward=self.forward)
         went = state.global_step / math.ceil(len(loader) / args.gradient_accumulation_steps)
         asked = Asked(self.folder, self.recording, data, self._seed, self._about)
@@ -247,17 +291,21 @@ class Attached(Events):
             return original(model, inputs, return_outputs=return_outputs, **kwargs)
         name = f"{type(self._trainer).__name__}.compute_loss"
         labels = labels_in(inputs, self._labels)
+        # A copy, because losses may take the labels out.
+        batch = dict(inputs) if isinstance(inputs, Mapping) else inputs
         both = original(model, inputs, return_outputs=True, **kwargs)
-        logits = logits_of(both[1]) if isinstance(both, tuple) and len(both) == 2 else None
-        if logits is None:
+        outputs = both[1] if isinstance(both, tuple) and len(both) == 2 else None
+        own = self._data.task == "losses" and outputs is not None
+        if not own and logits_of(outputs) is None:
             raise UsageError(
                 f"{name} returns no logits when it is asked for outputs (return_outputs=True), as fused losses have none; return (loss, outputs) with "
                 f"outputs.logits, or {EVAL}."
             )
         if self._recorded:
             raise UsageError(f"{name} is called twice for a batch, and one of its outputs is recorded; call it once, or {EVAL}.")
-        check_one_label(logits, labels, name)
-        self.recorder.batch(logits, labels)
+        if self._task.problem == "numbers" and _own_loss(self._trainer) and self._data.losses is cross_entropies:
+            raise UsageError(f"{type(self._trainer).__name__} computes a loss of its own of numbers; give {OWN}.")
+        self._observe(model, outputs, batch, labels, name)
         self._recorded = True
         return both if return_outputs else both[0]
 
@@ -270,6 +318,8 @@ class Attached(Events):
         Raises:
             UsageError: The Trainer computes a loss of its own, and `losses=` does not say that of each example.
         """
+        if self._data.losses is not cross_entropies:
+            changes = {"losses": self._data.losses, **changes}
         return _loop(self._trainer, changes, self._loader, self._first, self._compute_loss)
 
 
@@ -355,6 +405,7 @@ class Recorder(Events):
         super().__init__(folder, recording, data, seed, about)
         self._undo = contextlib.ExitStack()
         self._newest: Carried | None = None
+        self._batch: dict[str, Any] = {}
         self._seen = self._awaiting = False
 
     def on_train_begin(
@@ -403,16 +454,11 @@ class Recorder(Events):
                 raise UsageError(
                     f"The model is called twice for a batch, and one of its outputs is recorded; call it once, or {EVAL}."
                 )
-            if self._newest is None and any(name in kwargs for name in LABELS):
-                _check_classes(
-                    model,
-                    self._data,
-                    "; or use assay.attach(trainer, folder), where the Trainer computes a loss of classes itself",
-                )
             self._newest, self._seen = carried, True
             batch = {name: kwargs[name] for name in carried.names if name in kwargs}
             if carried.labels is not None and labels_in(batch) is None:
                 batch["labels"] = carried.labels.to(next(model.parameters()).device)
+            self._batch = batch
             self._recorder.begin_batch(KeyedBatch(carried.keys, batch, carried.finding, carried.digests))
             # Only now, because methods that run along call the model for the step before.
             self._awaiting = True
@@ -424,11 +470,9 @@ class Recorder(Events):
         self._awaiting = False
         if self.recording.view == "eval":
             return
-        logits = logits_of(outputs)
-        if logits is None:
+        if self._data.task != "losses" and logits_of(outputs) is None:
             raise UsageError(f"{type(model).__name__} returns no logits in training, as fused losses have none; {EVAL}.")
-        check_one_label(logits, self._newest.labels, type(model).__name__)
-        self._recorder.batch(logits, self._newest.labels.to(logits.device))
+        self._observe(model, outputs, self._batch, self._newest.labels, type(model).__name__)
 
     def _stepped(self) -> None:
         if self._recorder is not None and not self._seen:
@@ -456,27 +500,34 @@ class Recorder(Events):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class TrainerCount:
+    """How many labels of a batch count, as the Trainer counts them for its loss.
+
+    Attributes:
+        trainer: It is only read.
+    """
+
+    trainer: Any
+
+    def __call__(self, batch: Any) -> Tensor | None:
+        # The method hands on the batches of a step, and their count: here one batch.
+        return self.trainer.get_batch_samples(iter([dict(batch)]), 1, self.trainer.args.device)[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainerLoss:
-    """What a Trainer calls backward on for a batch that is a step of its own.
+    """What a Trainer calls backward on for a batch, before it is divided for a step of several.
 
     Attributes:
         compute_loss: The Trainer's.
-        counted: Whether the Trainer tells it the number of labels.
-        labels: Names under which the labels may stand.
-        summed: Whether it is told 1, so that it gives the sum of the losses: of several batches of a step, whose number of labels divides all of them.
+        count: Gives the number of labels that the Trainer tells it; None where it is told that there is 1, so that the loss is a sum.
     """
 
     compute_loss: Callable[..., Any]
-    counted: bool
-    labels: tuple[str, ...]
-    summed: bool = False
+    count: TrainerCount | None
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        labels = labels_in(batch, self.labels)
-        # As a float, like the Trainer's own count, which is divided by a number of devices.
-        count = labels.ne(-100).sum() / 1 if self.counted and labels is not None else None
-        if self.summed and count is not None:
-            count = torch.ones_like(count)
+        count = torch.tensor(1.0) if self.count is None else self.count(batch)
         return self.compute_loss(model, dict(batch), num_items_in_batch=count)
 
 
@@ -529,42 +580,72 @@ def _loop(
             # From this seed the Trainer's own loader draws its orders.
             torch.manual_seed(args.seed)
             loader = trainer.get_train_dataloader()
-    forward = NamedForward(_label_names(trainer))
-    smoothing = args.label_smoothing_factor
-    counted = bool(getattr(trainer, "model_accepts_loss_kwargs", False)) or trainer.compute_loss_func is not None
-    loss = TrainerLoss(compute_loss or trainer.compute_loss, counted, forward.labels)
+    forward, smoothing = NamedForward(_label_names(trainer)), args.label_smoothing_factor
+    task, count = task_of(trainer.model), TrainerCount(trainer)
+    compute_loss = compute_loss or trainer.compute_loss
     parts: dict[str, Any] = {
         "model": trainer.model,
         "optimizer": trainer.optimizer,
         "loader": loader,
         "forward": forward,
-        "loss": loss,
+        "loss": TrainerLoss(compute_loss, count),
         "clip": args.max_grad_norm or None,
         "begin_epoch": EpochsBegin(loader, first),
-        **({"losses": SmoothedLosses(forward, smoothing)} if smoothing else {}),
-        **(_division(trainer, loss, loader) if args.gradient_accumulation_steps > 1 else {}),
     }
+    if task.problem != "classes":
+        parts["losses"] = ModelLosses(task, forward.whole, smoothing)
+    elif smoothing:
+        parts["losses"] = SmoothedLosses(forward, smoothing)
+    tokens = task.problem == "tokens"
+    if "accumulate" not in changes and (tokens or args.gradient_accumulation_steps > 1):
+        with untouched_generators(args.device):
+            over_steps = _sums_over_steps(trainer, compute_loss, loader)
+        if over_steps:
+            parts |= {"loss": TrainerLoss(compute_loss, None), "reduction": "sum", "accumulate": count}
+        else:
+            parts["accumulate"] = "batches" if _divides(trainer) else 1
+    if tokens and "accumulate" in parts and parts.get("reduction") != "sum":
+        parts["reduction"] = CountedTokens(task, forward.labels_of)
     return Loop(**{**parts, **changes})
 
 
-def _division(trainer: Any, loss: TrainerLoss, loader: Any) -> dict[str, Any]:
-    """What a Trainer divides the losses of the batches of one step by, as fields of `Loop`."""
-    scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
-    if not (loss.counted if scaled is None else scaled):
-        return {"accumulate": "batches"}
-    # It does not divide, and leaves it to the loss to do so by the labels of all batches, which some do and others do not.
-    with evaluating(trainer.model), untouched_generators(trainer.args.device), torch.no_grad():
-        few = [loader.dataset[place] for place in range(min(2, len(loader.dataset)))]
-        batch = placed(loader.collate_fn(few), trainer.args.device)
-        single, double = (
-            float(
-                loss.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(count, device=trainer.args.device))
-            )
-            for count in (1.0, 2.0)
-        )
-    if loss.counted and abs(2 * double - single) <= 1e-2 * abs(single):
-        return {"loss": dataclasses.replace(loss, summed=True), "reduction": "sum", "accumulate": "examples"}
-    return {"accumulate": 1}
+def _divides(trainer: Any) -> bool:
+    """Whether the Trainer divides the loss of each batch by how many batches a step has."""
+    said = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if said is not None:
+        return not said
+    return not getattr(trainer, "model_accepts_loss_kwargs", False) and trainer.compute_loss_func is None
+
+
+def _sums_over_steps(trainer: Any, compute_loss: Callable[..., Any], loader: DataLoader) -> bool:
+    """Whether the loss is a sum divided by the number of labels in all batches of a step, which models may be told and not heed.
+
+    Raises:
+        UsageError: It depends on that number otherwise.
+    """
+    batch = _few(loader, trainer.args.device)
+    count = TrainerCount(trainer)(batch)
+    if count is None or not (getattr(trainer, "model_accepts_loss_kwargs", False) or trainer.compute_loss_func is not None):
+        return False
+    with evaluating(trainer.model), torch.no_grad():
+        once, twice = (float(compute_loss(trainer.model, dict(batch), num_items_in_batch=times * count)) for times in (1, 2))
+    close = 1e-3 * abs(once)
+    if abs(once - twice) <= close:
+        return False
+    if abs(once - 2 * twice) <= close and getattr(trainer, "loss_is_scaled_for_ga", None) is not False:
+        return True
+    raise UsageError(
+        f"{type(trainer).__name__} is told that a step has {float(count):g} labels, then twice as many, and its loss goes from {once:.6g} to {twice:.6g}, so it "
+        "cannot be told what the loss of each batch of a step is divided by; give loop(loss=..., reduction=..., accumulate=...), as for assay.Loop."
+    )
+
+
+def _few(loader: DataLoader, device: torch.device) -> dict[str, Any]:
+    """A batch of the first few examples."""
+    dataset: Any = loader.dataset
+    keys = list(range(min(4, len(dataset))))
+    whole = getattr(dataset, "__getitems__", None)
+    return dict(placed(loader.collate_fn(whole(keys) if whole else [dataset[key] for key in keys]), device))
 
 
 def _label_names(trainer: Any) -> tuple[str, ...]:
@@ -589,8 +670,6 @@ def _check_trainer(trainer: Any, recording: Recording, data: DataSpec) -> None:
         raise UsageError(
             f"The train dataset is a {type(dataset).__name__}, which has no stable ids; give a map-style dataset with __len__ and __getitem__."
         )
-    if not _own_loss(trainer):
-        _check_classes(trainer.model, data)
     if dataset is not None and trainer.args.dataloader_drop_last and recording.view == "train" and data.visits == "each":
         left = len(dataset) % trainer.args.train_batch_size
         if left:
@@ -598,22 +677,6 @@ def _check_trainer(trainer: Any, recording: Recording, data: DataSpec) -> None:
                 f"dataloader_drop_last=True leaves {left} of {len(dataset)} examples out of every epoch; set it to False, or {EVAL}, or an epoch as it "
                 "is drawn, with data=assay.DataSpec(visits='any', labels=...)."
             )
-
-
-def _check_classes(model: Any, data: DataSpec, more: str = "") -> None:
-    """Refuse a model that predicts numbers by its own loss, as those of one output do.
-
-    Raises:
-        UsageError: It is one.
-    """
-    config = getattr(unwrapped(model), "config", None)
-    kind = getattr(config, "problem_type", None)
-    if data.task != "losses" and (kind == "regression" or (kind is None and getattr(config, "num_labels", None) == 1)):
-        raise UsageError(
-            f"{type(unwrapped(model)).__name__} predicts numbers (its config has num_labels={config.num_labels}, problem_type={kind!r}), and classes are recorded "  # type: ignore[union-attr]
-            "here; record losses in a clean pass after each epoch, with recording=assay.Recording(view='eval'), data=assay.DataSpec(task='losses', "
-            f"losses=...), the loss of each example of a batch{more}."
-        )
 
 
 def _check_arguments(args: Any, recording: Recording) -> None:

@@ -33,6 +33,8 @@ except ImportError:
 EVAL = "record with assay.Recording(view='eval'), which passes over every example after each epoch"
 CURE = "let the Trainer train on every batch of an epoch"
 WAY = "trainer.fit(..., ckpt_path=...)"
+LOSSES = "losses"
+"""Name of the losses of a batch's examples in what `training_step` returns."""
 
 
 class LossTap:
@@ -83,7 +85,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
 
     Module, data and loss stay as they are, and without `seed` the training ends with the weights that it would end with. Logits and labels are those
     that `training_step` returns as `{"loss": loss, "logits": logits, "labels": labels}` (labels may be left out where a batch is a pair, or a dict with
-    `labels`), or else those that it gives to cross_entropy. `ckpt_path=` goes on with the run in `folder`. Validation is left alone.
+    `labels`), or else those that it gives to cross_entropy. Where examples have no class (numbers, tokens), what it returns as `{"loss": loss,
+    "losses": losses.detach()}` is recorded, the loss of each example; several labels of 0 and 1 are said by `DataSpec(task="labels")`. `ckpt_path=` goes on with the run in `folder`. Validation is left alone.
 
     Args:
         folder: Where the run is written; new or empty, unless the Trainer resumes.
@@ -254,6 +257,18 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             return
         self._tap.stop()
         name = f"{type(pl_module).__name__}.training_step"
+        if (
+            isinstance(outputs, Mapping)
+            and LOSSES in outputs
+            and (self._asked.data.task == "losses" or logits_of(outputs) is None)
+        ):
+            self._recorder.losses(outputs[LOSSES])
+            return
+        if self._asked.data.task == "losses":
+            raise UsageError(
+                f"{name} returns no losses of the examples, which task='losses' records; return {{'loss': loss, 'losses': losses}}, with the loss of each "
+                "example of the batch, detached."
+            )
         logits = logits_of(outputs) if isinstance(outputs, Mapping) else None
         if logits is not None:
             labels = labels_in(outputs) if labels_in(outputs) is not None else labels_in(batch)
@@ -262,7 +277,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             if len(found) != 1:
                 raise UsageError(
                     f"{name} returns no logits, and called F.cross_entropy (or nn.CrossEntropyLoss) {len(found)} times, not once, with class logits of the "
-                    f"batch; return {{'loss': loss, 'logits': logits, 'labels': labels}}, or {EVAL}."
+                    f"batch; return {{'loss': loss, 'logits': logits, 'labels': labels}}, or where examples have no class {{'loss': loss, 'losses': losses}} with "
+                    f"the loss of each, or {EVAL}."
                 )
             logits, labels = found[0]
         check_one_label(logits, labels, name)

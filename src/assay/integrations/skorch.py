@@ -1,5 +1,6 @@
 """The recorder in skorch, as a callback."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +17,12 @@ from ..core.errors import UsageError
 from ..core.ids import Ids
 from ..methods import parse
 from ..replay.keyed import KeyedBatch, behind_subsets, check_loader, keyed_copy
-from ..replay.losses import cross_entropies, pair
+from ..replay.losses import Losses, cross_entropies, pair
 from ..runs.recording import Recording
+from ..training.batches import placed
 from .continuing import Asked
 from .data_spec import DataSpec
+from .model_losses import losses_of_step
 from .pytorch import LoopRecorder, record
 
 try:
@@ -28,6 +31,7 @@ except ImportError:
     Callback = object
 
 CURE = "let the net train on every batch of an epoch"
+OWN = "give data=assay.DataSpec(task='losses', losses=...), a function (model, batch) that returns the loss of each example"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +88,35 @@ class NetLosses:
         return F.cross_entropy(logits, labels, reduction="none")
 
 
+@dataclasses.dataclass(frozen=True)
+class CriterionLosses:
+    """The loss of each example, as a criterion of torch has it before it takes mean or sum over the batch.
+
+    Attributes:
+        criterion: With `reduction` "mean" or "sum".
+    """
+
+    criterion: nn.Module
+
+    def of(self, outputs: Any, targets: Any) -> Tensor:
+        """The loss of each example, of what the module returned."""
+        alone = copy.copy(self.criterion)
+        alone.reduction = "none"  # type: ignore[assignment]  # a criterion's own attribute
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        values = alone(first, targets.to(first.device))
+        if values.shape[:1] != targets.shape[:1]:
+            raise UsageError(
+                f"{type(self.criterion).__name__} gives values of shape {tuple(values.shape)} for {len(targets)} examples; {OWN}."
+            )
+        values = values.reshape(len(values), -1)
+        return values.mean(1) if self.criterion.reduction == "mean" else values.sum(1)
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        inputs, targets = pair(batch)
+        device = next((part.device for part in model.parameters()), inputs.device)
+        return self.of(model(inputs.to(device)), targets)
+
+
 class KeyedIterator:
     """The kind of iterator that a net trains on, which gives its batches' keys to a recorder; as it was where nothing is recorded."""
 
@@ -124,7 +157,9 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
 
     Module, data and criterion stay as they are, and without `seed` the training ends with the weights that it would end with. Ids are positions in `X`,
     also where `train_split` keeps a part of it for validation: the run then holds the rest. Probabilities, as a `NeuralNetClassifier` with its own
-    criterion gives them, are recorded as their logarithms; one logit of a `NeuralNetBinaryClassifier` as the two-class form (0, z).
+    criterion gives them, are recorded as their logarithms; one logit of a `NeuralNetBinaryClassifier` as the two-class form (0, z). Of a
+    `NeuralNetRegressor` the loss of each example is recorded, by its criterion or by `DataSpec(losses=...)`; of a net with several labels of 0 and 1 for
+    each example, what `DataSpec(task="labels")` asks for.
 
     Args:
         folder: Where the run is written; new or empty, unless `resume`.
@@ -154,6 +189,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         self.folder, self.recording, self.data, self.seed, self.about, self.resume = folder, recording, data, seed, about, resume
         self.recorder_: LoopRecorder | None = None
         self.fetched_: KeyedBatch | None = None
+        self.losses_: Losses | None = None
         self.waits_ = False
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **more: Any) -> None:
@@ -170,10 +206,17 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         check_loader(loader)
         recording, forward = self.recording or Recording(), NetForward(_gives(net))
         data = self.data or DataSpec()
+        own = data.losses is not cross_entropies
+        if data.task is None and (own or data.forward is None) and _regresses(net):
+            data = dataclasses.replace(data, task="losses")
         _check_net(net, recording, data)
-        if data.losses is cross_entropies and data.forward is None and data.task in (None, "classes") and _plain_loss(net):
-            data = dataclasses.replace(data, losses=NetLosses(forward))
-        if data.forward is None and recording.view == "eval" and data.task != "losses":
+        self.losses_ = None
+        if data.task == "losses":
+            self.losses_ = data.losses if own else _criterion_losses(net)
+            data = dataclasses.replace(data, losses=self.losses_)
+        elif not own and data.forward is None and (data.task == "labels" or _plain_loss(net)):
+            data = dataclasses.replace(data, losses=_criterion_losses(net) if data.task == "labels" else NetLosses(forward))
+        if data.forward is None and data.task != "losses" and recording.view == "eval":
             data = dataclasses.replace(data, forward=forward)
         if data.ids is not None:
             whole, places = behind_subsets(loader.dataset, torch.arange(len(loader.dataset)).numpy())
@@ -210,9 +253,18 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         """Record the batch's logits and labels."""
         if training and self.recorder_ is not None and self.fetched_ is not None:
             forward, self.fetched_ = NetForward(_gives(net)), None
-            if (self.recording or Recording()).view == "eval":
+            if self.losses_ is not None:
+                if (self.recording or Recording()).view == "train":
+                    self.recorder_.losses(self._values(net, more["y_pred"], batch))
                 return
             self.recorder_.batch(forward.logits(more["y_pred"]), forward.labels(torch.as_tensor(batch[1])))
+
+    def _values(self, net: Any, outputs: Any, batch: Any) -> Tensor:
+        if isinstance(self.losses_, CriterionLosses):
+            with torch.no_grad():
+                return self.losses_.of(outputs, torch.as_tensor(batch[1]))
+        assert self.losses_ is not None  # whoever calls has looked
+        return losses_of_step(self.losses_, net.module_, outputs, placed(batch, torch.device(net.device)))
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **more: Any) -> None:
         """End and commit the epoch."""
@@ -235,6 +287,22 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         if self.recorder_ is not None:
             recorder, self.recorder_ = self.recorder_, None
             recorder.__exit__(RuntimeError, None, None)
+
+
+def _regresses(net: Any) -> bool:
+    kinds = {kind.__name__ for kind in type(net).__mro__}
+    return "NeuralNetRegressor" in kinds and not isinstance(net.criterion_, (nn.CrossEntropyLoss, nn.NLLLoss))
+
+
+def _criterion_losses(net: Any) -> CriterionLosses:
+    criterion = net.criterion_
+    # A criterion of somebody's own may read its reduction elsewhere.
+    known = type(criterion).__module__ == "torch.nn.modules.loss" and getattr(criterion, "reduction", None) in ("mean", "sum")
+    overridden = not type(net).get_loss.__module__.startswith("skorch.")
+    if not known or overridden or getattr(criterion, "weight", None) is not None:
+        who = f"get_loss of {type(net).__name__}" if overridden else type(criterion).__name__
+        raise UsageError(f"{who} does not tell the loss of each example; {OWN}.")
+    return CriterionLosses(criterion)
 
 
 def _gives(net: Any) -> str:
@@ -260,17 +328,12 @@ def _plain_loss(net: Any) -> bool:
 
 
 def _check_net(net: Any, recording: Recording, data: DataSpec) -> None:
-    """Refuse a net whose outputs are no logits, and values of steps whose loss is not known.
+    """Refuse values of steps whose loss is not known.
 
     Raises:
-        UsageError: It is one of those.
+        UsageError: They are asked for.
     """
-    if any(kind.__name__ == "NeuralNetRegressor" for kind in type(net).__mro__) and data.task != "losses":
-        raise UsageError(
-            f"{type(net).__name__} predicts numbers, and classes are recorded here; record losses in a clean pass after each epoch, with "
-            "recording=assay.Recording(view='eval'), data=assay.DataSpec(task='losses', losses=...), the loss of each example of a batch."
-        )
-    if data.losses is cross_entropies and data.forward is None and not _plain_loss(net):
+    if data.task in (None, "classes") and data.losses is cross_entropies and data.forward is None and not _plain_loss(net):
         steps = [str(method) for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
         if steps:
             raise UsageError(

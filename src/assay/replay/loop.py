@@ -72,7 +72,7 @@ class Loop:
             that look at logits or layers, such as `vog` and `prediction_depth`. The same as at recording, if it was given there.
         accumulate: Where your loop adds up the gradients of several batches before a step, what it divides the loss of each by: a number, 1 where it
             does not divide; `"batches"`, as many as there are in the step; or `"examples"`, as many as there are in these, which goes with
-            `reduction="sum"`. By default the largest number of batches that a step of the run has, also where the last step of an epoch has fewer. Which
+            `reduction="sum"`; or the sum over the step's batches of what `accumulate(batch)` returns, such as how many tokens count. By default the largest number of batches that a step of the run has, also where the last step of an epoch has fewer. Which
             batches made a step is read from the run.
         clip: Largest norm of the gradient, if your loop calls clip_grad_norm_.
         ema: Decay of the running average of the parameters, if your loop keeps one: a torch AveragedModel with
@@ -92,7 +92,7 @@ class Loop:
     loss: Callable[[nn.Module, Any], Tensor] | None = None
     reduction: Literal["mean", "sum"] | Callable[[Any], Tensor | float] = "mean"
     forward: Forward | None = None
-    accumulate: float | Literal["batches", "examples"] | None = None
+    accumulate: float | Literal["batches", "examples"] | Callable[[Any], Tensor | float] | None = None
     clip: float | None = None
     ema: float | None = None
     update: Update | None = None
@@ -106,7 +106,8 @@ class Loop:
             raise UsageError(f"Loop: clip={self.clip} is not a norm above 0.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"Loop: ema={self.ema} is not a decay between 0 and 1, both excluded.")
-        if self.accumulate not in (None, "batches", "examples") and not 0 < float(self.accumulate) < float("inf"):  # type: ignore[arg-type]
+        named = self.accumulate in (None, "batches", "examples") or callable(self.accumulate)
+        if not named and not 0 < float(self.accumulate) < float("inf"):  # type: ignore[arg-type]
             raise UsageError(f"Loop: accumulate={self.accumulate} is no number above 0 to divide a loss by.")
         for name in ("losses", "forward"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
@@ -484,7 +485,14 @@ class LoopTraining(ReplayableTraining):
             return float(len(batches))
         if self._loop.accumulate == "examples":
             return float(sum(map(size_of, batches)))
-        return float(self._loop.accumulate)
+        if not callable(self._loop.accumulate):
+            return float(self._loop.accumulate)
+        value = sum(float(self._loop.accumulate(without_weights(batch))) for batch in batches)
+        if not 0 < value < float("inf"):
+            raise UsageError(
+                f"Loop: accumulate(batch) returned {value} for the batches of a step; return what the loss of each is divided by, above 0."
+            )
+        return value
 
     def divisor(self, batch: Any) -> float:
         if isinstance(batch, MicroBatches):
