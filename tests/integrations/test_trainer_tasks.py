@@ -104,6 +104,9 @@ def test_accumulated_steps_are_taken_again_as_the_trainer_divides_them(tmp_path,
     model, reduction, accumulate = ACCUMULATED[name]
     # 6 batches, the last one smaller, in steps of 4 and 2.
     trainer = trainer_of(tmp_path, model=model(), gradient_accumulation_steps=4, max_grad_norm=0.0)
+    if name == "ignores the count" and not trainer.model_accepts_loss_kwargs:
+        # Before transformers 5 BERT is not told the count, and the Trainer divides.
+        accumulate = "batches"
     attached = assay.attach(trainer, tmp_path / "run", Recording(checkpoints="every"), seed=SEED)
     trainer.train()
     held = padded(HELD)

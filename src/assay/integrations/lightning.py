@@ -86,7 +86,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     Module, data and loss stay as they are, and without `seed` the training ends with the weights that it would end with. Logits and labels are those
     that `training_step` returns as `{"loss": loss, "logits": logits, "labels": labels}` (labels may be left out where a batch is a pair, or a dict with
     `labels`), or else those that it gives to cross_entropy. Where examples have no class (numbers, tokens), what it returns as `{"loss": loss,
-    "losses": losses.detach()}` is recorded, the loss of each example; several labels of 0 and 1 are said by `DataSpec(task="labels")`. `ckpt_path=` goes on with the run in `folder`. Validation is left alone.
+    "losses": losses.detach()}` is recorded, the loss of each example; several labels of 0 and 1 are said by `DataSpec(task="labels")`. `ckpt_path=`
+    goes on with the run in `folder`. Validation is left alone.
 
     Args:
         folder: Where the run is written; new or empty, unless the Trainer resumes.
