@@ -35,6 +35,7 @@ EXAMPLES = {
     "core/selection.py": {"aum"},
     "experiments/scorable.py": {"dual", "oti", "cg_score", "grand", "sgd_influence", "tracin", "vog"},
     "core/accumulators.py": {"aum"},
+    "replay/loop.py": {"grand", "tracin"},
     "experiments/existing.py": {"aum"},
     "integrations/sklearn.py": {"aum"},
     "runs/run.py": {"liveval"},

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from runs.nursery import Nursery
@@ -8,3 +10,14 @@ def nursery():
     nursery = Nursery()
     yield nursery
     nursery.close()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_by_accelerate():
+    yield
+    if "accelerate.state" in sys.modules:
+        # A training that ends in the middle of an epoch leaves its loader to the next one in the process.
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
