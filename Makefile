@@ -41,6 +41,8 @@ docs: .venv/installed
 
 .venv/installed-frameworks: pyproject.toml constraints.txt .venv/installed-dev
 	$(BIN)/python -m pip install -q -e '.[dev,oracles,frameworks]' -c constraints.txt
+	# An oracle asks for torchvision and never imports it; beside torch for CPUs alone its import fails, and with it that of the trainers.
+	$(BIN)/python -m pip uninstall -q -y torchvision
 	touch $@
 
 clean:
