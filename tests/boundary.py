@@ -96,6 +96,8 @@ def good(folder):
     marked = folder / "review.json"
     said = {"assay": "review", "schema": 1, "dataset": run.dataset, "decision": decision.fingerprint, "title": decision.title}
     marked.write_text(json.dumps({**said, "marks": [{"id": str(run.ids[0]), "mark": "right"}]}))
+    edited, logits_of = folder / "edited.csv", torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
+    assay.result_table(run, table, decision).to_csv(edited)
     saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve, "lds": agreed, "explanation": explained}
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
@@ -168,6 +170,23 @@ def good(folder):
         "ReplayedFacts": ((), {"checkpoints": None, "models": (), "steps": None, "features": None}),
         "Evidence": ((run.ids, 3), {"labels": run.labels, "epochs": None, "mean_probs": None, "inputs": x}),
         "load_study": ((folder / "study.json",), {}),
+        "from_probs": (
+            (folder / "probs", logits_of.softmax(1), y, "held_out"),
+            {"ids": None, "class_names": None, "repeats": False},
+        ),
+        "from_logits": ((folder / "logits", logits_of, y, "held_out"), {"ids": None, "class_names": None, "repeats": False}),
+        "from_checkpoints": ((folder / "old", model, loader, [model.state_dict()]), {"rates": None}),
+        "token_losses": (
+            (torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)),
+            {"ignore_index": -100, "reduction": "mean"},
+        ),
+        "Table": (("mine", {"a": np.arange(3)}), {"notes": ()}),
+        "result_table": ((run, table), {"decision": decision}),
+        "issue_table": ((run, aum), {"decision": decision}),
+        "fiftyone_fields": ((run, table), {"decision": decision}),
+        "label_studio_tasks": ((run, aum), {"decision": decision, "items": None, "most": 2}),
+        "dataset_card": ((run, table), {"decisions": [decision]}),
+        "import_decision": ((run, edited, "csv"), {}),
     }
     del evidence
     for noun, made in saved.items():

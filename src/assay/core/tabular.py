@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .arguments import checked_arguments
 from .errors import UsageError
 from .words import printable
 
@@ -131,6 +132,7 @@ class Table(Tabular):
         notes: What a reader must know of its columns, a sentence each.
     """
 
+    @checked_arguments
     def __init__(self, title: str, columns: Mapping[str, np.ndarray], notes: Sequence[str] = ()):
         self.title, self._columns, self.notes = title, dict(columns), tuple(notes)
 

@@ -51,7 +51,7 @@ def saved_models(given: Any) -> Iterator[SavedModel]:
     if isinstance(given, (str, os.PathLike)):
         yield from _in_folder(Path(given))
         return
-    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+    if isinstance(given, (Mapping, Tensor)) or not isinstance(given, Iterable):
         what = "a single state dict" if isinstance(given, Mapping) else f"a {type(given).__name__}"
         raise UsageError(f"checkpoints= is {what}; give a folder, or a list of state dicts or files in the order of training.")
     memory: set[int] = set()
@@ -73,7 +73,8 @@ def saved_models(given: Any) -> Iterator[SavedModel]:
 
 def _in_folder(folder: Path) -> Iterator[SavedModel]:
     """The checkpoints of a trainer's folder, by the numbers in their names."""
-    if not folder.exists():
+    # A name that is too long is that of nothing, too.
+    if not os.path.exists(folder):
         raise UsageError(f"{folder} is absent; give the folder of the checkpoints, or a list of files.")
     if not folder.is_dir():
         raise UsageError(f"{folder} is one file; give a list of files in the order of training, or their folder.")
@@ -122,7 +123,7 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 def _at(path: Path) -> SavedModel:
     """The saved model in a file, or in a folder as Hugging Face's Trainer writes it."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise UsageError(f"{path} is absent; give the files of the checkpoints.")
     if path.is_dir():
         return SavedModel(str(path), lambda: _of_trainer(path), _rate_of_trainer(path))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..core.arguments import described
 from ..core.errors import UsageError, listed
 
 Losses = Callable[[nn.Module, Any], Tensor]
@@ -100,8 +101,13 @@ def token_losses(
             f"token_losses: logits of shape {tuple(logits.shape)} do not fit labels of shape {tuple(labels.shape)}; give (batch, tokens, classes) "
             "and (batch, tokens)."
         )
-    if reduction not in ("mean", "sum"):
-        raise UsageError(f"token_losses: reduction={reduction!r} is neither 'mean' nor 'sum'.")
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum"):
+        said = repr(reduction) if isinstance(reduction, str) else described(reduction)
+        raise UsageError(f"token_losses: reduction={said} is neither 'mean' nor 'sum'.")
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise UsageError(
+            f"token_losses: ignore_index= is {described(ignore_index)}; give a whole number, the label of tokens that do not count."
+        )
     # Numbers cannot be asked for where torch takes the examples apart; each of them was seen before.
     asked = not torch._C._functorch.is_functorch_wrapped_tensor(labels)
     if asked and bool((bad := (labels != ignore_index) & ((labels < 0) | (labels >= logits.shape[-1]))).any()):

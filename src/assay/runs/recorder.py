@@ -292,7 +292,7 @@ class Recorder:
             raise UsageError(f"live= is a {type(live).__name__}; give the methods to run live as assay.LiveMethods([...]).")
         self.paths = RunPaths(Path(folder))
         self.ids, self.alongside = ids, live if live is not None else Nothing()
-        if odd := [name for name in class_names or () if not isinstance(name, str)]:
+        if odd := [name for name in (() if class_names is None else class_names) if not isinstance(name, str)]:
             raise UsageError(
                 f"class_names= holds {described(odd[0])}, which is no text; give [str(name) for name in class_names]."
             )
