@@ -231,6 +231,7 @@ SHORT = [PROBS[0], PROBS[1][:-1]]
         ("from_probs", "nowhere.npy", LABELS, {}, "nowhere.npy is absent"),
         ("from_probs", PROBS, LABELS, {"kind": ""}, "kind= is missing; say what was predicted"),
         ("from_probs", PROBS, LABELS, {"kind": "oof"}, "No kind of pass is named 'oof'"),
+        ("from_probs", PROBS, LABELS, {"kind": "out_of_bags"}, "Did you mean out_of_bag or out_of_fold"),
     ],
 )
 def test_what_cannot_be_right_is_refused_in_one_sentence_and_leaves_nothing(
