@@ -130,6 +130,7 @@ def test_results_go_out_for_other_tools_and_decisions_come_back(own, tmp_path, c
         (("export", "{run}", "{to}/x.csv", "--to", "csv", "--decision", "none"), 2, "No decision in this run is named"),
         (("import", "{run}", "{to}/x.csv", "--from", "csv"), 2, "does not exist; name the file to import"),
         (("import", "{run}", "{to}/x.csv", "--from", "csv", "--view", "eval"), 2, "--labels and --view go with npy files"),
+        (("import", "{run}", "{to}/x.csv", "--from", "csv", "--name", "//"), 2, "--name '//' makes no file name"),
         (("import", "{to}", "{to}/new"), 2, "Name the file of the given classes: --labels FILE"),
         (("import", "{to}", "{to}/new", "--labels", "x.npy", "--name", "y"), 2, "--name y is for decisions"),
     ],

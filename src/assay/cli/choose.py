@@ -59,7 +59,7 @@ def choose_(
         that was given to `assay score` and `assay cleanse`.
     """
     from ..cluster.executors import executor as pool_of
-    from ..core.errors import OutputExists, UsageError
+    from ..core.errors import UsageError
     from ..core.scores import Scores
     from ..data.arrays import rows_by_id
     from ..experiments.choose import choose, counting
@@ -70,14 +70,12 @@ def choose_(
     from ..methods import parse
     from ..policies import find
     from ..replay.config import ReplayConfig
-    from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say, showing_progress
-    from .saved import next_of
+    from .saved import check_name, keep_decision
     from .score import file_named, named_once
 
-    if name is not None and not any(letter.isalnum() for letter in name):
-        raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
+    check_name(name)
     flags = "".join(
         f" --{flag} {value}" for flag, value in (("keep", keep), ("count", count), ("seed", seed)) if value is not None
     )
@@ -113,17 +111,7 @@ def choose_(
             curve = curve_for(opened, by, retrain=retrain, replay_config=how, execution=Execution(pool, progress))  # type: ignore[arg-type]
         say(curve.sentence)
     decision = choose(by, policy, run=opened if score is not None else None, curve=curve, inputs=rows, **options)  # type: ignore[arg-type]
-    label = name if name is not None else decision.title.replace(" by ", "-by-")
-    path = opened.paths.decision(label)
-    if path.exists():
-        if load_decision(path).fingerprint != decision.fingerprint:
-            raise OutputExists(f"{path} holds another decision; give this one another --name.")
-        say(f"{path} holds this very decision already.")
-    else:
-        save_decision(decision, path)
-    counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
-    say(f"{decision.title}: {counts} of {len(decision):,} examples.")
-    say(f"Saved as {path.stem}. {next_of(opened, path.stem)}")
+    keep_decision(opened, decision, name if name is not None else decision.title.replace(" by ", "-by-"))
 
 
 def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None, flags: str) -> tuple[str | None, str]:

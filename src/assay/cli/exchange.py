@@ -69,24 +69,17 @@ def import_(
 
 
 def _import_decision(source: Path, run: Path, kind: From, name: str | None) -> None:
-    from ..core.errors import OutputExists
     from ..experiments.imports import import_decision
-    from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
-    from .console import caution, say
-    from .saved import next_of
+    from .console import caution
+    from .saved import check_name, keep_decision
 
+    check_name(name)
     opened = Run(run)
     decision = import_decision(opened, source, kind)  # type: ignore[arg-type]
-    path = opened.paths.decision(name if name is not None else source.stem)
-    if path.exists() and load_decision(path).fingerprint != decision.fingerprint:
-        raise OutputExists(f"{path} holds another decision; give this one another --name.")
-    save_decision(decision, path)
     for warning in decision.warnings:
         caution(warning)
-    counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
-    say(f"{decision.title}: {counts} of {len(decision):,} examples.")
-    say(f"Saved as {path.stem}. {next_of(opened, path.stem)}")
+    keep_decision(opened, decision, name if name is not None else source.stem)
 
 
 def _import_npy(source: Path, run: Path, labels: Path, view: str) -> None:

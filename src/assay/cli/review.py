@@ -28,29 +28,16 @@ def review_(
     name
         Name of the decision; by default made from the reviewed one.
     """
-    from ..core.errors import OutputExists, UsageError
     from ..experiments.review import review
-    from ..runs.artefacts import load_decision, save_decision
     from ..runs.run import Run
     from .console import say
-    from .saved import next_of
+    from .saved import check_name, keep_decision
 
-    if name is not None and not any(letter.isalnum() for letter in name):
-        raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
+    check_name(name)
     opened = Run(run)
     result = review(opened, file, rest=rest)
     decision = result.decision
-    path = opened.paths.decision(name if name is not None else decision.title.replace(" by ", "-by-").replace(" of ", "-of-"))
-    if path.exists():
-        if load_decision(path).fingerprint != decision.fingerprint:
-            raise OutputExists(f"{path} holds another decision; give this one another --name.")
-        say(f"{path} holds this very decision already.")
-    else:
-        save_decision(decision, path)
     marked = ", ".join(f"{count:,} {mark}" for mark, count in result.review.counts().items())
     say(f"{len(result.review):,} examples marked: {marked}.")
     say(result.sentence)
-    counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
-    say(f"{decision.title}: {counts} of {len(decision):,} examples.")
-    then = f" {next_of(opened, path.stem)}" if bool(decision.touched.any()) else " It changes nothing."
-    say(f"Saved as {path.stem}.{then}")
+    keep_decision(opened, decision, name if name is not None else decision.title.replace(" by ", "-by-").replace(" of ", "-of-"))

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..core.curve import Curve
-from ..core.errors import Mismatch, UnknownName, UsageError
+from ..core.decision import Decision
+from ..core.errors import Mismatch, OutputExists, UnknownName, UsageError
 from ..core.explanation import Explanation
 from ..core.scores import Scores
 from ..experiments.cleanse import saved_curves
-from ..runs.artefacts import load_explanation, load_scores
+from ..runs.artefacts import load_decision, load_explanation, load_scores, save_decision
 from ..runs.run import Run
+from .console import say
 
 
 def decision_of(run: Run, name: str | None) -> Path:
@@ -32,6 +34,35 @@ def decision_of(run: Run, name: str | None) -> Path:
     if slug(name) not in known:
         raise UnknownName("decision in this run", name, known)
     return known[slug(name)]
+
+
+def check_name(name: str | None) -> None:
+    """Refuse a name of which no file name can be made.
+
+    Raises:
+        UsageError: It has neither letter nor digit.
+    """
+    if name is not None and not any(letter.isalnum() for letter in name):
+        raise UsageError(f"--name {name!r} makes no file name; give it a letter or a digit.")
+
+
+def keep_decision(run: Run, decision: Decision, name: str) -> None:
+    """Save a decision in the run under a name, and say what it does and what comes next.
+
+    Raises:
+        OutputExists: Another decision has that name.
+    """
+    path = run.paths.decision(name)
+    if path.exists():
+        if load_decision(path).fingerprint != decision.fingerprint:
+            raise OutputExists(f"{path} holds another decision; give this one another --name.")
+        say(f"{path} holds this very decision already.")
+    else:
+        save_decision(decision, path)
+    counts = ", ".join(f"{action} {count:,}" for action, count in decision.counts().items())
+    say(f"{decision.title}: {counts} of {len(decision):,} examples.")
+    then = next_of(run, path.stem) if bool(decision.touched.any()) else "It changes nothing."
+    say(f"Saved as {path.stem}. {then}")
 
 
 def next_of(run: Run, name: str) -> str:
