@@ -75,6 +75,10 @@ def test_missing_and_unknown_arguments_stay_pythons(run):
         (lambda run: assay.score(run, "aum", again=True), r"^score: again= is now given as save='recompute'\.$"),
         (lambda run: assay.score(run, "oti", replaying=None), r"^score: replaying= is now given as replay_config="),
         (
+            lambda run: assay.record(run, None, None, None, visits="any"),
+            r"^record: visits= is now given as data=assay\.DataSpec\(visits=",
+        ),
+        (
             lambda run: assay.score_separately(run, "aum", again=True),
             "^score_separately: again= is now given as save='recompute'",
         ),

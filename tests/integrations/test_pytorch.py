@@ -20,7 +20,8 @@ import assay
 from assay.core.errors import Mismatch, MissingEvidence, NumericalError, OutputExists, RunError, UsageError
 from assay.core.ids import Ids
 from assay.integrations.data_spec import DataSpec
-from assay.integrations.pytorch import KeyedDataset, ids_of, record
+from assay.integrations.pytorch import record
+from assay.replay.keyed import KeyedDataset, ids_of
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 from integrations.worlds import (

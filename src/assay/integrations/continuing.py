@@ -20,8 +20,9 @@ from ..runs.recording import Recording
 from ..runs.run import Run
 from ..training.wrappers import names_inside, unwrapped
 from .data_spec import DataSpec
+from .loop_recorder import LoopRecorder
 from .processes import first_process
-from .pytorch import LoopRecorder, record
+from .pytorch import record
 
 
 def seeded_when_iterated(loader: DataLoader, recorder: LoopRecorder) -> None:

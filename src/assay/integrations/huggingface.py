@@ -30,9 +30,9 @@ from ..training.batches import placed
 from .batch_keys import LABELS, NAME, Carried, DictCollate, check_one_label, labels_in, logits_of, taken
 from .continuing import Asked, seeded_when_iterated
 from .data_spec import DataSpec
+from .loop_recorder import LoopRecorder
 from .model_losses import OWN, CountedTokens, ModelLosses, ModelTask, losses_of_step, task_of
 from .processes import first_process
-from .pytorch import LoopRecorder
 
 try:
     from transformers import TrainerCallback

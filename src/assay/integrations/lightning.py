@@ -20,7 +20,7 @@ from ..runs.recording import Recording
 from .batch_keys import check_one_label, labels_in, logits_of
 from .continuing import Asked
 from .data_spec import DataSpec
-from .pytorch import LoopRecorder
+from .loop_recorder import LoopRecorder
 
 try:
     from lightning.pytorch import Callback

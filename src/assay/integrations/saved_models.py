@@ -25,7 +25,9 @@ from ..runs.recording import Recording
 from ..runs.run import Run
 from ..training.wrappers import unwrapped
 from .data_spec import DataSpec
-from .pytorch import LoopRecorder, Parts, check_losses
+from .loader_checks import check_losses
+from .loop_recorder import LoopRecorder
+from .loop_state import Parts
 from .state_files import saved_models, state_for
 
 

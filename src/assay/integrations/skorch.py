@@ -22,8 +22,9 @@ from ..runs.recording import Recording
 from ..training.batches import placed
 from .continuing import Asked
 from .data_spec import DataSpec
+from .loop_recorder import LoopRecorder
 from .model_losses import losses_of_step
-from .pytorch import LoopRecorder, record
+from .pytorch import record
 
 try:
     from skorch.callbacks import Callback

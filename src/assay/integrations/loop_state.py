@@ -1,0 +1,94 @@
+"""The objects that a loop changes in training, which checkpoints save and a resumed recording sets back."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+from torch.optim import Optimizer
+
+from ..core.errors import Mismatch
+from ..runs.packing import unpack
+from ..runs.run import Run
+from ..training.wrappers import names_inside
+
+
+class Stateful(Protocol):
+    """Anything with a state to save beside model and optimizer: a scheduler, a gradient scaler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state to save."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Restore a saved state."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The objects that a loop changes in training and that checkpoints save.
+
+    Attributes:
+        model: The model without its wrappers.
+        optimizer: The optimizer without its wrappers.
+        stateful: More objects with a state, by name.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    stateful: Mapping[str, Stateful]
+
+    def state(self) -> dict[str, Any]:
+        """The states of model, optimizer and the other objects."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **{f"also {name}": part.state_dict() for name, part in self.stateful.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any], folder: str | Path) -> None:
+        """Set all to a state, as `saved_state` gives it.
+
+        Raises:
+            Mismatch: The checkpoint is of another model or optimizer, or of other stateful objects.
+        """
+        held, given = {name for name in state if name.startswith("also ")}, {f"also {name}" for name in self.stateful}
+        if missing := given - held:
+            raise Mismatch(f"The checkpoint of {folder} holds no {', '.join(sorted(missing))}; resume as it was begun.")
+        if left := sorted(name.removeprefix("also ") for name in held - given):
+            raise Mismatch(
+                f"The checkpoint of {folder} holds the state of {', '.join(left)}, which would be lost; resume as it was begun, with "
+                f"stateful={{{left[0]!r}: ...}}."
+            )
+        settings = [group.keys() & self.optimizer.defaults.keys() for group in self.optimizer.param_groups]
+        try:
+            self.model.load_state_dict(names_inside(state["model"], self.model))
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name, part in self.stateful.items():
+                part.load_state_dict(state[f"also {name}"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise Mismatch(f"The checkpoint of {folder} is of another model or optimizer: {error}") from error
+        lacking = set[str]().union(
+            *(names - group.keys() for names, group in zip(settings, self.optimizer.param_groups, strict=True))
+        )
+        if lacking:
+            raise Mismatch(
+                f"The checkpoint of {folder} is of another optimizer than {type(self.optimizer).__name__}: it has no "
+                f"{', '.join(sorted(lacking))}. Resume with the optimizer that was recorded."
+            )
+
+
+def saved_state(folder: Path) -> dict[str, Any]:
+    """The states at the end of the last committed epoch of a run.
+
+    Raises:
+        RunError: That epoch kept no checkpoint.
+        Mismatch: It was recorded otherwise.
+    """
+    run = Run(folder)
+    file = run.checkpoint(run.epochs - 1)
+    if "state" not in file.notes:
+        raise Mismatch(f"{run.folder} was not recorded by a loop like this one; resume it with `assay record --resume`.")
+    return unpack(file.read_all(), file.notes["state"])
