@@ -33,6 +33,7 @@ from ..runs.recorder import Part, Recorder
 from ..runs.recording import Recording
 from ..runs.run import SAVED_RATES
 from ..training.batches import placed
+from ..training.device import device_of
 from .altered import AlteredWeights
 from .carried import CarriedGradients
 from .casts import CastWatch
@@ -724,10 +725,6 @@ def _momenta(group: Mapping[str, Any]) -> tuple[float, float]:
 def _number(value: Any) -> float:
     """A setting as a number; NaN where an optimizer has none, as some that find their own rate."""
     return float(value) if isinstance(value, (numbers.Real, Tensor)) else math.nan
-
-
-def device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def forward_pair(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:

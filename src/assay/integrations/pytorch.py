@@ -24,10 +24,11 @@ from ..runs.recorder import Origin, Partial, Recorder
 from ..runs.recording import Recording
 from ..runs.run import DRAWN
 from ..runs.schema import Header
+from ..training.device import device_of
 from ..training.wrappers import unwrapped
 from .data_spec import DataSpec, as_labels, labels_of
 from .loader_checks import check_losses, check_together, check_visits, check_visits_all
-from .loop_recorder import LoopRecorder, device_of
+from .loop_recorder import LoopRecorder
 from .loop_state import Parts, Stateful, saved_state
 from .processes import Processes, check_shared
 from .selecting import LiveSelection, Selecting

@@ -23,6 +23,7 @@ from ..runs.paths import RunPaths
 from ..runs.recorder import Origin, Recorder, check_place
 from ..runs.recording import Recording
 from ..runs.run import Run
+from ..training.device import device_of
 from ..training.wrappers import unwrapped
 from .data_spec import DataSpec
 from .loader_checks import check_losses
@@ -93,7 +94,7 @@ def from_checkpoints(
     # Nothing is stepped: the recorder of loops watches an optimizer.
     parts = Parts(inner, torch.optim.SGD(inner.parameters(), lr=0.0), {})
     said = {"made of": "saved models", **(about or {})}
-    device = str(next((value.device for value in inner.parameters()), torch.device("cpu")))
+    device = str(device_of(inner))
     made = 0
     try:
         with whole_folder(place.folder) as part:

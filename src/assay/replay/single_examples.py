@@ -18,6 +18,7 @@ from ..core.ids import Ids
 from ..maths import draws
 from ..runs.content import OPENED, Content, Part, evaluated, looked_at, parts_of, together
 from ..training.batches import mapped, placed
+from ..training.device import device_of
 from ..training.wrappers import unwrapped
 from .generators import loader_generators, seed_all, untouched_generators
 from .keyed import KeyedDataset
@@ -264,7 +265,7 @@ class Watcher:
         if not len(positions):
             return
         try:
-            with no_trace(self._loader, _device_of(model)):
+            with no_trace(self._loader, device_of(model)):
                 self._seen, second = single_examples(
                     self._loader,
                     self._chosen,
@@ -288,11 +289,11 @@ class Watcher:
         if not self._evaluate:
             return None
         try:
-            with untouched_generators(_device_of(model)), warnings.catch_warnings():
+            with untouched_generators(device_of(model)), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 # A copy, because a model may work on its inputs in place.
                 batch = mapped(lambda part: part.clone() if isinstance(part, Tensor) else part, self._batch)
-                losses = evaluated_losses(model, self._losses, placed(batch, _device_of(model)))
+                losses = evaluated_losses(model, self._losses, placed(batch, device_of(model)))
             if losses.shape != (evaluated(len(self._ids)),):
                 raise ValueError(f"losses of shape {tuple(losses.shape)}, not one of each example")
             # A model that has diverged is no model to hold another one against.
@@ -337,7 +338,7 @@ def evaluated_losses(model: nn.Module, losses: Losses, batch: Any) -> Tensor:
     inner = unwrapped(model)
     modes = [(module, module.training) for module in inner.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in inner.buffers()]
-    device = _device_of(inner)
+    device = device_of(inner)
     try:
         for module in inner.modules():
             # Not by eval(), which some modules override to change their weights.
@@ -439,7 +440,3 @@ def reason_of(error: BaseException) -> str:
     """The first line of an error."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return text[:200].rstrip(". ")
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -24,6 +24,11 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Context in which CUDA uses only deterministic kernels; all flags are restored afterwards. The CPU needs no flag."""
