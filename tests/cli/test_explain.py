@@ -32,6 +32,7 @@ def test_the_tables_say_what_python_says_and_the_page_shows_it(run, capsys):
             assert not behind.suspicious or f"suspicious: taken for {made.class_names[behind.believed]}" in flat
     (path,) = (run / "explanations").glob("*.json")
     assert load_explanation(path).fingerprint == made.fingerprint and f"Saved in {path}." in out
+    assert "sgd_influence: adjoint norms" in flat and load_explanation(path).diagnostics == made.diagnostics
     assert here(capsys, "report", run)[0] == 0
     page = (run / "report.html").read_text()
     assert "What is behind this prediction" in page and made.sentence in page

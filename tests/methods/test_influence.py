@@ -620,6 +620,19 @@ def test_what_a_low_rank_drops_is_told(tmp_path):
     assert not assay.attribute(world.folder, "influence:damping=1e-3,solver=lanczos,rank=200", **given).warnings
 
 
+@pytest.mark.parametrize("solver", ["cg", "cholesky", "ekfac"])
+def test_values_by_query_say_how_well_they_were_solved(tmp_path, solver):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)
+    given = {"loop": world.loop, "targets": {"validation": world.held}}
+    found = assay.attribute(world.folder, f"influence:damping=0.01,solver={solver}", **given)
+    told, scores = found.diagnostics, world.score(f"damping=0.01,solver={solver}").diagnostics
+    assert set(told) == set(scores) and told["damping"] == 0.01 and told["parameters"] == scores["parameters"]
+    # The worst of all queries, of which each is a system of its own: only EK-FAC's is another system.
+    assert (told["residual"] <= 1e-7) == (solver != "ekfac")
+    assert found.reduce("max").diagnostics == told
+
+
 FAILURES = {
     "curvature=hessian,damping=0,solver=lanczos,rank=40": r"not positive definite: with damping 0 .*give a damping above .*or choose curvature=gauss_newton",
     "curvature=hessian,damping=0,solver=lissa": r"not positive definite|came to a residual",

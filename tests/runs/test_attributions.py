@@ -43,6 +43,7 @@ def saved(folder, *models):
         made = Attribution(
             QUERIES, IDS, torch.arange(7), weights / weights.sum(), RowFile(path, 11, sums), "tracin", {"target": "validation"}, "tracin",
             Direction.LOW_IS_SUSPECT, "rank only", Lineage("d", {"run": "r"}), ("Beware.",),
+            diagnostics={"residual": 1e-9},
         )  # fmt: skip
         save_attribution(made, path)
     return made
@@ -57,7 +58,7 @@ def test_saved_and_loaded_is_the_same_to_the_bit(tmp_path):
     again = load_attribution(tmp_path / "it")
     assert torch.equal(dense(again), VALUES) and torch.equal(again.row("query 4"), VALUES[4])
     assert again.fingerprint == made.fingerprint and torch.equal(again.weights, made.weights)
-    for name in ("queries", "ids", "method", "options", "title", "direction", "unit", "lineage", "warnings"):
+    for name in ("queries", "ids", "method", "options", "title", "direction", "unit", "lineage", "warnings", "diagnostics"):
         assert getattr(again, name) == getattr(made, name), name
     assert torch.equal(again.labels, made.labels)
 

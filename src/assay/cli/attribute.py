@@ -46,6 +46,7 @@ def attribute_(
         requires identical bits. Saved values are reused only if they were computed with the same tolerance.
     """
     from ..core.errors import UsageError
+    from ..core.words import worded
     from ..experiments.attribute import attribute
     from ..replay.config import ReplayConfig
     from ..runs.run import Run
@@ -73,6 +74,8 @@ def attribute_(
             rows,
             right=("", "value"),
         )
+    for name, value in found.diagnostics.items():
+        say(f"{found.title}: {name}: {worded(value)}")
     for warning in found.warnings:
         caution(warning, found.title)
     say(

@@ -78,6 +78,7 @@ def explain_(
 
 def show_explanation(made: "Explanation") -> None:
     """The prediction in a sentence, and a table of what is behind it."""
+    from ..core.words import worded
     from .console import caution, say, show_table
 
     say(made.sentence)
@@ -91,6 +92,8 @@ def show_explanation(made: "Explanation") -> None:
             say(f"No training example is {name}.")
     if made.own is not None:
         say(f"The example itself has the value {made.own.value:.4g}.")
+    if made.diagnostics:
+        say(f"{made.method}: {'; '.join(f'{name} {worded(value)}' for name, value in made.diagnostics.items())}")
     for warning in made.warnings:
         caution(warning)
 

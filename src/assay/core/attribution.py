@@ -40,11 +40,15 @@ class Block:
         queries: Slice of the queries' positions, with start and stop given and step 1.
         examples: Slice of the examples' positions, of the same kind.
         values: A row for each query, a column for each example.
+        diagnostics: How far the values can be trusted, by name, as JSON holds it: of this block and all before it, so that the last speaks of all.
+        warnings: What a reader must know before trusting the values, a sentence each; likewise.
     """
 
     queries: slice
     examples: slice
     values: Tensor
+    diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +88,28 @@ class AbstractAttributor(AbstractMethod):
 
     def run(self, evidence: Evidence) -> Result:
         """The blocks reduced to one number per example; the whole matrix is never in memory."""
-        weights = evidence.queries(self.query_set).weights
-        values = reduced(self.title, self.attribute(evidence), weights, len(evidence.ids), self.reduce)
-        return Result(values, warnings=self.remarks(evidence))
+        weights, last = evidence.queries(self.query_set).weights, LastBlock()
+        values = reduced(self.title, last.of(self.attribute(evidence)), weights, len(evidence.ids), self.reduce)
+        return Result(values, diagnostics=last.diagnostics, warnings=last.warnings)
 
-    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
-        """What a reader must know before trusting the values of any query, a sentence each; complete once all blocks were computed."""
-        return ()
+
+class LastBlock:
+    """Remembers what the last of some blocks says of all of them.
+
+    Attributes:
+        diagnostics: Its diagnostics.
+        warnings: Its warnings.
+    """
+
+    def __init__(self) -> None:
+        self.diagnostics: Mapping[str, object] = {}
+        self.warnings: tuple[str, ...] = ()
+
+    def of(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """The same blocks."""
+        for block in blocks:
+            self.diagnostics, self.warnings = dict(block.diagnostics), block.warnings
+            yield block
 
 
 class PairCheck:
@@ -238,6 +257,7 @@ class Attribution:
         lineage: Where the attribution comes from.
         warnings: What a reader must know before trusting the values, a sentence each.
         models: Of how many models the values are the mean.
+        diagnostics: How far the values can be trusted, by name, as JSON holds it; of several models that of the first.
     """
 
     queries: Ids
@@ -253,6 +273,7 @@ class Attribution:
     lineage: Lineage | None = None
     warnings: tuple[str, ...] = ()
     models: int = 1
+    diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         rows = len(self.queries)
@@ -378,6 +399,7 @@ class Attribution:
             unit=self.unit,
             lineage=None if self.lineage is None else dataclasses.replace(self.lineage, parents=parents),
             warnings=self.warnings + warned,
+            diagnostics=self.diagnostics,
         )
 
     @functools.cached_property

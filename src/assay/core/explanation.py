@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 from .arguments import checked_fields
@@ -66,6 +67,7 @@ class Explanation:
         row: Its cells in words, for tables; empty where there are none.
         lineage: Where the explanation comes from.
         warnings: What a reader must know before trusting the values, a sentence each.
+        diagnostics: How far the values can be trusted, by name, as JSON holds it.
     """
 
     query: str
@@ -85,6 +87,7 @@ class Explanation:
     row: str = ""
     lineage: Lineage | None = None
     warnings: tuple[str, ...] = ()
+    diagnostics: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         _check_picture(self.picture)

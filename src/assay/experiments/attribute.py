@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..core.arguments import checked_arguments
-from ..core.attribution import AbstractAttributor, Attribution
+from ..core.attribution import AbstractAttributor, Attribution, LastBlock
 from ..core.errors import UsageError
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
@@ -82,10 +82,12 @@ def attribute(
     with contextlib.ExitStack() as ending:
         with new_rows(folder, title, queries.ids, run.ids) as (path, writer):
             done, total = 0, len(replays) * len(queries.ids) * len(run.ids)
+            told: list[LastBlock] = []
             for replay in replays:
                 writer.start_model()
+                told.append(LastBlock())
                 evidence = gather(replay.run, replay, replays=replays).narrow(title, attributor.reads)
-                for block in attributor.attribute(evidence):
+                for block in told[-1].of(attributor.attribute(evidence)):
                     writer.add(block)
                     done += block.values.numel()
                     if progress is not None:
@@ -114,8 +116,11 @@ def attribute(
                 folder=str(run.folder),
                 drawn=DRAWN in run.header.about,
             ),
-            warnings=remarks + first.cautions + attributor.remarks(gather(first.run, first).narrow(title, attributor.reads)),
+            warnings=remarks + first.cautions + tuple(dict.fromkeys(warning for one in told for warning in one.warnings)),
             models=len(replays),
+            diagnostics=told[0].diagnostics
+            if len(told) == 1
+            else {f"{name} (first model)": value for name, value in told[0].diagnostics.items()},
         )
         save_attribution(made, path)
     return made

@@ -162,6 +162,7 @@ def explain(
             folder=str(run.folder),
         ),
         warnings=tuple(filter(None, (asked.note, _unscored(scores), *_known(scores.warnings, asked)))),
+        diagnostics=scores.diagnostics,
     )
     if save:
         save_explanation(made, run.paths.explanation(name_of(made)))

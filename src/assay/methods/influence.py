@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from ..core.attribution import ROOM, AbstractAttributor, Block, reduced
+from ..core.attribution import ROOM, AbstractAttributor, Block
 from ..core.curvature import Curvature, flat_rows
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
@@ -146,22 +146,7 @@ class Influence(AbstractAttributor):
         Yields:
             Whole rows, from the first query on.
         """
-        yield from self._blocks(evidence, self._inverse(evidence)[0], room)
-
-    def run(self, evidence: Evidence) -> Result:
         inverse, decay = self._inverse(evidence)
-        curvature = inverse.curvature
-        if self.reduce == "mean":
-            gradient = self._gradient(curvature)
-            with worded(self.title, self.curvature):
-                values = influence(inverse, gradient[:, None], self.form)[0]
-        else:
-            weights = evidence.queries(self.query_set).weights
-            values = reduced(self.title, self._blocks(evidence, inverse, ROOM), weights, len(evidence.ids), self.reduce)
-        told = {"weight decay": decay, "parameters": len(curvature), **derivatives_taken(curvature.backends)}
-        return Result(values, diagnostics=inverse.told | told, warnings=inverse.warnings)
-
-    def _blocks(self, evidence: Evidence, inverse: Inverse, room: int) -> Iterator[Block]:
         curvature, count = inverse.curvature, len(evidence.queries(self.query_set).ids)
         with worded(self.title, self.curvature):
             cotangents = inverse.cotangents(self.form)
@@ -172,7 +157,21 @@ class Influence(AbstractAttributor):
             pulls = self._pulls(curvature, rows)
             with worded(self.title, self.curvature):
                 values = curvature.grad_dots(inverse.solve(pulls), cotangents) / curvature.examples
-            yield Block(rows, slice(0, len(evidence.ids)), values)
+            yield Block(rows, slice(0, len(evidence.ids)), values, self._told(inverse, decay), inverse.warnings)
+
+    def run(self, evidence: Evidence) -> Result:
+        if self.reduce != "mean":
+            return super().run(evidence)
+        inverse, decay = self._inverse(evidence)
+        gradient = self._gradient(inverse.curvature)
+        with worded(self.title, self.curvature):
+            values = influence(inverse, gradient[:, None], self.form)[0]
+        return Result(values, diagnostics=self._told(inverse, decay), warnings=inverse.warnings)
+
+    def _told(self, inverse: Inverse, decay: str) -> dict[str, object]:
+        curvature = inverse.curvature
+        told = {"weight decay": decay, "parameters": len(curvature), **derivatives_taken(curvature.backends)}
+        return inverse.told | told
 
     def _pulls(self, curvature: Curvature, rows: slice) -> Float64[Tensor, "entries queries"]:
         """The gradients of some queries, a column each."""
@@ -181,15 +180,6 @@ class Influence(AbstractAttributor):
             for part, gradients in batch.grads(curvature.names):
                 pulls[batch.positions[part] - rows.start] = flat_rows(gradients, curvature.names)
         return pulls.T
-
-    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
-        if self.solver != "lanczos":
-            return ()
-        inverse, count = self._inverse(evidence)[0], len(evidence.queries(self.query_set).ids)
-        step = max(1, ROOM // (8 * 6 * len(inverse.curvature)))
-        for start in range(0, count, step):
-            inverse.solve(self._pulls(inverse.curvature, slice(start, min(start + step, count))))
-        return inverse.warnings
 
     def _inverse(self, evidence: Evidence) -> tuple[Inverse, str]:
         curvature, decay = curvature_of(self.name, evidence, self.at, self.layers, self.curvature, self.decay)

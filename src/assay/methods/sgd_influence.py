@@ -342,7 +342,8 @@ class SGDInfluence(AbstractAttributor):
         for start in range(0, count, group):
             rows = slice(start, min(start + group, count))
             values = sgd_influence_rows(source, len(evidence.ids), self.query_set, rows, steps, self.form)
-            yield Block(rows, slice(0, len(evidence.ids)), values if self.sign == "removal" else -values)
+            values = values if self.sign == "removal" else -values
+            yield Block(rows, slice(0, len(evidence.ids)), values, warnings=self._remarks(evidence))
 
     @property
     def reads_between(self) -> bool:
@@ -395,13 +396,13 @@ class SGDInfluence(AbstractAttributor):
         steps = steps_of(source, span(self.window, len(source.epochs), self.title))
         values = torch.zeros(len(evidence.ids), dtype=torch.float64)
         values[tracked] = accumulated_influence(source, tracked, self.target, steps, evaluated=self.at_end == "evaluated")
-        return Result(values, warnings=self.remarks(evidence))
+        return Result(values, warnings=self._remarks(evidence))
 
     def _visits(self, evidence: Evidence) -> Int[Tensor, " examples"]:
         source = evidence.steps
         return source.visits(steps_of(source, span(self.window, len(source.epochs), self.title)))
 
-    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
+    def _remarks(self, evidence: Evidence) -> tuple[str, ...]:
         source, visits, found = evidence.steps, self._visits(evidence), []
         sizes = source.sizes(steps_of(source, span(self.window, len(source.epochs), self.title)))
         if (least := min(sizes) / max(sizes)) < UNEVEN:
@@ -457,7 +458,7 @@ class SGDInfluence(AbstractAttributor):
                 f"The adjoint of this approximation grows {growth:.3g}-fold over the window, which says nothing of the training but much of "
                 "the approximation: compare it with form=exact."
             )
-        warnings += self.remarks(evidence)
+        warnings += self._remarks(evidence)
         if self.form == "exact" and source.derivative_errors:
             diagnostics["relative error of single steps' derivatives, by central differences"] = max(
                 source.derivative_errors.values()

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.attribution import ROOM, AbstractAttributor, Block, reduced
+from ..core.attribution import ROOM, AbstractAttributor, Block
 from ..core.curvature import Factors, factor_pairs
 from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence
@@ -246,35 +246,30 @@ class Unrolled(AbstractAttributor):
         Yields:
             Whole rows, from the first query on.
         """
-        yield from self._blocks(evidence, self._segments(evidence)[0], room)
-
-    def _blocks(self, evidence: Evidence, segments: Sequence[Segment], room: int) -> Iterator[Block]:
+        segments, assumed = self._segments(evidence)
         source_, count, examples = evidence.checkpoints, len(evidence.queries(self.target).ids), len(evidence.ids)
         last = source_.at(source_.kept[-1])
         size = sum(value.numel() * max(4, value.element_size()) for value in last.params.values())
         step = max(1, room // (8 * examples + 3 * size))
         for start in range(0, count, step):
             rows = slice(start, min(start + step, count))
-            yield Block(rows, slice(0, examples), source(segments, _gradients(last.queries(self.target, rows), last), examples))
-
-    def remarks(self, evidence: Evidence) -> tuple[str, ...]:
-        source = evidence.checkpoints
-        return source.step_sizes(range(source.kept[-1] + 1)).assumptions
+            values = source(segments, _gradients(last.queries(self.target, rows), last), examples)
+            yield Block(rows, slice(0, examples), values, _told(segments), assumed)
 
     def run(self, evidence: Evidence) -> Result:
+        if self.reduce != "mean":
+            return super().run(evidence)
         segments, assumed = self._segments(evidence)
-        told = {
-            "epochs of the checkpoints, by segment": [[model.epoch for model in one.models] for one in segments],
-            "sum of the learning rates, by segment": [max(one.sizes.values()) for one in segments],
-        }
-        if self.reduce == "mean":
-            kept = evidence.checkpoints.kept
-            gradient = evidence.checkpoints.at(kept[-1]).target(self.target)
-            values = source(segments, {name: value[None] for name, value in gradient.items()}, len(evidence.ids))[0]
-        else:
-            weights = evidence.queries(self.target).weights
-            values = reduced(self.title, self._blocks(evidence, segments, ROOM), weights, len(evidence.ids), self.reduce)
-        return Result(values, diagnostics=told, warnings=assumed)
+        gradient = evidence.checkpoints.at(evidence.checkpoints.kept[-1]).target(self.target)
+        values = source(segments, {name: value[None] for name, value in gradient.items()}, len(evidence.ids))[0]
+        return Result(values, diagnostics=_told(segments), warnings=assumed)
+
+
+def _told(segments: Sequence[Segment]) -> dict[str, object]:
+    return {
+        "epochs of the checkpoints, by segment": [[model.epoch for model in one.models] for one in segments],
+        "sum of the learning rates, by segment": [max(one.sizes.values()) for one in segments],
+    }
 
 
 def _gradients(batches: Iterable[Batch], model: Model) -> dict[str, Tensor]:

@@ -17,14 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.attribution import ROOM, AbstractAttributor, Block, reduced
+from ..core.attribution import ROOM, AbstractAttributor, Block
 from ..core.errors import MissingEvidence, NumericalError, UsageError
 from ..core.evidence import Evidence
 from ..core.lineage import fingerprint
 from ..core.method import Source
 from ..core.models import Batch, ExampleRows, Model
 from ..core.needs import Need
-from ..core.results import Result
 from ..core.scores import RANK_ONLY, Direction
 from ..maths.margins import log_odds_derivative
 from ..maths.projections import project_chunks, project_pairs
@@ -363,16 +362,7 @@ class Trak(AbstractAttributor):
         Raises:
             NumericalError: The second moments are singular.
         """
-        yield from self._blocks(evidence, self._stored(evidence), room)
-
-    def _stored(self, evidence: Evidence) -> list[tuple[Model, ExampleRows]]:
-        """The chosen models and the projected gradients of all examples."""
-        labels = None if self.output == "loss" else evidence.labels
-        models = [evidence.checkpoints.at(epoch) for epoch in self._epochs(evidence.checkpoints.kept)]
-        make = self._projector
-        return [(model, model.rows(make.title, lambda batches: make(batches, labels))) for model in models]
-
-    def _blocks(self, evidence: Evidence, stored: Sequence[tuple[Model, ExampleRows]], room: int) -> Iterator[Block]:
+        stored = self._stored(evidence)
         queries, examples, factors = evidence.queries(self.target), len(evidence.ids), self._factors(evidence)
         labels = None if self.output == "loss" else queries.labels
         moments = [self._moments(one) for _, one in stored]
@@ -383,7 +373,14 @@ class Trak(AbstractAttributor):
             for (model, one), second in zip(stored, moments, strict=True):
                 asked = torch.cat([*self._projector(model.queries(self.target, rows), labels)])
                 self._add(values, asked.to(torch.float64), one, second)
-            yield Block(rows, slice(0, examples), values / len(stored) * factors)
+            yield Block(rows, slice(0, examples), values / len(stored) * factors, _told(stored))
+
+    def _stored(self, evidence: Evidence) -> list[tuple[Model, ExampleRows]]:
+        """The chosen models and the projected gradients of all examples."""
+        labels = None if self.output == "loss" else evidence.labels
+        models = [evidence.checkpoints.at(epoch) for epoch in self._epochs(evidence.checkpoints.kept)]
+        make = self._projector
+        return [(model, model.rows(make.title, lambda batches: make(batches, labels))) for model in models]
 
     def _factors(self, evidence: Evidence) -> Tensor:
         """1 - p of each example, the mean over the chosen epochs of every model of the recording; 1 where the kernel has no such factor."""
@@ -420,17 +417,15 @@ class Trak(AbstractAttributor):
             block = block.to(torch.float64)
             values[:, part] += queries @ (_units(block) if self.kernel == "cosine" else block).mT
 
-    def run(self, evidence: Evidence) -> Result:
-        stored = self._stored(evidence)
-        weights = evidence.queries(self.target).weights
-        values = reduced(self.title, self._blocks(evidence, stored, ROOM), weights, len(evidence.ids), self.reduce)
-        one = stored[-1][1]
-        told = {
-            "dimensions": one.dims,
-            "bytes per example and model": one.bytes,
-            "kept with the run": "yes" if one.kept else "no",
-        }
-        return Result(values, diagnostics={"checkpoints": len(stored), **told})
+
+def _told(stored: Sequence[tuple[Model, ExampleRows]]) -> dict[str, object]:
+    one = stored[-1][1]
+    return {
+        "checkpoints": len(stored),
+        "dimensions": one.dims,
+        "bytes per example and model": one.bytes,
+        "kept with the run": "yes" if one.kept else "no",
+    }
 
 
 def _units(rows: Tensor) -> Tensor:

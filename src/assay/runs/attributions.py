@@ -59,6 +59,7 @@ class AttributionNotes(FrozenModel):
     lineage: Lineage | None
     warnings: tuple[str, ...] = ()
     models: int = 1
+    diagnostics: dict[str, object] = {}
 
 
 class RowFile:
@@ -273,6 +274,7 @@ def save_attribution(attribution: Attribution, path: Path) -> None:
         "lineage": lineage_fields(attribution.lineage),
         "warnings": list(attribution.warnings),
         "models": attribution.models,
+        "diagnostics": dict(attribution.diagnostics),
     }
     remove_leftovers(path.parent / HEAD)
     save_json("attribution", body, path.parent / HEAD)
@@ -323,4 +325,5 @@ def _loaded(path: Path, notes: dict[str, Any]) -> Attribution:
             lineage=at_home(said.lineage, path.parent),
             warnings=said.warnings,
             models=said.models,
+            diagnostics=said.diagnostics,
         )
