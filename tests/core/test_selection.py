@@ -132,6 +132,64 @@ def test_scores_that_cannot_be_chosen_by():
         choose(Mixed(), scores(unscored=["lost"]))
 
 
+@dataclasses.dataclass(frozen=True)
+class Largest(AbstractSelector):
+    """Keeps half, the largest labels first, and says so by an order."""
+
+    name: ClassVar[str] = "largest"
+    reads: ClassVar[frozenset[Need]] = frozenset({Need.LABELS})
+    nests: ClassVar[bool] = True
+    source: ClassVar[Source] = Source("none", "none")
+
+    def select(self, pool: Pool) -> Selection:
+        return Selection.first(pool.labels.argsort(descending=True, stable=True), len(pool) // 2, "large", "small")
+
+
+def test_examples_without_a_score_are_left_as_they_are_if_that_is_asked_for():
+    some = scores(unscored=["lost", "found"])
+    plain = choose(Mixed(), scores())
+    made = choose(Mixed(), some, unscored="keep")
+    # What is decided on the others is what is decided on them alone.
+    assert list(made.ids) == [*plain.ids, "lost", "found"]
+    for name in ("actions", "labels", "weights"):
+        assert torch.equal(getattr(made, name)[:4], getattr(plain, name)), name
+    assert made.reasons == (*plain.reasons, *["not scored by made, so left as it is"] * 2)
+    assert (
+        made.actions[4:].tolist() == [Action.KEEP] * 2
+        and made.labels[4:].tolist() == [-1] * 2
+        and made.weights[4:].tolist() == [1, 1]
+    )
+    assert made.warnings == (
+        *plain.warnings,
+        "2 of 6 examples have no value of made (lost, found) and stay as they are; what is kept or dropped was counted among the other 4.",
+    )
+    assert made.title == plain.title and choose(Mixed(), scores(), unscored="keep").fingerprint == plain.fingerprint
+
+
+def test_unscored_examples_stand_where_the_run_has_them_and_first_in_an_order():
+    names = ("lost", "row 3", "row 0", "found", "row 1", "row 2")
+    run = Evidence(Ids(list(names)), 4, labels=torch.tensor([3, 3, 0, 3, 1, 2]))
+    made = choose(Largest(), scores(unscored=["found", "lost"]), run, unscored="keep")
+    assert made.ids == run.ids and [str(one) for one in made.kept_ids] == ["lost", "row 3", "found", "row 2"]
+    assert list(made.order) == ["found", "lost", "row 3", "row 2"]
+    with pytest.raises(Mismatch, match="made covers 5 examples, the run 6"):
+        choose(Largest(), scores(unscored=["lost"]), run, unscored="keep")
+    with pytest.raises(Mismatch):
+        choose(Largest(), scores(unscored=["lost", "another"]), run, unscored="keep")
+
+
+def test_what_becomes_of_unscored_examples_is_asked_only_where_there_may_be_some():
+    with pytest.raises(UsageError, match=r"leave these as they are with unscored='keep'"):
+        choose(Mixed(), scores(unscored=["lost"]))
+    with pytest.raises(UsageError, match="unscored='drop' is neither 'refuse' nor 'keep'"):
+        choose(Mixed(), scores(), unscored="drop")
+    with pytest.raises(UsageError, match="unscored='keep' is for a choice by scores, and alone is given none"):
+        choose(Alone(), None, evidence(), unscored="keep")
+    nobody = dataclasses.replace(scores(()), unscored=Ids(["lost"]))
+    with pytest.raises(UsageError, match="made has no value for any example"):
+        choose(Mixed(), nobody, unscored="keep")
+
+
 def evidence(names=("row 0", "row 1", "row 2", "row 3")):
     return Evidence(Ids(list(names)), 2, labels=torch.tensor([0, 1, 0, 1]))
 

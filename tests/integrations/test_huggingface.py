@@ -196,6 +196,22 @@ def test_live_values_and_the_clean_pass_are_those_of_a_plain_loop(tmp_path, view
             assert torch.equal(values, same)
 
 
+def test_live_values_of_accumulated_steps_are_those_of_a_replay(tmp_path):
+    made = {"gradient_accumulation_steps": 3}
+    trainer = trainer_of(tmp_path, **made)
+    attached = assay.attach(trainer, tmp_path / "run", seed=SEED)
+    trainer.train()
+    loop = attached.loop()
+    told = DataSpec(accumulate=loop.accumulate)
+    live = trainer_of(tmp_path, **made)
+    assay.attach(live, tmp_path / "live", Recording(live=["liveval"]), data=told, seed=SEED)
+    live.train()
+    run = Run(tmp_path / "live")
+    assert max(run.micro_batches(0)) == 3 and not run.stopped() and run.fingerprint == Run(tmp_path / "run").fingerprint
+    again = assay.score(tmp_path / "run", "liveval", loop=loop, save=False)["liveval"]
+    torch.testing.assert_close(assay.score(run, "liveval", save=False)["liveval"].values, again.values, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("form", ["attach", "callback"])
 def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path, form):
     weights = []

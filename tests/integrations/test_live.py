@@ -190,7 +190,9 @@ def test_a_loop_that_does_not_step_once_per_batch_is_recorded_without_methods_th
     model, optimizer, loader = world()
     recording = assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(live=["liveval", "dual"]), seed=0)
     with (
-        pytest.warns(UserWarning, match=r"liveval stopped .*in batch 0 the optimizer moved 0 times, not once") as said,
+        pytest.warns(
+            UserWarning, match=r"liveval stopped .*in batch 0 the optimizer moved 0 times, .*DataSpec\(accumulate="
+        ) as said,
         recording as recorder,
     ):
         for _ in range(2):
@@ -210,6 +212,97 @@ def test_a_loop_that_does_not_step_once_per_batch_is_recorded_without_methods_th
         assay.score(run, "liveval")
     with pytest.raises(MissingEvidence, match="it stopped in epoch 0"):
         run.stream("liveval")
+
+
+BATCHES, EVERY = 8, 3
+"""Of 3 examples, so that the steps of an epoch have 3, 3 and 2 batches, the last one of 2 examples."""
+
+
+def accumulated(folder, divided, reduction="mean", live=(), every=EVERY, stop=None, left="step", epochs=2, **data):
+    """Train with steps of several batches; `divided(batches of the step, examples of the step)` is what each loss is divided by."""
+    for last in [*([stop] if stop else []), epochs]:
+        model, optimizer, _ = world(torch.float64)
+        loader = DataLoader(world(torch.float64)[2].dataset, 3, shuffle=True)
+        recording = assay.Recording(live=live, checkpoints="every")
+        spec = assay.DataSpec(reduction=reduction, **data)
+        with assay.record(folder, model, optimizer, loader, recording, data=spec, seed=3, resume=True) as recorder:
+            for _ in range(recorder.epochs, last):
+                for number, (x, y) in enumerate(recorder.epoch()):
+                    start = number - number % every
+                    batches = min(every, BATCHES - start)
+                    if number == start and not (left == "carry" and number == 0):
+                        optimizer.zero_grad()
+                    logits = model(x)
+                    examples = min(3 * batches, EXAMPLES - 3 * start)
+                    (F.cross_entropy(logits, y, reduction=reduction) / divided(batches, examples)).backward()
+                    if number + 1 == start + batches and (batches == every or left == "step"):
+                        optimizer.step()
+                    recorder.batch(logits, y)
+    return assay.Loop(model, optimizer, loader, reduction=reduction, **data)
+
+
+DIVISIONS = {
+    "by a number": (lambda batches, examples: 3, "mean", {"accumulate": 3}),
+    "by batches": (lambda batches, examples: batches, "mean", {"accumulate": "batches"}),
+    "by nothing": (lambda batches, examples: 1, "mean", {"accumulate": 1}),
+    "by examples": (lambda batches, examples: examples, "sum", {"accumulate": "examples"}),
+    "by a function": (lambda batches, examples: 2 * examples, "sum", {"accumulate": lambda batch: 2.0 * len(batch[1])}),
+    "a sum in each step": (lambda batches, examples: 1, "sum", {"every": 1}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [
+        ("by a number", None),
+        ("by batches", 1),
+        ("by nothing", None),
+        ("by examples", 1),
+        ("by a function", None),
+        ("a sum in each step", 1),
+    ],
+)
+def test_steps_of_several_batches_are_valued_live_as_a_replay_values_them(tmp_path, name, stop):
+    methods, (divided, reduction, given) = METHODS[1:3], DIVISIONS[name]
+    loop = accumulated(tmp_path / "run", divided, reduction, methods, stop=stop, **given)
+    run = Run(tmp_path / "run")
+    assert run.micro_batches(0) == ([1] * BATCHES if "every" in given else [3, 3, 2]) and not run.stopped()
+    live = assay.score(run, methods)
+    accumulated(tmp_path / "plain", divided, reduction, stop=stop, **given)
+    again = assay.score(tmp_path / "plain", methods, loop=loop, targets={})
+    for title, one in live.items():
+        torch.testing.assert_close(one.values, again[title].values, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(one.by_epoch, again[title].by_epoch, rtol=1e-12, atol=1e-14)
+        assert dict(one.diagnostics) == dict(again[title].diagnostics)
+    # Each step of the stream is one of several batches.
+    steps = [torch.cat(step) for epoch in range(run.epochs) for step in run.steps(epoch)]
+    stream = run.stream(methods[0])
+    assert torch.equal(stream.positions, torch.cat(steps))
+    assert stream.steps.tolist() == [number for number, step in enumerate(steps) for _ in step]
+
+
+@pytest.mark.parametrize("left", ["drop", "carry"])
+def test_batches_left_over_at_an_epochs_end_are_in_no_step_or_stop_live_methods(tmp_path, left):
+    divided, reduction, given = DIVISIONS["by a number"]
+    live = ["liveval:delta_max=5,delta_step=2,eps_lo=0.01,eps_hi=0.02"]
+    if left == "carry":
+        with pytest.warns(
+            UserWarning, match="stopped running along in epoch 1: gradients of the last batches of an epoch went into"
+        ):
+            accumulated(tmp_path, divided, reduction, live, left=left, **given)
+        return
+    accumulated(tmp_path, divided, reduction, live, left=left, **given)
+    run = Run(tmp_path)
+    steps = [torch.cat(step) for epoch in range(run.epochs) for step in run.steps(epoch)]
+    assert run.left_over(0) == 2 and len(steps) == 4 and torch.equal(run.stream(live[0]).positions, torch.cat(steps))
+
+
+def test_what_losses_are_divided_by_is_one_of_a_few_words():
+    with pytest.raises(UsageError, match="DataSpec: reduction='median' is neither 'mean' nor 'sum' nor a function"):
+        assay.DataSpec(reduction="median")
+    for wrong in (0, -1, float("inf")):
+        with pytest.raises(UsageError, match=r"DataSpec: accumulate=.* is no number above 0 to divide a loss by"):
+            assay.DataSpec(accumulate=wrong)
 
 
 def test_a_window_may_begin_later_than_the_first_epoch(tmp_path):

@@ -1,5 +1,6 @@
 """Loops as users write them: wrapped models and optimizers, several optimizers, methods that cannot go on, settings that do not fit."""
 
+import contextlib
 import gc
 import warnings
 
@@ -635,6 +636,40 @@ def test_weights_that_are_restored_inside_the_block_are_said_and_named_by_the_re
     assert len(assay.score(run, "grand", loop=loop)["grand"]) == EXAMPLES
     run, loop = run_of(tmp_path / "after", False)
     assert not run.altered(1) and len(assay.score(run, "sgd_influence", targets=held, loop=loop)["sgd_influence"]) == EXAMPLES
+
+
+@pytest.mark.parametrize("restores", [True, False])
+def test_weights_that_are_restored_after_a_break_in_the_last_batch_are_noticed_too(tmp_path, restores):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(data(), 4)
+    with contextlib.ExitStack() as block:
+        if restores:
+            block.enter_context(
+                pytest.warns(UserWarning, match="weights were changed between the last step of epoch 1 and its end")
+            )
+        recorder = block.enter_context(record(tmp_path, model, optimizer, loader))
+        fit(recorder, model, optimizer.step)
+        best = {name: value.clone() for name, value in model.state_dict().items()}
+        for number, (x, y) in enumerate(recorder.epoch(), 1):
+            logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+            if number == len(loader):
+                break
+        if restores:
+            model.load_state_dict(best)
+    run = Run(tmp_path)
+    assert run.epochs == 2 and run.altered(1) == restores and not run.altered(0)
+    held = {"validation": (torch.randn(4, 4), torch.arange(4) % 3)}
+    loop = assay.Loop(model, optimizer, loader)
+    if restores:
+        with pytest.raises(Mismatch, match=r"The weights were changed after the last step.*restore them after the block"):
+            assay.score(run, "sgd_influence", targets=held, loop=loop)
+    else:
+        assert len(assay.score(run, "sgd_influence", targets=held, loop=loop)["sgd_influence"]) == EXAMPLES
 
 
 def test_autocast_is_named_where_a_replay_differs(tmp_path):

@@ -28,7 +28,8 @@ from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
 import assay
-from assay.core.errors import NumericalError, OutputExists, UsageError
+from assay.core.errors import MissingEvidence, NumericalError, OutputExists, UsageError
+from assay.experiments.evidence import open_replay
 from assay.sklearn import TableRecording, record
 
 # LightGBM 4.6 says this of arrays that it was fitted with itself, beside a newer scikit-learn.
@@ -632,6 +633,22 @@ def test_methods_are_told_what_the_passes_are(tmp_path):
         assert set(assay.score(folded, ["aum", "forgetting"])) == {"aum"}
     forest = record(RandomForestClassifier(30, oob_score=True, min_samples_leaf=5, random_state=0), X3, Y3, tmp_path / "bags")
     assert forest.passes.kind == "out_of_bag"
+
+
+def test_cures_are_those_of_a_table_and_work(tmp_path):
+    stages = clone(GB).set_params(n_estimators=4)
+    boosted = record(stages, X3, Y3, tmp_path / "run")
+    with pytest.raises(MissingEvidence, match=r"TableRecording\(keep_logits=True\)"):
+        assay.score(boosted, "tdds:window=3")
+    kept = record(stages, X3, Y3, tmp_path / "logits", recording=TableRecording(keep_logits=True))
+    assert len(assay.score(kept, "tdds:window=3")["tdds:window=3"]) == len(Y3)
+    for method in ("grand", "sgd_influence"):
+        with pytest.raises(MissingEvidence, match="an estimator has none, so ask for methods that read passes") as said:
+            assay.score(boosted, method)
+        assert "from_checkpoints" not in str(said.value)
+    assert "aum" in assay.score(boosted, "all"), "the cure"
+    with pytest.raises(MissingEvidence, match="an estimator has none"):
+        open_replay(boosted)
 
 
 class Stageless(Tracked):

@@ -9,8 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset, TensorDataset, WeightedRandomSampler
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import MissingEvidence, UsageError
+from assay.experiments.trials import redrawn
 from assay.maths.observations import observe
+from assay.runs.artefacts import load_decision
 from assay.runs.run import Run
 
 EXAMPLES = 12
@@ -98,6 +101,30 @@ def test_an_epoch_is_recorded_as_it_was_drawn(tmp_path, name, seed):
     if bool((epochs < 3).any()):
         with pytest.raises(MissingEvidence, match="forgetting reads epochs that did not train on every example"):
             assay.score(run, "forgetting")
+
+
+def test_examples_that_no_epoch_drew_are_left_as_they_are_where_that_is_asked_for(tmp_path, capsys):
+    run, _, _ = recorded(tmp_path / "run", LOADERS["fewer"](), epochs=1)
+    aum = assay.score(run, "aum", save=True)["aum"]
+    assert len(aum) == 7
+    with pytest.raises(UsageError, match=r"aum has no value for 5 examples .*unscored='keep' \(`--unscored keep`\)"):
+        assay.choose(aum, "remove_worst", count=2)
+    with pytest.warns(UserWarning, match=r"5 of 12 examples have no value of aum .* stay as they are"):
+        made = assay.choose(aum, "remove_worst", count=2, unscored="keep")
+    assert made.ids == run.ids and made.budget == 10
+    assert set(made.ids.take(~made.kept)) == {
+        name for name, _ in sorted(zip(aum.ids, aum.values.tolist(), strict=True), key=lambda one: one[1])[:2]
+    }
+    asked = ["choose", str(run.folder), "aum", "--policy", "remove_worst", "--count", "2", "--name", "two"]
+    assert run_app(asked) == 2 and "--unscored keep" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="stay as they are"):
+        assert run_app([*asked, "--unscored", "keep"]) == 0
+    assert load_decision(run.paths.decision("two")).fingerprint == made.fingerprint
+    # What is drawn at random is drawn anew with the others left as they are, too.
+    with pytest.warns(UserWarning, match="stay as they are"):
+        by_chance = assay.choose(aum, "random:keep=0.5", seed=1, unscored="keep")
+    again = redrawn(by_chance, run, [aum])
+    assert again is not None and all(bool(again(seed).kept[run.ids.positions(aum.unscored)].all()) for seed in range(3))
 
 
 def test_influence_of_drawn_epochs_is_the_derivative_of_their_steps(tmp_path):

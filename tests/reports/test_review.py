@@ -167,6 +167,85 @@ def test_marks_by_key_stay_in_the_browser_and_leave_as_a_file(fresh, report):
     assert fresh.locator("#matching").inner_text() == "116 of 120"
 
 
+def loaded(tab, text, name="review.json"):
+    """What the page says of a file of marks."""
+    with tab.expect_file_chooser() as chooser:
+        tab.click("#load-marks")
+    tab.evaluate("() => { document.querySelector('#loaded').hidden = true; }")
+    chooser.value.set_files({"name": name, "mimeType": "application/json", "buffer": text.encode()})
+    until(tab, "!document.querySelector('#loaded').hidden")
+    return tab.locator("#loaded").inner_text()
+
+
+def test_marks_of_a_file_are_loaded_again_on_another_page_of_the_same_decision(fresh, chromium, path, report):
+    ids = first(report)
+    fresh.locator(".tabulator-row").first.click()
+    for key in ("w", "p", "r", "u"):
+        fresh.keyboard.press(key)
+    _, text = downloaded(fresh, "#save-marks")
+    # An example that only a page with more examples shows.
+    said = json.loads(text)
+    said["marks"].append({"id": "row-of-another-page", "mark": "right"})
+    text = json.dumps(said)
+    other = watched(chromium, path, viewport={"width": 1400, "height": 900}, accept_downloads=True)
+    tab = other.tab
+    assert tab.locator("#tally").inner_text() == "Nothing is marked yet."
+    assert loaded(tab, text) == "5 marks are loaded from review.json."
+    assert tab.locator("#tally").inner_text().startswith("5 marked: 2 wrong, 2 right, 1 unsure.")
+    assert cells(tab, "mark", 4) == cells(fresh, "mark", 4) and cells(tab, "mark", 4)[2:] == ["right", "unsure"]
+    assert json.loads(downloaded(tab, "#save-marks")[1])["marks"] == said["marks"]
+    tab.reload()
+    tab.wait_for_selector("html[data-ready=yes]")
+    assert tab.locator("#tally").inner_text().startswith("5 marked"), "kept as marks by key are"
+    # What is marked otherwise here gives way, and that is said.
+    tab.locator(".tabulator-row").first.click()
+    tab.keyboard.press("r")
+    assert "1 of them took the place of other marks" in loaded(tab, text)
+    tab.select_option("#marked", "wrong")
+    assert tab.locator("#matching").inner_text() == "2 of 120" and cells(tab, "id", 2) == ids[:2]
+    assert other.said == []
+    tab.context.close()
+
+
+def changed(key, value):
+    return lambda said: {**said, key: value}
+
+
+STRANGE = {
+    "no JSON": (lambda said: None, "is no JSON"),
+    "another file": (lambda said: [1], "holds no marks that a page of assay saved"),
+    "a newer schema": (changed("schema", 10**6), "is of schema 1000000, this page of"),
+    "another dataset": (changed("dataset", "ffff"), "marks examples of dataset ffff, this page shows 0123456789abcdef"),
+    "another decision": (changed("decision", "ffff"), "is about another decision, this page shows top_k by aum"),
+    "no decision": (changed("decision", ""), "is about no decision, this page shows top_k by aum"),
+    "no mark": (changed("marks", [{"id": "row-001", "mark": "doubtful"}]), "holds a mark that is none"),
+    "a number as id": (changed("marks", [{"id": 1, "mark": "right"}]), "holds a mark that is none"),
+    "twice": (changed("marks", [{"id": "row-001", "mark": "right"}] * 2), "marks row-001 twice"),
+    "another class": (
+        changed("marks", [{"id": "row-001", "mark": "wrong", "label": 1, "name": "Garden"}]),
+        "gives row-001 a class that this page does not have (Garden)",
+    ),
+    "a class of a right label": (
+        changed("marks", [{"id": "row-001", "mark": "right", "label": 0, "name": LONG[0]}]),
+        "gives row-001 a class that this page does not have",
+    ),
+}
+
+
+def test_a_file_of_other_marks_is_refused_and_nothing_is_lost(fresh, report):
+    fresh.locator(".tabulator-row").first.click()
+    for key in ("w", "r"):
+        fresh.keyboard.press(key)
+    _, text = downloaded(fresh, "#save-marks")
+    said = json.loads(text)
+    for name, (change, words) in STRANGE.items():
+        made = change(said)
+        answer = loaded(fresh, "{" if made is None else json.dumps(made), "other.json")
+        assert answer.startswith("No mark was loaded: other.json ") and words in answer, name
+        assert fresh.locator("#tally").inner_text().startswith("2 marked: 1 wrong, 1 right"), name
+    assert downloaded(fresh, "#save-marks")[1] == text
+
+
 def test_marks_by_click_and_a_class_of_ones_own(fresh, report):
     fresh.locator(".tabulator-row").first.click()
     group = fresh.locator("#one .markers")

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import assay
 from assay.core.errors import NotWritten, RunError, RunLocked
 from assay.replay.live_methods import LiveMethods, live_state
 from assay.runs.disk import TensorFile, WriterLock, append_line, checksum, checksum_notes, replace, save_tensors
@@ -33,6 +34,31 @@ def test_replace_leaves_the_new_file_and_nothing_else(tmp_path):
         replace(path, body)
         assert path.read_bytes() == body and [*path.parent.iterdir()] == [path]
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_folder_that_is_seen_when_it_is_whole_is_forced_to_the_disk_once_before_that(tmp_path, monkeypatch):
+    forced, whole = [], []
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(handle):
+        forced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def watched_rename(source, target):
+        whole.append([path.stat().st_ino for path in (Path(source), *Path(source).rglob("*"))])
+        assert set(whole[-1]) <= set(forced), "nothing may be seen that a crash could still lose"
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    saved = assay.from_logits(tmp_path / "run", torch.stack([logits_of(epoch) for epoch in range(9)]), LABELS, "training")
+    assert len(whole) == 1 and saved.epochs == 9 and saved.check()
+    # Beside them only the folders above.
+    assert len(forced) <= len(whole[0]) + 3
+    # A run that is watched while it grows has each of its epochs on the disk at once.
+    forced.clear()
+    recorded(tmp_path / "grown", 3)
+    assert len(forced) > 3 * 3
 
 
 def test_a_reader_never_sees_a_part(nursery, tmp_path):

@@ -54,7 +54,7 @@ def recorded(folder, visits=VISITS, weight=None, **given):
 
 @pytest.mark.parametrize("flush", [1, 2**21])
 def test_facts_are_those_of_the_last_visit_and_missing_without_one(tmp_path, monkeypatch, flush):
-    monkeypatch.setattr("assay.runs.recorder.FLUSH_BYTES", flush)
+    monkeypatch.setattr("assay.runs.observations.FLUSH_BYTES", flush)
     run = recorded(tmp_path)
     for epoch, places in enumerate(VISITS):
         last = {place: visit for visit, place in enumerate(places)}

@@ -17,7 +17,7 @@ from assay.methods.dual import DUAL
 from assay.methods.entropy import Entropy
 from assay.methods.tdds import TDDS
 from assay.replay.live_methods import LiveMethods, live_state
-from assay.runs import recorder as module
+from assay.runs import observations
 from assay.runs.recorder import Origin, Recorder
 from assay.runs.recording import Recording
 from assay.runs.run import Run
@@ -44,9 +44,9 @@ def observe_all(recorder, logits=None, labels=LABELS):
     recorder.observe(torch.arange(EXAMPLES), logits_of(0) if logits is None else logits, labels)
 
 
-@pytest.mark.parametrize("flush", [1, 7 * CLASSES * 4, module.FLUSH_BYTES])
+@pytest.mark.parametrize("flush", [1, 7 * CLASSES * 4, observations.FLUSH_BYTES])
 def test_every_fact_is_that_of_a_computation_by_hand_in_the_order_of_the_ids(tmp_path, monkeypatch, flush):
-    monkeypatch.setattr(module, "FLUSH_BYTES", flush)
+    monkeypatch.setattr(observations, "FLUSH_BYTES", flush)
     recorded(tmp_path, 3)
     run = Run(tmp_path)
     assert run.epochs == 3 and run.ids == IDS and torch.equal(run.labels, LABELS) and run.class_names == ("0", "1", "2", "3")
@@ -318,7 +318,7 @@ def test_an_epoch_whose_state_is_not_finite_is_not_committed(tmp_path, name, res
 
 
 def test_large_tables_of_probabilities_are_kept_when_asked_for_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("assay.runs.recorder.SMALL", EXAMPLES * CLASSES - 1)
+    monkeypatch.setattr("assay.runs.observations.SMALL", EXAMPLES * CLASSES - 1)
     with pytest.warns(UserWarning, match=r"mean probabilities are not kept, because 23 examples of 4 classes .*mean_probs=True"):
         recorded(tmp_path / "default", 2)
     recorded(tmp_path / "asked", 2, mean_probs=True)
@@ -393,9 +393,9 @@ def test_a_label_that_changes_between_epochs_is_refused(tmp_path):
             recorder.commit()
 
 
-@pytest.mark.parametrize("flush", [1, module.FLUSH_BYTES])
+@pytest.mark.parametrize("flush", [1, observations.FLUSH_BYTES])
 def test_missing_and_repeated_ids_are_refused(tmp_path, monkeypatch, flush):
-    monkeypatch.setattr(module, "FLUSH_BYTES", flush)
+    monkeypatch.setattr(observations, "FLUSH_BYTES", flush)
     with Recorder(tmp_path, IDS) as recorder:
         positions = torch.arange(EXAMPLES)[3:]
         recorder.begin()
@@ -554,7 +554,7 @@ def test_one_process_does_not_write_a_run_twice_at_once(tmp_path):
 
 def test_a_run_that_is_resumed_elsewhere_says_what_may_differ(tmp_path, monkeypatch):
     recorded(tmp_path, 1)
-    monkeypatch.setattr(module, "here", lambda: {**schema_here(), "threads": 77, "torch": "1.0"})
+    monkeypatch.setattr("assay.runs.recorder.here", lambda: {**schema_here(), "threads": 77, "torch": "1.0"})
     with pytest.warns(
         UserWarning, match=r"was recorded with torch .*, now 1\.0; threads \d+, now 77\. .*methods that replay the training"
     ):

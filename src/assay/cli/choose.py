@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,7 @@ def choose_(
     seed: MaybeWhole = None,
     name: str | None = None,
     inputs: list[str] | None = None,
+    unscored: Literal["refuse", "keep"] = "refuse",
     retrain: str | None = None,
     tolerance: float = 0.0,
 ) -> None:
@@ -51,6 +52,8 @@ def choose_(
     inputs
         NAME=FILE: rows, such as embeddings, that features=rows:NAME reads instead of the data. An npy file with a row for each example, in
         the run's order, or an npz file of `inputs` and `ids`.
+    unscored
+        What becomes of examples for which the score has no value: refuse to choose, or keep them as they are and choose among the others.
     retrain
         With --count auto: the curve from retraining the last epoch (last) or all epochs (all); by default the saved curve, or if there is none,
         the one that `assay cleanse` makes by default.
@@ -110,7 +113,8 @@ def choose_(
         with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
             curve = curve_for(opened, by, retrain=retrain, replay_config=how, execution=Execution(pool, progress))  # type: ignore[arg-type]
         say(curve.sentence)
-    decision = choose(by, policy, run=opened if score is not None else None, curve=curve, inputs=rows, **options)  # type: ignore[arg-type]
+    seen = opened if score is not None else None
+    decision = choose(by, policy, run=seen, curve=curve, inputs=rows, unscored=unscored, **options)  # type: ignore[arg-type]
     keep_decision(opened, decision, name if name is not None else decision.title.replace(" by ", "-by-"))
 
 

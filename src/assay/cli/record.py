@@ -1,11 +1,14 @@
 """`assay record`: train a plan's net with the recorder on."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from .values import MaybeWhole, Switch
+
+if TYPE_CHECKING:
+    from ..runs.run import Run
 
 
 def record_(
@@ -15,6 +18,7 @@ def record_(
     plan: Path | None = None,
     data: str | None = None,
     net: str | None = None,
+    estimator: str | None = None,
     plant: str | None = None,
     validation: float | None = None,
     subset: float | None = None,
@@ -61,6 +65,10 @@ def record_(
         Dataset with options, such as cifar10:path=DIR,labels=worse_label,limit=10000 (see `assay datasets`).
     net
         Net with options, such as mlp:widths=64-128 (see `assay nets`).
+    estimator
+        In the place of a net: a classifier of scikit-learn, such as sklearn.ensemble.HistGradientBoostingClassifier:max_iter=100+learning_rate=0.2, whose
+        stages of boosting, --epochs of partial_fit, or with --folds out-of-fold predictions are recorded. It goes with --data, --plant, --validation,
+        --subset, --folds, --seed, --epochs, --keep-logits and --mean-probs.
     plant
         Labels to make wrong: uniform:rate=0.1, pair:rate=0.1, or class with a matrix in the plan; the truth is kept aside.
         If its kind differs from that of the plan's table plant, it replaces the whole table.
@@ -168,18 +176,49 @@ def record_(
         ),
     }
     settings = given(settings)
+    if estimator is not None:
+        done = _estimated(run, estimator, settings, {"plan": plan, "resume": resume or None})
+        say(f"{run}: {len(done.ids):,} examples; {_passes(done, folds)}. Next: assay score {run} all")
+        return
     made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
     with showing_progress() as progress:
         done = record(made, run, resume=resume, progress=progress)
     for note in done.header.about.get("notes", ()):  # type: ignore[attr-defined]
         say(f"{made.data}: {note}")
     if done.passes is not None:
-        say(
-            f"{run}: {len(done.ids):,} examples; {done.passes.summary(done.epochs, made.folds or 0)}. Next: assay score {run} all"
-        )
+        say(f"{run}: {len(done.ids):,} examples; {_passes(done, made.folds)}. Next: assay score {run} all")
         return
     several = f" by each of {made.models} models" if made.models > 1 else ""
     say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded{several}. Next: assay score {run} all")
+
+
+def _passes(run: "Run", folds: int | None) -> str:
+    assert run.passes is not None
+    return run.passes.summary(run.epochs, folds or 0)
+
+
+def _estimated(run: Path, estimator: str, settings: dict[str, Any], others: dict[str, Any]) -> "Run":
+    """Record a classifier of scikit-learn.
+
+    Raises:
+        UsageError: A flag was given that only a net's training reads.
+    """
+    from ..core.errors import UsageError
+    from ..experiments.estimators import record_estimator
+    from ..experiments.plan import Plan
+    from ..integrations.sklearn import TableRecording
+
+    recipe, kept = dict(settings.pop("recipe", {})), dict(settings.pop("record", {}))
+    epochs = recipe.pop("epochs", None)
+    mine = {name: kept.pop(name) for name in ("keep_logits", "mean_probs") if name in kept}
+    read = ("data", "seed", "validation", "subset", "folds", "plant")
+    unread = [*given({**others, **recipe, **kept}), *(name for name in settings if name not in read)]
+    if unread:
+        flag = {"validation": "validation-losses"}.get(unread[0], unread[0].replace("_", "-"))
+        raise UsageError(
+            f"--{flag} is for the training of a net, and --estimator records a classifier of scikit-learn; leave it out."
+        )
+    return record_estimator(Plan.make(settings), run, estimator, epochs=epochs, recording=TableRecording(**mine))
 
 
 def set_also(recipe: dict[str, Any], pairs: list[str]) -> None:

@@ -15,10 +15,15 @@ class Need(enum.Enum):
     ERROR_NORMS = "error_norms", "every run records it"
     TOP_PROBS = "top_probs", "every run records it"
     SECOND_PROBS = "second_probs", "every run records it"
-    LOGITS = "logits", "record with Recording(keep_logits=True) (`assay record --keep-logits`), or score live while training"
+    LOGITS = (
+        "logits",
+        "record with Recording(keep_logits=True), or of a table with assay.sklearn.TableRecording(keep_logits=True) (`assay record --keep-logits`), or "
+        "score live while training",
+    )
     MEAN_PROBS = (
         "mean_probs",
-        "record with Recording(mean_probs=True) (`assay record --mean-probs`), the default up to 4,194,304 examples x classes",
+        "record with Recording(mean_probs=True), or of a table with assay.sklearn.TableRecording(mean_probs=True) (`assay record --mean-probs`), the "
+        "default up to 4,194,304 examples x classes",
     )
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
     FEATURES = (

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -18,6 +18,9 @@ from .ids import Ids
 from .method import Asks, Source
 from .needs import Need
 from .scores import Scores, ordered
+
+Unscored = Literal["refuse", "keep"]
+"""What becomes of examples that have no score: nothing is chosen, or they stay as they are and the policy chooses among the others."""
 
 By = Literal["values", "suspicion"]
 """What a policy ranks by: the score's values as they are, or turned so that larger is more suspect."""
@@ -240,6 +243,7 @@ def choose(
     scores: Scores | None = None,
     evidence: Evidence | None = None,
     class_names: Sequence[str] | None = None,
+    unscored: Unscored = "refuse",
 ) -> Decision:
     """Run one policy on one score, or on a run alone.
 
@@ -248,6 +252,7 @@ def choose(
         scores: The scores that it chooses by; None for policies that need no score.
         evidence: The run, for policies that read it.
         class_names: One name per class, for the reasons.
+        unscored: What becomes of examples without a score. With `keep` what the policy keeps or drops is counted among the scored ones.
 
     Returns:
         An action and a reason for each example, without lineage.
@@ -257,14 +262,18 @@ def choose(
         Mismatch: The scores are not of the evidence's examples.
         MissingEvidence: The run did not record what the policy needs.
     """
+    if unscored not in get_args(Unscored):
+        raise UsageError(f"unscored={unscored!r} is neither 'refuse' nor 'keep'; give one of them.")
     if scores is None:
+        if unscored != "refuse":
+            raise UsageError(f"unscored={unscored!r} is for a choice by scores, and {policy.title} is given none; leave it out.")
         if policy.needs_score:
             raise UsageError(f"Policy {policy.name!r} chooses by a score; give scores, such as those of aum.")
         if evidence is None:
             raise UsageError(f"Policy {policy.name!r} was given neither scores nor a run; give the run to select from.")
         ids = evidence.ids
     else:
-        _check_scores(policy, scores, evidence)
+        _check_scores(policy, scores, evidence, unscored)
         ids = scores.ids
     view = evidence.narrow(policy.title, policy.reads) if evidence is not None and policy.reads else None
     choice = policy.select(Pool(ids, view, scores, class_names))
@@ -282,7 +291,7 @@ def choose(
     actions[~choice.kept | (weights == 0)] = Action.DROP
     weights[actions == Action.DROP] = 0.0
     why = {True: choice.why_touched, False: choice.why_kept}
-    return Decision(
+    decision = Decision(
         ids=ids,
         actions=actions,
         labels=labels,
@@ -295,9 +304,39 @@ def choose(
         warnings=choice.warnings,
         class_names=tuple(class_names or ()),
     )
+    return decision if scores is None or not len(scores.unscored) else _left_as_they_are(decision, scores, evidence)
 
 
-def _check_scores(policy: AbstractSelector, scores: Scores, evidence: Evidence | None) -> None:
+def _left_as_they_are(decision: Decision, scores: Scores, evidence: Evidence | None) -> Decision:
+    """A decision on the scored examples as one on all, of which the others stay."""
+    others = scores.unscored
+    ids = Ids([*decision.ids, *others]) if evidence is None else evidence.ids
+    n, at = len(ids), ids.positions(decision.ids, "the run")
+    actions, labels, weights = (
+        torch.full((n,), fill, dtype=value.dtype).index_copy(0, at, value)
+        for fill, value in ((int(Action.KEEP), decision.actions), (-1, decision.labels), (1.0, decision.weights))
+    )
+    reasons = [f"not scored by {scores.title}, so left as it is"] * n
+    for place, reason in zip(at.tolist(), decision.reasons, strict=True):
+        reasons[place] = reason
+    said = (
+        f"{len(others)} of {n} examples have no value of {scores.title} ({listed(others, len(others))}) and stay as they are; what is kept or dropped was "
+        f"counted among the other {len(decision)}."
+    )
+    return dataclasses.replace(
+        decision,
+        ids=ids,
+        actions=actions,
+        labels=labels,
+        weights=weights,
+        reasons=tuple(reasons),
+        # They stay at every budget, so that they come first.
+        order=None if decision.order is None else Ids([*others, *decision.order]),
+        warnings=(*decision.warnings, said),
+    )
+
+
+def _check_scores(policy: AbstractSelector, scores: Scores, evidence: Evidence | None, unscored: Unscored) -> None:
     if not policy.needs_score and not policy.ignores_score:
         raise UsageError(
             f"Policy {policy.name!r} reads no score, so that {scores.title} would not be used; give it the run alone: "
@@ -306,15 +345,20 @@ def _check_scores(policy: AbstractSelector, scores: Scores, evidence: Evidence |
     if bool(scores.values.isnan().any()):
         bad = scores.ids.take(scores.values.isnan())
         raise UsageError(f"{len(bad)} scores of {scores.title} are NaN; ids {listed(bad, len(bad))}. Nothing was chosen.")
-    if len(scores.unscored):
+    if len(scores.unscored) and unscored == "refuse":
         raise UsageError(
             f"{scores.title} has no value for {len(scores.unscored)} examples "
-            f"({listed(scores.unscored, len(scores.unscored))}); choose by a method that scores all of them."
+            f"({listed(scores.unscored, len(scores.unscored))}); choose by a method that scores all of them, or leave these as they are with "
+            "unscored='keep' (`--unscored keep`)."
         )
-    if evidence is not None and len(evidence.ids) != len(scores.ids):
-        raise Mismatch(f"{scores.title} covers {len(scores.ids)} examples, the run {len(evidence.ids)}; score this run again.")
+    if not len(scores):
+        raise UsageError(f"{scores.title} has no value for any example; choose by another method.")
+    everyone = len(scores.ids) + len(scores.unscored)
+    if evidence is not None and len(evidence.ids) != everyone:
+        raise Mismatch(f"{scores.title} covers {everyone} examples, the run {len(evidence.ids)}; score this run again.")
     if evidence is not None:
-        evidence.ids.positions(scores.ids, "the run")
+        for some in (scores.ids, scores.unscored):
+            evidence.ids.positions(some, "the run")
 
 
 def keep_first(order: Int[Tensor, " examples"], budget: int) -> Bool[Tensor, " examples"]:

@@ -20,7 +20,7 @@ from ..core.features import DATA
 from ..core.lineage import Lineage
 from ..core.needs import CLASS_NEEDS
 from ..core.scores import Scores
-from ..core.selection import AbstractSelector
+from ..core.selection import AbstractSelector, Unscored
 from ..policies import catalogue, find, parse
 from ..replay.loop import Loop
 from ..replay.replay import Replay
@@ -41,6 +41,7 @@ def choose(
     curve: Curve | None = None,
     loop: Loop | None = None,
     inputs: Mapping[str, Any] | None = None,
+    unscored: Unscored = "refuse",
     **options: object,
 ) -> Decision:
     """Apply one policy to one score, or to a run where the policy reads no score.
@@ -59,16 +60,19 @@ def choose(
         curve: A curve of these scores, whose best count is taken as the option `count` of the policy remove_worst.
         loop: The `Loop` that describes your own training loop, for policies that look at the data of a run recorded in it.
         inputs: Rows by name, such as embeddings, that `features=rows:NAME` reads: one row for each of the run's ids.
+        unscored: What becomes of examples for which the score has no value, such as those that no epoch trained on: `refuse` to choose, or `keep` them
+            as they are, with that reason; a fraction or number that the policy keeps or drops then counts the scored ones only.
         options: Options of the policy.
 
     Raises:
         UnknownName: No such policy or option.
         UsageError: An option is out of range or given twice, a score is NaN, a curve for another policy, a score for a policy that reads
-            none or none for one that needs it, loop or inputs that the policy does not look at, or the policy needs a run and none is known.
+            none or none for one that needs it, loop or inputs that the policy does not look at, the policy needs a run and none is known, or examples
+            have no score.
         Mismatch: The scores are of another dataset than the run, or the curve is of other scores.
         MissingEvidence: The run did not record what the policy reads, or rows of that name were not given.
     """
-    decision = decide(scores, policy, run, curve, loop, inputs, options)
+    decision = decide(scores, policy, run, curve, loop, inputs, options, unscored)
     for warning in decision.warnings:
         warnings.warn(f"{decision.title}: {warning}", stacklevel=3)
     return decision
@@ -82,6 +86,7 @@ def decide(
     loop: Loop | None = None,
     inputs: Mapping[str, Any] | None = None,
     options: Mapping[str, object] | None = None,
+    unscored: Unscored = "refuse",
 ) -> Decision:
     """As `choose`, but without issuing the decision's warnings."""
     options = dict(options or {})
@@ -106,7 +111,10 @@ def decide(
     began = time.perf_counter()
     parent, opened, evidence = by.lineage if by is not None else None, None, None
     looked, remarks, device = dict[str, str](), tuple[str, ...](), "cpu"
-    if run is not None or (chosen.reads and parent is not None and parent.folder):
+    known = parent is not None and parent.folder
+    # Where examples without a score stand among the others, only the run knows.
+    gaps = known and len(by.unscored) and Path(parent.folder).exists()  # type: ignore[union-attr]
+    if run is not None or (chosen.reads and known) or gaps:
         opened = run if isinstance(run, Run) else Run(run if run is not None else parent.folder)  # type: ignore[union-attr]
         if by is not None and parent is not None and parent.dataset and parent.dataset != opened.dataset:
             raise Mismatch(
@@ -126,7 +134,7 @@ def decide(
                 )
     if evidence is None and chosen.reads:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
-    decision = core.choose(chosen, by, evidence, opened.class_names if opened is not None else None)
+    decision = core.choose(chosen, by, evidence, opened.class_names if opened is not None else None, unscored)
     lineage = Lineage(
         dataset=parent.dataset if parent and parent.dataset else opened.dataset if opened else "",
         parents={

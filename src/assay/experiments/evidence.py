@@ -240,6 +240,9 @@ def models_instead(run: Run) -> str:
     """What can be scored in place of a run that holds predictions only, as the end of a sentence."""
     if folds_of(run):
         return f"score one of the recordings in {run.paths.folds}"
+    # What was made of saved predictions says so; what is left is an estimator that `assay.sklearn` fitted.
+    if "made of" not in run.header.about:
+        return "an estimator has none, so ask for methods that read passes (score by 'all' computes those), or record a torch model with assay.record"
     return "make a run of the models too, by assay.from_checkpoints, or record the training"
 
 

@@ -77,7 +77,7 @@ class _Tap(Observer):
             seen: Any = (batch, labels)
             if self._weights is not None:
                 seen = WeightedBatch(seen, self._weights[positions].to(labels.device))
-            self._live.update(self._steps.after(self._recorder.epochs, positions, seen, rates))
+            self._live.update(self._steps.after(self._recorder.epochs, [(positions, seen)], rates))
 
     def batch(self, positions: Tensor, logits: Tensor, labels: Tensor, rate: float) -> None:
         self._recorder.step(positions, [rate], weights=None if self._weights is None else self._weights[positions])

@@ -227,7 +227,8 @@ def unrecorded(run: Run, method: AbstractMethod) -> str | None:
             if steps
             else None
         )
-    cure = "record the training" if steps and not folds_of(run) else models_instead(run)
+    saved = "made of" in run.header.about and not folds_of(run)
+    cure = "record the training" if steps and saved else models_instead(run)
     return f"{method.title} reads {'the steps of the training' if steps else 'kept models'}, and {run.folder} holds predictions only; {cure}."
 
 

@@ -132,7 +132,9 @@ def redrawn(decision: Decision, run: Run, scores: Iterable[Scores] = ()) -> Call
         return None
 
     def draw(seed: int) -> Decision:
-        return decide(by, parse(decision.policy, {**options, "seed": seed}), run if isinstance(by, Scores) else None)
+        made, known = parse(decision.policy, {**options, "seed": seed}), isinstance(by, Scores)
+        # Of a score with gaps there is no other decision.
+        return decide(by, made, run if known else None, unscored="keep" if known else "refuse")
 
     try:
         same = draw(own).fingerprint == decision.fingerprint

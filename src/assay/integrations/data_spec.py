@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from ..core.arguments import checked_fields
 from ..core.errors import UsageError
 from ..core.ids import Ids
+from ..replay.division import Accumulate, Division, Reduction
 from ..replay.losses import Forward, Losses, cross_entropies
 
 
@@ -27,6 +28,11 @@ class DataSpec:
         losses: `losses(model, batch)`, the loss of each example, for methods computed at each step of training, and for the losses of a few
             examples in eval mode at each epoch's end, by which model and data are checked when the run is scored; cross-entropy of a
             batch `(inputs, labels)` by default, or of what `forward` gives.
+        reduction: How the losses of a batch become what your loop calls backward on, for methods computed at each step: their `"mean"`, their `"sum"`, or
+            their sum divided by what `reduction(batch)` returns; as `assay.Loop` takes it.
+        accumulate: Where your loop adds up the gradients of several batches before a step, what it divides the loss of each by, for methods computed at
+            each step: a number, 1 where it does not divide, `"batches"`, `"examples"` or a function; as `assay.Loop` takes it. Without it these
+            methods stop at the first such step, with a warning.
         forward: `forward(model, batch) -> (logits, labels)`, where a batch is not `(inputs, labels)` or the model returns no tensor: for the clean pass of
             `view="eval"`, and in place of `losses`, whose cross-entropies are then of these logits.
         clean: For `view="eval"`: a dataset of the same examples in the same order without augmentation; the loader's own by default.
@@ -51,6 +57,8 @@ class DataSpec:
     ids: Ids | Sequence[int] | Sequence[str] | None = None
     class_names: Sequence[str] | None = None
     losses: Losses = cross_entropies
+    reduction: Reduction = "mean"
+    accumulate: Accumulate = None
     forward: Forward | None = None
     clean: Dataset | None = None
     labels: Tensor | Sequence[Any] | np.ndarray | None = None
@@ -60,6 +68,7 @@ class DataSpec:
     reduce_labels: Literal["mean", "worst"] = "mean"
 
     def __post_init__(self):
+        self.division  # noqa: B018  (made, so that it is refused here if it cannot be)
         if self.visits not in ("each", "any"):
             raise UsageError(
                 f"DataSpec: visits={self.visits!r} is neither 'each' (every epoch trains on each example once) nor 'any' (an epoch as it is drawn)."
@@ -74,6 +83,11 @@ class DataSpec:
             raise UsageError(
                 f"DataSpec: reduce_labels={self.reduce_labels!r} is for task='labels', where an example has several; leave it out."
             )
+
+    @property
+    def division(self) -> Division:
+        """What the losses of a step are divided by."""
+        return Division(self.reduction, self.accumulate, where="DataSpec")
 
 
 def labels_of(dataset: Any, several: bool = False) -> Tensor | None:

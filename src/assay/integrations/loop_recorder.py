@@ -27,11 +27,12 @@ from ..replay.live import LiveSteps
 from ..replay.live_methods import LiveMethods
 from ..replay.losses import WeightedBatch, WeightedLosses, cross_entropies, cross_entropies_of, logits_alone
 from ..replay.single_examples import Watcher, evaluating
+from ..runs.merging import Part
 from ..runs.packing import pack
 from ..runs.parts import PartRecorder
-from ..runs.recorder import Part, Recorder
+from ..runs.recorder import Recorder
 from ..runs.recording import Recording
-from ..runs.run import SAVED_RATES
+from ..runs.run import SAVED_RATES, Run
 from ..training.batches import placed
 from ..training.device import device_of
 from .altered import AlteredWeights
@@ -61,6 +62,7 @@ class OpenEpoch:
         batch: The newest batch.
         pending: Whether the logits of the newest batch are to come.
         whole: Whether the last batch was recorded, so that the epoch is complete.
+        broken: Whether the loop broke in its last batch, and what it changed after that is known.
     """
 
     index: int
@@ -71,18 +73,19 @@ class OpenEpoch:
     batch: Any = None
     pending: bool = False
     whole: bool = False
+    broken: bool = False
 
 
 class LoopRecorder:
     """A recorder attached to one loop. Made by `record`.
 
     Attributes:
-        recorder: The recorder that writes the run.
+        recorder: The recorder that writes the run, or in another process of the same training that of its part.
     """
 
     def __init__(
         self,
-        recorder: Recorder,
+        recorder: Recorder | PartRecorder,
         live: LiveMethods,
         parts: Parts,
         loader: DataLoader,
@@ -92,12 +95,15 @@ class LoopRecorder:
         shared: Selecting | Processes | None = None,
     ):
         self.recorder = recorder
+        self._writer = recorder if isinstance(recorder, Recorder) else None
         self._processes = shared if isinstance(shared, Processes) else None
         self._selecting = selecting = shared if isinstance(shared, Selecting) else None
         losses = data.losses
         if losses is cross_entropies and data.forward is not None:
             losses = cross_entropies_of(data.forward)
-        self._steps = LiveSteps(parts.model, losses if selecting is None else WeightedLosses(losses))
+        self._steps = LiveSteps(parts.model, losses if selecting is None else WeightedLosses(losses), division=data.division)
+        self._waiting: list[tuple[Tensor, Any]] = []
+        self._steps_before: int | None = None
         self.alongside = live
         live.functional = self._steps.functional
         self._parts, self._model, self._optimizer = parts, parts.model, parts.optimizer
@@ -161,11 +167,7 @@ class LoopRecorder:
             held = {names[id(parameter)] for parameter in group["params"] if names.get(id(parameter)) in rates}
             rates |= dict.fromkeys(held, rate)
             own |= held
-        batch = placed(epoch.batch, device)
-        weights = None if self._selecting is None else self._selecting.weights(epoch.positions)
-        if weights is not None:
-            batch = WeightedBatch(batch, weights.to(device))
-        step = self._steps.after(epoch.index, epoch.positions, batch, rates)
+        step = self._steps.after(epoch.index, self._waiting, rates)
         foreign = [name for name in rates if name not in own and not torch.equal(step.params[name], step.after[name])]
         if foreign:
             self.alongside.stop_steps(
@@ -232,7 +234,14 @@ class LoopRecorder:
                     "change them in collate_fn or in the loop."
                 )
             self._hand_out(epoch, fetched)
-            yield fetched.batch
+            try:
+                yield fetched.batch
+            except GeneratorExit:
+                # The loop broke; what it changes from here on was not done by a step.
+                if self._open is epoch and self._ended(epoch):
+                    self._altered.stepped()
+                    epoch.broken = True
+                raise
             if epoch.whole:
                 # The next epoch has begun, or the block has ended, meanwhile.
                 return
@@ -266,7 +275,7 @@ class LoopRecorder:
     @property
     def _writes(self) -> bool:
         """Whether this process writes the run."""
-        return self._processes is None or not self._processes.rank
+        return self._writer is not None
 
     def _batches_due(self) -> int | None:
         """How many batches the loader gives in an epoch; None where its sampler has no length."""
@@ -321,13 +330,13 @@ class LoopRecorder:
             self._processes.check_begin(f"Epoch {self.epochs}", self._batches_due(), self._model)
         if self._writes:
             self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints)
-        if not self.epochs and self.recorder.keeps_checkpoints:
+        if self._writer is not None and self._writer.keeps_checkpoints and not self.epochs:
             tensors, note = pack(self._parts.state())
-            self.recorder.start(tensors, {"state": note})
+            self._writer.start(tensors, {"state": note})
         index, examples = self.recorder.begin(), len(self.recorder.ids)
         if self._selecting is not None:
             examples = self._selecting.begin(index, labels_known=index > 0 or self.recorder.header.view == "eval")
-        self._steps.begin(sum(commit.steps for commit in self.recorder.commits))
+        self._begin_steps()
         self._seed(index)
         self._begun = True
         self._casts.begin()
@@ -337,6 +346,16 @@ class LoopRecorder:
             looking = self._doubles and self.recorder.header.view == "train"
             collate_of(self._loader).digesting = len(self.recorder.ids) if looking else 0
         return epoch
+
+    def _begin_steps(self) -> None:
+        """Count the steps from those of the committed epochs on; batches that waited for a step of an epoch before are in none."""
+        self._waiting = []
+        if not self.alongside.step_methods or self._writer is None:
+            return
+        if self._steps_before is None:
+            run = Run(self._writer.paths.folder) if self.epochs else None
+            self._steps_before = 0 if run is None else sum(map(run.step_count, range(run.epochs)))
+        self._steps.begin(self._steps_before)
 
     def _hand_out(self, epoch: OpenEpoch, fetched: KeyedBatch) -> None:
         """The batch that is trained on next."""
@@ -350,7 +369,7 @@ class LoopRecorder:
         if epoch.pending:
             self._mixtures.begin(fetched.batch)
         self._settings = []
-        if self.alongside.step_methods:
+        if self.alongside.step_methods and not self._waiting:
             with self._never_ending():
                 self._steps.before()
 
@@ -371,14 +390,32 @@ class LoopRecorder:
             weights = self._selecting.weights(epoch.positions)
         self.recorder.step(epoch.positions, rates, updates=len(self._settings), momenta=momenta, weights=weights)
         if self.alongside.step_methods:
-            if len(self._settings) != 1:
-                self.alongside.stop_steps(
-                    f"in batch {epoch.begun - 1} the optimizer moved {len(self._settings)} times, not once, and single steps are valued; step "
-                    "once per batch, or score the finished run, where steps of several batches are repeated."
-                )
             with self._never_ending():
-                self._walk(epoch, rates)
+                self._show(epoch, rates)
         epoch.batch = None
+
+    def _show(self, epoch: OpenEpoch, rates: Sequence[float]) -> None:
+        """Show the newest batch to the methods that read steps: now if a step ended with it, else with the batches of the step to come."""
+        moved, where = len(self._settings), f"in batch {epoch.begun - 1} the optimizer moved"
+        if moved > 1:
+            raise UsageError(f"{where} {moved} times, not once, and single steps are valued; step once per batch at most.")
+        if not moved and self._steps.division.accumulate is None:
+            raise UsageError(
+                f"{where} 0 times, and what the losses of a step of several batches are divided by was not said; say it as "
+                "data=assay.DataSpec(accumulate=...), or score the finished run, where such steps are repeated."
+            )
+        if self._carried.seen:
+            raise UsageError(
+                "gradients of the last batches of an epoch went into the first step of the next one, so that this step has batches of two epochs; take a "
+                "step at each epoch's end, or clear the gradients there."
+            )
+        device = device_of(self._model)
+        batch = placed(epoch.batch, device)
+        weights = None if self._selecting is None else self._selecting.weights(epoch.positions)
+        self._waiting.append((epoch.positions, batch if weights is None else WeightedBatch(batch, weights.to(device))))
+        if moved:
+            self._walk(epoch, rates)
+            self._waiting = []
 
     def _finish(self, epoch: OpenEpoch) -> None:
         """Every batch was taken in."""
@@ -401,7 +438,8 @@ class LoopRecorder:
             self._doubles.hold(self.recorder.epoch_labels, f"Epoch {epoch.index}", device_of(self._model))
         self._doubles = None
         self._uncommitted = True
-        self._altered.stepped()
+        if not epoch.broken:
+            self._altered.stepped()
         self._rows.rest(self._loader)
 
     def _merge(self, given: list[tuple[Part, np.ndarray | None]]) -> None:
@@ -604,7 +642,8 @@ class LoopRecorder:
         if rates is not None:
             content = {**content, SAVED_RATES: torch.tensor(rates, dtype=torch.float64)}
         tensors, note = pack({"model": self._model.state_dict()})
-        self.recorder.commit(tensors, {"state": note}, (content, noted))
+        assert self._writer is not None
+        self._writer.commit(tensors, {"state": note}, (content, noted))
 
     def _close_epoch(self, cure: str = "", whole: bool | None = None) -> None:
         """Take in an epoch that ended without anybody asking for more, and commit it, with the state that is there now."""
@@ -639,11 +678,14 @@ class LoopRecorder:
 
     def _commit(self) -> None:
         content = self._watcher.stored(self._model, self.recorder.epoch_labels, not self.epochs)
+        state: Mapping[str, Tensor] | None = None
+        notes = None
         if self.recorder.keeps_checkpoints:
-            tensors, note = pack(self._parts.state())
-            self.recorder.commit(tensors, {"state": note}, content)
-        else:
-            self.recorder.commit(content=content)
+            state, note = pack(self._parts.state())
+            notes = {"state": note}
+        assert self._writer is not None
+        self._writer.commit(state, notes, content)
+        self._steps_before = self._steps.index
 
     def _commit_together(self, validated: list[tuple[Tensor, Tensor] | None]) -> None:
         """Commit the epoch with the validation examples of all processes."""

@@ -18,6 +18,7 @@ from ..methods import parse
 from ..replay.keyed import check_loader, check_selectable, ids_of
 from ..replay.live_methods import LiveMethods
 from ..replay.wrapped import HoldsOptimizer, inner_optimizer
+from ..runs.observations import Observations
 from ..runs.packing import pack
 from ..runs.parts import PartRecorder
 from ..runs.recorder import Origin, Partial, Recorder
@@ -192,7 +193,9 @@ def record(
         raise
 
 
-def _opened_together(processes: Processes, opened: Callable[..., Recorder], recording: Recording, seed: int | None) -> Recorder:
+def _opened_together(
+    processes: Processes, opened: Callable[..., Recorder], recording: Recording, seed: int | None
+) -> Recorder | PartRecorder:
     """The recorder of the run in process 0, and in the others the one of this process's part.
 
     Raises:
@@ -275,7 +278,7 @@ def _known_labels(loader: DataLoader, data: DataSpec, chosen: np.ndarray) -> Ten
     return None if labels is None else labels[chosen]
 
 
-def check_task(recorder: Recorder, data: DataSpec) -> None:
+def check_task(recorder: Observations, data: DataSpec) -> None:
     """Refuse to go on with a run of another task.
 
     Raises:

@@ -344,7 +344,7 @@ def _way(final: Any, title: str, epochs: int | None, folds: Any, validation: obj
     else:
         raise UsageError(
             f"{title} has neither stages of boosting nor partial_fit{' nor, without oob_score=True,' if bags else ' nor'} out-of-bag predictions; "
-            f"{'set oob_score=True, or ' if bags else ''}give folds=5 for out-of-fold predictions."
+            f"{'set oob_score=True, or ' if bags else ''}give folds=5 (`--folds 5`) for out-of-fold predictions."
         )
     what = {"folds": "folds", "stages": "the stages of boosting", "epochs": "partial_fit", "bags": "out-of-bag predictions"}[way]
     if epochs is not None and way != "epochs":

@@ -120,9 +120,18 @@ class Sklearn(AbstractLearner):
 
     def __post_init__(self):
         super().__post_init__()
-        self._made(0)
+        self.made(0)
 
-    def _made(self, seed: int) -> Any:
+    def made(self, seed: int) -> Any:
+        """The classifier, which is not trained yet.
+
+        Args:
+            seed: What it draws from, where it has a `random_state`.
+
+        Raises:
+            UnknownName: It has no such parameter.
+            UsageError: There is no such classifier, or it cannot be made from numbers and texts.
+        """
         from sklearn.base import BaseEstimator, is_classifier
 
         module, _, name = self.estimator.rpartition(".")
@@ -174,4 +183,4 @@ class Sklearn(AbstractLearner):
         seed: int,
     ) -> Fitted:
         # scikit-learn takes seeds of 32 bits.
-        return fitted(self._made(seed % 2**32), self.title, rows, labels, classes, weights)
+        return fitted(self.made(seed % 2**32), self.title, rows, labels, classes, weights)

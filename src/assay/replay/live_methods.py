@@ -21,7 +21,7 @@ from ..core.results import Result
 from ..core.scores import Scores
 from ..core.scoring import checked
 from ..core.spans import span
-from ..runs.recorder import Saved
+from ..runs.alongside import Saved
 from ..runs.run import Run
 from .functional import Functional
 from .model_batches import LiveStep
@@ -29,7 +29,7 @@ from .step_state import decode, encode
 
 
 class LiveMethods:
-    """The methods to which a recorder shows every epoch, and a training every step (see `runs.recorder.Alongside`).
+    """The methods to which a recorder shows every epoch, and a training every step (see `runs.alongside.Alongside`).
 
     A method that fails is stopped with one warning; the others, the recording and the training go on.
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from ..training.batches import MicroBatches, parts_of, placed, size_of, tensors
 from ..training.device import random_layers
 from ..training.step import batch_loss, trainable
 from ..training.wrappers import names_inside, unwrapped, wrapped_alike
+from .division import Accumulate, Division, Reduction
 from .functional import Functional
 from .generators import loader_generators, seed_all, seed_loop, untouched_generators
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
@@ -38,7 +39,6 @@ from .losses import (
     cross_entropies,
     cross_entropies_of,
     forward_pair,
-    without_weights,
 )
 from .reduction import check_reduction
 from .replayable import ReplayableTraining, copied, over
@@ -90,9 +90,9 @@ class Loop:
     loader: DataLoader
     losses: Losses = cross_entropies
     loss: Callable[[nn.Module, Any], Tensor] | None = None
-    reduction: Literal["mean", "sum"] | Callable[[Any], Tensor | float] = "mean"
+    reduction: Reduction = "mean"
     forward: Forward | None = None
-    accumulate: float | Literal["batches", "examples"] | Callable[[Any], Tensor | float] | None = None
+    accumulate: Accumulate = None
     clip: float | None = None
     ema: float | None = None
     update: Update | None = None
@@ -106,18 +106,12 @@ class Loop:
             raise UsageError(f"Loop: clip={self.clip} is not a norm above 0.")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UsageError(f"Loop: ema={self.ema} is not a decay between 0 and 1, both excluded.")
-        named = self.accumulate in (None, "batches", "examples") or callable(self.accumulate)
-        if not named and not 0 < float(self.accumulate) < float("inf"):  # type: ignore[arg-type]
-            raise UsageError(f"Loop: accumulate={self.accumulate} is no number above 0 to divide a loss by.")
+        Division(self.reduction, self.accumulate)
         for name in ("losses", "forward"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise UsageError(
                     f"Loop: {name}={getattr(self, name)!r} is no function; give {name}(model, batch), or leave it out."
                 )
-        if self.reduction not in ("mean", "sum") and not callable(self.reduction):
-            raise UsageError(
-                f"Loop: reduction={self.reduction!r} is neither 'mean' nor 'sum' nor a function of the batch; give one of them."
-            )
         check_loader(self.loader)
 
 
@@ -176,6 +170,7 @@ class LoopTraining(ReplayableTraining):
         # One process draws neither the orders nor the random numbers of several.
         self.free = run.header.seed is None or run.processes > 1
         self._most = max((count for epoch in range(run.epochs) for count in run.micro_batches(epoch)), default=1)
+        self._division = Division(loop.reduction, loop.accumulate, self._most)
         self.by_mean = loop.reduction == "mean" and self._most == 1 and loop.accumulate in (None, 1, "batches")
         self.division_assumed = self._most > 1 and loop.accumulate is None
         if self._most > 1:
@@ -479,34 +474,10 @@ class LoopTraining(ReplayableTraining):
         return losses.mean() if self._loop.reduction == "mean" else batch_loss(losses, None, self.divisor(batch)), None
 
     def share(self, batches: Sequence[Any]) -> float:
-        if self._loop.accumulate is None:
-            return float(self._most)
-        if self._loop.accumulate == "batches":
-            return float(len(batches))
-        if self._loop.accumulate == "examples":
-            return float(sum(map(size_of, batches)))
-        if not callable(self._loop.accumulate):
-            return float(self._loop.accumulate)
-        value = sum(float(self._loop.accumulate(without_weights(batch))) for batch in batches)
-        if not 0 < value < float("inf"):
-            raise UsageError(
-                f"Loop: accumulate(batch) returned {value} for the batches of a step; return what the loss of each is divided by, above 0."
-            )
-        return value
+        return self._division.share(batches)
 
     def divisor(self, batch: Any) -> float:
-        if isinstance(batch, MicroBatches):
-            return super().divisor(batch)
-        if self._loop.reduction == "sum":
-            return 1.0
-        if isinstance(self._loop.reduction, str):
-            return float(size_of(batch))
-        value = float(self._loop.reduction(without_weights(batch)))
-        if not 0 < value < float("inf"):
-            raise UsageError(
-                f"Loop: reduction(batch) returned {value}; return what the sum of the losses is divided by, above 0."
-            )
-        return value
+        return super().divisor(batch) if isinstance(batch, MicroBatches) else self._division.divisor(batch)
 
     def check_loss(self, batch: Any) -> None:
         """Compare `loss` with the value that `losses` and `reduction` give, in the first steps of each of the first few batch sizes."""

@@ -7,13 +7,15 @@ from torch import Tensor
 
 from ..core.errors import RunError, UsageError
 from ..runs.packing import pack, unpack
-from ..training.batches import placed
+from ..training.batches import MicroBatches, placed
 from .functional import Functional
 from .losses import WeightedBatch
 from .model_batches import ModelBatch
 
 BATCH = "a batch"
 """Marks a mapping that stands for a `ModelBatch`."""
+SEVERAL = "several batches"
+"""Marks a mapping that stands for `MicroBatches`."""
 WEIGHTED = "a weighted batch"
 """Marks a mapping that stands for a `WeightedBatch`."""
 
@@ -38,8 +40,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, ModelBatch):
         held = {"positions": value.positions, "params": value.params, "buffers": value.buffers, "batch": value.batch}
         return {BATCH: _plain(held)}
-    if isinstance(value, WeightedBatch):
-        return {WEIGHTED: _plain(value._asdict())}
+    for kind, mark in ((WeightedBatch, WEIGHTED), (MicroBatches, SEVERAL)):
+        if isinstance(value, kind):
+            return {mark: _plain(value._asdict())}
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
@@ -63,6 +66,8 @@ def _whole(value: Any, functional: Functional) -> Any:
             if WEIGHTED in value:
                 held = _whole(value[WEIGHTED], functional)
                 return WeightedBatch(held["batch"], held["weights"])
+            if SEVERAL in value:
+                return MicroBatches(**_whole(value[SEVERAL], functional))
         except KeyError as error:
             raise RunError(f"A checkpoint is damaged (no {error} of a batch); record again.") from error
         if value.keys() == set(functional.names):

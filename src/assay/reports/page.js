@@ -209,6 +209,57 @@
     done(`review.json holds ${number.format(listed.length)} marks; assay review takes it back.`);
   }
 
+  // The marks of a file that a page saved, by id; what is no such file, or of another page, is refused with a sentence.
+  function marksIn(text) {
+    let said;
+    try {
+      said = JSON.parse(text);
+    } catch {
+      throw new Error("is no JSON");
+    }
+    if (said?.assay !== "review" || !Array.isArray(said.marks)) throw new Error("holds no marks that a page of assay saved");
+    if (said.schema !== data.review.schema) throw new Error(`is of schema ${said.schema}, this page of ${data.review.schema}`);
+    if (said.dataset !== data.review.dataset) throw new Error(`marks examples of dataset ${said.dataset}, this page shows ${data.review.dataset}`);
+    if (said.decision !== data.review.decision) throw new Error(`is about ${said.decision ? "another decision" : "no decision"}, this page shows ${data.review.decision ? data.review.title : "none"}`);
+    const found = new Map();
+    for (const one of said.marks) {
+      const id = one?.id;
+      if (typeof id !== "string" || !KINDS.includes(one.mark)) throw new Error(`holds a mark that is none (${JSON.stringify(one)})`);
+      if (found.has(id)) throw new Error(`marks ${id} twice`);
+      const to = one.label ?? null;
+      if (to !== null && (one.mark !== "wrong" || !Number.isInteger(to) || data.classes[to] === undefined || data.classes[to] !== one.name)) throw new Error(`gives ${id} a class that this page does not have (${one.name})`);
+      found.set(id, { mark: one.mark, label: to });
+    }
+    return found;
+  }
+
+  // All marks of a file or none; where this page has another one of the same example, that of the file takes its place.
+  async function loadMarks(file) {
+    let words;
+    try {
+      const found = marksIn(await file.text());
+      const places = new Map(data.ids.map((id, i) => [id, i]));
+      let changed = 0;
+      for (const [id, one] of found) {
+        const before = marks.get(id);
+        changed += before !== undefined && (before.mark !== one.mark || before.label !== one.label);
+        marks.set(id, one);
+      }
+      keep();
+      tally();
+      for (const id of found.keys()) if (places.has(id)) table.getRow(places.get(id))?.reformat();
+      filter();
+      repaint();
+      words = `${number.format(found.size)} marks are loaded from ${file.name}.${changed ? ` ${number.format(changed)} of them took the place of other marks of the same examples.` : ""}`;
+      $("loaded").className = "quiet";
+    } catch (error) {
+      words = `No mark was loaded: ${file.name} ${error.message}. Choose a file that Save marks wrote on a page of this decision.`;
+      $("loaded").className = "caution";
+    }
+    $("loaded").textContent = words;
+    $("loaded").hidden = false;
+  }
+
   // Buttons for the one example that is looked at.
   function markers(i) {
     if (!data.review) return [];
@@ -769,6 +820,12 @@
       $("save-rows").addEventListener("click", () => saveRows(rows().map((row) => row.getData().position)));
       if (data.review) {
         $("save-marks").addEventListener("click", saveMarks);
+        $("load-marks").addEventListener("click", () => $("marks-file").click());
+        $("marks-file").addEventListener("change", () => {
+          const [file] = $("marks-file").files;
+          // Emptied, so that the same file can be chosen again.
+          if (file) loadMarks(file).finally(() => { $("marks-file").value = ""; });
+        });
         document.addEventListener("keydown", reviewKeys);
         tally();
       }

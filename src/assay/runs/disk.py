@@ -111,6 +111,10 @@ def make_folder(folder: Path) -> None:
             _sync_folder(made.parent)
 
 
+_UNSEEN: set[Path] = set()
+"""Folders that are being filled and that nobody sees before they are whole: what is in them is forced to the disk once, at their end."""
+
+
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """The place of a temporary folder to make and fill: it becomes `folder` when the block ends without an error, else it is removed.
@@ -122,12 +126,15 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     make_folder(folder.parent)
     with writing(folder):
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    _UNSEEN.add(scratch)
     try:
         yield scratch / folder.name
         with writing(folder):
+            _sync_tree(scratch / folder.name)
             os.rename(scratch / folder.name, folder)
             _sync_folder(folder.parent)
     finally:
+        _UNSEEN.discard(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -159,7 +166,7 @@ def written_aside(path: Path) -> Iterator[BinaryIO]:
             yield file
             with writing(path):
                 file.flush()
-                os.fsync(file.fileno())
+                _sync(file.fileno(), path)
         finally:
             with writing(path):
                 file.close()
@@ -194,7 +201,7 @@ def append_line(path: Path, line: str) -> None:
             try:
                 while rest:
                     rest = rest[os.write(handle, rest) :]
-                os.fsync(handle)
+                _sync(handle, path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     os.ftruncate(handle, before)
@@ -205,12 +212,28 @@ def append_line(path: Path, line: str) -> None:
             _sync_folder(path.parent)
 
 
+def _sync(handle: int, path: Path) -> None:
+    """Force a file or folder to the disk, unless that is done at the end of the folder that is being filled (see `whole_folder`)."""
+    if _UNSEEN.isdisjoint((path, *path.parents)):
+        os.fsync(handle)
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle, folder)
     finally:
         os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    """Force everything in a folder to the disk, and the folder itself."""
+    for held in (*folder.rglob("*"), folder):
+        handle = os.open(held, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def remove(path: Path) -> None:

@@ -1,25 +1,24 @@
-"""What one of several processes observed of an epoch, in memory, until the process that writes the run takes all of it."""
+"""The recorder of one of several processes that train together and do not write the run: it keeps its part of an epoch in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..core.ids import Ids
+from .alongside import Alongside
+from .observations import Observations
 from .paths import RunPaths
-from .recorder import Alongside, Recorder
 from .schema import Header
 
 
-class PartRecorder(Recorder):
+class PartRecorder(Observations):
     """Observes what one process trains on, and writes nothing: `part` is what the process that writes takes in by `merge`."""
 
     def __init__(
         self, folder: Path, ids: Ids, opening: tuple[Header, int, bool], live: Alongside, class_names: Sequence[str] | None = None
     ):
         """Observe parts of the run that another process opened: `opening` is what its recorder says."""
-        self.paths, self.ids, self.alongside = RunPaths(folder), ids, live
-        self._prepare(class_names)
+        super().__init__(RunPaths(folder), ids, live, class_names)
         self.header, self._committed, self._undecided = opening
-        self._asked_probs = False
         # The process that writes says it.
         self._warned = True
         self._clear()
@@ -55,8 +54,3 @@ class PartRecorder(Recorder):
     def close(self) -> None:
         """Forget what was observed."""
         self._clear()
-
-    def _decide_mean_probs(self) -> None:
-        if self._undecided:
-            self._undecided = False
-            self.header = self.header.model_copy(update={"mean_probs": self.sums_by_default})

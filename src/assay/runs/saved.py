@@ -11,8 +11,9 @@ from ..core.errors import UsageError
 from ..core.ids import Ids
 from ..core.passes import Passes
 from .disk import whole_folder
+from .observations import SMALL
 from .paths import RunPaths
-from .recorder import SMALL, Origin, Recorder, check_place
+from .recorder import Origin, Recorder, check_place
 from .recording import Recording
 from .run import Run
 
