@@ -153,6 +153,13 @@ class DropsAll(Drops):
         return EpochSelection((state["losses"] >= 1) & (epoch < 9), torch.ones(len(ids), dtype=torch.float64))
 
 
+class SaysAnotherSize(Drops):
+    """Says that every epoch is whole."""
+
+    def epoch_size(self, examples):
+        return examples
+
+
 class NumericIds(Drops):
     """Takes ids for numbers."""
 
@@ -187,6 +194,7 @@ FAULTY = {
     NormalisesInPlace: "choosing_leaves_everything_as_it_is",
     NeverAgain: "every_example_is_trained_on",
     DropsAll: "an_epoch_can_train_on_it",
+    SaysAnotherSize: "epochs_are_as_long_as_it_says",
     NumericIds: "string_ids_work",
     AddsLater: "training_by_it_resumes_to_the_same_bits",
 }

@@ -9,7 +9,7 @@ from assay.core.selection import choose
 from assay.policies.beta import EDGE, Beta, beta_shape, beta_weights
 from policies.worlds import golden, run, scores
 
-VARIANTS = [{}, {"c_d": 11.0, "anchors": 1}]
+VARIANTS = [{}, {"c_d": 11.0, "anchors": 1}, {"by_class": True}]
 REFUSED = ["anchors=0,keep=0.3,seed=0", "c_d=0,keep=0.3,seed=0"]
 
 KEYS = [key for key in golden() if key.startswith("beta_ab_")]

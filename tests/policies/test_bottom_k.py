@@ -6,7 +6,7 @@ from assay.policies.bottom_k import BottomK
 from policies.worlds import golden, scores
 
 VARIANTS = [{}, {"by": "suspicion"}]
-REFUSED = ["keep=2", "keep=nan"]
+REFUSED = ["keep=2.0", "keep=-2", "keep=nan"]
 
 
 @pytest.mark.parametrize("keep", [0.7, 0.3, 0.1])

@@ -8,7 +8,22 @@ from assay.policies.top_k import TopK
 
 def test_every_policy_is_found():
     assert list(catalogue()) == sorted(
-        ["beta", "bottom_k", "ccs", "k_center", "per_class", "random", "relabel", "remove_worst", "threshold", "top_k", "window"]
+        [
+            "beta",
+            "bottom_k",
+            "bws",
+            "ccs",
+            "k_center",
+            "metriq",
+            "per_class",
+            "random",
+            "relabel",
+            "remove_worst",
+            "ssp",
+            "threshold",
+            "top_k",
+            "window",
+        ]
     )
     assert find("top_k") is TopK
 

@@ -10,7 +10,7 @@ from assay.core.selection import choose
 from assay.policies.ccs import CCS, stratum_budgets, stratum_of
 from policies.worlds import golden, scores
 
-VARIANTS = [{"cutoff": 0.0}, {"cutoff": 0.2, "strata": 3}]
+VARIANTS = [{"cutoff": 0.0}, {"cutoff": 0.2, "strata": 3}, {"cutoff": 0.2, "strata": 3, "by_class": True}]
 REFUSED = ["cutoff=2,keep=0.3,seed=0", "strata=0,keep=0.3,seed=0,cutoff=0"]
 
 

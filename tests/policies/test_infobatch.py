@@ -108,7 +108,7 @@ def test_the_expected_weighted_gradient_is_that_of_all_examples(ratio):
 
 
 def test_it_is_a_policy_of_its_own_kind():
-    assert live_catalogue() == {"infobatch": InfoBatch} and "infobatch" not in catalogue()
+    assert live_catalogue()["infobatch"] is InfoBatch and "infobatch" not in catalogue()
     assert issubclass(InfoBatch, AbstractLiveSelector) and parse_live("infobatch:ratio=0.3").title == "infobatch:ratio=0.3"
     for call in (find, parse):
         with pytest.raises(UsageError, match=r"chooses before every epoch.*--select infobatch"):

@@ -9,7 +9,7 @@ from assay.policies.per_class import PerClass, class_budgets
 from policies.worlds import golden, run, scores
 
 VARIANTS = [{}, {"end": "low"}]
-REFUSED = ["keep=-1", "end=middle,keep=0.5"]
+REFUSED = ["keep=-1", "end=middle,keep=0.5", "each=true,keep=0.5", "each=true,keep=3,fill=false"]
 
 
 @pytest.mark.parametrize("keep", [0.7, 0.3, 0.1])

@@ -8,7 +8,7 @@ from assay.policies.top_k import TopK
 from policies.worlds import golden, scores
 
 VARIANTS = [{}, {"by": "suspicion"}]
-REFUSED = ["keep=2", "by=hardness,keep=0.5"]
+REFUSED = ["keep=2.0", "keep=-1", "by=hardness,keep=0.5"]
 
 
 @pytest.mark.parametrize(("keep", "name"), [(0.7, "dual"), (0.3, "dual"), (0.1, "dual"), (0.3, "forgetting")])

@@ -8,7 +8,7 @@ from assay.core.selection import choose
 from assay.policies.window import Window
 from policies.worlds import scores
 
-VARIANTS = [{"start": 0.0}, {"start": 0.2}]
+VARIANTS = [{"start": 0.0}, {"start": 0.2}, {"start": 0.2, "by_class": True}]
 REFUSED = ["start=0.8,keep=0.3", "start=-0.1,keep=0.3"]
 
 VALUES = [0.0, 9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0]

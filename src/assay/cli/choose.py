@@ -42,7 +42,7 @@ def choose_(
     policy
         POLICY or POLICY:option=value,...; `assay policies` lists them.
     keep
-        Fraction of the examples that stay, for policies with a budget; for k_center also a whole number, how many.
+        Fraction of the examples that stay (0.1), or a whole number, how many stay (100), for policies with a budget.
     count
         Number of examples to act on, for policies that take a count; auto takes the count that `assay cleanse` chose on validation data.
     seed

@@ -15,6 +15,7 @@ def verify_(
     recompute: Switch = False,
     after: Whole = 0,
     detect: float | None = None,
+    control: str | None = None,
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
@@ -38,6 +39,9 @@ def verify_(
         Number of seeds to skip, such as those of an earlier verification; new seeds make a new claim.
     detect
         A difference in test accuracy, in percentage points; the output first states how many seeds are needed to detect it.
+    control
+        A second control beside random removal: a live selector such as rs2, which trains every epoch on as many examples as the decision keeps, drawn anew,
+        in as many steps.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -57,16 +61,16 @@ def verify_(
     chosen = load_decision(path)
     # Not as a table: some scores may speak of fewer examples than others.
     scores = {one.title: one for one in saved_scores(opened)}
-    power = ""
+    power, asked = "", Seeds(seeds, after, control=control)
     if detect is not None:
-        power = seeds_needed(chosen, detect, run=opened).sentence
+        power = seeds_needed(chosen, detect, run=opened, control=control or "").sentence
         say(power)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
         verdict = verify(
             chosen,
             run=opened,
             scores=scores,
-            seeds=Seeds(seeds, after),
+            seeds=asked,
             save="recompute" if recompute else True,
             execution=Execution(pool, progress),
         )
@@ -78,11 +82,10 @@ def verify_(
 
 def show_verdict(verdict) -> None:
     """The verdict as tables and sentences."""
-    from ..core.trial import ALL, KEPT, RANDOM
     from .console import say, show_table
 
     rows = []
-    for arm in (KEPT, RANDOM, ALL):
+    for arm in verdict.arms:
         mine = [one for one in verdict.outcomes if one.arm == arm]
         mean = sum(one.accuracy for one in mine) / len(mine)
         rows.append((arm, f"{mine[0].examples:,}", f"{100 * mean:.2f} %", " ".join(f"{100 * one.accuracy:.2f}" for one in mine)))

@@ -95,6 +95,16 @@ class AbstractLiveSelector(abc.ABC):
             seed: Seed of the training.
         """
 
+    def epoch_size(self, examples: int) -> int | None:
+        """How many examples each epoch trains on, if it is the same number in all; None where it is not.
+
+        Schedules of a planned training are then laid out over epochs of this length, so that its rates are those of a training on a fixed part of the size.
+
+        Returns:
+            In 1..examples, or None.
+        """
+        return None
+
     @property
     def title(self) -> str:
         """Name with the options that differ from their defaults: `infobatch:ratio=0.3`."""

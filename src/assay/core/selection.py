@@ -123,6 +123,11 @@ class Pool:
         return str(label) if self._class_names is None else self._class_names[label]
 
     @property
+    def classes(self) -> int:
+        """How many classes the run has; 0 where an example has no class."""
+        return self._facts.classes
+
+    @property
     def labels(self) -> Int[Tensor, " examples"]:
         """Given class of each example."""
         return self._placed(self._facts.labels)
@@ -153,6 +158,24 @@ class Pool:
             MissingEvidence: The data from which the features are computed were not passed.
         """
         return self._placed(self._facts.features(spec).rows())
+
+    def query_predictions(self, name: str) -> tuple[Int[Tensor, " queries"], Int[Tensor, " queries"]]:
+        """What the last kept model predicts for the rows of a target, and their given classes.
+
+        Returns:
+            The class of the largest logit (the lowest of equal ones), and the given class, of each row.
+
+        Raises:
+            UnknownName: There is no such target.
+            UsageError: The target is a function of the model, which has no rows.
+        """
+        facts = self._facts
+        labels, models = facts.queries(name).labels, facts.checkpoints
+        predicted = torch.empty_like(labels)
+        with torch.no_grad():
+            for batch in models.at(models.kept[-1]).queries(name):
+                predicted[batch.positions] = batch.outputs(batch.params).argmax(1).cpu()
+        return predicted, labels
 
     def _placed(self, facts: Tensor) -> Tensor:
         return facts if self._place is None else facts[self._place]
@@ -211,6 +234,9 @@ class AbstractSelector(abc.ABC):
     """Whether a selector that needs no score accepts one, so that it can be the control of selectors that need a score."""
     nests: ClassVar[bool]
     """Whether a larger budget keeps everything that a smaller one keeps."""
+    spreads: ClassVar[bool] = True
+    """Of a selector that reads features, whether it chooses examples that differ from each other; the laws ask it to cover clusters and to
+    pass over duplicates."""
     counts_by_curve: ClassVar[bool] = False
     """Whether its option `count` may be taken from the best count of a curve (`Curve.best`)."""
     source: ClassVar[Source]

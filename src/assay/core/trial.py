@@ -8,7 +8,7 @@ from .errors import UsageError
 from .lineage import Lineage, fingerprint
 
 KEPT, RANDOM, ALL = "kept", "random", "all"
-"""The three arms: the decision; the same done to examples drawn at random; every example as given."""
+"""The three arms: the decision; the same done to examples drawn at random; every example as given. A second control has the title of its live selector."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Outcome:
     """One retraining: what it scored on the test examples.
 
     Attributes:
-        arm: `kept`, `random` or `all`.
+        arm: `kept`, `random` or `all`; or the title of a live selector, of a second control.
         seed: Seed of initialisation, order and, in the random arm, of the draw.
         accuracy: Fraction of test examples predicted right after the last epoch.
         loss: Mean cross-entropy on the test examples, in nats; None where the user's own training does not tell.
-        examples: How many training examples took part.
+        examples: How many training examples took part; in a second control, how many in each epoch.
         steps: How many optimizer steps were taken; None where the user's own training does not tell.
         seconds: How long it took.
     """
@@ -100,7 +100,8 @@ class Comparison:
     def sentence(self) -> str:
         """The finding in words, which says so when there is none."""
         names = {KEPT: "the decision", RANDOM: self.control, ALL: "all examples as given"}
-        one, other = names.get(self.treatment, self.treatment), names.get(self.baseline, self.baseline)
+        one = names.get(self.treatment, self.treatment)
+        other = names.get(self.baseline, f"{self.baseline}, chosen anew for every epoch")
         one = one[0].upper() + one[1:]
         effect = f"{100 * self.effect:+.2f} points of test accuracy"
         if self.n < FEWEST:
@@ -229,7 +230,7 @@ class Verdict:
     Attributes:
         decision: Title of the decision.
         outcomes: Every retraining.
-        comparisons: kept against random, kept against all.
+        comparisons: kept against random, kept against all, and kept against a second control where there is one.
         detections: One per score, when the truth is known.
         cleaning: The decision against the truth, when it is known.
         plan: What was retrained: data, net, recipe.
@@ -237,6 +238,7 @@ class Verdict:
         decisions: How many decisions were verified on this run so far, this one included.
         redrawn: Whether the choice was drawn anew for each seed, as a policy with a seed allows.
         power: How many seeds are needed to find the difference asked for, in words; empty if no difference was asked for.
+        control: Title of the live selector that is a second control; empty if there is none.
     """
 
     decision: str
@@ -249,6 +251,12 @@ class Verdict:
     decisions: int = 1
     redrawn: bool = False
     power: str = ""
+    control: str = ""
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that were trained, in the order in which they are shown."""
+        return (KEPT, RANDOM, *((self.control,) if self.control else ()), ALL)
 
     @property
     def scope(self) -> tuple[str, ...]:
@@ -263,6 +271,11 @@ class Verdict:
             else "This speaks of these very examples and of this very test set: seeds change the training only, and another choice of as many "
             "examples, or other test examples, may tell otherwise."
         ]
+        if self.control:
+            said.append(
+                f"{self.control} trained each epoch on as many examples as the decision keeps, chosen anew from all of them, with the labels as given: in as many "
+                "epochs and steps it sees more of them. A decision that does not beat it saves no time that random parts would not save too."
+            )
         if any(one.low is not None for one in self.comparisons):
             said.append(
                 "The intervals are Student's: they cover 94 % or more where accuracies are about normal, skewed or counts, and 88 to 92 % where "

@@ -216,7 +216,17 @@ def _looked_at(
             )
         else:
             seen[name], content[name] = given_rows(inputs[name])
-    return seen, content, open_replay(run, loop=loop, asked=(), agreed=agreed) if replayed(policy) else None
+    targets = policy.asks.named_targets
+    if loop is not None and targets:
+        raise UsageError(
+            f"{policy.title} reads what the model predicts for {', '.join(targets)}, which a loop of your own does not name here; give the numbers themselves, "
+            "as the policy's options say."
+        )
+    return (
+        seen,
+        content,
+        open_replay(run, loop=loop, targets=targets or None, asked=targets, agreed=agreed) if replayed(policy) else None,
+    )
 
 
 def _counted(

@@ -10,15 +10,18 @@ from ..runs.artefacts import load_claims, save_claim
 from ..runs.run import Run
 
 
-def decision_key(decision: str, own: bool, first: int) -> str:
-    """Key of a claim: the decision's fingerprint, whether the user's `own` function or the plan retrains, and the first seed."""
-    return fingerprint(decision, "own" if own else "plan", str(first))
+def decision_key(decision: str, own: bool, first: int, control: str = "") -> str:
+    """Key of a claim: the decision's fingerprint, whether the user's `own` function or the plan retrains, the first seed, and a second control.
+
+    With a second control a verification makes another claim, of three comparisons, and has a turn of its own.
+    """
+    return fingerprint(decision, "own" if own else "plan", str(first), *((control,) if control else ()))
 
 
 def decision_fingerprint(verdict: Verdict) -> str:
     """Key of the claim that a verdict makes (see `decision_key`)."""
     assert verdict.lineage is not None and verdict.lineage.seed is not None
-    return decision_key(verdict.lineage.parents["decision"], "retrain" in verdict.plan, verdict.lineage.seed)
+    return decision_key(verdict.lineage.parents["decision"], "retrain" in verdict.plan, verdict.lineage.seed, verdict.control)
 
 
 def look_of(verdict: Verdict) -> Look:

@@ -13,6 +13,7 @@ from ..core.decision import Decision
 from ..core.errors import UsageError
 from ..core.trial import ALL, FEWEST, KEPT, RANDOM, Comparison
 from ..maths import statistics
+from ..policies import parse_live
 from ..runs.artefacts import finished, load_claims, load_verdict
 from ..runs.run import Run
 from .claims import decision_key, turn_of
@@ -41,7 +42,9 @@ class SeedsNeeded:
 
 
 @checked_arguments
-def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | None = None, own: bool = False) -> SeedsNeeded:
+def seeds_needed(
+    decision: Decision, points: float, *, run: str | Path | Run | None = None, own: bool = False, control: str = ""
+) -> SeedsNeeded:
     """How many seeds `verify` needs to find a difference in test accuracy with a power of 80 %, by the paired t-test.
 
     The spread of a difference over seeds is that of the retrainings in the run's folder: of this decision, where there are 3 seeds or
@@ -53,6 +56,7 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
         points: The difference, in percentage points of test accuracy, above 0.
         run: The run that it was made from; by default the one its lineage names.
         own: Whether it will be verified by a function of your own, whose retrainings only verdicts keep.
+        control: The second control that it will be verified against; empty for none.
 
     Raises:
         UsageError: A difference that is not above 0, or no run is named.
@@ -73,9 +77,10 @@ def seeds_needed(decision: Decision, points: float, *, run: str | Path | Run | N
             f"How many seeds {asked[0].lower()}{asked[1:]} takes cannot be said, because {why}; verify another decision of this run with 3 seeds "
             "first, and keep its retrainings.",
         )  # fmt: skip
-    this = decision_key(decision.fingerprint, own, (opened.header.seed or 0) + 1)
+    second = parse_live(control).title if control else ""
+    this = decision_key(decision.fingerprint, own, (opened.header.seed or 0) + 1, second)
     _, share = turn_of(load_claims(opened.paths.claims), this)
-    alpha = Comparison.alpha * share / 2
+    alpha = Comparison.alpha * share / (3 if control else 2)
     needed = statistics.pairs_needed(points / 100, spread, alpha)
     most = statistics.pairs_needed(points / 100, statistics.upper_spread(spread, pilot), alpha)
     told = "more than 10,000" if needed is None else f"{needed:,}"

@@ -18,15 +18,18 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..cluster.executors import Call, executor, run_all
+from ..core import options as texts
 from ..core.decision import Action, Decision
 from ..core.errors import AssayError, NumericalError, UsageError
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
+from ..core.live_selection import AbstractLiveSelector
 from ..core.scores import Scores
 from ..core.trial import ALL, KEPT, RANDOM, REMOVAL, Outcome
 from ..maths import draws
-from ..policies import parse
+from ..policies import live_catalogue, parse, parse_live
 from ..runs.artefacts import finished, load_outcome, load_scores
+from ..runs.paths import slug
 from ..runs.run import Run
 from ..training.batches import TrainingData
 from ..training.loop import evaluate, train
@@ -34,8 +37,12 @@ from ..training.state import TrainingState, standing_at
 from .execution import Execution
 from .plan import LoadedData, Plan, load_data
 
-Retrain = Callable[[Ids, Int[Tensor, " kept"], Float64[Tensor, " kept"], int], float]
-"""`retrain(ids, labels, weights, seed)` trains on exactly these examples and returns the accuracy on test examples, in 0..1."""
+Retrain = Callable[..., float]
+"""`retrain(ids, labels, weights, seed)` trains on exactly these examples and returns the accuracy on test examples, in 0..1.
+
+For a second control it is called with `each_epoch` too: a function that gives for the number of an epoch the positions in `ids` of the examples that it
+trains on.
+"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,30 +50,62 @@ class Arm:
     """Training data of one arm of the comparison.
 
     Attributes:
-        name: `kept`, `random` or `all`.
+        name: `kept`, `random` or `all`; or the title of the live selector of a second control.
         ids: The examples that take part.
         labels: The class to train each on.
         weights: Factor of each example's loss.
+        selector: Chooses the examples of each epoch, in the place of the plan's selector; None where that stays.
     """
 
     name: str
     ids: Ids
     labels: Int[Tensor, " kept"]
     weights: Float64[Tensor, " kept"]
+    selector: AbstractLiveSelector | None = None
+
+    @property
+    def examples(self) -> int:
+        """How many examples take part: in all, or in each epoch where these are chosen anew."""
+        size = self.selector.epoch_size(len(self.ids)) if self.selector is not None else None
+        return len(self.ids) if size is None else size
 
     @property
     def fingerprint(self) -> str:
         """Hash over everything that the arm trains on."""
-        return fingerprint(self.ids.fingerprint, self.labels.numpy().tobytes(), self.weights.numpy().tobytes())
+        chosen = () if self.selector is None else (self.selector.title,)
+        return fingerprint(self.ids.fingerprint, self.labels.numpy().tobytes(), self.weights.numpy().tobytes(), *chosen)
 
     def __reduce__(self):
         # torch sends tensors to other processes through shared memory, which small containers lack and which a worker that is
         # ended half-way leaves with a traceback.
-        return _arm, (self.name, self.ids.values, self.labels.numpy(), self.weights.numpy())
+        return _arm, (self.name, self.ids.values, self.labels.numpy(), self.weights.numpy(), self.selector)
 
 
-def _arm(name: str, ids: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Arm:
-    return Arm(name, Ids(ids), torch.from_numpy(labels), torch.from_numpy(weights))
+def _arm(name: str, ids: np.ndarray, labels: np.ndarray, weights: np.ndarray, selector: AbstractLiveSelector | None) -> Arm:
+    return Arm(name, Ids(ids), torch.from_numpy(labels), torch.from_numpy(weights), selector)
+
+
+@dataclasses.dataclass(frozen=True)
+class EachEpoch:
+    """The examples that a second control trains on in each epoch, for a training of your own.
+
+    Attributes:
+        ids: All examples.
+        selector: A live selector that reads no losses.
+        seed: Seed of the training.
+    """
+
+    ids: Ids
+    selector: AbstractLiveSelector
+    seed: int
+
+    def __call__(self, epoch: int) -> Int[Tensor, " chosen"]:
+        """Positions in `ids` of the examples of an epoch, which is counted from 0, rising."""
+        if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
+            raise UsageError(f"each_epoch({epoch!r}): epochs are whole numbers, counted from 0.")
+        # A selector without a state reads no losses; it is not told how many epochs there are, which a loop need not know either.
+        choice = self.selector.select_epoch({}, self.ids, epoch, epoch + 1, self.seed)
+        return choice.checked(self.ids, self.selector.title, epoch).kept.nonzero().flatten()
 
 
 def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list[Arm]:
@@ -99,6 +138,50 @@ def arms(decision: Decision, given: Int[Tensor, " examples"], seed: int) -> list
         Arm(RANDOM, decision.ids.take(stays), drawn[stays], weights[stays]),
         Arm(ALL, decision.ids, given, ones),
     ]
+
+
+def live_control(spec: str, examples: int, budget: int) -> AbstractLiveSelector:
+    """The live selector of a second control, which trains each epoch on as many examples as a decision keeps.
+
+    Args:
+        spec: Name of a live selector, with its options but for `keep`.
+        examples: How many examples there are.
+        budget: How many the decision keeps.
+
+    Raises:
+        UnknownName: There is no such live selector or option.
+        UsageError: It does not train every epoch on a given number of examples, or `keep` is given.
+    """
+    name, given = texts.split(spec)
+    known = live_catalogue()
+    able = [one for one, cls in known.items() if any(field.name == "keep" for field in dataclasses.fields(cls))]  # type: ignore[arg-type]
+    chosen = parse_live(spec, {"keep": budget}) if name in able or name not in known else None
+    if chosen is None or chosen.epoch_size(examples) != budget:
+        raise UsageError(
+            f"control={spec} does not train every epoch on a given number of examples, so that it takes other steps than the decision; give one that does: "
+            f"{', '.join(able)}."
+        )
+    if "keep" in given:
+        raise UsageError(
+            f"control={spec} trains each epoch on as many examples as the decision keeps; leave keep={given['keep']} out."
+        )
+    return chosen
+
+
+def control_arm(decision: Decision, given: Int[Tensor, " examples"], spec: str) -> Arm:
+    """A second control of a decision: every epoch trains on as many examples as the decision keeps, chosen anew from all, as given.
+
+    Raises:
+        UnknownName: There is no such live selector or option.
+        UsageError: The selector cannot be a control, or the decision keeps all examples.
+    """
+    chosen = live_control(spec, len(decision), decision.budget)
+    if decision.budget == len(decision):
+        raise UsageError(
+            f"control={spec} would train every epoch on all {len(decision)} examples, because the decision {decision.title} drops none, and that is what "
+            "the arm of all examples does; leave control= out."
+        )
+    return Arm(parse_live(spec).title, decision.ids, given, torch.ones(len(decision), dtype=torch.float64), chosen)
 
 
 def control_of(decision: Decision) -> str:
@@ -185,7 +268,7 @@ def run_trials(
     progress.advance("verify", len(done), total, "taken from an earlier verification" if done else "")
     calls, paths = [], {}
     for arm, seed, path in due:
-        name = f"{arm.name}-{seed}"
+        name = f"{slug(arm.name)}-{seed}"
         paths[name] = path
         work = (train_arm, (plan.plain(), arm, seed)) if plan is not None else (_own, (retrain, arm, seed))
         calls.append(Call(name, *work))
@@ -221,7 +304,7 @@ def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
     test = loaded.test
     with standing_at(model, state.averages):
         accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=plan.training.device)
-    return Outcome(arm.name, seed, accuracy, loss, len(arm.ids), state.steps, time.perf_counter() - began)
+    return Outcome(arm.name, seed, accuracy, loss, arm.examples, state.steps, time.perf_counter() - began)
 
 
 def trained_model(
@@ -243,14 +326,15 @@ def trained_model(
         plan.recipe_with(seed),
         weights=weights,
         steps=steps,
-        selector=plan.selector,
+        selector=plan.selector if arm.selector is None else arm.selector,
     )
     return model, state
 
 
 def _own(retrain: Retrain, arm: Arm, seed: int) -> Outcome:
     began = time.perf_counter()
-    said: object = retrain(arm.ids, arm.labels, arm.weights, seed)
+    anew = {} if arm.selector is None else {"each_epoch": EachEpoch(arm.ids, arm.selector, seed)}
+    said: object = retrain(arm.ids, arm.labels, arm.weights, seed, **anew)
     try:
         # Whether something succeeded, and a text, would pass for numbers.
         accuracy = math.nan if isinstance(said, (bool, np.bool_, str, bytes)) else float(said)  # type: ignore[arg-type]
@@ -258,4 +342,4 @@ def _own(retrain: Retrain, arm: Arm, seed: int) -> Outcome:
         accuracy = math.nan
     if not 0 <= accuracy <= 1:
         raise NumericalError(f"retrain returned {said!r:.100} for arm {arm.name}, seed {seed}; return an accuracy in 0..1.")
-    return Outcome(arm.name, seed, accuracy, None, len(arm.ids), None, time.perf_counter() - began)
+    return Outcome(arm.name, seed, accuracy, None, arm.examples, None, time.perf_counter() - began)

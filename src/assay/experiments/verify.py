@@ -1,6 +1,7 @@
 """Verify: was the decision right? Retraining over seeds, and the planted truth where there is one."""
 
 import dataclasses
+import inspect
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,21 @@ from ..runs.run import Run
 from .claims import ask, corrected
 from .detection import check_dataset, check_judge, clean, detections_of
 from .execution import MOVED, RECOMPUTE, Execution, Save, check_save
-from .plan import load_data, plan_of
+from .plan import Plan, load_data, plan_of
 from .power import seeds_needed
-from .trials import Arm, Retrain, arms, control_of, finished_trial, redrawn, run_of, run_trials, trial_file
+from .trials import (
+    Arm,
+    Retrain,
+    arms,
+    control_arm,
+    control_of,
+    finished_trial,
+    live_control,
+    redrawn,
+    run_of,
+    run_trials,
+    trial_file,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +53,26 @@ class Seeds:
         after: Number of seeds to skip, for instance those that were used before; new seeds make a new claim.
         detect: A difference in percentage points of test accuracy, above 0. The number of seeds that detects it with a power of 80 % is estimated
             from retrainings that the run's folder holds, and said in the verdict; too few seeds give a warning.
+        control: A second control beside random removal: a live selector such as `"rs2"`, which trains every epoch on as many examples as the decision
+            keeps, chosen anew from all, in as many steps. Its p is corrected together with the others.
 
     Raises:
+        UnknownName: There is no such live selector or option.
         UsageError: Fewer than 2 seeds, or a setting is of a wrong kind or outside its range.
     """
 
     number: int = 5
     after: int = 0
     detect: float | None = None
+    control: str | None = None
 
     def __post_init__(self):
         if self.number < 2:
             raise UsageError(f"seeds={self.number} cannot tell an effect from chance; give at least 2.")
         if self.after < 0:
             raise UsageError(f"after={self.after} leaves out less than no seed; give 0 or more.")
+        if self.control is not None:
+            live_control(self.control, 2, 1)
 
 
 @moved_keywords(MOVED | RECOMPUTE | dict.fromkeys(("after", "detect"), "seeds=assay.Seeds(NUMBER, {name}=...)"))
@@ -71,10 +90,12 @@ def verify(
 ) -> Verdict:
     """Retrain after the decision, after the same actions on random examples, and on all examples, over seeds; compare, paired by seed.
 
+        verdict = assay.verify(decision, seeds=assay.Seeds(5, control="rs2"), save=True)
+
     Within a seed all arms start from the same weights and see the examples that they share in the same order. The random arm is drawn anew
     for each seed, and so is a decision that a policy drew at random, if the scores that it used are available: in `scores`, or saved in the run.
 
-    Significance is corrected for everything that was tested on the run: for both comparisons of the decision (Holm); for its place in
+    Significance is corrected for everything that was tested on the run: for all comparisons of the decision (Holm); for its place in
     the order of the decisions verified on the run, of which the k-th may spend 1 / (k (k + 1)) of the 5 % plus what the one before passed on
     (`maths.statistics.share`); and for earlier looks at the same decision with another number of seeds, each of which must have been
     significant. So a verdict stays what it is, whatever is verified later. For that the p-values of every verification with 3 or more seeds
@@ -87,8 +108,10 @@ def verify(
         truth: Ids and true labels; by default those kept beside the run.
         retrain: Your own training, for runs recorded in your own loop; by default the plan of the run is used. Called as
             `retrain(ids, labels, weights, seed)` with an `Ids`, the class to train each of these examples on (int64), the factor of each
-            example's loss (float64) and the seed; returns the accuracy on test examples, in 0..1.
-        seeds: How many seeds, at least 2; or `assay.Seeds(5, after=5)`, by which some are skipped or an effect to detect is named.
+            example's loss (float64) and the seed; returns the accuracy on test examples, in 0..1. With a second control it must take `each_epoch` too: for
+            that control a function whose call `each_epoch(epoch)` gives the positions in `ids` to train that epoch on; for the others it is not given.
+        seeds: How many seeds, at least 2; or `assay.Seeds(5, control="rs2")`, by which a second control is trained, some seeds are skipped or an effect to
+            detect is named.
         save: Keep every finished retraining in the run's folder, and take from there what an earlier verification finished; `"recompute"` takes
             nothing from there, since a forged result looks like a real one.
             Not with `retrain`, since a later call cannot check that its function is the same.
@@ -96,7 +119,7 @@ def verify(
 
     Raises:
         UsageError: Fewer than 2 seeds, no plan and no `retrain`, a decision that keeps nothing or changes nothing, or one made by the
-            very test examples that it would be judged by.
+            very test examples that it would be judged by; or a second control that cannot be trained.
         Mismatch: The decision, the scores, the truth, the run and the data are not of the same dataset.
         RunError: The saved record of earlier verifications is damaged.
         NotWritten: With `save`, a finished retraining cannot be kept. (P-values that cannot be kept are warned of.)
@@ -130,9 +153,13 @@ def verify(
                 f"{opened.folder} scored every row, those too that {plan.data} would draw for testing, so that none is left to verify by; give a test part of "
                 "its own when recording (test=FILE), or in Python verify(..., retrain=FUNCTION)."
             )
-    power = ""
+    second = None
+    if seeds.control is not None:
+        second = control_arm(decision, given, seeds.control)
+        check_control(second, plan, retrain)
+    control, power = second.name if second is not None else "", ""
     if seeds.detect is not None:
-        need = seeds_needed(decision, seeds.detect, run=opened, own=retrain is not None)
+        need = seeds_needed(decision, seeds.detect, run=opened, own=retrain is not None, control=control)
         power = need.sentence
         if need.seeds is None or need.seeds > seeds.number:
             warnings.warn(f"{power} This verification has {seeds.number}.", stacklevel=4)
@@ -142,7 +169,10 @@ def verify(
     outcomes: list[Outcome] = []
     due: list[tuple[Arm, int, Path]] = []
     for seed in range(first, first + seeds.number):
-        for arm in arms(drawn(seed) if drawn is not None else decision, given, seed):
+        for arm in (
+            *arms(drawn(seed) if drawn is not None else decision, given, seed),
+            *([second] if second is not None else []),
+        ):
             path = trial_file(opened, plan, arm, seed)
             if save and save != "recompute" and (outcome := finished_trial(path, arm.name, seed)) is not None:
                 outcomes.append(outcome)
@@ -152,12 +182,13 @@ def verify(
         outcomes.append(outcome)
         if save:
             save_outcome(outcome, path, path.parent.name)
-    outcomes.sort(key=lambda one: ((KEPT, RANDOM, ALL).index(one.arm), one.seed))
+    baselines = [RANDOM, ALL] if second is None else [RANDOM, second.name, ALL]
+    outcomes.sort(key=lambda one: ([KEPT, *baselines].index(one.arm), one.seed))
     verdict = Verdict(
         decision=decision.title,
         outcomes=tuple(outcomes),
         comparisons=tuple(
-            dataclasses.replace(compare(outcomes, KEPT, other), control=control_of(decision)) for other in (RANDOM, ALL)
+            dataclasses.replace(compare(outcomes, KEPT, other), control=control_of(decision)) for other in baselines
         ),
         detections=detections,
         cleaning=cleaning,
@@ -173,6 +204,7 @@ def verify(
         ),
         redrawn=drawn is not None,
         power=power,
+        control=control,
     )
     if seeds.number >= FEWEST:
         try:
@@ -199,6 +231,35 @@ def check_verifiable(decision: Decision, given: Int[Tensor, " examples"]) -> Non
         raise UsageError(
             f"The decision {decision.title} leaves all {len(decision)} examples as they are, so that there is nothing to verify; choose one "
             "that drops, relabels or weighs some."
+        )
+
+
+def check_control(second: Arm, plan: Plan | None, retrain: Retrain | None) -> None:
+    """Refuse a second control that cannot be trained as the other arms are.
+
+    Raises:
+        UsageError: Says why, and what to do.
+    """
+    if plan is not None and plan.select is not None:
+        raise UsageError(
+            f"The run was recorded with select={plan.select}, which also chooses the examples of each epoch of the other arms, so that control={second.name} would "
+            "differ from these in two things; leave control= out, or verify a run that was recorded without select=."
+        )
+    if retrain is None:
+        return
+    assert second.selector is not None
+    if second.selector.start(len(second.ids)):
+        raise UsageError(
+            f"control={second.name} chooses by the losses of the epochs before, which retrain= does not give it; leave control= out."
+        )
+    try:
+        taken = inspect.signature(retrain).parameters
+    except (TypeError, ValueError):
+        return
+    if "each_epoch" not in taken and all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        raise UsageError(
+            f"control={second.name} trains each epoch on other examples, and retrain= takes no each_epoch; write retrain(ids, labels, weights, seed, "
+            "each_epoch=None), which trains epoch number e on the positions each_epoch(e) of ids where each_epoch is given."
         )
 
 

@@ -56,15 +56,15 @@ def parse(spec: str | AbstractSelector, given: Mapping[str, object] | None = Non
     return POLICIES.parse(spec, given)
 
 
-def parse_live(spec: str | AbstractLiveSelector) -> AbstractLiveSelector:
-    """The live selector that `"name"` or `"name:option=value,..."` describes; a live selector object is returned as it is.
+def parse_live(spec: str | AbstractLiveSelector, given: Mapping[str, object] | None = None) -> AbstractLiveSelector:
+    """The live selector that `"name"` or `"name:option=value,..."` describes; options in `given` win. A live selector object is returned as it is.
 
     Returns:
         An instance with its options checked.
 
     Raises:
         UnknownName: No such live selector or option.
-        UsageError: An option does not take its value, or it is a policy that chooses by scores.
+        UsageError: An option does not take its value, options are given together with an object, or it is a policy that chooses by scores.
     """
     # A name of ours stays ours, also where a package has a policy of the other kind by that name.
     if isinstance(spec, str) and not LIVE.knows(name := options.split(spec)[0]) and POLICIES.knows(name):
@@ -72,4 +72,4 @@ def parse_live(spec: str | AbstractLiveSelector) -> AbstractLiveSelector:
             f"{name} chooses once, by a score, and not before every epoch; score a recorded run and use assay.choose, or select by "
             f"{', '.join(live_catalogue())}."
         )
-    return LIVE.parse(spec)
+    return LIVE.parse(spec, given)

@@ -20,8 +20,9 @@ from ..core.errors import UsageError, listed
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of, keep_first, suspects_stay
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of, count_of, keep_first, suspects_stay
 from ..maths.draws import uniform
+from .random import interleaved
 
 EDGE = 1e-6
 """Mean probabilities are taken no nearer to 0 or 1 than this, where the Beta density is 0 or infinite."""
@@ -131,40 +132,48 @@ def checked_options(keep: float, c_d: float, c_0: float, anchors: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Beta(AbstractSelector):
-    """Draws floor(keep * examples) without replacement, one after another with probability proportional to `beta_weights`.
+    """Draws examples without replacement, one after another with probability proportional to `beta_weights`.
 
     If fewer examples than the budget have a score above 0, all of these stay and the rest is drawn by the density alone. Budgets do not nest, because
     the density depends on `keep`. Equal scores at the edge of the anchors are ordered by id.
 
     Args:
-        keep: Fraction of examples that stay, in 0..1.
+        keep: Fraction of examples that stay, a number with a point in 0..1 (1.0 is all of them); or a whole number, how many stay.
         seed: Seed of the draw.
         c_d: How late the draw turns to easy examples as the pruned fraction grows: the larger, the later; above 0.
         c_0: Concentration of the density, above 0.
         anchors: How many of the highest scores set the mean of the density.
+        by_class: Whether each given class gives examples in proportion; the density is that of all examples.
     """
 
-    keep: float
+    keep: int | float
     seed: int
     c_d: float = 4.0
     c_0: float = 15.0
     anchors: int = 10
+    by_class: bool = False
     name: ClassVar[str] = "beta"
-    reads: ClassVar[frozenset[Need]] = frozenset({Need.TARGET_PROBS})
     nests: ClassVar[bool] = False
     source: ClassVar[Source] = Source(
         "Cho et al. 2025, DUAL with beta sampling",
         "https://arxiv.org/abs/2502.06905",
         "seeded per id by Gumbel top-k, the same law as one draw after another; floor(keep * examples) exactly; zero scores are "
-        "drawn last and by the density alone where the released code stops",
+        "drawn last and by the density alone where the released code stops; classes by Webster's quotients",
     )
 
     def __post_init__(self):
         super().__post_init__()
-        checked_options(self.keep, self.c_d, self.c_0, self.anchors)
+        count_of(self.keep)
+        checked_options(0.0, self.c_d, self.c_0, self.anchors)
+
+    @property
+    def reads(self) -> frozenset[Need]:  # type: ignore[override]
+        """Probabilities of the given label, and labels where classes give examples in proportion."""
+        return frozenset({Need.TARGET_PROBS, Need.LABELS} if self.by_class else {Need.TARGET_PROBS})
 
     def select(self, pool: Pool) -> Selection:
-        budget = budget_of(self.keep, len(pool))
+        budget = count_of(self.keep, len(pool))
+        keep = self.keep if isinstance(self.keep, float) else budget / max(1, len(pool))
         # Everything in the order of the ids: sums and ties then come out the same however the examples are arranged.
         by_id = torch.argsort(pool.ids.ranks)
         ids, scores = pool.ids.take(by_id), pool.values[by_id]
@@ -174,11 +183,13 @@ class Beta(AbstractSelector):
                 f"{len(names)} values of {pool.scores.title} are negative; ids {listed(names, len(names))}. "
                 "They are factors of sampling weights: use a score that is never negative, such as dual or dyn_unc."
             )
-        density = log_density(pool.mean_target_probs[by_id], scores, self.keep, self.c_d, c_0=self.c_0, anchors=self.anchors)
+        density = log_density(pool.mean_target_probs[by_id], scores, keep, self.c_d, c_0=self.c_0, anchors=self.anchors)
         positive = scores > 0
         gumbel = -(-uniform(ids.keys, self.seed, "policy beta").log()).log()
         order = ordered(density + torch.where(positive, scores, 1.0).log() + gumbel, ids, descending=True)
         order = torch.cat([order[positive[order]], order[~positive[order]]])
+        if self.by_class:
+            order = order[interleaved(pool.labels[by_id][order])]
         how = f"by {pool.scores.title} and mean probability of the given label (Beta density, seed {self.seed})"
         drop = "a score that ranks difficulty, such as dual or dyn_unc"
         warnings = suspects_stay(pool, budget, "values", "high", drop, "a policy that takes by=suspicion")

@@ -10,15 +10,15 @@ from torch import Tensor
 from ..core.ids import Ids
 from ..core.method import Source
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of
+from ..core.selection import AbstractSelector, Pool, Selection, count_of
 from ..maths.draws import permutation
 from ..maths.ranking import places_within
 
 
-def shuffled(ids: Ids, seed: int, purpose: str) -> Int[Tensor, " examples"]:
-    """Positions in a random order that depends on the seed, the purpose and each id alone."""
+def shuffled(ids: Ids, seed: int, purpose: str, *counters: int) -> Int[Tensor, " examples"]:
+    """Positions in a random order that depends on the seed, the purpose, the counters (such as an epoch) and each id alone."""
     by_id = torch.argsort(ids.ranks)
-    return by_id[permutation(ids.keys[by_id.numpy()], seed, purpose)]
+    return by_id[permutation(ids.keys[by_id.numpy()], seed, purpose, *counters)]
 
 
 def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
@@ -36,15 +36,15 @@ def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
 
 @dataclasses.dataclass(frozen=True)
 class Random(AbstractSelector):
-    """Keeps floor(keep * examples) drawn uniformly without replacement; no score is needed, and a given score is ignored.
+    """Keeps examples drawn uniformly without replacement; no score is needed, and a given score is ignored.
 
     Args:
-        keep: Fraction of examples that stay, in 0..1.
+        keep: Fraction of examples that stay, a number with a point in 0..1 (1.0 is all of them); or a whole number, how many stay.
         seed: Seed of the draw. A larger budget keeps everything that a smaller one keeps under the same seed.
         stratified: Whether each given class is drawn in proportion.
     """
 
-    keep: float
+    keep: int | float
     seed: int
     stratified: bool = False
     name: ClassVar[str] = "random"
@@ -59,7 +59,7 @@ class Random(AbstractSelector):
 
     def __post_init__(self):
         super().__post_init__()
-        budget_of(self.keep, 0)
+        count_of(self.keep)
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
@@ -67,7 +67,7 @@ class Random(AbstractSelector):
         return frozenset({Need.LABELS}) if self.stratified else frozenset()
 
     def select(self, pool: Pool) -> Selection:
-        budget = budget_of(self.keep, len(pool))
+        budget = count_of(self.keep, len(pool))
         order = shuffled(pool.ids, self.seed, "policy random")
         if self.stratified:
             order = order[interleaved(pool.labels[order])]

@@ -191,7 +191,7 @@ class RunPaths:
 
     def trial(self, plan: str, arm: str, seed: int) -> Path:
         """One finished retraining."""
-        return self.trials / plan / f"{arm}-{seed}.json"
+        return self.trials / plan / f"{slug(arm)}-{seed}.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,6 +146,13 @@ def choosing_leaves_everything_as_it_is(selector: AbstractLiveSelector) -> None:
     assert np.random.get_state()[1].tolist() == states[1], "it moved NumPy's random state"  # type: ignore[index, union-attr]
 
 
+def epochs_are_as_long_as_it_says(selector: AbstractLiveSelector) -> None:
+    """If `epoch_size` is a number, every epoch has as many examples."""
+    size = selector.epoch_size(EXAMPLES)
+    counts = {int(choice.kept.sum()) for choice in opening(selector, ids(), EPOCHS)[1]}
+    assert size is None or counts == {size}, f"epochs have {sorted(counts)} examples, and `epoch_size` says {size}"
+
+
 def the_expected_gradient_is_that_of_all(selector: AbstractLiveSelector) -> None:
     """Over draws each example weighs 1 on average, left out as 0, within the standard error of that mean."""
     here = ids()
@@ -216,6 +223,7 @@ LAWS: Laws = {
     string_ids_work: always,
     the_state_is_all_that_it_keeps: always,
     choosing_leaves_everything_as_it_is: always,
+    epochs_are_as_long_as_it_says: always,
     the_expected_gradient_is_that_of_all: lambda selector: selector.unbiased,
     each_epoch_draws_anew: always,
     training_by_it_resumes_to_the_same_bits: always,

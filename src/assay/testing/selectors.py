@@ -320,7 +320,7 @@ LAWS: Laws = {
     reads_what_it_declares: always,
     the_order_is_that_of_the_budgets: lambda case: budgeted(case) and case.cls.nests,
     weights_survive_to_retraining: always,
-    clusters_are_covered: lambda case: budgeted(case) and bool(case.make().asks.features),
+    clusters_are_covered: lambda case: budgeted(case) and bool(case.make().asks.features) and case.cls.spreads,
 }
 """Each law, and the policies that it applies to."""
 

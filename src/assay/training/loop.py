@@ -91,7 +91,7 @@ def train(
         steps: Take exactly this many steps instead of the recipe's epochs, however few examples there are: as many passes over them as that
             takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `observer`, `resume`, `selector` or a horizon.
         selector: Chooses the examples of each epoch before it begins, and their weights, which multiply `weights`. The steps of
-            a shorter epoch are spread over the schedule of a whole one.
+            a shorter epoch are spread over the schedule of a whole one, if epochs differ in length.
 
     Returns:
         The state after the last epoch. With an `ema` in the recipe the model keeps the parameters that were trained; the averaged ones,
@@ -105,7 +105,8 @@ def train(
     device = device_named(recipe.device)
     inputs, labels, ids, augment = data.inputs, data.labels, data.ids, data.augment
     _check(ids, recipe, augment, weights)
-    per_epoch = len(sizes(len(ids), recipe.batch, recipe.last_batch))
+    size = selector.epoch_size(len(ids)) if selector is not None else None
+    per_epoch = len(sizes(len(ids) if size is None else size, recipe.batch, recipe.last_batch))
     epochs, last = recipe.epochs, per_epoch * recipe.epochs
     if steps is not None:
         if (
