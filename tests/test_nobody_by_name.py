@@ -13,7 +13,7 @@ ROOT = pathlib.Path(assay.__file__).parent
 NAMES = {*methods.METHODS.own, *policies.POLICIES.own}
 WORDS = {
     *("beta", "confidence", "correctness", "entropy", "loss", "margin", "per_class", "random", "relabel", "threshold"),
-    *("influence", "source", "variability", "window"),
+    *("influence", "source", "variability", "window", "label_quality"),
 }
 """Names that are also words of the field or options; as texts they are not looked for, as what a method is compared with they are."""
 ASKED = {"method", "policy"}
@@ -31,6 +31,7 @@ EXAMPLES = {
     "core/scores.py": {"aum"},
     "cli/score.py": {"cg_score"},
     "cli/choose.py": {"k_center"},
+    "cli/confident.py": {"confident_learning"},
     "experiments/choose.py": {"aum", "k_center"},
     "core/selection.py": {"aum"},
     "experiments/scorable.py": {"dual", "oti", "cg_score", "grand", "sgd_influence", "tracin", "vog"},

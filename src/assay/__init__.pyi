@@ -1,8 +1,10 @@
 # What type checkers and editors read in place of __init__.py, whose names are loaded when first used.
 from . import sklearn as sklearn
 from .core.attribution import Attribution as Attribution
+from .core.confident import ConfidentJoint as ConfidentJoint
 from .core.curve import Curve as Curve
 from .core.decision import Decision as Decision
+from .core.duplicates import DuplicateGroups as DuplicateGroups
 from .core.errors import AssayError as AssayError
 from .core.evidence import Evidence as Evidence
 from .core.evidence import ReplayedFacts as ReplayedFacts
@@ -22,6 +24,8 @@ from .experiments.choose import choose as choose
 from .experiments.cleanse import RemovalGrid as RemovalGrid
 from .experiments.cleanse import cleanse as cleanse
 from .experiments.cleanse import curve_for as curve_for
+from .experiments.confident import confident_joint as confident_joint
+from .experiments.duplicates import duplicates as duplicates
 from .experiments.evidence import gather as gather
 from .experiments.evidence import gather_inputs as gather_inputs
 from .experiments.evidence import gather_logits as gather_logits
@@ -93,11 +97,13 @@ __all__ = [
     "AssayError",
     "Attribution",
     "CleansingGrid",
+    "ConfidentJoint",
     "Curve",
     "DataSpec",
     "Decision",
     "DifficultyGrid",
     "Direction",
+    "DuplicateGroups",
     "Evidence",
     "Execution",
     "Explanation",
@@ -127,8 +133,10 @@ __all__ = [
     "attribute",
     "choose",
     "cleanse",
+    "confident_joint",
     "curve_for",
     "dataset_card",
+    "duplicates",
     "examples_from_arrays",
     "examples_from_dataset",
     "explain",

@@ -21,9 +21,11 @@ ONE_PASS = [
     "correctness",
     "el2n:at=0",
     "entropy",
+    "label_quality",
     "least_confidence",
     "loss",
     "margin",
+    "mean_margin",
     "threshold_closeness",
 ]
 

@@ -13,7 +13,9 @@ from . import output, signals
 from .attribute import attribute_
 from .choose import choose_
 from .cleanse import cleanse_
+from .confident import confident_
 from .demo import demo_
+from .duplicates import duplicates_
 from .exchange import export_, import_
 from .existing import from_logits_, from_probs_
 from .explain import explain_
@@ -48,6 +50,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "attribute": attribute_,
     "explain": explain_,
     "cleanse": cleanse_,
+    "confident": confident_,
+    "duplicates": duplicates_,
     "choose": choose_,
     "verify": verify_,
     "lds": lds_,

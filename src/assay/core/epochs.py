@@ -47,6 +47,18 @@ class ClasslessSource(EpochSource, Protocol):
         ...
 
 
+@runtime_checkable
+class ValidatedSource(EpochSource, Protocol):
+    """A source that may know how well each epoch's model did on validation examples."""
+
+    validated: bool
+    """Whether every epoch has the mean losses of validation examples."""
+
+    def validation_losses(self, epoch: int) -> Float[Tensor, " classes"]:
+        """Mean cross-entropy of the validation examples of each class after the epoch, in nats; NaN for a class without any."""
+        ...
+
+
 Value = TypeVar("Value")
 RECORD_ALL = "Record a clean pass after every epoch (Recording(view='eval'), `--view eval`), or every epoch of all examples (without select and partial)."
 """The cure where facts are missing."""

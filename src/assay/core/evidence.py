@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Float64, Int, Num
 from torch import Tensor
 
 from .arguments import checked_arguments, checked_fields, moved_keywords
-from .epochs import ClasslessSource, Epoch, EpochSource, PartialSource, Space
+from .epochs import ClasslessSource, Epoch, EpochSource, PartialSource, Space, ValidatedSource
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, listed
-from .features import DATA, Features, FeatureSource, FeatureSpec, given_features
+from .features import DATA, Features, FeatureSource, FeatureSpec, QueryFeatureSource, given_features
 from .game import Game, GameMaker
 from .ids import Ids
 from .models import ModelSource, Queries
@@ -119,6 +119,7 @@ class Evidence:
         held = {
             Need.LABELS: labels,
             Need.MEAN_PROBS: mean_probs,
+            Need.VALIDATION_LOSSES: epochs if isinstance(epochs, ValidatedSource) and epochs.validated else None,
             Need.CHECKPOINTS: (replayed.checkpoints, replayed.models) if replayed.checkpoints is not None else None,
             Need.STEPS: replayed.steps,
             Need.FEATURES: (rows, features) if rows or features is not None else None,
@@ -202,6 +203,12 @@ class Evidence:
         _check_probs(probs, self.ids, self.classes)
         return probs
 
+    @property
+    def validation_losses(self) -> Float64[Tensor, "epochs classes"]:
+        """Mean cross-entropy of the validation examples of each class after every recorded epoch, in nats; NaN for a class without any."""
+        source = self._take(Need.VALIDATION_LOSSES)
+        return torch.stack([source.validation_losses(epoch).to(torch.float64) for epoch in range(self.recorded)])
+
     def features(self, spec: str | FeatureSpec) -> Features:
         """A row of numbers for each example (see `core.features.FeatureSpec`).
 
@@ -222,6 +229,30 @@ class Evidence:
                 "Recording(checkpoints='last'), or choose features=inputs or features=rows:NAME."
             )
         return source.features(wanted)
+
+    def query_features(self, spec: str | FeatureSpec, name: str) -> Features:
+        """A row of numbers for each row of a target, made as `features` makes those of the examples.
+
+        Args:
+            spec: The kind of features.
+            name: Name of a target that is a mean of losses, as `queries` takes it.
+
+        Returns:
+            In the order of `queries`.
+
+        Raises:
+            UnknownName: There is no such target.
+            UsageError: There are no features of that kind, or the target has no rows.
+            MissingEvidence: Nothing here knows the rows of a target, or they are the user's own rows of the examples.
+        """
+        source = self._take(Need.FEATURES)[1]
+        wanted = FeatureSpec.parse(spec) if isinstance(spec, str) else spec
+        if wanted.kind == "rows" or not isinstance(source, QueryFeatureSource):
+            raise MissingEvidence(
+                f"features={wanted} are known of the examples and not of target {name!r}; score a recorded run by features=inputs or "
+                "features=penultimate, or a method without a target."
+            )
+        return source.query_features(wanted, name)
 
     @property
     def checkpoints(self) -> ModelSource:

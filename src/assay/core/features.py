@@ -156,6 +156,15 @@ class FeatureSource(Protocol):
         ...
 
 
+@runtime_checkable
+class QueryFeatureSource(Protocol):
+    """Makes features of the rows of a target, as those of the examples are made."""
+
+    def query_features(self, spec: FeatureSpec, name: str) -> Features:
+        """Features of this kind for each row of the target of that name; also its inputs."""
+        ...
+
+
 def rows_named(inputs: Mapping[str, Tensor], name: str) -> Tensor:
     """The inputs of the examples, under the name `DATA`, or the user's rows by their name.
 

@@ -25,6 +25,10 @@ class Need(enum.Enum):
         "record with Recording(mean_probs=True), or of a table with assay.sklearn.TableRecording(mean_probs=True) (`assay record --mean-probs`), the "
         "default up to 4,194,304 examples x classes",
     )
+    VALIDATION_LOSSES = (
+        "validation_losses",
+        "record with validation examples (`assay record --validation 0.1`; in your own loop call recorder.validation(logits, labels) after every epoch)",
+    )
     CHECKPOINTS = "checkpoints", "record with checkpoints 'every' or 'last', and score together with model and data"
     FEATURES = (
         "features",
@@ -58,5 +62,5 @@ EPOCH_NEEDS = frozenset(
 )
 """The needs that exist once per epoch and example."""
 
-CLASS_NEEDS = EPOCH_NEEDS - {Need.LOSSES} | {Need.LABELS, Need.MEAN_PROBS}
+CLASS_NEEDS = EPOCH_NEEDS - {Need.LOSSES} | {Need.LABELS, Need.MEAN_PROBS, Need.VALIDATION_LOSSES}
 """The needs that exist only where each example has a class."""

@@ -53,3 +53,20 @@ class Passes:
         """
         what, (name, meaning) = "repeated pass" if self.repeats else "pass", KINDS[self.kind]
         return f"{count} {what}{'es' if count != 1 else ''}, {f'held out, {folds} folds' if folds else name}: {meaning}"
+
+
+def in_sample(passes: Passes | None) -> tuple[str, ...]:
+    """What must be said of a conclusion about labels from predictions of models that were trained on the very examples; nothing of held-out ones.
+
+    Args:
+        passes: What the passes are; None for the epochs of a recorded training.
+
+    Returns:
+        A sentence, or none.
+    """
+    if passes is not None and passes.unseen:
+        return ()
+    return (
+        "The probabilities are, for all that is known of them, of models that were trained on the examples that they predict, and such models agree with wrong "
+        "labels too; for held-out ones record by folds (`assay record --folds 5`), or give out-of-fold probabilities to assay.from_probs.",
+    )

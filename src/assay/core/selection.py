@@ -17,6 +17,7 @@ from .evidence import Evidence
 from .ids import Ids
 from .method import Asks, Source
 from .needs import Need
+from .passes import Passes
 from .scores import Scores, ordered
 
 Unscored = Literal["refuse", "keep"]
@@ -136,6 +137,11 @@ class Pool:
     def mean_probs(self) -> Float64[Tensor, "examples classes"]:
         """Softmax probabilities averaged over all recorded epochs."""
         return self._placed(self._facts.mean_probs).to(torch.float64)
+
+    @property
+    def passes(self) -> Passes | None:
+        """What the recorded passes are that somebody else made; None for the epochs of a training."""
+        return self._facts.passes
 
     @property
     def mean_target_probs(self) -> Float64[Tensor, " examples"]:
@@ -385,6 +391,23 @@ def _check_scores(policy: AbstractSelector, scores: Scores, evidence: Evidence |
     if evidence is not None:
         for some in (scores.ids, scores.unscored):
             evidence.ids.positions(some, "the run")
+
+
+def finite_probs(pool: Pool) -> Float64[Tensor, "examples classes"]:
+    """The mean probabilities of a pool, which are finite.
+
+    Returns:
+        In the order of the pool.
+
+    Raises:
+        UsageError: Some are not; names the ids.
+    """
+    probs = pool.mean_probs
+    unknown = ~probs.isfinite().all(1)
+    if bool(unknown.any()):
+        bad = pool.ids.take(unknown)
+        raise UsageError(f"{len(bad)} examples have mean probabilities that are not finite; ids {listed(bad, len(bad))}.")
+    return probs
 
 
 def keep_first(order: Int[Tensor, " examples"], budget: int) -> Bool[Tensor, " examples"]:

@@ -20,12 +20,12 @@ from ..replay.targets import Given
 from ..runs.artefacts import finished
 from ..runs.attributions import RowFile, finishing, load_attribution, new_rows, save_attribution
 from ..runs.run import DRAWN, Run
-from .evidence import Agreed, gather
+from .evidence import Agreed, gather, shown_data
 from .models import members_of, open_models
 from .progress import Progress
 from .request import Request
 from .saved_scores import can_be_told, parents_of
-from .scorable import check_classes, check_read, check_untrained
+from .scorable import check_classes, check_read, check_untrained, looks_at_inputs
 
 
 @checked_arguments
@@ -73,7 +73,8 @@ def attribute(
     replays = _opened(run, attributor, request)
     first, name, title = replays[0], attributor.query_set, attributor.title
     queries = first.queries(name)
-    parents = parents_of(run, attributor, first, loop, replay_config, {})
+    data, content = shown_data(run, looks_at_inputs(attributor), loop)
+    parents = parents_of(run, attributor, first, loop, replay_config, content)
     parents[f"queries {name}"] = fingerprint(first.rows_of(name).fingerprint, queries.ids.fingerprint)
     folder = run.paths.attribution(title)
     if not recompute and (old := _saved(folder, title, parents)) is not None:
@@ -86,7 +87,7 @@ def attribute(
             for replay in replays:
                 writer.start_model()
                 told.append(LastBlock())
-                evidence = gather(replay.run, replay, replays=replays).narrow(title, attributor.reads)
+                evidence = gather(replay.run, replay, data, replays).narrow(title, attributor.reads)
                 for block in told[-1].of(attributor.attribute(evidence)):
                     writer.add(block)
                     done += block.values.numel()

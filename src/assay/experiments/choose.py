@@ -18,6 +18,7 @@ from ..core.decision import Decision
 from ..core.errors import Mismatch, MissingEvidence, UsageError
 from ..core.features import DATA
 from ..core.lineage import Lineage
+from ..core.method import AbstractMethod
 from ..core.needs import CLASS_NEEDS
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector, Unscored
@@ -122,7 +123,7 @@ def decide(
             )
         _check_classes(opened, chosen)
         models = members_of(opened) if chosen.reads else [opened]
-        seen, content, replay = _looked_at(opened, chosen, loop, inputs or {})
+        seen, content, replay = looked_at(opened, chosen, loop, inputs or {})
         evidence = gather_together(models, replay, seen)
         looked = parents_of(opened, chosen, replay, loop, None, content)
         looked.pop("run")
@@ -187,23 +188,24 @@ def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mappin
         raise UsageError(f"loop= is for policies that read the data; {policy.title} does not. Leave it out.")
 
 
-def _looked_at(
-    run: Run, policy: AbstractSelector, loop: Loop | None, inputs: Mapping[str, Any]
+def looked_at(
+    run: Run, policy: AbstractSelector | AbstractMethod, loop: Loop | None, inputs: Mapping[str, Any], verb: str = "choose"
 ) -> tuple[dict[str, Tensor], dict[str, str], Replay | None]:
-    """The data and rows that a policy looks at, by name, fingerprints of them, and what makes features of kept models, if any are asked for.
+    """The data and rows that a policy or a method of features looks at, by name, fingerprints of them, and what makes features of kept models, if any are asked for.
 
     Raises:
         UsageError: The run is of a loop that is not given, or of a plan, and a loop is given.
         MissingEvidence: Rows of that name are not given.
     """
+    reader, instead = (policy.title, f"{policy.name}:features=rows:NAME") if verb == "choose" else (verb, "features='rows:NAME'")
     if looks_at_inputs(policy) or replayed(policy):
         if loop is not None and has_plan(run):
             raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
         if loop is None and not has_plan(run):
             what = "model and data assay does" if replayed(policy) else "data assay does"
             raise UsageError(
-                f"{run.folder} was recorded in your own loop, whose {what} not know; in Python, give choose(..., "
-                f"loop=assay.Loop(model, optimizer, loader)), or rows of your own: {policy.name}:features=rows:NAME and inputs={{NAME: rows}}."
+                f"{run.folder} was recorded in your own loop, whose {what} not know; in Python, give {verb}(..., "
+                f"loop=assay.Loop(model, optimizer, loader)), or rows of your own: {instead} and inputs={{NAME: rows}}."
             )
     seen, content, agreed = dict[str, Tensor](), dict[str, str](), Agreed()
     for name in inputs_asked(policy):
@@ -211,7 +213,7 @@ def _looked_at(
             seen[name], content[name] = data_of(run, loop, agreed)
         elif name not in inputs:
             raise MissingEvidence(
-                f"{policy.title} reads rows named {name!r}, which are not given; give --inputs {name}=FILE (in Python "
+                f"{reader} reads rows named {name!r}, which are not given; give --inputs {name}=FILE (in Python "
                 f"inputs={{{name!r}: rows}})."
             )
         else:

@@ -14,6 +14,7 @@ from ..core.arguments import checked_arguments
 from ..core.epochs import EpochsInMemory
 from ..core.errors import MissingEvidence, NumericalError, UsageError, listed
 from ..core.evidence import Evidence, ReplayedFacts, as_rows
+from ..core.features import DATA
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
 from ..core.needs import Need
@@ -287,6 +288,18 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
             )
         parts.append(inputs.cpu())
     return torch.cat(parts), LOOP
+
+
+def shown_data(run: Run, wanted: bool, loop: Loop | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The inputs of a run's examples under their name, and their fingerprint, where they are wanted; else nothing.
+
+    Raises:
+        AssayError: As `data_of`.
+    """
+    if not wanted:
+        return {}, {}
+    data, content = data_of(run, loop)
+    return {DATA: data}, {DATA: content}
 
 
 def given_rows(rows: Any) -> tuple[Tensor, str]:

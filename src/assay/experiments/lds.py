@@ -33,7 +33,7 @@ from ..runs.run import Run
 from ..training.device import mode
 from ..training.state import standing_at
 from .cleanse import TEST, undecided
-from .evidence import Agreed, gather, open_replay
+from .evidence import Agreed, gather, open_replay, shown_data
 from .execution import Execution, Save, check_save
 from .models import members_of, open_models
 from .plan import Plan, has_plan, load_data, plan_of
@@ -352,12 +352,13 @@ def _sums(
     for place, group in enumerate(groups):
         without[place, group] = True
     replays = open_models(members_of(run), [name], request, Agreed())
+    data, _ = shown_data(run, looks_at_inputs(method), request.loop)
     for replay in replays:
         rows = replay.rows_of(name)
         # Of the drawn queries alone, which may be few of many.
         replay.given[name] = taken(rows, drawn)
         seen = PairCheck(len(drawn), len(run.ids))
-        for block in method.attribute(gather(replay.run, replay).narrow(method.title, method.reads)):
+        for block in method.attribute(gather(replay.run, replay, data).narrow(method.title, method.reads)):
             values = checked_values(method.title, block, len(drawn), len(run.ids))
             seen.add(block)
             total[:, block.queries] += without[:, block.examples].to(values) @ values.T / len(replays)

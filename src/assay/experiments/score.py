@@ -18,7 +18,7 @@ from ..core.evidence import Evidence
 from ..core.features import DATA
 from ..core.lineage import Lineage
 from ..core.method import AbstractMethod
-from ..core.needs import EPOCH_NEEDS
+from ..core.needs import EPOCH_NEEDS, Need
 from ..core.scores import Scores, ScoreTable
 from ..methods import parse
 from ..replay.config import ReplayConfig
@@ -214,7 +214,7 @@ def served(
         # What could not be held against the recording concerns all that is taken from the replay.
         remarks += first.cautions if first is not None and replayed(one) else ()
         told = made[one.title].diagnostics
-        if run.passes is not None and one.reads & EPOCH_NEEDS:
+        if run.passes is not None and one.reads & (EPOCH_NEEDS | {Need.MEAN_PROBS}):
             told = {"made of": run.passes.summary(run.epochs, folds_of(run)), **told}
         made[one.title] = dataclasses.replace(
             made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks), diagnostics=told

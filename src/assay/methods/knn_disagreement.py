@@ -81,7 +81,8 @@ class KNNDisagreement(AbstractMethod):
     source: ClassVar[Source] = Source(
         "Zhu, Dong and Liu 2022 (SimiFeat)",
         "https://arxiv.org/abs/2110.06283",
-        "the share of neighbours that disagree, once, in place of repeated votes and a threshold for each class; all that are as near as the k-th "
+        "the share of neighbours that disagree, which is 1 less the paper's soft label at the given class, once, in place of repeated votes, of the cosine between "
+        "soft and given label as a score, and of a threshold for each class; all that are as near as the k-th "
         "count by a share; by default in the trained net's own features, not in those of another model, which features=rows:NAME takes",
     )
 

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 import torch
 
-from ..core.errors import UsageError, listed
+from ..core.errors import UsageError
 from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of, finite_probs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,7 @@ class Relabel(AbstractSelector):
         count = self.count if self.count is not None else budget_of(self.fraction or 0.0, n)
         if count > n:
             raise UsageError(f"count={count} is more than the {n} examples; give a count in 0..{n}.")
-        given, probs = pool.labels, pool.mean_probs
-        unknown = ~probs.isfinite().all(1)
-        if bool(unknown.any()):
-            bad = pool.ids.take(unknown)
-            raise UsageError(f"{len(bad)} examples have mean probabilities that are not finite; ids {listed(bad, len(bad))}.")
+        given, probs = pool.labels, finite_probs(pool)
         suspects = ordered(pool.scores.suspicion(), pool.ids, descending=True)[:count]
         predicted = probs.argmax(1)
         labels = torch.full((n,), -1, dtype=torch.int64)

@@ -18,6 +18,7 @@ from ..training.batches import rows, size_of
 from .activations import Unseen, fitting, named, row_of, tapped
 from .checkpoints import CheckpointModel
 from .example_rows import ON_DISK, Filed
+from .functional import Functional
 from .model_batches import ModelBatch
 
 GRADIENT_BYTES = 2**29
@@ -29,25 +30,27 @@ Block = Callable[[ModelBatch], Tensor]
 """The rows of a batch."""
 
 
-def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec) -> Features:
+def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec, target: str | None = None) -> Features:
     """Features that a kept model makes.
 
     Args:
         model: The kept model.
-        ids: Ids of the examples, in the order of the model's batches.
+        ids: Ids of the examples, in the order of the model's batches; or of the rows of a target.
         spec: The kind of features.
+        target: Name of the target whose rows have features; None for the examples.
 
     Raises:
         UnknownName: No module has that name.
         UsageError: The layer does not give a row for each example, or no linear layer makes the logits.
     """
     first = next(model.batches())
+    batches = model.batches if target is None else lambda: model.queries(target)
     block = _activations(model, first, spec) if spec.kind in ("penultimate", "layer") else _gradients(model, spec)
     few = model.seen(first.positions[:FEW], rows(first.batch, slice(0, FEW)))
 
     def read() -> Iterator[tuple[slice, Tensor]]:
         start = 0
-        for batch in model.batches():
+        for batch in batches():
             yield slice(start, start + len(batch.positions)), block(batch)
             start += len(batch.positions)
 
@@ -61,10 +64,10 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec) -> Features
 def _activations(model: CheckpointModel, first: ModelBatch, spec: FeatureSpec) -> Block:
     functional = first.functional
 
-    def forward(batch: Any) -> Tensor:
+    def forward(batch: Any, by: Functional = functional) -> Tensor:
         # By the losses, which every training has; not every one says how it makes logits.
         with torch.no_grad():
-            return functional(first.params, first.buffers, batch)
+            return by(first.params, first.buffers, batch)
 
     few = rows(first.batch, slice(0, FEW))
     place = model.head_input if spec.kind == "penultimate" else named(functional.model, [spec.name])[0]
@@ -78,13 +81,13 @@ def _activations(model: CheckpointModel, first: ModelBatch, spec: FeatureSpec) -
             with tapped(
                 functional.model, [place], size_of(batch.batch), lambda _, value: taken.append(value.to("cpu", copy=True))
             ):
-                forward(batch.batch)
+                forward(batch.batch, batch.functional)
         except Unseen as error:
             cure = fitting(functional.model, lambda: forward(few), "features=layer:")
             raise UsageError(f"features={spec}: {str(error).split(';')[0]}; {cure}.") from error
         value = taken[0]
         # What has no third axis is a row already, whatever the inputs are.
-        tokens = value.ndim == 3 and not functional.inputs(first.params, first.buffers, batch.batch).is_floating_point()
+        tokens = value.ndim == 3 and not batch.functional.inputs(first.params, first.buffers, batch.batch).is_floating_point()
         return row_of(value, tokens)
 
     return block

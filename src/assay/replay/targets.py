@@ -170,6 +170,11 @@ class MeanLoss:
         # What assay prepares is float32, whatever the model is.
         return inputs if self.prepare is None else self.prepare(inputs).to(next(model.parameters()).dtype)
 
+    def plain(self) -> Tensor:
+        """The inputs as methods are shown those of the examples: images in 0..1, nothing subtracted."""
+        scaled = self.inputs.to(torch.float32)
+        return scaled / 255 if self.inputs.dtype == torch.uint8 else scaled
+
     def prepared(self) -> Iterator[Tensor]:
         """The inputs in parts, as the model takes them, but not yet in the model's number type."""
         for start in range(0, len(self.inputs), PART):

@@ -39,6 +39,21 @@ class RecordedEpochs:
         return self._run.missing(epoch)
 
     @property
+    def validated(self) -> bool:
+        """Whether every epoch has the mean losses of validation examples."""
+        return self._run.validated
+
+    def validation_losses(self, epoch: int) -> Tensor:
+        """Mean cross-entropy of the validation examples of each class after the epoch.
+
+        Raises:
+            RunError: The shard is missing or damaged.
+        """
+        found = self._run.validation(epoch)
+        assert found is not None
+        return found[0]
+
+    @property
     def absent(self) -> frozenset[Need]:
         """The facts that the run has not, because its examples have no class."""
         if self._run.task == "classes":

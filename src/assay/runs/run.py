@@ -380,6 +380,11 @@ class Run:
             return None
         return shard.read("validation_losses"), shard.read("validation_counts").to(torch.int64)
 
+    @property
+    def validated(self) -> bool:
+        """Whether every epoch has the mean losses of validation examples."""
+        return bool(self.commits) and all("validation_losses" in commit.shard.sums for commit in self.commits)
+
     def autocast(self, epoch: int) -> dict[str, str]:
         """The type in which the model computed under torch.autocast in an epoch, by device; empty if it did not."""
         return {device: kind for device, kind in (self._commit(epoch).autocast or {}).items()}

@@ -169,7 +169,8 @@ def ties_break_by_id(case: Case) -> None:
     )
     decision = level.decide(case.make(0.4))
     chosen = decision.touched if bool(decision.kept.all()) else decision.kept
-    groups = level.labels if Need.LABELS in case.make().reads and "keep" in case.fields else torch.zeros(EXAMPLES)
+    by_class = Need.LABELS in case.make().reads and ("keep" in case.fields or not case.make().needs_score)
+    groups = level.labels if by_class else torch.zeros(EXAMPLES)
     if "keep" not in case.fields and (bool(chosen.all()) or not bool(chosen.any())):
         # By bounds, equal values go one way.
         return

@@ -27,14 +27,15 @@ WRONG, HARD = slice(0, 10), slice(10, 26)
 
 TRAINED = frozenset({Need.STEPS, Need.CHECKPOINTS})
 BESIDE = TRAINED | {Need.FEATURES}
-EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS, Need.GAME}
+EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS, Need.VALIDATION_LOSSES, Need.GAME}
 
 
 class Facts:
     """Facts of the epochs as tensors, by need; handed out without a copy, so that a method that writes into them is detected."""
 
-    def __init__(self, facts: dict[Need, Tensor]):
+    def __init__(self, facts: dict[Need, Tensor], validation: Tensor | None = None):
         self.facts, self.holds = facts, frozenset(facts)
+        self._validation, self.validated = validation, validation is not None
         self.recorded = len(next(iter(facts.values())))
         self.reads: set[tuple[int, Need]] = set()
 
@@ -42,6 +43,11 @@ class Facts:
         """One fact of one epoch."""
         self.reads.add((epoch, need))
         return self.facts[need][epoch]
+
+    def validation_losses(self, epoch: int) -> Tensor:
+        """Mean loss of the validation examples of each class."""
+        assert self._validation is not None
+        return self._validation[epoch]
 
 
 def facts_of(logits: Tensor, labels: Tensor) -> dict[Need, Tensor]:
@@ -116,6 +122,20 @@ class World:
         return facts_of(self.logits, self.labels)
 
     @functools.cached_property
+    def validation(self) -> Tensor:
+        """Mean losses of validation examples by epoch and class, which follow those of the examples that are learned."""
+        losses = self.facts[Need.LOSSES]
+        learned = losses.mean(0) <= losses.mean(0).median()
+        rows = []
+        for one in range(int(self.logits.shape[-1])):
+            here = learned & (self.labels == one)
+            # In the order of the losses, so that the order of the examples changes no bit.
+            rows.append(
+                losses[:, here].sort(1).values.mean(1) if bool(here.any()) else torch.zeros(len(losses), dtype=torch.float64)
+            )
+        return torch.stack(rows, 1)
+
+    @functools.cached_property
     def replay(self) -> Replay:
         """A small net trained on the inputs, to be trained again."""
         return trained(self.ids, self.inputs, self.labels, self.held_out, int(self.logits.shape[-1]), self.batches)
@@ -143,7 +163,7 @@ class World:
                 self.ids,
                 int(self.logits.shape[-1]),
                 labels=self.labels if Need.LABELS in holds else None,
-                epochs=Facts(shown) if shown else None,
+                epochs=Facts(shown, self.validation) if shown else None,
                 mean_probs=probs if Need.MEAN_PROBS in holds else None,
                 inputs=self.inputs.clone() if Need.FEATURES in holds else None,
                 replayed=ReplayedFacts(
@@ -159,6 +179,10 @@ class World:
     def features(self, spec: FeatureSpec) -> Features:
         """Features from the kept models, which are trained when features are first asked for."""
         return self.replay.features(spec)
+
+    def query_features(self, spec: FeatureSpec, name: str) -> Features:
+        """Features of the rows of a target."""
+        return self.replay.query_features(spec, name)
 
     def take(self, order: Tensor) -> "World":
         """The same examples in another order, trained on in the same batches."""

@@ -1,0 +1,109 @@
+"""Confident learning: how given and true labels are distributed together, from predicted probabilities and given labels alone."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+By = Literal["both", "class", "noise_rate", "off_diagonal"]
+SLACK = 1e-12
+"""What rounding of a mean may add to a threshold."""
+
+
+def thresholds(probs: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]) -> Float64[Tensor, " classes"]:
+    """Mean probability of each class over the examples with that label; infinite for a class that no label names.
+
+    Returns:
+        One per class: what a model gives a class that it is as confident of as it is on average.
+    """
+    classes = probs.shape[1]
+    own = probs.to(torch.float64).gather(1, labels[:, None])[:, 0]
+    counts = labels.bincount(minlength=classes)
+    means = torch.zeros(classes, dtype=torch.float64).index_add_(0, labels, own) / counts.clamp(min=1)
+    return means.where(counts > 0, torch.inf)
+
+
+def confident_classes(probs: Float[Tensor, "examples classes"], bounds: Float64[Tensor, " classes"]) -> Int[Tensor, " examples"]:
+    """The most probable of the classes whose probability reaches their threshold; -1 where none does.
+
+    Returns:
+        One class per example.
+    """
+    probs = probs.to(torch.float64)
+    reached = (probs >= bounds - SLACK) & (probs > 0)
+    return probs.where(reached, -1.0).argmax(1).where(reached.any(1), -1)
+
+
+def confident_counts(
+    confident: Int[Tensor, " examples"], labels: Int[Tensor, " examples"], classes: int
+) -> Float64[Tensor, "given true"]:
+    """How many examples there are of each given label and each class that they confidently belong to, scaled to the numbers of the labels.
+
+    Each class has one example at least that is counted as right, so that no class vanishes.
+
+    Returns:
+        Rows of given labels and columns of true ones; a row adds up to the number of examples with that label.
+    """
+    there = confident >= 0
+    pairs = (labels[there] * classes + confident[there]).bincount(minlength=classes**2).view(classes, classes).to(torch.float64)
+    pairs.diagonal().clamp_(min=1)
+    return pairs / pairs.sum(1, keepdim=True) * labels.bincount(minlength=classes)[:, None]
+
+
+def rounded(counts: Float64[Tensor, "given true"]) -> Int[Tensor, "given true"]:
+    """Whole numbers with the same sums of rows: those with the largest remainders are rounded up, the lower class first.
+
+    Returns:
+        Of the same shape.
+    """
+    whole = (counts + SLACK).floor()
+    missing = (counts.sum(1) - whole.sum(1)).round().to(torch.int64)
+    order = (whole - counts).argsort(dim=1, stable=True)
+    up = torch.zeros_like(whole).scatter_(1, order, (torch.arange(counts.shape[1]) < missing[:, None]).to(whole.dtype))
+    return (whole + up).to(torch.int64)
+
+
+def find(
+    probs: Float[Tensor, "examples classes"],
+    labels: Int[Tensor, " examples"],
+    ranks: Int[Tensor, " examples"],
+    by: By = "both",
+) -> Bool[Tensor, " examples"]:
+    """Which labels are wrong, by the confident joint of given and true labels.
+
+    No example whose most probable class is its label is among them.
+
+    Args:
+        probs: Probabilities of each class by models that were not trained on the example.
+        labels: Given classes.
+        ranks: What decides between equal examples: the smallest is named first.
+        by: `class`: of each class as many as the joint says are wrong, those with the lowest probability of their label. `noise_rate`: of each pair of a given
+            and another class as many as the joint says, those with the largest difference of the two probabilities. `both`: what both name.
+            `off_diagonal`: those that are counted outside the diagonal.
+
+    Returns:
+        One per example.
+
+    Source: Northcutt, Jiang and Chuang 2021, section 3.2.
+    """
+    probs, classes = probs.to(torch.float64), probs.shape[1]
+    own = probs.gather(1, labels[:, None])[:, 0]
+    confident = confident_classes(probs, thresholds(probs, labels))
+    likely = probs.amax(1) > own
+    if by == "off_diagonal":
+        return likely & (confident >= 0) & (confident != labels)
+    counts = rounded(confident_counts(confident, labels, classes))
+    by_class, by_rate = torch.zeros(2, len(labels), dtype=torch.bool)
+    for given in range(classes):
+        here = (labels == given).nonzero().flatten()
+        # By the ranks first, so that a stable sort leaves equal ones in their order.
+        here = here[ranks[here].argsort()]
+        if not len(here):
+            continue
+        by_class[here[own[here].argsort(stable=True)[: len(here) - int(counts[given, given])]]] = True
+        for other in range(classes):
+            if other != given and int(counts[given, other]):
+                margin = own[here] - probs[here, other]
+                by_rate[here[margin.argsort(stable=True)[: int(counts[given, other])]]] = True
+    return likely & {"class": by_class, "noise_rate": by_rate, "both": by_class & by_rate}[by]
