@@ -32,7 +32,7 @@ EXAMPLES = {
     "cli/score.py": {"cg_score"},
     "cli/choose.py": {"k_center"},
     "cli/confident.py": {"confident_learning"},
-    "experiments/choose.py": {"aum", "k_center"},
+    "experiments/choose.py": {"aum", "k_center", "glister"},
     "core/selection.py": {"aum"},
     "experiments/scorable.py": {"dual", "oti", "cg_score", "grand", "sgd_influence", "tracin", "vog"},
     "core/accumulators.py": {"aum"},

@@ -8,12 +8,14 @@ from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorData
 import assay
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
-from assay.core.features import FeatureSpec
+from assay.core.features import Features, FeatureSpec
 from assay.core.method import Asks
+from assay.experiments import trials
 from assay.experiments.choose import choose
 from assay.experiments.evidence import data_of, open_replay
 from assay.experiments.score import score
 from assay.maths.coverage import farthest_first
+from assay.maths.example_vectors import DenseVectors
 from assay.policies.k_center import KCenter
 from assay.policies.top_k import TopK
 from experiments import small
@@ -324,3 +326,61 @@ def test_a_decision_that_keeps_the_suspects_says_so(table, policy, score, cure):
 )
 def test_a_decision_that_drops_them_or_means_it_says_nothing(table, policy, score):
     assert choose(table[score], policy).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["facility_location:features=head_grads,keep=0.1", "craig:keep=0.1", "gradmatch:keep=0.1", "craig:keep=0.1,by_class=false"],
+)
+def test_gradients_of_a_head_choose_without_being_multiplied_out(run, policy, monkeypatch):
+    decision = choose(run, policy)
+    assert decision.budget == 39 and decision.lineage.parents == {"run": run.fingerprint}
+    assert ("weight" in decision.counts()) == (not policy.startswith("facility"))
+    monkeypatch.setattr(Features, "vectors", lambda self: DenseVectors(self.rows()))
+    rows = choose(run, policy)
+    assert rows.kept_ids == decision.kept_ids and torch.allclose(rows.weights, decision.weights, rtol=1e-4)
+
+
+def test_weights_are_trained_with(run, monkeypatch):
+    decision = choose(run, "craig:keep=0.1")
+    assert float(decision.weights[decision.kept].mean()) == pytest.approx(1) and len(decision.weights[decision.kept].unique()) > 3
+    trained, train = [], trials.train
+    monkeypatch.setattr(trials, "train", lambda *args, **kwargs: [trained.append(kwargs["weights"]), train(*args, **kwargs)][1])
+    for arm in trials.arms(decision, run.labels, seed=0)[:2]:
+        trials.train_arm(small.plan().plain(), arm, 0)
+    assert torch.equal(trained[0], decision.weights[decision.kept].float())
+    # The control has the same weights, on examples drawn at random.
+    assert torch.equal(trained[1].sort().values, trained[0].sort().values)
+
+
+def test_validation_examples_are_chosen_for(run, table, tmp_path):
+    with pytest.raises(UsageError, match="the plan held out no validation examples; record with"):
+        choose(run, "glister:keep=0.1")
+    held = small.recorded(tmp_path / "held", validation=0.2)
+    decision = choose(held, "glister:keep=0.1")
+    assert decision.budget == 31 and decision.order is not None and "validation loss" in decision.reasons[0]
+    assert {"run", "target validation"} <= decision.lineage.parents.keys()
+    # The names of `assay score` too.
+    assert choose(held, "glister:keep=0.1,target=class=3").order != decision.order
+    with pytest.raises(UsageError, match="targets= is for policies that ask for validation examples"):
+        choose(table["aum"], "top_k:keep=0.5", targets={"validation": (torch.zeros(2, 64), torch.tensor([0, 1]))})
+
+
+def test_a_loop_of_ones_own_gives_its_validation_examples(tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(30, 4, generator=draw), torch.arange(30) % 3
+    model, loader = torch.nn.Linear(4, 3), DataLoader(TensorDataset(inputs, labels), 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with assay.record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for x, y in recorder.epoch():
+            logits = model(x)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    loop = assay.Loop(model, optimizer, loader)
+    held = torch.randn(9, 4, generator=draw), torch.arange(9) % 3
+    decision = choose(tmp_path / "run", "glister:keep=6", loop=loop, targets={"validation": held})
+    assert decision.budget == 6 and decision.order != choose(tmp_path / "run", "craig:keep=6", loop=loop).order
+    with pytest.raises(UsageError, match=r"asks for target 'validation'; there are: none\. Give choose\(\.\.\., targets="):
+        choose(tmp_path / "run", "glister:keep=6", loop=loop)

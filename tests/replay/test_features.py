@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay import nets
 from assay.core.errors import MissingEvidence, NotWritten, UnknownName, UsageError
+from assay.core.models import head_factors
 from assay.experiments.evidence import gather, open_replay
 from assay.maths.projections import rademacher
 from assay.replay import checkpoints, example_rows, features
@@ -215,8 +216,33 @@ def test_head_grads_are_those_of_autograd(net, shape, head, tmp_path):
     errors = (outside @ layer[f"{head}.weight"].T + layer[f"{head}.bias"]).softmax(1) - F.one_hot(labels, CLASSES)
     closed = torch.cat([(errors[:, :, None] * outside[:, None]).flatten(1), errors], 1)
     torch.testing.assert_close(found.rows(), closed, rtol=1e-11, atol=1e-13)
+    # As two factors, whose outer products have the same inner products.
+    factors = found.factors()
+    torch.testing.assert_close(factors.dots(torch.arange(N), slice(None)), expected @ expected.T, rtol=1e-12, atol=1e-13)
+    assert factors.left.shape[1] + factors.right.shape[1] == outside.shape[1] + 1 + CLASSES
     first = one_by_one(replay, inputs, labels, [f"{head}.weight", f"{head}.bias"], epoch=1)
     torch.testing.assert_close(evidence.features("head_grads@0").rows(), first, rtol=1e-12, atol=1e-13)
+
+
+class PerToken(Tokens):
+    """Logits of each token, whose mean is that of the sequence."""
+
+    def forward(self, tokens):
+        return self.head(torch.tanh(self.mix(self.embed(tokens)))).mean(1)
+
+
+@pytest.mark.parametrize(("net", "tokens"), [(PerToken, True), (Scaled, False)])
+def test_a_head_whose_gradients_are_sums_of_products_is_taken_as_rows(net, tokens, tmp_path):
+    model, labels = net().double(), torch.arange(N) % CLASSES
+    inputs = torch.randint(11, (N, 4), generator=torch.Generator().manual_seed(0)) if tokens else batch_of(5)[0]
+    replay = replayed(tmp_path / "run", model, inputs, labels)
+    model = replay.at(replay.kept[-1])
+    names = model.head or ("head.weight", "head.bias")
+    assert head_factors(model.batches(), names) is None
+    if model.head:
+        found = gather(replay.run, replay).features("head_grads")
+        assert found.factors() is None
+        assert torch.equal(found.vectors().rows, found.rows())
 
 
 @pytest.mark.parametrize("room", [1, features.GRADIENT_BYTES])

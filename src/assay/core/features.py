@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..maths.example_vectors import DenseVectors, OuterVectors, Vectors
 from .errors import MissingEvidence, UsageError
 from .ids import Ids
 
@@ -108,6 +109,7 @@ class Features:
         read: Function that starts an iteration over the blocks.
         shape: Shape of one input before it was flattened, such as (channels, height, width); for other features that of a row.
         whole: Function that gives all rows at once, if they are stored as a whole, such as in a file; else None.
+        factors: Function that gives two factors whose outer products the rows are, but for the order of their numbers; or None where they have none.
     """
 
     spec: FeatureSpec
@@ -116,6 +118,7 @@ class Features:
     read: Callable[[], Iterator[tuple[slice, Tensor]]]
     shape: tuple[int, ...] = ()
     whole: Callable[[], Tensor] | None = None
+    factors: Callable[[], OuterVectors | None] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shape", self.shape or (self.dims,))
@@ -135,6 +138,11 @@ class Features:
             rows[part] = block
         assert rows is not None
         return rows
+
+    def vectors(self) -> Vectors:
+        """All rows as vectors that inner products are taken of: their factors where they have some, which take much less room."""
+        found = self.factors() if self.factors is not None else None
+        return found if found is not None else DenseVectors(self.rows())
 
     @functools.cached_property
     def fingerprint(self) -> str:

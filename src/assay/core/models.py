@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from ..maths.example_vectors import OuterVectors
 from ..maths.layer_pairs import LayerPair
 from ..maths.params import Params
 from .errors import UsageError, listed
@@ -290,3 +292,29 @@ class ModelSource(Protocol):
     def final_probs(self) -> Float[Tensor, "examples classes"]:
         """Softmax probabilities of each example by the last checkpoint."""
         ...
+
+
+def head_factors(batches: Iterator[Batch], names: Sequence[str]) -> OuterVectors | None:
+    """The gradients of the examples' losses with respect to the parameters of one linear layer, as outer products.
+
+    Args:
+        batches: The examples.
+        names: Parameters of that layer (see `Model.head`).
+
+    Returns:
+        On the CPU, in the order of the batches; None where a gradient is a sum of several products, as over tokens, or is not made of those of one
+        call of one layer.
+    """
+    left, right = [], []
+    for batch in batches:
+        try:
+            pairs = list(batch.layer_pairs(names))
+        except UsageError:
+            return None
+        if len({pair.matrix.layer for pair in pairs}) != 1 or any(pair.gradients.shape[1:3] != (1, 1) for pair in pairs):
+            return None
+        if any(pair.matrix.indexed for pair in pairs):
+            return None
+        left += [pair.inputs[:, 0, 0].to("cpu", copy=True) for pair in pairs]
+        right += [pair.gradients[:, 0, 0].to("cpu", copy=True) for pair in pairs]
+    return OuterVectors(torch.cat(left), torch.cat(right))

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from ..maths.example_vectors import Vectors
 from . import options
 from .decision import Action, Decision
 from .errors import Mismatch, UsageError, listed
 from .evidence import Evidence
 from .ids import Ids
 from .method import Asks, Source
+from .models import ModelSource
 from .needs import Need
 from .passes import Passes
 from .scores import Scores, ordered
@@ -182,6 +184,21 @@ class Pool:
             for batch in models.at(models.kept[-1]).queries(name):
                 predicted[batch.positions] = batch.outputs(batch.params).argmax(1).cpu()
         return predicted, labels
+
+    def vectors(self, spec: str) -> Vectors:
+        """As `features`, in the form that inner products are taken of; gradients of the head as outer products, which are never multiplied out."""
+        found = self._facts.features(spec).vectors()
+        return found if self._place is None else found.take(self._place)
+
+    @property
+    def place(self) -> Int[Tensor, " examples"] | None:
+        """Positions of the examples in the run; None where they are the run's, in its order."""
+        return self._place
+
+    @property
+    def checkpoints(self) -> ModelSource:
+        """The models that the run kept."""
+        return self._facts.checkpoints
 
     def _placed(self, facts: Tensor) -> Tensor:
         return facts if self._place is None else facts[self._place]

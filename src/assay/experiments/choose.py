@@ -25,12 +25,22 @@ from ..core.selection import AbstractSelector, Unscored
 from ..policies import catalogue, find, parse
 from ..replay.loop import Loop
 from ..replay.replay import Replay
+from ..replay.targets import Given
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather_together, given_rows, open_replay
 from .models import members_of
 from .plan import has_plan
 from .saved_scores import parents_of
 from .scorable import inputs_asked, looks_at_inputs, replayed
+
+
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """What a policy may look at beside the run (see `choose`)."""
+
+    loop: Loop | None = None
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    targets: Mapping[str, Given] | None = None
 
 
 @checked_arguments
@@ -43,6 +53,7 @@ def choose(
     loop: Loop | None = None,
     inputs: Mapping[str, Any] | None = None,
     unscored: Unscored = "refuse",
+    targets: Mapping[str, Given] | None = None,
     **options: object,
 ) -> Decision:
     """Apply one policy to one score, or to a run where the policy reads no score.
@@ -63,17 +74,19 @@ def choose(
         inputs: Rows by name, such as embeddings, that `features=rows:NAME` reads: one row for each of the run's ids.
         unscored: What becomes of examples for which the score has no value, such as those that no epoch trained on: `refuse` to choose, or `keep` them
             as they are, with that reason; a fraction or number that the policy keeps or drops then counts the scored ones only.
+        targets: Validation examples by name, as (inputs, labels) or Examples, for policies that ask for some, such as glister; by default what a plan held
+            out, or names as `assay.score` takes them, such as `glister:target=class=3`.
         options: Options of the policy.
 
     Raises:
         UnknownName: No such policy or option.
         UsageError: An option is out of range or given twice, a score is NaN, a curve for another policy, a score for a policy that reads
-            none or none for one that needs it, loop or inputs that the policy does not look at, the policy needs a run and none is known, or examples
-            have no score.
+            none or none for one that needs it, loop, inputs or targets that the policy does not look at, the policy needs a run and none is known, or
+            examples have no score.
         Mismatch: The scores are of another dataset than the run, or the curve is of other scores.
         MissingEvidence: The run did not record what the policy reads, or rows of that name were not given.
     """
-    decision = decide(scores, policy, run, curve, loop, inputs, options, unscored)
+    decision = decide(scores, policy, run, curve, Beside(loop, inputs or {}, targets), options, unscored)
     for warning in decision.warnings:
         warnings.warn(f"{decision.title}: {warning}", stacklevel=3)
     return decision
@@ -84,13 +97,13 @@ def decide(
     policy: str | AbstractSelector,
     run: str | Path | Run | None = None,
     curve: Curve | None = None,
-    loop: Loop | None = None,
-    inputs: Mapping[str, Any] | None = None,
+    beside: Beside | None = None,
     options: Mapping[str, object] | None = None,
     unscored: Unscored = "refuse",
 ) -> Decision:
     """As `choose`, but without issuing the decision's warnings."""
-    options = dict(options or {})
+    options, beside = dict(options or {}), beside or Beside()
+    loop = beside.loop
     by = scores if isinstance(scores, Scores) else None
     if by is None:
         if run is not None:
@@ -108,7 +121,7 @@ def decide(
             f"Policy {chosen.name!r} chooses by a score, and {getattr(run, 'folder', run)} is a run; give one of its scores, such as "
             f"choose(assay.score(run, 'aum')['aum'], {chosen.title!r})."
         )
-    _check_looked_at(chosen, loop, inputs or {})
+    _check_looked_at(chosen, beside)
     began = time.perf_counter()
     parent, opened, evidence = by.lineage if by is not None else None, None, None
     looked, remarks, device = dict[str, str](), tuple[str, ...](), "cpu"
@@ -123,16 +136,16 @@ def decide(
             )
         _check_classes(opened, chosen)
         models = members_of(opened) if chosen.reads else [opened]
-        seen, content, replay = looked_at(opened, chosen, loop, inputs or {})
+        seen, content, replay = looked_at(opened, chosen, beside)
         evidence = gather_together(models, replay, seen)
         looked = parents_of(opened, chosen, replay, loop, None, content)
         looked.pop("run")
         if replay is not None:
             device, remarks = str(replay.training.device), replay.cautions
             if len(models) > 1:
-                remarks += (
-                    f"The features ({', '.join(chosen.asks.features)}) are those that the first of {len(models)} models makes.",
-                )
+                what = f"The features ({', '.join(chosen.asks.features)})" if chosen.asks.features else "Gradients and losses"
+                remarks += (f"{what} are those that the first of {len(models)} models makes.",)
+            remarks += tuple(replay.remarks[name] for name in chosen.asks.named_targets if name in replay.remarks)
     if evidence is None and chosen.reads:
         raise UsageError(f"Policy {chosen.name!r} reads the recorded run, and these scores name none; give run=PATH.")
     decision = core.choose(chosen, by, evidence, opened.class_names if opened is not None else None, unscored)
@@ -174,22 +187,26 @@ def _check_classes(run: Run, policy: AbstractSelector) -> None:
         )
 
 
-def _check_looked_at(policy: AbstractSelector, loop: Loop | None, inputs: Mapping[str, Any]) -> None:
-    """Refuse rows and a loop that the policy would not look at.
+def _check_looked_at(policy: AbstractSelector, beside: Beside) -> None:
+    """Refuse rows, targets and a loop that the policy would not look at.
 
     Raises:
         UsageError: Names the first such argument.
     """
-    if unread := [name for name in inputs if name not in inputs_asked(policy)]:
+    if unread := [name for name in beside.inputs if name not in inputs_asked(policy)]:
         raise UsageError(
             f"{policy.title} does not read rows named {unread[0]!r}; choose by k_center:features=rows:{unread[0]}, or leave them out."
         )
-    if loop is not None and not looks_at_inputs(policy) and not replayed(policy):
+    if beside.targets is not None and not policy.asks.named_targets:
+        raise UsageError(
+            f"targets= is for policies that ask for validation examples, such as glister; {policy.title} does not. Leave it out."
+        )
+    if beside.loop is not None and not looks_at_inputs(policy) and not replayed(policy):
         raise UsageError(f"loop= is for policies that read the data; {policy.title} does not. Leave it out.")
 
 
 def looked_at(
-    run: Run, policy: AbstractSelector | AbstractMethod, loop: Loop | None, inputs: Mapping[str, Any], verb: str = "choose"
+    run: Run, policy: AbstractSelector | AbstractMethod, beside: Beside, verb: str = "choose"
 ) -> tuple[dict[str, Tensor], dict[str, str], Replay | None]:
     """The data and rows that a policy or a method of features looks at, by name, fingerprints of them, and what makes features of kept models, if any are asked for.
 
@@ -198,6 +215,7 @@ def looked_at(
         MissingEvidence: Rows of that name are not given.
     """
     reader, instead = (policy.title, f"{policy.name}:features=rows:NAME") if verb == "choose" else (verb, "features='rows:NAME'")
+    loop, inputs = beside.loop, beside.inputs
     if looks_at_inputs(policy) or replayed(policy):
         if loop is not None and has_plan(run):
             raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
@@ -218,17 +236,25 @@ def looked_at(
             )
         else:
             seen[name], content[name] = given_rows(inputs[name])
-    targets = policy.asks.named_targets
-    if loop is not None and targets:
-        raise UsageError(
-            f"{policy.title} reads what the model predicts for {', '.join(targets)}, which a loop of your own does not name here; give the numbers themselves, "
-            "as the policy's options say."
-        )
-    return (
-        seen,
-        content,
-        open_replay(run, loop=loop, targets=targets or None, asked=targets, agreed=agreed) if replayed(policy) else None,
-    )
+    return seen, content, _opened(run, policy, beside, agreed) if replayed(policy) else None
+
+
+def _opened(run: Run, policy: AbstractSelector | AbstractMethod, beside: Beside, agreed: Agreed) -> Replay:
+    """What makes the features, gradients and losses that a policy asks for.
+
+    Raises:
+        UsageError: A target that it asks for is not there.
+    """
+    asked, targets = policy.asks.named_targets, beside.targets
+    named: Mapping[str, Given] | list[str] | None = list(asked) if targets is None and has_plan(run) else targets
+    replay = open_replay(run, loop=beside.loop, targets=named, asked=asked, agreed=agreed)
+    for target in asked:
+        if target not in replay.targets:
+            raise UsageError(
+                f"{policy.title} asks for target {target!r}; there are: {', '.join(replay.targets) or 'none'}. Give choose(..., targets={{{target!r}: (inputs, labels)}})."
+            )
+        replay.rows_of(target)
+    return replay
 
 
 def _counted(

@@ -20,7 +20,7 @@ from ..core.needs import Need
 from ..maths.neighbours import close_pairs, nearest_distances
 from ..replay.loop import Loop
 from ..runs.run import Run
-from .choose import looked_at
+from .choose import Beside, looked_at
 from .evidence import gather_together
 from .scorable import inputs_asked, looks_at_inputs, replayed
 
@@ -85,7 +85,7 @@ def duplicates(
             )
         if loop is not None and not looks_at_inputs(asker) and not replayed(asker):
             raise UsageError(f"loop= is for features of the data or of a kept model; {features} are neither. Leave it out.")
-        shown, _, replay = looked_at(opened, asker, loop, inputs or {}, "duplicates")
+        shown, _, replay = looked_at(opened, asker, Beside(loop, inputs or {}), "duplicates")
         evidence = gather_together([opened], replay, shown)
         names = tuple(opened.class_names) if opened.task == "classes" else ()
     labels = evidence.labels if Need.LABELS in evidence.holds else torch.full((len(evidence.ids),), -1)

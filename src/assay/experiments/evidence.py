@@ -109,7 +109,7 @@ def gather_together(runs: Sequence[Run], replay: Replay | None = None, inputs: M
         epochs=MeanEpochs(runs),
         mean_probs=_together(runs),
         inputs=inputs,
-        replayed=ReplayedFacts(features=replay),
+        replayed=ReplayedFacts(checkpoints=replay, features=replay),  # type: ignore[arg-type]
     )
 
 

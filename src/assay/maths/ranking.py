@@ -15,6 +15,19 @@ def places_within(groups: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
     return places
 
 
+def interleaved(groups: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
+    """An order of which every prefix holds each group in proportion, as nearly as whole examples allow.
+
+    The j-th example of a group (from 0, in the given order) stands at (j + 1/2) / count of its group. These are Webster's quotients, so a longer
+    prefix keeps every example of a shorter one; equal quotients stay in the given order.
+
+    Returns:
+        Positions, each once.
+    """
+    counts = torch.bincount(groups)
+    return torch.argsort((places_within(groups) + 0.5) / counts[groups].to(torch.float64), stable=True)
+
+
 def precision_at(suspicion: Float[Tensor, " examples"], wrong: Bool[Tensor, " examples"], count: int) -> float:
     """Fraction of wrong labels among the `count` most suspect; where a tie straddles the cut, the mean over its orders.
 

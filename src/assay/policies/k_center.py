@@ -14,7 +14,7 @@ from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.selection import AbstractSelector, Pool, Selection, count_of
 from ..maths.coverage import farthest_first
-from .random import interleaved
+from ..maths.ranking import interleaved
 
 
 @dataclasses.dataclass(frozen=True)

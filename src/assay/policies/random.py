@@ -12,26 +12,13 @@ from ..core.method import Source
 from ..core.needs import Need
 from ..core.selection import AbstractSelector, Pool, Selection, count_of
 from ..maths.draws import permutation
-from ..maths.ranking import places_within
+from ..maths.ranking import interleaved
 
 
 def shuffled(ids: Ids, seed: int, purpose: str, *counters: int) -> Int[Tensor, " examples"]:
     """Positions in a random order that depends on the seed, the purpose, the counters (such as an epoch) and each id alone."""
     by_id = torch.argsort(ids.ranks)
     return by_id[permutation(ids.keys[by_id.numpy()], seed, purpose, *counters)]
-
-
-def interleaved(labels: Int[Tensor, " examples"]) -> Int[Tensor, " examples"]:
-    """An order of which every prefix holds each class in proportion, as nearly as whole examples allow.
-
-    The j-th example of a class (from 0, in the given order) stands at (j + 1/2) / count of its class. These are Webster's quotients, so a longer
-    prefix keeps every example of a shorter one; equal quotients stay in the given order.
-
-    Returns:
-        Positions, each once.
-    """
-    counts = torch.bincount(labels)
-    return torch.argsort((places_within(labels) + 0.5) / counts[labels].to(torch.float64), stable=True)
 
 
 @dataclasses.dataclass(frozen=True)

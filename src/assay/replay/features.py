@@ -3,6 +3,7 @@
 They are computed block by block. Small ones are computed again for each reader; large ones once, into a temporary file.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..core.features import Features, FeatureSpec
 from ..core.ids import Ids
+from ..core.models import head_factors
 from ..maths.derivatives import CHUNK_BYTES
+from ..maths.example_vectors import OuterVectors
 from ..maths.projections import project
 from ..training.batches import rows, size_of
 from .activations import Unseen, fitting, named, row_of, tapped
@@ -55,10 +58,18 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec, target: str
             start += len(batch.positions)
 
     seen = block(few)
+    factors = None if spec.kind != "head_grads" else functools.partial(_factors, model, few)
     if len(ids) * seen.shape[1] * seen.element_size() <= ON_DISK:
-        return Features(spec, ids, seen.shape[1], read)
+        return Features(spec, ids, seen.shape[1], read, factors=factors)
     filed = Filed(f"features={spec}", (len(ids), seen.shape[1]), seen.dtype, read)
-    return Features(spec, ids, seen.shape[1], filed.read, whole=filed.whole)
+    return Features(spec, ids, seen.shape[1], filed.read, whole=filed.whole, factors=factors)
+
+
+def _factors(model: CheckpointModel, few: ModelBatch) -> OuterVectors | None:
+    # On a few first, so that a large model does not run over all examples for nothing.
+    if head_factors(iter([few]), model.head) is None:  # type: ignore[list-item]
+        return None
+    return head_factors(model.batches(), model.head)  # type: ignore[arg-type]
 
 
 def _activations(model: CheckpointModel, first: ModelBatch, spec: FeatureSpec) -> Block:

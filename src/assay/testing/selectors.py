@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core.decision import Decision
 from ..core.errors import UsageError
-from ..core.evidence import Evidence
+from ..core.evidence import Evidence, ReplayedFacts
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector
 from ..core.needs import Need
@@ -22,6 +22,7 @@ from ..experiments.trials import arms
 from ..maths import draws
 from ..runs.artefacts import load_decision, save_decision
 from .laws import Laws, a_frozen_dataclass_with_a_docstring, always, hold, hold_class, mistyped, refusal
+from .linear import LinearSource
 from .worlds import Facts
 
 EXAMPLES, EPOCHS, CLASSES = 60, 4, 3
@@ -42,6 +43,12 @@ class Case:
         return {field.name for field in dataclasses.fields(self.cls)}  # type: ignore[arg-type]
 
     @property
+    def draws(self) -> bool:
+        """Whether it draws at random: it has a seed, which is not left out."""
+        seeds = [field.default for field in dataclasses.fields(self.cls) if field.name == "seed"]  # type: ignore[arg-type]
+        return any(self.options.get("seed", default) is not None for default in seeds)
+
+    @property
     def keeps(self) -> list[float]:
         """The budgets that these options allow, among them 0 and the one that `make` uses by default."""
 
@@ -56,8 +63,8 @@ class Case:
 
     def make(self, keep: float = USUAL, seed: int = 0) -> AbstractSelector:
         """The policy, with this budget and seed where it has such options."""
-        given = {name: value for name, value in (("keep", keep), ("seed", seed)) if name in self.fields}
-        return self.cls(**given, **self.options)  # type: ignore[arg-type]
+        given = {name: value for name, value in (("keep", keep), ("seed", seed if self.draws else None)) if name in self.fields}
+        return self.cls(**{**self.options, **given})  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +96,7 @@ class World:
 
     def evidence(self, holds: frozenset[Need] = frozenset(Need)) -> Evidence:
         """The evidence of the examples, with these kinds of facts."""
+        source = LinearSource(self.inputs, self.labels, CLASSES)
         return Evidence(
             self.ids,
             CLASSES,
@@ -96,6 +104,7 @@ class World:
             epochs=Facts({Need.TARGET_PROBS: self.target_probs}) if Need.TARGET_PROBS in holds else None,
             mean_probs=self.mean_probs if Need.MEAN_PROBS in holds else None,
             inputs={"": self.inputs, "other": self.inputs.flip(1).square()} if Need.FEATURES in holds else None,
+            replayed=ReplayedFacts(checkpoints=source) if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
         )
 
     def decide(self, policy: AbstractSelector) -> Decision:
@@ -256,7 +265,7 @@ def string_ids_work(case: Case) -> None:
     by_name, by_number = named.decide(case.make()), here.decide(case.make())
     assert all(isinstance(one, str) for one in by_name.kept_ids)
     assert by_name.budget == by_number.budget
-    if "seed" not in case.fields:
+    if not case.draws:
         assert torch.equal(by_name.actions, by_number.actions)
 
 
@@ -310,10 +319,10 @@ LAWS: Laws = {
     exact_count: budgeted,
     budgets_nest: lambda case: budgeted(case) and case.cls.nests,
     nothing_and_all: budgeted,
-    ties_break_by_id: lambda case: "seed" not in case.fields,
+    ties_break_by_id: lambda case: not case.draws,
     nan_is_refused: always,
     same_call_same_decision: always,
-    another_seed_differs: lambda case: "seed" in case.fields,
+    another_seed_differs: lambda case: case.draws,
     order_does_not_matter: always,
     keep_outside_is_refused: budgeted,
     input_is_untouched: always,
@@ -369,5 +378,5 @@ def check_selector(
     own = {field.name: getattr(selector, field.name) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for given in variants:
         variant = {**own, **given}
-        case = Case(cls, {name: value for name, value in variant.items() if name not in ("keep", "seed")})
+        case = Case(cls, {name: value for name, value in variant.items() if name != "keep"})
         hold(case.make().title, LAWS, case)

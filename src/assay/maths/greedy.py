@@ -1,0 +1,147 @@
+r"""Greedy maximisation: elements one after another, each the one that adds most to a function of the set of those taken.
+
+Where what an element adds never grows as the set grows (the function is submodular) and the function never falls, k elements reach at least
+1 - 1/e = 0.63 of what the best k elements reach (Nemhauser, Wolsey and Fisher 1978).
+"""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+Greedy = Literal["naive", "lazy", "stochastic", "approximate"]
+Sample = Callable[[int, Int[Tensor, " left"]], Int[Tensor, " some"]]
+"""Draws some of the elements that are left, in rising order, given the number of the step."""
+FIRST, MOST = 8, 1024
+"""How many elements are looked at again together: at first, and at most."""
+ACCEPTED = 0.9
+"""Part of what an element added before at which `approximate` takes it without looking at others."""
+
+
+class Objective(Protocol):
+    """A function of sets, which knows the elements that are taken so far. Elements are numbered from 0; of equal ones the lowest number is taken."""
+
+    slack: float
+    """Gains that differ by no more are equal, but for rounding."""
+    grows: bool
+    """Whether no element ever takes anything away."""
+
+    def __len__(self) -> int: ...
+
+    def gains(self, candidates: Int[Tensor, " candidates"]) -> Float64[Tensor, " candidates"]:
+        """What each of these elements would add to the function."""
+        ...
+
+    def take(self, element: int) -> None:
+        """Add an element to the set."""
+        ...
+
+
+def maximise(
+    objective: Objective, count: int, how: Greedy = "lazy", sample: Sample | None = None
+) -> tuple[Int[Tensor, " count"], Float64[Tensor, " count"]]:
+    """Take elements one after another.
+
+    `naive` looks at every element before each step. `lazy` looks again at those only whose last known gain is at least the best gain seen, and takes
+    the same elements, where gains never grow (Minoux 1978). `approximate` takes the first, in the order of their last known gains, that still adds
+    `ACCEPTED` of that: each step adds at least that part of what the best would. `stochastic` looks at a `sample` only; with s of n elements in each
+    sample it reaches 1 - 1/e - exp(-s k / n) in expectation (Mirzasoleiman et al. 2015).
+
+    Args:
+        objective: The function, with nothing taken.
+        count: How many elements.
+        how: How each is found.
+        sample: Draws the elements to look at; for `stochastic`.
+
+    Returns:
+        The elements in the order in which they are taken, and what each adds. Where nothing can add anything, the rest follows by number, with 0.
+
+    Raises:
+        ValueError: The count is outside its range, or a gain is not finite.
+    """
+    if not 0 <= count <= len(objective):
+        raise ValueError(f"count={count} is outside 0..{len(objective)}, the number of elements.")
+    search = _Search(objective)
+    order, added = torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.float64)
+    for step in range(count):
+        if how == "stochastic":
+            assert sample is not None
+            place = search.best_of(sample(step, search.left.nonzero().flatten()))
+        elif how == "approximate":
+            place = search.nearly_best()
+        else:
+            place = search.best(everyone=how == "naive")
+        if objective.grows and how != "stochastic" and search.bounds[place] <= objective.slack:
+            order[step:] = search.left.nonzero().flatten()[: count - step]
+            break
+        order[step], added[step] = place, search.bounds[place]
+        search.left[place] = False
+        objective.take(place)
+    return order, added
+
+
+class _Search:
+    """What is known of each element's gain: what it was when it was last looked at."""
+
+    def __init__(self, objective: Objective):
+        self.objective = objective
+        self.bounds = torch.full((len(objective),), torch.inf, dtype=torch.float64)
+        self.left = torch.ones(len(objective), dtype=torch.bool)
+        self._enough = FIRST
+
+    def _look(self, candidates: Tensor) -> Tensor:
+        gains = self.objective.gains(candidates)
+        if not bool(gains.isfinite().all()):
+            raise ValueError("A gain is not finite; rows must be finite, and not so large that their squares overflow.")
+        self.bounds[candidates] = gains
+        return gains
+
+    def best_of(self, candidates: Tensor) -> int:
+        """The first of those among these that add most."""
+        gains = self._look(candidates)
+        return int(candidates[(gains >= gains.max() - self.objective.slack).nonzero()[0, 0]])
+
+    def best(self, everyone: bool) -> int:
+        """The first of those among all that add most."""
+        if everyone:
+            return self.best_of(self.left.nonzero().flatten())
+        slack, best, seen = self.objective.slack, -torch.inf, 0
+        fresh = ~self.left
+        size = self._enough
+        while True:
+            open_ = self.bounds.masked_fill(fresh, -torch.inf)
+            stale = int((open_ >= best - slack).sum()) if best > -torch.inf else len(self.left)
+            if not stale or bool(fresh.all()):
+                break
+            # Never-seen elements must all be looked at, so that they are at once.
+            unseen = (open_ == torch.inf).nonzero().flatten()
+            among = unseen if len(unseen) else open_.topk(min(size, stale, int((~fresh).sum()))).indices.sort().values
+            best = max(best, float(self._look(among).max()))
+            fresh[among] = True
+            seen += len(among)
+            size = min(MOST, 2 * size)
+        # About as many as this step needed are looked at first in the next.
+        self._enough = max(FIRST, min(MOST, seen // 2))
+        return int(((self.bounds >= best - slack) & self.left).nonzero()[0, 0])
+
+    def nearly_best(self) -> int:
+        """The first, in the order of their last known gains, that still adds nearly that; or else the best of all."""
+        if bool((self.bounds[self.left] == torch.inf).any()):
+            return self.best_of(self.left.nonzero().flatten())
+        slack = self.objective.slack
+        fresh = ~self.left
+        while not bool(fresh.all()):
+            open_ = self.bounds.masked_fill(fresh, -torch.inf)
+            top = (open_ >= open_.max() - slack).nonzero()[0]
+            known = float(self.bounds[top])
+            if float(self._look(top)) >= known - (1 - ACCEPTED) * abs(known) - slack:
+                return int(top)
+            fresh[top] = True
+            # What was looked at in this step and is no worse than what the others may add is the best of all.
+            met = self.bounds.masked_fill(~(fresh & self.left), -torch.inf)
+            if bool((met.max() >= self.bounds.masked_fill(fresh, -torch.inf)).all()):
+                break
+        here = self.bounds.masked_fill(~self.left, -torch.inf)
+        return int((here >= here.max() - slack).nonzero()[0, 0])

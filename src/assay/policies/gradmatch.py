@@ -1,0 +1,169 @@
+r"""GradMatch: examples and weights whose weighted mean gradient is nearly the mean gradient of all.
+
+$$ \min_{w \ge 0,\; |\mathrm{supp}\, w| \le k} \; \lVert \sum_i w_i g_i - \bar g \rVert^2 + \lambda \lVert w \rVert^2,
+   \qquad \lambda = \rho \, \tfrac1n \sum_i \lVert g_i \rVert^2. $$
+"""
+
+import dataclasses
+import math
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from ..core.errors import UsageError
+from ..core.features import FeatureSpec
+from ..core.greedy_selection import in_classes
+from ..core.method import Asks, Source
+from ..core.needs import Need
+from ..core.selection import AbstractSelector, Pool, Selection, count_of
+from ..maths.example_vectors import Vectors
+from ..maths.matching_pursuit import matching_pursuit
+
+
+def gradmatch(
+    vectors: Vectors, count: int, ridge: float
+) -> tuple[Int[Tensor, " kept"], Float64[Tensor, " kept"], Float64[Tensor, " steps"]]:
+    r"""Examples whose weighted mean gradient is nearly that of all.
+
+    Where all inner products with what is left of the mean gradient are 0 or below before there are enough, the same is done again among those that are
+    left, and each round gets a part of the weight that is its part of the examples.
+
+    Args:
+        vectors: Gradient of each example.
+        count: How many are kept, in 0..examples.
+        ridge: $\rho$, $\lambda$ relative to the mean squared length.
+
+    Returns:
+        The examples, the lowest number first among equals; fewer than `count` where no round can begin. Their weights, with which their gradients add up to
+        nearly the mean one: as long as the part of it that they make up, not shortened by the ridge. And the rest
+        $\lVert \sum_i w_i g_i - \bar g \rVert^2 + \lambda \lVert w \rVert^2$ after each step of the first round, relative to $\lVert \bar g \rVert^2$.
+
+    Raises:
+        ValueError: A gradient is not finite, or their mean is 0.
+    """
+    n = len(vectors)
+    mean = vectors.total(torch.full((n,), 1 / n, dtype=torch.float64))
+    length, size = float(mean.square().sum()), float(vectors.sq_norms().mean())
+    if not size < math.inf:
+        raise ValueError("Gradients are not finite; rows must be finite, and not so large that their squares overflow.")
+    if length <= (16 * torch.finfo(vectors.dtype).eps) ** 2 * size:
+        raise ValueError("The mean gradient is 0, so that there is none to match; take other features, or by_class=true.")
+    left, first = torch.arange(n), torch.zeros(0, dtype=torch.float64)
+    found: list[Tensor] = []
+    weights: list[Tensor] = []
+    missing = count
+    while missing and len(left):
+        inside, own, rests = matching_pursuit(vectors.take(left), mean, missing, ridge * size)
+        if not len(inside):
+            break
+        first = first if found else rests / length
+        found.append(left[inside])
+        every = torch.zeros(n, dtype=torch.float64).index_copy(0, left[inside], own)
+        made = vectors.total(every)
+        weights.append(own * float((made * mean).sum() / made.square().sum()) * len(inside))
+        missing -= len(inside)
+        left = left[~torch.isin(left, found[-1])]
+    if not found:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64), first
+    return torch.cat(found), torch.cat(weights) / (count - missing), first
+
+
+@dataclasses.dataclass(frozen=True)
+class GradMatch(AbstractSelector):
+    """Keeps examples that, weighted, have the mean gradient of all, or of all of their class. No score is read.
+
+    Examples are added one by one, each by its inner product with the part of the mean gradient that those kept do not make up, and all weights are solved for again. An
+    example whose weight would fall below 0 leaves. Each class counts by its examples. Budgets do not nest: what is kept depends on how much is.
+    Of gradients of the head only their factors are kept. Time grows with k n and k^3, memory with k^2, for k of n examples (of each class).
+
+    Args:
+        keep: Fraction of examples that stay, a number with a point in 0..1; or a whole number, how many stay.
+        features: Gradients: `head_grads`, `grads:project=NUMBER`; or any other features.
+        by_class: Whether the mean gradient of each given class is matched by examples of that class, in proportion to its examples.
+        ridge: How much large weights are held down, above 0: the square of the weights counts this times the mean squared length of the gradients. With
+            more, more examples share the weight.
+        weights_as: `mean`: weights are 1 in the mean, so that the direction of the mean gradient is matched and not its length: examples of large
+            gradients that point along it are kept, and steps get longer than on all examples. `match`: the length is matched too, by weights below 1 in the mean.
+    """
+
+    keep: int | float
+    features: str = "head_grads"
+    by_class: bool = True
+    ridge: float = 0.1
+    weights_as: Literal["mean", "match"] = "mean"
+    name: ClassVar[str] = "gradmatch"
+    needs_score: ClassVar[bool] = False
+    nests: ClassVar[bool] = False
+    source: ClassVar[Source] = Source(
+        "Killamsetty et al. 2021, GRAD-MATCH: Gradient matching based data subset selection for efficient deep model training",
+        "https://arxiv.org/abs/2103.00123",
+        "once, by a kept model, where the paper selects anew as training goes on; weights are at least 0 in every step, not in the last only; the ridge is relative to the "
+        "gradients' size; when no example is left that helps, the mean gradient is matched again by others, where the released code draws the rest at random; ties break by id; "
+        "classes by Webster's quotients",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        count_of(self.keep)
+        FeatureSpec.parse(self.features)
+        if not 0 < self.ridge < math.inf:
+            raise UsageError(f"{self.name}: ridge={self.ridge} is no finite number above 0.")
+
+    @property
+    def reads(self) -> frozenset[Need]:  # type: ignore[override]
+        """Features, and labels where classes are matched each by itself."""
+        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
+
+    @property
+    def asks(self) -> Asks:
+        return Asks(features=(self.features,))
+
+    def select(self, pool: Pool) -> Selection:
+        n = len(pool)
+        budget = count_of(self.keep, n)
+        by_rank = torch.argsort(pool.ids.ranks)
+        labels = pool.labels if self.by_class else torch.zeros(n, dtype=torch.int64)
+        vectors = pool.vectors(self.features)
+        kept, weights = torch.zeros(n, dtype=torch.bool), torch.ones(n, dtype=torch.float64)
+        reasons, rests, most, empty = {}, [], budget, []
+        for label, members, turns in in_classes(labels, by_rank, budget):
+            if not len(turns):
+                empty.append(pool.class_name(label))
+                continue
+            try:
+                inside, own, rest = gradmatch(vectors.take(members), len(turns), self.ridge)
+            except ValueError as error:
+                raise UsageError(f"{self.title}: {error}") from error
+            if len(inside) < len(turns):
+                most = min(most, int(turns[len(inside)]))
+                continue
+            places = members[inside]
+            kept[places] = True
+            weights[places] = own * len(members) * budget / n
+            rests.append(float(rest[-1]))
+            among = f" of class {pool.class_name(label)}" if self.by_class else ""
+            for position, weight in zip(places.tolist(), own.tolist(), strict=True):
+                reasons[position] = f"{weight:.4g} of the mean gradient{among} in {self.features}"
+        if most < budget:
+            raise UsageError(
+                f"{self.title}: the gradients of too many examples point away from the mean gradient to get a weight above 0, so that {budget} cannot be kept; "
+                f"give keep={most} or less."
+            )
+        if self.weights_as == "mean" and budget:
+            weights /= weights[kept].mean()
+        warnings: tuple[str, ...] = ()
+        if empty and budget:
+            warnings = (
+                f"Nothing of {len(empty)} classes ({', '.join(empty[:5])}) is kept: the budget of {budget} is too small for their share; keep more.",
+            )
+        return Selection(
+            kept=kept,
+            why_kept="weighted by gradmatch",
+            why_touched=f"no weight in the mean gradient{' of its class' if self.by_class else ''} in {self.features}"
+            + (f", of which those kept leave {max(rests):.3g} at most" if rests else ""),
+            weights=weights if bool((weights != 1).any()) else None,
+            why_else=reasons,
+            warnings=warnings,
+        )
