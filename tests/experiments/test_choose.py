@@ -9,13 +9,19 @@ import assay
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.features import Features, FeatureSpec
+from assay.core.ids import Ids
 from assay.core.method import Asks
+from assay.core.scoring import score as score_of_evidence
+from assay.core.selection import choose as core_choose
 from assay.experiments import trials
 from assay.experiments.choose import choose
-from assay.experiments.evidence import data_of, open_replay
+from assay.experiments.evidence import data_of, gather_logits, open_replay
 from assay.experiments.score import score
-from assay.maths.coverage import farthest_first
+from assay.maths.coverage import farthest_first, most_divergent_first
 from assay.maths.example_vectors import DenseVectors
+from assay.methods.least_confidence import LeastConfidence
+from assay.policies.cal import neighbour_divergence
+from assay.policies.deepfool import boundary_distance
 from assay.policies.k_center import KCenter
 from assay.policies.top_k import TopK
 from experiments import small
@@ -170,6 +176,63 @@ def test_what_a_kept_model_makes_of_the_examples_is_chosen_by(run):
         choose(run, "k_center:keep=0.1,features=layer:nowhere")
 
 
+def test_predictions_of_a_kept_model_are_chosen_by(run):
+    # One model, by its logits and the weights of its last layer.
+    replay = open_replay(run, asked=())
+    rows, logits = (replay.features(FeatureSpec.parse(one)).rows() for one in ("penultimate", "logits"))
+    probs = logits.double().softmax(1)
+    by_divergence = choose(run, "contextual_diversity:keep=0.1")
+    assert by_divergence.order == run.ids.take(most_divergent_first(probs, 39, run.ids.ranks)[0])
+    by_contrast = choose(run, "cal:keep=0.1,k=4")
+    values = neighbour_divergence(rows, probs, 4, run.ids.ranks)
+    assert set(by_contrast.kept_ids) == set(run.ids.take(values.argsort(descending=True)[:39]))
+    by_boundary = choose(run, "deepfool:keep=0.1")
+    weight = replay.at(replay.kept[-1]).params[replay.at(replay.kept[-1]).head[0]]
+    assert set(by_boundary.kept_ids) == set(run.ids.take(boundary_distance(logits, weight).argsort()[:39]))
+    first = choose(run, "deepfool:keep=0.1,epoch=1")
+    assert first.order != by_boundary.order and first.order != choose(run, "deepfool:keep=0.1,epoch=1,by_class=true").order
+    assert by_boundary.lineage.parents == {"run": run.fingerprint}
+
+
+@pytest.mark.parametrize(
+    ("score_of", "everywhere", "by_class"),
+    [
+        ("least_confidence", "top_k", "per_class"),
+        ("entropy", "top_k", "per_class"),
+        ("margin", "bottom_k", "per_class:end=low"),
+        ("forgetting", "top_k", "per_class"),
+    ],
+)
+def test_uncertain_and_forgotten_examples_stay_with_balance_and_without(run, score_of, everywhere, by_class):
+    # DeepCore's code keeps the most certain ones unless classes are balanced; it takes the largest logit for confidence, whatever the others are; and it
+    # counts examples that were never learned as never forgotten.
+    (scores,) = score(run, score_of).values()
+    hardness = scores.hardness()
+    worst = run.ids.take(hardness.argsort(descending=True, stable=True)[:39])
+    plain, balanced = choose(scores, everywhere, keep=0.1), choose(scores, by_class, keep=0.1)
+    assert float(hardness[plain.kept].min()) == float(hardness[run.ids.positions(worst)].min())
+    for label in range(10):
+        inside = run.labels == label
+        assert float(hardness[inside & balanced.kept].min()) >= float(hardness[inside & ~balanced.kept].max())
+        assert abs(int((inside & balanced.kept).sum()) - 0.1 * int(inside.sum())) < 1
+    if score_of == "forgetting":
+        never = score(run, "correctness")["correctness"].values == 0
+        assert bool(never.any()) and bool((scores.values[never] == scores.values.max()).all())
+
+
+def test_confidence_is_of_probabilities_and_not_of_the_largest_logit():
+    logits = torch.tensor([[[10.0, 10.0, 0.0], [3.0, 0.0, 0.0]]]).double()
+    made = gather_logits(Ids([1, 2]), logits, torch.tensor([0, 0]))
+    scores = score_of_evidence([LeastConfidence()], made)[0]
+    assert list(core_choose(TopK(0.5), scores).kept_ids) == [1]
+
+
+def test_difficulty_and_features_are_chosen_by_together(run, table):
+    decision = choose(table["aum"], "d2:keep=40,by_class=true,features=inputs")
+    assert decision.budget == 40 and decision.lineage.parents["scores"] == table["aum"].fingerprint
+    assert torch.bincount(run.labels[decision.kept]).min() >= 3
+
+
 def test_features_of_several_models_are_the_firsts_and_the_decision_says_so(tmp_path):
     two = small.recorded(tmp_path / "two", models=2, recipe={"epochs": 1})
     with pytest.warns(UserWarning, match=r"The features \(penultimate@0\) are those that the first of 2 models makes\."):
@@ -245,6 +308,10 @@ def test_the_data_of_a_users_own_loop_are_looked_at_where_it_is_named(tmp_path, 
         UsageError, match=r"give choose\(\.\.\., loop=assay.Loop\(model, optimizer, loader\)\), or rows of your own"
     ):
         choose(tmp_path / "run", "k_center:keep=0.5")
+    with pytest.raises(UsageError, match=r"or rows of your own: cal:features=rows:NAME,predictions=rows:NAME and inputs="):
+        choose(tmp_path / "run", "cal:keep=0.5")
+    with pytest.raises(UsageError, match=r"loop=assay.Loop\(model, optimizer, loader\)\)\.$"):
+        choose(tmp_path / "run", "deepfool:keep=0.5")
     decision = choose(tmp_path / "run", "k_center:keep=0.5", loop=assay.Loop(model, optimizer, loader))
     rows = data.tensors[0][torch.tensor(list(decision.ids))]
     assert list(decision.order) == [decision.ids[i] for i in farthest_first(rows, len(rows) // 2, decision.ids.ranks)[0].tolist()]

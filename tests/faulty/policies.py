@@ -221,6 +221,15 @@ class Crowds(Spreads):
         return answer(ordered(near, pool.ids, descending=False), budget_of(self.keep, len(pool)))
 
 
+class Outlying(Spreads):
+    """The farthest from the mean first, whether a copy of it is there already or not."""
+
+    def select(self, pool: Pool) -> Selection:
+        rows = pool.features("inputs").double()
+        order = ordered((rows - rows.mean(0)).norm(dim=1), pool.ids, descending=True)
+        return answer(order, budget_of(self.keep, len(pool)))
+
+
 SOUND = [Ranked, Drawn, Weighs, Spreads]
 FAULTY = {
     Truncates: "exact_count",
@@ -239,5 +248,6 @@ FAULTY = {
     OrderOfIds: "the_order_is_that_of_the_budgets",
     WeighsNothing: "weights_survive_to_retraining",
     Crowds: "clusters_are_covered",
+    Outlying: "duplicates_are_passed_over",
 }
 """Each faulty policy, and the law that was written against its mistake."""

@@ -12,7 +12,7 @@ from assay.policies.k_center import KCenter
 from policies.worlds import scores
 
 VARIANTS = [{}, {"by_class": True}, {"features": "rows:other"}]
-REFUSED = ["keep=-0.1", "keep=1.5", "keep=-1", "features=logits,keep=0.1", "features=rows:,keep=0.1"]
+REFUSED = ["keep=-0.1", "keep=1.5", "keep=-1", "features=losses,keep=0.1", "features=rows:,keep=0.1"]
 
 
 def evidence(rows, labels=None, ids=None, **more):

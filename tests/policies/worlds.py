@@ -19,6 +19,22 @@ def golden() -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(archive[name]) for name in archive.files}
 
 
+@functools.cache
+def golden_features() -> dict[str, torch.Tensor]:
+    """Features of those examples, their labels and forgetting, and what is to be chosen by them."""
+    with np.load(pathlib.Path(__file__).parent.parent / "golden" / "dynamics_features.npz") as archive:
+        return {name: torch.from_numpy(archive[name]) for name in archive.files}
+
+
+def in_features(rows, labels=None, ids=None, **more) -> Evidence:
+    """Evidence of rows, as the data themselves, and of others by name."""
+    rows = torch.as_tensor(rows) if isinstance(rows, torch.Tensor) else torch.tensor(rows, dtype=torch.float64)
+    labels = None if labels is None else torch.as_tensor(labels)
+    classes = 2 if labels is None else max(2, int(labels.max()) + 1)
+    given = {name: torch.as_tensor(one, dtype=torch.float64) for name, one in more.items()}
+    return Evidence(Ids(range(len(rows)) if ids is None else ids), classes, labels=labels, inputs={"": rows, **given})
+
+
 def scores(values, direction=Direction.HIGH_IS_HARD, ids=None, **options) -> Scores:
     values = torch.as_tensor(values, dtype=torch.float64)
     return Scores(Ids(range(len(values)) if ids is None else ids), values, "made", options, "made", direction, "none")

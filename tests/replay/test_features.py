@@ -15,8 +15,10 @@ import assay
 from assay import nets
 from assay.core.errors import MissingEvidence, NotWritten, UnknownName, UsageError
 from assay.core.models import head_factors
+from assay.core.selection import choose
 from assay.experiments.evidence import gather, open_replay
 from assay.maths.projections import rademacher
+from assay.policies.deepfool import DeepFool
 from assay.replay import checkpoints, example_rows, features
 
 N, CLASSES = 20, 3
@@ -173,6 +175,39 @@ def test_of_a_head_that_is_called_twice_the_last_call_counts(tmp_path):
     assert torch.equal(evidence.features("penultimate").rows(), last) and not torch.equal(first, last)
     assert torch.equal(evidence.features("layer:head#2").rows(), hooked(replay, "head", inputs, before=False))
     assert torch.equal(evidence.features("layer:head").rows(), hooked(replay, "head", inputs, before=False, call=0))
+
+
+def test_logits_are_what_the_model_gives_also_behind_the_head(tmp_path):
+    torch.manual_seed(0)
+    inputs, labels = batch_of(5)
+    evidence, replay = evidence_of(tmp_path / "run", Scaled().double(), inputs, labels)
+    found = evidence.features("logits")
+    expected = hooked(replay, "", inputs, before=False)
+    assert found.dims == expected.shape[1] == 5 and torch.equal(found.rows(), expected)
+    assert torch.equal(evidence.features("logits@0").rows(), hooked(replay, "", inputs, epoch=1, before=False))
+    # The logits are half of what the head makes, so that its weights do not say where the boundaries are.
+    with pytest.raises(UsageError, match="deepfool:keep=2: no trained linear layer makes the model's logits by itself"):
+        choose(DeepFool(2), None, evidence)
+
+
+def test_examples_without_one_class_have_no_logits(tmp_path):
+    model, (inputs, _) = nn.Linear(5, 3).double(), batch_of(5)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    loader = DataLoader(TensorDataset(inputs, (inputs[:, :3] > 0).double()), 7)
+    with assay.record(tmp_path / "run", model, optimizer, loader, data=assay.DataSpec(task="labels")) as recorder:
+        for x, y in recorder.epoch():
+            logits = model(x)
+            optimizer.zero_grad()
+            F.binary_cross_entropy_with_logits(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+
+    def losses(model, batch):
+        return F.binary_cross_entropy_with_logits(model(batch[0]), batch[1], reduction="none").mean(1)
+
+    replay = open_replay(tmp_path / "run", loop=assay.Loop(model, optimizer, loader, losses=losses))
+    with pytest.raises(UsageError, match=r"features=logits: the examples of this run do not have one class each.*layer:NAME"):
+        gather(replay.run, replay).features("logits")
 
 
 def test_of_tokens_a_layer_is_their_mean_and_what_works_in_place_changes_nothing(tmp_path):

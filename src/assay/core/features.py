@@ -20,6 +20,8 @@ ROWS = "rows:"
 """Followed by a name: rows that the user passes, such as embeddings of another model."""
 PENULTIMATE = "penultimate"
 """The input of the linear layer that makes the logits."""
+LOGITS = "logits"
+"""What the model gives each class."""
 LAYER = "layer:"
 """Followed by the name of a module: its output, flattened; of tokens the mean over the tokens."""
 HEAD_GRADS = "head_grads"
@@ -32,14 +34,14 @@ DATA = ""
 BLOCK = 4096
 """Rows of a block of features that are in memory."""
 
-Kind = Literal["inputs", "rows", "penultimate", "layer", "head_grads", "grads"]
+Kind = Literal["inputs", "rows", "penultimate", "logits", "layer", "head_grads", "grads"]
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSpec:
-    """What features are made of: `inputs`, `rows:NAME`, `penultimate`, `layer:NAME`, `head_grads` or `grads:project=NUMBER`.
+    """What features are made of: `inputs`, `rows:NAME`, `penultimate`, `logits`, `layer:NAME`, `head_grads` or `grads:project=NUMBER`.
 
-    The last four are computed with a model that the run kept: the last one, or with the suffix `@EPOCH` that of this epoch, counted from 0.
+    The last five are computed with a model that the run kept: the last one, or with the suffix `@EPOCH` that of this epoch, counted from 0.
 
     Attributes:
         kind: Which of these kinds.
@@ -74,16 +76,17 @@ class FeatureSpec:
         if at and not (epoch.isascii() and epoch.isdigit()):
             raise UsageError(f"features={text} asks for the epoch {epoch!r}; give a whole number from 0 on, such as {bare}@0.")
         when = int(epoch) if at else None
-        if bare in (PENULTIMATE, HEAD_GRADS):
-            return cls("penultimate" if bare == PENULTIMATE else "head_grads", epoch=when)
+        whole: dict[str, Kind] = {PENULTIMATE: "penultimate", LOGITS: "logits", HEAD_GRADS: "head_grads"}
+        if bare in whole:
+            return cls(whole[bare], epoch=when)
         if bare.startswith(LAYER) and bare != LAYER:
             return cls("layer", bare.removeprefix(LAYER), epoch=when)
         number = bare.removeprefix(GRADS)
         if bare.startswith(GRADS) and number.isascii() and number.isdigit() and int(number) >= 1:
             return cls("grads", project=int(number), epoch=when)
         raise UsageError(
-            f"features={text} is none of inputs, rows:NAME, penultimate, layer:NAME, head_grads and grads:project=NUMBER (from 1 on), the last "
-            "four with the suffix @EPOCH for another epoch than the last; give one of these."
+            f"features={text} is none of inputs, rows:NAME, penultimate, logits, layer:NAME, head_grads and grads:project=NUMBER (from 1 on), the "
+            "last five with the suffix @EPOCH for another epoch than the last; give one of these."
         )
 
     @property

@@ -19,7 +19,7 @@ from ..core.errors import Mismatch, MissingEvidence, UsageError
 from ..core.features import DATA
 from ..core.lineage import Lineage
 from ..core.method import AbstractMethod
-from ..core.needs import CLASS_NEEDS
+from ..core.needs import CLASS_NEEDS, Need
 from ..core.scores import Scores
 from ..core.selection import AbstractSelector, Unscored
 from ..policies import catalogue, find, parse
@@ -32,6 +32,9 @@ from .models import members_of
 from .plan import has_plan
 from .saved_scores import parents_of
 from .scorable import inputs_asked, looks_at_inputs, replayed
+
+ROWS_DO = frozenset({Need.FEATURES, Need.LABELS})
+"""Needs for which rows from outside can stand in for data and model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,16 +217,20 @@ def looked_at(
         UsageError: The run is of a loop that is not given, or of a plan, and a loop is given.
         MissingEvidence: Rows of that name are not given.
     """
-    reader, instead = (policy.title, f"{policy.name}:features=rows:NAME") if verb == "choose" else (verb, "features='rows:NAME'")
+    reader = policy.title if verb == "choose" else verb
     loop, inputs = beside.loop, beside.inputs
     if looks_at_inputs(policy) or replayed(policy):
         if loop is not None and has_plan(run):
             raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
         if loop is None and not has_plan(run):
             what = "model and data assay does" if replayed(policy) else "data assay does"
+            read = [field.name for field in dataclasses.fields(policy) if getattr(policy, field.name) in policy.asks.features]  # type: ignore[arg-type]
+            rows = ",".join(f"{option}=rows:NAME" for option in read)
+            given = f"{policy.name}:{rows}" if verb == "choose" else "features='rows:NAME'"
+            instead = f", or rows of your own: {given} and inputs={{NAME: rows}}" if read and policy.reads <= ROWS_DO else ""
             raise UsageError(
                 f"{run.folder} was recorded in your own loop, whose {what} not know; in Python, give {verb}(..., "
-                f"loop=assay.Loop(model, optimizer, loader)), or rows of your own: {instead} and inputs={{NAME: rows}}."
+                f"loop=assay.Loop(model, optimizer, loader)){instead}."
             )
     seen, content, agreed = dict[str, Tensor](), dict[str, str](), Agreed()
     for name in inputs_asked(policy):

@@ -14,7 +14,7 @@ from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.selection import AbstractSelector, Pool, Selection, count_of
 from ..maths.coverage import farthest_first
-from ..maths.ranking import interleaved
+from .per_class import class_turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,25 +64,21 @@ class KCenter(AbstractSelector):
     def select(self, pool: Pool) -> Selection:
         budget = count_of(self.keep, len(pool))
         rows, ranks = pool.features(self.features), pool.ids.ranks
-        classes = pool.labels if self.by_class else torch.zeros(len(pool), dtype=torch.int64)
-        in_turn = classes.sort().values
-        in_turn = in_turn[interleaved(in_turn)[:budget]]
         order = torch.zeros(budget, dtype=torch.int64)
-        reasons, radius = {}, 0.0
-        for label in classes.unique().tolist():
-            members, turns = (classes == label).nonzero().flatten(), (in_turn == label).nonzero().flatten()
-            among = f" of class {pool.class_name(label)}" if self.by_class else ""
+        reasons, radius, uncovered = {}, 0.0, False
+        for members, turns, among in class_turns(pool, self.by_class, budget):
             try:
                 centers, radii = farthest_first(rows[members] if self.by_class else rows, len(turns), ranks[members])
             except ValueError as error:
                 raise UsageError(f"{self.title}: {error}") from error
             order[turns] = members[centers]
+            uncovered |= not len(turns)
             radius = max([radius, *radii[-1:].tolist()])
             for place, (position, apart) in enumerate(zip(members[centers].tolist(), [None, *radii.tolist()], strict=False), 1):
                 where = "nearest to the mean" if apart is None else f"{apart:.4g} from the nearest one before it"
                 reasons[position] = f"center {place}{among} in {self.features}, {where}"
         dropped = f"no center in {self.features}"
-        if len(in_turn.unique()) == len(classes.unique()):
+        if not uncovered:
             # Where a class has no center, nothing is near to one.
             dropped += f": at most {radius:.4g} from the nearest one{' of its class' if self.by_class else ''}"
         return Selection(

@@ -39,6 +39,11 @@ class CheckpointModel:
         self._replay, self._state, self.epoch = replay, state, epoch
         self.params: Params = {name: state[name] for name in replay.training.functional.names}
 
+    @property
+    def task(self) -> str:
+        """What the examples of the run have: `classes`, `labels` or `losses`."""
+        return self._replay.run.task
+
     @functools.cached_property
     def rates(self) -> Mapping[str, float]:
         """Learning rate of each parameter in the last step before the checkpoint (before training: in the first step); 0 if no optimizer trains it (yet)."""

@@ -1,4 +1,4 @@
-"""Features of kept models: the input of the last linear layer, the output of any layer, and gradients.
+"""Features of kept models: the logits, the input of the last linear layer, the output of any layer, and gradients.
 
 They are computed block by block. Small ones are computed again for each reader; large ones once, into a temporary file.
 """
@@ -44,11 +44,14 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec, target: str
 
     Raises:
         UnknownName: No module has that name.
-        UsageError: The layer does not give a row for each example, or no linear layer makes the logits.
+        UsageError: The layer does not give a row for each example, no linear layer makes the logits, or there are no logits of one class each.
     """
     first = next(model.batches())
     batches = model.batches if target is None else lambda: model.queries(target)
-    block = _activations(model, first, spec) if spec.kind in ("penultimate", "layer") else _gradients(model, spec)
+    if spec.kind == "logits":
+        block = _logits(model, spec)
+    else:
+        block = _activations(model, first, spec) if spec.kind in ("penultimate", "layer") else _gradients(model, spec)
     few = model.seen(first.positions[:FEW], rows(first.batch, slice(0, FEW)))
 
     def read() -> Iterator[tuple[slice, Tensor]]:
@@ -70,6 +73,20 @@ def _factors(model: CheckpointModel, few: ModelBatch) -> OuterVectors | None:
     if head_factors(iter([few]), model.head) is None:  # type: ignore[list-item]
         return None
     return head_factors(model.batches(), model.head)  # type: ignore[arg-type]
+
+
+def _logits(model: CheckpointModel, spec: FeatureSpec) -> Block:
+    if model.task != "classes":
+        raise UsageError(
+            f"features={spec}: the examples of this run do not have one class each, so that there are no logits; choose features=layer:NAME."
+        )
+
+    def block(batch: ModelBatch) -> Tensor:
+        with torch.no_grad():
+            value = batch.outputs({}).cpu()
+        return value if value.dtype == torch.float64 else value.to(torch.float32)
+
+    return block
 
 
 def _activations(model: CheckpointModel, first: ModelBatch, spec: FeatureSpec) -> Block:

@@ -1,6 +1,7 @@
 """The laws that every selector that chooses once (a policy) must pass, ours and other people's."""
 
 import dataclasses
+import functools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,8 +14,10 @@ from torch import Tensor
 from ..core.decision import Decision
 from ..core.errors import UsageError
 from ..core.evidence import Evidence, ReplayedFacts
+from ..core.features import DATA, Features, FeatureSpec, given_features
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector
+from ..core.models import Queries, StepSizes
 from ..core.needs import Need
 from ..core.scores import Direction, Scores
 from ..core.selection import AbstractSelector, Pool, choose
@@ -48,7 +51,7 @@ class Case:
         seeds = [field.default for field in dataclasses.fields(self.cls) if field.name == "seed"]  # type: ignore[arg-type]
         return any(self.options.get("seed", default) is not None for default in seeds)
 
-    @property
+    @functools.cached_property
     def keeps(self) -> list[float]:
         """The budgets that these options allow, among them 0 and the one that `make` uses by default."""
 
@@ -65,6 +68,43 @@ class Case:
         """The policy, with this budget and seed where it has such options."""
         given = {name: value for name, value in (("keep", keep), ("seed", seed if self.draws else None)) if name in self.fields}
         return self.cls(**{**self.options, **given})  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptModel:
+    """A kept model, the source of it and of its features: a linear layer that gives back what goes into it, which are the inputs."""
+
+    ids: Ids
+    inputs: Tensor
+    epoch = 0
+    kept: tuple[int, ...] = (0,)
+    targets: tuple[str, ...] = ()
+    head: tuple[str, ...] = ("head.weight",)
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The layer's weights."""
+        return {"head.weight": torch.eye(self.inputs.flatten(1).shape[1])}
+
+    def at(self, epoch: int) -> "KeptModel":
+        """The only model."""
+        return self
+
+    def features(self, spec: FeatureSpec) -> Features:
+        """Logits, and what goes into the layer that makes them; other kinds are the same rows."""
+        return dataclasses.replace(given_features(self.ids, {DATA: self.inputs}, FeatureSpec("inputs")), spec=spec)
+
+    def queries(self, name: str) -> Queries:
+        """There are no targets."""
+        raise UsageError(f"There is no target {name!r}.")
+
+    def step_sizes(self, epochs: range) -> StepSizes:
+        """There were no steps."""
+        return StepSizes({})
+
+    def final_probs(self) -> Tensor:
+        """Softmax of the logits."""
+        return self.inputs.flatten(1).softmax(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +134,14 @@ class World:
         """The score that policies choose by."""
         return Scores(self.ids, self.values, "made", {}, "made", Direction.HIGH_IS_SUSPECT, "none")
 
-    def evidence(self, holds: frozenset[Need] = frozenset(Need)) -> Evidence:
-        """The evidence of the examples, with these kinds of facts."""
-        source = LinearSource(self.inputs, self.labels, CLASSES)
+    def evidence(self, holds: frozenset[Need] = frozenset(Need), *, targets: bool = False) -> Evidence:
+        """The evidence of the examples, with these kinds of facts; with targets the kept model is a drawn one that has some."""
+        model = KeptModel(self.ids, self.inputs)
+        source = LinearSource(self.inputs, self.labels, CLASSES) if targets else model
+        replayed = ReplayedFacts(
+            checkpoints=source if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
+            features=model if Need.FEATURES in holds else None,
+        )
         return Evidence(
             self.ids,
             CLASSES,
@@ -104,16 +149,21 @@ class World:
             epochs=Facts({Need.TARGET_PROBS: self.target_probs}) if Need.TARGET_PROBS in holds else None,
             mean_probs=self.mean_probs if Need.MEAN_PROBS in holds else None,
             inputs={"": self.inputs, "other": self.inputs.flip(1).square()} if Need.FEATURES in holds else None,
-            replayed=ReplayedFacts(checkpoints=source) if Need.CHECKPOINTS in holds else None,  # type: ignore[arg-type]
+            replayed=replayed,
         )
 
     def decide(self, policy: AbstractSelector) -> Decision:
         """The decision of a policy on the examples."""
-        return choose(policy, self.scores_for(policy), self.evidence())
+        return choose(policy, self.scores_for(policy), self.evidence(targets=has_targets(policy)))
 
     def scores_for(self, policy: AbstractSelector) -> Scores | None:
         """The score, for a policy that takes one."""
         return self.scores if policy.needs_score or policy.ignores_score else None
+
+
+def has_targets(policy: AbstractSelector) -> bool:
+    """Whether the policy asks for validation examples."""
+    return bool(policy.asks.named_targets)
 
 
 def world() -> World:
@@ -142,6 +192,18 @@ def clustered() -> tuple[World, Tensor]:
     centers = 100 * torch.eye(len(CLUSTERS))
     inputs = (centers[cluster] + torch.from_numpy(draw.normal(size=(EXAMPLES, len(CLUSTERS))))).float()
     return dataclasses.replace(here, labels=cluster % CLASSES, inputs=inputs), cluster
+
+
+TWINS = 3
+"""How often each example is there among duplicates."""
+
+
+def duplicated() -> tuple[World, Tensor]:
+    """The same examples as a few, each of which is there several times; and which one each is."""
+    here, draw = world(), np.random.default_rng(2)
+    which = torch.from_numpy(draw.permutation(np.arange(EXAMPLES) // TWINS))
+    inputs = torch.from_numpy(10 * draw.normal(size=(EXAMPLES // TWINS, 32)))[which].float()
+    return dataclasses.replace(here, labels=which % CLASSES, values=here.values[which], inputs=inputs), which
 
 
 def exact_count(case: Case) -> None:
@@ -272,7 +334,8 @@ def string_ids_work(case: Case) -> None:
 def reads_what_it_declares(case: Case) -> None:
     """Facts that the policy does not declare may be absent."""
     full = world().decide(case.make())
-    bare = choose(case.make(), world().scores_for(case.make()), world().evidence(case.make().reads))
+    policy = case.make()
+    bare = choose(policy, world().scores_for(policy), world().evidence(policy.reads, targets=has_targets(policy)))
     assert bare.fingerprint == full.fingerprint
 
 
@@ -289,7 +352,7 @@ def the_order_is_that_of_the_budgets(case: Case) -> None:
 def weights_survive_to_retraining(case: Case) -> None:
     """Training uses the selected examples and weights, also after saving; its control uses as many examples with as many weights."""
     here, policy = world(), case.make()
-    view = here.evidence().narrow(policy.title, policy.reads)
+    view = here.evidence(targets=has_targets(policy)).narrow(policy.title, policy.reads)
     selection, decision = policy.select(Pool(here.ids, view, here.scores_for(policy))), here.decide(policy)
     weights = torch.ones(EXAMPLES, dtype=torch.float64) if selection.weights is None else selection.weights
     with tempfile.TemporaryDirectory() as folder:
@@ -310,9 +373,23 @@ def clusters_are_covered(case: Case) -> None:
     assert covered > np.mean(drawn) + 1
 
 
+def duplicates_are_passed_over(case: Case) -> None:
+    """Where each example is there several times, the selection holds fewer duplicates than a random one does."""
+    here, which = duplicated()
+    budget = EXAMPLES // TWINS
+    distinct = len(which[here.decide(case.make(budget / EXAMPLES)).kept].unique())
+    drawn = [len(which[draws.permutation(here.ids.keys, seed, "duplicates")[:budget]].unique()) for seed in range(20)]
+    assert distinct > np.mean(drawn) + 1
+
+
 def budgeted(case: Case) -> bool:
     """Whether the policy keeps a given fraction."""
     return "keep" in case.fields
+
+
+def spreads(case: Case) -> bool:
+    """Whether the policy keeps a given fraction and chooses examples that differ in their features."""
+    return budgeted(case) and case.cls.spreads and bool(case.make().asks.features)
 
 
 LAWS: Laws = {
@@ -330,7 +407,8 @@ LAWS: Laws = {
     reads_what_it_declares: always,
     the_order_is_that_of_the_budgets: lambda case: budgeted(case) and case.cls.nests,
     weights_survive_to_retraining: always,
-    clusters_are_covered: lambda case: budgeted(case) and bool(case.make().asks.features) and case.cls.spreads,
+    clusters_are_covered: spreads,
+    duplicates_are_passed_over: spreads,
 }
 """Each law, and the policies that it applies to."""
 
