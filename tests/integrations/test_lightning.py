@@ -243,13 +243,26 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind(tmp_path, 
     trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "other")]).fit(Module(), DataLoader(dataset(), 4))
 
 
-def test_several_processes_and_another_version_are_refused(tmp_path):
+def test_other_strategies_and_another_version_are_refused(tmp_path):
     from types import SimpleNamespace
 
     recorder, loop = assay.lightning.Recorder(tmp_path / "run"), trainer_of(tmp_path).fit_loop
-    together = SimpleNamespace(fast_dev_run=False, fit_loop=loop, world_size=2)
-    with pytest.raises(UsageError, match="2 processes train together, and one is recorded; set devices=1"):
-        recorder.setup(together, Module(), "fit")
+    fsdp, ddp = (type(name, (), {})() for name in ("FSDPStrategy", "DDPStrategy"))
+    for strategy, recording, words in (
+        (
+            fsdp,
+            Recording(),
+            "FSDPStrategy does not keep the whole model in each of its 2 processes, .* train with strategy='ddp'",
+        ),
+        (
+            ddp,
+            Recording(view="eval"),
+            "2 processes train together, and a clean pass is recorded by one; record with view='train'",
+        ),
+    ):
+        together = SimpleNamespace(fast_dev_run=False, fit_loop=loop, world_size=2, strategy=strategy)
+        with pytest.raises(UsageError, match=words):
+            assay.lightning.Recorder(tmp_path / "run", recording).setup(together, Module(), "fit")
     other = SimpleNamespace(fast_dev_run=False, fit_loop=SimpleNamespace())
     with pytest.raises(
         UsageError, match=r"This version of Lightning keeps its loaders where assay does not find them; install lightning"

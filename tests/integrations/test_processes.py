@@ -14,12 +14,15 @@ import torch.distributed
 import torch.multiprocessing
 import torch.nn.functional as F
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import assay
 from assay.core.errors import AssayError, Mismatch, NumericalError, UsageError
 from assay.integrations import processes
+from assay.integrations.loop_state import saved_state
 from assay.integrations.pytorch import record
 from assay.maths.observations import observe
 from assay.replay.loop import LoopTraining
@@ -149,10 +152,14 @@ def all_record(rank, folder, settings):
 
 
 def expects(rank, folder, settings, error, words):
+    expects_of(all_record, rank, folder, settings, error, words)
+
+
+def expects_of(part, rank, folder, settings, error, words):
     """Every process ends with the same error."""
     processes.WAITS = datetime.timedelta(seconds=20)
     with pytest.raises(error, match=words) as caught:
-        all_record(rank, folder, settings)
+        part(rank, folder, settings)
     pathlib.Path(f"{folder}.{rank}").write_text(f"{type(caught.value).__name__}: {caught.value}")
     caught = None
     gc.collect()
@@ -272,6 +279,138 @@ def test_one_process_takes_the_training_of_two_again(tmp_path):
         LoopTraining(
             Run(folder), assay.Loop(normed, torch.optim.SGD(normed.parameters(), 0.1), DataLoader(data(21), 4))
         ).check_steps()
+
+
+def sharded_record(rank, folder, settings):
+    """A training whose model `fully_shard` keeps in parts."""
+    says = {"epochs": EPOCHS, "resume": False, "optimizer": "adamw", "shards": "whole", "seed": 4, **settings}
+    model = net(norm=False)
+    mesh = init_device_mesh("cpu", (2,))
+    if says["shards"] == "FSDP1":
+        model = FullyShardedDataParallel(model, device_id=torch.device("cpu"))
+    else:
+        fully_shard(model[0], mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimizer = OF_SHARDS[says["optimizer"]](model)
+    sampler = sampler_of(21, rank, 2)
+    loader = DataLoader(data(21), 4, sampler=sampler if says["shards"] != "alone" else None)
+    recording = Recording(keep_logits=True, checkpoints="every", live=["aum"])
+    with record(folder, model, optimizer, loader, recording, seed=says["seed"], resume=says["resume"]) as recorder:
+        for epoch in range(recorder.epochs, says["epochs"]):
+            sampler.set_epoch(epoch)
+            for x, y in recorder.epoch():
+                if says.get("killed") == (rank, epoch, len(recorder.recorder._batches)):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                logits = model(x)
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                recorder.batch(logits, y)
+            # A pass after the last step leaves whole parameters in the outermost layer.
+            with torch.no_grad():
+                recorder.validation(model(x), y)
+    del model, optimizer, recorder
+    gc.collect()
+
+
+OF_SHARDS = {
+    "adamw": lambda model: torch.optim.AdamW(model.parameters(), lr=0.05),
+    # One without a state, one of two groups.
+    "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.1),
+    "groups": lambda model: torch.optim.SGD(
+        [{"params": model[2].parameters()}, {"params": model[0].parameters(), "lr": 0.02}], lr=0.1, momentum=0.5
+    ),
+}
+
+
+def without_shards(optimizer):
+    """The slow, obvious same training in one process."""
+    model = net(norm=False)
+    made = OF_SHARDS[optimizer](model)
+    samplers = [sampler_of(21, rank, 2) for rank in range(2)]
+    inputs, labels = data(21).tensors
+    facts = []
+    for epoch in range(EPOCHS):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        seen = {}
+        for step in zip(*(torch.tensor(list(sampler)).split(4) for sampler in samplers), strict=True):
+            made.zero_grad()
+            for index in step:
+                logits = model(inputs[index])
+                (F.cross_entropy(logits, labels[index]) / 2).backward()
+                for place, row in zip(index.tolist(), logits.detach(), strict=True):
+                    seen.setdefault(place, row)
+            made.step()
+        facts.append(torch.stack([seen[place] for place in range(21)]))
+    return model, made, facts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OF_SHARDS)
+def test_a_model_that_is_kept_in_parts_is_recorded_whole(tmp_path, optimizer):
+    folder = str(tmp_path / "run")
+    together(sharded_record, folder, {"epochs": 1, "optimizer": optimizer})
+    together(sharded_record, folder, {"resume": True, "optimizer": optimizer})
+    run = Run(folder)
+    model, made, facts = without_shards(optimizer)
+    assert run.epochs == EPOCHS and run.check() and run.processes == 2 and run.sharded == "fully_shard"
+    for epoch in range(EPOCHS):
+        torch.testing.assert_close(run.shard(epoch).read("logits"), facts[epoch], rtol=1e-5, atol=1e-6)
+        assert int(run.visits_in(epoch).sum()) == 22
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(run.model(EPOCHS - 1)[name], value, rtol=1e-5, atol=1e-6)
+        assert torch.equal(run.model(-1)[name], net(norm=False).state_dict()[name])
+    state = saved_state(run.folder)["optimizer"]
+    expected = made.state_dict()
+    assert [group["params"] for group in state["param_groups"]] == [group["params"] for group in expected["param_groups"]]
+    for number, slots in expected["state"].items():
+        for name, value in slots.items():
+            torch.testing.assert_close(state["state"][number][name], value, rtol=1e-5, atol=1e-6)
+    # Kept models serve a model of one process; steps are not repeated.
+    loop = assay.Loop(model, made, DataLoader(data(21), 4))
+    targets = {"validation": (torch.randn(3, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1, 2]))}
+    scores = assay.score(run, ["aum", "grand", "tracin"], loop=loop, targets=targets, save=False)
+    assert all(bool(scores[name].values.isfinite().all()) for name in ("aum", "grand", "tracin"))
+    with pytest.raises(
+        UsageError, match=r"2 processes, each of which kept a part of the model \(fully_shard\), .* such as grand and tracin"
+    ):
+        assay.score(run, "sgd_influence", loop=loop, targets=targets, save=False)
+    # One process goes on with the whole model.
+    alone = net(norm=False)
+    goes_on = OF_SHARDS[optimizer](alone)
+    recording = Recording(keep_logits=True, checkpoints="every", live=["aum"])
+    with record(folder, alone, goes_on, DataLoader(data(21), 4), recording, seed=4, resume=True) as recorder:
+        assert recorder.epochs == EPOCHS and all(
+            torch.equal(alone.state_dict()[name], value) for name, value in run.model(1).items()
+        )
+        assert goes_on.state_dict()["state"].keys() == expected["state"].keys()
+
+
+def sharded_ends(rank, folder, settings, error, words):
+    expects_of(sharded_record, rank, folder, settings, error, words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shards", "words"),
+    [
+        ("alone", "one alone cannot record it; call assay.record in every process"),
+        ("FSDP1", "train with torch.distributed.fsdp.fully_shard or"),
+    ],
+)
+def test_parts_that_cannot_be_gathered_are_refused(tmp_path, shards, words):
+    folder = str(tmp_path / "run")
+    together(sharded_ends, folder, {"shards": shards}, UsageError, words)
+    assert not pathlib.Path(folder).exists()
+
+
+@pytest.mark.slow
+def test_a_killed_process_that_kept_parts_ends_the_other(tmp_path):
+    folder = str(tmp_path / "run")
+    with pytest.raises(Exception, match="SIGKILL"):
+        together(sharded_ends, folder, {"killed": (1, 1, 1)}, (RuntimeError, AssayError), "onnection|peer|socket")
+    assert Run(folder).epochs == 1 and Run(folder).check()
 
 
 def by_accelerate(rank, folder):

@@ -4,8 +4,10 @@ import gc
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import assay
+from assay.core.errors import Mismatch
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 from integrations.test_huggingface import trainer_of as one_process
@@ -51,3 +53,17 @@ def test_a_trainer_in_two_processes_records_one_run(tmp_path, part):
         batch.pop("labels")
         with torch.no_grad():
             torch.testing.assert_close(run.shard(1).read("logits")[index], model(**batch).logits, rtol=1e-5, atol=1e-6)
+    if part is by_callback:
+        return
+    # One process takes it again to the bit. A Trainer that tells its model the number of labels multiplies the loss by the number of processes, and BERT
+    # does not heed the number, so that the gradient is twice the mean over two processes, which AdamW hides until it is clipped.
+    trainer = trainer_of(tmp_path)
+    loop = assay.huggingface.loop_of(trainer)
+    assert loop.accumulate == (1 if trainer.model_accepts_loss_kwargs else None)
+    held = padded(Texts(8, 40).items)
+    targets = {"validation": lambda model: F.cross_entropy(model(**held).logits, held["labels"])}
+    (scores,) = assay.score(run, "sgd_influence", loop=loop, targets=targets, save=False).values()
+    assert len(scores.ids) == 22 and bool((scores.values != 0).all())
+    wrong = assay.huggingface.loop_of(trainer, accumulate=None if trainer.model_accepts_loss_kwargs else 1)
+    with pytest.raises(Mismatch, match="2 processes took each step together"):
+        assay.score(run, "sgd_influence", loop=wrong, targets=targets, save=False)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from .sharded import own_parts
+
 
 class AlteredWeights:
     """Compares the weights at the end of an epoch with those after its last step.
@@ -37,5 +39,5 @@ class AlteredWeights:
 
     def _totals(self) -> list[float]:
         with torch.no_grad():
-            sums = [value.sum(dtype=torch.float64) for value in self._model.parameters() if value.is_floating_point()]
+            sums = [value.sum(dtype=torch.float64) for value in own_parts(self._model) if value.is_floating_point()]
             return torch.stack([one.cpu() for one in sums]).tolist() if sums else []

@@ -604,6 +604,9 @@ def _loop(
             parts |= {"loss": TrainerLoss(compute_loss, None), "reduction": "sum", "accumulate": count}
         else:
             parts["accumulate"] = "batches" if _divides(trainer) else 1
+    elif "accumulate" not in changes and _multiplies(trainer, compute_loss, loader):
+        # The mean over the processes takes back what the Trainer multiplied by.
+        parts["accumulate"] = 1
     if tokens and "accumulate" in parts and parts.get("reduction") != "sum":
         parts["reduction"] = CountedTokens(task, forward.labels_of)
     return Loop(**{**parts, **changes})
@@ -617,8 +620,18 @@ def _divides(trainer: Any) -> bool:
     return not getattr(trainer, "model_accepts_loss_kwargs", False) and trainer.compute_loss_func is None
 
 
-def _sums_over_steps(trainer: Any, compute_loss: Callable[..., Any], loader: DataLoader) -> bool:
-    """Whether the loss is a sum divided by the number of labels in all batches of a step, which models may be told and not heed.
+def _multiplies(trainer: Any, compute_loss: Callable[..., Any], loader: DataLoader) -> bool:
+    """Whether the Trainer multiplies a loss by the number of processes though it is a mean: it is told the number of labels, and does not heed it."""
+    if not getattr(trainer.args, "average_tokens_across_devices", False) or not _library_computes(trainer):
+        return False
+    # What cannot be tried stays as it is: a wrong division is refused at the first epoch's end.
+    with untouched_generators(trainer.args.device), contextlib.suppress(Exception):
+        return _sums_over_steps(trainer, compute_loss, loader) is False
+    return False
+
+
+def _sums_over_steps(trainer: Any, compute_loss: Callable[..., Any], loader: DataLoader) -> bool | None:
+    """Whether the loss is a sum divided by the number of labels in all batches of a step, which models may be told and not heed; None if it is not told.
 
     Raises:
         UsageError: It depends on that number otherwise.
@@ -626,7 +639,7 @@ def _sums_over_steps(trainer: Any, compute_loss: Callable[..., Any], loader: Dat
     batch = _few(loader, trainer.args.device)
     count = TrainerCount(trainer)(batch)
     if count is None or not (getattr(trainer, "model_accepts_loss_kwargs", False) or trainer.compute_loss_func is not None):
-        return False
+        return None
     with evaluating(trainer.model), torch.no_grad():
         once, twice = (float(compute_loss(trainer.model, dict(batch), num_items_in_batch=times * count)) for times in (1, 2))
     close = 1e-3 * abs(once)
@@ -654,8 +667,13 @@ def _label_names(trainer: Any) -> tuple[str, ...]:
 
 def _own_loss(trainer: Any) -> bool:
     """Whether somebody else than the library and its models computes the loss."""
+    return getattr(trainer, "compute_loss_func", None) is not None or not _library_computes(trainer)
+
+
+def _library_computes(trainer: Any) -> bool:
+    """Whether the Trainer's method that computes the loss is the library's."""
     home = getattr(type(trainer).compute_loss, "__module__", "") or ""
-    return getattr(trainer, "compute_loss_func", None) is not None or home.split(".")[0] != "transformers"
+    return home.split(".")[0] == "transformers"
 
 
 def _check_trainer(trainer: Any, recording: Recording, data: DataSpec) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..core.arguments import checked_arguments
 from ..core.errors import Mismatch, UsageError
+from ..replay.generators import inside_shares, sampler_of
 from ..replay.keyed import KeyedBatch, check_loader, ids_of, keyed_copy
 from ..replay.losses import cross_entropies
 from ..runs.recording import Recording
@@ -21,6 +23,7 @@ from .batch_keys import check_one_label, labels_in, logits_of
 from .continuing import Asked
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
+from .processes import Shares, connected
 
 try:
     from lightning.pytorch import Callback
@@ -87,7 +90,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     that `training_step` returns as `{"loss": loss, "logits": logits, "labels": labels}` (labels may be left out where a batch is a pair, or a dict with
     `labels`), or else those that it gives to cross_entropy. Where examples have no class (numbers, tokens), what it returns as `{"loss": loss,
     "losses": losses.detach()}` is recorded, the loss of each example; several labels of 0 and 1 are said by `DataSpec(task="labels")`. `ckpt_path=`
-    goes on with the run in `folder`. Validation is left alone.
+    goes on with the run in `folder`. Validation is left alone. With `strategy="ddp"` all processes record one run.
 
     Args:
         folder: Where the run is written; new or empty, unless the Trainer resumes.
@@ -122,7 +125,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         self._keyed: DataLoader | None = None
         self._fetched: KeyedBatch | None = None
         self._begun = self._batches = 0
-        self._active = self._open = False
+        self._active = self._open = self._awaited = False
 
     @property
     def recorder(self) -> LoopRecorder:
@@ -146,11 +149,11 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             warnings.warn("fast_dev_run trains on a few batches, so nothing is recorded.", stacklevel=2)
             return
         self._check(trainer, pl_module)
-        # Lightning makes its iterator before any later hook, and hands the loader to no hook.
-        source = trainer.fit_loop._data_source
-        original = source.dataloader
-        source.dataloader = functools.partial(self._dataloader, original)
-        self._undo.callback(vars(source).pop, "dataloader", None)
+        # Lightning makes its iterator before any later hook, and hands the loader to no hook but the strategy's, in which it is shared out to the processes.
+        source, strategy = trainer.fit_loop._data_source, trainer.strategy
+        for part, name, seen in ((source, "dataloader", self._dataloader), (strategy, "process_dataloader", self._prepared)):
+            vars(part)[name] = functools.partial(seen, getattr(part, name))
+            self._undo.callback(vars(part).pop, name, None)
         for part in (pl_module, trainer.datamodule):
             if part is not None:
                 hook = part.on_before_batch_transfer
@@ -164,12 +167,24 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
                 "This version of Lightning keeps its loaders where assay does not find them; install lightning 2.5 or 2.6, or record a loop of your own."
             )
         if trainer.world_size > 1:
-            raise UsageError(f"{trainer.world_size} processes train together, and one is recorded; set devices=1.")
+            self._check_together(trainer)
         if trainer.overfit_batches:
             raise UsageError("overfit_batches makes another loader of a few batches; leave it out, or leave the recorder out.")
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
             raise UsageError(
                 "training_step takes dataloader_iter, so that batches pass no hook; let it take batch and batch_idx."
+            )
+
+    def _check_together(self, trainer: Any) -> None:
+        kinds = [kind.__name__ for kind in type(trainer.strategy).__mro__]
+        if "DDPStrategy" not in kinds or "DeepSpeedStrategy" in kinds:
+            raise UsageError(
+                f"{kinds[0]} does not keep the whole model in each of its {trainer.world_size} processes, or shares examples out in a way of its own, and neither is "
+                "recorded; train with strategy='ddp', or with devices=1."
+            )
+        if self._asked.recording.view == "eval":
+            raise UsageError(
+                f"{trainer.world_size} processes train together, and a clean pass is recorded by one; record with view='train', or set devices=1."
             )
 
     def _dataloader(self, original: Callable[[], Any]) -> Any:
@@ -182,8 +197,29 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         check_loader(made)
         if self._loader is not None and ids_of(made.dataset) != ids_of(self._loader.dataset):
             raise Mismatch("train_dataloader() gave other examples than before; return a loader over the same dataset each time.")
+        self._awaited = True
+        return made
+
+    def _prepared(self, original: Callable[[Any], Any], loader: Any) -> Any:
+        """The loader as it is iterated, now that every process has its part of it."""
+        made = original(loader)
+        if not self._awaited:
+            # Of a validation.
+            return made
+        self._awaited = False
+        if connected() and Shares.of(made).processes == 1:
+            raise UsageError(
+                f"Each of {torch.distributed.get_world_size()} processes trains on all examples, so an example is trained on several times in an epoch; leave "
+                "use_distributed_sampler=True, or give the loader a DistributedSampler."
+            )
         self._loader = self._loader or made
         self._keyed = keyed_copy(made, lasting_workers=self._asked.seed is None)
+        sampler = sampler_of(made)
+        inner = inside_shares(sampler)
+        if self._asked.seed is not None and getattr(inner, "generator", True) is None and inner is not sampler:
+            # All processes draw one order, of which each takes its part; else each would draw its own from numbers that are its own.
+            inner.generator = torch.Generator()
+            self._undo.callback(setattr, inner, "generator", None)
         if self._recorder is not None:
             self._recorder.keyed(self._keyed)
         return self._keyed
@@ -316,7 +352,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         """Give up what is open, and take everything out of trainer and module again."""
         self._tap.stop()
         self._undo.close()
-        self._active = False
+        self._active = self._awaited = False
         self._loader = self._keyed = self._fetched = None
         if self._recorder is not None:
             recorder, self._recorder = self._recorder, None

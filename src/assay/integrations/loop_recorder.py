@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import numbers
 import operator
@@ -32,7 +33,7 @@ from ..runs.packing import pack
 from ..runs.parts import PartRecorder
 from ..runs.recorder import Recorder
 from ..runs.recording import Recording
-from ..runs.run import SAVED_RATES, Run
+from ..runs.run import SAVED_RATES, SHARDED, Run
 from ..training.batches import placed
 from ..training.device import device_of
 from .altered import AlteredWeights
@@ -47,6 +48,7 @@ from .mixing import MixtureWatch
 from .processes import Processes
 from .row_watch import RowWatch
 from .selecting import Selecting
+from .sharded import KIND
 
 
 @dataclasses.dataclass
@@ -329,10 +331,11 @@ class LoopRecorder:
         if self._processes is not None:
             self._processes.check_begin(f"Epoch {self.epochs}", self._batches_due(), self._model)
         if self._writes:
-            self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints)
-        if self._writer is not None and self._writer.keeps_checkpoints and not self.epochs:
-            tensors, note = pack(self._parts.state())
-            self._writer.start(tensors, {"state": note})
+            # A model of which others keep parts gives no losses in this process alone.
+            self._watcher.begin(self._model, not self.epochs, self.recorder.keeps_checkpoints and not self._parts.sharded)
+        if not self.epochs and (state := self._packed(f"Epoch {self.epochs}, at its beginning")) is not None:
+            assert self._writer is not None
+            self._writer.start(*state)
         index, examples = self.recorder.begin(), len(self.recorder.ids)
         if self._selecting is not None:
             examples = self._selecting.begin(index, labels_known=index > 0 or self.recorder.header.view == "eval")
@@ -670,29 +673,44 @@ class LoopRecorder:
             if self._processes is None:
                 self._commit()
                 return
-            self._processes.exchange(
-                f"Epoch {self.epochs}, at its commit", lambda: self.recorder.validation_sums, self._commit_together
-            )
+            where = f"Epoch {self.epochs}, at its commit"
+            state = self._packed(where) if self._parts.sharded else None
+            take = functools.partial(self._commit_together, state)
+            self._processes.exchange(where, lambda: self.recorder.validation_sums, take)
             if isinstance(self.recorder, PartRecorder):
                 self.recorder.committed()
 
-    def _commit(self) -> None:
+    def _packed(self, where: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        """The state to keep and its notes; None where none is kept, or another process keeps it, which is given the parts of the model that are here."""
+        if not self._parts.sharded:
+            if self._writer is None or not self._writer.keeps_checkpoints:
+                return None
+            tensors, note = pack(self._parts.state())
+            return tensors, {"state": note}
+        if self.recorder.header.checkpoints == "none":
+            return None
+        gather = functools.partial(self._parts.state, self._writes)
+        state = gather() if self._processes is None else self._processes.collective(where, gather)
+        if not self._writes:
+            return None
+        tensors, note = pack(state)
+        return tensors, {"state": note, SHARDED: KIND}
+
+    def _commit(self, state: tuple[dict[str, Tensor], dict[str, str]] | None = None) -> None:
         content = self._watcher.stored(self._model, self.recorder.epoch_labels, not self.epochs)
-        state: Mapping[str, Tensor] | None = None
-        notes = None
-        if self.recorder.keeps_checkpoints:
-            state, note = pack(self._parts.state())
-            notes = {"state": note}
+        tensors, notes = state or self._packed(f"Epoch {self.epochs}, at its commit") or (None, None)
         assert self._writer is not None
-        self._writer.commit(state, notes, content)
+        self._writer.commit(tensors, notes, content)
         self._steps_before = self._steps.index
 
-    def _commit_together(self, validated: list[tuple[Tensor, Tensor] | None]) -> None:
+    def _commit_together(
+        self, state: tuple[dict[str, Tensor], dict[str, str]] | None, validated: list[tuple[Tensor, Tensor] | None]
+    ) -> None:
         """Commit the epoch with the validation examples of all processes."""
         sums = [both for both in validated if both is not None]
         if sums:
             self.recorder.validation_sums = (sum(total for total, _ in sums), sum(count for _, count in sums))  # type: ignore[assignment]
-        self._commit()
+        self._commit(state)
 
     def _leave(self, epoch: OpenEpoch, cure: str) -> None:
         self._open = None

@@ -12,6 +12,7 @@ from ..core.errors import Mismatch
 from ..runs.packing import unpack
 from ..runs.run import Run
 from ..training.wrappers import names_inside
+from .sharded import parts_of_model, parts_of_optimizer, sharded, whole
 
 
 class Stateful(Protocol):
@@ -40,13 +41,21 @@ class Parts:
     optimizer: Optimizer
     stateful: Mapping[str, Stateful]
 
-    def state(self) -> dict[str, Any]:
-        """The states of model, optimizer and the other objects."""
-        return {
+    @property
+    def sharded(self) -> bool:
+        """Whether each process keeps a part of the model."""
+        return sharded(self.model)
+
+    def state(self, keep: bool = True) -> dict[str, Any]:
+        """The states of model, optimizer and the other objects. Of a model that is kept in parts every process must call this at once, those too that do not
+        keep the state.
+        """
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             **{f"also {name}": part.state_dict() for name, part in self.stateful.items()},
         }
+        return whole(state, keep) if self.sharded else state
 
     def restore(self, state: Mapping[str, Any], folder: str | Path) -> None:
         """Set all to a state, as `saved_state` gives it.
@@ -64,8 +73,8 @@ class Parts:
             )
         settings = [group.keys() & self.optimizer.defaults.keys() for group in self.optimizer.param_groups]
         try:
-            self.model.load_state_dict(names_inside(state["model"], self.model))
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.model.load_state_dict(parts_of_model(names_inside(state["model"], self.model), self.model))
+            self.optimizer.load_state_dict(parts_of_optimizer(state["optimizer"], self.optimizer))
             for name, part in self.stateful.items():
                 part.load_state_dict(state[f"also {name}"])
         except (RuntimeError, ValueError, KeyError) as error:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..core.errors import AssayError, Mismatch, RunError, UsageError
+from ..replay.generators import inside_shares, sampler_of
+from .sharded import in_parts, sharded
 
 Taken = TypeVar("Taken")
 
@@ -35,7 +37,7 @@ class Shares:
     @classmethod
     def of(cls, loader: DataLoader) -> "Shares":
         """As the loader's samplers say it: torch's and Lightning's share out examples, accelerate's share out batches."""
-        told = ((loader.sampler, "num_replicas"), (loader.batch_sampler, "num_processes"))
+        told = ((sampler_of(loader), "num_replicas"), (loader.batch_sampler, "num_processes"))
         return cls(*max((getattr(part, name, 1), type(part).__name__) for part, name in told))
 
 
@@ -54,10 +56,9 @@ def check_shared(loader: DataLoader, examples: int, ways: str) -> None:
     # accelerate's batch sampler shares out the batches of another one.
     inner: Any = getattr(batches, "batch_sampler", batches)
     sampler, size = getattr(inner, "sampler", loader.sampler), getattr(inner, "batch_size", None) or 1
-    if getattr(sampler, "replacement", False):
-        raise UsageError(
-            f"{type(sampler).__name__} draws with replacement, so an epoch does not visit each example once; {ways}."
-        )
+    drawn = inside_shares(sampler)
+    if getattr(drawn, "replacement", False):
+        raise UsageError(f"{type(drawn).__name__} draws with replacement, so an epoch does not visit each example once; {ways}.")
     left = 0
     if getattr(sampler, "drop_last", False):
         left = examples % shares.processes
@@ -126,7 +127,7 @@ class Processes:
         given, failed = _tried(give)
         here: Exception | None = failed
         told: list[Any] = [None] * self.size
-        self._collective(
+        self.collective(
             where,
             lambda: torch.distributed.gather_object(
                 (where, given, failed and _told(failed, self.rank)), told if self.rank == 0 else None, dst=0, group=self._group
@@ -147,7 +148,7 @@ class Processes:
                 made, failed = _tried(lambda: take([value for _, value, _ in told]))
                 here = here or failed
                 outcome = [made, failed and _told(failed, 0)]
-        self._collective(where, lambda: torch.distributed.broadcast_object_list(outcome, src=0, group=self._group))
+        self.collective(where, lambda: torch.distributed.broadcast_object_list(outcome, src=0, group=self._group))
         if here is not None:
             raise here
         if outcome[1] is not None:
@@ -155,9 +156,14 @@ class Processes:
             raise kind(words)
         return outcome[0]
 
-    def _collective(self, where: str, call: Callable[[], Any]) -> None:
+    def collective(self, where: str, call: Callable[[], Taken]) -> Taken:
+        """What a call returns in which all processes take part.
+
+        Raises:
+            RunError: Another process ended.
+        """
         try:
-            call()
+            return call()
         except RuntimeError as error:
             raise RunError(
                 f"Process {self.rank} of {self.size}, {where}: another process ended or does not answer ({reason(error)}), so the epoch is not recorded; "
@@ -217,22 +223,38 @@ def first_process() -> bool:
 
 
 def check_whole(model: nn.Module) -> None:
-    """Refuse a model whose parameters are kept in parts.
+    """Refuse a model whose parameters are kept in parts of which no whole state is gathered.
 
     Raises:
         UsageError: It is one.
     """
-    parts = [type(layer).__name__ for layer in model.modules() if type(layer).__name__.startswith(("FSDP", "FullySharded"))]
-    if parts or any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+    parts = [type(layer).__name__ for layer in model.modules() if type(layer).__name__.startswith("FullySharded")]
+    if parts or (any(map(in_parts, model.parameters())) and not sharded(model)):
         raise UsageError(
-            f"{(parts or ['DTensor'])[0]} keeps parameters in parts, which are not recorded; train with DistributedDataParallel."
+            f"{(parts or ['DTensor'])[0]} keeps parameters in parts, which are not recorded; train with torch.distributed.fsdp.fully_shard or "
+            "DistributedDataParallel."
+        )
+
+
+def check_not_alone(model: nn.Module) -> None:
+    """Refuse to record in one process what several hold parts of.
+
+    Raises:
+        UsageError: Any pass of the model would wait for the others.
+    """
+    if sharded(model) and connected():
+        raise UsageError(
+            f"fully_shard keeps parts of the model in {torch.distributed.get_world_size()} processes, and one alone cannot record it; call assay.record in every "
+            "process, with view='train' and a loader whose DistributedSampler shares the examples out."
         )
 
 
 def weight_sums(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """The sum of each parameter, and of the sizes of its numbers; of parameters that are not numbers yet none."""
+    """The sum of each parameter, and of the sizes of its numbers; none of parameters that are not numbers yet, or kept in parts, of which there is one."""
     with torch.no_grad():
-        real: Mapping[str, Tensor] = {name: value for name, value in model.named_parameters() if value.is_floating_point()}
+        real: Mapping[str, Tensor] = {
+            name: value for name, value in model.named_parameters() if value.is_floating_point() and not in_parts(value)
+        }
         sums = [(value.sum(dtype=torch.float64), value.abs().sum(dtype=torch.float64)) for value in real.values()]
         flat = torch.stack([one for pair in sums for one in pair]).cpu().view(-1, 2).tolist() if sums else []
     return {name: (total, size) for name, (total, size) in zip(real, flat, strict=True)}

@@ -31,7 +31,7 @@ from .data_spec import DataSpec, as_labels, labels_of
 from .loader_checks import check_losses, check_together, check_visits, check_visits_all
 from .loop_recorder import LoopRecorder
 from .loop_state import Parts, Stateful, saved_state
-from .processes import Processes, check_shared
+from .processes import Processes, check_not_alone, check_shared
 from .selecting import LiveSelection, Selecting
 
 SELECTOR = "the live selector"
@@ -79,7 +79,7 @@ def record(
         model: Saved in the checkpoints; run in eval mode by `view="eval"`. Not changed. Of a model inside `torch.compile`, `DataParallel` or
             `DistributedDataParallel` the inner one is saved, under its own names; a clean pass leaves the parallel wrappers out. Where a loader shares
             the examples out to several processes (DistributedSampler, accelerate), each process calls this with the same folder, and the first one
-            writes one run of all.
+            writes one run of all; so too where each keeps a part of the model (`torch.distributed.fsdp.fully_shard`), whose checkpoints are whole.
         optimizer: Its learning rates, momenta and betas are recorded, its state saved in the checkpoints. One that accelerate or
             Lightning wrapped is taken as well.
         loader: The loop's DataLoader over a map-style dataset.
@@ -132,7 +132,9 @@ def record(
     partial, processes = None, None
     if recording.view == "train" and data.id_field is None:
         processes = Processes.of(loader, model)
-    if processes is not None:
+    if processes is None:
+        check_not_alone(inner)
+    else:
         check_together(recording, select)
     if select is not None:
         check_selectable(loader)
@@ -160,8 +162,8 @@ def record(
         partial = Partial(selecting.title)
     parts = Parts(inner, taking, dict(stateful or {}) | ({} if selecting is None else {SELECTOR: selecting}))
     if recording.checkpoints != "none":
-        # What cannot be saved is better known before anything is written.
-        pack(parts.state())
+        # What cannot be saved is better known before anything is written; model and optimizer that are kept in parts hold tensors and numbers alone.
+        pack({name: part.state_dict() for name, part in parts.stateful.items()} if parts.sharded else parts.state())
     opened = functools.partial(
         Recorder,
         folder,

@@ -3,10 +3,12 @@
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from ..maths import draws
 
@@ -31,11 +33,26 @@ def seed_all(word: int) -> None:
 
 
 def loader_generators(loader: DataLoader) -> list[tuple[int, torch.Generator]]:
-    """The generators of a loader and its samplers, each with a number: 0 the loader, 1 its sampler, 2 its batch sampler, 3 the sampler of that."""
+    """The generators of a loader and its samplers, each with a number: 0 the loader, 1 its sampler, 2 its batch sampler, 3 the sampler of that, 4 the sampler
+    whose order that of several processes shares out.
+    """
     batches = loader.batch_sampler
-    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
+    inner = inside_shares(sampler_of(loader))
+    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None), None if inner is sampler_of(loader) else inner)
     found = [(number, getattr(owner, "generator", None)) for number, owner in enumerate(owners)]
     return [(number, generator) for number, generator in found if isinstance(generator, torch.Generator)]
+
+
+def sampler_of(loader: DataLoader) -> Any:
+    """What draws the order of a loader's examples."""
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
+
+
+def inside_shares(sampler: Any) -> Any:
+    """The sampler whose order another one shares out to several processes, as Lightning's DistributedSamplerWrapper does; the sampler itself if it shares out none."""
+    if type(sampler) is DistributedSampler or not isinstance(sampler, DistributedSampler):
+        return sampler
+    return getattr(sampler.dataset, "_sampler", sampler)
 
 
 @contextlib.contextmanager

@@ -237,6 +237,11 @@ class LoopTraining(ReplayableTraining):
         if self.free and not self._steps_checked:
             self._refuse_chance(self._run)
         if self._run.processes > 1:
+            if kind := self._run.sharded:
+                raise UsageError(
+                    f"{self._run.folder} was trained in {self._run.processes} processes, each of which kept a part of the model ({kind}), and such steps are not repeated "
+                    "in one; use methods that do not repeat steps, such as grand and tracin, or train with DistributedDataParallel."
+                )
             self._refuse_batch_statistics()
         self._steps_checked = True
 

@@ -32,6 +32,9 @@ DRAWN = "drawn from"
 SAVED_RATES = "saved_rates"
 """Tensor of a shard whose model somebody saved: the learning rate of each parameter group then."""
 
+SHARDED = "sharded"
+"""Note of a checkpoint that says what kept the model in parts, one in each process."""
+
 
 class Run:
     """A run on disk.
@@ -393,6 +396,12 @@ class Run:
     def processes(self) -> int:
         """The largest number of processes that trained together in an epoch, each on a batch of its own in every step; 1 if none did."""
         return max((commit.processes or 1 for commit in self.commits), default=1)
+
+    @property
+    def sharded(self) -> str:
+        """What kept parts of the model in several processes, as the first and the newest state say; empty if nothing did."""
+        states = self.states()
+        return max((self.state(epoch).notes.get(SHARDED, "") for epoch in {*states[:1], *states[-1:]}), default="")
 
     def micro_batches(self, epoch: int) -> list[int]:
         """How many batches each optimizer step of an epoch was made of, in their order: 1 each unless gradients were accumulated.
