@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import AssayError, TrialFailed
+from assay.core.probe import ProbedMethod
 from assay.experiments.progress import Progress
 from assay.methods import parse
 
@@ -98,7 +99,17 @@ def good(folder):
     marked.write_text(json.dumps({**said, "marks": [{"id": str(run.ids[0]), "mark": "right"}]}))
     edited, logits_of = folder / "edited.csv", torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
     assay.result_table(run, table, decision).to_csv(edited)
-    saved = {"scores": aum, "decision": decision, "verdict": verdict, "curve": curve, "lds": agreed, "explanation": explained}
+    counted, compared = assay.count_wrong(run), assay.compare(run, table, truth=(run.ids, run.labels.roll(1)))
+    found = assay.Probe("uniform", 3, 3, 12, 0, (ProbedMethod("aum", 0.9, 0.8, 0.95, 0.5, 1.0),))
+    saved = {
+        "probe": found,
+        "scores": aum,
+        "decision": decision,
+        "verdict": verdict,
+        "curve": curve,
+        "lds": agreed,
+        "explanation": explained,
+    }
     calls = {
         "record": ((folder / "more", model, optimizer, loader), {}),
         "attach": ((Trainer(), folder / "attached"), {}),
@@ -116,6 +127,15 @@ def good(folder):
         "attribute": ((run, "tracin"), {"loop": loop, "targets": held}),
         "load_attribution": ((run.paths.attribution("tracin"),), {}),
         "Attribution": (tuple(getattr(by_query, field.name) for field in dataclasses.fields(by_query)), {}),
+        "count_wrong": ((run,), {}),
+        "WrongCount": (tuple(getattr(counted, field.name) for field in dataclasses.fields(counted)), {}),
+        "compare": ((run, table), {"budget": 3, "truth": (run.ids, run.labels)}),
+        "MethodComparison": (tuple(getattr(compared, field.name) for field in dataclasses.fields(compared)), {}),
+        "combine": ((table,), {}),
+        # Six flipped labels are too few, so that nothing is trained.
+        "probe": ((run, "loss"), {"flips": assay.Flips(0.5), "record": lambda labels, folder: None}),
+        "Flips": ((), {"rate": 0.1, "kind": "uniform", "seed": 0}),
+        "Probe": (tuple(getattr(found, field.name) for field in dataclasses.fields(found)), {}),
         "choose": ((aum, "top_k"), {"keep": 0.5}),
         "verify": ((decision,), {"run": run, "retrain": lambda ids, labels, weights, seed: 0.5, "seeds": 3}),
         "seeds_needed": ((decision, 0.5), {"run": run, "own": True}),

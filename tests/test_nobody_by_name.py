@@ -13,7 +13,7 @@ ROOT = pathlib.Path(assay.__file__).parent
 NAMES = {*methods.METHODS.own, *policies.POLICIES.own}
 WORDS = {
     *("beta", "confidence", "correctness", "entropy", "loss", "margin", "per_class", "random", "relabel", "threshold"),
-    *("influence", "source", "variability", "window", "label_quality"),
+    *("combine", "influence", "source", "variability", "window", "label_quality"),
 }
 """Names that are also words of the field or options; as texts they are not looked for, as what a method is compared with they are."""
 ASKED = {"method", "policy"}

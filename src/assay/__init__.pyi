@@ -11,12 +11,15 @@ from .core.evidence import ReplayedFacts as ReplayedFacts
 from .core.explanation import Explanation as Explanation
 from .core.ids import Ids as Ids
 from .core.lds import LDS as LDS
+from .core.method_comparison import MethodComparison as MethodComparison
 from .core.needs import Need as Need
+from .core.probe import Probe as Probe
 from .core.scores import Direction as Direction
 from .core.scores import Scores as Scores
 from .core.scores import ScoreTable as ScoreTable
 from .core.tabular import Table as Table
 from .core.trial import Verdict as Verdict
+from .core.wrong_labels import WrongCount as WrongCount
 from .data.arrays import examples_from_arrays as examples_from_arrays
 from .data.torch_dataset import examples_from_dataset as examples_from_dataset
 from .experiments.attribute import attribute as attribute
@@ -24,6 +27,8 @@ from .experiments.choose import choose as choose
 from .experiments.cleanse import RemovalGrid as RemovalGrid
 from .experiments.cleanse import cleanse as cleanse
 from .experiments.cleanse import curve_for as curve_for
+from .experiments.compare import combine as combine
+from .experiments.compare import compare as compare
 from .experiments.confident import confident_joint as confident_joint
 from .experiments.duplicates import duplicates as duplicates
 from .experiments.evidence import gather as gather
@@ -43,6 +48,8 @@ from .experiments.lds import LeaveOutGrid as LeaveOutGrid
 from .experiments.lds import lds as lds
 from .experiments.plan import Plan as Plan
 from .experiments.power import seeds_needed as seeds_needed
+from .experiments.probe import Flips as Flips
+from .experiments.probe import probe as probe
 from .experiments.record import untrained as untrained
 from .experiments.report import report as report
 from .experiments.report_data import ReportOptions as ReportOptions
@@ -52,6 +59,7 @@ from .experiments.score import score as score
 from .experiments.score import score_separately as score_separately
 from .experiments.verify import Seeds as Seeds
 from .experiments.verify import verify as verify
+from .experiments.wrong_labels import count_wrong as count_wrong
 from .integrations import huggingface as huggingface
 from .integrations import lightning as lightning
 from .integrations import skorch as skorch
@@ -68,6 +76,7 @@ from .runs.artefacts import load_curve as load_curve
 from .runs.artefacts import load_decision as load_decision
 from .runs.artefacts import load_explanation as load_explanation
 from .runs.artefacts import load_lds as load_lds
+from .runs.artefacts import load_probe as load_probe
 from .runs.artefacts import load_scores as load_scores
 from .runs.artefacts import load_study as load_study
 from .runs.artefacts import load_verdict as load_verdict
@@ -75,6 +84,7 @@ from .runs.artefacts import save_curve as save_curve
 from .runs.artefacts import save_decision as save_decision
 from .runs.artefacts import save_explanation as save_explanation
 from .runs.artefacts import save_lds as save_lds
+from .runs.artefacts import save_probe as save_probe
 from .runs.artefacts import save_scores as save_scores
 from .runs.artefacts import save_verdict as save_verdict
 from .runs.attributions import load_attribution as load_attribution
@@ -108,13 +118,16 @@ __all__ = [
     "Execution",
     "Explanation",
     "FidelityGrid",
+    "Flips",
     "Ids",
     "LeaveOutGrid",
     "LiveMethods",
     "LiveSelection",
     "Loop",
+    "MethodComparison",
     "Need",
     "Plan",
+    "Probe",
     "Recorder",
     "Recording",
     "RemovalGrid",
@@ -128,12 +141,16 @@ __all__ = [
     "Seeds",
     "Table",
     "Verdict",
+    "WrongCount",
     "__version__",
     "attach",
     "attribute",
     "choose",
     "cleanse",
+    "combine",
+    "compare",
     "confident_joint",
+    "count_wrong",
     "curve_for",
     "dataset_card",
     "duplicates",
@@ -158,9 +175,11 @@ __all__ = [
     "load_decision",
     "load_explanation",
     "load_lds",
+    "load_probe",
     "load_scores",
     "load_study",
     "load_verdict",
+    "probe",
     "record",
     "report",
     "report_data",
@@ -170,6 +189,7 @@ __all__ = [
     "save_decision",
     "save_explanation",
     "save_lds",
+    "save_probe",
     "save_scores",
     "save_verdict",
     "score",

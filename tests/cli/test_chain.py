@@ -61,10 +61,8 @@ def test_every_step_leaves_its_artefact(chain):
 def test_every_step_names_the_next_one(chain):
     _, said = chain
     assert "Next: assay score run all" in said["record"]
-    below = int((load_scores(chain[0] / "scores" / "aum.parquet").values < 0).sum())
-    assert (
-        f"aum is below 0 for {below} of 397 examples" in said["score"] and "Next: assay report run --first aum" in said["score"]
-    )
+    assert "of 397 labels are wrong (95 % interval" in said["score"]
+    assert "assay report run --first aum. Next: assay choose run aum --policy threshold:count=auto" in said["score"]
     assert f"Next: assay verify run --decision {DECISION}" in said["choose"]
     assert f"Next: assay report run --decision {DECISION}" in said["verify"]
 
@@ -95,14 +93,27 @@ def test_every_step_says_what_came_out(chain):
     assert "\x1b" not in "".join(said.values()), "plain lines where there is no terminal"
 
 
-def test_no_step_advises_to_drop_what_nobody_has_counted(chain, capsys):
-    for method, words in (
-        ("loss", "How many labels are wrong loss does not say"),
-        ("entropy", "says nothing about wrong labels"),
-    ):
-        code, out, _ = here(capsys, "score", chain[0], method)
-        assert code == 0 and words in out and f"Next: assay report {chain[0]} --first {method}" in out
-        assert "--keep" not in out and "--policy" not in out
+def test_the_next_step_drops_as_many_as_were_counted_and_nothing_else(chain, capsys, tmp_path):
+    code, out, _ = here(capsys, "score", chain[0], "loss")
+    (count, low, high) = map(
+        int, re.search(r"About (\d+) of 397 labels are wrong \(95 % interval (\d+) to (\d+)\)", out).groups()
+    )
+    assert code == 0 and low <= 40 <= high and abs(count - 40) <= 5
+    assert f"Next: assay choose {chain[0]} loss --policy threshold:count=auto" in out and "Wrong labels by class" in out
+    shutil.copytree(chain[0], tmp_path / "run")
+    for asked in (("--policy", "threshold", "--count", "auto"), ("--policy", "threshold:count=auto")):
+        code, out, _ = here(capsys, "choose", tmp_path / "run", "loss", *asked)
+        assert code == 0 and f"drop {count}, keep {397 - count}" in out
+    code, out, _ = here(capsys, "score", chain[0], "entropy")
+    assert code == 0 and "says nothing about wrong labels" in out and f"Next: assay report {chain[0]} --first entropy" in out
+    assert "--keep" not in out and "--policy" not in out
+
+
+def test_clean_data_are_never_advised_to_lose_any(capsys, tmp_path):
+    assert here(capsys, "record", tmp_path / "clean", *SMALL[:4], *SMALL[6:])[0] == 0
+    code, out, _ = here(capsys, "score", tmp_path / "clean", "aum")
+    assert code == 0 and "No sign of wrong labels among 397" in out and "Nothing is to be dropped" in out
+    assert "--policy" not in out and f"Next: assay report {tmp_path / 'clean'} --first aum" in out
 
 
 def test_one_method_that_the_run_cannot_serve_does_not_take_the_others_with_it(chain, capsys, tmp_path):

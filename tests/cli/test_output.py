@@ -69,7 +69,7 @@ def test_what_a_verb_says_is_one_document(capsys, own, tmp_path, arguments):
 def test_numbers_are_numbers_with_all_their_digits(capsys, recorded):
     from assay.runs.artefacts import load_scores
 
-    (table,) = document(here(capsys, "score", recorded, "aum", "--json")[1])["tables"]
+    table, *_ = document(here(capsys, "score", recorded, "aum", "--json")[1])["tables"]
     row = dict(zip(table["columns"], table["rows"][0], strict=True))
     assert row["mean"] == float(load_scores(recorded / "scores" / "aum.parquet").values.mean())
     assert f" {row['mean']:.4g} " in here(capsys, "score", recorded, "aum")[1]

@@ -122,7 +122,7 @@ def test_a_parquet_file_of_epochs(tmp_path, parquet):
 def test_methods_say_what_the_passes_are_and_what_one_cannot_tell(tmp_path):
     one = assay.from_probs(tmp_path / "one", PROBS[0], LABELS, "out_of_fold", about={"net": "a forest"})
     table = assay.score(one, "all")
-    assert set(table) == {title for title in ONE_PASS if title != "el2n:at=0"}
+    assert set(table) == {"combine", *ONE_PASS} - {"el2n:at=0"}
     for scores in table.values():
         assert scores.diagnostics["made of"].startswith(
             "1 pass, out of fold: each example is predicted by a model that was trained on the other folds"

@@ -351,10 +351,10 @@ def test_a_trial_that_fails_names_its_log(tmp_path):
     assert "do not fill one batch" in str(caught.value)
 
 
-def looped(folder, **about):
+def looped(folder, labels=None, **about):
     """A run of somebody's own loop."""
     loaded = small.plan().load()
-    inputs, labels = loaded.train.prepared(loaded.train.inputs), loaded.train.labels
+    inputs, labels = loaded.train.prepared(loaded.train.inputs), loaded.train.labels if labels is None else labels
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.maths.ranking import (
+    area_interval,
     concordance,
+    detection_areas,
     detection_curve,
     places_within,
     precision_at,
@@ -162,3 +164,42 @@ def test_places_within(groups):
         expected.append(seen[group])
         seen[group] += 1
     assert places_within(torch.tensor(groups, dtype=torch.int64)).tolist() == expected
+
+
+def slow_areas(rows, wrong):
+    """DeLong's placements by comparing every wrong label with every right one."""
+    areas, of_wrong, of_right = [], [], []
+    for row in rows.tolist():
+        pairs = [
+            [1.0 if row[i] > row[j] else 0.5 if row[i] == row[j] else 0.0 for j in range(len(row)) if not wrong[j]]
+            for i in range(len(row))
+            if wrong[i]
+        ]
+        of_wrong.append([sum(line) / len(line) for line in pairs])
+        of_right.append([sum(line[j] for line in pairs) / len(pairs) for j in range(len(pairs[0]))])
+        areas.append(sum(of_wrong[-1]) / len(pairs))
+    m, n = len(of_wrong[0]), len(of_right[0])
+    return areas, np.atleast_2d(np.cov(of_wrong)) / m + np.atleast_2d(np.cov(of_right)) / n
+
+
+def test_areas_and_their_covariance_are_those_of_all_pairs():
+    draw = torch.Generator().manual_seed(0)
+    wrong = torch.arange(40) % 5 == 0
+    rows = (torch.randn(3, 40, generator=draw) + wrong).mul(2).round().double()
+    areas, covariance = detection_areas(rows, wrong)
+    slow, slow_covariance = slow_areas(rows, wrong.tolist())
+    assert areas.tolist() == pytest.approx(slow) and covariance.numpy() == pytest.approx(slow_covariance)
+    with pytest.raises(ValueError, match="two of each"):
+        detection_areas(rows, torch.arange(40) == 0)
+
+
+def test_the_interval_of_an_area_covers_it():
+    draw, hits = np.random.default_rng(0), 0
+    true = 0.5 * (1 + math.erf(2.0 / 2))
+    for _ in range(200):
+        values = torch.from_numpy(np.concatenate([draw.normal(2, 1, 25), draw.normal(0, 1, 300)]))
+        areas, covariance = detection_areas(values[None], torch.arange(325) < 25)
+        low, high = area_interval(float(areas[0]), float(covariance[0, 0]), 25)
+        hits += low <= true <= high
+    assert hits >= 184
+    assert area_interval(0.9, 0.01, 4) is None and area_interval(1.0, 0.0, 50) is None and area_interval(0.999, 1e-6, 50) is None

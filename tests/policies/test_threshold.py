@@ -4,13 +4,24 @@ import pytest
 import torch
 
 from assay.core.errors import UsageError
+from assay.core.evidence import Evidence
+from assay.core.ids import Ids
+from assay.core.needs import Need
 from assay.core.scores import Direction
 from assay.core.selection import Pool, choose
 from assay.policies.threshold import Threshold
 from policies.worlds import scores
 
-VARIANTS = [{"at_least": 0.4}, {"at_least": 0.2, "at_most": 0.7, "by": "suspicion"}]
-REFUSED = ["at_least=2,at_most=1", "by=hardness,at_least=1"]
+VARIANTS = [{"at_least": 0.4}, {"at_least": 0.2, "at_most": 0.7, "by": "suspicion"}, {"count": 7}]
+REFUSED = [
+    "at_least=2,at_most=1",
+    "by=hardness,at_least=1",
+    "count=3,fdr=0.1",
+    "fdr=2",
+    "count=-1",
+    "count=3,by=suspicion",
+    "count=some",
+]
 
 
 def test_bounds_belong_to_what_stays():
@@ -40,3 +51,46 @@ def test_nan_is_not_dropped_in_silence():
     made = scores([0.0, torch.nan])
     with pytest.raises(UsageError, match="ids 1"):
         Threshold(at_least=0.0).select(Pool(made.ids, None, made))
+
+
+class Margins:
+    holds, recorded = frozenset({Need.MARGINS}), 1
+
+    def __init__(self, margins):
+        self.margins = margins
+
+    def read(self, epoch, need):
+        return self.margins
+
+
+def resisted(right=200, wrong=40):
+    """A score that a run's margins agree with, and the run."""
+    draw = torch.Generator().manual_seed(0)
+    margins = torch.cat([3 + torch.randn(right, generator=draw), -3 + torch.randn(wrong, generator=draw)]).double()
+    labels = torch.arange(right + wrong) % 2
+    return scores(margins, Direction.LOW_IS_SUSPECT), Evidence(Ids(range(len(labels))), 2, labels=labels, epochs=Margins(margins))
+
+
+def test_as_many_are_dropped_as_labels_seem_wrong():
+    made, evidence = resisted()
+    decision = choose(Threshold(count="auto"), made, evidence)
+    dropped = {int(one) for one in decision.ids.take(~decision.kept)}
+    assert abs(len(dropped) - 40) <= 1 and len(dropped & set(range(200, 240))) >= 39
+    assert "among the 40 most suspect by made, as many as labels seem wrong (3" in decision.reasons[-1]
+    clean = choose(Threshold(count="auto"), *resisted(wrong=0))
+    assert bool(clean.kept.all()) and clean.warnings == ()
+
+
+def test_a_share_of_right_labels_is_kept_to():
+    made, evidence = resisted()
+    counted = Pool(made.ids, evidence, made).wrong_labels
+    few, more = (int((~choose(Threshold(fdr=rate), made, evidence).kept).sum()) for rate in (0.0, 0.2))
+    rates = counted.false_discoveries(made)
+    assert few == 0 < more and float(rates[more - 1]) <= 0.2 < float(rates[more]) and abs(more - 50) <= 2
+
+
+def test_a_number_needs_no_run():
+    made = scores([0.0, 1.0, 2.0, 3.0], Direction.LOW_IS_SUSPECT)
+    assert list(choose(Threshold(count=2), made).kept_ids) == [2, 3] and not Threshold(count=2).reads
+    with pytest.raises(UsageError, match="more than the 4 examples"):
+        choose(Threshold(count=5), made)

@@ -13,6 +13,7 @@ from . import output, signals
 from .attribute import attribute_
 from .choose import choose_
 from .cleanse import cleanse_
+from .compare import compare_
 from .confident import confident_
 from .demo import demo_
 from .duplicates import duplicates_
@@ -21,6 +22,7 @@ from .existing import from_logits_, from_probs_
 from .explain import explain_
 from .inspect import inspect_
 from .lds import lds_
+from .probe import probe_
 from .record import record_
 from .report import report_
 from .review import review_
@@ -49,6 +51,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "score": score_,
     "attribute": attribute_,
     "explain": explain_,
+    "compare": compare_,
+    "probe": probe_,
     "cleanse": cleanse_,
     "confident": confident_,
     "duplicates": duplicates_,

@@ -44,7 +44,8 @@ def choose_(
     keep
         Fraction of the examples that stay (0.1), or a whole number, how many stay (100), for policies with a budget.
     count
-        Number of examples to act on, for policies that take a count; auto takes the count that `assay cleanse` chose on validation data.
+        Number of examples to act on, for policies that take a count; auto takes for threshold as many as labels seem to be wrong, for remove_worst
+        the count that `assay cleanse` chose on validation data.
     seed
         Random seed, for policies that draw at random.
     name
@@ -83,7 +84,8 @@ def choose_(
         f" --{flag} {value}" for flag, value in (("keep", keep), ("count", count), ("seed", seed)) if value is not None
     )
     score, policy = _asked(run, score, more, policy, flags)
-    auto = count == "auto"
+    estimated = count == "auto" and find(policy.partition(":")[0]).counts_wrong
+    auto = count == "auto" and not estimated
     if auto and not find(policy.partition(":")[0]).counts_by_curve:
         raise UsageError(f"--count auto is for the policy {' or '.join(counting())}; {policy} does not remove the worst.")
     if retrain not in (None, "last", "all") or (retrain is not None and not auto):
@@ -91,7 +93,7 @@ def choose_(
             f"--retrain {retrain} does not go with --count {count}; it says which curve --count auto takes, last or all."
         )
     try:
-        number = None if count is None or auto else int(count)
+        number = None if count is None or auto else count if estimated else int(count)
     except ValueError as error:
         raise UsageError(
             f"--count {count!r} is neither a whole number nor auto, which takes what `assay cleanse` found best."

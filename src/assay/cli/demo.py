@@ -32,6 +32,7 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
     from ..experiments.scorable import scorable
     from ..experiments.score import score
     from ..experiments.verify import verify
+    from ..experiments.wrong_labels import count_wrong
     from ..runs.artefacts import save_decision, save_verdict
     from .console import say, showing_progress
     from .verify import show_verdict
@@ -61,5 +62,6 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
         options = ReportOptions(title="Digits with a tenth of the labels flipped")
         path = report(run, table, decision=decision, verdict=verdict, options=options)
         progress.advance("report", 1, 1, f"{path.stat().st_size / 1e6:.1f} MB")
+    say(count_wrong(run).sentence)
     show_verdict(verdict)
     say(f"{path.resolve()} shows it all ({time.perf_counter() - began:.0f} s).")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..core.scores import Scores
+    from ..core.wrong_labels import WrongCount
     from ..runs.run import Run
 
 Thing = TypeVar("Thing")
@@ -100,6 +101,7 @@ def score_(
     from ..experiments.request import Request
     from ..experiments.scorable import check_untrained, is_replayed, scorable
     from ..experiments.score import ALL, served
+    from ..experiments.wrong_labels import count_wrong, countable
     from ..methods import METHODS, parse
     from ..replay.config import ReplayConfig
     from ..runs.run import Run
@@ -177,7 +179,29 @@ def score_(
     for words in left_out(refused):
         say(f"left out {words}")
     title, one = next(iter(table.items()))
-    say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance)}")
+    counted = None
+    if countable(opened) and any(one.direction.ranks_suspects for one in table.values()):
+        counted = count_wrong(opened)
+        show_wrong(counted)
+    say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance, counted)}")
+
+
+MOST_CLASSES = 12
+"""Classes that are listed of those with wrong labels."""
+
+
+def show_wrong(counted: "WrongCount") -> None:
+    """How many labels are wrong, and in which classes most."""
+    from .console import say, show_table
+
+    say(counted.sentence)
+    found = sorted((one for one in counted.by_class if one.low >= 0.5), key=lambda one: -one.count) if counted.seen else []
+    if len(found) < 2:
+        return
+    rows = [(one.name, f"{one.examples:,}", round(one.count), round(one.low), round(one.high)) for one in found[:MOST_CLASSES]]
+    part = f" ({MOST_CLASSES} of {len(found)} classes with wrong labels)" if len(found) > MOST_CLASSES else ""
+    columns = ("given class", "examples", "wrong, about", "at least", "at most")
+    show_table(f"Wrong labels by class, 95 % intervals{part}", columns, rows, right=columns[1:])
 
 
 def made_of(table: "Mapping[str, Scores]") -> "dict[str, list[str]]":
@@ -197,10 +221,10 @@ def left_out(refused: "Mapping[str, str]") -> "list[str]":
     return [f"{', '.join(group)}: {why}" for why, group in titles.items()]
 
 
-def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
-    """The next command to run after a score, and whether the score says how many labels are wrong; it never shows a number that was not found."""
+def next_step(run: "Run", scores: "Scores", tolerance: float, counted: "WrongCount | None" = None) -> str:
+    """The next command to run after a score; it never advises to drop what was not counted."""
+    from ..experiments.choose import counting_wrong
     from ..experiments.plan import has_plan
-    from ..methods import find
 
     title, folder = scores.title, run.folder
     # A score is only found again under the tolerance that it was computed with.
@@ -210,12 +234,10 @@ def next_step(run: "Run", scores: "Scores", tolerance: float) -> str:
     look = f"Look at the first ones on the page. Next: assay report {folder} --first {title}"
     if run.task != "classes":
         return look
-    if said := find(scores.method).below_zero:
-        below = int((scores.values < 0).sum())
-        return (
-            f"{title} is below 0 for {below:,} of {len(scores):,} examples: {said}. How many "
-            f"labels are wrong it does not say. {look}"
-        )
+    if scores.direction.ranks_suspects and counted is not None:
+        if not counted.seen:
+            return f"Nothing is to be dropped. {look}"
+        return f"Look at the first ones on the page: assay report {folder} --first {title}. Next: assay choose {folder} {title} --policy {counting_wrong()}:count=auto"
     if scores.direction.ranks_suspects:
         return f"How many labels are wrong {title} does not say. {look}"
     return f"{title} ranks difficulty, which says nothing about wrong labels. {look}"

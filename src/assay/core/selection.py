@@ -21,6 +21,7 @@ from .models import ModelSource
 from .needs import Need
 from .passes import Passes
 from .scores import Scores, ordered
+from .wrong_labels import WrongCount, wrong_count
 
 Unscored = Literal["refuse", "keep"]
 """What becomes of examples that have no score: nothing is chosen, or they stay as they are and the policy chooses among the others."""
@@ -155,6 +156,11 @@ class Pool:
             total += self._facts.epoch(index).target_probs
         return self._placed(total / span)
 
+    @property
+    def wrong_labels(self) -> WrongCount:
+        """How many labels are wrong, and the chance of each example's."""
+        return wrong_count(self._facts, self._class_names or ())
+
     def features(self, spec: str) -> Float[Tensor, "examples dims"]:
         """A row of numbers for each example, made as the specification says (see `core.features.FeatureSpec`).
 
@@ -262,6 +268,8 @@ class AbstractSelector(abc.ABC):
     pass over duplicates."""
     counts_by_curve: ClassVar[bool] = False
     """Whether its option `count` may be taken from the best count of a curve (`Curve.best`)."""
+    counts_wrong: ClassVar[bool] = False
+    """Whether its option `count` may be auto: as many as labels seem to be wrong."""
     source: ClassVar[Source]
 
     def __post_init__(self):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
@@ -60,7 +61,25 @@ def plant(
     Raises:
         UsageError: `rate` or `matrix` is missing, out of range, or given to a kind that does not take it.
     """
-    truth, classes, keys = examples.labels.to(torch.int64), examples.classes, examples.ids.keys
+    truth = examples.labels.to(torch.int64)
+    flipped = flipped_labels(truth, examples.classes, examples.ids.keys, kind, rate, seed, matrix)
+    return Planted(examples.with_labels(flipped), truth, flipped != truth)
+
+
+def flipped_labels(
+    truth: Int[Tensor, " examples"],
+    classes: int,
+    keys: np.ndarray,
+    kind: Kind,
+    rate: float | None,
+    seed: int,
+    matrix: Float64[Tensor, "classes classes"] | Sequence[Sequence[float]] | None = None,
+) -> Int[Tensor, " examples"]:
+    """Labels of which some are flipped, as `plant` does it; keys are those of the ids.
+
+    Raises:
+        UsageError: As `plant`.
+    """
     if kind == "class":
         if rate is not None or matrix is None:
             raise UsageError("Flips of kind 'class' take a matrix and no rate: the matrix says how often each class is flipped.")
@@ -76,13 +95,13 @@ def plant(
             raise UsageError(f"rate={rate} is outside 0..1; it is the fraction of labels to flip.")
         if classes < 2:
             raise UsageError("There is only one class, so no label can be flipped. Give examples of at least two classes.")
-        chosen = draws.permutation(keys, seed, "which labels flip")[: round(rate * len(examples))]
+        chosen = draws.permutation(keys, seed, "which labels flip")[: round(rate * len(truth))]
         shift = draws.integers(keys, classes - 1, seed, "flip to") + 1 if kind == "uniform" else torch.ones_like(truth)
         flipped = truth.clone()
         flipped[chosen] = (truth + shift)[chosen] % classes
     else:
         raise UsageError(f"No kind of flips is named {kind!r}. Known: class, pair, uniform.")
-    return Planted(examples.with_labels(flipped), truth, flipped != truth)
+    return flipped
 
 
 def _transitions(matrix: Tensor | Sequence[Sequence[float]], classes: int) -> Float64[Tensor, "classes classes"]:

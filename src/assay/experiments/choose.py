@@ -176,6 +176,11 @@ def counting() -> list[str]:
     return [name for name, cls in catalogue().items() if cls.counts_by_curve]
 
 
+def counting_wrong() -> str:
+    """Name of the policy that drops as many examples as labels seem to be wrong."""
+    return next(name for name, cls in catalogue().items() if cls.counts_wrong)
+
+
 def _check_classes(run: Run, policy: AbstractSelector) -> None:
     """Refuse a policy that reads classes, of a run whose examples have none.
 

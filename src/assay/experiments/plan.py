@@ -87,6 +87,7 @@ class Plan(pydantic.BaseModel):
         folds: Into how many folds the examples are split, each predicted by a model that was trained on the others, so that every example gets facts
             of a model that never saw it; rows that a reader would draw for testing are among them. None for none.
         fold: Index of the fold that this plan's model is trained without; its examples are then the test part.
+        probe: Labels to make wrong beside those that are wrong already, for `assay probe`; where the truth is known it stays what it was.
         recipe: Settings of training; those left out take DEFAULT_RECIPE's, then `Recipe`'s defaults.
         select: A live selector that chooses the examples of each epoch before it begins, `"infobatch:ratio=0.5"`; by default each epoch trains
             on all. Retrainings by `verify` use the selector too.
@@ -106,6 +107,7 @@ class Plan(pydantic.BaseModel):
     folds: int | None = None
     fold: int | None = None
     plant: Plant | None = None
+    probe: Plant | None = None
     recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
     select: str | None = None
     record: PlanRecording = PlanRecording()
@@ -308,6 +310,9 @@ class Plan(pydantic.BaseModel):
             seed = self.seed if self.plant.seed is None else self.plant.seed
             planted = plant(train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
             train, true = planted.examples, planted.true_labels
+        if self.probe is not None:
+            seed = self.seed if self.probe.seed is None else self.probe.seed
+            train = plant(train, self.probe.kind, self.probe.rate, seed, self.probe.matrix).examples
         loaded = LoadedData(train, split.test, true, split.notes, validation, split.own, test_apart=not whole)
         return loaded if self.fold is None else loaded.without(self.numbers(loaded) == self.fold)
 
@@ -496,7 +501,8 @@ def load_data(plan: Plan, *, anew: bool = False) -> LoadedData:
     # What the data are made of, and not what is trained on them: the models of a recording share one copy.
     made_of = {"data": plan.data, "seed": plan.seed, "subset": plan.subset, "validation": plan.validation}
     made_of |= {name: value for name, value in (("folds", plan.folds), ("fold", plan.fold)) if value is not None}
-    planted = {"plant": plan.plant.model_dump(mode="json", exclude_none=True)} if plan.plant is not None else {}
+    made = (("plant", plan.plant), ("probe", plan.probe))
+    planted = {name: one.model_dump(mode="json", exclude_none=True) for name, one in made if one is not None}
     return _loaded(json.dumps(made_of | planted, sort_keys=True))
 
 

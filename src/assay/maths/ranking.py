@@ -108,6 +108,104 @@ def rank_correlation(values: Float[Tensor, "methods examples"]) -> Float64[Tenso
     return torch.from_numpy(ratio.clip(-1, 1))
 
 
+def normal_scores(values: Float[Tensor, "methods examples"]) -> Float64[Tensor, "methods examples"]:
+    """Normal score of each value in its row: the quantile of the standard normal distribution at rank / (examples + 1); equal values share their mean rank.
+
+    Returns:
+        Of the shape of `values`; each row is symmetric about 0 where there are no ties.
+
+    Raises:
+        ValueError: A value is NaN.
+
+    Source: van der Waerden 1952. Departures: none.
+    """
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    rows = _numbers(values)
+    return torch.from_numpy(ndtri(rankdata(rows, axis=1) / (rows.shape[1] + 1)))
+
+
+def detection_areas(
+    suspicion: Float[Tensor, "methods examples"], wrong: Bool[Tensor, " examples"]
+) -> tuple[Float64[Tensor, " methods"], Float64[Tensor, "methods methods"]]:
+    """Area under the ROC curve of several rankings of the same examples, and the covariance of these areas.
+
+    The area is the chance that a wrong label ranks before a right one, ties counted half. The covariance is over drawing other wrong and other right
+    examples; it is 0 where a ranking makes no mistake, which does not say that the area is known exactly.
+
+    Args:
+        suspicion: One row per method; larger is more suspect.
+        wrong: Which labels are wrong, at least two, and at least two are not.
+
+    Returns:
+        The areas, in 0..1, and their covariance.
+
+    Raises:
+        ValueError: A value is NaN, or there are fewer than two wrong or two right labels.
+
+    Source: DeLong et al. 1988; Sun and Xu 2014 for the ranks. Departures: none.
+    """
+    from scipy.stats import rankdata
+
+    rows, hits = _numbers(suspicion), wrong.detach().cpu().numpy().astype(bool)
+    if hits.sum() < 2 or (~hits).sum() < 2:
+        raise ValueError(f"{int(hits.sum())} wrong and {int((~hits).sum())} right labels have no covariance; give two of each.")
+    ranks = rankdata(rows, axis=1)
+    of_wrong = (ranks[:, hits] - rankdata(rows[:, hits], axis=1)) / (~hits).sum()
+    of_right = 1 - (ranks[:, ~hits] - rankdata(rows[:, ~hits], axis=1)) / hits.sum()
+    covariance = np.atleast_2d(np.cov(of_wrong)) / hits.sum() + np.atleast_2d(np.cov(of_right)) / (~hits).sum()
+    return torch.from_numpy(of_wrong.mean(1)), torch.from_numpy(covariance)
+
+
+def area_interval(area: float, variance: float, wrong: int, level: float = 0.95) -> tuple[float, float] | None:
+    """Interval of an area under the ROC curve by its variance, on the scale of the logit; None where it would mislead.
+
+    None for fewer than 5 wrong labels, and where fewer than 0.1 of them are misplaced (wrong times 1 - area): so few mistakes show no spread.
+
+    Args:
+        area: The area, in 0..1.
+        variance: Its variance, as `detection_areas` gives it.
+        wrong: How many labels are wrong.
+        level: Wanted coverage, in (0, 1).
+
+    Returns:
+        (low, high) in 0..1, or None.
+    """
+    if wrong < 5 or wrong * min(area, 1 - area) < 0.1 or variance <= 0:
+        return None
+    from scipy.special import expit, logit
+    from scipy.stats import norm
+
+    half = norm.ppf((1 + level) / 2) * variance**0.5 / (area * (1 - area))
+    return float(expit(logit(area) - half)), float(expit(logit(area) + half))
+
+
+def correlation_interval(value: float, n: int, variance: tuple[float, int], level: float = 0.95) -> tuple[float, float]:
+    """Interval of a rank correlation over the draw of examples, by Fisher's transformation.
+
+    Args:
+        value: The correlation, in -1..1, or NaN.
+        n: How many examples it is over.
+        variance: (a, b) of the variance a / (n - b) on the transformed scale: (1 + rho^2 / 2, 3) of Spearman's rho, (0.437, 4) of Kendall's tau.
+        level: Wanted coverage, in (0, 1).
+
+    Returns:
+        (low, high) in -1..1; NaN where the correlation is NaN or there are too few examples; the value itself where it is 1 or -1.
+
+    Source: Fieller, Hartley and Pearson 1957; Bonett and Wright 2000. Departures: none.
+    """
+    factor, fewer = variance
+    if np.isnan(value) or n <= fewer:
+        return float("nan"), float("nan")
+    if abs(value) == 1:
+        return value, value
+    from scipy.stats import norm
+
+    half = norm.ppf((1 + level) / 2) * (factor / (n - fewer)) ** 0.5
+    return float(np.tanh(np.arctanh(value) - half)), float(np.tanh(np.arctanh(value) + half))
+
+
 def concordance(one: Float[Tensor, " examples"], other: Float[Tensor, " examples"]) -> float:
     """Kendall's tau-b: pairs of examples that both rows order alike, less those that they order otherwise. Range -1..1, 0 is chance.
 

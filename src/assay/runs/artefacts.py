@@ -23,6 +23,7 @@ from ..core.fidelity import FidelityStudy, SeedResult
 from ..core.ids import Ids
 from ..core.lds import LDS, SubsetTraining
 from ..core.lineage import Lineage
+from ..core.probe import Probe
 from ..core.report_data import Agreement
 from ..core.scores import Direction, Scores
 from ..core.study import ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study, Theory
@@ -465,6 +466,28 @@ def load_lds(path: str | Path) -> LDS:
 
 
 @checked_arguments
+def save_probe(probe: Probe, path: str | Path) -> None:
+    """Save what a probe came to.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
+    save_json("probe", dataclasses.asdict(probe), path)
+
+
+@checked_arguments
+def load_probe(path: str | Path) -> Probe:
+    """The inverse of `save_probe`.
+
+    Raises:
+        RunError: The file is absent, damaged, of another kind, or of a newer schema.
+    """
+    path = Path(path)
+    probe = _noun("probe", Probe, path)
+    return dataclasses.replace(probe, lineage=at_home(probe.lineage, path))
+
+
+@checked_arguments
 def save_explanation(explanation: Explanation, path: str | Path) -> None:
     """Save the examples behind one prediction, with their thumbnails.
 
@@ -561,7 +584,7 @@ FRACTIONS = frozenset(
 )
 COUNTS = frozenset(
     {"examples", "steps", "planted", "touched", "hit", "mended", "n", "count", "best", "points", "seeds", "seconds"}
-    | {"family", "decisions", "claims", "place", "removed", "harmful", "states", "bytes"}
+    | {"flipped", "inspected", "family", "decisions", "claims", "place", "removed", "harmful", "states", "bytes"}
 )
 """Fields, in any noun, that lie in 0..1; and fields that are 0 or more."""
 

@@ -89,7 +89,7 @@ class LabelEpochs:
         return None if missing is None else missing.repeat_interleave(self.labels)
 
 
-MEANT = frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS})
+MEANT = frozenset({Need.TARGET_PROBS, Need.TOP_PROBS, Need.SECOND_PROBS, Need.MARGINS})
 """Facts of an epoch whose mean over models says something by itself."""
 
 

@@ -189,6 +189,14 @@ class RunPaths:
         """One LDS of some methods."""
         return self.folder / "lds" / f"{title_slug(name)}.json"
 
+    def probe(self, name: str) -> Path:
+        """What one probe came to."""
+        return self.folder / "probes" / f"{slug(name)}.json"
+
+    def probe_run(self, name: str) -> Path:
+        """Folder of the recording of one probe, under labels of which some were flipped."""
+        return self.folder / "probes" / slug(name)
+
     def trial(self, plan: str, arm: str, seed: int) -> Path:
         """One finished retraining."""
         return self.trials / plan / f"{slug(arm)}-{seed}.json"

@@ -1,0 +1,79 @@
+"""`assay probe`: which method finds wrong labels best in these data?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .values import Switch, Whole
+
+if TYPE_CHECKING:
+    from ..core.probe import Probe
+
+
+def probe_(
+    run: Path, /, *methods: str, flip: float = 0.02, kind: str = "confusion", seed: Whole = 0, recompute: Switch = False
+) -> None:
+    """Say which method finds labels flipped on purpose.
+
+    A few labels are flipped, the training is recorded again, and each method is held against the flipped ones, which needs no other truth. The recording under these labels is kept in the run's folder, so that the same command goes on where it was
+    stopped, and other methods cost no training. The data themselves are not changed.
+
+    Example: assay probe runs/digits --flip 0.02
+
+    Example: assay probe runs/digits aum loss knn_disagreement
+
+    Parameters
+    ----------
+    run
+        Folder of a run that `assay record` made.
+    methods
+        METHOD or METHOD:option=value,... of methods that rank suspects; by default all that the run allows.
+    flip
+        Fraction of the labels that are flipped.
+    kind
+        confusion (to a class that the model confuses the given one with, as people do) or uniform (to any other class).
+    seed
+        Random seed by which labels are drawn.
+    recompute
+        Score again, even if a result is saved.
+    """
+    from ..experiments.choose import counting_wrong
+    from ..experiments.execution import Execution
+    from ..experiments.probe import Flips, probe
+    from ..runs.run import Run
+    from .console import say, showing_progress
+
+    opened = Run(run)
+    with showing_progress() as progress:
+        found = probe(
+            opened,
+            methods or None,
+            flips=Flips(flip, kind, seed),  # type: ignore[arg-type]
+            save="recompute" if recompute else True,
+            execution=Execution(progress=progress),
+        )
+    show_probe(found)
+    say(f"Next: assay choose {run} {found.best} --policy {counting_wrong()}:count=auto")
+
+
+def show_probe(found: "Probe") -> None:
+    """How well each method found the flipped labels, and what that means."""
+    from .console import say, show_table
+
+    rows = [
+        (
+            one.title,
+            one.words,
+            one.average_precision,
+            round(one.recovered * found.flipped),
+            "the best" if one.adjusted is None else f"{one.adjusted:.3g}",
+        )
+        for one in found.methods
+    ]
+    columns = ("method", "AUC, 95 % interval", "average precision", f"in the first {found.inspected:,}", "p against the best")
+    show_table(f"{found.flipped:,} of {found.examples:,} labels flipped by {found.kind}", columns, rows, right=columns[1:])
+    say(found.sentence)
+    say(
+        "Intervals are over the draw of examples; p is corrected for all pairs of methods. Labels that were wrong before count as right, for all methods alike."
+    )
+    if found.recall is not None:
+        say(f"The count of wrong labels sees {found.recall:.0%} of the flipped ones.")

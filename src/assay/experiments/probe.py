@@ -1,0 +1,273 @@
+"""Probe: flip a few labels of the user's own data, record again, and say which method finds them."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float64, Int
+from torch import Tensor
+
+from .. import __version__
+from ..core.arguments import checked_arguments, checked_fields
+from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
+from ..core.lineage import Lineage, fingerprint
+from ..core.method import AbstractMethod
+from ..core.needs import Need
+from ..core.probe import Probe, ProbedMethod
+from ..core.scores import Scores
+from ..core.wrong_labels import WrongCount, wrong_count
+from ..data.corruption import flipped_labels
+from ..maths.ranking import area_interval, detection_areas, precision_at
+from ..maths.statistics import holm
+from ..methods import catalogue, parse
+from ..runs.artefacts import finished, load_probe, save_probe
+from ..runs.run import Run
+from .evidence import gather_together
+from .execution import Execution
+from .models import members_of
+from .plan import Plan, has_plan, plan_of
+from .record import record as recorded
+from .request import Request
+from .scorable import scorable
+from .score import served
+
+Labelled = Callable[[Int[Tensor, " examples"], Path], object]
+"""`record(labels, folder)` trains once on these labels, in the order of the run's ids, and records into the folder."""
+FEWEST = 10
+"""Flipped labels below which methods cannot be told apart."""
+MOST_CLASSES = 100
+"""Classes up to which a plan holds the chances of each to become each other."""
+
+
+@dataclasses.dataclass(frozen=True)
+@checked_fields
+class Flips:
+    """Which labels a probe flips.
+
+    Attributes:
+        rate: Fraction of the labels, in (0, 0.5].
+        kind: `confusion`, to another class by the mean probabilities that the model gives the others, which looks like the errors that people make; or
+            `uniform`, to any other class.
+        seed: Random seed of the draw.
+
+    Raises:
+        UsageError: A setting is outside its range.
+    """
+
+    rate: float = 0.02
+    kind: Literal["confusion", "uniform"] = "confusion"
+    seed: int = 0
+
+    def __post_init__(self):
+        if not 0 < self.rate <= 0.5:
+            raise UsageError(
+                f"rate={self.rate} is outside 0..0.5, 0 excluded; it is the fraction of the labels that are flipped."
+            )
+        if self.kind not in ("confusion", "uniform"):
+            raise UsageError(f"kind={self.kind!r} is no kind of flips; give 'confusion' or 'uniform'.")
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed} is no seed; give 0 or more.")
+
+
+@checked_arguments
+def probe(
+    run: str | Path | Run,
+    methods: Sequence[str | AbstractMethod] | str | AbstractMethod | None = None,
+    *,
+    flips: Flips | None = None,
+    record: Callable[..., object] | None = None,
+    save: bool | Literal["recompute"] = True,
+    execution: Execution | None = None,
+) -> Probe:
+    """Which method finds wrong labels best in these data, without any truth: a few labels are flipped, the training is recorded again, and each method says where
+    they are.
+
+        found = assay.probe("runs/digits", flips=assay.Flips(rate=0.02))
+        decision = assay.choose(assay.score(run, found.best)[found.best], "threshold", count="auto")
+
+    The recording under flipped labels is kept in the run's folder, and goes on where it was stopped. AUCs have 95 % intervals (DeLong) over the draw of
+    examples, not over trainings; every two methods are compared on the same examples, and all comparisons are corrected together (Holm). Labels that were
+    wrong before count as right ones, for all methods alike, so that every AUC is a little too low.
+
+    Args:
+        run: The run.
+        methods: Names, `"name:option=value,..."`, or methods that rank suspects; by default all that the run allows.
+        flips: Which labels are flipped; by default 2 %, by confusion.
+        record: For a run of your own loop: `record(labels, folder)`, which trains once on these labels, in the order of the run's ids, and records into the
+            folder. A run with a plan is recorded by its plan.
+        save: Whether the result is saved, and reused; `"recompute"` scores again. The recording itself is always kept.
+        execution: Who is told of the training and of each method.
+
+    Raises:
+        UsageError: Fewer than 10 labels would flip, a method ranks difficulty, or the run is of a loop and `record` is not given.
+        MissingEvidence: Examples have no class, or the run kept no mean probabilities for flips by confusion.
+        Mismatch: The data have changed, or the folder holds another recording.
+    """
+    began, flips, execution = time.perf_counter(), flips or Flips(), execution or Execution()
+    run = run if isinstance(run, Run) else Run(run)
+    if run.task != "classes" or not run.epochs:
+        raise MissingEvidence(
+            f"A probe flips classes and trains again; {run.folder} recorded {run.classes_in_words} example in {run.epochs} epochs."
+        )
+    if record is None and not has_plan(run):
+        raise UsageError(
+            f"{run.folder} was recorded in your own loop, which assay cannot repeat; give assay.probe(..., record=FUNCTION), where FUNCTION(labels, folder) "
+            "trains on these labels and records into the folder."
+        )
+    if record is not None and has_plan(run):
+        raise UsageError(f"{run.folder} was recorded by a plan, which says how it is trained; leave record= out.")
+    wanted = _suspecting(run, methods)
+    planted = _planted(run, flips)
+    labels = flipped_labels(run.labels, run.classes, run.ids.keys, **planted)
+    flipped = labels != run.labels
+    if int(flipped.sum()) < FEWEST:
+        raise UsageError(
+            f"rate={flips.rate:g} flips {int(flipped.sum())} of {len(flipped)} labels; flip at least {FEWEST}, with rate={min(0.5, 2 * FEWEST / len(flipped)):.2g} or more."
+        )
+    name = f"{flips.kind}-{flips.rate:g}-{flips.seed}"
+    parents = {"run": run.fingerprint, "labels": fingerprint(labels.numpy().tobytes()), "methods": fingerprint(*sorted(wanted))}
+    path = run.paths.probe(name)
+    old = finished(load_probe, path) if save is True else None
+    if old is not None and old.lineage is not None and (old.lineage.parents, old.lineage.code) == (parents, __version__):
+        return old
+    again = _recorded(run, labels, planted, run.paths.probe_run(name), record, execution)
+    scores, _ = served(again, wanted, Request(save=save, execution=execution), joined=False)
+    counted = wrong_count(gather_together(members_of(again)))
+    # Beside the flipped labels others may be wrong, which rank as high.
+    inspected = max(int(flipped.sum()), counted.whole)
+    found = Probe(
+        kind=flips.kind,
+        flipped=int(flipped.sum()),
+        inspected=inspected,
+        examples=len(flipped),
+        seed=flips.seed,
+        methods=probed(list(scores.values()), again, flipped, inspected),
+        recall=_recall(counted, flipped),
+        lineage=Lineage(run.dataset, parents, __version__, flips.seed, "cpu", time.perf_counter() - began, str(run.folder)),
+    )
+    if save:
+        save_probe(found, path)
+    return found
+
+
+def probed(scores: Sequence[Scores], run: Run, flipped: Bool[Tensor, " examples"], inspected: int) -> tuple[ProbedMethod, ...]:
+    """How well each score ranks the flipped labels first, the best first.
+
+    Args:
+        scores: Scores of the recording under flipped labels.
+        run: That recording.
+        flipped: Which labels were flipped.
+        inspected: Length of the part of each ranking in which the flipped ones are counted.
+
+    Raises:
+        MissingEvidence: A score does not cover all examples.
+    """
+    from sklearn.metrics import average_precision_score
+
+    if part := [one.title for one in scores if len(one) != len(run.ids)]:
+        raise MissingEvidence(
+            f"{part[0]} does not score all {len(run.ids)} examples, so that methods cannot be compared on them; leave it out."
+        )
+    rows = torch.stack([one.of(run.ids) * one.direction.sign for one in scores])
+    areas, covariance = detection_areas(rows, flipped)
+    best = int(areas.argmax())
+    pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
+    adjusted = dict(zip(pairs, holm([_equal(areas, covariance, i, j) for i, j in pairs]), strict=True)) if pairs else {}
+    count = int(flipped.sum())
+    found = []
+    for place, one in enumerate(scores):
+        low, high = area_interval(float(areas[place]), float(covariance[place, place]), count) or (None, None)
+        precision = float(average_precision_score(flipped.numpy(), rows[place].numpy()))
+        p = None if place == best else adjusted[max(place, best), min(place, best)]
+        recovered = precision_at(rows[place], flipped, inspected) * inspected / count
+        found.append(ProbedMethod(one.title, float(areas[place]), low, high, precision, recovered, p))
+    return tuple(sorted(found, key=lambda one: (one.adjusted is not None, -one.auc)))
+
+
+def _equal(areas: Float64[Tensor, " methods"], covariance: Tensor, i: int, j: int) -> float:
+    """Two-sided p that two areas are equal."""
+    from scipy.stats import norm
+
+    difference = float(areas[i] - areas[j])
+    variance = float(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j])
+    return 1.0 if difference == 0 or variance <= 0 else float(2 * norm.sf(abs(difference) / variance**0.5))
+
+
+def _suspecting(run: Run, methods: Sequence[str | AbstractMethod] | str | AbstractMethod | None) -> list[str]:
+    """Titles of the methods that are compared."""
+    if methods is None:
+        return [name for name in scorable(run)[0] if catalogue()[name]().direction.ranks_suspects]
+    wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
+    if hard := [one for one in wanted if not one.direction.ranks_suspects]:
+        raise UsageError(
+            f"{hard[0].title} ranks difficulty ({hard[0].direction.value}), and a probe asks who finds wrong labels; leave it out."
+        )
+    if not wanted:
+        raise UsageError("A probe compares methods; name at least one, or leave methods out for all that the run allows.")
+    return list(dict.fromkeys(one.title for one in wanted))
+
+
+def _planted(run: Run, flips: Flips) -> dict:
+    """The flips as a plan's table has them."""
+    if flips.kind == "uniform":
+        return {"kind": "uniform", "rate": flips.rate, "seed": flips.seed, "matrix": None}
+    evidence = gather_together(members_of(run))
+    if Need.MEAN_PROBS not in evidence.holds or run.classes > MOST_CLASSES:
+        why = (
+            f"has {run.classes} classes"
+            if run.classes > MOST_CLASSES
+            else "kept no mean probabilities, which say what the model confuses"
+        )
+        raise MissingEvidence(f"{run.folder} {why}; flip by kind='uniform' (`--kind uniform`).")
+    matrix = confusions(evidence.mean_probs, run.labels, flips.rate)
+    return {"kind": "class", "rate": None, "seed": flips.seed, "matrix": matrix.tolist()}
+
+
+def confusions(probs: Tensor, labels: Int[Tensor, " examples"], rate: float) -> Float64[Tensor, "classes classes"]:
+    """The chance of each class to become each other: `rate` in all, in proportion to the mean probability that examples of the class give the other.
+
+    Returns:
+        Rows that sum to 1.
+    """
+    classes = probs.shape[1]
+    sums = torch.zeros(classes, classes, dtype=torch.float64).index_add(0, labels, probs.to(torch.float64))
+    sums.fill_diagonal_(0)
+    # A class without examples, or that nothing is confused with, becomes any other.
+    sums = torch.where(sums.sum(1, keepdim=True) > 0, sums, 1 - torch.eye(classes, dtype=torch.float64))
+    matrix = rate * sums / sums.sum(1, keepdim=True)
+    return matrix + (1 - rate) * torch.eye(classes, dtype=torch.float64)
+
+
+def _recorded(
+    run: Run,
+    labels: Int[Tensor, " examples"],
+    planted: dict,
+    folder: Path,
+    record: Labelled | None,
+    execution: Execution,
+) -> Run:
+    """The recording under the flipped labels; one that is there is taken, or gone on with."""
+    if record is None:
+        plan = plan_of(run)
+        made = Plan.make({**plan.plain(), "probe": {name: value for name, value in planted.items() if value is not None}})
+        again = recorded(made, folder, resume=(folder / "run.json").exists(), progress=execution.progress)
+    else:
+        if not (folder / "run.json").exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            record(labels, folder)
+        again = Run(folder)
+    if again.ids != run.ids or not torch.equal(again.labels, labels):
+        raise Mismatch(
+            f"{folder} holds a recording of other ids or labels than the probe flips; record these labels with these ids, or remove it."
+        )
+    if again.epochs < run.epochs:
+        raise RunError(f"{folder} holds {again.epochs} epochs and {run.folder} {run.epochs}; remove it, and probe again.")
+    return again
+
+
+def _recall(counted: WrongCount, flipped: Bool[Tensor, " examples"]) -> float | None:
+    """Mean chance of being wrong that the count gives the flipped labels; None where it cannot tell, or not of all."""
+    return float(counted.chances[flipped].mean()) if counted.clear and len(counted) == len(flipped) else None
