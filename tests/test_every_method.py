@@ -175,5 +175,9 @@ def test_every_undeclared_fact_of_an_epoch_raises(need):
 def test_every_other_undeclared_fact_raises(need):
     view = world().evidence().narrow("nobody", EPOCH_NEEDS)
     with pytest.raises(UndeclaredNeed, match=f"`{need.value}` was read but is not declared"):
-        asked = {Need.FEATURES: lambda: view.features("inputs"), Need.GAME: lambda: view.game("tree")}
+        asked = {
+            Need.FEATURES: lambda: view.features("inputs"),
+            Need.GAME: lambda: view.game("tree"),
+            Need.HELD_OUT: lambda: view.held_out("validation"),
+        }
         asked.get(need, lambda: getattr(view, need.value))()

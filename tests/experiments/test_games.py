@@ -9,7 +9,8 @@ import torch
 from sklearn.tree import DecisionTreeClassifier
 
 from assay.core.errors import MissingEvidence, NumericalError, UsageError
-from assay.core.game import Game
+from assay.core.game import Game, Valuation
+from assay.core.held_out import HeldOutRows
 from assay.core.ids import Ids
 from assay.core.learner import AbstractLearner, Constant
 from assay.experiments.games import RetrainingGame, game_of
@@ -56,17 +57,21 @@ def test_order_of_examples_numbers_of_classes_and_what_was_asked_before_change_n
     name = torch.tensor([2, 0, 1])
     assert torch.equal(game_of(ids, rows, name[labels], 3, learner).predictions(masks)[..., name], found)
     again = game_of(ids, rows, labels, 3, learner)
-    assert torch.equal(again.predictions(masks.flip(0)).flip(0), found) and torch.equal(
-        again.predictions(masks[2:3])[0], found[2]
-    )
+    # Nets that are trained side by side add up in another order than one alone.
+    near = {"rtol": 1e-9, "atol": 1e-12} if learner.startswith("net") else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(again.predictions(masks.flip(0)).flip(0), found, **near)
+    torch.testing.assert_close(again.predictions(masks[2:3])[0], found[2], **near)
     # A class that nobody has.
     wider = game_of(ids, rows, labels, 5, learner).predictions(masks)
-    assert torch.equal(wider[..., :3], found) and bool((wider[..., 3:] == 0).all())
+    torch.testing.assert_close(wider[..., :3], found, **near)
+    assert bool((wider[..., 3:] == 0).all())
 
 
 def test_values_are_the_share_of_validation_examples_and_are_kept():
     rows, labels = world(50)
-    game = RetrainingGame(Ids(range(30)), rows[:30], labels[:30], 3, parse("tree"), validation=(rows[30:], labels[30:]))
+    game = RetrainingGame(
+        Ids(range(30)), rows[:30], labels[:30], 3, parse("tree"), valuation=Valuation(HeldOutRows.alike(rows[30:], labels[30:]))
+    )
     masks = coalitions(30)
     masks[0], masks[1] = False, True
     found = game.values(masks)
@@ -80,7 +85,7 @@ def test_values_are_the_share_of_validation_examples_and_are_kept():
     trained = game.trained
     assert torch.equal(game.values(masks.flip(0)), found.flip(0)) and game.trained == trained
     assert game.values(masks[:0]).shape == (0,)
-    with pytest.raises(MissingEvidence, match="no validation examples"):
+    with pytest.raises(MissingEvidence, match="no held-out examples"):
         game_of(Ids(range(30)), rows[:30], labels[:30], 3, "tree").values(masks)
 
 
@@ -102,7 +107,9 @@ class Broken(AbstractLearner):
 @pytest.mark.parametrize("how", ["raises", "nan", "more", "less", "short"])
 def test_a_failure_is_an_error_that_names_the_coalition_and_never_a_value(how):
     rows, labels = world(50)
-    game = RetrainingGame(Ids(range(30)), rows[:30], labels[:30], 3, Broken(how), validation=(rows[30:], labels[30:]))
+    game = RetrainingGame(
+        Ids(range(30)), rows[:30], labels[:30], 3, Broken(how), valuation=Valuation(HeldOutRows.alike(rows[30:], labels[30:]))
+    )
     for ask in (game.values, game.predictions):
         with pytest.raises(NumericalError, match="trained on 30 of 30 examples"):
             ask(torch.ones(1, 30, dtype=torch.bool))
@@ -119,5 +126,7 @@ def test_coalitions_that_do_not_fit():
         game.predictions(-torch.ones(1, 30, dtype=torch.int64))
     with pytest.raises(UsageError, match="do not fit rows"):
         game_of(Ids(range(29)), rows, labels, 3, "tree")
-    with pytest.raises(UsageError, match="Validation rows"):
-        RetrainingGame(Ids(range(30)), rows, labels, 3, parse("tree"), validation=(rows[:, :2], labels))
+    with pytest.raises(UsageError, match="Held-out rows"):
+        RetrainingGame(
+            Ids(range(30)), rows, labels, 3, parse("tree"), valuation=Valuation(HeldOutRows.alike(rows[:, :2], labels))
+        )

@@ -11,8 +11,9 @@ from torch import Tensor
 from .arguments import checked_arguments, checked_fields, moved_keywords
 from .epochs import ClasslessSource, Epoch, EpochSource, PartialSource, Space, ValidatedSource
 from .errors import MissingEvidence, UndeclaredNeed, UsageError, listed
-from .features import DATA, Features, FeatureSource, FeatureSpec, QueryFeatureSource, given_features
-from .game import Game, GameMaker
+from .features import DATA, Features, FeatureSource, FeatureSpec, QueryFeatureSource, given_features, rows_named
+from .game import Game, GameMaker, Utility, Valuation
+from .held_out import HeldOut, HeldOutRows, rows_name
 from .ids import Ids
 from .models import ModelSource, Queries
 from .needs import EPOCH_NEEDS, Need
@@ -129,6 +130,29 @@ class Evidence:
         self._source = epochs
         self.passes: Passes | None = getattr(epochs, "passes", None)
         self._needs = frozenset(self._held) | (epochs.holds if epochs is not None else frozenset())
+
+    def beside(self, held_out: Mapping[str, HeldOut], games: GameMaker | None = None) -> "Evidence":
+        """The same facts, and held-out examples beside them.
+
+        Args:
+            held_out: The held-out examples of each target, by its name.
+            games: What makes games from now on; what did so before where it is None.
+
+        Returns:
+            A view: nothing is copied.
+
+        Raises:
+            UsageError: A held-out example is not finite or has none of the classes.
+        """
+        for name, held in held_out.items():
+            held.check(name, self.classes)
+        view = object.__new__(type(self))
+        vars(view).update(vars(self))
+        more: dict[Need, Any] = {Need.HELD_OUT: dict(held_out)} if held_out else {}
+        more |= {Need.GAME: games} if games is not None else {}
+        view._held = {**self._held, **more}
+        view._needs = self._needs | frozenset(more)
+        return view
 
     @property
     def holds(self) -> frozenset[Need]:
@@ -288,23 +312,61 @@ class Evidence:
         """The recorded training, whose steps can be replayed."""
         return self._take(Need.STEPS)
 
-    def game(self, learner: str, features: str = "inputs") -> Game:
+    def held_out(self, target: str, features: str | FeatureSpec = "inputs") -> HeldOutRows:
+        """The held-out examples of a target, with the same features as the training examples have.
+
+        Args:
+            target: Name of the target, such as `validation`.
+            features: Features of each example.
+
+        Returns:
+            Rows, labels and weights, which the reader may modify.
+
+        Raises:
+            MissingEvidence: There are no such held-out examples, or what their features are made of was not passed.
+            UsageError: The model has no such features.
+        """
+        known, wanted = self._take(Need.HELD_OUT), FeatureSpec.parse(features) if isinstance(features, str) else features
+        if target not in known:
+            raise MissingEvidence(
+                f"There are no held-out examples {target!r}; there are: {', '.join(known) or 'none'}. {Need.HELD_OUT.how.capitalize()}."
+            )
+        held: HeldOut = known[target]
+        if wanted.of_a_model:
+            source = self._take(Need.FEATURES)[1]
+            if not isinstance(source, QueryFeatureSource):
+                raise MissingEvidence(
+                    f"features={wanted} are made by a model that a run kept, and there is none here; choose features=inputs or features=rows:NAME."
+                )
+            rows = source.query_features(wanted, target).rows()
+        else:
+            rows = rows_named(held.inputs, DATA if wanted.kind == "inputs" else rows_name(wanted.name, target)).flatten(1)
+        if len(rows) != len(held.ids):
+            raise UsageError(
+                f"{len(rows)} rows of the held-out examples {target!r} ({wanted}) do not fit their {len(held.ids)} labels; give a row for each."
+            )
+        return HeldOutRows(rows.to("cpu", copy=True), held.labels, held.weights)
+
+    def game(self, learner: str, features: str = "inputs", target: str = "", utility: Utility = "accuracy") -> Game:
         """The game of a learner: it can be trained on any subset of the examples, from their features and given labels.
 
         Args:
             learner: The learner to train: its name with options.
             features: The features of each example that the learner is trained on.
+            target: The held-out examples by which a subset is valued; none for a game that predicts only.
+            utility: What of their predictions is the value.
 
         Returns:
             A game whose players are the examples, in the order of `ids`.
 
         Raises:
-            MissingEvidence: The features are not available.
+            MissingEvidence: The features or the held-out examples are not available.
             UnknownName: There is no such learner or option.
             UsageError: An option does not accept a value.
         """
         make = self._take(Need.GAME)
-        return make(self.ids, self.features(features).rows(), self.labels, self.classes, learner)
+        valuation = Valuation(self.held_out(target, features), utility) if target else None
+        return make(self.ids, self.features(features).rows(), self.labels, self.classes, learner, valuation)
 
 
 def _check_probs(probs: Tensor, ids: Ids, classes: int) -> None:

@@ -1,15 +1,41 @@
-"""Cooperative games: the examples are the players, and a coalition's value is the accuracy of a learner trained on it."""
+"""Cooperative games: the examples are the players, and a coalition's value is how well a learner trained on it predicts held-out examples."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from ..maths.games import FLOOR
+from .held_out import HeldOutRows
 from .ids import Ids
 
 Coalitions = Bool[Tensor, "coalitions players"] | Int[Tensor, "coalitions players"]
 """Which examples a learner is trained on, or how often each: 0 leaves it out, 2 counts it twice, as in a bootstrap sample."""
+
+Utility = Literal["accuracy", "prob", "log_prob"]
+"""What a coalition is worth, a mean over the held-out examples: see `UNITS`."""
+
+UNITS: Mapping[Utility, str] = {
+    "accuracy": "share of held-out examples that are predicted right",
+    "prob": "mean probability of a held-out example's label",
+    "log_prob": f"mean log-probability of a held-out example's label in nats, of probabilities mixed with {FLOOR:g} of chance",
+}
+"""The unit of each utility."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Valuation:
+    """By what coalitions are valued.
+
+    Attributes:
+        held_out: The held-out examples.
+        utility: What of their predictions is the value.
+    """
+
+    held_out: HeldOutRows
+    utility: Utility = "accuracy"
 
 
 @runtime_checkable
@@ -37,16 +63,42 @@ class Game(Protocol):
         ...
 
     def values(self, coalitions: Coalitions) -> Float64[Tensor, " coalitions"]:
-        """Value of each coalition: fraction of the validation examples that the learner trained on it predicts right.
+        """Value of each coalition: the utility of the learner trained on it, a mean over the held-out examples.
 
         Cached by coalition, so that none is trained on twice.
 
         Raises:
-            MissingEvidence: There are no validation examples.
+            MissingEvidence: There are no held-out examples.
             AssayError: A training failed; a failed training never gives a value.
         """
         ...
 
+    def class_values(self, coalitions: Coalitions) -> Float64[Tensor, "coalitions classes"]:
+        """What the held-out examples of each class add to the value of each coalition; adds up to `values`.
 
-GameMaker = Callable[[Ids, Float[Tensor, "examples dims"], Int[Tensor, " examples"], int, str], Game]
-"""Makes a game of ids, features, labels, the number of classes and the name of a learner with options."""
+        Raises:
+            AssayError: As `values`.
+        """
+        ...
+
+    def path_values(
+        self, orders: Int[Tensor, "orders players"], truncate: float = 0.0
+    ) -> tuple[Float64[Tensor, "orders sizes"], Int[Tensor, " orders"]]:
+        """Values of the first 0, 1, ... players of each order, where the learner has a form for it without training anew.
+
+        Args:
+            orders: Orders of the players, by their positions.
+            truncate: Once the value of a coalition is at most this far from that of all players, the larger ones of this order are given the same
+                value and are not trained; 0 trains all.
+
+        Returns:
+            The values, of one size more than there are players; and how many coalitions of each order have a value of their own, with the empty one.
+
+        Raises:
+            AssayError: As `values`.
+        """
+        ...
+
+
+GameMaker = Callable[[Ids, Float[Tensor, "examples dims"], Int[Tensor, " examples"], int, str, Valuation | None], Game]
+"""Makes a game of ids, features, labels, the number of classes, the name of a learner with options, and by what coalitions are valued."""

@@ -2,11 +2,11 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from . import options
@@ -60,6 +60,31 @@ class _Spread:
         probs = torch.zeros(len(rows), self.classes, dtype=torch.float64)
         probs[:, self.there] = self.inner.predict_probs(rows)
         return probs
+
+
+@runtime_checkable
+class Growing(Protocol):
+    """Classifiers that are trained on coalitions which grow by an example at a time, without being trained anew.
+
+    Each is the classifier that `AbstractLearner.fit` gives for its examples, to rounding or to the tolerance of its solver.
+    """
+
+    @property
+    def remarks(self) -> Mapping[str, int]:
+        """Remarks on the trainings, as in `Fitted`, with the number of trainings for each."""
+        ...
+
+    def add(self, places: Int[Tensor, " coalitions"]) -> None:
+        """One more example to each coalition: its position among the rows."""
+        ...
+
+    def keep(self, kept: Bool[Tensor, " coalitions"]) -> None:
+        """Go on with some of the coalitions only."""
+        ...
+
+    def predict_probs(self) -> Float64[Tensor, "coalitions queries classes"]:
+        """Probabilities of the queries by the classifier of each coalition."""
+        ...
 
 
 class AbstractLearner(abc.ABC):
@@ -137,6 +162,41 @@ class AbstractLearner(abc.ABC):
         seed: int,
     ) -> Fitted:
         """Train, with at least two classes, all of which occur, and all weights above 0; the arguments are otherwise those of `fit`."""
+
+    def train_many(
+        self,
+        rows: Float[Tensor, "examples dims"],
+        labels: Int[Tensor, " examples"],
+        classes: int,
+        weights: Float64[Tensor, "coalitions examples"],
+        seeds: Sequence[int],
+        queries: Float[Tensor, "queries dims"],
+    ) -> tuple[Float64[Tensor, "coalitions queries classes"], Sequence[Sequence[str]]] | None:
+        """Probabilities of the queries by the classifier that `fit` gives for each row of weights, trained side by side.
+
+        Args:
+            rows: As `fit` takes them.
+            labels: As `fit` takes them.
+            classes: As `fit` takes them.
+            weights: How often each example counts in each coalition, each with examples of at least two classes.
+            seeds: Seed of each training.
+            queries: Rows to predict.
+
+        Returns:
+            The probabilities and the remarks on each training; None where the learner has no form for it, which by default it has not.
+        """
+        return None
+
+    def grow(
+        self,
+        rows: Float[Tensor, "examples dims"],
+        labels: Int[Tensor, " examples"],
+        classes: int,
+        coalitions: int,
+        queries: Float[Tensor, "queries dims"],
+    ) -> Growing | None:
+        """Empty coalitions that grow; None where the learner has no form for it, which by default it has not."""
+        return None
 
     @property
     def title(self) -> str:

@@ -36,6 +36,11 @@ class Need(enum.Enum):
         "a run that kept a model",
     )
     GAME = "game", "score together with the data, on which a learner is then trained again and again, as for features"
+    HELD_OUT = (
+        "held_out",
+        "record with validation examples (`assay record --validation 0.1`), give targets={'validation': (inputs, labels)} for your own loop, or "
+        "gather_inputs(..., held_out={'validation': (inputs, labels)}) for data in memory",
+    )
     STEPS = "steps", "record with checkpoints 'every' or 'last', and score together with model, data and optimizer"
 
     how: str

@@ -15,6 +15,7 @@ from ..core.epochs import EpochsInMemory
 from ..core.errors import MissingEvidence, NumericalError, UsageError, listed
 from ..core.evidence import Evidence, ReplayedFacts, as_rows
 from ..core.features import DATA
+from ..core.held_out import HeldOut
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
 from ..core.needs import Need
@@ -139,14 +140,28 @@ def gather_logits(ids: Ids, logits: Float[Tensor, "epochs examples classes"], la
 
 
 @checked_arguments
-def gather_inputs(ids: Ids, inputs: Float[Tensor, "examples ..."], labels: Int[Tensor, " examples"]) -> Evidence:
+def gather_inputs(
+    ids: Ids,
+    inputs: Float[Tensor, "examples ..."],
+    labels: Int[Tensor, " examples"],
+    held_out: Mapping[str, tuple[Tensor, Tensor]] | None = None,
+) -> Evidence:
     """The evidence of inputs in memory, such as embeddings of any model, for methods that need no training.
 
+    Args:
+        ids: Ids of the examples.
+        inputs: A row of numbers for each.
+        labels: Class of each.
+        held_out: Inputs and labels of examples that were held out, by name, such as `validation`.
+
     Raises:
-        UsageError: Inputs and labels do not fit the ids, or an input is not finite; names the ids.
+        UsageError: Inputs and labels do not fit each other or the ids, or an input is not finite; names the ids.
     """
     labels = labels.to(torch.int64)
-    return Evidence(ids, max(2, int(labels.max()) + 1), labels=labels, inputs=inputs, games=game_of)
+    classes = max(2, int(labels.max()) + 1)
+    evidence = Evidence(ids, classes, labels=labels, inputs=inputs, games=game_of)
+    held = {name: HeldOut.of(name, as_rows(given[0]), given[1], classes) for name, given in (held_out or {}).items()}
+    return evidence.beside(held) if held else evidence
 
 
 LOOP = "a loop"
@@ -201,7 +216,7 @@ def open_replay(
         plan = plan_of(run)
         loaded = load_data(plan)
         training = _training(run, plan, loaded)
-        found = planned_targets(loaded, texts, functools.partial(_predicted, run, loaded))
+        found = planned_targets(loaded, texts, functools.partial(predicted, run, loaded))
     else:
         if loop is None:
             # Targets that no method asks for would be refused.
@@ -327,7 +342,7 @@ def identity(replay: Replay) -> dict[str, str]:
     return {name: target.fingerprint for name, target in replay.given.items() if isinstance(target, MeanLoss)}
 
 
-def _predicted(run: Run, loaded: LoadedData, target: MeanLoss) -> Int[Tensor, " rows"]:
+def predicted(run: Run, loaded: LoadedData, target: MeanLoss) -> Int[Tensor, " rows"]:
     """The class that the last kept model predicts for each row of a target; of several models the first, so that all have one target."""
     first = Run(run.paths.recording)
     replay = Replay(first, _training(first, plan_of(first), loaded), {"rows": target})

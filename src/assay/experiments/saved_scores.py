@@ -43,17 +43,24 @@ def parents_of(
     for learner in method.asks.learners:
         if maker := LEARNERS.maker(type(parse_learner(learner))):
             parents["learner"] = maker
+    if isinstance(method, AbstractMethod):
+        parents |= {key: content[key] for key in map(of_target, method.asks.queries) if key in content}
     if replay is None or not replayed(method):
         return parents
     parents |= (replay_config or ReplayConfig()).identity | ({} if loop is None else {"loop": LOOP})
     known = identity(replay)
-    parents |= {f"target {target}": known.get(target, FUNCTION) for target in method.asks.named_targets}
+    parents |= {of_target(target): known.get(target, FUNCTION) for target in method.asks.named_targets}
     given = [replay.references[name] for name in method.asks.references if name in replay.references]
     if given:
         parents["reference"] = fingerprint(
             *(part for one in given for name, value in one.items() for part in (name, value.cpu().numpy().tobytes()))
         )
     return parents
+
+
+def of_target(name: str) -> str:
+    """What the fingerprint of a target is called."""
+    return f"target {name}"
 
 
 def can_be_told(parents: Mapping[str, str]) -> bool:

@@ -11,6 +11,7 @@ from ..core.accumulators import AbstractAccumulator
 from ..core.errors import Mismatch, MissingEvidence, UsageError, listed
 from ..core.evidence import Evidence
 from ..core.features import DATA, FeatureSpec
+from ..core.held_out import rows_name
 from ..core.method import AbstractMethod
 from ..core.needs import CLASS_NEEDS, Need
 from ..core.scores import Scores
@@ -23,7 +24,7 @@ from .evidence import gather, models_instead
 from .plan import folds_of, has_plan
 from .request import Request
 
-BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.FEATURES, Need.GAME})
+BESIDE = frozenset({Need.STEPS, Need.CHECKPOINTS, Need.FEATURES, Need.GAME, Need.HELD_OUT})
 """Needs that ask for anything beside the run."""
 
 
@@ -61,12 +62,19 @@ def replayed(method: AbstractMethod | AbstractSelector) -> bool:
 
 def needs_training(method: AbstractMethod) -> bool:
     """Whether a method looks at more than the examples alone."""
-    return not method.reads <= {Need.LABELS, Need.FEATURES, Need.GAME} or replayed(method)
+    return not method.reads <= {Need.LABELS, Need.FEATURES, Need.GAME, Need.HELD_OUT} or replayed(method)
 
 
 def inputs_asked(method: AbstractMethod | AbstractSelector) -> list[str]:
-    """Names of the inputs that a method or a policy looks at: of user-given rows, and `DATA` for the data themselves."""
-    return [spec.name if spec.kind == "rows" else DATA for spec in _features_asked(method) if not spec.of_a_model]
+    """Names of the inputs that a method or a policy looks at: of user-given rows, those of held-out examples too, and `DATA` for the data themselves."""
+    specs = [spec for spec in _features_asked(method) if not spec.of_a_model]
+    beside = [
+        rows_name(spec.name, target)
+        for spec in specs
+        if spec.kind == "rows" and Need.HELD_OUT in method.reads
+        for target in method.asks.queries  # type: ignore[attr-defined]
+    ]
+    return [spec.name if spec.kind == "rows" else DATA for spec in specs] + beside
 
 
 def check_learners(method: AbstractMethod) -> None:
@@ -142,7 +150,11 @@ def check_read(
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
-    if targets is not None and len(targets) and not any(is_replayed(run, one) and one.asks.named_targets for one in wanted):
+    if (
+        targets is not None
+        and len(targets)
+        and not any((is_replayed(run, one) or Need.HELD_OUT in one.reads) and one.asks.named_targets for one in wanted)
+    ):
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )

@@ -1,6 +1,7 @@
 """Score: from a recorded run to one number per example and method."""
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, RunError, TrialFailed, UsageError
 from ..core.evidence import Evidence
 from ..core.features import DATA
+from ..core.game import GameMaker
+from ..core.held_out import HeldOut
 from ..core.lineage import Lineage
 from ..core.method import AbstractMethod
 from ..core.needs import EPOCH_NEEDS, Need
@@ -26,13 +29,16 @@ from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
 from ..runs.artefacts import save_scores
+from ..runs.coalitions import CoalitionValues, KeptValues
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather, given_rows
 from .execution import MOVED, RECOMPUTE, REPLAYING, Execution, Save
+from .games import game_of
+from .held_out import held_out_asked, held_out_of
 from .models import members_of, open_models, over_models
 from .plan import folds_of, has_plan
 from .request import Request
-from .saved_scores import parents_of, saved_score
+from .saved_scores import of_target, parents_of, saved_score
 from .scorable import (
     BESIDE,
     check_classes,
@@ -179,8 +185,13 @@ def served(
     wanted, replays = _by_replay(models, wanted, request, refused, agreed)
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
+    wanted, held = _held_out(run, wanted, request, seen, content, refused)
+    # Rows of held-out examples are none of the run's.
+    shown = {name: rows for name, rows in seen.items() if name == DATA or not any(name in one.inputs for one in held.values())}
     parents = {one.title: parents_of(run, one, first, request.loop, request.replay_config, content) for one in wanted}
-    evidences = [gather(model, replays[place] if replays else None, seen, replays) for place, model in enumerate(models)]
+    evidences = [gather(model, replays[place] if replays else None, shown, replays) for place, model in enumerate(models)]
+    if held:
+        evidences = [one.beside(held, _games(run, request)) for one in evidences]
     for one in wanted:
         if request.save and not request.recompute and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
@@ -385,6 +396,47 @@ def _by_replay(
     if not wanted:
         raise next(iter(refused.values()))
     return wanted, replays
+
+
+def _held_out(
+    run: Run,
+    wanted: Sequence[AbstractMethod],
+    request: Request,
+    seen: Mapping[str, Tensor],
+    content: dict[str, str],
+    refused: dict[str, AssayError],
+) -> tuple[list[AbstractMethod], dict[str, HeldOut]]:
+    """The methods that find the held-out examples that they read, and those by name; their fingerprints are written to `content`.
+
+    Raises:
+        AssayError: No method is left, or anything is refused and `strict`.
+    """
+    held: dict[str, HeldOut] = {}
+
+    def found(methods: list[AbstractMethod]) -> list[AbstractMethod]:
+        for name in held_out_asked(methods):
+            if name not in held:
+                held[name], content[of_target(name)] = held_out_of(run, name, request, seen)
+                held[name].check(name, run.classes)
+        return methods
+
+    reading = [one for one in wanted if Need.HELD_OUT in one.reads]
+    able = _or_refused(reading, found, request.strict, refused)
+    wanted = [one for one in wanted if one in able or one not in reading]
+    if not wanted:
+        raise next(iter(refused.values()))
+    return wanted, held
+
+
+def _games(run: Run, request: Request) -> GameMaker:
+    """What makes games: where scores are saved, the values of coalitions are too, so that a killed game goes on."""
+    if not request.save:
+        return game_of
+
+    def keeper(made_of: str, width: int) -> CoalitionValues:
+        return KeptValues(run.paths.coalitions(made_of), made_of, width)
+
+    return functools.partial(game_of, keeper=keeper)
 
 
 def _each(

@@ -1,6 +1,7 @@
 """Logistic regression on standardised columns."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 from jaxtyping import Float, Float64, Int
@@ -10,8 +11,16 @@ from ..core.learner import AbstractLearner, Fitted, Scale
 from .sklearn import Wrapped, fitted
 
 TOLERANCE = 1e-8
-"""Largest entry of the gradient of the mean loss where the steps stop: probabilities are then right to about 1e-6, where scikit-learn's own
-default leaves some percent."""
+"""Largest entry of the gradient of the mean loss where the steps stop by default: probabilities are then right to about 1e-6, where scikit-learn's own
+default, 1e-4, leaves some percent."""
+
+
+@functools.cache
+def _pools() -> Any:
+    """The pools of threads of the libraries that are loaded, looked for once: that takes a third of a small fit."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,16 +47,18 @@ class Logistic(AbstractLearner):
     Args:
         c: Inverse strength of the penalty: the objective is c times the sum of the losses plus half the sum of the squared weights.
         iterations: Largest number of Newton steps; a fit that stops before it has converged says so.
+        tolerance: Largest entry of the gradient of the mean loss where the steps stop; a larger one is faster, and its probabilities are less exact.
     """
 
     c: float = 1.0
     iterations: int = 200
+    tolerance: float = TOLERANCE
     name: ClassVar[str] = "logistic"
     summary: ClassVar[str] = "logistic regression with an L2 penalty, on standardised columns"
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(c=1e-12, iterations=1)
+        self.at_least(c=1e-12, iterations=1, tolerance=1e-12)
 
     def train(
         self,
@@ -58,10 +69,9 @@ class Logistic(AbstractLearner):
         seed: int,
     ) -> Fitted:
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
 
         scale = Scale.of(rows, weights)
-        model: Any = LogisticRegression(C=self.c, solver="newton-cg", tol=TOLERANCE, max_iter=self.iterations)
+        model: Any = LogisticRegression(C=self.c, solver="newton-cg", tol=self.tolerance, max_iter=self.iterations)
         # Products of small matrices, on which threads of torch and of BLAS wait for each other: 50 times slower on a busy machine.
-        with threadpool_limits(1, user_api="blas"):
+        with _pools().limit(limits=1, user_api="blas"):
             return Scaled(scale, fitted(model, self.title, scale(rows), labels, classes, weights, weighted=True))

@@ -1,10 +1,11 @@
 """Ridge regression on the classes: one linear solve."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from ..core.learner import AbstractLearner, Fitted, Scale
@@ -23,6 +24,59 @@ class Linear:
         """Class probabilities. The outputs of a row sum to 1 before negative ones are set to 0, so that at least one is above 0."""
         outputs = (self.scale(rows) @ self.weight + self.bias).clamp(min=0)
         return outputs / outputs.sum(1, keepdim=True)
+
+
+MOST_DIMS = 512
+"""Columns up to which the moments of coalitions are kept while they grow: a table of columns times columns for each."""
+
+
+class GrowingLinear:
+    """Ridge regressions on coalitions that grow: the moments of rows and classes change by a product of two vectors, and each asks for one solve.
+
+    Attributes:
+        remarks: None.
+    """
+
+    remarks: Mapping[str, int] = {}
+
+    def __init__(self, rows: Tensor, labels: Tensor, classes: int, coalitions: int, queries: Tensor, penalty: float):
+        self._rows, self._labels, self._queries = rows.to(torch.float64), labels, queries.to(torch.float64)
+        self._penalty, self._size, dims = penalty, 0, rows.shape[1]
+        self._mean = torch.zeros(coalitions, dims, dtype=torch.float64)
+        self._largest = torch.zeros_like(self._mean)
+        self._share = torch.zeros(coalitions, classes, dtype=torch.float64)
+        self._second = torch.zeros(coalitions, dims, dims, dtype=torch.float64)
+        self._cross = torch.zeros(coalitions, dims, classes, dtype=torch.float64)
+
+    def add(self, places: Int[Tensor, " coalitions"]) -> None:
+        """See `core.learner.Growing`."""
+        self._size += 1
+        row = self._rows[places]
+        label = torch.nn.functional.one_hot(self._labels[places], self._share.shape[1]).to(torch.float64)
+        off, part = row - self._mean, (self._size - 1) / self._size
+        self._second.baddbmm_(off[:, :, None], off[:, None] * part)
+        self._cross.baddbmm_(off[:, :, None], (label - self._share)[:, None] * part)
+        self._mean += off / self._size
+        self._share += (label - self._share) / self._size
+        self._largest = torch.maximum(self._largest, row.abs())
+
+    def keep(self, kept: Bool[Tensor, " coalitions"]) -> None:
+        """See `core.learner.Growing`."""
+        for name in ("_mean", "_largest", "_share", "_second", "_cross"):
+            setattr(self, name, getattr(self, name)[kept])
+
+    def predict_probs(self) -> Float64[Tensor, "coalitions queries classes"]:
+        """See `core.learner.Growing`."""
+        deviation = (self._second.diagonal(dim1=1, dim2=2) / self._size).clamp(min=0).sqrt()
+        # As in `Scale`.
+        constant = deviation <= 1e-12 * self._largest
+        factor = torch.where(constant, 0.0, 1 / deviation.where(~constant, 1.0))
+        system = self._second * factor[:, :, None] * factor[:, None]
+        system.diagonal(dim1=1, dim2=2).add_(self._penalty)
+        weight = torch.linalg.solve(system, self._cross * factor[:, :, None]) * factor[:, :, None]
+        bias = self._share - (self._mean[:, None] @ weight)[:, 0]
+        outputs = (self._queries @ weight + bias[:, None]).clamp(min=0)
+        return outputs / outputs.sum(2, keepdim=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,3 +113,15 @@ class Ridge(AbstractLearner):
         else:
             found = x.T @ torch.linalg.solve(x @ x.T + self.penalty * torch.eye(len(x), dtype=torch.float64), y)
         return Linear(scale, found, bias)
+
+    def grow(
+        self,
+        rows: Float[Tensor, "examples dims"],
+        labels: Int[Tensor, " examples"],
+        classes: int,
+        coalitions: int,
+        queries: Float[Tensor, "queries dims"],
+    ) -> GrowingLinear | None:
+        if rows.shape[1] > MOST_DIMS:
+            return None
+        return GrowingLinear(rows, labels, classes, coalitions, queries, self.penalty)

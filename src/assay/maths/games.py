@@ -1,4 +1,7 @@
-"""Bootstrap samples of the examples that learners are trained on, and out-of-bag means for each example."""
+"""Samples of the examples that learners are trained on, what their predictions are worth, and means of that for each example."""
+
+import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -6,6 +9,9 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from . import draws
+
+FLOOR = 0.01
+"""Share of chance that is mixed into probabilities before their logarithm is taken, which is infinite of a class that nobody has."""
 
 
 def bootstrap(players: int, seed: int, bag: int) -> Int[Tensor, " players"]:
@@ -37,6 +43,81 @@ def label_probs(
 ) -> Float64[Tensor, "*batch examples"]:
     """Probability of each example's label."""
     return probs.gather(-1, labels.expand(probs.shape[:-1])[..., None])[..., 0].to(torch.float64)
+
+
+def utilities(
+    probs: Float[Tensor, "*batch examples classes"],
+    labels: Int[Tensor, " examples"],
+    utility: Literal["accuracy", "prob", "log_prob"],
+) -> Float64[Tensor, "*batch examples"]:
+    """What the prediction of each example is worth: `agreement`, `label_probs`, or the logarithm of the latter mixed with `FLOOR` of chance."""
+    if utility == "accuracy":
+        return agreement(probs, labels)
+    own = label_probs(probs, labels)
+    return own if utility == "prob" else (own * (1 - FLOOR) + FLOOR / probs.shape[-1]).log()
+
+
+def subset(keys: np.ndarray, seed: int, number: int, share: float = 0.5) -> Bool[Tensor, " players"]:
+    """A random subset of the players: each is in it with the same chance, whatever others are.
+
+    Args:
+        keys: A key per player (`Ids.keys`).
+        seed: Seed of all subsets.
+        number: Number of the subset.
+        share: The chance.
+
+    Returns:
+        Whether each player is in it.
+    """
+    return draws.uniform(keys, seed, "subset of players", number) < share
+
+
+def marginals(
+    orders: Int[Tensor, "orders players"], values: Float[Tensor, "orders sizes"], weights: Float[Tensor, " players"] | None = None
+) -> Float64[Tensor, "orders players"]:
+    """By how much the value rises when each player joins those before it in each order.
+
+    Args:
+        orders: Orders of the players, by their positions.
+        values: Value of the first 0, 1, ... players of each order; one more than there are players.
+        weights: Factor of the rise, by how many stand before the player; all 1 by default.
+
+    Returns:
+        In the order of the players.
+    """
+    rises = values.to(torch.float64).diff(dim=1)
+    return torch.empty_like(rises).scatter_(1, orders, rises if weights is None else rises * weights)
+
+
+def beta_weights(players: int, alpha: float, beta: float) -> Float64[Tensor, " players"]:
+    r"""Weight of a player's marginal contribution to coalitions of 0, 1, ... others, relative to Shapley's.
+
+    $$ w_j = n \binom{n-1}{j} \frac{B(j + \beta,\, n - 1 - j + \alpha)}{B(\alpha, \beta)} $$
+
+    Args:
+        players: Number of players, n.
+        alpha: Above 0; the larger, the more small coalitions count.
+        beta: Above 0; the larger, the more large coalitions count.
+
+    Returns:
+        Weights of mean 1; all 1 for alpha = beta = 1.
+
+    Source: Kwon and Zou 2022, theorem 2.
+    """
+
+    def log_beta(one: float, other: float) -> float:
+        return math.lgamma(one) + math.lgamma(other) - math.lgamma(one + other)
+
+    found = [
+        math.log(players)
+        + math.lgamma(players)
+        - math.lgamma(size + 1)
+        - math.lgamma(players - size)
+        + log_beta(size + beta, players - 1 - size + alpha)
+        - log_beta(alpha, beta)
+        for size in range(players)
+    ]
+    return torch.tensor(found, dtype=torch.float64).exp()
 
 
 def out_of_bag_sums(

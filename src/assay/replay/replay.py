@@ -704,12 +704,15 @@ class Replay:
             MissingEvidence: The model was not kept.
             UsageError: The model has no such features.
         """
+        return features_of(self._model_of(spec), self.run.ids, spec)
+
+    def _model_of(self, spec: FeatureSpec) -> CheckpointModel:
         kept = [epoch for epoch in self.kept if epoch >= 0]
         if spec.epoch is None and not kept:
             raise MissingEvidence(
                 f"features={spec} are of a model after training, and {self.run.folder} kept none; record with Recording(checkpoints='last')."
             )
-        return features_of(self.at(kept[-1] if spec.epoch is None else spec.epoch), self.run.ids, spec)
+        return self.at(kept[-1] if spec.epoch is None else spec.epoch)
 
     def query_features(self, spec: FeatureSpec, name: str) -> Features:
         """Features of the rows of a target, made as those of the examples are; of `inputs` what methods are shown of the data.
@@ -722,7 +725,7 @@ class Replay:
         target = self.rows_of(name)
         ids = target.queries.ids
         if spec.of_a_model:
-            return features_of(self.at(self.kept[-1] if spec.epoch is None else spec.epoch), ids, spec, name)
+            return features_of(self._model_of(spec), ids, spec, name)
         # Of a loop the data are what its loader gives, and so is a target; of a plan they are images in 0..1.
         shown = target.plain() if self.training.made_of else torch.cat(list(target.prepared()))
         return given_features(ids, {DATA: as_rows(shown)}, spec)

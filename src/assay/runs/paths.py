@@ -160,6 +160,10 @@ class RunPaths:
         """Folder of rows for each example that were made with the model of one epoch."""
         return self.folder / "features" / f"epoch-{epoch:06d}" / title_slug(name)
 
+    def coalitions(self, made_of: str) -> Path:
+        """Values of the coalitions of one game, by what it is made of."""
+        return self.folder / "games" / f"{made_of}.values"
+
     def decision(self, name: str) -> Path:
         """One decision."""
         return self.folder / "decisions" / f"{slug(name)}.parquet"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core.evidence import Evidence, ReplayedFacts
 from ..core.features import Features, FeatureSpec
+from ..core.held_out import HeldOut
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
 from ..core.models import ModelSource
@@ -27,7 +28,9 @@ WRONG, HARD = slice(0, 10), slice(10, 26)
 
 TRAINED = frozenset({Need.STEPS, Need.CHECKPOINTS})
 BESIDE = TRAINED | {Need.FEATURES}
-EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS, Need.VALIDATION_LOSSES, Need.GAME}
+HELD_OUT = "validation"
+"""Name of the target."""
+EVERYTHING = EPOCH_NEEDS | BESIDE | {Need.LABELS, Need.MEAN_PROBS, Need.VALIDATION_LOSSES, Need.GAME, Need.HELD_OUT}
 
 
 class Facts:
@@ -158,6 +161,7 @@ class World:
         # A copy each time: a method that writes into its input must not spoil the next law.
         shown = {need: fact[:recorded].clone() for need, fact in (facts or self.facts).items() if need in holds}
         probs = self.logits.softmax(-1).mean(0)
+        held = HeldOut.of(HELD_OUT, *self.held_out, int(self.logits.shape[-1]))
         there = Counted.of(
             Evidence(
                 self.ids,
@@ -172,7 +176,7 @@ class World:
                     features=self if Need.FEATURES in holds else None,
                 ),
                 games=game_of if Need.GAME in holds else None,
-            )
+            ).beside({HELD_OUT: held} if Need.HELD_OUT in holds else {})
         )
         return there.narrow("this world", holds & there.holds)
 

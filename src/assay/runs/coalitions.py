@@ -1,0 +1,107 @@
+"""Values of coalitions of examples, kept in memory, or in a file to which they are appended while a game is played, so that a killed one goes on."""
+
+import fcntl
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+from torch import Tensor
+
+from .disk import make_folder, opened, writing
+
+NAME = 16
+"""Bytes of the name of a coalition."""
+MOST = 2**32
+"""Bytes of the largest file that is read; a larger one is made anew."""
+
+
+class CoalitionValues:
+    """Values of the coalitions of one game, by name, in memory.
+
+    Attributes:
+        width: How many numbers a value is.
+    """
+
+    def __init__(self, made_of: str, width: int):
+        self.made_of, self.width = made_of, width
+        self._known: dict[bytes, tuple[float, ...]] = {}
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._known
+
+    def __getitem__(self, name: bytes) -> tuple[float, ...]:
+        return self._known[name]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"]) -> None:
+        """Keep some values. A coalition keeps the value that it was given first."""
+        for name, value in zip(names, values.tolist(), strict=True):
+            self._known.setdefault(name, tuple(value))
+
+
+class KeptValues(CoalitionValues):
+    """The same in a file, to which only the process that has it open first appends; another one keeps its values in memory.
+
+    A record is the name, the numbers and a checksum of both. What was cut off by a kill, or is damaged, is computed again.
+    """
+
+    def __init__(self, path: Path, made_of: str, width: int):
+        """Read what is there, and open the file for more.
+
+        Raises:
+            NotWritten: The operating system refuses.
+            RunError: A link, or no regular file.
+        """
+        super().__init__(made_of, width)
+        self._path, self._record = path, struct.Struct(f"<{NAME}s{width}dI")
+        make_folder(path.parent)
+        with writing(path):
+            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        self._close = weakref.finalize(self, os.close, self._handle)
+        with writing(path):
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._writes = True
+            except BlockingIOError:
+                self._writes = False
+            handle, size = opened(path)
+            with open(handle, "rb") as file:
+                body = file.read() if size <= MOST else b""
+            whole = len(body) // self._record.size * self._record.size
+            for name, *value, checked in self._record.iter_unpack(body[:whole]):
+                if checked == zlib.crc32(name + np.array(value).tobytes()) and all(np.isfinite(value)):
+                    self._known.setdefault(name, tuple(value))
+            if self._writes and whole < size:
+                os.ftruncate(self._handle, whole)
+
+    def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"]) -> None:
+        """Keep some values, and append them to the file.
+
+        Raises:
+            NotWritten: The operating system refuses.
+        """
+        new = [place for place, name in enumerate(names) if name not in self._known]
+        super().add(names, values)
+        if not self._writes or not new:
+            return
+        rows = values.numpy()
+        body = b"".join(
+            self._record.pack(names[place], *rows[place], zlib.crc32(names[place] + np.ascontiguousarray(rows[place]).tobytes()))
+            for place in new
+        )
+        with writing(self._path):
+            before = os.fstat(self._handle).st_size
+            try:
+                rest = memoryview(body)
+                while rest:
+                    rest = rest[os.write(self._handle, rest) :]
+            except BaseException:
+                os.ftruncate(self._handle, before)
+                raise
