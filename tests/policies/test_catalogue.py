@@ -14,6 +14,7 @@ def test_every_policy_is_found():
             "bws",
             "cal",
             "ccs",
+            "confident_learning",
             "contextual_diversity",
             "craig",
             "d2",

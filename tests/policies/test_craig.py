@@ -7,7 +7,7 @@ from assay.policies.craig import Craig
 from policies.test_facility_location import drawn, evidence
 
 VARIANTS = [{"features": "inputs"}]
-REFUSED = ["keep=-0.1", "weights_as=sum,keep=0.1", "greedy=eager,keep=0.1", "features=logits,keep=0.1"]
+REFUSED = ["keep=-0.1", "weights_as=sum,keep=0.1", "greedy=eager,keep=0.1", "features=rows:,keep=0.1"]
 
 
 def obvious(rows, count):

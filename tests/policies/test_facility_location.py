@@ -18,7 +18,7 @@ VARIANTS = [{}]
 REFUSED = [
     "keep=-0.1",
     "keep=1.5",
-    "features=logits,keep=0.1",
+    "features=rows:,keep=0.1",
     "greedy=eager,keep=0.1",
     "similarity=dot,keep=0.1",
     "seed=1,keep=0.1",

@@ -10,7 +10,7 @@ from policies.test_craig import randoms
 from policies.test_facility_location import drawn, evidence
 
 VARIANTS = [{"features": "inputs"}]
-REFUSED = ["keep=-0.1", "ridge=0,keep=0.1", "ridge=inf,keep=0.1", "features=logits,keep=0.1"]
+REFUSED = ["keep=-0.1", "ridge=0,keep=0.1", "ridge=inf,keep=0.1", "features=rows:,keep=0.1"]
 
 
 def test_one_example_has_the_weight_1():

@@ -12,7 +12,7 @@ from ..core.errors import Mismatch, RunError
 from ..core.evidence import Evidence
 from ..core.ids import Ids
 from ..core.method import AbstractMethod
-from ..core.needs import Need
+from ..core.needs import EPOCH_NEEDS, Need
 from ..core.results import Result
 from ..core.scores import Scores
 from ..replay.live_methods import live_state, step_result
@@ -153,7 +153,7 @@ def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, sp
         else:
             stored.append(method)
     if run.task == "labels":
-        by_label = [one for one in stored if isinstance(one, AbstractAccumulator)]
+        by_label = [one for one in stored if isinstance(one, AbstractAccumulator) or (one.reads and one.reads <= EPOCH_NEEDS)]
         stored = [one for one in stored if one not in by_label]
         results += [over_labels(run, one) for one in scoring.score(by_label, gather_labels(run), spent)] if by_label else []
     return results + (scoring.score(stored, evidence, spent) if stored else [])
