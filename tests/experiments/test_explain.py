@@ -201,6 +201,11 @@ def test_what_cannot_be_is_refused(held):
         ({"example": one, "label": "eleven"}, UnknownName, "No class is named 'eleven'"),
         ({"example": one, "label": 10}, UsageError, "label=10 is no class"),
         ({"example": one, "method": "aum"}, UsageError, "aum does not say what an example is worth to one prediction; choose "),
+        (
+            {"example": one, "method": "shapley"},
+            UsageError,
+            "shapley trains learners on the data of a plan .*; explain by a method that plays no game",
+        ),
         ({"example": one, "method": "tracin:target=test"}, UsageError, "leave the option target out"),
         ({"query": (torch.zeros(1), 0)}, UsageError, "give query= as the path of a file"),
     ):

@@ -1,5 +1,10 @@
 """Games over the examples of recorded runs: whose held-out examples, what is kept on disk, and what is refused."""
 
+import shutil
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -7,7 +12,8 @@ from torch.utils.data import TensorDataset
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, UsageError
 from assay.experiments.evidence import data_of, gather_inputs
-from assay.experiments.plan import load_data, plan_of
+from assay.experiments.plan import Plan, load_data, plan_of
+from assay.experiments.record import untrained
 from assay.learners.ridge import Ridge
 from assay.runs.run import Run
 from experiments.small import copied, recorded
@@ -73,13 +79,16 @@ def test_a_killed_game_goes_on(run, tmp_path, monkeypatch):
     # A block of 32 was whole; what was begun beside it is trained again.
     assert len(trained) == 50 + 96 - 32
     trained.clear()
-    assert torch.equal(assay.score(mine, title, save="recompute")[title].values, expected.values) and not trained
+    shutil.rmtree(mine.folder / "scores")
+    assert torch.equal(assay.score(mine, title, save=True)[title].values, expected.values) and not trained
+    assert torch.equal(assay.score(mine, title, save="recompute")[title].values, expected.values) and len(trained) == 96
     # Orders along growing sets go on by blocks.
     path = "shapley:learner=ridge,permutations=40,truncate=0.3"
     one, other = assay.score(mine, path, save=True)[path], assay.score(run, path)[path]
     assert torch.equal(one.values, other.values)
     monkeypatch.setattr(Ridge, "grow", lambda *given: Refusing(*given))
-    assert torch.equal(assay.score(mine, path, save="recompute")[path].values, other.values)
+    shutil.rmtree(mine.folder / "scores")
+    assert torch.equal(assay.score(mine, path, save=True)[path].values, other.values)
 
 
 class Refusing:
@@ -92,6 +101,61 @@ class Refusing:
 
     def keep(self, kept):
         pass
+
+
+def test_rows_of_held_out_examples_are_one_for_each(run):
+    rows = {"e": torch.rand(len(run.ids), 3)}
+    for wrong in (torch.rand(80, 3), torch.full((80, 3), torch.nan)):
+        with pytest.raises(
+            UsageError, match="80 rows 'e@validation' do not fit the 79 held-out examples 'validation'; give a row for each"
+        ):
+            assay.score(run, KNN + ",features=rows:e", inputs={**rows, "e@validation": wrong})
+
+
+def test_remarks_on_trainings_are_said_again_by_a_score_from_kept_values(run, tmp_path):
+    mine, title = copied(run, tmp_path / "mine"), "banzhaf:learner=sklearn.linear_model.Perceptron:max_iter=2,subsets=4"
+    before = assay.score(mine, title, save=True)[title].warnings
+    assert any("4 trainings: Maximum number of iteration reached" in one for one in before)
+    shutil.rmtree(mine.folder / "scores")
+    assert assay.score(mine, title, save=True)[title].warnings == before
+
+
+SCORING = """
+import sys
+import assay
+
+assay.score(sys.argv[1], sys.argv[2], save=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_game_that_is_killed_by_force_goes_on(run, tmp_path, monkeypatch):
+    title = "banzhaf:learner=ridge,subsets=640"
+    mine = copied(run, tmp_path / "mine")
+    expected, trained, plain = assay.score(run, title)[title], [], Ridge.train
+    kills = 0
+    for _ in range(3):
+        before = sum(path.stat().st_size for path in mine.folder.glob("games/*"))
+        child = subprocess.Popen([sys.executable, "-c", SCORING, str(mine.folder), title])
+        while child.poll() is None and sum(path.stat().st_size for path in mine.folder.glob("games/*")) <= before:
+            time.sleep(0.001)
+        kills += child.poll() is None
+        child.kill()
+        child.wait()
+    assert kills == 3 and not list(mine.folder.glob("scores/*"))
+    monkeypatch.setattr(Ridge, "train", lambda *given: (trained.append(1), plain(*given))[1])
+    found = assay.score(mine, title, save=True)[title]
+    assert torch.equal(found.values, expected.values) and torch.equal(found.repeats, expected.repeats)
+    # A block of 32 was whole at each kill.
+    assert len(trained) <= 640 - 3 * 32
+
+
+def test_a_data_set_without_training_plays_no_game_that_nobody_named(tmp_path):
+    plan = Plan.make({"data": "digits:test=1400", "validation": 0.5})
+    found = assay.score(untrained(plan, tmp_path / "run"), "all")
+    assert "cg_score" in found and "data_oob" in found and not {"shapley", "banzhaf", "least_core"} & {*found}
+    assert found.refused["shapley"] == "trains a learner thousands of times; name it to have it."
+    assert KNN in assay.score(tmp_path / "run", KNN)
 
 
 def test_a_loop_is_valued_by_its_targets(tmp_path):

@@ -59,9 +59,8 @@ def test_the_weights_are_the_same_bits_with_and_without(tmp_path):
     assert Run(tmp_path / "with").fingerprint == Run(tmp_path / "without").fingerprint
 
 
-@pytest.mark.parametrize("stop", [None, 1, 3])
-def test_live_is_what_a_replay_says(tmp_path, stop):
-    model, optimizer, loader, _ = trained(tmp_path / "run", METHODS, stop=stop, dtype=torch.float64)
+def test_live_is_what_a_replay_says(tmp_path):
+    model, optimizer, loader, _ = trained(tmp_path / "run", METHODS, dtype=torch.float64)
     live = assay.score(tmp_path / "run", METHODS)
     trained(tmp_path / "plain", dtype=torch.float64)
     loop = assay.Loop(model, optimizer, loader)
@@ -75,15 +74,16 @@ def test_live_is_what_a_replay_says(tmp_path, stop):
 
 def test_a_resumed_run_ends_in_the_same_bytes(tmp_path):
     trained(tmp_path / "whole", METHODS)
-    trained(tmp_path / "parts", METHODS, stop=2)
-    whole, parts = Run(tmp_path / "whole"), Run(tmp_path / "parts")
-    assert whole.commits[-1].live.sums == parts.commits[-1].live.sums
-    assert whole.commits[-1].live.notes == parts.commits[-1].live.notes
+    whole = Run(tmp_path / "whole")
+    for stop in (1, 3):
+        trained(tmp_path / f"parts {stop}", METHODS, stop=stop)
+        parts = Run(tmp_path / f"parts {stop}")
+        assert whole.commits[-1].live.sums == parts.commits[-1].live.sums
+        assert whole.commits[-1].live.notes == parts.commits[-1].live.notes
 
 
-@pytest.mark.parametrize("stop", [None, 2])
-def test_the_value_over_time_is_in_the_run(tmp_path, stop):
-    trained(tmp_path / "run", METHODS, stop=stop, dtype=torch.float64)
+def test_the_value_over_time_is_in_the_run(tmp_path):
+    trained(tmp_path / "run", METHODS, stop=2, dtype=torch.float64)
     run, table = Run(tmp_path / "run"), assay.score(tmp_path / "run", METHODS)
     orders = [batch for epoch in range(run.epochs) for batch in run.order(epoch)]
     for title in list(table)[:3]:
@@ -256,8 +256,9 @@ DIVISIONS = {
     [
         ("by a number", None),
         ("by batches", 1),
-        ("by nothing", None),
-        ("by examples", 1),
+        # A number like the first, and a mean like the second.
+        pytest.param("by nothing", None, marks=pytest.mark.slow),
+        pytest.param("by examples", 1, marks=pytest.mark.slow),
         ("by a function", None),
         ("a sum in each step", 1),
     ],
@@ -300,7 +301,7 @@ def test_batches_left_over_at_an_epochs_end_are_in_no_step_or_stop_live_methods(
 def test_what_losses_are_divided_by_is_one_of_a_few_words():
     with pytest.raises(UsageError, match="DataSpec: reduction='median' is neither 'mean' nor 'sum' nor a function"):
         assay.DataSpec(reduction="median")
-    for wrong in (0, -1, float("inf")):
+    for wrong in (0, -1, float("inf"), "batch", "3"):
         with pytest.raises(UsageError, match=r"DataSpec: accumulate=.* is no number above 0 to divide a loss by"):
             assay.DataSpec(accumulate=wrong)
 

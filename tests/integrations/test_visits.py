@@ -125,6 +125,13 @@ def test_examples_that_no_epoch_drew_are_left_as_they_are_where_that_is_asked_fo
         by_chance = assay.choose(aum, "random:keep=0.5", seed=1, unscored="keep")
     again = redrawn(by_chance, run, [aum])
     assert again is not None and all(bool(again(seed).kept[run.ids.positions(aum.unscored)].all()) for seed in range(3))
+    # What nobody knows of them is not read.
+    with pytest.warns(UserWarning, match="stay as they are"):
+        relabelled = assay.choose(aum, "relabel", count=2, unscored="keep")
+    touched = relabelled.labels >= 0
+    assert int(touched.sum()) == 2 and not bool(touched[run.ids.positions(aum.unscored)].any())
+    with pytest.raises(MissingEvidence, match="no mean probabilities of 5 examples"):
+        run.mean_probs()
 
 
 def test_influence_of_drawn_epochs_is_the_derivative_of_their_steps(tmp_path):

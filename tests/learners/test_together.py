@@ -74,3 +74,18 @@ def test_every_learner_is_tried_here_that_has_a_form_of_its_own():
     plain = catalogue()["tree"]
     own = {name for name, cls in catalogue().items() if cls.grow is not plain.grow or cls.train_many is not plain.train_many}
     assert own <= {parse(spec).name for spec in SPECS}
+
+
+@pytest.mark.parametrize("unit", [2.0**660, 2.0**-660])
+@pytest.mark.parametrize("spec", ["knn", "ridge", "net:width=4+steps=20", "logistic"])
+def test_numbers_whose_squares_are_infinite_or_zero_are_learned_from(spec, unit):
+    rows, labels, queries = world("general")
+    learner = parse(spec)
+    expected = learner.fit(rows, labels, 4).predict_probs(queries)
+    torch.testing.assert_close(
+        learner.fit(rows * unit, labels, 4).predict_probs(queries * unit), expected, rtol=1e-12, atol=1e-12
+    )
+    if (growing := learner.grow(rows * unit, labels, 4, 1, queries * unit)) is not None:
+        for place in range(len(rows)):
+            growing.add(torch.tensor([place]))
+        torch.testing.assert_close(growing.predict_probs()[0], expected, rtol=1e-9, atol=1e-12)

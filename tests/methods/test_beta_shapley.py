@@ -44,6 +44,15 @@ def test_weights_are_those_of_the_formula_and_of_a_mean(alpha, beta):
     assert alpha == beta or (found[0] > found[-1]) == (alpha > beta)
 
 
+@pytest.mark.parametrize("alpha", [1e-6, 1e6, 1e12, 1e300])
+def test_weights_of_strange_options_are_those_of_the_formula(alpha):
+    # With beta = 1, B(1, n - 1 + alpha) / B(alpha, 1) has a closed form.
+    found = beta_weights(5, alpha, 1.0)
+    assert float(found.mean()) == pytest.approx(1, rel=1e-12)
+    assert float(found[0]) == pytest.approx(5 * alpha / (4 + alpha), rel=1e-12)
+    assert float(beta_weights(5, 1.0, alpha)[-1]) == pytest.approx(5 * alpha / (4 + alpha), rel=1e-12)
+
+
 def test_all_orders_are_the_sum_over_all_coalitions():
     values, orders = random_game(5), torch.tensor(list(itertools.permutations(range(5))))
     paths = Table(None, values).path_values(orders)[0]

@@ -25,8 +25,8 @@ from replay.test_agreement import data, looped
 from replay.test_agreement import recorded as recorded_loop
 
 VARIANTS = [
-    {"bags": 24},
     {"bags": 24, "learner": "knn:k=3", "score": "prob"},
+    {"bags": 24},
     {"bags": 24, "learner": "ridge", "seed": 2},
 ]
 """Options that the laws run it with."""

@@ -83,6 +83,15 @@ def test_alike_players_have_alike_shares_and_a_worthless_one_what_no_set_asks_fo
     assert short == pytest.approx(0, abs=1e-9) and found.tolist() == pytest.approx([1, 0, 0], abs=1e-6)
 
 
+def test_a_single_example_has_the_whole_value():
+    rows, labels, held = planted()
+    alike = held[1] == labels[0]
+    (found,) = score([LeastCore(learner="ridge")], evidence(rows[:1], labels[:1], (held[0][alike], held[1][alike])))
+    # No example predicts one of two classes at random, and a single one its own.
+    assert found.values.tolist() == [0.5]
+    assert least_core(torch.zeros(0, 1, dtype=torch.bool), torch.zeros(0), 0.25)[0].tolist() == [0.25]
+
+
 def test_without_complements_there_may_be_none():
     with pytest.raises(NumericalError, match="was not solved"):
         least_core(torch.tensor([[True, False]]), torch.tensor([0.5]), 1.0)

@@ -56,7 +56,7 @@ def score_(
     run
         Folder of the run; none with --data or --plan.
     methods
-        METHOD or METHOD:option=value,...; `all` is every method that the run allows. `assay methods` lists them.
+        METHOD or METHOD:option=value,...; `all` is every method that the run allows without being named. `assay methods` lists them.
     data
         Dataset with options (see `assay datasets`), or a path: a folder of images, a file of arrays, or a table. The data are kept in a run
         without training, which later commands take like any other run.

@@ -83,7 +83,7 @@ class HeldOut:
         """Refuse what no learner can be valued by.
 
         Raises:
-            UsageError: An input is not finite, or a label is none of the classes.
+            UsageError: There is not a row for each, an input is not finite, or a label is none of the classes.
         """
         outside = (self.labels < 0) | (self.labels >= classes)
         if bool(outside.any()):
@@ -92,7 +92,11 @@ class HeldOut:
                 f"Held-out examples {name!r}: labels {listed(strange, len(strange))} are outside 0..{classes - 1}, the classes of the training examples; "
                 "give classes that are trained on."
             )
-        for rows in self.inputs.values():
+        for given, rows in self.inputs.items():
+            if len(rows) != len(self.ids):
+                raise UsageError(
+                    f"{len(rows)} rows {given!r} do not fit the {len(self.ids)} held-out examples {name!r}; give a row for each."
+                )
             bad = ~rows.isfinite().flatten(1).all(1)
             if bool(bad.any()):
                 names = self.ids.take(bad)

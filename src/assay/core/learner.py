@@ -214,6 +214,12 @@ def repeated(
     return rows.repeat_interleave(often, 0), labels.repeat_interleave(often)
 
 
+def magnitude(rows: Float[Tensor, "examples dims"]) -> Float64[Tensor, " dims"]:
+    """The largest power of 2 that is no larger than the largest number of each column, so that dividing by it does not round; 1 for columns of zeros."""
+    largest = rows.to(torch.float64).abs().amax(0)
+    return torch.where(largest > 0, largest / (2 * largest.frexp().mantissa.where(largest > 0, 1.0)), 1.0)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scale:
     """Standardisation: each column minus its mean, divided by its standard deviation; constant columns become 0.
@@ -231,7 +237,9 @@ class Scale:
         """The scale computed from these rows and their weights."""
         rows, share = rows.to(torch.float64), (weights / weights.sum())[:, None]
         mean = (rows * share).sum(0)
-        deviation = ((rows - mean).square() * share).sum(0).sqrt()
+        # Of very large or small numbers the square would be infinite or 0, and the column look constant.
+        unit = magnitude(rows)
+        deviation = ((rows - mean) / unit).square().mul(share).sum(0).sqrt() * unit
         # Rounding leaves a deviation to columns that are constant.
         constant = deviation <= 1e-12 * rows.abs().amax(0)
         return cls(mean, torch.where(constant, 0.0, 1 / deviation.where(~constant, 1.0)))

@@ -140,7 +140,8 @@ def decide(
         _check_classes(opened, chosen)
         models = members_of(opened) if chosen.reads else [opened]
         seen, content, replay = looked_at(opened, chosen, beside)
-        evidence = gather_together(models, replay, seen)
+        # A score's own gaps are kept as they are, or refused in its words.
+        evidence = gather_together(models, replay, seen, by.unscored if by is not None else None)
         looked = parents_of(opened, chosen, replay, loop, None, content)
         looked.pop("run")
         if replay is not None:

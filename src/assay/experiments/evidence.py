@@ -39,7 +39,11 @@ from .targets import check_disjoint, planned_targets, target_of
 
 @checked_arguments
 def gather(
-    run: Run, replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None, replays: Sequence[Replay] = ()
+    run: Run,
+    replay: Replay | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
+    replays: Sequence[Replay] = (),
+    unread: Ids | None = None,
 ) -> Evidence:
     """All evidence that a run holds on its examples, read only when it is needed.
 
@@ -48,13 +52,14 @@ def gather(
         replay: The run's steps and checkpoints, where model and data are available to replay them.
         inputs: The examples' inputs and user-given rows, by name, where available.
         replays: The replays of all models of the recording, where there are several.
+        unread: Examples of which nobody reads mean probabilities.
     """
     return Evidence(
         run.ids,
         run.classes,
         labels=run.labels if run.task == "classes" else None,
         epochs=RecordedEpochs(run, catalogue) if run.epochs else None,
-        mean_probs=_together([run]),
+        mean_probs=_together([run], unread),
         inputs=inputs,
         replayed=ReplayedFacts(replay, replays, replay, replay),  # type: ignore[arg-type]
         games=game_of if run.classes and (inputs or replay is not None) else None,
@@ -71,44 +76,47 @@ def gather_labels(run: Run) -> Evidence:
     return Evidence(Ids(range(labels.numel())), 2, labels=labels.flatten(), epochs=LabelEpochs(run))
 
 
-def _together(runs: Sequence[Run]) -> Callable[[], Tensor] | None:
+def _together(runs: Sequence[Run], unread: Ids | None) -> Callable[[], Tensor] | None:
     """What reads the mean probabilities of some models, once and when they are asked for; None if a model kept none."""
     if not all(run.keeps_probs for run in runs):
         return None
 
     @functools.cache
     def read() -> Tensor:
-        total = _probs(runs[0])
+        total = _probs(runs[0], unread)
         for run in runs[1:]:
-            total += _probs(run)
+            total += _probs(run, unread)
         return total / len(runs) if len(runs) > 1 else total
 
     return read
 
 
-def _probs(run: Run) -> Tensor:
-    probs = run.mean_probs()
+def _probs(run: Run, unread: Ids | None) -> Tensor:
+    probs = run.mean_probs(unread)
     assert probs is not None
     return probs
 
 
-def gather_together(runs: Sequence[Run], replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None) -> Evidence:
+def gather_together(
+    runs: Sequence[Run], replay: Replay | None = None, inputs: Mapping[str, Tensor] | None = None, unread: Ids | None = None
+) -> Evidence:
     """Evidence averaged over the models of a recording (probabilities, for policies and the report); for a single run, its own evidence.
 
     Args:
         runs: The runs of the models.
         replay: Replay of the first run, which computes features where they are needed.
         inputs: As `gather` takes them.
+        unread: As `gather` takes it.
     """
     first = runs[0]
     if len(runs) == 1:
-        return gather(first, replay, inputs)
+        return gather(first, replay, inputs, unread=unread)
     return Evidence(
         first.ids,
         first.classes,
         labels=first.labels,
         epochs=MeanEpochs(runs),
-        mean_probs=_together(runs),
+        mean_probs=_together(runs, unread),
         inputs=inputs,
         replayed=ReplayedFacts(checkpoints=replay, features=replay),  # type: ignore[arg-type]
     )

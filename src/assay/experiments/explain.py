@@ -18,6 +18,7 @@ from ..core.errors import MissingEvidence, UnknownName, UsageError, listed
 from ..core.explanation import Behind, Explanation, LabelFrom
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
+from ..core.needs import Need
 from ..core.scores import Scores, ordered
 from ..data.examples import Examples
 from ..data.own import own_input
@@ -119,6 +120,11 @@ def explain(
             "score(run, METHOD, loop=..., targets={'validation': (inputs, labels)})."
         )
     named, aimed = _aimed(method)
+    if has_plan(run) and Need.GAME in aimed.reads:
+        raise UsageError(
+            f"{named.title} trains learners on the data of a plan as they are read, and a query is in the form that the net takes; explain by a method that plays "
+            f"no game, such as {DEFAULT}."
+        )
     replays = open_models(members_of(run), [], Request(loop=loop, replay_config=replay_config), Agreed())
     asked = _query(run, replays[0], example, query, loop)
     probs = _probs(replays, asked)

@@ -111,7 +111,7 @@ class RetrainingGame:
         """See `Game.predictions`."""
         found = torch.empty(len(coalitions), len(self._queries), self._classes, dtype=torch.float64)
         players = len(self.players)
-        for part, probs in self._probs(self._checked(coalitions), self._queries):
+        for part, probs, _ in self._probs(self._checked(coalitions), self._queries):
             found[part][:, self._order], found[part][:, players:] = probs[:, :players], probs[:, players:]
         return found
 
@@ -175,8 +175,9 @@ class RetrainingGame:
         store, rows = self._store(kind), self._held.rows.to(self._rows.dtype)
         names = self._named(coalitions)
         due = list({name: place for place, name in reversed(list(enumerate(names))) if name not in store}.values())[::-1]
-        for part, probs in self._probs(coalitions[due], rows) if due else ():
-            store.add([names[due[place]] for place in range(len(due))[part]], self._worth(probs, kind == "values by class"))
+        for part, probs, remarked in self._probs(coalitions[due], rows) if due else ():
+            new = [names[due[place]] for place in range(len(due))[part]]
+            store.add(new, self._worth(probs, kind == "values by class"), remarked)
         return torch.tensor([store[name] for name in names], dtype=torch.float64).reshape(len(names), store.width)
 
     def _named(self, coalitions: Int[Tensor, "coalitions players"]) -> list[bytes]:
@@ -227,7 +228,7 @@ class RetrainingGame:
             if not known:
                 growing.add(joined)
                 worth = self._worth(self._sound(growing.predict_probs()[..., self._names], members[active]), False)
-                store.add(names, worth)
+                store.add(names, worth, [bool(growing.remarks)] * len(names))
             values[active, size + 1] = torch.tensor([store[name][0] for name in names], dtype=torch.float64)
         if growing is not None and not known:
             self.trained += int((sizes - 1).sum())
@@ -250,25 +251,26 @@ class RetrainingGame:
         return probs
 
     def _probs(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor):
-        """Slices of the coalitions, and the probabilities of these rows by the learner trained on each, the classes as they are given."""
+        """Slices of the coalitions, the probabilities of these rows by the learner trained on each, the classes as they are given, and whether each training left remarks."""
         size = max(1, ROOM // (8 * max(1, len(rows), coalitions.shape[1]) * self._classes))
         for start in range(0, len(coalitions), size):
             part = slice(start, start + size)
             together = self._together(coalitions[part], rows) if len(coalitions) > 1 else None
-            yield (
-                part,
-                torch.stack([self._predicted(counts, rows) for counts in coalitions[part]]) if together is None else together,
-            )
+            if together is None:
+                probs, remarked = zip(*(self._predicted(counts, rows) for counts in coalitions[part]), strict=True)
+                together = torch.stack(probs), remarked
+            yield part, *together
 
     def _together(
         self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor
-    ) -> Float64[Tensor, "coalitions queries classes"] | None:
-        """The probabilities by learners trained side by side; None where the learner has no form for it, or it failed: one by one it will be told which."""
+    ) -> tuple[Float64[Tensor, "coalitions queries classes"], Sequence[bool]] | None:
+        """As `_probs`, by learners trained side by side; None where the learner has no form for it, or it failed: one by one it will be told which."""
         there = torch.zeros(len(coalitions), self._classes, dtype=torch.int64).index_add_(
             1, self._labels, (coalitions > 0).long()
         )
         several = (there > 0).sum(1) > 1
         found = torch.empty(len(coalitions), len(rows), self._classes, dtype=torch.float64)
+        remarked = [False] * len(coalitions)
         if bool(several.any()):
             seeds = [self._seed_of(counts) for counts in coalitions[several]]
             try:
@@ -280,15 +282,16 @@ class RetrainingGame:
             if made is None:
                 return None
             found[several] = self._sound(made[0][..., self._names], coalitions[several])
-            for remarks in made[1]:
+            for place, remarks in zip(several.nonzero().flatten().tolist(), made[1], strict=True):
                 self.remarks.update(remarks)
+                remarked[place] = len(remarks) > 0
             self.trained += len(seeds)
         for place in (~several).nonzero().flatten().tolist():
-            found[place] = self._predicted(coalitions[place], rows)
-        return found
+            found[place], remarked[place] = self._predicted(coalitions[place], rows)
+        return found, remarked
 
-    def _predicted(self, counts: Int[Tensor, " players"], rows: Tensor) -> Float64[Tensor, "queries classes"]:
-        """Probabilities of these rows, the classes as they are given, by the learner trained on a coalition in the order of the ids."""
+    def _predicted(self, counts: Int[Tensor, " players"], rows: Tensor) -> tuple[Float64[Tensor, "queries classes"], bool]:
+        """As `_probs`, of one coalition in the order of the ids."""
         where = self._where(counts)
         try:
             fitted = self._fitted(counts)
@@ -302,7 +305,7 @@ class RetrainingGame:
         if probs.shape != (len(rows), self._classes):
             raise NumericalError(f"{where}, gave something other than probabilities that add up to 1 for each row.")
         self.remarks.update(fitted.remarks)
-        return self._sound(probs[None], counts[None])[0][:, self._names]
+        return self._sound(probs[None], counts[None])[0][:, self._names], len(fitted.remarks) > 0
 
     def _fitted(self, counts: Int[Tensor, " players"]) -> Fitted:
         self.trained += 1

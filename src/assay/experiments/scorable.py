@@ -206,6 +206,9 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
         if not run.epochs and needs_training(method):
             unable[name] = "reads a training, and nothing was trained here."
             continue
+        if not run.epochs and {Need.GAME, Need.HELD_OUT} <= method.reads:
+            unable[name] = "trains a learner thousands of times; name it to have it."
+            continue
         try:
             check_classes(run, method)
         except MissingEvidence:

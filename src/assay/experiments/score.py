@@ -88,7 +88,8 @@ def score(
     Args:
         run: Folder of a run, or an open run; or evidence in memory, as `gather_logits` and `gather_inputs` make it.
         methods: Names, `"name:option=value,..."`, or methods; one or several. `"all"` is every method that the facts of the run
-            allow; those that replay a training or read the data may take long and must be named beside it, as in `["all", "grand"]`.
+            allow; those that replay a training or read the data may take long and must be named beside it, as in `["all", "grand"]`. Of data without a training
+            it is every method that needs none, but for games by held-out examples.
         strict: Raise the first refusal of a method, instead of returning the scores of the others.
         save: Write each score into the run's folder, and reuse a saved score that was made from this same recording; with `loop`, scores that
             need a replay are always computed, since a later call cannot check that its loop is the same. `"recompute"` computes and writes even
@@ -434,7 +435,7 @@ def _games(run: Run, request: Request) -> GameMaker:
         return game_of
 
     def keeper(made_of: str, width: int) -> CoalitionValues:
-        return KeptValues(run.paths.coalitions(made_of), made_of, width)
+        return KeptValues(run.paths.coalitions(made_of), made_of, width, anew=request.recompute)
 
     return functools.partial(game_of, keeper=keeper)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from ..core.learner import AbstractLearner, Fitted
+from ..core.learner import AbstractLearner, Fitted, magnitude
 
 PAIRS = 2**22
 """Distances that are held at once."""
@@ -26,9 +26,8 @@ class Neighbours:
     def predict_probs(self, rows: Float[Tensor, "queries dims"]) -> Float64[Tensor, "queries classes"]:
         """Share of each class among the k training examples nearest to each row; examples as far away as the k-th share the places that are left."""
         weights, parts = self.votes.sum(1), []
-        for part in rows.to(torch.float64).split(max(1, PAIRS // len(self.rows))):
-            # Without the product of matrices, by whose rounding equal rows would not be equally near.
-            apart = torch.cdist(part, self.rows, compute_mode="donot_use_mm_for_euclid_dist")
+        for part in rows.split(max(1, PAIRS // len(self.rows))):
+            apart = _distances(part, self.rows)
             near, order = apart.sort(1)
             # Sums of fractions in another order may round to a little less.
             reached = weights[order].cumsum(1) >= self.k * (1 - 1e-12)
@@ -43,8 +42,12 @@ class Neighbours:
 def _distances(
     queries: Float[Tensor, "queries dims"], rows: Float[Tensor, "examples dims"]
 ) -> Float64[Tensor, "queries examples"]:
-    # As in `Neighbours`.
-    return torch.cdist(queries.to(torch.float64), rows.to(torch.float64), compute_mode="donot_use_mm_for_euclid_dist")
+    """Distances in a unit in which no square is infinite or 0: of them only the order is asked."""
+    unit = magnitude(torch.cat([part.to(torch.float64).abs().flatten() for part in (queries, rows)])[:, None])
+    # Without the product of matrices, by whose rounding equal rows would not be equally near.
+    return torch.cdist(
+        queries.to(torch.float64) / unit, rows.to(torch.float64) / unit, compute_mode="donot_use_mm_for_euclid_dist"
+    )
 
 
 class GrowingNeighbours:

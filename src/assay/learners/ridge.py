@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from ..core.learner import AbstractLearner, Fitted, Scale
+from ..core.learner import AbstractLearner, Fitted, Scale, magnitude
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,9 @@ class GrowingLinear:
     remarks: Mapping[str, int] = {}
 
     def __init__(self, rows: Tensor, labels: Tensor, classes: int, coalitions: int, queries: Tensor, penalty: float):
-        self._rows, self._labels, self._queries = rows.to(torch.float64), labels, queries.to(torch.float64)
+        # As in `Scale`; the columns are standardised, so that their unit changes nothing.
+        unit = magnitude(rows)
+        self._rows, self._labels, self._queries = rows.to(torch.float64) / unit, labels, queries.to(torch.float64) / unit
         self._penalty, self._size, dims = penalty, 0, rows.shape[1]
         self._mean = torch.zeros(coalitions, dims, dtype=torch.float64)
         self._largest = torch.zeros_like(self._mean)

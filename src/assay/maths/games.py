@@ -1,6 +1,5 @@
 """Samples of the examples that learners are trained on, what their predictions are worth, and means of that for each example."""
 
-import math
 from typing import Literal
 
 import numpy as np
@@ -104,20 +103,10 @@ def beta_weights(players: int, alpha: float, beta: float) -> Float64[Tensor, " p
 
     Source: Kwon and Zou 2022, theorem 2.
     """
-
-    def log_beta(one: float, other: float) -> float:
-        return math.lgamma(one) + math.lgamma(other) - math.lgamma(one + other)
-
-    found = [
-        math.log(players)
-        + math.lgamma(players)
-        - math.lgamma(size + 1)
-        - math.lgamma(players - size)
-        + log_beta(size + beta, players - 1 - size + alpha)
-        - log_beta(alpha, beta)
-        for size in range(players)
-    ]
-    return torch.tensor(found, dtype=torch.float64).exp()
+    size = torch.arange(players - 1, dtype=torch.float64)
+    # The factor from each weight to the next: logarithms of beta functions themselves lose their digits where alpha or beta is large.
+    factors = (players - 1 - size) / (size + 1) * ((size + beta) / (players - 2 - size + alpha))
+    return torch.cat([torch.zeros(1, dtype=torch.float64), factors.log().cumsum(0)]).softmax(0) * players
 
 
 def out_of_bag_sums(

@@ -50,6 +50,9 @@ def least_core(
 
     held, worth = coalitions.numpy().astype(float), values.to(torch.float64).numpy()
     players = held.shape[1]
+    if players == 1:
+        # There is no other coalition that could fall short.
+        return torch.tensor([whole], dtype=torch.float64), 0.0
     found = linprog(
         np.eye(players + 1)[-1],
         A_ub=-np.hstack([held, np.ones((len(held), 1))]),

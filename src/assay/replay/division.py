@@ -36,8 +36,10 @@ class Division:
 
     def __post_init__(self):
         named = self.accumulate in (None, "batches", "examples") or callable(self.accumulate)
-        if not named and not 0 < float(self.accumulate) < float("inf"):  # type: ignore[arg-type]
-            raise UsageError(f"{self.where}: accumulate={self.accumulate} is no number above 0 to divide a loss by.")
+        if not named and (isinstance(self.accumulate, str) or not 0 < float(self.accumulate) < float("inf")):  # type: ignore[arg-type]
+            raise UsageError(
+                f"{self.where}: accumulate={self.accumulate!r} is no number above 0 to divide a loss by; give one, 'batches', 'examples' or a function."
+            )
         if self.reduction not in ("mean", "sum") and not callable(self.reduction):
             raise UsageError(
                 f"{self.where}: reduction={self.reduction!r} is neither 'mean' nor 'sum' nor a function of the batch; give one of them."

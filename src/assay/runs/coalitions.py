@@ -40,8 +40,14 @@ class CoalitionValues:
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"]) -> None:
-        """Keep some values. A coalition keeps the value that it was given first."""
+    def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"], remarked: Sequence[bool]) -> None:
+        """Keep some values. A coalition keeps the value that it was given first.
+
+        Args:
+            names: Names of the coalitions.
+            values: Value of each.
+            remarked: Whether its training left remarks.
+        """
         for name, value in zip(names, values.tolist(), strict=True):
             self._known.setdefault(name, tuple(value))
 
@@ -49,11 +55,12 @@ class CoalitionValues:
 class KeptValues(CoalitionValues):
     """The same in a file, to which only the process that has it open first appends; another one keeps its values in memory.
 
-    A record is the name, the numbers and a checksum of both. What was cut off by a kill, or is damaged, is computed again.
+    A record is the name, the numbers and a checksum of both. What was cut off by a kill, or is damaged, is computed again, and so is what left remarks: a
+    score is said with all of them.
     """
 
-    def __init__(self, path: Path, made_of: str, width: int):
-        """Read what is there, and open the file for more.
+    def __init__(self, path: Path, made_of: str, width: int, anew: bool = False):
+        """Read what is there, and open the file for more; with `anew` what is there is dropped.
 
         Raises:
             NotWritten: The operating system refuses.
@@ -73,7 +80,7 @@ class KeptValues(CoalitionValues):
                 self._writes = False
             handle, size = opened(path)
             with open(handle, "rb") as file:
-                body = file.read() if size <= MOST else b""
+                body = file.read() if size <= MOST and not anew else b""
             whole = len(body) // self._record.size * self._record.size
             for name, *value, checked in self._record.iter_unpack(body[:whole]):
                 if checked == zlib.crc32(name + np.array(value).tobytes()) and all(np.isfinite(value)):
@@ -81,14 +88,14 @@ class KeptValues(CoalitionValues):
             if self._writes and whole < size:
                 os.ftruncate(self._handle, whole)
 
-    def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"]) -> None:
-        """Keep some values, and append them to the file.
+    def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"], remarked: Sequence[bool]) -> None:
+        """Keep some values, and append those without remarks to the file.
 
         Raises:
             NotWritten: The operating system refuses.
         """
-        new = [place for place, name in enumerate(names) if name not in self._known]
-        super().add(names, values)
+        new = [place for place, name in enumerate(names) if name not in self._known and not remarked[place]]
+        super().add(names, values, remarked)
         if not self._writes or not new:
             return
         rows = values.numpy()

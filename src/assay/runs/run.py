@@ -15,7 +15,7 @@ from torch import Tensor
 from ..core.arguments import checked_arguments
 from ..core.epochs import RECORD_ALL
 from ..core.errors import MissingEvidence, RunError, UsageError, listed
-from ..core.ids import dataset_fingerprint
+from ..core.ids import Ids, dataset_fingerprint
 from ..core.lineage import fingerprint
 from ..core.needs import EPOCH_NEEDS, Need
 from ..core.passes import Passes
@@ -456,11 +456,14 @@ class Run:
         file = self._latest("sums")
         return self._open(file).read("probs") if file is not None else None
 
-    def mean_probs(self) -> Float[Tensor, "examples classes"] | None:
+    def mean_probs(self, unread: Ids | None = None) -> Float[Tensor, "examples classes"] | None:
         """Softmax probabilities of each example averaged over the committed epochs that have facts of it; None if they were not kept.
 
+        Args:
+            unread: Examples of which nobody reads them; NaN where no epoch trained on such an example.
+
         Raises:
-            MissingEvidence: No epoch trained on an example.
+            MissingEvidence: No epoch trained on another example.
         """
         total = self.probs_sum()
         if total is None:
@@ -469,8 +472,11 @@ class Run:
         for epoch in range(self.epochs):
             if (missing := self.missing(epoch)) is not None:
                 absent += missing
-        if bool((absent == self.epochs).any()):
-            names = self.ids.take(absent == self.epochs)
+        never = absent == self.epochs
+        if unread is not None:
+            never[self.ids.positions(unread, "the run")] = False
+        if bool(never.any()):
+            names = self.ids.take(never)
             raise MissingEvidence(
                 f"{self.folder} has no mean probabilities of {len(names)} examples, on which no epoch trained: {listed(names, len(names))}. {RECORD_ALL}"
             )
