@@ -8,22 +8,29 @@ import torch
 from assay.core.curve import NONE, WORST, Curve, Removal
 from assay.core.curve import RANDOM as AT_RANDOM
 from assay.core.decision import Action, Decision
+from assay.core.duplicates import DuplicateGroups
 from assay.core.ids import Ids
 from assay.core.lineage import Lineage
+from assay.core.method_comparison import ComparedMethod
+from assay.core.probe import Probe, ProbedMethod
 from assay.core.report_data import (
     Agreement,
+    ClassCounts,
     DataMap,
+    EmbeddingMap,
     Histogram,
     Influence,
     Provenance,
     ReportData,
     ScoreComparison,
+    ShownDuplicates,
     ShownExamples,
     TopExamples,
     Trajectories,
 )
 from assay.core.scores import CHANGE, Direction, Scores
 from assay.core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Outcome, Verdict
+from assay.core.wrong_labels import ClassCount, WrongCount
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PROBE = "<img src=x onerror=\"document.title='fired'\"></script><script>document.title='fired'</script>"
@@ -154,6 +161,57 @@ def report(n: int = 2000, epochs: int = 30, total: int = 60_000, classes: tuple[
             Provenance("decision", decision.fingerprint, dataclasses.replace(lineage, seed=None)),
         ),
         notes=("The truth was planted and is used by the verdict only.",),
+    )
+
+
+def chosen(made: ReportData, points: int = 1500) -> ReportData:
+    """The same report with everything that helps to choose a method: a count, a probe, duplicates, a map of features, what stays of each class."""
+    shown, classes, titles = made.shown, made.class_names, [one.title for one in made.scores]
+    ids, given, wrong = shown.ids, shown.given, shown.given != shown.true
+    by_class = tuple(ClassCount(name, 60, 6.0 - at / 2, 2.0, 9.0) for at, name in enumerate(classes))
+    methods = tuple(
+        ProbedMethod(one, 0.97 - at / 100, 0.95 - at / 100, 0.99 - at / 100, 0.6, 0.8, at and 0.5**at)
+        for at, one in enumerate(titles)
+    )
+    best = dataclasses.replace(methods[0], adjusted=None)
+    found = DuplicateGroups(
+        ids.take(range(5)),
+        torch.tensor([0, 0, 0, 1, 1]),
+        torch.full((5,), 0.25).double(),
+        given[:5],
+        0.5,
+        2.0,
+        "inputs, cosine",
+        len(ids),
+        classes,
+    )
+    pair = ShownExamples(
+        ids.take([0, 1, 3, 4]), given[[0, 1, 3, 4]], true=shown.true[[0, 1, 3, 4]], pictures=shown.pictures[[0, 1, 3, 4]]
+    )
+    angles = torch.arange(points).double()
+    kept = torch.bincount(given[made.decision.kept], minlength=len(classes))
+    n = len(titles)
+    return dataclasses.replace(
+        made,
+        agreement=dataclasses.replace(
+            made.agreement,
+            low=made.agreement.correlations.double() - 0.01,
+            high=made.agreement.correlations.double() + 0.01,
+            overlaps=torch.full((n, n), 0.25).double(),
+            budget=int(wrong.sum()),
+            examples=len(ids),
+        ),
+        by_class=ClassCounts(
+            torch.bincount(given, minlength=len(classes)),
+            dropped=torch.bincount(given, minlength=len(classes)) - kept,
+            kept=kept,
+            weights=kept.double(),
+        ),
+        compared=tuple(ComparedMethod(one.title, True, one.auc, one.auc - 0.01, one.auc, 0.5, 0.5, 17) for one in made.found),
+        counted=WrongCount(ids, torch.where(wrong, 0.9, 0.05).double(), 200.0, 150.0, 250.0, by_class),
+        probes=(Probe("confusion", 40, 240, len(ids), 0, (best, *methods[1:]), recall=0.875),),
+        duplicates=ShownDuplicates(found, pair, (0, 0, 1, 1), (0.25,) * 4),
+        embedding=EmbeddingMap(torch.arange(points), angles.cos() * angles, angles.sin() * angles, (0.5, 0.25), "the inputs"),
     )
 
 

@@ -18,7 +18,9 @@ from reports.example_reports import PROBE
 
 @pytest.fixture(scope="module")
 def report():
-    made = example_reports.report(classes=("airplane", "automobile", "bird", PROBE, *example_reports.CLASSES[4:]))
+    made = example_reports.chosen(
+        example_reports.report(classes=("airplane", "automobile", "bird", PROBE, *example_reports.CLASSES[4:]))
+    )
     return dataclasses.replace(made, title=f"Flipped {PROBE}", facts={**made.facts, "odd": PROBE}, notes=(PROBE,))
 
 
@@ -64,8 +66,9 @@ def test_same_report_same_bytes():
 
 def test_silent_and_alone(tab):
     """No console message, no request: the fixture's checks, over everything that opening the page does."""
-    assert tab.locator(".chart").count() == 6 + 13
-    assert tab.locator(".chart svg, .chart canvas").count() == 6 + 13
+    assert tab.locator(".chart").count() == 10 + 13
+    # That of what stays of each class is drawn once its block is opened.
+    assert tab.locator(".chart svg, .chart canvas").count() == 9 + 13
 
 
 def test_nothing_can_be_fetched_and_no_foreign_script_runs(chromium, path):
@@ -252,6 +255,86 @@ def test_clicking_a_point_shows_its_picture(tab, report):
     until(tab, "document.querySelectorAll('#cards .card').length === 1")
     assert cards(tab) == [id_]
     assert tab.evaluate("document.querySelector('#cards img').naturalWidth") == 32
+
+
+def view(name, words):
+    return f"document.querySelector('[data-spec={name}]').drawn.view.{words}"
+
+
+def test_the_map_of_features_is_coloured_by_any_score_or_by_class(tab, report):
+    points = tab.evaluate(view("embedding", "data('examples')"))
+    assert len(points) == 1500 and points[3]["id"] == str(report.shown.ids.values[3]) and "image" in points[3]
+    for at, title in ((0, "aum"), (2, "loss")):
+        tab.select_option("#colour", str(at))
+        ranks = next(one for one in report.scores if one.title == title).ranks()
+        until(tab, view("embedding", f"data('examples')[3].rank === '{int(ranks[3]):,} of 2,000'"))
+        assert tab.evaluate(view("embedding", "data('examples')[3].first")) == pytest.approx(1 - (int(ranks[3]) - 1) / 1999)
+    tab.select_option("#colour", "class")
+    tab.locator("[data-spec=embedding-class]").wait_for()
+    until(
+        tab,
+        f"document.querySelector('[data-spec=embedding-class]')?.drawn && {view('embedding-class', 'data(`examples`).length')} === 1500",
+    )
+    tab.select_option("#colour", "0")
+    until(
+        tab, f"document.querySelector('[data-spec=embedding]')?.drawn && {view('embedding', 'data(`examples`).length')} === 1500"
+    )
+
+
+def test_the_map_of_features_follows_the_filters_and_chooses(tab, report):
+    tab.select_option("#class", "2")
+    wanted = int((report.shown.given[:1500] == 2).sum())
+    until(tab, view("embedding", f"data('examples').length === {wanted}"))
+    tab.locator(".tabulator-row").first.click()
+    until(tab, "document.querySelectorAll('#cards .card').length === 1")
+    id_ = cards(tab)[0]
+    until(tab, view("embedding", f"data('chosen').length === {int(position(report, id_) < 1500)}"))
+
+
+def test_a_box_on_the_map_of_features_chooses_what_lies_in_it(tab, report):
+    tab.locator("[data-spec=embedding] canvas").scroll_into_view_if_needed()
+    box = tab.locator("[data-spec=embedding] canvas").bounding_box()
+    ends = [tab.evaluate(view("embedding", f"scale('{axis}')({value})")) for axis in "xy" for value in (-150, 150)]
+    left, top = (
+        a + b
+        for a, b in zip(
+            *tab.evaluate(
+                f"(({{left, top}}, origin) => [[left, top], origin])({view('embedding', 'padding()')}, {view('embedding', 'origin()')})"
+            ),
+            strict=True,
+        )
+    )
+    corners = [(box["x"] + left + ends[at], box["y"] + top + ends[2 + at]) for at in (0, 1)]
+    tab.mouse.move(*corners[0])
+    tab.mouse.down()
+    tab.mouse.move(*corners[1], steps=6)
+    tab.mouse.up()
+    until(tab, "document.querySelectorAll('#cards .card').length > 8")
+    one = report.embedding
+    inside = int(((one.across.abs() < 150) & (one.up.abs() < 150)).sum())
+    said = int(tab.locator("#chosen-count").inner_text().split()[0].replace(",", ""))
+    assert inside > 50 and abs(said - inside) <= 6  # a pixel at the border
+
+
+def test_what_helps_to_choose_a_method_is_shown_with_its_numbers(tab, report):
+    said = {name: tab.locator(f"#{name}").inner_text() for name in ("wrong", "duplicates", "classes")}
+    assert "About 200 of 2,000 labels are wrong (95 % interval 150 to 250)" in said["wrong"]
+    assert report.probes[0].sentence in said["wrong"] and "sees 87.5 % of them" in said["wrong"]
+    assert "2 groups of 5 of 2,000 examples" in said["duplicates"] and "and 1 more" in said["duplicates"]
+    assert tab.locator("#duplicates .card").count() == 4 and tab.locator("#duplicates img").count() == 4
+    assert "share of what stays" in said["classes"].lower()
+    row = tab.locator("#detections tbody tr").first.locator("td").all_inner_texts()
+    one = report.found[0]
+    assert row[1:3] == [f"{one.auc:.3f}", f"{one.auc - 0.01:.3f} to {one.auc:.3f}"] and row[5] == "17"
+    assert tab.locator("#agreement tbody tr").count() == 13 * 12 // 2
+    assert tab.locator("[data-spec=overlaps] svg").count() == 1
+    tab.locator("#classes summary").first.click()
+    tab.locator("[data-spec=classes] svg").wait_for()
+
+
+def test_a_page_is_silent_about_what_is_not_there():
+    plain = render(example_reports.table())
+    assert not any(f'id="{name}"' in plain for name in ("wrong", "duplicates", "embedding", "colour"))
 
 
 def test_lines_are_the_recorded_probabilities(tab, report):

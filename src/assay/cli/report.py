@@ -17,8 +17,8 @@ def report_(
 ) -> None:
     """Write everything on one HTML page.
 
-    It shows the run, its scores, the examples that harm and help most, the curves of cleansing, the decision and its verdict, where
-    they exist, and needs no network.
+    It shows the run, its scores and how alike they rank, how many labels seem wrong, probes, near duplicates, a map of features, the examples
+    that harm and help most, the curves of cleansing, the decision and its verdict, where they exist, and needs no network.
 
     Parameters
     ----------

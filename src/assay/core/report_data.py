@@ -9,12 +9,16 @@ from torch import Tensor
 
 from .curve import Curve
 from .decision import Decision
+from .duplicates import DuplicateGroups
 from .errors import UsageError, listed
 from .explanation import Explanation
 from .ids import Ids
 from .lineage import Lineage
+from .method_comparison import ComparedMethod
+from .probe import Probe
 from .scores import Scores
 from .trial import Cleaning, Detection, Verdict
+from .wrong_labels import WrongCount
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,15 +148,97 @@ class Agreement:
         correlations: Rank correlation of each with each, in [-1, 1], when the most suspect or hardest stands first in both;
             NaN where a method gives every example the same value.
         measure: Name of the rank correlation.
+        low: Lower ends of the 95 % intervals of the correlations, over the draw of examples; None where they are not given, like the next two.
+        high: Upper ends.
+        overlaps: Part of the first `budget` examples of one that are among those of the other, in [0, 1].
+        budget: How many of the first examples are held against each other.
+        examples: How many examples all of them scored.
     """
 
     titles: tuple[str, ...]
     correlations: Float[Tensor, "titles titles"]
     measure: str = "Spearman rank correlation"
+    low: Float64[Tensor, "titles titles"] | None = None
+    high: Float64[Tensor, "titles titles"] | None = None
+    overlaps: Float64[Tensor, "titles titles"] | None = None
+    budget: int = 0
+    examples: int = 0
 
     def __post_init__(self):
-        if self.correlations.shape != (len(self.titles), len(self.titles)):
-            raise UsageError(f"{len(self.titles)} methods cannot agree by a table of shape {tuple(self.correlations.shape)}.")
+        n = len(self.titles)
+        if self.correlations.shape != (n, n):
+            raise UsageError(f"{n} methods cannot agree by a table of shape {tuple(self.correlations.shape)}.")
+        for what in ("low", "high", "overlaps"):
+            values = getattr(self, what)
+            if values is not None and (values.shape != (n, n) or not 1 <= self.budget <= self.examples):
+                raise UsageError(
+                    f"{n} methods have no {what} of shape {tuple(values.shape)} at {self.budget} of {self.examples} examples."
+                )
+
+    @property
+    def pairs(self) -> list[tuple[str, str, float, float, float, float]]:
+        """Every two methods with correlation, lower and upper end, and overlap, the most alike first; empty where intervals are not given."""
+        if self.low is None or self.high is None or self.overlaps is None:
+            return []
+        parts = [part.tolist() for part in (self.correlations, self.low, self.high, self.overlaps)]
+        found = [
+            (one, other, *(part[i][j] for part in parts))
+            for i, one in enumerate(self.titles)
+            for j, other in enumerate(self.titles)
+            if i < j
+        ]
+        # What has no correlation stands last.
+        return sorted(found, key=lambda pair: -pair[2] if pair[2] == pair[2] else 2.0)  # type: ignore[return-value]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ShownDuplicates:
+    """Groups of near duplicates that the page shows side by side.
+
+    Attributes:
+        found: All groups that were found.
+        shown: The members that are shown, group by group.
+        groups: Number of the group of each of these in `found`, the same for the members of one group that stand side by side.
+        distances: Distance of each to the nearest other of its group.
+    """
+
+    found: DuplicateGroups
+    shown: ShownExamples
+    groups: tuple[int, ...]
+    distances: tuple[float, ...]
+
+    def __post_init__(self):
+        if not len(self.shown) == len(self.groups) == len(self.distances):
+            raise UsageError(
+                f"{len(self.shown)} members do not go with {len(self.groups)} groups and {len(self.distances)} distances."
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EmbeddingMap:
+    """Shown examples in the plane in which their features vary most (principal components).
+
+    Attributes:
+        positions: Position of each point in `ShownExamples.ids`.
+        across: First component of each.
+        up: Second component.
+        explained: Part of the variance of the features that each of both components has, in [0, 1].
+        features: Which features, in words.
+    """
+
+    positions: Int[Tensor, " points"]
+    across: Float64[Tensor, " points"]
+    up: Float64[Tensor, " points"]
+    explained: tuple[float, float]
+    features: str
+
+    def __post_init__(self):
+        for name in ("across", "up"):
+            values = getattr(self, name)
+            if values.shape != self.positions.shape or not bool(values.isfinite().all()):
+                raise UsageError(
+                    f"{len(self.positions)} points of a map need as many finite numbers {name}, not {tuple(values.shape)}."
+                )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -325,6 +411,8 @@ class ClassCounts:
         lost: How many right labels the decision drops or changes; None without a decision and where the truth is not known.
         confusions: The commonest pairs of given and predicted class, the commonest first.
         pairs: How many such pairs there are in all.
+        kept: How many examples of each class the decision keeps in the training set, relabelled and weighted ones too; None without a decision.
+        weights: Sum of their weights; None without a decision.
     """
 
     examples: Int[Tensor, " classes"]
@@ -336,12 +424,24 @@ class ClassCounts:
     lost: Int[Tensor, " classes"] | None = None
     confusions: tuple[Confusion, ...] = ()
     pairs: int = 0
+    kept: Int[Tensor, " classes"] | None = None
+    weights: Float64[Tensor, " classes"] | None = None
 
     def __post_init__(self):
-        for what in ("against", "dropped", "relabelled", "weighted", "wrong", "lost"):
+        for what in ("against", "dropped", "relabelled", "weighted", "wrong", "lost", "kept"):
             counts = getattr(self, what)
             if counts is not None and (counts.shape != self.examples.shape or bool((counts > self.examples).any())):
                 raise UsageError(f"More examples of a class are {what} than there are, or of other classes; count again.")
+
+    @property
+    def before(self) -> Float64[Tensor, " classes"]:
+        """Share of each class among all examples."""
+        return self.examples.double() / max(1, int(self.examples.sum()))
+
+    @property
+    def after(self) -> Float64[Tensor, " classes"] | None:
+        """Share of each class, by weight, in what the decision leaves to train on; None without a decision and where it leaves nothing."""
+        return None if self.weights is None or not float(self.weights.sum()) > 0 else self.weights / self.weights.sum()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,6 +483,11 @@ class ReportData:
         learning: How good the recorded model was: training first, then what was held out.
         by_class: Who is hit, by class.
         dataset: Fingerprint of the dataset, which the marks of a reviewer carry; without it the page takes none.
+        compared: How well each score finds the known wrong labels among those that it scored, with an interval and its misses.
+        counted: How many labels seem to be wrong; None where that cannot be counted.
+        probes: Probes of this recording: which method finds labels that were flipped on purpose.
+        duplicates: Groups of examples that are nearly the same.
+        embedding: Shown examples in the plane in which their features vary most.
     """
 
     title: str
@@ -410,6 +515,11 @@ class ReportData:
     learning: tuple[LearningCurve, ...] = ()
     by_class: ClassCounts | None = None
     dataset: str = ""
+    compared: tuple[ComparedMethod, ...] = ()
+    counted: WrongCount | None = None
+    probes: tuple[Probe, ...] = ()
+    duplicates: ShownDuplicates | None = None
+    embedding: EmbeddingMap | None = None
 
     def __post_init__(self):
         """Refuse parts that do not belong together.
@@ -435,6 +545,10 @@ class ReportData:
             raise UsageError(f"The data map has {len(self.data_map.confidence)} examples, {n} are shown.")
         if self.trajectories is not None and len(self.trajectories.target_probs) != n:
             raise UsageError(f"There are trajectories of {len(self.trajectories.target_probs)} examples, {n} are shown.")
+        if self.embedding is not None and len(self.embedding.positions) and int(self.embedding.positions.max()) >= n:
+            raise UsageError(
+                f"The map has a point at position {int(self.embedding.positions.max())}, and {n} examples are shown."
+            )
         titles = [scores.title for scores in self.scores]
         if len(set(titles)) != len(titles):
             raise UsageError(f"Two scores have the same title among {', '.join(titles)}; give each other options.")

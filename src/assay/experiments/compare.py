@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from .. import __version__
@@ -26,7 +26,7 @@ from .detection import check_dataset, wrong_labels
 from .execution import Save
 from .request import Request
 from .score import ALL, served
-from .wrong_labels import count_wrong, countable
+from .wrong_labels import count_if_possible
 
 TENTH = 0.1
 """Part of the examples whose overlap is told where neither a budget is given nor labels seem wrong."""
@@ -76,7 +76,7 @@ def compare(
         ids = ids if one.ids == ids else ids.take(np.isin(ids.values, one.ids.values))
     if not len(ids):
         raise Mismatch(f"No example is scored by all of {', '.join(one.title for one in scores)}; compare fewer.")
-    budget = budget if budget is not None else _usual(run, len(ids))
+    budget = budget if budget is not None else usual_budget(count_if_possible(run), len(ids))
     if not 1 <= budget <= len(ids):
         raise UsageError(f"budget={budget} is outside 1..{len(ids)}, the examples that all methods scored.")
     known = (
@@ -92,7 +92,7 @@ def compare(
         budget=budget,
         pairs=_pairs([one.title for one in scores], rows, ids, budget),
         wrong=None if wrong is None else int(wrong.sum()),
-        detections=() if wrong is None else _detections(scores, rows, wrong),
+        detections=() if wrong is None else detected(scores, rows, wrong),
         lineage=Lineage(
             run.dataset,
             {"run": run.fingerprint, **{f"scores {one.title}": one.fingerprint for one in scores}},
@@ -157,26 +157,44 @@ def combine(scores: Sequence[Scores] | Mapping[str, Scores]) -> Scores:
     )
 
 
-def _usual(run: Run, examples: int) -> int:
-    counted: WrongCount | None = count_wrong(run) if countable(run) else None
+def _pairs(titles: Sequence[str], rows: Tensor, ids: Ids, budget: int) -> tuple[ComparedPair, ...]:
+    spearman, overlaps = ranking.rank_correlation(rows), first_overlaps(rows, ids, budget)
+    found = []
+    for i, j in itertools.combinations(range(len(rows)), 2):
+        rho, tau = float(spearman[i, j]), ranking.concordance(rows[i], rows[j])
+        tau_ends = ranking.correlation_interval(tau, len(ids), (0.437, 4))
+        ends = spearman_interval(rho, len(ids))
+        found.append(ComparedPair(titles[i], titles[j], rho, *ends, tau, *tau_ends, float(overlaps[i, j])))
+    return tuple(found)
+
+
+def spearman_interval(rho: float, examples: int) -> tuple[float, float]:
+    """95 % interval of a rank correlation over the draw of examples; NaN where there is none."""
+    return ranking.correlation_interval(rho, examples, (1 + rho**2 / 2, 3))
+
+
+def first_overlaps(rows: Float[Tensor, "scores examples"], ids: Ids, budget: int) -> Float64[Tensor, "scores scores"]:
+    """Part of the first examples of each ranking that are among the first of each other.
+
+    Args:
+        rows: A value for each example, the largest first.
+        ids: The examples; of equal values the smallest id stands first.
+        budget: How many of the first are held against each other.
+    """
+    first = torch.zeros(rows.shape, dtype=torch.float64)
+    for place, row in enumerate(rows):
+        first[place, ordered(row, ids, descending=True)[:budget]] = 1
+    return first @ first.T / budget
+
+
+def usual_budget(counted: WrongCount | None, examples: int) -> int:
+    """How many of the first examples are held against each other unasked: as many as labels seem wrong, or else a tenth."""
     if counted is not None and counted.seen:
         return min(max(1, counted.whole), examples)
     return max(1, round(TENTH * examples))
 
 
-def _pairs(titles: Sequence[str], rows: Tensor, ids: Ids, budget: int) -> tuple[ComparedPair, ...]:
-    spearman = ranking.rank_correlation(rows)
-    firsts = [set(ordered(row, ids, descending=True)[:budget].tolist()) for row in rows]
-    found = []
-    for i, j in itertools.combinations(range(len(rows)), 2):
-        rho, tau = float(spearman[i, j]), ranking.concordance(rows[i], rows[j])
-        ends = ranking.correlation_interval(rho, len(ids), (1 + rho**2 / 2, 3))
-        tau_ends = ranking.correlation_interval(tau, len(ids), (0.437, 4))
-        found.append(ComparedPair(titles[i], titles[j], rho, *ends, tau, *tau_ends, len(firsts[i] & firsts[j]) / budget))
-    return tuple(found)
-
-
-def _detections(scores: Sequence[Scores], rows: Tensor, wrong: Bool[Tensor, " examples"]) -> tuple[ComparedMethod, ...]:
+def detected(scores: Sequence[Scores], rows: Tensor, wrong: Bool[Tensor, " examples"]) -> tuple[ComparedMethod, ...]:
     """How well each finds the wrong labels; none where fewer than two are wrong, or right."""
     from sklearn.metrics import average_precision_score
 

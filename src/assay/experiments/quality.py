@@ -175,4 +175,8 @@ def class_counts(
         lost=lost,
         confusions=tuple(confusions),
         pairs=pairs,
+        kept=count(decision.actions != Action.DROP) if decision is not None else None,
+        weights=torch.zeros(classes, dtype=torch.float64).index_add(0, given, decision.weights.double())
+        if decision is not None
+        else None,
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ from torch import Tensor
 from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.curve import Curve
 from ..core.decision import Decision
+from ..core.duplicates import DuplicateGroups
 from ..core.errors import Mismatch, UsageError
 from ..core.evidence import Evidence
 from ..core.explanation import Explanation
 from ..core.ids import Ids
 from ..core.lineage import Lineage
+from ..core.method_comparison import ComparedMethod
 from ..core.report_data import (
     Agreement,
     DataMap,
@@ -31,20 +33,24 @@ from ..core.report_data import (
 )
 from ..core.scores import Scores, ScoreTable, ordered
 from ..core.trial import Verdict
+from ..core.wrong_labels import WrongCount
 from ..data.examples import Examples
 from ..data.pictures import for_people
 from ..maths import draws, ranking
 from ..runs.artefacts import load_truth
 from ..runs.run import Run
 from .claims import corrected
+from .compare import detected, first_overlaps, spearman_interval, usual_budget
 from .detection import check_dataset, clean, detections_of, wrong_labels
 from .evidence import gather_together, known_mean_probs
 from .influence import comparisons, influences
 from .models import members_of
+from .page_parts import check_duplicates, embedding_map, near_duplicates, probes_of, shown_duplicates, side_by_side
 from .plan import folds_of, has_plan
 from .quality import class_counts, learning_curves
 from .score import score
 from .summary import Known, summary_of
+from .wrong_labels import count_if_possible
 
 MOST_SHOWN = 2000
 """Examples on one page, unless a decision touches more."""
@@ -66,6 +72,7 @@ class ReportOptions:
         most: How many examples are shown one by one, at most. By default 2,000, or all that the decision touches, if these are 10,000 at most.
         explanations: Explanations of predictions that are shown.
         held_out: Accuracy of the recorded model on your test examples, in 0..1, by epoch counted from 0; a run with a plan measures its own.
+        duplicates: Groups of near duplicates that are shown; by default those within a tenth of the usual distance by the inputs, where they are soon found.
 
     Raises:
         UsageError: No example may be shown, a value is of a wrong kind, or an accuracy or its epoch is outside its range.
@@ -76,6 +83,7 @@ class ReportOptions:
     most: int | None = None
     explanations: Sequence[Explanation] = ()
     held_out: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    duplicates: DuplicateGroups | None = None
 
     def __post_init__(self):
         if self.most is not None and self.most < 1:
@@ -179,7 +187,16 @@ def report_data(
         class_counts(run.labels, run.classes, predicted=predicted, true=true, decision=aligned) if run.task == "classes" else None
     )
     cleaning = _cleaning(decision, run, truth)
-    return ReportData(
+    counted = count_if_possible(run)
+    probes, unread = probes_of(run)
+    groups, unsought = (options.duplicates, "") if options.duplicates is not None else near_duplicates(run, examples)
+    doubles = None
+    if options.duplicates is not None:
+        check_duplicates(options.duplicates, run)
+    if groups is not None and len(groups):
+        members = side_by_side(groups)[0]
+        doubles = shown_duplicates(groups, run, true, _looks(examples, members)[0], members)
+    made = ReportData(
         title=options.title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,
         examples=len(run.ids),
@@ -200,7 +217,7 @@ def report_data(
         else DataMap(*(dynamics[name].of(shown_ids) for name in ("confidence", "variability", "correctness"))),
         trajectories=trajectories,
         histograms=tuple(_histogram(one, wrong_of(one.ids) if truth is not None else None) for one in scores),
-        agreement=_agreement(scores) if len(scores) > 1 else None,
+        agreement=_agreement(scores, counted) if len(scores) > 1 else None,
         influences=felt,
         comparisons=comparisons(scores, known),
         curves=tuple(curves),
@@ -209,12 +226,25 @@ def report_data(
         detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
         cleaning=cleaning if verdict is None else None,
         origins=_origins(run, scores, decision, curves, verdict),
-        notes=tuple(filter(None, (note, unseen, _pass_note(run), *unmeasured, *_reader_notes(run)))),
+        notes=tuple(filter(None, (note, unseen, _pass_note(run), *unmeasured, *unread, unsought, *_reader_notes(run)))),
         summary=summary_of(Known(run, scores, decision, verdict, cleaning, learning, by_class)),
         learning=learning,
         by_class=by_class,
         dataset=run.dataset if run.task == "classes" else "",
+        compared=_compared(scores, wrong_of) if truth is not None else (),
+        counted=counted,
+        probes=probes,
+        duplicates=doubles,
     )
+    return dataclasses.replace(made, embedding=embedding_map(run, examples, shown_ids, made.opening))
+
+
+def _compared(scores: Sequence[Scores], wrong_of: Callable[[Ids], Bool[Tensor, " examples"]]) -> tuple[ComparedMethod, ...]:
+    """How well each score finds the wrong labels among the examples that it scored; the best first."""
+    found = [
+        method for one in scores for method in detected([one], (one.values * one.direction.sign).unsqueeze(0), wrong_of(one.ids))
+    ]
+    return tuple(sorted(found, key=lambda one: -one.auc))
 
 
 def _room(decision: Decision | None, scores: Sequence[Scores]) -> int:
@@ -413,7 +443,7 @@ def _histogram(scores: Scores, wrong: Bool[Tensor, " examples"] | None) -> Histo
     return Histogram(scores.title, edges, counts, torch.bincount(bins[wrong], minlength=BINS) if wrong is not None else None)
 
 
-def _agreement(scores: Sequence[Scores]) -> Agreement | None:
+def _agreement(scores: Sequence[Scores], counted: WrongCount | None) -> Agreement | None:
     ids = first = scores[0].ids
     if not all(one.ids == first for one in scores):
         ids = first.take(np.all([np.isin(first.values, one.ids.values) for one in scores], axis=0))
@@ -421,9 +451,13 @@ def _agreement(scores: Sequence[Scores]) -> Agreement | None:
         return None
     rows = torch.stack([one.of(ids) * one.direction.sign for one in scores])
     titles, correlations = tuple(one.title for one in scores), ranking.rank_correlation(rows)
-    if all(len(one) == len(ids) for one in scores):
-        return Agreement(titles, correlations)
-    return Agreement(titles, correlations, f"Spearman rank correlation over the {len(ids):,} examples that all methods scored")
+    ends = torch.tensor([[spearman_interval(value, len(ids)) for value in row] for row in correlations.tolist()])
+    budget = usual_budget(counted, len(ids))
+    measure = "Spearman rank correlation"
+    if not all(len(one) == len(ids) for one in scores):
+        measure += f" over the {len(ids):,} examples that all methods scored"
+    low, high = ends.double().unbind(2)
+    return Agreement(titles, correlations, measure, low, high, first_overlaps(rows, ids, budget), budget, len(ids))
 
 
 def _cleaning(decision: Decision | None, run: Run, truth: tuple[Ids, Tensor] | None):

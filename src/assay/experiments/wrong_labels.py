@@ -62,6 +62,17 @@ def count_wrong(run: str | Path | Run | Evidence | Scores) -> WrongCount:
     return dataclasses.replace(found, lineage=lineage)
 
 
+def count_if_possible(run: Run) -> WrongCount | None:
+    """The count of wrong labels; None of a run in which they cannot be counted."""
+    if not countable(run):
+        return None
+    try:
+        return count_wrong(run)
+    except (MissingEvidence, UsageError):
+        # Kept runs may lack margins, or hold infinite ones; what only shows the count beside other things goes without.
+        return None
+
+
 def countable(run: Run) -> bool:
     """Whether a run has what the count reads."""
     return run.task == "classes" and bool(run.epochs)

@@ -105,10 +105,11 @@ class CheckpointModel:
         places = {id(parameter): full for full, parameter in training.model.named_parameters() if full in self.params}
         return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
 
-    def batches(self, size: int | None = None) -> Iterator[ModelBatch]:
-        """Every example once, without augmentation."""
-        for positions in torch.arange(len(self._replay.run.ids)).split(size or BLOCK):
-            yield self.seen(positions, self._replay.training.clean(positions))
+    def batches(self, size: int | None = None, positions: Int[Tensor, " some"] | None = None) -> Iterator[ModelBatch]:
+        """Every example once, or those at these positions, without augmentation."""
+        every = torch.arange(len(self._replay.run.ids)) if positions is None else positions
+        for part in every.split(size or BLOCK):
+            yield self.seen(part, self._replay.training.clean(part))
 
     def rows(self, name: str, make: RowMaker) -> ExampleRows:
         """A row of numbers for each example (see `core.models.Model`), in the run's folder unless the training is a user's loop."""

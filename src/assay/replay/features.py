@@ -33,7 +33,9 @@ Block = Callable[[ModelBatch], Tensor]
 """The rows of a batch."""
 
 
-def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec, target: str | None = None) -> Features:
+def features_of(
+    model: CheckpointModel, ids: Ids, spec: FeatureSpec, target: str | None = None, positions: Tensor | None = None
+) -> Features:
     """Features that a kept model makes.
 
     Args:
@@ -41,13 +43,16 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec, target: str
         ids: Ids of the examples, in the order of the model's batches; or of the rows of a target.
         spec: The kind of features.
         target: Name of the target whose rows have features; None for the examples.
+        positions: Positions of the examples that have features, in the order of `ids`; all by default.
 
     Raises:
         UnknownName: No module has that name.
         UsageError: The layer does not give a row for each example, no linear layer makes the logits, or there are no logits of one class each.
     """
     first = next(model.batches())
-    batches = model.batches if target is None else lambda: model.queries(target)
+    batches: Callable[[], Iterator[ModelBatch]] = (
+        (lambda: model.batches(positions=positions)) if target is None else lambda: model.queries(target)
+    )
     if spec.kind == "logits":
         block = _logits(model, spec)
     else:
@@ -62,8 +67,8 @@ def features_of(model: CheckpointModel, ids: Ids, spec: FeatureSpec, target: str
 
     seen = block(few)
     factors = None if spec.kind != "head_grads" else functools.partial(_factors, model, few)
-    if len(ids) * seen.shape[1] * seen.element_size() <= ON_DISK:
-        return Features(spec, ids, seen.shape[1], read, factors=factors)
+    if positions is not None or len(ids) * seen.shape[1] * seen.element_size() <= ON_DISK:
+        return Features(spec, ids, seen.shape[1], read, factors=factors if positions is None else None)
     filed = Filed(f"features={spec}", (len(ids), seen.shape[1]), seen.dtype, read)
     return Features(spec, ids, seen.shape[1], filed.read, whole=filed.whole, factors=factors)
 

@@ -697,14 +697,19 @@ class Replay:
             ]
         )
 
-    def features(self, spec: FeatureSpec) -> Features:
+    def features(self, spec: FeatureSpec, positions: Int[Tensor, " some"] | None = None) -> Features:
         """Features that a kept model makes; the model is loaded now, the features are computed when they are asked for.
+
+        Args:
+            spec: The kind of features.
+            positions: Positions of the examples that have features; all by default.
 
         Raises:
             MissingEvidence: The model was not kept.
             UsageError: The model has no such features.
         """
-        return features_of(self._model_of(spec), self.run.ids, spec)
+        ids = self.run.ids if positions is None else self.run.ids.take(positions)
+        return features_of(self._model_of(spec), ids, spec, positions=positions)
 
     def _model_of(self, spec: FeatureSpec) -> CheckpointModel:
         kept = [epoch for epoch in self.kept if epoch >= 0]

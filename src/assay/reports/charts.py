@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from ..core.curve import NONE, WORST, Curve, Removal
 from ..core.curve import RANDOM as AT_RANDOM
-from ..core.report_data import Agreement, Histogram, Influence, LearningCurve, ScoreComparison
+from ..core.probe import Probe
+from ..core.report_data import Agreement, ClassCounts, EmbeddingMap, Histogram, Influence, LearningCurve, ScoreComparison
 from ..core.scores import CHANGE
 from ..core.trial import ALL, KEPT, RANDOM, Comparison, Detection, Outcome
 
@@ -166,28 +167,173 @@ def histogram(one: Histogram, unit: str) -> Spec:
 
 
 def agreement(table: Agreement) -> Spec:
-    """Rank correlations as a heat map with numbers."""
+    """Rank correlations as a heat map with numbers; their intervals and the overlap show at a cell."""
+    more: dict[str, Any] = {}
+    if table.low is not None and table.high is not None and table.overlaps is not None:
+        more = {"low": table.low.tolist(), "high": table.high.tolist(), "overlap": table.overlaps.tolist()}
+    values = {"correlation": table.correlations.tolist(), **more}
+    return _heat(table.titles, values, "correlation", f"{table.measure} between methods")
+
+
+def overlaps(table: Agreement) -> Spec:
+    """Overlap of the first examples of every two rankings as a heat map with numbers."""
+    assert table.overlaps is not None
+    values = {"overlap": table.overlaps.tolist()}
+    return _heat(table.titles, values, "overlap", f"Overlap of the first {table.budget:,} of two rankings")
+
+
+def _heat(titles: Sequence[str], values: dict[str, list[list[float]]], shown: str, description: str) -> Spec:
     import altair as alt
 
-    values = table.correlations.tolist()
     cells = [
-        {"one": one, "other": other, "correlation": values[i][j] if values[i][j] == values[i][j] else None}
-        for i, one in enumerate(table.titles)
-        for j, other in enumerate(table.titles)
+        {
+            "one": one,
+            "other": other,
+            **{name: _digits(rows[i][j]) for name, rows in values.items() if i != j or name == shown},
+        }
+        for i, one in enumerate(titles)
+        for j, other in enumerate(titles)
     ]
-    titles = list(table.titles)
+    names = list(titles)
+    tooltip: list[Any] = ["one:N", "other:N", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in values)]
     base = alt.Chart(alt.Data(values=cells)).encode(
-        x=alt.X("one:N", title=None, sort=titles, axis=alt.Axis(labelAngle=-45, labelLimit=140)),
-        y=alt.Y("other:N", title=None, sort=titles, axis=alt.Axis(labelLimit=140)),
-        tooltip=["one:N", "other:N", alt.Tooltip("correlation:Q", format=".3f")],
+        x=alt.X("one:N", title=None, sort=names, axis=alt.Axis(labelAngle=-45, labelLimit=140)),
+        y=alt.Y("other:N", title=None, sort=names, axis=alt.Axis(labelLimit=140)),
+        tooltip=tooltip,
     )
-    heat = base.mark_rect().encode(
-        color=alt.Color("correlation:Q", title=None, scale=alt.Scale(domain=[-1, 1], domainMid=0, interpolate="lab"), legend=None)
+    scale = alt.Scale(domain=[-1, 1], domainMid=0, interpolate="lab")
+    heat = base.mark_rect().encode(color=alt.Color(f"{shown}:Q", title=None, scale=scale, legend=None))
+    numbers = base.mark_text(fontSize=11).encode(text=alt.Text(f"{shown}:Q", format=".2f"))
+    return framed(alt.layer(heat, numbers), description, height=30 * len(names))
+
+
+def _digits(value: float) -> float | None:
+    return round(value, 3) if math.isfinite(value) else None
+
+
+def probed(probe: Probe) -> Spec:
+    """How well each method finds the flipped labels: AUC with its interval, the best first."""
+    import altair as alt
+
+    rows = [
+        {
+            "method": one.title,
+            "auc": one.auc,
+            "low": one.auc if one.low is None else one.low,
+            "high": one.auc if one.high is None else one.high,
+            "found": one.recovered,
+            "told": "told from the best"
+            if one.adjusted is not None and one.title not in probe.alike
+            else "not told from the best",
+        }
+        for one in probe.methods
+    ]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        y=alt.Y("method:N", title=None, sort=[one.title for one in probe.methods], axis=alt.Axis(labelLimit=150)),
+        tooltip=[
+            "method:N",
+            *(alt.Tooltip(f"{field}:Q", format=".4f") for field in ("auc", "low", "high")),
+            alt.Tooltip("found:Q", title=f"found in the first {probe.inspected:,}", format=".1%"),
+            "told:N",
+        ],
     )
-    numbers = base.mark_text(fontSize=11).encode(
-        text=alt.Text("correlation:Q", format=".2f"),
+    x = alt.X("low:Q", title="AUC, with its 95 % interval", scale=alt.Scale(zero=False, padding=8), axis=alt.Axis(tickCount=5))
+    filled = alt.condition("datum.told === 'not told from the best'", alt.value(1), alt.value(0))
+    lines = base.mark_rule(strokeWidth=2).encode(x=x, x2=alt.X2("high:Q"))
+    points = base.mark_point(filled=True, size=80, opacity=1, style="effect").encode(x="auc:Q", fillOpacity=filled)
+    return framed(alt.layer(lines, points), "How well each method finds the flipped labels", height=24 * len(rows))
+
+
+BEFORE, AFTER = "everything", "what stays"
+
+
+def class_shares(names: Sequence[str], counts: ClassCounts) -> Spec:
+    """Share of each class in everything and in what a decision leaves, by weight."""
+    import altair as alt
+
+    assert counts.after is not None
+    rows = [
+        {"class": name, "of": of, "share": _rounded(share)}
+        for of, shares in ((BEFORE, counts.before), (AFTER, counts.after))
+        for name, share in zip(names, shares.tolist(), strict=True)
+    ]
+    chart = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_bar()
+        .encode(
+            y=alt.Y("class:N", title=None, sort=list(names), axis=alt.Axis(labelLimit=150)),
+            yOffset=alt.YOffset("of:N", sort=[BEFORE, AFTER]),
+            x=alt.X("share:Q", title="share of the class", axis=alt.Axis(format="%", tickCount=5)),
+            # The empty name takes the first of the three colours, which is that of wrong labels.
+            color=alt.Color(
+                "of:N",
+                title=None,
+                scale=alt.Scale(domain=["", AFTER, BEFORE], range="ordinal"),
+                legend=alt.Legend(orient="top", values=[BEFORE, AFTER]),
+            ),
+            tooltip=["class:N", "of:N", alt.Tooltip("share:Q", format=".1%")],
+        )
     )
-    return framed(alt.layer(heat, numbers), f"{table.measure} between methods", height=30 * len(titles))
+    return framed(chart, "Share of each class in everything and in what the decision leaves", height=26 * len(names))
+
+
+COLOURED = 20
+"""Classes that can be told by colour."""
+
+
+def embedding(one: EmbeddingMap, classes: Sequence[str] = (), *, known: Sequence[str], pictures: bool) -> Spec:
+    """Shown examples in the plane of their features; the page fills the datasets `examples` and `chosen` and listens to `brush` and `pick`.
+
+    Args:
+        one: The map.
+        classes: Names of the classes by which points are coloured; by default they are coloured by the rank of a score.
+        known: Which labels of the examples are known: `given`, `predicted`, `true`.
+        pictures: Whether the examples have pictures.
+    """
+    import altair as alt
+
+    axis = alt.Axis(labels=False, ticks=False, grid=False)
+    wide, high = (alt.Scale(domain=_around(values.tolist()), nice=False) for values in (one.across, one.up))
+    x = alt.X("across:Q", title="first component", axis=axis, scale=wide)
+    y = alt.Y("up:Q", title="second component", axis=axis, scale=high)
+    tooltip = [alt.Tooltip(f"{field}:N") for field in ("image",) * pictures + ("id", *known)]
+    tooltip += [] if classes else [alt.Tooltip("rank:N"), alt.Tooltip("score:N")]
+    color = (
+        alt.Color(
+            "given:N",
+            title=None,
+            sort=list(classes),
+            scale=alt.Scale(domain=list(classes), scheme="tableau10" if len(classes) <= 10 else "tableau20"),
+            legend=alt.Legend(symbolType="circle", columns=5, labelLimit=90),
+        )
+        if classes
+        else alt.Color(
+            "first:Q",
+            title="last to first by the score",
+            scale=alt.Scale(domain=[0, 1], range="ramp", reverse=True, interpolate="lab"),
+            legend=alt.Legend(gradientLength=120, values=[]),
+        )
+    )
+    marks: Spec = {"x": x, "y": y, "color": color, "tooltip": tooltip}
+    if "true" in known:
+        marks["shape"] = alt.Shape(
+            "label:N", title=None, scale=alt.Scale(domain=[RIGHT, WRONG], range=["circle", "triangle-up"]), sort=None
+        )
+    points = (
+        alt.Chart(alt.NamedData("examples"), name="points")
+        .mark_point(filled=True, size=34, opacity=0.8)
+        .encode(**marks)
+        .add_params(
+            alt.selection_interval(name="brush", encodings=["x", "y"]),
+            alt.selection_point(name="pick", fields=["position"], on="click", clear=False, toggle=False),
+        )
+    )
+    rings = (
+        alt.Chart(alt.NamedData("chosen"), name="rings")
+        .mark_point(filled=False, size=110, strokeWidth=2, style="chosen")
+        .encode(x=x, y=y)
+    )
+    return framed(alt.layer(points, rings), "Map of the examples by their features", height=420)
 
 
 def accuracies(outcomes: Sequence[Outcome]) -> Spec:
@@ -451,6 +597,13 @@ def curve(one: Curve, part: Literal["validation", "test"]) -> Spec:
 def _rounded(number: float) -> float:
     """Four digits, which is finer than a point is large."""
     return float(f"{number:.4g}")
+
+
+def _around(values: Sequence[float]) -> list[float]:
+    """Both ends of an axis on which no point touches the frame."""
+    low, high = min(values), max(values)
+    air = 0.03 * (high - low) or 1.0
+    return [_rounded(low - air), _rounded(high + air)]
 
 
 def _ends(epochs: Sequence[int]) -> list[float]:

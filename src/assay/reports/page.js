@@ -63,13 +63,18 @@
     const spec = structuredClone(specs[name]);
     place.drawn?.finalize();
     const drawn = await vegaEmbed(place, spec, {
-      mode: "vega-lite", actions: false, ast: true, config: theme(), renderer: /^(map|lines|comparison-.*)$/.test(name) ? "canvas" : "svg",
+      mode: "vega-lite", actions: false, ast: true, config: theme(), renderer: /^(map|lines|embedding.*|comparison-.*)$/.test(name) ? "canvas" : "svg",
     });
     place.setAttribute("role", "img");
     place.setAttribute("aria-label", spec.description);
     place.drawn = drawn;
+    if (name.startsWith("embedding")) {
+      wire(drawn.view, ["across", "up"], all.filter((i) => data.embedding.at.has(i)), (i) => data.embedding.at.get(i));
+      await fill(name, "examples", mapped(found));
+      await fill(name, "chosen", chosen.length <= RINGS ? mapped(chosen) : []);
+    }
     if (name === "map") {
-      wireMap(drawn.view);
+      wire(drawn.view, ["variability", "confidence"], all, (i) => ({ variability: data.map.variability[i], confidence: data.map.confidence[i] }));
       await fill("map", "examples", found.map(point));
       await fill("map", "chosen", ringed());
     }
@@ -93,19 +98,45 @@
     }
   }
 
-  function wireMap(view) {
+  // A dragged box chooses what lies in it and is not filtered out, a click one example.
+  function wire(view, [x, y], there, of) {
     let waiting;
     view.addSignalListener("brush", (_, box) => {
       clearTimeout(waiting);
-      if (!box.variability || !box.confidence) return;
+      if (!box[x] || !box[y]) return;
       const inside = (value, [one, other]) => value >= Math.min(one, other) && value <= Math.max(one, other);
+      const kept = new Set(there);
       waiting = setTimeout(() => {
-        choose(found.filter((i) => inside(data.map.variability[i], box.variability) && inside(data.map.confidence[i], box.confidence)));
+        choose(found.filter((i) => kept.has(i) && inside(of(i)[x], box[x]) && inside(of(i)[y], box[y])));
       }, 120);
     });
     view.addSignalListener("pick", (_, picked) => {
       if (picked.position) choose(picked.position.map(Number));
     });
+  }
+
+  const colouring = () => document.querySelector("#embedding .chart")?.dataset.spec;
+
+  // Points of the map of features; the colour is the place in the ranking of one score, from 1 for the first to 0 for the last.
+  function mapped(list) {
+    const by = data.methods[Number($("colour").value)];
+    return list.filter((i) => data.embedding.at.has(i)).map((i) => ({
+      position: i, id: data.ids[i], given: fact("given", i), predicted: fact("predicted", i) ?? "–", true: fact("true", i),
+      image: data.pictures ? source(i) : undefined, label: wrong(i) ? "wrong label" : "right label", ...data.embedding.at.get(i),
+      ...(by ? {
+        first: by.ranks[i] === null ? null : 1 - (by.ranks[i] - 1) / Math.max(1, by.scored - 1),
+        rank: by.ranks[i] === null ? "not scored" : `${number.format(by.ranks[i])} of ${number.format(by.scored)}`, score: spoken(by, i),
+      } : {}),
+    }));
+  }
+
+  async function recolour() {
+    const place = document.querySelector("#embedding .chart");
+    const wanted = $("colour").value === "class" ? "embedding-class" : "embedding";
+    if (place.dataset.spec !== wanted) {
+      place.dataset.spec = wanted;
+      await draw(place);
+    } else await fill(wanted, "examples", mapped(found));
   }
 
   const point = (i) => ({
@@ -501,6 +532,7 @@
     $("table").setAttribute("aria-rowcount", found.length);
     move(0, true);
     if (chart("map")) fill("map", "examples", found.map(point));
+    if (colouring() && chart(colouring())) fill(colouring(), "examples", mapped(found));
   }
 
   function explain() {
@@ -724,7 +756,7 @@
   async function show() {
     const n = chosen.length;
     $("chosen-count").textContent = n === 1 ? "1 example" : `${number.format(n)} examples`;
-    $("chosen-hint").textContent = n ? "" : `Nothing is chosen. ${specs.map ? "Drag over the data map, or choose" : "Choose"} rows of the table.`;
+    $("chosen-hint").textContent = n ? "" : `Nothing is chosen. ${specs.map || colouring() ? "Drag over a map, or choose" : "Choose"} rows of the table.`;
     $("chosen-hint").hidden = n > 0;
     $("cards").classList.toggle("text", !data.pictures);
     $("cards").classList.toggle("alone", n === 1);
@@ -740,6 +772,7 @@
       $("lines-count").textContent = focused === null && n > LINES ? `The first ${LINES} of ${number.format(n)} are drawn.` : "";
     }
     if (chart("map")) await fill("map", "chosen", ringed());
+    if (colouring() && chart(colouring())) await fill(colouring(), "chosen", n <= RINGS ? mapped(chosen) : []);
     if (chart("lines")) await fill("lines", "lines", lines());
   }
 
@@ -791,6 +824,11 @@
   async function start() {
     if ($("table")) {
       if (data.lines) data.lines.bytes = Uint8Array.from(atob(data.lines.values), (character) => character.charCodeAt(0));
+      if (data.embedding) {
+        const { positions, across, up } = data.embedding;
+        data.embedding.at = new Map(positions.map((i, at) => [i, { across: across[at], up: up[at] }]));
+        $("colour").addEventListener("change", recolour);
+      }
       if (data.review) keep(false);
       await build();
       $("tools").addEventListener("submit", (event) => event.preventDefault());
@@ -830,11 +868,15 @@
         tally();
       }
       // A phone that is turned, or a window made narrow, gets the other table.
-      narrow.addEventListener("change", async () => {
-        table.destroy();
-        await build();
-        inOrder(order);
-        filter();
+      let building = Promise.resolve();
+      // One after the other: a table that is not built yet cannot be taken down.
+      narrow.addEventListener("change", () => {
+        building = building.then(async () => {
+          table.destroy();
+          await build();
+          inOrder(order);
+          filter();
+        });
       });
       $("more").addEventListener("click", () => {
         shownCards += CARDS;

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..core.decision import Action
 from ..core.lineage import SCHEMA
-from ..core.report_data import Influence, ReportData, TopExamples
+from ..core.report_data import Influence, ReportData, ShownExamples, TopExamples
 from ..core.review import sample_order, suspects_of
 from ..core.scores import RANK_ONLY, Scores
+from ..core.wrong_labels import ClassCount
 from . import charts
 from .html import CHARTS, environment, minus, policy, read, scripts
 from .thumbnails import thumbnail
@@ -51,6 +52,10 @@ def render(report: ReportData) -> str:
         words=_words(report),
         classes=_classes(report),
         classes_open=CLASSES_OPEN,
+        twins=_twins(report),
+        twins_open=TWINS_OPEN,
+        counted=_counted(report),
+        compared={one.title: one for one in report.compared},
     )
 
 
@@ -70,8 +75,54 @@ def _words(report: ReportData) -> dict[str, Any]:
     }
 
 
+MOST_CHARTED = 30
+"""Classes up to which their shares are drawn."""
+
+TWINS_OPEN = 8
+"""Groups of near duplicates that stand open; the others are folded away."""
+
 CLASSES_OPEN = 12
 """Classes that stand open in the table of classes; the others are folded away."""
+
+
+def _counted(report: ReportData) -> list[ClassCount]:
+    """How many labels of each class seem to be wrong, the class with the largest share first; nothing where no number is told."""
+    counted = report.counted
+    if counted is None or not counted.clear or not counted.seen:
+        return []
+    return sorted(counted.by_class, key=lambda one: -one.count / max(1, one.examples))
+
+
+def _twins(report: ReportData) -> list[dict[str, Any]]:
+    """The groups of near duplicates that stand side by side, each with its cards."""
+    if report.duplicates is None:
+        return []
+    found, shown, names = report.duplicates.found, report.duplicates.shown, report.class_names
+    against, sizes = set(found.contradicting.tolist()), found.groups.bincount().tolist()
+    blocks: dict[int, dict[str, Any]] = {}
+    for at, (group, distance) in enumerate(zip(report.duplicates.groups, report.duplicates.distances, strict=True)):
+        given, true = (None if labels is None else int(labels[at]) for labels in (shown.given, shown.true))
+        block = blocks.setdefault(group, {"against": group in against, "size": sizes[group], "cards": []})
+        block["cards"].append(
+            {
+                "id": shown.ids.values[at],
+                "distance": distance,
+                "given": None if given is None else names[given],
+                "true": names[true] if true is not None and true != given else None,
+                "picture": base64.b64encode(thumbnail(shown.pictures[at])).decode() if shown.pictures is not None else None,
+                "row": _row(shown, at),
+            }
+        )
+    return list(blocks.values())
+
+
+def _row(shown: ShownExamples, at: int) -> str | None:
+    """The cells of an example in one line; of one column alone without its name."""
+    if shown.rows is None:
+        return None
+    if len(shown.columns) == 1:
+        return shown.rows[at][0]
+    return " · ".join(f"{name} {cell}" for name, cell in zip(shown.columns, shown.rows[at], strict=True))
 
 
 def _classes(report: ReportData) -> list[dict[str, Any]]:
@@ -81,12 +132,16 @@ def _classes(report: ReportData) -> list[dict[str, Any]]:
         return []
     columns = {
         name: made.tolist()
-        for name in ("examples", "against", "dropped", "relabelled", "weighted", "wrong", "lost")
+        for name in ("examples", "against", "kept", "dropped", "relabelled", "weighted", "wrong", "lost")
         if (made := getattr(counts, name)) is not None and (name not in ("relabelled", "weighted") or bool(made.any()))
     }
     rows = [
         {"name": name, **{column: made[at] for column, made in columns.items()}} for at, name in enumerate(report.class_names)
     ]
+    if counts.after is not None and counts.weights is not None:
+        parts = (counts.weights.tolist(), counts.before.tolist(), counts.after.tolist())
+        for row, weight, before, after in zip(rows, *parts, strict=True):
+            row |= {"weight": weight, "before": before, "after": after}
     keys = [key for key in columns if key in ("dropped", "relabelled", "weighted")] or [
         key for key in columns if key == "against"
     ]
@@ -144,9 +199,7 @@ def _cards(report: ReportData, top_examples: TopExamples) -> list[dict[str, Any]
                 "value": _signed(value),
                 "given": classes[given] if given is not None else None,
                 "true": classes[true] if true is not None and true != given else None,
-                "row": " · ".join(f"{name} {cell}" for name, cell in zip(shown.columns, shown.rows[at], strict=True))
-                if shown.rows is not None
-                else None,
+                "row": _row(shown, at),
             }
         )
     return cards
@@ -161,6 +214,17 @@ def _specs(report: ReportData) -> dict[str, Any]:
         specs["effects"] = charts.effects(report.verdict.comparisons)
     if report.data_map is not None and len(shown):
         specs["map"] = charts.data_map(truth=shown.true is not None, pictures=shown.pictures is not None)
+    if report.embedding is not None and len(report.embedding.positions):
+        known = tuple(name for name in ("given", "predicted", "true") if getattr(shown, name) is not None)
+        look: dict[str, Any] = {"known": known, "pictures": shown.pictures is not None}
+        if report.scores:
+            specs["embedding"] = charts.embedding(report.embedding, **look)
+        if shown.given is not None and (len(report.class_names) <= charts.COLOURED or not report.scores):
+            specs["embedding-class"] = charts.embedding(report.embedding, report.class_names, **look)
+    if report.by_class is not None and report.by_class.after is not None and len(report.class_names) <= MOST_CHARTED:
+        specs["classes"] = charts.class_shares(report.class_names, report.by_class)
+    for place, probe in enumerate(report.probes):
+        specs[f"probe-{place}"] = charts.probed(probe)
     if report.trajectories is not None and report.trajectories.epochs and len(shown):
         specs["lines"] = charts.trajectories(report.trajectories.epochs, truth=shown.true is not None)
     for part in ("accuracy", "loss"):
@@ -183,6 +247,8 @@ def _specs(report: ReportData) -> dict[str, Any]:
         specs[f"curve-{place}-validation"] = charts.curve(curve, "validation")
     if report.agreement is not None and len(report.agreement.titles) > 1:
         specs["agreement"] = charts.agreement(report.agreement)
+        if report.agreement.overlaps is not None:
+            specs["overlaps"] = charts.overlaps(report.agreement)
     if report.found:
         specs["detection"] = charts.detection(report.found)
     return specs
@@ -231,6 +297,13 @@ def _data(report: ReportData) -> dict[str, Any]:
         }
     if report.data_map is not None:
         data["map"] = {name: _numbers(getattr(report.data_map, name), 4) for name in ("confidence", "variability", "correctness")}
+    if report.embedding is not None:
+        one = report.embedding
+        data["embedding"] = {
+            "positions": one.positions.tolist(),
+            "across": _numbers(one.across, 4),
+            "up": _numbers(one.up, 4),
+        }
     if report.trajectories is not None:
         probs = report.trajectories.target_probs
         steps = torch.where(probs.isnan(), VISITED_NOT, (probs.nan_to_num() * STEPS).round().clamp(max=STEPS)).to(torch.uint8)
