@@ -55,6 +55,15 @@ def test_detection_is_told_where_the_truth_is_known(run, tmp_path):
     assert unknown.wrong is None and unknown.detections == ()
 
 
+def test_a_named_method_that_cannot_be_scored_is_told_of(run):
+    with pytest.warns(UserWarning, match="cld is not compared: cld needs validation_losses"):
+        assert compare(run, ["aum", "loss", "cld"]).titles == ("aum", "loss")
+    with pytest.raises(
+        UsageError, match=r"aum alone cannot be compared; name at least two methods\. cld was not scored: cld needs"
+    ):
+        compare(run, ["aum", "cld"])
+
+
 def test_what_cannot_be_compared_is_refused(run):
     for given, words in (({"methods": "aum"}, "alone cannot"), ({"methods": ["aum", "loss"], "budget": 398}, "outside 1..397")):
         with pytest.raises(UsageError, match=words):

@@ -19,7 +19,7 @@ def folds(tmp_path_factory):
 def test_of_a_recording_by_folds(folds):
     found = assay.confident_joint(folds)
     probs, labels = folds.mean_probs(), folds.labels
-    expected = confident_counts(confident_classes(probs, thresholds(probs, labels)), labels, 10)
+    expected = confident_counts(confident_classes(probs, thresholds(probs, labels), labels), labels, 10)
     torch.testing.assert_close(found.joint, expected / len(labels))
     assert not found.warnings and "held out, 3 folds" in found.made_of and found.examples == 397
     assert float(found.joint.sum()) == pytest.approx(1) and found.wrong_count == round(397 * (1 - float(found.joint.trace())))

@@ -66,7 +66,7 @@ def test_without_any_it_is_empty_and_says_so():
     )
     with pytest.raises(UsageError, match=r"within=-1\.0 is no part of a distance"):
         assay.duplicates(assay.gather_inputs(Ids(range(5)), rows, torch.arange(5) % 2), within=-1.0)
-    with pytest.raises(UsageError, match="duplicates by inputs: k=1 neighbours are asked for and there are 0"):
+    with pytest.raises(UsageError, match="there is one example, and no other that could be like it"):
         assay.duplicates(assay.gather_inputs(Ids([1]), rows[:1], torch.zeros(1, dtype=torch.int64)))
 
 

@@ -171,6 +171,12 @@ def test_a_loop_is_valued_by_its_targets(tmp_path):
         assay.score(tmp_path / "loop", title, loop=loop, targets={"validation": lambda model: model(inputs).sum()})
     with pytest.raises(Mismatch, match="are trained on; what is trained on cannot say what helps"):
         assay.score(tmp_path / "loop", title, loop=loop, targets={"validation": (inputs[:4], labels[:4])})
+    mixed = {
+        "validation": (torch.cat([held_out()["validation"][0], inputs[:1]]), torch.cat([held_out()["validation"][1], labels[:1]]))
+    }
+    for one in (title, "knn_shapley:features=inputs"):
+        (told,) = assay.score(tmp_path / "loop", one, loop=loop, targets=mixed).values()
+        assert told.warnings and "1 of the" in told.warnings[-1] and "also inputs of training examples" in told.warnings[-1]
     rows = {"e": inputs * 2, "e@validation": held_out()["validation"][0] * 2}
     named = "shapley:learner=ridge,permutations=4,features=rows:e"
     (again,) = assay.score(tmp_path / "loop", named, targets=held_out(), inputs=rows).values()

@@ -8,12 +8,19 @@ from assay.core.errors import Mismatch, MissingEvidence, UsageError
 from assay.data.corruption import flipped_labels
 from assay.experiments.plan import plan_of
 from assay.experiments.probe import Flips, confusions, probe
+from assay.methods.loss import Loss
 from assay.runs.artefacts import load_probe
 from assay.runs.run import Run
 from experiments import small
 from experiments.test_verify import looped
 
 FEW = Flips(rate=0.06)
+
+
+class Unregistered(Loss):
+    """A method that no catalogue has."""
+
+    name = "unregistered"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,8 @@ def test_a_finished_probe_is_taken_from_the_folder_and_other_methods_cost_no_tra
     assert [one.title for one in less.methods] == ["loss"] and (folder / "commits.jsonl").read_bytes() == commits
     assert load_probe(run.paths.probe("confusion-0.06-0")).methods == less.methods
     assert less.methods[0].auc == next(one.auc for one in found.methods if one.title == "loss")
+    own = probe(run, ["all", "loss", Unregistered()], flips=FEW)
+    assert {one.title for one in own.methods} == {one.title for one in found.methods} | {"unregistered"}
 
 
 def test_confusions_go_where_the_model_does():

@@ -62,7 +62,7 @@ def test_it_is_the_definitions(examples, classes, seed):
     found = thresholds(probs, labels)
     expected = torch.tensor([float("inf") if one is None else one for one in bounds], dtype=torch.float64)
     torch.testing.assert_close(found, expected)
-    assert confident_classes(probs, found).tolist() == confident
+    assert confident_classes(probs, found, labels).tolist() == confident
     there = confident_counts(torch.tensor(confident), labels, classes)
     torch.testing.assert_close(there, torch.tensor(counts).double())
     assert torch.equal(there.sum(1).round(), labels.bincount(minlength=classes).double())
@@ -86,7 +86,9 @@ def test_calibrated_probabilities_give_the_joint_that_the_labels_were_drawn_from
     probs = np.full((8000, 4), 0.02)
     probs[np.arange(8000), true] = 0.94
     found = confident_counts(
-        confident_classes(torch.from_numpy(probs), thresholds(torch.from_numpy(probs), torch.from_numpy(labels))),
+        confident_classes(
+            torch.from_numpy(probs), thresholds(torch.from_numpy(probs), torch.from_numpy(labels)), torch.from_numpy(labels)
+        ),
         torch.from_numpy(labels),
         4,
     )
@@ -101,6 +103,16 @@ def test_a_class_without_labels_and_one_without_confident_examples_vanish_not():
     probs, labels = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]), torch.tensor([1, 1])
     bounds = thresholds(probs, labels)
     assert bounds[0] == bounds[2] == float("inf") and float(bounds[1]) == pytest.approx(0.45)
-    assert confident_classes(probs, bounds).tolist() == [-1, 1]
-    assert confident_counts(confident_classes(probs, bounds), labels, 3).tolist() == [[0, 0, 0], [0, 2, 0], [0, 0, 0]]
+    assert confident_classes(probs, bounds, labels).tolist() == [-1, 1]
+    assert confident_counts(confident_classes(probs, bounds, labels), labels, 3).tolist() == [[0, 0, 0], [0, 2, 0], [0, 0, 0]]
     assert not bool(find(probs, labels, torch.arange(2)).any())
+
+
+@pytest.mark.parametrize("name", [[0, 1], [1, 0]])
+def test_equal_votes_are_no_evidence_against_a_label(name):
+    """As of a forest of ten trees; whichever class is the first."""
+    probs = torch.tensor([[0.5, 0.5]] * 4 + [[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]], dtype=torch.float64)[:, name]
+    labels = torch.tensor(name)[torch.tensor([0, 1, 0, 1, 0, 1, 0])]
+    bounds = torch.tensor([0.4, 0.4], dtype=torch.float64)
+    confident = confident_classes(probs, bounds, labels)
+    assert (confident == labels).tolist() == [True] * 6 + [False]

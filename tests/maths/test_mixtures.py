@@ -30,6 +30,13 @@ def test_one_group_alone_is_no_wrong_label_though_some_cross_zero():
         assert found.count == 0 == found.low and found.high >= max(3, (values > 0).sum()) and (found.chances == 0).all()
 
 
+def test_a_handful_of_values_is_no_mixture():
+    draw = np.random.default_rng(0)
+    for size in (2, 3, 4, 6, 9, 15):
+        found = [counted(-draw.normal(2, 1, size)) for _ in range(12)]
+        assert all(one.count == 0 == one.low for one in found)
+
+
 def test_chances_rise_with_the_value_and_add_up_to_the_counts():
     values, groups = mixed(400, 60, 2, gap=4.0), np.arange(460) % 3
     found = counted(values, groups)

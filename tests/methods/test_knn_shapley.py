@@ -33,7 +33,6 @@ REFUSED = [
     "k=3,form=threshold,radius=0.5",
     "target=",
     "features=pictures",
-    "features=rows:embedded",
     "reduce=max,target=others",
 ]
 """Options that are refused."""
@@ -42,10 +41,9 @@ FORMS = [("plain", None), ("weighted", None), ("soft", None), ("threshold", 1.5)
 
 def PAIRS(method, evidence):
     """Every pair by the game of its query alone, from the definition."""
-    rows, queries = evidence.features(method.features).rows(), evidence.query_features(method.features, method.target).rows()
-    labels, asked = evidence.labels, evidence.queries(method.target).labels
-    found = []
-    for query, label in zip(queries, asked, strict=True):
+    rows, asked = evidence.features(method.features).rows(), evidence.held_out(method.target, method.features)
+    labels, found = evidence.labels, []
+    for query, label in zip(asked.rows, asked.labels, strict=True):
         order = (rows - query).square().sum(1).argsort().tolist()
         right = [float(labels[one] == label) for one in order]
         values = [right[-1] / max(method.k, len(order))]
@@ -174,20 +172,43 @@ def test_of_a_users_own_loop_the_features_of_queries_are_the_kept_models(tmp_pat
     hidden, queries = (torch.tanh(one @ params["hidden.weight"].T + params["hidden.bias"]) for one in (world.inputs, inputs))
     (found,) = world.score("knn_shapley:k=4").values()
     torch.testing.assert_close(found.values, knn_shapley(hidden, world.labels, queries, asked, 4).mean(0), rtol=0, atol=1e-12)
-    (plain,) = world.score("knn_shapley:k=4,features=inputs").values()
+    targets = {"validation": (inputs, asked)}
+    (plain,) = assay.score(world.run, "knn_shapley:k=4,features=inputs", loop=world.loop(), targets=targets).values()
     torch.testing.assert_close(
         plain.values, knn_shapley(world.inputs, world.labels, inputs, asked, 4).mean(0), rtol=0, atol=1e-12
     )
 
 
-def test_where_no_rows_of_a_target_are_known_it_says_so():
-    evidence = assay.gather_inputs(Ids(range(4)), torch.eye(4), torch.arange(4) % 2)
-    with pytest.raises(MissingEvidence, match="knn_shapley:features=inputs needs checkpoints"):
-        assay.score(evidence, "knn_shapley:features=inputs")
-    with pytest.raises(
-        MissingEvidence, match=r"features=inputs are known of the examples and not of target 'validation'; score a recorded run"
-    ):
-        evidence.query_features("inputs", "validation")
+def test_of_rows_in_memory_and_of_rows_that_a_user_gives():
+    draw = torch.Generator().manual_seed(2)
+    rows, queries = (torch.randn(n, 3, generator=draw, dtype=torch.float64) for n in (20, 6))
+    labels, asked = torch.arange(20) % 2, torch.arange(6) % 2
+    evidence = assay.gather_inputs(Ids(range(20)), rows, labels, {"validation": (queries, asked)})
+    expected = knn_shapley(rows, labels, queries, asked).mean(0)
+    (found,) = assay.score(evidence, "knn_shapley:features=inputs").values()
+    torch.testing.assert_close(found.values, expected, rtol=0, atol=1e-15)
+    with pytest.raises(MissingEvidence, match="knn_shapley:features=inputs needs held_out"):
+        assay.score(assay.gather_inputs(Ids(range(20)), rows, labels), "knn_shapley:features=inputs")
+
+
+def test_of_a_run_by_rows_that_a_user_gives(tmp_path):
+    run = recorded(tmp_path / "run", validation=0.2, record={"checkpoints": "none"})
+    plan = assay.experiments.plan.plan_of(run)
+    loaded = assay.experiments.plan.load_data(plan)
+    held, named = loaded.validation, "knn_shapley:features=rows:own"
+    rows = {"own": loaded.train.plain().flatten(1)[:, ::3], "own@validation": held.plain().flatten(1)[:, ::3]}
+    (found,) = assay.score(run, named, inputs=rows).values()
+    expected = knn_shapley(rows["own"], loaded.train.labels, rows["own@validation"], held.labels)
+    torch.testing.assert_close(found.values, expected.mean(0), rtol=1e-9, atol=1e-12)
+    with pytest.raises(UsageError, match="rows named 'own', which are given to scores and not to attributions"):
+        assay.attribute(run, named)
+
+
+def test_rows_that_are_all_equal_are_all_neighbours():
+    found = knn_shapley(
+        torch.zeros(2, 3), torch.tensor([0, 1]), torch.zeros(1, 3), torch.tensor([1]), form="threshold", radius=1.0
+    )
+    assert found.tolist() == [[-0.5, 0.5]]
 
 
 def test_queries_of_another_shape_are_refused(tmp_path):
@@ -195,9 +216,8 @@ def test_queries_of_another_shape_are_refused(tmp_path):
     with pytest.raises(
         Mismatch, match="features=inputs are 3 numbers of an example and 2 of a query of target 'validation'; give"
     ):
-        world.score(
-            "knn_shapley:features=inputs", targets={"validation": (world.held_out[:, :2], world.held_labels)}, strict=True
-        )
+        targets = {"validation": (world.held_out[:, :2], world.held_labels)}
+        assay.score(world.run, "knn_shapley:features=inputs", loop=world.loop(), targets=targets, strict=True)
 
 
 def test_it_is_what_pydvl_gives():

@@ -52,14 +52,14 @@ def same_guess(probs, labels, classes):
     """Whether the most probable of all classes is the most probable of those that reach their thresholds, wherever several do; where not we follow the paper."""
     bounds = thresholds(probs, labels)
     several = (probs >= bounds - 1e-6).sum(1) > 1
-    return bool((confident_classes(probs, bounds) == probs.argmax(1))[several].all())
+    return bool((confident_classes(probs, bounds, labels) == probs.argmax(1))[several].all())
 
 
 def test_thresholds_and_the_joint_are_cleanlabs(case):
     count, (probs, labels, classes) = cleanlab("count"), case
     bounds = thresholds(probs, labels)
     np.testing.assert_allclose(bounds, count.get_confident_thresholds(labels.numpy(), probs.numpy()), atol=1e-12)
-    ours = confident_counts(confident_classes(probs, bounds), labels, classes)
+    ours = confident_counts(confident_classes(probs, bounds, labels), labels, classes)
     theirs = count.compute_confident_joint(labels.numpy(), probs.numpy())
     assert same_guess(probs, labels, classes)
     # Theirs are whole numbers.
@@ -83,7 +83,7 @@ def test_the_labels_found_are_cleanlabs(case, by, theirs):
     if by == "off_diagonal":
         assert (found == expected).all()
         return
-    counts = confident_counts(confident_classes(probs, thresholds(probs, labels)), labels, classes)
+    counts = confident_counts(confident_classes(probs, thresholds(probs, labels), labels), labels, classes)
     whole = rounded(counts).numpy()
     other = cleanlab("count").compute_confident_joint(labels.numpy(), probs.numpy())
     # Numbers that are rounded to the same sums of rows may differ by one in a row where remainders are equal.
@@ -99,5 +99,7 @@ def test_where_the_most_probable_class_misses_its_threshold_we_take_the_next():
     probs = np.array([[0.4, 0.32, 0.28]] + [[0.9, 0.05, 0.05]] * 20 + [[0.5, 0.3, 0.2], [0.5, 0.25, 0.25]])
     labels = np.array([2] + [0] * 20 + [1, 2])
     theirs = count.compute_confident_joint(labels, probs, calibrate=False)
-    there = confident_classes(torch.from_numpy(probs), thresholds(torch.from_numpy(probs), torch.from_numpy(labels)))
+    there = confident_classes(
+        torch.from_numpy(probs), thresholds(torch.from_numpy(probs), torch.from_numpy(labels)), torch.from_numpy(labels)
+    )
     assert theirs[2, 0] == 1 and int(there[0]) == 1

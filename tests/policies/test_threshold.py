@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -87,6 +88,20 @@ def test_a_share_of_right_labels_is_kept_to():
     few, more = (int((~choose(Threshold(fdr=rate), made, evidence).kept).sum()) for rate in (0.0, 0.2))
     rates = counted.false_discoveries(made)
     assert few == 0 < more and float(rates[more - 1]) <= 0.2 < float(rates[more]) and abs(more - 50) <= 2
+
+
+@pytest.mark.parametrize("policy", [Threshold(count="auto"), Threshold(fdr=0.5)])
+def test_none_is_dropped_where_the_count_may_be_0(policy, monkeypatch):
+    made, evidence = resisted()
+    sure = Pool(made.ids, evidence, made).wrong_labels
+    unsure = dataclasses.replace(sure, low=0.0)
+    monkeypatch.setattr(Pool, "wrong_labels", unsure)
+    decision = choose(policy, made, evidence)
+    assert (
+        bool(decision.kept.all())
+        and "No sign of wrong labels" in decision.warnings[0]
+        and "None is dropped" in decision.warnings[0]
+    )
 
 
 def test_a_number_needs_no_run():

@@ -1,5 +1,6 @@
 """`assay cleanse`: how many of the worst examples should be removed?"""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,7 +104,9 @@ def cleanse_(
         )
     elif curve.best:
         allowing = f" --tolerance {tolerance:g}" if tolerance else ""
-        say(f"Next: assay choose {run} {score} --policy {counting()[0]} --count auto --retrain {curve.retrained}{allowing}")
+        say(
+            f"Next: assay choose {run} {shlex.quote(score)} --policy {counting()[0]} --count auto --retrain {curve.retrained}{allowing}"
+        )
 
 
 def show_curve(curve: "Curve") -> None:

@@ -88,6 +88,12 @@ def show_groups(found: "DuplicateGroups", most: int) -> None:
             rows,
             right=("group", "examples", "distance"),
         )
+    if not len(found):
+        say(
+            f"No two of {found.examples:,} examples are within {found.within:.3g} of each other by {found.features} (the median distance to the nearest other is "
+            f"{found.typical:.3g})."
+        )
+        return
     say(
         f"{len(found):,} groups of {len(found.ids):,} of {found.examples:,} examples within {found.within:.3g} of each other (the median distance to the nearest "
         f"other is {found.typical:.3g}); {found.superfluous:,} could go if one of each group stayed; {len(apart):,} groups have different labels."

@@ -1,5 +1,6 @@
 """`assay probe`: which method finds wrong labels best in these data?"""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ def probe_(
     run
         Folder of a run that `assay record` made.
     methods
-        METHOD or METHOD:option=value,... of methods that rank suspects; by default all that the run allows.
+        METHOD or METHOD:option=value,... of methods that rank suspects; by default, and by `all`, all that the run allows.
     flip
         Fraction of the labels that are flipped.
     kind
@@ -52,7 +53,7 @@ def probe_(
             execution=Execution(progress=progress),
         )
     show_probe(found)
-    say(f"Next: assay choose {run} {found.best} --policy {counting_wrong()}:count=auto")
+    say(f"Next: assay choose {run} {shlex.quote(found.best)} --policy {counting_wrong()}:count=auto")
 
 
 def show_probe(found: "Probe") -> None:

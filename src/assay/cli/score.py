@@ -1,5 +1,6 @@
 """`assay score`: from a recorded run to one number per example and method."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -226,7 +227,8 @@ def next_step(run: "Run", scores: "Scores", tolerance: float, counted: "WrongCou
     from ..experiments.choose import counting_wrong
     from ..experiments.plan import has_plan
 
-    title, folder = scores.title, run.folder
+    # Options of a combination's parts stand behind semicolons, which a shell would read.
+    title, folder = shlex.quote(scores.title), run.folder
     # A score is only found again under the tolerance that it was computed with.
     allowing = f" --tolerance {tolerance:g}" if scores.lineage is not None and "tolerance" in scores.lineage.parents else ""
     if has_plan(run) and run.passes is None and scores.direction.ranks_suspects and scores.harmful() is not None:

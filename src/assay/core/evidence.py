@@ -254,30 +254,6 @@ class Evidence:
             )
         return source.features(wanted)
 
-    def query_features(self, spec: str | FeatureSpec, name: str) -> Features:
-        """A row of numbers for each row of a target, made as `features` makes those of the examples.
-
-        Args:
-            spec: The kind of features.
-            name: Name of a target that is a mean of losses, as `queries` takes it.
-
-        Returns:
-            In the order of `queries`.
-
-        Raises:
-            UnknownName: There is no such target.
-            UsageError: There are no features of that kind, or the target has no rows.
-            MissingEvidence: Nothing here knows the rows of a target, or they are the user's own rows of the examples.
-        """
-        source = self._take(Need.FEATURES)[1]
-        wanted = FeatureSpec.parse(spec) if isinstance(spec, str) else spec
-        if wanted.kind == "rows" or not isinstance(source, QueryFeatureSource):
-            raise MissingEvidence(
-                f"features={wanted} are known of the examples and not of target {name!r}; score a recorded run by features=inputs or "
-                "features=penultimate, or a method without a target."
-            )
-        return source.query_features(wanted, name)
-
     @property
     def checkpoints(self) -> ModelSource:
         """The models that the run kept."""
@@ -295,15 +271,18 @@ class Evidence:
     def queries(self, name: str) -> Queries:
         """The rows of a target that is a mean of losses: their ids, labels and weights.
 
-        A kept model gives their losses (`Model.queries`), a recorded training their derivatives (`StepSource.end`).
+        A kept model gives their losses (`Model.queries`), a recorded training their derivatives (`StepSource.end`), and `held_out` their features.
 
         Returns:
             In the order in which a kept model gives their losses.
 
         Raises:
             UnknownName: There is no such target.
+            MissingEvidence: There are no such held-out examples, where these are all that is read of a target.
             UsageError: The target is a function of the model, which has no rows.
         """
+        if Need.HELD_OUT in self._needs and not self._needs & {Need.STEPS, Need.CHECKPOINTS}:
+            return self._known(name).queries
         stepwise = Need.STEPS in self._needs and Need.CHECKPOINTS not in self._needs
         return self.steps.queries(name) if stepwise else self.checkpoints.queries(name)
 
@@ -320,18 +299,13 @@ class Evidence:
             features: Features of each example.
 
         Returns:
-            Rows, labels and weights, which the reader may modify.
+            Rows, labels and weights, in the order of `queries`; the reader may modify them.
 
         Raises:
             MissingEvidence: There are no such held-out examples, or what their features are made of was not passed.
             UsageError: The model has no such features.
         """
-        known, wanted = self._take(Need.HELD_OUT), FeatureSpec.parse(features) if isinstance(features, str) else features
-        if target not in known:
-            raise MissingEvidence(
-                f"There are no held-out examples {target!r}; there are: {', '.join(known) or 'none'}. {Need.HELD_OUT.how.capitalize()}."
-            )
-        held: HeldOut = known[target]
+        held, wanted = self._known(target), FeatureSpec.parse(features) if isinstance(features, str) else features
         if wanted.of_a_model:
             source = self._take(Need.FEATURES)[1]
             if not isinstance(source, QueryFeatureSource):
@@ -346,6 +320,14 @@ class Evidence:
                 f"{len(rows)} rows of the held-out examples {target!r} ({wanted}) do not fit their {len(held.ids)} labels; give a row for each."
             )
         return HeldOutRows(rows.to("cpu", copy=True), held.labels, held.weights)
+
+    def _known(self, target: str) -> HeldOut:
+        known: Mapping[str, HeldOut] = self._take(Need.HELD_OUT)
+        if target not in known:
+            raise MissingEvidence(
+                f"There are no held-out examples {target!r}; there are: {', '.join(known) or 'none'}. {Need.HELD_OUT.how.capitalize()}."
+            )
+        return known[target]
 
     def game(self, learner: str, features: str = "inputs", target: str = "", utility: Utility = "accuracy") -> Game:
         """The game of a learner: it can be trained on any subset of the examples, from their features and given labels.

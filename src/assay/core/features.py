@@ -169,10 +169,10 @@ class FeatureSource(Protocol):
 
 @runtime_checkable
 class QueryFeatureSource(Protocol):
-    """Makes features of the rows of a target, as those of the examples are made."""
+    """Makes features of kept models of the rows of a target, as those of the examples are made."""
 
     def query_features(self, spec: FeatureSpec, name: str) -> Features:
-        """Features of this kind for each row of the target of that name; also its inputs."""
+        """Features of this kind, which a model makes, for each row of the target of that name."""
         ...
 
 

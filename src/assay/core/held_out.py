@@ -10,6 +10,7 @@ from torch import Tensor
 from .errors import UsageError, listed
 from .features import DATA
 from .ids import Ids
+from .models import Queries
 
 
 def rows_name(name: str, target: str) -> str:
@@ -45,13 +46,18 @@ class HeldOut:
         ids: Ids of the examples.
         labels: Class of each, in [0, classes).
         weights: How much each counts, above 0; they add up to 1.
-        inputs: Their inputs under the name `DATA`, and the user's rows of them by name, in the form of the training examples'.
+        inputs: Their inputs under the name `DATA`, and the user's rows of them by name, in the form of the training examples'; as far as anybody reads them.
     """
 
     ids: Ids
     labels: Int[Tensor, " queries"]
     weights: Float64[Tensor, " queries"]
     inputs: Mapping[str, Tensor]
+
+    @property
+    def queries(self) -> Queries:
+        """The examples as rows that are predicted for."""
+        return Queries(self.ids, self.labels, self.weights)
 
     @classmethod
     def of(cls, name: str, inputs: Tensor, labels: Tensor, classes: int) -> "HeldOut":

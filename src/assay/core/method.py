@@ -134,6 +134,11 @@ class AbstractMethod(abc.ABC):
         return Asks()
 
     @property
+    def parts(self) -> "tuple[AbstractMethod, ...]":
+        """The methods that it is made of, each of which asks for its own inputs; of most the method itself."""
+        return (self,)
+
+    @property
     def reads_between(self) -> bool:
         """Whether the method reads states of the training between those that are kept, so that these must be made again by replay."""
         return Need.STEPS in self.reads

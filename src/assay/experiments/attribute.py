@@ -10,6 +10,7 @@ from .. import __version__
 from ..core.arguments import checked_arguments
 from ..core.attribution import AbstractAttributor, Attribution, LastBlock
 from ..core.errors import UsageError
+from ..core.features import DATA
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
 from ..methods import catalogue, parse
@@ -21,11 +22,12 @@ from ..runs.artefacts import finished
 from ..runs.attributions import RowFile, finishing, load_attribution, new_rows, save_attribution
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, gather, shown_data
+from .held_out import held_out_asked, held_out_of
 from .models import members_of, open_models
 from .progress import Progress
 from .request import Request
 from .saved_scores import can_be_told, parents_of
-from .scorable import check_classes, check_read, check_untrained, looks_at_inputs
+from .scorable import check_classes, check_read, check_untrained, inputs_asked, looks_at_inputs
 
 
 @checked_arguments
@@ -76,6 +78,7 @@ def attribute(
     data, content = shown_data(run, looks_at_inputs(attributor), loop)
     parents = parents_of(run, attributor, first, loop, replay_config, content)
     parents[f"queries {name}"] = fingerprint(first.rows_of(name).fingerprint, queries.ids.fingerprint)
+    held = {one: held_out_of(run, one, request, data, first).examples for one in held_out_asked([attributor])}
     folder = run.paths.attribution(title)
     if not recompute and (old := _saved(folder, title, parents)) is not None:
         return old
@@ -87,7 +90,7 @@ def attribute(
             for replay in replays:
                 writer.start_model()
                 told.append(LastBlock())
-                evidence = gather(replay.run, replay, data, replays).narrow(title, attributor.reads)
+                evidence = gather(replay.run, replay, data, replays).beside(held).narrow(title, attributor.reads)
                 for block in told[-1].of(attributor.attribute(evidence)):
                     writer.add(block)
                     done += block.values.numel()
@@ -142,6 +145,10 @@ def attributor_named(method: str | AbstractMethod) -> AbstractAttributor:
         raise UsageError(
             f"{made.title}: reduce= is how scores are made of all queries, and is not read here; leave it out, and ask the attribution for "
             f".reduce({made.reduce!r})."
+        )
+    if rows := [one for one in inputs_asked(made) if one != DATA]:
+        raise UsageError(
+            f"{made.title} reads rows named {rows[0]!r}, which are given to scores and not to attributions; choose features=inputs or features=penultimate."
         )
     # Refused here where the options leave no value per query.
     _ = made.query_set

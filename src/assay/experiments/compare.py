@@ -2,6 +2,7 @@
 
 import itertools
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ..runs.run import Run
 from .detection import check_dataset, wrong_labels
 from .execution import Save
 from .request import Request
-from .score import ALL, served
+from .score import ALL, served, unscored_of
 from .wrong_labels import count_if_possible
 
 TENTH = 0.1
@@ -63,14 +64,18 @@ def compare(
     """
     began = time.perf_counter()
     run = run if isinstance(run, Run) else Run(run)
-    scores = (
-        list(methods.values())
-        if isinstance(methods, Mapping)
-        else list(served(run, methods, Request(save=save), joined=False)[0].values())
-    )
+    refused: Mapping[str, str] = {}
+    if isinstance(methods, Mapping):
+        scores = list(methods.values())
+    else:
+        made, refused = served(run, methods, Request(save=save), joined=False)
+        scores, refused = list(made.values()), unscored_of(methods, refused)
     check_dataset(run, scores)
     if len(scores) < 2:
-        raise UsageError(f"{scores[0].title if scores else 'Nothing'} alone cannot be compared; name at least two methods.")
+        why = "".join(f" {title} was not scored: {words.rstrip('.')}." for title, words in refused.items())
+        raise UsageError(f"{scores[0].title if scores else 'Nothing'} alone cannot be compared; name at least two methods.{why}")
+    for title, words in refused.items():
+        warnings.warn(f"{title} is not compared: {words}", stacklevel=3)
     ids = scores[0].ids
     for one in scores[1:]:
         ids = ids if one.ids == ids else ids.take(np.isin(ids.values, one.ids.values))

@@ -52,7 +52,7 @@ def confident_joint(run: str | Path | Run | Evidence) -> ConfidentJoint:
     view = evidence.narrow("confident learning", frozenset({Need.LABELS, Need.MEAN_PROBS}))
     probs, labels = view.mean_probs.to(torch.float64), view.labels
     bounds = thresholds(probs, labels)
-    confident = confident_classes(probs, bounds)
+    confident = confident_classes(probs, bounds, labels)
     there = confident >= 0
     many = len(names)
     counts = (labels[there] * many + confident[there]).bincount(minlength=many**2).view(many, many).to(torch.float64)

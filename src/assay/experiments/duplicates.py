@@ -89,6 +89,8 @@ def duplicates(
         evidence = gather_together([opened], replay, shown)
         names = tuple(opened.class_names) if opened.task == "classes" else ()
     labels = evidence.labels if Need.LABELS in evidence.holds else torch.full((len(evidence.ids),), -1)
+    if len(evidence.ids) < 2:
+        raise UsageError("duplicates: there is one example, and no other that could be like it; give more examples.")
     rows = evidence.features(features).rows()
     try:
         typical = float(nearest_distances(rows, 1, cosine=metric == "cosine").median())

@@ -35,6 +35,7 @@ from .evidence import Agreed, gather_together, known_mean_probs
 from .models import members_of, open_models
 from .plan import has_plan, load_data, plan_of
 from .request import Request
+from .scorable import is_replayed
 from .score import score
 from .targets import TRAINED_ON
 
@@ -131,7 +132,8 @@ def explain(
     predicted = int(probs.argmax())
     number, label_from = _label(run, asked, label, predicted)
     targets: dict[str, Given] = {QUERY: asked.rows(number)}  # type: ignore[dict-item]
-    (scores,) = score(run, aimed, strict=True, loop=loop, targets=targets, replay_config=replay_config).values()
+    how = replay_config if is_replayed(run, aimed) else None
+    (scores,) = score(run, aimed, strict=True, loop=loop, targets=targets, replay_config=how).values()
     helps = -scores.direction.sign * scores.values
     ends = []
     for helpful in (True, False):

@@ -35,11 +35,12 @@ from ..training.state import standing_at
 from .cleanse import TEST, undecided
 from .evidence import Agreed, gather, open_replay, shown_data
 from .execution import Execution, Save, check_save
+from .held_out import held_out_asked, held_out_of
 from .models import members_of, open_models
 from .plan import Plan, has_plan, load_data, plan_of
 from .request import Request
 from .retraining import Retraining
-from .scorable import check_wanted, is_replayed, looks_at_inputs
+from .scorable import asks_targets, check_wanted, is_replayed, looks_at_inputs
 from .score import score
 from .trials import TURN, Arm, trained_model
 
@@ -333,7 +334,7 @@ def _scores(run: Run, method: AbstractMethod, request: Request):
         strict=True,
         save=request.save and request.loop is None,
         loop=request.loop if again or looks_at_inputs(method) else None,
-        targets=request.targets if again and method.asks.named_targets else None,
+        targets=request.targets if asks_targets(run, method) else None,
         replay_config=request.replay_config if again else None,
         execution=Execution(request.execution.pool if method.retrains else None, request.execution.progress),
     ).values()
@@ -358,7 +359,8 @@ def _sums(
         # Of the drawn queries alone, which may be few of many.
         replay.given[name] = taken(rows, drawn)
         seen = PairCheck(len(drawn), len(run.ids))
-        for block in method.attribute(gather(replay.run, replay, data).narrow(method.title, method.reads)):
+        held = {one: held_out_of(run, one, request, data, replay).examples for one in held_out_asked([method])}
+        for block in method.attribute(gather(replay.run, replay, data).beside(held).narrow(method.title, method.reads)):
             values = checked_values(method.title, block, len(drawn), len(run.ids))
             seen.add(block)
             total[:, block.queries] += without[:, block.examples].to(values) @ values.T / len(replays)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from ..core.wrong_labels import WrongCount, wrong_count
 from ..data.corruption import flipped_labels
 from ..maths.ranking import area_interval, detection_areas, precision_at
 from ..maths.statistics import holm
-from ..methods import catalogue, parse
+from ..methods import parse
 from ..runs.artefacts import finished, load_probe, save_probe
 from ..runs.run import Run
 from .evidence import gather_together
@@ -32,7 +33,7 @@ from .plan import Plan, has_plan, plan_of
 from .record import record as recorded
 from .request import Request
 from .scorable import scorable
-from .score import served
+from .score import ALL, served
 
 Labelled = Callable[[Int[Tensor, " examples"], Path], object]
 """`record(labels, folder)` trains once on these labels, in the order of the run's ids, and records into the folder."""
@@ -128,13 +129,19 @@ def probe(
             f"rate={flips.rate:g} flips {int(flipped.sum())} of {len(flipped)} labels; flip at least {FEWEST}, with rate={min(0.5, 2 * FEWEST / len(flipped)):.2g} or more."
         )
     name = f"{flips.kind}-{flips.rate:g}-{flips.seed}"
-    parents = {"run": run.fingerprint, "labels": fingerprint(labels.numpy().tobytes()), "methods": fingerprint(*sorted(wanted))}
+    parents = {
+        "run": run.fingerprint,
+        "labels": fingerprint(labels.numpy().tobytes()),
+        "methods": fingerprint(*sorted(one.title for one in wanted)),
+    }
     path = run.paths.probe(name)
     old = finished(load_probe, path) if save is True else None
     if old is not None and old.lineage is not None and (old.lineage.parents, old.lineage.code) == (parents, __version__):
         return old
     again = _recorded(run, labels, planted, run.paths.probe_run(name), record, execution)
-    scores, _ = served(again, wanted, Request(save=save, execution=execution), joined=False)
+    scores, refused = served(again, wanted, Request(save=save, execution=execution), joined=False)
+    for title, words in refused.items():
+        warnings.warn(f"{title} is not probed: {words}", stacklevel=3)
     counted = wrong_count(gather_together(members_of(again)))
     # Beside the flipped labels others may be wrong, which rank as high.
     inspected = max(int(flipped.sum()), counted.whole)
@@ -196,18 +203,18 @@ def _equal(areas: Float64[Tensor, " methods"], covariance: Tensor, i: int, j: in
     return 1.0 if difference == 0 or variance <= 0 else float(2 * norm.sf(abs(difference) / variance**0.5))
 
 
-def _suspecting(run: Run, methods: Sequence[str | AbstractMethod] | str | AbstractMethod | None) -> list[str]:
-    """Titles of the methods that are compared."""
-    if methods is None:
-        return [name for name in scorable(run)[0] if catalogue()[name]().direction.ranks_suspects]
-    wanted = [parse(one) for one in ([methods] if isinstance(methods, (str, AbstractMethod)) else methods)]
+def _suspecting(run: Run, methods: Sequence[str | AbstractMethod] | str | AbstractMethod | None) -> list[AbstractMethod]:
+    """The methods that are compared."""
+    named = [ALL] if methods is None else [methods] if isinstance(methods, (str, AbstractMethod)) else list(methods)
+    able = [one for name in scorable(run)[0] if (one := parse(name)).direction.ranks_suspects] if ALL in named else []
+    wanted = able + [parse(one) for one in named if one != ALL]
     if hard := [one for one in wanted if not one.direction.ranks_suspects]:
         raise UsageError(
             f"{hard[0].title} ranks difficulty ({hard[0].direction.value}), and a probe asks who finds wrong labels; leave it out."
         )
     if not wanted:
         raise UsageError("A probe compares methods; name at least one, or leave methods out for all that the run allows.")
-    return list(dict.fromkeys(one.title for one in wanted))
+    return list({one.title: one for one in wanted}.values())
 
 
 def _planted(run: Run, flips: Flips) -> dict:

@@ -67,6 +67,8 @@ def needs_training(method: AbstractMethod) -> bool:
 
 def inputs_asked(method: AbstractMethod | AbstractSelector) -> list[str]:
     """Names of the inputs that a method or a policy looks at: of user-given rows, those of held-out examples too, and `DATA` for the data themselves."""
+    if isinstance(method, AbstractMethod) and method.parts != (method,):
+        return list(dict.fromkeys(name for part in method.parts for name in inputs_asked(part)))
     specs = [spec for spec in _features_asked(method) if not spec.of_a_model]
     beside = [
         rows_name(spec.name, target)
@@ -150,11 +152,7 @@ def check_read(
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
-    if (
-        targets is not None
-        and len(targets)
-        and not any((is_replayed(run, one) or Need.HELD_OUT in one.reads) and one.asks.named_targets for one in wanted)
-    ):
+    if targets is not None and len(targets) and not any(asks_targets(run, one) for one in wanted):
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )
@@ -168,6 +166,11 @@ def retraining() -> list[str]:
 def is_replayed(run: Run, method: AbstractMethod) -> bool:
     """Whether a method replays the training of this run: it reads steps, checkpoints or features from them, and was not computed during training."""
     return replayed(method) and method.title not in run.header.live
+
+
+def asks_targets(run: Run, method: AbstractMethod) -> bool:
+    """Whether a method of this run reads a target: its change, or its examples."""
+    return bool((is_replayed(run, method) or Need.HELD_OUT in method.reads) and method.asks.named_targets)
 
 
 def check_joinable(run: Run, wanted: Sequence[AbstractMethod], made: Mapping[str, Scores], evidence: Evidence) -> None:

@@ -18,7 +18,6 @@ from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError,
 from ..core.evidence import Evidence
 from ..core.features import DATA
 from ..core.game import GameMaker
-from ..core.held_out import HeldOut
 from ..core.lineage import Lineage
 from ..core.method import AbstractMethod
 from ..core.needs import EPOCH_NEEDS, Need
@@ -34,7 +33,7 @@ from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather, given_rows
 from .execution import MOVED, RECOMPUTE, REPLAYING, Execution, Save
 from .games import game_of
-from .held_out import held_out_asked, held_out_of
+from .held_out import FoundHeldOut, held_out_asked, held_out_of
 from .models import members_of, open_models, over_models
 from .plan import folds_of, has_plan
 from .request import Request
@@ -143,12 +142,16 @@ def score_separately(
 
 
 def _warn(methods: object, refused: Mapping[str, str]) -> None:
-    """Say which of the methods that were named have no score, and why. What `all` leaves out nobody named."""
+    """Say which of the methods that were named have no score, and why."""
+    for title, why in unscored_of(methods, refused).items():
+        warnings.warn(f"{title} was not scored: {why}", stacklevel=5)
+
+
+def unscored_of(methods: object, refused: Mapping[str, str]) -> dict[str, str]:
+    """Those of the refused methods that were named, and why; what `all` leaves out nobody named."""
     listed = methods if isinstance(methods, Iterable) and not isinstance(methods, str) else [methods]
     named = {parse(one).title for one in listed if one != ALL}
-    for title, why in refused.items():
-        if title in named:
-            warnings.warn(f"{title} was not scored: {why}", stacklevel=5)
+    return {title: why for title, why in refused.items() if title in named}
 
 
 def served(
@@ -186,13 +189,17 @@ def served(
     wanted, replays = _by_replay(models, wanted, request, refused, agreed)
     first = replays[0] if replays else None
     made: dict[str, Scores] = {}
-    wanted, held = _held_out(run, wanted, request, seen, content, refused)
+    wanted, held = _held_out(run, wanted, request, seen, first, refused)
+    content |= {of_target(name): found.content for name, found in held.items()}
     # Rows of held-out examples are none of the run's.
-    shown = {name: rows for name, rows in seen.items() if name == DATA or not any(name in one.inputs for one in held.values())}
+    shown = {
+        name: rows for name, rows in seen.items() if name == DATA or not any(name in one.examples.inputs for one in held.values())
+    }
     parents = {one.title: parents_of(run, one, first, request.loop, request.replay_config, content) for one in wanted}
     evidences = [gather(model, replays[place] if replays else None, shown, replays) for place, model in enumerate(models)]
     if held:
-        evidences = [one.beside(held, _games(run, request)) for one in evidences]
+        beside = {name: found.examples for name, found in held.items()}
+        evidences = [one.beside(beside, _games(run, request)) for one in evidences]
     for one in wanted:
         if request.save and not request.recompute and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
@@ -222,7 +229,13 @@ def served(
             folder=str(run.folder),
             drawn=DRAWN in run.header.about,
         )
-        remarks = () if first is None else tuple(first.remarks[name] for name in one.asks.named_targets if name in first.remarks)
+        remarks = (
+            ()
+            if first is None
+            else tuple(first.remarks[name] for name in one.asks.named_targets if name in first.remarks and replayed(one))
+        )
+        if not replayed(one):
+            remarks += tuple(words for name in one.asks.queries if name in held for words in held[name].remarks)
         # What could not be held against the recording concerns all that is taken from the replay.
         remarks += first.cautions if first is not None and replayed(one) else ()
         told = made[one.title].diagnostics
@@ -404,21 +417,20 @@ def _held_out(
     wanted: Sequence[AbstractMethod],
     request: Request,
     seen: Mapping[str, Tensor],
-    content: dict[str, str],
+    replay: Replay | None,
     refused: dict[str, AssayError],
-) -> tuple[list[AbstractMethod], dict[str, HeldOut]]:
-    """The methods that find the held-out examples that they read, and those by name; their fingerprints are written to `content`.
+) -> tuple[list[AbstractMethod], dict[str, FoundHeldOut]]:
+    """The methods that find the held-out examples that they read, and those by name.
 
     Raises:
         AssayError: No method is left, or anything is refused and `strict`.
     """
-    held: dict[str, HeldOut] = {}
+    held: dict[str, FoundHeldOut] = {}
 
     def found(methods: list[AbstractMethod]) -> list[AbstractMethod]:
         for name in held_out_asked(methods):
             if name not in held:
-                held[name], content[of_target(name)] = held_out_of(run, name, request, seen)
-                held[name].check(name, run.classes)
+                held[name] = held_out_of(run, name, request, seen, replay)
         return methods
 
     reading = [one for one in wanted if Need.HELD_OUT in one.reads]

@@ -24,15 +24,20 @@ def thresholds(probs: Float[Tensor, "examples classes"], labels: Int[Tensor, " e
     return means.where(counts > 0, torch.inf)
 
 
-def confident_classes(probs: Float[Tensor, "examples classes"], bounds: Float64[Tensor, " classes"]) -> Int[Tensor, " examples"]:
-    """The most probable of the classes whose probability reaches their threshold; -1 where none does.
+def confident_classes(
+    probs: Float[Tensor, "examples classes"], bounds: Float64[Tensor, " classes"], labels: Int[Tensor, " examples"]
+) -> Int[Tensor, " examples"]:
+    """The most probable of the classes whose probability reaches their threshold, the label itself if it is one of them; -1 where none does.
 
     Returns:
         One class per example.
     """
     probs = probs.to(torch.float64)
     reached = (probs >= bounds - SLACK) & (probs > 0)
-    return probs.where(reached, -1.0).argmax(1).where(reached.any(1), -1)
+    there = probs.where(reached, -1.0)
+    # Votes of a few trees or neighbours are often equal, and the order of the classes is no evidence against a label.
+    of_label = there.gather(1, labels[:, None])[:, 0] == there.amax(1)
+    return torch.where(of_label, labels, there.argmax(1)).where(reached.any(1), -1)
 
 
 def confident_counts(
@@ -89,7 +94,7 @@ def find(
     """
     probs, classes = probs.to(torch.float64), probs.shape[1]
     own = probs.gather(1, labels[:, None])[:, 0]
-    confident = confident_classes(probs, thresholds(probs, labels))
+    confident = confident_classes(probs, thresholds(probs, labels), labels)
     likely = probs.amax(1) > own
     if by == "off_diagonal":
         return likely & (confident >= 0) & (confident != labels)

@@ -8,6 +8,8 @@ from jaxtyping import Float64, Int
 BINS = 96
 """Bins of a fit; finer ones change no count of the simulations by more than its rounding."""
 MOST_COMPONENTS = 5
+FEWEST_PER_COMPONENT = 10
+"""Values that each component of a mixture must have on average: through fewer a narrow one goes as well as a wide."""
 VERY_STRONG = 10.0
 """Difference of BIC from which on evidence for one more component is very strong (Kass and Raftery 1995)."""
 RESAMPLED = 100
@@ -46,7 +48,7 @@ def beyond_zero(
 ) -> Beyond:
     """How many of the values belong to components of a normal mixture that are centred above zero, overall and by group.
 
-    The mixture has as few components as BIC allows: one more is taken only where evidence for it is very strong. A value's chance is the share of those
+    The mixture has as few components as BIC allows: one more is taken only where evidence for it is very strong and there are at least ten values for each. A value's chance is the share of those
     components in the density there, made monotone (isotonic regression), and the count is the sum of the chances. The interval is the range between
     quantiles of the count over bootstrap samples, each with its own number of components, and is widened at either side by the overlap: the
     number of values that would be counted wrongly if each were counted by whether its chance is above one half. Where no component is centred above
@@ -79,7 +81,8 @@ def beyond_zero(
     table = np.zeros((number, BINS))
     np.add.at(table, (groups, place), 1)
     counts = table.sum(0)
-    fits = [_best(counts[None], centers, k) for k in range(1, MOST_COMPONENTS + 1)]
+    most = min(MOST_COMPONENTS, max(1, n // FEWEST_PER_COMPONENT))
+    fits = [_best(counts[None], centers, k) for k in range(1, most + 1)]
     chosen = int(_fewest(np.stack([_bic(fit, counts[None], centers) for fit in fits]))[0])
     chances, clear = _chances(fits[chosen], centers, counts[None])[0], _clear(fits[chosen])
     if not clear:

@@ -164,7 +164,11 @@ class Gaps:
 
     def gap(self, distance: float) -> float:
         """What a distance in the rows' own unit is here."""
-        return distance if self._cosine else (distance / self.scale) ** 2 / 2
+        if self._cosine:
+            return distance
+        # A product overflows to infinity, a power is an error.
+        scaled = distance / self.scale
+        return scaled * scaled / 2
 
 
 def ascending(gaps: Float64[Tensor, "queries supports"]) -> Int[Tensor, "queries supports"]:

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..core.errors import UsageError
+from ..core.errors import MissingEvidence, UsageError
 from ..core.evidence import Evidence
 from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
+from ..core.scoring import checked
 from ..maths.ranking import normal_scores
 
 
@@ -104,18 +105,17 @@ class Combine(AbstractMethod):
         return torch.stack(masks).all(0)
 
     def run(self, evidence: Evidence) -> Result:
-        results = [one.run(evidence.narrow(one.title, one.reads)) for one in self.parts]
-        scored = [
-            result.scored if result.scored is not None else one.speaks_of(evidence)
-            for one, result in zip(self.parts, results, strict=True)
-        ]
-        there = torch.stack(scored).all(0)
-        rows = torch.stack(
-            [result.values.to(torch.float64)[there] * one.direction.sign for one, result in zip(self.parts, results, strict=True)]
-        )
-        values = torch.zeros(len(there), dtype=torch.float64)
-        values[there] = combine(rows)
-        warnings = tuple(
-            f"{one.title}: {words}" for one, result in zip(self.parts, results, strict=True) for words in result.warnings
-        )
-        return Result(values, scored=there, warnings=warnings)
+        views = [evidence.narrow(one.title, one.reads) for one in self.parts]
+        made = [checked(one, view, one.run(view)) for one, view in zip(self.parts, views, strict=True)]
+        there = torch.ones(len(evidence.ids), dtype=torch.bool)
+        for one in made:
+            there[evidence.ids.positions(one.unscored)] = False
+        if not bool(there.any()):
+            raise MissingEvidence(
+                f"{self.title}: no example has a value by all of them; combine methods that score the same examples."
+            )
+        ids, values = evidence.ids.take(there), torch.zeros(len(there), dtype=torch.float64)
+        values[there] = combine(torch.stack([one.of(ids) * one.direction.sign for one in made]))
+        warnings = tuple(f"{one.title}: {words}" for one in made for words in one.warnings)
+        told = {f"{one.title}: {name}": value for one in made for name, value in one.diagnostics.items()}
+        return Result(values, scored=there, diagnostics=told, warnings=warnings)

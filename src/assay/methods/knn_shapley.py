@@ -82,8 +82,8 @@ class KNNShapley(AbstractAttributor):
 
     Args:
         target: Target whose rows are the queries, by default the `validation` examples; `others` for the examples themselves.
-        features: Features in which distances are taken: `inputs`, or from a kept model `penultimate`, `layer:NAME` or `grads:project=NUMBER`, with the suffix
-            `@EPOCH` for another epoch than the last kept; with target=others also `rows:NAME` from outside.
+        features: Features in which distances are taken: `inputs`, `rows:NAME` from outside (of the queries under the name `NAME@TARGET`), or from a kept model
+            `penultimate`, `layer:NAME` or `grads:project=NUMBER`, with the suffix `@EPOCH` for another epoch than the last kept.
         k: How many neighbours vote.
         form: What a set of examples is worth to a query: the votes for its class of its k nearest, divided by k (`plain`); the same with each vote
             multiplied by exp(-d / d_k), d being 1 - cosine or the squared Euclidean distance and d_k that of the k-th of all (`weighted`); the mean of
@@ -110,7 +110,7 @@ class KNNShapley(AbstractAttributor):
     def __post_init__(self):
         super().__post_init__()
         try:
-            spec = FeatureSpec.parse(self.features)
+            FeatureSpec.parse(self.features)
         except UsageError as error:
             raise UsageError(f"{self.title}: {error}") from error
         if self.k < 1:
@@ -131,15 +131,11 @@ class KNNShapley(AbstractAttributor):
             raise UsageError(
                 f"{self.title}: reduce={self.reduce} is not read with target=others, whose mean is over the other examples; leave it out."
             )
-        if self.target != OTHERS and spec.kind == "rows":
-            raise UsageError(
-                f"{self.title}: features={self.features} are rows of the examples, and of no target; give target=others, or other features."
-            )
 
     @property
     def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features and labels, and where the queries are those of a target, the kept models that know it."""
-        return frozenset({Need.FEATURES, Need.LABELS} | ({Need.CHECKPOINTS} if self.target != OTHERS else set()))
+        """Features and labels, and where the queries are those of a target, its examples."""
+        return frozenset({Need.FEATURES, Need.LABELS} | ({Need.HELD_OUT} if self.target != OTHERS else set()))
 
     @property
     def asks(self) -> Asks:
@@ -162,14 +158,13 @@ class KNNShapley(AbstractAttributor):
         Raises:
             Mismatch: The features of the queries have other dimensions than those of the examples.
         """
-        asked = evidence.queries(self.query_set)
-        rows, queries = evidence.features(self.features).rows(), evidence.query_features(self.features, self.query_set).rows()
-        if rows.shape[1] != queries.shape[1]:
+        rows, asked = evidence.features(self.features).rows(), evidence.held_out(self.query_set, self.features)
+        if rows.shape[1] != asked.rows.shape[1]:
             raise Mismatch(
-                f"{self.title}: features={self.features} are {rows.shape[1]} numbers of an example and {queries.shape[1]} of a query of target "
+                f"{self.title}: features={self.features} are {rows.shape[1]} numbers of an example and {asked.rows.shape[1]} of a query of target "
                 f"{self.target!r}; give the target inputs of the examples' shape."
             )
-        for here, values in self.blocks(self._gaps(rows, queries), evidence.labels, asked.labels, evidence.classes, room):
+        for here, values in self.blocks(self._gaps(rows, asked.rows), evidence.labels, asked.labels, evidence.classes, room):
             yield Block(here, slice(0, len(rows)), values)
 
     def run(self, evidence: Evidence) -> Result:

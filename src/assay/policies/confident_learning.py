@@ -36,7 +36,8 @@ class ConfidentLearning(AbstractSelector):
         "Northcutt, Jiang and Chuang 2021, Confident learning",
         "https://arxiv.org/abs/1911.00068",
         "each class keeps an example that counts as right, and no example is touched whose most probable class is its label, both as in cleanlab; of several "
-        "classes that reach their threshold the most probable counts (the paper), where cleanlab takes the most probable of all",
+        "classes that reach their threshold the most probable counts (the paper), where cleanlab takes the most probable of all; of equally probable ones the "
+        "label itself, where cleanlab takes the first class",
     )
 
     def select(self, pool: Pool) -> Selection:

@@ -24,7 +24,8 @@ class Threshold(AbstractSelector):
         at_most: Upper bound, inclusive; none for no bound.
         by: Whether the values or the suspicion are compared with the bounds.
         count: How many of the most suspect are dropped: a number, or auto for as many labels as seem to be wrong (`assay.count_wrong`).
-        fdr: Part of right labels that is expected among the dropped at most, in 0..1; as many of the most suspect are dropped as that allows.
+        fdr: Part of right labels that is expected among the dropped at most, in 0..1; as many of the most suspect are dropped as that allows. With count=auto or
+            fdr none is dropped where the interval of the count of wrong labels holds 0.
     """
 
     at_least: float | None = None
@@ -109,8 +110,10 @@ class Threshold(AbstractSelector):
                 right = counted.false_discoveries(pool.scores)
                 fits = (right <= self.fdr).nonzero()
                 dropped, why = int(fits.max()) + 1 if len(fits) else 0, f"as leave at most {self.fdr:g} of them right"
-            if not counted.clear or (dropped and not counted.seen):
-                warnings = (f"{counted.sentence} Look at the examples before any is dropped.",)
+            if not counted.seen:
+                if dropped or not counted.clear:
+                    warnings = (f"{counted.sentence} None is dropped; look at the most suspect before any is.",)
+                dropped = 0
         kept = torch.ones(n, dtype=torch.bool)
         kept[worst(pool.scores, dropped)] = False
         what = f"among the {dropped:,} most suspect by {pool.scores.title}, as many {why}"

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
-from ..core.evidence import as_rows
-from ..core.features import DATA, Features, FeatureSpec, given_features
+from ..core.features import Features, FeatureSpec
 from ..core.models import Queries, StepSizes
 from ..core.steps import Adjoint
 from ..maths import schedules
@@ -720,20 +719,14 @@ class Replay:
         return self.at(kept[-1] if spec.epoch is None else spec.epoch)
 
     def query_features(self, spec: FeatureSpec, name: str) -> Features:
-        """Features of the rows of a target, made as those of the examples are; of `inputs` what methods are shown of the data.
+        """Features that a kept model makes of the rows of a target, as it makes those of the examples.
 
         Raises:
             UnknownName: There is no such target.
             MissingEvidence: The model was not kept.
             UsageError: The target has no rows, or the model has no such features.
         """
-        target = self.rows_of(name)
-        ids = target.queries.ids
-        if spec.of_a_model:
-            return features_of(self._model_of(spec), ids, spec, name)
-        # Of a loop the data are what its loader gives, and so is a target; of a plan they are images in 0..1.
-        shown = target.plain() if self.training.made_of else torch.cat(list(target.prepared()))
-        return given_features(ids, {DATA: as_rows(shown)}, spec)
+        return features_of(self._model_of(spec), self.rows_of(name).queries.ids, spec, name)
 
     def step_sizes(self, epochs: range) -> StepSizes:
         """How far the steps of these epochs went along the gradient of the mean loss (see `core.models.ModelSource`).
