@@ -301,3 +301,11 @@ def test_the_page_says_that_curves_are_of_the_examples_that_were_drawn(tmp_path)
     run, _, _ = recorded(tmp_path / "run", LOADERS["weighted"](), recording=assay.Recording(checkpoints="none"))
     data = assay.report_data(run, assay.score(run, "loss"))
     assert any("are of the examples that an epoch trained on" in note for note in data.notes)
+
+
+def test_methods_of_mean_probabilities_are_left_out_where_an_example_has_none(tmp_path):
+    run, _, _ = streamed(tmp_path / "any", Stream(skips=[3]), visits="any", labels=data().tensors[1])
+    table = assay.score(run, "all")
+    assert "aum" in table and "on which no epoch trained: row 3" in table.refused["label_quality"]
+    with pytest.raises(MissingEvidence, match="no mean probabilities of 1 example"):
+        assay.score(run, "mean_margin")

@@ -104,6 +104,14 @@ def test_none_is_dropped_where_the_count_may_be_0(policy, monkeypatch):
     )
 
 
+def test_of_a_part_of_the_examples_as_many_are_dropped_as_seem_wrong_there():
+    made, evidence = resisted()
+    some = torch.arange(240) < 215
+    part = dataclasses.replace(made, ids=made.ids.take(some), values=made.values[some], unscored=made.ids.take(~some))
+    decision = choose(Threshold(count="auto"), part, evidence, unscored="keep")
+    assert abs(int((~decision.kept).sum()) - 15) <= 1
+
+
 def test_a_number_needs_no_run():
     made = scores([0.0, 1.0, 2.0, 3.0], Direction.LOW_IS_SUSPECT)
     assert list(choose(Threshold(count=2), made).kept_ids) == [2, 3] and not Threshold(count=2).reads

@@ -102,6 +102,10 @@ class WrongCount(Tabular):
             return f"No sign of wrong labels among {n:,}: the model resists none as a group of its own, and at most {high:,} are wrong (95 % interval)."
         return f"About {self.whole:,} of {n:,} labels are wrong (95 % interval {low:,} to {high:,})."
 
+    def among(self, ids: Ids) -> int:
+        """How many labels of these examples are estimated to be wrong, as a whole number; those that were not counted add nothing."""
+        return self.whole if ids == self.ids else round(float(self.chances[np.isin(self.ids.values, ids.values)].sum()))
+
     def false_discoveries(self, scores: Scores) -> Float64[Tensor, " examples"]:
         """The part of right labels to expect among the k most suspect by a score, for k = 1 to all.
 

@@ -55,6 +55,16 @@ def check_classes(run: Run, method: AbstractMethod) -> None:
         gather(run).narrow(method.title, method.reads & CLASS_NEEDS)
 
 
+def check_mean_probs(run: Run, method: AbstractMethod) -> None:
+    """Refuse a method that reads mean probabilities of a run where some examples were in no epoch and have none.
+
+    Raises:
+        MissingEvidence: Names the examples.
+    """
+    if run.header.partial and Need.MEAN_PROBS in method.reads and run.keeps_probs:
+        run.mean_probs()
+
+
 def replayed(method: AbstractMethod | AbstractSelector) -> bool:
     """Whether a method or a policy reads steps, checkpoints or features from them, and so needs model and data besides the run."""
     return bool(method.reads & {Need.STEPS, Need.CHECKPOINTS}) or any(spec.of_a_model for spec in _features_asked(method))
@@ -224,6 +234,7 @@ def scorable(run: Run) -> tuple[list[str], dict[str, str]]:
         try:
             if run.epochs and method.title not in run.header.live:
                 evidence.narrow(method.title, method.reads)
+                check_mean_probs(run, method)
             if isinstance(method, AbstractAccumulator) and (why := accumulators.unserved(method, evidence)) is not None:
                 raise why
         except MissingEvidence as error:

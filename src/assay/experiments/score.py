@@ -42,6 +42,7 @@ from .scorable import (
     BESIDE,
     check_classes,
     check_joinable,
+    check_mean_probs,
     check_read,
     check_untrained,
     check_wanted,
@@ -360,6 +361,7 @@ def _recorded(
             # What was never recorded comes first: options cannot bring it.
             if not one.reads & BESIDE and one.title not in run.header.live:
                 gather(run).narrow(one.title, one.reads)
+                check_mean_probs(run, one)
             if (
                 run.epochs
                 and isinstance(one, AbstractAccumulator)

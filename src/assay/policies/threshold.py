@@ -105,7 +105,7 @@ class Threshold(AbstractSelector):
         else:
             counted = pool.wrong_labels
             if self.fdr is None:
-                dropped, why = counted.whole, f"as labels seem wrong ({counted.low:.0f} to {counted.high:.0f})"
+                dropped, why = counted.among(pool.ids), f"as labels seem wrong ({counted.low:.0f} to {counted.high:.0f})"
             else:
                 right = counted.false_discoveries(pool.scores)
                 fits = (right <= self.fdr).nonzero()
