@@ -27,6 +27,7 @@ from assay.policies.top_k import TopK
 from experiments import small
 
 choose_module = importlib.import_module("assay.experiments.choose")
+plan_module = importlib.import_module("assay.experiments.plan")
 
 
 @pytest.fixture(scope="module")
@@ -451,3 +452,62 @@ def test_a_loop_of_ones_own_gives_its_validation_examples(tmp_path):
     assert decision.budget == 6 and decision.order != choose(tmp_path / "run", "craig:keep=6", loop=loop).order
     with pytest.raises(UsageError, match=r"asks for target 'validation'; there are: none\. Give choose\(\.\.\., targets="):
         choose(tmp_path / "run", "glister:keep=6", loop=loop)
+
+
+@pytest.mark.parametrize("policy", ["moderate", "k_center", "facility_location", "gradmatch"])
+def test_a_layer_that_is_not_there_is_an_unknown_name(run, policy):
+    with pytest.raises(UnknownName, match="No layer of the model is named 'nosuch'"):
+        choose(run, policy, keep=0.5, features="layer:nosuch")
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_gradmatch_matches_the_mean_gradient_of_the_validation_examples(tmp_path, by_class, monkeypatch):
+    held = small.recorded(tmp_path / "held", validation=0.2)
+    policy = f"gradmatch:keep=0.3,by_class={by_class},weights_as=match"
+    own, decision = choose(held, policy), choose(held, f"{policy},target=validation")
+    assert decision.budget == own.budget == 95 and "of the mean gradient of validation" in " ".join(decision.reasons)
+    assert {"run", "target validation"} <= decision.lineage.parents.keys() and own.lineage.parents.keys() == {"run"}
+    # By plain rows of the gradients, made of the model's outputs.
+    plan = small.plan(validation=0.2)
+    loaded = plan_module.load_data(plan)
+    model = plan.build(loaded, 0)
+    model.load_state_dict(held.model(held.epochs - 1))
+
+    def gradients(examples):
+        inputs = examples.prepared(examples.inputs)
+        errors = model(inputs).detach().softmax(1) - torch.nn.functional.one_hot(examples.labels, 10)
+        return torch.einsum("nc,nd->ncd", errors, torch.nn.functional.pad(inputs.flatten(1), (0, 1), value=1.0)).double()
+
+    rows, labels = gradients(loaded.train), held.labels
+    wanted, seen = gradients(loaded.validation), loaded.validation.labels
+    errors = []
+    for one in (own, decision):
+        weights, error = one.weights / one.budget, 0.0
+        for label in range(10) if by_class else [None]:
+            mine, theirs = (labels == label, seen == label) if by_class else (labels >= 0, seen >= 0)
+            share = float(mine.sum()) / len(labels)
+            made = torch.einsum("n,ncd->cd", weights[mine], rows[mine]) / share
+            error += float((made - wanted[theirs].mean(0)).square().sum() / wanted[theirs].mean(0).square().sum()) * share
+        errors.append(error)
+    assert errors[1] < 0.6 * errors[0], errors
+    monkeypatch.setattr(Features, "vectors", lambda self: DenseVectors(self.rows()))
+    assert choose(held, f"{policy},target=validation").kept_ids == decision.kept_ids
+
+
+def test_gradmatch_needs_validation_examples_of_every_class(tmp_path):
+    held = small.recorded(tmp_path / "held", validation=0.2)
+    with pytest.raises(UsageError, match=r"class=3 has no example of class 0, .* by_class=false"):
+        choose(held, "gradmatch:keep=0.1,target=class=3")
+    assert choose(held, "gradmatch:keep=0.1,target=class=3,by_class=false").budget == 31
+
+
+def test_of_predictions_no_model_is_asked_for(tmp_path):
+    run = assay.from_probs(tmp_path / "run", torch.full((6, 3), 1 / 3), [0, 1, 2] * 2, "held_out")
+    for policy, cure in (
+        ("deepfool:keep=2", ""),
+        ("metriq:keep=2,seed=0", ""),
+        ("herding:keep=2", r", or rows .*herding:features=rows:NAME"),
+    ):
+        with pytest.raises(MissingEvidence, match=rf"predictions only, .* assay\.from_checkpoints, or record the training{cure}"):
+            choose(run, policy)
+    assert choose(run, "herding:keep=2,features=rows:a", inputs={"a": torch.eye(6)}).budget == 2

@@ -1,7 +1,9 @@
 """A second control in `verify`: a live selector that trains every epoch on other examples, as many as the decision keeps."""
 
+import shutil
 from multiprocessing.reduction import ForkingPickler
 
+import numpy as np
 import pytest
 import torch
 
@@ -171,6 +173,8 @@ def test_a_training_of_your_own_is_told_which_examples_an_epoch_has(run):
     assert all(n == 397 and rows.shape == (4, 119) for n, rows in given) and not torch.equal(given[0][1], given[1][1])
     want = [RS2(119).select_epoch({}, run.ids, epoch, 4, 1).kept.nonzero().flatten() for epoch in range(4)]
     assert torch.equal(given[0][1], torch.stack(want))
+    again = verify(decision, run=run, seeds=assay.Seeds(2, control="rs2:replacement=true"), retrain=retrain)
+    assert again.control == "rs2:replacement=True" and again.arms[2] == again.control
     with pytest.raises(UsageError, match=r"takes no each_epoch; write retrain\(ids, labels, weights, seed, each_epoch=None\)"):
         verify(decision, run=run, seeds=assay.Seeds(2, control="rs2"), retrain=lambda ids, labels, weights, seed: 0.5)
     with pytest.raises(TrialFailed, match="epochs are whole numbers"):
@@ -198,3 +202,26 @@ def test_the_page_shows_it(judged, tmp_path):
     assert run_app(["report", str(run.folder), "--out", str(tmp_path / "page.html"), "--decision", "top"]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "<td>rs2</td>" in page and "rs2, chosen anew for every epoch" in page
+
+
+@pytest.mark.slow
+def test_where_nothing_differs_at_most_one_run_in_20_hears_of_a_difference(tmp_path):
+    run = small.recorded(tmp_path / "run")
+    draw, runs = np.random.default_rng(0), 200
+    asked = [(decided(run, keep), control) for keep, control in ((0.3, "rs2"), (0.5, None), (0.5, "rs2:replacement=true"))]
+    told = {"corrected": 0, "not corrected": 0}
+    for _ in range(runs):
+        shutil.rmtree(run.paths.claims, ignore_errors=True)
+        found = []
+        for decision, control in asked:
+            # As many test examples as a small test set has, of which every arm gets nine tenths right.
+            verdict = verify(
+                decision, run=run, seeds=assay.Seeds(5, control=control),
+                retrain=lambda ids, labels, weights, seed, each_epoch=None: draw.binomial(500, 0.9) / 500,
+            )  # fmt: skip
+            found += verdict.comparisons
+        assert len(found) == 8
+        told["corrected"] += any(one.significant for one in found)
+        told["not corrected"] += any(one.p < one.alpha for one in found)
+    bound = 0.05 + 3 * np.sqrt(0.05 * 0.95 / runs)
+    assert told["corrected"] / runs < bound < told["not corrected"] / runs, told

@@ -87,7 +87,7 @@ def test_a_run_of_labels_knows_them_and_says_what_works(tmp_path):
         )
         with pytest.raises(MissingEvidence, match=words):
             assay.score(run, method)
-    with pytest.raises(MissingEvidence, match=r"relabel.* reads labels, mean_probs, .*Policies that work"):
+    with pytest.raises(MissingEvidence, match=r"relabel.* reads labels, mean_probs, .*Policies that read no class"):
         assay.choose(everything["aum"], "relabel:count=2", run=run)
     assert assay.report_data(run, everything).shown.given is None
 

@@ -410,9 +410,15 @@ def test_what_reads_classes_elsewhere_is_refused_and_the_rest_works(world, tmp_p
     decision = assay.choose(scores, "remove_worst", count=2)
     assert int(decision.touched.sum()) == 2
     with pytest.raises(
-        MissingEvidence, match=r"per_class.* reads labels, .*one loss for each example\. Policies that work: .*top_k"
+        MissingEvidence,
+        match=r"per_class.* reads labels, .*one loss for each example\. Policies that read no class: .*k_center, .*top_k",
     ):
         assay.choose(scores, "per_class:keep=0.5", run=world.run)
+    # One whose classes can be switched off says so, and works then.
+    with pytest.raises(MissingEvidence, match=r"read no class: gradmatch:keep=4,features=rows:a,by_class=False, or bottom_k"):
+        assay.choose(world.run, "gradmatch:keep=4,features=rows:a", inputs={"a": torch.ones(EXAMPLES, 2)})
+    own = {"a": torch.arange(2.0 * EXAMPLES).view(EXAMPLES, 2)}
+    assert assay.choose(world.run, "gradmatch:keep=4,features=rows:a,by_class=false", inputs=own).budget == 4
     with pytest.raises(MissingEvidence, match="an explanation is of a predicted class; score tracin with the query as target"):
         assay.explain(world.run, 3, method="tracin")
     with pytest.raises(MissingEvidence, match=r"trak reads labels, .*one loss for each example\. Methods that work: grand"):

@@ -76,3 +76,15 @@ def test_no_more_than_a_tile_is_held(monkeypatch):
     monkeypatch.setattr(found, "_made", lambda left, right: [sizes.append(len(left)), made(left, right)][1])
     found.totals()
     assert max(sizes) == 4
+
+
+def test_rows_of_nearly_0_have_their_direction_in_single_precision_too(monkeypatch):
+    monkeypatch.setattr(similarities, "WHOLE_BYTES", 0)
+    draw = torch.Generator().manual_seed(0)
+    left, right = torch.randn(6, 3, generator=draw), torch.randn(6, 2, generator=draw)
+    tiny = right * torch.tensor([1.0, 1e-38, 1, 1e-36, 1, 1])[:, None]
+    tiny[0] = torch.tensor([1.0, 0.0])
+    whole = Similarity(OuterVectors(left, torch.cat([tiny[:1], right[1:]]))).rows(torch.arange(6))
+    assert torch.allclose(Similarity(OuterVectors(left, tiny)).rows(torch.arange(6)), whole, atol=1e-5)
+    tiny[1] = torch.tensor([0.0, 1e-42])
+    assert bool(Similarity(OuterVectors(left, tiny)).rows(torch.arange(6)).isfinite().all())

@@ -74,3 +74,9 @@ class Table:
         for size in range(orders.shape[1]):
             masks[:, size + 1] = masks[:, size].scatter(1, orders[:, size, None], True)
         return self.values(masks.flatten(0, 1)).reshape(len(orders), -1), torch.full((len(orders),), orders.shape[1] + 1)
+
+    def predictions(self, coalitions):
+        raise NotImplementedError
+
+    def class_values(self, coalitions):
+        raise NotImplementedError

@@ -31,7 +31,7 @@ def BRUTE(inputs, labels, method):
     return semivalue(six_values(inputs, labels, method), weight(len(labels), method.alpha, method.beta))
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(1, 1), (16, 1), (1, 16), (0.5, 3)])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (16.0, 1.0), (1.0, 16.0), (0.5, 3.0)])
 def test_weights_are_those_of_the_formula_and_of_a_mean(alpha, beta):
     for players in (1, 2, 7, 300):
         found = beta_weights(players, alpha, beta)
@@ -56,13 +56,13 @@ def test_weights_of_strange_options_are_those_of_the_formula(alpha):
 def test_all_orders_are_the_sum_over_all_coalitions():
     values, orders = random_game(5), torch.tensor(list(itertools.permutations(range(5))))
     paths = Table(None, values).path_values(orders)[0]
-    for alpha, beta in ((16, 1), (1, 4)):
+    for alpha, beta in ((16.0, 1.0), (1.0, 4.0)):
         torch.testing.assert_close(beta_shapley(orders, paths, alpha, beta), semivalue(values, weight(5, alpha, beta)))
-    torch.testing.assert_close(beta_shapley(orders, paths, 1, 1), shapley(orders, paths))
+    torch.testing.assert_close(beta_shapley(orders, paths, 1.0, 1.0), shapley(orders, paths))
 
 
 def test_of_equal_weights_it_is_data_shapley():
     given = evidence(*planted())
     options = {"learner": "knn", "permutations": 8}
-    found, expected = (score([cls], given)[0] for cls in (BetaShapley(alpha=1, beta=1, **options), Shapley(**options)))
+    found, expected = (score([cls], given)[0] for cls in (BetaShapley(alpha=1.0, beta=1.0, **options), Shapley(**options)))
     torch.testing.assert_close(found.values, expected.values, rtol=1e-12, atol=1e-12)

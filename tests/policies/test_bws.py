@@ -98,3 +98,14 @@ def test_equal_windows_go_to_the_hardest_and_too_large_rows_are_refused():
     huge = Evidence(Ids(range(8)), 2, labels=torch.tensor([0, 1] * 4), inputs=torch.full((8, 2), 1e200, dtype=torch.float64))
     with pytest.raises(UsageError, match=r"bws:.*Products of features are not finite"):
         choose(BWS(2, "inputs"), scores(torch.arange(8.0)), huge)
+
+
+def test_steps_of_less_than_a_rank_are_every_rank():
+    # A thousand million multiples of the step would take minutes.
+    assert window_starts(30, 10, 1e-9) == window_starts(30, 10, 1 / 30) == list(range(21))
+
+
+def test_a_penalty_that_rounding_swallows_is_refused():
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 2))).repeat(1, 2)
+    with pytest.raises(ValueError, match="penalty=1e-300 is lost"):
+        window_accuracies(rows, torch.arange(20) % 2, 10, [0], 1e-300)

@@ -63,3 +63,20 @@ def randoms(keep):
 def test_equal_examples_each_stand_for_themselves():
     decision = choose(Craig(4, features="inputs", by_class=False, weights_as="count"), None, evidence(np.ones((6, 2))))
     assert list(decision.order) == [0, 1, 2, 3] and decision.weights.tolist() == [3.0, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_what_is_as_far_from_the_first_as_can_be_stands_with_it(by_class):
+    # Twice the greatest distance from the mean: a similarity of 0, which adds nothing to what nobody stands for yet.
+    rows = np.array([[-1.0, 0], [1, 0], [0, 1], [0, -1]])
+    for count in (1, 2, 3):
+        policy = Craig(count, features="inputs", by_class=by_class, weights_as="count")
+        decision = choose(policy, None, evidence(rows, [0] * 4))
+        assert float(decision.weights.sum()) == 4 and decision.budget == count
+
+
+def test_weights_are_1_in_the_mean_also_where_a_class_is_left_out():
+    labels = np.repeat([0, 1, 2], [12, 7, 1])
+    decision = choose(Craig(4, features="inputs"), None, evidence(drawn(20), labels), ["ant", "bee", "cat"])
+    assert float(decision.weights[decision.kept].mean()) == pytest.approx(1)
+    assert decision.warnings == ("Nothing of 1 class (cat) is kept: the budget of 4 is too small for their share; keep more.",)

@@ -64,7 +64,7 @@ def test_classes_are_taken_each_by_itself_in_proportion():
 
 def test_a_class_that_gets_nothing_is_named():
     decision = choose(FacilityLocation(1, by_class=True), None, evidence(drawn(4), [0, 0, 0, 1]), ["ant", "bee", "cat"])
-    assert decision.budget == 1 and "Nothing of 1 classes (bee) is kept" in decision.warnings[0]
+    assert decision.budget == 1 and "Nothing of 1 class (bee) is kept" in decision.warnings[0]
 
 
 def test_every_way_of_searching_is_an_option():

@@ -137,3 +137,8 @@ def test_validation_losses_that_are_no_cross_entropies_are_refused():
     source.queries = lambda name: dataclasses.replace(queries(name), labels=queries(name).labels.flip(0))
     with pytest.raises(UsageError, match="are no cross-entropies of the logits"):
         choose(Glister(3), None, evidence(inputs, labels, source))
+
+
+def test_a_step_that_overflows_is_refused():
+    with pytest.raises(UsageError, match=r"step of rate=1e.308 the validation gradient is not finite; give a smaller rate"):
+        choose(Glister(9, rate=1e308), None, evidence(*world()))

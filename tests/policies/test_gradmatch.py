@@ -10,7 +10,13 @@ from policies.test_craig import randoms
 from policies.test_facility_location import drawn, evidence
 
 VARIANTS = [{"features": "inputs"}]
-REFUSED = ["keep=-0.1", "ridge=0,keep=0.1", "ridge=inf,keep=0.1", "features=rows:,keep=0.1"]
+REFUSED = [
+    "keep=-0.1",
+    "ridge=0,keep=0.1",
+    "ridge=inf,keep=0.1",
+    "features=rows:,keep=0.1",
+    "features=rows:a,target=validation,keep=0.1",
+]
 
 
 def test_one_example_has_the_weight_1():
@@ -74,3 +80,23 @@ def test_a_mean_of_0_is_refused():
         choose(GradMatch(1, features="inputs", by_class=False), None, evidence([[1.0], [-1.0]]))
     with pytest.raises(UsageError, match="not finite"):
         choose(GradMatch(1, features="inputs", by_class=False), None, evidence([[1e200], [1.0]]))
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_a_mean_of_0_has_the_cure_that_is_named(by_class):
+    rows = [[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [2.0, 1.0]] if by_class else [[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0], [-2.0, 0.0]]
+    made = evidence(np.array(rows), [0, 0, 1, 1])
+    where = "of class 0: .*" if by_class else ""
+    with pytest.raises(UsageError, match=f"{where}mean gradient is 0, .* or the other by_class"):
+        choose(GradMatch(2, features="inputs", by_class=by_class), None, made)
+    assert choose(GradMatch(2, features="inputs", by_class=not by_class), None, made).budget == 2
+
+
+@pytest.mark.parametrize("ridge", [1e100, 1e200, 1e300])
+def test_weights_have_their_proportions_however_small_the_ridge_makes_them(ridge):
+    rows = DenseVectors(torch.from_numpy(drawn(20)) + 1)
+    inside, weights, _ = gradmatch(rows, 5, ridge)
+    assert inside.tolist() == gradmatch(rows, 5, 1e6)[0].tolist()
+    assert torch.allclose(weights, gradmatch(rows, 5, 1e6)[1], rtol=1e-4)
+    with pytest.raises(ValueError, match=r"ridge=1e.308 times .* give a smaller one"):
+        gradmatch(rows, 5, 1e308)

@@ -46,4 +46,9 @@ def test_representation_decides_between_the_middle_and_the_margin():
 
 def test_a_weight_below_0_is_refused():
     with pytest.raises(UsageError, match=r"representation=-1\.0 is no finite number above 0"):
-        GraphCut(3, representation=-1)
+        GraphCut(3, representation=-1.0)
+
+
+def test_what_overflows_is_refused_by_its_name():
+    with pytest.raises(UsageError, match=r"representation=1e.308 times the similarities is not finite"):
+        choose(GraphCut(2, representation=1e308), None, evidence(drawn(20)))

@@ -1,5 +1,6 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,4 +40,11 @@ def test_it_spreads_and_does_not_crowd():
 
 def test_no_ridge_is_refused():
     with pytest.raises(UsageError, match=r"ridge=0\.0 is no finite number above 0"):
-        LogDeterminant(3, ridge=0)
+        LogDeterminant(3, ridge=0.0)
+
+
+def test_a_ridge_that_rounding_swallows_is_refused_by_its_name():
+    rows = np.repeat(np.eye(8) + 0.1, 2, 0)
+    with pytest.raises(UsageError, match=r"ridge=1e-300 is lost in the rounding of similarities; give at least 1\.4e-14"):
+        choose(LogDeterminant(16, ridge=1e-300), None, evidence(rows))
+    assert {i // 2 for i in choose(LogDeterminant(8, ridge=1.5e-14), None, evidence(rows)).order} == set(range(8))

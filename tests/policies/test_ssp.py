@@ -118,3 +118,12 @@ def test_as_many_clusters_as_classes_unless_said():
         choose(SSP(5, 0), None, evidence(rows, classes=0))
     with pytest.raises(UsageError, match="Distances are not finite"):
         choose(SSP(5, 0, metric="euclidean"), None, evidence(rows * 1e200))
+
+
+def test_the_angle_of_a_row_does_not_depend_on_its_length():
+    rows = torch.tensor([[1.0, 2.0], [-1.0, 2.0], [0.0, 0.0]], dtype=torch.float64)
+    centers = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    whole, which = prototype_distance(rows, centers)
+    for length in (1e-300, 1e-160, 1e160, 1e300):
+        apart, nearest = prototype_distance(rows * length, centers * length)
+        assert torch.allclose(apart, whole, rtol=1e-12) and torch.equal(nearest, which)

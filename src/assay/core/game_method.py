@@ -47,7 +47,7 @@ class AbstractGameMethod(AbstractMethod):
         self.at_least(seed=0)
         FeatureSpec.parse(self.features)
 
-    def at_least(self, **least: float) -> None:
+    def at_least(self, **least: int | float) -> None:
         """Refuse options below these bounds, or that are no numbers.
 
         Raises:

@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,35 +11,15 @@ from torch import Tensor
 from ..maths import draws
 from ..maths.example_vectors import Vectors
 from ..maths.greedy import Greedy, Objective, Sample, maximise
-from ..maths.ranking import interleaved
 from .errors import UsageError
 from .features import FeatureSpec
 from .ids import Ids
 from .method import Asks
 from .needs import Need
-from .selection import AbstractSelector, Pool, Selection, count_of
+from .selection import AbstractSelector, Pool, Selection, class_turns, classes_left_out, count_of
 
 SAMPLE = 64
 """Examples that `stochastic` looks at before each step, however many are taken, so that budgets nest."""
-
-
-def in_classes(
-    labels: Int[Tensor, " examples"], order: Int[Tensor, " examples"], budget: int
-) -> Iterator[tuple[int, Int[Tensor, " members"], Int[Tensor, " turns"]]]:
-    """Divide a budget among classes in proportion, by Webster's quotients, so that a larger budget takes none back from a class.
-
-    Args:
-        labels: Class of each example.
-        order: Positions in the order that the members of a class shall have.
-        budget: How many are taken in all.
-
-    Yields:
-        Each class, the positions of its members, and its places in the order of all that are taken.
-    """
-    turns = labels.sort().values
-    turns = turns[interleaved(turns)[:budget]]
-    for label in labels.unique().tolist():
-        yield label, order[labels[order] == label], (turns == label).nonzero().flatten()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +78,7 @@ class AbstractGreedySelector(AbstractSelector):
 
         Args:
             taken: What was taken of a class, or of all examples.
-            share: Part of all examples that are kept.
+            share: Part that is kept of the examples of all classes from which some are taken.
 
         Returns:
             In the order in which they were taken, or None.
@@ -112,38 +91,31 @@ class AbstractGreedySelector(AbstractSelector):
 
     def select(self, pool: Pool) -> Selection:
         budget, n = count_of(self.keep, len(pool)), len(pool)
-        # By rank, so that neither the order of the examples nor that of summation decides.
-        by_rank = torch.argsort(pool.ids.ranks)
-        labels = pool.labels if self.by_class else torch.zeros(n, dtype=torch.int64)
-        vectors = pool.vectors(self.features)
+        ranks, vectors = pool.ids.ranks, pool.vectors(self.features)
         order = torch.zeros(budget, dtype=torch.int64)
         weights = torch.ones(n, dtype=torch.float64)
-        reasons, empty = {}, []
-        for label, members, turns in in_classes(labels, by_rank, budget):
-            if not len(turns):
-                empty.append(pool.class_name(label))
-                continue
+        reasons = {}
+        parts = [part for part in class_turns(pool, self.by_class, budget) if len(part[1])]
+        share = budget / max(1, sum(len(members) for members, _, _ in parts))
+        for members, turns, among in parts:
+            # By rank, so that neither the order of the examples nor that of summation decides.
+            members = members[torch.argsort(ranks[members])]
             taken = self._taken(vectors.take(members), len(turns), pool.ids.take(members))
             order[turns] = members[taken.order]
-            own = self.weights(taken, budget / n)
+            own = self.weights(taken, share)
             if own is not None:
                 weights[order[turns]] = own
-            among = f" of class {pool.class_name(label)}" if self.by_class else ""
             for place, (position, gain) in enumerate(zip(order[turns].tolist(), taken.gains.tolist(), strict=True), 1):
                 reasons[position] = f"{self.name} {place}{among} in {self.features}, {self.reason(gain)}"
-        warnings: tuple[str, ...] = ()
-        if empty and budget:
-            warnings = (
-                f"Nothing of {len(empty)} classes ({', '.join(empty[:5])}) is kept: the budget of {budget} is too small for their share; keep more.",
-            )
+        kept = torch.zeros(n, dtype=torch.bool).index_fill(0, order, True)
         return Selection(
-            kept=torch.zeros(n, dtype=torch.bool).index_fill(0, order, True),
+            kept=kept,
             why_kept=f"taken by {self.name}",
             why_touched=f"not taken by {self.name} in {self.features}",
             weights=weights if bool((weights != 1).any()) else None,
             why_else=reasons,
             order=order,
-            warnings=warnings,
+            warnings=classes_left_out(pool, kept) if self.by_class else (),
         )
 
     def _taken(self, vectors: Vectors, count: int, ids: Ids) -> Taken:

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -11,13 +11,14 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from ..maths.example_vectors import Vectors
+from ..maths.ranking import interleaved
 from . import options
 from .decision import Action, Decision
 from .errors import Mismatch, UsageError, listed
 from .evidence import Evidence
 from .ids import Ids
 from .method import Asks, Source
-from .models import ModelSource
+from .models import ModelSource, Queries
 from .needs import Need
 from .passes import Passes
 from .scores import Scores, ordered
@@ -92,6 +93,11 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether a score was given."""
+        return self._scores is not None
 
     @property
     def scores(self) -> Scores:
@@ -196,6 +202,22 @@ class Pool:
         found = self._facts.features(spec).vectors()
         return found if self._place is None else found.take(self._place)
 
+    def queries(self, name: str) -> Queries:
+        """The rows of a target (see `Evidence.queries`)."""
+        return self._facts.queries(name)
+
+    def query_vectors(self, spec: str, name: str) -> Vectors:
+        """As `vectors`, of the rows of a target.
+
+        Returns:
+            In the order of `queries`.
+
+        Raises:
+            UnknownName: There is no such target.
+            MissingEvidence: Features of that kind are known of the examples only.
+        """
+        return self._facts.query_features(spec, name).vectors()
+
     @property
     def place(self) -> Int[Tensor, " examples"] | None:
         """Positions of the examples in the run; None where they are the run's, in its order."""
@@ -246,6 +268,43 @@ class Selection:
     ) -> "Selection":
         """The selection that keeps the first `budget` positions of an order."""
         return cls(keep_first(order, budget), why_kept, why_touched, order=order[:budget], warnings=warnings)
+
+
+def class_turns(
+    pool: Pool, by_class: bool, budget: int, among: Bool[Tensor, " examples"] | None = None
+) -> Iterator[tuple[Int[Tensor, " members"], Int[Tensor, " turns"], str]]:
+    """The examples among which a selector chooses at a time: those of each class, or all together.
+
+    The places of a class in the order of what is chosen are in proportion to its examples (Webster's quotients), so that budgets nest.
+
+    Args:
+        pool: The examples.
+        by_class: Whether each given class is chosen from separately.
+        budget: How many are chosen in all.
+        among: Which examples may be chosen; all by default.
+
+    Yields:
+        Positions of the examples, the places that those chosen among them take in the order, and ` of class NAME` for the reasons, or nothing.
+    """
+    classes = pool.labels if by_class else torch.zeros(len(pool), dtype=torch.int64)
+    open_to = torch.ones(len(pool), dtype=torch.bool) if among is None else among
+    in_turn = classes[open_to].sort().values
+    in_turn = in_turn[interleaved(in_turn)[:budget]]
+    for label in classes[open_to].unique().tolist():
+        where = f" of class {pool.class_name(label)}" if by_class else ""
+        yield (open_to & (classes == label)).nonzero().flatten(), (in_turn == label).nonzero().flatten(), where
+
+
+def classes_left_out(pool: Pool, kept: Bool[Tensor, " examples"]) -> tuple[str, ...]:
+    """A warning where a budget that is divided among classes keeps some examples, and nothing of a class; else nothing."""
+    budget, labels = int(kept.sum()), pool.labels
+    absent = sorted(set(labels.unique().tolist()) - set(labels[kept].unique().tolist()))
+    if not absent or not budget:
+        return ()
+    names = ", ".join(pool.class_name(label) for label in absent[:5])
+    return (
+        f"Nothing of {len(absent)} class{'es' * (len(absent) > 1)} ({names}) is kept: the budget of {budget} is too small for their share; keep more.",
+    )
 
 
 class AbstractSelector(abc.ABC):

@@ -27,7 +27,7 @@ from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
 from ..runs.run import DRAWN, Run
-from .evidence import Agreed, data_of, gather_together, given_rows, open_replay
+from .evidence import Agreed, data_of, gather_together, given_rows, models_instead, open_replay
 from .models import members_of
 from .plan import has_plan
 from .saved_scores import parents_of
@@ -189,11 +189,26 @@ def _check_classes(run: Run, policy: AbstractSelector) -> None:
         MissingEvidence: Names what it reads, and the policies that work.
     """
     if run.task != "classes" and (asked := sorted(need.value for need in policy.reads & CLASS_NEEDS)):
-        able = [name for name, cls in catalogue().items() if isinstance(cls.reads, frozenset) and not cls.reads & CLASS_NEEDS]
+        able = [name for name, cls in catalogue().items() if not _reads_by_default(cls) & CLASS_NEEDS]
+        switched = (
+            dataclasses.replace(policy, **{field.name: False})  # type: ignore[type-var]
+            for field in dataclasses.fields(policy)  # type: ignore[arg-type]
+            if getattr(policy, field.name) is True
+        )
+        also = [f"{one.title}, or " for one in switched if not one.reads & CLASS_NEEDS][:1]
         raise MissingEvidence(
             f"{policy.title} reads {', '.join(asked)}, which only examples with a class have; {run.folder} recorded {run.classes_in_words} example. "
-            f"Policies that work: {', '.join(able)}."
+            f"Policies that read no class: {''.join(also)}{', '.join(able)}."
         )
+
+
+def _reads_by_default(policy: type[AbstractSelector]) -> frozenset[Need]:
+    """What a policy reads where its options are left out, those too that must be given."""
+    try:
+        # Defaults of a dataclass are attributes of the class.
+        return object.__new__(policy).reads
+    except AttributeError:
+        return CLASS_NEEDS
 
 
 def _check_looked_at(policy: AbstractSelector, beside: Beside) -> None:
@@ -221,19 +236,23 @@ def looked_at(
 
     Raises:
         UsageError: The run is of a loop that is not given, or of a plan, and a loop is given.
-        MissingEvidence: Rows of that name are not given.
+        MissingEvidence: Rows of that name are not given, or the run holds no model that could make features.
     """
     reader = policy.title if verb == "choose" else verb
     loop, inputs = beside.loop, beside.inputs
     if looks_at_inputs(policy) or replayed(policy):
         if loop is not None and has_plan(run):
             raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
+        read = [field.name for field in dataclasses.fields(policy) if getattr(policy, field.name) in policy.asks.features]  # type: ignore[arg-type]
+        rows = ",".join(f"{option}=rows:NAME" for option in read)
+        given = f"{policy.name}:{rows}" if verb == "choose" else "features='rows:NAME'"
+        instead = f", or rows of your own: {given} and inputs={{NAME: rows}}" if read and policy.reads <= ROWS_DO else ""
+        if replayed(policy) and run.passes is not None and not run.states():
+            raise MissingEvidence(
+                f"{run.folder} holds predictions only, and no model to take again; {models_instead(run)}{instead}."
+            )
         if loop is None and not has_plan(run):
             what = "model and data assay does" if replayed(policy) else "data assay does"
-            read = [field.name for field in dataclasses.fields(policy) if getattr(policy, field.name) in policy.asks.features]  # type: ignore[arg-type]
-            rows = ",".join(f"{option}=rows:NAME" for option in read)
-            given = f"{policy.name}:{rows}" if verb == "choose" else "features='rows:NAME'"
-            instead = f", or rows of your own: {given} and inputs={{NAME: rows}}" if read and policy.reads <= ROWS_DO else ""
             raise UsageError(
                 f"{run.folder} was recorded in your own loop, whose {what} not know; in Python, give {verb}(..., "
                 f"loop=assay.Loop(model, optimizer, loader)){instead}."

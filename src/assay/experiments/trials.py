@@ -29,7 +29,6 @@ from ..core.trial import ALL, KEPT, RANDOM, REMOVAL, Outcome
 from ..maths import draws
 from ..policies import live_catalogue, parse, parse_live
 from ..runs.artefacts import finished, load_outcome, load_scores
-from ..runs.paths import slug
 from ..runs.run import Run
 from ..training.batches import TrainingData
 from ..training.loop import evaluate, train
@@ -268,7 +267,8 @@ def run_trials(
     progress.advance("verify", len(done), total, "taken from an earlier verification" if done else "")
     calls, paths = [], {}
     for arm, seed, path in due:
-        name = f"{slug(arm.name)}-{seed}"
+        # Titles have signs that no log's name may have.
+        name = f"{arm.name if arm.selector is None else 'control'}-{seed}"
         paths[name] = path
         work = (train_arm, (plan.plain(), arm, seed)) if plan is not None else (_own, (retrain, arm, seed))
         calls.append(Call(name, *work))

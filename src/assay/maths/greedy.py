@@ -5,7 +5,7 @@ Where what an element adds never grows as the set grows (the function is submodu
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int
@@ -20,6 +20,7 @@ ACCEPTED = 0.9
 """Part of what an element added before at which `approximate` takes it without looking at others."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A function of sets, which knows the elements that are taken so far. Elements are numbered from 0; of equal ones the lowest number is taken."""
 

@@ -110,7 +110,7 @@ def beyond_zero(
         around(exact[g], (samples[:, g] * shares).sum(1), table[g] @ overlap, table[g] @ beyond, table[g].sum())
         for g in range(number)
     ]
-    total = around(exact.sum(), (drawn * shares).sum(1), counts @ overlap, counts @ beyond, n)
+    total = around(exact.sum(), (drawn * shares).sum(1), counts @ overlap, counts @ beyond, float(n))
     return Beyond(*total, chances[place], np.array(by_group), chosen + 1, clear)
 
 

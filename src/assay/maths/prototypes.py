@@ -18,6 +18,8 @@ Metric = Literal["cosine", "euclidean"]
 def unit(rows: Float[Tensor, "rows dims"]) -> Float64[Tensor, "rows dims"]:
     """Each row divided by its Euclidean length; a row of zeros stays as it is."""
     rows = rows.to(torch.float64)
+    # By a power of 2, which rounds nothing, so that no square overflows or falls to 0.
+    rows = rows * torch.exp2(-torch.frexp(rows.abs().amax(1, keepdim=True)).exponent.clamp(-1000, 1000).to(torch.float64))
     return rows / rows.norm(dim=1, keepdim=True).masked_fill(rows.norm(dim=1, keepdim=True) == 0, 1)
 
 

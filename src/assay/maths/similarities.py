@@ -14,6 +14,8 @@ WHOLE_BYTES = 2**28
 """Bytes of similarities, in double precision, up to which they are computed once and kept: 5,792 examples."""
 TILE = 256
 """Examples whose similarities with all others are held at once."""
+LARGE = 1e30
+"""Factor from which a row is made longer in two steps."""
 CANCELLED = 16
 """Units of the last digit of the two squared lengths below which their squared distance counts as 0."""
 
@@ -42,7 +44,11 @@ class Similarity:
         if not bool(sizes.isfinite().all()):
             raise ValueError("Similarities are not finite; rows must be finite, and not so large that their squares overflow.")
         if kind == "cosine":
-            vectors = vectors.times(torch.where(sizes > 0, sizes, torch.inf).rsqrt())
+            factors = torch.where(sizes > 0, sizes, torch.inf).rsqrt()
+            # A factor of a row that is nearly 0 may be above the largest number of its precision.
+            steps = [factors.sqrt()] * 2 if bool((factors > LARGE).any()) else [factors]
+            for step in steps:
+                vectors = vectors.times(step)
         self.vectors, self._sizes = vectors, sizes.to(vectors.dtype)
         self._reach = 2 * float(sizes.max().sqrt()) if len(vectors) else 0.0
         self.slack = (8 * torch.finfo(torch.float64).eps if self._kept else torch.finfo(vectors.dtype).eps) * len(vectors)

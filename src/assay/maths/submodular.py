@@ -47,7 +47,8 @@ class FacilityLocation:
             more = better[at[0]].to(torch.float64)
         else:
             more = (self.similarity.rows(torch.tensor([element]))[0].to(torch.float64) - self.covered).clamp_(min=0)
-        self.nearest[more > 0] = element
+        # Whatever is as unlike the first as can be stands with it all the same.
+        self.nearest[(more > 0) | (self.nearest < 0)] = element
         self.nearest[element] = element
         self.covered += more
         self._any = True
@@ -69,6 +70,8 @@ class GraphCut:
         self.similarity, self.grows = similarity, representation >= 2
         self.slack = max(1.0, representation) * similarity.slack
         self._gains = representation * similarity.totals() - similarity.own()
+        if not bool(self._gains.isfinite().all()):
+            raise ValueError(f"representation={representation:g} times the similarities is not finite; give a smaller one.")
 
     def __len__(self) -> int:
         return len(self.similarity)
@@ -92,6 +95,10 @@ class LogDeterminant:
     slack = 1e-9
 
     def __init__(self, similarity: Similarity, ridge: float):
+        least = 64 * torch.finfo(similarity.vectors.dtype).eps
+        if ridge < least:
+            # An equal example would be told from another one by rounding, many times enlarged.
+            raise ValueError(f"ridge={ridge:g} is lost in the rounding of similarities; give at least {least:.2g}.")
         self.similarity, self.ridge = similarity, ridge
         self._own = similarity.own() + ridge
         self._taken: list[int] = []

@@ -22,7 +22,7 @@ from ..core.needs import Need
 from ..core.scores import ordered
 from ..core.selection import AbstractSelector, Pool, Selection, budget_of, count_of, keep_first, suspects_stay
 from ..maths.draws import uniform
-from .random import interleaved
+from ..maths.ranking import interleaved
 
 EDGE = 1e-6
 """Mean probabilities are taken no nearer to 0 or 1 than this, where the Beta density is 0 or infinite."""

@@ -27,6 +27,9 @@ def window_starts(examples: int, budget: int, step: float) -> list[int]:
     Returns:
         From 0 on, rising; 0 is always among them.
     """
+    if step * examples < 1:
+        # Every rank is one, and there may be many more multiples than ranks.
+        return list(range(examples - budget + 1))
     starts, j = [0], 1
     while (start := budget_of(min(1.0, j * step), examples)) + budget <= examples and j * step <= 1:
         starts += [start] if start > starts[-1] else []
@@ -50,7 +53,7 @@ def window_accuracies(
         In 0..1; of equal outputs the lowest class is predicted.
 
     Raises:
-        ValueError: A sum is not finite.
+        ValueError: A sum is not finite, or the penalty is lost in the rounding of the others.
     """
     rows = rows.to(torch.float64)
     wanted = torch.nn.functional.one_hot(labels).to(torch.float64)
@@ -64,7 +67,12 @@ def window_accuracies(
                 "Products of features are not finite; rows must be finite, and not so large that their squares overflow."
             )
         small.diagonal().add_(penalty)
-        weight = torch.linalg.solve(small, x.T @ y) if x.shape[1] <= len(x) else x.T @ torch.linalg.solve(small, y)
+        try:
+            weight = torch.linalg.solve(small, x.T @ y) if x.shape[1] <= len(x) else x.T @ torch.linalg.solve(small, y)
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(
+                f"penalty={penalty:g} is lost in the rounding of products of features; give a larger one."
+            ) from error
         right = [
             int(((part @ weight).argmax(1) == given).sum())
             for part, given in zip(rows.split(8192), labels.split(8192), strict=True)

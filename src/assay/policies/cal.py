@@ -17,11 +17,10 @@ from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import ROWS, symmetric_divergence
 from ..maths.neighbour_graph import k_nearest
 from .contextual_diversity import check_logits, predicted_probs
-from .per_class import class_turns
 
 
 def neighbour_divergence(

@@ -19,8 +19,8 @@ from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
 from ..core.selection import AbstractSelector, Pool, Selection, budget_of, count_of
-from ..maths.ranking import places_within
-from .random import interleaved, shuffled
+from ..maths.ranking import interleaved, places_within
+from .random import shuffled
 
 
 def stratum_of(values: Float64[Tensor, " examples"], strata: int) -> Int[Tensor, " examples"]:

@@ -16,9 +16,8 @@ from ..core.errors import UsageError, listed
 from ..core.features import LOGITS, ROWS, FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import most_divergent_first
-from .per_class import class_turns
 
 
 @dataclasses.dataclass(frozen=True)

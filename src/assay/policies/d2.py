@@ -19,9 +19,8 @@ from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, budget_of, class_turns, count_of
 from ..maths.neighbour_graph import joined, k_nearest
-from .per_class import class_turns
 
 Graph = tuple[Int[Tensor, " edges"], Int[Tensor, " edges"], Float64[Tensor, " edges"]]
 """Edges in both directions: their ends and lengths, sorted by the rank of the first end and then of the second."""

@@ -16,8 +16,7 @@ from ..core.errors import UsageError
 from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, count_of
-from .per_class import class_turns
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 
 AGREES = 1e-3
 """How far logits may be from those of the linear layer, as a part of the largest one, because of rounding in low precision."""

@@ -60,7 +60,7 @@ class Validation:
 
 
 def glister(
-    vectors: Vectors, validation: Validation, rate: float, classes: Sequence[Int[Tensor, " members"]], every: int = 1
+    vectors: Vectors, validation: Validation, rate: float, classes: Sequence[Int[Tensor, " _"]], every: int = 1
 ) -> tuple[Int[Tensor, " kept"], Float64[Tensor, " steps"]]:
     r"""Examples one by one, each with the gradient that points the most along the validation loss's at $\theta_S$.
 
@@ -74,9 +74,12 @@ def glister(
     Returns:
         The examples in the order in which they are taken, the lowest number first among equals; and the validation loss at $\theta_S$ after each step at which its
         gradient is computed, before the first too.
+
+    Raises:
+        UsageError: A step of this rate leads to what is not finite.
     """
     order: list[int] = []
-    total = torch.zeros_like(validation.gradient(torch.zeros(validation.logits.shape[1], validation.inputs.shape[1])))
+    total = torch.zeros(validation.logits.shape[1], validation.inputs.shape[1], dtype=torch.float64)
     gains = torch.zeros(len(vectors), dtype=torch.float64)
     slack = 0.0
     losses = []
@@ -86,6 +89,10 @@ def glister(
             moved = -rate / max(1, step) * total
             losses.append(validation.loss(moved))
             gains = vectors.along(validation.gradient(moved))
+            if not bool(gains.isfinite().all()):
+                raise UsageError(
+                    f"glister: after a step of rate={rate:g} the validation gradient is not finite; give a smaller rate, such as rate=0.1."
+                )
             slack = 16 * torch.finfo(vectors.dtype).eps * float(gains.abs().max())
         open_ = members[left[members]]
         here = gains[open_]

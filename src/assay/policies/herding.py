@@ -14,9 +14,8 @@ from ..core.errors import UsageError
 from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import herded
-from .per_class import class_turns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -151,6 +151,10 @@ class MetriQ(AbstractSelector):
 
     def select(self, pool: Pool) -> Selection:
         budget, labels = count_of(self.keep, len(pool)), pool.labels
+        if self.seed is None and not pool.has_scores:
+            raise UsageError(
+                f"{self.title} takes the best of each class by a score, and none was given; give one of the run's scores, or a draw: seed=0."
+            )
         recalls, counts = self._measured(pool), torch.bincount(labels, minlength=pool.classes)
         quotas = rounded(recall_quotas(counts, recalls, budget), counts, budget)
         warnings: tuple[str, ...] = ()

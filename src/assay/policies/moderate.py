@@ -17,10 +17,9 @@ from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import ROWS
 from ..maths.ranking import places_within
-from .per_class import class_turns
 
 Centre = Literal["mean", "median"]
 
@@ -116,9 +115,9 @@ class Moderate(AbstractSelector):
         return Asks(features=(self.features,))
 
     def select(self, pool: Pool) -> Selection:
-        budget = count_of(self.keep, len(pool))
+        budget, rows = count_of(self.keep, len(pool)), pool.features(self.features)
         try:
-            values = centre_distance(pool.features(self.features), pool.labels, pool.ids.ranks, self.centre)
+            values = centre_distance(rows, pool.labels, pool.ids.ranks, self.centre)
         except ValueError as error:
             raise UsageError(f"{self.title}: {error}") from error
         order, reasons = torch.zeros(budget, dtype=torch.int64), {}

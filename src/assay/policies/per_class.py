@@ -1,11 +1,10 @@
 """Keep the same fraction of every class."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import UsageError
@@ -13,7 +12,7 @@ from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
 from ..core.selection import AbstractSelector, By, Pool, Selection, budget_of, count_of, suspects_stay
-from ..maths.ranking import interleaved, places_within
+from ..maths.ranking import places_within
 
 
 def class_budgets(counts: Int[Tensor, " classes"], keep: int | float, fill: bool = True) -> Int[Tensor, " classes"]:
@@ -46,31 +45,6 @@ def class_budgets(counts: Int[Tensor, " classes"], keep: int | float, fill: bool
     missing = budget - int(budgets.sum())
     budgets[torch.argsort(share - budgets, descending=True, stable=True)[:missing]] += 1
     return budgets.to(torch.int64)
-
-
-def class_turns(
-    pool: Pool, by_class: bool, budget: int, among: Bool[Tensor, " examples"] | None = None
-) -> Iterator[tuple[Int[Tensor, " members"], Int[Tensor, " turns"], str]]:
-    """The examples among which a selector chooses at a time: those of each class, or all together.
-
-    The places of a class in the order of what is chosen are in proportion to its examples (Webster's quotients), so that budgets nest.
-
-    Args:
-        pool: The examples.
-        by_class: Whether each given class is chosen from separately.
-        budget: How many are chosen in all.
-        among: Which examples may be chosen; all by default.
-
-    Yields:
-        Positions of the examples, the places that those chosen among them take in the order, and ` of class NAME` for the reasons, or nothing.
-    """
-    classes = pool.labels if by_class else torch.zeros(len(pool), dtype=torch.int64)
-    open_to = torch.ones(len(pool), dtype=torch.bool) if among is None else among
-    in_turn = classes[open_to].sort().values
-    in_turn = in_turn[interleaved(in_turn)[:budget]]
-    for label in classes[open_to].unique().tolist():
-        where = f" of class {pool.class_name(label)}" if by_class else ""
-        yield (open_to & (classes == label)).nonzero().flatten(), (in_turn == label).nonzero().flatten(), where
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..core.needs import Need
 from ..core.scores import ordered
 from ..core.selection import AbstractSelector, Pool, Selection, count_of
 from ..maths.prototypes import Metric, k_means, prototype_distance
-from .random import interleaved
+from ..maths.ranking import interleaved
 
 ROUNDS = 100
 

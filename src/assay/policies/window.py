@@ -10,7 +10,7 @@ from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
 from ..core.selection import AbstractSelector, Pool, Selection, budget_of, count_of
-from .random import interleaved
+from ..maths.ranking import interleaved
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,9 @@ from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths import draws
 from ..maths.subspaces import covered_less_redundant
-from .per_class import class_turns
 
 
 @dataclasses.dataclass(frozen=True)

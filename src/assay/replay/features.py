@@ -66,18 +66,18 @@ def features_of(
             start += len(batch.positions)
 
     seen = block(few)
-    factors = None if spec.kind != "head_grads" else functools.partial(_factors, model, few)
+    factors = None if spec.kind != "head_grads" else functools.partial(_factors, model, few, batches)
     if positions is not None or len(ids) * seen.shape[1] * seen.element_size() <= ON_DISK:
         return Features(spec, ids, seen.shape[1], read, factors=factors if positions is None else None)
     filed = Filed(f"features={spec}", (len(ids), seen.shape[1]), seen.dtype, read)
     return Features(spec, ids, seen.shape[1], filed.read, whole=filed.whole, factors=factors)
 
 
-def _factors(model: CheckpointModel, few: ModelBatch) -> OuterVectors | None:
+def _factors(model: CheckpointModel, few: ModelBatch, batches: Callable[[], Iterator[ModelBatch]]) -> OuterVectors | None:
     # On a few first, so that a large model does not run over all examples for nothing.
     if head_factors(iter([few]), model.head) is None:  # type: ignore[list-item]
         return None
-    return head_factors(model.batches(), model.head)  # type: ignore[arg-type]
+    return head_factors(batches(), model.head)  # type: ignore[arg-type]
 
 
 def _logits(model: CheckpointModel, spec: FeatureSpec) -> Block:
