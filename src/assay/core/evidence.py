@@ -291,6 +291,28 @@ class Evidence:
         """The recorded training, whose steps can be replayed."""
         return self._take(Need.STEPS)
 
+    def target_features(self, spec: FeatureSpec, target: str) -> Features:
+        """Features that a kept model makes of the rows of a target, as `features` makes those of the examples.
+
+        Returns:
+            In the order of `queries`.
+
+        Raises:
+            UnknownName: There is no such target.
+            MissingEvidence: No model makes features here, or none makes features of that kind.
+            UsageError: The model has no such features.
+        """
+        source = self._take(Need.FEATURES)[1]
+        if not spec.of_a_model:
+            raise MissingEvidence(
+                f"features={spec} are not made by a model, and are known of the examples and not of target {target!r}; choose features of a kept model."
+            )
+        if not isinstance(source, QueryFeatureSource):
+            raise MissingEvidence(
+                f"features={spec} are made by a model that a run kept, and there is none here; choose features=inputs or features=rows:NAME."
+            )
+        return source.query_features(spec, target)
+
     def held_out(self, target: str, features: str | FeatureSpec = "inputs") -> HeldOutRows:
         """The held-out examples of a target, with the same features as the training examples have.
 
@@ -307,12 +329,7 @@ class Evidence:
         """
         held, wanted = self._known(target), FeatureSpec.parse(features) if isinstance(features, str) else features
         if wanted.of_a_model:
-            source = self._take(Need.FEATURES)[1]
-            if not isinstance(source, QueryFeatureSource):
-                raise MissingEvidence(
-                    f"features={wanted} are made by a model that a run kept, and there is none here; choose features=inputs or features=rows:NAME."
-                )
-            rows = source.query_features(wanted, target).rows()
+            rows = self.target_features(wanted, target).rows()
         else:
             rows = rows_named(held.inputs, DATA if wanted.kind == "inputs" else rows_name(wanted.name, target)).flatten(1)
         if len(rows) != len(held.ids):

@@ -16,6 +16,7 @@ from . import options
 from .decision import Action, Decision
 from .errors import Mismatch, UsageError, listed
 from .evidence import Evidence
+from .features import FeatureSpec
 from .ids import Ids
 from .method import Asks, Source
 from .models import ModelSource, Queries
@@ -216,7 +217,7 @@ class Pool:
             UnknownName: There is no such target.
             MissingEvidence: Features of that kind are known of the examples only.
         """
-        return self._facts.query_features(spec, name).vectors()
+        return self._facts.target_features(FeatureSpec.parse(spec), name).vectors()
 
     @property
     def place(self) -> Int[Tensor, " examples"] | None:
