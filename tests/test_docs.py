@@ -91,7 +91,14 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.read_text())], ids=named)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[] if page.name == "README.md" else pytest.mark.slow, id=named(page))
+        for page in PAGES
+        if blocks(page.read_text())
+    ],
+)
 def test_the_python_that_a_page_shows_runs(page, tmp_path):
     # One process per page, its blocks one after the other, in an empty folder, as a reader would type them.
     program = "\n".join(blocks(page.read_text()))

@@ -187,7 +187,8 @@ def test_saved_and_loaded_under_ids_that_are_texts_is_the_same(title, tmp_path):
 @pytest.mark.parametrize("name", catalogue())
 def test_every_method_is_named_like_its_file_and_its_pure_function(name):
     cls = catalogue()[name]
-    assert cls.name == name == cls.__module__.rpartition(".")[2] and not cls.__subclasses__()
+    ours = [one for one in cls.__subclasses__() if one.__module__.startswith("assay.")]
+    assert cls.name == name == cls.__module__.rpartition(".")[2] and not ours
     assert callable(getattr(__import__(cls.__module__, fromlist=[name]), name))
 
 

@@ -94,6 +94,7 @@ def test_cells(cell, number, value):
     assert output.value_of(cell, number) == value and type(output.value_of(cell, number)) is type(value)
 
 
+@pytest.mark.slow
 def test_progress_goes_to_stderr_and_nothing_else_to_stdout(capsys, tmp_path):
     # A library that prints, and a process that it starts, write where progress goes.
     noisy = tmp_path / "sitecustomize.py"

@@ -32,6 +32,7 @@ def seen(*arguments, cwd):
     return drawn.decode()
 
 
+@pytest.mark.slow
 def test_progress_is_live_on_a_terminal(tmp_path):
     drawn = seen("record", "run", *SMALL, cwd=tmp_path)
     assert "\x1b[?25l" in drawn and "━" in drawn and "3/3" in drawn and "train accuracy" in drawn
@@ -48,6 +49,7 @@ def test_who_ranks_first_stands_in_a_table_while_training_goes_on(tmp_path):
     assert "\x1b[1A" in drawn or "\x1b[A" in drawn, "the table is drawn over, not below, the one before"
 
 
+@pytest.mark.slow
 def test_ids_and_classes_cannot_command_the_terminal(tmp_path):
     """Such as OSC 52, which puts a text into the clipboard of whoever looks at it."""
     evil = "\x1b]52;c;Y3VybA==\x07"

@@ -158,6 +158,7 @@ class Zeros(io.RawIOBase):
         return bytes(size)
 
 
+@pytest.mark.slow
 def test_an_archive_of_zeros_is_left_early(tmp_path):
     path = tar_of(tmp_path / "a.tar.gz", [("readme", 3 * 2**30)])
     with pytest.raises(UsageError, match="cannot be read as the CIFAR-10 archive"):

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "boosting.py"
 
 
+@pytest.mark.slow
 def test_the_example_finds_most_of_the_wrong_rows(tmp_path):
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-W", "error", EXAMPLE], cwd=tmp_path, env=alone, capture_output=True, text=True)

@@ -225,6 +225,7 @@ def test_a_whole_retraining_is_the_recorded_training(run, recipe, room, tmp_path
     assert outcome.accuracy == pytest.approx(float(right.double().mean()), abs=1e-12) and outcome.steps == 21
 
 
+@pytest.mark.slow
 def test_where_trials_run_does_not_change_them(own):
     decision = decided(own)
     inline = verify(decision, run=own, seeds=2)

@@ -219,6 +219,7 @@ def unrolled(run, weights):
     return F.cross_entropy(torch.func.functional_call(model, params, held), held_labels)
 
 
+@pytest.mark.slow
 def test_sgd_influence_is_the_derivative_of_the_unrolled_steps(run):
     weights = torch.ones(EXAMPLES, dtype=torch.float64, requires_grad=True)
     (exact,) = torch.autograd.grad(unrolled(run, weights), weights)

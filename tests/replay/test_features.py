@@ -145,7 +145,7 @@ def test_the_whole_zoo_is_here():
     assert set(ZOO) == set(nets.catalogue())
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnet18" else name for name in ZOO])
 def test_penultimate_is_what_goes_into_the_head_of_every_net_of_the_zoo(name, tmp_path):
     net, shape = ZOO[name]
     model, (inputs, labels) = nets.build(net, shape, CLASSES, 0).double(), batch_of(*shape)
@@ -339,6 +339,7 @@ def mapped(folder):
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
 
 
+@pytest.mark.slow
 def test_large_features_stand_in_a_file_that_goes_with_the_last_reader(tmp_path, monkeypatch):
     torch.manual_seed(0)
     evidence, replay = evidence_of(tmp_path / "run", Backwards().double(), *batch_of(5))

@@ -46,7 +46,7 @@ def assert_same(run, other):
         torch.testing.assert_close(live_state(run, method), live_state(other, method), rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("begun", [0, EPOCHS - 1])
+@pytest.mark.parametrize("begun", [0, pytest.param(EPOCHS - 1, marks=pytest.mark.slow)])
 def test_killed_before_every_single_step_to_the_disk(nursery, whole, tmp_path, begun):
     """One more epoch: dies before the first call that reaches the disk, then before the second, and so on, until it lives."""
     if begun:
@@ -68,6 +68,7 @@ def test_killed_before_every_single_step_to_the_disk(nursery, whole, tmp_path, b
     assert status == 0 and step > 15 and seen == {begun, begun + 1}
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_each_time(nursery, tmp_path):
     moments, kills, done = random.Random(0), 0, []
     # A machine that is busy elsewhere takes longer to its first epoch, and is killed later from round to round.
