@@ -99,6 +99,7 @@ def good(folder):
     marked.write_text(json.dumps({**said, "marks": [{"id": str(run.ids[0]), "mark": "right"}]}))
     edited, logits_of = folder / "edited.csv", torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
     assay.result_table(run, table, decision).to_csv(edited)
+    joint, alike = assay.confident_joint(run), assay.duplicates(run, loop=loop, within=2.0)
     counted, compared = assay.count_wrong(run), assay.compare(run, table, truth=(run.ids, run.labels.roll(1)))
     found = assay.Probe("uniform", 3, 3, 12, 0, (ProbedMethod("aum", 0.9, 0.8, 0.95, 0.5, 1.0),))
     saved = {
@@ -131,6 +132,10 @@ def good(folder):
         "WrongCount": (tuple(getattr(counted, field.name) for field in dataclasses.fields(counted)), {}),
         "compare": ((run, table), {"budget": 3, "truth": (run.ids, run.labels)}),
         "MethodComparison": (tuple(getattr(compared, field.name) for field in dataclasses.fields(compared)), {}),
+        "confident_joint": ((run,), {}),
+        "ConfidentJoint": (tuple(getattr(joint, field.name) for field in dataclasses.fields(joint)), {}),
+        "duplicates": ((run, "inputs"), {"within": 0.1, "metric": "cosine", "loop": loop, "inputs": None}),
+        "DuplicateGroups": (tuple(getattr(alike, field.name) for field in dataclasses.fields(alike)), {}),
         "combine": ((table,), {}),
         # Six flipped labels are too few, so that nothing is trained.
         "probe": ((run, "loss"), {"flips": assay.Flips(0.5), "record": lambda labels, folder: None}),

@@ -77,6 +77,8 @@ class Made(Data):
 def trains(rank, folder, settings):
     # As torchrun says that it started the processes.
     os.environ["TORCHELASTIC_RUN_ID"] = "test"
+    # By which Lightning shares out the examples, where another test seeded everything.
+    os.environ.pop("PL_GLOBAL_SEED", None)
     says = {"kind": "shuffled", "epochs": EPOCHS, "resume": None, "killed": None, "seed": 3, "trainer": {}, **settings}
     saves = lightning.callbacks.ModelCheckpoint(f"{folder} of Lightning", save_last=True)
     recorder = assay.lightning.Recorder(folder, RECORDING, seed=says["seed"])

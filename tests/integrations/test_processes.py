@@ -298,8 +298,8 @@ def sharded_record(rank, folder, settings):
     with record(folder, model, optimizer, loader, recording, seed=says["seed"], resume=says["resume"]) as recorder:
         for epoch in range(recorder.epochs, says["epochs"]):
             sampler.set_epoch(epoch)
-            for x, y in recorder.epoch():
-                if says.get("killed") == (rank, epoch, len(recorder.recorder._batches)):
+            for number, (x, y) in enumerate(recorder.epoch()):
+                if says.get("killed") == (rank, epoch, number):
                     os.kill(os.getpid(), signal.SIGKILL)
                 logits = model(x)
                 F.cross_entropy(logits, y).backward()
