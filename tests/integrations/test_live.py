@@ -348,3 +348,68 @@ def test_a_state_that_lacks_a_part_of_a_batch_is_refused():
     for mark, held, lacks in ((BATCH, {"positions": torch.ones(2)}, "params"), (WEIGHTED, {"batch": torch.ones(2)}, "weights")):
         with pytest.raises(RunError, match=f"damaged .no '{lacks}' of a batch.; record again"):
             decode(*encode({"pending": [{mark: held}]}), functional)
+
+
+@pytest.mark.parametrize(
+    ("divided", "reduction", "data", "said"),
+    [
+        (
+            3,
+            "mean",
+            {"accumulate": 5},
+            r"liveval stopped .*gradients of a step of 3 batches of your loop are 1\.667 times .*accumulate=",
+        ),
+        # In the first steps it could be clipping; the length of the gradients says that it is not.
+        (5, "mean", {"accumulate": 3}, r"liveval stopped .*gradients of a step of 3 batches of your loop are 0\.6 times"),
+        (1, "sum", {"every": 1}, r"liveval stopped .*gradients of a step of your loop are 3 times .*reduction="),
+    ],
+)
+def test_a_loop_that_divides_otherwise_than_was_said_gets_no_live_values(tmp_path, divided, reduction, data, said):
+    model, optimizer, _ = world(torch.float64)
+    loader = DataLoader(world(torch.float64)[2].dataset, 3, shuffle=True)
+    every = data.pop("every", EVERY)
+    spec = assay.DataSpec(**data) if data else None
+    with (
+        pytest.warns(UserWarning, match=said),
+        assay.record(tmp_path, model, optimizer, loader, assay.Recording(live=["liveval"]), data=spec, seed=3) as recorder,
+    ):
+        for number, (x, y) in enumerate(pair for _ in range(2) for pair in recorder.epoch()):
+            at = number % BATCHES
+            logits = model(x)
+            (F.cross_entropy(logits, y, reduction=reduction) / divided).backward()
+            if (at + 1) % every == 0 or at + 1 == BATCHES:
+                optimizer.step()
+                optimizer.zero_grad()
+            recorder.batch(logits, y)
+    with pytest.raises(MissingEvidence, match="stopped in epoch [01]"):
+        assay.score(tmp_path, "liveval", strict=True)
+
+
+def test_gradients_clipped_by_their_norm_are_no_other_division(tmp_path):
+    model, optimizer, loader = world(torch.float64)
+    with assay.record(tmp_path, model, optimizer, loader, assay.Recording(live=["liveval"]), seed=3) as recorder:
+        for _ in range(2):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+                optimizer.step()
+                recorder.batch(logits, y)
+    assert len(assay.score(tmp_path, "liveval")["liveval"]) == EXAMPLES
+
+
+def test_gradients_of_another_loss_are_a_doubt_in_a_sentence(tmp_path):
+    torch.manual_seed(0)
+    model, (_, _, loader) = nn.Linear(5, 3), world()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        pytest.warns(UserWarning, match=r"your loop do not point where those of the losses do \(cosine 0\..*DataSpec\(losses="),
+        assay.record(tmp_path, model, optimizer, loader, assay.Recording(live=["liveval"]), seed=3) as recorder,
+    ):
+        for x, y in recorder.epoch():
+            logits = model(x)
+            optimizer.zero_grad()
+            (F.cross_entropy(logits, y) + sum(one.square().sum() for one in model.parameters())).backward()
+            optimizer.step()
+            recorder.batch(logits, y)

@@ -25,6 +25,7 @@ from ..methods import parse
 from ..replay.generators import seed_loop, untouched_generators
 from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, collate_of, keyed_copy
 from ..replay.live import LiveSteps
+from ..replay.live_gradients import LiveGradients
 from ..replay.live_methods import LiveMethods
 from ..replay.losses import WeightedBatch, WeightedLosses, cross_entropies, cross_entropies_of, logits_alone
 from ..replay.single_examples import Watcher, evaluating
@@ -104,6 +105,7 @@ class LoopRecorder:
         if losses is cross_entropies and data.forward is not None:
             losses = cross_entropies_of(data.forward)
         self._steps = LiveSteps(parts.model, losses if selecting is None else WeightedLosses(losses), division=data.division)
+        self._gradients = LiveGradients(parts.model, self._steps.functional.names)
         self._waiting: list[tuple[Tensor, Any]] = []
         self._steps_before: int | None = None
         self.alongside = live
@@ -178,6 +180,8 @@ class LoopRecorder:
             )
             return
         with untouched_generators(device):
+            if doubt := self._gradients.compare(step):
+                warnings.warn(f"{self.recorder.paths.folder}: {doubt}", stacklevel=2)
             self.alongside.update(step)
 
     def _check_own_losses(self) -> None:
@@ -206,6 +210,8 @@ class LoopRecorder:
     def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
         self._outside += self._open is None
         self._settings.append(_settings_of(optimizer))
+        if self.alongside.step_methods and self._open is not None:
+            self._gradients.hold()
 
     @property
     def epochs(self) -> int:
@@ -372,9 +378,11 @@ class LoopRecorder:
         if epoch.pending:
             self._mixtures.begin(fetched.batch)
         self._settings = []
-        if self.alongside.step_methods and not self._waiting:
-            with self._never_ending():
-                self._steps.before()
+        if self.alongside.step_methods:
+            self._gradients.begin(len(self._waiting))
+            if not self._waiting:
+                with self._never_ending():
+                    self._steps.before()
 
     def _take_in(self, epoch: OpenEpoch) -> None:
         """The newest batch, now that its step was taken."""
