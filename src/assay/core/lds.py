@@ -4,6 +4,7 @@ import dataclasses
 
 from .arguments import checked_fields
 from .errors import UsageError
+from .intervals import check_interval, with_interval
 from .lineage import Lineage, fingerprint
 
 SAME, OTHERS = "same seed", "other seeds"
@@ -50,15 +51,12 @@ class RankAgreement:
     by_query: tuple[float, ...] = ()
 
     def __post_init__(self):
-        if (self.low is None) != (self.high is None):
-            raise UsageError("An interval has two ends or none.")
+        check_interval(self.low, self.high)
 
     @property
     def words(self) -> str:
         """The number and its interval."""
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return with_interval(self.value, self.low, self.high, 3)
 
 
 @dataclasses.dataclass(frozen=True)

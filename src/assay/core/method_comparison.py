@@ -4,6 +4,7 @@ import dataclasses
 
 from .arguments import checked_fields
 from .errors import UsageError
+from .intervals import check_interval, with_interval
 from .lineage import Lineage, fingerprint
 
 
@@ -59,15 +60,12 @@ class ComparedMethod:
     missed: int
 
     def __post_init__(self):
-        if (self.low is None) != (self.high is None):
-            raise UsageError("An interval has two ends or none.")
+        check_interval(self.low, self.high)
 
     @property
     def words(self) -> str:
         """The AUC and its interval."""
-        if self.low is None or self.high is None:
-            return f"{self.auc:.4f}"
-        return f"{self.auc:.4f} [{self.low:.4f}, {self.high:.4f}]"
+        return with_interval(self.auc, self.low, self.high, 4)
 
 
 @dataclasses.dataclass(frozen=True)

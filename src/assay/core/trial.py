@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from .arguments import checked_fields
 from .errors import UsageError
+from .intervals import check_interval
 from .lineage import Lineage, fingerprint
 
 KEPT, RANDOM, ALL = "kept", "random", "all"
@@ -84,8 +85,7 @@ class Comparison:
     def __post_init__(self):
         if self.n < 2:
             raise UsageError(f"{self.n} seed cannot tell an effect from chance; verify with at least 2.")
-        if (self.low is None) != (self.high is None):
-            raise UsageError("An interval has two ends or none.")
+        check_interval(self.low, self.high)
         if not 0 < self.share <= 1:
             raise UsageError(f"share={self.share} is no part of the level; give a number above 0 and up to 1.")
 

@@ -46,26 +46,9 @@ def data_map(*, truth: bool, pictures: bool) -> Spec:
         scale=alt.Scale(domain=[0, 1], interpolate="lab"),
         legend=alt.Legend(gradientLength=120),
     )
-    marks: Spec = {"x": x, "y": y, "color": color, "tooltip": tooltip}
-    if truth:
-        marks["shape"] = alt.Shape(
-            "label:N", title=None, scale=alt.Scale(domain=[RIGHT, WRONG], range=["circle", "triangle-up"]), sort=None
-        )
-    points = (
-        alt.Chart(alt.NamedData("examples"), name="points")
-        .mark_point(filled=True, size=34, opacity=0.75)
-        .encode(**marks)
-        .add_params(
-            alt.selection_interval(name="brush", encodings=["x", "y"]),
-            alt.selection_point(name="pick", fields=["position"], on="click", clear=False, toggle=False),
-        )
+    return framed(
+        _chosen_from(x, y, color, tooltip, truth=truth), "Data map: confidence against variability of each example", height=380
     )
-    rings = (
-        alt.Chart(alt.NamedData("chosen"), name="rings")
-        .mark_point(filled=False, size=110, strokeWidth=2, style="chosen")
-        .encode(x=x, y=y)
-    )
-    return framed(alt.layer(points, rings), "Data map: confidence against variability of each example", height=380)
 
 
 def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
@@ -314,14 +297,21 @@ def embedding(one: EmbeddingMap, classes: Sequence[str] = (), *, known: Sequence
             legend=alt.Legend(gradientLength=120, values=[]),
         )
     )
+    return framed(_chosen_from(x, y, color, tooltip, truth="true" in known), "Map of the examples by their features", height=420)
+
+
+def _chosen_from(x: Any, y: Any, color: Any, tooltip: Sequence[Any], *, truth: bool) -> Any:
+    """Examples as points from which some are chosen by a box or a click, with rings around those that are."""
+    import altair as alt
+
     marks: Spec = {"x": x, "y": y, "color": color, "tooltip": tooltip}
-    if "true" in known:
+    if truth:
         marks["shape"] = alt.Shape(
             "label:N", title=None, scale=alt.Scale(domain=[RIGHT, WRONG], range=["circle", "triangle-up"]), sort=None
         )
     points = (
         alt.Chart(alt.NamedData("examples"), name="points")
-        .mark_point(filled=True, size=34, opacity=0.8)
+        .mark_point(filled=True, size=34, opacity=0.75)
         .encode(**marks)
         .add_params(
             alt.selection_interval(name="brush", encodings=["x", "y"]),
@@ -333,7 +323,7 @@ def embedding(one: EmbeddingMap, classes: Sequence[str] = (), *, known: Sequence
         .mark_point(filled=False, size=110, strokeWidth=2, style="chosen")
         .encode(x=x, y=y)
     )
-    return framed(alt.layer(points, rings), "Map of the examples by their features", height=420)
+    return alt.layer(points, rings)
 
 
 def accuracies(outcomes: Sequence[Outcome]) -> Spec:
