@@ -12,11 +12,8 @@ from ..maths import draws
 from ..maths.example_vectors import Vectors
 from ..maths.greedy import Greedy, Objective, Sample, maximise
 from .errors import UsageError
-from .features import FeatureSpec
 from .ids import Ids
-from .method import Asks
-from .needs import Need
-from .selection import AbstractSelector, Pool, Selection, class_turns, classes_left_out, count_of
+from .selection import AbstractFeatureSelector, Pool, Selection, class_turns, classes_left_out, count_of
 
 SAMPLE = 64
 """Examples that `stochastic` looks at before each step, however many are taken, so that budgets nest."""
@@ -37,7 +34,7 @@ class Taken:
     objective: Objective
 
 
-class AbstractGreedySelector(AbstractSelector):
+class AbstractGreedySelector(AbstractFeatureSelector):
     """Takes the examples, over all or class by class, that make a function of a set grow the most. Subclasses have the options that are declared here."""
 
     needs_score = False
@@ -51,23 +48,12 @@ class AbstractGreedySelector(AbstractSelector):
 
     def __post_init__(self):
         super().__post_init__()
-        count_of(self.keep)
-        FeatureSpec.parse(self.features)
         if (self.greedy == "stochastic") != (self.seed is not None):
             raise UsageError(
                 f"{self.name}: greedy=stochastic draws the examples that it looks at and needs a seed, such as seed=0."
                 if self.seed is None
                 else f"{self.name}: seed={self.seed} goes with greedy=stochastic only; greedy={self.greedy} draws nothing. Leave it out."
             )
-
-    @property
-    def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where classes are taken each by itself."""
-        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
-
-    @property
-    def asks(self) -> Asks:
-        return Asks(features=(self.features,))
 
     @abc.abstractmethod
     def objective(self, vectors: Vectors) -> Objective:

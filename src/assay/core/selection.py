@@ -355,6 +355,28 @@ class AbstractSelector(abc.ABC):
         return options.join(self.name, options.changed(self))
 
 
+class AbstractFeatureSelector(AbstractSelector):
+    """A selector that reads one kind of features, and labels where it takes each class by itself; its options are `keep`, `features` and `by_class`."""
+
+    keep: int | float
+    features: str
+    by_class: bool
+
+    def __post_init__(self):
+        super().__post_init__()
+        count_of(self.keep)
+        FeatureSpec.parse(self.features)
+
+    @property
+    def reads(self) -> frozenset[Need]:  # type: ignore[override]
+        """Features, and labels where each class is taken by itself."""
+        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
+
+    @property
+    def asks(self) -> Asks:
+        return Asks(features=(self.features,))
+
+
 def choose(
     policy: AbstractSelector,
     scores: Scores | None = None,

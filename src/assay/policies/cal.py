@@ -13,11 +13,9 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
-from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
+from ..core.selection import AbstractFeatureSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import ROWS, symmetric_divergence
 from ..maths.neighbour_graph import k_nearest
 from .contextual_diversity import check_logits, predicted_probs
@@ -52,7 +50,7 @@ def neighbour_divergence(
 
 
 @dataclasses.dataclass(frozen=True)
-class CAL(AbstractSelector):
+class CAL(AbstractFeatureSelector):
     """Keeps the examples that are predicted most differently from their nearest neighbours.
 
     No score is read. Examples on both sides of a boundary stay, whichever label they have; those alike are not passed over.
@@ -84,16 +82,9 @@ class CAL(AbstractSelector):
 
     def __post_init__(self):
         super().__post_init__()
-        count_of(self.keep)
-        FeatureSpec.parse(self.features)
         check_logits(self, "predictions")
         if self.k < 1:
             raise UsageError(f"{self.name}: k={self.k} is below 1; it is the number of neighbours.")
-
-    @property
-    def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where classes are looked at separately."""
-        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
 
     @property
     def asks(self) -> Asks:

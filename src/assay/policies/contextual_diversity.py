@@ -14,14 +14,13 @@ from torch import Tensor
 
 from ..core.errors import UsageError, listed
 from ..core.features import LOGITS, ROWS, FeatureSpec
-from ..core.method import Asks, Source
-from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
+from ..core.method import Source
+from ..core.selection import AbstractFeatureSelector, AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import most_divergent_first
 
 
 @dataclasses.dataclass(frozen=True)
-class ContextualDiversity(AbstractSelector):
+class ContextualDiversity(AbstractFeatureSelector):
     """Keeps the examples that a greedy search takes as centers, each the one whose predicted probabilities differ most from those before it.
 
     The distance is the symmetric KL divergence of the softmax probabilities. The first center is the example nearest to the mean probabilities.
@@ -52,15 +51,6 @@ class ContextualDiversity(AbstractSelector):
         super().__post_init__()
         count_of(self.keep)
         check_logits(self, "features")
-
-    @property
-    def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where classes are covered separately."""
-        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
-
-    @property
-    def asks(self) -> Asks:
-        return Asks(features=(self.features,))
 
     def select(self, pool: Pool) -> Selection:
         budget = count_of(self.keep, len(pool))

@@ -15,11 +15,9 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from ..core.errors import UsageError, listed
-from ..core.features import FeatureSpec
-from ..core.method import Asks, Source
-from ..core.needs import Need
+from ..core.method import Source
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, budget_of, class_turns, count_of
+from ..core.selection import AbstractFeatureSelector, Pool, Selection, budget_of, class_turns, count_of
 from ..maths.neighbour_graph import joined, k_nearest
 
 Graph = tuple[Int[Tensor, " edges"], Int[Tensor, " edges"], Float64[Tensor, " edges"]]
@@ -77,7 +75,7 @@ def taken_in_turn(
 
 
 @dataclasses.dataclass(frozen=True)
-class D2(AbstractSelector):
+class D2(AbstractFeatureSelector):
     """Keeps hard examples that are not beside each other: each takes a part of the difficulty of its neighbours with it.
 
     Difficulty follows from the score's direction: a low AUM is hard. A score with values below 0 is shifted so that its easiest example has 0.
@@ -112,8 +110,6 @@ class D2(AbstractSelector):
 
     def __post_init__(self):
         super().__post_init__()
-        count_of(self.keep)
-        FeatureSpec.parse(self.features)
         if self.k < 1:
             raise UsageError(f"{self.name}: k={self.k} is below 1; it is the number of neighbours.")
         for option in ("gamma_f", "gamma_r"):
@@ -121,15 +117,6 @@ class D2(AbstractSelector):
                 raise UsageError(f"{self.name}: {option}={getattr(self, option)} is not a number from 0 on.")
         if not 0 <= self.cutoff <= 1:
             raise UsageError(f"cutoff={self.cutoff} is outside 0..1; it is the fraction of examples cut as hardest.")
-
-    @property
-    def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where classes are looked at separately."""
-        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
-
-    @property
-    def asks(self) -> Asks:
-        return Asks(features=(self.features,))
 
     def select(self, pool: Pool) -> Selection:
         n, title = len(pool), pool.scores.title

@@ -11,15 +11,13 @@ from typing import ClassVar
 import torch
 
 from ..core.errors import UsageError
-from ..core.features import FeatureSpec
-from ..core.method import Asks, Source
-from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
+from ..core.method import Source
+from ..core.selection import AbstractFeatureSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import herded
 
 
 @dataclasses.dataclass(frozen=True)
-class Herding(AbstractSelector):
+class Herding(AbstractFeatureSelector):
     """Keeps the examples that a greedy search takes so that their mean in the space of some features stays nearest to the mean of all.
 
     Examples for a smaller budget are the first of those for a larger one. No score is read.
@@ -43,20 +41,6 @@ class Herding(AbstractSelector):
         "the nearest example as in the paper, where DeepCore's code takes the farthest; each example at most once; the features of the trained net "
         "where DeepCore's code takes those of one trained on ImageNet; floor(keep * examples) exactly; ties break by id; classes by Webster's quotients",
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        count_of(self.keep)
-        FeatureSpec.parse(self.features)
-
-    @property
-    def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where classes are herded separately."""
-        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
-
-    @property
-    def asks(self) -> Asks:
-        return Asks(features=(self.features,))
 
     def select(self, pool: Pool) -> Selection:
         budget = count_of(self.keep, len(pool))

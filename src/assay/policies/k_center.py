@@ -9,15 +9,13 @@ from typing import ClassVar
 import torch
 
 from ..core.errors import UsageError
-from ..core.features import FeatureSpec
-from ..core.method import Asks, Source
-from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
+from ..core.method import Source
+from ..core.selection import AbstractFeatureSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import farthest_first
 
 
 @dataclasses.dataclass(frozen=True)
-class KCenter(AbstractSelector):
+class KCenter(AbstractFeatureSelector):
     """Keeps the examples that a greedy search takes as centers, each the farthest from those before it in the space of some features.
 
     The first center is the example nearest to the mean; equal distances go to the smallest id. The greatest distance of an example to its
@@ -45,20 +43,6 @@ class KCenter(AbstractSelector):
         "embeddings of a net trained on ImageNet; floor(keep * examples) exactly where it rounds; ties break by id; classes by Webster's "
         "quotients",
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        count_of(self.keep)
-        FeatureSpec.parse(self.features)
-
-    @property
-    def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where classes are covered separately."""
-        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
-
-    @property
-    def asks(self) -> Asks:
-        return Asks(features=(self.features,))
 
     def select(self, pool: Pool) -> Selection:
         budget = count_of(self.keep, len(pool))

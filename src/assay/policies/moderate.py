@@ -13,11 +13,10 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..core.errors import UsageError
-from ..core.features import FeatureSpec
-from ..core.method import Asks, Source
+from ..core.method import Source
 from ..core.needs import Need
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
+from ..core.selection import AbstractFeatureSelector, Pool, Selection, class_turns, count_of
 from ..maths.coverage import ROWS
 from ..maths.ranking import places_within
 
@@ -77,7 +76,7 @@ def from_the_middle(values: Float64[Tensor, " examples"]) -> Int[Tensor, " examp
 
 
 @dataclasses.dataclass(frozen=True)
-class Moderate(AbstractSelector):
+class Moderate(AbstractFeatureSelector):
     """Keeps the examples in the middle of the ranking by distance from the centre of their class: neither the most typical nor outliers.
 
     The kept ranks are those nearest to the median, so that a smaller budget is a part of a larger one. No score is read.
@@ -104,15 +103,6 @@ class Moderate(AbstractSelector):
         "the mean of a class, as in the paper, where the released code takes the median in each dimension; the examples themselves, where that code "
         "returns those to drop; floor(keep * examples) exactly; ties break by id; classes by Webster's quotients",
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        count_of(self.keep)
-        FeatureSpec.parse(self.features)
-
-    @property
-    def asks(self) -> Asks:
-        return Asks(features=(self.features,))
 
     def select(self, pool: Pool) -> Selection:
         budget, rows = count_of(self.keep, len(pool)), pool.features(self.features)

@@ -12,17 +12,15 @@ from typing import ClassVar
 import torch
 
 from ..core.errors import UsageError
-from ..core.features import FeatureSpec
-from ..core.method import Asks, Source
-from ..core.needs import Need
+from ..core.method import Source
 from ..core.scores import ordered
-from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
+from ..core.selection import AbstractFeatureSelector, Pool, Selection, class_turns, count_of
 from ..maths import draws
 from ..maths.subspaces import covered_less_redundant
 
 
 @dataclasses.dataclass(frozen=True)
-class ZCore(AbstractSelector):
+class ZCore(AbstractFeatureSelector):
     """Keeps the examples that most often cover a point drawn among them in two of their features, and least often stand beside one that does.
 
     Neither labels nor scores are read. Best on embeddings of a model that was trained on much else (`features=rows:NAME`).
@@ -56,22 +54,11 @@ class ZCore(AbstractSelector):
 
     def __post_init__(self):
         super().__post_init__()
-        count_of(self.keep)
-        FeatureSpec.parse(self.features)
         for option in ("samples", "neighbours"):
             if getattr(self, option) < 1:
                 raise UsageError(f"{self.name}: {option}={getattr(self, option)} is below 1.")
         if not 0 <= self.exponent < float("inf"):
             raise UsageError(f"{self.name}: exponent={self.exponent} is not a number from 0 on.")
-
-    @property
-    def reads(self) -> frozenset[Need]:  # type: ignore[override]
-        """Features, and labels where each class gives its part."""
-        return frozenset({Need.FEATURES, Need.LABELS} if self.by_class else {Need.FEATURES})
-
-    @property
-    def asks(self) -> Asks:
-        return Asks(features=(self.features,))
 
     def select(self, pool: Pool) -> Selection:
         budget = count_of(self.keep, len(pool))
