@@ -56,8 +56,12 @@ class FeatureSpec:
     epoch: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "FeatureSpec":
+    def parse(cls, text: str, reader: str = "") -> "FeatureSpec":
         """The specification that a text describes.
+
+        Args:
+            text: Such as `inputs`, `rows:NAME` or `penultimate@3`.
+            reader: Who asks, with which messages then begin.
 
         Returns:
             A specification whose `str` is the text again.
@@ -65,6 +69,15 @@ class FeatureSpec:
         Raises:
             UsageError: There are no such features.
         """
+        try:
+            return cls._parsed(text)
+        except UsageError as error:
+            if not reader:
+                raise
+            raise UsageError(f"{reader}: {error}") from error
+
+    @classmethod
+    def _parsed(cls, text: str) -> "FeatureSpec":
         if text == INPUTS:
             return cls("inputs")
         # Names of rows are a user's own and may hold any sign; rows from outside do not change from epoch to epoch.

@@ -74,10 +74,7 @@ class OutlierDistance(AbstractMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        try:
-            FeatureSpec.parse(self.features)
-        except UsageError as error:
-            raise UsageError(f"{self.title}: {error}") from error
+        FeatureSpec.parse(self.features, self.title)
         if self.k < 1:
             raise UsageError(f"{self.title}: k={self.k} is below 1.")
 

@@ -78,10 +78,7 @@ class SelfClean(AbstractMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        try:
-            FeatureSpec.parse(self.features)
-        except UsageError as error:
-            raise UsageError(f"{self.title}: {error}") from error
+        FeatureSpec.parse(self.features, self.title)
 
     @property
     def asks(self) -> Asks:
