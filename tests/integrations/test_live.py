@@ -381,7 +381,7 @@ def test_a_loop_that_divides_otherwise_than_was_said_gets_no_live_values(tmp_pat
                 optimizer.step()
                 optimizer.zero_grad()
             recorder.batch(logits, y)
-    with pytest.raises(MissingEvidence, match="stopped in epoch [01]"):
+    with pytest.raises(MissingEvidence, match=r"stopped in epoch [01]"):
         assay.score(tmp_path, "liveval", strict=True)
 
 

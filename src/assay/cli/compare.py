@@ -15,7 +15,8 @@ MOST_PAIRS = 15
 def compare_(run: Path, /, *methods: str, budget: MaybeWhole = None) -> None:
     """Say how alike methods rank the examples.
 
-    Where the truth is known, it is also told how well each finds the wrong labels. Rank correlations have 95 % intervals over the draw of examples. The overlap is that of the first examples of both rankings. Scores are saved in the run's folder.
+    Where the truth is known, it is also told how well each finds the wrong labels. Rank correlations have 95 % intervals over the draw of examples.
+    The overlap is that of the first examples of both rankings. Scores are saved in the run's folder.
 
     Example: assay compare runs/digits
 

@@ -15,7 +15,8 @@ def probe_(
 ) -> None:
     """Say which method finds labels flipped on purpose.
 
-    A few labels are flipped, the training is recorded again, and each method is held against the flipped ones, which needs no other truth. The recording under these labels is kept in the run's folder, so that the same command goes on where it was
+    A few labels are flipped, the training is recorded again, and each method is held against the flipped ones, which needs no other truth. The
+    recording under these labels is kept in the run's folder, so that the same command goes on where it was
     stopped, and other methods cost no training. The data themselves are not changed.
 
     Example: assay probe runs/digits --flip 0.02

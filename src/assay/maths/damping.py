@@ -4,9 +4,9 @@ The system $(G + \delta I)\, v = g$ splits the gradient into $G v + \delta v$: w
 
 $$ \xi(\delta) = \frac{\delta\, \langle v, g \rangle}{\langle g, g \rangle} = \frac{\sum_k g_k^2\, \delta / (e_k + \delta)}{\sum_k g_k^2} $$
 
-with the curvature $e_k$ along each eigenvector and the gradient's part $g_k$. It rises from 0 to 1. Directions without curvature do not count, because no example's gradient has a part
-in them. The damping is taken at which the part is `CARRIED`: after the idea of https://arxiv.org/abs/2505.24261, which chooses the damping by an indicator of the trained model alone;
-the indicator and its value are ours (docs/results.md, "Damping").
+with the curvature $e_k$ along each eigenvector and the gradient's part $g_k$. It rises from 0 to 1. Directions without curvature do not count,
+because no example's gradient has a part in them. The damping is taken at which the part is `CARRIED`: after the idea of https://arxiv.org/abs/2505.24261, which chooses the damping by an
+indicator of the trained model alone; the indicator and its value are ours (docs/results.md, "Damping").
 """
 
 from torch import Tensor

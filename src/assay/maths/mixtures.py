@@ -48,7 +48,8 @@ def beyond_zero(
 ) -> Beyond:
     """How many of the values belong to components of a normal mixture that are centred above zero, overall and by group.
 
-    The mixture has as few components as BIC allows: one more is taken only where evidence for it is very strong and there are at least ten values for each. A value's chance is the share of those
+    The mixture has as few components as BIC allows: one more is taken only where evidence for it is very strong and there are at least ten values for
+    each. A value's chance is the share of those
     components in the density there, made monotone (isotonic regression), and the count is the sum of the chances. The interval is the range between
     quantiles of the count over bootstrap samples, each with its own number of components, and is widened at either side by the overlap: the
     number of values that would be counted wrongly if each were counted by whether its chance is above one half. Where no component is centred above

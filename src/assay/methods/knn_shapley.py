@@ -104,7 +104,8 @@ class KNNShapley(AbstractAttributor):
     source: ClassVar[Source] = Source(
         "Jia et al. 2019; soft: Wang and Jia 2023; threshold: Wang et al. 2023",
         "https://arxiv.org/abs/1908.08619",
-        "examples at one distance share the mean over their orders; the weighted form's votes are divided by k and not by the sum of their weights, so that it is exact in N log N",
+        "examples at one distance share the mean over their orders; the weighted form's votes are divided by k and not by the sum of "
+        "their weights, so that it is exact in N log N",
     )
 
     def __post_init__(self):

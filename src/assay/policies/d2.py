@@ -103,7 +103,8 @@ class D2(AbstractFeatureSelector):
     source: ClassVar[Source] = Source(
         "Maharana et al. 2024, D2 pruning",
         "https://arxiv.org/abs/2310.07931",
-        "both weights fall with the distance, as in the released code, where the paper squares it; a neighbour without difficulty sends nothing, where that code lets it send 1e-7; the cutoff is by the same score; difficulty is turned "
+        "both weights fall with the distance, as in the released code, where the paper squares it; a neighbour without difficulty "
+        "sends nothing, where that code lets it send 1e-7; the cutoff is by the same score; difficulty is turned "
         "by the score's direction, where that code turns accumulated margin in one of two modes; floor(keep * examples) exactly; ties break by id; "
         "classes by Webster's quotients",
     )

@@ -112,8 +112,8 @@ class GradMatch(AbstractSelector):
         "Killamsetty et al. 2021, GRAD-MATCH: Gradient matching based data subset selection for efficient deep model training",
         "https://arxiv.org/abs/2103.00123",
         "once, by a kept model, where the paper selects anew as training goes on; weights are at least 0 in every step, not in the last only; the ridge is relative to the "
-        "gradients' size; when no example is left that helps, the mean gradient is matched again by others, where the released code draws the rest at random; ties break by id; "
-        "classes by Webster's quotients",
+        "gradients' size; when no example is left that helps, the mean gradient is matched again by others, where the released code draws the rest at random; ties "
+        "break by id; classes by Webster's quotients",
     )
 
     def __post_init__(self):
