@@ -73,6 +73,9 @@ def test_every_step_says_what_came_out(chain):
     assert "train accuracy" in said["record"] and "397 examples" in said["record"]
     assert re.search(r"^ aum .* low is suspect ", said["score"], re.MULTILINE)
     assert "drop 40, keep 357 of 397 examples" in said["choose"]
+    (aum,) = (one for one in load_verdict(Run(folder).paths.verdict(DECISION)).detections if one.title == "aum")
+    row = next(line for line in said["verify"].splitlines() if line.split()[:1] == ["aum"] and "suspicion" in line)
+    assert row.split()[3:6] == [f"{aum.precision_at_planted:.3f}", f"{100 - 100 * aum.precision_at_planted:.1f}", "%"]
     assert "verify 6/6" in said["verify"] and said["verify"].count("2 seeds cannot tell") == 2
     assert (
         "How many seeds a difference of 0.5 points of test accuracy takes cannot be said, because nothing was retrained"

@@ -102,13 +102,14 @@ def show_verdict(verdict) -> None:
                 f"{one.auc:.3f}",
                 f"{one.average_precision:.3f}",
                 f"{one.precision_at_planted:.3f}",
+                f"{100 * one.missed:.1f} %",
                 f"{one.recovered:.3f}",
                 "suspicion" if one.claims_suspicion else "difficulty",
             )
             for one in sorted(verdict.detections, key=lambda one: -one.auc)
         ]
-        columns = ("score", "AUC", "AP", "P@wrong", "in first 20 %", "ranks")
-        show_table("Finding the wrong labels", columns, found, right=columns[1:5])
+        columns = ("score", "AUC", "AP", "precision at k", "missed at k", "in first 20 %", "ranks")
+        show_table("Finding the wrong labels (k: as many of the most suspect as are wrong)", columns, found, right=columns[1:6])
     if verdict.cleaning is not None:
         c = verdict.cleaning
         say(

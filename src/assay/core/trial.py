@@ -194,6 +194,11 @@ class Detection:
     claims_suspicion: bool
     curve: tuple[tuple[float, float], ...]
 
+    @property
+    def missed(self) -> float:
+        """Fraction of the wrong labels that are not among the first k; the false-negative rate at the noise rate."""
+        return 1 - self.precision_at_planted
+
 
 @dataclasses.dataclass(frozen=True)
 class Cleaning:
