@@ -87,3 +87,14 @@ def test_so_many_of_each_class():
     assert decision.title == "per_class:keep=12,each=True by made" and "in the highest 12 of its class" in " ".join(
         decision.reasons
     )
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name) for name, case in CASES.items() if getattr(case.make(), "by_class", False)]
+)
+def test_classes_of_which_a_small_budget_keeps_nothing_are_named(case):
+    decision = world().decide(case.make(1))
+    absent = {0, 1, 2} - set(world().labels[decision.kept].tolist())
+    assert decision.budget == 1 and len(absent) == 2
+    assert any(words.startswith("Nothing of 2 classes") and "budget of 1 " in words for words in decision.warnings)
+    assert not any("Nothing of" in words for words in world().decide(case.make(20)).warnings)

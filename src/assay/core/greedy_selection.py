@@ -13,7 +13,7 @@ from ..maths.example_vectors import Vectors
 from ..maths.greedy import Greedy, Objective, Sample, maximise
 from .errors import UsageError
 from .ids import Ids
-from .selection import AbstractFeatureSelector, Pool, Selection, class_turns, classes_left_out, count_of
+from .selection import AbstractFeatureSelector, Pool, Selection, class_turns, count_of
 
 SAMPLE = 64
 """Examples that `stochastic` looks at before each step, however many are taken, so that budgets nest."""
@@ -101,7 +101,6 @@ class AbstractGreedySelector(AbstractFeatureSelector):
             weights=weights if bool((weights != 1).any()) else None,
             why_else=reasons,
             order=order,
-            warnings=classes_left_out(pool, kept) if self.by_class else (),
         )
 
     def _taken(self, vectors: Vectors, count: int, ids: Ids) -> Taken:

@@ -296,7 +296,7 @@ def class_turns(
         yield (open_to & (classes == label)).nonzero().flatten(), (in_turn == label).nonzero().flatten(), where
 
 
-def classes_left_out(pool: Pool, kept: Bool[Tensor, " examples"]) -> tuple[str, ...]:
+def _classes_left_out(pool: Pool, kept: Bool[Tensor, " examples"]) -> tuple[str, ...]:
     """A warning where a budget that is divided among classes keeps some examples, and nothing of a class; else nothing."""
     budget, labels = int(kept.sum()), pool.labels
     absent = sorted(set(labels.unique().tolist()) - set(labels[kept].unique().tolist()))
@@ -415,7 +415,8 @@ def choose(
         _check_scores(policy, scores, evidence, unscored)
         ids = scores.ids
     view = evidence.narrow(policy.title, policy.reads) if evidence is not None and policy.reads else None
-    choice = policy.select(Pool(ids, view, scores, class_names))
+    pool = Pool(ids, view, scores, class_names)
+    choice = policy.select(pool)
     n = len(ids)
     if choice.order is not None and not torch.equal(choice.order.sort().values, choice.kept.nonzero().flatten()):
         raise UsageError(
@@ -440,7 +441,7 @@ def choose(
         options={field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)},  # type: ignore[arg-type]
         title=policy.title if scores is None else f"{policy.title} by {scores.title}",
         order=None if choice.order is None else ids.take(choice.order),
-        warnings=choice.warnings,
+        warnings=choice.warnings + (_classes_left_out(pool, choice.kept) if getattr(policy, "by_class", False) else ()),
         class_names=tuple(class_names or ()),
     )
     return decision if scores is None or not len(scores.unscored) else _left_as_they_are(decision, scores, evidence)

@@ -19,7 +19,7 @@ from ..core.errors import Mismatch, UsageError
 from ..core.features import FeatureSpec
 from ..core.method import Asks, Source
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, class_turns, classes_left_out, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths.example_vectors import Vectors
 from ..maths.matching_pursuit import matching_pursuit
 
@@ -212,5 +212,4 @@ class GradMatch(AbstractSelector):
             + (f", of which those kept leave {max(rests):.3g} at most" if rests else ""),
             weights=weights if bool((weights != 1).any()) else None,
             why_else=reasons,
-            warnings=classes_left_out(pool, kept) if self.by_class else (),
         )
