@@ -47,8 +47,8 @@ def test_least_core(theirs):
     shares, short = least_core(coalitions, values, float(values[-1]))
     # Their solver is iterative: its own shares fall short by 1e-5 more than the e that it says.
     told = float((values[1:-1] - coalitions[1:-1].double() @ theirs["least_core"]).max())
-    assert short == pytest.approx(float(theirs["least_core_e"]), abs=1e-5) and short <= told + 1e-9
-    assert float((values[1:-1] - coalitions[1:-1].double() @ shares).max()) == pytest.approx(short, abs=1e-9)
+    assert short == pytest.approx(float(theirs["least_core_e"]), abs=1e-5) and short <= told + 1e-7
+    assert float((values[1:-1] - coalitions[1:-1].double() @ shares).max()) == pytest.approx(short, abs=1e-7)
     torch.testing.assert_close(shares, theirs["least_core"], rtol=0, atol=1e-4)
 
 
