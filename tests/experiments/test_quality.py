@@ -130,6 +130,7 @@ def test_the_summary_says_what_to_do_for_whom_and_how_sure(own):
         and "of the given labels of the training examples and" in said["How sure this is"]
     )
     assert f"{made.cleaning.hit} labels are known to be wrong" in said["How sure this is"]
+    assert all(one["How sure this is"].endswith(made.counted.sentence) for one in (open_, hard, said))
     own.paths.truth.unlink()
     blind = dict(report_data(own, table, decision=decision).summary)
     assert "Nobody has checked yet" in blind["How sure this is"] and "right label" not in blind["What it touches"]

@@ -227,7 +227,7 @@ def report_data(
         cleaning=cleaning if verdict is None else None,
         origins=_origins(run, scores, decision, curves, verdict),
         notes=tuple(filter(None, (note, unseen, _pass_note(run), *unmeasured, *unread, unsought, *_reader_notes(run)))),
-        summary=summary_of(Known(run, scores, decision, verdict, cleaning, learning, by_class)),
+        summary=summary_of(Known(run, scores, decision, verdict, cleaning, learning, by_class, counted)),
         learning=learning,
         by_class=by_class,
         dataset=run.dataset if run.task == "classes" else "",

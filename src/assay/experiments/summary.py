@@ -7,6 +7,7 @@ from ..core.decision import Action, Decision
 from ..core.report_data import ClassCounts, LearningCurve
 from ..core.scores import Scores
 from ..core.trial import ALL, FEWEST, Cleaning, Comparison, Verdict
+from ..core.wrong_labels import WrongCount
 from ..runs.run import Run
 from .plan import has_plan, tests_apart
 from .quality import HELD_OUT
@@ -25,6 +26,7 @@ class Known:
     cleaning: Cleaning | None
     learning: Sequence[LearningCurve]
     by_class: ClassCounts | None
+    counted: WrongCount | None = None
 
 
 def summary_of(known: Known) -> tuple[tuple[str, str], ...]:
@@ -149,6 +151,8 @@ def _sure(known: Known) -> str:
         said.append("A rank is a suspicion and no proof; nobody has checked yet how many of the first labels really are wrong.")
     if words := _quality(known.learning):
         said.append(words)
+    if known.counted is not None and known.counted.clear:
+        said.append(known.counted.sentence)
     return " ".join(said)
 
 
