@@ -17,6 +17,7 @@ from .features import FeatureSpec
 from .game import UNITS, Game, Utility
 from .method import AbstractMethod, Asks, Exactness, MonteCarlo
 from .needs import Need
+from .options import at_least
 from .results import Result
 from .scores import Direction
 
@@ -44,19 +45,8 @@ class AbstractGameMethod(AbstractMethod):
             raise UsageError(f"{self.title}: learner= names no learner; give one, such as logistic.")
         if not self.target:
             raise UsageError(f"{self.title}: target= names no held-out examples; give them, such as validation.")
-        self.at_least(seed=0)
+        at_least(self, seed=0)
         FeatureSpec.parse(self.features)
-
-    def at_least(self, **least: int | float) -> None:
-        """Refuse options below these bounds, or that are no numbers.
-
-        Raises:
-            UsageError: Names the first.
-        """
-        for option, bound in least.items():
-            value = getattr(self, option)
-            if not bound <= value < float("inf"):
-                raise UsageError(f"{self.title}: {option}={value} is {'below' if value < bound else 'not at least'} {bound:g}.")
 
     @property
     def asks(self) -> Asks:
@@ -140,7 +130,7 @@ class AbstractPermutationMethod(AbstractGameMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(permutations=2, truncate=0.0, error=0.0)
+        at_least(self, permutations=2, truncate=0.0, error=0.0)
 
     @abc.abstractmethod
     def weights(self, players: int) -> Float64[Tensor, " players"]:

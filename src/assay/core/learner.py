@@ -105,16 +105,6 @@ class AbstractLearner(abc.ABC):
         """
         options.coerce(self, "learner")
 
-    def at_least(self, **least: int | float) -> None:
-        """Refuse options below these bounds.
-
-        Raises:
-            UsageError: An option is below its bound; names the first.
-        """
-        for option, bound in least.items():
-            if not getattr(self, option) >= bound:
-                raise UsageError(f"{self.title}: {option}={getattr(self, option)} is below {bound}.")
-
     def fit(
         self,
         rows: Float[Tensor, "examples dims"],

@@ -1,6 +1,7 @@
 """Options of methods and policies: the fields of their frozen dataclasses, given by keyword or as `name:key=value,...`."""
 
 import dataclasses
+import math
 import numbers
 import re
 import types
@@ -102,6 +103,25 @@ def changed(value: object) -> dict[str, Any]:
         for field in dataclasses.fields(value)  # type: ignore[arg-type]
         if getattr(value, field.name) != field.default
     }
+
+
+def at_least(value: Any, *, finite: bool = True, **bounds: int | float) -> None:
+    """Refuse options of a method, policy or learner below these bounds.
+
+    Args:
+        value: The object, whose title begins the message.
+        finite: Whether infinity is refused too.
+        bounds: The smallest value of each option.
+
+    Raises:
+        UsageError: Names the first option that is no number, is infinite or is below its bound.
+    """
+    for name, bound in bounds.items():
+        given = getattr(value, name)
+        if given != given or (finite and abs(given) == math.inf):
+            raise UsageError(f"{value.title}: {name}={given} is no {'finite ' if finite else ''}number; give {bound:g} or more.")
+        if given < bound:
+            raise UsageError(f"{value.title}: {name}={given} is below {bound:g}.")
 
 
 def _read(value: object, hint: Any, where: str) -> object:

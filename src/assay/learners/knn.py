@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from ..core.learner import AbstractLearner, Fitted, magnitude
+from ..core.options import at_least
 
 PAIRS = 2**22
 """Distances that are held at once."""
@@ -130,7 +131,7 @@ class KNN(AbstractLearner):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(k=1)
+        at_least(self, k=1)
 
     def train(
         self,

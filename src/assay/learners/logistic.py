@@ -8,6 +8,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..core.learner import AbstractLearner, Fitted, Scale
+from ..core.options import at_least
 from .sklearn import Wrapped, fitted
 
 TOLERANCE = 1e-8
@@ -58,7 +59,9 @@ class Logistic(AbstractLearner):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(c=1e-12, iterations=1, tolerance=1e-12)
+        at_least(self, iterations=1, tolerance=1e-12)
+        # Without an end there is no penalty.
+        at_least(self, c=1e-12, finite=False)
 
     def train(
         self,

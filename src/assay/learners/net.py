@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import NumericalError
 from ..core.learner import AbstractLearner, Fitted, Scale
+from ..core.options import at_least
 from ..maths import draws
 
 
@@ -66,7 +67,7 @@ class Net(AbstractLearner):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(width=1, steps=1, rate=1e-12)
+        at_least(self, width=1, steps=1, rate=1e-12)
 
     def train(
         self,

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from ..core.learner import AbstractLearner, Fitted, Scale, magnitude
+from ..core.options import at_least
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class Ridge(AbstractLearner):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(penalty=1e-12)
+        at_least(self, penalty=1e-12)
 
     def train(
         self,

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..core.learner import AbstractLearner, Fitted
+from ..core.options import at_least
 from .sklearn import fitted
 
 
@@ -26,7 +27,9 @@ class Tree(AbstractLearner):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(leaf=1, **({} if self.depth is None else {"depth": 1}))
+        at_least(self, leaf=1)
+        if self.depth is not None:
+            at_least(self, depth=1)
 
     def train(
         self,

@@ -17,6 +17,7 @@ from ..core.errors import UsageError, listed
 from ..core.evidence import Evidence
 from ..core.game_method import BLOCK, GROUPS, AbstractGameMethod, errors_of, told_errors
 from ..core.method import Exactness, MonteCarlo, Source
+from ..core.options import at_least
 from ..core.results import Result
 from ..maths.games import out_of_bag_means, out_of_bag_sums, subset
 
@@ -66,7 +67,7 @@ class Banzhaf(AbstractGameMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(subsets=2, error=0.0)
+        at_least(self, subsets=2, error=0.0)
 
     def run(self, evidence: Evidence) -> Result:
         game, ids = self.game(evidence), evidence.ids

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core.game_method import AbstractPermutationMethod
 from ..core.method import Source
+from ..core.options import at_least
 from ..maths.games import beta_weights, marginals
 
 
@@ -72,7 +73,7 @@ class BetaShapley(AbstractPermutationMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(alpha=1e-6, beta=1e-6)
+        at_least(self, alpha=1e-6, beta=1e-6)
 
     def weights(self, players: int) -> Float64[Tensor, " players"]:
         return beta_weights(players, self.alpha, self.beta)

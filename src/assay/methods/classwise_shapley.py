@@ -20,6 +20,7 @@ from ..core.evidence import Evidence
 from ..core.game import UNITS
 from ..core.game_method import GROUPS, AbstractGameMethod, Tally
 from ..core.method import Exactness, MonteCarlo, Source
+from ..core.options import at_least
 from ..core.results import Result
 from ..maths import draws
 from ..maths.games import out_of_bag_means, subset
@@ -76,7 +77,7 @@ class ClasswiseShapley(AbstractGameMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(samples=2, error=0.0)
+        at_least(self, samples=2, error=0.0)
         if self.utility == "log_prob":
             raise UsageError(f"{self.title}: utility=log_prob is below 0, where this value means nothing; give accuracy or prob.")
 

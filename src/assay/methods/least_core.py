@@ -19,6 +19,7 @@ from ..core.evidence import Evidence
 from ..core.game import UNITS
 from ..core.game_method import BLOCK, AbstractGameMethod
 from ..core.method import Exactness, MonteCarlo, Source
+from ..core.options import at_least
 from ..core.results import Result
 from ..maths.games import subset
 
@@ -111,7 +112,7 @@ class LeastCore(AbstractGameMethod):
 
     def __post_init__(self):
         super().__post_init__()
-        self.at_least(subsets=2)
+        at_least(self, subsets=2)
 
     @property
     def unit(self) -> str:  # type: ignore[override]
