@@ -77,25 +77,22 @@ class Probe:
         return self.methods[0].title
 
     @property
-    def alike(self) -> tuple[str, ...]:
+    def not_told_apart(self) -> tuple[str, ...]:
         """Titles of the methods that cannot be told from the best."""
         return tuple(one.title for one in self.methods[1:] if one.adjusted is None or one.adjusted >= ALPHA)
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        first = self.methods[0]
+        first, others, near = self.methods[0], self.methods[1:], self.not_told_apart
         found = round(first.recovered * self.flipped)
-        words = (
-            f"Of {self.flipped:,} labels flipped among {self.examples:,}, {first.title} finds {found:,} in the first {self.inspected:,} (AUC {first.words}), "
-            "as well as or better than every other method"
-        )
-        if not self.methods[1:]:
-            words = words.partition(", as well as")[0]
-        elif len(self.alike) == len(self.methods) - 1:
+        words = f"Of {self.flipped:,} labels flipped among {self.examples:,}, {first.title} finds {found:,} in the first {self.inspected:,} (AUC {first.words})"
+        if others:
+            words += ", as well as or better than every other method"
+        if others and len(near) == len(others):
             words += "; no other is told from it"
-        elif self.alike:
-            words += f"; {', '.join(self.alike)} {'are' if len(self.alike) > 1 else 'is'} not told from it"
+        elif near:
+            words += f"; {', '.join(near)} {'are' if len(near) > 1 else 'is'} not told from it"
         return f"{words}."
 
     def __repr__(self) -> str:

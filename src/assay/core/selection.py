@@ -270,6 +270,20 @@ class Selection:
         """The selection that keeps the first `budget` positions of an order."""
         return cls(keep_first(order, budget), why_kept, why_touched, order=order[:budget], warnings=warnings)
 
+    @classmethod
+    def taken(
+        cls,
+        order: Int[Tensor, " kept"],
+        pool: Pool,
+        why_kept: str,
+        why_touched: str,
+        reasons: Mapping[int, str],
+        warnings: tuple[str, ...] = (),
+    ) -> "Selection":
+        """The selection that keeps these positions, in the order in which they were taken, with reasons of single examples by position."""
+        kept = torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True)
+        return cls(kept, why_kept, why_touched, why_else=reasons, order=order, warnings=warnings)
+
 
 def class_turns(
     pool: Pool, by_class: bool, budget: int, among: Bool[Tensor, " examples"] | None = None

@@ -10,7 +10,7 @@ from ..core.errors import MissingEvidence
 from ..core.evidence import Evidence
 from ..core.needs import Need
 from ..core.passes import in_sample
-from ..maths.confident import confident_classes, confident_counts, thresholds
+from ..maths.confident import confident_classes, confident_counts, confident_pairs, thresholds
 from ..runs.run import Run
 from .evidence import gather_together
 from .models import members_of
@@ -53,16 +53,14 @@ def confident_joint(run: str | Path | Run | Evidence) -> ConfidentJoint:
     probs, labels = view.mean_probs.to(torch.float64), view.labels
     bounds = thresholds(probs, labels)
     confident = confident_classes(probs, bounds, labels)
-    there = confident >= 0
-    many = len(names)
-    counts = (labels[there] * many + confident[there]).bincount(minlength=many**2).view(many, many).to(torch.float64)
+    counts = confident_pairs(confident, labels, len(names))
     return ConfidentJoint(
-        joint=confident_counts(confident, labels, many) / len(labels),
+        joint=confident_counts(confident, labels, len(names)) / len(labels),
         thresholds=bounds,
         counts=counts,
         class_names=names,
         examples=len(labels),
-        confident=int(there.sum()),
+        confident=int((confident >= 0).sum()),
         made_of=made_of,
         warnings=in_sample(view.passes),
     )

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..core.evidence import Evidence
 from ..core.features import FeatureSpec
 from ..core.method import Asks
 from ..core.needs import Need
-from ..maths.neighbours import close_pairs, nearest_distances
+from ..maths.neighbours import Metric, close_pairs, nearest_distances
 from ..replay.loop import Loop
 from ..runs.run import Run
 from .choose import Beside, looked_at
@@ -45,7 +45,7 @@ def duplicates(
     features: str = "inputs",
     *,
     within: float = 0.1,
-    metric: Literal["cosine", "euclidean"] = "cosine",
+    metric: Metric = "cosine",
     loop: Loop | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> DuplicateGroups:

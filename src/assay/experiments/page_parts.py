@@ -1,6 +1,7 @@
 """Parts of a page that are computed when it is made: near duplicates, the map of the shown examples, probes."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -92,20 +93,19 @@ def side_by_side(found: DuplicateGroups) -> tuple[Ids, tuple[int, ...], tuple[fl
     return found.ids.take(at), tuple(found.groups[at].tolist()), tuple(found.distances[at].tolist())
 
 
-def shown_duplicates(found: DuplicateGroups, run: Run, true: Tensor | None, looks: dict, members: Ids) -> ShownDuplicates:
+def shown_duplicates(found: DuplicateGroups, run: Run, true: Tensor | None, looks: Callable[[Ids], dict]) -> ShownDuplicates:
     """The groups with what the page shows of their members.
 
     Args:
         found: The groups.
         run: The run.
         true: True class of each example of the run, if known.
-        looks: Pictures or cells of the members, for `ShownExamples`.
-        members: The members that `side_by_side` names.
+        looks: Gives pictures or cells of some examples, for `ShownExamples`.
     """
-    _, groups, distances = side_by_side(found)
+    members, groups, distances = side_by_side(found)
     place = run.ids.positions(members, "the run")
     given = run.labels[place] if run.task == "classes" else None
-    shown = ShownExamples(members, given, true=None if true is None else true[place], **looks)
+    shown = ShownExamples(members, given, true=None if true is None else true[place], **looks(members))
     return ShownDuplicates(found, shown, groups, distances)
 
 
@@ -153,7 +153,7 @@ def _penultimate(run: Run, ids: Ids) -> tuple[Tensor, str] | None:
 def probes_of(run: Run) -> tuple[tuple[Probe, ...], tuple[str, ...]]:
     """The probes of a recording, and a sentence for each that is of an earlier state of it or cannot be read."""
     probes, notes = [], []
-    for path in sorted(run.paths.probe("x").parent.glob("*.json")):
+    for path in sorted(run.paths.probes.glob("*.json")):
         try:
             found = load_probe(path)
             if found.lineage is not None and found.lineage.parents.get("run") not in (None, run.fingerprint):

@@ -45,7 +45,7 @@ from .detection import check_dataset, clean, detections_of, wrong_labels
 from .evidence import gather_together, known_mean_probs
 from .influence import comparisons, influences
 from .models import members_of
-from .page_parts import check_duplicates, embedding_map, near_duplicates, probes_of, shown_duplicates, side_by_side
+from .page_parts import check_duplicates, embedding_map, near_duplicates, probes_of, shown_duplicates
 from .plan import folds_of, has_plan
 from .quality import class_counts, learning_curves
 from .score import score
@@ -194,8 +194,7 @@ def report_data(
     if options.duplicates is not None:
         check_duplicates(options.duplicates, run)
     if groups is not None and len(groups):
-        members = side_by_side(groups)[0]
-        doubles = shown_duplicates(groups, run, true, _looks(examples, members)[0], members)
+        doubles = shown_duplicates(groups, run, true, lambda members: _looks(examples, members)[0])
     made = ReportData(
         title=options.title or f"{str(run.header.about.get('data', 'Training data')).split(':')[0]}: {run.folder.name}",
         class_names=run.class_names,

@@ -40,18 +40,29 @@ def confident_classes(
     return torch.where(of_label, labels, there.argmax(1)).where(reached.any(1), -1)
 
 
+def confident_pairs(
+    confident: Int[Tensor, " examples"], labels: Int[Tensor, " examples"], classes: int
+) -> Float64[Tensor, "given true"]:
+    """How many examples there are of each given label and each class that they confidently belong to.
+
+    Returns:
+        Rows of given labels and columns of true ones; examples that reach no threshold are in none.
+    """
+    there = confident >= 0
+    return (labels[there] * classes + confident[there]).bincount(minlength=classes**2).view(classes, classes).to(torch.float64)
+
+
 def confident_counts(
     confident: Int[Tensor, " examples"], labels: Int[Tensor, " examples"], classes: int
 ) -> Float64[Tensor, "given true"]:
-    """How many examples there are of each given label and each class that they confidently belong to, scaled to the numbers of the labels.
+    """As `confident_pairs`, scaled to the numbers of the labels.
 
     Each class has one example at least that is counted as right, so that no class vanishes.
 
     Returns:
         Rows of given labels and columns of true ones; a row adds up to the number of examples with that label.
     """
-    there = confident >= 0
-    pairs = (labels[there] * classes + confident[there]).bincount(minlength=classes**2).view(classes, classes).to(torch.float64)
+    pairs = confident_pairs(confident, labels, classes)
     pairs.diagonal().clamp_(min=1)
     return pairs / pairs.sum(1, keepdim=True) * labels.bincount(minlength=classes)[:, None]
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from .neighbours import check_k
 from .ranking import places_within
 
 TILE_BYTES = 32 * 2**20
@@ -34,8 +35,7 @@ def k_nearest(
         ValueError: There are fewer than k others, or distances are not finite.
     """
     n = len(rows)
-    if not 1 <= k < n:
-        raise ValueError(f"k={k} neighbours are asked for and there are {n - 1}; take a k of at most that.")
+    check_k(k, n - 1)
     mean = (torch.stack([part.to(torch.float64).sum(0) for part in rows.split(COLUMNS)]).sum(0) / n).to(rows.dtype)
     sizes = torch.cat([torch.linalg.vector_norm(part - mean, dim=1) for part in rows.split(COLUMNS)])
     slack = 8 * (rows.shape[1] + 4) * torch.finfo(rows.dtype).eps

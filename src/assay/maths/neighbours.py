@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+Metric = Literal["cosine", "euclidean"]
 Tie = Literal["low", "high", "nearest"]
 ROWS, COLUMNS = 2048, 8192
 """Distances that are held at once, at most."""
@@ -76,6 +77,8 @@ class Gaps:
     Attributes:
         halves: What two rows' sizes add up to before their product is subtracted: half the squared sizes of the supports, or 1/2.
         query_halves: The same of the queries.
+        scale: What Euclidean distances are divided by.
+        has_queries: Whether queries were given; else the supports are asked about each other.
     """
 
     def __init__(
@@ -93,15 +96,14 @@ class Gaps:
             ValueError: A row is not finite.
         """
         self._supports, self._queries, self._cosine = supports, supports if queries is None else queries, cosine
-        self.alone = queries is not None
-        sides = [self._supports, self._queries] if self.alone else [supports]
+        self.has_queries = queries is not None
+        sides = [self._supports, self._queries] if self.has_queries else [supports]
         # By the largest number first, so that no square overflows or is lost.
         largest = [torch.cat([part.abs().amax(1) for part in side.split(COLUMNS)]).to(torch.float64) for side in sides]
         if not all(bool(one.isfinite().all()) for one in largest):
             raise ValueError("Distances are not finite; rows must be finite.")
         top = max(float(one.max()) for one in largest)
         self.scale = 1.0 if cosine else max(top, torch.finfo(torch.float64).tiny)
-        """What Euclidean distances are divided by."""
         self._each = [one.where(one > 0, 1.0)[:, None] for one in largest]
         self._centre = torch.zeros(supports.shape[1], dtype=torch.float64)
         # Half of the squared sizes: that of two rows less their inner product is half their squared distance, or 1 - cosine.
@@ -112,7 +114,7 @@ class Gaps:
             self._centre = torch.stack([self._rows(at).sum(0) for at in _parts(len(whole))]).sum(0) / len(whole)
             self.halves = torch.cat([self._rows(at).square().sum(1) for at in _parts(len(whole))]) / 2
         self.query_halves = self.halves
-        if self.alone:
+        if self.has_queries:
             wanted = slice(0, len(self._queries))
             self.query_halves = (
                 self._rows(wanted, 1).square().sum(1) / 2
@@ -137,7 +139,7 @@ class Gaps:
         Yields:
             The queries, and their distances; infinite to the row itself where supports are asked about each other.
         """
-        count, side = len(self._supports), int(self.alone)
+        count, side = len(self._supports), int(self.has_queries)
         step = max(1, min(ROWS, (TILE_BYTES if room is None else room) // (8 * count)))
         for start in range(0, len(self._queries), step):
             here = slice(start, min(start + step, len(self._queries)))
@@ -145,7 +147,7 @@ class Gaps:
             gaps = self.query_halves[here, None] + self.halves
             for at in _parts(count):
                 gaps[:, at].addmm_(queries, self._rows(at).T, alpha=-1)
-            if not self.alone:
+            if not self.has_queries:
                 gaps.diagonal(start).fill_(torch.inf)
             yield here, gaps
 
@@ -153,7 +155,7 @@ class Gaps:
         """What rounding may change in any distance of these queries."""
         return TIED * (self.query_halves[here] + self.halves.max())
 
-    def settled(self, here: slice, gaps: Float64[Tensor, "queries some"]) -> Float64[Tensor, "queries some"]:
+    def without_rounding(self, here: slice, gaps: Float64[Tensor, "queries some"]) -> Float64[Tensor, "queries some"]:
         """The numbers of a tile, with those that may be rounding alone set to 0."""
         return gaps.masked_fill(gaps <= self.slack(here)[:, None], 0.0)
 
@@ -243,7 +245,7 @@ def nearest_distances(rows: Float[Tensor, "examples dims"], k: int, *, cosine: b
     check_k(k, len(rows) - 1)
     near, found = Gaps(rows, cosine=cosine), torch.empty(len(rows), k, dtype=torch.float64)
     for here, gaps in near.tiles():
-        found[here] = near.distances(near.settled(here, gaps.topk(k, 1, largest=False).values))
+        found[here] = near.distances(near.without_rounding(here, gaps.topk(k, 1, largest=False).values))
     return found
 
 
@@ -263,7 +265,9 @@ def class_distances(
     for here, gaps in near.tiles():
         same = labels[here, None] == labels
         for found, barred in ((own, ~same), (other, same)):
-            found[here] = near.distances(near.settled(here, gaps.masked_fill(barred, torch.inf).amin(1, keepdim=True)))[:, 0]
+            found[here] = near.distances(near.without_rounding(here, gaps.masked_fill(barred, torch.inf).amin(1, keepdim=True)))[
+                :, 0
+            ]
     return own, other
 
 
@@ -280,7 +284,7 @@ def close_pairs(
     """
     near, found = Gaps(rows, cosine=cosine), list[tuple[Tensor, Tensor, Tensor]]()
     for here, gaps in near.tiles():
-        gaps = near.settled(here, gaps)
+        gaps = near.without_rounding(here, gaps)
         first, second = (gaps <= (near.gap(within) + near.slack(here) * (within > 0))[:, None]).nonzero(as_tuple=True)
         later = second > first + here.start
         first, second = first[later], second[later]

@@ -1,18 +1,15 @@
 """Prototypes of rows by k-means, and the distance of each row from the nearest one."""
 
-from typing import Literal
-
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from .draws import uniform
+from .neighbours import Metric
 
 ROWS = 8192
 """Rows whose distances are taken at once."""
-
-Metric = Literal["cosine", "euclidean"]
 
 
 def unit(rows: Float[Tensor, "rows dims"]) -> Float64[Tensor, "rows dims"]:

@@ -19,9 +19,8 @@ from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
-from ..maths.neighbours import disagreeing
+from ..maths.neighbours import Metric, disagreeing
 
-Metric = Literal["cosine", "euclidean"]
 Weights = Literal["equal", "similarity"]
 
 

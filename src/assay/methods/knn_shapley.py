@@ -24,10 +24,9 @@ from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
 from ..maths.knn_games import ball_shapley, sorted_shapley
-from ..maths.neighbours import Gaps, ascending
+from ..maths.neighbours import Gaps, Metric, ascending
 
 Form = Literal["plain", "weighted", "soft", "threshold"]
-Metric = Literal["euclidean", "cosine"]
 OTHERS = "others"
 """In place of a target's name: each example is a query to all others."""
 TILES = 12
@@ -207,7 +206,7 @@ class KNNShapley(AbstractAttributor):
                 continue
             order = ascending(gaps)
             gaps = gaps.gather(1, order)
-            if not near.alone:
+            if not near.has_queries:
                 # An example is the last of its own neighbours, and none of them.
                 gaps, order = gaps[:, :-1], order[:, :-1]
             brought = right.gather(1, order)

@@ -18,9 +18,7 @@ from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
-from ..maths.neighbours import nearest_distances
-
-Metric = Literal["cosine", "euclidean"]
+from ..maths.neighbours import Metric, nearest_distances
 
 
 def outlier_distance(

@@ -6,7 +6,7 @@ $d_{=}$ and $d_{\ne}$ are the smallest distances to another example of the same 
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -19,9 +19,7 @@ from ..core.method import AbstractMethod, Asks, Source
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import Direction
-from ..maths.neighbours import class_distances
-
-Metric = Literal["cosine", "euclidean"]
+from ..maths.neighbours import Metric, class_distances
 
 
 def selfclean(

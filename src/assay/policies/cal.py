@@ -104,5 +104,4 @@ class CAL(AbstractFeatureSelector):
             order[turns] = members[ordered(values, pool.ids.take(members), descending=True)[: len(turns)]]
             for position, value in zip(members.tolist(), values.tolist(), strict=True):
                 reasons[position] = f"predicted {value:.4g} nats from its nearest neighbours{among} in {self.features}"
-        kept = torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True)
-        return Selection(kept, "predicted unlike its neighbours", "predicted like its neighbours", why_else=reasons, order=order)
+        return Selection.taken(order, pool, "predicted unlike its neighbours", "predicted like its neighbours", reasons)

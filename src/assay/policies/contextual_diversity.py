@@ -67,12 +67,8 @@ class ContextualDiversity(AbstractFeatureSelector):
                     else f"predicted {apart:.4g} nats from the nearest one before it"
                 )
                 reasons[position] = f"center {place}{among}, {where}"
-        return Selection(
-            kept=torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True),
-            why_kept="a center",
-            why_touched="no center: predicted nearer to one than the last center was to those before it",
-            why_else=reasons,
-            order=order,
+        return Selection.taken(
+            order, pool, "a center", "no center: predicted nearer to one than the last center was to those before it", reasons
         )
 
 

@@ -61,7 +61,7 @@ class Craig(AbstractGreedySelector):
 
     def weights(self, taken: Taken, share: float) -> Float64[Tensor, " taken"]:
         assert isinstance(taken.objective, FacilityLocation)
-        # Whose own turn came later stands for itself all the same.
+        # What adds nothing is in the order without having been taken by the objective, and stands for itself too.
         nearest = taken.objective.nearest.clone()
         nearest[taken.order] = taken.order
         counts = torch.bincount(nearest, minlength=len(nearest))[taken.order].to(torch.float64)

@@ -146,13 +146,7 @@ class D2(AbstractFeatureSelector):
             order[turns] = members[picked]
             for place, position in enumerate(members[picked].tolist(), 1):
                 reasons[position] = f"number {place}{among} by {title} and its neighbours in {self.features}"
-        return Selection(
-            kept=torch.zeros(n, dtype=torch.bool).index_fill(0, order, True),
-            why_kept="taken",
-            why_touched=f"easier by {title}, or beside those taken in {self.features}",
-            why_else=reasons,
-            order=order,
-        )
+        return Selection.taken(order, pool, "taken", f"easier by {title}, or beside those taken in {self.features}", reasons)
 
     def _picked(self, rows: Tensor, hardness: Tensor, count: int, ranks: Tensor) -> Int[Tensor, " count"]:
         k = min(self.k, len(rows) - 1)

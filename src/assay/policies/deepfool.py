@@ -101,8 +101,7 @@ class DeepFool(AbstractSelector):
         for members, turns, _ in class_turns(pool, self.by_class, budget):
             order[turns] = members[ordered(values[members], pool.ids.take(members), descending=False)[: len(turns)]]
         reasons = {place: f"{value:.4g} from the nearest boundary between classes" for place, value in enumerate(values.tolist())}
-        kept = torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True)
-        return Selection(kept, "near to a boundary", "far from every boundary", why_else=reasons, order=order)
+        return Selection.taken(order, pool, "near to a boundary", "far from every boundary", reasons)
 
     def _weight(self, pool: Pool, rows: Tensor, logits: Tensor) -> Float[Tensor, "classes dims"]:
         """The weights of the layer that makes the logits.

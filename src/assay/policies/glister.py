@@ -19,9 +19,8 @@ from ..core.errors import UsageError
 from ..core.method import Asks, Source
 from ..core.models import Model, Queries, head_factors
 from ..core.needs import Need
-from ..core.selection import AbstractSelector, Pool, Selection, count_of
+from ..core.selection import AbstractSelector, Pool, Selection, class_turns, count_of
 from ..maths.example_vectors import OuterVectors, Vectors
-from ..maths.ranking import interleaved
 
 ROUNDING = 1e-4
 """How far, relative to their largest, the validation losses' derivatives may be from those of a cross-entropy."""
@@ -162,13 +161,11 @@ class Glister(AbstractSelector):
         vectors = vectors if pool.place is None else vectors.take(pool.place)
         by_rank = torch.argsort(pool.ids.ranks)
         labels = pool.labels[by_rank]
-        everyone = torch.arange(len(pool))
-        if self.by_class:
-            members = {label: (labels == label).nonzero().flatten() for label in labels.unique().tolist()}
-            turns = labels.sort().values
-            classes = [members[label] for label in turns[interleaved(turns)[:budget]].tolist()]
-        else:
-            classes = [everyone] * budget
+        members_in_turn = dict[int, Tensor]()
+        for members, turns, _ in class_turns(pool, self.by_class, budget):
+            # By rank, as the vectors stand.
+            members_in_turn |= dict.fromkeys(turns.tolist(), pool.ids.ranks[members].sort().values)
+        classes = [members_in_turn[turn] for turn in range(budget)]
         taken, losses = glister(
             vectors.take(by_rank), self._validation(source.queries(self.target), model), self._rate(model), classes, self.every
         )
@@ -180,12 +177,8 @@ class Glister(AbstractSelector):
                 1,
             )
         }
-        return Selection(
-            kept=torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True),
-            why_kept="taken by glister",
-            why_touched=f"lowers the {self.target} loss less than those that glister took",
-            why_else=reasons,
-            order=order,
+        return Selection.taken(
+            order, pool, "taken by glister", f"lowers the {self.target} loss less than those that glister took", reasons
         )
 
     def _rate(self, model: Model) -> float:

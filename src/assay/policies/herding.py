@@ -57,10 +57,4 @@ class Herding(AbstractFeatureSelector):
                 reasons[position] = (
                     f"number {place}{among}: with it the mean in {self.features} is {gap:.4g} from that of all{among}"
                 )
-        return Selection(
-            kept=torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True),
-            why_kept="herded",
-            why_touched=f"others keep the mean in {self.features} nearer to that of all",
-            why_else=reasons,
-            order=order,
-        )
+        return Selection.taken(order, pool, "herded", f"others keep the mean in {self.features} nearer to that of all", reasons)

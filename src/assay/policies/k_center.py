@@ -64,10 +64,4 @@ class KCenter(AbstractFeatureSelector):
         if not uncovered:
             # Where a class has no center, nothing is near to one.
             dropped += f": at most {radius:.4g} from the nearest one{' of its class' if self.by_class else ''}"
-        return Selection(
-            kept=torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True),
-            why_kept="a center",
-            why_touched=dropped,
-            why_else=reasons,
-            order=order,
-        )
+        return Selection.taken(order, pool, "a center", dropped, reasons)

@@ -119,5 +119,4 @@ class Moderate(AbstractFeatureSelector):
                     f"rank {place} of {len(members)}{among} by distance from the {self.centre} of its class in {self.features}, "
                     f"{float(values[position]):.4g}"
                 )
-        kept = torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True)
-        return Selection(kept, "in the middle", "not in the middle", why_else=reasons, order=order)
+        return Selection.taken(order, pool, "in the middle", "not in the middle", reasons)

@@ -18,7 +18,8 @@ from ..core.method import Asks, Source
 from ..core.needs import Need
 from ..core.scores import ordered
 from ..core.selection import AbstractSelector, Pool, Selection, count_of
-from ..maths.prototypes import Metric, k_means, prototype_distance
+from ..maths.neighbours import Metric
+from ..maths.prototypes import k_means, prototype_distance
 from ..maths.ranking import interleaved
 
 ROUNDS = 100
@@ -133,6 +134,4 @@ class SSP(AbstractSelector):
             if rounds == ROUNDS
             else ()
         )
-        order = by_id[order]
-        kept = torch.zeros(n, dtype=torch.bool).index_fill(0, order[:budget], True)
-        return Selection(kept, "", "", why_else=reasons, order=order[:budget], warnings=warnings)
+        return Selection.taken(by_id[order][:budget], pool, "", "", reasons, warnings)

@@ -75,5 +75,4 @@ class ZCore(AbstractFeatureSelector):
             place: f"covers {int(often)} of {self.samples} points in {self.features}, redundancy {shared:.4g}"
             for place, (often, shared) in enumerate(zip(covers.tolist(), beside.tolist(), strict=True))
         }
-        kept = torch.zeros(len(pool), dtype=torch.bool).index_fill(0, order, True)
-        return Selection(kept, "covers", "redundant", why_else=reasons, order=order)
+        return Selection.taken(order, pool, "covers", "redundant", reasons)

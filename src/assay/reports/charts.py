@@ -206,7 +206,7 @@ def probed(probe: Probe) -> Spec:
             "high": one.auc if one.high is None else one.high,
             "found": one.recovered,
             "told": "told from the best"
-            if one.adjusted is not None and one.title not in probe.alike
+            if one.adjusted is not None and one.title not in probe.not_told_apart
             else "not told from the best",
         }
         for one in probe.methods

@@ -193,13 +193,18 @@ class RunPaths:
         """One LDS of some methods."""
         return self.folder / "lds" / f"{title_slug(name)}.json"
 
+    @property
+    def probes(self) -> Path:
+        """Folder of the probes."""
+        return self.folder / "probes"
+
     def probe(self, name: str) -> Path:
         """What one probe came to."""
-        return self.folder / "probes" / f"{slug(name)}.json"
+        return self.probes / f"{slug(name)}.json"
 
     def probe_run(self, name: str) -> Path:
         """Folder of the recording of one probe, under labels of which some were flipped."""
-        return self.folder / "probes" / slug(name)
+        return self.probes / slug(name)
 
     def trial(self, plan: str, arm: str, seed: int) -> Path:
         """One finished retraining."""
