@@ -17,7 +17,7 @@ from assay.core.needs import Need
 from assay.core.scores import CHANGE, Direction, Scores
 from assay.experiments import plan as plan_module
 from assay.experiments.evidence import gather, open_replay
-from assay.experiments.models import mean_of
+from assay.experiments.models import average_training, mean_of
 from assay.experiments.plan import Plan
 from assay.reports import render
 from assay.runs.disk import TensorFile
@@ -82,6 +82,22 @@ def test_influence_over_models_is_about_an_average_training_and_says_so(tmp_path
     assert one.diagnostics["examples whose 95 % interval excludes 0"] == int(((low > 0) | (high < 0)).sum()) > 0
     assert "about" not in other.diagnostics
     assert "about" not in assay.score(run.members[0], "sgd_influence")["sgd_influence"].diagnostics
+
+
+@pytest.mark.parametrize(
+    ("scales", "told"), [((1, 1, 1), None), ((1, 2, 1), "Model 2 of 3 makes up 67%"), ((9, 1), None), ((0, 0, 0), None)]
+)
+def test_a_model_that_decides_the_mean_is_named(scales, told):
+    ids = Ids(range(4))
+    given = {"method": "tracin", "options": {}, "title": "tracin", "direction": Direction.LOW_IS_SUSPECT, "unit": CHANGE}
+    values = torch.tensor([1.0, -1.0, 2.0, 0.5], dtype=torch.float64)
+    found = average_training(mean_of([Scores(ids, scale * values, diagnostics={"growth": scale}, **given) for scale in scales]))
+    assert [told in one for one in found.warnings] == [True] if told else not found.warnings
+    if len(set(scales)) > 1:
+        assert found.diagnostics["growth (smallest of the models)"] == 1
+        assert found.diagnostics["growth (largest of the models)"] == max(scales)
+    else:
+        assert found.diagnostics["growth (first model)"] == scales[0]
 
 
 def influences_of_trainings(seeds):

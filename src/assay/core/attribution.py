@@ -257,7 +257,7 @@ class Attribution:
         lineage: Where the attribution comes from.
         warnings: What a reader must know before trusting the values, a sentence each.
         models: Of how many models the values are the mean.
-        diagnostics: How far the values can be trusted, by name, as JSON holds it; of several models that of the first.
+        diagnostics: How far the values can be trusted, by name, as JSON holds it; of several models the smallest and the largest where numbers differ, else that of the first.
     """
 
     queries: Ids

@@ -23,7 +23,7 @@ from ..runs.attributions import RowFile, finishing, load_attribution, new_rows, 
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, gather, shown_data
 from .held_out import held_out_asked, held_out_of
-from .models import members_of, open_models
+from .models import members_of, open_models, told_by
 from .progress import Progress
 from .request import Request
 from .saved_scores import can_be_told, parents_of
@@ -122,9 +122,7 @@ def attribute(
             ),
             warnings=remarks + first.cautions + tuple(dict.fromkeys(warning for one in told for warning in one.warnings)),
             models=len(replays),
-            diagnostics=told[0].diagnostics
-            if len(told) == 1
-            else {f"{name} (first model)": value for name, value in told[0].diagnostics.items()},
+            diagnostics=told[0].diagnostics if len(told) == 1 else told_by([one.diagnostics for one in told]),
         )
         save_attribution(made, path)
     return made

@@ -24,6 +24,9 @@ from .request import Request
 from .retraining import Retraining
 from .scorable import needs_training
 
+ONE_DECIDES = 0.5
+"""Part of the sum of squares of all models' values above which one model is said to decide their mean."""
+
 
 def members_of(run: Run) -> list[Run]:
     """A run and the runs of the other models of its recording.
@@ -89,14 +92,44 @@ def over_models(
 
 
 def average_training(scores: Scores) -> Scores:
-    """The mean over models of what each says of its own training, with a remark on what the mean is about, and how many signs are sure."""
+    """The mean over models of what each says of its own training: what it is about, how many signs are sure, and whether one model decides it."""
     low, high = scores.interval()
-    models = len(scores.repeats) if scores.repeats is not None else 1
+    assert scores.repeats is not None
+    models = len(scores.repeats)
     about = f"the change in an average training, each with its own start and order, not in one of these {models}; an interval is of that average"
     sure = int(((low > 0) | (high < 0)).sum())
+    squares = scores.repeats.double().square().sum(1)
+    most = int(squares.argmax())
+    part = float(squares[most] / squares.sum()) if squares.any() else 0.0
+    warnings = scores.warnings
+    if models > 2 and part > ONE_DECIDES:
+        warnings += (
+            f"Model {most + 1} of {models} makes up {part:.0%} of the squares of all models' values: its training is by far the most sensitive, and the mean is mostly "
+            "about it. `repeats` holds the values of each model; their median follows no single one.",
+        )
     return dataclasses.replace(
-        scores, diagnostics={"about": about, "examples whose 95 % interval excludes 0": sure, **scores.diagnostics}
+        scores,
+        diagnostics={
+            "about": about,
+            "examples whose 95 % interval excludes 0": sure,
+            "largest part of one model in the squares of all values": part,
+            **scores.diagnostics,
+        },
+        warnings=warnings,
     )
+
+
+def told_by(models: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """The diagnostics of several models: the smallest and the largest of numbers that differ, of others the first model's."""
+    told: dict[str, object] = {}
+    for name, value in models[0].items():
+        numbers = [one[name] for one in models if isinstance(one.get(name), int | float)]
+        if len(numbers) == len(models) and len(set(numbers)) > 1:
+            told[f"{name} (smallest of the models)"] = min(numbers)  # type: ignore[type-var]
+            told[f"{name} (largest of the models)"] = max(numbers)  # type: ignore[type-var]
+        else:
+            told[f"{name} (first model)"] = value
+    return told
 
 
 def mean_of(scores: Sequence[Scores]) -> Scores:
@@ -117,7 +150,7 @@ def mean_of(scores: Sequence[Scores]) -> Scores:
         values=values.mean(0),
         repeats=values,
         by_epoch=torch.stack(by_epoch).mean(0) if len(by_epoch) == len(scores) else None,
-        diagnostics={"models": len(scores), **{f"{name} (first model)": value for name, value in first.diagnostics.items()}},
+        diagnostics={"models": len(scores), **told_by([one.diagnostics for one in scores])},
         warnings=tuple(dict.fromkeys(warning for one in scores for warning in one.warnings)),
     )
 
