@@ -35,7 +35,6 @@ class AbstractGameMethod(AbstractMethod):
     utility: Utility = "accuracy"
     target: str = "validation"
     features: str = "inputs"
-    seed: int = 0
     reads: ClassVar[frozenset[Need]] = frozenset({Need.GAME, Need.FEATURES, Need.LABELS, Need.HELD_OUT})
     direction: ClassVar[Direction] = Direction.LOW_IS_SUSPECT
 
@@ -45,7 +44,6 @@ class AbstractGameMethod(AbstractMethod):
             raise UsageError(f"{self.title}: learner= names no learner; give one, such as logistic.")
         if not self.target:
             raise UsageError(f"{self.title}: target= names no held-out examples; give them, such as validation.")
-        at_least(self, seed=0)
         FeatureSpec.parse(self.features)
 
     @property
@@ -54,8 +52,8 @@ class AbstractGameMethod(AbstractMethod):
 
     @property
     def unit(self) -> str:  # type: ignore[override]
-        """A mean change of the utility."""
-        return f"mean change of: {UNITS[self.utility]}"
+        """A change of the utility."""
+        return f"change of: {UNITS[self.utility]}"
 
     def game(self, evidence: Evidence) -> Game:
         """The game that is played."""
@@ -64,6 +62,22 @@ class AbstractGameMethod(AbstractMethod):
     def said(self, game: Game, trainings: str = "trainings") -> tuple[str, ...]:
         """Warnings by the learner on its trainings."""
         return tuple(f"{number} {trainings}: {remark}." for remark, number in game.remarks.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractDrawnGameMethod(AbstractGameMethod):
+    """A game of which some coalitions are drawn at random."""
+
+    seed: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        at_least(self, seed=0)
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """A mean change of the utility."""
+        return f"mean {super().unit}"
 
     def too_inexact(self, errors: Float64[Tensor, " examples"], so_far: str, more: str) -> tuple[str, ...]:
         """The warning that all draws are used up and the standard error is still above the option `error`."""
@@ -120,7 +134,7 @@ class Tally:
 
 
 @dataclasses.dataclass(frozen=True)
-class AbstractPermutationMethod(AbstractGameMethod):
+class AbstractPermutationMethod(AbstractDrawnGameMethod):
     """Means over random orders of what an example adds to the value of those before it, weighted by how many these are."""
 
     permutations: int = 100

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError, listed
 from ..core.evidence import Evidence
-from ..core.game_method import BLOCK, GROUPS, AbstractGameMethod, errors_of, told_errors
+from ..core.game_method import BLOCK, GROUPS, AbstractDrawnGameMethod, errors_of, told_errors
 from ..core.method import Exactness, MonteCarlo, Source
 from ..core.options import at_least
 from ..core.results import Result
@@ -40,7 +40,7 @@ def banzhaf(coalitions: Bool[Tensor, "coalitions players"], values: Float[Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Banzhaf(AbstractGameMethod):
+class Banzhaf(AbstractDrawnGameMethod):
     """Mean rise of a learner's value on held-out examples when the example joins a random subset of the others: high where it helps, below 0 where it harms.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..core.evidence import Evidence
 from ..core.game import UNITS
-from ..core.game_method import GROUPS, AbstractGameMethod, Tally
+from ..core.game_method import GROUPS, AbstractDrawnGameMethod, Tally
 from ..core.method import Exactness, MonteCarlo, Source
 from ..core.options import at_least
 from ..core.results import Result
@@ -45,7 +45,7 @@ def classwise_shapley(own: Float[Tensor, "... sizes"], others: Float[Tensor, "..
 
 
 @dataclasses.dataclass(frozen=True)
-class ClasswiseShapley(AbstractGameMethod):
+class ClasswiseShapley(AbstractDrawnGameMethod):
     """Mean rise of a value that puts the accuracy on the example's own class first: high where it helps its class, below 0 where it does harm to it.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import NumericalError
 from ..core.evidence import Evidence
 from ..core.game import UNITS
-from ..core.game_method import BLOCK, AbstractGameMethod
+from ..core.game_method import BLOCK, AbstractDrawnGameMethod
 from ..core.method import Exactness, MonteCarlo, Source
 from ..core.options import at_least
 from ..core.results import Result
@@ -86,7 +86,7 @@ def least_core(
 
 
 @dataclasses.dataclass(frozen=True)
-class LeastCore(AbstractGameMethod):
+class LeastCore(AbstractDrawnGameMethod):
     """An example's share of a learner's value on held-out examples, such that no set of examples gets much less than it is worth: low where it does not help.
 
     Args:
