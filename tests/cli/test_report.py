@@ -64,3 +64,14 @@ def test_a_decision_by_features_stands_on_the_page_without_scores(own, capsys):
     assert "15 of the 20 that the decision keeps, in its order, and 15 drawn at random from the rest" in page
     code, _, err = here(capsys, "report", own, "--first", "aum")
     assert code == 2 and "No score in this run is named 'aum'" in sentence(err)
+
+
+def test_near_duplicates_by_other_features_are_shown_when_asked(own, capsys):
+    assert here(capsys, "report", own)[0] == 0
+    before = Run(own).paths.report.read_text()
+    code, _, err = here(capsys, "report", own, "--duplicates", "penultimate")
+    page = Run(own).paths.report.read_text()
+    words = "of each other in penultimate, cosine."
+    assert code == 0 and err == "" and words in page and words not in before
+    code, _, err = here(capsys, "report", own, "--duplicates", "penultimat")
+    assert code == 2 and "penultimat" in sentence(err) and "give one of these" in err

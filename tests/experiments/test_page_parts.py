@@ -183,7 +183,7 @@ def test_overlap_counts_the_first_of_two_rankings():
 def test_many_examples_are_not_searched_for_duplicates_unasked(run, data, monkeypatch):
     monkeypatch.setattr(page_parts, "MOST_MULTIPLICATIONS", 1e6)
     found, words = page_parts.near_duplicates(run, data)
-    assert found is None and f"`assay duplicates {run.folder}`" in words
+    assert found is None and f"`assay report {run.folder} --duplicates inputs`" in words
     assert page_parts.near_duplicates(run, None) == (None, "")
 
 

@@ -13,6 +13,7 @@ def report_(
     out: Path | None = None,
     first: str | None = None,
     most: MaybeWhole = None,
+    duplicates: str | None = None,
     title: str = "",
 ) -> None:
     """Write everything on one HTML page.
@@ -32,10 +33,13 @@ def report_(
         The score that the page opens with; by default the score that the decision was made by, else aum, else the first score.
     most
         How many examples are shown one by one, at most; by default 2,000, or all that the decision changes, if these are 10,000 at most.
+    duplicates
+        Features by which near duplicates are sought, such as penultimate, as `assay duplicates` takes them; by default the inputs, where that is soon done.
     title
         Heading of the page.
     """
     from ..core.errors import UnknownName, UsageError
+    from ..experiments.duplicates import duplicates as groups_of
     from ..experiments.report import report
     from ..experiments.report_data import ReportOptions
     from ..methods import METHODS
@@ -65,6 +69,7 @@ def report_(
         raise UnknownName("score in this run", opener, table)
     table = dict(sorted(table.items(), key=lambda item: item[0] != opener))
     curves = curves_of(opened, table)
-    options = ReportOptions(title=title, most=most, explanations=explained)
+    groups = None if duplicates is None else groups_of(opened, duplicates)
+    options = ReportOptions(title=title, most=most, explanations=explained, duplicates=groups)
     where = report(opened, table, out, decision=chosen, verdict=verdict, curves=curves, options=options)
     say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")

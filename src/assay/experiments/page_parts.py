@@ -41,8 +41,8 @@ def near_duplicates(run: Run, examples: Examples | None) -> tuple[DuplicateGroup
     n, dims = len(run.ids), int(np.prod(examples.shape))
     if n * n * dims > MOST_MULTIPLICATIONS:
         return None, (
-            f"Near duplicates were not looked for among {n:,} examples of {dims:,} numbers, which takes minutes; `assay duplicates {run.folder}` does, and "
-            "assay.ReportOptions(duplicates=...) shows them here."
+            f"Near duplicates were not looked for among {n:,} examples of {dims:,} numbers, which takes minutes; "
+            f"`assay report {run.folder} --duplicates inputs` does, or in other features such as penultimate."
         )
     labels = run.labels if run.task == "classes" else torch.zeros(n, dtype=torch.int64)
     try:

@@ -193,6 +193,10 @@ def report_data(
     doubles = None
     if options.duplicates is not None:
         check_duplicates(options.duplicates, run)
+        if not len(options.duplicates):
+            unsought = (
+                f"No two examples are within {options.duplicates.within:.3g} of each other in {options.duplicates.features}."
+            )
     if groups is not None and len(groups):
         doubles = shown_duplicates(groups, run, true, lambda members: _looks(examples, members)[0])
     made = ReportData(
