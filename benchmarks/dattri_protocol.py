@@ -4,7 +4,8 @@ Softmax regression: plain SGD at rate 0.01, 20 epochs. MLP 784-128-64-10 with dr
 
 LDS: 50 subsets of half of the examples, a training on each under a seed of its own; the mean over queries of Spearman's rho between the sum
 of the values and the query's loss. LOO: 50 trainings without one example each, under the recorded seed's weights and an order of their own;
-the mean over queries of Pearson's correlation. Mislabels: a tenth of the labels is flipped, and self-influence ranks them by AUC. The published
+the mean over queries of Pearson's correlation. In such trainings all later batches hold other examples than the recorded ones, so the same is held against trainings in the recorded
+order too, in which the example's loss counts 0 and nothing else differs. Mislabels: a tenth of the labels is flipped, and self-influence ranks them by AUC. The published
 values are read off charts; the published trainings draw other subsets, and LDS uses all 500 test examples where `--queries` says so.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 import assay
 from assay.data.mnist import MNIST
+from assay.experiments.evidence import open_replay
 from assay.maths.crossed import crossed_interval, query_correlations
 
 BATCH, RATE = 64, 0.01
@@ -146,7 +148,13 @@ def main() -> None:
     (inputs, labels), held = data
     generator = torch.Generator().manual_seed(0)
     halves = torch.stack([torch.randperm(len(labels), generator=generator)[: len(labels) // 2] for _ in range(given.subsets)])
-    found: dict = {"published, read off charts": PUBLISHED[given.net], "LDS": {}, "LOO": {}, "seconds": {}}
+    found: dict = {
+        "published, read off charts": PUBLISHED[given.net],
+        "LDS": {},
+        "LOO": {},
+        "LOO, recorded order": {},
+        "seconds": {},
+    }
     began = time.perf_counter()
     after = losses_after(given.net, inputs, labels, halves, list(range(1, given.subsets + 1)), held).numpy()
     left = torch.randperm(len(labels), generator=generator)[: given.subsets]
@@ -159,6 +167,10 @@ def main() -> None:
         began = time.perf_counter()
         loop = recorded(folder, given.net, inputs, labels)
         found["seconds"]["recorded training"] = time.perf_counter() - began
+        names = [f"query{number}" for number in range(len(held[1]))]
+        singles = {name: (held[0][n : n + 1], held[1][n : n + 1]) for n, name in enumerate(names)}
+        replay = open_replay(folder, loop=loop, targets=singles)
+        same = replay.retrained(list(left.split(1)), range(replay.epochs[-1].stop), names, "weight").numpy()
         for title in given.methods:
             began = time.perf_counter()
             values = matrix(assay.attribute(folder, METHODS[title], loop=loop, targets={"test": held}))
@@ -168,10 +180,14 @@ def main() -> None:
             rho = float(query_correlations(predicted, after).mean())
             ends = crossed_interval(predicted, after)
             without = values[:, left.numpy()].T
-            pearson = [np.corrcoef(without[:, q], alone[:, q])[0, 1] for q in range(len(held[1]))]
+            own, recorded_order = (
+                float(np.mean([np.corrcoef(without[:, q], losses[:, q])[0, 1] for q in range(len(held[1]))]))
+                for losses in (alone, same)
+            )
             found["LDS"][title] = {"value": rho, "interval": ends}
-            found["LOO"][title] = float(np.mean(pearson))
-            print(title, found["LDS"][title], found["LOO"][title], round(found["seconds"][title], 1), flush=True)
+            found["LOO"][title] = own
+            found["LOO, recorded order"][title] = recorded_order
+            print(title, found["LDS"][title], own, recorded_order, round(found["seconds"][title], 1), flush=True)
         wrong = torch.randperm(len(labels), generator=generator)[: len(labels) // 10]
         noisy = labels.clone()
         noisy[wrong] = (noisy[wrong] + torch.randint(1, 10, (len(wrong),), generator=generator)) % 10
