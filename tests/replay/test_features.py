@@ -138,14 +138,22 @@ ZOO = {
     "six_conv": ("six_conv", (3, 8, 8)),
     "block_conv": ("block_conv", (3, 16, 16)),
     "resnet18": ("resnet18", (3, 8, 8)),
+    "resnet34": ("resnet34:width=2", (3, 8, 8)),
+    "resnet50": ("resnet50:width=2", (3, 8, 8)),
+    "vgg16": ("vgg16:width=2,head=dense", (3, 32, 32)),
+    "wide_resnet": ("wide_resnet:depth=10,widen=1", (3, 8, 8)),
+    "vit": ("vit:width=8,heads=2,depth=2", (3, 8, 8)),
 }
+
+
+LARGE = {"resnet18", "resnet34", "resnet50", "vgg16"}
 
 
 def test_the_whole_zoo_is_here():
     assert set(ZOO) == set(nets.catalogue())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name == "resnet18" else name for name in ZOO])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in ZOO])
 def test_penultimate_is_what_goes_into_the_head_of_every_net_of_the_zoo(name, tmp_path):
     net, shape = ZOO[name]
     model, (inputs, labels) = nets.build(net, shape, CLASSES, 0).double(), batch_of(*shape)
