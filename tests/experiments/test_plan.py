@@ -83,7 +83,7 @@ def test_another_kind_of_planting_takes_the_place_of_the_old_one(tmp_path):
         ({"recipe": {"optimizer": "sdg"}}, UsageError, "one of sgd, adam, adamw"),
         ({"recipe": {"seed": 3}}, UsageError, "outside the recipe"),
         ({"recipe": {"gamma": 0.5}}, UsageError, "gamma=0.5 has no meaning with schedule 'constant'"),
-        ({"plant": {"kind": "unifrm"}}, UsageError, "'uniform', 'pair' or 'class'"),
+        ({"plant": {"kind": "unifrm"}}, UsageError, "'uniform', 'pair', 'class', 'human', 'blur'"),
         ({"plant": {"rate": True}}, UsageError, "plant.rate = True"),
         ({"plant": {"rat": 0.1}}, UnknownName, "Did you mean plant.rate"),
         ({"plant": {"kind": "class", "rate": None, "matrix": [[1, "a"]]}}, UsageError, "plant.matrix.0.1 = 'a'"),

@@ -68,18 +68,25 @@ def show_comparison(made: "MethodComparison", run: Path) -> None:
     if made.wrong is None:
         say(f"Which of them finds wrong labels these rankings do not say, because no truth is known. Next: assay probe {run}")
         return
-    heads = ("method", "ranks", "AUC, 95 % interval", "average precision", f"wrong in the first {made.wrong:,}", "missed")
-    told: list[tuple[object, ...]] = [
-        (
-            one.title,
-            "suspicion" if one.claims_suspicion else "difficulty",
-            one.words,
-            one.average_precision,
-            one.precision,
-            f"{one.missed:,}",
-        )
-        for one in made.detections
-    ]
-    if told:
-        show_table(f"Finding the {made.wrong:,} labels that are known to be wrong", heads, told, right=heads[2:])
-    say(f"{made.wrong:,} of {made.examples:,} labels are known to be wrong; no method saw which.")
+    for count, found, few, long in (
+        (made.wrong, made.detections, "wrong", "labels that are known to be wrong"),
+        (made.corrupted or 0, made.corruptions, "damaged", "images that were damaged on purpose"),
+    ):
+        heads = ("method", "ranks", "AUC, 95 % interval", "average precision", f"{few} in the first {count:,}", "missed")
+        told: list[tuple[object, ...]] = [
+            (
+                one.title,
+                "suspicion" if one.claims_suspicion else "difficulty",
+                one.words,
+                one.average_precision,
+                one.precision,
+                f"{one.missed:,}",
+            )
+            for one in found
+        ]
+        if told:
+            show_table(f"Finding the {count:,} {long}", heads, told, right=heads[2:])
+    if made.wrong or made.corrupted is None:
+        say(f"{made.wrong:,} of {made.examples:,} labels are known to be wrong; no method saw which.")
+    if made.corrupted is not None:
+        say(f"{made.corrupted:,} of {made.examples:,} images were damaged on purpose; no method saw which.")

@@ -37,7 +37,7 @@ class ComparedPair:
 
 @dataclasses.dataclass(frozen=True)
 class ComparedMethod:
-    """How well one method finds the labels that are known to be wrong.
+    """How well one method finds the labels that are known to be wrong, or the inputs that were damaged on purpose.
 
     Attributes:
         title: Title of the score.
@@ -81,6 +81,8 @@ class MethodComparison:
         wrong: How many labels are known to be wrong; None where the truth is not known.
         detections: How well each method finds these, the best first; empty where the truth is not known.
         lineage: Where it comes from.
+        corrupted: How many inputs were damaged on purpose; None where none were.
+        corruptions: How well each method finds these, the best first.
     """
 
     titles: tuple[str, ...]
@@ -90,6 +92,8 @@ class MethodComparison:
     wrong: int | None = None
     detections: tuple[ComparedMethod, ...] = ()
     lineage: Lineage | None = None
+    corrupted: int | None = None
+    corruptions: tuple[ComparedMethod, ...] = ()
 
     @property
     def chance(self) -> float:
@@ -117,4 +121,5 @@ class MethodComparison:
     @property
     def fingerprint(self) -> str:
         """Hash over what was compared and found."""
-        return fingerprint(repr((self.titles, self.examples, self.budget, self.pairs, self.wrong, self.detections)))
+        damage = () if self.corrupted is None else (self.corrupted, self.corruptions)
+        return fingerprint(repr((self.titles, self.examples, self.budget, self.pairs, self.wrong, self.detections, *damage)))

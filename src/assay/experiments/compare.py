@@ -23,7 +23,7 @@ from ..core.wrong_labels import WrongCount
 from ..maths import ranking
 from ..runs.artefacts import load_truth
 from ..runs.run import Run
-from .detection import check_dataset, wrong_labels
+from .detection import check_dataset, corrupted_of, wrong_labels
 from .execution import Save
 from .request import Request
 from .score import ALL, served, unscored_of
@@ -90,6 +90,7 @@ def compare(
         else (load_truth(run.paths.truth) if run.paths.truth.exists() and run.task == "classes" else None)
     )
     wrong = None if known is None else wrong_labels(ids, run, known)
+    corrupted = corrupted_of(ids, run)
     rows = torch.stack([one.of(ids) * one.direction.sign for one in scores])
     return MethodComparison(
         titles=tuple(one.title for one in scores),
@@ -98,6 +99,8 @@ def compare(
         pairs=_pairs([one.title for one in scores], rows, ids, budget),
         wrong=None if wrong is None else int(wrong.sum()),
         detections=() if wrong is None else detected(scores, rows, wrong),
+        corrupted=None if corrupted is None else int(corrupted.sum()),
+        corruptions=() if corrupted is None else detected(scores, rows, corrupted),
         lineage=Lineage(
             run.dataset,
             {"run": run.fingerprint, **{f"scores {one.title}": one.fingerprint for one in scores}},
@@ -200,7 +203,7 @@ def usual_budget(counted: WrongCount | None, examples: int) -> int:
 
 
 def detected(scores: Sequence[Scores], rows: Tensor, wrong: Bool[Tensor, " examples"]) -> tuple[ComparedMethod, ...]:
-    """How well each finds the wrong labels; none where fewer than two are wrong, or right."""
+    """How well each finds the wrong labels, or other examples of a kind; none where fewer than two are of it, or not."""
     from sklearn.metrics import average_precision_score
 
     count = int(wrong.sum())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.decision import Decision
@@ -12,6 +12,7 @@ from ..core.scores import Scores
 from ..core.trial import Cleaning, Detection
 from ..maths import ranking
 from ..replay.targets import mean_loss
+from ..runs.artefacts import load_corrupted
 from ..runs.run import Run
 from .plan import Plan, load_data
 
@@ -105,6 +106,16 @@ def wrong_labels(ids: Ids, run: Run, truth: tuple[Ids, Int[Tensor, " examples"]]
         )
     given = run.labels[run.ids.positions(ids, f"run {run.folder}")]
     return given != truth[1][truth[0].positions(ids, "the truth")]
+
+
+def corrupted_of(ids: Ids, run: Run) -> Bool[Tensor, " examples"] | None:
+    """Which of these examples' inputs were damaged on purpose when the run was recorded; None where none were.
+
+    Raises:
+        Mismatch: An example has no truth.
+    """
+    known = load_corrupted(run.paths.truth) if run.paths.truth.exists() else None
+    return None if known is None else known[1][known[0].positions(ids, "the truth")]
 
 
 def clean(decision: Decision, given: Int[Tensor, " examples"], truth: tuple[Ids, Int[Tensor, " examples"]]) -> Cleaning:

@@ -66,5 +66,5 @@ def record_estimator(
         ),
     )
     if loaded.true_labels is not None:
-        save_truth(examples.ids, loaded.true_labels, run.paths.truth)
+        save_truth(examples.ids, loaded.true_labels, run.paths.truth, corrupted=loaded.corrupted)
     return run

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from .. import data, methods, nets
@@ -21,8 +21,10 @@ from ..core.errors import Mismatch, RunError, UnknownName, UsageError, reading
 from ..core.lineage import fingerprint
 from ..core.live_selection import AbstractLiveSelector
 from ..core.method import AbstractMethod
-from ..data.corruption import plant
+from ..data.corruption import Planted, plant
 from ..data.examples import Examples, RowReader, joined
+from ..data.human import human_labels
+from ..data.image_corruption import STRENGTHS, Corrupted, corrupt
 from ..data.splitting import folds_of as fold_numbers
 from ..data.splitting import held_out, subset
 from ..data.transforms import augment
@@ -43,14 +45,69 @@ _ROWS = pydantic.Field(strict=False)
 
 
 class Plant(pydantic.BaseModel):
-    """Labels to make wrong on purpose (see `data.corruption.plant`)."""
+    """What is made wrong on purpose.
+
+    Attributes:
+        kind: Labels that are flipped (`uniform`, `pair` or `class`, see `data.corruption.plant`), labels that people gave (`human`, see
+            `data.human.human_labels`), or images that are damaged under their right labels (`blur`, `noise`, `rotation` or `contrast`, see
+            `data.image_corruption.corrupt`).
+        rate: Fraction of the labels or images; not for `class` and `human`.
+        seed: Random seed of the draws; by default the plan's.
+        matrix: For `class`: chance of each given label, a row for each true label.
+        strength: For images: how strong the damage is.
+        kernel: For `blur`: width of the kernel in pixels.
+        labels: For `human`: the file of labels.
+        column: For `human`: which labels of the file.
+    """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["uniform", "pair", "class"] = "uniform"
+    kind: Literal["uniform", "pair", "class", "human", "blur", "noise", "rotation", "contrast"] = "uniform"
     rate: float | None = None
     seed: int | None = None
     matrix: Annotated[tuple[Annotated[tuple[float, ...], _ROWS], ...], _ROWS] | None = None
+    strength: float | None = None
+    kernel: int | None = None
+    labels: str | None = None
+    column: str | None = None
+
+    @property
+    def damages(self) -> bool:
+        """Whether images are damaged, and not labels."""
+        return self.kind in STRENGTHS
+
+    def check(self) -> None:
+        """Refuse settings that the kind does not take; those that it needs are asked for when it is carried out.
+
+        Raises:
+            UsageError: Names the setting.
+        """
+        takes = {"seed", "rate", *({"strength", "kernel"} if self.damages else {"matrix"})}
+        if self.kind == "human":
+            takes = {"labels", "column"}
+            if self.labels is None:
+                raise UsageError("The plan's plant of kind 'human' needs a file: labels=CIFAR-10_human.pt,column=worse_label.")
+        for name in ("rate", "seed", "matrix", "strength", "kernel", "labels", "column"):
+            if getattr(self, name) is not None and name not in takes:
+                raise UsageError(f"The plan's plant.{name} is not for kind {self.kind!r}; leave it out.")
+
+    def carried_out(self, train: Examples, seed: int) -> Planted | Corrupted:
+        """The examples with what is made wrong.
+
+        Args:
+            train: Under their right labels.
+            seed: Used where the plan of planting names none.
+
+        Raises:
+            UsageError: A setting is out of range or missing, or does not fit the examples.
+        """
+        seed = seed if self.seed is None else self.seed
+        if self.damages:
+            return corrupt(train, self.kind, self.rate, self.strength, self.kernel, seed)  # type: ignore[arg-type]
+        if self.kind == "human":
+            given = human_labels(train, str(self.labels), self.column)
+            return Planted(train.with_labels(given), train.labels.to(torch.int64), given != train.labels)
+        return plant(train, self.kind, self.rate, seed, self.matrix)  # type: ignore[arg-type]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +135,7 @@ class Plan(pydantic.BaseModel):
         seed: Random seed of initial weights, order, augmentation and, unless `plant` names its own seed, planting.
         validation: Fraction of the training examples that is held out before labels are planted wrong, the same of every class; for
             methods that predict changes on examples not trained on.
-        plant: Labels to make wrong; None for none.
+        plant: Labels to make wrong or images to damage; None for none.
         subset: Fraction of the training examples that take part at all, the same of every class, drawn before anything else; a smaller one is
             part of a larger one under the same seed.
         models: How many nets are trained on the same examples, each from its own initial weights and in its own order; scores are then means
@@ -185,6 +242,9 @@ class Plan(pydantic.BaseModel):
         recipe = plan.training
         nets.parse(plan.net)
         data.parse(plan.data)
+        for planting in (plan.plant, plan.probe):
+            if planting is not None:
+                planting.check()
         plan.live  # noqa: B018
         plan.selector  # noqa: B018
         if not 0 <= plan.validation < 1:
@@ -289,7 +349,7 @@ class Plan(pydantic.BaseModel):
             UsageError: A file is absent or damaged, or the planting does not fit the data.
         """
         split = data.parse(self.data).load()
-        train, true, validation = split.train, split.true_labels, None
+        train, true, validation, corrupted = split.train, split.true_labels, None, None
         whole = self.folds is not None and split.drawn
         if whole:
             train, order = joined(split.train, split.test)
@@ -303,17 +363,23 @@ class Plan(pydantic.BaseModel):
             validation, train = train.take(apart), train.take(~apart)
             true = None if true is None else true[~apart]
         if self.plant is not None:
-            if true is not None:
+            if true is not None and not self.plant.damages:
                 raise UsageError(
                     f"{self.data} already has wrong labels with a known truth; leave planting out, or use the true labels."
                 )
-            seed = self.seed if self.plant.seed is None else self.plant.seed
-            planted = plant(train, self.plant.kind, self.plant.rate, seed, self.plant.matrix)
-            train, true = planted.examples, planted.true_labels
+            made = self.plant.carried_out(train, self.seed)
+            if isinstance(made, Corrupted):
+                # Where nothing else is known, labels are right as they are given, as they are before flips.
+                corrupted, true = made.mask, train.labels.to(torch.int64) if true is None else true
+            else:
+                true = made.true_labels
+            train = made.examples
         if self.probe is not None:
             seed = self.seed if self.probe.seed is None else self.probe.seed
             train = plant(train, self.probe.kind, self.probe.rate, seed, self.probe.matrix).examples
-        loaded = LoadedData(train, split.test, true, split.notes, validation, split.own, test_apart=not whole)
+        loaded = LoadedData(
+            train, split.test, true, split.notes, validation, split.own, test_apart=not whole, corrupted=corrupted
+        )
         return loaded if self.fold is None else loaded.without(self.numbers(loaded) == self.fold)
 
     def numbers(self, loaded: "LoadedData") -> Int[Tensor, " examples"]:
@@ -363,6 +429,7 @@ class LoadedData:
         validation: The examples that the plan held out of the training examples, under the labels that were given; None if nothing.
         own: For tables, what reads a row of the user's own; else None.
         test_apart: Whether no test example is trained on and scored; with folds those are that were drawn from the same rows.
+        corrupted: Which training images were damaged on purpose; None if none were.
     """
 
     train: Examples
@@ -372,12 +439,18 @@ class LoadedData:
     validation: Examples | None = None
     own: RowReader | None = None
     test_apart: bool = True
+    corrupted: Bool[Tensor, " examples"] | None = None
 
     def without(self, held: Tensor) -> "LoadedData":
         """The data of a model that is trained without some examples and tested on them."""
-        true = None if self.true_labels is None else self.true_labels[~held]
+        true, corrupted = (None if known is None else known[~held] for known in (self.true_labels, self.corrupted))
         return dataclasses.replace(
-            self, train=self.train.take(~held), test=self.train.take(held), true_labels=true, test_apart=True
+            self,
+            train=self.train.take(~held),
+            test=self.train.take(held),
+            true_labels=true,
+            corrupted=corrupted,
+            test_apart=True,
         )
 
     @functools.cached_property

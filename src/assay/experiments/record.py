@@ -158,7 +158,7 @@ def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, pr
     with recorder, _forgotten_if_empty(recorder):
         _check_resumed(recorder, plan, examples)
         if loaded.true_labels is not None:
-            save_truth(examples.ids, loaded.true_labels, recorder.paths.truth)
+            save_truth(examples.ids, loaded.true_labels, recorder.paths.truth, corrupted=loaded.corrupted)
         state = None
         if recorder.epochs:
             file = Run(folder).checkpoint(recorder.epochs - 1)
@@ -212,7 +212,7 @@ def _record_folds(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool,
     with recorder, _forgotten_if_empty(recorder):
         _check_resumed(recorder, plan, examples)
         if loaded.true_labels is not None:
-            save_truth(examples.ids, loaded.true_labels, paths.truth)
+            save_truth(examples.ids, loaded.true_labels, paths.truth, corrupted=loaded.corrupted)
         folds = range(plan.folds or 0)
         for fold in folds:
             part, task = loaded.without(numbers == fold), f"record fold {fold + 1} of {plan.folds}"
@@ -263,7 +263,7 @@ def untrained(plan: Plan, folder: str | Path) -> Run:
     examples = loaded.train
     facts = about(plan, loaded, plan.build(loaded, plan.seed))
     if not RunPaths(Path(folder)).header.exists():
-        return write_untrained(
+        made = write_untrained(
             folder,
             examples.ids,
             examples.labels,
@@ -273,6 +273,9 @@ def untrained(plan: Plan, folder: str | Path) -> Run:
             about=facts,
             code=__version__,
         )
+        if loaded.true_labels is not None and loaded.corrupted is not None:
+            save_truth(examples.ids, loaded.true_labels, made.paths.truth, corrupted=loaded.corrupted)
+        return made
     run = Run(folder)
     if run.header.view != "none":
         raise OutputExists(f"{folder} holds a recorded run; score it without data, or name another folder.")
@@ -333,6 +336,8 @@ def about(plan: Plan, loaded: LoadedData, model: nn.Module) -> dict[str, object]
         facts["validation examples"] = len(loaded.validation)
     if loaded.wrong is not None:
         facts["wrong labels"] = int(loaded.wrong.sum())
+    if loaded.corrupted is not None:
+        facts["corrupted examples"] = int(loaded.corrupted.sum())
     if loaded.notes:
         facts["notes"] = list(loaded.notes)
     return facts

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pydantic
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..core.arguments import checked_arguments
@@ -172,14 +172,22 @@ def _order(ids: Ids, columns: Mapping[str, Any]) -> Ids | None:
     return ids.take(np.flatnonzero(kept)[np.argsort(place[kept])])
 
 
+_TRUTH = {"true_label": WHOLE, "corrupted?": WHOLE}
+
+
 @checked_arguments
-def save_truth(ids: Ids, true_labels: Int[Tensor, " examples"], path: str | Path) -> None:
-    """Save the true class of each example, beside the run and never inside its evidence.
+def save_truth(
+    ids: Ids, true_labels: Int[Tensor, " examples"], path: str | Path, *, corrupted: Bool[Tensor, " examples"] | None = None
+) -> None:
+    """Save the true class of each example, and which inputs were damaged on purpose, beside the run and never inside its evidence.
 
     Raises:
         NotWritten: The operating system refuses.
     """
-    write_table(Path(path), "truth", ids, {"true_label": true_labels}, {})
+    columns = {"true_label": true_labels}
+    if corrupted is not None:
+        columns["corrupted"] = corrupted.to(torch.int64)
+    write_table(Path(path), "truth", ids, columns, {})
 
 
 @checked_arguments
@@ -189,8 +197,19 @@ def load_truth(path: str | Path) -> tuple[Ids, Int[Tensor, " examples"]]:
     Raises:
         RunError: The file is absent, damaged, of another kind, or of a newer schema.
     """
-    ids, columns, _ = read_table(Path(path), "truth", {"true_label": WHOLE})
+    ids, columns, _ = read_table(Path(path), "truth", _TRUTH)
     return ids, torch.from_numpy(columns["true_label"]).to(torch.int64)
+
+
+@checked_arguments
+def load_corrupted(path: str | Path) -> tuple[Ids, Bool[Tensor, " examples"]] | None:
+    """Which inputs were damaged on purpose, as `save_truth` keeps it; None where none were.
+
+    Raises:
+        RunError: As `load_truth`.
+    """
+    ids, columns, _ = read_table(Path(path), "truth", _TRUTH)
+    return (ids, torch.from_numpy(columns["corrupted"]) != 0) if "corrupted" in columns else None
 
 
 @checked_arguments
