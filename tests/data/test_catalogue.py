@@ -9,7 +9,7 @@ from assay.data.dataset import AbstractDataset
 
 
 def test_every_reader_is_found():
-    assert list(data.catalogue()) == ["adult", "arrays", "cifar10", "digits", "folder", "mnist", "stl10", "table"]
+    assert list(data.catalogue()) == ["adult", "arrays", "cifar10", "cifar100", "digits", "folder", "mnist", "stl10", "table"]
 
 
 @pytest.mark.parametrize("cls", data.catalogue().values(), ids=lambda cls: cls.name)
