@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from assay.core.errors import UsageError
+from assay.data.fashion_mnist import FashionMNIST
 from assay.data.mnist import MNIST
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 5, 6)).astype(np.uint8)
@@ -82,3 +83,30 @@ def test_absent_files(tmp_path):
         MNIST(str(tmp_path)).load()
     with pytest.raises(UsageError, match="is absent"):
         MNIST(str(tmp_path / "none")).load()
+
+
+def test_permuted_pixels_are_one_order_for_all_images(tmp_path):
+    write(tmp_path)
+    plain, shuffled, again, other = (MNIST(str(tmp_path), permute=seed).load() for seed in (None, 3, 3, 4))
+    before, after = (split.train.inputs.flatten(1) for split in (plain, shuffled))
+    order = [int((before == column[:, None]).all(0).nonzero()[0]) for column in after.T]
+    assert sorted(order) == list(range(30)) != order
+    assert np.array_equal(shuffled.test.inputs.flatten(1), plain.test.inputs.flatten(1)[:, order])
+    assert np.array_equal(again.train.inputs, shuffled.train.inputs) and not np.array_equal(
+        other.train.inputs, shuffled.train.inputs
+    )
+    assert shuffled.train.mean == plain.train.mean and shuffled.train.labels.tolist() == plain.train.labels.tolist()
+
+
+def test_fashion_mnist_names_its_classes_and_where_it_is(tmp_path):
+    write(tmp_path)
+    split = FashionMNIST(str(tmp_path), limit=5).load()
+    assert [split.train.class_names[label] for label in split.train.labels] == ["Dress", "Trouser", "Coat", "Trouser", "Sandal"]
+    assert np.array_equal(split.train.inputs.numpy()[:, 0], IMAGES[:5])
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(
+        UsageError, match=r"fashion-mnist.*t10k-labels-idx1-ubyte\.gz is one \(MD5 bb300cfdad3c16e7a12a480ee83cd310\)"
+    ):
+        FashionMNIST(str(tmp_path)).load()
+    with pytest.raises(UsageError, match=r"MD5 ec29112dd5afa0611ce80d1b7f02629c"):
+        MNIST(str(tmp_path)).load()

@@ -18,17 +18,20 @@ def file_at(path: str) -> pathlib.Path:
     return found
 
 
-def folder_at(path: str) -> pathlib.Path:
+def folder_at(path: str, site: str = "") -> pathlib.Path:
     """The existing folder at `path`; a leading `~` is the home folder.
+
+    Args:
+        path: As it was given.
+        site: Where its files are to be had, a sentence.
 
     Raises:
         UsageError: There is no such folder.
     """
     found = existing(path, "Give the path of an existing folder.")
     if not found.is_dir():
-        raise UsageError(
-            f"{path} is a file. Give the path of an existing folder." if found.exists() else _absent(found, "folder")
-        )
+        words = f"{path} is a file. Give the path of an existing folder." if found.exists() else _absent(found, "folder")
+        raise UsageError(f"{words} {site}".strip())
     return found
 
 

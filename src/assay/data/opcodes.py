@@ -8,6 +8,7 @@ spelled out.
 import dataclasses
 import math
 import pickletools
+import re
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ MOST_OPCODES = 1_000_000
 """Opcodes of the longest pickle that is read; a batch of CIFAR-10 has some 60,000."""
 _ARRAY = {("numpy.core.multiarray", "_reconstruct"), ("numpy.core.numeric", "_frombuffer")}
 _NAMES = _ARRAY | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("builtins", "bytearray")}
+_BUNCH = {("sklearn.utils._bunch", "Bunch"), ("sklearn.utils", "Bunch"), ("sklearn.datasets.base", "Bunch")}
+"""The dictionary that scikit-learn's datasets are, by where its versions have it."""
 _KINDS = {f"{letter}{size}" for letter in "iu" for size in (1, 2, 4, 8)} | {"f2", "f4", "f8", "b1"}
 """Types of the arrays that are made."""
 
@@ -53,9 +56,10 @@ class _Mark:
 
 @dataclasses.dataclass
 class _Room:
-    """Bytes that may still be made."""
+    """Bytes that may still be made, and whether scikit-learn's dictionaries and rows of texts may be."""
 
     left: int
+    bunches: bool = False
 
     def take(self, size: int) -> None:
         """Take this many bytes.
@@ -68,8 +72,12 @@ class _Room:
             raise Foreign("its arrays and texts are larger than itself, because it makes several of the same bytes")
 
 
-def content_of(body: bytes) -> Any:
+def content_of(body: bytes, bunches: bool = False) -> Any:
     """What a pickle holds: dictionaries, lists, tuples, numbers, texts, bytes and arrays of numbers. Keys are texts, bytes or integers.
+
+    Args:
+        body: The pickle.
+        bunches: Whether scikit-learn's Bunches, which become dictionaries, and arrays of texts are read too.
 
     Raises:
         ValueError: The pickle is damaged, holds anything else, or is far longer than its content needs.
@@ -77,7 +85,7 @@ def content_of(body: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     # What is made of bytes is a copy of them, and a value that is referred to again could be copied without end.
-    room = _Room(COPIES * len(body))
+    room = _Room(COPIES * len(body), bunches)
     for count, (opcode, argument, _) in enumerate(pickletools.genops(body)):
         if count > MOST_OPCODES:
             raise Foreign(f"it has more than {MOST_OPCODES:,} opcodes")
@@ -152,9 +160,14 @@ def _take(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], room
             raise Foreign(f"it refers to value {argument}, which it has not")
         stack.append(memo[argument])
     elif name == "GLOBAL":
-        stack.append(_named(*argument.split(" ", 1)))
+        stack.append(_named(*argument.split(" ", 1), room))
     elif name == "STACK_GLOBAL":
-        stack.append(_named(*_pop(stack, 2)))
+        stack.append(_named(*_pop(stack, 2), room))
+    elif name == "NEWOBJ" and room.bunches:
+        kind, arguments = _pop(stack, 2)
+        if not isinstance(kind, _Name) or kind.key not in _BUNCH or arguments != ():
+            raise Foreign("it makes an object that is no Bunch")
+        stack.append({})
     elif name == "REDUCE":
         function, arguments = _pop(stack, 2)
         stack.append(_called(function, arguments, room))
@@ -211,9 +224,9 @@ def _finished(value: Any) -> Any:
     return value
 
 
-def _named(module: Any, name: Any) -> _Name:
+def _named(module: Any, name: Any, room: "_Room") -> _Name:
     found = _Name(str(module)[:80], str(name)[:80]) if isinstance(module, str) and isinstance(name, str) else _Name("?", "?")
-    if found.key not in _NAMES:
+    if found.key not in _NAMES and not (room.bunches and found.key in _BUNCH):
         raise Foreign(f"it asks for {found.module}.{found.name}, which arrays do not need")
     return found
 
@@ -224,7 +237,7 @@ def _called(function: Any, arguments: Any, room: "_Room") -> Any:
     key = function.key
     if key == ("numpy", "dtype"):
         code = _words(arguments[0]) if arguments else ""
-        if code not in _KINDS:
+        if code not in _KINDS and not (room.bunches and isinstance(code, str) and re.fullmatch(r"U[1-9]\d{0,4}", code)):
             raise Foreign("it has a type of numbers that is not spelled out")
         return _Kind(code)
     if key == ("numpy.core.multiarray", "_reconstruct"):
@@ -259,7 +272,8 @@ def _build(made: Any, state: Any, room: "_Room") -> None:
         made.order = str(_words(state[1]))
         if made.order not in ("|", "<", ">", "="):
             raise Foreign("a type of numbers has no order of bytes")
-    else:
+    elif not (room.bunches and isinstance(made, dict) and isinstance(state, dict)):
+        # A Bunch's own attributes are warnings only.
         raise Foreign("it gives a state to what has none")
 
 
