@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 SCHEMA = 2
 """Version of everything that assay writes to disk. A newer one is refused, an older one is read."""
@@ -34,10 +34,28 @@ class Lineage:
     drawn: bool = False
 
 
-def fingerprint(*parts: bytes | str) -> str:
+@dataclasses.dataclass(frozen=True)
+class Long:
+    """A part of what is hashed that comes in pieces, so that it is never held whole.
+
+    Attributes:
+        size: Bytes of all pieces.
+        pieces: Its bytes, in their order.
+    """
+
+    size: int
+    pieces: Iterable[bytes]
+
+
+def fingerprint(*parts: bytes | str | Long) -> str:
     """SHA-256 over the parts, each with its length before it; 16 hex digits."""
     digest = hashlib.sha256()
     for part in parts:
+        if isinstance(part, Long):
+            digest.update(part.size.to_bytes(8, "little"))
+            for piece in part.pieces:
+                digest.update(piece)
+            continue
         body = part.encode() if isinstance(part, str) else part
         digest.update(len(body).to_bytes(8, "little") + body)
     return digest.hexdigest()[:16]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..core.errors import UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
-from ..core.lineage import fingerprint
+from ..core.lineage import Long, fingerprint
+from .disk_images import blocks, rows_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Examples:
 
     Attributes:
         ids: Stable id of each example: a given column, a file path or the index in the full set.
-        inputs: uint8 images (examples, channels, height, width), or float32 rows (examples, dims).
+        inputs: uint8 images (examples, channels, height, width), in memory or `DiskImages`, or float32 rows (examples, dims).
         labels: Given class of each example, in [0, classes).
         class_names: One name per class, in the order of the class numbers.
         mean: What to subtract from float inputs: per channel for images (of values in 0..1), else None.
@@ -74,7 +75,7 @@ class Examples:
             positions = positions.nonzero().flatten()
         rows = tuple(self.rows[i] for i in positions.tolist()) if self.rows is not None else None
         return dataclasses.replace(
-            self, ids=self.ids.take(positions), inputs=self.inputs[positions], labels=self.labels[positions], rows=rows
+            self, ids=self.ids.take(positions), inputs=rows_of(self.inputs, positions), labels=self.labels[positions], rows=rows
         )
 
     def with_labels(self, labels: Int[Tensor, " examples"]) -> "Examples":
@@ -107,7 +108,7 @@ class Examples:
         return fingerprint(
             self.ids.fingerprint,
             f"{self.inputs.dtype} {self.shape}",
-            self.inputs.contiguous().numpy().tobytes(),
+            Long(self.inputs.numel() * self.inputs.element_size(), (part.numpy().tobytes() for part in blocks(self.inputs))),
             self.labels.to(torch.int64).numpy().tobytes(),
         )
 
@@ -121,7 +122,7 @@ def joined(one: Examples, other: Examples) -> tuple[Examples, Tensor]:
         dataclasses.replace(
             one,
             ids=ids.take(order),
-            inputs=torch.cat([one.inputs, other.inputs])[order],
+            inputs=rows_of(torch.cat([one.inputs, other.inputs]), order),
             labels=torch.cat([one.labels, other.labels])[order],
             rows=None if rows is None else tuple(rows[place] for place in order.tolist()),
         ),

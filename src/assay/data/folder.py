@@ -1,6 +1,7 @@
 """A folder of images, one subfolder per class."""
 
 import dataclasses
+import functools
 import pathlib
 import warnings
 from typing import ClassVar, Literal
@@ -13,6 +14,7 @@ from ..core.ids import Ids
 from ..core.npy import SMALL, TIMES
 from ..maths.normalisation import statistics
 from .dataset import AbstractDataset
+from .disk_images import DiskImages, ImageFiles, blocks, decoded_each
 from .examples import Examples, Split
 from .files import folder_at
 from .pictures import Colours, pixels
@@ -31,6 +33,8 @@ class Folder(AbstractDataset):
         seed: Random seed of that draw.
         size: Height and width that all images are scaled to, whatever their proportions; without it all must be of one size.
         colours: `rgb` for three channels, `grey` for one; images are converted.
+        memory: GB of decoded images that are held in memory by part; the images of a larger part stay on disk and are decoded by several threads, batch by
+            batch, to the same results.
         on_error: `refuse` files that are no image that can be read, and files beside the class folders; or `skip` them, and say how many and which.
     """
 
@@ -40,12 +44,15 @@ class Folder(AbstractDataset):
     size: int | None = None
     colours: Colours = "rgb"
     on_error: Literal["refuse", "skip"] = "refuse"
+    memory: float = 0.5
     name: ClassVar[str] = "folder"
     summary: ClassVar[str] = "images in one subfolder per class: train/ and test/, or one set with test=FRACTION"
 
     def __post_init__(self):
         if self.size is not None and self.size < 1:
             raise UsageError(f"size={self.size} is below 1; it is the height and width in pixels.")
+        if not self.memory >= 0:
+            raise UsageError(f"memory={self.memory} is below 0; it is GB of decoded images.")
         if self.on_error not in ("refuse", "skip"):
             raise UsageError(f"on_error={self.on_error!r} is neither 'refuse' nor 'skip'.")
 
@@ -71,6 +78,10 @@ class Folder(AbstractDataset):
             aside = held_out(full.ids, full.labels, self.test, self.seed)
             train, test = full.take(~aside), full.take(aside)
         mean, std = statistics(train.inputs)
+        if isinstance(test.inputs, DiskImages):
+            # A file that cannot be read is known now, and not after the training.
+            for _ in blocks(test.inputs):
+                pass
         train, test = (dataclasses.replace(part, mean=mean, std=std) for part in (train, test))
         notes: tuple[str, ...] = ()
         if skipped:
@@ -85,32 +96,58 @@ class Folder(AbstractDataset):
             if (part / name).is_dir() and not _files(part / name):
                 raise UsageError(f"{part / name} holds no image. Fill the class folder or remove it.")
         files = [(file, number) for number, name in enumerate(classes) for file in _files(part / name)]
-        arrays: list[np.ndarray] = []
-        for file, _ in files:
-            try:
-                arrays.append(pixels(file, str(file), self.colours, self.size))
-            except UsageError as error:
+        read = functools.partial(
+            _picture,
+            colours=self.colours,
+            size=self.size,
+            cure="" if self.on_error == "skip" else " Or skip what is no image by on_error=skip.",
+        )
+        kept, first, on_disk = np.empty(0, np.uint8), None, False
+        good: list[tuple[pathlib.Path, int]] = []
+        for (file, number), image in zip(files, decoded_each(read, [str(file) for file, _ in files]), strict=True):
+            if isinstance(image, UsageError):
                 if self.on_error == "refuse":
-                    raise UsageError(f"{error} Or skip what is no image by on_error=skip.") from error
-                name = file.relative_to(root).as_posix()
-                skipped[name] = str(error).removeprefix(f"{file} ").partition(". ")[0]
+                    raise image
+                skipped[file.relative_to(root).as_posix()] = str(image).removeprefix(f"{file} ").partition(". ")[0]
                 continue
-            if arrays[-1].shape != arrays[0].shape:
-                one, other = (" x ".join(map(str, array.shape[1:])) for array in (arrays[0], arrays[-1]))
-                raise UsageError(f"{files[0][0]} is {one} pixels, {file} is {other}. Give size= to scale all images to one size.")
-            if len(arrays) == 1:
-                _check_memory(part, [file for file, _ in files], arrays[0].nbytes)
-        files = [(file, number) for file, number in files if file.relative_to(root).as_posix() not in skipped]
+            if first is None:
+                first = image.shape
+                _check_memory(part, [file for file, _ in files], image.nbytes)
+                on_disk = image.nbytes * len(files) > self.memory * 1e9
+                if on_disk and self.on_error == "refuse":
+                    # The others are seen when mean and standard deviation are counted.
+                    good = files
+                    break
+                if not on_disk:
+                    kept = np.empty((len(files), *first), np.uint8)
+            if image.shape != first:
+                one, other = (" x ".join(map(str, shape[1:])) for shape in (first, image.shape))
+                raise UsageError(f"{good[0][0]} is {one} pixels, {file} is {other}. Give size= to scale all images to one size.")
+            if not on_disk:
+                kept[len(good)] = image
+            good.append((file, number))
         empty = [
             name
             for place, name in enumerate(classes)
-            if (part / name).is_dir() and not any(number == place for _, number in files)
+            if (part / name).is_dir() and not any(number == place for _, number in good)
         ]
         if empty:
             raise UsageError(f"{part / empty[0]} holds no image that can be read. Fill the class folder or remove it.")
-        ids = Ids([file.relative_to(root).as_posix() for file, _ in files])
-        labels = torch.tensor([number for _, number in files])
-        return Examples(ids, torch.from_numpy(np.stack(arrays)), labels, tuple(classes))
+        ids = Ids([file.relative_to(root).as_posix() for file, _ in good])
+        labels = torch.tensor([number for _, number in good])
+        if on_disk and first is not None:
+            inputs: torch.Tensor = DiskImages(ImageFiles([str(file) for file, _ in good], read, first))
+        else:
+            inputs = torch.from_numpy(kept[: len(good)])
+        return Examples(ids, inputs, labels, tuple(classes))
+
+
+def _picture(path: str, colours: Colours, size: int | None, cure: str) -> np.ndarray:
+    """One file, whose error says what else may be done."""
+    try:
+        return pixels(pathlib.Path(path), path, colours, size)
+    except UsageError as error:
+        raise UsageError(f"{error}{cure}") from error
 
 
 def _check_memory(part: pathlib.Path, files: list[pathlib.Path], each: int) -> None:

@@ -6,7 +6,7 @@ A damaged image depends on (seed, id, image) only, so that it comes out the same
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..maths import draws
+from .disk_images import DiskImages
 from .examples import Examples
 
 Damage = Literal["blur", "noise", "rotation", "contrast"]
@@ -79,10 +80,26 @@ def corrupt(
     chosen = draws.permutation(keys, seed, "which images are damaged")[: round(rate * len(examples))]
     mask = torch.zeros(len(examples), dtype=torch.bool)
     mask[chosen] = True
+    if isinstance(examples.inputs, DiskImages):
+        places = examples.inputs.places
+        of_file = dict(zip(places[mask.numpy()].tolist(), keys[mask.numpy()].tolist(), strict=True))
+        later = functools.partial(_damaged_files, of_file=of_file, change=change)
+        return Corrupted(dataclasses.replace(examples, inputs=examples.inputs.changed(later)), mask)
     inputs = examples.inputs.clone(memory_format=torch.contiguous_format)
     for part in mask.nonzero().flatten().split(max(1, PART // max(1, math.prod(examples.shape)))):
         inputs[part] = damaged(examples.inputs[part], keys[part.numpy()], change)
     return Corrupted(dataclasses.replace(examples, inputs=inputs), mask)
+
+
+def _damaged_files(
+    images: Tensor, places: np.ndarray, of_file: Mapping[int, int], change: Callable[[Tensor, np.ndarray], Tensor]
+) -> Tensor:
+    """Decoded images, with those damaged that are of files to damage."""
+    hit = [position for position, place in enumerate(places.tolist()) if place in of_file]
+    if hit:
+        keys = np.array([of_file[int(places[position])] for position in hit], np.uint64)
+        images[hit] = damaged(images[hit], keys, change)
+    return images
 
 
 def damaged(images: Tensor, keys: np.ndarray, change: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:

@@ -1,7 +1,9 @@
 """Image files and image bytes as pixels."""
 
+import contextlib
 import io
 import pathlib
+import threading
 import warnings
 from typing import Literal
 
@@ -63,13 +65,17 @@ def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with warnings.catch_warnings() if threading.current_thread() is threading.main_thread() else contextlib.nullcontext():
+            if threading.current_thread() is threading.main_thread():
+                # Python's filters are those of all threads, so that one that is not alone leaves them; the size is looked at below, too.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Pillow knows the rarer ones only when asked to, and not every build has all.
             Image.init()
             formats = [kind for kind in FORMATS if kind in Image.OPEN]
             opened = Image.open(io.BytesIO(body) if isinstance(body, bytes) else body, formats=formats)
         with opened as image:
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError
             if image.mode.startswith(("I", "F")):
                 raise UsageError(f"{name} has {image.mode!r} pixels of more than 8 bits. Convert it to 8 bits per channel.")
             converted = image.convert("RGB" if colours == "rgb" else "L")

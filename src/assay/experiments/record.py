@@ -242,7 +242,7 @@ def _predicted(plan: Plan, loaded: LoadedData, run: Run, epoch: int, held: Tenso
     model.load_state_dict(state.model)
     examples = loaded.train
     with standing_at(model, state.averages):
-        return predict(model, examples.inputs[held], prepare=examples.prepared, device=plan.training.device)
+        return predict(model, examples.take(held).inputs, prepare=examples.prepared, device=plan.training.device)
 
 
 @checked_arguments

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +92,26 @@ def batches(keys: np.ndarray, recipe: Recipe, epoch: int) -> tuple[Int[Tensor, "
     """The positions that each step of an epoch sees."""
     cut = sizes(len(keys), recipe.batch, recipe.last_batch)
     return order(keys, recipe.seed, epoch)[: sum(cut)].split(list(cut))
+
+
+def inputs_at(inputs: Tensor, cut: Iterable[Int[Tensor, " batch"]]) -> Iterator[Tensor]:
+    """The inputs at each of some rows of positions, one after another.
+
+    Inputs that stay on disk (`start`) are decoded a batch ahead, while the batch before is computed on.
+    """
+    start = getattr(inputs, "start", None)
+    if start is None:
+        for positions in cut:
+            yield inputs[positions]
+        return
+    waiting = None
+    for positions in cut:
+        following = start(positions)
+        if waiting is not None:
+            yield waiting()
+        waiting = following
+    if waiting is not None:
+        yield waiting()
 
 
 def mapped(function: Callable[[Any], Any], batch: Any) -> Any:

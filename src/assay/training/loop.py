@@ -13,7 +13,7 @@ from ..core.errors import AssayError, Mismatch, NumericalError, UsageError, list
 from ..core.ids import Ids
 from ..core.live_selection import AbstractLiveSelector, EpochSelection
 from ..maths import draws
-from .batches import Augment, Prepare, TrainingData, batches, size_of, sizes
+from .batches import Augment, Prepare, TrainingData, batches, inputs_at, size_of, sizes
 from .device import deterministic, device_named, full_precision, modes_kept, own_random_state, seed_torch
 from .recipe import Recipe
 from .state import TrainingState, capture, restore
@@ -168,11 +168,11 @@ def train(
                     factor = choice.weights if weights is None else choice.weights * weights
             model.train()
             seed_torch(seed_of_epoch(recipe, epoch), device)
-            for step, positions in enumerate(cut):
+            for step, (positions, batch) in enumerate(zip(cut, inputs_at(inputs, cut), strict=True)):
                 # Of a whole epoch each step is its own place.
                 place = step if selector is None else step * per_epoch // len(cut)
                 rate = recipe.rate(epoch * per_epoch + place, horizon)
-                batch, given = inputs[positions].to(device), labels[positions].to(device, torch.int64)
+                batch, given = batch.to(device), labels[positions].to(device, torch.int64)
                 factors = factor[positions].to(device) if factor is not None else None
                 if augment is not None:
                     batch = augment(batch, ids.keys[positions.numpy()], epoch=epoch, step=step)
@@ -226,7 +226,9 @@ def predict(
     with deterministic(place), full_precision(place), own_random_state(place), modes_kept(model), torch.no_grad():
         try:
             model.to(place).eval()
-            for part in inputs.split(batch):
+            # Plain inputs are split and not copied.
+            plain = not hasattr(inputs, "start")
+            for part in inputs.split(batch) if plain else inputs_at(inputs, torch.arange(len(inputs)).split(batch)):
                 part = part.to(place)
                 part = part if prepare is None else prepare(part)
                 with explained(None, len(rows), part):
