@@ -9,7 +9,9 @@ from assay.data.dataset import AbstractDataset
 
 
 def test_every_reader_is_found():
-    expected = "adult arrays cifar10 cifar100 digits fashion_mnist folder mnist newsgroups stl10 svhn table"
+    expected = (
+        "adult arrays cifar10 cifar100 digits fashion_mnist folder imagenet mnist newsgroups stl10 svhn table tiny_imagenet"
+    )
     assert " ".join(data.catalogue()) == expected
 
 

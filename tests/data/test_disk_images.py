@@ -115,7 +115,14 @@ def test_training_from_disk_ends_on_the_same_bytes_and_never_decodes_all(root, t
         most.clear()
         data = f"folder:path={root},test=0.25,memory={memory}"
         plan = Plan.make(
-            {"data": data, "net": "mlp:widths=8", "validation": 0.2, "recipe": {"epochs": 2, "batch": 6, "crop": 1}, "record": {"view": "eval"}, **more}
+            {
+                "data": data,
+                "net": "mlp:widths=8",
+                "validation": 0.2,
+                "recipe": {"epochs": 2, "batch": 6, "crop": 1},
+                "record": {"view": "eval"},
+                **more,
+            }
         )
         monkeypatch.setattr("assay.training.loop.predict.__kwdefaults__", {"prepare": None, "batch": 7, "device": "cpu"})
         runs.append(record(plan, tmp_path / str(memory)))

@@ -5,17 +5,18 @@ import concurrent.futures
 import copy
 import dataclasses
 import functools
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, reading
 
 MOST_THREADS = 32
 """Threads that decode at most, whatever the number of processors."""
@@ -24,6 +25,7 @@ PART = 2**26
 SHARE = 0.8
 """Part of the machine's memory that images which are asked for all at once may take."""
 
+Read = TypeVar("Read")
 Change = Callable[[Tensor, np.ndarray], Tensor]
 """Changes decoded images; the second argument says which of all files they are of."""
 
@@ -37,12 +39,14 @@ class ImageFiles:
         read: One file as uint8 (channels, height, width).
         shape: Shape of every image.
         changes: What is done to the images after reading.
+        whole_files: Whether the files' own bytes say what the images are, so that a hash of them need not decode a million.
     """
 
     paths: Sequence[str]
     read: Callable[[str], np.ndarray]
     shape: tuple[int, int, int]
     changes: tuple[Change, ...] = ()
+    whole_files: bool = False
 
     def one(self, place: int) -> np.ndarray:
         """One image.
@@ -86,16 +90,16 @@ class ImageFiles:
         return finished
 
 
-def decoded_each(read: Callable[[str], np.ndarray], paths: Sequence[str]) -> Iterator[np.ndarray | UsageError]:
+def decoded_each(read: Callable[[str], Read], paths: Sequence[str]) -> Iterator[Read | UsageError]:
     """Each file as it is read, or the error of one that cannot be, in their order; a few are read ahead by several threads."""
 
-    def tried(path: str) -> np.ndarray | UsageError:
+    def tried(path: str) -> Read | UsageError:
         try:
             return read(path)
         except UsageError as error:
             return error
 
-    waiting: collections.deque[concurrent.futures.Future[np.ndarray | UsageError]] = collections.deque()
+    waiting: collections.deque[concurrent.futures.Future[Read | UsageError]] = collections.deque()
     try:
         for path in paths:
             waiting.append(_pool(os.getpid()).submit(tried, path))
@@ -107,6 +111,18 @@ def decoded_each(read: Callable[[str], np.ndarray], paths: Sequence[str]) -> Ite
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _raised(results: Iterable[bytes | UsageError]) -> Iterator[bytes]:
+    for one in results:
+        if isinstance(one, UsageError):
+            raise one
+        yield one
+
+
+def _hash(path: str) -> bytes:
+    with reading(path, UsageError, "Restore it."), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _threads() -> int:
@@ -135,7 +151,9 @@ class DiskImages(Tensor):
     @staticmethod
     def __new__(cls, files: ImageFiles, places: np.ndarray | None = None) -> "DiskImages":
         places = np.arange(len(files.paths)) if places is None else places
-        made = torch.Tensor._make_wrapper_subclass(cls, (len(places), *files.shape), dtype=torch.uint8, device="cpu")  # type: ignore[attr-defined]
+        made = torch.Tensor._make_wrapper_subclass(
+            cls, (len(places), *files.shape), dtype=torch.uint8, device=torch.device("cpu")
+        )  # type: ignore[attr-defined]
         made.files, made.places = files, places
         return made
 
@@ -169,7 +187,9 @@ class DiskImages(Tensor):
         return self.files.start(self.places)()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         ops, first = torch.ops.aten, args[0]
         if func is ops.cat.default and (len(args) == 1 or args[1] == 0) and _of_the_same_files(first):
             return DiskImages(first[0].files, np.concatenate([part.places for part in first]))
@@ -211,7 +231,7 @@ class DiskImages(Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return DiskImages, (self.files, self.places)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"DiskImages({len(self):,} images of {' x '.join(map(str, self.files.shape))})"
 
 
@@ -237,3 +257,10 @@ def blocks(inputs: Tensor) -> Iterable[Tensor]:
     each = max(1, math.prod(inputs.shape[1:])) * inputs.element_size()
     for part in inputs.split(max(1, PART // each)):
         yield part.decoded() if isinstance(part, DiskImages) else part.contiguous()
+
+
+def pieces_of(inputs: Tensor) -> tuple[int, Iterable[bytes]]:
+    """What a hash of inputs is taken of, and how many bytes that are: their own, or a hash of each file where the files say it all."""
+    if isinstance(inputs, DiskImages) and inputs.files.whole_files and not inputs.files.changes:
+        return 32 * len(inputs), _raised(decoded_each(_hash, [inputs.files.paths[int(place)] for place in inputs.places]))
+    return math.prod(inputs.shape) * inputs.element_size(), (part.numpy().tobytes() for part in blocks(inputs))

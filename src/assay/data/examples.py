@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.errors import UsageError, listed
 from ..core.ids import Ids, dataset_fingerprint
 from ..core.lineage import Long, fingerprint
-from .disk_images import blocks, rows_of
+from .disk_images import pieces_of, rows_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ class Examples:
         return fingerprint(
             self.ids.fingerprint,
             f"{self.inputs.dtype} {self.shape}",
-            Long(self.inputs.numel() * self.inputs.element_size(), (part.numpy().tobytes() for part in blocks(self.inputs))),
+            Long(*pieces_of(self.inputs)),
             self.labels.to(torch.int64).numpy().tobytes(),
         )
 

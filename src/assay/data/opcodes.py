@@ -160,9 +160,11 @@ def _take(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], room
             raise Foreign(f"it refers to value {argument}, which it has not")
         stack.append(memo[argument])
     elif name == "GLOBAL":
-        stack.append(_named(*argument.split(" ", 1), room))
+        module, attribute = argument.split(" ", 1)
+        stack.append(_named(module, attribute, room))
     elif name == "STACK_GLOBAL":
-        stack.append(_named(*_pop(stack, 2), room))
+        module, attribute = _pop(stack, 2)
+        stack.append(_named(module, attribute, room))
     elif name == "NEWOBJ" and room.bunches:
         kind, arguments = _pop(stack, 2)
         if not isinstance(kind, _Name) or kind.key not in _BUNCH or arguments != ():

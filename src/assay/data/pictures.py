@@ -47,7 +47,9 @@ FORMATS = tuple(
 """What Pillow reads by itself. The others start programs, such as Ghostscript for EPS whatever the file is called."""
 
 
-def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size: int | None = None) -> np.ndarray:
+def pixels(
+    body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size: int | None = None, cut: bool = False
+) -> np.ndarray:
     """One image as uint8 (channels, height, width).
 
     Palettes are resolved, transparency is left out (the colour below it stays), grey and colour are converted into each
@@ -58,6 +60,7 @@ def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size
         name: What messages call it.
         colours: `rgb` for three channels, `grey` for one.
         size: Height and width to scale to, whatever the proportions (bilinear, averaging when shrinking); None leaves it.
+        cut: Keep the proportions instead: the shorter side is scaled to 8/7 of `size`, and the middle taken.
 
     Raises:
         UsageError: Not an image that Pillow reads, or one of more than 8 bits per channel.
@@ -86,7 +89,12 @@ def pixels(body: bytes | pathlib.Path, name: str, colours: Colours = "rgb", size
     except Exception as error:  # a damaged picture may raise almost anything
         words = " ".join(str(error).split())[:MOST_WORDS]
         raise UsageError(f"{name} cannot be read as an image ({words}). Replace it or take it out.") from error
-    if size is not None:
+    if size is not None and cut:
+        shorter = round(size * 8 / 7)
+        width, height = (max(shorter, shorter * side // min(converted.size)) for side in converted.size)
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        converted = converted.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+    elif size is not None:
         converted = converted.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(converted)
     return array.transpose(2, 0, 1) if array.ndim == 3 else array[None]

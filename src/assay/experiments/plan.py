@@ -376,7 +376,7 @@ class Plan(pydantic.BaseModel):
             train = made.examples
         if self.probe is not None:
             seed = self.seed if self.probe.seed is None else self.probe.seed
-            train = plant(train, self.probe.kind, self.probe.rate, seed, self.probe.matrix).examples
+            train = plant(train, self.probe.kind, self.probe.rate, seed, self.probe.matrix).examples  # type: ignore[arg-type]
         loaded = LoadedData(
             train, split.test, true, split.notes, validation, split.own, test_apart=not whole, corrupted=corrupted
         )
