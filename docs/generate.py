@@ -1,9 +1,11 @@
-"""Write docs/methods.md and docs/policies.md from the catalogues: `make docs`. A test holds them against the code."""
+"""Write docs/methods.md, docs/policies.md and docs/data.md from the catalogues: `make docs`. A test holds them against the code."""
 
 import dataclasses
 import pathlib
 
-from assay import methods, policies
+import torch
+
+from assay import data, methods, nets, policies
 
 HERE = pathlib.Path(__file__).parent
 
@@ -48,6 +50,58 @@ def methods_page() -> str:
     return "\n".join(rows) + "\n"
 
 
+def parameters_of(cls) -> str:
+    """How many parameters a net has by default, on colour images of 32 x 32 pixels and 10 classes."""
+    with torch.device("meta"):
+        model = cls().module((3, 32, 32), 10)
+    return f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+
+
+def data_page() -> str:
+    """The tables of datasets and nets."""
+    rows = [
+        "# Data and nets",
+        "",
+        "Made by `make docs` from the readers and nets themselves; `assay datasets` and `assay nets` print the same. Options without a value must be given. Nothing is fetched by itself: a file that is absent says where it is to be had, and its checksum.",
+        "A path may stand in the place of a name: of a folder of images, an .npz file, a CSV or Parquet file.",
+        "",
+        "| dataset | what it is | options |",
+        "|---|---|---|",
+        *(f"| `{name}` | {cell(cls.summary)} | {options_of(cls)} |" for name, cls in data.DATASETS.own.items()),
+        "",
+        "Images of `folder` whose part takes more than `memory` GB when it is decoded, and all of `imagenet` and `tiny_imagenet`, stay on disk: several threads decode each",
+        "batch while the one before is trained on. Results are those of the same images in memory, to the bit. What asks for all inputs at once (features=inputs) decodes all,",
+        "and is refused where they do not fit into the machine.",
+        "",
+        "## What can be planted",
+        "",
+        "`--plant KIND:option=value,...` or the table `plant` of a plan; the truth is kept aside, and no method sees it. Draws depend on seed and id only.",
+        "",
+        "| kind | what is made wrong | options |",
+        "|---|---|---|",
+        "| `uniform` | labels, each other class equally likely | `rate` |",
+        "| `pair` | labels, to the next class | `rate` |",
+        "| `class` | labels, by a matrix of chances | `matrix`, in a plan |",
+        "| `human` | labels, as people gave them (CIFAR-10N, CIFAR-100N, or one number for each row) | `labels`, `column` |",
+        "| `blur` | images, by a Gaussian kernel of `kernel` pixels and deviation `strength` | `rate`, `strength=5`, `kernel=5` |",
+        "| `noise` | images, by Gaussian noise of deviation `strength`, of 1 | `rate`, `strength=0.1` |",
+        "| `rotation` | images, by up to `strength` degrees either way | `rate`, `strength=15` |",
+        "| `contrast` | images, by a factor of up to 1 plus or minus `strength` | `rate`, `strength=0.5` |",
+        "",
+        "## Nets",
+        "",
+        "Parameters by default on 3x32x32 inputs and 10 classes. DNN 8-8 of influence papers is `mlp:widths=8-8`.",
+        "",
+        "| net | what it is | options | parameters |",
+        "|---|---|---|---|",
+        *(
+            f"| `{name}` | {cell(cls.summary)} | {options_of(cls)} | {parameters_of(cls)} |"
+            for name, cls in nets.NETS.own.items()
+        ),
+    ]
+    return "\n".join(rows) + "\n"
+
+
 def policies_page() -> str:
     """The table of policies."""
     rows = [
@@ -89,7 +143,7 @@ def policies_page() -> str:
     return "\n".join(rows) + "\n"
 
 
-PAGES = {"methods.md": methods_page, "policies.md": policies_page}
+PAGES = {"methods.md": methods_page, "policies.md": policies_page, "data.md": data_page}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():
