@@ -63,7 +63,7 @@ class Trainer:
     )
 
 
-SLOW = {"study_scaling", "study_difficulty", "study_cleansing", "study_fidelity"}
+SLOW = {f"study_{name}" for name in ("scaling", "difficulty", "cleansing", "fidelity", "complexity_gap", "liveval")}
 """A wrong value that happens to be right would start a study."""
 
 
@@ -159,6 +159,13 @@ def good(folder):
         "study_cleansing": ((folder / "study",), {"scale": "tiny"}),
         "CleansingGrid": ((), {"methods": ["aum"], "remove": [0, 10], "trials": 2, "retrain": "last", "chosen_by": "loss"}),
         "study_fidelity": ((folder / "study",), {"scale": "tiny"}),
+        "study_complexity_gap": ((folder / "study",), {"scale": "tiny"}),
+        "study_liveval": ((folder / "study",), {"scale": "tiny"}),
+        "ComplexityGapGrid": ((), {"metrics": ["aum"], "fractions": [0.5], "seeds": 2, "rate": 0.1, "rep_num": 2}),
+        "LiveValGrid": (
+            (),
+            {"modes": ["flip"], "methods": ["oti"], "num_flip": [4], "num_scores": 9, "delta_min": [1], "eps_max": [0.1]},
+        ),
         "FidelityGrid": ((), {"nets": ["dnn"], "methods": ["aum"], "seeds": 1, "examples": 30}),
         "ScalingGrid": ((), {"metrics": ["vog"], "seeds": 2, "angles": []}),
         "DifficultyGrid": ((), {"metrics": ["vog"], "seeds": 2, "pd_layers": 3}),

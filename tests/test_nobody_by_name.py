@@ -49,6 +49,12 @@ EXAMPLES = {
     "studies/difficulty.py": {"el2n", "prediction_depth", "vog", "cg_score"},
     "studies/cleansing.py": {"sgd_influence"},
     "studies/fidelity.py": {"sgd_influence", "loo"},
+    "studies/complexity_gap.py": {"cg_score", "el2n", "forgetting", "aum"},
+    "studies/liveval.py": {"oti", "liveval", "grand", "tracin", "loo"},
+    # Studies that have the name of the method that they are about.
+    "__init__.py": {"liveval"},
+    "runs/artefacts.py": {"liveval"},
+    "cli/study.py": {"liveval"},
 }
 """Names in texts that a user reads or that a study is made of, by file."""
 

@@ -14,7 +14,8 @@ from assay.core.errors import AssayError
 from assay.experiments.record import record
 from experiments import small
 
-NOT_CALLED = {"study_scaling", "study_difficulty", "study_cleansing", "study_fidelity", "load_study", "curve_for"}
+STUDIES = {f"study_{name}" for name in ("scaling", "difficulty", "cleansing", "fidelity", "complexity_gap", "liveval")}
+NOT_CALLED = STUDIES | {"load_study", "curve_for"}
 
 
 def state(*modules_and_optimizers):

@@ -22,7 +22,7 @@ from assay.replay.replay import Replay
 from assay.runs.artefacts import load_scores, load_study
 from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
-from assay.studies import cleansing
+from assay.studies import trainings
 from assay.studies.cleansing import OF_DATA, PUBLISHED, SCALES, CleansingGrid, _setup, study_cleansing
 
 SMALL = {"data": "digits:test=1400", "net": "logistic", "seed": 3, "recipe": {"epochs": 3, "batch": 50}}
@@ -202,7 +202,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(made, tmp_path, monkeypat
     finished[1].write_text("{}")
     again, trains = [], Replay.retrained
     monkeypatch.setattr(Replay, "retrained", lambda self, *args, **how: again.append(1) or trains(self, *args, **how))
-    monkeypatch.setattr(cleansing, "probe", None)
+    monkeypatch.setattr(trainings, "probe", None)
     found = study_cleansing(tmp_path / "x", SMALL, scale="tiny", grid=CleansingGrid(**HOW))
     assert len(again) == 2 and found.fingerprint == study.fingerprint and paths.summary.exists()
     with pytest.raises(OutputExists, match="trials was 3 and is 2"):

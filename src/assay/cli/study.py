@@ -11,6 +11,7 @@ from .values import MaybeWhole, Switch
 if TYPE_CHECKING:
     from ..core.cleansing import CleansingStudy
     from ..core.fidelity import FidelityStudy
+    from ..core.replication import ReplicationStudy
     from ..core.study import Study
 
 PLAN = ("plan", "data", "net", "plant", "seed", "epochs", "batch", "lr", "device", "set")
@@ -20,7 +21,12 @@ READ = {
     "difficulty": (*PRUNING, "checkpoint_interval", "pd_layers", "pd_alpha"),
     "cleansing": (*PLAN, "validation", "methods", "remove", "trials", "retrain", "chosen_by"),
     "fidelity": ("adult", "mnist", "nets", "methods", "seeds", "examples"),
-}
+    "complexity_gap": (*PLAN, "metrics", "fractions", "seeds", "probe_epochs", "models", "rate", "rep_num", "unbalance_ratio"),
+    "liveval": (
+        *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "fraction", "seeds",
+        "flip_from", "flip_to", "delta_min", "delta_max", "delta_step", "eps_min", "eps_max",
+    ),
+}  # fmt: skip
 """Flags that each study reads."""
 
 
@@ -61,6 +67,24 @@ def study_(
     mnist: str | None = None,
     nets: list[str] | None = None,
     examples: MaybeWhole = None,
+    rate: float | None = None,
+    rep_num: MaybeWhole = None,
+    unbalance_ratio: float | None = None,
+    modes: list[str] | None = None,
+    num_flip: str | None = None,
+    num_corrupt: str | None = None,
+    num_boundary: str | None = None,
+    num_scores: MaybeWhole = None,
+    intensity: str | None = None,
+    n_epochs: str | None = None,
+    fraction: str | None = None,
+    flip_from: str | None = None,
+    flip_to: str | None = None,
+    delta_min: str | None = None,
+    delta_max: str | None = None,
+    delta_step: str | None = None,
+    eps_min: str | None = None,
+    eps_max: str | None = None,
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
@@ -77,15 +101,16 @@ def study_(
     ----------
     study
         scaling (Sorscher et al. 2022: sizes times fractions, power laws, the frontier, the perceptron's theory), difficulty (which measure
-        to prune by: EL2N, prediction depth, VoG and others) or cleansing (Hara et al. 2019, Suzuki et al. 2021: accuracy without the worst examples) or
-        fidelity (Hara et al. 2019: scores against leave-one-out on Adult and MNIST).
+        to prune by: EL2N, prediction depth, VoG and others), cleansing (Hara et al. 2019, Suzuki et al. 2021: accuracy without the worst examples),
+        fidelity (Hara et al. 2019: scores against leave-one-out on Adult and MNIST), complexity_gap (Nohyun et al. 2023: wrong labels, pruning, agreement with
+        training dynamics, sub-terms) or liveval (Xu et al. 2025: flipped, corrupted and transformed examples, how early they are found, windows).
     folder
         Folder of the study, its recordings and its trainings.
     scale
-        tiny (a minute), small (less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full, or paper for cleansing and fidelity. It
+        tiny (a minute), small (less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full for scaling and difficulty, paper for the others. It
         sets every option for which no flag is given.
     plan
-        TOML file with data, net, seed and the tables plant and recipe.
+        TOML file with data, net, seed and the tables plant, recipe and study, which has what the study combines by the names of its flags.
     data
         Dataset with options (see `assay datasets`); digits by default; must be given with --scale full or paper, and for cleansing with small.
     net
@@ -127,9 +152,9 @@ def study_(
     pd_alpha
         difficulty only: fraction of the examples in which prediction depth looks for neighbours; 1 by default.
     validation
-        cleansing only: fraction of the training examples that is held out, by which scores are made and counts chosen.
+        cleansing and liveval: fraction of the training examples that is held out, by which scores are made and, in cleansing, counts chosen.
     methods
-        cleansing and fidelity: scores, such as sgd_influence,influence:damping=0.1; in cleansing random removal is always the control.
+        cleansing, fidelity and liveval: scores, such as sgd_influence,influence:damping=0.1; in cleansing random removal is always the control.
     remove
         cleansing only: how many of the worst are left out, separated by commas.
     trials
@@ -146,6 +171,42 @@ def study_(
         fidelity only: logreg, dnn or both.
     examples
         fidelity only: training examples, and as many for validation; 200 in the protocol.
+    rate
+        complexity_gap only: fraction of the labels that are made wrong for mislabel detection.
+    rep_num
+        complexity_gap only: how often examples of other classes are drawn for the score.
+    unbalance_ratio
+        complexity_gap only: how many of them for each example of the class.
+    modes
+        liveval only: experiments, separated by commas; train_and_eval, flip, corrupt, early_detection, boundary_detection, sweep.
+    num_flip
+        liveval only: how many labels are flipped, separated by commas.
+    num_corrupt
+        liveval only: how many images are blurred, separated by commas.
+    num_boundary
+        liveval only: how many images are transformed, separated by commas.
+    num_scores
+        liveval only: how many examples are tracked, the altered ones among them.
+    intensity
+        liveval only: how far images are transformed, separated by commas.
+    n_epochs
+        liveval only: after how many epochs examples are scored, in early and boundary detection, separated by commas.
+    fraction
+        liveval only: fractions that train_and_eval keeps, separated by commas.
+    flip_from
+        liveval only: class whose labels are flipped, by name.
+    flip_to
+        liveval only: the class that they are given.
+    delta_min
+        liveval only: smallest windows of the sweep, separated by commas.
+    delta_max
+        liveval only: largest windows of the sweep.
+    delta_step
+        liveval only: steps of the window, of the sweep.
+    eps_min
+        liveval only: lower thresholds of the sweep.
+    eps_max
+        liveval only: upper thresholds of the sweep.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -157,8 +218,10 @@ def study_(
     from ..experiments.plan import merged, settings_in
     from ..runs.paths import StudyPaths
     from ..studies.cleansing import CleansingGrid, study_cleansing
+    from ..studies.complexity_gap import ComplexityGapGrid, study_complexity_gap
     from ..studies.difficulty import DifficultyGrid, study_difficulty
     from ..studies.fidelity import FidelityGrid, study_fidelity
+    from ..studies.liveval import LiveValGrid, study_liveval
     from ..studies.scaling import ScalingGrid, study_scaling
     from .console import say, showing_progress
 
@@ -185,6 +248,24 @@ def study_(
         "mnist": mnist,
         "nets": None if nets is None else methods_named(nets),
         "examples": examples,
+        "rate": rate,
+        "rep_num": rep_num,
+        "unbalance_ratio": unbalance_ratio,
+        "modes": None if modes is None else methods_named(modes),
+        "num_flip": counts("num-flip", num_flip),
+        "num_corrupt": counts("num-corrupt", num_corrupt),
+        "num_boundary": counts("num-boundary", num_boundary),
+        "num_scores": num_scores,
+        "intensity": numbers("intensity", intensity),
+        "n_epochs": counts("n-epochs", n_epochs),
+        "fraction": numbers("fraction", fraction),
+        "flip_from": flip_from,
+        "flip_to": flip_to,
+        "delta_min": counts("delta-min", delta_min),
+        "delta_max": counts("delta-max", delta_max),
+        "delta_step": counts("delta-step", delta_step),
+        "eps_min": numbers("eps-min", eps_min),
+        "eps_max": numbers("eps-max", eps_max),
     }
     planned = {
         "plan": plan, "data": data, "net": net, "plant": plant, "seed": seed, "epochs": epochs, "batch": batch, "lr": lr, "device": device,
@@ -205,19 +286,42 @@ def study_(
             "recipe": given(recipe),
         }
     )
-    settings = merged(settings_in(plan) if plan is not None else {}, flags)
-    grid = given(how)
+    written = dict(settings_in(plan)) if plan is not None else {}
+    # A plan that a study wrote holds what it combines too.
+    settings, grid = merged(written, flags), {**combined(study, written.pop("study", {})), **given(how)}
+    settings.pop("study", None)
     with showing_progress() as progress, pool_of(executor, workers) as pool:
-        execution = Execution(pool, progress)
+        how_far: dict[str, Any] = {"scale": scale, "execution": Execution(pool, progress)}
         if study == "fidelity":
-            show_fidelity(study_fidelity(folder, scale=scale, grid=FidelityGrid(**grid), execution=execution))
+            show_fidelity(study_fidelity(folder, grid=FidelityGrid(**grid), **how_far))
         elif study == "cleansing":
-            show_cleansing(study_cleansing(folder, settings, scale=scale, grid=CleansingGrid(**grid), execution=execution))
+            show_cleansing(study_cleansing(folder, settings, grid=CleansingGrid(**grid), **how_far))
         elif study == "scaling":
-            show_study(study_scaling(folder, settings, scale=scale, grid=ScalingGrid(**grid), execution=execution))
+            show_study(study_scaling(folder, settings, grid=ScalingGrid(**grid), **how_far))
+        elif study == "difficulty":
+            show_study(study_difficulty(folder, settings, grid=DifficultyGrid(**grid), **how_far))
+        elif study == "complexity_gap":
+            show_replication(study_complexity_gap(folder, settings, grid=ComplexityGapGrid(**grid), **how_far))
         else:
-            show_study(study_difficulty(folder, settings, scale=scale, grid=DifficultyGrid(**grid), execution=execution))
+            show_replication(study_liveval(folder, settings, grid=LiveValGrid(**grid), **how_far))
     say(f"The page: {StudyPaths(folder).page}")
+
+
+def combined(study: str, table: object) -> dict[str, Any]:
+    """The table `study` of a plan: what the study combines, by the names of its flags.
+
+    Raises:
+        UnknownName: The study combines nothing of that name.
+        UsageError: It is no table.
+    """
+    from ..core.errors import UnknownName, UsageError
+
+    if not isinstance(table, dict):
+        raise UsageError(f"The plan's study = {table!r} is no table; write [study] and a line for each setting.")
+    able = [name for name in READ[study] if name not in (*PLAN, "validation")]
+    if strange := [name for name in table if name not in able]:
+        raise UnknownName(f"setting of the study {study}", strange[0], able)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
 
 
 def counts(flag: str, text: str | None) -> tuple[int, ...] | None:
@@ -309,6 +413,29 @@ def show_fidelity(found: "FidelityStudy") -> None:
         "Study fidelity: mean (sd) over seeds", ("method", "setting", "tau", "Jaccard", "whose"), rows, right=("tau", "Jaccard")
     )
     for words in (*found.sentences, *found.notes):
+        say(words)
+
+
+def show_replication(found: "ReplicationStudy") -> None:
+    """Print a table for each section with the published numbers, then the sentences that state the results and where the study deviates."""
+    from ..reports.replication import shown_spread
+    from .console import say, show_table
+
+    for section in found.sections:
+        columns = found.columns(section.name)
+        rows = []
+        for row in found.rows(section.name):
+            cells = [found.spread(section, row, column) for column in columns]
+            rows.append((row, *("–" if one is None else shown_spread(one, percent=section.percent) for one in cells)))
+        title = f"{section.name}: {section.measure}{', %' if section.percent else ''}, mean (sd) over {len(found.seeds)} seeds"
+        show_table(title, (section.columns, *columns), rows, right=columns)
+    if found.published:
+        off = [
+            (one.section, one.row, one.column, "–" if one.value is None else f"{one.value:.4g}", one.known)
+            for one in found.published
+        ]
+        show_table("Published", ("section", "row", "column", "number", "how known"), off, right=("number",))
+    for words in (*found.sentences, *found.notes, *(f"Deviation: {words}" for words in found.deviations)):
         say(words)
 
 

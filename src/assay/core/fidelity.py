@@ -189,11 +189,12 @@ class FidelityStudy:
         return fingerprint(self.name, repr(truths), repr(self.measured), repr(self.refused))
 
 
-def spread(values: Sequence[float], lowest: float) -> Spread:
-    """Mean, deviation and interval of a measure that lies in lowest..1, over seeds."""
+def spread(values: Sequence[float], lowest: float | None, highest: float | None = 1.0) -> Spread:
+    """Mean, deviation and interval of a measure that lies in lowest..highest, over seeds; None for no such bound."""
     mean, n = statistics.fmean(values), len(values)
     std = statistics.stdev(values) if n > 1 else None
     if std is None or student_interval(values) is None:
         return Spread(mean, std, None, None, n)
     half = widened(n) * std
-    return Spread(mean, std, max(mean - half, lowest), min(mean + half, 1.0), n)
+    low, high = mean - half, mean + half
+    return Spread(mean, std, low if lowest is None else max(low, lowest), high if highest is None else min(high, highest), n)

@@ -24,6 +24,7 @@ from ..core.ids import Ids
 from ..core.lds import LDS, SubsetTraining
 from ..core.lineage import Lineage
 from ..core.probe import Probe
+from ..core.replication import ReplicationStudy
 from ..core.report_data import Agreement
 from ..core.scores import Direction, Scores
 from ..core.study import ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study, Theory
@@ -34,7 +35,7 @@ from .schema import FrozenModel, first_of, seal, unseal
 from .tables import read_table, write_table
 
 Made = TypeVar("Made")
-AnyStudy = Study | CleansingStudy | FidelityStudy
+AnyStudy = Study | CleansingStudy | FidelityStudy | ReplicationStudy
 """What a study comes to, by what it studies."""
 REAL, WHOLE = "double or float", "int64 or int32 or int16 or int8 or uint8"
 """Types of columns."""
@@ -585,7 +586,11 @@ def load_study(path: str | Path) -> AnyStudy:
         )
 
 
-KINDS: dict[str, type] = {"cleansing": CleansingStudy, "fidelity": FidelityStudy}
+KINDS: dict[str, type] = {
+    "cleansing": CleansingStudy,
+    "fidelity": FidelityStudy,
+    **dict.fromkeys(("complexity_gap", "liveval", "coresets", "pruning"), ReplicationStudy),
+}
 """Studies that are saved field by field, by name."""
 
 

@@ -233,6 +233,16 @@ class StudyPaths:
         return self.folder / "summary.csv"
 
     @property
+    def plan(self) -> Path:
+        """Its plan, for studies that write one."""
+        return self.folder / "plan.toml"
+
+    @property
+    def data(self) -> Path:
+        """Folder of data that it altered."""
+        return self.folder / "data"
+
+    @property
     def logs(self) -> Path:
         """Folder of what trainings print.
 

@@ -17,7 +17,6 @@ validation part is the same fraction of every class.
 import csv
 import dataclasses
 import io
-import json
 import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -27,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__, data, methods
-from ..cluster.executors import Call, executor, run_all
+from .. import data, methods
+from ..cluster.executors import executor
 from ..core import options
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.cleansing import (
@@ -44,7 +43,6 @@ from ..core.cleansing import (
 )
 from ..core.curve import NONE, RANDOM, WORST, By
 from ..core.errors import OutputExists, UnknownName, UsageError
-from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores
@@ -59,15 +57,15 @@ from ..maths import draws
 from ..maths.statistics import holm, paired
 from ..replay.config import ReplayConfig
 from ..reports.cleansing import render_cleansing
-from ..runs.artefacts import finished, load_scores
+from ..runs.artefacts import load_scores
 from ..runs.disk import replace
-from ..runs.paths import RunPaths, StudyPaths
+from ..runs.paths import StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
 from ..training.device import device_named
 from .folders import claimed, told, written
-from .pruning import probe
 from .scaling import planned, titled
+from .trainings import Recorded, recordings
 
 SOURCE = {"lr": 0.05, "momentum": 0.0, "weight_decay": 0.0, "batch": 64, "last_batch": "even"}
 """The recipe of both codes: plain SGD at a constant rate."""
@@ -331,18 +329,10 @@ def _over(spec: str, retrain: Window) -> AbstractMethod:
 
 def _recorded(setup: _Setup, paths: StudyPaths, execution: Execution) -> list[Run]:
     """Record and score every trial, in a folder of its own."""
-    folders, calls = [], []
-    for trial in range(setup.trials):
-        plan = setup.of_trial(trial)
-        plain = json.dumps(plan.plain(), sort_keys=True)
-        folders.append(paths.probe(fingerprint(plain, load_data(plan).content, __version__)))
-        if any(finished(load_scores, RunPaths(folders[-1]).scores(title)) is None for title in setup.methods):
-            calls.append(Call(f"trial-{plan.seed}", probe, (plan.plain(), str(folders[-1]), setup.methods)))
-    total = setup.trials
-    execution.progress.advance("record", total - len(calls), total)
+    plans = [setup.of_trial(trial) for trial in range(setup.trials)]
+    wanted = [Recorded(f"trial-{plan.seed}", plan, setup.methods) for plan in plans]
     assert execution.pool is not None
-    for done, (name, _) in enumerate(run_all(execution.pool, calls, paths.logs), total - len(calls) + 1):
-        execution.progress.advance("record", done, total, name)
+    folders = recordings(wanted, paths, execution.pool, execution.progress)
     return [Run(folder) for folder in folders]
 
 

@@ -35,10 +35,10 @@ def claimed(folder: str | Path, settings: Mapping[str, Any]) -> StudyPaths:
         )
     if paths.page.is_dir() or (paths.page.exists() and MARK not in beginning(paths.page)):
         raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
-    for place in (paths.results, paths.page, paths.summary, paths.probes, paths.trials, paths.logs):
+    for place in (paths.results, paths.page, paths.summary, paths.plan, paths.probes, paths.trials, paths.logs, paths.data):
         if place.is_symlink():
             raise OutputExists(f"{place} is a link, through which files elsewhere would be written; name another folder.")
-    for place in (paths.folder, paths.probes, paths.trials, paths.logs):
+    for place in (paths.folder, paths.probes, paths.trials, paths.logs, paths.data):
         if place.exists() and not place.is_dir():
             raise OutputExists(f"{place} is a file, and a study needs a folder there; name another folder.")
     return paths

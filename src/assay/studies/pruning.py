@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -14,12 +12,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from .. import __version__, methods
-from ..cluster.executors import Call, executor, run_all
+from .. import methods
+from ..cluster.executors import executor
 from ..core.accumulators import AbstractAccumulator
 from ..core.errors import UsageError
 from ..core.ids import Ids
-from ..core.lineage import fingerprint
 from ..core.report_data import Agreement
 from ..core.scores import Scores, ordered
 from ..core.selection import budget_of
@@ -28,14 +25,12 @@ from ..core.trial import FEWEST, Outcome
 from ..experiments.execution import Execution
 from ..experiments.plan import LoadedData, Plan, PlanRecording, load_data
 from ..experiments.progress import Progress
-from ..experiments.record import record
-from ..experiments.score import score
-from ..experiments.trials import TURN, Arm, train_arm
+from ..experiments.trials import Arm
 from ..experiments.verify import compare
 from ..maths import draws, power_law, ranking, statistics
 from ..replay.activations import layered
 from ..reports.study import render_study
-from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
+from ..runs.artefacts import load_scores
 from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
@@ -43,6 +38,7 @@ from ..training.batches import sizes as steps_of
 from ..training.device import device_named
 from . import folders
 from .folders import claimed, told
+from .trainings import Job, Recorded, outcomes, recordings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +171,12 @@ def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
         OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
         TrialFailed: A recording or a training ended in an error; with path and tail of its log.
     """
-    paths, progress = claimed(folder, _told(setup)), execution.progress
+    return pruned(setup, claimed(folder, _told(setup)), execution)
+
+
+def pruned(setup: Setup, paths: StudyPaths, execution: Execution) -> Study:
+    """As `study`, in a folder that belongs to a study already."""
+    progress = execution.progress
     # Files may have changed since this process last read them.
     loaded = load_data(setup.final(0), anew=True)
     setup.plan.augmentation(loaded, 0)
@@ -185,13 +186,16 @@ def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         probes = _probes(setup, paths, pool, progress)
         trials = [trial for repetition in range(setup.seeds) for trial in _due(setup, repetition, probes)]
-        outcomes = _outcomes(setup, trials, steps, paths, pool, progress)
+        plans = [setup.final(repetition) for repetition in range(setup.seeds)]
+        jobs = [Job(plans[trial.repetition], trial.kept, steps) for trial in trials]
+        # Trainings by a plan always tell their loss.
+        trained_as: list[Any] = outcomes(jobs, paths, pool, progress)
     trained = tuple(
         Pruned(
             trial.arm, trial.metric, trial.size, trial.fraction, setup.plan.seed + trial.repetition,
             outcome.examples, steps, outcome.accuracy, outcome.loss, outcome.seconds,
         )
-        for trial, outcome in zip(trials, outcomes, strict=True)
+        for trial, outcome in zip(trials, trained_as, strict=True)
     )  # fmt: skip
     found = analysed(Study(setup.name, _told(setup), _facts(setup, steps), trained))
     return dataclasses.replace(found, agreement=_agreement(setup, probes))
@@ -276,35 +280,12 @@ Probes = Mapping[tuple[int, float], Path]
 
 def _probes(setup: Setup, paths: StudyPaths, pool: Executor, progress: Progress) -> Probes:
     """Record every part of the data in every repetition, and score it."""
-    found, calls = {}, []
-    for repetition in range(setup.seeds):
-        for size in setup.sizes:
-            plan = setup.probed(repetition, size)
-            plain = json.dumps(plan.plain(), sort_keys=True)
-            folder = paths.probe(fingerprint(plain, load_data(setup.final(repetition)).content, __version__))
-            found[repetition, size] = folder
-            if not all(_scored(folder, metric) for metric in setup.metrics):
-                calls.append(Call(f"probe-{repetition}-{size:g}", probe, (plan.plain(), str(folder), setup.metrics)))
-    total = len(found)
-    progress.advance("record", total - len(calls), total)
-    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs), total - len(calls) + 1):
-        progress.advance("record", done, total, name)
-    return found
-
-
-def _scored(folder: Path, metric: str) -> bool:
-    return finished(load_scores, RunPaths(folder).scores(metric)) is not None
-
-
-def probe(plain: Mapping[str, Any], folder: str, metrics: Sequence[str]) -> None:
-    """Record a part of the data and score it, in the folder of the recording.
-
-    Raises:
-        AssayError: As `record` and `score`.
-    """
-    with TURN:
-        run = record(Plan.make(plain), folder, resume=RunPaths(Path(folder)).header.exists())
-        score(run, list(metrics), strict=True, save=True)
+    places = [(repetition, size) for repetition in range(setup.seeds) for size in setup.sizes]
+    wanted = [
+        Recorded(f"probe-{repetition}-{size:g}", setup.probed(repetition, size), setup.metrics, setup.final(repetition))
+        for repetition, size in places
+    ]
+    return dict(zip(places, recordings(wanted, paths, pool, progress), strict=True))
 
 
 def _due(setup: Setup, repetition: int, probes: Probes) -> Iterator[_Trial]:
@@ -349,39 +330,6 @@ def _choices(scores: Sequence[Scores], chance: Tensor, ids: Ids) -> Iterator[tup
 
 def _arm(name: str, run: Run, positions: Tensor) -> Arm:
     return Arm(name, run.ids.take(positions), run.labels[positions], torch.ones(len(positions), dtype=torch.float64))
-
-
-def _outcomes(
-    setup: Setup, trials: Sequence[_Trial], steps: int, paths: StudyPaths, pool: Executor, progress: Progress
-) -> list[Any]:
-    """What each training came to; equal ones are done once."""
-    plans = [setup.final(repetition) for repetition in range(setup.seeds)]
-    made = [
-        fingerprint(json.dumps(plan.plain(), sort_keys=True), load_data(plan).content, __version__, str(steps)) for plan in plans
-    ]
-    where = [
-        paths.trial(fingerprint(made[one.repetition], one.kept.fingerprint), setup.plan.seed + one.repetition) for one in trials
-    ]
-    known: dict[Path, Outcome] = {}
-    calls: dict[str, Call] = {}
-    names: dict[str, Path] = {}
-    for trial, path in zip(trials, where, strict=True):
-        if path in known or path.stem in calls:
-            continue
-        if (outcome := finished(functools.partial(load_outcome, made_of=path.stem), path)) is not None:
-            known[path] = outcome
-            continue
-        seed = draws.integer(setup.plan.seed + trial.repetition, "study final")
-        calls[path.stem] = Call(path.stem, train_arm, (plans[trial.repetition].plain(), trial.kept, seed, steps))
-        names[path.stem] = path
-    total, done = len(known) + len(calls), len(known)
-    progress.advance("train", done, total, "taken from an earlier study" if done else "")
-    for name, outcome in run_all(pool, list(calls.values()), paths.logs):
-        done += 1
-        known[names[name]] = outcome
-        save_outcome(outcome, names[name], name)
-        progress.advance("train", done, total, f"{outcome.examples:,} examples: test accuracy {outcome.accuracy:.4f}")
-    return [known[path] for path in where]
 
 
 Choice = tuple[str, str, float, float]

@@ -1,0 +1,218 @@
+"""The results of a study that measures several things over seeds: numbers by section, row and column, beside what was published."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from .errors import UsageError, listed
+from .fidelity import Spread, spread
+from .lineage import fingerprint
+from .trial import Comparison
+
+Known = Literal["exact", "read off a figure", "not obtainable"]
+"""How a published number is known."""
+NAMED = 6
+"""How many rows a finding names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One table of a study.
+
+    Attributes:
+        name: Its heading.
+        words: What was done, in a sentence or two.
+        measure: What the numbers are, such as `test accuracy`.
+        columns: What the columns differ in, such as `kept`; where all of them are numbers, the figure has a line for each row.
+        control: The row that all others are compared with in pairs over seeds; empty for none.
+        percent: Whether numbers are shown in percent.
+        lowest: The smallest value that there can be; None for none.
+        highest: The largest.
+    """
+
+    name: str
+    words: str
+    measure: str
+    columns: str = ""
+    control: str = ""
+    percent: bool = False
+    lowest: float | None = 0.0
+    highest: float | None = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One number of one seed.
+
+    Attributes:
+        section: Name of the section.
+        row: What it is about, such as the title of a score.
+        column: Under which condition, such as a fraction that was kept.
+        seed: Seed of the repetition.
+        value: The number.
+    """
+
+    section: str
+    row: str
+    column: str
+    seed: int
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedNumber:
+    """A number that a source published of the same thing.
+
+    Attributes:
+        section: Name of the section beside which it stands.
+        row: The row, as its source calls it.
+        column: The column.
+        value: The number; None where it could not be obtained.
+        known: How it is known.
+        source: Where it stands, and under which settings.
+    """
+
+    section: str
+    row: str
+    column: str
+    value: float | None
+    known: Known
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+    """A row that has no number in a column, and why."""
+
+    section: str
+    row: str
+    column: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RowComparison:
+    """A row of a section against its control, in pairs over seeds."""
+
+    section: str
+    row: str
+    column: str
+    comparison: Comparison
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReplicationStudy:
+    """A study of several sections: its settings, what was measured and what was published.
+
+    Attributes:
+        name: Name of the study.
+        settings: How it was made, as plain values.
+        facts: Data, machine and the like, for people.
+        sections: The tables, in the order in which they are shown.
+        measured: Every number of every seed.
+        contests: Rows against the control of their section.
+        published: Published numbers, each with how it is known.
+        left_out: What has no number, and why.
+        deviations: Where the study does other things than its sources, a sentence each.
+        notes: What a reader must know, a sentence each.
+        claims: How many comparisons are corrected together.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    sections: tuple[Section, ...]
+    measured: tuple[Measured, ...]
+    contests: tuple[RowComparison, ...] = ()
+    published: tuple[PublishedNumber, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    deviations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    claims: int = 0
+
+    def __post_init__(self):
+        """Refuse numbers of no section, and a row that lacks a seed which others of its section have and that is not told to be left out.
+
+        Raises:
+            UsageError: Names section, row and column.
+        """
+        names = [section.name for section in self.sections]
+        told = {(one.section, one.row, one.column) for one in self.left_out}
+        by_cell: dict[tuple[str, str, str], set[int]] = {}
+        by_column: dict[tuple[str, str], set[int]] = {}
+        for one in self.measured:
+            if one.section not in names:
+                raise UsageError(f"{one.row} has a number in {one.section!r}, which is none of the sections {', '.join(names)}.")
+            by_cell.setdefault((one.section, one.row, one.column), set()).add(one.seed)
+            by_column.setdefault((one.section, one.column), set()).add(one.seed)
+        for (section, row, column), seeds in by_cell.items():
+            if (absent := by_column[section, column] - seeds) and (section, row, column) not in told:
+                raise UsageError(f"{row} has no number in {section}, {column}, seed {min(absent)}.")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the repetitions, rising."""
+        return tuple(sorted({one.seed for one in self.measured}))
+
+    def rows(self, section: str) -> tuple[str, ...]:
+        """The rows of a section, in the order in which they were measured."""
+        return tuple(dict.fromkeys(one.row for one in self.measured if one.section == section))
+
+    def columns(self, section: str) -> tuple[str, ...]:
+        """The columns of a section, in the order in which they were measured."""
+        return tuple(dict.fromkeys(one.column for one in self.measured if one.section == section))
+
+    def values(self, section: str, row: str, column: str) -> dict[int, float]:
+        """The numbers of one cell, by seed."""
+        cell = section, row, column
+        return {one.seed: one.value for one in self.measured if (one.section, one.row, one.column) == cell}
+
+    def spread(self, section: Section, row: str, column: str) -> Spread | None:
+        """One cell over seeds; None where nothing was measured."""
+        values = list(self.values(section.name, row, column).values())
+        return spread(values, section.lowest, section.highest) if values else None
+
+    def told(self, section: str, row: str, column: str) -> str:
+        """How a row compares with its control: `above`, `below`, `not told apart`, or nothing where they were not compared."""
+        for one in self.contests:
+            if (one.section, one.row, one.column) == (section, row, column):
+                if not one.comparison.significant:
+                    return "not told apart"
+                return "above" if one.comparison.effect > 0 else "below"
+        return ""
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The findings in words: of each section the best row, and which rows are above and below the control."""
+        said = []
+        for section in self.sections:
+            for column in self.columns(section.name):
+                said += self._said(section, column)
+        return tuple(said)
+
+    def _said(self, section: Section, column: str) -> list[str]:
+        where = f"{section.name}, {column}" if column else section.name
+        if section.control:
+            told = {row: self.told(section.name, row, column) for row in self.rows(section.name)}
+            known = [row for row in told if told[row]]
+            if not known:
+                return []
+            words = []
+            for which in ("above", "below"):
+                rows = [row for row in known if told[row] == which]
+                words.append(f"{which} {section.control}: {listed(rows, len(rows), NAMED) if rows else 'none'}")
+            rest = sum(told[row] == "not told apart" for row in known)
+            return [f"{where}: {'; '.join(words)}; {rest} of {len(known)} are not told apart from it."]
+        # With itself a score agrees wholly.
+        rows = [row for row in self.rows(section.name) if row != column]
+        means = {row: one.mean for row in rows if (one := self.spread(section, row, column)) is not None}
+        if len(set(means.values())) < 2:
+            return []
+        best = max(means, key=lambda row: means[row])
+        shown = f"{100 * means[best]:.1f} %" if section.percent else f"{means[best]:.3f}"
+        return [f"{where}: highest for {best} ({shown}, mean over seeds)."]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over everything that was measured."""
+        return fingerprint(self.name, repr(self.measured), repr(self.left_out))
