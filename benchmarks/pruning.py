@@ -9,7 +9,6 @@ trainings are kept in the folder, so that a measurement that was stopped goes on
 
 import argparse
 import dataclasses
-import itertools
 import statistics
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from assay.experiments.plan import Plan, load_data
 from assay.experiments.record import record
 from assay.maths.statistics import holm, paired
 from assay.policies import catalogue, live_catalogue
+from assay.studies.coresets import specs
+from assay.studies.parts import budget_options
 
 TASKS = {
     "digits": {
@@ -55,29 +56,8 @@ TASKS = {
     },
 }
 FOLDERS = {"mnist": "mnist", "human": "cifar10"}
-NEEDED = {"start": ("0.0", "0.1"), "cutoff": ("0.0", "0.1")}
-"""Values for options without a default, other than `keep` and `seed`; those that do not fit a budget are left out."""
 RANDOM, LATER = "random", 1000
 """The policy that all others are held against; what is added to a seed for the trainings on what stays."""
-
-
-def specs() -> tuple[dict[str, bool], dict[str, str]]:
-    """Every policy that has a budget, with the options that it needs, and whether it chooses by a score; and why others are left out."""
-    found, absent = {}, {}
-    for name, cls in catalogue().items():
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        needs = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in ("keep", "seed")]
-        if "keep" not in fields:
-            absent[name] = "it has no option keep"
-        elif unknown := [key for key in needs if key not in NEEDED]:
-            absent[name] = f"nobody gave a value for {', '.join(unknown)}"
-        else:
-            choices = [[f"{key}={value}" for value in NEEDED[key]] for key in needs] or [[""]]
-            # The examples that a score suspects are dropped or kept, whichever end of its values they are.
-            ends = ["", "by=suspicion"] if "by" in fields and cls.needs_score else [""]
-            for options in (",".join(filter(None, both)) for both in itertools.product(choices[0], ends)):
-                found[":".join(filter(None, (name, options)))] = cls.needs_score
-    return found, absent
 
 
 def opened(plan: Plan, folder: Path) -> assay.Run:
@@ -95,10 +75,8 @@ def chosen(given: argparse.Namespace, run: assay.Run, keep: float, seed: int) ->
     found, refused = {}, {}
     scores = assay.score(run, given.methods.split("+"), save=True)
     for spec, by_score in specs()[0].items():
-        name = spec.split(":")[0]
-        cls = catalogue()[name]
-        fields = {field.name for field in dataclasses.fields(cls)}
-        options = {"keep": keep, **({"seed": seed} if "seed" in fields else {})}
+        fields = {field.name for field in dataclasses.fields(catalogue()[spec.split(":")[0]])}
+        options = budget_options(spec, keep, seed)
         if "features" in fields:
             options["features"] = given.features
         for by in scores.values() if by_score else [None]:

@@ -63,7 +63,10 @@ class Trainer:
     )
 
 
-SLOW = {f"study_{name}" for name in ("scaling", "difficulty", "cleansing", "fidelity", "complexity_gap", "liveval")}
+SLOW = {
+    f"study_{name}"
+    for name in ("scaling", "difficulty", "cleansing", "fidelity", "complexity_gap", "liveval", "coresets", "pruning")
+}
 """A wrong value that happens to be right would start a study."""
 
 
@@ -161,6 +164,16 @@ def good(folder):
         "study_fidelity": ((folder / "study",), {"scale": "tiny"}),
         "study_complexity_gap": ((folder / "study",), {"scale": "tiny"}),
         "study_liveval": ((folder / "study",), {"scale": "tiny"}),
+        "study_coresets": ((folder / "study",), {"scale": "tiny"}),
+        "study_pruning": ((folder / "study",), {"scale": "tiny"}),
+        "CoresetsGrid": (
+            (),
+            {"methods": ["aum"], "selectors": ["top_k"], "fractions": [0.5], "seeds": 2, "budget": "steps", "batches": {0.5: 8}},
+        ),
+        "PruningGrid": (
+            (),
+            {"fractions": [0.5], "seeds": 2, "early_epochs": 5, "window": 3, "c_d": 4.0, "cutoff": 0.1, "corrupt": 0.1},
+        ),
         "ComplexityGapGrid": ((), {"metrics": ["aum"], "fractions": [0.5], "seeds": 2, "rate": 0.1, "rep_num": 2}),
         "LiveValGrid": (
             (),

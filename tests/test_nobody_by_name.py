@@ -50,6 +50,11 @@ EXAMPLES = {
     "studies/cleansing.py": {"sgd_influence"},
     "studies/fidelity.py": {"sgd_influence", "loo"},
     "studies/complexity_gap.py": {"cg_score", "el2n", "forgetting", "aum"},
+    "studies/coresets.py": {"herding", "aum", "dual", "dyn_unc", "el2n", "forgetting", "tdds"},
+    "studies/dynamics_pruning.py": {
+        *("el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual"),
+        *("top_k", "bottom_k", "ccs", "d2", "moderate", "bws"),
+    },
     "studies/liveval.py": {"oti", "liveval", "grand", "tracin", "loo"},
     # Studies that have the name of the method that they are about.
     "__init__.py": {"liveval"},

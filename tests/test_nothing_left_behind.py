@@ -14,7 +14,10 @@ from assay.core.errors import AssayError
 from assay.experiments.record import record
 from experiments import small
 
-STUDIES = {f"study_{name}" for name in ("scaling", "difficulty", "cleansing", "fidelity", "complexity_gap", "liveval")}
+STUDIES = {
+    f"study_{name}"
+    for name in ("scaling", "difficulty", "cleansing", "fidelity", "complexity_gap", "liveval", "coresets", "pruning")
+}
 NOT_CALLED = STUDIES | {"load_study", "curve_for"}
 
 

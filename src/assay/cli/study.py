@@ -26,6 +26,10 @@ READ = {
         *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "fraction", "seeds",
         "flip_from", "flip_to", "delta_min", "delta_max", "delta_step", "eps_min", "eps_max",
     ),
+    "coresets": (*PLAN, "validation", "methods", "selectors", "fractions", "seeds", "budget", "batches"),
+    "pruning": (
+        *PLAN, "fractions", "seeds", "early_epochs", "window", "c_d", "cutoff", "budget", "batches", "corrupt", "corrupt_intensity",
+    ),
 }  # fmt: skip
 """Flags that each study reads."""
 
@@ -85,6 +89,15 @@ def study_(
     delta_step: str | None = None,
     eps_min: str | None = None,
     eps_max: str | None = None,
+    selectors: list[str] | None = None,
+    budget: Literal["epochs", "steps"] | None = None,
+    batches: str | None = None,
+    early_epochs: MaybeWhole = None,
+    window: MaybeWhole = None,
+    c_d: float | None = None,
+    cutoff: float | None = None,
+    corrupt: float | None = None,
+    corrupt_intensity: float | None = None,
     executor: str = "processes",
     workers: MaybeWhole = None,
 ) -> None:
@@ -103,7 +116,8 @@ def study_(
         scaling (Sorscher et al. 2022: sizes times fractions, power laws, the frontier, the perceptron's theory), difficulty (which measure
         to prune by: EL2N, prediction depth, VoG and others), cleansing (Hara et al. 2019, Suzuki et al. 2021: accuracy without the worst examples),
         fidelity (Hara et al. 2019: scores against leave-one-out on Adult and MNIST), complexity_gap (Nohyun et al. 2023: wrong labels, pruning, agreement with
-        training dynamics, sub-terms) or liveval (Xu et al. 2025: flipped, corrupted and transformed examples, how early they are found, windows).
+        training dynamics, sub-terms), liveval (Xu et al. 2025: flipped, corrupted and transformed examples, how early they are found, windows), coresets (all
+        selectors and scores over fractions, beside random) or pruning (DUAL and TDDS with the baselines of their tables).
     folder
         Folder of the study, its recordings and its trainings.
     scale
@@ -207,6 +221,24 @@ def study_(
         liveval only: lower thresholds of the sweep.
     eps_max
         liveval only: upper thresholds of the sweep.
+    selectors
+        coresets only: policies with their options but for keep and seed; by default all that keep a given fraction.
+    budget
+        coresets and pruning: as many epochs (the default) or steps for what is kept as for everything.
+    batches
+        coresets and pruning: batch sizes by fraction, such as 0.2:64,0.1:32; none for the same everywhere.
+    early_epochs
+        pruning only: epochs that DUAL reads.
+    window
+        pruning only: its window, in epochs.
+    c_d
+        pruning only: how late beta sampling turns to easy examples.
+    cutoff
+        pruning only: fraction of all examples that CCS and D2 drop first.
+    corrupt
+        pruning only: fraction of the training images that are corrupted.
+    corrupt_intensity
+        pruning only: how far.
     executor
         processes (side by side on this machine) or inline.
     workers
@@ -219,7 +251,9 @@ def study_(
     from ..runs.paths import StudyPaths
     from ..studies.cleansing import CleansingGrid, study_cleansing
     from ..studies.complexity_gap import ComplexityGapGrid, study_complexity_gap
+    from ..studies.coresets import CoresetsGrid, study_coresets
     from ..studies.difficulty import DifficultyGrid, study_difficulty
+    from ..studies.dynamics_pruning import PruningGrid, study_pruning
     from ..studies.fidelity import FidelityGrid, study_fidelity
     from ..studies.liveval import LiveValGrid, study_liveval
     from ..studies.scaling import ScalingGrid, study_scaling
@@ -266,6 +300,15 @@ def study_(
         "delta_step": counts("delta-step", delta_step),
         "eps_min": numbers("eps-min", eps_min),
         "eps_max": numbers("eps-max", eps_max),
+        "selectors": None if selectors is None else methods_named(selectors),
+        "budget": budget,
+        "batches": by_fraction(batches),
+        "early_epochs": early_epochs,
+        "window": window,
+        "c_d": c_d,
+        "cutoff": cutoff,
+        "corrupt": corrupt,
+        "corrupt_intensity": corrupt_intensity,
     }
     planned = {
         "plan": plan, "data": data, "net": net, "plant": plant, "seed": seed, "epochs": epochs, "batch": batch, "lr": lr, "device": device,
@@ -302,6 +345,10 @@ def study_(
             show_study(study_difficulty(folder, settings, grid=DifficultyGrid(**grid), **how_far))
         elif study == "complexity_gap":
             show_replication(study_complexity_gap(folder, settings, grid=ComplexityGapGrid(**grid), **how_far))
+        elif study == "coresets":
+            show_replication(study_coresets(folder, settings, grid=CoresetsGrid(**grid), **how_far))
+        elif study == "pruning":
+            show_replication(study_pruning(folder, settings, grid=PruningGrid(**grid), **how_far))
         else:
             show_replication(study_liveval(folder, settings, grid=LiveValGrid(**grid), **how_far))
     say(f"The page: {StudyPaths(folder).page}")
@@ -332,6 +379,19 @@ def counts(flag: str, text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"--{flag} {text!r} is no list of whole numbers such as 0,10,100.") from error
+
+
+def by_fraction(text: str | None) -> dict[float, int] | None:
+    """Parse a text such as `0.2:64,0.1:32` into a number of examples for each fraction; `none` is empty."""
+    from ..core.errors import UsageError
+
+    if text in (None, "none"):
+        return None if text is None else {}
+    try:
+        pairs = [part.split(":") for part in text.split(",")]  # type: ignore[union-attr]
+        return {float(fraction): int(batch) for fraction, batch in pairs}
+    except ValueError as error:
+        raise UsageError(f"--batches {text!r} is no list of fractions with their batch sizes such as 0.2:64,0.1:32.") from error
 
 
 def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:

@@ -1,6 +1,8 @@
 """Images made worse on purpose: blur, noise, rotation and contrast, each drawn by the example's id alone."""
 
+import io
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,7 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..data.examples import Examples
 from ..maths import draws
+from ..runs.disk import replace
 
 KERNEL, SIGMA = 5, 5.0
 """Size and deviation, in pixels, of the blur of the released code of LiveVal."""
@@ -73,3 +77,33 @@ def transformed(images: Tensor, keys: np.ndarray, intensity: float, seed: int) -
             mean = part.mean((1, 2, 3), keepdim=True)
             out[mine] = mean + (1 + intensity * strength).clamp(min=0)[:, None, None, None] * (part - mean)
     return out.round().clamp(0, 255).to(torch.uint8)
+
+
+def saved_arrays(path: Path, train: Examples, inputs: Tensor, labels: Tensor, test: Examples) -> Path:
+    """Write altered training data beside a test part, as the reader of arrays takes them.
+
+    Args:
+        path: Where.
+        train: The training examples as they were.
+        inputs: Their inputs now: images in bytes, or numbers as `Examples.prepared` gives them.
+        labels: Their labels now.
+        test: The examples to test on.
+
+    Raises:
+        NotWritten: The disk refuses.
+    """
+    body = io.BytesIO()
+    tested = test.inputs if inputs.dtype == torch.uint8 else test.prepared(test.inputs)
+    np.savez_compressed(
+        body,
+        inputs=inputs.numpy(),
+        labels=labels.numpy(),
+        ids=train.ids.values,
+        class_names=np.array(train.class_names),
+        test_inputs=tested.numpy(),
+        test_labels=test.labels.numpy(),
+        test_ids=test.ids.values,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, body.getvalue())
+    return path

@@ -8,7 +8,6 @@ same for flips after 1, 2, ... epochs, and test accuracy of new nets without wha
 
 import dataclasses
 import functools
-import io
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -42,10 +41,9 @@ from ..experiments.trials import TURN, Arm
 from ..maths import draws, ranking
 from ..replay.targets import accuracy
 from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
-from ..runs.disk import replace
 from ..runs.paths import StudyPaths
 from ..runs.run import Run
-from .alterations import blurred, transformed
+from .alterations import blurred, saved_arrays, transformed
 from .folders import told
 from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, owned, write_plan
 from .scaling import planned, titled
@@ -401,8 +399,8 @@ def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
         name = f"{mode}-{count}-{intensity:g}-{seed}"
         assert loaded.validation is not None
         files_of = {
-            "record": _saved(paths.data / f"{name}-record.npz", loaded, inputs, labels, loaded.validation),
-            "final": _saved(paths.data / f"{name}-final.npz", loaded, inputs, labels, loaded.test),
+            "record": saved_arrays(paths.data / f"{name}-record.npz", loaded.train, inputs, labels, loaded.validation),
+            "final": saved_arrays(paths.data / f"{name}-final.npz", loaded.train, inputs, labels, loaded.test),
         }
         for length in sorted(lengths):
             plain = {**setup.plan.plain(), "seed": seed, "validation": 0.0, "subset": 1.0}
@@ -455,20 +453,6 @@ def altered_data(
         inputs = inputs.clone()
         inputs[altered] = transformed(inputs[altered], train.ids.keys[altered.numpy()], intensity, seed)
     return inputs, labels, altered.sort().values, tracked.sort().values
-
-
-def _saved(path: Path, loaded: LoadedData, inputs: Tensor, labels: Tensor, test: Any) -> Path:
-    """Write altered data beside a test part, as the reader of arrays takes them."""
-    body = io.BytesIO()
-    as_it_is = inputs.dtype == torch.uint8
-    np.savez_compressed(
-        body,
-        inputs=inputs.numpy(), labels=labels.numpy(), ids=loaded.train.ids.values, class_names=np.array(loaded.train.class_names),
-        test_inputs=(test.inputs if as_it_is else test.prepared(test.inputs)).numpy(), test_labels=test.labels.numpy(), test_ids=test.ids.values,
-    )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, body.getvalue())
-    return path
 
 
 def _swept(setup: _Setup) -> dict[tuple[str, str, str], str]:

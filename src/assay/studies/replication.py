@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import OutputExists, UsageError
 from ..core.replication import Measured, ReplicationStudy, RowComparison, Section
+from ..core.study import ALL
 from ..core.trial import FEWEST, Comparison
 from ..experiments.plan import Plan, PlanRecording, load_data
 from ..maths.statistics import holm, paired
@@ -128,7 +129,8 @@ def _pairs(found: ReplicationStudy, section: Section) -> Iterator[RowComparison]
         for row in found.rows(section.name):
             mine = found.values(section.name, row, column)
             seeds = sorted(mine.keys() & control.keys())
-            if row == section.control or len(seeds) < 2:
+            # What is trained on everything is no choice.
+            if row in (section.control, ALL) or len(seeds) < 2:
                 continue
             pair = paired([mine[seed] for seed in seeds], [control[seed] for seed in seeds])
             low, high = pair.interval if pair.interval is not None else (None, None)

@@ -1,0 +1,98 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from assay.core.errors import UnknownName, UsageError
+from assay.experiments.plan import Plan, load_data, plan_of
+from assay.runs.paths import StudyPaths
+from assay.runs.run import Run
+from assay.studies.dynamics_pruning import CIFAR10, OF_DATA, PUBLISHED, SCALES, PruningGrid, corrupted, rows, study_pruning
+from assay.studies.parts import SECTION
+
+SMALL = {"data": "digits:test=1600", "net": "logistic", "seed": 3, "recipe": {"epochs": 6, "batch": 32, "schedule": "cosine"}}
+
+
+def table(keep, epochs, of_data=CIFAR10, **grid):
+    """Selector and score of each row."""
+    return {choice.row: (choice.selector, choice.score) for choice in rows(keep, epochs, of_data, PruningGrid(**grid))}
+
+
+def test_on_the_papers_schedule_the_rows_are_theirs():
+    found = table(0.1, 200, OF_DATA["cifar100"])
+    # A window of 10 is the default.
+    assert found["DUAL"] == ("top_k", "dual:epochs=30")
+    assert set(found["TDDS"][1].partition(":")[2].split(",")) == {"epochs=10", "window=5"}
+    assert found["CCS"] == ("ccs:cutoff=0.5", "aum:form=probs,reduce=sum") and found["DUAL + beta"][0] == "beta:c_d=4.0"
+    assert found["EL2N"] == ("top_k", "el2n:at=20") and found["AUM"] == ("bottom_k", "aum")
+    assert set(table(0.5, 200, OF_DATA["cifar10"])["TDDS"][1].partition(":")[2].split(",")) >= {"epochs=90"}
+    assert table(0.3, 200)["CCS"][0] == "ccs:cutoff=0.1" and table(0.3, 200)["DUAL + beta"][0] == "beta:c_d=5.5"
+    assert "epochs=60" in table(0.1, 60, OF_DATA["imagenet"])["DUAL"][1]
+
+
+def test_shorter_schedules_are_read_in_proportion_and_options_go_over_them():
+    assert "epochs=15" in table(0.3, 100)["DUAL"][1] and "window=5" in table(0.3, 100)["DUAL"][1]
+    found = table(0.3, 100, early_epochs=7, window=4, c_d=3.0, cutoff=0.2)
+    assert set(found["DUAL"][1].partition(":")[2].split(",")) == {"epochs=7", "window=4"}
+    assert found["DUAL + beta"][0] == "beta:c_d=3.0" and found["D2"][0] == "d2:cutoff=0.2"
+    with pytest.raises(UsageError, match="The first 9 epochs are read, and the plan has 8"):
+        rows(0.3, 8, CIFAR10, PruningGrid(early_epochs=9))
+
+
+def test_published_numbers_are_marked_as_they_are_known():
+    cifar10 = {(one.row, one.column): one for one in PUBLISHED["cifar10"]}
+    assert cifar10["DUAL + beta", "0.1"].value == 0.871 and cifar10["DUAL + beta", "0.1"].known == "read off a figure"
+    # That line leaves the figure.
+    assert cifar10["EL2N", "0.1"].value is None and cifar10["EL2N", "0.1"].known == "not obtainable"
+    exact = {one.row: one.value for one in PUBLISHED["imagenet"]}
+    assert exact == {"DUAL + beta": 0.60}
+
+
+def test_corrupted_images_are_as_many_as_asked_for_and_the_test_part_is_as_it_was(tmp_path):
+    plan = Plan.make(SMALL)
+    clean, found = load_data(plan), load_data(corrupted(plan, 0.25, 1.0, StudyPaths(tmp_path)))
+    changed = (found.train.inputs != clean.train.inputs[clean.train.ids.positions(found.train.ids, "the data")]).flatten(1).any(1)
+    assert int(changed.sum()) == round(0.25 * len(clean.train))
+    assert torch.equal(found.test.inputs, clean.test.inputs) and found.test.ids == clean.test.ids
+
+
+@pytest.mark.parametrize(
+    ("scale", "settings", "grid", "error", "words"),
+    [
+        ("tine", {}, {}, UnknownName, "tiny"),
+        ("paper", {}, {}, UsageError, "needs a value for data"),
+        ("tiny", {"recipe": {"epochs": 3}}, {}, UsageError, "give more epochs"),
+        ("tiny", {"recipe": {"horizon": 200}}, {}, UsageError, "leave horizon out"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused(scale, settings, grid, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        study_pruning(tmp_path / "x", settings, scale=scale, grid=PruningGrid(**grid))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"), [({"corrupt": 2.0}, "corrupt=2"), ({"window": 0}, "window=0"), ({"budget": "hours"}, "budget='hours'"), ({"fractions": (1.0,)}, "fractions: 1")]
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(grid, words):
+    with pytest.raises(UsageError, match=words):
+        PruningGrid(**grid)
+
+
+@pytest.mark.slow
+def test_wrong_labels_and_corrupted_images_are_recorded_and_trained_on(tmp_path):
+    settings = {**SMALL, "plant": {"kind": "uniform", "rate": 0.2}}
+    found = study_pruning(tmp_path, settings, scale="tiny", grid=PruningGrid(fractions=(0.3,), seeds=1, corrupt=0.2, batches={}))
+    run = Run(next(StudyPaths(tmp_path).probes.iterdir()))
+    assert "corrupted.npz" in plan_of(run).data and plan_of(run).plant.rate == 0.2
+    assert {one.known for one in found.published} == {"not obtainable"} and len(found.rows(SECTION)) == 16
+
+
+@pytest.mark.slow
+def test_the_scale_tiny_on_real_digits(tmp_path):
+    found = study_pruning(tmp_path, scale="tiny")
+    means = {row: np.mean(list(found.values(SECTION, row, "0.1").values())) for row in found.rows(SECTION)}
+    # The hardest alone teach little; what DUAL draws by the density of the easy is better than its highest.
+    assert means["EL2N"] < means["random"] - 0.1 and means["DUAL + beta"] > means["DUAL"]
+    assert set(SCALES) == {"tiny", "small", "paper"} and dataclasses.asdict(found)["claims"] > 0
