@@ -358,10 +358,21 @@ def test_few_examples_are_passed_over_until_the_steps_are_taken():
     assert (state.epochs, state.steps) == (9, 9)
 
 
-@pytest.mark.parametrize("more", [{"steps": 0}, {"steps": 3, "observer": Keeper()}, {"steps": 3, "recipe": "horizon"}])
+@pytest.mark.parametrize("steps", [13, 15])
+def test_a_training_of_so_many_steps_resumes_from_every_epoch(steps):
+    keeper, recipe = Keeper(), dataclasses.replace(RECIPES["adam"], schedule="cosine", milestones=(), horizon=None)
+    whole = run(recipe, observer=keeper, steps=steps)
+    assert len(keeper.states) > 2 and keeper.states[-1].steps == steps
+    for state in keeper.states:
+        assert_same(run(recipe, net(seed=5), resume=state, steps=steps), whole)
+    with pytest.raises(Mismatch, match=f"{steps} steps"):
+        run(recipe, resume=keeper.states[0], steps=steps + 1)
+
+
+@pytest.mark.parametrize("more", [{"steps": 0}, {"steps": 3, "recipe": "horizon"}])
 def test_steps_that_do_not_go_with_the_rest_are_refused(more):
     recipe = Recipe(epochs=2, lr=0.1, batch=5, schedule="cosine", horizon=4 if more.pop("recipe", None) else None)
-    with pytest.raises(UsageError, match=f"steps={more['steps']} must be a whole number of 1 or more, without an observer"):
+    with pytest.raises(UsageError, match=f"steps={more['steps']} must be a whole number of 1 or more, without a selector"):
         run(recipe, **more)
 
 

@@ -24,7 +24,8 @@ from .step import average, batch_loss, example_losses, optimizer_of, trainable, 
 class Observer(Protocol):
     """Callbacks of a training. Subclasses override what they need; the rest does nothing.
 
-    What an observer draws from torch's generator does not change the training.
+    What an observer draws from torch's generator does not change the training. Of one whose attribute `epochs_only` is true only `epoch_ends` is called, so that
+    steps cost nothing more.
     """
 
     def starts(self, state: TrainingState) -> None:
@@ -89,7 +90,7 @@ def train(
         observer: Callbacks for every step and every epoch.
         resume: Go on after this state; the model's present weights are replaced.
         steps: Take exactly this many steps instead of the recipe's epochs, however few examples there are: as many passes over them as that
-            takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `observer`, `resume`, `selector` or a horizon.
+            takes, the last perhaps cut short, and the schedule laid out over these steps. Not with `selector` or a horizon.
         selector: Chooses the examples of each epoch before it begins, and their weights, which multiply `weights`. The steps of
             a shorter epoch are spread over the schedule of a whole one, if epochs differ in length.
 
@@ -113,18 +114,19 @@ def train(
             isinstance(steps, bool)
             or not isinstance(steps, int)
             or steps < 1
-            or observer is not None
-            or resume is not None
             or selector is not None
             or recipe.horizon is not None
         ):
             raise UsageError(
-                f"steps={steps} must be a whole number of 1 or more, without an observer, a state to resume, a selector, or a horizon in the recipe."
+                f"steps={steps} must be a whole number of 1 or more, without a selector, or a horizon in the recipe."
             )
         epochs, last = -(-steps // per_epoch), steps
     horizon = per_epoch * recipe.horizon if recipe.horizon is not None else last
     trained_by = recipe.fingerprint if selector is None else f"{recipe.fingerprint}, {selector.title}"
-    first = _first_epoch(resume, recipe, ids, per_epoch, trained_by, selector is not None)
+    if steps is not None:
+        trained_by = f"{trained_by}, {steps} steps"
+    first = _first_epoch(resume, ids, (epochs, per_epoch, last), trained_by, selector is not None)
+    ends, observer = observer, None if getattr(observer, "epochs_only", False) else observer
     chosen: dict[str, Tensor] = selector.start(len(ids)) if selector is not None else {}
     taken = 0 if resume is None else resume.steps
     model.to(device)
@@ -138,8 +140,7 @@ def train(
             averages,
             epochs=epochs,
             steps=taken,
-            # Nothing goes on from a schedule that was laid out over so many steps.
-            recipe=trained_by if steps is None else f"{recipe.fingerprint}, {steps} steps",
+            recipe=trained_by,
             ids=ids.fingerprint,
         )
         state.tensors.update({f"selector.{name}": value.clone() for name, value in chosen.items()})
@@ -199,9 +200,9 @@ def train(
                     with own_random_state(device):
                         observer.stepped(positions, batch, given, rate)
             check_parameters(model, epoch)
-            if observer is not None:
+            if ends is not None:
                 with own_random_state(device):
-                    observer.epoch_ends(epoch, model, state_after(epoch + 1))
+                    ends.epoch_ends(epoch, model, state_after(epoch + 1))
         optimizer.zero_grad(set_to_none=True)
         return state_after(epochs)
 
@@ -278,19 +279,21 @@ def forward(model: nn.Module, batch: Tensor, precision: str) -> Tensor:
         return model(batch).float()
 
 
-def _first_epoch(resume: TrainingState | None, recipe: Recipe, ids: Ids, per_epoch: int, trained_by: str, selected: bool) -> int:
+def _first_epoch(resume: TrainingState | None, ids: Ids, plan: tuple[int, int, int], trained_by: str, selected: bool) -> int:
+    """The first epoch to train, of so many epochs, steps in each and steps in all."""
     if resume is None:
         return 0
+    epochs, per_epoch, last = plan
     if resume.recipe != trained_by:
         raise Mismatch(
             f"The state to resume was trained by recipe {resume.recipe}, this one is {trained_by}; resume with the same."
         )
     if resume.ids != ids.fingerprint:
         raise Mismatch(f"The state to resume saw examples {resume.ids}, these are {ids.fingerprint}; resume with the same ids.")
-    if (not selected and resume.steps != resume.epochs * per_epoch) or resume.epochs > recipe.epochs:
+    if (not selected and resume.steps != min(resume.epochs * per_epoch, last)) or resume.epochs > epochs:
         raise Mismatch(
             f"The state to resume stands at epoch {resume.epochs}, step {resume.steps}; "
-            f"this recipe has {recipe.epochs} epochs of {per_epoch} steps."
+            f"this recipe has {epochs} epochs of {per_epoch} steps."
         )
     return resume.epochs
 
