@@ -200,7 +200,7 @@ def test_killing_the_parent_leaves_no_worker_behind(tmp_path):
 
 def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(UsageError, match="not one of inline, processes"):
-        executor("slurm")
+        executor("cluster")
     with pytest.raises(UsageError, match="needs the executor 'processes'"):
         executor("inline", workers=2)
     for numbers in ({"workers": 0}, {"threads": 0}):

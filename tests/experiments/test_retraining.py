@@ -80,7 +80,7 @@ def test_threads_of_one_process_take_turns(held):
 def test_many_trainings_go_out_in_few_chunks(held, monkeypatch):
     monkeypatch.setattr(retraining, "CHUNKS", 3)
     monkeypatch.setattr(
-        retraining, "run_all", lambda pool, calls, logs: ((call.name, call.function(*call.args)) for call in seen(calls))
+        retraining, "run_all", lambda pool, calls, logs, task: ((call.name, call.function(*call.args)) for call in seen(calls))
     )
     sent = []
 

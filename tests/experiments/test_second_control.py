@@ -113,7 +113,9 @@ def test_it_is_taken_from_disk_and_kept_there(judged, monkeypatch, tmp_path):
     assert load_verdict(tmp_path / "verdict.json").arms == verdict.arms
     trained = []
     real = trials.train_arm
-    monkeypatch.setattr(trials, "train_arm", lambda plain, arm, seed: trained.append((arm.name, seed)) or real(plain, arm, seed))
+    monkeypatch.setattr(
+        trials, "train_arm", lambda plain, arm, seed, *more: trained.append((arm.name, seed)) or real(plain, arm, seed, *more)
+    )
     again = verify(decision, run=run, seeds=assay.Seeds(3, control="rs2"), save=True)
     assert not trained and again.fingerprint == verdict.fingerprint
     path.unlink()

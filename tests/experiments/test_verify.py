@@ -246,7 +246,9 @@ def test_finished_trials_are_taken_from_disk(own, monkeypatch):
     first = verify(decision, run=own, seeds=2, save=True)
     ran = []
     original = train_arm
-    monkeypatch.setattr(trials, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
+    monkeypatch.setattr(
+        trials, "train_arm", lambda plain, arm, seed, *more: ran.append((arm.name, seed)) or original(plain, arm, seed, *more)
+    )
     told = Told()
     assert verify(decision, run=own, seeds=2, save=True, execution=assay.Execution(progress=told)).outcomes == first.outcomes
     assert not ran and told.words == [(6, 6, "taken from an earlier verification")]
@@ -264,7 +266,9 @@ def test_another_decision_shares_only_what_is_the_same(own, monkeypatch):
     verify(decided(own), run=own, seeds=2, save=True)
     ran = []
     original = train_arm
-    monkeypatch.setattr(trials, "train_arm", lambda plain, arm, seed: ran.append((arm.name, seed)) or original(plain, arm, seed))
+    monkeypatch.setattr(
+        trials, "train_arm", lambda plain, arm, seed, *more: ran.append((arm.name, seed)) or original(plain, arm, seed, *more)
+    )
     verify(decided(own, by="loss", policy="bottom_k", keep=0.9), run=own, seeds=2, save=True)
     assert (ALL, 1) not in ran and (RANDOM, 1) not in ran and (KEPT, 1) in ran
 
@@ -694,7 +698,7 @@ def test_a_copied_trial_counts_for_nothing(own, source, copy, monkeypatch):
     ran = []
     original = train_arm
     monkeypatch.setattr(
-        trials, "train_arm", lambda plain, arm, seed: ran.append(f"{arm.name}-{seed}") or original(plain, arm, seed)
+        trials, "train_arm", lambda plain, arm, seed, *more: ran.append(f"{arm.name}-{seed}") or original(plain, arm, seed, *more)
     )
     assert results(verify(decided(own), run=own, seeds=2, save=True)) == results(first) and ran == [copy.stem]
 

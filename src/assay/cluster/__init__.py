@@ -1,5 +1,5 @@
 """Where trials run."""
 
-from .executors import Call, InlineExecutor, SpawnedProcesses, executor, run_all
+from .executors import Call, InlineExecutor, JobExecutor, SpawnedProcesses, executor, run_all
 
-__all__ = ["Call", "InlineExecutor", "SpawnedProcesses", "executor", "run_all"]
+__all__ = ["Call", "InlineExecutor", "JobExecutor", "SpawnedProcesses", "executor", "run_all"]

@@ -1,5 +1,6 @@
-"""Where trials run: in this process, in processes on this machine, or in any other `concurrent.futures.Executor`."""
+"""Where trials run: in this process, in processes on this machine, on SLURM, or in any other `concurrent.futures.Executor`."""
 
+import abc
 import contextlib
 import dataclasses
 import multiprocessing
@@ -8,8 +9,9 @@ import os
 import re
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -23,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NotWritten, TrialFailed, UsageError, listed
+from .ledger import BEGAN, ENDED, FAILED, Ledger
 
-KINDS = ("inline", "processes")
+KINDS = ("inline", "processes", "processes:N", "slurm", "slurm:option=value,...")
 _TAIL = 8
 """Lines of a log that an error message shows."""
 
@@ -72,8 +75,11 @@ class SpawnedProcesses(ProcessPoolExecutor):
 
     def __init__(self, workers: int, threads: int = 1):
         context = multiprocessing.get_context("spawn")
-        self.threads = threads
-        super().__init__(workers, mp_context=context, initializer=_begin_worker)
+        self.threads, self.workers = threads, workers
+        devices = _cuda_devices()
+        # The workers take numbers in the order in which they come up; one device needs no numbers.
+        shared = (devices, context.Value("i", 0)) if len(devices) > 1 else ()
+        super().__init__(workers, mp_context=context, initializer=_begin_worker, initargs=shared)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         """Submit a call, as with any executor; the workers that this starts ignore Ctrl-C, even while they start up."""
@@ -99,19 +105,65 @@ class SpawnedProcesses(ProcessPoolExecutor):
         return super().__exit__(kind, error, trace)
 
 
-def executor(kind: str = "inline", workers: int | None = None, threads: int = 1) -> Executor:
-    """An executor that runs calls on this machine.
+class JobExecutor(Executor, abc.ABC):
+    """An executor that is given all calls at once, and whose calls outlive the process that sent them."""
+
+    def announce(self, calls: Sequence["Call"], threads: int) -> None:
+        """Called before anything is written for the calls; does nothing by default."""
+
+    @abc.abstractmethod
+    def send(self, calls: Sequence["Call"], logs: Mapping[str, Path], threads: int) -> dict[Future, str]:
+        """Send the calls, but for those that an earlier process sent and that are done or not yet ended; the name of each future's call."""
+
+    @abc.abstractmethod
+    def delivered(self, future: Future) -> None:
+        """Forget the result of a call, because whoever asked for it has it."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """End the calls now."""
+
+
+class Announced(Exception):
+    """Raised by a dry run in the place of sending calls.
+
+    Attributes:
+        script: What would be sent.
+        jobs: How many jobs it is.
+    """
+
+    def __init__(self, script: str, jobs: int):
+        super().__init__(f"{jobs} jobs would be sent")
+        self.script, self.jobs = script, jobs
+
+
+def executor(kind: str = "inline", workers: int | None = None, threads: int = 1, *, dry_run: bool = False) -> Executor:
+    """The executor of a text, as `--where` takes it.
 
     Args:
-        kind: `inline`, one after the other in this process; or `processes`, side by side.
+        kind: `inline`, one after the other in this process; `processes` or `processes:N`, side by side on this machine, each worker with a CUDA device of
+            its own as far as there are several; or `slurm` with its options (see `Slurm`), such as `slurm:partition=gpu,gpus=1,time=240`.
         workers: How many processes; None for the cores that this process may use, divided by `threads`.
         threads: torch threads of each call.
+        dry_run: On SLURM, raise `Announced` before the first job is sent.
 
     Raises:
-        UsageError: An unknown kind, or a number below 1, or several workers inline.
+        UsageError: An unknown kind or option, a number below 1, several workers inline, or SLURM or submitit is not there.
     """
-    if kind not in KINDS:
-        raise UsageError(f"Executor {kind!r} is not one of {', '.join(KINDS)}.")
+    name, _, rest = kind.partition(":")
+    if name == "slurm":
+        from .slurm import Slurm, SlurmExecutor
+
+        asked = Slurm.parse(kind)
+        if workers is not None:
+            raise UsageError(
+                f"workers={workers} is for processes; on SLURM slurm:jobs={workers} says how many jobs run side by side."
+            )
+        return SlurmExecutor(asked, threads, dry_run=dry_run)
+    if name in KINDS[:2] and rest.lstrip("-").isdecimal() and workers is None:
+        kind, workers = name, int(rest)
+    if kind not in KINDS[:2]:
+        raise UsageError(f"{kind!r} is not one of {', '.join(KINDS)}, where trainings can run.")
     if threads < 1 or (workers is not None and workers < 1):
         raise UsageError(f"workers={workers} and threads={threads} must be 1 or more.")
     if kind == "inline":
@@ -129,14 +181,20 @@ class Call:
         name: Unique among the calls; the log is `NAME.log`. Letters, digits, dot, dash and underscore.
         function: The function to call.
         args: Its positional arguments.
+        key: Fingerprint of all that the result depends on; with it a call that was sent to a cluster is not sent again by a later process. Empty for none.
+        resumes: Whether the call goes on where it was stopped when it is made again, so that a time limit is no end of it.
     """
 
     name: str
     function: Callable[..., Any]
     args: tuple = ()
+    key: str = ""
+    resumes: bool = False
 
 
-def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple[str, Any]]:
+def run_all(
+    pool: Executor, calls: Sequence[Call], logs: Path, task: str = "trials", before: int = 0
+) -> Iterator[tuple[str, Any]]:
     """Run all calls, and yield (name, result) as each completes.
 
     Each call uses its executor's number of torch threads (`threads`), or 1 if the executor names none: the same number gives the same bytes, so a
@@ -149,15 +207,24 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
     Args:
         pool: Any executor; the caller shuts it down.
         calls: The calls to run.
-        logs: Folder for one log per call: when it began, when it ended, the traceback if it failed.
+        logs: Folder for one log per call: when it began, when it ended, the traceback if it failed; and of the ledger that `assay status` reads.
+        task: What the calls are, for the ledger.
+        before: How many more are done already, for the ledger.
 
     Raises:
         UsageError: Two calls share a name, or a name does not fit a file.
         NotWritten: A log cannot be written.
         TrialFailed: A call raised, or its process died; carries path and tail of its log.
     """
-    paths = _prepare_logs(calls, logs)
     threads = getattr(pool, "threads", 1)
+    if isinstance(pool, JobExecutor):
+        pool.announce(calls, threads)
+    paths = _prepare_logs(calls, logs)
+    with Ledger(logs, task, [call.name for call in calls], before, type(pool).__name__) if calls else contextlib.nullcontext():
+        yield from _run_all(pool, calls, paths, threads)
+
+
+def _run_all(pool: Executor, calls: Sequence[Call], paths: dict[str, Path], threads: int) -> Iterator[tuple[str, Any]]:
     waiting: dict[Future, str] = {}
     failed: TrialFailed | None = None
     lost: list[tuple[str, BaseException]] = []
@@ -171,15 +238,22 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
                 lost.append((name, error))
             elif error is not None:
                 # Raised outside the call itself: it, or its result, could not be sent between processes.
-                _append(paths[name], "".join(traceback.format_exception(error)))
-                failed = failed or _failure(name, f"{type(error).__name__}: {error}", paths[name], error)
-            elif isinstance(result := future.result(), _Raised):
+                known = isinstance(error, JobLost)
+                append(paths[name], "" if known else "".join(traceback.format_exception(error)))
+                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                failed = failed or _failure(name, reason, paths[name], error)
+                append(paths[name], f"{FAILED} {name}: {reason}\n")
+            elif isinstance(result := future.result(), Raised):
                 failed = failed or _failure(name, result.reason, paths[name])
             else:
                 yield name, result
+            if isinstance(pool, JobExecutor):
+                pool.delivered(future)
 
     try:
-        for call in calls:
+        if isinstance(pool, JobExecutor):
+            waiting |= pool.send(calls, paths, threads)
+        for call in () if isinstance(pool, JobExecutor) else calls:
             try:
                 waiting[pool.submit(_logged, call, str(paths[call.name]), threads)] = call.name
             except BrokenExecutor as error:
@@ -195,7 +269,7 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
             if waiting:
                 yield from collect(wait(waiting, return_when=FIRST_COMPLETED).done)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and isinstance(pool, SpawnedProcesses):
+        if isinstance(error, KeyboardInterrupt) and isinstance(pool, (SpawnedProcesses, JobExecutor)):
             # Cancelled futures would make the pool's own thread stumble over them when the workers are gone.
             pool.stop()
         else:
@@ -205,11 +279,19 @@ def run_all(pool: Executor, calls: Sequence[Call], logs: Path) -> Iterator[tuple
     if failed:
         raise failed
     if lost:
-        raise _died(lost, paths) from lost[0][1]
+        died = _died(lost, paths)
+        for name, _ in lost:
+            if paths[name].stat().st_size:
+                append(paths[name], f"{FAILED} {name}: its worker died\n")
+        raise died from lost[0][1]
+
+
+class JobLost(Exception):
+    """A call ended without a result; the text says how."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Raised:
+class Raised:
     """What a failed call sends back: text, since an exception may not survive the way between processes."""
 
     reason: str
@@ -217,21 +299,34 @@ class _Raised:
 
 def _logged(call: Call, log: str, threads: int) -> Any:
     """Run a call where the executor put it, at so many torch threads, with its beginning, end and traceback in the log."""
-    path = Path(log)
-    _append(path, f"began {call.name} in process {os.getpid()}\n")
+    with noted(call.name, Path(log)) as said, threads_of_torch(threads):
+        result = call.function(*call.args)
+    return said[0] if said else result
+
+
+@contextlib.contextmanager
+def noted(name: str, path: Path, let_out: tuple[type[BaseException], ...] = (KeyboardInterrupt,)) -> Iterator[list["Raised"]]:
+    """Context of a call that writes its beginning and its end into the log; an error becomes the one item of the list, but for kinds that are let out."""
+    said: list[Raised] = []
+    append(path, f"{BEGAN} {name} in process {os.getpid()} at {time.time():.3f}\n")
     try:
-        with _threads(threads):
-            result = call.function(*call.args)
-    except KeyboardInterrupt:
+        yield said
+    except let_out:
         raise
     except BaseException as error:
-        _append(path, traceback.format_exc())
-        return _Raised(f"{type(error).__name__}: {error}")
-    _append(path, f"ended {call.name}\n")
-    return result
+        said.append(Raised(f"{type(error).__name__}: {error}"))
+        append(path, f"{traceback.format_exc()}{FAILED} {name}\n")
+    else:
+        append(path, f"{ENDED} {name}\n")
 
 
-def _begin_worker() -> None:
+def _begin_worker(devices: Sequence[str] = (), taken: Any = None) -> None:
+    if devices:
+        with taken.get_lock():
+            first = taken.value % len(devices)
+            taken.value += 1
+        # CUDA is not up yet, and its first device is then this worker's; the others stay behind it for functions that name one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join((*devices[first:], *devices[:first]))
     # Ctrl-C reaches the whole group; the parent decides, and a worker would only print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -263,7 +358,7 @@ _TURN = threading.RLock()
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads_of_torch(count: int) -> Iterator[None]:
     """So many torch threads for a call, and as many as before after it. Calls in threads of one process take turns."""
     import torch
 
@@ -274,6 +369,15 @@ def _threads(count: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+def _cuda_devices() -> list[str]:
+    """The CUDA devices of this machine that this process may use, as the environment names them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
+    return named[:count] if named else [str(one) for one in range(count)]
 
 
 def _cores() -> int:
@@ -301,7 +405,12 @@ def _prepare_logs(calls: Sequence[Call], logs: Path) -> dict[str, Path]:
     return paths
 
 
-def _append(path: Path, text: str) -> None:
+def append(path: Path, text: str) -> None:
+    """Write to the end of a log.
+
+    Raises:
+        NotWritten: The operating system refuses.
+    """
     try:
         with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666), "a") as log:
             log.write(text)
@@ -315,7 +424,8 @@ def _tail(path: Path) -> str:
 
 
 def _failure(name: str, reason: str, path: Path, cause: BaseException | None = None) -> TrialFailed:
-    error = TrialFailed(f"Trial {name} failed with {reason.rstrip('. ')}; its log {path} ends with\n{_tail(path)}")
+    how = "failed, because" if isinstance(cause, JobLost) else "failed with"
+    error = TrialFailed(f"Trial {name} {how} {reason.rstrip('. ')}; its log {path} ends with\n{_tail(path)}")
     error.__cause__ = cause
     return error
 

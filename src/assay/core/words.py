@@ -12,6 +12,19 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def lasted(seconds: float) -> str:
+    """A time in words, to two units: `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 1:
+        return f"{seconds:.2g} s"
+    if whole < 60:
+        return f"{whole} s"
+    large, small, words = (
+        (whole // 60, whole % 60, ("min", "s")) if whole < 3600 else (whole // 3600, whole % 3600 // 60, ("h", "min"))
+    )
+    return f"{large:,} {words[0]}" + (f" {small} {words[1]}" if small else "")
+
+
 def worded(value: object, number: Callable[[float], str] = "{:.4g}".format) -> str:
     """A diagnostic in words: numbers to four digits, the middle of a long list left out, settings by name.
 

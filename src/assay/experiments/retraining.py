@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import __version__
 from ..cluster.executors import Call, InlineExecutor, run_all
 from ..core.errors import Mismatch, UsageError
+from ..core.lineage import fingerprint
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
@@ -116,10 +118,21 @@ class Retraining:
         function, whose = (_here, self.replay) if local else (_elsewhere, self._packed())
         chunks = [list(enumerate(groups))[place::CHUNKS] for place in range(min(CHUNKS, len(groups)))]
         calls = [
-            Call(f"without-{number:02d}", function, (whose, chunk, steps, targets, form)) for number, chunk in enumerate(chunks)
+            Call(f"without-{number:02d}", function, (whose, chunk, steps, targets, form), self._key(chunk, steps, targets, form))
+            for number, chunk in enumerate(chunks)
         ]
-        for _, found in run_all(self.pool, calls, self.replay.run.paths.logs):
+        for _, found in run_all(self.pool, calls, self.replay.run.paths.logs, self.task):
             yield found
+
+    def _key(self, chunk: Sequence[tuple[int, np.ndarray]], steps: range, targets: tuple[str, ...], form: str) -> str:
+        """Fingerprint of all that some trainings depend on; empty where a loop or targets of the user's own are part of it."""
+        if self.loop is not None or isinstance(self.targets, Mapping):
+            return ""
+        how = repr(sorted((self.replay_config or ReplayConfig()).identity.items()))
+        groups = [part for place, group in chunk for part in (str(place), group.tobytes())]
+        return fingerprint(
+            self.replay.run.fingerprint, repr(self.targets), how, repr(steps), repr(targets), form, __version__, *groups
+        )
 
     def _packed(self) -> bytes:
         """Everything that another process needs to build the replay. As bytes: torch sends tensors through shared memory, which small

@@ -34,6 +34,7 @@ from ..training.batches import TrainingData
 from ..training.loop import evaluate, train
 from ..training.state import TrainingState, standing_at
 from .execution import Execution
+from .kept_state import StateKeeper
 from .plan import LoadedData, Plan, load_data
 
 Retrain = Callable[..., float]
@@ -231,6 +232,11 @@ def trial_file(run: Run, plan: Plan | None, arm: Arm, seed: int) -> Path:
     return run.paths.trial(fingerprint(*how, __version__, arm.fingerprint), arm.name, seed)
 
 
+def state_file(path: Path) -> Path:
+    """Where the state of a training is kept until its result is in `path`."""
+    return path.absolute().with_suffix(".state")
+
+
 def finished_trial(path: Path, arm: str, seed: int) -> Outcome | None:
     """The retraining saved at `path`, if it is of this arm and seed and not a copy of another."""
     return finished(functools.partial(load_outcome, made_of=path.parent.name, arm=arm, seed=seed), path)
@@ -257,8 +263,10 @@ def run_trials(
     due: Sequence[tuple[Arm, int, Path]],
     execution: Execution,
     done: Sequence[Outcome],
+    save: bool = True,
 ) -> Iterator[tuple[Outcome, Path]]:
-    """Train the arms that are due, each with its seed, and yield each outcome with its file as soon as it is finished.
+    """Train the arms that are due, each with its seed, and yield each outcome with its file as soon as it is finished; with `save`, one that is stopped leaves the
+    state from which it goes on.
 
     Raises:
         TrialFailed: A training failed.
@@ -270,12 +278,16 @@ def run_trials(
         # Titles have signs that no log's name may have.
         name = f"{arm.name if arm.selector is None else 'control'}-{seed}"
         paths[name] = path
-        work = (train_arm, (plan.plain(), arm, seed)) if plan is not None else (_own, (retrain, arm, seed))
-        calls.append(Call(name, *work))
+        if plan is None:
+            # What a function of the user's own does, no file says, so that it has no key.
+            calls.append(Call(name, _own, (retrain, arm, seed)))
+            continue
+        work = plan.plain(), arm, seed, None, str(state_file(path)) if save else ""
+        calls.append(Call(name, train_arm, work, str(path.absolute()), resumes=save))
     finished = len(done)
     with contextlib.ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
-        for name, outcome in run_all(pool, calls, run.paths.logs):
+        for name, outcome in run_all(pool, calls, run.paths.logs, "verify", len(done)):
             finished += 1
             progress.advance(
                 "verify", finished, total, f"{outcome.arm}, seed {outcome.seed}: test accuracy {outcome.accuracy:.4f}"
@@ -287,20 +299,29 @@ TURN = threading.RLock()
 """torch's random generator is one per process, so that trials in threads of one process must take turns."""
 
 
-def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int, steps: int | None = None) -> Outcome:
+def train_arm(plain: Mapping[str, Any], arm: Arm, seed: int, steps: int | None = None, keep: str = "") -> Outcome:
     """One retraining by the plan, of the arm's examples from new initial weights: the accuracy after the last epoch, or after `steps` steps.
+
+    Args:
+        plain: The plan.
+        arm: The examples.
+        seed: Of weights and order.
+        steps: As `training.loop.train` takes them.
+        keep: File for the state of a long training, from which the same call goes on; empty for none.
 
     Raises:
         AssayError: As `training.loop.train`.
     """
     with TURN:
-        return _trained(Plan.make(plain), arm, seed, steps)
+        return _trained(Plan.make(plain), arm, seed, steps, StateKeeper(Path(keep)) if keep else None)  # type: ignore[abstract]
 
 
-def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
+def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None, keeper: StateKeeper | None) -> Outcome:
     began = time.perf_counter()
     loaded = load_data(plan)
-    model, state = trained_model(plan, loaded, arm, seed, steps)
+    model, state = trained_model(plan, loaded, arm, seed, steps, keeper=keeper)
+    if keeper is not None:
+        keeper.forget()
     test = loaded.test
     with standing_at(model, state.averages):
         accuracy, loss = evaluate(model, test.inputs, test.labels, prepare=test.prepared, device=plan.training.device)
@@ -308,7 +329,7 @@ def _trained(plan: Plan, arm: Arm, seed: int, steps: int | None) -> Outcome:
 
 
 def trained_model(
-    plan: Plan, loaded: LoadedData, arm: Arm, seed: int, steps: int | None = None
+    plan: Plan, loaded: LoadedData, arm: Arm, seed: int, steps: int | None = None, *, keeper: StateKeeper | None = None
 ) -> tuple[nn.Module, TrainingState]:
     """The model after one retraining of the arm's examples from new initial weights, and the state in which the training ended.
 
@@ -325,6 +346,8 @@ def trained_model(
         ),
         plan.recipe_with(seed),
         weights=weights,
+        observer=keeper,
+        resume=keeper.kept() if keeper is not None else None,
         steps=steps,
         selector=plan.selector if arm.selector is None else arm.selector,
     )

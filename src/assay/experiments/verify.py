@@ -178,7 +178,7 @@ def verify(
                 outcomes.append(outcome)
             else:
                 due.append((arm, seed, path))
-    for outcome, path in run_trials(opened, plan, retrain, due, execution, outcomes):
+    for outcome, path in run_trials(opened, plan, retrain, due, execution, outcomes, bool(save)):
         outcomes.append(outcome)
         if save:
             save_outcome(outcome, path, path.parent.name)

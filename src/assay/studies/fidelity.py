@@ -302,12 +302,12 @@ def _measured(
             name = f"{cell}-{seed}"
             where[name] = paths.trial(fingerprint(cell, repr(titles), content, str(examples), __version__), seed)
             if finished(functools.partial(load_seed_result, made_of=where[name].stem), where[name]) is None:
-                calls.append(Call(name, one_seed, (cell, sources[source], examples, titles, seed)))
+                calls.append(Call(name, one_seed, (cell, sources[source], examples, titles, seed), where[name].stem))
     total, done = len(where), len(where) - len(calls)
     execution.progress.advance("seeds", done, total, "taken from an earlier study" if done else "")
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
-        for name, found in run_all(pool, calls, paths.logs):
+        for name, found in run_all(pool, calls, paths.logs, "seeds", done):
             done += 1
             save_seed_result(found, where[name], where[name].stem)
             words = ", ".join(f"{one.method} {one.tau:.3f}" for one in found.agreements[:2])

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..cluster.executors import Call, executor, run_all
 from ..core.arguments import checked_arguments, checked_fields, moved_keywords
 from ..core.errors import UnknownName, UsageError
@@ -244,10 +245,13 @@ def _theory(
     """The perceptron's error for every way of keeping; each curve is one call."""
     ways = [(HARD, 1.0, 0.0)] if angles else []
     ways += [(keep, fraction, angle) for angle in angles for keep in (HARD, EASY) for fraction in fractions if fraction < 1]
-    calls = [Call(f"theory-{keep}-{fraction:g}-{angle:g}", curve, (keep, fraction, angle)) for keep, fraction, angle in ways]
+    calls = [
+        Call(f"theory-{keep}-{fraction:g}-{angle:g}", curve, (keep, fraction, angle), __version__)
+        for keep, fraction, angle in ways
+    ]
     found: dict[str, Theory] = {}
     progress.advance("theory", 0, len(calls))
-    for name, one in run_all(pool, calls, logs):
+    for name, one in run_all(pool, calls, logs, "theory"):
         found[name] = one
         progress.advance("theory", len(found), len(calls), name)
     return tuple(found[call.name] for call in calls)

@@ -15,7 +15,7 @@ from ..experiments.plan import Plan, load_data
 from ..experiments.progress import Progress
 from ..experiments.record import record
 from ..experiments.score import score
-from ..experiments.trials import TURN, Arm, train_arm
+from ..experiments.trials import TURN, Arm, state_file, train_arm
 from ..maths import draws
 from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
 from ..runs.paths import RunPaths, StudyPaths
@@ -66,13 +66,19 @@ def recordings(wanted: Sequence[Recorded], paths: StudyPaths, pool: Executor, pr
         folders.append(paths.probe(fingerprint(plain, load_data(one.data or one.plan).content, __version__)))
         by_folder.setdefault(folders[-1], (one, {}))[1].update(dict.fromkeys(one.scores))
     calls = [
-        Call(one.name, probe, (one.plan.plain(), str(folder), tuple(titles)))
+        Call(
+            one.name,
+            probe,
+            (one.plan.plain(), str(folder.absolute()), tuple(titles)),
+            fingerprint(folder.name, *titles),
+            resumes=True,
+        )
         for folder, (one, titles) in by_folder.items()
         if not titles or not all(scored(folder, title) for title in titles)
     ]
     total = len(by_folder)
     progress.advance("record", total - len(calls), total)
-    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs), total - len(calls) + 1):
+    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs, "record", total - len(calls)), total - len(calls) + 1):
         progress.advance("record", done, total, name)
     return folders
 
@@ -111,11 +117,12 @@ def outcomes(jobs: Sequence[Job], paths: StudyPaths, pool: Executor, progress: P
             known[path] = outcome
             continue
         seed = draws.integer(job.plan.seed, "study final")
-        calls[path.stem] = Call(path.stem, train_arm, (job.plan.plain(), job.arm, seed, job.steps))
+        work = job.plan.plain(), job.arm, seed, job.steps, str(state_file(path))
+        calls[path.stem] = Call(path.stem, train_arm, work, path.stem, resumes=True)
         names[path.stem] = path
     total, done = len(known) + len(calls), len(known)
     progress.advance("train", done, total, "taken from an earlier study" if done else "")
-    for name, outcome in run_all(pool, list(calls.values()), paths.logs):
+    for name, outcome in run_all(pool, list(calls.values()), paths.logs, "train", done):
         done += 1
         known[names[name]] = outcome
         save_outcome(outcome, names[name], name)

@@ -1,0 +1,265 @@
+"""SLURM: what is asked of it and what is made of its answers; and in the second group, on a real cluster of one node, every way in which a job can end."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from assay.cluster import Call, executor, run_all
+from assay.cluster.ledger import read_ledgers
+from assay.cluster.slurm import Slurm, SlurmExecutor
+from assay.cluster.slurm_queue import Ended, Queue
+from assay.core.errors import TrialFailed, UnknownName, UsageError
+
+PATIENCE = 240
+"""Seconds after which a test gives up."""
+
+
+def square(number):
+    return number * number
+
+
+def fail(number):
+    raise ValueError(f"trial {number} cannot be")
+
+
+def die(path):
+    path.write_text("")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait(path, go, value):
+    with path.open("a") as file:
+        file.write(f"{os.environ.get('SLURM_ARRAY_JOB_ID', os.environ.get('SLURM_JOB_ID'))} {os.getpid()}\n")
+    while not go.exists():
+        time.sleep(0.05)
+    return value
+
+
+def counted(path, seconds):
+    """Goes on where it was stopped, as a training with states does; how often it began."""
+    begun = int(path.read_text()) + 1 if path.exists() else 1
+    path.write_text(str(begun))
+    if begun == 1:
+        time.sleep(seconds)
+    return begun
+
+
+def until(condition):
+    deadline = time.monotonic() + PATIENCE / 2
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """A function that puts a command of SLURM in place that says something and ends with a code; no other is there."""
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def put(name, says="", code=0, complains=""):
+        path = folder / name
+        path.write_text(f"#!/bin/sh\nprintf '%s' '{says}'\nprintf '%s' '{complains}' >&2\nexit {code}\n")
+        path.chmod(0o755)
+
+    return put
+
+
+def test_what_squeue_says(commands):
+    queue = Queue()
+    assert queue.states(["12_0"]) is None, "no answer is no news"
+    commands("squeue", "12_0|RUNNING|None\n12_1|PENDING|JobArrayTaskLimit\n")
+    assert queue.states(["12_0", "12_1"]) == {"12_0": "RUNNING None", "12_1": "PENDING JobArrayTaskLimit"}
+    commands("squeue", code=1, complains="slurm_load_jobs error: Invalid job id specified")
+    assert queue.states(["12"]) == {}
+    commands("squeue", code=1, complains="Unable to contact slurm controller")
+    assert queue.states(["12"]) is None
+
+
+def test_how_a_job_ended_is_said_by_sacct_or_where_that_is_off_by_scontrol(commands):
+    queue = Queue()
+    assert queue.ended("12_1") is None
+    commands("scontrol", "JobId=13 ArrayJobId=12 JobState=TIMEOUT Reason=TimeLimit ExitCode=0:15")
+    assert queue.ended("12_1") == Ended("TIMEOUT", "exit code 0:15")
+    commands("sacct", "12_0|COMPLETED|0:0\n12_1|CANCELLED by 0|0:9\n")
+    assert queue.ended("12_1") == Ended("CANCELLED", "exit code 0:9")
+    commands("sacct", code=1, complains="Slurm accounting storage is disabled")
+    assert queue.ended("12_1").state == "TIMEOUT"
+    commands("scontrol", "JobState=RUNNING ExitCode=0:0")
+    assert queue.ended("12_1") is None and not Queue.failed(None) and not Queue.failed(Ended("COMPLETED", ""))
+
+
+def test_what_a_job_asks_for():
+    asked = Slurm.parse("slurm:partition=gpu,gpus=2,time=240,mem=7.5,cpus=8")
+    assert asked.title == "slurm:time=240,partition=gpu,cpus=8,gpus=2,mem=7.5"
+    said = asked.parameters(3)
+    assert said["gpus_per_node"] == 2 and said["mem"] == "7680M" and said["cpus_per_task"] == 8 and said["signal_delay_s"] == 90
+    plain = Slurm.parse("slurm").parameters(3)
+    assert plain["cpus_per_task"] == 3 and not {"partition", "mem", "gpus_per_node"} & plain.keys()
+    assert Slurm(time=1).parameters(1)["signal_delay_s"] == 15
+    with pytest.raises(UnknownName, match="Did you mean partition"):
+        Slurm.parse("slurm:partitions=gpu")
+    for wrong in ("slurm:time=0", "slurm:time=1.5", "slurm:gpus=-1", "slurm:mem=much"):
+        with pytest.raises(UsageError):
+            Slurm.parse(wrong)
+    with pytest.raises(UsageError, match="slurm:jobs=3 says how many"):
+        executor("slurm", workers=3)
+
+
+def test_jobs_are_never_kept_where_a_stranger_may_have_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert Slurm().home == tmp_path / "cache" / "assay" / "slurm"
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    with pytest.raises(UsageError, match="belongs to somebody else"):
+        SlurmExecutor(Slurm(folder=str(tmp_path)), dry_run=True)._home()
+
+
+def test_without_slurm_or_submitit_it_says_so(monkeypatch, commands):
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "submitit", None)
+        with pytest.raises(UsageError, match=r"needs submitit.*pip install 'assay\[slurm\]'"):
+            executor("slurm")
+    pytest.importorskip("submitit")
+    with pytest.raises(UsageError, match="SLURM's sbatch is not found"):
+        executor("slurm")
+
+
+needs_slurm = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode != 0,
+        reason="no SLURM answers here; .ci/slurm-up starts one",
+    ),
+]
+
+
+@pytest.fixture
+def pool(tmp_path):
+    pytest.importorskip("submitit")
+    made = []
+
+    def start(**more):
+        made.append(SlurmExecutor(Slurm(**{"time": 5, "folder": str(tmp_path / "jobs"), **more}), pause=0.2, grace=5))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+class TestOnACluster:
+    pytestmark = needs_slurm
+
+    def test_an_array_gives_all_results_and_leaves_nothing_behind(self, pool, tmp_path):
+        calls = [Call(f"square-{number}", square, (number,), str(number)) for number in range(5)]
+        with pool() as slurm:
+            assert dict(run_all(slurm, calls, tmp_path / "logs")) == {f"square-{number}": number**2 for number in range(5)}
+        assert (tmp_path / "logs" / "square-3.log").read_text().endswith("ended square-3\n")
+        assert not list((tmp_path / "jobs").iterdir())
+
+    def test_a_future_is_one_of_the_standard_library(self, pool):
+        with pool() as slurm:
+            assert list(slurm.map(square, [1, 2])) == [1, 4]
+            assert "trial 3 cannot be" in str(slurm.submit(fail, 3).exception(timeout=PATIENCE))
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            slurm.submit(square, 1)
+
+    def test_a_failed_trial_carries_the_tail_of_its_log(self, pool, tmp_path):
+        with (
+            pytest.raises(TrialFailed, match=r"(?s)bad failed with ValueError: trial 4.*bad.log ends with.*raise "),
+            pool() as slurm,
+        ):
+            list(run_all(slurm, [Call("bad", fail, (4,))], tmp_path))
+
+    def test_a_worker_that_is_killed_is_a_named_failure_and_the_others_deliver(self, pool, tmp_path):
+        results = {}
+        calls = [Call("dies", die, (tmp_path / "died",)), Call("good", square, (3,))]
+        with (
+            pytest.raises(
+                TrialFailed, match=r"dies failed, because the worker of job \S+ ended without a result \(FAILED, exit code"
+            ),
+            pool() as slurm,
+        ):
+            for name, result in run_all(slurm, calls, tmp_path / "logs"):
+                results[name] = result
+        assert results in ({"good": 9}, {}) and (tmp_path / "died").exists()
+        (status,) = read_ledgers(tmp_path / "logs")
+        assert (status.failed, status.first_failed, status.done, status.alive) == (1, "dies", len(results), False)
+
+    def test_a_job_that_is_cancelled_is_a_named_failure(self, pool, tmp_path):
+        begun = tmp_path / "begun"
+
+        def cancelled():
+            for name, result in run_all(slurm, [Call("waits", wait, (begun, tmp_path / "go", 1))], tmp_path / "logs"):
+                raise AssertionError((name, result))
+
+        with pool() as slurm:
+            import threading
+
+            threading.Thread(
+                target=lambda: (
+                    until(lambda: begun.exists() and begun.read_text()),
+                    subprocess.run(["scancel", begun.read_text().split()[0]]),
+                )
+            ).start()
+            with pytest.raises(TrialFailed, match=r"waits failed, because job \S+ was cancelled"):
+                cancelled()
+
+    def test_past_its_time_limit_a_call_is_a_failure_and_one_that_resumes_goes_on(self, pool, tmp_path):
+        seconds = 200
+        calls = [Call("once", time.sleep, (seconds,)), Call("again", counted, (tmp_path / "count", seconds), "key", resumes=True)]
+        results = {}
+        with pytest.raises(TrialFailed, match=r"once failed with TimeLimit: .* keeps no state"), pool(time=1) as slurm:
+            for name, result in run_all(slurm, calls, tmp_path / "logs"):
+                results[name] = result
+        assert results == {"again": 2}
+
+    def test_a_later_process_takes_up_what_an_earlier_one_sent(self, pool, tmp_path):
+        code = f"""
+            import sys
+            from pathlib import Path
+            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            import test_slurm as here
+            folder = Path({str(tmp_path)!r})
+            slurm = here.SlurmExecutor(here.Slurm(time=5, folder=str(folder / "jobs")), pause=0.2)
+            calls = [here.Call(name, here.wait, (folder / name, folder / "go", name), name) for name in "ab"]
+            list(here.run_all(slurm, calls, folder / "logs"))
+        """
+        script = tmp_path / "script.py"
+        script.write_text(textwrap.dedent(code))
+        parent = subprocess.Popen([sys.executable, script])
+        until(lambda: all((tmp_path / name).exists() for name in "ab"))
+        (status,) = read_ledgers(tmp_path / "logs")
+        assert (status.running, status.queued, status.alive) == (2, 0, True)
+        parent.kill()
+        parent.wait()
+        assert not read_ledgers(tmp_path / "logs")[0].alive
+        calls = [Call(name, wait, (tmp_path / name, tmp_path / "go", name), name) for name in "ab"]
+        with pool() as slurm:
+            results = run_all(slurm, calls, tmp_path / "logs")
+            (tmp_path / "go").touch()
+            assert dict(results) == {"a": "a", "b": "b"}
+        assert [len((tmp_path / name).read_text().splitlines()) for name in "ab"] == [1, 1], "nothing ran twice"
+
+    def test_ctrl_c_ends_the_jobs(self, pool, tmp_path):
+        slurm = pool()
+        futures = slurm.send(
+            [Call("waits", wait, (tmp_path / "begun", tmp_path / "go", 1))], {"waits": tmp_path / "waits.log"}, 1
+        )
+        until((tmp_path / "begun").exists)
+        slurm.stop()
+        assert "was stopped" in str(next(iter(futures)).exception(timeout=PATIENCE))
+        until(lambda: not slurm._queue.states([next(iter(futures)).job_id]))
+
+    def test_what_slurm_refuses_is_one_sentence(self, pool, tmp_path):
+        with pytest.raises(UsageError, match=r"SLURM refused the jobs \(.*partition"), pool(partition="nowhere") as slurm:
+            list(run_all(slurm, [Call("square", square, (1,))], tmp_path))
