@@ -219,7 +219,9 @@ def test_what_no_command_reads_is_refused(refused, verb):
     [
         (["--seeds", "1"], "at least 2"),
         (["--decision", "drip"], "Did you mean drop"),
-        (["--executor", "slurm"], "inline, processes"),
+        (["--executor", "cluster"], "inline, processes"),
+        (["--where", "slurm:nodes=2"], "nodes"),
+        (["--where", "processes:0"], "must be 1 or more"),
         (["--executor", "inline", "--workers", "3"], "needs the executor 'processes'"),
         (["--workers", "0"], "must be 1 or more"),
     ],

@@ -258,8 +258,8 @@ def test_flags_that_no_method_reads_are_refused(scored, capsys):
         (("--schedule", "tree"), "--schedule, --memory and --tolerance are for methods that replay the training"),
         (("--memory", "5000"), "--schedule, --memory and --tolerance"),
         (("--tolerance", "0.1"), "--schedule, --memory and --tolerance"),
-        (("--workers", "1"), "--executor and --workers are for loo"),
-        (("--executor", "inline"), "--executor and --workers are for loo"),
+        (("--workers", "1"), "--where is for loo"),
+        (("--executor", "inline"), "--where is for loo"),
     ):
         code, _, err = here(capsys, "score", scored, "cg_score", *flags)
         assert code == 2 and words in sentence(err)

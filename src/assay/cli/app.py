@@ -27,6 +27,7 @@ from .record import record_
 from .report import report_
 from .review import review_
 from .score import score_
+from .status import status_
 from .study import study_
 from .tables import datasets_, methods_, nets_, policies_
 from .verify import verify_
@@ -62,6 +63,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report_,
     "review": review_,
     "study": study_,
+    "status": status_,
     "inspect": inspect_,
     "from-probs": from_probs_,
     "from-logits": from_logits_,
@@ -74,6 +76,8 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 """The commands in the order of the work. Each imports what it needs only when it runs, so that help appears at once."""
 
+PLACES = "--executor", "--workers"
+"""Options of before that --where says in one."""
 RENAMED = {"--again": "--recompute", "--ragged": "--last-batch"}
 """Options of before."""
 
@@ -115,7 +119,7 @@ def run_app(arguments: Sequence[str]) -> int:
     arguments = list(arguments)
     debug, document, quiet = (_taken(arguments, flag) for flag in ("--debug", "--json", "--quiet"))
     with output.opened(document, quiet) as stream:
-        code = _run(arguments, debug)
+        code = _run(_placed(arguments), debug)
         if document:
             command = arguments[0] if arguments and arguments[0] in VERBS else ""
             try:
@@ -166,6 +170,27 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
             return _say(debug, str(error), error.exit_code, kind)
         return _say(debug, f"unexpected {kind}: {error}. Run again with --debug and report the traceback.", 1, kind)
     return 0
+
+
+def _placed(arguments: list[str]) -> list[str]:
+    """The arguments, with --executor and --workers said as --where, for verbs that take it."""
+    verb = VERBS.get(arguments[0]) if arguments else None
+    if verb is None or "where" not in inspect.signature(verb).parameters:
+        return arguments
+    rest, given = list(arguments), {}
+    for flag in PLACES:
+        for place, one in enumerate(rest):
+            if one.startswith(f"{flag}="):
+                given[flag] = rest.pop(place).partition("=")[2]
+                break
+            if one == flag and place + 1 < len(rest):
+                given[flag] = rest[place + 1]
+                del rest[place : place + 2]
+                break
+    if not given:
+        return arguments
+    kind, workers = given.get("--executor", "processes"), given.get("--workers")
+    return [*rest, "--where", kind if workers is None else f"{kind}:{workers}"]
 
 
 def _too_much(error: cyclopts.UnusedCliTokensError) -> str:

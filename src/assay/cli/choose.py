@@ -62,7 +62,7 @@ def choose_(
         Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; the same value
         that was given to `assay score` and `assay cleanse`.
     """
-    from ..cluster.executors import executor as pool_of
+    from ..cluster.executors import executor
     from ..core.errors import UsageError
     from ..core.scores import Scores
     from ..data.arrays import rows_by_id
@@ -112,7 +112,7 @@ def choose_(
         (by,) = scored(opened, score, save=True, replay_config=how if replayed else None).values()
     curve = None
     if auto:
-        with showing_progress() as progress, pool_of("processes", threads=opened.header.threads) as pool:
+        with showing_progress() as progress, executor("processes", threads=opened.header.threads) as pool:
             curve = curve_for(opened, by, retrain=retrain, replay_config=how, execution=Execution(pool, progress))  # type: ignore[arg-type]
         say(curve.sentence)
     seen = opened if score is not None else None

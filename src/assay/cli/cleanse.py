@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .values import MaybeWhole, Whole
+from .values import Whole
 
 if TYPE_CHECKING:
     from ..core.curve import Curve, Removal
@@ -21,8 +21,7 @@ def cleanse_(
     draws: Whole = 5,
     by: str = "loss",
     tolerance: float = 0.0,
-    executor: str = "processes",
-    workers: MaybeWhole = None,
+    where: str = "processes",
 ) -> None:
     """Find out how many of the worst examples to remove.
 
@@ -52,12 +51,11 @@ def cleanse_(
     tolerance
         Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
         requires identical bits.
-    executor
-        processes (side by side on this machine) or inline.
-    workers
-        How many processes; by default as many as there are cores for, at the recorded number of threads each.
+    where
+        inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded number of threads each, or processes:N (with several GPUs each its own);
+        or slurm, each a job of the cluster, with options such as slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
     """
-    from ..cluster.executors import executor as pool_of
+    from ..cluster.executors import executor
     from ..core.errors import UsageError
     from ..experiments.choose import counting
     from ..experiments.cleanse import RemovalGrid, cleanse, undecided
@@ -75,7 +73,7 @@ def cleanse_(
         raise UsageError(f"--counts {counts!r} is no list of whole numbers such as 1,10,100.") from error
     opened, how = Run(run), ReplayConfig(tolerance=tolerance)
     grid = RemovalGrid(wanted, retrain, draws, by)  # type: ignore[arg-type]
-    with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
+    with showing_progress() as progress, executor(where, threads=opened.header.threads) as pool:
         method = parse(score)
         (scores,) = scored(
             opened,

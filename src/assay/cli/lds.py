@@ -23,8 +23,7 @@ def lds_(
     draw: Whole = 0,
     recompute: Switch = False,
     tolerance: float = 0.0,
-    executor: str = "processes",
-    workers: MaybeWhole = None,
+    where: str = "processes",
 ) -> None:
     """Leave many examples out together: do the values predict it?
 
@@ -64,12 +63,11 @@ def lds_(
     tolerance
         Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
         requires identical bits.
-    executor
-        processes (side by side on this machine) or inline.
-    workers
-        How many processes; by default as many as there are cores for, at the recorded number of threads each.
+    where
+        inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded number of threads each, or processes:N (with several GPUs each its own);
+        or slurm, each a job of the cluster, with options such as slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
     """
-    from ..cluster.executors import executor as pool_of
+    from ..cluster.executors import executor
     from ..experiments.execution import Execution
     from ..experiments.lds import LeaveOutGrid, lds, name_of
     from ..replay.config import ReplayConfig
@@ -78,7 +76,7 @@ def lds_(
 
     opened = Run(run)
     grid = LeaveOutGrid(subsets, share, count, queries, not only_other_seeds, other_seeds, form, draw)  # type: ignore[arg-type]
-    with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
+    with showing_progress() as progress, executor(where, threads=opened.header.threads) as pool:
         made = lds(
             opened,
             methods,

@@ -36,8 +36,7 @@ def score_(
     memory: MaybeWhole = None,
     tolerance: float = 0.0,
     reference: list[str] | None = None,
-    executor: str = "processes",
-    workers: MaybeWhole = None,
+    where: str = "processes",
 ) -> None:
     """Give every example of a run a number by each method.
 
@@ -88,12 +87,11 @@ def score_(
     reference
         NAME=RUN or NAME=FILE: the last model of another run, or a state_dict in a safetensors file, for oti:reference=NAME; may be given
         several times.
-    executor
-        Where loo retrains without each example: processes (side by side on this machine) or inline.
-    workers
-        How many processes; by default as many as there are cores for, at the recorded number of threads each.
+    where
+        Where loo retrains without each example: inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded
+        number of threads each, or processes:N; or slurm, jobs of the cluster, with options such as slurm:partition=cpu,time=240 (minutes; see docs/cluster.md).
     """
-    from ..cluster.executors import executor as pool_of
+    from ..cluster.executors import executor
     from ..core.errors import UsageError, listed
     from ..core.scores import ordered
     from ..core.words import worded
@@ -129,8 +127,8 @@ def score_(
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(scorable(opened)[0])}.")
     how, named = ReplayConfig(schedule, memory, tolerance), [parse(name) for name in methods if name != ALL]
     replayed, retrained = any(is_replayed(opened, one) for one in named), any(one.retrains for one in named)
-    _check_read(methods, replayed, retrained, how != ReplayConfig(), executor != "processes" or workers is not None)
-    with showing_progress() as progress, pool_of(executor, workers, opened.header.threads) as pool:
+    _check_read(methods, replayed, retrained, how != ReplayConfig(), where != "processes")
+    with showing_progress() as progress, executor(where, threads=opened.header.threads) as pool:
         request = Request(
             strict=strict,
             save="recompute" if recompute else True,
@@ -256,7 +254,7 @@ def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, repla
         )
     if spread and not retrained:
         raise UsageError(
-            f"--executor and --workers are for {' or '.join(retraining())}, which trains without each example; {', '.join(methods)} do not."
+            f"--where is for {' or '.join(retraining())}, which trains without each example; {', '.join(methods)} do not."
         )
 
 

@@ -98,8 +98,8 @@ def study_(
     cutoff: float | None = None,
     corrupt: float | None = None,
     corrupt_intensity: float | None = None,
-    executor: str = "processes",
-    workers: MaybeWhole = None,
+    where: str = "processes",
+    dry_run: Switch = False,
 ) -> None:
     """Replicate a study of a paper, on your data or the papers'.
 
@@ -239,12 +239,13 @@ def study_(
         pruning only: fraction of the training images that are corrupted.
     corrupt_intensity
         pruning only: how far.
-    executor
-        processes (side by side on this machine) or inline.
-    workers
-        How many processes; by default as many as there are cores.
+    where
+        inline, one after the other; processes, side by side on this machine, as many as there are cores, or processes:N (with several GPUs each its own);
+        or slurm, each a job of the cluster, with options such as slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
+    dry_run
+        With --where slurm: print the script that would be sent next, and how many jobs it is, and send nothing.
     """
-    from ..cluster.executors import executor as pool_of
+    from ..cluster.executors import Announced, executor
     from ..core.errors import UnknownName, UsageError
     from ..experiments.execution import Execution
     from ..experiments.plan import merged, settings_in
@@ -333,24 +334,31 @@ def study_(
     # A plan that a study wrote holds what it combines too.
     settings, grid = merged(written, flags), {**combined(study, written.pop("study", {})), **given(how)}
     settings.pop("study", None)
-    with showing_progress() as progress, pool_of(executor, workers) as pool:
+    if dry_run and where.partition(":")[0] != "slurm":
+        raise UsageError(f"--dry-run prints what --where slurm would send; with --where {where} leave it out.")
+    with showing_progress() as progress, executor(where, dry_run=dry_run) as pool:
         how_far: dict[str, Any] = {"scale": scale, "execution": Execution(pool, progress)}
-        if study == "fidelity":
-            show_fidelity(study_fidelity(folder, grid=FidelityGrid(**grid), **how_far))
-        elif study == "cleansing":
-            show_cleansing(study_cleansing(folder, settings, grid=CleansingGrid(**grid), **how_far))
-        elif study == "scaling":
-            show_study(study_scaling(folder, settings, grid=ScalingGrid(**grid), **how_far))
-        elif study == "difficulty":
-            show_study(study_difficulty(folder, settings, grid=DifficultyGrid(**grid), **how_far))
-        elif study == "complexity_gap":
-            show_replication(study_complexity_gap(folder, settings, grid=ComplexityGapGrid(**grid), **how_far))
-        elif study == "coresets":
-            show_replication(study_coresets(folder, settings, grid=CoresetsGrid(**grid), **how_far))
-        elif study == "pruning":
-            show_replication(study_pruning(folder, settings, grid=PruningGrid(**grid), **how_far))
-        else:
-            show_replication(study_liveval(folder, settings, grid=LiveValGrid(**grid), **how_far))
+        try:
+            if study == "fidelity":
+                show_fidelity(study_fidelity(folder, grid=FidelityGrid(**grid), **how_far))
+            elif study == "cleansing":
+                show_cleansing(study_cleansing(folder, settings, grid=CleansingGrid(**grid), **how_far))
+            elif study == "scaling":
+                show_study(study_scaling(folder, settings, grid=ScalingGrid(**grid), **how_far))
+            elif study == "difficulty":
+                show_study(study_difficulty(folder, settings, grid=DifficultyGrid(**grid), **how_far))
+            elif study == "complexity_gap":
+                show_replication(study_complexity_gap(folder, settings, grid=ComplexityGapGrid(**grid), **how_far))
+            elif study == "coresets":
+                show_replication(study_coresets(folder, settings, grid=CoresetsGrid(**grid), **how_far))
+            elif study == "pruning":
+                show_replication(study_pruning(folder, settings, grid=PruningGrid(**grid), **how_far))
+            else:
+                show_replication(study_liveval(folder, settings, grid=LiveValGrid(**grid), **how_far))
+        except Announced as told:
+            say(told.script)
+            say(f"{told.jobs:,} job{'s' if told.jobs > 1 else ''} would be sent; those of later steps are like them.")
+            return
     say(f"The page: {StudyPaths(folder).page}")
 
 

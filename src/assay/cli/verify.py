@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from .values import MaybeWhole, Switch, Whole
+from .values import Switch, Whole
 
 
 def verify_(
@@ -16,8 +16,7 @@ def verify_(
     after: Whole = 0,
     detect: float | None = None,
     control: str | None = None,
-    executor: str = "processes",
-    workers: MaybeWhole = None,
+    where: str = "processes",
 ) -> None:
     """Retrain over seeds: was the decision right?
 
@@ -42,12 +41,11 @@ def verify_(
     control
         A second control beside random removal: a live selector such as rs2, which trains every epoch on as many examples as the decision keeps, drawn anew,
         in as many steps.
-    executor
-        processes (side by side on this machine) or inline.
-    workers
-        How many processes; by default as many as there are cores.
+    where
+        inline, one after the other; processes, side by side on this machine, as many as there are cores, or processes:N (with several GPUs each its own);
+        or slurm, each a job of the cluster, with options such as slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
     """
-    from ..cluster.executors import executor as pool_of
+    from ..cluster.executors import executor
     from ..experiments.execution import Execution
     from ..experiments.power import seeds_needed
     from ..experiments.verify import Seeds, verify
@@ -65,7 +63,7 @@ def verify_(
     if detect is not None:
         power = seeds_needed(chosen, detect, run=opened, control=control or "").sentence
         say(power)
-    with showing_progress() as progress, pool_of(executor, workers) as pool:
+    with showing_progress() as progress, executor(where) as pool:
         verdict = verify(
             chosen,
             run=opened,

@@ -134,10 +134,11 @@ def measured(protocol: Protocol, paths: StudyPaths, execution: Execution) -> tup
         for fraction, choices in protocol.choices.items():
             name = f"choose-{repetition}-{fraction:g}"
             specs = tuple((choice.selector, choice.score) for choice in choices)
-            calls.append(Call(name, choose, (str(folder), specs, fraction, protocol.of(repetition).seed)))
+            work = str(folder.absolute()), specs, fraction, protocol.of(repetition).seed
+            calls.append(Call(name, choose, work, fingerprint(folder.name, repr(work[1:]))))
             meant[name] = fraction, choices
     refused: dict[tuple[float, str], str] = {}
-    for done, (name, failed) in enumerate(run_all(pool, calls, paths.logs), 1):
+    for done, (name, failed) in enumerate(run_all(pool, calls, paths.logs, "choose"), 1):
         fraction, mine = meant[name]
         refused |= {
             (fraction, choice.row): failed[choice.selector, choice.score]
