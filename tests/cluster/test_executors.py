@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from assay.cluster import Call, InlineExecutor, executor, run_all
+from assay.cluster import Call, InlineExecutor, executor, executors, run_all
 from assay.core.errors import NotWritten, TrialFailed, UnknownName, UsageError
 
 FAR = 60
@@ -268,3 +269,29 @@ def test_calls_in_threads_of_one_process_take_turns_at_their_number_of_threads(t
             assert fresh.submit(torch.get_num_threads).result() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_workers_take_several_gpus_in_turn(monkeypatch):
+    monkeypatch.setattr(executors.signal, "signal", lambda *_: None)
+    taken, seen = multiprocessing.Value("i", 0), []
+    for _ in range(4):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        executors._begin_worker(["2", "5", "7"], taken)
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["2,5,7", "5,7,2", "7,2,5", "2,5,7"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6")
+    assert executors._cuda_devices() == ["4", "6"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert executors._cuda_devices() == ["0", "1"]
+
+
+def test_an_executor_by_its_text():
+    with executor("processes:3", threads=2) as pool:
+        assert pool.workers == 3 and pool.threads == 2
+    for text in ("processes:0", "processes:-1", "inline:0"):
+        with pytest.raises(UsageError, match="must be 1 or more"):
+            executor(text)
+    for text in ("processes:many", "inline:x", "slurm2", ""):
+        with pytest.raises(UsageError, match="is not one of inline, processes, processes:N, slurm"):
+            executor(text)

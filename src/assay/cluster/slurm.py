@@ -26,6 +26,8 @@ from .slurm_queue import Ended, Queue
 
 ARRAY = 500
 """Jobs of one array; clusters allow 1,001 unless they were told otherwise."""
+KEPT = 60 * 24 * 3600
+"""Seconds for which results that were never asked for, and logs of failures, stay."""
 INSTALL = "pip install 'assay[slurm]'"
 
 
@@ -191,6 +193,7 @@ class SlurmExecutor(JobExecutor):
             NotWritten: The folder of the jobs cannot be written.
         """
         home, found, due = self._home(), {}, []
+        _remove_old(home)
         for call in calls:
             future = JobFuture()
             future.end = self._cancelled
@@ -344,6 +347,7 @@ class SlurmExecutor(JobExecutor):
         with self._lock:
             self._waiting.pop(future.job_id, None)
         self._queue.cancel([future.job_id])
+        self.delivered(future)
 
     def _watch(self) -> None:
         """Answer the futures, until none waits."""
@@ -520,6 +524,14 @@ def _file_name(call: Call, log: Path) -> str:
     """By what the call depends on and where it belongs; without a key it is a new one each time."""
     parts = (call.key, call.name, str(log.absolute())) if call.key else (os.urandom(16).hex(),)
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _remove_old(home: Path) -> None:
+    """Remove what nobody has asked for in a long time."""
+    for path in home.iterdir():
+        with contextlib.suppress(OSError):
+            if path.is_file() and time.time() - path.lstat().st_mtime > KEPT:
+                path.unlink()
 
 
 def _result(future: JobFuture) -> Path:
