@@ -109,7 +109,18 @@ def test_a_dry_run_prints_the_script_and_sends_nothing(capsys, tmp_path):
     pytest.importorskip("submitit")
     where = f"slurm:partition=gpu,gpus=1,time=240,folder={tmp_path / 'jobs'}"
     code, out, err = here(
-        capsys, "study", "scaling", tmp_path / "s", *QUICK[:-2], "--sizes", "0.5,1", "--where", where, "--dry-run"
+        capsys,
+        "study",
+        "scaling",
+        tmp_path / "s",
+        *QUICK[:-2],
+        "--sizes",
+        "0.5,1",
+        "--metrics",
+        "el2n:at=1",
+        "--where",
+        where,
+        "--dry-run",
     )
     assert (code, err) == (0, "") and not list(tmp_path.iterdir())
     for line in ("--array=0-3%4", "--partition=gpu", "--gpus-per-node=1", "--time=240", "--signal=USR2@90"):
