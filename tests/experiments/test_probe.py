@@ -1,4 +1,7 @@
 import dataclasses
+import pickle
+import shutil
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 import torch
@@ -47,6 +50,28 @@ def test_the_flipped_recording_is_of_the_same_training_under_other_labels(probed
     kept, made = plan_of(run).plain(), plan_of(again).plain()
     assert {name: value for name, value in made.items() if name != "probe"} == kept
     assert torch.equal(again.labels, flipped_labels(run.labels, 10, run.ids.keys, **{"rate": None, **made["probe"]}))
+
+
+def test_the_flipped_recording_is_the_same_wherever_it_is_made(probed, tmp_path):
+    run, found = probed
+    own = small.copied(Run(run.folder), tmp_path / "run")
+    shutil.rmtree(own.folder / "probes")
+    # As any executor that is not of this process: what it is given must be sent.
+    with ThreadPoolExecutor(1) as pool:
+        made = probe(own, flips=FEW, execution=assay.Execution(Sending(pool)))
+    assert made.methods == found.methods
+    first, again = (Run(next(path for path in (one.folder / "probes").iterdir() if path.is_dir())) for one in (run, own))
+    assert first.fingerprint == again.fingerprint
+
+
+class Sending(Executor):
+    """Gives calls to another executor as they arrive elsewhere."""
+
+    def __init__(self, pool):
+        self._pool = pool
+
+    def submit(self, fn, /, *args, **kwargs):
+        return self._pool.submit(*pickle.loads(pickle.dumps((fn, *args))), **kwargs)
 
 
 def test_a_finished_probe_is_taken_from_the_folder_and_other_methods_cost_no_training(probed):

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 
 def probe_(
-    run: Path, /, *methods: str, flip: float = 0.02, kind: str = "confusion", seed: Whole = 0, recompute: Switch = False
+    run: Path,
+    /,
+    *methods: str,
+    flip: float = 0.02,
+    kind: str = "confusion",
+    seed: Whole = 0,
+    recompute: Switch = False,
+    where: str = "inline",
 ) -> None:
     """Say which method finds labels flipped on purpose.
 
@@ -37,7 +44,11 @@ def probe_(
         Random seed by which labels are drawn.
     recompute
         Score again, even if a result is saved.
+    where
+        Where it trains: inline, in this process; processes; or slurm, as a job of the cluster with options such as slurm:partition=gpu,gpus=1,time=240 (see
+        docs/cluster.md).
     """
+    from ..cluster.executors import executor
     from ..experiments.choose import counting_wrong
     from ..experiments.execution import Execution
     from ..experiments.probe import Flips, probe
@@ -45,13 +56,13 @@ def probe_(
     from .console import say, showing_progress
 
     opened = Run(run)
-    with showing_progress() as progress:
+    with showing_progress() as progress, executor(where, threads=opened.header.threads) as pool:
         found = probe(
             opened,
             methods or None,
             flips=Flips(flip, kind, seed),  # type: ignore[arg-type]
             save="recompute" if recompute else True,
-            execution=Execution(progress=progress),
+            execution=Execution(pool, progress),
         )
     show_probe(found)
     say(f"Next: assay choose {run} {shlex.quote(found.best)} --policy {counting_wrong()}:count=auto")

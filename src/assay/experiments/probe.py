@@ -1,17 +1,19 @@
 """Probe: flip a few labels of the user's own data, record again, and say which method finds them."""
 
 import dataclasses
+import json
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from .. import __version__
+from ..cluster.executors import Call, InlineExecutor, run_all
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
 from ..core.lineage import Lineage, fingerprint
@@ -29,11 +31,12 @@ from ..runs.run import Run
 from .evidence import gather_together
 from .execution import Execution
 from .models import members_of
-from .plan import Plan, has_plan, plan_of
+from .plan import Plan, has_plan, load_data, plan_of
 from .record import record as recorded
 from .request import Request
 from .scorable import scorable
 from .score import ALL, served
+from .trials import TURN
 
 Labelled = Callable[[Int[Tensor, " examples"], Path], object]
 """`record(labels, folder)` trains once on these labels, in the order of the run's ids, and records into the folder."""
@@ -100,7 +103,7 @@ def probe(
         record: For a run of your own loop: `record(labels, folder)`, which trains once on these labels, in the order of the run's ids, and records into the
             folder. A run with a plan is recorded by its plan.
         save: Whether the result is saved, and reused; `"recompute"` scores again. The recording itself is always kept.
-        execution: Who is told of the training and of each method.
+        execution: Where the training runs that a plan says, and who is told of it and of each method.
 
     Raises:
         UsageError: Fewer than 10 labels would flip, a method ranks difficulty, or the run is of a loop and `record` is not given.
@@ -139,7 +142,9 @@ def probe(
     if old is not None and old.lineage is not None and (old.lineage.parents, old.lineage.code) == (parents, __version__):
         return old
     again = _recorded(run, labels, planted, run.paths.probe_run(name), record, execution)
-    scores, refused = served(again, wanted, Request(save=save, execution=execution), joined=False)
+    # Scores take a pool only where one of them retrains.
+    scoring = execution if any(one.retrains for one in wanted) else dataclasses.replace(execution, pool=None)
+    scores, refused = served(again, wanted, Request(save=save, execution=scoring), joined=False)
     for title, words in refused.items():
         warnings.warn(f"{title} is not probed: {words}", stacklevel=3)
     counted = wrong_count(gather_together(members_of(again)))
@@ -260,7 +265,16 @@ def _recorded(
     if record is None:
         plan = plan_of(run)
         made = Plan.make({**plan.plain(), "probe": {name: value for name, value in planted.items() if value is not None}})
-        again = recorded(made, folder, resume=(folder / "run.json").exists(), progress=execution.progress)
+        if execution.pool is None or isinstance(execution.pool, InlineExecutor):
+            again = recorded(made, folder, resume=(folder / "run.json").exists(), progress=execution.progress)
+        else:
+            name = f"probe-{folder.name}"
+            work = made.plain(), str(folder.absolute())
+            key = fingerprint(json.dumps(made.plain(), sort_keys=True), load_data(made).content, __version__)
+            execution.progress.advance("record", 0, 1)
+            for _ in run_all(execution.pool, [Call(name, record_elsewhere, work, key, resumes=True)], run.paths.logs, "probe"):
+                execution.progress.advance("record", 1, 1)
+            again = Run(folder)
     else:
         if not (folder / "run.json").exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -273,6 +287,16 @@ def _recorded(
     if again.epochs < run.epochs:
         raise RunError(f"{folder} holds {again.epochs} epochs and {run.folder} {run.epochs}; remove it, and probe again.")
     return again
+
+
+def record_elsewhere(plain: Mapping[str, Any], folder: str) -> None:
+    """Record by a plan into a folder, or go on with what is there, where an executor puts it.
+
+    Raises:
+        AssayError: As `record`.
+    """
+    with TURN:
+        recorded(Plan.make(plain), folder, resume=(Path(folder) / "run.json").exists())
 
 
 def _recall(counted: WrongCount, flipped: Bool[Tensor, " examples"]) -> float | None:
