@@ -38,6 +38,8 @@ _HOMES = {
     "verify": "experiments.verify",
     "Seeds": "experiments.verify",
     "seeds_needed": "experiments.power",
+    "estimate_recording": "experiments.estimate",
+    "estimate_retraining": "experiments.estimate",
     "cleanse": "experiments.cleanse",
     "curve_for": "experiments.cleanse",
     "RemovalGrid": "experiments.cleanse",

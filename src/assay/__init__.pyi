@@ -31,6 +31,8 @@ from .experiments.compare import combine as combine
 from .experiments.compare import compare as compare
 from .experiments.confident import confident_joint as confident_joint
 from .experiments.duplicates import duplicates as duplicates
+from .experiments.estimate import estimate_recording as estimate_recording
+from .experiments.estimate import estimate_retraining as estimate_retraining
 from .experiments.evidence import gather as gather
 from .experiments.evidence import gather_inputs as gather_inputs
 from .experiments.evidence import gather_logits as gather_logits
@@ -154,6 +156,8 @@ __all__ = [
     "curve_for",
     "dataset_card",
     "duplicates",
+    "estimate_recording",
+    "estimate_retraining",
     "examples_from_arrays",
     "examples_from_dataset",
     "explain",

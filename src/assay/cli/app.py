@@ -22,6 +22,7 @@ from .existing import from_logits_, from_probs_
 from .explain import explain_
 from .inspect import inspect_
 from .lds import lds_
+from .plan import plan_
 from .probe import probe_
 from .record import record_
 from .report import report_
@@ -48,6 +49,7 @@ app = cyclopts.App(
 
 VERBS: dict[str, Callable[..., None]] = {
     "demo": demo_,
+    "plan": plan_,
     "record": record_,
     "score": score_,
     "attribute": attribute_,

@@ -173,6 +173,20 @@ def executor(kind: str = "inline", workers: int | None = None, threads: int = 1,
     return SpawnedProcesses(workers or max(_cores() // threads, 1), threads)
 
 
+def side_by_side(kind: str, threads: int = 1) -> int:
+    """How many calls an executor of that text runs at once, at most.
+
+    Raises:
+        UsageError: As `executor`.
+    """
+    if kind.partition(":")[0] == "slurm":
+        from .slurm import Slurm
+
+        return Slurm.parse(kind).jobs
+    with executor(kind, threads=threads) as pool:
+        return getattr(pool, "workers", 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """One trial to run: `function(*args)`. For other processes it must be picklable, so a function at the top of a module.

@@ -1,0 +1,32 @@
+"""`assay plan`: what it says of runs and recordings, and what it refuses."""
+
+import json
+
+import pytest
+
+from cli.shell import SMALL, here, sentence
+
+
+def test_a_run_and_a_recording_are_planned(own, capsys):
+    code, out, _ = here(capsys, "plan", own, "--seeds", "4", "--where", "processes:2", "--json")
+    assert code == 0 and not json.loads(out)["error"]
+    (table,) = json.loads(out)["tables"]
+    assert table["rows"][0][:3] == ["verify, 4 seeds", 12, 21] and table["columns"][5] == "2 side by side"
+    flags = [one for one in SMALL if one not in ("--plant", "uniform:rate=0.1")]
+    code, out, _ = here(capsys, "plan", *flags, "--models", "3", "--json")
+    (table,) = json.loads(out)["tables"]
+    assert code == 0 and table["rows"][0][:3] == ["record", 3, 21] and "side by side" not in str(table["columns"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("RUN", "--epochs", "3"), "says how it was trained; leave out recipe"),
+        (("--detect", "1", "--data", "digits"), "--detect and --decision are of a run"),
+        (("RUN", "--where", "cloud"), "is not one of inline"),
+        (("RUN", "--seeds", "0"), "must be 1 or more"),
+    ],
+)
+def test_plans_that_cannot_be_are_refused(own, capsys, flags, words):
+    code, _, err = here(capsys, "plan", *(own if one == "RUN" else one for one in flags))
+    assert code == 2 and words in sentence(err)
