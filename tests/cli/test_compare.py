@@ -1,8 +1,15 @@
+import dataclasses
 import json
 import shutil
 
 import pytest
+import torch
 
+from assay.cli.probe import next_step
+from assay.core.ids import Ids
+from assay.core.probe import Probe, ProbedMethod, ThresholdExamples
+from assay.core.wrong_labels import WrongCount
+from assay.maths.planted_counts import PlantedCount
 from assay.runs.artefacts import load_probe
 from assay.runs.run import Run
 from cli.shell import here, sentence
@@ -39,6 +46,31 @@ def test_a_probe_names_the_method_to_go_on_with(own, capsys):
     shutil.rmtree(Run(own).paths.probe_run("confusion-0.06-0"))
     code, again, _ = here(capsys, "probe", own, "aum", "loss", "--flip", "0.06")
     assert code == 0 and found.sentence in again and "train accuracy" not in again
+
+
+def test_a_probe_with_an_extra_class_says_where_aums_threshold_lies(own, capsys):
+    code, out, _ = here(capsys, "probe", own, "loss", "--kind", "extra_class")
+    found = load_probe(Run(own).paths.probe("extra_class-0.0909091-0"))
+    assert code == 0 and "36 of 397 labels given an extra class" in out and "wrong before" in out
+    assert found.count_sentence in out and found.threshold_sentence in out
+
+
+def counted(holds="count", low=30.0):
+    return PlantedCount(40.0, low, 60.0, 0.1, 0.95, holds)
+
+
+def test_the_next_step_drops_only_what_is_counted(monkeypatch, recorded):
+    run, known = Run(recorded), WrongCount(Ids([1]), torch.ones(1).double(), 1.0, 0.0, 1.0, clear=False)
+    monkeypatch.setattr("assay.experiments.wrong_labels.count_if_possible", lambda run: known)
+    made = Probe("uniform", 20, 20, 397, 0, (ProbedMethod("loss", 0.9, 0.8, 0.95, 0.5, 1.0, None, counted()),))
+    assert next_step(run, made).endswith("loss --policy threshold:count=40")
+    for one in (counted(low=0.0), counted("overlap", 0.0), None):
+        nothing = dataclasses.replace(made, methods=(dataclasses.replace(made.methods[0], counted=one),))
+        assert "count=" not in next_step(run, nothing) and "look at the first ones" in next_step(run, nothing)
+    extra = dataclasses.replace(nothing, kind="extra_class", threshold=ThresholdExamples(0.5, 17.3, 10.0, 20.0))
+    assert next_step(run, extra).endswith("threshold:count=17") and "before any is dropped" in next_step(run, extra)
+    known = dataclasses.replace(known, low=1.0, clear=True)
+    assert next_step(run, made).endswith("threshold:count=auto")
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,20 @@ import pickle
 import shutil
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, UsageError
+from assay.core.ids import Ids
+from assay.core.wrong_labels import count_of_margins
 from assay.data.corruption import flipped_labels
+from assay.experiments import probe as probing
 from assay.experiments.plan import plan_of
 from assay.experiments.probe import Flips, confusions, probe
 from assay.methods.loss import Loss
-from assay.runs.artefacts import load_probe
+from assay.runs.artefacts import load_probe, load_truth, save_json
 from assay.runs.run import Run
 from experiments import small
 from experiments.test_verify import looped
@@ -122,6 +126,110 @@ def test_a_loop_of_ones_own_is_recorded_by_its_function(tmp_path):
 def test_what_cannot_be_probed_is_refused(run, given, words):
     with pytest.raises(UsageError, match=words):
         probe(run, **given)
+
+
+def test_where_flipped_labels_rank_says_how_many_others_are_wrong(probed):
+    run, found = probed
+    wrong = int((run.labels != load_truth(run.paths.truth)[1]).sum())
+    best = found.methods[0].counted
+    assert (
+        best.holds == "count"
+        and best.low <= wrong == 40 <= best.high < 120
+        and "rank like the flipped ones" in found.count_sentence
+    )
+    assert all(one.counted.low <= one.counted.high for one in found.methods) and found.threshold is None
+
+
+def test_a_result_of_before_labels_were_counted_is_made_again_from_its_recording(probed):
+    run, _ = probed
+    path, loss = run.paths.probe("confusion-0.06-0"), probe(run, ["loss"], flips=FEW)
+    body = dataclasses.asdict(loss)
+    del body["threshold"], body["methods"][0]["counted"]
+    save_json("probe", body, path)
+    old = load_probe(path)
+    assert old.methods[0].auc == loss.methods[0].auc and old.count_sentence == "" == old.methods[0].wrong
+    assert probe(run, ["loss"], flips=FEW).methods == loss.methods == load_probe(path).methods
+
+
+@pytest.fixture(scope="module")
+def extra(run, tmp_path_factory):
+    """A run of its own whose probe has an extra class."""
+    own = small.copied(run, tmp_path_factory.mktemp("extra") / "run")
+    return own, probe(own, ["loss"], flips=Flips(kind="extra_class"))
+
+
+def test_threshold_examples_have_a_class_that_none_truly_has(extra):
+    run, found = extra
+    folder = next(path for path in (run.folder / "probes").iterdir() if path.is_dir())
+    again = Run(folder)
+    assert again.classes == 11 and again.ids == run.ids and found.flipped == int((again.labels == 10).sum()) == round(397 / 11)
+    assert torch.equal(again.labels[again.labels < 10], run.labels[again.labels < 10])
+    wrong = int((run.labels != load_truth(run.paths.truth)[1]).sum())
+    counted = found.methods[0].counted
+    assert counted.holds == "upper end" and counted.low == 0 and wrong <= counted.high < 120
+    assert "given an extra class" in found.sentence and "no wrong label is harder to find" in found.count_sentence
+
+
+def test_aums_threshold_is_read_off_the_margins_of_the_threshold_examples(extra):
+    run, found = extra
+    again = Run(next(path for path in (run.folder / "probes").iterdir() if path.is_dir()))
+    margins, planted = assay.score(again, "aum")["aum"].of(again.ids), again.labels == 10
+    one = found.threshold
+    assert one.margin == pytest.approx(float(margins[planted].quantile(0.99))) and one.low < one.count < one.high
+    below = sum(
+        int((margins[~planted & (run.labels == at)] <= one.margin).sum())
+        * int((run.labels == at).sum())
+        / int((~planted & (run.labels == at)).sum())
+        for at in range(10)
+    )
+    assert one.count == pytest.approx(below) == pytest.approx(sum(row.count for row in one.by_class))
+    assert load_probe(run.paths.probe("extra_class-0.0909091-0")) == dataclasses.replace(found, lineage=found.lineage)
+    assert f"{round(one.count)} labels" in found.threshold_sentence
+
+
+def test_flips_of_labels_that_a_plan_planted_are_other_ones_than_the_plans(run, tmp_path):
+    # Under one seed the same ids would flip again, and none of the others be wrong.
+    own = small.copied(run, tmp_path / "run")
+    planned = plan_of(own).plant
+    planted = probing._planted(own, Flips(0.1, planned.kind, plan_of(own).seed if planned.seed is None else planned.seed))
+    flipped = probing._planted_labels(own, planted) != own.labels
+    wrong = own.labels != load_truth(own.paths.truth)[1]
+    assert int((flipped & wrong).sum()) < 0.5 * int(flipped.sum())
+
+
+def test_a_count_that_the_margins_rule_out_is_not_told():
+    ids = Ids(range(600))
+    draw = np.random.default_rng(0)
+    # 60 planted labels stand first, and 120 that the margins resist stand behind them: errors that are harder to find.
+    suspicion = torch.from_numpy(np.concatenate([draw.normal(9, 1, 60), draw.normal(4, 1, 120), draw.normal(0, 1, 420)]))
+    known = count_of_margins(ids, torch.from_numpy(np.concatenate([draw.normal(-4, 1, 120), draw.normal(4, 1, 480)])), None)
+    assert known.clear and known.low > 90
+    flipped = torch.arange(600) < 60
+    made = probing._Counting(1 / 9, False, known, 0)
+    assert made.of(suspicion, flipped).holds == "contradicted" and made.of(suspicion, flipped).high == 600
+    none = count_of_margins(ids, torch.from_numpy(draw.normal(0, 1, 600)), None)
+    assert not none.clear and dataclasses.replace(made, by_margins=none).of(suspicion, flipped).holds == "count"
+
+
+def test_a_wrong_label_is_flipped_to_its_true_class_as_often_as_flips_go_there(run):
+    matrix = torch.full((10, 10), 0.02 / 9, dtype=torch.float64).fill_diagonal_(0.98)
+    planted = {"kind": "class", "rate": None, "seed": 0, "matrix": matrix.tolist()}
+    assert probing._mended(planted, run) == pytest.approx(1 / 9) == probing._mended({"kind": "uniform", "matrix": None}, run)
+    pair = torch.eye(10).roll(1, 1) * 0.02 + torch.eye(10) * 0.98
+    assert probing._mended({**planted, "matrix": pair.tolist()}, run) == pytest.approx(1)
+
+
+def test_a_loop_of_ones_own_gets_labels_of_one_class_more(tmp_path):
+    run = looped(tmp_path / "mine")
+    seen = []
+
+    def again(labels, folder):
+        seen.append(int(labels.max()))
+        looped(folder, labels=labels.clamp(max=run.classes - 1))
+
+    with pytest.raises(Mismatch, match="other ids or labels"):
+        probe(run, "loss", flips=Flips(0.3, "extra_class"), record=again)
+    assert seen == [run.classes]
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": 0.6}, {"kind": "pair"}, {"seed": -1}])

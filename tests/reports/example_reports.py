@@ -31,6 +31,7 @@ from assay.core.report_data import (
 from assay.core.scores import CHANGE, Direction, Scores
 from assay.core.trial import ALL, KEPT, RANDOM, Cleaning, Comparison, Detection, Outcome, Verdict
 from assay.core.wrong_labels import ClassCount, WrongCount
+from assay.maths.planted_counts import PlantedCount
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PROBE = "<img src=x onerror=\"document.title='fired'\"></script><script>document.title='fired'</script>"
@@ -170,7 +171,16 @@ def chosen(made: ReportData, points: int = 1500) -> ReportData:
     ids, given, wrong = shown.ids, shown.given, shown.given != shown.true
     by_class = tuple(ClassCount(name, 60, 6.0 - at / 2, 2.0, 9.0) for at, name in enumerate(classes))
     methods = tuple(
-        ProbedMethod(one, 0.97 - at / 100, 0.95 - at / 100, 0.99 - at / 100, 0.6, 0.8, at and 0.5**at)
+        ProbedMethod(
+            one,
+            0.97 - at / 100,
+            0.95 - at / 100,
+            0.99 - at / 100,
+            0.6,
+            0.8,
+            at and 0.5**at,
+            PlantedCount(190, 150, 240, 0.06, 0.97),
+        )
         for at, one in enumerate(titles)
     )
     best = dataclasses.replace(methods[0], adjusted=None)

@@ -320,6 +320,7 @@ def test_what_helps_to_choose_a_method_is_shown_with_its_numbers(tab, report):
     said = {name: tab.locator(f"#{name}").inner_text() for name in ("wrong", "duplicates", "classes")}
     assert "About 200 of 2,000 labels are wrong (95 % interval 150 to 250)" in said["wrong"]
     assert report.probes[0].sentence in said["wrong"] and "sees 87.5 % of them" in said["wrong"]
+    assert report.probes[0].count_sentence in said["wrong"] and "190 (150 to 240)" in tab.locator("#wrong").text_content()
     assert "2 groups of 5 of 2,000 examples" in said["duplicates"] and "and 1 more" in said["duplicates"]
     assert tab.locator("#duplicates .card").count() == 4 and tab.locator("#duplicates img").count() == 4
     assert "share of what stays" in said["classes"].lower()

@@ -8,13 +8,14 @@ from .values import Switch, Whole
 
 if TYPE_CHECKING:
     from ..core.probe import Probe
+    from ..runs.run import Run
 
 
 def probe_(
     run: Path,
     /,
     *methods: str,
-    flip: float = 0.02,
+    flip: float | None = None,
     kind: str = "confusion",
     seed: Whole = 0,
     recompute: Switch = False,
@@ -26,7 +27,12 @@ def probe_(
     recording under these labels is kept in the run's folder, so that the same command goes on where it was
     stopped, and other methods cost no training. The data themselves are not changed.
 
+    Where they rank among the others says how many of those are wrong, if wrong labels rank like them. With an extra class, whose examples are
+    resisted less, they give an upper end, and the threshold of AUM.
+
     Example: assay probe runs/digits --flip 0.02
+
+    Example: assay probe runs/digits --kind extra_class
 
     Example: assay probe runs/digits aum loss knn_disagreement
 
@@ -37,9 +43,10 @@ def probe_(
     methods
         METHOD or METHOD:option=value,... of methods that rank suspects; by default, and by `all`, all that the run allows.
     flip
-        Fraction of the labels that are flipped.
+        Fraction of the labels that are flipped; by default 0.02, and with an extra class 1 / (classes + 1).
     kind
-        confusion (to a class that the model confuses the given one with, as people do) or uniform (to any other class).
+        confusion (to a class that the model confuses the given one with, as people do), uniform (to any other class) or extra_class (to a class
+        more, which no example truly has).
     seed
         Random seed by which labels are drawn.
     recompute
@@ -49,7 +56,6 @@ def probe_(
         docs/cluster.md).
     """
     from ..cluster.executors import executor
-    from ..experiments.choose import counting_wrong
     from ..experiments.execution import Execution
     from ..experiments.probe import Flips, probe
     from ..runs.run import Run
@@ -65,7 +71,25 @@ def probe_(
             execution=Execution(pool, progress),
         )
     show_probe(found)
-    say(f"Next: assay choose {run} {shlex.quote(found.best)} --policy {counting_wrong()}:count=auto")
+    say(next_step(opened, found))
+
+
+def next_step(run: "Run", found: "Probe") -> str:
+    """The next command; none that drops where nothing says that labels are wrong."""
+    from ..experiments.choose import counting_wrong
+    from ..experiments.wrong_labels import count_if_possible
+
+    folder, title, first = run.folder, shlex.quote(found.best), found.methods[0].counted
+    drops = f"assay choose {folder} {title} --policy {counting_wrong()}:count="
+    by_margins = count_if_possible(run)
+    if by_margins is not None and by_margins.seen:
+        return f"Next: {drops}auto"
+    if first is not None and first.seen:
+        return f"Next: {drops}{round(first.count)}"
+    look = f"Next: look at the first ones on the page, assay report {folder} --first {title}"
+    if found.threshold is not None and round(found.threshold.count):
+        return f"{look}, before any is dropped; as many as AUM's rule has: {drops}{round(found.threshold.count)}"
+    return look
 
 
 def show_probe(found: "Probe") -> None:
@@ -79,14 +103,29 @@ def show_probe(found: "Probe") -> None:
             one.average_precision,
             round(one.recovered * found.flipped),
             "the best" if one.adjusted is None else f"{one.adjusted:.3g}",
+            one.wrong,
         )
         for one in found.methods
     ]
-    columns = ("method", "AUC, 95 % interval", "average precision", f"in the first {found.inspected:,}", "p against the best")
-    show_table(f"{found.flipped:,} of {found.examples:,} labels flipped by {found.kind}", columns, rows, right=columns[1:])
+    columns = (
+        "method",
+        "AUC, 95 % interval",
+        "average precision",
+        f"in the first {found.inspected:,}",
+        "p against the best",
+        "wrong before",
+    )
+    how = found.planted if found.threshold else f"{found.planted} by {found.kind}"
+    show_table(f"{found.flipped:,} of {found.examples:,} labels {how}", columns, rows, right=columns[1:])
     say(found.sentence)
     say(
         "Intervals are over the draw of examples; p is corrected for all pairs of methods. Labels that were wrong before count as right, for all methods alike."
     )
     if found.recall is not None:
-        say(f"The count of wrong labels sees {found.recall:.0%} of the flipped ones.")
+        say(
+            f"The count of wrong labels sees {found.recall:.0%} of the {'flipped ones' if not found.threshold else 'threshold examples'}."
+        )
+    if found.count_sentence:
+        say(found.count_sentence)
+    if found.threshold:
+        say(found.threshold_sentence)

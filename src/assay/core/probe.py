@@ -1,14 +1,21 @@
-"""What a probe comes to: labels that were flipped on purpose in the user's own data, and how well each method found them."""
+"""What a probe comes to: labels that were made wrong on purpose in the user's own data, how well each method found them, and how many others are wrong."""
 
 import dataclasses
 
+from ..maths.planted_counts import PlantedCount
 from .arguments import checked_fields
 from .errors import UsageError
 from .intervals import check_interval, with_interval
 from .lineage import Lineage, fingerprint
+from .wrong_labels import ClassCount
 
 ALPHA = 0.05
 """Level at which two methods are told apart, all pairs together."""
+EXTRA = "extra_class"
+"""Kind of a probe that gives examples a class which none truly has."""
+
+
+HARDER = "Errors that are harder to find, as people's on unclear examples are, are not all counted."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +30,7 @@ class ProbedMethod:
         average_precision: Mean precision over the flipped labels, in ranking order.
         recovered: Fraction of the flipped labels in the inspected first part of the ranking.
         adjusted: p that this method and the best one find them equally well, corrected for all pairs of methods (Holm); None for the best itself.
+        counted: How many labels were wrong before, by where the flipped ones rank among the others; None of a probe of before this was counted.
     """
 
     title: str
@@ -32,6 +40,7 @@ class ProbedMethod:
     average_precision: float
     recovered: float
     adjusted: float | None = None
+    counted: PlantedCount | None = None
 
     def __post_init__(self):
         check_interval(self.low, self.high)
@@ -41,6 +50,33 @@ class ProbedMethod:
         """The AUC and its interval."""
         return with_interval(self.auc, self.low, self.high, 4)
 
+    @property
+    def wrong(self) -> str:
+        """How many labels were wrong before, with the interval."""
+        one = self.counted
+        if one is None or one.holds in ("overlap", "contradicted"):
+            return "" if one is None else "cannot be told"
+        return f"{round(one.count):,} ({round(one.low):,} to {round(one.high):,})" if one.seen else f"at most {round(one.high):,}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdExamples:
+    """What AUM's threshold examples come to: how many labels the model resists as much as a class that no example truly has.
+
+    Attributes:
+        margin: Mean margin below which 99 % of the threshold examples lie, in logits.
+        count: How many of all labels lie below it.
+        low: Lower end of the 95 % interval, over the draw of threshold examples and of the others.
+        high: Upper end.
+        by_class: The same for each given class.
+    """
+
+    margin: float
+    count: float
+    low: float
+    high: float
+    by_class: tuple[ClassCount, ...] = ()
+
 
 @dataclasses.dataclass(frozen=True)
 @checked_fields
@@ -48,7 +84,7 @@ class Probe:
     """Which method finds flipped labels best in one's own data.
 
     Attributes:
-        kind: How labels were flipped: `confusion` (to a class that the model confuses the given one with) or `uniform`.
+        kind: How labels were flipped: `confusion` (to a class that the model confuses the given one with), `uniform`, or `extra_class` (to a class of their own).
         flipped: How many labels were flipped.
         inspected: How long the first part of each ranking is in which they are counted: as long as labels seem to be wrong, the flipped among them.
         examples: Of how many examples.
@@ -56,6 +92,7 @@ class Probe:
         methods: How well each method found them, the best first.
         lineage: Where it comes from.
         recall: Mean chance of being wrong that the count of wrong labels gives the flipped ones; None where it cannot tell.
+        threshold: How many labels lie below AUM's threshold; None of other kinds.
     """
 
     kind: str
@@ -66,6 +103,7 @@ class Probe:
     methods: tuple[ProbedMethod, ...]
     lineage: Lineage | None = None
     recall: float | None = None
+    threshold: ThresholdExamples | None = None
 
     def __post_init__(self):
         if not self.methods:
@@ -82,11 +120,56 @@ class Probe:
         return tuple(one.title for one in self.methods[1:] if one.adjusted is None or one.adjusted >= ALPHA)
 
     @property
+    def planted(self) -> str:
+        """What was done to the labels, in a word."""
+        return "given an extra class" if self.kind == EXTRA else "flipped"
+
+    @property
+    def count_sentence(self) -> str:
+        """How many labels were wrong before, by the best method's ranking, in words; empty of a probe of before this was counted."""
+        best = self.methods[0]
+        counted, n = best.counted, self.examples
+        if counted is None:
+            return ""
+        high = round(counted.high)
+        if counted.holds == "overlap":
+            return (
+                f"How many labels were wrong before the {self.flipped:,} cannot tell: {best.title} ranks too many right labels among them; train longer, or a larger net, and "
+                "probe again."
+            )
+        if counted.holds == "contradicted":
+            return (
+                "How many labels were wrong before these cannot tell: the count by margins lies outside what their ranks allow, so that wrong labels are not like them; "
+                "take the count of `assay score`."
+            )
+        if self.kind == EXTRA:
+            return f"If no wrong label is harder to find than these, at most {high:,} of {n:,} labels are wrong (95 % interval, by {best.title})."
+        if counted.holds == "upper end":
+            return f"At most {high:,} of {n:,} labels were wrong before (95 % interval, by {best.title}): wrong ones rank before the flipped ones, which say no more."
+        if not counted.seen:
+            return f"If wrong labels rank like the flipped ones, at most {high:,} of {n:,} were wrong before (95 % interval, by {best.title}). {HARDER}"
+        return (
+            f"If wrong labels rank like the flipped ones, about {round(counted.count):,} of {n:,} were wrong before (95 % interval {round(counted.low):,} to {high:,}), and of the "
+            f"first {round(counted.count):,} by {best.title} about {counted.right:.0%} are right. {HARDER}"
+        )
+
+    @property
+    def threshold_sentence(self) -> str:
+        """How many labels lie below AUM's threshold, in words; empty of other kinds."""
+        one = self.threshold
+        if one is None:
+            return ""
+        return (
+            f"{round(one.count):,} labels (95 % interval {round(one.low):,} to {round(one.high):,}) are resisted as much as 99 % of the threshold examples, with a mean margin of "
+            f"at most {one.margin:.3g}: AUM's rule, which counts hard right labels too."
+        )
+
+    @property
     def sentence(self) -> str:
         """The finding in words."""
         first, others, near = self.methods[0], self.methods[1:], self.not_told_apart
         found = round(first.recovered * self.flipped)
-        words = f"Of {self.flipped:,} labels flipped among {self.examples:,}, {first.title} finds {found:,} in the first {self.inspected:,} (AUC {first.words})"
+        words = f"Of {self.flipped:,} labels {self.planted} among {self.examples:,}, {first.title} finds {found:,} in the first {self.inspected:,} (AUC {first.words})"
         if others:
             words += ", as well as or better than every other method"
         if others and len(near) == len(others):
@@ -101,4 +184,5 @@ class Probe:
     @property
     def fingerprint(self) -> str:
         """Hash over what was flipped and found."""
-        return fingerprint(repr((self.kind, self.flipped, self.inspected, self.examples, self.seed, self.methods, self.recall)))
+        made = (self.kind, self.flipped, self.inspected, self.examples, self.seed, self.methods, self.recall, self.threshold)
+        return fingerprint(repr(made))

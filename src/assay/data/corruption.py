@@ -104,6 +104,21 @@ def flipped_labels(
     return flipped
 
 
+def extra_class(
+    labels: Int[Tensor, " examples"], classes: int, keys: np.ndarray, rate: float, seed: int
+) -> Int[Tensor, " examples"]:
+    """Labels of which round(rate * examples), drawn by (seed, id), have the class `classes`, which no example truly has: AUM's threshold examples.
+
+    Raises:
+        UsageError: `rate` is out of range.
+    """
+    if not 0 <= rate <= 1:
+        raise UsageError(f"rate={rate} is outside 0..1; it is the fraction of labels that get an extra class.")
+    changed = labels.clone()
+    changed[draws.permutation(keys, seed, "threshold examples")[: round(rate * len(labels))]] = classes
+    return changed
+
+
 def _transitions(matrix: Tensor | Sequence[Sequence[float]], classes: int) -> Float64[Tensor, "classes classes"]:
     try:
         chances = torch.as_tensor(matrix, dtype=torch.float64)

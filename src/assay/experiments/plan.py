@@ -21,7 +21,7 @@ from ..core.errors import Mismatch, RunError, UnknownName, UsageError, reading
 from ..core.lineage import fingerprint
 from ..core.live_selection import AbstractLiveSelector
 from ..core.method import AbstractMethod
-from ..data.corruption import Planted, plant
+from ..data.corruption import Planted, extra_class, plant
 from ..data.examples import Examples, RowReader, joined
 from ..data.human import human_labels
 from ..data.image_corruption import STRENGTHS, Corrupted, corrupt
@@ -38,6 +38,8 @@ from ..training.recipe import Recipe
 
 DEFAULT_RECIPE = {"epochs": 20, "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 """Used where a plan says nothing: plain SGD with momentum at a constant rate."""
+EXTRA_NAME = "(no class)"
+"""Name of the class that no example truly has."""
 
 
 _ROWS = pydantic.Field(strict=False)
@@ -110,6 +112,26 @@ class Plant(pydantic.BaseModel):
         return plant(train, self.kind, self.rate, seed, self.matrix)  # type: ignore[arg-type]
 
 
+class ProbePlant(Plant):
+    """Labels that a probe makes wrong: as `Plant`, or of an extra class (see `data.corruption.extra_class`)."""
+
+    kind: Literal["uniform", "pair", "class", "extra_class"] = "uniform"  # type: ignore[assignment]
+
+    def on(self, examples: Examples, seed: int) -> Examples:
+        """The examples under these labels.
+
+        Raises:
+            UsageError: The planting does not fit the examples.
+        """
+        seed = seed if self.seed is None else self.seed
+        if self.kind != "extra_class":
+            return plant(examples, self.kind, self.rate, seed, self.matrix).examples
+        if self.rate is None or self.matrix is not None:
+            raise UsageError("The plan's probe of kind 'extra_class' takes a rate and no matrix.")
+        labels = extra_class(examples.labels.to(torch.int64), examples.classes, examples.ids.keys, self.rate, seed)
+        return dataclasses.replace(examples, labels=labels, class_names=(*examples.class_names, EXTRA_NAME))
+
+
 @dataclasses.dataclass(frozen=True)
 class PlanRecording(Recording):
     """What is kept of a plan's training, and of what it held out.
@@ -164,7 +186,7 @@ class Plan(pydantic.BaseModel):
     folds: int | None = None
     fold: int | None = None
     plant: Plant | None = None
-    probe: Plant | None = None
+    probe: ProbePlant | None = None
     recipe: dict[str, Any] = pydantic.Field(default_factory=dict)
     select: str | None = None
     record: PlanRecording = PlanRecording()
@@ -375,8 +397,7 @@ class Plan(pydantic.BaseModel):
                 true = made.true_labels
             train = made.examples
         if self.probe is not None:
-            seed = self.seed if self.probe.seed is None else self.probe.seed
-            train = plant(train, self.probe.kind, self.probe.rate, seed, self.probe.matrix).examples  # type: ignore[arg-type]
+            train = self.probe.on(train, self.seed)
         loaded = LoadedData(
             train, split.test, true, split.notes, validation, split.own, test_apart=not whole, corrupted=corrupted
         )

@@ -1,4 +1,4 @@
-"""Probe: flip a few labels of the user's own data, record again, and say which method finds them."""
+"""Probe: flip a few labels of the user's own data, record again, and say which method finds them, and how many others are wrong."""
 
 import dataclasses
 import json
@@ -16,13 +16,16 @@ from .. import __version__
 from ..cluster.executors import Call, InlineExecutor, run_all
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import Mismatch, MissingEvidence, RunError, UsageError
+from ..core.evidence import Evidence
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
 from ..core.needs import Need
-from ..core.probe import Probe, ProbedMethod
+from ..core.probe import EXTRA, Probe, ProbedMethod, ThresholdExamples
 from ..core.scores import Scores
-from ..core.wrong_labels import WrongCount, wrong_count
-from ..data.corruption import flipped_labels
+from ..core.wrong_labels import ClassCount, WrongCount, mean_margins, wrong_count
+from ..data.corruption import extra_class, flipped_labels
+from ..maths import draws
+from ..maths.planted_counts import PlantedCount, below_threshold, count_by_planted
 from ..maths.ranking import area_interval, detection_areas, precision_at
 from ..maths.statistics import holm
 from ..methods import parse
@@ -42,6 +45,7 @@ Labelled = Callable[[Int[Tensor, " examples"], Path], object]
 """`record(labels, folder)` trains once on these labels, in the order of the run's ids, and records into the folder."""
 FEWEST = 10
 """Flipped labels below which methods cannot be told apart."""
+USUAL_RATE = 0.02
 MOST_CLASSES = 100
 """Classes up to which a plan holds the chances of each to become each other."""
 
@@ -52,28 +56,33 @@ class Flips:
     """Which labels a probe flips.
 
     Attributes:
-        rate: Fraction of the labels, in (0, 0.5].
-        kind: `confusion`, to another class by the mean probabilities that the model gives the others, which looks like the errors that people make; or
-            `uniform`, to any other class.
+        rate: Fraction of the labels, in (0, 0.5]; by default 0.02, and with an extra class 1 / (classes + 1), so that it is as large as the others.
+        kind: `confusion`, to another class by the mean probabilities that the model gives the others, which looks like the errors that people make; `uniform`, to any
+            other class; or `extra_class`, to a class more, which no example truly has and for which the net gets one more output (AUM's threshold examples).
         seed: Random seed of the draw.
 
     Raises:
         UsageError: A setting is outside its range.
     """
 
-    rate: float = 0.02
-    kind: Literal["confusion", "uniform"] = "confusion"
+    rate: float | None = None
+    kind: Literal["confusion", "uniform", "extra_class"] = "confusion"
     seed: int = 0
 
     def __post_init__(self):
-        if not 0 < self.rate <= 0.5:
+        if self.rate is not None and not 0 < self.rate <= 0.5:
             raise UsageError(
                 f"rate={self.rate} is outside 0..0.5, 0 excluded; it is the fraction of the labels that are flipped."
             )
-        if self.kind not in ("confusion", "uniform"):
-            raise UsageError(f"kind={self.kind!r} is no kind of flips; give 'confusion' or 'uniform'.")
+        if self.kind not in ("confusion", "uniform", EXTRA):
+            raise UsageError(f"kind={self.kind!r} is no kind of flips; give 'confusion', 'uniform' or '{EXTRA}'.")
         if self.seed < 0:
             raise UsageError(f"seed={self.seed} is no seed; give 0 or more.")
+
+    def of(self, classes: int) -> "Flips":
+        """The same with the rate filled in, for data of so many classes."""
+        usual = 1 / (classes + 1) if self.kind == EXTRA else USUAL_RATE
+        return self if self.rate is not None else dataclasses.replace(self, rate=usual)
 
 
 @checked_arguments
@@ -91,17 +100,21 @@ def probe(
 
         found = assay.probe("runs/digits", flips=assay.Flips(rate=0.02))
         decision = assay.choose(assay.score(run, found.best)[found.best], "threshold", count="auto")
+        found.methods[0].counted  # how many labels were wrong before, if wrong ones rank like the flipped ones
 
     The recording under flipped labels is kept in the run's folder, and goes on where it was stopped. AUCs have 95 % intervals (DeLong) over the draw of
     examples, not over trainings; every two methods are compared on the same examples, and all comparisons are corrected together (Holm). Labels that were
     wrong before count as right ones, for all methods alike, so that every AUC is a little too low.
+
+    Where the flipped ones stand among the others says how many of those are wrong, by every method's ranking (`maths.planted_counts`), if wrong labels rank like the
+    flipped ones. Errors that are harder to find, as people's are, are not all counted; an extra class, which models resist less, gives an upper end and AUM's threshold.
 
     Args:
         run: The run.
         methods: Names, `"name:option=value,..."`, or methods that rank suspects; by default all that the run allows.
         flips: Which labels are flipped; by default 2 %, by confusion.
         record: For a run of your own loop: `record(labels, folder)`, which trains once on these labels, in the order of the run's ids, and records into the
-            folder. A run with a plan is recorded by its plan.
+            folder; with an extra class the labels have one class more, for which the net needs one more output. A run with a plan is recorded by its plan.
         save: Whether the result is saved, and reused; `"recompute"` scores again. The recording itself is always kept.
         execution: Where the training runs that a plan says, and who is told of it and of each method.
 
@@ -124,14 +137,15 @@ def probe(
     if record is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it is trained; leave record= out.")
     wanted = _suspecting(run, methods)
+    flips = flips.of(run.classes)
     planted = _planted(run, flips)
-    labels = flipped_labels(run.labels, run.classes, run.ids.keys, **planted)
+    labels = _planted_labels(run, planted)
     flipped = labels != run.labels
     if int(flipped.sum()) < FEWEST:
         raise UsageError(
             f"rate={flips.rate:g} flips {int(flipped.sum())} of {len(flipped)} labels; flip at least {FEWEST}, with rate={min(0.5, 2 * FEWEST / len(flipped)):.2g} or more."
         )
-    name = f"{flips.kind}-{flips.rate:g}-{flips.seed}"
+    name = f"{flips.kind}-{flips.rate:g}-{planted['seed']}"
     parents = {
         "run": run.fingerprint,
         "labels": fingerprint(labels.numpy().tobytes()),
@@ -139,7 +153,9 @@ def probe(
     }
     path = run.paths.probe(name)
     old = finished(load_probe, path) if save is True else None
-    if old is not None and old.lineage is not None and (old.lineage.parents, old.lineage.code) == (parents, __version__):
+    made = None if old is None or old.lineage is None else (old.lineage.parents, old.lineage.code)
+    # A result of before labels were counted by it is made again, from the same recording.
+    if old is not None and made == (parents, __version__) and all(one.counted is not None for one in old.methods):
         return old
     again = _recorded(run, labels, planted, run.paths.probe_run(name), record, execution)
     # Scores take a pool only where one of them retrains.
@@ -147,17 +163,20 @@ def probe(
     scores, refused = served(again, wanted, Request(save=save, execution=scoring), joined=False)
     for title, words in refused.items():
         warnings.warn(f"{title} is not probed: {words}", stacklevel=3)
-    counted = wrong_count(gather_together(members_of(again)))
+    evidence = gather_together(members_of(again))
+    counted = wrong_count(evidence)
     # Beside the flipped labels others may be wrong, which rank as high.
     inspected = max(int(flipped.sum()), counted.whole)
+    by_ranks = _Counting(_mended(planted, run), flips.kind == EXTRA, wrong_count(gather_together(members_of(run))), flips.seed)
     found = Probe(
         kind=flips.kind,
         flipped=int(flipped.sum()),
         inspected=inspected,
         examples=len(flipped),
         seed=flips.seed,
-        methods=probed(list(scores.values()), again, flipped, inspected),
+        methods=probed(list(scores.values()), again, flipped, inspected, by_ranks),
         recall=_recall(counted, flipped),
+        threshold=_threshold(evidence, run, flipped) if flips.kind == EXTRA else None,
         lineage=Lineage(run.dataset, parents, __version__, flips.seed, "cpu", time.perf_counter() - began, str(run.folder)),
     )
     if save:
@@ -165,7 +184,35 @@ def probe(
     return found
 
 
-def probed(scores: Sequence[Scores], run: Run, flipped: Bool[Tensor, " examples"], inspected: int) -> tuple[ProbedMethod, ...]:
+@dataclasses.dataclass(frozen=True)
+class _Counting:
+    """How a probe counts the labels that were wrong before, by a score's ranking.
+
+    Attributes:
+        mended: Chance that planting makes a wrong label right.
+        easier: Whether wrong labels are easier to find than the planted ones, so that these give an upper end only.
+        by_margins: The count of the run itself.
+        seed: Seed of its draws.
+    """
+
+    mended: float
+    easier: bool
+    by_margins: WrongCount
+    seed: int
+
+    def of(self, suspicion: Float64[Tensor, " examples"], flipped: Bool[Tensor, " examples"]) -> PlantedCount:
+        """The count; told to be contradicted where the run's own count leaves out its interval."""
+        seed = draws.integer(self.seed, "count of wrong labels by planted ones")
+        found = count_by_planted(suspicion.numpy(), flipped.numpy(), seed, mended=self.mended, easier=self.easier)
+        known = self.by_margins
+        if found.holds == "overlap" or not known.clear or (known.low <= found.high and found.low <= known.high):
+            return found
+        return dataclasses.replace(found, count=0.0, low=0.0, high=float(len(flipped)), right=0.0, holds="contradicted")
+
+
+def probed(
+    scores: Sequence[Scores], run: Run, flipped: Bool[Tensor, " examples"], inspected: int, by_ranks: _Counting
+) -> tuple[ProbedMethod, ...]:
     """How well each score ranks the flipped labels first, the best first.
 
     Args:
@@ -173,6 +220,7 @@ def probed(scores: Sequence[Scores], run: Run, flipped: Bool[Tensor, " examples"
         run: That recording.
         flipped: Which labels were flipped.
         inspected: Length of the part of each ranking in which the flipped ones are counted.
+        by_ranks: How the labels that were wrong before are counted.
 
     Raises:
         MissingEvidence: A score does not cover all examples.
@@ -195,7 +243,8 @@ def probed(scores: Sequence[Scores], run: Run, flipped: Bool[Tensor, " examples"
         precision = float(average_precision_score(flipped.numpy(), rows[place].numpy()))
         p = None if place == best else adjusted[max(place, best), min(place, best)]
         recovered = precision_at(rows[place], flipped, inspected) * inspected / count
-        found.append(ProbedMethod(one.title, float(areas[place]), low, high, precision, recovered, p))
+        counted = by_ranks.of(rows[place], flipped)
+        found.append(ProbedMethod(one.title, float(areas[place]), low, high, precision, recovered, p, counted))
     return tuple(sorted(found, key=lambda one: (one.adjusted is not None, -one.auc)))
 
 
@@ -224,8 +273,8 @@ def _suspecting(run: Run, methods: Sequence[str | AbstractMethod] | str | Abstra
 
 def _planted(run: Run, flips: Flips) -> dict:
     """The flips as a plan's table has them."""
-    if flips.kind == "uniform":
-        return {"kind": "uniform", "rate": flips.rate, "seed": flips.seed, "matrix": None}
+    if flips.kind in ("uniform", EXTRA):
+        return {"kind": flips.kind, "rate": flips.rate, "seed": _seed(run, flips), "matrix": None}
     evidence = gather_together(members_of(run))
     if Need.MEAN_PROBS not in evidence.holds or run.classes > MOST_CLASSES:
         why = (
@@ -234,8 +283,47 @@ def _planted(run: Run, flips: Flips) -> dict:
             else "kept no mean probabilities, which say what the model confuses"
         )
         raise MissingEvidence(f"{run.folder} {why}; flip by kind='uniform' (`--kind uniform`).")
-    matrix = confusions(evidence.mean_probs, run.labels, flips.rate)
-    return {"kind": "class", "rate": None, "seed": flips.seed, "matrix": matrix.tolist()}
+    matrix = confusions(evidence.mean_probs, run.labels, flips.rate or USUAL_RATE)
+    return {"kind": "class", "rate": None, "seed": _seed(run, flips), "matrix": matrix.tolist()}
+
+
+def _seed(run: Run, flips: Flips) -> int:
+    """The seed of the draw: another one where it would draw the very labels that the plan planted wrong, which depend on (seed, id) alike."""
+    if not has_plan(run) or flips.kind == EXTRA or (planted := plan_of(run).plant) is None:
+        return flips.seed
+    same = (planted.kind == "class") == (flips.kind == "confusion")
+    used = plan_of(run).seed if planted.seed is None else planted.seed
+    return draws.integer(flips.seed, "probe of planted labels") if same and used == flips.seed else flips.seed
+
+
+def _planted_labels(run: Run, planted: dict) -> Int[Tensor, " examples"]:
+    """The labels that are trained on."""
+    if planted["kind"] == EXTRA:
+        return extra_class(run.labels, run.classes, run.ids.keys, planted["rate"], planted["seed"])
+    return flipped_labels(run.labels, run.classes, run.ids.keys, **planted)
+
+
+def _mended(planted: dict, run: Run) -> float:
+    """Chance that a wrong label is flipped to the true class, if wrong labels go to the classes that flips go to."""
+    if planted["kind"] == EXTRA:
+        return 0.0
+    if planted["matrix"] is None:
+        return 1 / (run.classes - 1)
+    others = torch.tensor(planted["matrix"], dtype=torch.float64).fill_diagonal_(0)
+    others = others / others.sum(1, keepdim=True).clamp(min=1e-300)
+    return float((others**2).sum(1)[run.labels].mean())
+
+
+def _threshold(evidence: Evidence, run: Run, extra: Bool[Tensor, " examples"]) -> ThresholdExamples:
+    """How many labels are resisted as much as nearly all threshold examples."""
+    margins, _ = mean_margins(evidence)
+    # By the classes that were given before: of those that got the extra one nothing is known.
+    found = below_threshold(-margins.numpy(), extra.numpy(), run.labels.numpy(), draws.integer(0, "AUM's threshold"))
+    sizes = run.labels.bincount(minlength=run.classes).tolist()
+    by_class = tuple(
+        ClassCount(name, size, *map(float, row)) for name, size, row in zip(run.class_names, sizes, found.by_group, strict=False)
+    )
+    return ThresholdExamples(-found.threshold, *found.total, by_class)
 
 
 def confusions(probs: Tensor, labels: Int[Tensor, " examples"], rate: float) -> Float64[Tensor, "classes classes"]:
@@ -283,6 +371,10 @@ def _recorded(
     if again.ids != run.ids or not torch.equal(again.labels, labels):
         raise Mismatch(
             f"{folder} holds a recording of other ids or labels than the probe flips; record these labels with these ids, or remove it."
+        )
+    if planted["kind"] == EXTRA and again.classes != run.classes + 1:
+        raise Mismatch(
+            f"{folder} holds a recording of {again.classes} classes, and with the extra one there are {run.classes + 1}; give the net one more output, and remove it."
         )
     if again.epochs < run.epochs:
         raise RunError(f"{folder} holds {again.epochs} epochs and {run.folder} {run.epochs}; remove it, and probe again.")
