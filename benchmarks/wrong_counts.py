@@ -2,6 +2,8 @@
 
 Digits (MLP of the demo, and a linear net), the first 10,000 rows of MNIST (LeNet, 10 epochs) and of CIFAR-10 (block_conv, 10 epochs, as in `human_noise.py`; LeNet), each recorded
 once. Beside the count stands what `threshold:fdr=` drops by AUM, and the part of right labels among it. Recordings are kept in the folder --runs, and taken from there.
+
+With --probe KINDS every run is probed instead (another training for each kind): the count by where flipped labels rank, by AUM, and AUM's threshold.
 """
 
 import argparse
@@ -75,10 +77,7 @@ def recorded(settings: dict, folder: Path) -> Run:
 def figures_of(run: Run) -> dict:
     """The count, what is known, and how right the asked part of right labels is."""
     counted: WrongCount = assay.count_wrong(run)
-    wrong = torch.zeros(len(run.ids), dtype=torch.bool)
-    if run.paths.truth.exists():
-        ids, true = load_truth(run.paths.truth)
-        wrong = run.labels != true[ids.positions(run.ids)]
+    wrong = known_wrong(run)
     found = {
         "examples": len(run.ids),
         "wrong": int(wrong.sum()),
@@ -98,12 +97,42 @@ def figures_of(run: Run) -> dict:
     return found
 
 
+def probed_figures(run: Run, kinds: list[str]) -> dict:
+    """What probes of these kinds count, by AUM's ranking."""
+    found = {"examples": len(run.ids), "wrong": int(known_wrong(run).sum())}
+    counted = assay.count_wrong(run)
+    found["by margins"] = [round(counted.low), round(counted.count), round(counted.high)] if counted.clear else "cannot be told"
+    for kind in kinds:
+        probe = assay.probe(run, "aum", flips=assay.Flips(kind=kind))
+        one = probe.methods[0].counted
+        assert one is not None
+        told = {"planted": probe.flipped, "area": round(one.area, 4), "told": one.holds}
+        if one.told:
+            told |= {
+                "count": [round(one.low), round(one.count), round(one.high)],
+                "within": one.low <= found["wrong"] <= one.high,
+            }
+        if probe.threshold is not None:
+            told["below AUM's threshold"] = [round(getattr(probe.threshold, name)) for name in ("low", "count", "high")]
+        found[kind] = told
+    return found
+
+
+def known_wrong(run: Run) -> torch.Tensor:
+    """Which labels are known to be wrong."""
+    if not run.paths.truth.exists():
+        return torch.zeros(len(run.ids), dtype=torch.bool)
+    ids, true = load_truth(run.paths.truth)
+    return run.labels != true[ids.positions(run.ids)]
+
+
 def main() -> None:
     """Record, count, compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-path", required=True, help="folder with mnist and cifar10")
     parser.add_argument("--runs", required=True, type=Path, help="folder of the recordings")
     parser.add_argument("--only", nargs="*", help="tasks, by the beginning of their names")
+    parser.add_argument("--probe", nargs="*", default=[], help="kinds of probes, such as confusion uniform extra_class")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out")
     given = parser.parse_args()
@@ -111,9 +140,10 @@ def main() -> None:
     figures = {}
     for place, (name, settings) in enumerate(tasks(given.data_path).items()):
         if given.only is None or any(name.startswith(one) for one in given.only):
-            figures[name] = figures_of(recorded(settings, given.runs / f"{place:02d}"))
+            run = recorded(settings, given.runs / f"{place:02d}")
+            figures[name] = probed_figures(run, given.probe) if given.probe else figures_of(run)
             print(name, figures[name], flush=True)
-    report("wrong_counts", figures, given.out)
+    report("wrong_counts-probe" if given.probe else "wrong_counts", figures, given.out)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ import torch
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, UsageError
 from assay.core.ids import Ids
+from assay.core.probe import Probe, ProbedMethod
 from assay.core.wrong_labels import count_of_margins
 from assay.data.corruption import flipped_labels
 from assay.experiments import probe as probing
 from assay.experiments.plan import plan_of
 from assay.experiments.probe import Flips, confusions, probe
+from assay.maths.planted_counts import PlantedCount
 from assay.methods.loss import Loss
 from assay.runs.artefacts import load_probe, load_truth, save_json
 from assay.runs.run import Run
@@ -208,7 +210,21 @@ def test_a_count_that_the_margins_rule_out_is_not_told():
     made = probing._Counting(1 / 9, False, known, 0)
     assert made.of(suspicion, flipped).holds == "contradicted" and made.of(suspicion, flipped).high == 600
     none = count_of_margins(ids, torch.from_numpy(draw.normal(0, 1, 600)), None)
-    assert not none.clear and dataclasses.replace(made, by_margins=none).of(suspicion, flipped).holds == "count"
+    blind = dataclasses.replace(made, by_margins=none)
+    assert not none.clear and blind.of(suspicion, flipped).holds == "unchecked" and blind.of(suspicion, flipped).count == 0
+    # An extra class makes no claim that errors are like its own examples.
+    assert dataclasses.replace(blind, easier=True).of(suspicion, flipped).holds == "upper end"
+
+
+def test_each_reason_not_to_count_is_said_in_its_own_words():
+    def said(holds, kind="confusion"):
+        counted = PlantedCount(40.0, 30.0, 60.0, 0.1, 0.95, holds)
+        return Probe(kind, 20, 20, 397, 0, (ProbedMethod("loss", 0.9, 0.8, 0.95, 0.5, 1.0, None, counted),))
+
+    texts = {holds: said(holds).count_sentence for holds in ("count", "upper end", "overlap", "contradicted", "unchecked")}
+    assert len(set(texts.values())) == 5 and "about 40 of 397" in texts["count"] and "At most 60" in texts["upper end"]
+    assert all("cannot tell" in texts[one] and said(one).methods[0].wrong == "cannot be told" for one in list(texts)[2:])
+    assert "extra_class" in texts["unchecked"] and "at most 60 of 397" in said("upper end", "extra_class").count_sentence
 
 
 def test_a_wrong_label_is_flipped_to_its_true_class_as_often_as_flips_go_there(run):

@@ -54,7 +54,7 @@ class ProbedMethod:
     def wrong(self) -> str:
         """How many labels were wrong before, with the interval."""
         one = self.counted
-        if one is None or one.holds in ("overlap", "contradicted"):
+        if one is None or not one.told:
             return "" if one is None else "cannot be told"
         return f"{round(one.count):,} ({round(one.low):,} to {round(one.high):,})" if one.seen else f"at most {round(one.high):,}"
 
@@ -141,6 +141,11 @@ class Probe:
             return (
                 "How many labels were wrong before these cannot tell: the count by margins lies outside what their ranks allow, so that wrong labels are not like them; "
                 "take the count of `assay score`."
+            )
+        if counted.holds == "unchecked":
+            return (
+                "How many labels were wrong before these cannot tell: people's errors are harder to find than flipped labels, and the count by margins, which would show it, cannot "
+                "be told either; `--kind extra_class` gives an upper end."
             )
         if self.kind == EXTRA:
             return f"If no wrong label is harder to find than these, at most {high:,} of {n:,} labels are wrong (95 % interval, by {best.title})."

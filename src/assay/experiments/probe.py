@@ -107,7 +107,8 @@ def probe(
     wrong before count as right ones, for all methods alike, so that every AUC is a little too low.
 
     Where the flipped ones stand among the others says how many of those are wrong, by every method's ranking (`maths.planted_counts`), if wrong labels rank like the
-    flipped ones. Errors that are harder to find, as people's are, are not all counted; an extra class, which models resist less, gives an upper end and AUM's threshold.
+    flipped ones. That is refused where the count by margins (`assay.count_wrong`) says otherwise, or cannot be told, because people's errors are harder to find. An extra
+    class, which models resist less, gives an upper end and AUM's threshold.
 
     Args:
         run: The run.
@@ -201,13 +202,19 @@ class _Counting:
     seed: int
 
     def of(self, suspicion: Float64[Tensor, " examples"], flipped: Bool[Tensor, " examples"]) -> PlantedCount:
-        """The count; told to be contradicted where the run's own count leaves out its interval."""
+        """The count; refused where the run's own count lies outside its interval, and, of flips, where that is not told.
+
+        People's errors are harder to find than flipped labels, so that the count is too small (2,401 of 4,104 on CIFAR-10N), and nothing in the ranks shows it.
+        """
         seed = draws.integer(self.seed, "count of wrong labels by planted ones")
         found = count_by_planted(suspicion.numpy(), flipped.numpy(), seed, mended=self.mended, easier=self.easier)
         known = self.by_margins
-        if found.holds == "overlap" or not known.clear or (known.low <= found.high and found.low <= known.high):
+        if not found.told or (known.clear and known.low <= found.high and found.low <= known.high):
             return found
-        return dataclasses.replace(found, count=0.0, low=0.0, high=float(len(flipped)), right=0.0, holds="contradicted")
+        if not known.clear and self.easier:
+            return found
+        why = "contradicted" if known.clear else "unchecked"
+        return dataclasses.replace(found, count=0.0, low=0.0, high=float(len(flipped)), right=0.0, holds=why)
 
 
 def probed(

@@ -29,7 +29,7 @@ class PlantedCount:
         right: Part of right labels that is expected among the first `count` of the ranking, in 0..1.
         area: Chance that a wrong label ranks before a right one: that of the planted before the others, freed of the wrong ones among those.
         holds: What is told: the `count` with its interval; its `upper end` alone, because wrong labels rank before planted ones; nothing, because right labels stand
-            among the first (`overlap`, an area below .85), or because another count lies outside the interval (`contradicted`).
+            among the first (`overlap`, an area below .85), because another count lies outside the interval (`contradicted`), or because none can (`unchecked`).
     """
 
     count: float
@@ -37,7 +37,12 @@ class PlantedCount:
     high: float
     right: float
     area: float
-    holds: Literal["count", "upper end", "overlap", "contradicted"] = "count"
+    holds: Literal["count", "upper end", "overlap", "contradicted", "unchecked"] = "count"
+
+    @property
+    def told(self) -> bool:
+        """Whether the upper end, at least, is told."""
+        return self.holds in ("count", "upper end")
 
     @property
     def seen(self) -> bool:
