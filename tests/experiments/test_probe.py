@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import assay
-from assay.core.errors import Mismatch, MissingEvidence, UsageError
+from assay.core.errors import Mismatch, MissingEvidence, RunError, UsageError
 from assay.core.ids import Ids
 from assay.core.probe import Probe, ProbedMethod
 from assay.core.wrong_labels import count_of_margins
@@ -258,3 +258,13 @@ def test_a_run_without_probabilities_flips_by_uniform_only(tmp_path):
     run = small.recorded(tmp_path / "run", record={"mean_probs": False})
     with pytest.raises(MissingEvidence, match="kind='uniform'"):
         assay.probe(run, flips=FEW)
+
+
+def test_a_probe_of_a_run_without_checkpoints_scores_again_what_is_whole_and_refuses_what_was_stopped(tmp_path):
+    run = small.recorded(tmp_path / "run", record={"checkpoints": "none"}, recipe={"epochs": 2})
+    first = probe(run, "loss", flips=FEW)
+    assert probe(run, ["loss", "confidence"], flips=FEW).flipped == first.flipped
+    commits = run.paths.probe_run("confusion-0.06-0") / "commits.jsonl"
+    commits.write_bytes(commits.read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(RunError, match="remove it, and probe again"):
+        probe(run, "correctness", flips=FEW)

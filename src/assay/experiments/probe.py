@@ -360,8 +360,11 @@ def _recorded(
     if record is None:
         plan = plan_of(run)
         made = Plan.make({**plan.plain(), "probe": {name: value for name, value in planted.items() if value is not None}})
-        if execution.pool is None or isinstance(execution.pool, InlineExecutor):
-            again = recorded(made, folder, resume=(folder / "run.json").exists(), progress=execution.progress)
+        begun = (folder / "run.json").exists()
+        if begun and made.record.checkpoints == "none":
+            again = _whole(made, folder)
+        elif execution.pool is None or isinstance(execution.pool, InlineExecutor):
+            again = recorded(made, folder, resume=begun, progress=execution.progress)
         else:
             name = f"probe-{folder.name}"
             work = made.plain(), str(folder.absolute())
@@ -396,6 +399,21 @@ def record_elsewhere(plain: Mapping[str, Any], folder: str) -> None:
     """
     with TURN:
         recorded(Plan.make(plain), folder, resume=(Path(folder) / "run.json").exists())
+
+
+def _whole(plan: Plan, folder: Path) -> Run:
+    """A recording that kept no checkpoint, and so cannot be gone on with, if it came to its end.
+
+    Raises:
+        RunError: It was stopped.
+    """
+    again = Run(folder)
+    models = [again, *again.members]
+    if len(models) < plan.models or any(one.epochs < plan.training.epochs for one in models):
+        raise RunError(
+            f"{folder} holds a probe that was stopped and kept no checkpoint to go on from; remove it, and probe again."
+        )
+    return again
 
 
 def _recall(counted: WrongCount, flipped: Bool[Tensor, " examples"]) -> float | None:
