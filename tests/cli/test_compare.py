@@ -53,6 +53,8 @@ def test_a_probe_with_an_extra_class_says_where_aums_threshold_lies(own, capsys)
     found = load_probe(Run(own).paths.probe("extra_class-0.0909091-0"))
     assert code == 0 and "36 of 397 labels given an extra class" in out and "wrong before" in out
     assert found.count_sentence in out and found.threshold_sentence in out
+    code, out, _ = here(capsys, "score", own, "loss")
+    assert code == 0 and f"By the probe of kind extra_class: {found.count_sentence}" in out
 
 
 def counted(holds="count", low=30.0):

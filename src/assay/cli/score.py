@@ -97,6 +97,7 @@ def score_(
     from ..core.words import worded
     from ..data.arrays import rows_by_id
     from ..experiments.execution import Execution
+    from ..experiments.page_parts import probes_of
     from ..experiments.request import Request
     from ..experiments.scorable import check_untrained, is_replayed, scorable
     from ..experiments.score import ALL, served
@@ -182,6 +183,9 @@ def score_(
     if countable(opened) and any(one.direction.ranks_suspects for one in table.values()):
         counted = count_wrong(opened)
         show_wrong(counted)
+        for probe in probes_of(opened)[0]:
+            if probe.count_sentence:
+                say(f"By the probe of kind {probe.kind}: {probe.count_sentence}")
     say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance, counted)}")
 
 
