@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 import assay
 from assay.core.errors import Mismatch, UsageError
+from assay.replay.generators import seed_loop
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 from integrations.test_loops import data, net
@@ -116,3 +117,20 @@ def test_a_prepared_loader_that_leaves_examples_out_is_refused_before_training(t
     with pytest.raises(UsageError, match="drop_last=True leaves 2 of 12 examples out of every epoch"):
         assay.record(tmp_path / "run", model, optimizer, loader)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_seed_reaches_the_sampler_whose_batches_are_shared_out():
+    def shared(process):
+        return accelerate.data_loader.prepare_data_loader(
+            DataLoader(data(), 3, shuffle=True), num_processes=2, process_index=process, put_on_device=False
+        )
+
+    loaders = [shared(process) for process in (0, 1, 0)]
+    orders = []
+    for process, loader in enumerate(loaders[:2]):
+        seed_loop(7, 1, loader, process)
+        orders.append(list(loader.batch_sampler))
+    # Another begins with that epoch, as a resumed training does.
+    seed_loop(7, 1, loaders[2])
+    assert list(loaders[2].batch_sampler) == orders[0]
+    assert sorted(place for order in orders for batch in order for place in batch) == list(range(12))

@@ -23,6 +23,7 @@ from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .processes import first_process
 from .pytorch import record
+from .sharded import sharded, whole
 
 
 def seeded_when_iterated(loader: DataLoader, recorder: LoopRecorder) -> None:
@@ -91,12 +92,15 @@ class Asked:
             Mismatch: The run does not end where the trainer goes on.
         """
         resumes = went > 0 and RunPaths(self.folder).header.exists()
+        inner = unwrapped(model)
+        # Parts are gathered by all processes at once, whether or not this one has the folder.
+        weights = whole(inner.state_dict(), resumes) if went and sharded(inner) else inner.state_dict()
         if not went and first_process():
             self.check_new(way)
         held: list[Any] = []
         if resumes:
-            self._check_goes_on(unwrapped(model), went)
-            held = [copy.deepcopy(part.state_dict()) for part in (unwrapped(model), inner_optimizer(optimizer))]
+            self._check_goes_on(inner, weights, went)
+            held = [copy.deepcopy(part.state_dict()) for part in (inner, inner_optimizer(optimizer))]
         made = record(
             self.folder,
             model,
@@ -110,11 +114,11 @@ class Asked:
         )
         if resumes and made.epochs:
             # The trainer's own checkpoint may be later than the end of the run's last epoch.
-            unwrapped(model).load_state_dict(held[0])
+            inner.load_state_dict(held[0])
             inner_optimizer(optimizer).load_state_dict(held[1])
         return made
 
-    def _check_goes_on(self, model: nn.Module, went: float) -> None:
+    def _check_goes_on(self, model: nn.Module, now: Mapping[str, Any], went: float) -> None:
         run, epochs = Run(self.folder), math.floor(went)
         if run.epochs != epochs:
             at = f"resume the trainer from its checkpoint at the end of epoch {run.epochs - 1}, or " if run.epochs else ""
@@ -124,7 +128,7 @@ class Asked:
         if epochs != went or run.header.checkpoints == "none":
             return
         file = run.checkpoint(epochs - 1)
-        kept, now = names_inside(unpack(file.read_all(), file.notes["state"])["model"], model), model.state_dict()
+        kept = names_inside(unpack(file.read_all(), file.notes["state"])["model"], model)
         apart = [name for name, value in kept.items() if name not in now or not torch.equal(now[name].cpu(), value.cpu())]
         if apart:
             raise Mismatch(

@@ -697,6 +697,13 @@ def _check_trainer(trainer: Any, recording: Recording, data: DataSpec) -> None:
             )
 
 
+def _shards_fully(args: Any) -> bool:
+    """Whether the Trainer keeps a model in parts by `fully_shard`, FSDP's second version, which is the default of transformers 5 alone."""
+    config = args.fsdp_config if isinstance(args.fsdp_config, dict) else {}
+    told = getattr(args, "fsdp_plugin_args", None) or {}
+    return str(told.get("fsdp_version", config.get("version", 1))) == "2" and not config.get("xla")
+
+
 def _check_arguments(args: Any, recording: Recording) -> None:
     if args.n_gpu > 1:
         raise UsageError(
@@ -706,8 +713,15 @@ def _check_arguments(args: Any, recording: Recording) -> None:
         raise UsageError(
             f"{args.world_size} processes train together, and a clean pass is recorded by one; record with view='train', or start the Trainer in one process."
         )
-    if args.deepspeed or args.fsdp:
-        raise UsageError("DeepSpeed and FSDP keep parameters in parts, which are not recorded; train without them.")
+    if args.deepspeed:
+        raise UsageError(
+            "DeepSpeed keeps parameters in parts, which are not recorded; train without it, or with fsdp=True and fsdp_config={'version': 2}."
+        )
+    if args.fsdp and not _shards_fully(args):
+        raise UsageError(
+            "FSDP in its first version, or by torch_xla, keeps flattened parts of parameters, which are not recorded; set fsdp_config={'version': 2}, or train "
+            "without fsdp."
+        )
     if args.auto_find_batch_size:
         raise UsageError(
             "auto_find_batch_size=True begins the training again with other batches; set it to False and per_device_train_batch_size to what fits."

@@ -90,7 +90,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     that `training_step` returns as `{"loss": loss, "logits": logits, "labels": labels}` (labels may be left out where a batch is a pair, or a dict with
     `labels`), or else those that it gives to cross_entropy. Where examples have no class (numbers, tokens), what it returns as `{"loss": loss,
     "losses": losses.detach()}` is recorded, the loss of each example; several labels of 0 and 1 are said by `DataSpec(task="labels")`. `ckpt_path=`
-    goes on with the run in `folder`. Validation is left alone. With `strategy="ddp"` all processes record one run.
+    goes on with the run in `folder`. Validation is left alone. With `strategy="ddp"`, and with `ModelParallelStrategy` where it shares out examples alone, all processes record one run.
 
     Args:
         folder: Where the run is written; new or empty, unless the Trainer resumes.
@@ -177,10 +177,17 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
 
     def _check_together(self, trainer: Any) -> None:
         kinds = [kind.__name__ for kind in type(trainer.strategy).__mro__]
-        if "DDPStrategy" not in kinds or "DeepSpeedStrategy" in kinds:
+        parts = "ModelParallelStrategy" in kinds
+        if not parts and ("DDPStrategy" not in kinds or "DeepSpeedStrategy" in kinds):
             raise UsageError(
                 f"{kinds[0]} does not keep the whole model in each of its {trainer.world_size} processes, or shares examples out in a way of its own, and neither is "
-                "recorded; train with strategy='ddp', or with devices=1."
+                "recorded; train with strategy='ddp', with ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) and fully_shard in "
+                "configure_model, or with devices=1."
+            )
+        if parts and (together := trainer.strategy.device_mesh["tensor_parallel"].size()) > 1:
+            raise UsageError(
+                f"tensor_parallel_size={together} lets several processes work on one batch, which is not recorded; give "
+                f"ModelParallelStrategy(data_parallel_size={trainer.world_size}, tensor_parallel_size=1)."
             )
         if self._asked.recording.view == "eval":
             raise UsageError(

@@ -334,6 +334,7 @@ class LoopRecorder:
                 "resume=True to go on."
             )
         self._close_epoch()
+        self._parts.check_sharded_before()
         if self._processes is not None:
             self._processes.check_begin(f"Epoch {self.epochs}", self._batches_due(), self._model)
         if self._writes:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 from torch.optim import Optimizer
 
-from ..core.errors import Mismatch
+from ..core.errors import Mismatch, UsageError
 from ..runs.packing import unpack
 from ..runs.run import Run
 from ..training.wrappers import names_inside
@@ -56,6 +56,19 @@ class Parts:
             **{f"also {name}": part.state_dict() for name, part in self.stateful.items()},
         }
         return whole(state, keep) if self.sharded else state
+
+    def check_sharded_before(self) -> None:
+        """Refuse a model of which processes keep parts only since its state was restored: the optimizer's state is of the whole parameters that were.
+
+        Raises:
+            UsageError: It is one.
+        """
+        own = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        if self.sharded and any(id(parameter) not in own for parameter in self.optimizer.state):
+            raise UsageError(
+                "The model was whole when assay.record restored the optimizer's state, and is kept in parts now, which have none; resume by calling "
+                "assay.record after fully_shard, or after accelerator.prepare(model, optimizer)."
+            )
 
     def restore(self, state: Mapping[str, Any], folder: str | Path) -> None:
         """Set all to a state, as `saved_state` gives it.

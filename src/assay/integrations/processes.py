@@ -105,7 +105,13 @@ class Processes:
         shares = Shares.of(loader)
         if shares.processes == 1 or not connected():
             return None
-        if shares.processes != (size := torch.distributed.get_world_size()):
+        size = torch.distributed.get_world_size()
+        if shares.processes != size and any(map(in_parts, model.parameters())):
+            raise UsageError(
+                f"{shares.kind} shares the examples out to {shares.processes} processes, and {size} keep parts of the model, so that several work on one batch, "
+                "which is not recorded; shard along one dimension by fully_shard alone, without tensor parallelism."
+            )
+        if shares.processes != size:
             raise UsageError(
                 f"{shares.kind} shares the examples out to {shares.processes} processes, and {size} train together; give it num_replicas={size}."
             )

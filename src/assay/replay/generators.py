@@ -34,11 +34,19 @@ def seed_all(word: int) -> None:
 
 def loader_generators(loader: DataLoader) -> list[tuple[int, torch.Generator]]:
     """The generators of a loader and its samplers, each with a number: 0 the loader, 1 its sampler, 2 its batch sampler, 3 the sampler of that, 4 the sampler
-    whose order that of several processes shares out.
+    whose order that of several processes shares out, 5 the sampler of the batch sampler whose batches accelerate shares out.
     """
     batches = loader.batch_sampler
     inner = inside_shares(sampler_of(loader))
-    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None), None if inner is sampler_of(loader) else inner)
+    shared = getattr(getattr(batches, "batch_sampler", None), "sampler", None)
+    owners = (
+        loader,
+        loader.sampler,
+        batches,
+        getattr(batches, "sampler", None),
+        None if inner is sampler_of(loader) else inner,
+        shared,
+    )
     found = [(number, getattr(owner, "generator", None)) for number, owner in enumerate(owners)]
     return [(number, generator) for number, generator in found if isinstance(generator, torch.Generator)]
 
