@@ -385,18 +385,73 @@ def test_a_loop_that_divides_otherwise_than_was_said_gets_no_live_values(tmp_pat
         assay.score(tmp_path, "liveval", strict=True)
 
 
-def test_gradients_clipped_by_their_norm_are_no_other_division(tmp_path):
-    model, optimizer, loader = world(torch.float64)
-    with assay.record(tmp_path, model, optimizer, loader, assay.Recording(live=["liveval"]), seed=3) as recorder:
+def clip_each(parameters):
+    for parameter in parameters:
+        nn.utils.clip_grad_norm_([parameter], 0.05)
+
+
+CLIPS = {
+    "by norm": lambda parameters: nn.utils.clip_grad_norm_(parameters, 0.05),
+    "by value": lambda parameters: nn.utils.clip_grad_value_(parameters, 0.02),
+    "each by its norm": clip_each,
+}
+
+
+def stepped(folder, factor=1.0, clip=lambda parameters: None, closure=False, scaler=None, optimizer=torch.optim.SGD, **settings):
+    """A loop of a model that draws nothing, whose losses are multiplied by something that nobody said."""
+    torch.manual_seed(0)
+    model, loader = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)), world()[2]
+    made = optimizer(model.parameters(), lr=0.1, **settings)
+    with assay.record(folder, model, made, loader, assay.Recording(live=["liveval"]), seed=3) as recorder:
         for _ in range(2):
             for x, y in recorder.epoch():
-                logits = model(x)
-                optimizer.zero_grad()
-                F.cross_entropy(logits, y).backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 0.05)
-                optimizer.step()
-                recorder.batch(logits, y)
-    assert len(assay.score(tmp_path, "liveval")["liveval"]) == EXAMPLES
+
+                def backward(x=x, y=y):
+                    made.zero_grad()
+                    logits = model(x)
+                    loss = factor * F.cross_entropy(logits, y)
+                    (loss if scaler is None else scaler.scale(loss)).backward()
+                    clip(list(model.parameters()))
+                    recorder.batch(logits, y)
+                    return loss
+
+                if closure:
+                    made.step(backward)
+                    continue
+                backward()
+                if scaler is None:
+                    made.step()
+                else:
+                    scaler.step(made)
+                    scaler.update()
+    return assay.score(folder, "liveval", strict=True)["liveval"]
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("clip", CLIPS)
+def test_gradients_that_were_clipped_are_those_of_the_losses(tmp_path, clip, closure):
+    # A warning would be an error.
+    assert len(stepped(tmp_path, clip=CLIPS[clip], closure=closure)) == EXAMPLES
+
+
+def test_gradients_that_are_made_or_scaled_back_inside_a_step_are_compared_as_the_step_takes_them(tmp_path):
+    assert len(stepped(tmp_path / "closure", closure=True)) == EXAMPLES
+    fused = {"scaler": torch.amp.GradScaler("cpu"), "optimizer": torch.optim.AdamW, "fused": True}
+    assert len(stepped(tmp_path / "fused", **fused)) == EXAMPLES
+
+
+@pytest.mark.parametrize(
+    ("factor", "settings"),
+    [(2, {"closure": True}), (-1, {}), (2, {"scaler": True, "optimizer": torch.optim.AdamW, "fused": True})],
+)
+def test_another_factor_ends_live_values_wherever_the_gradients_are_made(tmp_path, factor, settings):
+    if settings.get("scaler"):
+        settings = {**settings, "scaler": torch.amp.GradScaler("cpu")}
+    with (
+        pytest.warns(UserWarning, match=rf"liveval stopped .*are {factor} times those of its losses"),
+        pytest.raises(MissingEvidence, match="stopped in epoch 0"),
+    ):
+        stepped(tmp_path, factor, **settings)
 
 
 def test_gradients_of_another_loss_are_a_doubt_in_a_sentence(tmp_path):

@@ -207,11 +207,12 @@ class LoopRecorder:
             said = " ".join(str(error).split())[:400].rstrip(".")
             self.alongside.stop_steps(f"{said}." if isinstance(error, AssayError) else f"{type(error).__name__}: {said}.")
 
-    def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
+    def _stepping(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]] | None:
         self._outside += self._open is None
         self._settings.append(_settings_of(optimizer))
         if self.alongside.step_methods and self._open is not None:
-            self._gradients.hold()
+            return self._gradients.hold(optimizer, args, kwargs)
+        return None
 
     @property
     def epochs(self) -> int:

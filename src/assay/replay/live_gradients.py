@@ -1,10 +1,13 @@
 """Compares the gradients that a loop steps along with those of the losses that live methods are shown, so that no value rests on another loss."""
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..core.errors import AssayError, UsageError
 from ..training.batches import MicroBatches, parts_of, size_of
@@ -22,7 +25,8 @@ same in every step; of gradients that were clipped by their norm the length is."
 class LiveGradients:
     """Compares the first steps of a training with what its live methods are shown of them.
 
-    A loop may clip its gradients: a factor below 1 is a wrong division only where it is the same in all steps that are looked at and the length is not.
+    A loop may clip its gradients: a factor between 0 and 1 is a wrong division only where it is the same in all steps that are looked at and the length is
+    not. Gradients clipped by value, or parameter by parameter, are those of the losses too.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
@@ -38,12 +42,42 @@ class LiveGradients:
         """Note the random state with which the batch of this number in its step, from 0, is handed out, so that dropout can be drawn again."""
         self._states = [*self._states[:number], _random_state(next(self._model.parameters()).device)]
 
-    def hold(self) -> None:
-        """Keep the gradients with which the optimizer is about to step, if this step is to be compared."""
+    def hold(self, optimizer: Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        """Keep the gradients with which the optimizer is about to step, if this step is to be compared.
+
+        Args:
+            optimizer: That steps.
+            args: What its `step` is called with, itself first.
+            kwargs: The same, by name.
+
+        Returns:
+            What to call `step` with instead, where it is given a closure that makes the gradients only then: one that keeps the first of them.
+        """
         self._held = None
-        if self._looked[len(self._states)] < LOOKED_AT:
-            own = dict(self._model.named_parameters())
-            self._held = _flat([own[name].grad for name in self._names], [own[name] for name in self._names])
+        if self._looked[len(self._states)] >= LOOKED_AT:
+            return None
+        if callable(closure := kwargs.get("closure")):
+            return tuple(args), {**kwargs, "closure": self._kept_after(closure, optimizer)}
+        if len(args) > 1 and callable(args[1]):
+            return (args[0], self._kept_after(args[1], optimizer), *args[2:]), dict(kwargs)
+        self._keep(optimizer)
+        return None
+
+    def _kept_after(self, closure: Callable[[], Any], optimizer: Optimizer) -> Callable[[], Any]:
+        def keeping() -> Any:
+            made = closure()
+            if self._held is None:
+                self._keep(optimizer)
+            return made
+
+        return keeping
+
+    def _keep(self, optimizer: Optimizer) -> None:
+        own = dict(self._model.named_parameters())
+        held = _flat([own[name].grad for name in self._names], [own[name] for name in self._names])
+        # A fused optimizer is handed the factor of a GradScaler, and divides by it inside its step.
+        scale = getattr(optimizer, "grad_scale", None)
+        self._held = held if scale is None else held / float(scale)
 
     def compare(self, step: LiveStep) -> str:
         """Compare the gradients kept with those of the step's losses.
@@ -64,11 +98,11 @@ class LiveGradients:
         except (RuntimeError, TypeError, ValueError, IndexError, AssayError) as error:
             self._looked[number] = LOOKED_AT
             return f"the gradients of your loop cannot be compared with those of the losses that live values rest on: {str(error).strip().rstrip('.')}."
-        if not float(expected.norm()) > 0 or not float(held.norm()) > 0:
+        if not float(expected.norm()) > 0 or not 0 < float(held.norm()) < math.inf:
             return ""
         factor = float(held @ expected / expected.square().sum())
         if float((held - factor * expected).norm()) > AGREES_HALF * float(held.norm()):
-            if not torch.equal(expected, again):
+            if not torch.equal(expected, again) or _clipped(held, expected, [value.numel() for value in step.params.values()]):
                 return ""
             self._looked[number] = LOOKED_AT
             return _elsewhere(float(held @ expected / (held.norm() * expected.norm())))
@@ -76,13 +110,25 @@ class LiveGradients:
         factors.append(factor)
         lengths.append(float(held.norm()))
         off = abs(factor - 1) > AGREES_HALF
-        if off and (factor > 1 or (len(factors) == LOOKED_AT and _steady(factors) and not _steady(lengths))):
+        if off and (not 0 < factor < 1 or (len(factors) == LOOKED_AT and _steady(factors) and not _steady(lengths))):
             raise UsageError(_scaled(factor, step))
         return ""
 
 
 def _steady(values: list[float]) -> bool:
     return max(values) - min(values) <= STEADY * max(values)
+
+
+def _clipped(held: Tensor, expected: Tensor, sizes: Sequence[int]) -> bool:
+    """Whether gradients are the expected ones clipped by value, or each parameter's times a factor of at most 1, as where some are clipped alone."""
+    bound = float(held.abs().max())
+    if float((held - expected.clamp(-bound, bound)).norm()) <= AGREES_HALF * float(held.norm()):
+        return True
+    for ours, theirs in zip(held.split(list(sizes)), expected.split(list(sizes)), strict=True):
+        factor = float(ours @ theirs / theirs.square().sum()) if bool(theirs.any()) else 1.0
+        if not 0 < factor <= 1 + AGREES_HALF or float((ours - factor * theirs).norm()) > AGREES_HALF * float(ours.norm()):
+            return False
+    return True
 
 
 def _random_state(device: torch.device) -> Tensor:
