@@ -95,10 +95,18 @@ from .runs.recording import Recording as Recording
 from .runs.run import Run as Run
 from .studies.cleansing import CleansingGrid as CleansingGrid
 from .studies.cleansing import study_cleansing as study_cleansing
+from .studies.complexity_gap import ComplexityGapGrid as ComplexityGapGrid
+from .studies.complexity_gap import study_complexity_gap as study_complexity_gap
+from .studies.coresets import CoresetsGrid as CoresetsGrid
+from .studies.coresets import study_coresets as study_coresets
 from .studies.difficulty import DifficultyGrid as DifficultyGrid
 from .studies.difficulty import study_difficulty as study_difficulty
+from .studies.dynamics_pruning import PruningGrid as PruningGrid
+from .studies.dynamics_pruning import study_pruning as study_pruning
 from .studies.fidelity import FidelityGrid as FidelityGrid
 from .studies.fidelity import study_fidelity as study_fidelity
+from .studies.liveval import LiveValGrid as LiveValGrid
+from .studies.liveval import study_liveval as study_liveval
 from .studies.scaling import ScalingGrid as ScalingGrid
 from .studies.scaling import study_scaling as study_scaling
 
@@ -109,7 +117,9 @@ __all__ = [
     "AssayError",
     "Attribution",
     "CleansingGrid",
+    "ComplexityGapGrid",
     "ConfidentJoint",
+    "CoresetsGrid",
     "Curve",
     "DataSpec",
     "Decision",
@@ -125,11 +135,13 @@ __all__ = [
     "LeaveOutGrid",
     "LiveMethods",
     "LiveSelection",
+    "LiveValGrid",
     "Loop",
     "MethodComparison",
     "Need",
     "Plan",
     "Probe",
+    "PruningGrid",
     "Recorder",
     "Recording",
     "RemovalGrid",
@@ -201,8 +213,12 @@ __all__ = [
     "seeds_needed",
     "skorch",
     "study_cleansing",
+    "study_complexity_gap",
+    "study_coresets",
     "study_difficulty",
     "study_fidelity",
+    "study_liveval",
+    "study_pruning",
     "study_scaling",
     "token_losses",
     "untrained",

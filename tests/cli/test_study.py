@@ -80,6 +80,50 @@ def test_cleansing_by_command_shows_accuracies_storage_and_choices(capsys, tmp_p
     assert "record 2/2" in again and "trial 1 7/7 taken from an earlier run" in again
 
 
+def test_a_plan_that_a_study_wrote_is_the_same_study(capsys, tmp_path):
+    folder = tmp_path / "study"
+    flags = ("--scale", "tiny", "--data", "digits:test=1600", "--net", "logistic", "--epochs", "2", "--batch", "32", "--methods", "aum", "--selectors",
+        "top_k,moderate", "--fractions", "0.5,0.25", "--seeds", "1", "--batches", "0.25:16", "--executor", "inline")  # fmt: skip
+    code, out, err = here(capsys, "study", "coresets", folder, *flags)
+    assert (code, err) == (0, "")
+    found = load_study(folder)
+    assert found.rows("Test accuracy") == ("all", "random", "top_k by aum", "moderate", "rs2, anew every epoch")
+    value = found.values("Test accuracy", "moderate", "0.25")[0]
+    assert f"{100 * value:.2f}" in out and "not obtainable" in out and f"Deviation: {found.deviations[0]}" in out
+    # Whatever the scale says, the plan says it all.
+    again = ("--plan", folder / "plan.toml", "--scale", "small", "--executor", "inline")
+    code, out, err = here(capsys, "study", "coresets", folder, *again)
+    assert (code, err) == (0, "") and "train 9/9 taken from an earlier study" in out
+    assert load_study(folder).fingerprint == found.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "words"),
+    [
+        ("complexity_gap", ("--rate", "2"), "rate=2 is outside 0..1"),
+        ("liveval", ("--modes", "flop"), "flop"),
+        ("liveval", ("--num-flip", "a"), "--num-flip 'a' is no list of whole numbers"),
+        ("liveval", ("--num-scores", "12"), "num_scores=12 is not above 12"),
+        ("liveval", ("--fractions", "0.5"), "--fractions is not read by the study liveval"),
+        ("coresets", ("--batches", "0.5"), "--batches '0.5' is no list of fractions"),
+        ("pruning", ("--budget", "steps", "--corrupt", "2"), "corrupt=2"),
+    ],
+)
+def test_what_a_study_of_sections_cannot_do_is_one_sentence(capsys, tmp_path, name, flags, words):
+    code, out, err = here(capsys, "study", name, tmp_path / "x", "--scale", "tiny", *flags)
+    assert code == 2 and out == "" and words in sentence(err)
+
+
+def test_the_table_study_of_a_plan_has_names_that_the_study_reads(capsys, tmp_path):
+    plan = tmp_path / "plan.toml"
+    plan.write_text('data = "digits"\n[study]\nfractoins = [0.5]\n')
+    code, _, err = here(capsys, "study", "coresets", tmp_path / "x", "--plan", plan)
+    assert code == 2 and "'fractoins'" in sentence(err) and "fractions" in err
+    plan.write_text('data = "digits"\nstudy = 3\n')
+    code, _, err = here(capsys, "study", "coresets", tmp_path / "x", "--plan", plan)
+    assert code == 2 and "is no table" in sentence(err)
+
+
 def test_fidelity_by_command(capsys, tmp_path):
     flags = (
         "--scale",

@@ -115,7 +115,7 @@ class Protocol:
         final = self.seeds * (1 + sum(len(choices) + len(self.live) for choices in self.choices.values()))
         each = f"{self.plan.training.epochs} epochs" if self.budget == "epochs" else "as many steps as everything takes"
         return (
-            f"{recorded * self.models + final} trainings: {recorded} recordings of {self.models} {'model' if self.models == 1 else 'models'} each, and at most "
+            f"{recorded * self.models + final} trainings: {recorded} {'recording' if recorded == 1 else 'recordings'} of {self.models} {'model' if self.models == 1 else 'models'} each, and at most "
             f"{final} final models of {each}."
         )
 

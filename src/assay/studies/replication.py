@@ -166,7 +166,9 @@ def write_plan(paths: StudyPaths, name: str, trainings: str, plan: Plan, grid: M
     """
     text = f"{WRITTEN}{name}\n# {trainings}\n# assay study {name} FOLDER --plan THIS_FILE does it again.\n"
     paths.folder.mkdir(parents=True, exist_ok=True)
-    replace(paths.plan, (text + toml({**plan.plain(), "study": grid})).encode())
+    # What a study says itself is in no plan of its own.
+    plain = {name: value for name, value in plan.plain().items() if name not in ("record", "models", "member")}
+    replace(paths.plan, (text + toml({**plain, "study": grid})).encode())
 
 
 def toml(settings: Mapping[str, Any]) -> str:
