@@ -3,7 +3,8 @@
 Digits (MLP of the demo, and a linear net), the first 10,000 rows of MNIST (LeNet, 10 epochs) and of CIFAR-10 (block_conv, 10 epochs, as in `human_noise.py`; LeNet), each recorded
 once. Beside the count stands what `threshold:fdr=` drops by AUM, and the part of right labels among it. Recordings are kept in the folder --runs, and taken from there.
 
-With --probe KINDS every run is probed instead (another training for each kind): the count by where flipped labels rank, by AUM, and AUM's threshold.
+With --probe KINDS every run is probed instead (another training for each kind): the count by where flipped labels rank, by AUM, and AUM's threshold; a count that the probe
+refuses is given all the same, beside why.
 """
 
 import argparse
@@ -14,8 +15,10 @@ from machine import report
 
 import assay
 from assay.core.wrong_labels import WrongCount
-from assay.experiments.plan import Plan
+from assay.experiments.plan import Plan, plan_of
+from assay.experiments.probe import mended_chance
 from assay.experiments.record import record
+from assay.maths.planted_counts import PlantedCount, count_by_planted
 from assay.runs.artefacts import load_truth
 from assay.runs.run import Run
 
@@ -97,13 +100,13 @@ def figures_of(run: Run) -> dict:
     return found
 
 
-def probed_figures(run: Run, kinds: list[str]) -> dict:
+def probed_figures(run: Run, kinds: list[str], seeds: list[int]) -> dict:
     """What probes of these kinds count, by AUM's ranking."""
     found = {"examples": len(run.ids), "wrong": int(known_wrong(run).sum())}
     counted = assay.count_wrong(run)
     found["by margins"] = [round(counted.low), round(counted.count), round(counted.high)] if counted.clear else "cannot be told"
-    for kind in kinds:
-        probe = assay.probe(run, "aum", flips=assay.Flips(kind=kind))
+    for kind, seed in ((kind, seed) for kind in kinds for seed in seeds):
+        probe = assay.probe(run, "aum", flips=assay.Flips(kind=kind, seed=seed))
         one = probe.methods[0].counted
         assert one is not None
         told = {"planted": probe.flipped, "area": round(one.area, 4), "told": one.holds}
@@ -114,8 +117,17 @@ def probed_figures(run: Run, kinds: list[str]) -> dict:
             }
         if probe.threshold is not None:
             told["below AUM's threshold"] = [round(getattr(probe.threshold, name)) for name in ("low", "count", "high")]
-        found[kind] = told
+        found[f"{kind}, seed {seed}"] = told
     return found
+
+
+def unrefused(run: Run, kind: str, seed: int) -> PlantedCount:
+    """The count by AUM's ranking that a probe refuses."""
+    again = next(Run(path) for path in run.paths.probe("x").parent.glob(f"{kind}-*-{seed}") if path.is_dir())
+    planted = plan_of(again).plain()["probe"]
+    suspicion = assay.score(again, "aum")["aum"].suspicion().numpy()
+    chance = mended_chance({"matrix": None, **planted}, run)
+    return count_by_planted(suspicion, (again.labels != run.labels).numpy(), 0, mended=chance, easier=kind == "extra_class")
 
 
 def known_wrong(run: Run) -> torch.Tensor:
@@ -133,6 +145,7 @@ def main() -> None:
     parser.add_argument("--runs", required=True, type=Path, help="folder of the recordings")
     parser.add_argument("--only", nargs="*", help="tasks, by the beginning of their names")
     parser.add_argument("--probe", nargs="*", default=[], help="kinds of probes, such as confusion uniform extra_class")
+    parser.add_argument("--probe-seeds", nargs="*", type=int, default=[0], help="seeds of the probes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out")
     given = parser.parse_args()
@@ -141,7 +154,7 @@ def main() -> None:
     for place, (name, settings) in enumerate(tasks(given.data_path).items()):
         if given.only is None or any(name.startswith(one) for one in given.only):
             run = recorded(settings, given.runs / f"{place:02d}")
-            figures[name] = probed_figures(run, given.probe) if given.probe else figures_of(run)
+            figures[name] = probed_figures(run, given.probe, given.probe_seeds) if given.probe else figures_of(run)
             print(name, figures[name], flush=True)
     report("wrong_counts-probe" if given.probe else "wrong_counts", figures, given.out)
 

@@ -144,8 +144,8 @@ class Probe:
             )
         if counted.holds == "unchecked":
             return (
-                "How many labels were wrong before these cannot tell: people's errors are harder to find than flipped labels, and the count by margins, which would show it, cannot "
-                "be told either; `--kind extra_class` gives an upper end."
+                "How many labels were wrong before these cannot tell: people's errors are harder to find than they are, and the count by margins, which would show it, cannot be told "
+                "either; train longer, or a larger net, and probe again."
             )
         if self.kind == EXTRA:
             return f"If no wrong label is harder to find than these, at most {high:,} of {n:,} labels are wrong (95 % interval, by {best.title})."

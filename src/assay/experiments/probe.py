@@ -107,8 +107,8 @@ def probe(
     wrong before count as right ones, for all methods alike, so that every AUC is a little too low.
 
     Where the flipped ones stand among the others says how many of those are wrong, by every method's ranking (`maths.planted_counts`), if wrong labels rank like the
-    flipped ones. That is refused where the count by margins (`assay.count_wrong`) says otherwise, or cannot be told, because people's errors are harder to find. An extra
-    class, which models resist less, gives an upper end and AUM's threshold.
+    flipped ones. An extra class, which models resist less than a wrong one, gives an upper end, and AUM's threshold. Both are refused where the count by margins
+    (`assay.count_wrong`) says otherwise, or cannot be told, because people's errors are harder to find.
 
     Args:
         run: The run.
@@ -168,7 +168,9 @@ def probe(
     counted = wrong_count(evidence)
     # Beside the flipped labels others may be wrong, which rank as high.
     inspected = max(int(flipped.sum()), counted.whole)
-    by_ranks = _Counting(_mended(planted, run), flips.kind == EXTRA, wrong_count(gather_together(members_of(run))), flips.seed)
+    by_ranks = _Counting(
+        mended_chance(planted, run), flips.kind == EXTRA, wrong_count(gather_together(members_of(run))), flips.seed
+    )
     found = Probe(
         kind=flips.kind,
         flipped=int(flipped.sum()),
@@ -202,16 +204,15 @@ class _Counting:
     seed: int
 
     def of(self, suspicion: Float64[Tensor, " examples"], flipped: Bool[Tensor, " examples"]) -> PlantedCount:
-        """The count; refused where the run's own count lies outside its interval, and, of flips, where that is not told.
+        """The count; refused where the run's own count lies outside its interval, or is not told.
 
-        People's errors are harder to find than flipped labels, so that the count is too small (2,401 of 4,104 on CIFAR-10N), and nothing in the ranks shows it.
+        People's errors are harder to find than planted ones, so that the count is too small and nothing in the ranks shows it: on 4,104 of CIFAR-10N's 10,000 it was 2,401 by flips,
+        and the upper end of an extra class 4,042 and 4,231 under two seeds.
         """
         seed = draws.integer(self.seed, "count of wrong labels by planted ones")
         found = count_by_planted(suspicion.numpy(), flipped.numpy(), seed, mended=self.mended, easier=self.easier)
         known = self.by_margins
         if not found.told or (known.clear and known.low <= found.high and found.low <= known.high):
-            return found
-        if not known.clear and self.easier:
             return found
         why = "contradicted" if known.clear else "unchecked"
         return dataclasses.replace(found, count=0.0, low=0.0, high=float(len(flipped)), right=0.0, holds=why)
@@ -310,7 +311,7 @@ def _planted_labels(run: Run, planted: dict) -> Int[Tensor, " examples"]:
     return flipped_labels(run.labels, run.classes, run.ids.keys, **planted)
 
 
-def _mended(planted: dict, run: Run) -> float:
+def mended_chance(planted: dict, run: Run) -> float:
     """Chance that a wrong label is flipped to the true class, if wrong labels go to the classes that flips go to."""
     if planted["kind"] == EXTRA:
         return 0.0
