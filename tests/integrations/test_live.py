@@ -440,6 +440,44 @@ def test_gradients_that_are_made_or_scaled_back_inside_a_step_are_compared_as_th
     assert len(stepped(tmp_path / "fused", **fused)) == EXAMPLES
 
 
+class Infinite(torch.amp.GradScaler):
+    """Meets an infinity in the second and the third batch."""
+
+    calls = 0
+
+    def scale(self, loss):
+        self.calls += 1
+        return super().scale(loss * (float("inf") if self.calls in (2, 3) else 1))
+
+
+class Forgetful(Infinite):
+    """Leaves the same steps out by itself."""
+
+    def scale(self, loss):
+        self.calls += 1
+        return loss
+
+    def step(self, optimizer):
+        if self.calls in (2, 3):
+            optimizer.zero_grad()
+        else:
+            optimizer.step()
+
+    def update(self):
+        pass
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_batches_whose_step_a_gradient_scaler_passes_over_are_in_no_step(tmp_path, fused):
+    values = []
+    for scaler in (Infinite("cpu"), Forgetful("cpu")):
+        folder = tmp_path / type(scaler).__name__
+        values.append(stepped(folder, scaler=scaler, optimizer=torch.optim.AdamW, fused=fused).values)
+        assert [len(step) for step in Run(folder).steps(0)] == [1, 3]
+    assert values[0].any()
+    torch.testing.assert_close(*map(torch.as_tensor, values), rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("factor", "settings"),
     [(2, {"closure": True}), (-1, {}), (2, {"scaler": True, "optimizer": torch.optim.AdamW, "fused": True})],

@@ -209,6 +209,9 @@ class LoopRecorder:
 
     def _stepping(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]] | None:
         self._outside += self._open is None
+        if bool(getattr(optimizer, "found_inf", None)):
+            # A fused optimizer is told of a GradScaler's infinity in its step, and moves nothing.
+            return None
         self._settings.append(_settings_of(optimizer))
         if self.alongside.step_methods and self._open is not None:
             return self._gradients.hold(optimizer, args, kwargs)
@@ -412,6 +415,9 @@ class LoopRecorder:
         moved, where = len(self._settings), f"in batch {epoch.begun - 1} the optimizer moved"
         if moved > 1:
             raise UsageError(f"{where} {moved} times, not once, and single steps are valued; step once per batch at most.")
+        if not moved and self._gradients.thrown_away():
+            self._waiting = []
+            return
         if not moved and self._steps.division.accumulate is None:
             raise UsageError(
                 f"{where} 0 times, and what the losses of a step of several batches are divided by was not said; say it as "

@@ -63,6 +63,13 @@ class LiveGradients:
         self._keep(optimizer)
         return None
 
+    def thrown_away(self) -> bool:
+        """Whether the gradients of the batches since the last step will be in none: they were cleared, or an infinity kept a GradScaler from the step."""
+        own = dict(self._model.named_parameters())
+        found = [gradient.to_dense() for name in self._names if (gradient := own[name].grad) is not None]
+        with torch.no_grad():
+            return not all(bool(one.isfinite().all()) for one in found) or not any(bool((one != 0).any()) for one in found)
+
     def _kept_after(self, closure: Callable[[], Any], optimizer: Optimizer) -> Callable[[], Any]:
         def keeping() -> Any:
             made = closure()
