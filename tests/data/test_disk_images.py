@@ -86,6 +86,11 @@ def test_all_at_once_is_refused_where_it_does_not_fit(root, monkeypatch):
     monkeypatch.setattr(disk_images, "_memory", lambda: 8000)
     assert len(images[torch.arange(30)]) == 30
     with pytest.raises(UsageError, match=r"40 images of 3 x 8 x 8 numbers stay on disk.*features=penultimate"):
+        images.flatten(1)
+    monkeypatch.setattr(disk_images, "_memory", lambda: 30_000)
+    assert len(images.flatten(1)) == 40
+    # Four bytes of each number come beside the decoded one.
+    with pytest.raises(UsageError, match="asks for all of them at once"):
         images.to(torch.float32)
 
 

@@ -375,9 +375,22 @@ def test_many_pictures_that_take_far_more_memory_than_their_files_are_refused(tm
 # Names, pipes, rights and texts
 
 
-@pytest.mark.parametrize(
-    "spec", ["mnist:path={}", "cifar10:path={}", "folder:path={}", "arrays:path={}", "table:path={},label=x", "adult:path={}"]
-)
+FILES = [
+    "mnist",
+    "fashion_mnist",
+    "cifar10",
+    "cifar100",
+    "svhn",
+    "newsgroups",
+    "imagenet",
+    "tiny_imagenet",
+    "folder",
+    "arrays",
+    "adult",
+]
+
+
+@pytest.mark.parametrize("spec", [*(f"{name}:path={{}}" for name in FILES), "table:path={},label=x"])
 @pytest.mark.parametrize("name", ["a" * 300, "~nobody-of-that-name/x", "x\0y", "pipe"])
 def test_places_that_cannot_be_are_one_sentence(tmp_path, spec, name):
     os.mkfifo(tmp_path / "pipe")

@@ -172,13 +172,16 @@ class DiskImages(Tensor):
         """Begin to decode the images at these positions; what is returned waits for them."""
         return self.files.start(self.places[positions.numpy()])
 
-    def decoded(self) -> Tensor:
+    def decoded(self, more: int = 0) -> Tensor:
         """All of the images as a plain tensor.
+
+        Args:
+            more: Bytes that each number takes besides, in what is made of it.
 
         Raises:
             UsageError: They do not fit into the machine's memory, or a file cannot be read.
         """
-        size, held = math.prod(self.shape), _memory()
+        size, held = math.prod(self.shape) * (1 + more), _memory()
         if size > SHARE * held:
             raise UsageError(
                 f"{len(self):,} images of {' x '.join(map(str, self.files.shape))} numbers stay on disk; decoded they take {size / 1e9:.0f} GB, and something asks "
@@ -204,6 +207,8 @@ class DiskImages(Tensor):
                 return first.rows(args[1][0].cpu()).decoded()
             if func is ops.select.int and args[1] == 0:
                 return first.rows(torch.tensor([args[2]])).decoded()[0]
+            if func is ops._to_copy.default and kwargs and isinstance(kind := kwargs.get("dtype"), torch.dtype):
+                return func(first.decoded(kind.itemsize), **kwargs)
         if func._schema.is_mutable and any(isinstance(one, DiskImages) for one in args[:1]):
             raise UsageError("Images that stay on disk cannot be changed in place; copy them first, or write other files.")
         return func(
