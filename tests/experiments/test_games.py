@@ -1,6 +1,8 @@
 """A learner trained on coalitions: what it predicts, what a coalition is worth, and what never becomes a number."""
 
 import dataclasses
+import pickle
+from concurrent.futures import Executor
 from typing import ClassVar
 
 import numpy as np
@@ -8,11 +10,13 @@ import pytest
 import torch
 from sklearn.tree import DecisionTreeClassifier
 
-from assay.core.errors import MissingEvidence, NumericalError, UsageError
+from assay.cluster import InlineExecutor
+from assay.core.errors import MissingEvidence, NumericalError, TrialFailed, UsageError
 from assay.core.game import Game, Valuation
 from assay.core.held_out import HeldOutRows
 from assay.core.ids import Ids
 from assay.core.learner import AbstractLearner, Constant
+from assay.experiments import games
 from assay.experiments.games import RetrainingGame, game_of
 from assay.learners import parse
 
@@ -130,3 +134,42 @@ def test_coalitions_that_do_not_fit():
         RetrainingGame(
             Ids(range(30)), rows, labels, 3, parse("tree"), valuation=Valuation(HeldOutRows.alike(rows[:, :2], labels))
         )
+
+
+class Sent(Executor):
+    """Runs calls as they arrive in another process."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.calls += 1
+        return InlineExecutor().submit(*pickle.loads(pickle.dumps((fn, *args))), **kwargs)
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_an_executor_gives_the_same_bytes(learner, tmp_path, monkeypatch):
+    monkeypatch.setattr(games, "CHUNKS", 3)
+    rows, labels = world()
+    ids, masks, pool = Ids(np.random.default_rng(0).permutation(500)[:30]), coalitions(30, 8), Sent()
+    held = Valuation(HeldOutRows(rows[:9], labels[:9], torch.ones(9, dtype=torch.float64)), "accuracy")
+    here, there = (game_of(ids, rows, labels, 3, learner, held, spread=one) for one in (None, games.Spread(pool, tmp_path)))
+    assert torch.equal(there.predictions(masks), here.predictions(masks))
+    assert torch.equal(there.values(masks), here.values(masks))
+    assert (there.trained, there.remarks) == (here.trained, here.remarks)
+    # Those that are trained side by side stay here.
+    assert pool.calls == (0 if learner.startswith(("knn", "net")) else 6)
+
+
+def test_a_learner_that_fails_elsewhere_is_a_failed_trial(tmp_path):
+    rows, labels = world()
+    game = game_of(
+        Ids(range(30)),
+        rows,
+        labels,
+        3,
+        "sklearn.neighbors.KNeighborsClassifier:n_neighbors=29",
+        spread=games.Spread(Sent(), tmp_path),
+    )
+    with pytest.raises(TrialFailed, match=r"coalitions-00 failed with NumericalError: .*trained on"):
+        game.predictions(coalitions(30))

@@ -36,7 +36,7 @@ def score_(
     memory: MaybeWhole = None,
     tolerance: float = 0.0,
     reference: list[str] | None = None,
-    where: str = "processes",
+    where: str | None = None,
 ) -> None:
     """Give every example of a run a number by each method.
 
@@ -88,7 +88,8 @@ def score_(
         NAME=RUN or NAME=FILE: the last model of another run, or a state_dict in a safetensors file, for oti:reference=NAME; may be given
         several times.
     where
-        Where loo retrains without each example: inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded
+        Where loo retrains without each example (by default in processes), and where methods such as data_shapley train learners on parts of the examples (by default, and
+        learners that are trained many at once always, in this process): inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded
         number of threads each, or processes:N; or slurm, jobs of the cluster, with options such as slurm:partition=cpu,time=240 (minutes; see docs/cluster.md).
     """
     from ..cluster.executors import executor
@@ -99,7 +100,7 @@ def score_(
     from ..experiments.execution import Execution
     from ..experiments.page_parts import probes_of
     from ..experiments.request import Request
-    from ..experiments.scorable import check_untrained, is_replayed, scorable
+    from ..experiments.scorable import check_untrained, is_replayed, plays, scorable
     from ..experiments.score import ALL, served
     from ..experiments.wrong_labels import count_wrong, countable
     from ..methods import METHODS, parse
@@ -127,9 +128,12 @@ def score_(
     if not methods:
         raise UsageError(f"Name a method, or `all`; this run allows {', '.join(scorable(opened)[0])}.")
     how, named = ReplayConfig(schedule, memory, tolerance), [parse(name) for name in methods if name != ALL]
-    replayed, retrained = any(is_replayed(opened, one) for one in named), any(one.retrains for one in named)
-    _check_read(methods, replayed, retrained, how != ReplayConfig(), where != "processes")
-    with showing_progress() as progress, executor(where, threads=opened.header.threads) as pool:
+    replayed, retrained = (
+        any(is_replayed(opened, one) for one in named),
+        any(one.retrains or (where is not None and plays(one)) for one in named),
+    )
+    _check_read(methods, replayed, retrained, how != ReplayConfig(), where is not None)
+    with showing_progress() as progress, executor(where or "processes", threads=opened.header.threads) as pool:
         request = Request(
             strict=strict,
             save="recompute" if recompute else True,
@@ -258,7 +262,8 @@ def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, repla
         )
     if spread and not retrained:
         raise UsageError(
-            f"--where is for {' or '.join(retraining())}, which trains without each example; {', '.join(methods)} do not."
+            f"--where is for {' or '.join(retraining())}, which trains without each example, and methods that train a learner on parts of the examples; {', '.join(methods)} "
+            "do neither."
         )
 
 

@@ -1,14 +1,22 @@
 """A learner trained on coalitions of the examples."""
 
+import dataclasses
+import functools
 import hashlib
+import pickle
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from .. import __version__
+from ..cluster.executors import Call, run_all
 from ..core.errors import AssayError, MissingEvidence, NumericalError, UsageError, listed
 from ..core.game import Coalitions, Valuation
 from ..core.ids import Ids
@@ -24,6 +32,25 @@ SLACK = 1e-6
 ROOM = 2**26
 """Bytes that the predictions of coalitions trained side by side may take, and as many the rows of numbers that each example has in them."""
 
+CHUNKS = 64
+"""Largest number of calls in which coalitions are sent out."""
+TURN = threading.RLock()
+"""A game that was sent is one per process."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spread:
+    """Where coalitions are trained on.
+
+    Attributes:
+        pool: Any executor.
+        logs: Folder of the logs.
+    """
+
+    pool: Executor
+    logs: Path
+
+
 Keeper = Callable[[str, int], CoalitionValues]
 """Opens the values of coalitions of one game, by its fingerprint and how many numbers a value is."""
 
@@ -36,6 +63,7 @@ def game_of(
     learner: str | AbstractLearner,
     valuation: Valuation | None = None,
     keeper: Keeper = CoalitionValues,
+    spread: Spread | None = None,
 ) -> "RetrainingGame":
     """The cooperative game of a learner trained on coalitions of these examples.
 
@@ -43,7 +71,9 @@ def game_of(
         UnknownName: No such learner or option.
         UsageError: A value that the option does not take.
     """
-    return RetrainingGame(ids, rows, labels, classes, parse(learner), valuation, keeper=keeper)
+    game = RetrainingGame(ids, rows, labels, classes, parse(learner), valuation, keeper=keeper)
+    game.spread = spread
+    return game
 
 
 class RetrainingGame:
@@ -56,6 +86,7 @@ class RetrainingGame:
         players: The examples.
         remarks: Messages of the trainings, with the number of trainings that gave each.
         trained: How many trainings there were.
+        spread: Where coalitions are trained on by learners that take one after the other; None for this process.
     """
 
     def __init__(
@@ -95,6 +126,7 @@ class RetrainingGame:
         rows, labels = rows.detach().cpu(), labels.cpu()
         self.players, self.remarks, self.trained = ids, Counter[str](), 0
         self._learner, self._seed, self._classes = learner, seed, classes
+        self.spread: Spread | None = None
         self._order = torch.argsort(ids.ranks)
         self._rows, self._given = rows[self._order], labels[self._order]
         self._keys = ids.keys[self._order.numpy()]
@@ -257,9 +289,54 @@ class RetrainingGame:
             part = slice(start, start + size)
             together = self._together(coalitions[part], rows) if len(coalitions) > 1 else None
             if together is None:
-                probs, remarked = zip(*(self._predicted(counts, rows) for counts in coalitions[part]), strict=True)
-                together = torch.stack(probs), remarked
+                several = self.spread is not None and len(coalitions[part]) > 1
+                together = self._elsewhere(coalitions[part], rows) if several else self.one_by_one(coalitions[part], rows)
             yield part, *together
+
+    def one_by_one(
+        self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor
+    ) -> tuple[Float64[Tensor, "coalitions queries classes"], Sequence[bool]]:
+        """The probabilities of these rows by the learner trained on one coalition after the other, in the order of the ids, and whether each left remarks."""
+        probs, remarked = zip(*(self._predicted(counts, rows) for counts in coalitions), strict=True)
+        return torch.stack(probs), remarked
+
+    def _elsewhere(
+        self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor
+    ) -> tuple[Float64[Tensor, "coalitions queries classes"], Sequence[bool]]:
+        """As `one_by_one`, in parts, wherever the executor puts them."""
+        assert self.spread is not None
+        back = self._order.argsort()
+        work = pickle.dumps(
+            (
+                self.players.values,
+                self._rows[back].numpy(),
+                self._given[back].numpy(),
+                self._classes,
+                self._learner,
+                self._seed,
+                rows.numpy(),
+            )
+        )
+        parts = torch.arange(len(coalitions)).tensor_split(min(CHUNKS, len(coalitions)))
+        calls = [
+            Call(
+                f"coalitions-{number:02d}",
+                trained_apart,
+                (work, counts.numpy()),
+                fingerprint(work, counts.numpy().tobytes(), __version__),
+            )
+            for number, counts in enumerate(coalitions[part] for part in parts)
+        ]
+        found = torch.empty(len(coalitions), len(rows), self._classes, dtype=torch.float64)
+        remarked = [False] * len(coalitions)
+        for name, (probs, left, remarks) in run_all(self.spread.pool, calls, self.spread.logs, "coalitions"):
+            part = parts[int(name.rpartition("-")[2])]
+            found[part] = torch.from_numpy(probs)
+            for place, one in zip(part.tolist(), left, strict=True):
+                remarked[place] = one
+            self.remarks.update(remarks)
+        self.trained += len(coalitions)
+        return found, remarked
 
     def _together(
         self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor
@@ -317,6 +394,27 @@ class RetrainingGame:
         # What a learner draws belongs to the coalition, so that nothing hangs on what was trained before it.
         words = draws.words(self._keys, self._seed, "coalition") * counts.numpy().astype(np.uint64)
         return draws.integer(self._seed, "learner", int(words.sum(dtype=np.uint64)))
+
+
+def trained_apart(work: bytes, coalitions: np.ndarray) -> tuple[np.ndarray, list[bool], dict[str, int]]:
+    """What `one_by_one` gives of some coalitions of a game that was sent, and the remarks.
+
+    Raises:
+        AssayError: As the learner.
+    """
+    with TURN:
+        game, rows = _rebuilt(work)
+        game.remarks.clear()
+        probs, remarked = game.one_by_one(torch.from_numpy(coalitions), rows)
+        return probs.numpy(), list(remarked), dict(game.remarks)
+
+
+@functools.lru_cache(maxsize=1)
+def _rebuilt(work: bytes) -> tuple[RetrainingGame, Tensor]:
+    """The game in another process, built once for all that is asked of it."""
+    ids, inputs, labels, classes, learner, seed, rows = pickle.loads(work)
+    game = RetrainingGame(Ids(ids), torch.from_numpy(inputs), torch.from_numpy(labels), classes, learner, seed=seed)
+    return game, torch.from_numpy(rows)
 
 
 def _all_known(store: CoalitionValues, words: np.ndarray, truncate: float, whole: float) -> bool:

@@ -155,9 +155,10 @@ def check_read(
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
     if replay_config is not None and replay_config != ReplayConfig() and not retaken:
         raise UsageError(f"replay_config= is for methods that replay the training; {titles} do not. Leave it out.")
-    if request.execution.pool is not None and not any(one.retrains for one in wanted):
+    if request.execution.pool is not None and not any(one.retrains or plays(one) for one in wanted):
         raise UsageError(
-            f"Execution(pool=) is for {' or '.join(retraining())}, which trains without each example; {titles} do not. Leave it out."
+            f"Execution(pool=) is for {' or '.join(retraining())}, which trains without each example, and methods that train a learner on parts of the examples; {titles} "
+            "do neither. Leave it out."
         )
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
@@ -166,6 +167,11 @@ def check_read(
         raise UsageError(
             f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
         )
+
+
+def plays(method: AbstractMethod) -> bool:
+    """Whether a method trains a learner on parts of the examples."""
+    return Need.GAME in method.reads
 
 
 def retraining() -> list[str]:

@@ -32,7 +32,7 @@ from ..runs.coalitions import CoalitionValues, KeptValues
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather, given_rows
 from .execution import MOVED, RECOMPUTE, REPLAYING, Execution, Save
-from .games import game_of
+from .games import Spread, game_of
 from .held_out import FoundHeldOut, held_out_asked, held_out_of
 from .models import members_of, open_models, over_models
 from .plan import folds_of, has_plan
@@ -49,6 +49,7 @@ from .scorable import (
     inputs_asked,
     is_replayed,
     looks_at_inputs,
+    plays,
     replayed,
     scorable,
     unrecorded,
@@ -201,6 +202,8 @@ def served(
     if held:
         beside = {name: found.examples for name, found in held.items()}
         evidences = [one.beside(beside, _games(run, request)) for one in evidences]
+    elif request.execution.pool is not None and any(map(plays, wanted)):
+        evidences = [one.beside({}, _games(run, request, kept=False)) if Need.GAME in one.holds else one for one in evidences]
     for one in wanted:
         if request.save and not request.recompute and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
@@ -443,15 +446,17 @@ def _held_out(
     return wanted, held
 
 
-def _games(run: Run, request: Request) -> GameMaker:
-    """What makes games: where scores are saved, the values of coalitions are too, so that a killed game goes on."""
-    if not request.save:
-        return game_of
+def _games(run: Run, request: Request, kept: bool = True) -> GameMaker:
+    """What makes games, which train where the request says: where scores are saved, the values of coalitions are too, so that a killed game goes on."""
+    pool = request.execution.pool
+    maker: Callable[..., Any] = game_of if pool is None else functools.partial(game_of, spread=Spread(pool, run.paths.logs))
+    if not request.save or not kept:
+        return maker
 
     def keeper(made_of: str, width: int) -> CoalitionValues:
         return KeptValues(run.paths.coalitions(made_of), made_of, width, anew=request.recompute)
 
-    return functools.partial(game_of, keeper=keeper)
+    return functools.partial(maker, keeper=keeper)
 
 
 def _each(
