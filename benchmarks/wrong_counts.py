@@ -14,6 +14,7 @@ import torch
 from machine import report
 
 import assay
+from assay.core.lineage import fingerprint
 from assay.core.wrong_labels import WrongCount
 from assay.experiments.plan import Plan, plan_of
 from assay.experiments.probe import mended_chance
@@ -110,24 +111,25 @@ def probed_figures(run: Run, kinds: list[str], seeds: list[int]) -> dict:
         one = probe.methods[0].counted
         assert one is not None
         told = {"planted": probe.flipped, "area": round(one.area, 4), "told": one.holds}
-        if one.told:
-            told |= {
-                "count": [round(one.low), round(one.count), round(one.high)],
-                "within": one.low <= found["wrong"] <= one.high,
-            }
+        if not one.told:
+            one = unrefused(run, probe)
+        told |= {"count": [round(one.low), round(one.count), round(one.high)], "within": one.low <= found["wrong"] <= one.high}
         if probe.threshold is not None:
             told["below AUM's threshold"] = [round(getattr(probe.threshold, name)) for name in ("low", "count", "high")]
         found[f"{kind}, seed {seed}"] = told
     return found
 
 
-def unrefused(run: Run, kind: str, seed: int) -> PlantedCount:
+def unrefused(run: Run, probe: assay.Probe) -> PlantedCount:
     """The count by AUM's ranking that a probe refuses."""
-    again = next(Run(path) for path in run.paths.probe("x").parent.glob(f"{kind}-*-{seed}") if path.is_dir())
-    planted = plan_of(again).plain()["probe"]
-    suspicion = assay.score(again, "aum")["aum"].suspicion().numpy()
-    chance = mended_chance({"matrix": None, **planted}, run)
-    return count_by_planted(suspicion, (again.labels != run.labels).numpy(), 0, mended=chance, easier=kind == "extra_class")
+    folders = [path for path in run.paths.probe("x").parent.glob(f"{probe.kind}-*") if path.is_dir()]
+    assert probe.lineage is not None
+    made = probe.lineage.parents["labels"]
+    again = next(one for one in map(Run, folders) if fingerprint(one.labels.numpy().tobytes()) == made)
+    planted = {"matrix": None, **plan_of(again).plain()["probe"]}
+    suspicion, easier = assay.score(again, "aum")["aum"].suspicion().numpy(), probe.kind == "extra_class"
+    chance = mended_chance(planted, run)
+    return count_by_planted(suspicion, (again.labels != run.labels).numpy(), probe.seed, mended=chance, easier=easier)
 
 
 def known_wrong(run: Run) -> torch.Tensor:
