@@ -88,7 +88,7 @@ def score_(
         NAME=RUN or NAME=FILE: the last model of another run, or a state_dict in a safetensors file, for oti:reference=NAME; may be given
         several times.
     where
-        Where loo retrains without each example (by default in processes), and where methods such as data_shapley train learners on parts of the examples (by default, and
+        Where loo retrains without each example (by default in processes), and where methods such as shapley train learners on parts of the examples (by default, and
         learners that are trained many at once always, in this process): inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded
         number of threads each, or processes:N; or slurm, jobs of the cluster, with options such as slurm:partition=cpu,time=240 (minutes; see docs/cluster.md).
     """
