@@ -209,7 +209,7 @@ def test_what_cannot_be_studied_is_refused(scale, settings, grid, error, words, 
 
 @pytest.mark.parametrize(
     ("grid", "words"),
-    [({"modes": ("flop",)}, "flip"), ({"n_epochs": (0,)}, "n_epochs=0"), ({"fraction": (1.0,)}, "fraction: 1"), ({"eps_min": (-1.0,)}, "eps_min=-1")],
+    [({"modes": ("flop",)}, "flip"), ({"n_epochs": (0,)}, "n_epochs: 0 is no whole number"), ({"num_flip": ("a",)}, "num_flip: 'a'"), ({"intensity": (True,)}, "intensity: True"), ({"fraction": (1.0,)}, "fraction: 1"), ({"eps_min": (-1.0,)}, r"eps_min: -1\.0 is no number")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(grid, words):
     with pytest.raises(UsageError, match=words):

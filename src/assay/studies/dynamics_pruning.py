@@ -355,5 +355,5 @@ def corrupted(plan: Plan, rate: float, intensity: float, paths: StudyPaths) -> P
     changed = draws.permutation(train.ids.keys, plan.seed, "study altered")[: round(rate * len(train))]
     inputs = train.inputs.clone()
     inputs[changed] = transformed(inputs[changed], train.ids.keys[changed.numpy()], intensity, plan.seed)
-    path = saved_arrays(paths.data / "corrupted.npz", train, inputs, train.labels, loaded.test)
+    path = saved_arrays(paths.data.absolute() / "corrupted.npz", train, inputs, train.labels, loaded.test)
     return Plan.make({**plan.plain(), "data": options.join("arrays", {"path": str(path)}), "subset": 1.0})

@@ -45,7 +45,7 @@ from ..runs.paths import StudyPaths
 from ..runs.run import Run
 from .alterations import blurred, saved_arrays, transformed
 from .folders import told
-from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, owned, write_plan
+from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, numbers_of, owned, write_plan
 from .scaling import planned, titled
 from .trainings import Job, Recorded, outcomes, recordings
 
@@ -56,6 +56,8 @@ HELD = "test"
 SWEPT = "liveval"
 WINDOWS = ("delta_min", "delta_max", "delta_step", "eps_min", "eps_max")
 WITHOUT = "the altered themselves"
+NEW_NETS = ("flip", "clean")
+"""The altered data on which new nets are trained."""
 AT_LEAST = 2
 """The first window of LiveVal, where a sweep's smallest one allows it."""
 RELEASED = {
@@ -214,11 +216,11 @@ class LiveValGrid:
         if strange := [mode for mode in self.modes if mode not in MODES]:
             raise UnknownName("experiment of this study", str(strange[0]), MODES)
         for name in ("num_flip", "num_corrupt", "num_boundary", "n_epochs", "delta_min", "delta_max", "delta_step"):
-            if (values := getattr(self, name)) is not None and min(each_once(name, values)) < 1:
-                raise UsageError(f"{name}={min(values)} is no whole number of 1 or more.")
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, numbers_of(name, values, whole=True))
         for name in ("eps_min", "eps_max", "intensity"):
-            if (values := getattr(self, name)) is not None and not min(each_once(name, values)) >= 0:
-                raise UsageError(f"{name}={min(values):g} is below 0.")
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, numbers_of(name, values))
         if self.fraction is not None:
             fractions_of("fraction", self.fraction)
 
@@ -242,7 +244,7 @@ class Case:
         altered: Ids of the altered examples.
         tracked: Ids of the tracked ones.
         plan: The plan of the recording; what the study's plan holds out is its test part.
-        final: The plan of new nets, with the real test part.
+        final: The plan of new nets, with the real test part; that of the recording where no new nets are trained.
     """
 
     mode: str
@@ -398,19 +400,23 @@ def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
         inputs, labels, altered, tracked = altered_data(loaded, mode, count, intensity, seed, grid)
         name = f"{mode}-{count}-{intensity:g}-{seed}"
         assert loaded.validation is not None
-        files_of = {
-            "record": saved_arrays(paths.data / f"{name}-record.npz", loaded.train, inputs, labels, loaded.validation),
-            "final": saved_arrays(paths.data / f"{name}-final.npz", loaded.train, inputs, labels, loaded.test),
-        }
+        # Absolute, so that the recording can be taken again from elsewhere.
+        place = paths.data.absolute()
+        files_of = {"record": saved_arrays(place / f"{name}-record.npz", loaded.train, inputs, labels, loaded.validation)}
+        if mode in NEW_NETS:
+            files_of["final"] = saved_arrays(place / f"{name}-final.npz", loaded.train, inputs, labels, loaded.test)
         for length in sorted(lengths):
             plain = {**setup.plan.plain(), "seed": seed, "validation": 0.0, "subset": 1.0}
-            recipe = {**setup.plan.recipe, "epochs": length}
-            record, final = (
-                Plan.make({**plain, "recipe": recipe, "data": options.join("arrays", {"path": str(files_of[which])}), **more})
-                for which, more in (("record", {"record": {"checkpoints": "every"}}), ("final", {}))
-            )
+            plain["recipe"] = {**setup.plan.recipe, "epochs": length}
+            plans = {
+                which: Plan.make({**plain, "data": options.join("arrays", {"path": str(path)})})
+                for which, path in files_of.items()
+            }
+            record = Plan.make({**plans["record"].plain(), "record": {"checkpoints": "every"}})
             ids = loaded.train.ids
-            yield Case(mode, seed, count, intensity, length, ids.take(altered), ids.take(tracked), record, final)
+            yield Case(
+                mode, seed, count, intensity, length, ids.take(altered), ids.take(tracked), record, plans.get("final", record)
+            )
 
 
 def altered_data(

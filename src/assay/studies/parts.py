@@ -137,15 +137,16 @@ def measured(protocol: Protocol, paths: StudyPaths, execution: Execution) -> tup
             work = str(folder.absolute()), specs, fraction, protocol.of(repetition).seed
             calls.append(Call(name, choose, work, fingerprint(folder.name, repr(work[1:]))))
             meant[name] = fraction, choices
+    answers: dict[str, dict[tuple[str, str | None], str]] = {}
+    for name, failed in run_all(pool, calls, paths.logs, "choose"):
+        answers[name] = failed
+        progress.advance("choose", len(answers), len(calls), name)
     refused: dict[tuple[float, str], str] = {}
-    for done, (name, failed) in enumerate(run_all(pool, calls, paths.logs, "choose"), 1):
-        fraction, mine = meant[name]
-        refused |= {
-            (fraction, choice.row): failed[choice.selector, choice.score]
-            for choice in mine
-            if (choice.selector, choice.score) in failed
-        }
-        progress.advance("choose", done, len(calls), name)
+    # In the order of the repetitions, so that the reason told is that of the first, wherever choices are made.
+    for name, (fraction, choices) in meant.items():
+        for choice in choices:
+            if (why := answers[name].get((choice.selector, choice.score))) is not None:
+                refused.setdefault((fraction, choice.row), why)
     cells, jobs = [], []
     for repetition, folder in enumerate(folders):
         for fraction, row, job in _jobs(protocol, repetition, folder, refused):

@@ -4,10 +4,14 @@ import csv
 import dataclasses
 import io
 import json
+import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from ..core.arguments import described
 from ..core.errors import OutputExists, UsageError
 from ..core.replication import Measured, ReplicationStudy, RowComparison, Section
 from ..core.study import ALL
@@ -79,15 +83,29 @@ def each_once(what: str, values: Sequence[Any]) -> tuple[Any, ...]:
     return found
 
 
+def numbers_of(what: str, values: Sequence[Any], *, whole: bool = False) -> tuple[Any, ...]:
+    """Numbers from 0 on, each once; whole ones from 1 on.
+
+    Raises:
+        UsageError: One is no such number, or given twice, or there is none.
+    """
+    kind, words = (numbers.Integral, "whole number of 1 or more") if whole else (numbers.Real, "number of 0 or more")
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, kind) or not (one >= 1 if whole else one >= 0):  # type: ignore[operator]
+            raise UsageError(f"{what}: {described(one) if isinstance(one, Tensor) else repr(one)} is no {words}.")
+    return each_once(what, [int(one) if whole else float(one) for one in values])  # type: ignore[call-overload]
+
+
 def fractions_of(what: str, values: Sequence[float]) -> tuple[float, ...]:
     """Fractions in 0..1, both excluded, falling.
 
     Raises:
         UsageError: One is outside, or given twice, or there is none.
     """
-    if bad := [one for one in values if not 0 < one < 1]:
+    found = numbers_of(what, values)
+    if bad := [one for one in found if not 0 < one < 1]:
         raise UsageError(f"{what}: {bad[0]:g} is outside 0..1, both excluded; give fractions such as 0.5.")
-    return tuple(sorted(each_once(what, [float(one) for one in values]), reverse=True))
+    return tuple(sorted(found, reverse=True))
 
 
 def facts(plan: Plan) -> dict[str, Any]:
