@@ -114,6 +114,7 @@ def test_choices_are_named_once_and_batches_of_fractions_that_there_are():
         ("tiny", {}, {"methods": ("aim",)}, UnknownName, "aum"),
         ("tiny", {}, {"selectors": ("threshold",)}, UsageError, "no option keep"),
         ("tiny", {}, {"selectors": ("top",)}, UnknownName, "top_k"),
+        ("tiny", {}, {"methods": ("el2n",)}, UsageError, "reads at least 11 epochs, and the recordings have 4"),
         ("tiny", {}, {"batches": {0.2: 0}}, UsageError, "batches: 0"),
         ("tiny", {"select": "rs2:keep=0.5"}, {}, UsageError, "select"),
     ],

@@ -198,6 +198,7 @@ def test_published_results_of_the_sweep():
         ("tiny", {}, {"num_scores": 12}, UsageError, "num_scores=12 is not above 12"),
         ("tiny", {}, {"methods": ("oti", "oti")}, UsageError, "each once"),
         ("tiny", {}, {"methods": ("loo:window=last",)}, UsageError, "leave window out"),
+        ("tiny", {}, {"methods": ("el2n:at=1",)}, UsageError, "reads at least 2 epochs, and the recordings have 1"),
         ("tiny", {}, {"flip_to": "ten"}, UnknownName, "ten"),
         ("tiny", {}, {"num_flip": (400,), "num_scores": 500}, UsageError, "fewer than 400 and 500"),
     ],
@@ -205,6 +206,12 @@ def test_published_results_of_the_sweep():
 def test_what_cannot_be_studied_is_refused(scale, settings, grid, error, words, tmp_path):
     with pytest.raises(error, match=words):
         study_liveval(tmp_path / "x", settings, scale=scale, grid=LiveValGrid(**grid))
+
+
+def test_a_folder_that_a_plan_cannot_name_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UsageError, match="name a folder without one"):
+        study_liveval(tmp_path / "a,b", QUICK, scale="tiny", grid=FEW)
+    assert not (tmp_path / "a,b").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.errors import UsageError
 from ..data.examples import Examples
 from ..maths import draws
 from ..runs.disk import replace
@@ -90,8 +91,11 @@ def saved_arrays(path: Path, train: Examples, inputs: Tensor, labels: Tensor, te
         test: The examples to test on.
 
     Raises:
+        UsageError: The path has a comma, which separates options in a plan.
         NotWritten: The disk refuses.
     """
+    if "," in str(path):
+        raise UsageError(f"{path} has a comma, and a plan names altered data by their path; name a folder without one.")
     body = io.BytesIO()
     tested = test.inputs if inputs.dtype == torch.uint8 else test.prepared(test.inputs)
     np.savez_compressed(

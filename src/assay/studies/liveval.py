@@ -47,7 +47,7 @@ from .alterations import blurred, saved_arrays, transformed
 from .folders import told
 from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, numbers_of, owned, write_plan
 from .scaling import planned, titled
-from .trainings import Job, Recorded, outcomes, recordings
+from .trainings import Job, Recorded, check_epochs, outcomes, recordings
 
 Mode = Literal["train_and_eval", "flip", "corrupt", "early_detection", "boundary_detection", "sweep"]
 MODES: tuple[Mode, ...] = ("train_and_eval", "flip", "corrupt", "early_detection", "boundary_detection", "sweep")
@@ -367,7 +367,17 @@ def _setup(plan: Plan, grid: dict[str, Any]) -> _Setup:
             raise UsageError(f"{method.title}: examples are left out of all steps here; leave window out.")
         titles.append(method)
     each_once("methods", [method.title for method in titles])
-    most = max(*grid["num_flip"], *grid["num_corrupt"], *grid["num_boundary"])
+    counted_in = {
+        "num_flip": {"flip", "early_detection", "sweep"},
+        "num_corrupt": {"corrupt"},
+        "num_boundary": {"boundary_detection"},
+    }
+    used = [name for name, modes in counted_in.items() if modes & set(grid["modes"])]
+    most = max((max(grid[name]) for name in used), default=0)
+    detected_after = (
+        min(grid["n_epochs"]) if {"early_detection", "boundary_detection"} & set(grid["modes"]) else plan.training.epochs
+    )
+    check_epochs([method.title for method in titles], min(detected_after, plan.training.epochs))
     if not most < grid["num_scores"]:
         raise UsageError(f"num_scores={grid['num_scores']} is not above {most}, the altered examples among them; track more.")
     del grid["methods"]

@@ -27,7 +27,7 @@ from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..training.batches import sizes as steps_of
 from .scaling import probe_of
-from .trainings import Job, Recorded, outcomes, recordings
+from .trainings import Job, Recorded, check_epochs, outcomes, recordings
 
 Budget = Literal["epochs", "steps"]
 SECTION = "Test accuracy"
@@ -77,7 +77,7 @@ class Protocol:
         """Refuse what does not go together.
 
         Raises:
-            UsageError: The plan has a horizon, a batch size for no fraction or below 1, or a choice is named twice.
+            UsageError: The plan has a horizon or too few epochs, a batch size is for no fraction or below 1, or a choice is named twice.
         """
         if self.plan.training.horizon is not None:
             raise UsageError("A study lays the schedule out itself; leave horizon out of the plan.")
@@ -85,12 +85,19 @@ class Protocol:
             raise UsageError(f"batches: {strange[0]:g} is none of the fractions {', '.join(f'{one:g}' for one in self.choices)}.")
         if bad := [batch for batch in self.batches.values() if batch < 1]:
             raise UsageError(f"batches: {bad[0]} is no whole number of 1 or more.")
+        check_epochs(self.scores, self.plan.training.epochs)
         for fraction, choices in self.choices.items():
             rows = [choice.row for choice in choices]
             if len(set(rows)) < len(rows):
                 raise UsageError(
                     f"{next(row for row in rows if rows.count(row) > 1)} is named twice at {fraction:g}; name each choice once."
                 )
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Titles of the scores that are chosen by."""
+        chosen_by = (choice.score for choices in self.choices.values() for choice in choices)
+        return tuple(dict.fromkeys(score for score in chosen_by if score is not None))
 
     def of(self, repetition: int) -> Plan:
         """The plan of one repetition."""

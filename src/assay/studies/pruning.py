@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .. import methods
 from ..cluster.executors import executor
-from ..core.accumulators import AbstractAccumulator
 from ..core.errors import UsageError
 from ..core.ids import Ids
 from ..core.report_data import Agreement
@@ -38,7 +37,7 @@ from ..training.batches import sizes as steps_of
 from ..training.device import device_named
 from . import folders
 from .folders import claimed, told
-from .trainings import Job, Recorded, outcomes, recordings
+from .trainings import Job, Recorded, check_epochs, outcomes, recordings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +95,7 @@ class Setup:
         if plan.record != PlanRecording():
             raise UsageError("A study says itself what its recordings keep; leave the table record out of the plan.")
         device_named(plan.training.device)
-        epochs = self.probed(0, self.sizes[0]).training.epochs
-        for one in map(methods.parse, titles):
-            if isinstance(one, AbstractAccumulator) and one.fewest_epochs > epochs:
-                raise UsageError(
-                    f"{one.title} reads at least {one.fewest_epochs} epochs, and the recordings have {epochs}; give more probe epochs, or "
-                    "options that fit."
-                )
+        check_epochs(titles, self.probed(0, self.sizes[0]).training.epochs, "probe epochs")
 
     def final(self, repetition: int) -> Plan:
         """The plan of the final models of a repetition."""

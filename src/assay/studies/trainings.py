@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
-from .. import __version__
+from .. import __version__, methods
 from ..cluster.executors import Call, run_all
+from ..core.accumulators import AbstractAccumulator
+from ..core.errors import UsageError
 from ..core.lineage import fingerprint
 from ..core.trial import Outcome
 from ..experiments.plan import Plan, load_data
@@ -81,6 +83,19 @@ def recordings(wanted: Sequence[Recorded], paths: StudyPaths, pool: Executor, pr
     for done, (name, _) in enumerate(run_all(pool, calls, paths.logs, "record", total - len(calls)), total - len(calls) + 1):
         progress.advance("record", done, total, name)
     return folders
+
+
+def check_epochs(titles: Iterable[str], epochs: int, cure: str = "epochs") -> None:
+    """Refuse, before anything is recorded, scores that read more epochs than there will be.
+
+    Raises:
+        UsageError: Names the first such score, and what to give more of.
+    """
+    for one in map(methods.parse, titles):
+        if isinstance(one, AbstractAccumulator) and one.fewest_epochs > epochs:
+            raise UsageError(
+                f"{one.title} reads at least {one.fewest_epochs} epochs, and the recordings have {epochs}; give more {cure}, or options that fit."
+            )
 
 
 def scored(folder: Path, title: str) -> bool:
