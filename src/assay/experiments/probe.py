@@ -214,7 +214,7 @@ class _Counting:
         known = self.by_margins
         if not found.told or (known.clear and known.low <= found.high and found.low <= known.high):
             return found
-        why = "contradicted" if known.clear else "unchecked"
+        why: Literal["contradicted", "unchecked"] = "contradicted" if known.clear else "unchecked"
         return dataclasses.replace(found, count=0.0, low=0.0, high=float(len(flipped)), right=0.0, holds=why)
 
 
