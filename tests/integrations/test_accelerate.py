@@ -13,7 +13,12 @@ from assay.runs.run import Run
 from integrations.test_loops import data, net
 
 accelerate = pytest.importorskip("accelerate")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.filterwarnings("error:.*is not recorded")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("error:.*is not recorded"),
+    pytest.mark.filterwarnings("error:.*gradients of your loop"),
+]
 
 
 def trained(folder, order, accumulate=1, view="train"):

@@ -21,6 +21,7 @@ pytestmark = [
     # What the libraries themselves warn of is theirs.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:.*is not recorded"),
+    pytest.mark.filterwarnings("error:.*gradients of your loop"),
 ]
 SEED = 5
 NEW = int(transformers.__version__.split(".")[0]) >= 5

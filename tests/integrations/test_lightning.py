@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import assay
-from assay.core.errors import Mismatch, OutputExists, UsageError
+from assay.core.errors import Mismatch, MissingEvidence, OutputExists, UsageError
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 
@@ -17,6 +17,7 @@ pytestmark = [
     # What the library itself warns of is its own.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:.*is not recorded"),
+    pytest.mark.filterwarnings("error:.*gradients of your loop"),
 ]
 SEED, EXAMPLES = 5, 22
 
@@ -300,10 +301,37 @@ def test_values_of_steps_need_the_loss_that_the_module_trains_on(tmp_path):
     with pytest.warns(UserWarning, match=r"gives cross_entropy weight, .* give data=assay\.DataSpec\(losses="):
         trainer.fit(Weighted(), DataLoader(dataset(), 4, shuffle=True))
     assert Run(tmp_path / "run").epochs == 2
-    spec = assay.DataSpec(losses=lambda model, batch: W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
+    spec = assay.DataSpec(
+        losses=lambda model, batch: W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none"),
+        reduction=lambda batch: W[batch[1]].sum(),
+    )
     trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "said", live, data=spec)])
     trainer.fit(Weighted(), DataLoader(dataset(), 4, shuffle=True))
     assert assay.score(tmp_path / "said", "liveval", save=False)["liveval"].values.isfinite().all()
+
+
+class Scaled(Module):
+    """Draws nothing at random, and multiplies its loss."""
+
+    def __init__(self, factor):
+        super().__init__(gives="logits")
+        self.net, self.factor = nn.Sequential(*[layer for layer in self.net if not isinstance(layer, nn.Dropout)]), factor
+
+    def training_step(self, batch, batch_idx):
+        given = super().training_step(batch, batch_idx)
+        return {**given, "loss": self.factor * given["loss"]}
+
+
+@pytest.mark.parametrize("clip", [{}, {"gradient_clip_val": 0.02, "gradient_clip_algorithm": "value"}])
+def test_gradients_that_lightning_makes_inside_a_step_are_compared(tmp_path, clip):
+    def trained(folder, factor, **settings):
+        trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / folder, Recording(live=["liveval"]))], **settings)
+        trainer.fit(Scaled(factor), DataLoader(dataset(), 4, shuffle=True))
+        return assay.score(tmp_path / folder, "liveval", save=False, strict=True)["liveval"].values
+
+    assert trained("right", 1, **clip).isfinite().all()
+    with pytest.warns(UserWarning, match="liveval stopped .*are 2 times those of its losses"), pytest.raises(MissingEvidence):
+        trained("wrong", 2)
 
 
 def test_steps_of_several_batches_are_taken_again(tmp_path):

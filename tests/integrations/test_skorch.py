@@ -19,6 +19,7 @@ pytestmark = [
     # What the library itself warns of is its own.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:.*is not recorded"),
+    pytest.mark.filterwarnings("error:.*gradients of your loop"),
 ]
 SEED, EXAMPLES = 5, 22
 X = np.random.default_rng(1).normal(size=(EXAMPLES, 4)).astype(np.float32)
@@ -290,7 +291,10 @@ def test_values_of_steps_need_the_loss_that_the_net_trains_on(tmp_path):
     def losses(model, batch):
         return W[batch[1]] * F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
-    net_of([assay.skorch.Recorder(tmp_path / "said", live, DataSpec(losses=losses))], **weighted).fit(X, Y)
+    # The criterion divides by the weights of a batch.
+    spec = DataSpec(losses=losses, reduction=lambda batch: W[batch[1]].sum())
+    net_of([assay.skorch.Recorder(tmp_path / "said", live, spec)], **weighted).fit(X, Y)
+    assert assay.score(tmp_path / "said", "liveval", save=False, strict=True)["liveval"].values.any()
     # Nothing else asks for them while recording; kept models are read with those of the loop.
     net = net_of([assay.skorch.Recorder(tmp_path / "run")], **weighted)
     net.fit(X, Y)

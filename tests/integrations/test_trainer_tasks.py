@@ -19,6 +19,7 @@ pytestmark = [
     # What the libraries themselves warn of is theirs.
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:.*is not recorded"),
+    pytest.mark.filterwarnings("error:.*gradients of your loop"),
 ]
 
 

@@ -176,5 +176,6 @@ def _scaled(factor: float, step: LiveStep) -> str:
 def _elsewhere(cosine: float) -> str:
     return (
         f"the gradients of your loop do not point where those of the losses do (cosine {cosine:.3f}), so that live values are of another loss than the one trained "
-        "on: a penalty, smoothed labels, weights of classes, or gradients changed after backward; say the losses as data=assay.DataSpec(losses=...)."
+        "on: a penalty, smoothed labels, weights of classes, inputs changed in the loop, or gradients changed after backward; say the losses as "
+        "data=assay.DataSpec(losses=...)."
     )
