@@ -122,18 +122,10 @@ def by_trainer(rank, folder):
 
     parts_on_cpu()
     # The Trainer's whole checkpoints hold tensors that safetensors cannot write on the CPU.
-    layers = {
-        "transformer_layer_cls_to_wrap": ["BertLayer"],
-        "state_dict_type": "SHARDED_STATE_DICT",
-        "sync_module_states": False,
-    }
-    # transformers 4 says so by these.
-    os.environ |= {
-        "FSDP_SYNC_MODULE_STATES": "false",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
-        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
-    }
-    parts = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, **layers}}
+    layers = {"transformer_layer_cls_to_wrap": ["BertLayer"], "state_dict_type": "SHARDED_STATE_DICT"}
+    parts = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 2, "sync_module_states": False, **layers}}
+    # What transformers 4 leaves to accelerate.
+    os.environ |= {"FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 
     def trains(name, call=assay.attach, resume=None, stop=None, **settings):
         accelerate.state.AcceleratorState._reset_state(True)
@@ -158,8 +150,12 @@ def by_trainer(rank, folder):
     trains("whole accumulated", gradient_accumulation_steps=2)
     trains("resumed", stop=3, **parts)
     trains("resumed", resume=True, **parts)
-    with pytest.raises(UsageError, match=r"FSDP in its first version, .* set fsdp_config=\{'version': 2\}"):
-        trains("refused", **{**parts, "fsdp_config": {"version": 1, **layers}})
+    os.environ |= {"FSDP_VERSION": "1", "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"}
+    with pytest.raises(
+        UsageError,
+        match=r"FSDP in its first version, .*; set (fsdp_config=\{'version': 2\}|FSDP_VERSION=2 in the environment), or",
+    ):
+        trains("refused", **{**parts, "fsdp_config": {"version": 1, "sync_module_states": False, **layers}})
 
 
 def test_huggingfaces_trainer_keeps_parts(tmp_path):

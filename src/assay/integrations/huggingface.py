@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -698,10 +699,11 @@ def _check_trainer(trainer: Any, recording: Recording, data: DataSpec) -> None:
 
 
 def _shards_fully(args: Any) -> bool:
-    """Whether the Trainer keeps a model in parts by `fully_shard`, FSDP's second version, which is the default of transformers 5 alone."""
-    config = args.fsdp_config if isinstance(args.fsdp_config, dict) else {}
-    told = getattr(args, "fsdp_plugin_args", None) or {}
-    return str(told.get("fsdp_version", config.get("version", 1))) == "2" and not config.get("xla")
+    """Whether the Trainer keeps a model in parts by `fully_shard`, FSDP's second version."""
+    config, told = args.fsdp_config, getattr(args, "fsdp_plugin_args", None)
+    # transformers 4 leaves the version to what accelerate reads.
+    version = os.environ.get("FSDP_VERSION", "1") if told is None else (told or {}).get("fsdp_version")
+    return str(version) == "2" and not (isinstance(config, dict) and config.get("xla"))
 
 
 def _check_arguments(args: Any, recording: Recording) -> None:
@@ -713,14 +715,14 @@ def _check_arguments(args: Any, recording: Recording) -> None:
         raise UsageError(
             f"{args.world_size} processes train together, and a clean pass is recorded by one; record with view='train', or start the Trainer in one process."
         )
+    second = "fsdp_config={'version': 2}" if hasattr(args, "fsdp_plugin_args") else "FSDP_VERSION=2 in the environment"
     if args.deepspeed:
         raise UsageError(
-            "DeepSpeed keeps parameters in parts, which are not recorded; train without it, or with fsdp=True and fsdp_config={'version': 2}."
+            f"DeepSpeed keeps parameters in parts, which are not recorded; train without it, or with fsdp and {second}."
         )
     if args.fsdp and not _shards_fully(args):
         raise UsageError(
-            "FSDP in its first version, or by torch_xla, keeps flattened parts of parameters, which are not recorded; set fsdp_config={'version': 2}, or train "
-            "without fsdp."
+            f"FSDP in its first version, or by torch_xla, keeps flattened parts of parameters, which are not recorded; set {second}, or train without fsdp."
         )
     if args.auto_find_batch_size:
         raise UsageError(

@@ -90,7 +90,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     that `training_step` returns as `{"loss": loss, "logits": logits, "labels": labels}` (labels may be left out where a batch is a pair, or a dict with
     `labels`), or else those that it gives to cross_entropy. Where examples have no class (numbers, tokens), what it returns as `{"loss": loss,
     "losses": losses.detach()}` is recorded, the loss of each example; several labels of 0 and 1 are said by `DataSpec(task="labels")`. `ckpt_path=`
-    goes on with the run in `folder`. Validation is left alone. With `strategy="ddp"`, and with `ModelParallelStrategy` where it shares out examples alone, all processes record one run.
+    goes on with the run in `folder`. Validation is left alone. With `strategy="ddp"`, and with
+    `ModelParallelStrategy` where it shares out examples alone, all processes record one run.
 
     Args:
         folder: Where the run is written; new or empty, unless the Trainer resumes.
