@@ -1,6 +1,6 @@
 """The same trainings inline, in processes and as jobs of SLURM: seconds, what a training costs beside its own time, and whether the bytes are equal.
 
-With SLURM one job in twenty is killed or cancelled on the way, and the command given again until all is there.
+With SLURM a few jobs are killed on the way, and the command is given again until all is there.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[
                         and len(found) >= (failures + 1) * len(calls) // (kill + 1)
                     ):
                         running = [job for job, one in pool._waiting.items() if one.running()]
-                        signal = ["-s", "KILL"] if failures % 2 else []
-                        if running and not subprocess.run(["scancel", *signal, running[-1]]).returncode:
-                            print(f"{len(found)} done; {'killed' if signal else 'cancelled'} {running[-1]}", flush=True)
+                        # Without the half minute in which a cancelled job may still end well.
+                        if running and not subprocess.run(["scancel", "-s", "KILL", running[-1]]).returncode:
+                            print(f"{len(found)} done; killed {running[-1]}", flush=True)
         except TrialFailed as error:
             failures += 1
             print(str(error).splitlines()[0][:200], flush=True)

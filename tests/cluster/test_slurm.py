@@ -13,7 +13,7 @@ import pytest
 
 from assay.cluster import Call, executor, run_all
 from assay.cluster.ledger import read_ledgers
-from assay.cluster.slurm import Slurm, SlurmExecutor
+from assay.cluster.slurm import KEPT, Slurm, SlurmExecutor, _remove_old
 from assay.cluster.slurm_queue import Ended, Queue
 from assay.core.errors import TrialFailed, UnknownName, UsageError
 
@@ -118,9 +118,33 @@ def test_jobs_are_never_kept_where_a_stranger_may_have_written(tmp_path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert Slurm().home == tmp_path / "cache" / "assay" / "slurm"
     pytest.importorskip("submitit")
+    home = tmp_path / "open"
+    home.mkdir()
+    home.chmod(0o770)
+    with pytest.raises(UsageError, match="can be written by others"):
+        SlurmExecutor(Slurm(folder=str(home)), dry_run=True)._home()
     monkeypatch.setattr(os, "getuid", lambda: -1)
     with pytest.raises(UsageError, match="belongs to somebody else"):
         SlurmExecutor(Slurm(folder=str(tmp_path)), dry_run=True)._home()
+
+
+def test_only_old_files_of_jobs_are_removed(tmp_path):
+    old = time.time() - KEPT - 60
+    ours = [
+        "0" * 32 + ".result",
+        "0" * 32 + ".job",
+        "call-" + "0" * 16 + ".log",
+        "12_0_log.err",
+        "12_3_0_result.pkl",
+        "12_submission.sh",
+    ]
+    others = ["study.json", "0.result", "results.pkl", "12.txt"]
+    for name in (*ours, *others):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (old, old))
+    (tmp_path / "13_0_log.err").touch()
+    _remove_old(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "13_0_log.err"}
 
 
 def test_without_slurm_or_submitit_it_says_so(monkeypatch, commands):

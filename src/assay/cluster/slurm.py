@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import re
 import shlex
 import shutil
 import sys
@@ -28,6 +29,10 @@ ARRAY = 500
 """Jobs of one array; clusters allow 1,001 unless they were told otherwise."""
 KEPT = 60 * 24 * 3600
 """Seconds for which results that were never asked for, and logs of failures, stay."""
+OURS = re.compile(
+    r"[0-9a-f]{32}\.(result|job)|call-[0-9a-f]{16}\.log|\d+(_\d+)*_(log\.out|log\.err|result\.pkl|submitted\.pkl|submission\.sh)"
+)
+"""Names of what is kept of calls and jobs."""
 INSTALL = "pip install 'assay[slurm]'"
 
 
@@ -258,9 +263,11 @@ class SlurmExecutor(JobExecutor):
             raise NotWritten(
                 f"The jobs cannot be written to {home}: {error.strerror}; name another folder with slurm:folder=PATH."
             ) from error
-        if home.stat().st_uid != os.getuid():
+        seen = home.stat()
+        if seen.st_uid != os.getuid() or seen.st_mode & 0o022:
+            whose = "belongs to somebody else" if seen.st_uid != os.getuid() else "can be written by others"
             raise UsageError(
-                f"{home} belongs to somebody else, whose files would be run as yours; name another folder with slurm:folder=PATH."
+                f"{home} {whose}, whose files would be run as yours; name another folder with slurm:folder=PATH, or `chmod go-w` it."
             )
         return home
 
@@ -527,10 +534,10 @@ def _file_name(call: Call, log: Path) -> str:
 
 
 def _remove_old(home: Path) -> None:
-    """Remove what nobody has asked for in a long time."""
+    """Remove what nobody has asked for in a long time, and nothing that another name shows to be somebody else's."""
     for path in home.iterdir():
         with contextlib.suppress(OSError):
-            if path.is_file() and time.time() - path.lstat().st_mtime > KEPT:
+            if OURS.fullmatch(path.name) and path.is_file() and time.time() - path.lstat().st_mtime > KEPT:
                 path.unlink()
 
 
