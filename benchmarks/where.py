@@ -42,6 +42,8 @@ def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[
                         and failures < kill
                         and len(found) >= (failures + 1) * len(calls) // (kill + 1)
                     ):
+                        # Those that run beside this one are done too, and the next begin.
+                        time.sleep(10)
                         running = [job for job, one in pool._waiting.items() if one.running()]
                         # Without the half minute in which a cancelled job may still end well.
                         if running and not subprocess.run(["scancel", "-s", "KILL", running[-1]]).returncode:
