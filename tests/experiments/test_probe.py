@@ -271,3 +271,12 @@ def test_a_probe_of_a_run_without_checkpoints_scores_again_what_is_whole_and_ref
     commits.write_bytes(commits.read_bytes().splitlines(keepends=True)[0])
     with pytest.raises(RunError, match="remove it, and probe again"):
         probe(run, "correctness", flips=FEW)
+
+
+def test_a_method_that_cannot_value_the_extra_class_is_left_out_in_words(tmp_path):
+    run = small.recorded(tmp_path / "run", validation=0.2)
+    with pytest.warns(UserWarning, match="cld is not probed: it does not score all 318 examples"):
+        found = probe(run, ["loss", "cld"], flips=Flips(kind="extra_class"))
+    assert [one.title for one in found.methods] == ["loss"]
+    with pytest.raises(MissingEvidence, match="cld does not score all 318"):
+        probe(run, "cld", flips=Flips(kind="extra_class"))

@@ -162,7 +162,12 @@ def probe(
     # Scores take a pool only where one of them retrains.
     scoring = execution if any(one.retrains for one in wanted) else dataclasses.replace(execution, pool=None)
     scores, refused = served(again, wanted, Request(save=save, execution=scoring), joined=False)
-    for title, words in refused.items():
+    whole = {title: one for title, one in scores.items() if len(one) == len(again.ids)}
+    if whole:
+        # Such as one that reads validation examples of each class, of which the extra class has none.
+        some = f"it does not score all {len(again.ids)} examples, so that it cannot be compared on them."
+        refused, scores = {**refused, **dict.fromkeys(scores.keys() - whole.keys(), some)}, whole
+    for title, words in sorted(refused.items()):
         warnings.warn(f"{title} is not probed: {words}", stacklevel=3)
     evidence = gather_together(members_of(again))
     counted = wrong_count(evidence)
