@@ -1,9 +1,12 @@
+import types
+
 import numpy as np
 import pytest
 import torch
 
+from assay.core.errors import UsageError
 from assay.core.ids import Ids
-from assay.studies.alterations import blurred, rotated, transformed
+from assay.studies.alterations import blurred, check_in_memory, rotated, transformed
 
 KEYS = Ids(range(400)).keys
 
@@ -48,3 +51,8 @@ def _uniform(seed):
     from assay.maths import draws
 
     return draws.uniform(KEYS, seed, "transform").numpy()
+
+
+def test_data_that_are_read_from_disk_are_not_altered():
+    with pytest.raises(UsageError, match="read from disk batch by batch"):
+        check_in_memory(types.SimpleNamespace(inputs=object()), "imagenet:path=DIR")

@@ -80,6 +80,18 @@ def transformed(images: Tensor, keys: np.ndarray, intensity: float, seed: int) -
     return out.round().clamp(0, 255).to(torch.uint8)
 
 
+def check_in_memory(train: Examples, source: str) -> None:
+    """Refuse data that are read from disk batch by batch: altered data are written as one file of arrays.
+
+    Raises:
+        UsageError: They are no tensor.
+    """
+    if not isinstance(train.inputs, Tensor):
+        raise UsageError(
+            f"{source} is read from disk batch by batch, and only data in memory are altered; choose others, or leave what alters them out."
+        )
+
+
 def saved_arrays(path: Path, train: Examples, inputs: Tensor, labels: Tensor, test: Examples) -> Path:
     """Write altered training data beside a test part, as the reader of arrays takes them.
 

@@ -22,7 +22,7 @@ from ..experiments.execution import Execution
 from ..experiments.plan import Plan, load_data, merged
 from ..maths import draws
 from ..runs.paths import StudyPaths
-from .alterations import saved_arrays, transformed
+from .alterations import check_in_memory, saved_arrays, transformed
 from .coresets import batches_of, carried_out
 from .parts import SECTION, Budget, Choice, Protocol, live_controls
 from .replication import check_plan, counted, finish, fractions_of
@@ -348,6 +348,7 @@ def corrupted(plan: Plan, rate: float, intensity: float, paths: StudyPaths) -> P
     """
     loaded = load_data(plan.model_copy(update={"plant": None}))
     train = loaded.train
+    check_in_memory(train, plan.data)
     if train.inputs.dtype != torch.uint8 or train.inputs.ndim != 4:
         raise UsageError(
             f"Images in bytes are corrupted, and {plan.data} has {train.inputs.dtype} inputs of shape {train.shape}; leave corrupt out."

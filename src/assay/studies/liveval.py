@@ -43,7 +43,7 @@ from ..replay.targets import accuracy
 from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
 from ..runs.paths import StudyPaths
 from ..runs.run import Run
-from .alterations import blurred, saved_arrays, transformed
+from .alterations import blurred, check_in_memory, saved_arrays, transformed
 from .folders import told
 from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, numbers_of, owned, write_plan
 from .scaling import planned, titled
@@ -406,6 +406,7 @@ def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
     if "train_and_eval" in modes:
         wanted["clean", 0, 0.0] = {epochs}
     loaded = load_data(_based(setup, seed))
+    check_in_memory(loaded.train, setup.plan.data)
     for (mode, count, intensity), lengths in wanted.items():
         inputs, labels, altered, tracked = altered_data(loaded, mode, count, intensity, seed, grid)
         name = f"{mode}-{count}-{intensity:g}-{seed}"
