@@ -8,7 +8,7 @@ from assay import Plan
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
 from assay.data.examples import Examples
-from assay.data.image_corruption import STRENGTHS, corrupt
+from assay.data.image_corruption import STRENGTHS, corrupt, turned
 
 
 def examples(n=40, shape=(3, 9, 8), kind="uint8"):
@@ -83,6 +83,16 @@ def test_rotation_keeps_shape_and_stays_within_its_angle():
     angles = torch.rad2deg(torch.atan2(up, right))
     assert float(angles.abs().max()) <= 30.5 and float(angles.min()) < -20 and float(angles.max()) > 20
     assert float(angles.std()) == pytest.approx(60 / math.sqrt(12), rel=0.1)
+
+
+def test_a_quarter_turn_is_a_quarter_turn():
+    images = torch.rand(1, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = turned(images, torch.tensor([90.0]))
+    assert any(torch.allclose(found, torch.rot90(images, k, (2, 3))) for k in (1, 3))
+    # A picture that is wider than high is turned and not sheared: its middle stays a circle of the same weight.
+    wide = torch.zeros(1, 1, 9, 21, dtype=torch.float64)
+    wide[0, 0, 4, 8:13] = 1
+    assert turned(wide, torch.tensor([90.0]))[0, 0, 2:7, 10] == pytest.approx([1.0] * 5)
 
 
 def test_contrast_moves_every_point_in_proportion_to_its_distance_from_the_mean_grey():

@@ -6,28 +6,9 @@ import torch
 
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
-from assay.studies.alterations import blurred, check_in_memory, rotated, transformed
+from assay.studies.alterations import check_in_memory, transformed
 
 KEYS = Ids(range(400)).keys
-
-
-def test_a_blur_is_the_convolution_by_hand():
-    images = torch.rand(2, 3, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weights = np.exp(-0.5 * (np.arange(-2, 3) / 5.0) ** 2)
-    weights /= weights.sum()
-    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
-    by_hand = sum(weights[a] * weights[b] * padded[:, :, a : a + 7, b : b + 6] for a in range(5) for b in range(5))
-    np.testing.assert_allclose(blurred(images), by_hand, rtol=1e-12)
-
-
-def test_a_quarter_turn_is_a_quarter_turn():
-    images = torch.rand(1, 1, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    turned = rotated(images, torch.tensor([90.0]))
-    assert any(torch.allclose(turned, torch.rot90(images, k, (2, 3))) for k in (1, 3))
-    # A picture that is wider than high is turned and not sheared: its middle stays a circle of the same weight.
-    wide = torch.zeros(1, 1, 9, 21, dtype=torch.float64)
-    wide[0, 0, 4, 8:13] = 1
-    assert rotated(wide, torch.tensor([90.0]))[0, 0, 2:7, 10] == pytest.approx([1.0] * 5)
 
 
 def test_transforms_are_drawn_by_id_evenly_and_by_intensity():

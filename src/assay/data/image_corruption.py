@@ -135,15 +135,22 @@ def _change(
             raise UsageError(
                 f"kernel={kernel} is no odd number from 3 to {2 * least - 1}, the widths of a blur of images of {examples.shape[1]} x {examples.shape[2]}."
             )
-        return functools.partial(_blurred, deviation=strength, kernel=kernel)
+        return functools.partial(_blur, deviation=strength, kernel=kernel)
     if kernel is not None:
         raise UsageError(f"kernel={kernel} is the width of a blur; damage of kind {kind!r} takes none.")
-    return functools.partial({"noise": _noisy, "rotation": _turned, "contrast": _contrasted}[kind], strength=strength, seed=seed)
+    return functools.partial({"noise": _noise, "rotation": _rotation, "contrast": _contrast}[kind], strength=strength, seed=seed)
 
 
-def _blurred(
-    images: Float[Tensor, "examples channels height width"], keys: np.ndarray, deviation: float, kernel: int
-) -> Float[Tensor, "examples channels height width"]:
+def blurred(
+    images: Float[Tensor, "images channels height width"], deviation: float = STRENGTHS["blur"], kernel: int = KERNEL
+) -> Float[Tensor, "images channels height width"]:
+    """Gaussian blur, with borders mirrored.
+
+    Args:
+        images: Of any range.
+        deviation: In pixels.
+        kernel: Width of the kernel in pixels, odd.
+    """
     places = torch.arange(kernel, dtype=images.dtype) - kernel // 2
     weights = torch.exp(-0.5 * (places / deviation) ** 2)
     weights /= weights.sum()
@@ -153,19 +160,21 @@ def _blurred(
     return F.conv2d(rows, weights.view(1, 1, kernel, 1)).view(images.shape)
 
 
-def _noisy(
-    images: Float[Tensor, "examples channels height width"], keys: np.ndarray, strength: float, seed: int
-) -> Float[Tensor, "examples channels height width"]:
+def noisy(
+    images: Float[Tensor, "images channels height width"], keys: np.ndarray, deviation: float, seed: int
+) -> Float[Tensor, "images channels height width"]:
+    """Each image plus Gaussian noise of this deviation, drawn by its key."""
     of_image = draws.words(keys, seed, "noise of an image")
     places = np.arange(math.prod(images.shape[1:]), dtype=np.uint64)
     drawn = draws.uniform((of_image[:, None] + places).ravel(), seed, "noise of a point")
-    return images + strength * torch.special.ndtri(drawn).view(images.shape)
+    return images + deviation * torch.special.ndtri(drawn).view(images.shape)
 
 
-def _turned(
-    images: Float[Tensor, "examples channels height width"], keys: np.ndarray, strength: float, seed: int
-) -> Float[Tensor, "examples channels height width"]:
-    angles = (2 * draws.uniform(keys, seed, "angle") - 1) * math.radians(strength)
+def turned(
+    images: Float[Tensor, "images channels height width"], degrees: Float[Tensor, " images"]
+) -> Float[Tensor, "images channels height width"]:
+    """Each image turned about its middle by an angle, by bilinear interpolation; what comes in from outside is 0."""
+    angles = torch.deg2rad(degrees.to(images.dtype))
     _, _, height, width = images.shape
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     # The grid runs from -1 to 1 along both axes, so that of images that are not square one axis is stretched.
@@ -174,14 +183,30 @@ def _turned(
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def _contrasted(
-    images: Float[Tensor, "examples channels height width"], keys: np.ndarray, strength: float, seed: int
-) -> Float[Tensor, "examples channels height width"]:
-    factors = (1 + (2 * draws.uniform(keys, seed, "contrast") - 1) * strength).view(-1, 1, 1, 1)
+def contrasted(
+    images: Float[Tensor, "images channels height width"], factors: Float[Tensor, " images"]
+) -> Float[Tensor, "images channels height width"]:
+    """Each image's distances to its mean grey, times a factor."""
     parts = (
         torch.tensor(GREY, dtype=images.dtype)
         if images.shape[1] == 3
         else torch.full((images.shape[1],), 1 / images.shape[1], dtype=images.dtype)
     )
     mean = (images * (parts / parts.sum()).view(1, -1, 1, 1)).sum(1).mean((1, 2)).view(-1, 1, 1, 1)
-    return mean + factors * (images - mean)
+    return mean + factors.view(-1, 1, 1, 1) * (images - mean)
+
+
+def _blur(images: Tensor, keys: np.ndarray, deviation: float, kernel: int) -> Tensor:
+    return blurred(images, deviation, kernel)
+
+
+def _noise(images: Tensor, keys: np.ndarray, strength: float, seed: int) -> Tensor:
+    return noisy(images, keys, strength, seed)
+
+
+def _rotation(images: Tensor, keys: np.ndarray, strength: float, seed: int) -> Tensor:
+    return turned(images, (2 * draws.uniform(keys, seed, "angle") - 1) * strength)
+
+
+def _contrast(images: Tensor, keys: np.ndarray, strength: float, seed: int) -> Tensor:
+    return contrasted(images, 1 + (2 * draws.uniform(keys, seed, "contrast") - 1) * strength)

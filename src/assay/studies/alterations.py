@@ -1,83 +1,57 @@
-"""Images made worse on purpose: blur, noise, rotation and contrast, each drawn by the example's id alone."""
+"""Training data altered for a study: images transformed by their ids, and whatever was altered written as arrays that a plan reads."""
 
+import functools
 import io
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import UsageError
 from ..data.examples import Examples
+from ..data.image_corruption import contrasted, damaged, noisy, turned
 from ..maths import draws
 from ..runs.disk import replace
 
-KERNEL, SIGMA = 5, 5.0
-"""Size and deviation, in pixels, of the blur of the released code of LiveVal."""
 NOISE, BENT, TURNED = 0.1, 15.0, 20.0
 """At intensity 1: deviation of the noise as a part of the largest value, and largest angles in degrees of its two rotations."""
-
-
-def blurred(images: Float[Tensor, "images channels height width"], kernel: int = KERNEL, sigma: float = SIGMA) -> Tensor:
-    """Gaussian blur, with borders mirrored, as torchvision's GaussianBlur does it."""
-    places = torch.arange(kernel, dtype=torch.float64) - (kernel - 1) / 2
-    weights = torch.exp(-0.5 * (places / sigma) ** 2)
-    weights = (weights / weights.sum()).to(images.dtype)
-    channels, half = images.shape[1], kernel // 2
-    padded = F.pad(images, (half, half, half, half), mode="reflect")
-    rows = F.conv2d(padded, weights.view(1, 1, -1, 1).expand(channels, 1, kernel, 1), groups=channels)
-    return F.conv2d(rows, weights.view(1, 1, 1, -1).expand(channels, 1, 1, kernel), groups=channels)
-
-
-def rotated(images: Float[Tensor, "images channels height width"], degrees: Float[Tensor, " images"]) -> Tensor:
-    """Each image turned about its middle, by bilinear interpolation; what comes in from outside is 0."""
-    angles = degrees.to(images.dtype) * (math.pi / 180)
-    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    # The grid is in units of half an image, so that pixels of images that are not square are scaled back.
-    ratio = images.shape[2] / images.shape[3]
-    turns = torch.stack([torch.stack([cos, -sin * ratio, zero], 1), torch.stack([sin / ratio, cos, zero], 1)], 1)
-    grid = F.affine_grid(turns, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def transformed(images: Tensor, keys: np.ndarray, intensity: float, seed: int) -> Tensor:
     """Each image under one of four transforms, drawn evenly: noise, a small rotation, a larger rotation, contrast (the boundary set of LiveVal's code).
 
     Args:
-        images: uint8 images.
+        images: Images, as bytes or from 0 to 1.
         keys: One 64-bit word per image (`Ids.keys`), by which everything is drawn.
         intensity: How far: factor of the noise's deviation, of the angles and of the change of contrast.
         seed: Random seed.
 
     Returns:
-        New uint8 images.
+        New images of the same type.
+
+    Raises:
+        UsageError: A number lies outside 0..1.
     """
-    kinds = draws.integers(keys, 4, seed, "transform").numpy()
-    spread = 2 * draws.uniform(keys, seed, "transform strength") - 1
-    pixels = images.to(torch.float64)
-    out = pixels.clone()
+    return damaged(images, keys, functools.partial(_one_of_four, intensity=intensity, seed=seed))
+
+
+def _one_of_four(images: Tensor, keys: np.ndarray, intensity: float, seed: int) -> Tensor:
+    kinds = draws.integers(keys, 4, seed, "transform")
+    spread = (2 * draws.uniform(keys, seed, "transform strength") - 1).to(images.dtype)
+    out = images.clone()
     for kind in range(4):
-        mine = torch.from_numpy(kinds == kind)
-        if not bool(mine.any()):
+        mine = (kinds == kind).nonzero().flatten()
+        if not len(mine):
             continue
-        part, strength = pixels[mine], torch.as_tensor(spread)[mine].to(torch.float64)
+        part, strength = images[mine], intensity * spread[mine]
         if kind == 0:
-            seeds = (draws.words(keys[mine.numpy()], seed, "transform noise") >> np.uint64(1)).tolist()
-            shape = part.shape[1:]
-            noise = torch.stack(
-                [torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(one)) for one in seeds]
-            )
-            out[mine] = part + 255 * NOISE * intensity * noise
+            out[mine] = noisy(part, keys[mine.numpy()], NOISE * intensity, seed)
         elif kind in (1, 2):
-            out[mine] = rotated(part, (BENT if kind == 1 else TURNED) * intensity * strength)
+            out[mine] = turned(part, (BENT if kind == 1 else TURNED) * strength)
         else:
-            # As torchvision's adjust_contrast: away from the image's mean grey.
-            mean = part.mean((1, 2, 3), keepdim=True)
-            out[mine] = mean + (1 + intensity * strength).clamp(min=0)[:, None, None, None] * (part - mean)
-    return out.round().clamp(0, 255).to(torch.uint8)
+            out[mine] = contrasted(part, (1 + strength).clamp(min=0))
+    return out
 
 
 def check_in_memory(train: Examples, source: str) -> None:

@@ -31,6 +31,7 @@ from ..core.replication import LeftOut, Measured, PublishedNumber, ReplicationSt
 from ..core.scores import ordered
 from ..core.study import ALL, RANDOM
 from ..core.trial import Outcome
+from ..data.image_corruption import blurred
 from ..experiments.evidence import open_replay
 from ..experiments.execution import Execution
 from ..experiments.plan import LoadedData, Plan, load_data
@@ -43,7 +44,7 @@ from ..replay.targets import accuracy
 from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
 from ..runs.paths import StudyPaths
 from ..runs.run import Run
-from .alterations import blurred, check_in_memory, saved_arrays, transformed
+from .alterations import check_in_memory, saved_arrays, transformed
 from .folders import told
 from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, numbers_of, owned, write_plan
 from .scaling import planned, titled
