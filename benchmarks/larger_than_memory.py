@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--net", default="lenet")
+    parser.add_argument("--net", default="logistic")
     parser.add_argument(
         "--folder", help="where the pictures are drawn, and used again if they are there; a temporary one by default"
     )
@@ -73,7 +73,7 @@ def main() -> None:
             plan = {
                 "data": f"folder:path={root},memory={memory}",
                 "net": given.net,
-                "recipe": {"epochs": given.epochs, "lr": 0.01},
+                "recipe": {"epochs": given.epochs, "lr": 0.001},
                 "record": {"mean_probs": True},
             }
             command = [sys.executable, "-c", RECORD, json.dumps(plan), str(pathlib.Path(scratch) / f"run-{memory}")]

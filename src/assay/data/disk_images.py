@@ -69,17 +69,20 @@ class ImageFiles:
         Raises:
             UsageError: As `one`, when they are waited for.
         """
-        parts = np.array_split(places, min(len(places), 4 * _threads())) if len(places) else []
-        waiting = [_pool(os.getpid()).submit(lambda part: [self.one(int(place)) for place in part], part) for part in parts]
+        # Threads write where the batch stands: images of their own would be left between larger blocks, and memory grow by fragments.
+        room = np.empty((len(places), *self.shape), np.uint8)
+
+        def fill(rows: np.ndarray) -> None:
+            for row in rows.tolist():
+                room[row] = self.one(int(places[row]))
+
+        parts = np.array_split(np.arange(len(places)), min(len(places), 4 * _threads())) if len(places) else []
+        waiting = [_pool(os.getpid()).submit(fill, part) for part in parts]
 
         def finished() -> Tensor:
-            # By NumPy: torch would share each small copy out among its threads, which takes longer than the decoding.
-            room, done = np.empty((len(places), *self.shape), np.uint8), 0
             try:
                 for future in waiting:
-                    for image in future.result():
-                        room[done] = image
-                        done += 1
+                    future.result()
             finally:
                 for future in waiting:
                     future.cancel()
