@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -69,8 +70,9 @@ class ImageFiles:
         Raises:
             UsageError: As `one`, when they are waited for.
         """
-        # Threads write where the batch stands: images of their own would be left between larger blocks, and memory grow by fragments.
-        room = np.empty((len(places), *self.shape), np.uint8)
+        # Pages of its own: a batch that is decoded ahead would stand between what each step leaves behind, and memory grow by fragments.
+        size = len(places) * math.prod(self.shape)
+        room = np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8, size).reshape(len(places), *self.shape)
 
         def fill(rows: np.ndarray) -> None:
             for row in rows.tolist():
