@@ -52,8 +52,8 @@ def cleanse_(
         Largest distance between replayed and recorded parameters at an epoch's end, as a fraction of the norm of the recorded ones; 0 (the default)
         requires identical bits.
     where
-        inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded number of threads each, or processes:N (with several GPUs each its own);
-        or slurm, each a job of the cluster, with options such as slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
+        inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded number of threads each, or processes:N (with
+        several GPUs each its own); or slurm, each a job of the cluster, with options such as slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
     """
     from ..cluster.executors import executor
     from ..core.errors import UsageError

@@ -89,8 +89,9 @@ def score_(
         several times.
     where
         Where loo retrains without each example (by default in processes), and where methods such as shapley train learners on parts of the examples (by default, and
-        learners that are trained many at once always, in this process): inline, one after the other; processes, side by side on this machine, as many as there are cores for, at the recorded
-        number of threads each, or processes:N; or slurm, jobs of the cluster, with options such as slurm:partition=cpu,time=240 (minutes; see docs/cluster.md).
+        learners that are trained many at once always, in this process): inline, one after the other; processes, side by side on this machine, as many as there are cores
+        for, at the recorded number of threads each, or processes:N; or slurm, jobs of the cluster, with options such as slurm:partition=cpu,time=240 (minutes; see
+        docs/cluster.md).
     """
     from ..cluster.executors import executor
     from ..core.errors import UsageError, listed
