@@ -103,6 +103,7 @@ def test_times_in_words():
     ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_script_and_sends_nothing(capsys, tmp_path):
     code, _, err = here(capsys, "study", "scaling", tmp_path / "s", *QUICK, "--dry-run")
     assert code == 2 and "--dry-run prints what --where slurm would send" in sentence(err)
