@@ -57,7 +57,7 @@ def written(tmp_path, name="d.npz", **arrays):
         (["--data", "digits", "--checkpoints", "often"], "epochs such as 0,5,10"),
         (["--data", "digits", "--checkpoints", "0,20"], "some of the 20 epochs"),
         (["--data", "digits", "--live", "tdd"], "Did you mean tdds"),
-        (["--data", "digits", "--plant", "unifrm:rate=0.1"], "'uniform', 'pair' or 'class'"),
+        (["--data", "digits", "--plant", "unifrm:rate=0.1"], "'uniform', 'pair', 'class', 'human', 'blur'"),
         (["--data", "digits", "--plant", "uniform:rat=0.1"], "Did you mean plant.rate"),
         (["--data", "digits", "--plant", "uniform"], "take a rate"),
         (["--data", "digits", "--plant", "uniform:rate=1.5"], "outside 0..1"),

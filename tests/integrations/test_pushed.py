@@ -135,15 +135,18 @@ def test_a_library_that_is_not_installed_is_named_with_what_to_install(tmp_path,
         room.Recorder(tmp_path / "run")
 
 
-ALONE = {"n_gpu": 1, "world_size": 1, "deepspeed": None, "fsdp": None, "auto_find_batch_size": False}
+ALONE = {"n_gpu": 1, "world_size": 1, "deepspeed": None, "fsdp": None, "fsdp_config": {}, "auto_find_batch_size": False}
 TOGETHER = {
     "n_gpu": (
         2,
         "The Trainer would spread each batch over 2 GPUs by DataParallel, which is not recorded; set CUDA_VISIBLE_DEVICES",
     ),
     "world_size": (3, "3 processes train together, and a clean pass is recorded by one; record with view='train'"),
-    "fsdp": ("full_shard", "DeepSpeed and FSDP keep parameters in parts, which are not recorded; train without them"),
-    "deepspeed": ("plan.json", "DeepSpeed and FSDP keep parameters in parts"),
+    "fsdp": (
+        "full_shard",
+        "FSDP in its first version, or by torch_xla, keeps flattened parts of parameters, which are not recorded; set FSDP_VERSION=2",
+    ),
+    "deepspeed": ("plan.json", "DeepSpeed keeps parameters in parts, which are not recorded; train without it"),
 }
 
 

@@ -38,9 +38,9 @@ def plan_(
     detect: float | None = None,
     where: str = "processes",
 ) -> None:
-    """Say what trainings will cost before they are begun: how many, of how many steps, the hours on this machine, and the bytes on disk.
+    """Say what trainings will cost before they are begun.
 
-    A few steps are trained and measured. Of a run: what verify, cleanse, lds, loo and probe take. Without a run: what `assay record` with the same flags takes.
+    How many trainings, of how many steps, the hours on this machine, and the bytes on disk. A few steps are trained and measured. Of a run: what verify, cleanse, lds, loo and probe take. Without a run: what `assay record` with the same flags takes.
 
     Example: assay plan runs/digits --seeds 10 --detect 0.5 --where processes:4
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 
 def status_(folder: Path, /) -> None:
-    """Say how far the trainings of a study or run are, while another command works on them.
+    """Say how far the trainings of a study or run are.
+
+    Another command may be at work on them.
 
     Done, running, failed, queued, and the time that is left, of each kind of training: those of a study, or those that verify, cleanse, score and lds do on
     a run. It reads the logs alone and changes nothing, so that it may be called from another shell or machine with the same disk.
