@@ -2,12 +2,13 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import copy
+import ctypes
 import dataclasses
 import functools
 import hashlib
 import math
-import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -25,6 +26,11 @@ PART = 2**26
 """Bytes of decoded images that are held at a time where all are gone through."""
 SHARE = 0.8
 """Part of the machine's memory that images which are asked for all at once may take."""
+
+LARGE = 2**20
+"""Bytes of memory from which on a block is given back to the system as soon as it is freed, where the C library is glibc."""
+_MMAP_THRESHOLD = -3
+"""M_MMAP_THRESHOLD of glibc's malloc.h."""
 
 Read = TypeVar("Read")
 Change = Callable[[Tensor, np.ndarray], Tensor]
@@ -70,9 +76,8 @@ class ImageFiles:
         Raises:
             UsageError: As `one`, when they are waited for.
         """
-        # Pages of its own: a batch that is decoded ahead would stand between what each step leaves behind, and memory grow by fragments.
-        size = len(places) * math.prod(self.shape)
-        room = np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8, size).reshape(len(places), *self.shape)
+        _give_back_large_blocks()
+        room = np.empty((len(places), *self.shape), np.uint8)
 
         def fill(rows: np.ndarray) -> None:
             for row in rows.tolist():
@@ -129,6 +134,14 @@ def _raised(results: Iterable[bytes | UsageError]) -> Iterator[bytes]:
 def _hash(path: str) -> bytes:
     with reading(path, UsageError, "Restore it."), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+@functools.lru_cache(maxsize=1)
+def _give_back_large_blocks() -> None:
+    # By default glibc keeps freed blocks of up to 32 MB on its heap once some were freed, and batches of that size leave gaps there that no later batch fits into: memory
+    # grew by 4 MB a step. Under a fixed bound they are pages of their own, which go back to the system.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE)
 
 
 def _threads() -> int:
