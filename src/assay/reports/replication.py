@@ -15,7 +15,9 @@ LINES = 12
 def render_replication(study: ReplicationStudy) -> str:
     """The page of one study, the same bytes for the same study."""
     n = len(study.seeds)
-    lead = f"{len(study.measured):,} numbers in {len(study.sections)} sections, over {n} {'seed' if n == 1 else 'seeds'}."
+    counted = ((len(study.measured), "number"), (len(study.sections), "section"), (n, "seed"))
+    numbers, sections, seeds = (f"{many:,} {word}{'' if many == 1 else 's'}" for many, word in counted)
+    lead = f"{numbers} in {sections}, over {seeds}."
     parts = [_part(study, section) for section in study.sections]
     if study.left_out:
         parts.append(
