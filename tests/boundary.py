@@ -157,6 +157,8 @@ def good(folder):
         "Execution": ((), {"pool": None, "progress": Progress()}),
         "Seeds": ((3, 1, 0.5), {}),
         "curve_for": ((run, aum), {}),
+        "estimate_recording": ((plan,), {}),
+        "estimate_retraining": ((run,), {"seeds": 2, "draws": 1, "grid": assay.LeaveOutGrid(4, count=1, queries=1)}),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
         "study_cleansing": ((folder / "study",), {"scale": "tiny"}),
