@@ -11,6 +11,7 @@ from assay.methods.banzhaf import banzhaf
 from assay.methods.data_oob import data_oob
 from assay.methods.knn_shapley import knn_shapley
 from assay.methods.learner_loo import learner_loo
+from methods.game_worlds import Table
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +40,15 @@ def test_data_oob_on_the_same_bags(theirs):
     torch.testing.assert_close(found, theirs["data_oob"], rtol=0, atol=1e-7)
 
 
-class Stored:
+class Stored(Table):
     """A game of which the value of everyone and of all but one are known."""
 
     def __init__(self, coalitions, values):
-        self.players = Ids(range(coalitions.shape[1]))
-        self._known = {tuple(row): value for row, value in zip(coalitions.bool().tolist(), values.tolist(), strict=True)}
+        known = {tuple(row): value for row, value in zip(coalitions.bool().tolist(), values.tolist(), strict=True)}
+        super().__init__(Ids(range(coalitions.shape[1])), known)
 
     def values(self, coalitions):
-        return torch.tensor([self._known[tuple(row)] for row in coalitions.tolist()], dtype=torch.float64)
+        return torch.tensor([self.known[tuple(row)] for row in coalitions.tolist()], dtype=torch.float64)
 
 
 def test_leave_one_out(theirs):

@@ -94,8 +94,8 @@ def batches(keys: np.ndarray, recipe: Recipe, epoch: int) -> tuple[Int[Tensor, "
     return order(keys, recipe.seed, epoch)[: sum(cut)].split(list(cut))
 
 
-def inputs_at(inputs: Tensor, cut: Iterable[Int[Tensor, " batch"]]) -> Iterator[Tensor]:
-    """The inputs at each of some rows of positions, one after another.
+def inputs_at(inputs: Tensor, cut: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The inputs at each of some rows of positions, whose lengths may differ, one after another.
 
     Inputs that stay on disk (`start`) are decoded a batch ahead, while the batch before is computed on.
     """
