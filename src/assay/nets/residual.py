@@ -1,12 +1,14 @@
-"""What the residual nets share: their blocks, and how blocks become a net."""
+"""What the residual nets share: their blocks, how blocks become a net, and its options."""
 
+import abc
+import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from ..core.errors import UsageError
-from .net import WIDEST, GlobalMean
+from .net import WIDEST, AbstractNet, GlobalMean
 
 Stem = Literal["cifar", "imagenet"]
 """What comes before the blocks: a 3x3 convolution that keeps the size, or a 7x7 one of stride 2 and max-pooling, which leave a quarter of it."""
@@ -60,18 +62,6 @@ def _shortcut(before: int, after: int, stride: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), nn.BatchNorm2d(after))
 
 
-def check_residual(net: str, width: int, stem: str) -> None:
-    """Refuse options that no residual net takes.
-
-    Raises:
-        UsageError: Names the option.
-    """
-    if not 1 <= width <= WIDEST:
-        raise UsageError(f"net {net!r}, option 'width': {width} is outside 1..{WIDEST:,}; it is the channels of the first stage.")
-    if stem not in ("cifar", "imagenet"):
-        raise UsageError(f"net {net!r}, option 'stem': {stem!r} is neither 'cifar' nor 'imagenet'.")
-
-
 def residual(
     channels: int, classes: int, block: type[BasicBlock] | type[Bottleneck], counts: Sequence[int], width: int, stem: Stem
 ) -> nn.Module:
@@ -99,3 +89,30 @@ def residual(
             layers.append(block(before, width * 2**stage, 2 if stage and not place else 1))
             before = width * 2**stage * block.expansion
     return nn.Sequential(*layers, GlobalMean(), nn.Linear(before, classes))
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractResidualNet(AbstractNet):
+    """A net of He et al. 2016: its block, and how many blocks each stage has, tell one from another."""
+
+    block: ClassVar[type[BasicBlock] | type[Bottleneck]] = BasicBlock
+    smallest: ClassVar[int] = 8
+
+    width: int = 64
+    stem: Stem = "cifar"
+
+    def __post_init__(self):
+        if not 1 <= self.width <= WIDEST:
+            raise UsageError(
+                f"net {self.name!r}, option 'width': {self.width} is outside 1..{WIDEST:,}; it is the channels of the first stage."
+            )
+        if self.stem not in ("cifar", "imagenet"):
+            raise UsageError(f"net {self.name!r}, option 'stem': {self.stem!r} is neither 'cifar' nor 'imagenet'.")
+
+    @property
+    @abc.abstractmethod
+    def counts(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+
+    def layers(self, shape: tuple[int, ...], classes: int) -> nn.Module:
+        return residual(shape[0], classes, self.block, self.counts, self.width, self.stem)

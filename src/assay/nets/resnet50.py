@@ -3,14 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
-from torch import nn
-
-from .net import AbstractNet
-from .residual import Bottleneck, Stem, check_residual, residual
+from .residual import AbstractResidualNet, Bottleneck
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNet50(AbstractNet):
+class ResNet50(AbstractResidualNet):
     """He et al. 2016 with a 3x3 stem of stride 1 and no max-pooling, so that 32x32 images keep their detail; `stem=imagenet` is the paper's.
 
     23,520,842 trainable parameters on 3x32x32, 10 classes; 25,557,032 with the other stem and 1,000 classes. torch's default
@@ -19,13 +16,5 @@ class ResNet50(AbstractNet):
 
     name: ClassVar[str] = "resnet50"
     summary: ClassVar[str] = "ResNet-50 with the CIFAR stem (3x3, no max-pool) or stem=imagenet, images from 8x8; width=64"
-    smallest: ClassVar[int] = 8
-
-    width: int = 64
-    stem: Stem = "cifar"
-
-    def __post_init__(self):
-        check_residual(self.name, self.width, self.stem)
-
-    def layers(self, shape: tuple[int, ...], classes: int) -> nn.Module:
-        return residual(shape[0], classes, Bottleneck, (3, 4, 6, 3), self.width, self.stem)
+    block: ClassVar[type[Bottleneck]] = Bottleneck
+    counts: ClassVar[tuple[int, ...]] = (3, 4, 6, 3)  # type: ignore[assignment]
